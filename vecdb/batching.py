@@ -1,0 +1,196 @@
+"""Cuts an input of any size into batches: what ``upsert_many`` does first, embedded and remote.
+
+    for batch in batches(ids, vectors, metadata, dim, batch_rows):
+        collection.upsert(batch.ids, batch.vectors, batch.metadata)
+
+Each of the three may be a sliceable thing (list, range, array, memory map, an HDF5 data set) or an
+iterator that is read only as far as batches are asked for. Lengths that can be known are compared
+before the first batch; an iterator that ends early or late is found out at that point, and nothing
+of the batch in which it happens is handed on.
+
+Only counts and the dimension of an array are checked here; what is in the rows is the matter of
+``vecdb.checks`` when a batch is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vecdb import limits
+from vecdb.checks import check_limit
+from vecdb.errors import InvalidArgumentError
+from vecdb.types import IngestProgress
+
+__all__ = ["Batch", "Batches", "attach_progress", "batches", "row_total"]
+
+
+class Batch(NamedTuple):
+    """Rows of one batch, as ``upsert`` takes them.
+
+    Attributes:
+        ids: list of str or int. vectors: an array of shape (n, dim), or a list of rows.
+        metadata: list of dict or None; None if the whole input has no metadata.
+    """
+
+    ids: Sequence[Any]
+    vectors: Any
+    metadata: Sequence[Any] | None
+
+
+def batches(ids: Any, vectors: Any, metadata: Any, dim: int, batch_rows: int) -> Batches:
+    """The input in batches of ``batch_rows`` rows, the last one shorter.
+
+    Args:
+        ids: str or int, a sequence, an array or any iterable.
+        vectors: an array of shape (n, dim), a sequence of rows or an iterable of rows.
+        metadata: dict or None a row, a sequence or an iterable; None for no metadata at all.
+        dim: components of a vector.
+        batch_rows: rows of a batch, ``limits.BATCH_ROWS``.
+
+    Raises:
+        InvalidArgumentError: lengths that are known differ, an array has another dimension, or an
+            argument is no collection of rows. While iterating: one input ended before another.
+    """
+    check_limit(limits.BATCH_ROWS, batch_rows)
+    if isinstance(metadata, dict):
+        raise InvalidArgumentError(
+            "metadata must be a list or iterable of dict or None, got dict", "BAD_METADATA"
+        )
+    sources = [_Source("ids", ids), _Source("vectors", _as_rows(vectors, dim))]
+    if metadata is not None:
+        sources.append(_Source("metadata", metadata))
+    return Batches(sources, batch_rows)
+
+
+def row_total(ids: Any, vectors: Any, metadata: Any = None) -> int | None:
+    """Rows of an input if any of its parts knows its length, else None; reads nothing of it.
+
+    Raises:
+        InvalidArgumentError: lengths that are known differ.
+    """
+    sources = [_Source("ids", ids), _Source("vectors", _as_rows(vectors, None))]
+    if metadata is not None:
+        sources.append(_Source("metadata", metadata))
+    return _common_length(sources)
+
+
+class Batches(Iterator[Batch]):
+    """An iterator of ``Batch``; made by ``batches``. One thread at a time.
+
+    Attributes:
+        total: rows of the whole input if any of its parts knows its length, else None.
+    """
+
+    def __init__(self, sources: list[_Source], batch_rows: int) -> None:
+        self._sources = sources
+        self._batch_rows = batch_rows
+        self._rows = 0
+        self.total = _common_length(sources)
+
+    def __next__(self) -> Batch:
+        parts = [source.take(self._batch_rows) for source in self._sources]
+        counts = [len(part) for part in parts]
+        if min(counts) != max(counts):
+            short, long = counts.index(min(counts)), counts.index(max(counts))
+            raise _mismatch(
+                self._sources[short].what,
+                self._rows + counts[short],
+                self._sources[long].what,
+                f"at least {self._rows + counts[long]}",
+            )
+        if counts[0] == 0:
+            raise StopIteration
+        self._rows += counts[0]
+        return Batch(parts[0], parts[1], parts[2] if len(parts) > 2 else None)
+
+
+def attach_progress(error: BaseException, progress: IngestProgress) -> None:
+    """Make a failure of ``upsert_many`` tell how far it had come, whatever the failure is.
+
+    An error from outside (the caller's own generator) gets a note too, as nothing else would say
+    that a part of the input is stored.
+    """
+    with suppress(AttributeError):
+        error.progress = progress  # type: ignore[attr-defined]
+    total = "" if progress.total is None else f" of {progress.total}"
+    error.add_note(f"upsert_many: {progress.rows}{total} rows were acknowledged before this")
+
+
+class _Source:
+    """One of the three inputs: sliced if it can be, read in turn if not."""
+
+    def __init__(self, what: str, rows: Any) -> None:
+        self.what = what
+        self.length: int | None = None
+        self._position = 0
+        self._sliceable: Any = None
+        self._iterator: Iterator[Any] = iter(())
+        if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
+            raise InvalidArgumentError(
+                f"{what} must be a list, an array or an iterable of rows, "
+                f"got {type(rows).__name__}",
+                "NOT_A_LIST",
+            )
+        rows = _plain(rows)
+        with suppress(TypeError, AttributeError):
+            self.length = len(rows)
+        if isinstance(rows, Sequence) or hasattr(rows, "shape"):
+            self._sliceable = rows
+        else:
+            self._iterator = iter(rows)
+
+    def take(self, count: int) -> Any:
+        """The next ``count`` rows, fewer at the end; something with a length."""
+        if self._sliceable is None:
+            return list(islice(self._iterator, count))
+        part = self._sliceable[self._position : self._position + count]
+        self._position += len(part)
+        if isinstance(part, np.ndarray) and (part.ndim == 1 or part.dtype == object):
+            return part.tolist()
+        return part
+
+
+def _common_length(sources: list[_Source]) -> int | None:
+    known = [source for source in sources if source.length is not None]
+    for source in known[1:]:
+        if source.length != known[0].length:
+            raise _mismatch(source.what, source.length, known[0].what, known[0].length)
+    return known[0].length if known else None
+
+
+def _plain(rows: Any) -> Any:
+    """Columns of pandas, Arrow and polars as numpy arrays: their own slices go by label."""
+    convert = getattr(rows, "to_numpy", None)
+    return convert() if callable(convert) else rows
+
+
+def _as_rows(vectors: Any, dim: int | None) -> Any:
+    """An array of vectors with its axes checked; anything else as it is. ``dim`` None: any."""
+    rows = _plain(vectors)
+    shape = getattr(rows, "shape", None)
+    if shape is None or str(getattr(rows, "dtype", "")) == "object":
+        return rows
+    if len(shape) == 1:
+        # One vector stands for one row, as it does in upsert.
+        rows = rows.reshape(1, -1) if shape[0] else rows.reshape(0, dim or 0)
+        shape = rows.shape
+    if len(shape) != 2:
+        raise InvalidArgumentError(
+            f"vectors must have 2 axes, (n, {dim or 'dim'}), got {len(shape)}", "NOT_A_MATRIX"
+        )
+    if dim is not None and shape[1] != dim:
+        raise InvalidArgumentError(f"expected {dim} dimensions, got {shape[1]}", "DIM_MISMATCH")
+    return rows
+
+
+def _mismatch(what: str, got: object, other: str, expected: object) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{what} and {other} must have the same number of rows: "
+        f"{what} has {got}, {other} has {expected}",
+        "COUNT_MISMATCH",
+    )

@@ -1,0 +1,212 @@
+"""The catalogue: which collections a folder holds.
+
+    catalog/    LMDB: database "names", name → JSON {id, dim, metric, M, ef_construction, state}
+                      database "aliases", kept for later
+
+A collection is made and dropped in steps that each leave a state from which any process can go on:
+
+    create: entry "creating" → store made, fsynced with its folders → entry "ready"
+    drop:   entry "dropping" → the store marked dropped → folder moved to trash/ → entry removed
+
+Both hold catalog.lock; who opens the folder finishes drops and undoes creations that a dead process
+left behind. The name of a collection that is being dropped stays taken until the end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from vecdb.engine import layout
+from vecdb.engine.environment import Environment
+from vecdb.engine.files import file_lock, fsync_folder
+from vecdb.engine.store import Store
+from vecdb.errors import AlreadyExistsError, NotFoundError
+from vecdb.types import CollectionConfig, CollectionDescription, Metric
+
+__all__ = ["Catalog"]
+
+_DATABASES = (b"names", b"aliases")
+_MAP_BYTES = 1024**3
+
+
+class Catalog:
+    """Names and ids of the collections of one folder. Safe to use from threads and processes."""
+
+    def __init__(self, root: Path, store_map_bytes: int) -> None:
+        self._root = root
+        self._store_map_bytes = store_map_bytes
+        self._environment = Environment(
+            root / "catalog", _DATABASES, create=True, map_bytes=_MAP_BYTES
+        )
+        self._names = self._environment.database(b"names")
+        for folder in ("collections", "trash"):
+            (root / folder).mkdir(exist_ok=True)
+        fsync_folder(root / "catalog")
+        fsync_folder(root)
+        self._recover()
+
+    def folder(self, collection_id: str) -> Path:
+        """Where a collection lies."""
+        return self._root / "collections" / collection_id
+
+    def list(self) -> list[CollectionDescription]:
+        """The collections that are ready, by name."""
+        with self._environment.read() as transaction:
+            entries = self._entries(transaction)
+        return [
+            CollectionDescription(name, _config(entry))
+            for name, entry in sorted(entries.items())
+            if entry["state"] == "ready"
+        ]
+
+    def find(self, name: str) -> tuple[str, CollectionConfig]:
+        """Id and configuration of a collection.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        with self._environment.read() as transaction:
+            entry = self._entry(transaction, name)
+        if entry is None or entry["state"] != "ready":
+            raise NotFoundError(f"there is no collection {name!r}", "NO_COLLECTION")
+        return entry["id"], _config(entry)
+
+    def create(self, name: str, config: CollectionConfig) -> str:
+        """Make a collection; on disk when this returns its id.
+
+        Raises:
+            AlreadyExistsError: the name is taken.
+        """
+        with file_lock(self._root / "catalog.lock", wait=True):
+            with self._environment.read() as transaction:
+                taken = self._entry(transaction, name)
+            if taken is not None:
+                raise AlreadyExistsError(f"collection {name!r} exists already", "NAME_TAKEN")
+            collection_id = uuid.uuid4().hex[:16]
+            entry = {
+                "id": collection_id,
+                "dim": config.dim,
+                "metric": config.metric.value,
+                "M": config.M,
+                "ef_construction": config.ef_construction,
+                "state": "creating",
+            }
+            self._put(name, entry)
+            try:
+                self._make_store(collection_id, config)
+            except BaseException:
+                self._undo_create(name, entry)
+                raise
+            self._put(name, {**entry, "state": "ready"})
+        return collection_id
+
+    def drop(self, name: str) -> str:
+        """Drop a collection: gone for everyone when this returns its id.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        with file_lock(self._root / "catalog.lock", wait=True):
+            with self._environment.read() as transaction:
+                entry = self._entry(transaction, name)
+            if entry is None or entry["state"] != "ready":
+                raise NotFoundError(f"there is no collection {name!r}", "NO_COLLECTION")
+            self._put(name, {**entry, "state": "dropping"})
+            return str(entry["id"])
+
+    def finish_drop(self, name: str, store: Store | None) -> None:
+        """The later steps of ``drop``. store: the open one of this process, or None."""
+        with file_lock(self._root / "catalog.lock", wait=True):
+            with self._environment.read() as transaction:
+                entry = self._entry(transaction, name)
+            if entry is not None and entry["state"] == "dropping":
+                self._finish_drop(name, entry, store)
+
+    def empty_trash(self) -> None:
+        """Unlink what was dropped."""
+        for entry in os.scandir(self._root / "trash"):
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close the catalogue's environment."""
+        self._environment.close()
+
+    def _make_store(self, collection_id: str, config: CollectionConfig) -> None:
+        folder = self.folder(collection_id)
+        (folder / "segments").mkdir(parents=True)
+        Store.create(folder / "store", collection_id, config, self._store_map_bytes)
+        fsync_folder(folder)
+        fsync_folder(folder.parent)
+
+    def _undo_create(self, name: str, entry: dict[str, Any]) -> None:
+        shutil.rmtree(self.folder(entry["id"]), ignore_errors=True)
+        self._remove(name)
+
+    def _finish_drop(self, name: str, entry: dict[str, Any], store: Store | None) -> None:
+        folder = self.folder(entry["id"])
+        if folder.exists():
+            if store is not None:
+                store.mark_dropped()
+            elif (folder / "store" / "data.mdb").is_file():
+                environment = Environment(
+                    folder / "store",
+                    layout.DATABASES,
+                    create=False,
+                    map_bytes=self._store_map_bytes,
+                )
+                try:
+                    Store(environment, entry["id"]).mark_dropped()
+                finally:
+                    environment.close()
+            folder.rename(self._root / "trash" / entry["id"])
+            fsync_folder(self._root / "trash")
+            fsync_folder(folder.parent)
+        self._remove(name)
+
+    def _recover(self) -> None:
+        """Finish or undo what a process left half done; if one is at it now, it is not half done."""
+        with file_lock(self._root / "catalog.lock", wait=False) as held:
+            if not held:
+                return
+            with self._environment.read() as transaction:
+                entries = self._entries(transaction)
+            for name, entry in entries.items():
+                if entry["state"] == "creating":
+                    self._undo_create(name, entry)
+                elif entry["state"] == "dropping":
+                    self._finish_drop(name, entry, None)
+            self.empty_trash()
+
+    def _entry(self, transaction: Any, name: str) -> dict[str, Any] | None:
+        key = name.encode()
+        value = transaction.get(key, db=self._names)
+        return None if value is None else layout.unpack_json(key, value, "catalogue entry")
+
+    def _entries(self, transaction: Any) -> dict[str, dict[str, Any]]:
+        with transaction.cursor(self._names) as cursor:
+            return {
+                bytes(key).decode(): layout.unpack_json(key, value, "catalogue entry")
+                for key, value in cursor.iternext(keys=True, values=True)
+            }
+
+    def _put(self, name: str, entry: dict[str, Any]) -> None:
+        key = name.encode()
+        value = layout.pack_json(key, entry)
+        self._environment.transact(
+            lambda transaction: transaction.put(key, value, db=self._names)
+        )
+
+    def _remove(self, name: str) -> None:
+        self._environment.transact(
+            lambda transaction: transaction.delete(name.encode(), db=self._names)
+        )
+
+
+def _config(entry: dict[str, Any]) -> CollectionConfig:
+    return CollectionConfig(
+        entry["dim"], Metric(entry["metric"]), entry["M"], entry["ef_construction"]
+    )

@@ -1,0 +1,342 @@
+"""A collection of an embedded database: the public surface, and what it holds open.
+
+``Collection`` is a handle: a name bound to an id. ``OpenCollection`` is what the handles of one
+process share: the store, the keeper of views, the searcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vecdb import checks
+from vecdb.batching import attach_progress, batches
+from vecdb.engine import layout
+from vecdb.engine.deadline import Deadline
+from vecdb.engine.environment import Environment
+from vecdb.engine.publication import in_place
+from vecdb.engine.sealing import row_bytes
+from vecdb.engine.search import Searcher, SearchRequest
+from vecdb.engine.store import DeleteBatch, Store, UpsertBatch, make_batch
+from vecdb.engine.view import ViewKeeper
+from vecdb.types import (
+    CollectionConfig,
+    CollectionStats,
+    Hits,
+    IngestProgress,
+    Metric,
+    Receipt,
+    Records,
+    SegmentStats,
+)
+
+if TYPE_CHECKING:
+    from vecdb.engine.database import Database
+
+__all__ = ["Collection", "OpenCollection"]
+
+_BATCHES_IN_FLIGHT = 2
+
+
+class OpenCollection:
+    """What a process holds open of one collection."""
+
+    def __init__(self, database: Database, collection_id: str, folder: Path) -> None:
+        environment = Environment(
+            folder / "store",
+            layout.DATABASES,
+            create=False,
+            map_bytes=database.options.map_bytes,
+        )
+        try:
+            self.store = Store(environment, collection_id)
+        except BaseException:
+            environment.close()
+            raise
+        self.id = collection_id
+        self.folder = folder
+        self.views = ViewKeeper(self.store, folder, collection_id)
+        self.searcher = Searcher(self.store, self.views, database.pool)
+        with environment.read() as transaction:
+            self._sealed_to = self.store.read_counters(transaction).sealed_to
+
+    def fresh_bytes(self) -> int:
+        """Size of the rows that are in no segment yet."""
+        with self.store.environment.read() as transaction:
+            counters = self.store.read_counters(transaction)
+        return (counters.next_row - counters.sealed_to) * row_bytes(self.store)
+
+    def close(self) -> None:
+        """Let everything go."""
+        self.views.forget()
+        self.store.close()
+
+
+class Collection:
+    """A handle on a collection of an embedded database. Safe to use from many threads.
+
+    It is bound to the collection that had the name when it was made: after a drop every call raises
+    NotFoundError, also if the name has been given again.
+    """
+
+    def __init__(self, database: Database, name: str, opened: OpenCollection) -> None:
+        self._database = database
+        self._name = name
+        self._opened = opened
+
+    @property
+    def name(self) -> str:
+        """The name that it was opened by."""
+        return self._name
+
+    @property
+    def config(self) -> CollectionConfig:
+        """What was fixed at its creation."""
+        return self._opened.store.config
+
+    @property
+    def dim(self) -> int:
+        """Components of each vector."""
+        return self.config.dim
+
+    @property
+    def metric(self) -> Metric:
+        """How distances are measured."""
+        return self.config.metric
+
+    def upsert(self, ids: Any, vectors: Any, metadata: Any = None) -> Receipt:
+        """Write one batch, whole or not at all: new ids are added, known ones replaced.
+
+        An entry replaces all of what was stored under its id. If its vector is bit for bit the one
+        that is stored, only its metadata is written.
+
+        Args:
+            ids: list of n str (or integers, which become their decimal text), no id twice.
+            vectors: float32, shape (n, dim); n is 1 to 10,000.
+            metadata: list of n dict or None; None for no metadata at all.
+
+        Returns:
+            Receipt: the batch is fsynced, and every later read in any process sees it.
+
+        Raises:
+            InvalidArgumentError: nothing was written.
+            ResourceExhaustedError, UnavailableError: nothing was written; try again later.
+            OutcomeUnknownError: whole or not at all, but nobody knows which.
+            NotFoundError: the collection was dropped.
+        """
+        return self._written(self._batch(ids, vectors, metadata))
+
+    def upsert_raw(self, ids: Any, vectors: Any, raw_metadata: Sequence[bytes]) -> Receipt:
+        """``upsert`` with metadata as UTF-8 JSON, one a row, empty for none; for servers."""
+        texts = checks.check_ids(ids, unique=True)
+        array = checks.check_vectors(vectors, self.dim, self.metric)
+        checks.check_same_count("vectors", len(array), len(texts))
+        metadata = checks.check_raw_metadata(raw_metadata, len(texts))
+        return self._written(make_batch(texts, array, metadata))
+
+    def upsert_many(
+        self,
+        ids: Iterable[Any],
+        vectors: Any,
+        metadata: Any = None,
+        *,
+        batch_rows: int = 1000,
+        progress: Callable[[IngestProgress], None] | None = None,
+    ) -> IngestProgress:
+        """Write any number of rows in batches, one after the other.
+
+        Args:
+            ids, vectors, metadata: as for ``upsert``, of any length, or iterables of rows.
+            batch_rows: rows of a batch, 1 to 10,000.
+            progress: called after each acknowledged batch.
+
+        Returns:
+            IngestProgress: all rows.
+
+        Raises:
+            VecdbError: as for ``upsert``; its ``progress`` says how far it got: a prefix of the input.
+        """
+        began = time.monotonic()
+        parts = batches(ids, vectors, metadata, self.dim, batch_rows)
+        done = IngestProgress(0, parts.total, 0, 0.0)
+        waiting: deque[Future[Receipt]] = deque()
+
+        def settle(at_most: int) -> None:
+            nonlocal done
+            while len(waiting) > at_most:
+                receipt = waiting.popleft().result()
+                done = IngestProgress(
+                    done.rows + receipt.count, parts.total, receipt.seq, time.monotonic() - began
+                )
+                if progress is not None:
+                    progress(done)
+
+        try:
+            for part in parts:
+                waiting.append(self._submit(self._batch(*part)))
+                settle(_BATCHES_IN_FLIGHT - 1)
+            settle(0)
+        except BaseException as error:
+            with contextlib.suppress(Exception):
+                settle(0)
+            attach_progress(error, done)
+            raise
+        return done
+
+    def get(self, ids: Any) -> Records:
+        """Look up rows by id: vectors bit for bit as given, metadata, and which ids are missing.
+
+        Args:
+            ids: list of 1 to 10,000 str or integers.
+        """
+        self._database.check_usable()
+        texts = checks.check_ids(ids, unique=False)
+        store = self._opened.store
+        with store.environment.read() as transaction:
+            store.check_not_dropped(transaction)
+            seq = store.read_state(transaction).seq
+            row_of = store.rows_of(transaction, [text.encode() for text in texts])
+            found = [text for text in texts if text.encode() in row_of]
+            rows = [row_of[text.encode()] for text in found]
+            vectors = store.read_vectors(transaction, rows)
+            raw = [r.metadata for r in store.read_records(transaction, rows, seq)]
+        missing = [text for text in texts if text.encode() not in row_of]
+        return Records(found, vectors, raw, missing, seq)
+
+    def delete(self, ids: Any) -> Receipt:
+        """Delete rows by id, one batch, whole or not at all; ids that are not there are passed over.
+
+        Args:
+            ids: list of 1 to 10,000 str or integers.
+
+        Returns:
+            Receipt: ``count`` is how many were there. Raises as ``upsert`` does.
+        """
+        texts = checks.check_ids(ids, unique=False)
+        return self._written(DeleteBatch(sorted({text.encode() for text in texts})))
+
+    def count(self) -> int:
+        """Live rows."""
+        self._database.check_usable()
+        store = self._opened.store
+        with store.environment.read() as transaction:
+            store.check_not_dropped(transaction)
+            return store.read_counters(transaction).live_count
+
+    def search(
+        self,
+        query: Any,
+        k: int = 10,
+        *,
+        ef: int | None = None,
+        exact: bool = False,
+        filter: Any = None,
+        target_recall: float | None = None,
+        include_metadata: bool = True,
+        include_vectors: bool = False,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """The k nearest live rows of one query or of many; fewer only if fewer are live.
+
+        Args:
+            query: float32, shape (dim,) for one ``Hits``, (q, dim) for a list of q.
+            k: rows a query, 1 to 16,384; q times k at most 1,000,000.
+            ef: candidates that a graph walk keeps, at least k; more finds more and takes longer.
+                None: 128, or 2k if that is more.
+            exact: compare with every live row instead of walking graphs.
+            filter, target_recall: reserved.
+            include_metadata, include_vectors: what hits carry beside ids and distances.
+            timeout_s: seconds; past it DeadlineExceededError.
+
+        Returns:
+            ``Hits`` or list of ``Hits``; each one's ``info`` says how it was found.
+
+        Raises:
+            InvalidArgumentError, UnsupportedError, NotFoundError, DeadlineExceededError.
+        """
+        checks.check_reserved(filter=filter, target_recall=target_recall)
+        request = SearchRequest(query, k, ef, exact, include_metadata, include_vectors)
+        answers = self.run_search(request, Deadline(timeout_s))
+        return answers[0] if np.ndim(query) == 1 else answers
+
+    def run_search(self, request: SearchRequest, deadline: Deadline) -> list[Hits]:
+        """``search`` for many queries, with a deadline that can be cancelled; for servers."""
+        self._database.check_usable()
+        return self._opened.searcher.run(request, deadline)
+
+    def stats(self) -> CollectionStats:
+        """Rows, segments and bytes at one seq."""
+        self._database.check_usable()
+        opened, store = self._opened, self._opened.store
+        view = opened.views.view()
+        with store.environment.read() as transaction:
+            store.check_not_dropped(transaction)
+            entries = store.read_segments(transaction)
+        size = {number: entry["bytes"] for number, entry in in_place(entries)}
+        segments = [
+            SegmentStats(
+                number=s.number,
+                kind="flat" if s.graph is None else "graph",
+                first_row=s.first_row,
+                end_row=s.end_row,
+                rows=len(s.content.rows),
+                dead=s.dead_count,
+                bytes=size.get(s.number, 0),
+            )
+            for s in view.segments
+        ]
+        unindexed = view.fresh.live_count + sum(
+            s.live_count for s in view.segments if s.graph is None
+        )
+        return CollectionStats(
+            live_count=view.live_count,
+            seq=view.state.seq,
+            generation=view.state.generation,
+            next_row=view.counters.next_row,
+            sealed_to=view.counters.sealed_to,
+            fresh_rows=view.fresh.live_count,
+            unindexed_rows=unindexed,
+            store_bytes=store.environment.file_bytes(),
+            segment_bytes=sum(s.bytes for s in segments),
+            indexer=self._database.indexer_status(opened.id),
+            segments=segments,
+        )
+
+    def optimize(self, timeout_s: float | None = None) -> CollectionStats:
+        """Bring everything into graphs, as few as the cap on segments allows, and wait for it.
+
+        Never needed for correctness: the indexer gets there by itself. Writes and searches go on.
+
+        Args:
+            timeout_s: seconds to wait; the work goes on after that.
+
+        Raises:
+            DeadlineExceededError: it takes longer.
+            UnavailableError: this process runs no indexer (option ``indexer=False``).
+        """
+        self._database.check_usable()
+        self._database.optimize(self._opened, Deadline(timeout_s))
+        return self.stats()
+
+    def _batch(self, ids: Any, vectors: Any, metadata: Any) -> UpsertBatch:
+        texts = checks.check_ids(ids, unique=True)
+        array = checks.check_vectors(vectors, self.dim, self.metric)
+        checks.check_same_count("vectors", len(array), len(texts))
+        return make_batch(texts, array, checks.check_metadata(metadata, len(texts)))
+
+    def _submit(self, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
+        return self._database.submit(self._opened, batch)
+
+    def _written(self, batch: UpsertBatch | DeleteBatch) -> Receipt:
+        return self._submit(batch).result()
+
+    def __repr__(self) -> str:
+        return f"Collection({self._name!r}, dim={self.dim}, metric={self.metric.value!r})"
+

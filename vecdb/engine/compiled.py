@@ -1,0 +1,82 @@
+"""Loading the kernels: compiled once on a machine, then read from numba's cache on disk.
+
+Compiling takes tens of seconds, so one process does it under a lock while others wait for its result.
+The cache lies where numba puts it (``NUMBA_CACHE_DIR``, beside the source, or the user's cache
+folder), never in a data folder: it holds pickles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vecdb.engine.files import file_lock
+
+__all__ = ["kernels_ready", "load_kernels"]
+
+_MODULE = "vecdb.engine.kernels"
+_lock = threading.Lock()
+_loaded: Any = None
+_SLOW_S = 1.0
+
+
+def kernels_ready() -> bool:
+    """True once ``load_kernels`` has returned in this process."""
+    return _loaded is not None
+
+
+def load_kernels(on_compile: Callable[[str], None] | None = None) -> Any:
+    """The module ``vecdb.engine.kernels``, compiled.
+
+    Args:
+        on_compile: told in a sentence when it takes longer than a moment, and when it is done.
+    """
+    global _loaded
+    if _loaded is not None:
+        return _loaded
+    with _lock:
+        if _loaded is None:
+            _loaded = _load(on_compile)
+    return _loaded
+
+
+def _load(on_compile: Callable[[str], None] | None) -> Any:
+    began = time.monotonic()
+    done = threading.Event()
+
+    def tell() -> None:
+        if not done.wait(_SLOW_S) and on_compile is not None:
+            on_compile("compiling the search kernels for this processor, once; about a minute")
+
+    teller = threading.Thread(target=tell, name="vecdb-compile-notice", daemon=True)
+    teller.start()
+    try:
+        with _one_process_at_a_time():
+            module = importlib.import_module(_MODULE)
+    finally:
+        done.set()
+        teller.join()
+    took_s = time.monotonic() - began
+    if took_s > _SLOW_S and on_compile is not None:
+        on_compile(f"kernels ready after {took_s:.1f} s")
+    return module
+
+
+@contextlib.contextmanager
+def _one_process_at_a_time() -> Any:
+    """Without a place to lock, several processes may compile at once; that is slow, not wrong."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    name = f"vecdb-kernels-{os.getuid()}-{version}.lock"
+    try:
+        with file_lock(Path(tempfile.gettempdir()) / name, wait=True):
+            yield
+    except PermissionError:
+        yield

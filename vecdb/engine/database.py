@@ -1,0 +1,339 @@
+"""An open folder: the catalogue, the collections in use, the writer, sealing and the indexer.
+
+    data/
+      FORMAT                                 "vecdb 1"
+      catalog/                               LMDB: names (catalog.py)
+      collections/<id>/store/                LMDB: the truth (store.py)
+      collections/<id>/segments/<number>/    arrays that kernels read (segment.py)
+      collections/<id>/seal.lock, graph.lock
+      trash/                                 dropped collections on their way out
+
+Opening a folder twice in a process gives the same database, counted. After a fork every call of the
+child fails: LMDB's locks and maps do not survive it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import time
+import weakref
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vecdb import checks
+from vecdb.engine.catalog import Catalog
+from vecdb.engine.collection import Collection, OpenCollection
+from vecdb.engine.deadline import Deadline
+from vecdb.engine.files import fsync_folder, write_file
+from vecdb.engine.indexing import graph_row_bytes, plan
+from vecdb.engine.options import Options
+from vecdb.engine.sealing import seal
+from vecdb.engine.search import KernelPool
+from vecdb.engine.store import DeleteBatch, UpsertBatch
+from vecdb.engine.supervisor import Supervisor
+from vecdb.engine.writer import Writer
+from vecdb.errors import (
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from vecdb.types import CollectionDescription, Receipt
+
+__all__ = ["Database"]
+
+FORMAT_WORD, FORMAT_NUMBER = "vecdb", 1
+_OPTIMIZE_POLL_S = 0.02
+_CRASHES_MAX = 3
+
+
+class Database:
+    """An open database. Made by ``vecdb.open``; safe to use from many threads; a context manager."""
+
+    _open: ClassVar[dict[str, Database]] = {}
+    _open_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], **options: Any) -> Database:
+        """Open the folder, made if it is not there; the same object if it is open already.
+
+        Raises:
+            FailedPreconditionError: no vecdb folder, or one of a newer format.
+            InvalidArgumentError: an option is wrong, or differs from those it is open with.
+        """
+        root = Path(path).expanduser().absolute()
+        try:
+            chosen = Options(**options)
+        except TypeError as error:
+            raise InvalidArgumentError(f"unknown option: {error}", "BAD_OPTION") from None
+        with cls._open_lock:
+            key = os.path.realpath(root)
+            known = cls._open.get(key)
+            if known is not None:
+                if options and chosen != known.options:
+                    raise InvalidArgumentError(
+                        f"{root} is open in this process with other options", "BAD_OPTION"
+                    )
+                known._references += 1
+                return known
+            database = cls(Path(key), chosen)
+            cls._open[key] = database
+            return database
+
+    def __init__(self, root: Path, options: Options) -> None:
+        self.path = root
+        self.options = options
+        self._references = 1
+        self._unusable: str | None = None
+        self._lock = threading.RLock()
+        self._collections: dict[str, OpenCollection] = {}
+        _raise_file_limit()
+        _prepare_folder(root)
+        self._catalog = Catalog(root, options.map_bytes)
+        self.pool = KernelPool(options.threads)
+        self._writer = Writer(options.queue_bytes_max)
+        self._supervisor = Supervisor(root, options)
+        self._to_seal: set[str] = set()
+        self._seal_wanted = threading.Condition()
+        self._sealer = threading.Thread(target=self._run_sealer, name="vecdb-sealer", daemon=True)
+        self._sealer.start()
+        _living.add(self)
+
+    def check_usable(self) -> None:
+        """Raise if the database was closed or this is a forked child."""
+        if self._unusable is not None:
+            raise FailedPreconditionError(self._unusable, "CLOSED")
+
+    def create_collection(
+        self,
+        name: str,
+        dim: int,
+        metric: str = "cosine",
+        *,
+        M: int = 16,
+        ef_construction: int = 128,
+    ) -> Collection:
+        """Make a collection; on disk when this returns.
+
+        Args:
+            name: letters, digits, "_" and "-", 1 to 64.
+            dim: components of each vector, 1 to 16,384.
+            metric: "cosine", "euclidean" or "dot".
+            M, ef_construction: of the graph; see ``CollectionConfig``.
+
+        Raises:
+            AlreadyExistsError: the name is taken.
+            InvalidArgumentError: one of the arguments is wrong.
+        """
+        self.check_usable()
+        config = checks.check_config(dim, metric, M, ef_construction)
+        with self._lock:
+            self._catalog.create(checks.check_name(name), config)
+            return self.collection(name)
+
+    def collection(self, name: str) -> Collection:
+        """A handle on a collection.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        self.check_usable()
+        collection_id, _ = self._catalog.find(checks.check_name(name))
+        opened = self._collections.get(collection_id)
+        if opened is None:
+            opened = self._open_collection(collection_id)
+        return Collection(self, name, opened)
+
+    def list_collections(self) -> list[CollectionDescription]:
+        """All collections, by name."""
+        self.check_usable()
+        return self._catalog.list()
+
+    def drop_collection(self, name: str) -> None:
+        """Drop a collection with all that is in it, for every process that has it open.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        self.check_usable()
+        with self._lock:
+            collection_id = self._catalog.drop(checks.check_name(name))
+            opened = self._collections.pop(collection_id, None)
+            self._catalog.finish_drop(name, opened.store if opened else None)
+            if opened is not None:
+                opened.close()
+            self._catalog.empty_trash()
+
+    def close(self) -> None:
+        """Close it once for each time it was opened; the last one waits for batches at hand."""
+        with Database._open_lock:
+            if self._unusable is not None:
+                return
+            self._references -= 1
+            if self._references > 0:
+                return
+            Database._open.pop(str(self.path), None)
+            self._unusable = f"the database in {self.path} is closed"
+        self._writer.close()
+        with self._seal_wanted:
+            self._seal_wanted.notify()
+        self._sealer.join()
+        self._supervisor.close()
+        self.pool.close()
+        with self._lock:
+            for opened in self._collections.values():
+                opened.close()
+            self._collections.clear()
+        self._catalog.close()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Database({str(self.path)!r})"
+
+    # What collections ask of their database.
+
+    def submit(
+        self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch
+    ) -> Future[Receipt]:
+        """Queue a checked batch."""
+        self.check_usable()
+        return self._writer.submit(opened.store, batch, lambda: self._after_commit(opened))
+
+    def indexer_status(self, collection_id: str) -> str:
+        """What the indexer does for a collection."""
+        return self._supervisor.status(collection_id)
+
+    def optimize(self, opened: OpenCollection, deadline: Deadline) -> None:
+        """Seal everything, then have the indexer finish, and wait for it."""
+        if not self.options.indexer:
+            raise UnavailableError("this database was opened with indexer=False", "NO_INDEXER")
+        config = opened.store.config
+        size = graph_row_bytes(config.dim, config.M)
+        rows_max = max(1, self.options.segment_bytes_max // size)
+        while not seal(opened.store, opened.folder, opened.id, 1):
+            deadline.check()
+            time.sleep(_OPTIMIZE_POLL_S)
+        wanted_seq = opened.store.current_state().seq
+        last_wake = 0.0
+        while True:
+            view = opened.views.view()
+            if plan(view.segments, rows_max, urgent=True) is None:
+                return
+            if time.monotonic() - last_wake > 1.0:
+                self._supervisor.wake(opened.id, urgent=True)
+                last_wake = time.monotonic()
+            if self._supervisor.crashes >= _CRASHES_MAX:
+                raise InternalError(self._supervisor.status(opened.id), "INDEXER_CRASHED")
+            deadline.check()
+            self.check_usable()
+            time.sleep(_OPTIMIZE_POLL_S)
+            assert view.state.seq >= wanted_seq
+
+    def _open_collection(self, collection_id: str) -> OpenCollection:
+        with self._lock:
+            opened = self._collections.get(collection_id)
+            if opened is None:
+                folder = self._catalog.folder(collection_id)
+                opened = OpenCollection(self, collection_id, folder)
+                self._collections[collection_id] = opened
+                self._supervisor_glance(opened)
+            return opened
+
+    def _supervisor_glance(self, opened: OpenCollection) -> None:
+        """Work that an earlier process left is taken up."""
+        with opened.store.environment.read() as transaction:
+            entries = opened.store.read_segments(transaction)
+        if any(e["state"] != "published" or e["kind"] == "flat" for e in entries.values()):
+            self._supervisor.wake(opened.id)
+
+    def _after_commit(self, opened: OpenCollection) -> None:
+        if opened.fresh_bytes() >= self.options.seal_bytes:
+            with self._seal_wanted:
+                self._to_seal.add(opened.id)
+                self._seal_wanted.notify()
+
+    def _run_sealer(self) -> None:
+        while True:
+            with self._seal_wanted:
+                while not self._to_seal:
+                    if self._unusable is not None:
+                        return
+                    self._seal_wanted.wait()
+                opened = self._collections.get(self._to_seal.pop())
+            if opened is None:
+                continue
+            try:
+                seal(opened.store, opened.folder, opened.id, self.options.seal_bytes)
+                self._supervisor.wake(opened.id)
+            except (NotFoundError, FailedPreconditionError):
+                pass  # Dropped or closed meanwhile.
+            except (ResourceExhaustedError, UnavailableError, OSError):
+                time.sleep(1.0)  # Sealing is only for speed; the next commit asks for it again.
+
+    def _forked(self) -> None:
+        self._unusable = (
+            f"the database in {self.path} was opened before a fork; open it in the child"
+        )
+
+
+_living: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for database in list(_living):
+        database._forked()
+    Database._open = {}
+    Database._open_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _raise_file_limit() -> None:
+    """Each segment takes several files: ask for as many as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError):
+            pass
+
+
+def _prepare_folder(root: Path) -> None:
+    """Make the folder or check that it is ours."""
+    if root.exists() and not root.is_dir():
+        raise FailedPreconditionError(f"{root} is not a folder", "NOT_A_FOLDER")
+    root.mkdir(parents=True, exist_ok=True)
+    file = root / "FORMAT"
+    if not file.exists():
+        if any(not entry.name.startswith("FORMAT") for entry in root.iterdir()):
+            raise FailedPreconditionError(
+                f"{root} is not empty and holds no vecdb database (no file FORMAT)", "NOT_VECDB"
+            )
+        # Written aside and renamed, so that the file is whole whenever it is there.
+        draft = root / f"FORMAT.{os.getpid()}"
+        write_file(draft, f"{FORMAT_WORD} {FORMAT_NUMBER}\n".encode())
+        draft.rename(file)
+        fsync_folder(root)
+        fsync_folder(root.parent)
+        return
+    words = file.read_text(errors="replace").split()
+    if len(words) != 2 or words[0] != FORMAT_WORD or not words[1].isdigit():
+        raise FailedPreconditionError(
+            f"{file} says {file.read_bytes()[:40]!r}, expected '{FORMAT_WORD} {FORMAT_NUMBER}'",
+            "NOT_VECDB",
+        )
+    if int(words[1]) > FORMAT_NUMBER:
+        raise FailedPreconditionError(
+            f"{root} has format {words[1]}, this vecdb knows up to {FORMAT_NUMBER}", "NEWER_FORMAT"
+        )

@@ -1,0 +1,83 @@
+"""Small things with files: what it takes to be on disk, and locks between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["file_lock", "fsync_folder", "read_json", "write_array", "write_file"]
+
+_CHUNK_BYTES = 8 * 1024**2
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the entries of a folder durable: a new file is not there after a power loss without it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, content: bytes) -> int:
+    """Write a file and fsync it; its folder is the caller's. Returns the CRC-32 of the content."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return zlib.crc32(content)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    entry: dict[str, Any] = json.loads(path.read_bytes())
+    return entry
+
+
+def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
+    """Write an array as .npy, fsynced; its data begin at a multiple of 64 bytes, as NumPy does it.
+
+    Returns:
+        What a manifest says of it: dtype, shape, bytes of the file, CRC-32 of its data.
+    """
+    array = np.ascontiguousarray(array)
+    raw = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+    crc = 0
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        for start in range(0, len(raw), _CHUNK_BYTES):
+            chunk = raw[start : start + _CHUNK_BYTES]
+            crc = zlib.crc32(chunk, crc)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+        size = file.tell()
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": size, "crc32": crc}
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold an exclusive lock between processes on a file, which stays where it is.
+
+    Yields True with the lock held, or False at once if ``wait`` is false and another holds it. The
+    lock ends with the block or with the process, whichever is first.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,333 @@
+"""Building graphs with hnswlib: the only module that knows it and the file that it writes.
+
+hnswlib builds an excellent graph fast and is used for nothing else; what it saves is taken apart into
+plain arrays at once (``Graph``), which ``kernels.walk_graph`` searches. The file, little-endian, no padding:
+
+    header     _HEADER, 96 bytes
+    level 0    n records (_record): link count u16, deletion mark u8, 0 u8, 2M neighbours u32,
+               the vector, label u64. Neighbours past the count are stale, not zeros.
+    above      n times: size u32, then for each level 1.. of the node: count u32, M neighbours u32.
+               size = levels * (4 + 4M), so most nodes have the 4 bytes alone.
+
+Neighbours are internal numbers, in order of arrival; with several threads these differ from the
+row numbers, which are the labels. A ``Graph`` is in row order.
+
+hnswlib neither syncs, nor checks, nor reports what it could not write, and holds the GIL while it
+saves and loads: call this from a process that does nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import struct
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import hnswlib
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.compiled import load_kernels
+from vecdb.errors import DataLossError
+
+__all__ = ["Builder", "Graph", "Space"]
+
+Space = Literal["ip", "l2"]
+"""hnswlib's names: inner product for cosine (of unit vectors) and dot, squared Euclidean distance."""
+
+# offset of level 0, max_elements, n, bytes a record, label at, vector at, top level, entry, maxM, maxM0,
+# M, 1 / ln M, ef_construction.
+_HEADER: Final = struct.Struct("<QQQQQQiIQQQdQ")
+_BLOCK_ROWS: Final = 65_536
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An HNSW graph of n nodes; node i is row i of the vectors that it was built from.
+
+    Attributes:
+        links: int32 (n, 2M), neighbours on level 0, padded at the end with -1.
+        upper_offsets: int32 (n + 1,); node i has upper_offsets[i + 1] - upper_offsets[i] levels above 0.
+        upper_links: int32 (u, M); neighbours of node i on level L are row upper_offsets[i] + L - 1.
+        entry: node where a search begins, -1 if n is 0.
+        top_level: its level, counted from 0; -1 if n is 0.
+    """
+
+    links: npt.NDArray[np.int32]
+    upper_offsets: npt.NDArray[np.int32]
+    upper_links: npt.NDArray[np.int32]
+    entry: int
+    top_level: int
+
+
+class Builder:
+    """A graph under construction. For one thread at a time; it uses ``threads`` of its own.
+
+    Args:
+        space: "ip" or "l2".
+        width: components of a row, those that pad it included.
+        M: links a node on the upper levels, twice as many on level 0.
+        ef_construction: candidates kept while a row is linked in.
+        capacity: rows to make room for; it grows when they are exceeded, at the cost of a copy.
+        threads: of ``add``.
+        seed: of the levels that nodes are given.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        width: int,
+        M: int,
+        ef_construction: int,
+        capacity: int,
+        threads: int = 2,
+        seed: int = 100,
+    ) -> None:
+        index = hnswlib.Index(space, width)
+        index.init_index(max(capacity, 1), M=M, ef_construction=ef_construction, random_seed=seed)
+        self._take(index, width, M, max(capacity, 1), threads)
+
+    def _take(self, index: Any, width: int, M: int, capacity: int, threads: int) -> None:
+        self.index, self._width, self._M = index, width, M
+        self._capacity, self._threads = capacity, threads
+
+    @classmethod
+    def from_graph(
+        cls,
+        graph: Graph,
+        vectors: npt.NDArray[np.float32],
+        *,
+        space: Space,
+        M: int,
+        ef_construction: int,
+        capacity: int,
+        work_dir: str | os.PathLike[str],
+        threads: int = 2,
+        seed: int = 100,
+    ) -> Builder:
+        """A builder that goes on from a finished graph; its rows keep their numbers.
+
+        Args:
+            graph, vectors: the graph and its rows, float32 (n, width).
+            space, M, ef_construction, capacity, threads: as for ``Builder``; M as the graph was built.
+            work_dir: folder for a temporary file of the graph's and the vectors' size together.
+            seed: used if the graph is empty; hnswlib restarts its own on loading.
+
+        Raises:
+            DataLossError: the graph's arrays contradict each other; hnswlib would crash on them.
+            OSError: the file could not be written.
+        """
+        n, width = vectors.shape
+        if n == 0:
+            return cls(space, width, M, ef_construction, capacity, threads, seed)
+        _check(graph, n, M)
+        capacity = max(capacity, n)
+        index = hnswlib.Index(space, width)
+        with _temporary_file(work_dir) as path:
+            _write(path, graph, vectors, M, ef_construction, capacity)
+            index.load_index(str(path), max_elements=capacity)
+        builder = cls.__new__(cls)
+        builder._take(index, width, M, capacity, threads)
+        return builder
+
+    @property
+    def count(self) -> int:
+        """Rows added so far."""
+        return int(self.index.get_current_count())
+
+    def resize(self, capacity: int) -> None:
+        """Make room for that many rows."""
+        self.index.resize_index(capacity)
+        self._capacity = capacity
+
+    def add(self, vectors: npt.NDArray[np.float32]) -> None:
+        """Append rows, float32 (m, width); they get the next row numbers."""
+        if vectors.ndim != 2 or vectors.shape[1] != self._width:
+            raise ValueError(f"expected rows of {self._width} components, got shape {vectors.shape}")
+        first, m = self.count, len(vectors)
+        if m == 0:
+            return
+        if first + m > self._capacity:
+            self.resize(max(first + m, self._capacity + self._capacity // 2))
+        labels = np.arange(first, first + m, dtype=np.uint64)
+        self.index.add_items(vectors, labels, num_threads=self._threads)
+
+    def graph(self, work_dir: str | os.PathLike[str]) -> Graph:
+        """The graph as it stands, through a temporary file in work_dir.
+
+        Raises:
+            OSError: the file was not written whole: ENOSPC, as a full disk is what it comes from.
+        """
+        if self.count == 0:
+            return Graph(
+                np.empty((0, 2 * self._M), np.int32),
+                np.zeros(1, np.int32),
+                np.empty((0, self._M), np.int32),
+                -1,
+                -1,
+            )
+        with _temporary_file(work_dir) as path:
+            self.index.save_index(str(path))
+            return _read(path, self.count, self._M, self._width)
+
+
+@contextlib.contextmanager
+def _temporary_file(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    descriptor, name = tempfile.mkstemp(prefix="graph-", suffix=".hnsw", dir=folder)
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        os.unlink(name)
+
+
+def _record(M: int, width: int) -> np.dtype[Any]:
+    return np.dtype(
+        [
+            ("count", "<u2"),
+            ("deleted", "u1"),
+            ("zero", "u1"),
+            ("links", "<u4", (2 * M,)),
+            ("vector", "<f4", (width,)),
+            ("label", "<u8"),
+        ]
+    )
+
+
+def _read(path: Path, n: int, M: int, width: int) -> Graph:
+    """Take hnswlib's file apart; nodes are put in the order of their labels, the row numbers."""
+    record = _record(M, width)
+    tail_at = _HEADER.size + n * record.itemsize
+    if path.stat().st_size < tail_at + 4 * n:
+        raise _cut_short(path)
+    with open(path, "rb") as file:
+        header = _HEADER.unpack(file.read(_HEADER.size))
+    if (header[2], header[3], header[8]) != (n, record.itemsize, M):
+        raise DataLossError(f"{path}: not the graph that was saved", "GRAPH")
+    top_level, entry = header[6], header[7]
+    nodes = np.memmap(path, record, "r", _HEADER.size, (n,))
+    row_of = nodes["label"].astype(np.int64)
+    if not np.array_equal(np.sort(row_of), np.arange(n)):
+        raise DataLossError(f"{path}: the labels are not the row numbers 0 to {n - 1}", "GRAPH")
+    links = np.empty((n, 2 * M), np.int32)
+    for start in range(0, n, _BLOCK_ROWS):
+        block = nodes[start : start + _BLOCK_ROWS]
+        rows = row_of[start : start + _BLOCK_ROWS]
+        links[rows] = _renumbered(block["links"], block["count"], row_of)
+    tail = np.memmap(path, "<u4", "r", tail_at).view(np.ndarray)
+    starts, levels = np.empty(n, np.int64), np.empty(n, np.int32)
+    if not load_kernels().find_levels(tail, 1 + M, starts, levels):
+        raise _cut_short(path)
+    upper_offsets = np.zeros(n + 1, np.int32)
+    upper_offsets[1:][row_of] = levels
+    np.cumsum(upper_offsets, out=upper_offsets)
+    upper_links = np.empty((int(upper_offsets[-1]), M), np.int32)
+    for level in range(1, top_level + 1):
+        inside = np.flatnonzero(levels >= level)
+        at = starts[inside] + (level - 1) * (1 + M)
+        lists = tail[at[:, None] + np.arange(1 + M)]
+        upper_links[upper_offsets[row_of[inside]] + level - 1] = _renumbered(
+            lists[:, 1:], lists[:, 0] & 0xFFFF, row_of
+        )
+    return Graph(links, upper_offsets, upper_links, int(row_of[entry]), top_level)
+
+
+def _cut_short(path: Path) -> OSError:
+    return OSError(errno.ENOSPC, "hnswlib could not write the whole graph; the disk is full", str(path))
+
+
+def _renumbered(
+    lists: npt.NDArray[np.uint32], counts: npt.NDArray[Any], row_of: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int32]:
+    """Lists of internal numbers as lists of rows; -1 past the counts, where stale numbers are."""
+    used = np.arange(lists.shape[1]) < counts[:, None]
+    return np.where(used, row_of[np.where(used, lists, 0)], -1).astype(np.int32)
+
+
+def _check(graph: Graph, n: int, M: int) -> None:
+    """What hnswlib trusts: neighbours exist, on the level where they are named."""
+    offsets, levels = graph.upper_offsets, np.diff(graph.upper_offsets)
+    if (
+        graph.links.shape != (n, 2 * M)
+        or offsets.shape != (n + 1,)
+        or offsets[0] != 0
+        or levels.min() < 0
+        or graph.upper_links.shape != (offsets[-1], M)
+        or not 0 <= graph.entry < n
+        or graph.top_level != levels[graph.entry]
+        or graph.top_level != levels.max()
+        or not -1 <= graph.links.min() <= graph.links.max() < n
+    ):
+        raise DataLossError("the graph's arrays do not fit each other", "GRAPH")
+    lists = graph.upper_links
+    if lists.size == 0:
+        return
+    owner = np.repeat(np.arange(n), levels)
+    level = np.arange(len(lists)) - offsets[owner] + 1
+    outside = (lists < -1) | (lists >= n)
+    if outside.any() or np.any((lists >= 0) & (levels[lists] < level[:, None])):
+        raise DataLossError("a neighbour is missing from the level where it is named", "GRAPH")
+
+
+def _write(
+    path: Path,
+    graph: Graph,
+    vectors: npt.NDArray[np.float32],
+    M: int,
+    ef_construction: int,
+    capacity: int,
+) -> None:
+    """The file that hnswlib would have saved, internal numbers being row numbers."""
+    n, width = vectors.shape
+    record = _record(M, width)
+    label_at, vector_at = record.fields["label"][1], record.fields["vector"][1]  # type: ignore[index]
+    with open(path, "wb") as file:
+        file.write(
+            _HEADER.pack(
+                0,
+                capacity,
+                n,
+                record.itemsize,
+                label_at,
+                vector_at,
+                graph.top_level,
+                graph.entry,
+                M,
+                2 * M,
+                M,
+                1.0 / math.log(M),
+                max(ef_construction, M),
+            )
+        )
+        for start in range(0, n, _BLOCK_ROWS):
+            stop = min(n, start + _BLOCK_ROWS)
+            block = np.zeros(stop - start, record)
+            block["count"], block["links"] = _counted(graph.links[start:stop])
+            block["vector"] = vectors[start:stop]
+            block["label"] = np.arange(start, stop)
+            file.write(block.data)
+        file.write(_upper_words(graph, M).data)
+
+
+def _counted(lists: npt.NDArray[np.int32]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    return (lists >= 0).sum(axis=1), np.maximum(lists, 0)
+
+
+def _upper_words(graph: Graph, M: int) -> npt.NDArray[np.uint32]:
+    """The part of the file above level 0, all of it 32-bit words."""
+    n, u = len(graph.links), len(graph.upper_links)
+    levels, each = np.diff(graph.upper_offsets), 1 + M
+    words = np.zeros(n + u * each, "<u4")
+    words[np.arange(n) + graph.upper_offsets[:-1].astype(np.int64) * each] = levels * (4 * each)
+    owner = np.repeat(np.arange(n), levels)
+    at = owner + 1 + np.arange(u) * each
+    counts, lists = _counted(graph.upper_links)
+    words[at] = counts
+    words[at[:, None] + np.arange(1, each)] = lists
+    return words

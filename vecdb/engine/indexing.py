@@ -1,0 +1,322 @@
+"""What the indexer does with one collection: build graphs, merge by extending, rebuild.
+
+All graph work happens here, in the indexer's process, under ``graph.lock``. ``plan`` decides from the
+segments in place what comes next; ``CollectionIndexer`` does it. The end state is a graph without
+fresh neighbours: one segment for the whole collection, or as few as ``segment_bytes_max`` allows.
+
+Merging by extending: the largest graph of a group is loaded into hnswlib and its neighbours' rows are
+added to it, which costs only the new rows. During a bulk load the graph stays in memory between
+publications, and each publication at least doubles the one before, so that all of them together
+cost little more than the last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.files import file_lock
+from vecdb.engine.hnsw import Builder, Graph
+from vecdb.engine.publication import (
+    GRAPH_LOCK,
+    Claim,
+    claim,
+    discard_claims,
+    mark_lost,
+    publish,
+    sweep,
+    widen,
+)
+from vecdb.engine.segment import (
+    GraphArrays,
+    RowArrays,
+    SegmentDamagedError,
+    padded_width,
+    write_segment,
+)
+from vecdb.engine.store import Store
+from vecdb.engine.view import SegmentView, View, ViewKeeper
+from vecdb.types import Metric
+
+__all__ = ["CollectionIndexer", "graph_row_bytes", "plan"]
+
+DEAD_FRACTION_MAX = 0.2
+"""A segment with more dead nodes than this is built anew."""
+
+WORTHWHILE_FRACTION = 1 / 8
+"""Rows outside the graph, as a fraction of those inside, at which extending pays without a pause
+in the writing; each extension writes the whole segment again."""
+
+FLAT_SEGMENTS_MAX = 6
+"""Segments of a group at which it is merged even if it is early."""
+
+FIRST_PUBLICATION_ROWS = 50_000
+"""A growing graph is published once it has this many rows, then each time it has doubled."""
+
+
+def graph_row_bytes(dim: int, M: int) -> int:
+    """About what a row takes in a graph segment."""
+    return 4 * padded_width(dim) + 8 * M + 32
+
+
+def is_clean(segment: SegmentView) -> bool:
+    """A graph with few dead nodes."""
+    total = len(segment.content.rows)
+    return segment.graph is not None and segment.dead_count <= DEAD_FRACTION_MAX * total
+
+
+def plan(
+    segments: tuple[SegmentView, ...], rows_max: int, *, urgent: bool
+) -> list[SegmentView] | None:
+    """The neighbours to make one graph of next; None if there is nothing to do.
+
+    Args:
+        segments: in place, by first row.
+        rows_max: live rows that a graph may have.
+        urgent: do what can be done, rather than what pays while writes go on.
+    """
+    groups: list[list[SegmentView]] = []
+    room = 0
+    for segment in segments:
+        if not groups or segment.live_count > room:
+            groups.append([])
+            room = rows_max
+        groups[-1].append(segment)
+        room -= segment.live_count
+    for group in groups:
+        if len(group) == 1 and is_clean(group[0]):
+            continue
+        if urgent or _worthwhile(group):
+            return group
+    return None
+
+
+def _worthwhile(group: list[SegmentView]) -> bool:
+    inside = sum(s.live_count for s in group if is_clean(s))
+    outside = sum(s.live_count for s in group if not is_clean(s))
+    return outside >= WORTHWHILE_FRACTION * inside or len(group) > FLAT_SEGMENTS_MAX
+
+
+class _Growing:
+    """A graph in memory and the rows that are in it, in the order in which they were added."""
+
+    def __init__(self, builder: Any, parts: list[RowArrays]) -> None:
+        self.builder = builder
+        self.parts = parts
+        self.published_rows = 0
+        self.number = 0  # The segment that it was last published as.
+
+    @property
+    def rows(self) -> int:
+        return sum(len(part.rows) for part in self.parts)
+
+    def add(self, part: RowArrays) -> None:
+        self.builder.add(part.vectors)
+        self.parts.append(part)
+
+    def content(self, width: int) -> tuple[RowArrays, npt.NDArray[np.int64] | None]:
+        """All rows ascending, and the order that makes them so (None if they are already)."""
+        joined = RowArrays.joined(self.parts, width)
+        if len(joined.rows) < 2 or (np.diff(joined.rows) > 0).all():
+            return joined, None
+        ordered = sorted(self.parts, key=lambda part: int(part.rows[0]) if len(part.rows) else -1)
+        return RowArrays.joined(ordered, width), np.argsort(joined.rows)
+
+
+class CollectionIndexer:
+    """Graph work for one collection.
+
+    Args:
+        threads: of a build.
+        rows_max: live rows of a graph.
+        report: told what is being done, as a dict that JSON can hold.
+        should_stop: asked between steps.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        collection_id: str,
+        *,
+        threads: int,
+        rows_max: int,
+        report: Callable[[dict[str, Any]], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self._segments = folder / "segments"
+        self._id = collection_id
+        self._threads = threads
+        self._rows_max = rows_max
+        self._report = report
+        self._should_stop = should_stop
+        self._views = ViewKeeper(store, folder, collection_id, with_fresh=False)
+        self._kept: _Growing | None = None
+
+    def run(self, *, urgent: bool) -> bool:
+        """Do what is to be done now. Returns True if something was left that does not pay yet, or
+        that another process holds the lock for."""
+        with file_lock(self._folder / "graph.lock", wait=False) as held:
+            if not held:
+                return True
+            discard_claims(self._store, self._segments, GRAPH_LOCK)
+            while not self._should_stop():
+                view = self._views.view()
+                group = plan(view.segments, self._rows_max, urgent=urgent)
+                if group is None:
+                    break
+                try:
+                    self._merge(group)
+                except FileNotFoundError:
+                    continue  # Sealing joined some of the group meanwhile: look again.
+                except SegmentDamagedError as damage:
+                    self._report({"event": "damaged", "detail": str(damage)})
+                    self._lose(group, view)
+            self._kept = None
+            sweep(self._store, self._segments)
+            return plan(self._views.view().segments, self._rows_max, urgent=True) is not None
+
+    def _lose(self, group: list[SegmentView], view: View) -> None:
+        """Mark every segment of a group whose bytes are bad: it is rebuilt from the store."""
+        for segment in group:
+            if segment.segment is None:
+                continue
+            try:
+                segment.segment.verify()
+            except (SegmentDamagedError, OSError):
+                mark_lost(self._store, segment.number, view.state.generation)
+
+    def _merge(self, group: list[SegmentView]) -> None:
+        """Make one graph of neighbours, going on to the right as long as more is sealed there."""
+        began = time.monotonic()
+        for segment in group:
+            if segment.segment is not None:
+                segment.segment.verify()
+        taken = claim(self._store, GRAPH_LOCK, group[0].first_row, group[-1].end_row)
+        self._report({"event": "building", "rows": sum(s.live_count for s in group)})
+        growing, remaining = self._begin(group)
+        for segment in remaining:
+            growing.add(self._live_part(segment))
+        while not self._should_stop():
+            more = self._sealed_to_the_right(taken, growing)
+            if more is None:
+                break
+            if more.segment is not None:
+                more.segment.verify()
+            taken = widen(self._store, taken, more.end_row)
+            growing.add(self._live_part(more))
+        if self._should_stop():
+            return
+        self._publish(taken, growing)
+        self._report(
+            {"event": "built", "rows": growing.rows, "seconds": round(time.monotonic() - began, 2)}
+        )
+
+    def _begin(self, group: list[SegmentView]) -> tuple[_Growing, list[SegmentView]]:
+        """The graph to extend, and the segments still to add: the kept one, the largest, or none."""
+        config = self._store.config
+        for segment in group:
+            if self._kept is not None and segment.number == self._kept.number and is_clean(segment):
+                kept, self._kept = self._kept, None
+                return kept, [s for s in group if s is not segment]
+        self._kept = None
+        width = padded_width(config.dim)
+        space = "l2" if config.metric is Metric.EUCLIDEAN else "ip"
+        rows = sum(len(s.content.rows) for s in group)
+        clean = [s for s in group if is_clean(s)]
+        if clean:
+            base = max(clean, key=lambda s: s.live_count)
+            assert base.graph is not None
+            graph = Graph(
+                links=base.graph.links,
+                upper_offsets=base.graph.upper_offsets,
+                upper_links=base.graph.upper_links,
+                entry=base.graph.entry,
+                top_level=base.graph.top_level,
+            )
+            builder = Builder.from_graph(
+                graph,
+                base.content.vectors,
+                space=space,
+                M=config.M,
+                ef_construction=config.ef_construction,
+                capacity=rows,
+                threads=self._threads,
+                work_dir=self._folder,
+            )
+            return _Growing(builder, [base.content]), [s for s in group if s is not base]
+        builder = Builder(
+            space, width, config.M, config.ef_construction, capacity=rows, threads=self._threads
+        )
+        return _Growing(builder, []), group
+
+    def _live_part(self, segment: SegmentView) -> RowArrays:
+        with self._store.environment.read() as transaction:
+            seq = self._store.read_state(transaction).seq
+            dead = self._store.read_dead(
+                transaction, segment.first_row, segment.end_row, seq
+            )
+        return segment.content.without(dead)
+
+    def _sealed_to_the_right(self, taken: Claim, growing: _Growing) -> SegmentView | None:
+        """A flat segment that was sealed meanwhile just behind the claim and still fits."""
+        unpublished = growing.rows - growing.published_rows
+        if unpublished >= max(growing.published_rows, FIRST_PUBLICATION_ROWS):
+            return None
+        for segment in self._views.view().segments:
+            if segment.first_row == taken.end_row and segment.graph is None:
+                fits = growing.rows + segment.live_count <= self._rows_max
+                return segment if fits else None
+        return None
+
+    def _publish(self, taken: Claim, growing: _Growing) -> None:
+        graph = growing.builder.graph(self._folder)
+        content, order = growing.content(padded_width(self._store.config.dim))
+        arrays = GraphArrays(
+            graph.links, graph.upper_offsets, graph.upper_links, graph.entry, graph.top_level
+        )
+        if order is not None:
+            arrays = reordered(arrays, order)
+        entry = write_segment(
+            self._segments / str(taken.number),
+            number=taken.number,
+            collection_id=self._id,
+            metric=self._store.config.metric,
+            first_row=taken.first_row,
+            end_row=taken.end_row,
+            seq=taken.seq,
+            content=content,
+            graph=arrays,
+        )
+        if publish(self._store, taken, entry):
+            growing.published_rows, growing.number = growing.rows, taken.number
+            self._kept = growing if order is None else None
+        sweep(self._store, self._segments)
+
+
+def reordered(graph: GraphArrays, order: npt.NDArray[np.int64]) -> GraphArrays:
+    """The same graph with node ``order[i]`` called i."""
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+
+    def renamed(links: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        return np.where(links >= 0, place[links], np.int32(-1))
+
+    levels = np.diff(graph.upper_offsets)[order]
+    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(levels, dtype=np.int32)])
+    starts = graph.upper_offsets[:-1][order]
+    sources = np.repeat(starts - offsets[:-1], levels) + np.arange(offsets[-1], dtype=np.int64)
+    return GraphArrays(
+        renamed(graph.links[order]),
+        offsets.astype(np.int32),
+        renamed(graph.upper_links[sources]),
+        int(place[graph.entry]) if graph.entry >= 0 else -1,
+        graph.top_level,
+    )

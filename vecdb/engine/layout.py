@@ -1,0 +1,299 @@
+"""Every byte that a store holds: keys and values of the LMDB databases, and their checksums.
+
+Format 1. Never change what is written here; a change is a new number in FORMAT.
+
+    database   key                        value, then a CRC-32
+    meta       b"format"                  u32 format number
+               b"collection"              JSON: id, dim, metric, M, ef_construction
+               b"state"                   u64 seq, u64 generation
+               b"counters"                u64 next_row, live_count, next_segment, sealed_to, metadata_count
+               b"dropped"                 (empty; there only once the collection is dropped)
+    ids        id, UTF-8                  u64 row
+    records    u64 row, u64 seq           u16 id length, id, metadata (UTF-8 JSON, may be empty)
+    blocks     u64 first row              float32 rows; [u32 offsets from the first row]; u32 count, u32 flags
+    log        u64 seq                    u64 time_ns, u64 first row added, u32 added, u32 died, u32 changed,
+                                          u64 rows that died, u64 rows whose metadata changed
+    dead       u64 row                    u64 seq of its death
+    segments   u64 number                 JSON: state, lock, first_row, end_row, seq, kind, count, bytes, manifest_crc
+    pins       16 bytes                   u64 seq, u64 next_row, u64 expiry (ns since 1970)
+    requests   request id, UTF-8          u64 seq, u64 time_ns, 32 bytes SHA-256 of the batch, result
+
+Integers in keys are big-endian, so that LMDB's order is theirs; in values little-endian. The CRC-32
+(zlib's polynomial, u32 little-endian) runs over key and value, so that a value under a wrong key is
+noticed too. Values in LMDB are not aligned: vectors are copied before a kernel sees them.
+
+A record has a version for each change of its metadata: the one that a reader at seq S sees is the
+last with a seq of at most S. ``metadata_count`` counts the versions ever written that hold metadata,
+so that a collection without any need not look for it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.errors import DataLossError
+
+__all__ = [
+    "BLOCK_BYTES_MAX",
+    "DATABASES",
+    "FORMAT_NUMBER",
+    "Counters",
+    "LogEntry",
+    "State",
+    "block_rows",
+    "block_rows_max",
+    "open_value",
+    "pack_block",
+    "pack_json",
+    "pack_log",
+    "pack_record",
+    "pack_u64",
+    "record_key",
+    "row_key",
+    "seal_value",
+    "unpack_block",
+    "unpack_json",
+    "unpack_log",
+    "unpack_record",
+    "unpack_u64",
+    "unpack_u64_table",
+]
+
+FORMAT_NUMBER: Final = 1
+DATABASES: Final = (
+    b"meta",
+    b"ids",
+    b"records",
+    b"blocks",
+    b"log",
+    b"dead",
+    b"segments",
+    b"pins",
+    b"requests",
+)
+BLOCK_BYTES_MAX: Final = 64 * 1024
+BLOCK_HAS_OFFSETS: Final = 1
+
+_CRC = struct.Struct("<I")
+_KEY = struct.Struct(">Q")
+_RECORD_KEY = struct.Struct(">QQ")
+_U64 = struct.Struct("<Q")
+_STATE = struct.Struct("<QQ")
+_COUNTERS = struct.Struct("<QQQQQ")
+_ID_LENGTH = struct.Struct("<H")
+_BLOCK_TAIL = struct.Struct("<II")
+_LOG_HEAD = struct.Struct("<QQIII")
+
+row_key = _KEY.pack
+record_key = _RECORD_KEY.pack
+
+
+@dataclass(frozen=True)
+class State:
+    """What changed last: ``seq`` with each batch, ``generation`` with each change of segments."""
+
+    seq: int
+    generation: int
+
+    def pack(self) -> bytes:
+        return _STATE.pack(self.seq, self.generation)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> State:
+        return cls(*_STATE.unpack(payload))
+
+
+@dataclass
+class Counters:
+    """Numbers given out and sums kept, so that nobody has to count."""
+
+    next_row: int = 0
+    live_count: int = 0
+    next_segment: int = 1
+    sealed_to: int = 0
+    metadata_count: int = 0
+
+    def pack(self) -> bytes:
+        return _COUNTERS.pack(
+            self.next_row,
+            self.live_count,
+            self.next_segment,
+            self.sealed_to,
+            self.metadata_count,
+        )
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Counters:
+        return cls(*_COUNTERS.unpack(payload))
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """What one batch did. ``died`` and ``changed``: uint64 rows, shape (n,)."""
+
+    time_ns: int
+    first_row: int
+    added: int
+    died: npt.NDArray[np.uint64]
+    changed: npt.NDArray[np.uint64]
+
+
+def seal_value(key: bytes, payload: bytes) -> bytes:
+    """A value as it is stored: the payload and the checksum over key and payload."""
+    return payload + _CRC.pack(zlib.crc32(payload, zlib.crc32(key)))
+
+
+def open_value(key: bytes | memoryview, value: bytes | memoryview, what: str) -> memoryview:
+    """The payload of a stored value, without a copy; valid as long as ``value`` is.
+
+    Raises:
+        DataLossError: the checksum differs.
+    """
+    view = memoryview(value)
+    payload = view[:-4]
+    if len(view) < 4 or _CRC.unpack(view[-4:])[0] != zlib.crc32(payload, zlib.crc32(key)):
+        raise DataLossError(
+            f"the checksum of {what} {bytes(key)[:40]!r} is wrong: its bytes on disk have changed",
+            "CHECKSUM",
+        )
+    return payload
+
+
+def pack_u64(key: bytes, number: int) -> bytes:
+    """A sealed value of one number: a row in ``ids``, a seq in ``dead``."""
+    payload = _U64.pack(number)
+    return payload + _CRC.pack(zlib.crc32(payload, zlib.crc32(key)))
+
+
+def unpack_u64(key: bytes | memoryview, value: bytes | memoryview, what: str) -> int:
+    """The number of ``pack_u64``."""
+    number: int = _U64.unpack(open_value(key, value, what))[0]
+    return number
+
+
+def unpack_u64_table(
+    keys: bytes, values: bytes, what: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Many ``pack_u64`` at once whose keys are rows: rows and numbers, int64 (n,) each.
+
+    keys: 8 bytes each, values: 12 bytes each, one after the other. The checksums are computed a byte
+    of all values at a time, which is many times faster than one value after another.
+    """
+    key_bytes = np.frombuffer(keys, np.uint8).reshape(-1, 8)
+    value_bytes = np.frombuffer(values, np.uint8).reshape(-1, 12)
+    crc = np.full(len(key_bytes), 0xFFFFFFFF, np.uint32)
+    for column in (*key_bytes.T, *value_bytes[:, :8].T):
+        crc = _CRC_TABLE[(crc ^ column) & 0xFF] ^ (crc >> np.uint32(8))
+    stored = np.ascontiguousarray(value_bytes[:, 8:]).view("<u4").ravel()
+    wrong = np.flatnonzero((crc ^ np.uint32(0xFFFFFFFF)) != stored)
+    if len(wrong):
+        at = int(wrong[0])
+        open_value(keys[8 * at : 8 * at + 8], values[12 * at : 12 * at + 12], what)
+    rows = key_bytes.view(">u8").ravel().astype(np.int64)
+    numbers = np.ascontiguousarray(value_bytes[:, :8]).view("<u8").ravel().astype(np.int64)
+    return rows, numbers
+
+
+def _crc_table() -> npt.NDArray[np.uint32]:
+    """What each byte adds to a CRC-32 (reflected polynomial 0xEDB88320, as zlib's)."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, np.uint32(0xEDB88320) ^ (table >> 1), table >> 1)
+    return table
+
+
+_CRC_TABLE: Final = _crc_table()
+
+
+def pack_json(key: bytes, entry: dict[str, Any]) -> bytes:
+    """A sealed value of a JSON object."""
+    return seal_value(key, json.dumps(entry, sort_keys=True).encode())
+
+
+def unpack_json(key: bytes | memoryview, value: bytes | memoryview, what: str) -> dict[str, Any]:
+    """The object of ``pack_json``."""
+    entry: dict[str, Any] = json.loads(bytes(open_value(key, value, what)))
+    return entry
+
+
+def pack_record(key: bytes, encoded_id: bytes, metadata: bytes) -> bytes:
+    """A sealed record: an id and its metadata."""
+    payload = _ID_LENGTH.pack(len(encoded_id)) + encoded_id + metadata
+    return payload + _CRC.pack(zlib.crc32(payload, zlib.crc32(key)))
+
+
+def unpack_record(key: bytes | memoryview, value: bytes | memoryview) -> tuple[bytes, bytes]:
+    """Id and metadata of a record, as copies."""
+    payload = open_value(key, value, "record")
+    end = 2 + _ID_LENGTH.unpack_from(payload)[0]
+    return bytes(payload[2:end]), bytes(payload[end:])
+
+
+def block_rows_max(dim: int) -> int:
+    """Rows that go into one block, so that it has at most 64 KiB; at least one."""
+    return max(1, (BLOCK_BYTES_MAX - _BLOCK_TAIL.size - _CRC.size) // (4 * dim))
+
+
+def pack_block(key: bytes, vectors: npt.NDArray[np.float32]) -> bytes:
+    """A sealed block of consecutive rows. vectors: float32, shape (n, dim), C-contiguous."""
+    payload = vectors.tobytes() + _BLOCK_TAIL.pack(len(vectors), 0)
+    return payload + _CRC.pack(zlib.crc32(payload, zlib.crc32(key)))
+
+
+def unpack_block(
+    key: bytes | memoryview, value: bytes | memoryview, dim: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Row numbers, int64 (n,), and vectors, float32 (n, dim), of a block.
+
+    The vectors are a view of ``value``, perhaps not aligned: copy them before ``value`` goes.
+    """
+    payload = open_value(key, value, "block")
+    count, flags = _BLOCK_TAIL.unpack_from(payload, len(payload) - _BLOCK_TAIL.size)
+    first = _KEY.unpack(key)[0]
+    vectors = np.frombuffer(payload, np.float32, count * dim).reshape(count, dim)
+    if flags & BLOCK_HAS_OFFSETS:
+        offsets = np.frombuffer(payload, np.uint32, count, count * dim * 4)
+        return first + offsets.astype(np.int64), vectors
+    return np.arange(first, first + count, dtype=np.int64), vectors
+
+
+def block_rows(
+    key: bytes, value: memoryview, dim: int
+) -> int | npt.NDArray[np.int64]:
+    """Which rows a block holds, checksum not compared: a count if they are consecutive, else all."""
+    tail = len(value) - _BLOCK_TAIL.size - _CRC.size
+    count, flags = _BLOCK_TAIL.unpack_from(value, tail)
+    if flags & BLOCK_HAS_OFFSETS:
+        offsets = np.frombuffer(value, np.uint32, count, count * dim * 4)
+        rows: npt.NDArray[np.int64] = _KEY.unpack(key)[0] + offsets.astype(np.int64)
+        return rows
+    return int(count)
+
+
+def pack_log(key: bytes, entry: LogEntry) -> bytes:
+    """A sealed log entry."""
+    head = _LOG_HEAD.pack(
+        entry.time_ns, entry.first_row, entry.added, len(entry.died), len(entry.changed)
+    )
+    return seal_value(key, head + entry.died.tobytes() + entry.changed.tobytes())
+
+
+def unpack_log(key: bytes | memoryview, value: bytes | memoryview) -> LogEntry:
+    """The log entry of one batch, as copies."""
+    payload = bytes(open_value(key, value, "log entry"))
+    time_ns, first_row, added, died, changed = _LOG_HEAD.unpack_from(payload)
+    at = _LOG_HEAD.size
+    return LogEntry(
+        time_ns,
+        first_row,
+        added,
+        np.frombuffer(payload, np.uint64, died, at),
+        np.frombuffer(payload, np.uint64, changed, at + 8 * died),
+    )

@@ -1,0 +1,65 @@
+"""What may be set when a folder is opened in process; everything has a default that suits most."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from vecdb.errors import InvalidArgumentError
+
+__all__ = ["Options"]
+
+MEBIBYTE = 1024**2
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _core_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``vecdb.open``. Bytes and seconds, all checked when the folder is opened.
+
+    Attributes:
+        threads: kernels that run at once in this process, and threads of a graph build.
+        seal_bytes: fresh rows are sealed into a segment once they are this large. Smaller means
+            cheaper searches beside writes and more, smaller files.
+        segment_bytes_max: a graph segment grows no larger than this; building one takes about as
+            much memory again. Default: a quarter of the machine's memory.
+        queue_bytes_max: batches that may wait for the writer; past it writes are refused with
+            RESOURCE_EXHAUSTED.
+        view_bytes_max: memory for fresh rows held by the views of this process.
+        map_bytes: address space reserved for a store at first; doubled when it is full.
+        indexer: run a child process that builds graphs. Without it everything stays correct, but
+            searches scan what no graph covers.
+        indexer_outlives_parent: finish the job at hand when this process ends (an embedded
+            database), or stop with it (a server).
+    """
+
+    threads: int = field(default_factory=_core_count)
+    seal_bytes: int = 8 * MEBIBYTE
+    segment_bytes_max: int = field(default_factory=lambda: _memory_bytes() // 4)
+    queue_bytes_max: int = 256 * MEBIBYTE
+    view_bytes_max: int = 1024 * MEBIBYTE
+    map_bytes: int = 16 * 1024 * MEBIBYTE
+    indexer: bool = True
+    indexer_outlives_parent: bool = True
+
+    def __post_init__(self) -> None:
+        for name in (
+            "threads",
+            "seal_bytes",
+            "segment_bytes_max",
+            "queue_bytes_max",
+            "view_bytes_max",
+            "map_bytes",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InvalidArgumentError(
+                    f"option {name} must be an integer of at least 1, got {value!r}", "BAD_OPTION"
+                )

@@ -1,0 +1,178 @@
+"""The life of a segment in the store: claimed → published → retired → removed.
+
+A claim takes a number (never used again) and names the lock under which the work is done, "seal" or
+"graph"; whoever holds that lock next discards what a dead holder left. Publishing makes a segment
+visible and retires all that it replaces in one transaction, after its files are on disk. So the
+published segments (and those found "lost", which keep their place until they are rebuilt) always
+own intervals of rows that partition [0, sealed_to).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vecdb.engine import layout
+from vecdb.engine.segment import remove_segment_folder
+from vecdb.engine.store import Store
+
+__all__ = [
+    "GRAPH_LOCK",
+    "SEAL_LOCK",
+    "Claim",
+    "claim",
+    "discard_claims",
+    "in_place",
+    "mark_lost",
+    "publish",
+    "sweep",
+    "widen",
+]
+
+SEAL_LOCK = "seal"
+GRAPH_LOCK = "graph"
+_IN_PLACE = ("published", "lost")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number taken, the interval that it will stand for, and the seq when it was taken."""
+
+    number: int
+    first_row: int
+    end_row: int
+    seq: int
+
+
+def in_place(entries: dict[int, dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """The segments that partition [0, sealed_to), by first row."""
+    chosen = [item for item in entries.items() if item[1]["state"] in _IN_PLACE]
+    return sorted(chosen, key=lambda item: item[1]["first_row"])
+
+
+def claim(store: Store, lock: str, first_row: int | None, end_row: int | None) -> Claim:
+    """Take a number. None for both rows: from sealed_to to the last row there is."""
+
+    def write(transaction: Any) -> Claim:
+        store.check_not_dropped(transaction)
+        counters = store.read_counters(transaction)
+        taken = Claim(
+            counters.next_segment,
+            counters.sealed_to if first_row is None else first_row,
+            counters.next_row if end_row is None else end_row,
+            store.read_state(transaction).seq,
+        )
+        counters.next_segment += 1
+        store.write_counters(transaction, counters)
+        entry = {
+            "state": "claimed",
+            "lock": lock,
+            "first_row": taken.first_row,
+            "end_row": taken.end_row,
+            "seq": taken.seq,
+        }
+        store.write_segment(transaction, taken.number, entry)
+        return taken
+
+    return store.environment.transact(write)
+
+
+def widen(store: Store, old: Claim, end_row: int) -> Claim:
+    """Let a claim reach further to the right, so that nobody joins segments across its new end."""
+
+    def write(transaction: Any) -> Claim:
+        entry = store.read_segments(transaction)[old.number]
+        seq = store.read_state(transaction).seq
+        store.write_segment(transaction, old.number, {**entry, "end_row": end_row})
+        return Claim(old.number, old.first_row, end_row, seq)
+
+    return store.environment.transact(write)
+
+
+def publish(store: Store, claimed: Claim, entry: dict[str, Any]) -> bool:
+    """Make a written segment visible and retire what it replaces.
+
+    Returns False, and changes nothing, if the segments in place no longer begin and end where the
+    claimed interval does, or the claim is gone: then the work was for nothing.
+    """
+
+    def write(transaction: Any) -> bool:
+        store.check_not_dropped(transaction)
+        entries = store.read_segments(transaction)
+        if entries.get(claimed.number, {}).get("state") != "claimed":
+            return False
+        counters = store.read_counters(transaction)
+        first, end = claimed.first_row, claimed.end_row
+        replaced = [
+            (number, old)
+            for number, old in in_place(entries)
+            if old["first_row"] < end and old["end_row"] > first
+        ]
+        edges = [edge for _, old in replaced for edge in (old["first_row"], old["end_row"])]
+        covered_to = max(edges, default=first)
+        begins_well = min(edges, default=first) == first and first <= counters.sealed_to
+        ends_well = covered_to == end or (
+            covered_to == counters.sealed_to < end <= counters.next_row
+        )
+        if not (begins_well and ends_well):
+            return False
+        for number, old in replaced:
+            store.write_segment(transaction, number, {**old, "state": "retired"})
+        store.write_segment(transaction, claimed.number, entry)
+        counters.sealed_to = max(counters.sealed_to, end)
+        store.write_counters(transaction, counters)
+        raise_generation(store, transaction)
+        return True
+
+    return store.environment.transact(write)
+
+
+def raise_generation(store: Store, transaction: Any) -> None:
+    """Every view of every process reads the segments again."""
+    state = store.read_state(transaction)
+    store.write_state(transaction, layout.State(state.seq, state.generation + 1))
+
+
+def mark_lost(store: Store, number: int, generation: int) -> None:
+    """A published segment whose files are gone or damaged: served from the store until rebuilt."""
+
+    def write(transaction: Any) -> None:
+        if store.read_state(transaction).generation != generation:
+            return
+        entry = store.read_segments(transaction).get(number)
+        if entry is not None and entry["state"] == "published":
+            store.write_segment(transaction, number, {**entry, "state": "lost"})
+            raise_generation(store, transaction)
+
+    store.environment.transact(write)
+
+
+def discard_claims(store: Store, segments: Path, lock: str) -> None:
+    """Remove what an earlier holder of ``lock`` began and did not publish. The lock must be held."""
+    with store.environment.read() as transaction:
+        entries = store.read_segments(transaction)
+    stale = [n for n, e in entries.items() if e["state"] == "claimed" and e["lock"] == lock]
+    _remove(store, segments, stale)
+
+
+def sweep(store: Store, segments: Path) -> None:
+    """Remove retired segments; readers that still map them keep their copy until they let go."""
+    with store.environment.read() as transaction:
+        entries = store.read_segments(transaction)
+    _remove(store, segments, [n for n, e in entries.items() if e["state"] == "retired"])
+
+
+def _remove(store: Store, segments: Path, numbers: list[int]) -> None:
+    if not numbers:
+        return
+    for number in numbers:
+        remove_segment_folder(segments / str(number))
+
+    def write(transaction: Any) -> None:
+        present = store.read_segments(transaction)
+        for number in numbers:
+            if number in present:
+                store.write_segment(transaction, number, None)
+
+    store.environment.transact(write)

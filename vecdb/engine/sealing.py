@@ -1,0 +1,158 @@
+"""Sealing: fresh rows become a flat segment, and small flat segments join to larger ones.
+
+The process that writes does this, in a thread of its own, when a commit has brought the rows that
+are in no segment past ``seal_bytes``. It holds ``seal.lock`` meanwhile; if another process holds it,
+that one seals. Reading rows back from the store and writing a file in sequence is all there is to
+it: graphs are the indexer's work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vecdb.engine.compiled import load_kernels
+from vecdb.engine.files import file_lock
+from vecdb.engine.publication import (
+    SEAL_LOCK,
+    Claim,
+    claim,
+    discard_claims,
+    in_place,
+    publish,
+    sweep,
+)
+from vecdb.engine.segment import RowArrays, Segment, padded_width, write_segment
+from vecdb.engine.store import Store
+from vecdb.types import Metric
+
+__all__ = ["load_rows", "row_bytes", "seal"]
+
+_SLICE_ROWS = 20_000
+SEGMENTS_BEFORE_JOINING = 12
+"""Segments in place before flat ones join; leaves room to the promise of at most 16."""
+
+
+def row_bytes(store: Store) -> int:
+    """What a row takes in a flat segment, without its id."""
+    return 4 * padded_width(store.config.dim)
+
+
+def load_rows(store: Store, first_row: int, end_row: int, seq: int) -> RowArrays:
+    """The rows of an interval that were live at ``seq``, read from the store in short transactions."""
+    parts = [
+        _load_slice(store, start, min(start + _SLICE_ROWS, end_row), seq)
+        for start in range(first_row, end_row, _SLICE_ROWS)
+    ]
+    return RowArrays.joined(parts, padded_width(store.config.dim))
+
+
+def _load_slice(store: Store, first_row: int, end_row: int, seq: int) -> RowArrays:
+    dim, width = store.config.dim, padded_width(store.config.dim)
+    raw = np.empty((end_row - first_row, dim), np.float32)
+    present = np.zeros(end_row - first_row, bool)
+    ids: list[bytes] = []
+    with store.environment.read() as transaction:
+        for rows, vectors in store.iterate_blocks(transaction, first_row, end_row):
+            raw[rows - first_row] = vectors
+            present[rows - first_row] = True
+        present[store.read_dead(transaction, first_row, end_row, seq) - first_row] = False
+        ids = [
+            encoded
+            for row, encoded in store.iterate_ids(transaction, first_row, end_row)
+            if present[row - first_row]
+        ]
+    kept = np.flatnonzero(present)
+    if len(kept) < len(raw):
+        raw = raw[kept]
+    vectors = np.empty((len(raw), width), np.float32)
+    load_kernels().prepare_rows(raw, vectors, store.config.metric is Metric.COSINE)
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return RowArrays(
+        vectors, kept + first_row, offsets, np.frombuffer(b"".join(ids), np.uint8)
+    )
+
+
+def seal(store: Store, folder: Path, collection_id: str, bytes_min: int) -> bool:
+    """Seal the fresh rows if they take ``bytes_min`` or more (1: if there are any).
+
+    Returns False if another process is at it.
+    """
+    with file_lock(folder / "seal.lock", wait=False) as held:
+        if not held:
+            return False
+        segments = folder / "segments"
+        discard_claims(store, segments, SEAL_LOCK)
+        with store.environment.read() as transaction:
+            counters = store.read_counters(transaction)
+        fresh = counters.next_row - counters.sealed_to
+        if fresh and fresh * row_bytes(store) >= bytes_min:
+            taken = claim(store, SEAL_LOCK, None, None)
+            content = load_rows(store, taken.first_row, taken.end_row, taken.seq)
+            _write_and_publish(store, segments, collection_id, taken, content)
+        _join_flat(store, segments, collection_id)
+        sweep(store, segments)
+    return True
+
+
+def _write_and_publish(
+    store: Store, segments: Path, collection_id: str, taken: Claim, content: RowArrays
+) -> None:
+    entry = write_segment(
+        segments / str(taken.number),
+        number=taken.number,
+        collection_id=collection_id,
+        metric=store.config.metric,
+        first_row=taken.first_row,
+        end_row=taken.end_row,
+        seq=taken.seq,
+        content=content,
+        graph=None,
+    )
+    publish(store, taken, entry)
+
+
+def _join_flat(store: Store, segments: Path, collection_id: str) -> None:
+    """While there are too many segments, join the two flat neighbours that are smallest together."""
+    while True:
+        with store.environment.read() as transaction:
+            entries = store.read_segments(transaction)
+        pair = _smallest_pair(entries)
+        if pair is None:
+            return
+        (left, left_entry), (right, right_entry) = pair
+        taken = claim(store, SEAL_LOCK, left_entry["first_row"], right_entry["end_row"])
+        parts = [
+            Segment(segments / str(number), number, collection_id, entry).content
+            for number, entry in ((left, left_entry), (right, right_entry))
+        ]
+        with store.environment.read() as transaction:
+            dead = store.read_dead(transaction, taken.first_row, taken.end_row, taken.seq)
+        content = RowArrays.joined(
+            [part.without(dead) for part in parts], padded_width(store.config.dim)
+        )
+        _write_and_publish(store, segments, collection_id, taken, content)
+
+
+def _smallest_pair(entries: dict[int, dict[str, Any]]) -> Any:
+    """The flat neighbours to join, or None. An interval that a graph job claimed is left alone."""
+    placed = in_place(entries)
+    if len(placed) <= SEGMENTS_BEFORE_JOINING:
+        return None
+    claimed = [e for e in entries.values() if e["state"] == "claimed"]
+
+    def free(entry: dict[str, Any]) -> bool:
+        return entry["state"] == "published" and entry["kind"] == "flat" and not any(
+            c["first_row"] < entry["end_row"] and c["end_row"] > entry["first_row"]
+            for c in claimed
+        )
+
+    pairs = [
+        (left, right)
+        for left, right in zip(placed, placed[1:], strict=False)
+        if free(left[1]) and free(right[1])
+    ]
+    return min(pairs, key=lambda pair: pair[0][1]["bytes"] + pair[1][1]["bytes"], default=None)

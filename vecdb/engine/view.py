@@ -1,0 +1,364 @@
+"""Views: what a search sees. A view is immutable and stands for one committed state.
+
+It holds the segments in place, a bitmap of dead nodes for each, and the fresh rows (those at or past
+sealed_to) in one buffer. A search reads the committed state in a transaction of a microsecond and
+takes any view at least as new; if there is none, one thread makes it, from the last view and the
+log where it can, while others wait outside any transaction. So a search sees every batch that was
+acknowledged before it began, by whichever process.
+
+Fresh rows lie in an append-only buffer that successive views share: a newer view only knows a
+greater length of it. Row r is at position r - first_row, so rows need no table.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine import layout
+from vecdb.engine.compiled import load_kernels
+from vecdb.engine.publication import in_place, mark_lost
+from vecdb.engine.sealing import load_rows
+from vecdb.engine.segment import (
+    GraphArrays,
+    RowArrays,
+    Segment,
+    SegmentDamagedError,
+    padded_width,
+)
+from vecdb.engine.store import Store
+from vecdb.types import Metric
+
+__all__ = ["NOTHING_DEAD", "FreshRows", "SegmentView", "View", "ViewKeeper", "aligned_rows"]
+
+NOTHING_DEAD = np.zeros(0, np.uint8)
+_FRESH_ROWS_AT_FIRST = 1_024
+
+
+def aligned_rows(count: int, width: int) -> npt.NDArray[np.float32]:
+    """float32 (count, width), zeros, beginning on a cache line."""
+    buffer = np.zeros(count * width * 4 + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + count * width * 4].view(np.float32).reshape(count, width)
+
+
+@dataclass(frozen=True)
+class SegmentView:
+    """A segment with the deaths that a view knows of.
+
+    Attributes:
+        number: its number. first_row, end_row: its interval, the end excluded.
+        content, graph: its arrays; graph None if it is flat.
+        dead: uint8 bitmap of dead nodes, bit i & 7 of byte i >> 3; empty if there are none.
+        dead_count: bits set.
+        verified: its checksums have been compared since it was published.
+        segment: the mapped files, or None if it is lost and its rows were read from the store.
+    """
+
+    number: int
+    first_row: int
+    end_row: int
+    content: RowArrays
+    graph: GraphArrays | None
+    dead: npt.NDArray[np.uint8]
+    dead_count: int
+    verified: bool
+    segment: Segment | None
+
+    @property
+    def live_count(self) -> int:
+        """Nodes that may be returned."""
+        return len(self.content.rows) - self.dead_count
+
+    def with_deaths(self, rows: npt.NDArray[np.int64]) -> SegmentView:
+        """The same with more rows dead (ascending); those that are not in it are passed over."""
+        inside = rows[np.searchsorted(rows, self.first_row) : np.searchsorted(rows, self.end_row)]
+        nodes = _nodes_of(self.content.rows, inside)
+        if len(nodes) == 0:
+            return self
+        bits = self.dead.copy()
+        if len(bits) == 0:
+            bits = np.zeros((len(self.content.rows) + 7) // 8, np.uint8)
+        newly = int(np.count_nonzero((bits[nodes >> 3] >> (nodes & 7).astype(np.uint8)) & 1 == 0))
+        np.bitwise_or.at(bits, nodes >> 3, np.uint8(1) << (nodes & 7).astype(np.uint8))
+        return SegmentView(
+            self.number,
+            self.first_row,
+            self.end_row,
+            self.content,
+            self.graph,
+            bits,
+            self.dead_count + newly,
+            self.verified,
+            self.segment,
+        )
+
+    def id_of(self, node: int) -> str:
+        """The id of a node."""
+        offsets = self.content.id_offsets
+        return self.content.id_bytes[offsets[node] : offsets[node + 1]].tobytes().decode()
+
+
+def _nodes_of(
+    own: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    if len(own) == 0 or len(rows) == 0:
+        return np.zeros(0, np.int64)
+    nodes = np.searchsorted(own, rows)
+    nodes[nodes == len(own)] = 0
+    return nodes[own[nodes] == rows]
+
+
+@dataclass(frozen=True)
+class FreshRows:
+    """Rows from ``first_row`` on that are in no segment: the first ``count`` of a shared buffer.
+
+    buffer: float32 (capacity, width). dead: uint8 bitmap over capacity. dead_count: dead among count.
+    """
+
+    first_row: int
+    buffer: npt.NDArray[np.float32]
+    count: int
+    dead: npt.NDArray[np.uint8]
+    dead_count: int
+
+    @property
+    def live_count(self) -> int:
+        """Rows that may be returned."""
+        return self.count - self.dead_count
+
+    @staticmethod
+    def empty(first_row: int, width: int) -> FreshRows:
+        """No rows yet."""
+        return FreshRows(
+            first_row,
+            aligned_rows(_FRESH_ROWS_AT_FIRST, width),
+            0,
+            np.zeros(_FRESH_ROWS_AT_FIRST // 8, np.uint8),
+            0,
+        )
+
+    def room_for(self, count: int) -> FreshRows:
+        """The same rows in a buffer that holds at least ``count``."""
+        capacity = len(self.buffer)
+        if count <= capacity:
+            return self
+        while capacity < count:
+            capacity *= 2
+        buffer = aligned_rows(capacity, self.buffer.shape[1])
+        buffer[: self.count] = self.buffer[: self.count]
+        dead = np.zeros(capacity // 8, np.uint8)
+        dead[: len(self.dead)] = self.dead
+        return FreshRows(self.first_row, buffer, self.count, dead, self.dead_count)
+
+    def from_row(self, first_row: int) -> FreshRows:
+        """Without the rows below ``first_row``, which have become part of a segment."""
+        skipped = min(first_row - self.first_row, self.count)
+        kept = FreshRows.empty(first_row, self.buffer.shape[1]).room_for(self.count - skipped)
+        count = self.count - skipped
+        kept.buffer[:count] = self.buffer[skipped : self.count]
+        bits = np.unpackbits(self.dead, count=self.count, bitorder="little")[skipped:]
+        packed = np.packbits(bits, bitorder="little")
+        kept.dead[: len(packed)] = packed
+        return FreshRows(first_row, kept.buffer, count, kept.dead, int(bits.sum()))
+
+    def with_deaths(self, rows: npt.NDArray[np.int64]) -> FreshRows:
+        """The same with more rows dead; those past the last one are passed over."""
+        positions = rows - self.first_row
+        positions = positions[positions < self.count]
+        if len(positions) == 0:
+            return self
+        dead = self.dead.copy()
+        np.bitwise_or.at(dead, positions >> 3, np.uint8(1) << (positions & 7).astype(np.uint8))
+        bits = np.unpackbits(dead, count=self.count, bitorder="little")
+        return FreshRows(self.first_row, self.buffer, self.count, dead, int(bits.sum()))
+
+
+@dataclass(frozen=True)
+class View:
+    """One committed state of a collection; see the module docstring."""
+
+    state: layout.State
+    counters: layout.Counters
+    segments: tuple[SegmentView, ...]
+    fresh: FreshRows
+
+    @property
+    def live_count(self) -> int:
+        """Rows that a search can return."""
+        return sum(s.live_count for s in self.segments) + self.fresh.live_count
+
+
+class _SegmentGoneError(Exception):
+    """A segment's files could not be opened; carries its number."""
+
+
+class ViewKeeper:
+    """Makes views of one collection and keeps the newest. Safe to use from many threads."""
+
+    def __init__(
+        self, store: Store, folder: Path, collection_id: str, *, with_fresh: bool = True
+    ) -> None:
+        """with_fresh: False leaves the fresh rows out, for those who work on segments only."""
+        self._store = store
+        self._with_fresh = with_fresh
+        self._segments_folder = folder / "segments"
+        self._collection_id = collection_id
+        self._width = padded_width(store.config.dim)
+        self._unit = store.config.metric is Metric.COSINE
+        self._view: View | None = None
+        self._making = threading.Lock()
+
+    def view(self) -> View:
+        """A view of the state that is committed now, or of a newer one."""
+        state = self._store.current_state()
+        view = self._view
+        if view is not None and _covers(view.state, state):
+            return view
+        with self._making:
+            view = self._view
+            if view is None or not _covers(view.state, state):
+                view = self._view = self._next(view)
+            return view
+
+    def forget(self) -> None:
+        """Let the kept view go, as when the collection is closed."""
+        with self._making:
+            self._view = None
+
+    def _next(self, last: View | None) -> View:
+        for attempt in range(20):
+            try:
+                return self._advanced(last) or self._built(last)
+            except _SegmentGoneError as gone:
+                # Another process may just have replaced it; if the store still speaks of it in
+                # the same generation, the files are really gone.
+                number, generation = gone.args
+                if self._store.current_state().generation == generation or attempt > 10:
+                    mark_lost(self._store, number, generation)
+        raise AssertionError("a view could not be made in 20 attempts")
+
+    def _advanced(self, last: View | None) -> View | None:
+        """The last view with the batches since, if the segments are still the same."""
+        if last is None:
+            return None
+        with self._store.environment.read() as transaction:
+            state = self._store.read_state(transaction)
+            if state.generation != last.state.generation:
+                return None
+            entries = self._store.read_log(transaction, last.state.seq, state.seq)
+            if entries is None:
+                return None
+            counters = self._store.read_counters(transaction)
+            fresh = self._filled(transaction, last.fresh, counters.next_row)
+        died = _deaths(entries)
+        if len(died) == 0:
+            return View(state, counters, last.segments, fresh)
+        segments = tuple(s.with_deaths(died) for s in last.segments)
+        fresh = fresh.with_deaths(died[np.searchsorted(died, fresh.first_row) :])
+        return View(state, counters, segments, fresh)
+
+    def _built(self, last: View | None) -> View:
+        """A view from the store; what the last one has in common with it is used again."""
+        with self._store.environment.read() as transaction:
+            self._store.check_not_dropped(transaction)
+            state = self._store.read_state(transaction)
+            counters = self._store.read_counters(transaction)
+            placed = in_place(self._store.read_segments(transaction))
+            entries = None
+            if last is not None and last.fresh.first_row <= counters.sealed_to:
+                entries = self._store.read_log(transaction, last.state.seq, state.seq)
+            if last is None or entries is None:
+                died, known = np.zeros(0, np.int64), {}
+                fresh = FreshRows.empty(counters.sealed_to, self._width)
+                fresh_dead = self._store.read_dead(
+                    transaction, counters.sealed_to, counters.next_row, state.seq
+                )
+            else:
+                died, known = _deaths(entries), {s.number: s for s in last.segments}
+                fresh = last.fresh.from_row(counters.sealed_to)
+                fresh_dead = died[np.searchsorted(died, counters.sealed_to) :]
+            new_dead = {
+                number: self._store.read_dead(
+                    transaction, entry["first_row"], entry["end_row"], state.seq
+                )
+                for number, entry in placed
+                if number not in known
+            }
+            fresh = self._filled(transaction, fresh, counters.next_row).with_deaths(fresh_dead)
+        segments = []
+        for number, entry in placed:
+            opened = known.get(number) or self._opened(number, entry, state)
+            segments.append(opened.with_deaths(new_dead.get(number, died)))
+        return View(state, counters, tuple(segments), fresh)
+
+    def _opened(self, number: int, entry: dict[str, Any], state: layout.State) -> SegmentView:
+        first, end = entry["first_row"], entry["end_row"]
+        if entry["state"] == "lost":
+            content = load_rows(self._store, first, end, state.seq)
+            return SegmentView(number, first, end, content, None, NOTHING_DEAD, 0, True, None)
+        folder = self._segments_folder / str(number)
+        try:
+            segment = Segment(folder, number, self._collection_id, entry)
+        except (FileNotFoundError, SegmentDamagedError) as error:
+            raise _SegmentGoneError(number, state.generation) from error
+        verified = bool(entry.get("verified", False))
+        return SegmentView(
+            number, first, end, segment.content, segment.graph, NOTHING_DEAD, 0, verified, segment
+        )
+
+    def _filled(self, transaction: Any, fresh: FreshRows, next_row: int) -> FreshRows:
+        """With the rows up to ``next_row``, read from the store."""
+        known_to = fresh.first_row + fresh.count
+        if next_row <= known_to or not self._with_fresh:
+            return fresh
+        grown = fresh.room_for(next_row - fresh.first_row)
+        present = np.zeros(next_row - known_to, bool)
+        for rows, vectors in self._store.iterate_blocks(transaction, known_to, next_row):
+            raw = np.ascontiguousarray(vectors)
+            if not raw.flags.aligned or raw is vectors:
+                raw = raw.copy()
+            start = int(rows[0]) - fresh.first_row
+            self._prepare(raw, rows, grown, start)
+            present[rows - known_to] = True
+        grown = FreshRows(
+            grown.first_row,
+            grown.buffer,
+            next_row - fresh.first_row,
+            grown.dead,
+            grown.dead_count,
+        )
+        missing = np.flatnonzero(~present) + known_to
+        return grown.with_deaths(missing)
+
+    def _prepare(
+        self,
+        raw: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.int64],
+        fresh: FreshRows,
+        start: int,
+    ) -> None:
+        """Rows in the kernels' form into the buffer; a block's rows may have gaps."""
+        prepare_rows = load_kernels().prepare_rows
+        if int(rows[-1]) - int(rows[0]) + 1 == len(rows):
+            prepare_rows(raw, fresh.buffer[start : start + len(raw)], self._unit)
+            return
+        prepared = np.zeros((len(raw), self._width), np.float32)
+        prepare_rows(raw, prepared, self._unit)
+        fresh.buffer[rows - fresh.first_row] = prepared
+
+
+def _deaths(entries: list[layout.LogEntry]) -> npt.NDArray[np.int64]:
+    """Rows that died in these batches, ascending."""
+    return np.sort(np.concatenate([np.zeros(0, np.uint64), *(e.died for e in entries)])).astype(
+        np.int64
+    )
+
+
+def _covers(known: layout.State, wanted: layout.State) -> bool:
+    return known.seq >= wanted.seq and known.generation >= wanted.generation

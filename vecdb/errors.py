@@ -1,0 +1,152 @@
+"""Every error that vecdb raises, embedded or remote, is one of these.
+
+    VecdbError
+    ├── InvalidArgumentError     (also ValueError)   the request is wrong; nothing was written
+    ├── NotFoundError            (also KeyError)     no collection of that name
+    ├── AlreadyExistsError                           the name is taken
+    ├── FailedPreconditionError                      right request, wrong state: closed, forked, a newer format
+    ├── ResourceExhaustedError                       queue, memory, disk or files are used up; reads go on
+    ├── UnavailableError                             starting, draining, or read-only after an I/O error; try again
+    ├── OutcomeUnknownError                          the write may or may not be there: look before repeating it
+    ├── DeadlineExceededError    (also TimeoutError) the time given was too short
+    ├── CancelledError                               the caller went away
+    ├── DataLossError                                stored bytes fail their checksum
+    ├── UnsupportedError         (also NotImplementedError)  reserved, not built yet
+    ├── InternalError                                a defect of vecdb
+    └── MissingExtraError        (also ImportError)  a part that is not installed; says what to type
+
+Each class has a ``code``, the name of its gRPC status, and each error a ``reason``: a short constant
+in capitals that programs may compare (``DIM_MISMATCH``). Messages are for people and may change.
+Foreign errors are translated where they arise: LMDB's in ``vecdb.engine.environment``, gRPC's in
+``vecdb_client.translation``, ours to gRPC's in ``vecdb_server.translation``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "AlreadyExistsError",
+    "CancelledError",
+    "DataLossError",
+    "DeadlineExceededError",
+    "FailedPreconditionError",
+    "InternalError",
+    "InvalidArgumentError",
+    "MissingExtraError",
+    "NotFoundError",
+    "OutcomeUnknownError",
+    "ResourceExhaustedError",
+    "UnavailableError",
+    "UnsupportedError",
+    "VecdbError",
+]
+
+
+class VecdbError(Exception):
+    """The root of the tree: catch it to catch all.
+
+    Attributes:
+        reason: a constant in capitals that names the cause.
+        progress: after ``upsert_many`` failed, an ``IngestProgress`` of what was acknowledged; else None.
+    """
+
+    code: ClassVar[str] = "UNKNOWN"
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.code
+        self.progress: Any = None
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.reason)
+
+
+class InvalidArgumentError(VecdbError, ValueError):
+    """The request can't be right, whatever the state; nothing of it was written."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class NotFoundError(VecdbError, KeyError):
+    """There is no collection of that name, or it was dropped under this handle."""
+
+    code = "NOT_FOUND"
+
+
+class AlreadyExistsError(VecdbError):
+    """A collection of that name exists."""
+
+    code = "ALREADY_EXISTS"
+
+
+class FailedPreconditionError(VecdbError):
+    """The request is right but not in this state: a closed handle, a fork, a newer format."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class ResourceExhaustedError(VecdbError):
+    """The queue, the memory or the disk is full. Nothing was written; reads go on."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class UnavailableError(VecdbError):
+    """Not now: starting, draining, or refusing writes after an I/O error. Nothing was written."""
+
+    code = "UNAVAILABLE"
+
+
+class OutcomeUnknownError(VecdbError):
+    """A write whose answer was lost: it is there whole or not at all."""
+
+    code = "UNKNOWN"
+
+
+class DeadlineExceededError(VecdbError, TimeoutError):
+    """The deadline passed. A write may still have been applied."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+class CancelledError(VecdbError):
+    """The call was cancelled by its caller."""
+
+    code = "CANCELLED"
+
+
+class DataLossError(VecdbError):
+    """Stored bytes fail their checksum; the message names them."""
+
+    code = "DATA_LOSS"
+
+
+class UnsupportedError(VecdbError, NotImplementedError):
+    """The interface has a place for it, the code has not."""
+
+    code = "UNIMPLEMENTED"
+
+
+class InternalError(VecdbError):
+    """A defect of vecdb itself; the server's log has the details."""
+
+    code = "INTERNAL"
+
+
+class MissingExtraError(VecdbError, ImportError):
+    """A part of vecdb that is not installed here; the message is the command to type."""
+
+    code = "FAILED_PRECONDITION"
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs more than the bare client: pip install 'vecdb-grpc[{extra}]'")
+        self.reason = "MISSING_EXTRA"
+        self._arguments = (what, extra)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments

@@ -1,0 +1,125 @@
+"""The indexer's process: ``python -m vecdb.indexer FOLDER``, started by an open database.
+
+Reads lines from standard input: "work ID" (a collection may have graph work that pays) and "optimize
+ID" (do all of it). Answers each with a JSON line {"event": "done", …} and tells between what it is
+doing. What does not pay while writes go on is done after a pause in the writing. Ends when its input
+ends: at once, or after the job at hand with ``--finish-when-orphaned``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from vecdb.engine import layout
+from vecdb.engine.environment import Environment
+from vecdb.engine.indexing import CollectionIndexer, graph_row_bytes
+from vecdb.engine.store import Store
+from vecdb.errors import NotFoundError
+
+__all__ = ["main"]
+
+_PAUSE_S = 2.0
+"""Seconds without a word from the parent after which leftovers are done too."""
+
+_NICENESS = 5
+"""Searches and writes go first."""
+
+
+def _say(event: dict[str, Any]) -> None:
+    try:
+        print(json.dumps(event), flush=True)
+    except OSError:
+        pass  # Nobody listens any more; the work is what counts.
+
+
+class _Worker:
+    """Takes collections in turn until the input has ended."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._root = Path(arguments.folder)
+        self._arguments = arguments
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._orphaned = threading.Event()
+        self._leftover: set[str] = set()
+
+    def read_input(self) -> None:
+        """The thread that notices the parent's end."""
+        for line in sys.stdin:
+            self._lines.put(line.strip())
+        self._orphaned.set()
+        self._lines.put(None)
+        if not self._arguments.finish_when_orphaned:
+            os._exit(0)
+
+    def run(self) -> None:
+        while True:
+            try:
+                line = self._lines.get(timeout=_PAUSE_S if self._leftover else None)
+            except queue.Empty:
+                collection_id = self._leftover.pop()
+                self._work(collection_id, urgent=True)
+                continue
+            if line is None:
+                return
+            word, _, collection_id = line.partition(" ")
+            self._work(collection_id, urgent=word == "optimize")
+            _say({"event": "done", "collection": collection_id})
+
+    def _work(self, collection_id: str, *, urgent: bool) -> None:
+        folder = self._root / "collections" / collection_id
+        try:
+            environment = Environment(
+                folder / "store",
+                layout.DATABASES,
+                create=False,
+                map_bytes=self._arguments.map_bytes,
+            )
+        except NotFoundError:
+            return
+        try:
+            store = Store(environment, collection_id)
+            size = graph_row_bytes(store.config.dim, store.config.M)
+            indexer = CollectionIndexer(
+                store,
+                folder,
+                collection_id,
+                threads=self._arguments.threads,
+                rows_max=max(1, self._arguments.segment_bytes_max // size),
+                report=lambda event: _say({**event, "collection": collection_id}),
+                should_stop=lambda: False,
+            )
+            if indexer.run(urgent=urgent):
+                self._leftover.add(collection_id)
+            else:
+                self._leftover.discard(collection_id)
+        except NotFoundError:
+            self._leftover.discard(collection_id)  # Dropped meanwhile.
+        finally:
+            environment.close()
+
+
+def main() -> None:
+    """Run until the input ends."""
+    parser = argparse.ArgumentParser(prog="python -m vecdb.indexer", description=__doc__)
+    parser.add_argument("folder")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--segment-bytes-max", type=int, default=4 * 1024**3)
+    parser.add_argument("--map-bytes", type=int, default=16 * 1024**3)
+    parser.add_argument("--finish-when-orphaned", action="store_true")
+    arguments = parser.parse_args()
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+    worker = _Worker(arguments)
+    threading.Thread(target=worker.read_input, name="input", daemon=True).start()
+    worker.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The limits of vecdb, each with its least, usual and greatest value.
+
+A request past a limit is refused with INVALID_ARGUMENT and both numbers, embedded and over gRPC
+alike. Numbers here are part of the interface: raising a maximum is a new minor version, lowering
+one is a breaking change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = [
+    "BATCH_ROWS",
+    "DIM",
+    "EF",
+    "EF_CONSTRUCTION",
+    "ID_BYTES",
+    "K",
+    "M",
+    "MESSAGE_BYTES",
+    "METADATA_BYTES",
+    "METADATA_DEPTH",
+    "NAME_PATTERN",
+    "RESULTS_PER_CALL_MAX",
+    "SQUARED_NORM_MAX",
+    "Limit",
+]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """An integer that may be ``minimum`` to ``maximum``; ``default`` is None where it must be given."""
+
+    name: str
+    minimum: int
+    default: int | None
+    maximum: int
+
+
+DIM: Final = Limit("dim", 1, None, 16_384)
+K: Final = Limit("k", 1, 10, 16_384)
+EF: Final = Limit("ef", 1, 128, 65_536)
+"""Effort of a graph walk: how many candidates are kept. A search uses at least k; without an
+ef it uses the default, or twice k if that is more."""
+
+M: Final = Limit("M", 2, 16, 256)
+"""Links a node on the upper levels of the graph; twice as many on the lowest (Malkov & Yashunin 2018, section 4)."""
+
+EF_CONSTRUCTION: Final = Limit("ef_construction", 4, 128, 4_096)
+ID_BYTES: Final = Limit("id length in bytes", 1, None, 500)
+METADATA_BYTES: Final = Limit("metadata size in bytes", 0, None, 64 * 1024)
+METADATA_DEPTH: Final = Limit("metadata depth", 0, None, 8)
+BATCH_ROWS: Final = Limit("rows in a batch", 1, 1_000, 10_000)
+MESSAGE_BYTES: Final = Limit("message size in bytes", 64 * 1024, 16 * 1024**2, 64 * 1024**2)
+RESULTS_PER_CALL_MAX: Final = 1_000_000
+"""Queries times k of one search call."""
+
+NAME_PATTERN: Final = r"[A-Za-z0-9_-]{1,64}"
+"""What a collection may be called."""
+
+SQUARED_NORM_MAX: Final = 3.4028234663852886e38 / 4
+"""Greatest squared length of a vector: so the squared distance of any two fits a float32."""

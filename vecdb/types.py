@@ -1,0 +1,291 @@
+"""What goes in and comes out: the same objects embedded and remote. numpy only, no engine, no gRPC."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "CollectionConfig",
+    "CollectionDescription",
+    "CollectionStats",
+    "Hit",
+    "Hits",
+    "IngestProgress",
+    "Metric",
+    "Receipt",
+    "Records",
+    "SearchInfo",
+    "SegmentStats",
+]
+
+
+class Metric(str, Enum):
+    """How far two vectors are apart; smaller is nearer under each.
+
+    COSINE: 1 - cos(a, b), 0 to 2. EUCLIDEAN: ‖a - b‖, not its square. DOT: -a·b.
+    """
+
+    COSINE = "cosine"
+    EUCLIDEAN = "euclidean"
+    DOT = "dot"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class CollectionConfig:
+    """What is fixed when a collection is created.
+
+    Attributes:
+        dim: components of each vector.
+        metric: how distances are measured.
+        M: links a node of the graph keeps on its upper levels, twice as many on the lowest. More
+            gives better recall for memory (8·M bytes a vector) and build time.
+        ef_construction: candidates kept while a node is linked in; more gives a better graph and a
+            slower build.
+    """
+
+    dim: int
+    metric: Metric = Metric.COSINE
+    M: int = 16
+    ef_construction: int = 128
+
+
+@dataclass(frozen=True)
+class CollectionDescription:
+    """A collection as ``list_collections`` shows it."""
+
+    name: str
+    config: CollectionConfig
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The answer to a write that is on disk (fsynced) and visible to every later read.
+
+    Attributes:
+        seq: the batch's number in its collection; searches report the seq that they saw.
+        count: rows upserted, or ids that were there and are deleted now.
+    """
+
+    seq: int
+    count: int
+
+
+@dataclass(frozen=True)
+class IngestProgress:
+    """How far ``upsert_many`` has come: only what was acknowledged counts.
+
+    Attributes:
+        rows: rows acknowledged, a prefix of the input.
+        total: rows of the input where its length is known, else None.
+        seq: seq of the last acknowledged batch, 0 before the first.
+        elapsed_s: seconds since the call began.
+    """
+
+    rows: int
+    total: int | None
+    seq: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class SearchInfo:
+    """The receipt of an answer: how it was found and what it rests on.
+
+    Attributes:
+        plan: "graph", "scan" or "graph+scan": which ways the parts of the collection were searched.
+        exact: True if every live row was compared, so that no nearer row can have been missed.
+        ef: candidates kept by the graph walk, 0 if no graph was walked.
+        visited: vectors compared with the query.
+        matches: live rows that could have been returned (all of them, as there is no filter).
+        seq: every batch up to this one was seen, and none after it.
+        verified: True if all segments that were read have had their checksums compared.
+    """
+
+    plan: str
+    exact: bool
+    ef: int
+    visited: int
+    matches: int
+    seq: int
+    verified: bool
+
+
+class Hit(NamedTuple):
+    """One row of ``Hits``."""
+
+    id: str
+    distance: float
+    metadata: dict[str, Any]
+
+
+class Hits(Sequence[Hit]):
+    """The nearest rows of one query, nearest first; ties by the order in which rows were written.
+
+    Attributes:
+        ids: list of str, length k or fewer if fewer rows are live.
+        distances: float32, shape (len(ids),), ascending.
+        metadata: list of dict, one a hit; empty dicts where nothing is stored or it was not asked for.
+        vectors: float32, shape (len(ids), dim), bit for bit as given, or None if not asked for.
+        info: SearchInfo.
+    """
+
+    __slots__ = ("_metadata", "_raw_metadata", "distances", "ids", "info", "vectors")
+
+    def __init__(
+        self,
+        ids: list[str],
+        distances: npt.NDArray[np.float32],
+        raw_metadata: Sequence[bytes] | None,
+        vectors: npt.NDArray[np.float32] | None,
+        info: SearchInfo,
+    ) -> None:
+        self.ids = ids
+        self.distances = distances
+        self.vectors = vectors
+        self.info = info
+        self._raw_metadata = raw_metadata
+        self._metadata: list[dict[str, Any]] | None = None
+
+    @property
+    def metadata(self) -> list[dict[str, Any]]:
+        """Parsed when first asked for, since many callers want only ids."""
+        if self._metadata is None:
+            self._metadata = decode_metadata(self._raw_metadata, len(self.ids))
+        return self._metadata
+
+    @property
+    def raw_metadata(self) -> Sequence[bytes] | None:
+        """Metadata as stored: UTF-8 JSON a hit, empty for none. None if it was not asked for."""
+        return self._raw_metadata
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return Hit(self.ids[index], float(self.distances[index]), self.metadata[index])
+
+    def __iter__(self) -> Iterator[Hit]:
+        for i in range(len(self.ids)):
+            yield self[i]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{i!r} {d:.4f}" for i, d in zip(self.ids[:5], self.distances[:5], strict=True)
+        )
+        more = ", …" if len(self) > 5 else ""
+        return f"Hits({len(self)}: {shown}{more}; {self.info.plan}, seq {self.info.seq})"
+
+
+class Records:
+    """What ``get`` found, in the order asked for.
+
+    Attributes:
+        ids: list of str, those that are live.
+        vectors: float32, shape (len(ids), dim), bit for bit as given (under cosine too).
+        metadata: list of dict.
+        missing: list of str, asked for and not there.
+        seq: the seq at which this is the state.
+    """
+
+    __slots__ = ("_metadata", "_raw_metadata", "ids", "missing", "seq", "vectors")
+
+    def __init__(
+        self,
+        ids: list[str],
+        vectors: npt.NDArray[np.float32],
+        raw_metadata: Sequence[bytes],
+        missing: list[str],
+        seq: int,
+    ) -> None:
+        self.ids = ids
+        self.vectors = vectors
+        self.missing = missing
+        self.seq = seq
+        self._raw_metadata = raw_metadata
+        self._metadata: list[dict[str, Any]] | None = None
+
+    @property
+    def metadata(self) -> list[dict[str, Any]]:
+        """Parsed when first asked for."""
+        if self._metadata is None:
+            self._metadata = decode_metadata(self._raw_metadata, len(self.ids))
+        return self._metadata
+
+    @property
+    def raw_metadata(self) -> Sequence[bytes]:
+        """Metadata as stored: UTF-8 JSON a record, empty for none."""
+        return self._raw_metadata
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Records({len(self.ids)} found, {len(self.missing)} missing, seq {self.seq})"
+
+
+@dataclass(frozen=True)
+class SegmentStats:
+    """One segment of a collection.
+
+    Attributes:
+        number: its name on disk; never used again.
+        kind: "flat" (scanned) or "graph" (walked).
+        first_row, end_row: the interval of row numbers that it stands for, end excluded.
+        rows: nodes in it. dead: nodes that have died since it was built.
+        bytes: size of its files.
+    """
+
+    number: int
+    kind: str
+    first_row: int
+    end_row: int
+    rows: int
+    dead: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CollectionStats:
+    """The state of a collection at one seq.
+
+    Attributes:
+        live_count: rows that a search can return.
+        seq: number of the last batch. generation: changes of the set of segments so far.
+        next_row: rows ever added. sealed_to: rows below it are in segments, those above are fresh.
+        fresh_rows: live rows that are in no segment. unindexed_rows: live rows in no graph.
+        store_bytes: size of the LMDB file on disk. segment_bytes: size of all segments.
+        segments: list of SegmentStats, by first_row.
+        indexer: what this process's indexer does: "idle", "building", "waiting after a crash"
+            or "off", with details behind it.
+    """
+
+    live_count: int
+    seq: int
+    generation: int
+    next_row: int
+    sealed_to: int
+    fresh_rows: int
+    unindexed_rows: int
+    store_bytes: int
+    segment_bytes: int
+    indexer: str
+    segments: list[SegmentStats] = field(default_factory=list)
+
+
+def decode_metadata(raw: Sequence[bytes] | None, count: int) -> list[dict[str, Any]]:
+    """Metadata as dicts from what is stored; ``raw`` None stands for ``count`` empty ones."""
+    if raw is None:
+        return [{} for _ in range(count)]
+    return [json.loads(text) if text else {} for text in raw]
