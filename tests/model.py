@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from vecdb.engine.indexing import CollectionIndexer
-from vecdb.engine.sealing import seal
 
 
 def distances(metric: str, query: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -69,8 +68,7 @@ class Model:
 
 def seal_now(collection: Any) -> None:
     """Seal all fresh rows of an embedded collection in this process."""
-    opened = collection._opened
-    assert seal(opened.store, opened.folder, opened.id, 1)
+    assert collection._opened.seal(1)
 
 
 def indexer_of(collection: Any, rows_max: int = 1 << 40) -> CollectionIndexer:

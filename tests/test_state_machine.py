@@ -43,7 +43,7 @@ class CollectionMachine(RuleBasedStateMachine):
         self._open()
 
     def _open(self) -> None:
-        self.database = vecdb.open(self.folder / "data", indexer=False, seal_bytes=64 * 30)
+        self.database = vecdb.open(self.folder / "data", indexer=False)
 
     @initialize()
     def create(self) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 
 from vecdb.engine import layout
 from vecdb.engine.environment import Environment
-from vecdb.engine.indexing import CollectionIndexer, graph_row_bytes
+from vecdb.engine.indexing import CollectionIndexer
+from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.store import Store
 from vecdb.errors import NotFoundError
 

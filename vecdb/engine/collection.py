@@ -21,8 +21,9 @@ from vecdb.batching import attach_progress, batches
 from vecdb.engine import layout
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.environment import Environment
+from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
-from vecdb.engine.sealing import row_bytes
+from vecdb.engine.sealing import row_bytes, seal
 from vecdb.engine.search import Searcher, SearchRequest
 from vecdb.engine.store import DeleteBatch, Store, UpsertBatch, make_batch
 from vecdb.engine.view import ViewKeeper
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["Collection", "OpenCollection"]
 
 _BATCHES_IN_FLIGHT = 2
+_FLAT_SEALS_MAX = 16
+"""A flat segment holds at most this many times what it takes to seal one."""
 
 
 class OpenCollection:
@@ -64,8 +67,17 @@ class OpenCollection:
         self.folder = folder
         self.views = ViewKeeper(self.store, folder, collection_id)
         self.searcher = Searcher(self.store, self.views, database.pool)
-        with environment.read() as transaction:
-            self._sealed_to = self.store.read_counters(transaction).sealed_to
+        config = self.store.config
+        options = database.options
+        self.graph_rows_max = max(
+            1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M)
+        )
+        self._flat_bytes_max = _FLAT_SEALS_MAX * options.seal_bytes
+
+    def seal(self, bytes_min: int) -> bool:
+        """Seal fresh rows if they take that much; False if another process is at it."""
+        rows_max = max(1, min(self._flat_bytes_max // row_bytes(self.store), self.graph_rows_max))
+        return seal(self.store, self.folder, self.id, bytes_min=bytes_min, rows_max=rows_max)
 
     def fresh_bytes(self) -> int:
         """Size of the rows that are in no segment yet."""
@@ -73,10 +85,10 @@ class OpenCollection:
             counters = self.store.read_counters(transaction)
         return (counters.next_row - counters.sealed_to) * row_bytes(self.store)
 
-    def close(self) -> None:
+    def close(self, *, dropped: bool = False) -> None:
         """Let everything go."""
         self.views.forget()
-        self.store.close()
+        self.store.close(dropped=dropped)
 
 
 class Collection:

@@ -28,9 +28,8 @@ from vecdb.engine.catalog import Catalog
 from vecdb.engine.collection import Collection, OpenCollection
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.files import fsync_folder, write_file
-from vecdb.engine.indexing import graph_row_bytes, plan
+from vecdb.engine.planning import plan
 from vecdb.engine.options import Options
-from vecdb.engine.sealing import seal
 from vecdb.engine.search import KernelPool
 from vecdb.engine.store import DeleteBatch, UpsertBatch
 from vecdb.engine.supervisor import Supervisor
@@ -166,7 +165,7 @@ class Database:
             opened = self._collections.pop(collection_id, None)
             self._catalog.finish_drop(name, opened.store if opened else None)
             if opened is not None:
-                opened.close()
+                opened.close(dropped=True)
             self._catalog.empty_trash()
 
     def close(self) -> None:
@@ -217,17 +216,14 @@ class Database:
         """Seal everything, then have the indexer finish, and wait for it."""
         if not self.options.indexer:
             raise UnavailableError("this database was opened with indexer=False", "NO_INDEXER")
-        config = opened.store.config
-        size = graph_row_bytes(config.dim, config.M)
-        rows_max = max(1, self.options.segment_bytes_max // size)
-        while not seal(opened.store, opened.folder, opened.id, 1):
+        while not opened.seal(1):
             deadline.check()
             time.sleep(_OPTIMIZE_POLL_S)
         wanted_seq = opened.store.current_state().seq
         last_wake = 0.0
         while True:
             view = opened.views.view()
-            if plan(view.segments, rows_max, urgent=True) is None:
+            if plan(view.segments, opened.graph_rows_max, urgent=True) is None:
                 return
             if time.monotonic() - last_wake > 1.0:
                 self._supervisor.wake(opened.id, urgent=True)
@@ -273,7 +269,7 @@ class Database:
             if opened is None:
                 continue
             try:
-                seal(opened.store, opened.folder, opened.id, self.options.seal_bytes)
+                opened.seal(self.options.seal_bytes)
                 self._supervisor.wake(opened.id)
             except (NotFoundError, FailedPreconditionError):
                 pass  # Dropped or closed meanwhile.

@@ -93,7 +93,7 @@ class Environment:
         self.folder = folder
         self._gate = _Gate()
         self._failed: str | None = None
-        self._closed = False
+        self._closed: VecdbError | None = None
         file = folder / "data.mdb"
         if create:
             folder.mkdir(parents=True, exist_ok=True)
@@ -187,8 +187,8 @@ class Environment:
         while True:
             self._gate.enter()
             try:
-                if self._closed:
-                    raise FailedPreconditionError(f"the store in {self.folder} is closed", "CLOSED")
+                if self._closed is not None:
+                    raise type(self._closed)(self._closed.message, self._closed.reason)
                 if self._failed is not None:
                     raise UnavailableError(
                         f"the store in {self.folder} stopped after an error ({self._failed}); "
@@ -215,11 +215,17 @@ class Environment:
         """Size of the file on disk."""
         return (self.folder / "data.mdb").stat().st_size
 
-    def close(self) -> None:
-        """End it; waits for transactions at hand. Closing twice is fine."""
+    def close(self, why: VecdbError | None = None) -> None:
+        """End it; waits for transactions at hand. Closing twice is fine.
+
+        Args:
+            why: raised by every later use; by default that the store is closed.
+        """
         with self._gate.alone():
-            if not self._closed:
-                self._closed = True
+            if self._closed is None:
+                self._closed = why or FailedPreconditionError(
+                    f"the store in {self.folder} is closed", "CLOSED"
+                )
                 self._lmdb.close()
 
 

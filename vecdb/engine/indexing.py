@@ -1,8 +1,7 @@
 """What the indexer does with one collection: build graphs, merge by extending, rebuild.
 
-All graph work happens here, in the indexer's process, under ``graph.lock``. ``plan`` decides from the
-segments in place what comes next; ``CollectionIndexer`` does it. The end state is a graph without
-fresh neighbours: one segment for the whole collection, or as few as ``segment_bytes_max`` allows.
+All graph work happens here, in the indexer's process, under ``graph.lock``. ``planning.plan`` decides
+what comes next; ``CollectionIndexer`` does it.
 
 Merging by extending: the largest graph of a group is loaded into hnswlib and its neighbours' rows are
 added to it, which costs only the new rows. During a bulk load the graph stays in memory between
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from vecdb.engine.files import file_lock
 from vecdb.engine.hnsw import Builder, Graph
+from vecdb.engine.planning import is_clean, plan
 from vecdb.engine.publication import (
     GRAPH_LOCK,
     Claim,
@@ -43,63 +43,10 @@ from vecdb.engine.store import Store
 from vecdb.engine.view import SegmentView, View, ViewKeeper
 from vecdb.types import Metric
 
-__all__ = ["CollectionIndexer", "graph_row_bytes", "plan"]
-
-DEAD_FRACTION_MAX = 0.2
-"""A segment with more dead nodes than this is built anew."""
-
-WORTHWHILE_FRACTION = 1 / 8
-"""Rows outside the graph, as a fraction of those inside, at which extending pays without a pause
-in the writing; each extension writes the whole segment again."""
-
-FLAT_SEGMENTS_MAX = 6
-"""Segments of a group at which it is merged even if it is early."""
+__all__ = ["CollectionIndexer"]
 
 FIRST_PUBLICATION_ROWS = 50_000
 """A growing graph is published once it has this many rows, then each time it has doubled."""
-
-
-def graph_row_bytes(dim: int, M: int) -> int:
-    """About what a row takes in a graph segment."""
-    return 4 * padded_width(dim) + 8 * M + 32
-
-
-def is_clean(segment: SegmentView) -> bool:
-    """A graph with few dead nodes."""
-    total = len(segment.content.rows)
-    return segment.graph is not None and segment.dead_count <= DEAD_FRACTION_MAX * total
-
-
-def plan(
-    segments: tuple[SegmentView, ...], rows_max: int, *, urgent: bool
-) -> list[SegmentView] | None:
-    """The neighbours to make one graph of next; None if there is nothing to do.
-
-    Args:
-        segments: in place, by first row.
-        rows_max: live rows that a graph may have.
-        urgent: do what can be done, rather than what pays while writes go on.
-    """
-    groups: list[list[SegmentView]] = []
-    room = 0
-    for segment in segments:
-        if not groups or segment.live_count > room:
-            groups.append([])
-            room = rows_max
-        groups[-1].append(segment)
-        room -= segment.live_count
-    for group in groups:
-        if len(group) == 1 and is_clean(group[0]):
-            continue
-        if urgent or _worthwhile(group):
-            return group
-    return None
-
-
-def _worthwhile(group: list[SegmentView]) -> bool:
-    inside = sum(s.live_count for s in group if is_clean(s))
-    outside = sum(s.live_count for s in group if not is_clean(s))
-    return outside >= WORTHWHILE_FRACTION * inside or len(group) > FLAT_SEGMENTS_MAX
 
 
 class _Growing:

@@ -57,6 +57,8 @@ LANES: Final = 16
 
 _LEVELS_MAX: Final = 64  # A level above this has probability 2**-64 even at M = 2.
 _TILE_BYTES: Final = 16 * 1024  # Rows that scan_rows scores against every query while they lie in L1.
+_ROWS_AHEAD: Final = 4  # Rows asked for before they are scored: more stalls the asking,
+_LINES_AHEAD: Final = 4  # as does asking for more of their lines; the processor sees the rest coming.
 _NO_BOUND: Final = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
@@ -351,12 +353,14 @@ def best_first(
             pool[cursor] = key | np.uint64(1)
             cursor += 1
         if cursor < count:
-            prefetch_row(links, node_of(pool[cursor]), 4)
+            prefetch_row(links, node_of(pool[cursor]), _LINES_AHEAD)
         fresh = end
         end = gather(links, node, n, visited, seen, end)
+        for i in range(fresh, min(fresh + _ROWS_AHEAD, end)):
+            prefetch_row(vectors, np.int64(seen[i]), _LINES_AHEAD)
         for i in range(fresh, end):
-            prefetch_row(vectors, np.int64(seen[i]), 64)
-        for i in range(fresh, end):
+            if i + _ROWS_AHEAD < end:
+                prefetch_row(vectors, np.int64(seen[i + _ROWS_AHEAD]), _LINES_AHEAD)
             node = np.int64(seen[i])
             key = pack(pair_score(vectors, node, queries, query, metric), node)
             if key >= bound:

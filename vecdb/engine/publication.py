@@ -51,17 +51,14 @@ def in_place(entries: dict[int, dict[str, Any]]) -> list[tuple[int, dict[str, An
     return sorted(chosen, key=lambda item: item[1]["first_row"])
 
 
-def claim(store: Store, lock: str, first_row: int | None, end_row: int | None) -> Claim:
-    """Take a number. None for both rows: from sealed_to to the last row there is."""
+def claim(store: Store, lock: str, first_row: int, end_row: int) -> Claim:
+    """Take a number for an interval."""
 
     def write(transaction: Any) -> Claim:
         store.check_not_dropped(transaction)
         counters = store.read_counters(transaction)
         taken = Claim(
-            counters.next_segment,
-            counters.sealed_to if first_row is None else first_row,
-            counters.next_row if end_row is None else end_row,
-            store.read_state(transaction).seq,
+            counters.next_segment, first_row, end_row, store.read_state(transaction).seq
         )
         counters.next_segment += 1
         store.write_counters(transaction, counters)

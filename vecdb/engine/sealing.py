@@ -76,24 +76,33 @@ def _load_slice(store: Store, first_row: int, end_row: int, seq: int) -> RowArra
     )
 
 
-def seal(store: Store, folder: Path, collection_id: str, bytes_min: int) -> bool:
+def seal(
+    store: Store, folder: Path, collection_id: str, *, bytes_min: int, rows_max: int
+) -> bool:
     """Seal the fresh rows if they take ``bytes_min`` or more (1: if there are any).
 
-    Returns False if another process is at it.
+    Args:
+        rows_max: of one segment; more rows become several.
+
+    Returns:
+        False if another process is at it.
     """
     with file_lock(folder / "seal.lock", wait=False) as held:
         if not held:
             return False
         segments = folder / "segments"
         discard_claims(store, segments, SEAL_LOCK)
-        with store.environment.read() as transaction:
-            counters = store.read_counters(transaction)
-        fresh = counters.next_row - counters.sealed_to
-        if fresh and fresh * row_bytes(store) >= bytes_min:
-            taken = claim(store, SEAL_LOCK, None, None)
+        while True:
+            with store.environment.read() as transaction:
+                counters = store.read_counters(transaction)
+            fresh = counters.next_row - counters.sealed_to
+            if not fresh or fresh * row_bytes(store) < bytes_min:
+                break
+            end_row = counters.sealed_to + min(fresh, rows_max)
+            taken = claim(store, SEAL_LOCK, counters.sealed_to, end_row)
             content = load_rows(store, taken.first_row, taken.end_row, taken.seq)
             _write_and_publish(store, segments, collection_id, taken, content)
-        _join_flat(store, segments, collection_id)
+            _join_flat(store, segments, collection_id, rows_max)
         sweep(store, segments)
     return True
 
@@ -115,12 +124,12 @@ def _write_and_publish(
     publish(store, taken, entry)
 
 
-def _join_flat(store: Store, segments: Path, collection_id: str) -> None:
+def _join_flat(store: Store, segments: Path, collection_id: str, rows_max: int) -> None:
     """While there are too many segments, join the two flat neighbours that are smallest together."""
     while True:
         with store.environment.read() as transaction:
             entries = store.read_segments(transaction)
-        pair = _smallest_pair(entries)
+        pair = _smallest_pair(entries, rows_max)
         if pair is None:
             return
         (left, left_entry), (right, right_entry) = pair
@@ -137,7 +146,7 @@ def _join_flat(store: Store, segments: Path, collection_id: str) -> None:
         _write_and_publish(store, segments, collection_id, taken, content)
 
 
-def _smallest_pair(entries: dict[int, dict[str, Any]]) -> Any:
+def _smallest_pair(entries: dict[int, dict[str, Any]], rows_max: int) -> Any:
     """The flat neighbours to join, or None. An interval that a graph job claimed is left alone."""
     placed = in_place(entries)
     if len(placed) <= SEGMENTS_BEFORE_JOINING:
@@ -153,6 +162,6 @@ def _smallest_pair(entries: dict[int, dict[str, Any]]) -> Any:
     pairs = [
         (left, right)
         for left, right in zip(placed, placed[1:], strict=False)
-        if free(left[1]) and free(right[1])
+        if free(left[1]) and free(right[1]) and left[1]["count"] + right[1]["count"] <= rows_max
     ]
     return min(pairs, key=lambda pair: pair[0][1]["bytes"] + pair[1][1]["bytes"], default=None)

@@ -165,7 +165,7 @@ class Store:
     def check_not_dropped(self, transaction: Any) -> None:
         """Raise NotFoundError if the collection was dropped, by whichever process."""
         if transaction.get(_DROPPED, db=self._meta) is not None:
-            raise NotFoundError("the collection was dropped", "DROPPED")
+            raise _dropped()
 
     def mark_dropped(self) -> None:
         """From this commit on every use is refused; the new generation makes views look."""
@@ -421,9 +421,13 @@ class Store:
         else:
             transaction.put(key, layout.pack_json(key, entry), db=self._segments)
 
-    def close(self) -> None:
-        """Close the environment."""
-        self.environment.close()
+    def close(self, *, dropped: bool = False) -> None:
+        """Close the environment; later calls are told why."""
+        self.environment.close(_dropped() if dropped else None)
+
+
+def _dropped() -> NotFoundError:
+    return NotFoundError("the collection was dropped", "DROPPED")
 
 
 def _record_at(cursor: Any, row: int, seq: int) -> Record:

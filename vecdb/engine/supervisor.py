@@ -8,6 +8,7 @@ that this process is gone. After a crash it is started again, later each time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -110,17 +111,19 @@ class Supervisor:
         )
         reader.start()
         given: dict[str, bool] = {}
-        try:
+        with contextlib.suppress(OSError):
             self._feed(child, given)
-        except (BrokenPipeError, OSError):
-            pass
         with self._changed:
             closing = self._closed
-        self._hang_up(child, closing)
+        assert child.stdin is not None
+        with contextlib.suppress(OSError):
+            child.stdin.close()  # It ends by itself, at once or after the job at hand.
         if closing:
+            if not self._options.indexer_outlives_parent:
+                reader.join()
             return True
-        status = child.wait()
         reader.join()
+        status = child.wait()
         if status == 0:
             return True
         with self._changed:
@@ -176,32 +179,23 @@ class Supervisor:
         )
 
     def _listen(self, child: subprocess.Popen[str]) -> None:
+        """The thread that hears the child out and collects it, which may be after we have closed."""
         assert child.stdout is not None
-        for line in child.stdout:
-            with self._changed:
-                if not line.startswith("{"):
-                    self._last_words.append(line.strip())
-                    continue
-                event = json.loads(line)
-                if event["event"] == "done":
-                    self._answered += 1
-                    self._doing = {}
-                    self._crashes = 0
-                elif event["event"] == "building":
-                    self._doing = event
-                self._changed.notify_all()
+        with child.stdout:
+            for line in child.stdout:
+                with self._changed:
+                    self._hear(line)
+                    self._changed.notify_all()
+        child.wait()
 
-    def _hang_up(self, child: subprocess.Popen[str], closing: bool) -> None:
-        """End its input: it ends by itself, at once or after the job at hand."""
-        assert child.stdin is not None and child.stdout is not None
-        try:
-            child.stdin.close()
-        except OSError:
-            pass
-        if not closing:
+    def _hear(self, line: str) -> None:
+        if not line.startswith("{"):
+            self._last_words.append(line.strip())
             return
-        if self._options.indexer_outlives_parent:
-            # Not waited for; poll() collects it if this process lives on, init if not.
-            threading.Thread(target=child.wait, name="vecdb-indexer-wait", daemon=True).start()
-        else:
-            child.wait()
+        event = json.loads(line)
+        if event["event"] == "done":
+            self._answered += 1
+            self._doing = {}
+            self._crashes = 0
+        elif event["event"] == "building":
+            self._doing = event

@@ -1,0 +1,110 @@
+"""Real servers for tests: in this process, or as a process of their own that can be signalled.
+
+with running_server(tmp_path / "data") as address: ...
+with ServerProcess(tmp_path / "data") as server: server.address, server.signal(SIGTERM), server.log
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vecdb_server.process import Server
+
+READY_WITHIN_S = 110.0
+"""Kernels may have to be compiled first."""
+
+
+@contextmanager
+def running_server(data: Path | str, **options: Any) -> Iterator[str]:
+    """A server in this process on a free port of the loopback; yields its address."""
+    server = Server(data, "127.0.0.1:0", **options)
+    server.start()
+    try:
+        yield server.address
+    finally:
+        server.drain(grace_s=5.0)
+
+
+class ServerProcess:
+    """``vecdb_server.process.serve`` in a child process; a context manager that ends it.
+
+    Attributes:
+        address: from the ready line. log: lines of its stderr so far.
+    """
+
+    def __init__(self, data: Path | str, listen: str = "127.0.0.1:0", **options: Any) -> None:
+        arguments = "".join(f", {name}={value!r}" for name, value in options.items())
+        code = (
+            "import sys; from vecdb_server.process import serve; "
+            f"sys.exit(serve({str(data)!r}, {listen!r}{arguments}))"
+        )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self._child = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.pid = self._child.pid
+        self.log: list[str] = []
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def address(self) -> str:
+        """host:port, once it is ready."""
+        line = self.wait_for(" ready ")
+        return line.split("address=")[1].split()[0]
+
+    def wait_for(self, text: str, timeout_s: float = READY_WITHIN_S) -> str:
+        """The first line of the log with ``text`` in it."""
+        ends = time.monotonic() + timeout_s
+        with self._grown:
+            while True:
+                for line in self.log:
+                    if text in line:
+                        return line
+                left_s = ends - time.monotonic()
+                if left_s <= 0 or not self._reader.is_alive():
+                    raise AssertionError(f"no line with {text!r} in:\n" + "".join(self.log))
+                self._grown.wait(min(left_s, 0.5))
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal."""
+        self._child.send_signal(number)
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """Its exit status."""
+        status = self._child.wait(timeout_s)
+        self._reader.join(5.0)
+        return status
+
+    def _read(self) -> None:
+        assert self._child.stderr is not None
+        for line in self._child.stderr:
+            with self._grown:
+                self.log.append(line)
+                self._grown.notify_all()
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._child.poll() is None:
+            self._child.kill()
+        self._child.wait()
+        self._reader.join(5.0)
+        assert self._child.stderr is not None
+        self._child.stderr.close()

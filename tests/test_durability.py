@@ -1,0 +1,116 @@
+"""A server killed with SIGKILL in the middle of a load: what was acknowledged is there, whole."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vecdb
+from tests.model import recall
+from tests.processes import ServerProcess, served
+
+DIM = 32
+BATCH_ROWS = 400
+WRITERS = 3
+KILLS = 5
+
+
+def batch(writer: int, number: int) -> tuple[list[str], np.ndarray, list[dict[str, Any]]]:
+    """The batch that a writer sends as its nth: all of it follows from the two numbers."""
+    vectors = np.random.default_rng([writer, number]).normal(size=(BATCH_ROWS, DIM))
+    names = [f"w{writer}-b{number}-{i}" for i in range(BATCH_ROWS)]
+    return names, vectors.astype(np.float32), [{"b": number}] * BATCH_ROWS
+
+
+class Load(threading.Thread):
+    """Writes batch after batch until the server is gone; knows which were acknowledged."""
+
+    def __init__(self, address: str, writer: int, first: int) -> None:
+        super().__init__()
+        self.address, self.writer, self.next = address, writer, first
+        self.acknowledged: list[int] = []
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        with vecdb.connect(self.address) as client:
+            docs = client.collection("docs")
+            while True:
+                number, self.next = self.next, self.next + 1
+                try:
+                    docs.upsert(*batch(self.writer, number))
+                except vecdb.VecdbError as error:
+                    self.error = error
+                    return
+                self.acknowledged.append(number)
+
+
+def check(folder: Path, ledger: dict[int, tuple[list[int], int]]) -> int:
+    """Every acknowledged batch is there bit for bit; every other is whole or absent."""
+    present = 0
+    with vecdb.open(folder, indexer=False) as database:
+        docs = database.collection("docs")
+        for writer, (acknowledged, sent) in ledger.items():
+            for number in range(sent):
+                names, vectors, metadata = batch(writer, number)
+                found = docs.get(names)
+                assert len(found) in (0, BATCH_ROWS), f"half of batch {number} of {writer}"
+                if number in acknowledged:
+                    assert len(found) == BATCH_ROWS, f"batch {number} of {writer} is lost"
+                if len(found):
+                    present += 1
+                    assert found.vectors.tobytes() == vectors.tobytes()
+                    assert found.metadata == metadata
+        assert docs.count() == present * BATCH_ROWS
+        queries = np.random.default_rng(5).normal(size=(20, DIM)).astype(np.float32)
+        exact = docs.search(queries, exact=True)
+        assert recall(docs.search(queries, ef=400), exact) > 0.9
+        truth = np.concatenate(
+            [batch(w, n)[1] for w, (_, sent) in ledger.items() for n in range(sent)
+             if len(docs.get([batch(w, n)[0][0]]))]
+        )  # fmt: skip
+        unit = truth / np.linalg.norm(truth, axis=1, keepdims=True)
+        wanted = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+        nearest = np.sort(1 - wanted @ unit.T, axis=1)[:, :10]
+        np.testing.assert_allclose([h.distances for h in exact], nearest, atol=1e-5)
+    return present
+
+
+def test_a_killed_server_keeps_every_acknowledged_batch(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    ledger: dict[int, tuple[list[int], int]] = {w: ([], 0) for w in range(WRITERS)}
+    with vecdb.open(folder, indexer=False) as database:
+        database.create_collection("docs", DIM)
+    for round_number in range(KILLS):
+        with served(folder) as server:
+            loads = [Load(server.address, w, ledger[w][1]) for w in range(WRITERS)]
+            for load in loads:
+                load.start()
+            # From early to late in a load, so that sealing and building are hit too.
+            wanted = 4 * (round_number + 1) ** 2
+            deadline = time.monotonic() + 60
+            while sum(len(load.acknowledged) for load in loads) < wanted:
+                assert time.monotonic() < deadline and any(load.is_alive() for load in loads)
+                time.sleep(0.001)
+            server.kill()
+            for load in loads:
+                load.join(30)
+                assert isinstance(
+                    load.error, vecdb.UnavailableError | vecdb.OutcomeUnknownError
+                ), load.error
+                acknowledged, _ = ledger[load.writer]
+                ledger[load.writer] = (acknowledged + load.acknowledged, load.next)
+        total = sum(len(acknowledged) for acknowledged, _ in ledger.values())
+        assert check(folder, ledger) >= total > 0
+
+
+def test_sigterm_ends_a_server_with_everything_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    server = ServerProcess(folder)
+    with vecdb.connect(server.address) as client:
+        client.create_collection("docs", DIM).upsert(*batch(0, 0))
+    assert server.stop() == 0
+    assert check(folder, {0: ([0], 1)}) == 1

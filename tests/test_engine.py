@@ -1,0 +1,409 @@
+"""What only an embedded database shows: its files, its segments, its processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.model import Model, index_now, indexer_of, seal_now
+from vecdb.engine import layout, publication, writer
+from vecdb.engine.segment import Segment, SegmentDamagedError, padded_width
+
+RNG = np.random.default_rng(3)
+
+
+def rows(count: int, dim: int = 8) -> np.ndarray:
+    return RNG.normal(size=(count, dim)).astype(np.float32)
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"row-{i}" for i in range(first, first + count)]
+
+
+def entries_of(docs: Any) -> dict[int, dict[str, Any]]:
+    store = docs._opened.store
+    with store.environment.read() as transaction:
+        return store.read_segments(transaction)
+
+
+def test_a_segment_lives_from_claimed_to_removed(database: Any) -> None:
+    docs = database.create_collection("docs", 8)
+    docs.upsert(names(100), rows(100))
+    opened = docs._opened
+    taken = publication.claim(opened.store, publication.GRAPH_LOCK, 0, 50)
+    assert entries_of(docs)[taken.number]["state"] == "claimed"
+    publication.discard_claims(opened.store, opened.folder / "segments", publication.SEAL_LOCK)
+    assert taken.number in entries_of(docs)  # The claim of another lock is left alone.
+    publication.discard_claims(opened.store, opened.folder / "segments", publication.GRAPH_LOCK)
+    assert entries_of(docs) == {}
+
+    seal_now(docs)
+    index_now(docs)
+    (number,) = entries_of(docs)
+    entry = entries_of(docs)[number]
+    assert (entry["state"], entry["kind"], entry["first_row"], entry["end_row"]) == (
+        "published", "graph", 0, 100,
+    )  # fmt: skip
+    assert number > taken.number + 1  # Numbers are never given twice.
+    folders = [entry.name for entry in (opened.folder / "segments").iterdir()]
+    assert folders == [str(number)]
+
+
+def test_publishing_checks_that_the_interval_still_fits(database: Any) -> None:
+    docs = database.create_collection("docs", 8)
+    docs.upsert(names(100), rows(100))
+    seal_now(docs)
+    store = docs._opened.store
+    before = entries_of(docs)
+    for first, end in ((0, 50), (50, 100), (10, 110), (100, 130)):
+        taken = publication.claim(store, publication.GRAPH_LOCK, first, end)
+        assert not publication.publish(store, taken, {"state": "published"})
+    published = {n: e for n, e in entries_of(docs).items() if e["state"] != "claimed"}
+    assert published == before
+
+
+def test_a_lost_segment_is_served_from_the_store_and_rebuilt(database: Any) -> None:
+    model = Model(8, "cosine")
+    docs = database.create_collection("docs", 8)
+    vectors = rows(200)
+    docs.upsert(names(200), vectors)
+    model.upsert(names(200), vectors, None)
+    seal_now(docs)
+    index_now(docs)
+    (number,) = entries_of(docs)
+    shutil.rmtree(docs._opened.folder / "segments" / str(number))
+    docs._opened.views.forget()
+    query = rows(1)[0]
+    hits = docs.search(query, k=20)
+    model.check_hits(hits, query, 20, exact=True)
+    assert entries_of(docs)[number]["state"] == "lost"
+    docs.delete(names(10))
+    model.delete(names(10))
+    model.check_hits(docs.search(query, k=20), query, 20, exact=True)
+    index_now(docs)
+    assert docs.stats().unindexed_rows == 0
+    model.check_hits(docs.search(query, k=20), query, 20, exact=True)
+
+
+@pytest.mark.parametrize(
+    "file", ["manifest.json", "vectors.npy", "rows.npy", "links.npy", "id_bytes.npy"]
+)
+@pytest.mark.parametrize("damage", ["truncated", "longer", "other bytes"])
+def test_a_damaged_segment_is_noticed(database: Any, file: str, damage: str) -> None:
+    docs = database.create_collection("docs", 8)
+    docs.upsert(names(50), rows(50))
+    seal_now(docs)
+    index_now(docs)
+    (number,) = entries_of(docs)
+    folder = docs._opened.folder / "segments" / str(number)
+    path = folder / file
+    raw = path.read_bytes()
+    middle = len(raw) - 20
+    changed = {
+        "truncated": raw[:-1],
+        "longer": raw + b"\0",
+        "other bytes": raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :],
+    }[damage]
+    path.write_bytes(changed)
+    with pytest.raises(SegmentDamagedError):
+        Segment(folder, number, docs._opened.id, entries_of(docs)[number]).verify()
+
+
+def test_a_foreign_segment_is_refused(database: Any) -> None:
+    docs = database.create_collection("docs", 8)
+    docs.upsert(names(50), rows(50))
+    seal_now(docs)
+    (number,) = entries_of(docs)
+    folder = docs._opened.folder / "segments" / str(number)
+    with pytest.raises(SegmentDamagedError, match="belongs to"):
+        Segment(folder, number, "0123456789abcdef", entries_of(docs)[number])
+
+
+def test_extending_keeps_rows_in_order_on_both_sides(database: Any) -> None:
+    """A graph in the middle is extended to the left and to the right; nodes ascend with rows."""
+    model = Model(8, "euclidean")
+    docs = database.create_collection("docs", 8, "euclidean")
+    for part, size in enumerate((40, 400, 60)):
+        vectors = rows(size)
+        docs.upsert(names(size, 1000 * part), vectors)
+        model.upsert(names(size, 1000 * part), vectors, None)
+        seal_now(docs)
+    middle = sorted(entries_of(docs).items(), key=lambda item: item[1]["first_row"])[1]
+    indexer = indexer_of(docs)
+    view = indexer._views.view()
+    indexer._merge([s for s in view.segments if s.number == middle[0]])
+    assert [s.kind for s in docs.stats().segments][:2] == ["flat", "graph"]
+    index_now(docs)
+    (segment,) = docs._opened.views.view().segments
+    assert (np.diff(segment.content.rows) > 0).all()
+    assert len(docs.stats().segments) == 1
+    queries = rows(20)
+    for query, hits in zip(queries, docs.search(queries, k=10, ef=200), strict=True):
+        model.check_hits(hits, query, 10, exact=True)
+
+
+def test_at_most_sixteen_segments_without_an_indexer(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path / "data", indexer=False, seal_bytes=64 * 10) as database:
+        docs = database.create_collection("docs", 8)
+        for i in range(60):
+            docs.upsert(names(10, 10 * i), rows(10))
+            docs._opened.seal(1)
+            assert len(docs.stats().segments) <= 16
+        assert docs.count() == 600
+        assert len(docs.search(rows(1)[0], k=600)) == 600
+
+
+def test_writes_from_many_threads_share_commits_and_all_arrive(database: Any) -> None:
+    docs = database.create_collection("docs", 8)
+    receipts: list[Any] = []
+
+    def write(writer_number: int) -> None:
+        for i in range(20):
+            receipts.append(docs.upsert(names(5, 10_000 * writer_number + 5 * i), rows(5)))
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(r.seq for r in receipts) == list(range(1, 161))
+    assert docs.count() == 800
+
+
+def test_one_bad_batch_of_a_group_takes_no_other_with_it(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = database.create_collection("docs", 8)
+    store = docs._opened.store
+    apply = type(store).apply
+
+    def failing(self: Any, transaction: Any, batch: Any) -> Any:
+        if b"bad" in batch.ids:
+            raise ValueError("planted")
+        return apply(self, transaction, batch)
+
+    monkeypatch.setattr(type(store), "apply", failing)
+    gate = threading.Event()
+    original = writer.Writer._take
+
+    def slow_take(self: Any) -> Any:
+        gate.wait(10)
+        return original(self)
+
+    monkeypatch.setattr(writer.Writer, "_take", slow_take)
+    batches = [docs._batch([name], rows(1), None) for name in ("a", "bad", "b")]
+    futures = [docs._submit(batch) for batch in batches]
+    gate.set()
+    assert futures[0].result(10).seq == 1
+    with pytest.raises(vecdb.InternalError):
+        futures[1].result(10)
+    assert futures[2].result(10).seq == 2
+    assert docs.get(["a", "bad", "b"]).ids == ["a", "b"]
+
+
+def test_a_full_queue_refuses_and_writes_nothing(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path / "data", indexer=False, queue_bytes_max=1000) as database:
+        docs = database.create_collection("docs", 8)
+        results: list[Any] = []
+
+        def write(n: int) -> None:
+            try:
+                results.append(docs.upsert(names(500, 1000 * n), rows(500)))
+            except vecdb.ResourceExhaustedError as error:
+                assert "1000" in str(error)
+                results.append(error)
+
+        threads = [threading.Thread(target=write, args=(n,)) for n in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        written = [r for r in results if isinstance(r, vecdb.Receipt)]
+        assert docs.count() == 500 * len(written) > 0
+
+
+def test_the_map_grows_when_it_is_full(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path / "data", indexer=False, map_bytes=1 << 20) as database:
+        docs = database.create_collection("docs", 256)
+        vectors = rows(4000, 256)
+        docs.upsert_many(names(4000), vectors)
+        assert docs.get(["row-0", "row-3999"]).vectors.tobytes() == vectors[[0, 3999]].tobytes()
+
+
+def test_two_processes_see_each_other(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with vecdb.open(folder, indexer=False, map_bytes=1 << 20) as database:
+        docs = database.create_collection("docs", 8)
+        docs.upsert(["mine"], rows(1))
+        assert docs.search(rows(1)[0], k=5).ids == ["mine"]
+        script = f"""
+import numpy as np, vecdb
+with vecdb.open({str(folder)!r}, indexer=False) as database:
+    docs = database.collection("docs")
+    assert docs.get(["mine"]).ids == ["mine"]
+    docs.upsert([f"theirs-{{i}}" for i in range(5000)], np.eye(8, dtype=np.float32)[np.arange(5000) % 8])
+    docs.delete(["mine"])
+    docs._opened.seal(1)
+"""
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
+        assert docs.count() == 5000
+        hits = docs.search(np.eye(8, dtype=np.float32)[3], k=5)
+        assert (hits.distances == 0).all() and "mine" not in hits.ids
+        assert docs.stats().segments[0].rows == 5000
+
+
+def test_a_folder_is_opened_once_a_process(tmp_path: Path) -> None:
+    first = vecdb.open(tmp_path / "data", indexer=False)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "data")
+    second = vecdb.open(link)
+    assert second is first
+    with pytest.raises(vecdb.InvalidArgumentError):
+        vecdb.open(tmp_path / "data", indexer=True)
+    second.close()
+    docs = first.create_collection("docs", 8)
+    first.close()
+    for call in (lambda: docs.count(), lambda: docs.upsert(["a"], rows(1)), first.list_collections):
+        with pytest.raises(vecdb.FailedPreconditionError, match="closed"):
+            call()
+    first.close()
+
+
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_use_after_a_fork_is_refused(database: Any) -> None:
+    docs = database.create_collection("docs", 8)
+    child = os.fork()
+    if child == 0:
+        refused = 0
+        for call in (docs.count, lambda: docs.upsert(["a"], rows(1)), lambda: docs.search(rows(1)[0])):
+            try:
+                call()
+            except vecdb.FailedPreconditionError:
+                refused += 1
+        os._exit(10 + refused)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 13
+    assert docs.count() == 0
+
+
+def test_folders_that_are_not_ours_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(vecdb.FailedPreconditionError, match="no vecdb database"):
+        vecdb.open(tmp_path / "other")
+    with pytest.raises(vecdb.FailedPreconditionError, match="not a folder"):
+        vecdb.open(tmp_path / "other" / "thesis.tex")
+    vecdb.open(tmp_path / "data", indexer=False).close()
+    (tmp_path / "data" / "FORMAT").write_text("vecdb 2\n")
+    with pytest.raises(vecdb.FailedPreconditionError, match="format 2.*up to 1"):
+        vecdb.open(tmp_path / "data")
+    (tmp_path / "data" / "FORMAT").write_text("sqlite\n")
+    with pytest.raises(vecdb.FailedPreconditionError, match="sqlite"):
+        vecdb.open(tmp_path / "data")
+
+
+def test_a_half_made_and_a_half_dropped_collection(tmp_path: Path) -> None:
+    """What a process that died in between leaves behind is undone or finished at the next opening."""
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        database.create_collection("kept", 8)
+        catalog = database._catalog
+        database.create_collection("dropping", 8)
+        catalog.drop("dropping")  # Only its first step.
+        catalog._put("creating", {**_raw_entry(catalog, "kept"), "id": "f" * 16, "state": "creating"})
+        assert [d.name for d in database.list_collections()] == ["kept"]
+        with pytest.raises(vecdb.AlreadyExistsError):
+            database.create_collection("dropping", 8)
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        assert [d.name for d in database.list_collections()] == ["kept"]
+        assert len(list((tmp_path / "data" / "collections").iterdir())) == 1
+        assert list((tmp_path / "data" / "trash").iterdir()) == []
+        database.create_collection("dropping", 8)
+        database.create_collection("creating", 8)
+
+
+def _raw_entry(catalog: Any, name: str) -> dict[str, Any]:
+    with catalog._environment.read() as transaction:
+        entry = catalog._entry(transaction, name)
+    assert entry is not None
+    return entry
+
+
+@pytest.mark.parametrize("name", ["ids", "records", "blocks", "dead", "log", "meta"])
+def test_a_changed_value_in_the_store_is_data_loss(database: Any, name: str) -> None:
+    docs = database.create_collection("docs", 8)
+    docs.upsert(names(5), rows(5))
+    docs.delete(["row-4"])
+    environment = docs._opened.store.environment
+
+    def damage(transaction: Any) -> None:
+        with transaction.cursor(environment.database(name.encode())) as cursor:
+            assert cursor.first()
+            while True:
+                key, value = bytes(cursor.key()), bytearray(cursor.value())
+                value[0] ^= 1
+                cursor.put(key, bytes(value))
+                if not cursor.next():
+                    return
+
+    environment.transact(damage)
+    with pytest.raises(vecdb.DataLossError):
+        docs.get(["row-0"])
+        docs.search(rows(1)[0], exact=True)
+        docs._opened.views.forget()
+        docs.search(rows(1)[0], exact=True)
+        with environment.read() as transaction:
+            docs._opened.store.read_log(transaction, 0, 2)
+
+
+def test_what_is_packed_unpacks() -> None:
+    key = layout.row_key(77)
+    vectors = rows(3)
+    found_rows, found = layout.unpack_block(key, layout.pack_block(key, vectors), 8)
+    assert found_rows.tolist() == [77, 78, 79]
+    assert found.tobytes() == vectors.tobytes()
+    entry = layout.LogEntry(5, 6, 7, np.array([1, 2], np.uint64), np.array([9], np.uint64))
+    again = layout.unpack_log(key, layout.pack_log(key, entry))
+    assert (again.time_ns, again.first_row, again.added) == (5, 6, 7)
+    assert (again.died.tolist(), again.changed.tolist()) == ([1, 2], [9])
+    record_key = layout.record_key(1, 2)
+    packed = layout.pack_record(record_key, "é".encode(), b'{"a":1}')
+    assert layout.unpack_record(record_key, packed) == ("é".encode(), b'{"a":1}')
+    with pytest.raises(vecdb.DataLossError):
+        layout.unpack_record(layout.record_key(1, 3), packed)
+
+
+def test_a_block_with_gaps_unpacks() -> None:
+    """The form that a rewritten block will have: offsets behind the rows."""
+    key, vectors = layout.row_key(100), rows(3)
+    tail = np.array([0, 4, 9], np.uint32).tobytes() + (3).to_bytes(4, "little") + (1).to_bytes(4, "little")
+    value = layout.seal_value(key, vectors.tobytes() + tail)
+    found_rows, found = layout.unpack_block(key, value, 8)
+    assert found_rows.tolist() == [100, 104, 109]
+    assert found.tobytes() == vectors.tobytes()
+
+
+def test_many_deaths_are_unpacked_at_once() -> None:
+    keys = [layout.row_key(row) for row in (3, 5, 2**40)]
+    values = [layout.pack_u64(key, seq) for key, seq in zip(keys, (7, 8, 9), strict=True)]
+    found, seqs = layout.unpack_u64_table(b"".join(keys), b"".join(values), "death")
+    assert (found.tolist(), seqs.tolist()) == ([3, 5, 2**40], [7, 8, 9])
+    values[1] = values[1][:-1] + b"\0"
+    with pytest.raises(vecdb.DataLossError):
+        layout.unpack_u64_table(b"".join(keys), b"".join(values), "death")
+
+
+def test_blocks_stay_within_their_size() -> None:
+    for dim in (1, 50, 384, 16_383, 16_384):
+        count = layout.block_rows_max(dim)
+        value = layout.pack_block(layout.row_key(0), np.zeros((count, dim), np.float32))
+        assert count == 1 or len(value) <= layout.BLOCK_BYTES_MAX
+        assert padded_width(dim) % 16 == 0

@@ -1,0 +1,65 @@
+"""What graph work a collection needs next: a pure function of its segments.
+
+The end state is graphs alone: one segment for the whole collection, or as few as the cap on a
+segment's size allows, none with many dead nodes.
+"""
+
+from __future__ import annotations
+
+from vecdb.engine.segment import padded_width
+from vecdb.engine.view import SegmentView
+
+__all__ = ["graph_row_bytes", "is_clean", "plan"]
+
+DEAD_FRACTION_MAX = 0.2
+"""A segment with more dead nodes than this is built anew."""
+
+WORTHWHILE_FRACTION = 1 / 8
+"""Rows outside the graph, as a fraction of those inside, at which extending pays without a pause
+in the writing; each extension writes the whole segment again."""
+
+FLAT_SEGMENTS_MAX = 6
+"""Segments of a group at which it is merged even if it is early."""
+
+
+def graph_row_bytes(dim: int, M: int) -> int:
+    """About what a row takes in a graph segment."""
+    return 4 * padded_width(dim) + 8 * M + 32
+
+
+def is_clean(segment: SegmentView) -> bool:
+    """A graph with few dead nodes."""
+    total = len(segment.content.rows)
+    return segment.graph is not None and segment.dead_count <= DEAD_FRACTION_MAX * total
+
+
+def plan(
+    segments: tuple[SegmentView, ...], rows_max: int, *, urgent: bool
+) -> list[SegmentView] | None:
+    """The neighbours to make one graph of next; None if there is nothing to do.
+
+    Args:
+        segments: in place, by first row.
+        rows_max: live rows that a graph may have.
+        urgent: do what can be done, rather than what pays while writes go on.
+    """
+    groups: list[list[SegmentView]] = []
+    room = 0
+    for segment in segments:
+        if not groups or segment.live_count > room:
+            groups.append([])
+            room = rows_max
+        groups[-1].append(segment)
+        room -= segment.live_count
+    for group in groups:
+        if len(group) == 1 and is_clean(group[0]):
+            continue
+        if urgent or _worthwhile(group):
+            return group
+    return None
+
+
+def _worthwhile(group: list[SegmentView]) -> bool:
+    inside = sum(s.live_count for s in group if is_clean(s))
+    outside = sum(s.live_count for s in group if not is_clean(s))
+    return outside >= WORTHWHILE_FRACTION * inside or len(group) > FLAT_SEGMENTS_MAX
