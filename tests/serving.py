@@ -37,14 +37,25 @@ def running_server(data: Path | str, **options: Any) -> Iterator[str]:
 class ServerProcess:
     """``vecdb_server.process.serve`` in a child process; a context manager that ends it.
 
+    Args:
+        before: a statement that the child executes first.
+        options: further arguments of ``serve``.
+
     Attributes:
         address: from the ready line. log: lines of its stderr so far.
     """
 
-    def __init__(self, data: Path | str, listen: str = "127.0.0.1:0", **options: Any) -> None:
+    def __init__(
+        self,
+        data: Path | str,
+        listen: str = "127.0.0.1:0",
+        *,
+        before: str = "",
+        **options: Any,
+    ) -> None:
         arguments = "".join(f", {name}={value!r}" for name, value in options.items())
         code = (
-            "import sys; from vecdb_server.process import serve; "
+            f"import sys; from vecdb_server.process import serve; {before or 'pass'}; "
             f"sys.exit(serve({str(data)!r}, {listen!r}{arguments}))"
         )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
@@ -65,7 +76,7 @@ class ServerProcess:
     @property
     def address(self) -> str:
         """host:port, once it is ready."""
-        line = self.wait_for(" ready ")
+        line = self.wait_for(" ready address=")
         return line.split("address=")[1].split()[0]
 
     def wait_for(self, text: str, timeout_s: float = READY_WITHIN_S) -> str:

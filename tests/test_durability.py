@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 import vecdb
 from tests.model import recall
-from tests.processes import ServerProcess, served
+from tests.serving import ServerProcess
 
 DIM = 32
 BATCH_ROWS = 400
@@ -85,7 +86,7 @@ def test_a_killed_server_keeps_every_acknowledged_batch(tmp_path: Path) -> None:
     with vecdb.open(folder, indexer=False) as database:
         database.create_collection("docs", DIM)
     for round_number in range(KILLS):
-        with served(folder) as server:
+        with ServerProcess(folder) as server:
             loads = [Load(server.address, w, ledger[w][1]) for w in range(WRITERS)]
             for load in loads:
                 load.start()
@@ -95,7 +96,8 @@ def test_a_killed_server_keeps_every_acknowledged_batch(tmp_path: Path) -> None:
             while sum(len(load.acknowledged) for load in loads) < wanted:
                 assert time.monotonic() < deadline and any(load.is_alive() for load in loads)
                 time.sleep(0.001)
-            server.kill()
+            server.signal(signal.SIGKILL)
+            server.wait()
             for load in loads:
                 load.join(30)
                 assert isinstance(
@@ -109,8 +111,9 @@ def test_a_killed_server_keeps_every_acknowledged_batch(tmp_path: Path) -> None:
 
 def test_sigterm_ends_a_server_with_everything_kept(tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    server = ServerProcess(folder)
-    with vecdb.connect(server.address) as client:
-        client.create_collection("docs", DIM).upsert(*batch(0, 0))
-    assert server.stop() == 0
+    with ServerProcess(folder) as server:
+        with vecdb.connect(server.address) as client:
+            client.create_collection("docs", DIM).upsert(*batch(0, 0))
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
     assert check(folder, {0: ([0], 1)}) == 1

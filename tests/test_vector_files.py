@@ -1,4 +1,4 @@
-"""Readers of vector files: what is written comes back, and broken files are refused with the place."""
+"""Readers of vector files: what is written comes back; broken files are refused with the place."""
 
 from __future__ import annotations
 
@@ -130,11 +130,11 @@ def test_npy_refusals(tmp_path: Path) -> None:
 def test_counts_that_differ_are_found_before_the_first_row(tmp_path: Path) -> None:
     np.save(tmp_path / "X.npy", rows(3))
     (tmp_path / "X.ids.txt").write_text("a\nb\n")
-    with pytest.raises(InvalidArgumentError, match="expected 3 entries.*got 2"):
+    with pytest.raises(InvalidArgumentError, match=r"expected 3 entries.*got 2"):
         open_vectors(tmp_path / "X.npy")
     (tmp_path / "X.ids.txt").write_text("a\nb\nc\n")
     (tmp_path / "X.metadata.jsonl").write_text("{}\n{}\n{}\n{}\n")
-    with pytest.raises(InvalidArgumentError, match="expected 3 entries.*got 4"):
+    with pytest.raises(InvalidArgumentError, match=r"expected 3 entries.*got 4"):
         open_vectors(tmp_path / "X.npy")
 
 
@@ -286,9 +286,9 @@ def test_bin_refusals(tmp_path: Path) -> None:
     path = tmp_path / "words.bin"
     whole = write_bin(path, [b"a", b"bb", b"ccc"], rows(3))
     path.write_bytes(whole[:-30])
-    refused(path, "truncated: 3 rows need at least 58 bytes, got 36")
+    refused(path, "truncated: 3 rows need at least 58 bytes, got 34")
     path.write_bytes(whole[:-3])
-    refused(path, "row 2 at byte 43: truncated: expected 16 bytes, got 14")
+    refused(path, "row 2 at byte 42: truncated: expected 16 bytes, got 14")
     path.write_bytes(whole + b"more")
     refused(path, "byte 63: more bytes follow the last row")
     path.write_bytes(b"x" * 600)

@@ -1,0 +1,112 @@
+"""From the first upsert until all rows are in one graph segment, beside hnswlib alone.
+
+hnswlib alone: the vectors are in memory and one ``add_items`` builds the graph, with the same M,
+ef_construction and threads. Ours: every row is first written durably, over gRPC, while the indexer
+builds. Searches run beside it all the time; their p50 is reported, and the p50 afterwards.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import hnswlib
+import numpy as np
+
+import vecdb
+from vecdb_bench.common import glove, in_turns, median, served, spread
+
+__all__ = ["measure_indexing"]
+
+_SEARCH_EVERY_S = 0.1
+
+
+class _Searches(threading.Thread):
+    """A client that asks now and then until it is told to stop."""
+
+    def __init__(self, address: str, queries: Any) -> None:
+        super().__init__()
+        self.address, self.queries = address, queries
+        self.took_ms: list[float] = []
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        with vecdb.connect(self.address) as client:
+            words = client.collection("words")
+            while not self.stopping.wait(_SEARCH_EVERY_S):
+                query = self.queries[len(self.took_ms) % len(self.queries)]
+                began = time.perf_counter()
+                words.search(query, k=10)
+                self.took_ms.append(1e3 * (time.perf_counter() - began))
+
+
+def measure_indexing(rows: int = 400_000, rounds: int = 3, threads: int = 2) -> dict[str, Any]:
+    """Seconds until one graph, hnswlib alone and ours over gRPC, taken in turns."""
+    base, queries = glove(rows)
+    unit = base / np.linalg.norm(base, axis=1, keepdims=True)
+    names = [str(i) for i in range(rows)]
+    during: list[float] = []
+    after: list[float] = []
+    loading: list[float] = []
+    recalls: list[float] = []
+
+    def alone() -> float:
+        began = time.perf_counter()
+        index = hnswlib.Index("ip", base.shape[1])
+        index.init_index(rows, M=16, ef_construction=128)
+        index.add_items(unit, np.arange(rows), num_threads=threads)
+        return time.perf_counter() - began
+
+    def ours() -> float:
+        with (
+            tempfile.TemporaryDirectory() as place,
+            served(Path(place) / "data") as address,
+            vecdb.connect(address) as client,
+        ):
+            words = client.create_collection("words", base.shape[1])
+            searches = _Searches(address, queries)
+            searches.start()
+            began = time.perf_counter()
+            words.upsert_many(names, base)
+            loading.append(rows / (time.perf_counter() - began))
+            stats = words.optimize()
+            took = time.perf_counter() - began
+            assert [(s.kind, s.rows) for s in stats.segments] == [("graph", rows)]
+            searches.stopping.set()
+            searches.join()
+            during.append(median(searches.took_ms))
+            quiet = []
+            for query in queries[:200]:
+                began = time.perf_counter()
+                words.search(query, k=10)
+                quiet.append(1e3 * (time.perf_counter() - began))
+            after.append(median(quiet))
+            exact = words.search(queries, k=10, exact=True)
+            found = words.search(queries, k=10)
+            recalls.append(
+                float(
+                    np.mean(
+                        [
+                            (h.distances <= t.distances[-1] + 1e-6).mean()
+                            for h, t in zip(found, exact, strict=True)
+                        ]
+                    )
+                )
+            )
+        return took
+
+    figures = in_turns(rounds, hnswlib_alone=alone, until_indexed=ours)
+    ratios = [
+        o / a for o, a in zip(figures["until_indexed"], figures["hnswlib_alone"], strict=True)
+    ]
+    print(f"until {rows} x 50 GloVe are in one graph, M 16, ef_construction 128; seconds")
+    for name, values in figures.items():
+        print(f"  {name:14s} {spread(values)}")
+    print(f"  until indexed / hnswlib alone: {spread(ratios)} (bound: 1.3)")
+    print(f"  rows a second while loading over gRPC: {spread(loading)}")
+    print(f"  search p50 meanwhile {spread(during)} ms, afterwards {spread(after)} ms")
+    print(f"  recall@10 at ef 128 afterwards: {spread(recalls)}")
+    return {"figures": figures, "ratio": median(ratios), "during_ms": median(during)}

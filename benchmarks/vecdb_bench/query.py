@@ -1,0 +1,120 @@
+"""One query over gRPC beside its parts, and batches beside the in-process search.
+
+``measure_query``: p50 of a search through a server, beside the p50 of a bare echo (same bytes both
+ways as a request) and of the same search in this process, on the same folder. What is over the sum
+of the two is what the server and the client cost.
+
+``measure_batch``: queries a second in batches of 100 through a server, beside in-process.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+import vecdb
+from vecdb_bench.common import echoing, glove, in_turns, median, served, spread
+from vecdb_bench.echo import METHOD
+
+__all__ = ["measure_batch", "measure_query"]
+
+
+def _filled(folder: Path, rows: int) -> Any:
+    base, queries = glove(rows)
+    with vecdb.open(folder) as database:
+        words = database.create_collection("words", 50)
+        words.upsert_many((str(i) for i in range(rows)), base)
+        words.optimize()
+    return queries
+
+
+def _p50_us(call: Any, queries: Any, count: int) -> float:
+    took = np.empty(count)
+    for i in range(count):
+        query = queries[i % len(queries)]
+        began = time.perf_counter()
+        call(query)
+        took[i] = time.perf_counter() - began
+    return float(np.median(took) * 1e6)
+
+
+def measure_query(rows: int = 400_000, rounds: int = 7, count: int = 1000) -> dict[str, Any]:
+    """p50 in microseconds of echo, search in process and search over gRPC, taken in turns."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "data"
+        queries = _filled(folder, rows)
+        with (
+            served(folder) as address,
+            echoing() as echo_address,
+            vecdb.open(folder, indexer=False) as database,
+            vecdb.connect(address) as client,
+            grpc.insecure_channel(echo_address) as channel,
+        ):
+            here, there = database.collection("words"), client.collection("words")
+            echo = channel.unary_unary(METHOD)
+            message = queries[0].tobytes() + b"words" + bytes(16)
+            for query in queries[:50]:
+                a, b = here.search(query, k=10), there.search(query, k=10)
+                assert a.ids == b.ids and (a.distances == b.distances).all()
+                echo(message)
+            figures = in_turns(
+                rounds,
+                echo=lambda: _p50_us(lambda _: echo(message), queries, count),
+                in_process=lambda: _p50_us(lambda q: here.search(q, k=10), queries, count),
+                over_grpc=lambda: _p50_us(lambda q: there.search(q, k=10), queries, count),
+            )
+            exact = here.search(queries, k=10, exact=True)
+            found = here.search(queries, k=10)
+    over = [
+        g - e - p
+        for g, e, p in zip(
+            figures["over_grpc"], figures["echo"], figures["in_process"], strict=True
+        )
+    ]
+    recall = float(
+        np.mean(
+            [(h.distances <= t.distances[-1] + 1e-6).mean() for h, t in zip(found, exact, strict=True)]
+        )
+    )
+    print(f"one query, k 10, ef 128, {rows} x 50 GloVe, cosine; recall@10 {recall:.4f}; p50 in µs")
+    for name, values in figures.items():
+        print(f"  {name:12s} {spread(values)}")
+    print(f"  server and client add {spread(over)} µs (bound: 100)")
+    return {"figures": figures, "overhead_us": median(over), "recall": recall}
+
+
+def measure_batch(rows: int = 400_000, rounds: int = 7, size: int = 100) -> dict[str, Any]:
+    """Queries a second in batches, over gRPC and in process, taken in turns."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "data"
+        queries = _filled(folder, rows)
+        with (
+            served(folder) as address,
+            vecdb.open(folder, indexer=False) as database,
+            vecdb.connect(address) as client,
+        ):
+            here, there = database.collection("words"), client.collection("words")
+            batches = [queries[i : i + size] for i in range(0, len(queries), size)]
+
+            def rate(collection: Any) -> float:
+                began = time.perf_counter()
+                for batch in batches:
+                    answers = collection.search(batch, k=10)
+                    assert len(answers) == len(batch) and len(answers[-1]) == 10
+                return len(queries) / (time.perf_counter() - began)
+
+            rate(here), rate(there)
+            figures = in_turns(
+                rounds, in_process=lambda: rate(here), over_grpc=lambda: rate(there)
+            )
+    ratios = [g / p for g, p in zip(figures["over_grpc"], figures["in_process"], strict=True)]
+    print(f"batches of {size}, k 10, ef 128, {rows} x 50 GloVe, cosine; queries a second")
+    for name, values in figures.items():
+        print(f"  {name:12s} {spread(values)}")
+    print(f"  over gRPC / in process: {spread(ratios)} (bound: 0.85)")
+    return {"figures": figures, "ratio": median(ratios)}

@@ -1,0 +1,202 @@
+"""The wire contract: generated code is up to date, the codec is exact, field numbers never move."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import vecdb_proto
+from vecdb import checks, types
+from vecdb.errors import InvalidArgumentError
+from vecdb_proto import codec
+from vecdb_proto import vecdb_pb2 as wire
+
+PACKAGE = Path(vecdb_proto.__file__).parent
+
+
+def test_generated_code_is_what_the_contract_generates(tmp_path: Path) -> None:
+    pytest.importorskip("grpc_tools")
+    # In a process of its own: protoc.main registers files in the process's descriptor pool.
+    code = (
+        "import sys; from pathlib import Path; from vecdb_proto.generate import generate; "
+        "generate(Path(sys.argv[1]))"
+    )
+    environment = {"PYTHONPATH": ":".join(p for p in sys.path if p), "PATH": ""}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)
+    names = sorted(path.name for path in (tmp_path / "vecdb_proto").iterdir())
+    assert names == ["vecdb_pb2.py", "vecdb_pb2.pyi", "vecdb_pb2_grpc.py"]
+    for name in names:
+        generated = (tmp_path / "vecdb_proto" / name).read_text()
+        assert generated == (PACKAGE / name).read_text(), f"{name}: run make proto"
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=20),
+        elements=st.floats(width=32),
+    )
+)
+def test_a_matrix_comes_back_bit_for_bit(vectors: np.ndarray) -> None:
+    message = wire.Matrix.FromString(codec.encode_matrix(vectors).SerializeToString())
+    assert (message.rows, message.dim) == vectors.shape
+    assert message.data == vectors.astype("<f4").tobytes()
+    for writable in (False, True):
+        back = codec.decode_matrix(message, writable=writable)
+        assert back.dtype == np.float32
+        assert back.shape == vectors.shape
+        assert back.tobytes() == vectors.tobytes()
+        assert back.flags.writeable is writable
+
+
+def test_the_layout_never_changes() -> None:
+    message = codec.encode_matrix(np.array([[1.0, -2.0, 0.5], [0.0, 3.0, 1e-3]], np.float32))
+    assert message.SerializeToString().hex() == (
+        "080210031801"  # rows 2, dim 3, dtype 1
+        "2218"  # data: 24 bytes
+        "0000803f000000c00000003f00000000000040406f12833a"
+    )
+
+
+def test_views_of_any_order_are_encoded_by_row() -> None:
+    vectors = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for view in (np.asfortranarray(vectors), vectors[::2], vectors.T, vectors.astype(np.float64)):
+        back = codec.decode_matrix(codec.encode_matrix(view))
+        assert np.array_equal(back, view)
+
+
+def test_a_big_endian_host_swaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.array([[1.0, 2.0]], np.float32)
+    monkeypatch.setattr(codec, "_SWAPS", True)
+    message = codec.encode_matrix(vectors)
+    assert message.data == vectors.astype(">f4").tobytes()
+    assert np.array_equal(codec.decode_matrix(message), vectors)
+
+
+@pytest.mark.parametrize("length", [0, 4, 20, 23, 25, 28])
+def test_a_wrong_length_is_refused_with_both_numbers(length: int) -> None:
+    message = wire.Matrix(rows=2, dim=3, dtype=wire.DTYPE_FLOAT32, data=b"x" * length)
+    with pytest.raises(InvalidArgumentError, match=rf"24 bytes, got {length}\b") as caught:
+        codec.decode_matrix(message)
+    assert caught.value.reason == "MATRIX_SIZE"
+
+
+@pytest.mark.parametrize("rows_and_dim", [(2**32 - 1, 2**32 - 1), (2**31, 1)])
+def test_a_claim_of_many_rows_allocates_nothing(rows_and_dim: tuple[int, int]) -> None:
+    rows, dim = rows_and_dim
+    message = wire.Matrix(rows=rows, dim=dim, dtype=wire.DTYPE_FLOAT32, data=b"abcd")
+    with pytest.raises(InvalidArgumentError, match=str(4 * rows * dim)):
+        codec.decode_matrix(message)
+
+
+@pytest.mark.parametrize("dtype", [0, 2, 99])
+def test_an_unknown_dtype_is_refused(dtype: int) -> None:
+    message = wire.Matrix(rows=1, dim=1, data=b"abcd")
+    message.dtype = dtype  # type: ignore[assignment]
+    with pytest.raises(InvalidArgumentError, match=f"got {dtype}") as caught:
+        codec.decode_matrix(message)
+    assert caught.value.reason == "MATRIX_DTYPE"
+
+
+def test_half_a_number_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="got 7"):
+        codec.decode_floats(b"1234567")
+
+
+@pytest.mark.parametrize(
+    ("message", "vocabulary", "not_there"),
+    [
+        (wire.CollectionStats, types.CollectionStats, set()),
+        (wire.SegmentStats, types.SegmentStats, set()),
+        (wire.SearchInfo, types.SearchInfo, {"visited"}),  # a column of its own
+    ],
+)
+def test_fields_are_called_as_in_the_vocabulary(
+    message: type, vocabulary: type, not_there: set[str]
+) -> None:
+    on_the_wire = {field.name for field in message.DESCRIPTOR.fields}  # type: ignore[attr-defined]
+    assert on_the_wire == {field.name for field in fields(vocabulary)} - not_there
+
+
+NUMBERS = """
+CollectionConfig dim=1 metric=2 m=3 ef_construction=4
+CollectionDescription name=1 config=2
+CollectionStats live_count=1 seq=2 generation=3 next_row=4 sealed_to=5 fresh_rows=6 unindexed_rows=7 store_bytes=8 segment_bytes=9 indexer=10 segments=11
+Comparison path=1 operator=2 values=3
+CountRequest collection=1 namespace=2 filter=3
+CountResponse count=1
+CreateCollectionRequest collection=1 namespace=2 config=3
+CreateCollectionResponse collection=1
+DeleteRequest collection=1 namespace=2 ids=3 filter=4 condition=6 request_id=7
+DeleteResponse seq=1 count=2 repeated_request=3
+DropCollectionRequest collection=1 namespace=2
+DropCollectionResponse
+Filter all_of=1 any_of=2 negated=3 comparison=4
+FilterList filters=1
+GetCollectionRequest collection=1 namespace=2
+GetCollectionResponse collection=1
+GetRequest collection=1 namespace=2 ids=3
+GetResponse ids=1 vectors=2 metadata=3 missing=4 seq=5
+Limits dim_max=1 k_max=2 ef_max=3 results_per_call_max=4 batch_rows_max=5 id_bytes_max=6 metadata_bytes_max=7 metadata_depth_max=8 message_bytes=9
+ListCollectionsRequest namespace=2
+ListCollectionsResponse collections=1
+Matrix rows=1 dim=2 dtype=3 data=4
+OptimizeRequest collection=1 namespace=2
+OptimizeResponse stats=1
+SearchInfo plan=1 exact=2 ef=3 matches=4 seq=5 verified=6
+SearchRequest collection=1 namespace=2 queries=3 k=4 ef=5 exact=6 include_metadata=7 include_vectors=8 target_recall=9 filter=10
+SearchResponse counts=1 ids=2 distances=3 metadata=4 vectors=5 infos=6 visited=7
+SegmentStats number=1 kind=2 first_row=3 end_row=4 rows=5 dead=6 bytes=7
+ServerInfoRequest
+ServerInfoResponse version=1 data_format=2 limits=3 features=4
+StatsRequest collection=1 namespace=2
+StatsResponse stats=1
+UpsertRequest collection=1 namespace=2 ids=3 vectors=4 metadata=5 condition=6 request_id=7
+UpsertResponse seq=1 count=2 repeated_request=3
+Value null_value=1 bool_value=2 int_value=3 double_value=4 string_value=5
+WriteCondition insert_only=1 if_seq=2
+"""  # noqa: E501
+
+
+def test_field_numbers_are_for_ever() -> None:
+    """A number in this list may be joined by others; it never changes and never goes."""
+    now = {
+        name: {field.name: field.number for field in message.fields}
+        for name, message in wire.DESCRIPTOR.message_types_by_name.items()
+    }
+    for line in NUMBERS.strip().splitlines():
+        name, *entries = line.split()
+        for entry in entries:
+            field, number = entry.split("=")
+            assert now[name][field] == int(number), f"{name}.{field}"
+    assert set(now) == {line.split()[0] for line in NUMBERS.strip().splitlines()}
+
+
+def test_every_reason_of_a_refused_argument_is_in_the_contract() -> None:
+    contract = (PACKAGE / "vecdb.proto").read_text()
+    sources = [Path(checks.__file__), PACKAGE / "codec.py"]
+    raised = {
+        reason
+        for source in sources
+        for reason in re.findall(r'"([A-Z]+_[A-Z_]+)"', source.read_text())
+    }
+    assert {"DIM_MISMATCH", "MATRIX_SIZE", "DUPLICATE_ID"} <= raised
+    # What only an embedded caller can get wrong has no way onto the wire.
+    raised -= {"NOT_A_LIST", "NOT_A_MATRIX", "NOT_AN_INTEGER"}
+    assert {reason for reason in raised if reason not in contract} == set()
+
+
+def test_reserved_fields_are_marked() -> None:
+    contract = (PACKAGE / "vecdb.proto").read_text().splitlines()
+    reserved = [line for line in contract if "namespace = 2" in line]
+    assert len(reserved) == 11  # every call but ServerInfo
+    assert all("[reserved]" in line for line in reserved)
