@@ -33,7 +33,10 @@ def test_round_trip(surface: Any, metric: str) -> None:
     docs = surface.create_collection("docs", 8, metric)
     assert (docs.name, docs.dim, docs.metric) == ("docs", 8, vecdb.Metric(metric))
     vectors = rows(300) * 3
-    metadata = [{"n": i, "text": "žluťoučký", "deep": {"a": [1, None, True]}} if i % 3 else None for i in range(300)]
+    metadata = [
+        {"n": i, "text": "žluťoučký", "deep": {"a": [1, None, True]}} if i % 3 else None
+        for i in range(300)
+    ]
     assert docs.upsert(names(300), vectors, metadata) == vecdb.Receipt(1, 300)
     model.upsert(names(300), vectors, metadata)
     model.check_records(docs.get(["row-5", "nobody", "row-1"]), ["row-5", "nobody", "row-1"])
@@ -296,7 +299,9 @@ def public(cls: type) -> dict[str, Any]:
         (EngineCollection, ClientCollection, {"upsert_raw", "run_search"}),
     ],
 )
-def test_engine_and_client_have_one_surface(engine: type, client: type, engine_only: set[str]) -> None:
+def test_engine_and_client_have_one_surface(
+    engine: type, client: type, engine_only: set[str]
+) -> None:
     ours, theirs = public(engine), public(client)
     assert set(ours) - engine_only == set(theirs)
     for name, member in theirs.items():

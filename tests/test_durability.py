@@ -100,9 +100,9 @@ def test_a_killed_server_keeps_every_acknowledged_batch(tmp_path: Path) -> None:
             server.wait()
             for load in loads:
                 load.join(30)
-                assert isinstance(
-                    load.error, vecdb.UnavailableError | vecdb.OutcomeUnknownError
-                ), load.error
+                assert isinstance(load.error, vecdb.UnavailableError | vecdb.OutcomeUnknownError), (
+                    load.error
+                )
                 acknowledged, _ = ledger[load.writer]
                 ledger[load.writer] = (acknowledged + load.acknowledged, load.next)
         total = sum(len(acknowledged) for acknowledged, _ in ledger.values())

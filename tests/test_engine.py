@@ -284,7 +284,11 @@ def test_use_after_a_fork_is_refused(database: Any) -> None:
     child = os.fork()
     if child == 0:
         refused = 0
-        for call in (docs.count, lambda: docs.upsert(["a"], rows(1)), lambda: docs.search(rows(1)[0])):
+        for call in (
+            docs.count,
+            lambda: docs.upsert(["a"], rows(1)),
+            lambda: docs.search(rows(1)[0]),
+        ):
             try:
                 call()
             except vecdb.FailedPreconditionError:
@@ -318,7 +322,9 @@ def test_a_half_made_and_a_half_dropped_collection(tmp_path: Path) -> None:
         catalog = database._catalog
         database.create_collection("dropping", 8)
         catalog.drop("dropping")  # Only its first step.
-        catalog._put("creating", {**_raw_entry(catalog, "kept"), "id": "f" * 16, "state": "creating"})
+        catalog._put(
+            "creating", {**_raw_entry(catalog, "kept"), "id": "f" * 16, "state": "creating"}
+        )
         assert [d.name for d in database.list_collections()] == ["kept"]
         with pytest.raises(vecdb.AlreadyExistsError):
             database.create_collection("dropping", 8)
@@ -361,7 +367,7 @@ def test_a_changed_value_in_the_store_is_data_loss(database: Any, name: str) -> 
         docs._opened.views.forget()
         docs.search(rows(1)[0], exact=True)
         with environment.read() as transaction:
-            docs._opened.store.read_log(transaction, 0, 2)
+            docs._opened.store.rows.read_log(transaction, 0, 2)
 
 
 def test_what_is_packed_unpacks() -> None:
@@ -384,7 +390,11 @@ def test_what_is_packed_unpacks() -> None:
 def test_a_block_with_gaps_unpacks() -> None:
     """The form that a rewritten block will have: offsets behind the rows."""
     key, vectors = layout.row_key(100), rows(3)
-    tail = np.array([0, 4, 9], np.uint32).tobytes() + (3).to_bytes(4, "little") + (1).to_bytes(4, "little")
+    tail = (
+        np.array([0, 4, 9], np.uint32).tobytes()
+        + (3).to_bytes(4, "little")
+        + (1).to_bytes(4, "little")
+    )
     value = layout.seal_value(key, vectors.tobytes() + tail)
     found_rows, found = layout.unpack_block(key, value, 8)
     assert found_rows.tolist() == [100, 104, 109]

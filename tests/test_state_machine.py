@@ -60,10 +60,14 @@ class CollectionMachine(RuleBasedStateMachine):
     def upsert(self, names: list[str], seed: int, few: bool, metadata: Any) -> None:
         rng = np.random.default_rng(seed)
         # Few different vectors: ties, and updates that change nothing but metadata.
-        vectors = rng.integers(-2, 3, (len(names), DIM)) if few else rng.normal(size=(len(names), DIM))
+        vectors = (
+            rng.integers(-2, 3, (len(names), DIM)) if few else rng.normal(size=(len(names), DIM))
+        )
         vectors = vectors.astype(np.float32)
         vectors[(vectors == 0).all(axis=1), 0] = 1
-        given = metadata.draw(st.none() | st.lists(METADATA, min_size=len(names), max_size=len(names)))
+        given = metadata.draw(
+            st.none() | st.lists(METADATA, min_size=len(names), max_size=len(names))
+        )
         receipt = self.collection.upsert(names, vectors, given)
         self.seq += 1
         assert (receipt.seq, receipt.count) == (self.seq, len(names))

@@ -106,7 +106,8 @@ def open(path: str | os.PathLike[str], **options: Any) -> Database:
 
 
 def connect(address: str = "127.0.0.1:7801", **options: Any) -> Client:
-    """A client of the server at ``host:port``; the same as ``vecdb_client.Client(address, **options)``."""
+    """A client of the server at ``host:port``; the same as ``vecdb_client.Client(address,
+    **options)``."""
     from vecdb_client import Client
 
     return Client(address, **options)

@@ -1,6 +1,6 @@
-"""Checks at the border: every ``check_*`` returns its argument in the form that the inside works with,
-or raises InvalidArgumentError with both numbers. Engine and client both call these, the server relies
-on the engine's; behind them nothing is checked again.
+"""Checks at the border: every ``check_*`` returns its argument in the form that the inside works
+with, or raises InvalidArgumentError with both numbers. Engine and client both call these, the
+server relies on the engine's; behind them nothing is checked again.
 """
 
 from __future__ import annotations
@@ -156,11 +156,11 @@ def check_ids(ids: Any, *, unique: bool, limit: Limit = limits.BATCH_ROWS) -> li
     try:
         sizes = [len(text.encode()) for text in texts]
     except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"an id is not valid Unicode: {error.reason}", "BAD_ID") from None
+        raise InvalidArgumentError(
+            f"an id is not valid Unicode: {error.reason}", "BAD_ID"
+        ) from None
     if min(sizes) < limits.ID_BYTES.minimum or max(sizes) > limits.ID_BYTES.maximum:
-        bad = next(
-            s for s in sizes if not limits.ID_BYTES.minimum <= s <= limits.ID_BYTES.maximum
-        )
+        bad = next(s for s in sizes if not limits.ID_BYTES.minimum <= s <= limits.ID_BYTES.maximum)
         raise InvalidArgumentError(
             f"{limits.ID_BYTES.name} must be {limits.ID_BYTES.minimum} to "
             f"{limits.ID_BYTES.maximum}, got {bad}",

@@ -1,22 +1,23 @@
 """Every error that vecdb raises, embedded or remote, is one of these.
 
     VecdbError
-    ├── InvalidArgumentError     (also ValueError)   the request is wrong; nothing was written
-    ├── NotFoundError            (also KeyError)     no collection of that name
-    ├── AlreadyExistsError                           the name is taken
-    ├── FailedPreconditionError                      right request, wrong state: closed, forked, a newer format
-    ├── ResourceExhaustedError                       queue, memory, disk or files are used up; reads go on
-    ├── UnavailableError                             starting, draining, or read-only after an I/O error; try again
-    ├── OutcomeUnknownError                          the write may or may not be there: look before repeating it
-    ├── DeadlineExceededError    (also TimeoutError) the time given was too short
-    ├── CancelledError                               the caller went away
-    ├── DataLossError                                stored bytes fail their checksum
-    ├── UnsupportedError         (also NotImplementedError)  reserved, not built yet
-    ├── InternalError                                a defect of vecdb
-    └── MissingExtraError        (also ImportError)  a part that is not installed; says what to type
+    ├── InvalidArgumentError     the request is wrong, nothing was written; a ValueError
+    ├── NotFoundError            no collection of that name; a KeyError
+    ├── AlreadyExistsError       the name is taken
+    ├── FailedPreconditionError  right request, wrong state: closed, forked, a newer format
+    ├── ResourceExhaustedError   queue, memory, disk or files are used up; reads go on
+    ├── UnavailableError         starting, draining, or stopped after an I/O error; try again
+    ├── OutcomeUnknownError      the write may or may not be there: look before repeating it
+    ├── DeadlineExceededError    the time given was too short; a TimeoutError
+    ├── CancelledError           the caller went away
+    ├── DataLossError            stored bytes fail their checksum
+    ├── UnsupportedError         reserved, not built yet; a NotImplementedError
+    ├── InternalError            a defect of vecdb
+    └── MissingExtraError        not installed, says what to type; an ImportError
 
-Each class has a ``code``, the name of its gRPC status, and each error a ``reason``: a short constant
-in capitals that programs may compare (``DIM_MISMATCH``). Messages are for people and may change.
+Each class has a ``code``, the name of its gRPC status, and each error a ``reason``: a short
+constant in capitals that programs may compare (``DIM_MISMATCH``). Messages are for people and may
+change.
 Foreign errors are translated where they arise: LMDB's in ``vecdb.engine.environment``, gRPC's in
 ``vecdb_client.translation``, ours to gRPC's in ``vecdb_server.translation``.
 """
@@ -48,7 +49,8 @@ class VecdbError(Exception):
 
     Attributes:
         reason: a constant in capitals that names the cause.
-        progress: after ``upsert_many`` failed, an ``IngestProgress`` of what was acknowledged; else None.
+        progress: after ``upsert_many`` failed, an ``IngestProgress`` of what was acknowledged; else
+            None.
     """
 
     code: ClassVar[str] = "UNKNOWN"
@@ -144,7 +146,9 @@ class MissingExtraError(VecdbError, ImportError):
     code = "FAILED_PRECONDITION"
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs more than the bare client: pip install 'vecdb-grpc[{extra}]'")
+        super().__init__(
+            f"{what} needs more than the bare client: pip install 'vecdb-grpc[{extra}]'"
+        )
         self.reason = "MISSING_EXTRA"
         self._arguments = (what, extra)
 

@@ -1,9 +1,9 @@
 """The indexer's process: ``python -m vecdb.indexer FOLDER``, started by an open database.
 
-Reads lines from standard input: "work ID" (a collection may have graph work that pays) and "optimize
-ID" (do all of it). Answers each with a JSON line {"event": "done", …} and tells between what it is
-doing. What does not pay while writes go on is done after a pause in the writing. Ends when its input
-ends: at once, or after the job at hand with ``--finish-when-orphaned``.
+Reads lines from standard input: "work ID" (a collection may have graph work that pays) and
+"optimize ID" (do all of it). Answers each with a JSON line {"event": "done", …} and tells between
+what it is doing. What does not pay while writes go on is done after a pause in the writing. Ends
+when its input ends: at once, or after the job at hand with ``--finish-when-orphaned``.
 """
 
 from __future__ import annotations

@@ -16,21 +16,22 @@ __all__ = [
     "EF",
     "EF_CONSTRUCTION",
     "ID_BYTES",
-    "K",
-    "M",
     "MESSAGE_BYTES",
     "METADATA_BYTES",
     "METADATA_DEPTH",
     "NAME_PATTERN",
     "RESULTS_PER_CALL_MAX",
     "SQUARED_NORM_MAX",
+    "K",
     "Limit",
+    "M",
 ]
 
 
 @dataclass(frozen=True)
 class Limit:
-    """An integer that may be ``minimum`` to ``maximum``; ``default`` is None where it must be given."""
+    """An integer that may be ``minimum`` to ``maximum``; ``default`` is None where it must be
+    given."""
 
     name: str
     minimum: int
@@ -45,7 +46,8 @@ EF: Final = Limit("ef", 1, 128, 65_536)
 ef it uses the default, or twice k if that is more."""
 
 M: Final = Limit("M", 2, 16, 256)
-"""Links a node on the upper levels of the graph; twice as many on the lowest (Malkov & Yashunin 2018, section 4)."""
+"""Links a node on the upper levels of the graph; twice as many on the lowest (Malkov & Yashunin
+2018, section 4)."""
 
 EF_CONSTRUCTION: Final = Limit("ef_construction", 4, 128, 4_096)
 ID_BYTES: Final = Limit("id length in bytes", 1, None, 500)

@@ -1,4 +1,5 @@
-"""What goes in and comes out: the same objects embedded and remote. numpy only, no engine, no gRPC."""
+"""What goes in and comes out: the same objects embedded and remote. numpy only, no engine, no
+gRPC."""
 
 from __future__ import annotations
 
@@ -134,7 +135,7 @@ class Hits(Sequence[Hit]):
     Attributes:
         ids: list of str, length k or fewer if fewer rows are live.
         distances: float32, shape (len(ids),), ascending.
-        metadata: list of dict, one a hit; empty dicts where nothing is stored or it was not asked for.
+        metadata: list of dict, one a hit; empty where nothing is stored or it was not asked for.
         vectors: float32, shape (len(ids), dim), bit for bit as given, or None if not asked for.
         info: SearchInfo.
     """

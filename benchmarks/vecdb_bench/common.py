@@ -70,7 +70,9 @@ def in_turns(rounds: int, **runs: Callable[[], float]) -> dict[str, list[float]]
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """A ``vecdb serve`` process on a free port; yields its address."""
-    with _process("-m", "vecdb_server", "serve", "--data", str(folder), "--listen", "127.0.0.1:0") as (
+    with _process(
+        "-m", "vecdb_server", "serve", "--data", str(folder), "--listen", "127.0.0.1:0"
+    ) as (
         process,
         line,
     ):

@@ -1,9 +1,10 @@
 """Durable writes in batches with random UUID ids, into a store that holds rows already.
 
-Three ways over the same rows, ids and batches, each commit fsynced: a bare loop of putmulti on LMDB (ids,
-records and blocks, nothing checked, nothing else kept), the engine in this process, and a server over
-gRPC. Each round starts from copies of prepared folders, so that all meet the same store, and the three
-take turns. The engine and the server seal and build graphs meanwhile, as they always do.
+Three ways over the same rows, ids and batches, each commit fsynced: a bare loop of putmulti on
+LMDB (ids, records and blocks, nothing checked, nothing else kept), the engine in this process, and
+a server over gRPC. Each round starts from copies of prepared folders, so that all meet the same
+store, and the three take turns. The engine and the server seal and build graphs meanwhile, as they
+always do.
 """
 
 from __future__ import annotations
@@ -46,9 +47,7 @@ class _Bare:
             with transaction.cursor(self.ids) as cursor:
                 cursor.putmulti(sorted((key, pack(first + i)) for i, key in enumerate(keys)))
             with transaction.cursor(self.records) as cursor:
-                cursor.putmulti(
-                    [(pack(first + i), key) for i, key in enumerate(keys)], append=True
-                )
+                cursor.putmulti([(pack(first + i), key) for i, key in enumerate(keys)], append=True)
             with transaction.cursor(self.blocks) as cursor:
                 step = self.block_rows
                 cursor.putmulti(

@@ -63,7 +63,9 @@ def latent_256() -> Floats:
     random, n = np.random.default_rng(256), 201_000
     centres = random.standard_normal((2_000, 20))
     latent = centres[random.integers(0, 2_000, n)] + 0.6 * random.standard_normal((n, 20))
-    curved = np.tanh(latent.astype(np.float32) @ random.standard_normal((20, 256)).astype(np.float32) / 4)
+    curved = np.tanh(
+        latent.astype(np.float32) @ random.standard_normal((20, 256)).astype(np.float32) / 4
+    )
     return curved + 0.03 * random.standard_normal((n, 256), dtype=np.float32)
 
 
@@ -104,7 +106,9 @@ def exact(vectors: Floats, queries: Floats, metric: int) -> npt.NDArray[np.int64
     q = len(queries)
     scores, nodes = np.empty((q, K), np.float32), np.empty((q, K), np.int64)
     counts = np.zeros(q, np.int64)
-    kernels.scan_rows(vectors, NOTHING_DEAD, 0, len(vectors), queries, 0, q, metric, K, scores, nodes, counts)
+    kernels.scan_rows(
+        vectors, NOTHING_DEAD, 0, len(vectors), queries, 0, q, metric, K, scores, nodes, counts
+    )
     kernels.sort_heaps(scores, nodes, counts, 0, q)
     return nodes
 
@@ -144,7 +148,11 @@ def prepare(name: str, cache: Path, M: int = 16, ef_construction: int = 200) -> 
         return np.load(folder / f"{part}.npy", mmap_mode="r").view(np.ndarray)
 
     graph = Graph(
-        load("links"), load("upper_offsets"), load("upper_links"), facts["entry"], facts["top_level"]
+        load("links"),
+        load("upper_offsets"),
+        load("upper_links"),
+        facts["entry"],
+        facts["top_level"],
     )
     return Case(name, space, facts["dim"], load("vectors"), load("queries"), graph, load("truth"))
 
@@ -176,7 +184,13 @@ class HnswlibSearch:
         rows = case.vectors[:, : case.dim]
         M = case.graph.links.shape[1] // 2
         builder = Builder.from_graph(
-            case.graph, rows, space=case.space, M=M, ef_construction=200, capacity=len(rows), work_dir=work_dir
+            case.graph,
+            rows,
+            space=case.space,
+            M=M,
+            ef_construction=200,
+            capacity=len(rows),
+            work_dir=work_dir,
         )
         self._index = builder.index
         self._queries = np.ascontiguousarray(case.queries[:, : case.dim])
@@ -224,8 +238,12 @@ def compare(case: Case, work_dir: Path, rounds: int) -> list[Comparison]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cache", type=Path, help="folder for built graphs; default: a temporary one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--cache", type=Path, help="folder for built graphs; default: a temporary one"
+    )
     parser.add_argument("--data", nargs="*", choices=[*DATASETS], default=[*DATASETS])
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
@@ -234,7 +252,10 @@ def main() -> None:
         for name in arguments.data:
             case = prepare(name, cache)
             n, width = case.vectors.shape
-            print(f"{name}: {n} rows, {case.dim} dimensions ({width} with padding), {case.space}", flush=True)
+            print(
+                f"{name}: {n} rows, {case.dim} dimensions ({width} with padding), {case.space}",
+                flush=True,
+            )
             for found in compare(case, Path(temporary), arguments.rounds):
                 print(
                     f"  at recall {found.recall}: ours {found.ours:.0f}/s, hnswlib {found.hnswlib:.0f}/s, "

@@ -78,7 +78,10 @@ def measure_query(rows: int = 400_000, rounds: int = 7, count: int = 1000) -> di
     ]
     recall = float(
         np.mean(
-            [(h.distances <= t.distances[-1] + 1e-6).mean() for h, t in zip(found, exact, strict=True)]
+            [
+                (h.distances <= t.distances[-1] + 1e-6).mean()
+                for h, t in zip(found, exact, strict=True)
+            ]
         )
     )
     print(f"one query, k 10, ef 128, {rows} x 50 GloVe, cosine; recall@10 {recall:.4f}; p50 in µs")
@@ -109,9 +112,7 @@ def measure_batch(rows: int = 400_000, rounds: int = 7, size: int = 100) -> dict
                 return len(queries) / (time.perf_counter() - began)
 
             rate(here), rate(there)
-            figures = in_turns(
-                rounds, in_process=lambda: rate(here), over_grpc=lambda: rate(there)
-            )
+            figures = in_turns(rounds, in_process=lambda: rate(here), over_grpc=lambda: rate(there))
     ratios = [g / p for g, p in zip(figures["over_grpc"], figures["in_process"], strict=True)]
     print(f"batches of {size}, k 10, ef 128, {rows} x 50 GloVe, cosine; queries a second")
     for name, values in figures.items():

@@ -168,7 +168,8 @@ class Catalog:
         self._remove(name)
 
     def _recover(self) -> None:
-        """Finish or undo what a process left half done; if one is at it now, it is not half done."""
+        """Finish or undo what a process left half done; if one is at it now, it is not half
+        done."""
         with file_lock(self._root / "catalog.lock", wait=False) as held:
             if not held:
                 return
@@ -196,9 +197,7 @@ class Catalog:
     def _put(self, name: str, entry: dict[str, Any]) -> None:
         key = name.encode()
         value = layout.pack_json(key, entry)
-        self._environment.transact(
-            lambda transaction: transaction.put(key, value, db=self._names)
-        )
+        self._environment.transact(lambda transaction: transaction.put(key, value, db=self._names))
 
     def _remove(self, name: str) -> None:
         self._environment.transact(

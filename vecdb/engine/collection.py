@@ -19,13 +19,14 @@ import numpy as np
 from vecdb import checks
 from vecdb.batching import attach_progress, batches
 from vecdb.engine import layout
+from vecdb.engine.batch import DeleteBatch, UpsertBatch, make_batch
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.environment import Environment
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
 from vecdb.engine.sealing import row_bytes, seal
 from vecdb.engine.search import Searcher, SearchRequest
-from vecdb.engine.store import DeleteBatch, Store, UpsertBatch, make_batch
+from vecdb.engine.store import Store
 from vecdb.engine.view import ViewKeeper
 from vecdb.types import (
     CollectionConfig,
@@ -173,7 +174,8 @@ class Collection:
             IngestProgress: all rows.
 
         Raises:
-            VecdbError: as for ``upsert``; its ``progress`` says how far it got: a prefix of the input.
+            VecdbError: as for ``upsert``; its ``progress`` says how far it got: a prefix of the
+            input.
         """
         began = time.monotonic()
         parts = batches(ids, vectors, metadata, self.dim, batch_rows)
@@ -214,16 +216,17 @@ class Collection:
         with store.environment.read() as transaction:
             store.check_not_dropped(transaction)
             seq = store.read_state(transaction).seq
-            row_of = store.rows_of(transaction, [text.encode() for text in texts])
+            row_of = store.rows.find(transaction, sorted({text.encode() for text in texts}))
             found = [text for text in texts if text.encode() in row_of]
             rows = [row_of[text.encode()] for text in found]
-            vectors = store.read_vectors(transaction, rows)
-            raw = [r.metadata for r in store.read_records(transaction, rows, seq)]
+            vectors = store.rows.read_vectors(transaction, rows)
+            raw = [r.metadata for r in store.rows.read_records(transaction, rows, seq)]
         missing = [text for text in texts if text.encode() not in row_of]
         return Records(found, vectors, raw, missing, seq)
 
     def delete(self, ids: Any) -> Receipt:
-        """Delete rows by id, one batch, whole or not at all; ids that are not there are passed over.
+        """Delete rows by id, one batch, whole or not at all; ids that are not there are passed
+        over.
 
         Args:
             ids: list of 1 to 10,000 str or integers.
@@ -351,4 +354,3 @@ class Collection:
 
     def __repr__(self) -> str:
         return f"Collection({self._name!r}, dim={self.dim}, metric={self.metric.value!r})"
-

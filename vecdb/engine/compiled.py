@@ -1,8 +1,8 @@
 """Loading the kernels: compiled once on a machine, then read from numba's cache on disk.
 
-Compiling takes tens of seconds, so one process does it under a lock while others wait for its result.
-The cache lies where numba puts it (``NUMBA_CACHE_DIR``, beside the source, or the user's cache
-folder), never in a data folder: it holds pickles.
+Compiling takes tens of seconds, so one process does it under a lock while others wait for its
+result. The cache lies where numba puts it (``NUMBA_CACHE_DIR``, beside the source, or the user's
+cache folder), never in a data folder: it holds pickles.
 """
 
 from __future__ import annotations

@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vecdb import checks
+from vecdb.engine.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.catalog import Catalog
 from vecdb.engine.collection import Collection, OpenCollection
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.files import fsync_folder, write_file
-from vecdb.engine.planning import plan
+from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.options import Options
-from vecdb.engine.search import KernelPool
-from vecdb.engine.store import DeleteBatch, UpsertBatch
+from vecdb.engine.planning import plan
 from vecdb.engine.supervisor import Supervisor
 from vecdb.engine.writer import Writer
 from vecdb.errors import (
@@ -52,7 +52,8 @@ _CRASHES_MAX = 3
 
 
 class Database:
-    """An open database. Made by ``vecdb.open``; safe to use from many threads; a context manager."""
+    """An open database. Made by ``vecdb.open``; safe to use from many threads; a context
+    manager."""
 
     _open: ClassVar[dict[str, Database]] = {}
     _open_lock: ClassVar[threading.Lock] = threading.Lock()
@@ -201,9 +202,7 @@ class Database:
 
     # What collections ask of their database.
 
-    def submit(
-        self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch
-    ) -> Future[Receipt]:
+    def submit(self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
         """Queue a checked batch."""
         self.check_usable()
         return self._writer.submit(opened.store, batch, lambda: self._after_commit(opened))

@@ -7,8 +7,8 @@ its shared side; what must not happen beside a live transaction (growing the map
 process's growth, closing) takes the exclusive side, since LMDB would crash the process instead.
 
 Nothing is waited for inside a transaction. Reading: ``with environment.read() as transaction``.
-Writing: ``environment.transact(function)``, which runs ``function(transaction)`` and commits; if the
-map was full it grows and runs the function again, so the function must not keep what it did.
+Writing: ``environment.transact(function)``, which runs ``function(transaction)`` and commits; if
+the map was full it grows and runs the function again, so the function must not keep what it did.
 """
 
 from __future__ import annotations
@@ -112,9 +112,7 @@ class Environment:
                 lib_version=_LMDB_FORMAT_0_9,
             )
             self._lmdb.reader_check()
-            self._databases = {
-                name: self._lmdb.open_db(name, create=create) for name in databases
-            }
+            self._databases = {name: self._lmdb.open_db(name, create=create) for name in databases}
 
     def database(self, name: bytes) -> Any:
         """The handle that cursors and transactions take."""
@@ -122,7 +120,8 @@ class Environment:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Any]:
-        """A read transaction; its buffers end with it. Keep it under a second and wait for nothing."""
+        """A read transaction; its buffers end with it. Keep it under a second and wait for
+        nothing."""
         transaction = self._begin(write=False)
         try:
             with _translated(self.folder):
@@ -165,7 +164,8 @@ class Environment:
 
     def _commit(self, transaction: Any) -> None:
         """A commit that fails before its meta page is simply not there; one that fails while
-        writing the meta page leaves LMDB refusing everything, which is how the two are told apart."""
+        writing the meta page leaves LMDB refusing everything, which is how the two are told
+        apart."""
         try:
             transaction.commit()
         except lmdb.MapFullError:
@@ -241,19 +241,23 @@ def _translation(error: Exception, folder: Path) -> VecdbError:
     """LMDB's error as ours: the one table for it."""
     text = f"{folder}: {error}"
     if isinstance(error, lmdb.DiskError) or "No space left" in str(error):
-        return ResourceExhaustedError(f"the disk is full, nothing was written ({text})", "DISK_FULL")
+        return ResourceExhaustedError(
+            f"the disk is full, nothing was written ({text})", "DISK_FULL"
+        )
     if isinstance(error, lmdb.MemoryError) or _number(error) == errno.ENOMEM:
         return ResourceExhaustedError(f"out of memory or address space ({text})", "OUT_OF_MEMORY")
     if isinstance(error, lmdb.ReadersFullError | lmdb.TlsFullError | lmdb.TxnFullError):
         return ResourceExhaustedError(f"too much at once for LMDB ({text})", "LMDB_FULL")
-    if isinstance(
-        error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError
-    ):
+    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
         return DataLossError(f"LMDB finds its file damaged ({text})", "LMDB_CORRUPTED")
     if isinstance(error, lmdb.VersionMismatchError | lmdb.IncompatibleError):
-        return FailedPreconditionError(f"written by another version of LMDB ({text})", "LMDB_VERSION")
+        return FailedPreconditionError(
+            f"written by another version of LMDB ({text})", "LMDB_VERSION"
+        )
     if isinstance(error, lmdb.PanicError):
-        return UnavailableError(f"the store stopped after an I/O error; open it again ({text})", "PANIC")
+        return UnavailableError(
+            f"the store stopped after an I/O error; open it again ({text})", "PANIC"
+        )
     if "Input/output error" in str(error):
         return UnavailableError(f"I/O error, nothing was written ({text})", "IO_ERROR")
     return InternalError(f"unexpected LMDB error ({type(error).__name__}: {text})", "LMDB")

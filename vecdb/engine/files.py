@@ -20,7 +20,8 @@ _CHUNK_BYTES = 8 * 1024**2
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable: a new file is not there after a power loss without it."""
+    """Make the entries of a folder durable: a new file is not there after a power loss without
+    it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -50,7 +51,7 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
         What a manifest says of it: dtype, shape, bytes of the file, CRC-32 of its data.
     """
     array = np.ascontiguousarray(array)
-    raw = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+    raw = memoryview(array.reshape(-1).view(np.uint8).data if array.size else b"")
     crc = 0
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))

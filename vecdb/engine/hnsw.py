@@ -149,7 +149,9 @@ class Builder:
     def add(self, vectors: npt.NDArray[np.float32]) -> None:
         """Append rows, float32 (m, width); they get the next row numbers."""
         if vectors.ndim != 2 or vectors.shape[1] != self._width:
-            raise ValueError(f"expected rows of {self._width} components, got shape {vectors.shape}")
+            raise ValueError(
+                f"expected rows of {self._width} components, got shape {vectors.shape}"
+            )
         first, m = self.count, len(vectors)
         if m == 0:
             return
@@ -204,7 +206,8 @@ def _read(path: Path, n: int, M: int, width: int) -> Graph:
     """Take hnswlib's file apart; nodes are put in the order of their labels, the row numbers."""
     record = _record(M, width)
     tail_at = _HEADER.size + n * record.itemsize
-    if path.stat().st_size < tail_at + 4 * n:
+    size = path.stat().st_size
+    if size < tail_at + 4 * n or size % 4:
         raise _cut_short(path)
     with open(path, "rb") as file:
         header = _HEADER.unpack(file.read(_HEADER.size))
@@ -239,7 +242,9 @@ def _read(path: Path, n: int, M: int, width: int) -> Graph:
 
 
 def _cut_short(path: Path) -> OSError:
-    return OSError(errno.ENOSPC, "hnswlib could not write the whole graph; the disk is full", str(path))
+    return OSError(
+        errno.ENOSPC, "hnswlib could not write the whole graph; the disk is full", str(path)
+    )
 
 
 def _renumbered(

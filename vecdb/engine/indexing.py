@@ -1,10 +1,10 @@
 """What the indexer does with one collection: build graphs, merge by extending, rebuild.
 
-All graph work happens here, in the indexer's process, under ``graph.lock``. ``planning.plan`` decides
-what comes next; ``CollectionIndexer`` does it.
+All graph work happens here, in the indexer's process, under ``graph.lock``. ``planning.plan``
+decides what comes next; ``CollectionIndexer`` does it.
 
-Merging by extending: the largest graph of a group is loaded into hnswlib and its neighbours' rows are
-added to it, which costs only the new rows. During a bulk load the graph stays in memory between
+Merging by extending: the largest graph of a group is loaded into hnswlib and its neighbours' rows
+are added to it, which costs only the new rows. During a bulk load the graph stays in memory between
 publications, and each publication at least doubles the one before, so that all of them together
 cost little more than the last.
 """
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.files import file_lock
-from vecdb.engine.hnsw import Builder, Graph
+from vecdb.engine.hnsw import Builder, Graph, Space
 from vecdb.engine.planning import is_clean, plan
 from vecdb.engine.publication import (
     GRAPH_LOCK,
@@ -167,7 +167,8 @@ class CollectionIndexer:
         )
 
     def _begin(self, group: list[SegmentView]) -> tuple[_Growing, list[SegmentView]]:
-        """The graph to extend, and the segments still to add: the kept one, the largest, or none."""
+        """The graph to extend, and the segments still to add: the kept one, the largest, or
+        none."""
         config = self._store.config
         for segment in group:
             if self._kept is not None and segment.number == self._kept.number and is_clean(segment):
@@ -175,7 +176,7 @@ class CollectionIndexer:
                 return kept, [s for s in group if s is not segment]
         self._kept = None
         width = padded_width(config.dim)
-        space = "l2" if config.metric is Metric.EUCLIDEAN else "ip"
+        space: Space = "l2" if config.metric is Metric.EUCLIDEAN else "ip"
         rows = sum(len(s.content.rows) for s in group)
         clean = [s for s in group if is_clean(s)]
         if clean:
@@ -207,9 +208,7 @@ class CollectionIndexer:
     def _live_part(self, segment: SegmentView) -> RowArrays:
         with self._store.environment.read() as transaction:
             seq = self._store.read_state(transaction).seq
-            dead = self._store.read_dead(
-                transaction, segment.first_row, segment.end_row, seq
-            )
+            dead = self._store.rows.read_dead(transaction, segment.first_row, segment.end_row, seq)
         return segment.content.without(dead)
 
     def _sealed_to_the_right(self, taken: Claim, growing: _Growing) -> SegmentView | None:

@@ -26,7 +26,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
@@ -56,9 +55,14 @@ LANES: Final = 16
 """Floats in a cache line; rows are padded with zeros to a multiple of it."""
 
 _LEVELS_MAX: Final = 64  # A level above this has probability 2**-64 even at M = 2.
-_TILE_BYTES: Final = 16 * 1024  # Rows that scan_rows scores against every query while they lie in L1.
+_TILE_BYTES: Final = (
+    16 * 1024
+)  # Rows that scan_rows scores against every query while they lie in L1.
 _ROWS_AHEAD: Final = 4  # Rows asked for before they are scored: more stalls the asking,
-_LINES_AHEAD: Final = 4  # as does asking for more of their lines; the processor sees the rest coming.
+_LINES_AHEAD: Final = (
+    8  # as does asking for more of their lines; the processor sees the rest coming.
+)
+_PEEK_BEFORE_END: Final = 2  # Rows still to be scored when the next candidate's rows are asked for.
 _NO_BOUND: Final = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
@@ -110,7 +114,9 @@ _INT32, _INT64, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _VECTOR, _POINTER = ir.VectorType(_FLOAT, LANES), ir.PointerType()
 
 
-def _row_pointer(context: Any, builder: Any, array_type: Any, array: Any, row: Any) -> tuple[Any, Any]:
+def _row_pointer(
+    context: Any, builder: Any, array_type: Any, array: Any, row: Any
+) -> tuple[Any, Any]:
     """Address of a row of a C array and its length, without a check of bounds."""
     struct = context.make_array(array_type)(context, builder, array)
     length = builder.extract_value(struct.shape, array_type.ndim - 1)
@@ -156,7 +162,8 @@ def _emit_accumulation(builder: Any, row: Any, query: Any, length: Any, squared:
             for start in (0, lanes)
         )
         vector = builder.fadd(
-            builder.shuffle_vector(vector, vector, low), builder.shuffle_vector(vector, vector, high)
+            builder.shuffle_vector(vector, vector, low),
+            builder.shuffle_vector(vector, vector, high),
         )
     return builder.extract_element(vector, ir.Constant(_INT32, 0))
 
@@ -183,7 +190,9 @@ def prefetch_row(typing_context: Any, array: Any, row: Any, lines_max: Any) -> A
     """Ask for the first cache lines of a row of a two-dimensional array; never faults."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, length = _row_pointer(context, builder, signature.args[0], arguments[0], arguments[1])
+        pointer, length = _row_pointer(
+            context, builder, signature.args[0], arguments[0], arguments[1]
+        )
         ask = cgutils.get_or_insert_function(
             builder.module,
             ir.FunctionType(ir.VoidType(), [_POINTER, _INT32, _INT32, _INT32]),
@@ -325,6 +334,19 @@ def gather(links, node, n, visited, seen, end):
 
 
 @_inlined
+def peek(vectors, links, node, n, visited):
+    """Ask for the first rows that will be fresh if node is expanded next, as it mostly is."""
+    left = _ROWS_AHEAD
+    for j in range(links.shape[1]):
+        neighbour = np.int64(np.uint32(links[node, j]))
+        if neighbour >= n or left == 0:
+            break
+        if visited[neighbour >> 6] >> np.uint64(neighbour & 63) & np.uint64(1) == np.uint64(0):
+            prefetch_row(vectors, neighbour, _LINES_AHEAD)
+            left -= 1
+
+
+@_inlined
 def best_first(
     vectors, links, dead, node, score, queries, query, metric, ef, capacity, visited, seen, pool
 ):
@@ -339,11 +361,8 @@ def best_first(
     pool[0], count, cursor = pack(score, node), 1, 0
     live = 0 if has_dead and is_dead(dead, node) else 1
     bound = _NO_BOUND if live < ef else pool[0]
-    while cursor < count:
+    while cursor < count:  # The cursor is at the nearest candidate that is not expanded.
         key = pool[cursor]
-        if key & np.uint64(1):
-            cursor += 1
-            continue
         node = node_of(key)
         if has_dead and is_dead(dead, node):
             move(pool, cursor, cursor + 1, count - cursor - 1)
@@ -351,6 +370,7 @@ def best_first(
             bound = pool[count - 1] if live >= ef else _NO_BOUND
         else:
             pool[cursor] = key | np.uint64(1)
+        while cursor < count and pool[cursor] & np.uint64(1):
             cursor += 1
         if cursor < count:
             prefetch_row(links, node_of(pool[cursor]), _LINES_AHEAD)
@@ -361,6 +381,8 @@ def best_first(
         for i in range(fresh, end):
             if i + _ROWS_AHEAD < end:
                 prefetch_row(vectors, np.int64(seen[i + _ROWS_AHEAD]), _LINES_AHEAD)
+            if i + _PEEK_BEFORE_END == end and cursor < count:
+                peek(vectors, links, node_of(pool[cursor]), n, visited)
             node = np.int64(seen[i])
             key = pack(pair_score(vectors, node, queries, query, metric), node)
             if key >= bound:
@@ -389,6 +411,26 @@ def trim(pool, count, live, dead, ef, capacity):
         count -= 1
         live -= 0 if last_is_dead else 1
     return count, live
+
+
+@_inlined
+def check_shapes(vectors, stop, dead, queries):
+    n, width = vectors.shape
+    if (
+        n >= 1 << 31
+        or width % LANES != 0
+        or queries.shape[1] != width
+        or 0 < dead.shape[0] < (stop + 7) >> 3
+    ):
+        raise ValueError("kernels: vectors, dead and queries that don't belong together")
+
+
+@_inlined
+def check_results(first, last, k, queries, scores, nodes, counts):
+    if first < 0 or last > min(queries.shape[0], scores.shape[0], nodes.shape[0], counts.shape[0]):
+        raise ValueError("kernels: queries past the end of the arrays")
+    if k > min(scores.shape[1], nodes.shape[1]):
+        raise ValueError("kernels: k past the end of the arrays")
 
 
 @_compiled(
@@ -455,24 +497,17 @@ def walk_graph(
         out_counts: int64 (q,), how many were found; the rest of a row is left as it was.
         out_visited: int64 (q,), how many nodes were scored on level 0.
     """
-    n, width = vectors.shape
+    n = vectors.shape[0]
     ef = min(max(ef, k), n)
     capacity = ef if dead.shape[0] == 0 else 4 * ef + 64
-    if (
-        width % LANES != 0
-        or queries.shape[1] != width
-        or n >= 1 << 31
-        or links.shape[0] != n
-        or upper_offsets.shape[0] != n + 1
-        or 0 < dead.shape[0] < (n + 7) >> 3
-    ):
+    check_shapes(vectors, n, dead, queries)
+    if links.shape[0] != n or upper_offsets.shape[0] != n + 1:
         raise ValueError("walk_graph: arrays that don't belong together")
     if visited.shape[0] << 6 < n or seen.shape[0] <= n or pool.shape[0] <= capacity:
         raise ValueError("walk_graph: too little scratch memory")
-    if first < 0 or last > min(
-        queries.shape[0], out_nodes.shape[0], out_scores.shape[0], out_counts.shape[0], out_visited.shape[0]
-    ) or k > min(out_nodes.shape[1], out_scores.shape[1]):
-        raise ValueError("walk_graph: queries or results past the end of their arrays")
+    check_results(first, last, k, queries, out_scores, out_nodes, out_counts)
+    if last > out_visited.shape[0]:
+        raise ValueError("walk_graph: queries past the end of out_visited")
     for query in range(first, last):
         out_counts[query] = out_visited[query] = 0
         if entry < 0 or entry >= n or k < 1:
@@ -481,7 +516,19 @@ def walk_graph(
             vectors, upper_offsets, upper_links, entry, top_level, queries, query, metric
         )
         count, end = best_first(
-            vectors, links, dead, node, score, queries, query, metric, ef, capacity, visited, seen, pool
+            vectors,
+            links,
+            dead,
+            node,
+            score,
+            queries,
+            query,
+            metric,
+            ef,
+            capacity,
+            visited,
+            seen,
+            pool,
         )
         for i in range(end):
             visited[np.int64(seen[i]) >> 6] = np.uint64(0)
@@ -577,7 +624,10 @@ def sift_down(scores, nodes, query, size, score, node):
         if child >= size:
             break
         if child + 1 < size and comes_after(
-            scores[query, child + 1], nodes[query, child + 1], scores[query, child], nodes[query, child]
+            scores[query, child + 1],
+            nodes[query, child + 1],
+            scores[query, child],
+            nodes[query, child],
         ):
             child += 1
         if not comes_after(scores[query, child], nodes[query, child], score, node):
@@ -617,23 +667,29 @@ def sift_up(scores, nodes, query, size, score, node):
     )
 )
 def scan_rows(
-    vectors, dead, start, stop, queries, first, last, metric, k, heap_scores, heap_nodes, heap_counts
+    vectors,
+    dead,
+    start,
+    stop,
+    queries,
+    first,
+    last,
+    metric,
+    k,
+    heap_scores,
+    heap_nodes,
+    heap_counts,
 ):
     """Score rows start to stop - 1 for queries first to last - 1, keeping the k best in heaps.
 
     Arguments as for ``walk_graph``. heap_scores float32 (q, k), heap_nodes int64 (q, k) and
     heap_counts int64 (q,) go on from an earlier slice; counts are 0 before the first one.
     """
-    n, width = vectors.shape
-    if width % LANES != 0 or queries.shape[1] != width or 0 < dead.shape[0] < (stop + 7) >> 3:
-        raise ValueError("scan_rows: arrays that don't belong together")
-    if start < 0 or stop > n or k < 1 or k > min(heap_scores.shape[1], heap_nodes.shape[1]):
+    check_shapes(vectors, stop, dead, queries)
+    check_results(first, last, k, queries, heap_scores, heap_nodes, heap_counts)
+    if start < 0 or stop > vectors.shape[0] or k < 1:
         raise ValueError("scan_rows: rows or k past the end of the arrays")
-    if first < 0 or last > min(
-        queries.shape[0], heap_scores.shape[0], heap_nodes.shape[0], heap_counts.shape[0]
-    ):
-        raise ValueError("scan_rows: queries past the end of the arrays")
-    tile = max(1, _TILE_BYTES // (4 * max(width, 1)))
+    tile = max(1, _TILE_BYTES // (4 * max(vectors.shape[1], 1)))
     for begin in range(start, stop, tile):
         for query in range(first, last):
             size = heap_counts[query]
@@ -654,7 +710,11 @@ def scan_rows(
 
 @_compiled(
     types.void(
-        _written(types.float32, 2), _written(types.int64, 2), _read(types.int64, 1), types.int64, types.int64
+        _written(types.float32, 2),
+        _written(types.int64, 2),
+        _read(types.int64, 1),
+        types.int64,
+        types.int64,
     )
 )
 def sort_heaps(heap_scores, heap_nodes, heap_counts, first, last):
@@ -662,7 +722,10 @@ def sort_heaps(heap_scores, heap_nodes, heap_counts, first, last):
     for query in range(first, last):
         for size in range(heap_counts[query] - 1, 0, -1):
             score, node = heap_scores[query, size], heap_nodes[query, size]
-            heap_scores[query, size], heap_nodes[query, size] = heap_scores[query, 0], heap_nodes[query, 0]
+            heap_scores[query, size], heap_nodes[query, size] = (
+                heap_scores[query, 0],
+                heap_nodes[query, 0],
+            )
             sift_down(heap_scores, heap_nodes, query, size, score, node)
 
 

@@ -2,25 +2,26 @@
 
 Format 1. Never change what is written here; a change is a new number in FORMAT.
 
-    database   key                        value, then a CRC-32
-    meta       b"format"                  u32 format number
-               b"collection"              JSON: id, dim, metric, M, ef_construction
-               b"state"                   u64 seq, u64 generation
-               b"counters"                u64 next_row, live_count, next_segment, sealed_to, metadata_count
-               b"dropped"                 (empty; there only once the collection is dropped)
-    ids        id, UTF-8                  u64 row
-    records    u64 row, u64 seq           u16 id length, id, metadata (UTF-8 JSON, may be empty)
-    blocks     u64 first row              float32 rows; [u32 offsets from the first row]; u32 count, u32 flags
-    log        u64 seq                    u64 time_ns, u64 first row added, u32 added, u32 died, u32 changed,
-                                          u64 rows that died, u64 rows whose metadata changed
-    dead       u64 row                    u64 seq of its death
-    segments   u64 number                 JSON: state, lock, first_row, end_row, seq, kind, count, bytes, manifest_crc
-    pins       16 bytes                   u64 seq, u64 next_row, u64 expiry (ns since 1970)
-    requests   request id, UTF-8          u64 seq, u64 time_ns, 32 bytes SHA-256 of the batch, result
+    database   key                 value, then a CRC-32
+    meta       b"format"           u32 format number
+               b"collection"       JSON: id, dim, metric, M, ef_construction
+               b"state"            u64 seq, u64 generation
+               b"counters"         u64 next_row, live_count, next_segment, sealed_to, metadata_count
+               b"dropped"          (empty; there only once the collection is dropped)
+    ids        id, UTF-8           u64 row
+    records    u64 row, u64 seq    u16 id length, id, metadata (UTF-8 JSON, may be empty)
+    blocks     u64 first row       float32 rows; [u32 offsets from the first row]; u32 count, flags
+    log        u64 seq             u64 time_ns, u64 first row added, u32 added, died, changed,
+                                   u64 rows that died, u64 rows whose metadata changed
+    dead       u64 row             u64 seq of its death
+    segments   u64 number          JSON: state, lock, first_row, end_row, seq, kind, count, bytes,
+                                   manifest_crc, verified
+    pins       16 bytes            u64 seq, u64 next_row, u64 expiry (ns since 1970)
+    requests   request id, UTF-8   u64 seq, u64 time_ns, 32 bytes SHA-256 of the batch, result
 
-Integers in keys are big-endian, so that LMDB's order is theirs; in values little-endian. The CRC-32
-(zlib's polynomial, u32 little-endian) runs over key and value, so that a value under a wrong key is
-noticed too. Values in LMDB are not aligned: vectors are copied before a kernel sees them.
+Integers in keys are big-endian, so that LMDB's order is theirs; in values little-endian. The
+CRC-32 (zlib's polynomial, u32 little-endian) runs over key and value, so that a value under a wrong
+key is noticed too. Values in LMDB are not aligned: vectors are copied before a kernel sees them.
 
 A record has a version for each change of its metadata: the one that a reader at seq S sees is the
 last with a seq of at most S. ``metadata_count`` counts the versions ever written that hold metadata,
@@ -103,10 +104,12 @@ class State:
     generation: int
 
     def pack(self) -> bytes:
+        """The payload."""
         return _STATE.pack(self.seq, self.generation)
 
     @classmethod
     def unpack(cls, payload: bytes) -> State:
+        """From the payload."""
         return cls(*_STATE.unpack(payload))
 
 
@@ -121,6 +124,7 @@ class Counters:
     metadata_count: int = 0
 
     def pack(self) -> bytes:
+        """The payload."""
         return _COUNTERS.pack(
             self.next_row,
             self.live_count,
@@ -131,6 +135,7 @@ class Counters:
 
     @classmethod
     def unpack(cls, payload: bytes) -> Counters:
+        """From the payload."""
         return cls(*_COUNTERS.unpack(payload))
 
 
@@ -183,8 +188,8 @@ def unpack_u64_table(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Many ``pack_u64`` at once whose keys are rows: rows and numbers, int64 (n,) each.
 
-    keys: 8 bytes each, values: 12 bytes each, one after the other. The checksums are computed a byte
-    of all values at a time, which is many times faster than one value after another.
+    keys: 8 bytes each, values: 12 bytes each, one after the other. The checksums are computed a
+    byte of all values at a time, which is many times faster than one value after another.
     """
     key_bytes = np.frombuffer(keys, np.uint8).reshape(-1, 8)
     value_bytes = np.frombuffer(values, np.uint8).reshape(-1, 12)
@@ -264,10 +269,8 @@ def unpack_block(
     return np.arange(first, first + count, dtype=np.int64), vectors
 
 
-def block_rows(
-    key: bytes, value: memoryview, dim: int
-) -> int | npt.NDArray[np.int64]:
-    """Which rows a block holds, checksum not compared: a count if they are consecutive, else all."""
+def block_rows(key: bytes, value: memoryview, dim: int) -> int | npt.NDArray[np.int64]:
+    """Which rows a block holds, checksum not compared: a count if consecutive, else all."""
     tail = len(value) - _BLOCK_TAIL.size - _CRC.size
     count, flags = _BLOCK_TAIL.unpack_from(value, tail)
     if flags & BLOCK_HAS_OFFSETS:

@@ -57,9 +57,7 @@ def claim(store: Store, lock: str, first_row: int, end_row: int) -> Claim:
     def write(transaction: Any) -> Claim:
         store.check_not_dropped(transaction)
         counters = store.read_counters(transaction)
-        taken = Claim(
-            counters.next_segment, first_row, end_row, store.read_state(transaction).seq
-        )
+        taken = Claim(counters.next_segment, first_row, end_row, store.read_state(transaction).seq)
         counters.next_segment += 1
         store.write_counters(transaction, counters)
         entry = {
@@ -146,7 +144,8 @@ def mark_lost(store: Store, number: int, generation: int) -> None:
 
 
 def discard_claims(store: Store, segments: Path, lock: str) -> None:
-    """Remove what an earlier holder of ``lock`` began and did not publish. The lock must be held."""
+    """Remove what an earlier holder of ``lock`` began and did not publish. The lock must be
+    held."""
     with store.environment.read() as transaction:
         entries = store.read_segments(transaction)
     stale = [n for n, e in entries.items() if e["state"] == "claimed" and e["lock"] == lock]

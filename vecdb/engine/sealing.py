@@ -1,13 +1,14 @@
 """Sealing: fresh rows become a flat segment, and small flat segments join to larger ones.
 
 The process that writes does this, in a thread of its own, when a commit has brought the rows that
-are in no segment past ``seal_bytes``. It holds ``seal.lock`` meanwhile; if another process holds it,
-that one seals. Reading rows back from the store and writing a file in sequence is all there is to
-it: graphs are the indexer's work.
+are in no segment past ``seal_bytes``. It holds ``seal.lock`` meanwhile; if another process holds
+it, that one seals. Reading rows back from the store and writing a file in sequence is all there is
+to it: graphs are the indexer's work.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def row_bytes(store: Store) -> int:
 
 
 def load_rows(store: Store, first_row: int, end_row: int, seq: int) -> RowArrays:
-    """The rows of an interval that were live at ``seq``, read from the store in short transactions."""
+    """The rows of an interval that were live at ``seq``, read from the store in short
+    transactions."""
     parts = [
         _load_slice(store, start, min(start + _SLICE_ROWS, end_row), seq)
         for start in range(first_row, end_row, _SLICE_ROWS)
@@ -55,13 +57,13 @@ def _load_slice(store: Store, first_row: int, end_row: int, seq: int) -> RowArra
     present = np.zeros(end_row - first_row, bool)
     ids: list[bytes] = []
     with store.environment.read() as transaction:
-        for rows, vectors in store.iterate_blocks(transaction, first_row, end_row):
+        for rows, vectors in store.rows.iterate_blocks(transaction, first_row, end_row):
             raw[rows - first_row] = vectors
             present[rows - first_row] = True
-        present[store.read_dead(transaction, first_row, end_row, seq) - first_row] = False
+        present[store.rows.read_dead(transaction, first_row, end_row, seq) - first_row] = False
         ids = [
             encoded
-            for row, encoded in store.iterate_ids(transaction, first_row, end_row)
+            for row, encoded in store.rows.iterate_ids(transaction, first_row, end_row)
             if present[row - first_row]
         ]
     kept = np.flatnonzero(present)
@@ -71,14 +73,10 @@ def _load_slice(store: Store, first_row: int, end_row: int, seq: int) -> RowArra
     load_kernels().prepare_rows(raw, vectors, store.config.metric is Metric.COSINE)
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return RowArrays(
-        vectors, kept + first_row, offsets, np.frombuffer(b"".join(ids), np.uint8)
-    )
+    return RowArrays(vectors, kept + first_row, offsets, np.frombuffer(b"".join(ids), np.uint8))
 
 
-def seal(
-    store: Store, folder: Path, collection_id: str, *, bytes_min: int, rows_max: int
-) -> bool:
+def seal(store: Store, folder: Path, collection_id: str, *, bytes_min: int, rows_max: int) -> bool:
     """Seal the fresh rows if they take ``bytes_min`` or more (1: if there are any).
 
     Args:
@@ -125,7 +123,8 @@ def _write_and_publish(
 
 
 def _join_flat(store: Store, segments: Path, collection_id: str, rows_max: int) -> None:
-    """While there are too many segments, join the two flat neighbours that are smallest together."""
+    """While there are too many segments, join the two flat neighbours that are smallest
+    together."""
     while True:
         with store.environment.read() as transaction:
             entries = store.read_segments(transaction)
@@ -139,7 +138,7 @@ def _join_flat(store: Store, segments: Path, collection_id: str, rows_max: int) 
             for number, entry in ((left, left_entry), (right, right_entry))
         ]
         with store.environment.read() as transaction:
-            dead = store.read_dead(transaction, taken.first_row, taken.end_row, taken.seq)
+            dead = store.rows.read_dead(transaction, taken.first_row, taken.end_row, taken.seq)
         content = RowArrays.joined(
             [part.without(dead) for part in parts], padded_width(store.config.dim)
         )
@@ -154,14 +153,18 @@ def _smallest_pair(entries: dict[int, dict[str, Any]], rows_max: int) -> Any:
     claimed = [e for e in entries.values() if e["state"] == "claimed"]
 
     def free(entry: dict[str, Any]) -> bool:
-        return entry["state"] == "published" and entry["kind"] == "flat" and not any(
-            c["first_row"] < entry["end_row"] and c["end_row"] > entry["first_row"]
-            for c in claimed
+        return (
+            entry["state"] == "published"
+            and entry["kind"] == "flat"
+            and not any(
+                c["first_row"] < entry["end_row"] and c["end_row"] > entry["first_row"]
+                for c in claimed
+            )
         )
 
     pairs = [
         (left, right)
-        for left, right in zip(placed, placed[1:], strict=False)
+        for left, right in pairwise(placed)
         if free(left[1]) and free(right[1]) and left[1]["count"] + right[1]["count"] <= rows_max
     ]
     return min(pairs, key=lambda pair: pair[0][1]["bytes"] + pair[1][1]["bytes"], default=None)

@@ -3,18 +3,12 @@
 Fresh rows and flat segments are scanned exactly; graphs are walked. k means k: where a walk finds
 fewer live rows than there are (dead regions, unreachable nodes), that segment is scanned instead.
 
-One query runs on its caller's thread, a batch on several. All kernel work passes one semaphore of
-as many permits as cores, each with its own scratch memory, in slices of at most about 20 ms between
-which the deadline is checked.
+One query runs on its caller's thread, a batch on several (``kernel_pool``).
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,15 +18,15 @@ import numpy.typing as npt
 from vecdb import checks
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.deadline import Deadline
+from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.segment import GraphArrays, padded_width
-from vecdb.engine.store import Record, Store
+from vecdb.engine.store import Store
 from vecdb.engine.view import NOTHING_DEAD, View, ViewKeeper, aligned_rows
 from vecdb.errors import DataLossError, InvalidArgumentError
 from vecdb.types import CollectionConfig, Hits, Metric, SearchInfo
 
-__all__ = ["KernelPool", "SearchRequest", "Searcher"]
+__all__ = ["SearchRequest", "Searcher"]
 
-_SLICE_S = 0.010
 _SCAN_SLICE_FLOATS = 8_000_000
 """Floats that a scan slice compares: about 5 ms."""
 
@@ -52,91 +46,10 @@ class SearchRequest:
     include_vectors: bool = False
 
 
-class KernelPool:
-    """Permits to run kernels: as many as cores, each with scratch memory. One for a process's database."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self._scratch: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(threads):
-            self._scratch.put(None)
-        self._executor = ThreadPoolExecutor(threads, "vecdb-kernel") if threads > 1 else None
-
-    def call(self, work: Callable[[Any], None]) -> None:
-        """Run one slice with a permit; it gets the scratch memory."""
-        scratch = self._scratch.get()
-        try:
-            if scratch is None:
-                scratch = load_kernels().Scratch()
-            work(scratch)
-        finally:
-            self._scratch.put(scratch)
-
-    def run(
-        self, count: int, slice_at_first: int, deadline: Deadline, work: Callable[[Any, int, int], None]
-    ) -> None:
-        """Run ``work(scratch, first, last)`` over [0, count) in slices, on several threads if it pays."""
-        workers = min(self.threads, -(-count // slice_at_first))
-        if workers <= 1 or self._executor is None:
-            self._drain(_Slices(count, slice_at_first), deadline, work)
-            return
-        slices = _Slices(count, slice_at_first)
-        helpers = [
-            self._executor.submit(self._drain, slices, deadline, work) for _ in range(workers - 1)
-        ]
-        try:
-            self._drain(slices, deadline, work)
-        finally:
-            slices.stop()
-            errors = [helper.exception() for helper in helpers if not helper.cancel()]
-        for error in errors:
-            if error is not None:
-                raise error
-
-    def _drain(
-        self, slices: _Slices, deadline: Deadline, work: Callable[[Any, int, int], None]
-    ) -> None:
-        while (taken := slices.take()) is not None:
-            deadline.check()
-            first, last = taken
-            began = time.perf_counter()
-            self.call(lambda scratch, first=first, last=last: work(scratch, first, last))
-            slices.report(last - first, time.perf_counter() - began)
-
-    def close(self) -> None:
-        """End the threads."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-
-
-class _Slices:
-    """Hands out pieces of [0, count), sized so that each takes about ``_SLICE_S``."""
-
-    def __init__(self, count: int, size: int) -> None:
-        self._lock = threading.Lock()
-        self._next, self._count, self._size = 0, count, size
-
-    def take(self) -> tuple[int, int] | None:
-        with self._lock:
-            if self._next >= self._count:
-                return None
-            first = self._next
-            self._next = min(self._count, first + self._size)
-            return first, self._next
-
-    def report(self, done: int, took_s: float) -> None:
-        wanted = int(done * _SLICE_S / max(took_s, 1e-6))
-        with self._lock:
-            self._size = max(1, min(wanted, 2 * self._size, 256))
-
-    def stop(self) -> None:
-        with self._lock:
-            self._next = self._count
-
-
 @dataclass
 class _Found:
-    """What one part of a view gave: float32 (q, k) scores, int64 (q, k) nodes and rows, (q,) counts."""
+    """What one part of a view gave: float32 (q, k) scores, int64 (q, k) nodes and rows, (q,)
+    counts."""
 
     scores: npt.NDArray[np.float32]
     nodes: npt.NDArray[np.int64]
@@ -335,9 +248,7 @@ def _merged(
     all_scores, all_rows = np.concatenate(scores), np.concatenate(found_rows)
     order = np.lexsort((all_rows, all_scores))[:k]
     origin = np.repeat(origins, [len(s) for s in scores])
-    return _Pick(
-        all_scores[order], all_rows[order], origin[order], np.concatenate(nodes)[order]
-    )
+    return _Pick(all_scores[order], all_rows[order], origin[order], np.concatenate(nodes)[order])
 
 
 class _Names:
@@ -366,20 +277,18 @@ class _Names:
         seq = self._view.state.seq
         raw: list[bytes] | None = None
         if self._metadata:
-            records = self._store.read_records(transaction, rows, seq)
+            records = self._store.rows.read_records(transaction, rows, seq)
             ids, raw = [r.id for r in records], [r.metadata for r in records]
         else:
             ids = self._ids(pick, rows, transaction, seq)
-        vectors = self._store.read_vectors(transaction, rows) if self._vectors else None
+        vectors = self._store.rows.read_vectors(transaction, rows) if self._vectors else None
         return Hits(ids, _distances(pick.scores, metric), raw, vectors, info)
 
     def _ids(self, pick: _Pick, rows: list[int], transaction: Any, seq: int) -> list[str]:
         parts = [0] * len(rows) if pick.parts is None else pick.parts.tolist()
         fresh = len(self._segments)
         late = [row for row, part in zip(rows, parts, strict=True) if part == fresh]
-        records: list[Record] = (
-            self._store.read_records(transaction, late, seq) if late else []
-        )
+        records = self._store.rows.read_records(transaction, late, seq) if late else []
         from_store = iter(records)
         return [
             next(from_store).id if part == fresh else self._segments[part].id_of(node)
@@ -387,7 +296,7 @@ class _Names:
         ]
 
 
-def _distances(scores: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float32]:
+def _distances(scores: npt.NDArray[np.float32], metric: Metric) -> Any:
     """Kernels score by squared distance or negated product; callers get what ``Metric`` says."""
     if metric is Metric.EUCLIDEAN:
         return np.sqrt(np.maximum(scores, np.float32(0)))

@@ -1,14 +1,16 @@
 """A segment: a read-only copy of an interval of rows in the form that kernels want.
 
-    segments/<number>/manifest.json      what follows, and each array's dtype, shape, size, CRC-32
-                      vectors.npy        float32 (n, width): dim padded with zeros to a multiple of 16,
-                                         unit length under cosine
-                      rows.npy           int64 (n,), ascending
-                      id_offsets.npy     int64 (n + 1,)     node i is called
-                      id_bytes.npy       uint8 (…,)         id_bytes[id_offsets[i]:id_offsets[i + 1]]
-                      links.npy          int32 (n, 2M), padded with -1     } only if it is a graph
-                      upper_offsets.npy  int32 (n + 1,)                    } node i's list on level L ≥ 1:
-                      upper_links.npy    int32 (…, M), padded with -1      } upper_links[upper_offsets[i] + L - 1]
+    segments/<number>/
+      manifest.json       what follows, and each array's dtype, shape, size, CRC-32
+      vectors.npy         float32 (n, width): dim padded with zeros to a multiple of 16,
+                          unit length under cosine
+      rows.npy            int64 (n,), ascending
+      id_offsets.npy      int64 (n + 1,): node i is called
+      id_bytes.npy        uint8: id_bytes[id_offsets[i]:id_offsets[i + 1]]
+    and if it is a graph
+      links.npy           int32 (n, 2M), padded with -1: neighbours on level 0
+      upper_offsets.npy   int32 (n + 1,): node i's neighbours on level L of 1 and more are
+      upper_links.npy     int32 (…, M), padded with -1: upper_links[upper_offsets[i] + L - 1]
 
 Node i is the i-th live row of the interval, so nodes ascend with rows. A segment may be deleted at
 any time: everything in it comes from the store. It is written whole and fsynced before the store
@@ -123,7 +125,9 @@ class Segment:
         file_bytes: size of its files.
     """
 
-    def __init__(self, folder: Path, number: int, collection_id: str, entry: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, number: int, collection_id: str, entry: dict[str, Any]
+    ) -> None:
         """Map the files that ``entry`` (the store's word on this segment) speaks of.
 
         Raises:
@@ -184,7 +188,8 @@ class Segment:
                 "SEGMENT",
             )
         # A plain array over the map: kernels take it five times faster than a memmap object.
-        return mapped.view(np.ndarray)
+        plain: npt.NDArray[Any] = mapped.view(np.ndarray)
+        return plain
 
     def _check_shapes(self) -> None:
         n = self.count
@@ -208,8 +213,8 @@ class Segment:
         """
         for name, said in self._manifest["arrays"].items():
             with open(self.folder / f"{name}.npy", "rb") as file:
-                np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
-                np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+                np.lib.format.read_magic(file)
+                np.lib.format.read_array_header_1_0(file)
                 crc = 0
                 while chunk := file.read(4 * 1024**2):
                     crc = zlib.crc32(chunk, crc)

@@ -8,10 +8,8 @@ were committed one by one or in groups leaves no trace in the bytes.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,54 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine import layout
+from vecdb.engine.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import fsync_folder
+from vecdb.engine.rows import RowReader
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
 from vecdb.types import CollectionConfig, Metric, Receipt
 
-__all__ = ["DeleteBatch", "Record", "Store", "UpsertBatch"]
+__all__ = ["Store"]
 
 _FORMAT, _COLLECTION, _STATE = b"format", b"collection", b"state"
 _COUNTERS, _DROPPED = b"counters", b"dropped"
 _NO_ROWS = np.zeros(0, np.uint64)
-
-
-@dataclass(frozen=True)
-class UpsertBatch:
-    """Rows to write, checked already. ``order``: positions by ascending id, since LMDB likes that.
-
-    ids: UTF-8. vectors: float32, shape (n, dim), C-contiguous. metadata: JSON or b"" a row, or None.
-    """
-
-    ids: list[bytes]
-    order: list[int]
-    vectors: npt.NDArray[np.float32]
-    metadata: Sequence[bytes] | None
-
-    @property
-    def nbytes(self) -> int:
-        """About what the batch takes in memory."""
-        return self.vectors.nbytes + 64 * len(self.ids) + sum(map(len, self.metadata or ()))
-
-
-@dataclass(frozen=True)
-class DeleteBatch:
-    """Ids to delete, UTF-8, ascending."""
-
-    ids: list[bytes]
-
-    @property
-    def nbytes(self) -> int:
-        """About what the batch takes in memory."""
-        return 64 * len(self.ids)
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a row is called and what is known of it."""
-
-    id: str
-    metadata: bytes
 
 
 class Store:
@@ -97,6 +59,7 @@ class Store:
         self.config = CollectionConfig(
             entry["dim"], Metric(entry["metric"]), entry["M"], entry["ef_construction"]
         )
+        self.rows = RowReader(environment, self.config.dim)
 
     @staticmethod
     def create(folder: Path, collection_id: str, config: CollectionConfig, map_bytes: int) -> None:
@@ -206,7 +169,7 @@ class Store:
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Write new rows and new versions of records; returns rows that died and rows changed."""
         ids, order = batch.ids, batch.order
-        old_rows = self._find(transaction, [ids[i] for i in order])
+        old_rows = self.rows.find(transaction, [ids[i] for i in order])
         same = self._positions_unchanged(transaction, batch, old_rows) if old_rows else {}
         positions = [i for i in range(len(ids)) if i not in same]
         first_row = counters.next_row
@@ -248,18 +211,12 @@ class Store:
         with transaction.cursor(self._blocks) as cursor:
             cursor.putmulti(blocks, append=True)
 
-    def _find(self, transaction: Any, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Rows of those ids that are there. ids: ascending for speed."""
-        with transaction.cursor(self._ids) as cursor:
-            found = cursor.getmulti(ids)
-        return {bytes(key): layout.unpack_u64(key, value, "id") for key, value in found}
-
     def _positions_unchanged(
         self, transaction: Any, batch: UpsertBatch, old_rows: dict[bytes, int]
     ) -> dict[int, int]:
         """Position → row of entries whose vector is bit for bit the one that is stored."""
         same = {}
-        reader = _BlockReader(transaction, self._blocks, self.config.dim)
+        reader = self.rows.block_reader(transaction)
         pairs = sorted((old_rows[key], i) for i, key in enumerate(batch.ids) if key in old_rows)
         for row, i in pairs:
             if reader.raw_row(row) == batch.vectors[i].tobytes():
@@ -278,7 +235,7 @@ class Store:
         """A new version of each record whose vector stayed and whose metadata differs."""
         changed = []
         for i, row in sorted(same.items(), key=lambda item: item[1]):
-            if self.read_record(transaction, row, seq).metadata == metadata[i]:
+            if self.rows.read_record(transaction, row, seq).metadata == metadata[i]:
                 continue
             key = layout.record_key(row, seq)
             value = layout.pack_record(key, batch.ids[i], metadata[i])
@@ -290,7 +247,7 @@ class Store:
     def _delete(
         self, transaction: Any, batch: DeleteBatch, counters: layout.Counters
     ) -> npt.NDArray[np.uint64]:
-        found = self._find(transaction, batch.ids)
+        found = self.rows.find(transaction, batch.ids)
         for key in found:
             transaction.delete(key, db=self._ids)
         counters.live_count -= len(found)
@@ -303,105 +260,6 @@ class Store:
             items.append((key, layout.pack_u64(key, seq)))
         with transaction.cursor(self._dead) as cursor:
             cursor.putmulti(items)
-
-    # Reading rows.
-
-    def rows_of(self, transaction: Any, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Rows of those ids that are live."""
-        return self._find(transaction, sorted(set(ids)))
-
-    def read_record(self, transaction: Any, row: int, seq: int) -> Record:
-        """The record of a row as a reader at ``seq`` sees it.
-
-        Raises:
-            DataLossError: there is none.
-        """
-        with transaction.cursor(self._records) as cursor:
-            return _record_at(cursor, row, seq)
-
-    def read_records(self, transaction: Any, rows: Sequence[int], seq: int) -> list[Record]:
-        """The records of rows, in the order given."""
-        with transaction.cursor(self._records) as cursor:
-            return [_record_at(cursor, row, seq) for row in rows]
-
-    def read_vectors(self, transaction: Any, rows: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Vectors as given, float32 (n, dim), in the order of ``rows``."""
-        out = np.empty((len(rows), self.config.dim), np.float32)
-        reader = _BlockReader(transaction, self._blocks, self.config.dim, verify=True)
-        for position in np.argsort(np.array(rows, np.int64), kind="stable"):
-            out[position] = np.frombuffer(reader.raw_row(rows[position]), np.float32)
-        return out
-
-    def iterate_blocks(
-        self, transaction: Any, first_row: int, end_row: int
-    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-        """Rows and vectors of an interval, block by block, checksums compared.
-
-        The vectors are views into the transaction: copy them before asking for the next block.
-        """
-        with transaction.cursor(self._blocks) as cursor:
-            found = cursor.set_range(layout.row_key(first_row))
-            if (not found or cursor.key() != layout.row_key(first_row)) and (
-                cursor.prev() if found else cursor.last()
-            ):
-                found = True
-            while found:
-                key = bytes(cursor.key())
-                if int.from_bytes(key, "big") >= end_row:
-                    return
-                rows, vectors = layout.unpack_block(key, cursor.value(), self.config.dim)
-                inside = (rows >= first_row) & (rows < end_row)
-                if inside.all():
-                    yield rows, vectors
-                elif inside.any():
-                    yield rows[inside], vectors[inside]
-                found = cursor.next()
-
-    def iterate_ids(
-        self, transaction: Any, first_row: int, end_row: int
-    ) -> Iterator[tuple[int, bytes]]:
-        """(row, id) of an interval of rows, ascending, versions of a record only once."""
-        last = -1
-        with transaction.cursor(self._records) as cursor:
-            if not cursor.set_range(layout.record_key(first_row, 0)):
-                return
-            for key, value in cursor.iternext(keys=True, values=True):
-                row = int.from_bytes(key[:8], "big")
-                if row >= end_row:
-                    return
-                if row != last:
-                    last = row
-                    yield row, layout.unpack_record(key, value)[0]
-
-    def read_dead(
-        self, transaction: Any, first_row: int, end_row: int, seq: int
-    ) -> npt.NDArray[np.int64]:
-        """Rows of an interval that died at or before ``seq``, ascending."""
-        with transaction.cursor(self._dead) as cursor:
-            if not cursor.set_range(layout.row_key(first_row)):
-                return np.zeros(0, np.int64)
-            keys, values = [], []
-            end_key = layout.row_key(end_row)
-            for key, value in cursor.iternext(keys=True, values=True):
-                if bytes(key) >= end_key:
-                    break
-                keys.append(key)
-                values.append(value)
-            rows, seqs = layout.unpack_u64_table(b"".join(keys), b"".join(values), "death")
-        return rows[seqs <= seq]
-
-    def read_log(self, transaction: Any, after: int, to: int) -> list[layout.LogEntry] | None:
-        """Log entries of the seqs ``after + 1`` to ``to``; None if some were trimmed."""
-        entries = []
-        with transaction.cursor(self._log) as cursor:
-            found = cursor.set_range(layout.row_key(after + 1))
-            for seq in range(after + 1, to + 1):
-                key = layout.row_key(seq)
-                if not found or cursor.key() != key:
-                    return None
-                entries.append(layout.unpack_log(key, cursor.value()))
-                found = cursor.next()
-        return entries
 
     # Segments: what the database says of them (their bytes are in segment.py).
 
@@ -428,78 +286,3 @@ class Store:
 
 def _dropped() -> NotFoundError:
     return NotFoundError("the collection was dropped", "DROPPED")
-
-
-def _record_at(cursor: Any, row: int, seq: int) -> Record:
-    found = cursor.set_range(layout.record_key(row, seq + 1))
-    found = cursor.prev() if found else cursor.last()
-    key = cursor.key()
-    if not found or int.from_bytes(key[:8], "big") != row:
-        raise DataLossError(f"row {row} has no record at seq {seq}", "RECORD_MISSING")
-    encoded, metadata = layout.unpack_record(key, cursor.value())
-    return Record(encoded.decode(), metadata)
-
-
-class _BlockReader:
-    """Single rows out of blocks; keeps the last block at hand, so ascending rows are cheap."""
-
-    def __init__(self, transaction: Any, database: Any, dim: int, verify: bool = False) -> None:
-        self._cursor = transaction.cursor(database)
-        self._dim = dim
-        self._verify = verify
-        self._first = self._count = 0
-        self._value: memoryview | None = None
-        self._rows: npt.NDArray[np.int64] | None = None
-
-    def raw_row(self, row: int) -> bytes:
-        """The bytes of a row's vector."""
-        position = self._position(row)
-        assert self._value is not None
-        size = 4 * self._dim
-        return bytes(self._value[position * size : (position + 1) * size])
-
-    def _position(self, row: int) -> int:
-        if self._value is None or not self._first <= row < self._first + self._count:
-            self._load(row)
-        if self._rows is None:
-            position = row - self._first
-            if position < self._count:
-                return position
-        else:
-            position = int(np.searchsorted(self._rows, row))
-            if position < len(self._rows) and self._rows[position] == row:
-                return position
-        raise DataLossError(f"row {row} has no vector", "VECTOR_MISSING")
-
-    def _load(self, row: int) -> None:
-        key = layout.row_key(row)
-        found = self._cursor.set_range(key)
-        if not found or self._cursor.key() != key:
-            found = self._cursor.prev() if found else self._cursor.last()
-        if not found:
-            raise DataLossError(f"row {row} has no vector", "VECTOR_MISSING")
-        key, value = bytes(self._cursor.key()), memoryview(self._cursor.value())
-        if self._verify:
-            layout.open_value(key, value, "block")
-        rows = layout.block_rows(key, value, self._dim)
-        self._value, self._first = value, int.from_bytes(key, "big")
-        self._rows = None if isinstance(rows, int) else rows
-        self._count = rows if isinstance(rows, int) else int(rows[-1]) - self._first + 1
-
-
-def make_batch(
-    ids: list[str], vectors: npt.NDArray[np.float32], metadata: Sequence[bytes] | None
-) -> UpsertBatch:
-    """A batch of checked rows; the encoding and sorting is done here, outside the writer."""
-    encoded = [text.encode() for text in ids]
-    order = sorted(range(len(encoded)), key=encoded.__getitem__)
-    return UpsertBatch(encoded, order, vectors, metadata)
-
-
-def folder_bytes(folder: Path) -> int:
-    """Size of all files of a folder."""
-    total = 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            total += entry.stat().st_size if entry.is_file() else folder_bytes(Path(entry.path))
-    return total

@@ -132,7 +132,8 @@ class Supervisor:
         return False
 
     def _feed(self, child: subprocess.Popen[str], given: dict[str, bool]) -> None:
-        """Hand on what is wanted until the child has been idle for a while, has ended, or we close."""
+        """Hand on what is wanted until the child has been idle for a while, has ended, or we
+        close."""
         assert child.stdin is not None
         idle_since = time.monotonic()
         while True:
@@ -179,7 +180,8 @@ class Supervisor:
         )
 
     def _listen(self, child: subprocess.Popen[str]) -> None:
-        """The thread that hears the child out and collects it, which may be after we have closed."""
+        """The thread that hears the child out and collects it, which may be after we have
+        closed."""
         assert child.stdout is not None
         with child.stdout:
             for line in child.stdout:

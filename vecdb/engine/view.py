@@ -1,10 +1,10 @@
 """Views: what a search sees. A view is immutable and stands for one committed state.
 
-It holds the segments in place, a bitmap of dead nodes for each, and the fresh rows (those at or past
-sealed_to) in one buffer. A search reads the committed state in a transaction of a microsecond and
-takes any view at least as new; if there is none, one thread makes it, from the last view and the
-log where it can, while others wait outside any transaction. So a search sees every batch that was
-acknowledged before it began, by whichever process.
+It holds the segments in place, a bitmap of dead nodes for each, and the fresh rows (those at or
+past sealed_to) in one buffer. A search reads the committed state in a transaction of a microsecond
+and takes any view at least as new; if there is none, one thread makes it, from the last view and
+the log where it can, while others wait outside any transaction. So a search sees every batch that
+was acknowledged before it began, by whichever process.
 
 Fresh rows lie in an append-only buffer that successive views share: a newer view only knows a
 greater length of it. Row r is at position r - first_row, so rows need no table.
@@ -104,21 +104,21 @@ class SegmentView:
         return self.content.id_bytes[offsets[node] : offsets[node + 1]].tobytes().decode()
 
 
-def _nodes_of(
-    own: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
+def _nodes_of(own: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     if len(own) == 0 or len(rows) == 0:
         return np.zeros(0, np.int64)
     nodes = np.searchsorted(own, rows)
     nodes[nodes == len(own)] = 0
-    return nodes[own[nodes] == rows]
+    inside: npt.NDArray[np.int64] = nodes[own[nodes] == rows]
+    return inside
 
 
 @dataclass(frozen=True)
 class FreshRows:
     """Rows from ``first_row`` on that are in no segment: the first ``count`` of a shared buffer.
 
-    buffer: float32 (capacity, width). dead: uint8 bitmap over capacity. dead_count: dead among count.
+    buffer: float32 (capacity, width). dead: uint8 bitmap over capacity. dead_count: dead among
+    count.
     """
 
     first_row: int
@@ -251,7 +251,7 @@ class ViewKeeper:
             state = self._store.read_state(transaction)
             if state.generation != last.state.generation:
                 return None
-            entries = self._store.read_log(transaction, last.state.seq, state.seq)
+            entries = self._store.rows.read_log(transaction, last.state.seq, state.seq)
             if entries is None:
                 return None
             counters = self._store.read_counters(transaction)
@@ -272,11 +272,11 @@ class ViewKeeper:
             placed = in_place(self._store.read_segments(transaction))
             entries = None
             if last is not None and last.fresh.first_row <= counters.sealed_to:
-                entries = self._store.read_log(transaction, last.state.seq, state.seq)
+                entries = self._store.rows.read_log(transaction, last.state.seq, state.seq)
             if last is None or entries is None:
                 died, known = np.zeros(0, np.int64), {}
                 fresh = FreshRows.empty(counters.sealed_to, self._width)
-                fresh_dead = self._store.read_dead(
+                fresh_dead = self._store.rows.read_dead(
                     transaction, counters.sealed_to, counters.next_row, state.seq
                 )
             else:
@@ -284,7 +284,7 @@ class ViewKeeper:
                 fresh = last.fresh.from_row(counters.sealed_to)
                 fresh_dead = died[np.searchsorted(died, counters.sealed_to) :]
             new_dead = {
-                number: self._store.read_dead(
+                number: self._store.rows.read_dead(
                     transaction, entry["first_row"], entry["end_row"], state.seq
                 )
                 for number, entry in placed
@@ -319,7 +319,7 @@ class ViewKeeper:
             return fresh
         grown = fresh.room_for(next_row - fresh.first_row)
         present = np.zeros(next_row - known_to, bool)
-        for rows, vectors in self._store.iterate_blocks(transaction, known_to, next_row):
+        for rows, vectors in self._store.rows.iterate_blocks(transaction, known_to, next_row):
             raw = np.ascontiguousarray(vectors)
             if not raw.flags.aligned or raw is vectors:
                 raw = raw.copy()

@@ -1,8 +1,9 @@
 """The writer: one thread a process that commits batches, many at a time.
 
 Callers check and encode their batches, put them into the queue and wait. The thread takes all that
-wait for one collection, applies each in one transaction, and answers all after the one fsync. If the
-group fails it was aborted, and each batch runs alone, so that one bad batch takes no other with it.
+wait for one collection, applies each in one transaction, and answers all after the one fsync. If
+the group fails it was aborted, and each batch runs alone, so that one bad batch takes no other
+with it.
 
 Callers wait on a future, so an interrupted caller (Ctrl-C in a notebook) leaves the writer whole.
 """
@@ -15,7 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from vecdb.engine.store import DeleteBatch, Store, UpsertBatch
+from vecdb.engine.batch import DeleteBatch, UpsertBatch
+from vecdb.engine.store import Store
 from vecdb.errors import (
     FailedPreconditionError,
     InternalError,
@@ -80,9 +82,7 @@ class Writer:
             self._jobs.append(job)
             self._queued_bytes += job.nbytes
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="vecdb-writer", daemon=True
-                )
+                self._thread = threading.Thread(target=self._run, name="vecdb-writer", daemon=True)
                 self._thread.start()
             self._changed.notify()
         return job.answer
