@@ -1,7 +1,8 @@
 """Building graphs with hnswlib: the only module that knows it and the file that it writes.
 
-hnswlib builds an excellent graph fast and is used for nothing else; what it saves is taken apart into
-plain arrays at once (``Graph``), which ``kernels.walk_graph`` searches. The file, little-endian, no padding:
+hnswlib builds an excellent graph fast and is used for nothing else; what it saves is taken apart
+into plain arrays at once (``Graph``), which ``kernels.walk_graph`` searches. The file,
+little-endian, without padding:
 
     header     _HEADER, 96 bytes
     level 0    n records (_record): link count u16, deletion mark u8, 0 u8, 2M neighbours u32,
@@ -39,10 +40,10 @@ from vecdb.errors import DataLossError
 __all__ = ["Builder", "Graph", "Space"]
 
 Space = Literal["ip", "l2"]
-"""hnswlib's names: inner product for cosine (of unit vectors) and dot, squared Euclidean distance."""
+"""hnswlib's names: inner product, for cosine (of unit vectors) and dot; squared Euclidean."""
 
-# offset of level 0, max_elements, n, bytes a record, label at, vector at, top level, entry, maxM, maxM0,
-# M, 1 / ln M, ef_construction.
+# Offset of level 0, max_elements, n, bytes a record, label at, vector at, top level, entry,
+# maxM, maxM0, M, 1 / ln M, ef_construction.
 _HEADER: Final = struct.Struct("<QQQQQQiIQQQdQ")
 _BLOCK_ROWS: Final = 65_536
 
@@ -53,7 +54,8 @@ class Graph:
 
     Attributes:
         links: int32 (n, 2M), neighbours on level 0, padded at the end with -1.
-        upper_offsets: int32 (n + 1,); node i has upper_offsets[i + 1] - upper_offsets[i] levels above 0.
+        upper_offsets: int32 (n + 1,); node i has upper_offsets[i + 1] - upper_offsets[i] levels
+            above 0.
         upper_links: int32 (u, M); neighbours of node i on level L are row upper_offsets[i] + L - 1.
         entry: node where a search begins, -1 if n is 0.
         top_level: its level, counted from 0; -1 if n is 0.
@@ -115,7 +117,7 @@ class Builder:
 
         Args:
             graph, vectors: the graph and its rows, float32 (n, width).
-            space, M, ef_construction, capacity, threads: as for ``Builder``; M as the graph was built.
+            space, M, ef_construction, capacity, threads: as for ``Builder``; M as it was built.
             work_dir: folder for a temporary file of the graph's and the vectors' size together.
             seed: used if the graph is empty; hnswlib restarts its own on loading.
 

@@ -6,17 +6,18 @@
     Scratch       the memory that a walk needs, kept from one call to the next
 
 A **score** is smaller for nearer rows: the squared Euclidean distance, or the inner product
-negated. Every kernel takes it from ``pair_score``, which always adds in the same order, so a pair has the
-same score to the bit wherever it is computed. Equal scores are ordered by row number.
+negated. Every kernel takes it from ``pair_score``, which always adds in the same order, so a pair
+has the same score to the bit wherever it is computed. Equal scores are ordered by row number.
 
-The walk is Malkov & Yashunin 2018, algorithms 2 and 5, as hnswlib does it: the same rows at the same ef.
-What makes it fast: a node's unvisited neighbours are gathered first and their rows
-asked for from memory, then scored; visited marks are a bitmap, small enough for the cache, and the
-list of what was visited clears it; the pool of candidates is one sorted array of integers (see
-``pack``) in which the score, the node and "already expanded" move together.
+The walk is Malkov & Yashunin 2018, algorithms 2 and 5, as hnswlib does it: the same rows at the
+same ef. It waits for memory most of its time, and what makes it fast is to wait less: a
+node's unvisited neighbours are gathered first, then scored while the rows a few places on, and the
+first ones of the next candidate, are on their way; visited marks are a bitmap, small enough for the
+cache, and the list of what was visited clears it; the pool of candidates is one sorted array of
+integers in which the score, the node and "expanded" move together.
 
-Nothing read from a file is trusted: a neighbour, offset or entry outside the arrays is skipped. Kernels
-have one signature each (read-only C arrays match writable ones too) and run without the GIL.
+Nothing read from a file is trusted: a neighbour, offset or entry outside the arrays is skipped.
+Kernels have one signature each (read-only C arrays match writable ones too) and run without the GIL.
 """
 
 from __future__ import annotations
@@ -105,6 +106,12 @@ def _read(dtype: Any, ndim: int) -> Any:
 
 def _written(dtype: Any, ndim: int) -> Any:
     return types.Array(dtype, ndim, "C")
+
+
+_INT: Final = types.int64
+_FLOATS: Final = _read(types.float32, 2)
+_INTS: Final = _read(types.int32, 2)
+_BYTES: Final = _read(types.uint8, 1)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -349,7 +356,7 @@ def peek(vectors, links, node, n, visited):
 @_inlined
 def best_first(
     vectors, links, dead, node, score, queries, query, metric, ef, capacity, visited, seen, pool
-):
+):  # fmt: skip
     """Level 0 from node on: expand the nearest candidate until ef live ones are nearer than it.
 
     Without dead nodes the pool holds the ef best. With them, it also holds dead ones still to be
@@ -433,52 +440,16 @@ def check_results(first, last, k, queries, scores, nodes, counts):
         raise ValueError("kernels: k past the end of the arrays")
 
 
-@_compiled(
-    types.void(
-        _read(types.float32, 2),
-        _read(types.int32, 2),
-        _read(types.int32, 1),
-        _read(types.int32, 2),
-        types.int64,
-        types.int64,
-        _read(types.uint8, 1),
-        _read(types.float32, 2),
-        types.int64,
-        types.int64,
-        types.int64,
-        types.int64,
-        types.int64,
-        _written(types.uint64, 1),
-        _written(types.int32, 1),
-        _written(types.uint64, 1),
-        _written(types.int64, 2),
-        _written(types.float32, 2),
-        _written(types.int64, 1),
-        _written(types.int64, 1),
-    )
-)
+@_compiled(types.void(
+    _FLOATS, _INTS, _read(types.int32, 1), _INTS, _INT, _INT, _BYTES, _FLOATS, _INT, _INT, _INT, _INT,
+    _INT, _written(types.uint64, 1), _written(types.int32, 1), _written(types.uint64, 1),
+    _written(types.int64, 2), _written(types.float32, 2), _written(types.int64, 1),
+    _written(types.int64, 1),
+))  # fmt: skip
 def walk_graph(
-    vectors,
-    links,
-    upper_offsets,
-    upper_links,
-    entry,
-    top_level,
-    dead,
-    queries,
-    first,
-    last,
-    metric,
-    k,
-    ef,
-    visited,
-    seen,
-    pool,
-    out_nodes,
-    out_scores,
-    out_counts,
-    out_visited,
-):
+    vectors, links, upper_offsets, upper_links, entry, top_level, dead, queries, first, last,
+    metric, k, ef, visited, seen, pool, out_nodes, out_scores, out_counts, out_visited,
+):  # fmt: skip
     """The k nearest live rows that a walk with effort ef finds, for queries first to last - 1.
 
     Args:
@@ -516,20 +487,9 @@ def walk_graph(
             vectors, upper_offsets, upper_links, entry, top_level, queries, query, metric
         )
         count, end = best_first(
-            vectors,
-            links,
-            dead,
-            node,
-            score,
-            queries,
-            query,
-            metric,
-            ef,
-            capacity,
-            visited,
-            seen,
-            pool,
-        )
+            vectors, links, dead, node, score, queries, query, metric, ef, capacity,
+            visited, seen, pool,
+        )  # fmt: skip
         for i in range(end):
             visited[np.int64(seen[i]) >> 6] = np.uint64(0)
         found = 0
@@ -544,8 +504,8 @@ def walk_graph(
 class Scratch:
     """The memory of one walk at a time; a thread that walks owns one meanwhile.
 
-    ``walk_graph`` leaves the visited marks clear, so one Scratch serves graphs of any size in turn. It
-    takes n/8 bytes, as many pages of 4·n as a walk visits nodes, and 8 bytes a pool entry.
+    ``walk_graph`` leaves the visited marks clear, so one Scratch serves graphs of any size in turn.
+    It takes n/8 bytes, 4 bytes a node for as many as a walk visits, and 32 bytes for each of ef.
     """
 
     def __init__(self) -> None:
@@ -583,27 +543,10 @@ def walk(
     """``walk_graph`` with its scratch memory and the five fields of a graph filled in."""
     scratch.reserve(len(vectors), max(ef, k))
     walk_graph(
-        vectors,
-        graph.links,
-        graph.upper_offsets,
-        graph.upper_links,
-        graph.entry,
-        graph.top_level,
-        dead,
-        queries,
-        first,
-        last,
-        metric,
-        k,
-        ef,
-        scratch.visited,
-        scratch.seen,
-        scratch.pool,
-        out_nodes,
-        out_scores,
-        out_counts,
-        out_visited,
-    )
+        vectors, graph.links, graph.upper_offsets, graph.upper_links, graph.entry, graph.top_level,
+        dead, queries, first, last, metric, k, ef, scratch.visited, scratch.seen, scratch.pool,
+        out_nodes, out_scores, out_counts, out_visited,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------
@@ -650,36 +593,13 @@ def sift_up(scores, nodes, query, size, score, node):
     scores[query, hole], nodes[query, hole] = score, node
 
 
-@_compiled(
-    types.void(
-        _read(types.float32, 2),
-        _read(types.uint8, 1),
-        types.int64,
-        types.int64,
-        _read(types.float32, 2),
-        types.int64,
-        types.int64,
-        types.int64,
-        types.int64,
-        _written(types.float32, 2),
-        _written(types.int64, 2),
-        _written(types.int64, 1),
-    )
-)
+@_compiled(types.void(
+    _FLOATS, _BYTES, _INT, _INT, _FLOATS, _INT, _INT, _INT, _INT,
+    _written(types.float32, 2), _written(types.int64, 2), _written(types.int64, 1),
+))  # fmt: skip
 def scan_rows(
-    vectors,
-    dead,
-    start,
-    stop,
-    queries,
-    first,
-    last,
-    metric,
-    k,
-    heap_scores,
-    heap_nodes,
-    heap_counts,
-):
+    vectors, dead, start, stop, queries, first, last, metric, k, heap_scores, heap_nodes, heap_counts
+):  # fmt: skip
     """Score rows start to stop - 1 for queries first to last - 1, keeping the k best in heaps.
 
     Arguments as for ``walk_graph``. heap_scores float32 (q, k), heap_nodes int64 (q, k) and
@@ -708,15 +628,9 @@ def scan_rows(
             heap_counts[query] = size
 
 
-@_compiled(
-    types.void(
-        _written(types.float32, 2),
-        _written(types.int64, 2),
-        _read(types.int64, 1),
-        types.int64,
-        types.int64,
-    )
-)
+@_compiled(types.void(
+    _written(types.float32, 2), _written(types.int64, 2), _read(types.int64, 1), _INT, _INT
+))  # fmt: skip
 def sort_heaps(heap_scores, heap_nodes, heap_counts, first, last):
     """Turn the heaps of queries first to last - 1 into lists that ascend by (score, node)."""
     for query in range(first, last):
@@ -733,15 +647,15 @@ def sort_heaps(heap_scores, heap_nodes, heap_counts, first, last):
 # Vectors into the form that the kernels want
 
 
-@_compiled(types.void(_read(types.float32, 2), _written(types.float32, 2), types.boolean))
+@_compiled(types.void(_FLOATS, _written(types.float32, 2), types.boolean))  # fmt: skip
 def prepare_rows(raw, out, normalise):
     """out = raw, padded with zeros; each row divided by its length if normalise.
 
     Args:
         raw: float32 (n, dim).
         out: float32 (n, width), width at least dim.
-        normalise: float64 holds the square of any float32, so lengths neither overflow nor vanish; a
-            row of zeros stays so.
+        normalise: float64 holds the square of any float32, so lengths neither overflow nor vanish;
+            a row of zeros stays so.
     """
     n, dim = raw.shape
     if out.shape[0] != n or out.shape[1] < dim:
@@ -758,18 +672,17 @@ def prepare_rows(raw, out, normalise):
         out[i, dim:] = np.float32(0)
 
 
-@_compiled(
-    types.boolean(
-        _read(types.uint32, 1), types.int64, _written(types.int64, 1), _written(types.int32, 1)
-    )
-)
+@_compiled(types.boolean(
+    _read(types.uint32, 1), _INT, _written(types.int64, 1), _written(types.int32, 1)
+))  # fmt: skip
 def find_levels(words, each, starts, levels):
     """Where each node's part of hnswlib's upper levels begins; see ``vecdb.engine.hnsw``.
 
     Args:
         words: uint32, for each node its size in bytes, then that many bytes.
         each: words that a level takes.
-        starts, levels: int64 and int32 (n,), written: index of the first word after the size, and levels.
+        starts, levels: int64 and int32 (n,), written: index of the first word after the size, and
+            the number of levels.
 
     Returns:
         False if the words don't hold exactly n nodes.

@@ -24,7 +24,7 @@ CRC-32 (zlib's polynomial, u32 little-endian) runs over key and value, so that a
 key is noticed too. Values in LMDB are not aligned: vectors are copied before a kernel sees them.
 
 A record has a version for each change of its metadata: the one that a reader at seq S sees is the
-last with a seq of at most S. ``metadata_count`` counts the versions ever written that hold metadata,
+last with a seq of at most S. ``metadata_count`` counts the versions ever written with metadata,
 so that a collection without any need not look for it.
 """
 
