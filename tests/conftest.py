@@ -1,7 +1,7 @@
 """Fixtures: databases in temporary folders, and one surface that is embedded or remote.
 
-Warnings are errors; what a test starts it stops. Helpers that are no fixtures lie in ``tests/model.py``
-and ``tests/serving.py``.
+Warnings are errors; what a test starts it stops. Helpers that are no fixtures lie in
+``tests/model.py`` and ``tests/serving.py``.
 """
 
 from __future__ import annotations

@@ -94,6 +94,20 @@ def test_a_lost_segment_is_served_from_the_store_and_rebuilt(database: Any) -> N
     model.check_hits(docs.search(query, k=20), query, 20, exact=True)
 
 
+def test_an_indexer_whose_folder_was_deleted_ends(database: Any) -> None:
+    docs = database.create_collection("docs", 8)
+    docs.upsert(names(200), rows(200))
+    seal_now(docs)
+    indexer = indexer_of(docs)
+    indexer._views.view()
+    for entry in docs._opened.folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+    with pytest.raises(FileNotFoundError):
+        indexer.run(urgent=True)
+    assert not (docs._opened.folder / "segments").exists()
+
+
 @pytest.mark.parametrize(
     "file", ["manifest.json", "vectors.npy", "rows.npy", "links.npy", "id_bytes.npy"]
 )

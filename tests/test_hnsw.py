@@ -71,7 +71,7 @@ def check_layout(graph: Graph, n: int, M: int) -> None:
     assert graph.upper_links.shape == (graph.upper_offsets[-1], M)
     assert graph.upper_links.dtype == np.int32
     for lists in (graph.links, graph.upper_links):
-        assert -1 <= lists.min(initial=0) and lists.max(initial=0) < max(n, 1)
+        assert lists.min(initial=0) >= -1 and lists.max(initial=0) < max(n, 1)
         assert np.all(np.diff((lists >= 0).astype(np.int8), axis=1) <= 0), "padding is at the end"
     if n:
         assert graph.top_level == np.diff(graph.upper_offsets).max()
@@ -102,21 +102,20 @@ def test_neighbours_are_near_in_row_order(tmp_path: Path) -> None:
     """Two threads put rows in hnswlib's order of arrival; the graph must be in row order again."""
     rows = clustered(3_000, 16, seed=2)
     graph = built("l2", rows, tmp_path)
-    truth = exact(rows, rows, kernels.EUCLIDEAN, k=4)[:, 1:]  # The first is the row itself.
-    linked = [len(np.intersect1d(graph.links[i], truth[i])) for i in range(len(rows))]
-    assert np.mean(linked) > 0.8 * truth.shape[1]
+    nearest = exact(rows, rows, kernels.EUCLIDEAN, k=2)[:, 1]  # The first is the row itself.
+    assert np.mean(np.any(graph.links == nearest[:, None], axis=1)) > 0.8
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
 @pytest.mark.parametrize("space", ["ip", "l2"])
 def test_few_rows(space: str, n: int, tmp_path: Path) -> None:
     rows = prepared(clustered(n, 5, seed=3), space)
-    graph = built(space, rows, tmp_path, M=2, ef_construction=4)
-    check_layout(graph, n, 2)
+    graph = built(space, rows, tmp_path, M=4, ef_construction=20)
+    check_layout(graph, n, 4)
     if n == 0:
         assert (graph.entry, graph.top_level) == (-1, -1)
     builder = Builder.from_graph(
-        graph, rows, space=space, M=2, ef_construction=4, capacity=0, work_dir=tmp_path
+        graph, rows, space=space, M=4, ef_construction=20, capacity=0, work_dir=tmp_path
     )  # type: ignore[arg-type]
     more = prepared(clustered(50, 5, seed=4), space)
     builder.add(more)
@@ -147,11 +146,48 @@ def test_capacity_grows(tmp_path: Path) -> None:
 
 
 def test_identical_rows_do_no_harm(tmp_path: Path) -> None:
+    """hnswlib alone falls to a recall of 0.475 here."""
     rows = clustered(2_000, 16, seed=7)
-    rows[:500] = rows[0]
-    graph = built("l2", rows, tmp_path)
+    rows[:500], rows[900:1_400:7], rows[1_900] = rows[0], rows[900], rows[1_901]
+    builder = Builder("l2", 16, 16, 128, 100)
+    for part in np.array_split(rows, 3):
+        builder.add(part)
+    assert builder.count == 2_000
+    graph = builder.graph(tmp_path)
     check_layout(graph, 2_000, 16)
-    assert recall(graph, rows, rows[600:700], kernels.EUCLIDEAN) > 0.9
+    assert recall(graph, rows, rows[600:900], kernels.EUCLIDEAN) > 0.97
+    assert reached(graph, rows, 250) >= set(range(500))
+    again = Builder.from_graph(
+        graph, rows, space="l2", M=16, ef_construction=128, capacity=0, work_dir=tmp_path
+    )
+    for field in dataclasses.fields(Graph):
+        same = getattr(again.graph(tmp_path), field.name)
+        np.testing.assert_array_equal(same, getattr(graph, field.name))
+    again.add(rows[:600])
+    grown = again.graph(tmp_path)
+    rows = np.concatenate([rows, rows[:600]])
+    check_layout(grown, 2_600, 16)
+    assert reached(grown, rows, 250) >= {*range(500), *range(2_000, 2_500)}
+    assert reached(grown, rows, 550) >= {550, 2_550}
+
+
+def reached(graph: Graph, rows: Any, query: int) -> set[int]:
+    """The rows at no distance that a walk finds."""
+    k = 1_500
+    nodes, scores = np.full((1, k), -1), np.full((1, k), np.inf, np.float32)
+    counts, visited = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    kernels.walk(
+        kernels.Scratch(), rows, graph, NOTHING_DEAD, rows[query : query + 1], 0, 1,
+        kernels.EUCLIDEAN, k, k, nodes, scores, counts, visited,
+    )  # fmt: skip
+    return set(nodes[scores == 0].tolist())
+
+
+def test_nothing_but_one_vector(tmp_path: Path) -> None:
+    rows = np.ones((3_000, 16), np.float32)
+    graph = built("ip", rows, tmp_path)
+    check_layout(graph, 3_000, 16)
+    assert len(reached(graph, rows, 0)) == 1_500
 
 
 @pytest.mark.parametrize("kept", [0, 60, 0.5, 0.999])

@@ -51,11 +51,12 @@ def refused(path: Path, pattern: str, **options: Any) -> None:
 def write_bin(
     path: Path, words: list[bytes], vectors: np.ndarray, *, newline: bool = True
 ) -> bytes:
-    out = b"%d %d\n" % vectors.shape
+    end = b"\n" if newline else b""
+    parts = [b"%d %d\n" % vectors.shape]
     for word, vector in zip(words, vectors, strict=True):
-        out += word + b" " + vector.astype("<f4").tobytes() + (b"\n" if newline else b"")
-    path.write_bytes(out)
-    return out
+        parts.append(word + b" " + vector.astype("<f4").tobytes() + end)
+    path.write_bytes(b"".join(parts))
+    return b"".join(parts)
 
 
 def text_line(word: str, vector: np.ndarray, end: str = "\n") -> str:

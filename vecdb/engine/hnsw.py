@@ -13,6 +13,10 @@ little-endian, without padding:
 Neighbours are internal numbers, in order of arrival; with several threads these differ from the
 row numbers, which are the labels. A ``Graph`` is in row order.
 
+**Twins.** In hnswlib, rows that are equal to the bit link to each other alone as soon as there are
+more than M of them, and a walk that comes upon them never leaves. So it gets the first of them
+only; the others, its twins, are put beside it in the finished graph, in a chain on level 0.
+
 hnswlib neither syncs, nor checks, nor reports what it could not write, and holds the GIL while it
 saves and loads: call this from a process that does nothing else.
 """
@@ -98,6 +102,8 @@ class Builder:
     def _take(self, index: Any, width: int, M: int, capacity: int, threads: int) -> None:
         self.index, self._width, self._M = index, width, M
         self._capacity, self._threads = capacity, threads
+        self._known = _Known(np.empty(0, np.uint64), np.empty(0, np.int64))
+        self._first_of = np.empty(0, np.int64)  # For each row the first equal one: itself, mostly.
 
     @classmethod
     def from_graph(
@@ -130,18 +136,20 @@ class Builder:
             return cls(space, width, M, ef_construction, capacity, threads, seed)
         _check(graph, n, M)
         capacity = max(capacity, n)
-        index = hnswlib.Index(space, width)
-        with _temporary_file(work_dir) as path:
-            _write(path, graph, vectors, M, ef_construction, capacity)
-            index.load_index(str(path), max_elements=capacity)
         builder = cls.__new__(cls)
-        builder._take(index, width, M, capacity, threads)
+        builder._take(hnswlib.Index(space, width), width, M, capacity, threads)
+        builder._first_of = builder._firsts(vectors)
+        rows = np.flatnonzero(builder._first_of == np.arange(n))
+        with _temporary_file(work_dir) as path:
+            small = graph if len(rows) == n else _without_twins(graph, rows)
+            _write(path, small, vectors, rows, M, ef_construction, capacity)
+            builder.index.load_index(str(path), max_elements=capacity)
         return builder
 
     @property
     def count(self) -> int:
         """Rows added so far."""
-        return int(self.index.get_current_count())
+        return len(self._first_of)
 
     def resize(self, capacity: int) -> None:
         """Make room for that many rows."""
@@ -154,13 +162,37 @@ class Builder:
             raise ValueError(
                 f"expected rows of {self._width} components, got shape {vectors.shape}"
             )
-        first, m = self.count, len(vectors)
-        if m == 0:
+        if len(vectors) == 0:
             return
-        if first + m > self._capacity:
-            self.resize(max(first + m, self._capacity + self._capacity // 2))
-        labels = np.arange(first, first + m, dtype=np.uint64)
-        self.index.add_items(vectors, labels, num_threads=self._threads)
+        firsts = self._firsts(vectors)
+        rows = np.arange(self.count, self.count + len(vectors))
+        new = firsts == rows
+        self._first_of = np.concatenate([self._first_of, firsts])
+        needed = self.index.get_current_count() + np.count_nonzero(new)
+        if needed > self._capacity:
+            self.resize(max(needed, self._capacity + self._capacity // 2))
+        if needed > self.index.get_current_count():
+            unlike = vectors if new.all() else vectors[new]
+            self.index.add_items(unlike, rows[new].astype(np.uint64), num_threads=self._threads)
+
+    def _firsts(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """For each of these rows, to be added next, the row number of the first equal row."""
+        start = self.count
+        rows = np.arange(start, start + len(vectors))
+        hashes = np.empty(len(vectors), np.uint64)
+        bits = np.ascontiguousarray(vectors).view(np.uint32)
+        load_kernels().hash_rows(bits, hashes)
+        firsts = self._known.look_up(hashes, rows)
+        here = np.flatnonzero((firsts != rows) & (firsts >= start))
+        differ = np.any(bits[here] != bits[firsts[here] - start], axis=1)
+        firsts[here[differ]] = rows[here[differ]]
+        before = np.flatnonzero(firsts < start)
+        if len(before):
+            wanted, which = np.unique(firsts[before], return_inverse=True)
+            stored = np.asarray(self.index.get_items(wanted, return_type="numpy"), np.float32)
+            differ = np.any(bits[before] != stored.view(np.uint32)[which], axis=1)
+            firsts[before[differ]] = rows[before[differ]]
+        return firsts
 
     def graph(self, work_dir: str | os.PathLike[str]) -> Graph:
         """The graph as it stands, through a temporary file in work_dir.
@@ -178,7 +210,24 @@ class Builder:
             )
         with _temporary_file(work_dir) as path:
             self.index.save_index(str(path))
-            return _read(path, self.count, self._M, self._width)
+            return _read(path, self._first_of, self._M, self._width)
+
+
+class _Known:
+    """Hashes of rows seen, ascending, each with the first row that had it."""
+
+    def __init__(self, hashes: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64]) -> None:
+        self._hashes, self._rows = hashes, rows
+
+    def look_up(
+        self, hashes: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """For each row the first with its hash, itself or earlier; all are known from now on."""
+        every = np.concatenate([self._hashes, hashes])
+        every_row = np.concatenate([self._rows, rows])
+        self._hashes, at, which = np.unique(every, return_index=True, return_inverse=True)
+        self._rows = every_row[at]
+        return self._rows[which[len(every) - len(hashes) :]]
 
 
 @contextlib.contextmanager
@@ -204,9 +253,11 @@ def _record(M: int, width: int) -> np.dtype[Any]:
     )
 
 
-def _read(path: Path, n: int, M: int, width: int) -> Graph:
+def _read(path: Path, first_of: npt.NDArray[np.int64], M: int, width: int) -> Graph:
     """Take hnswlib's file apart; nodes are put in the order of their labels, the row numbers."""
-    record = _record(M, width)
+    count, record = len(first_of), _record(M, width)
+    rows = np.flatnonzero(first_of == np.arange(count))  # Those that hnswlib was given.
+    n = len(rows)
     tail_at = _HEADER.size + n * record.itemsize
     size = path.stat().st_size
     if size < tail_at + 4 * n or size % 4:
@@ -218,29 +269,82 @@ def _read(path: Path, n: int, M: int, width: int) -> Graph:
     top_level, entry = header[6], header[7]
     nodes = np.memmap(path, record, "r", _HEADER.size, (n,))
     row_of = nodes["label"].astype(np.int64)
-    if not np.array_equal(np.sort(row_of), np.arange(n)):
-        raise DataLossError(f"{path}: the labels are not the row numbers 0 to {n - 1}", "GRAPH")
-    links = np.empty((n, 2 * M), np.int32)
+    if not np.array_equal(np.sort(row_of), rows):
+        raise DataLossError(f"{path}: the labels are not the rows that were added", "GRAPH")
+    links = np.empty((count, 2 * M), np.int32)
     for start in range(0, n, _BLOCK_ROWS):
         block = nodes[start : start + _BLOCK_ROWS]
-        rows = row_of[start : start + _BLOCK_ROWS]
-        links[rows] = _renumbered(block["links"], block["count"], row_of)
+        lists = _renumbered(block["links"], block["count"], row_of)
+        links[row_of[start : start + _BLOCK_ROWS]] = lists
+    _chain_twins(links, first_of)
     tail = np.memmap(path, "<u4", "r", tail_at).view(np.ndarray)
+    upper_offsets, upper_links = _read_upper(path, tail, row_of, count, M, top_level)
+    return Graph(links, upper_offsets, upper_links, int(row_of[entry]), top_level)
+
+
+def _read_upper(
+    path: Path,
+    tail: npt.NDArray[np.uint32],
+    row_of: npt.NDArray[np.int64],
+    count: int,
+    M: int,
+    top_level: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    n = len(row_of)
     starts, levels = np.empty(n, np.int64), np.empty(n, np.int32)
     if not load_kernels().find_levels(tail, 1 + M, starts, levels):
         raise _cut_short(path)
-    upper_offsets = np.zeros(n + 1, np.int32)
-    upper_offsets[1:][row_of] = levels
-    np.cumsum(upper_offsets, out=upper_offsets)
-    upper_links = np.empty((int(upper_offsets[-1]), M), np.int32)
+    offsets = np.zeros(count + 1, np.int32)
+    offsets[1:][row_of] = levels
+    np.cumsum(offsets, out=offsets)
+    upper_links = np.empty((int(offsets[-1]), M), np.int32)
     for level in range(1, top_level + 1):
         inside = np.flatnonzero(levels >= level)
         at = starts[inside] + (level - 1) * (1 + M)
         lists = tail[at[:, None] + np.arange(1 + M)]
-        upper_links[upper_offsets[row_of[inside]] + level - 1] = _renumbered(
+        upper_links[offsets[row_of[inside]] + level - 1] = _renumbered(
             lists[:, 1:], lists[:, 0] & 0xFFFF, row_of
         )
-    return Graph(links, upper_offsets, upper_links, int(row_of[entry]), top_level)
+    return offsets, upper_links
+
+
+def _chain_twins(links: npt.NDArray[np.int32], first_of: npt.NDArray[np.int64]) -> None:
+    """Give twins their lists: the first of them, then the next ones; the first gets the second."""
+    slots = links.shape[1]
+    twins = np.flatnonzero(first_of != np.arange(len(first_of)))
+    twins = twins[np.argsort(first_of[twins], kind="stable")]
+    firsts = first_of[twins]
+    links[twins] = -1
+    links[twins, 0] = firsts
+    for ahead in range(1, min(slots, len(twins))):
+        together = firsts[ahead:] == firsts[:-ahead]
+        links[twins[:-ahead][together], ahead] = twins[ahead:][together]
+    heads, at = np.unique(firsts, return_index=True)
+    used = (links[heads] >= 0).sum(axis=1)
+    links[heads, np.minimum(used, slots - 1)] = twins[at]
+
+
+def _without_twins(graph: Graph, rows: npt.NDArray[np.int64]) -> Graph:
+    """The graph of these rows alone, renumbered; the others have no level above 0."""
+    n, levels = len(graph.links), np.diff(graph.upper_offsets)
+    if np.delete(levels, rows).any() or graph.entry not in rows:
+        raise DataLossError("a twin is on an upper level of the graph", "GRAPH")
+    number = np.full(n + 1, -1, np.int32)  # The last one is for the padding, -1.
+    number[rows] = np.arange(len(rows))
+
+    def renumbered(lists: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        lists = number[lists]
+        order = np.argsort(lists < 0, axis=1, kind="stable")
+        return np.take_along_axis(lists, order, axis=1)
+
+    offsets = np.concatenate([[0], np.cumsum(levels[rows])]).astype(np.int32)
+    return Graph(
+        renumbered(graph.links[rows]),
+        offsets,
+        renumbered(graph.upper_links),
+        int(number[graph.entry]),
+        graph.top_level,
+    )
 
 
 def _cut_short(path: Path) -> OSError:
@@ -286,14 +390,16 @@ def _write(
     path: Path,
     graph: Graph,
     vectors: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
     M: int,
     ef_construction: int,
     capacity: int,
 ) -> None:
-    """The file that hnswlib would have saved, internal numbers being row numbers."""
-    n, width = vectors.shape
+    """The file that hnswlib would have saved for a graph of these of the vectors."""
+    n, width = len(rows), vectors.shape[1]
     record = _record(M, width)
-    label_at, vector_at = record.fields["label"][1], record.fields["vector"][1]  # type: ignore[index]
+    vector_at = 4 + 4 * 2 * M
+    label_at = vector_at + 4 * width
     with open(path, "wb") as file:
         file.write(
             _HEADER.pack(
@@ -316,8 +422,8 @@ def _write(
             stop = min(n, start + _BLOCK_ROWS)
             block = np.zeros(stop - start, record)
             block["count"], block["links"] = _counted(graph.links[start:stop])
-            block["vector"] = vectors[start:stop]
-            block["label"] = np.arange(start, stop)
+            block["vector"] = vectors[rows[start:stop]]
+            block["label"] = rows[start:stop]
             file.write(block.data)
         file.write(_upper_words(graph, M).data)
 

@@ -119,33 +119,31 @@ class CollectionIndexer:
                 group = plan(view.segments, self._rows_max, urgent=urgent)
                 if group is None:
                     break
-                try:
+                if self._intact(group, view):
                     self._merge(group)
-                except FileNotFoundError:
-                    continue  # Sealing joined some of the group meanwhile: look again.
-                except SegmentDamagedError as damage:
-                    self._report({"event": "damaged", "detail": str(damage)})
-                    self._lose(group, view)
             self._kept = None
             sweep(self._store, self._segments)
             return plan(self._views.view().segments, self._rows_max, urgent=True) is not None
 
-    def _lose(self, group: list[SegmentView], view: View) -> None:
-        """Mark every segment of a group whose bytes are bad: it is rebuilt from the store."""
+    def _intact(self, group: list[SegmentView], view: View) -> bool:
+        """Compare the checksums of what is about to be built from.
+
+        A segment whose files are gone or damaged is marked lost, unless the generation has moved:
+        then sealing may have joined it with another. Either way the plan is made anew.
+        """
         for segment in group:
-            if segment.segment is None:
-                continue
             try:
-                segment.segment.verify()
-            except (SegmentDamagedError, OSError):
+                if segment.segment is not None:
+                    segment.segment.verify()
+            except (SegmentDamagedError, FileNotFoundError) as damage:
+                self._report({"event": "damaged", "detail": str(damage)})
                 mark_lost(self._store, segment.number, view.state.generation)
+                return False
+        return True
 
     def _merge(self, group: list[SegmentView]) -> None:
         """Make one graph of neighbours, going on to the right as long as more is sealed there."""
         began = time.monotonic()
-        for segment in group:
-            if segment.segment is not None:
-                segment.segment.verify()
         taken = claim(self._store, GRAPH_LOCK, group[0].first_row, group[-1].end_row)
         self._report({"event": "building", "rows": sum(s.live_count for s in group)})
         growing, remaining = self._begin(group)
@@ -155,8 +153,6 @@ class CollectionIndexer:
             more = self._sealed_to_the_right(taken, growing)
             if more is None:
                 break
-            if more.segment is not None:
-                more.segment.verify()
             taken = widen(self._store, taken, more.end_row)
             growing.add(self._live_part(more))
         if self._should_stop():
@@ -216,10 +212,11 @@ class CollectionIndexer:
         unpublished = growing.rows - growing.published_rows
         if unpublished >= max(growing.published_rows, FIRST_PUBLICATION_ROWS):
             return None
-        for segment in self._views.view().segments:
+        view = self._views.view()
+        for segment in view.segments:
             if segment.first_row == taken.end_row and segment.graph is None:
                 fits = growing.rows + segment.live_count <= self._rows_max
-                return segment if fits else None
+                return segment if fits and self._intact([segment], view) else None
         return None
 
     def _publish(self, taken: Claim, growing: _Growing) -> None:

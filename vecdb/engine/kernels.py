@@ -17,8 +17,10 @@ cache, and the list of what was visited clears it; the pool of candidates is one
 integers in which the score, the node and "expanded" move together.
 
 Nothing read from a file is trusted: a neighbour, offset or entry outside the arrays is skipped.
-Kernels have one signature each (read-only C arrays match writable ones too) and run without the GIL.
+Kernels have one signature each (read-only C arrays match writable ones too), and release the GIL.
 """
+# numba infers the types of what it compiles; an intrinsic is called without its first argument.
+# mypy: disable-error-code="no-untyped-def, call-arg"
 
 from __future__ import annotations
 
@@ -41,6 +43,7 @@ __all__ = [
     "LANES",
     "Scratch",
     "find_levels",
+    "hash_rows",
     "prepare_rows",
     "scan_rows",
     "sort_heaps",
@@ -441,8 +444,8 @@ def check_results(first, last, k, queries, scores, nodes, counts):
 
 
 @_compiled(types.void(
-    _FLOATS, _INTS, _read(types.int32, 1), _INTS, _INT, _INT, _BYTES, _FLOATS, _INT, _INT, _INT, _INT,
-    _INT, _written(types.uint64, 1), _written(types.int32, 1), _written(types.uint64, 1),
+    _FLOATS, _INTS, _read(types.int32, 1), _INTS, _INT, _INT, _BYTES, _FLOATS, _INT, _INT, _INT,
+    _INT, _INT, _written(types.uint64, 1), _written(types.int32, 1), _written(types.uint64, 1),
     _written(types.int64, 2), _written(types.float32, 2), _written(types.int64, 1),
     _written(types.int64, 1),
 ))  # fmt: skip
@@ -598,7 +601,8 @@ def sift_up(scores, nodes, query, size, score, node):
     _written(types.float32, 2), _written(types.int64, 2), _written(types.int64, 1),
 ))  # fmt: skip
 def scan_rows(
-    vectors, dead, start, stop, queries, first, last, metric, k, heap_scores, heap_nodes, heap_counts
+    vectors, dead, start, stop, queries, first, last, metric, k,
+    heap_scores, heap_nodes, heap_counts,
 ):  # fmt: skip
     """Score rows start to stop - 1 for queries first to last - 1, keeping the k best in heaps.
 
@@ -697,5 +701,21 @@ def find_levels(words, each, starts, levels):
     return at == words.shape[0]
 
 
-KERNELS: Final = (walk_graph, scan_rows, sort_heaps, prepare_rows, find_levels)
+@_compiled(types.void(_read(types.uint32, 2), _written(types.uint64, 1)))
+def hash_rows(words, out):
+    """64 bits for each row, equal for equal rows and hardly ever for others.
+
+    Args:
+        words: uint32 (n, width), the bits of the rows.
+        out: uint64 (n,), written.
+    """
+    for i in range(words.shape[0]):
+        bits = np.uint64(words.shape[1])
+        for j in range(words.shape[1]):
+            bits = (bits ^ np.uint64(words[i, j])) * np.uint64(0x9E37_79B9_7F4A_7C15)
+            bits ^= bits >> np.uint64(32)
+        out[i] = bits
+
+
+KERNELS: Final = (walk_graph, scan_rows, sort_heaps, prepare_rows, find_levels, hash_rows)
 """Each has one signature, whatever arrays it was called with; a test says so."""

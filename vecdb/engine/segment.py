@@ -244,7 +244,7 @@ def write_segment(
     """
     if folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    folder.mkdir()  # Not its parents: a data folder that was deleted must not come back.
     arrays: dict[str, npt.NDArray[Any]] = {
         "vectors": content.vectors,
         "rows": content.rows,

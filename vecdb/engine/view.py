@@ -280,7 +280,13 @@ class ViewKeeper:
                     transaction, counters.sealed_to, counters.next_row, state.seq
                 )
             else:
-                died, known = _deaths(entries), {s.number: s for s in last.segments}
+                died = _deaths(entries)
+                known = {
+                    s.number: s
+                    for s in last.segments
+                    if (s.number, s.segment is None)
+                    in {(n, e["state"] == "lost") for n, e in placed}
+                }
                 fresh = last.fresh.from_row(counters.sealed_to)
                 fresh_dead = died[np.searchsorted(died, counters.sealed_to) :]
             new_dead = {

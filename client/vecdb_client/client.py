@@ -1,0 +1,237 @@
+"""A connection to a server, and the way of every call out and back.
+
+Calls have a deadline. Reads may be repeated by whoever likes; a write is sent once, and again only
+if the server said that it did nothing of it because too many were under way.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+
+import vecdb
+from vecdb import checks, limits
+from vecdb.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
+from vecdb.types import CollectionDescription
+from vecdb_client import translation
+from vecdb_client.collection import Collection
+from vecdb_proto import vecdb_pb2 as wire
+from vecdb_proto.vecdb_pb2_grpc import VecdbStub
+
+__all__ = ["Client"]
+
+_BACK_OFF_FIRST_S: Final = 0.002
+_BACK_OFF_MAX_S: Final = 0.1
+
+
+class Client:
+    """Collections of a server, by name; the same interface as an embedded database.
+
+    Connecting happens with the first call. Safe to use from many threads, which share one
+    connection; not after a fork, where every call raises FailedPreconditionError: make a new client
+    in the child. A context manager: leaving it closes the connection.
+
+    Args:
+        address: host:port of the server.
+        timeout_s: seconds that a call may take, None for no end. ``search`` and ``optimize`` take
+            their own; ``optimize`` has no end by default.
+
+    Raises:
+        InvalidArgumentError: the address is not host:port, or timeout_s is not above 0.
+    """
+
+    def __init__(self, address: str = "127.0.0.1:7801", *, timeout_s: float | None = 60.0) -> None:
+        host, _, port = str(address).rpartition(":")
+        if not (host and port.isascii() and port.isdigit()):
+            raise InvalidArgumentError(
+                f"address must be host:port, as in 127.0.0.1:7801, got {address!r}", "BAD_ADDRESS"
+            )
+        self._address = address
+        self._timeout_s = _checked_timeout(timeout_s)
+        self._pid = os.getpid()
+        self._unusable: str | None = None
+        # The server's limit on messages decides; ours is the greatest that it may have.
+        size = limits.MESSAGE_BYTES.maximum
+        self._channel = grpc.insecure_channel(
+            address,
+            options=(
+                ("grpc.max_send_message_length", size),
+                ("grpc.max_receive_message_length", size),
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 2_000),
+                ("grpc.primary_user_agent", f"vecdb-client/{vecdb.__version__}"),
+            ),
+        )
+        self._stub: Any = VecdbStub(self._channel)
+        self._message_bytes: int | None = None
+
+    def create_collection(
+        self,
+        name: str,
+        dim: int,
+        metric: str = "cosine",
+        *,
+        M: int = 16,
+        ef_construction: int = 128,
+    ) -> Collection:
+        """Make a collection; on the server's disk when this returns.
+
+        Args:
+            name: letters, digits, "_" and "-", 1 to 64.
+            dim: components of each vector, 1 to 16,384.
+            metric: "cosine", "euclidean" or "dot".
+            M, ef_construction: of the graph; see ``CollectionConfig``.
+
+        Raises:
+            AlreadyExistsError: the name is taken.
+            InvalidArgumentError: one of the arguments is wrong.
+        """
+        config = checks.check_config(dim, metric, M, ef_construction)
+        request = wire.CreateCollectionRequest(
+            collection=checks.check_name(name), config=translation.config_message(config)
+        )
+        made = self._write(self._stub.CreateCollection, request).collection
+        return self._handle(made)
+
+    def collection(self, name: str) -> Collection:
+        """A handle on a collection. It is bound to the name: each call goes to what has it then.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        request = wire.GetCollectionRequest(collection=checks.check_name(name))
+        return self._handle(self._read(self._stub.GetCollection, request).collection)
+
+    def list_collections(self) -> list[CollectionDescription]:
+        """All collections, by name."""
+        response = self._read(self._stub.ListCollections, wire.ListCollectionsRequest())
+        return [translation.description_of(each) for each in response.collections]
+
+    def drop_collection(self, name: str) -> None:
+        """Drop a collection with all that is in it, for everyone.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        request = wire.DropCollectionRequest(collection=checks.check_name(name))
+        self._write(self._stub.DropCollection, request)
+
+    def close(self) -> None:
+        """Close the connection; calls under way in other threads end with an error."""
+        if self._unusable is None:
+            self._unusable = f"the client of {self._address} is closed"
+            if os.getpid() == self._pid:
+                self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self._address!r})"
+
+    def _handle(self, made: wire.CollectionDescription) -> Collection:
+        description = translation.description_of(made)
+        return Collection(self, description.name, description.config)
+
+    def _check_usable(self) -> None:
+        # Asking for the pid takes 0.1 µs; gRPC in a forked child may hang without end.
+        if os.getpid() != self._pid:
+            raise FailedPreconditionError(
+                f"the client of {self._address} was made before a fork; make one in the child",
+                "FORKED",
+            )
+        if self._unusable is not None:
+            raise FailedPreconditionError(self._unusable, "CLOSED")
+
+    def _read(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Send a request that changes nothing; ``timeout_s`` None for the client's."""
+        limit_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        return self._send(method, request, limit_s, is_write=False)
+
+    def _wait(self, method: Callable[..., Any], request: Any, timeout_s: float | None) -> Any:
+        """Like ``_read`` for work that may take hours: without a timeout it has no end."""
+        return self._send(method, request, _checked_timeout(timeout_s), is_write=False)
+
+    def _start_write(self, method: Any, request: Any) -> Any:
+        """Send a write and return its gRPC future, to be given to ``_finish_write``."""
+        self._check_usable()
+        try:
+            return method.future(request, timeout=self._timeout_s)
+        except ValueError as error:
+            raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
+
+    def _finish_write(self, method: Callable[..., Any], request: Any, future: Any) -> Any:
+        """The answer to a write that was started; one that was turned away is sent again."""
+        try:
+            return future.result()
+        except grpc.RpcError as error:
+            translated = translation.error_of(error, self._address, is_write=True)
+        if translated.reason != "TOO_MANY_WRITES":
+            raise translated
+        return self._write(method, request)
+
+    def _write(self, method: Callable[..., Any], request: Any) -> Any:
+        """Send a request that changes something, in the end once, within the client's timeout."""
+        ends = None if self._timeout_s is None else time.monotonic() + self._timeout_s
+        pause_s = _BACK_OFF_FIRST_S
+        while True:
+            left_s = None if ends is None else max(1e-3, ends - time.monotonic())
+            try:
+                return self._send(method, request, left_s, is_write=True)
+            except ResourceExhaustedError as error:
+                if error.reason != "TOO_MANY_WRITES":
+                    raise
+                if ends is not None and time.monotonic() + pause_s >= ends:
+                    raise
+            # Random, so that clients which were refused together don't come back together.
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+            pause_s = min(2 * pause_s, _BACK_OFF_MAX_S)
+
+    def _send(
+        self,
+        method: Callable[..., Any],
+        request: Any,
+        timeout_s: float | None,
+        *,
+        is_write: bool,
+    ) -> Any:
+        self._check_usable()
+        try:
+            return method(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise translation.error_of(error, self._address, is_write=is_write) from None
+        except ValueError as error:
+            # Closed by another thread between the check and the call.
+            raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
+
+    def _server_message_bytes(self) -> int:
+        """The server's limit on messages, asked for once."""
+        if self._message_bytes is None:
+            response = self._read(self._stub.ServerInfo, wire.ServerInfoRequest())
+            self._message_bytes = min(response.limits.message_bytes, limits.MESSAGE_BYTES.maximum)
+        return self._message_bytes
+
+
+def _checked_timeout(timeout_s: float | None) -> float | None:
+    if timeout_s is not None and not timeout_s > 0:
+        raise InvalidArgumentError(
+            f"timeout_s must be above 0 or None, got {timeout_s!r}", "OUT_OF_RANGE"
+        )
+    return timeout_s

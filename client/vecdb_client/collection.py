@@ -1,0 +1,244 @@
+"""A collection of a server: rows in and out, in the shapes and errors of an embedded one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vecdb import checks, limits
+from vecdb.types import (
+    CollectionConfig,
+    CollectionStats,
+    IngestProgress,
+    Metric,
+    Receipt,
+    Records,
+)
+from vecdb_client import translation
+from vecdb_client.ingest import ingest, upsert_request
+from vecdb_proto import vecdb_pb2 as wire
+from vecdb_proto.codec import encode_matrix
+
+if TYPE_CHECKING:
+    from vecdb_client.client import Client
+
+__all__ = ["Collection"]
+
+
+class Collection:
+    """A handle on a collection of a server. Safe to use from many threads.
+
+    Made by ``Client.collection`` and ``Client.create_collection``. It is bound to the name: after a
+    drop every call raises NotFoundError until the name is given again.
+
+    Beside the errors named at each method every call may raise UnavailableError (no connection, or
+    the server starts or stops) and DeadlineExceededError.
+    """
+
+    def __init__(self, client: Client, name: str, config: CollectionConfig) -> None:
+        self._client = client
+        self._name = name
+        self._config = config
+
+    @property
+    def name(self) -> str:
+        """The name that it was opened by."""
+        return self._name
+
+    @property
+    def config(self) -> CollectionConfig:
+        """What was fixed at its creation."""
+        return self._config
+
+    @property
+    def dim(self) -> int:
+        """Components of each vector."""
+        return self._config.dim
+
+    @property
+    def metric(self) -> Metric:
+        """How distances are measured."""
+        return self._config.metric
+
+    def upsert(self, ids: Any, vectors: Any, metadata: Any = None) -> Receipt:
+        """Write one batch, whole or not at all: new ids are added, known ones replaced.
+
+        An entry replaces all of what was stored under its id.
+
+        Args:
+            ids: list of n str (or integers, which become their decimal text), no id twice.
+            vectors: float32, shape (n, dim); n is 1 to 10,000.
+            metadata: list of n dict or None; None for no metadata at all.
+
+        Returns:
+            Receipt: the batch is fsynced, and every later read in any process sees it.
+
+        Raises:
+            InvalidArgumentError: nothing was written.
+            ResourceExhaustedError: nothing was written; the batch is larger than a message may be
+                (MESSAGE_TOO_LARGE), or the server has no room.
+            OutcomeUnknownError: whole or not at all, but nobody knows which.
+            DeadlineExceededError: it may still have been applied.
+            NotFoundError: the collection was dropped.
+        """
+        texts = checks.check_ids(ids, unique=True)
+        array = checks.check_vectors(vectors, self.dim, self.metric)
+        checks.check_same_count("vectors", len(array), len(texts))
+        raw = checks.check_metadata(metadata, len(texts))
+        request = upsert_request(self._name, texts, array, raw)
+        response = self._client._write(self._client._stub.Upsert, request)
+        return Receipt(response.seq, response.count)
+
+    def upsert_many(
+        self,
+        ids: Any,
+        vectors: Any,
+        metadata: Any = None,
+        *,
+        batch_rows: int = 1000,
+        progress: Callable[[IngestProgress], None] | None = None,
+    ) -> IngestProgress:
+        """Write any number of rows in batches, two of them under way at a time.
+
+        Batches are acknowledged in the order of the input; the later of two rows with the same id
+        wins. A batch that would be larger than a message may be is cut further.
+
+        Args:
+            ids, vectors, metadata: as for ``upsert``, of any length, or iterables of rows.
+            batch_rows: rows of a batch, 1 to 10,000.
+            progress: called after each acknowledged batch, in this thread.
+
+        Returns:
+            IngestProgress: all rows.
+
+        Raises:
+            VecdbError: as for ``upsert``; its ``progress`` says how far it got: a prefix of the
+                input. The batch behind that may have been applied too.
+        """
+        return ingest(self._client, self, ids, vectors, metadata, batch_rows, progress)
+
+    def get(self, ids: Any) -> Records:
+        """Look up rows by id: vectors bit for bit as given, metadata, and which ids are missing.
+
+        Args:
+            ids: list of 1 to 10,000 str or integers.
+
+        Raises:
+            ResourceExhaustedError: the answer is larger than a message may be; ask for fewer.
+            InvalidArgumentError, NotFoundError.
+        """
+        request = wire.GetRequest(collection=self._name, ids=checks.check_ids(ids, unique=False))
+        return translation.records_of(self._client._read(self._client._stub.Get, request))
+
+    def delete(self, ids: Any) -> Receipt:
+        """Delete rows by id, one batch, whole or not at all; ids not there are passed over.
+
+        Args:
+            ids: list of 1 to 10,000 str or integers.
+
+        Returns:
+            Receipt: ``count`` is how many were there. Raises as ``upsert`` does.
+        """
+        request = wire.DeleteRequest(collection=self._name, ids=checks.check_ids(ids, unique=False))
+        response = self._client._write(self._client._stub.Delete, request)
+        return Receipt(response.seq, response.count)
+
+    def count(self) -> int:
+        """Live rows."""
+        request = wire.CountRequest(collection=self._name)
+        count: int = self._client._read(self._client._stub.Count, request).count
+        return count
+
+    def search(
+        self,
+        query: Any,
+        k: int = 10,
+        *,
+        ef: int | None = None,
+        exact: bool = False,
+        filter: Any = None,
+        target_recall: float | None = None,
+        include_metadata: bool = True,
+        include_vectors: bool = False,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """The k nearest live rows of one query or of many; fewer only if fewer are live.
+
+        Many queries are one call on the wire.
+
+        Args:
+            query: float32, shape (dim,) for one ``Hits``, (q, dim) for a list of q.
+            k: rows a query, 1 to 16,384; q times k at most 1,000,000.
+            ef: candidates that a graph walk keeps, at least k; more finds more and takes longer.
+                None: 128, or 2k if that is more.
+            exact: compare with every live row instead of walking graphs.
+            filter, target_recall: reserved.
+            include_metadata, include_vectors: what hits carry beside ids and distances.
+            timeout_s: seconds; past it DeadlineExceededError. None: the client's.
+
+        Returns:
+            ``Hits`` or list of ``Hits``; each one's ``info`` says how it was found.
+
+        Raises:
+            InvalidArgumentError, UnsupportedError, NotFoundError, DeadlineExceededError.
+            ResourceExhaustedError: queries or answers are larger than a message may be.
+        """
+        checks.check_reserved(filter=filter, target_recall=target_recall)
+        if type(query) is np.ndarray and query.dtype == np.float32 and 1 <= query.ndim <= 2:
+            # The usual case goes out as it is; the engine checks the numbers, in the same words.
+            queries = query if query.ndim == 2 else query[np.newaxis]
+        else:
+            query = _as_array(query, self.dim)
+            queries = checks.check_vectors(query, self.dim, self.metric, "query")
+        request = wire.SearchRequest(
+            collection=self._name,
+            queries=encode_matrix(queries),
+            k=checks.check_k(k, len(queries)),
+            ef=None if ef is None else checks.check_limit(limits.EF, ef),
+            exact=bool(exact),
+            include_metadata=bool(include_metadata),
+            include_vectors=bool(include_vectors),
+        )
+        response = self._client._read(self._client._stub.Search, request, timeout_s)
+        answers = translation.hits_of(
+            response, len(queries), with_metadata=include_metadata, with_vectors=include_vectors
+        )
+        return answers[0] if query.ndim == 1 else answers
+
+    def stats(self) -> CollectionStats:
+        """Rows, segments and bytes at one seq."""
+        request = wire.StatsRequest(collection=self._name)
+        response = self._client._read(self._client._stub.Stats, request)
+        return translation.stats_of(response.stats)
+
+    def optimize(self, timeout_s: float | None = None) -> CollectionStats:
+        """Bring everything into graphs, as few as the cap on segments allows, and wait for it.
+
+        Never needed for correctness: the indexer gets there by itself. Writes and searches go on.
+
+        Args:
+            timeout_s: seconds to wait, None for as long as it takes; the work goes on after that.
+
+        Raises:
+            DeadlineExceededError: it takes longer.
+            ResourceExhaustedError: the server waits for too many of these already.
+            UnavailableError: the server runs no indexer.
+        """
+        request = wire.OptimizeRequest(collection=self._name)
+        response = self._client._wait(self._client._stub.Optimize, request, timeout_s)
+        return translation.stats_of(response.stats)
+
+    def __repr__(self) -> str:
+        return f"Collection({self._name!r}, dim={self.dim}, metric={self.metric.value!r})"
+
+
+def _as_array(query: Any, dim: int) -> Any:
+    """The query as an array, so that its axes can be counted; one that is none is refused later."""
+    try:
+        array = np.asarray(query)
+    except ValueError:
+        return query
+    # No queries need no dimension.
+    return np.zeros((0, dim), np.float32) if array.shape == (0, 0) else array

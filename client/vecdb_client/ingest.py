@@ -1,0 +1,168 @@
+"""``upsert_many``: an input of any size in batches, two of them under way at a time.
+
+While the server writes one batch, the next is cut, checked and sent. Two calls of one client may
+overtake each other on the way, so that a batch that has an id in common with one under way waits
+for it: the later of two rows with the same id wins, as if one batch had come after the other.
+The seq that is told is the greatest so far, so that a search at it sees all that was acknowledged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb import checks, limits
+from vecdb.batching import Batch, attach_progress, batches
+from vecdb.errors import VecdbError
+from vecdb.types import IngestProgress
+from vecdb_proto import vecdb_pb2 as wire
+from vecdb_proto.codec import encode_matrix
+
+if TYPE_CHECKING:
+    from vecdb_client.client import Client
+    from vecdb_client.collection import Collection
+
+__all__ = ["ingest", "upsert_request"]
+
+_UNDER_WAY_MAX: Final = 2
+
+Progress = Callable[[IngestProgress], None]
+
+
+def upsert_request(
+    name: str, ids: list[str], vectors: npt.NDArray[np.float32], metadata: list[bytes] | None
+) -> wire.UpsertRequest:
+    """One batch that was checked."""
+    return wire.UpsertRequest(
+        collection=name, ids=ids, vectors=encode_matrix(vectors), metadata=metadata
+    )
+
+
+def ingest(
+    client: Client,
+    collection: Collection,
+    ids: Any,
+    vectors: Any,
+    metadata: Any,
+    batch_rows: int,
+    progress: Progress | None,
+) -> IngestProgress:
+    """See ``Collection.upsert_many``."""
+    job = _Ingest(client, collection, progress)
+    try:
+        checks.check_limit(limits.BATCH_ROWS, batch_rows)
+        job.message_bytes = client._server_message_bytes()
+        rows = max(1, min(batch_rows, job.message_bytes // (4 * collection.dim)))
+        parts = batches(ids, vectors, metadata, collection.dim, rows)
+        job.begin(parts.total)
+        for part in parts:
+            job.send(part)
+        job.settle(at_most=0)
+    except Exception as error:
+        job.let_finish()
+        attach_progress(error, job.done)
+        raise
+    except BaseException as error:
+        job.cancel()
+        attach_progress(error, job.done)
+        raise
+    return job.done
+
+
+class _UnderWay(NamedTuple):
+    """A batch that was sent and not answered yet."""
+
+    request: wire.UpsertRequest
+    future: Any
+    ids: set[str]
+
+
+class _Ingest:
+    """The state of one ``upsert_many``."""
+
+    def __init__(self, client: Client, collection: Collection, progress: Progress | None) -> None:
+        self._client = client
+        self._collection = collection
+        self._progress = progress
+        self._method = client._stub.Upsert
+        self._began = time.monotonic()
+        self._under_way: deque[_UnderWay] = deque()
+        self._has_gap = False
+        self.message_bytes = 0
+        self.done = IngestProgress(0, None, 0, 0.0)
+
+    def begin(self, total: int | None) -> None:
+        """The input's length is known, or known to be unknown."""
+        self.done = IngestProgress(0, total, 0, 0.0)
+
+    def send(self, part: Batch) -> None:
+        """Check a batch and send it as soon as there is a place for it."""
+        collection = self._collection
+        ids = checks.check_ids(part.ids, unique=True)
+        vectors = checks.check_vectors(part.vectors, collection.dim, collection.metric)
+        checks.check_same_count("vectors", len(vectors), len(ids))
+        metadata = checks.check_metadata(part.metadata, len(ids))
+        for request, sent_ids in self._fitting(ids, vectors, metadata):
+            self.settle(at_most=_UNDER_WAY_MAX - 1)
+            while any(not sent_ids.isdisjoint(other.ids) for other in self._under_way):
+                self.settle(at_most=len(self._under_way) - 1)
+            future = self._client._start_write(self._method, request)
+            self._under_way.append(_UnderWay(request, future, sent_ids))
+
+    def _fitting(
+        self, ids: list[str], vectors: npt.NDArray[np.float32], metadata: list[bytes] | None
+    ) -> Iterator[tuple[wire.UpsertRequest, set[str]]]:
+        """The batch as one request, or in halves of halves if a message can't hold it."""
+        request = upsert_request(self._collection.name, ids, vectors, metadata)
+        if len(ids) == 1 or request.ByteSize() <= self.message_bytes:
+            yield request, set(ids)
+            return
+        half = len(ids) // 2
+        for piece in (slice(0, half), slice(half, None)):
+            yield from self._fitting(
+                ids[piece], vectors[piece], None if metadata is None else metadata[piece]
+            )
+
+    def settle(self, at_most: int) -> None:
+        """Wait for the oldest batches until ``at_most`` are under way; tell of each."""
+        while len(self._under_way) > at_most:
+            self._acknowledge_oldest()
+            if self._progress is not None:
+                self._progress(self.done)
+
+    def _acknowledge_oldest(self) -> None:
+        oldest = self._under_way.popleft()
+        # While the answer is open, or if it is a failure, what comes behind is no prefix.
+        self._has_gap = True
+        response = self._client._finish_write(self._method, oldest.request, oldest.future)
+        self._has_gap = False
+        self.done = IngestProgress(
+            self.done.rows + len(oldest.ids),
+            self.done.total,
+            max(self.done.seq, response.seq),
+            time.monotonic() - self._began,
+        )
+
+    def let_finish(self) -> None:
+        """After a failure: wait for what is under way, so that nothing is written afterwards.
+
+        It counts if all before it was acknowledged, as when the input itself was at fault.
+        """
+        while self._under_way:
+            with suppress(VecdbError):
+                if not self._has_gap:
+                    self._acknowledge_oldest()
+                else:
+                    behind = self._under_way.popleft()
+                    self._client._finish_write(self._method, behind.request, behind.future)
+
+    def cancel(self) -> None:
+        """After an interrupt: don't wait for anything."""
+        while self._under_way:
+            self._under_way.popleft().future.cancel()

@@ -1,0 +1,219 @@
+"""Between messages and the vocabulary, and from gRPC's errors to ours: the only place for either.
+
+What a server of vecdb refuses comes with a reason in the trailing metadata and is raised as the
+class that an embedded database would raise. What gRPC itself reports has no reason; there the
+question is whether a write may have been applied (``error_of``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import grpc
+
+from vecdb import errors
+from vecdb.errors import InternalError, VecdbError
+from vecdb.types import (
+    CollectionConfig,
+    CollectionDescription,
+    CollectionStats,
+    Hits,
+    Metric,
+    Records,
+    SearchInfo,
+    SegmentStats,
+)
+from vecdb_proto import vecdb_pb2 as wire
+from vecdb_proto.codec import decode_floats, decode_matrix
+
+__all__ = [
+    "config_message",
+    "description_of",
+    "error_of",
+    "hits_of",
+    "records_of",
+    "stats_of",
+]
+
+_REASON_KEY: Final = "vecdb-reason"
+
+_ERROR_OF_STATUS: Final[dict[grpc.StatusCode, type[VecdbError]]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgumentError,
+    grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: errors.AlreadyExistsError,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPreconditionError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ResourceExhaustedError,
+    grpc.StatusCode.UNAVAILABLE: errors.UnavailableError,
+    grpc.StatusCode.UNKNOWN: errors.OutcomeUnknownError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceededError,
+    grpc.StatusCode.CANCELLED: errors.CancelledError,
+    grpc.StatusCode.DATA_LOSS: errors.DataLossError,
+    grpc.StatusCode.UNIMPLEMENTED: errors.UnsupportedError,
+    grpc.StatusCode.INTERNAL: errors.InternalError,
+}
+
+_NOT_APPLIED: Final = frozenset(
+    {
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.NOT_FOUND,
+    }
+)
+"""Given by gRPC or a proxy without any reason of ours, these mean that no handler ran."""
+
+_NEVER_CONNECTED: Final = "failed to connect to all addresses"
+"""How gRPC's core begins to say that nothing was sent. Any other text is taken for a doubt, so
+that a change of words makes us careful, never wrong."""
+
+
+def error_of(error: grpc.RpcError, address: str, *, is_write: bool) -> VecdbError:
+    """Our error for one of gRPC's.
+
+    Args:
+        is_write: a write whose answer was lost becomes OutcomeUnknownError.
+    """
+    code: grpc.StatusCode = error.code()
+    text = error.details() or code.name
+    for key, value in error.trailing_metadata() or ():
+        if key == _REASON_KEY:
+            return _ERROR_OF_STATUS.get(code, InternalError)(text, value)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return _too_much(text, address)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        doubt = "; the write may still have been applied" if is_write else ""
+        return errors.DeadlineExceededError(f"no answer from {address} in time{doubt}")
+    never_connected = code is grpc.StatusCode.UNAVAILABLE and text.startswith(_NEVER_CONNECTED)
+    if is_write and not never_connected and code not in _NOT_APPLIED:
+        return errors.OutcomeUnknownError(
+            f"the answer of {address} was lost, the write may have been applied: {text}",
+            "OUTCOME_UNKNOWN",
+        )
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return errors.UnavailableError(f"cannot reach {address}: {text}", "CONNECTION")
+    kind = _ERROR_OF_STATUS.get(code, InternalError)
+    if kind is errors.OutcomeUnknownError:
+        kind = InternalError
+    return kind(f"{code.name} from {address}: {text}")
+
+
+def _too_much(text: str, address: str) -> VecdbError:
+    if "larger than max" in text:
+        return errors.ResourceExhaustedError(
+            f"a message is larger than client or server at {address} takes: {text}; "
+            "use smaller batches (upsert_many makes them), fewer queries or a smaller k",
+            "MESSAGE_TOO_LARGE",
+        )
+    return errors.ResourceExhaustedError(f"{address} has too much to do: {text}", "TOO_MANY_CALLS")
+
+
+# ------------------------------------------------------------------------------------ collections
+
+_WIRE_OF_METRIC: Final[dict[Metric, wire.Metric]] = {
+    Metric.COSINE: wire.METRIC_COSINE,
+    Metric.EUCLIDEAN: wire.METRIC_EUCLIDEAN,
+    Metric.DOT: wire.METRIC_DOT,
+}
+_METRIC_OF_WIRE: Final = {int(number): metric for metric, number in _WIRE_OF_METRIC.items()}
+
+
+def config_message(config: CollectionConfig) -> wire.CollectionConfig:
+    """A configuration with every field set."""
+    return wire.CollectionConfig(
+        dim=config.dim,
+        metric=_WIRE_OF_METRIC[config.metric],
+        m=config.M,
+        ef_construction=config.ef_construction,
+    )
+
+
+def description_of(message: wire.CollectionDescription) -> CollectionDescription:
+    """A collection's name and configuration.
+
+    Raises:
+        UnsupportedError: a metric that this client is too old to know.
+    """
+    config = message.config
+    metric = _METRIC_OF_WIRE.get(int(config.metric))
+    if metric is None:
+        raise errors.UnsupportedError(
+            f"collection {message.name} has metric {int(config.metric)}, which this client "
+            "does not know",
+            "UNKNOWN_METRIC",
+        )
+    return CollectionDescription(
+        message.name, CollectionConfig(config.dim, metric, config.m, config.ef_construction)
+    )
+
+
+# -------------------------------------------------------------------------------------------- rows
+
+
+def hits_of(
+    response: wire.SearchResponse, query_count: int, *, with_metadata: bool, with_vectors: bool
+) -> list[Hits]:
+    """The answer to each query. Columns are cut, not copied, where there are several queries."""
+    ids = list(response.ids)
+    # Writable, as those of an embedded database are.
+    distances = decode_floats(response.distances, writable=True)
+    metadata = list(response.metadata) if with_metadata else None
+    vectors = None
+    if with_vectors and query_count:
+        vectors = decode_matrix(response.vectors, writable=True)
+    infos, visited = response.infos, response.visited
+    if query_count == 1:
+        return [Hits(ids, distances, metadata or None, vectors, _info_of(infos[0], visited[0]))]
+    shared = len(infos) == 1
+    answers = []
+    first = 0
+    for query, count in enumerate(response.counts):
+        end = first + count
+        answers.append(
+            Hits(
+                ids[first:end],
+                distances[first:end],
+                metadata[first:end] if metadata else None,
+                None if vectors is None else vectors[first:end],
+                _info_of(infos[0 if shared else query], visited[query]),
+            )
+        )
+        first = end
+    return answers
+
+
+def _info_of(info: wire.SearchInfo, visited: int) -> SearchInfo:
+    return SearchInfo(
+        info.plan, info.exact, info.ef, visited, info.matches, info.seq, info.verified
+    )
+
+
+def records_of(response: wire.GetResponse) -> Records:
+    """What was found."""
+    ids = list(response.ids)
+    return Records(
+        ids,
+        decode_matrix(response.vectors, writable=True),
+        list(response.metadata) or [b""] * len(ids),
+        list(response.missing),
+        response.seq,
+    )
+
+
+def stats_of(message: wire.CollectionStats) -> CollectionStats:
+    """The state of a collection."""
+    return CollectionStats(
+        **_numbers(message, wire.CollectionStats, skipped="segments"),
+        segments=[
+            SegmentStats(**_numbers(segment, wire.SegmentStats)) for segment in message.segments
+        ],
+    )
+
+
+def _numbers(message: Any, kind: Any, skipped: str = "") -> dict[str, Any]:
+    """Fields that are called the same on the wire and in the vocabulary; a test compares them."""
+    return {
+        field.name: getattr(message, field.name)
+        for field in kind.DESCRIPTOR.fields
+        if field.name != skipped
+    }

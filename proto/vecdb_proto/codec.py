@@ -1,0 +1,81 @@
+"""Vectors to bytes and back: the only place that knows how numbers lie in a Matrix.
+
+    rows * dim float32, row after row, little-endian:
+    ┌ row 0 ─────────────────┬ row 1 ─────────────────┬ …
+    │ c0 c1 … c(dim-1)       │ c0 c1 … c(dim-1)       │
+    └ 4 bytes each ──────────┴────────────────────────┴ …
+
+Decoded arrays are read-only views of the message's bytes; asked to be writable they are copies.
+Never change the layout: it is part of ``vecdb.v1``.
+
+These functions run in every call after a wake-up, when caches are cold and each call into numpy
+takes several times what a loop would measure: hence as few as can be.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.errors import InvalidArgumentError
+from vecdb_proto import vecdb_pb2
+
+__all__ = ["decode_floats", "decode_matrix", "encode_floats", "encode_matrix"]
+
+_FLOAT32: Final = int(vecdb_pb2.DTYPE_FLOAT32)
+_SWAPS: Final = sys.byteorder == "big"
+
+Floats = npt.NDArray[np.float32]
+
+
+def encode_floats(numbers: npt.NDArray[Any]) -> bytes:
+    """float32 numbers of any shape as bytes, row-major."""
+    if numbers.dtype != np.float32:
+        numbers = numbers.astype(np.float32)
+    return numbers.byteswap().tobytes() if _SWAPS else numbers.tobytes()
+
+
+def decode_floats(data: bytes, *, writable: bool = False) -> Floats:
+    """Bytes as float32, shape (len(data) / 4,), read-only unless a writable copy is asked for.
+
+    Raises:
+        InvalidArgumentError: MATRIX_SIZE, the bytes are no whole number of floats.
+    """
+    if len(data) % 4:
+        raise InvalidArgumentError(
+            f"expected a multiple of 4 bytes, got {len(data)}", "MATRIX_SIZE"
+        )
+    numbers: Floats = np.frombuffer(bytearray(data) if writable else data, np.float32)
+    return numbers.byteswap() if _SWAPS else numbers
+
+
+def encode_matrix(vectors: npt.NDArray[Any]) -> vecdb_pb2.Matrix:
+    """A Matrix of vectors, shape (rows, dim)."""
+    rows, dim = vectors.shape
+    return vecdb_pb2.Matrix(
+        rows=rows, dim=dim, dtype=vecdb_pb2.DTYPE_FLOAT32, data=encode_floats(vectors)
+    )
+
+
+def decode_matrix(matrix: vecdb_pb2.Matrix, *, writable: bool = False) -> Floats:
+    """The vectors of a Matrix: float32, shape (rows, dim); as for ``decode_floats``.
+
+    Raises:
+        InvalidArgumentError: MATRIX_DTYPE, an unknown kind of number; MATRIX_SIZE, data of another
+            length than 4 * rows * dim bytes.
+    """
+    if matrix.dtype != _FLOAT32:
+        raise InvalidArgumentError(
+            f"dtype must be {_FLOAT32} (DTYPE_FLOAT32), got {int(matrix.dtype)}", "MATRIX_DTYPE"
+        )
+    rows, dim, data = matrix.rows, matrix.dim, matrix.data
+    if len(data) != 4 * rows * dim:
+        raise InvalidArgumentError(
+            f"a matrix of {rows} rows and {dim} dimensions must have {4 * rows * dim} bytes, "
+            f"got {len(data)}",
+            "MATRIX_SIZE",
+        )
+    return decode_floats(data, writable=writable).reshape(rows, dim)

@@ -1,0 +1,448 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DTYPE_UNSPECIFIED: _ClassVar[DType]
+    DTYPE_FLOAT32: _ClassVar[DType]
+
+class Metric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    METRIC_UNSPECIFIED: _ClassVar[Metric]
+    METRIC_COSINE: _ClassVar[Metric]
+    METRIC_EUCLIDEAN: _ClassVar[Metric]
+    METRIC_DOT: _ClassVar[Metric]
+DTYPE_UNSPECIFIED: DType
+DTYPE_FLOAT32: DType
+METRIC_UNSPECIFIED: Metric
+METRIC_COSINE: Metric
+METRIC_EUCLIDEAN: Metric
+METRIC_DOT: Metric
+
+class Matrix(_message.Message):
+    __slots__ = ("rows", "dim", "dtype", "data")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    dim: int
+    dtype: DType
+    data: bytes
+    def __init__(self, rows: _Optional[int] = ..., dim: _Optional[int] = ..., dtype: _Optional[_Union[DType, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class CollectionConfig(_message.Message):
+    __slots__ = ("dim", "metric", "m", "ef_construction")
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    M_FIELD_NUMBER: _ClassVar[int]
+    EF_CONSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    dim: int
+    metric: Metric
+    m: int
+    ef_construction: int
+    def __init__(self, dim: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., m: _Optional[int] = ..., ef_construction: _Optional[int] = ...) -> None: ...
+
+class CollectionDescription(_message.Message):
+    __slots__ = ("name", "config")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    config: CollectionConfig
+    def __init__(self, name: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ...) -> None: ...
+
+class CreateCollectionRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "config")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    config: CollectionConfig
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ...) -> None: ...
+
+class CreateCollectionResponse(_message.Message):
+    __slots__ = ("collection",)
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    collection: CollectionDescription
+    def __init__(self, collection: _Optional[_Union[CollectionDescription, _Mapping]] = ...) -> None: ...
+
+class GetCollectionRequest(_message.Message):
+    __slots__ = ("collection", "namespace")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+
+class GetCollectionResponse(_message.Message):
+    __slots__ = ("collection",)
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    collection: CollectionDescription
+    def __init__(self, collection: _Optional[_Union[CollectionDescription, _Mapping]] = ...) -> None: ...
+
+class ListCollectionsRequest(_message.Message):
+    __slots__ = ("namespace",)
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    def __init__(self, namespace: _Optional[str] = ...) -> None: ...
+
+class ListCollectionsResponse(_message.Message):
+    __slots__ = ("collections",)
+    COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
+    collections: _containers.RepeatedCompositeFieldContainer[CollectionDescription]
+    def __init__(self, collections: _Optional[_Iterable[_Union[CollectionDescription, _Mapping]]] = ...) -> None: ...
+
+class DropCollectionRequest(_message.Message):
+    __slots__ = ("collection", "namespace")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+
+class DropCollectionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WriteCondition(_message.Message):
+    __slots__ = ("insert_only", "if_seq")
+    INSERT_ONLY_FIELD_NUMBER: _ClassVar[int]
+    IF_SEQ_FIELD_NUMBER: _ClassVar[int]
+    insert_only: bool
+    if_seq: int
+    def __init__(self, insert_only: _Optional[bool] = ..., if_seq: _Optional[int] = ...) -> None: ...
+
+class UpsertRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "ids", "vectors", "metadata", "condition", "request_id")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    vectors: Matrix
+    metadata: _containers.RepeatedScalarFieldContainer[bytes]
+    condition: WriteCondition
+    request_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., condition: _Optional[_Union[WriteCondition, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class UpsertResponse(_message.Message):
+    __slots__ = ("seq", "count", "repeated_request")
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    seq: int
+    count: int
+    repeated_request: bool
+    def __init__(self, seq: _Optional[int] = ..., count: _Optional[int] = ..., repeated_request: _Optional[bool] = ...) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "ids", "filter", "condition", "request_id")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    filter: Filter
+    condition: WriteCondition
+    request_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., condition: _Optional[_Union[WriteCondition, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class DeleteResponse(_message.Message):
+    __slots__ = ("seq", "count", "repeated_request")
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    seq: int
+    count: int
+    repeated_request: bool
+    def __init__(self, seq: _Optional[int] = ..., count: _Optional[int] = ..., repeated_request: _Optional[bool] = ...) -> None: ...
+
+class GetRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "ids")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetResponse(_message.Message):
+    __slots__ = ("ids", "vectors", "metadata", "missing", "seq")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    vectors: Matrix
+    metadata: _containers.RepeatedScalarFieldContainer[bytes]
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    seq: int
+    def __init__(self, ids: _Optional[_Iterable[str]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., missing: _Optional[_Iterable[str]] = ..., seq: _Optional[int] = ...) -> None: ...
+
+class CountRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "filter")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    filter: Filter
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
+
+class CountResponse(_message.Message):
+    __slots__ = ("count",)
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    def __init__(self, count: _Optional[int] = ...) -> None: ...
+
+class SearchRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    EF_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_METADATA_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_RECALL_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    queries: Matrix
+    k: int
+    ef: int
+    exact: bool
+    include_metadata: bool
+    include_vectors: bool
+    target_recall: float
+    filter: Filter
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: _Optional[bool] = ..., include_metadata: _Optional[bool] = ..., include_vectors: _Optional[bool] = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
+
+class SearchResponse(_message.Message):
+    __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited")
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    DISTANCES_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    INFOS_FIELD_NUMBER: _ClassVar[int]
+    VISITED_FIELD_NUMBER: _ClassVar[int]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    distances: bytes
+    metadata: _containers.RepeatedScalarFieldContainer[bytes]
+    vectors: Matrix
+    infos: _containers.RepeatedCompositeFieldContainer[SearchInfo]
+    visited: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[str]] = ..., distances: _Optional[bytes] = ..., metadata: _Optional[_Iterable[bytes]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., infos: _Optional[_Iterable[_Union[SearchInfo, _Mapping]]] = ..., visited: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SearchInfo(_message.Message):
+    __slots__ = ("plan", "exact", "ef", "matches", "seq", "verified")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    EF_FIELD_NUMBER: _ClassVar[int]
+    MATCHES_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    plan: str
+    exact: bool
+    ef: int
+    matches: int
+    seq: int
+    verified: bool
+    def __init__(self, plan: _Optional[str] = ..., exact: _Optional[bool] = ..., ef: _Optional[int] = ..., matches: _Optional[int] = ..., seq: _Optional[int] = ..., verified: _Optional[bool] = ...) -> None: ...
+
+class Filter(_message.Message):
+    __slots__ = ("all_of", "any_of", "negated", "comparison")
+    ALL_OF_FIELD_NUMBER: _ClassVar[int]
+    ANY_OF_FIELD_NUMBER: _ClassVar[int]
+    NEGATED_FIELD_NUMBER: _ClassVar[int]
+    COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    all_of: FilterList
+    any_of: FilterList
+    negated: Filter
+    comparison: Comparison
+    def __init__(self, all_of: _Optional[_Union[FilterList, _Mapping]] = ..., any_of: _Optional[_Union[FilterList, _Mapping]] = ..., negated: _Optional[_Union[Filter, _Mapping]] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ...) -> None: ...
+
+class FilterList(_message.Message):
+    __slots__ = ("filters",)
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    filters: _containers.RepeatedCompositeFieldContainer[Filter]
+    def __init__(self, filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+
+class Comparison(_message.Message):
+    __slots__ = ("path", "operator", "values")
+    class Operator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        OPERATOR_UNSPECIFIED: _ClassVar[Comparison.Operator]
+        EQUAL: _ClassVar[Comparison.Operator]
+        NOT_EQUAL: _ClassVar[Comparison.Operator]
+        LESS: _ClassVar[Comparison.Operator]
+        LESS_OR_EQUAL: _ClassVar[Comparison.Operator]
+        GREATER: _ClassVar[Comparison.Operator]
+        GREATER_OR_EQUAL: _ClassVar[Comparison.Operator]
+        IN: _ClassVar[Comparison.Operator]
+        NOT_IN: _ClassVar[Comparison.Operator]
+        EXISTS: _ClassVar[Comparison.Operator]
+        CONTAINS: _ClassVar[Comparison.Operator]
+    OPERATOR_UNSPECIFIED: Comparison.Operator
+    EQUAL: Comparison.Operator
+    NOT_EQUAL: Comparison.Operator
+    LESS: Comparison.Operator
+    LESS_OR_EQUAL: Comparison.Operator
+    GREATER: Comparison.Operator
+    GREATER_OR_EQUAL: Comparison.Operator
+    IN: Comparison.Operator
+    NOT_IN: Comparison.Operator
+    EXISTS: Comparison.Operator
+    CONTAINS: Comparison.Operator
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    path: _containers.RepeatedScalarFieldContainer[str]
+    operator: Comparison.Operator
+    values: _containers.RepeatedCompositeFieldContainer[Value]
+    def __init__(self, path: _Optional[_Iterable[str]] = ..., operator: _Optional[_Union[Comparison.Operator, str]] = ..., values: _Optional[_Iterable[_Union[Value, _Mapping]]] = ...) -> None: ...
+
+class Value(_message.Message):
+    __slots__ = ("null_value", "bool_value", "int_value", "double_value", "string_value")
+    NULL_VALUE_FIELD_NUMBER: _ClassVar[int]
+    BOOL_VALUE_FIELD_NUMBER: _ClassVar[int]
+    INT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    DOUBLE_VALUE_FIELD_NUMBER: _ClassVar[int]
+    STRING_VALUE_FIELD_NUMBER: _ClassVar[int]
+    null_value: bool
+    bool_value: bool
+    int_value: int
+    double_value: float
+    string_value: str
+    def __init__(self, null_value: _Optional[bool] = ..., bool_value: _Optional[bool] = ..., int_value: _Optional[int] = ..., double_value: _Optional[float] = ..., string_value: _Optional[str] = ...) -> None: ...
+
+class StatsRequest(_message.Message):
+    __slots__ = ("collection", "namespace")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+
+class StatsResponse(_message.Message):
+    __slots__ = ("stats",)
+    STATS_FIELD_NUMBER: _ClassVar[int]
+    stats: CollectionStats
+    def __init__(self, stats: _Optional[_Union[CollectionStats, _Mapping]] = ...) -> None: ...
+
+class OptimizeRequest(_message.Message):
+    __slots__ = ("collection", "namespace")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+
+class OptimizeResponse(_message.Message):
+    __slots__ = ("stats",)
+    STATS_FIELD_NUMBER: _ClassVar[int]
+    stats: CollectionStats
+    def __init__(self, stats: _Optional[_Union[CollectionStats, _Mapping]] = ...) -> None: ...
+
+class CollectionStats(_message.Message):
+    __slots__ = ("live_count", "seq", "generation", "next_row", "sealed_to", "fresh_rows", "unindexed_rows", "store_bytes", "segment_bytes", "indexer", "segments")
+    LIVE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    NEXT_ROW_FIELD_NUMBER: _ClassVar[int]
+    SEALED_TO_FIELD_NUMBER: _ClassVar[int]
+    FRESH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    UNINDEXED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    STORE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    INDEXER_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    live_count: int
+    seq: int
+    generation: int
+    next_row: int
+    sealed_to: int
+    fresh_rows: int
+    unindexed_rows: int
+    store_bytes: int
+    segment_bytes: int
+    indexer: str
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentStats]
+    def __init__(self, live_count: _Optional[int] = ..., seq: _Optional[int] = ..., generation: _Optional[int] = ..., next_row: _Optional[int] = ..., sealed_to: _Optional[int] = ..., fresh_rows: _Optional[int] = ..., unindexed_rows: _Optional[int] = ..., store_bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., indexer: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[SegmentStats, _Mapping]]] = ...) -> None: ...
+
+class SegmentStats(_message.Message):
+    __slots__ = ("number", "kind", "first_row", "end_row", "rows", "dead", "bytes")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
+    END_ROW_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    DEAD_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    kind: str
+    first_row: int
+    end_row: int
+    rows: int
+    dead: int
+    bytes: int
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[str] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., rows: _Optional[int] = ..., dead: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class ServerInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ServerInfoResponse(_message.Message):
+    __slots__ = ("version", "data_format", "limits", "features")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DATA_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    data_format: int
+    limits: Limits
+    features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., data_format: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("dim_max", "k_max", "ef_max", "results_per_call_max", "batch_rows_max", "id_bytes_max", "metadata_bytes_max", "metadata_depth_max", "message_bytes")
+    DIM_MAX_FIELD_NUMBER: _ClassVar[int]
+    K_MAX_FIELD_NUMBER: _ClassVar[int]
+    EF_MAX_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_PER_CALL_MAX_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ROWS_MAX_FIELD_NUMBER: _ClassVar[int]
+    ID_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    METADATA_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    METADATA_DEPTH_MAX_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    dim_max: int
+    k_max: int
+    ef_max: int
+    results_per_call_max: int
+    batch_rows_max: int
+    id_bytes_max: int
+    metadata_bytes_max: int
+    metadata_depth_max: int
+    message_bytes: int
+    def __init__(self, dim_max: _Optional[int] = ..., k_max: _Optional[int] = ..., ef_max: _Optional[int] = ..., results_per_call_max: _Optional[int] = ..., batch_rows_max: _Optional[int] = ..., id_bytes_max: _Optional[int] = ..., metadata_bytes_max: _Optional[int] = ..., metadata_depth_max: _Optional[int] = ..., message_bytes: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,246 @@
+"""The command line ``vecdb``: options and their help; what a command does is in ``commands``.
+
+    vecdb serve    a folder over gRPC             vecdb search   neighbours of an id or a vector
+    vecdb load     a file into a collection       vecdb stats    collections, rows, segments
+    vecdb demo     the first five minutes         vecdb warm     compile the kernels
+
+``load``, ``search`` and ``stats`` work on a server (``--url``) or, with no server in between, on a
+folder (``--data``). Everything heavy is imported inside the command that needs it, so that
+``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import vecdb
+from vecdb.errors import VecdbError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="vecdb",
+    help="A vector database in one folder, embedded or served over gRPC.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", metavar="HOST:PORT", help="A server; 127.0.0.1:7801 if not given."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="A folder, opened in this process, no server."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command; its exit status.
+
+    Args:
+        arguments: those of the process if None.
+    """
+    try:
+        app(arguments, prog_name="vecdb")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except VecdbError as error:
+        return _failed(error.message)
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    return 0
+
+
+def _failed(message: str) -> int:
+    """One red line; what upsert_many noted is not for people who can simply load again."""
+    from rich.console import Console
+
+    Console(stderr=True).print(
+        f"vecdb: {message}", style="red", markup=False, highlight=False, soft_wrap=True
+    )
+    return 1
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vecdb {vecdb.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="The folder; made if it is not there.")
+    ],
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 for any that is free.")
+    ] = "127.0.0.1:7801",
+    message_mb: Annotated[
+        int | None,
+        typer.Option("--message-mb", help="Greatest request and answer in MiB, 1 to 64; 16."),
+    ] = None,
+) -> None:
+    """Serve a folder over gRPC until SIGTERM or Ctrl-C."""
+    from vecdb_server import process
+
+    size = None if message_mb is None else message_mb * 1024**2
+    raise typer.Exit(process.serve(data, listen, message_bytes=size))
+
+
+@app.command()
+def load(
+    file: Annotated[Path, typer.Argument(help=".npy, .vec, .txt (GloVe) or .bin (word2vec)")],
+    collection: Annotated[str, typer.Argument(help="Made if it is not there.")],
+    url: Url = None,
+    data: Data = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(help="Ids of an .npy: .txt, .npy or .json; X.ids.txt is found by itself."),
+    ] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(help="JSON Lines; X.metadata.jsonl is found by itself.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="cosine (the default), euclidean or dot.")
+    ] = None,
+    M: Annotated[
+        int | None, typer.Option("--M", help="Links a node of a new collection's graph; 16.")
+    ] = None,
+    ef_construction: Annotated[
+        int | None, typer.Option("--ef-construction", help="Effort of a new graph; 128.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Load only so many rows.")] = None,
+    batch_rows: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Rows a batch; at most 1,000 by itself.")
+    ] = None,
+) -> None:
+    """Load a file of vectors into a collection.
+
+    An .npy is a matrix with ids and metadata in files beside it; .vec, .txt and .bin are word
+    vectors as fastText, GloVe and word2vec write them. Loading a file again replaces its rows.
+    """
+    from rich.console import Console
+
+    from vecdb_server.commands import loading
+    from vecdb_server.commands.progress import Rows
+    from vecdb_server.commands.target import open_target
+    from vecdb_server.vector_files import open_vectors
+
+    vectors = open_vectors(file, ids, metadata)
+    with open_target(url, data, create=True) as target:
+        found, made = loading.find_or_create(
+            target, collection, vectors.dim, metric, M, ef_construction
+        )
+        typer.echo(
+            f"{'made' if made else 'found'} collection {collection}: dim {found.dim}, "
+            f"{found.metric}"
+        )
+        total = vectors.rows if limit is None else min(limit, vectors.rows)
+        with Rows(Console(stderr=True), f"loading {file.name}", total) as bar:
+            summary = loading.load(
+                found, vectors, limit=limit, batch_rows=batch_rows, progress=bar.update
+            )
+    seconds = max(bar.elapsed_s, 1e-9)
+    typer.echo(
+        f"{summary.rows:,} rows in {seconds:.1f} s, {summary.rows / seconds:,.0f} rows/s, "
+        "all on disk"
+    )
+    if summary.replaced:
+        typer.echo(f"{summary.replaced:,} of them replaced rows with the same id")
+
+
+@app.command()
+def search(
+    collection: Annotated[str, typer.Argument()],
+    url: Url = None,
+    data: Data = None,
+    id: Annotated[
+        str | None, typer.Option("--id", help="Neighbours of a stored row, without itself.")
+    ] = None,
+    vector: Annotated[
+        str | None, typer.Option("--vector", help='An .npy file, or numbers: "0.1,0.2,..."')
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
+    ef: Annotated[
+        int | None, typer.Option("--ef", help="Effort of the graph walk; 128 or 2k.")
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare every row.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The nearest rows to a stored one or to a vector."""
+    from rich.console import Console
+
+    from vecdb_server.commands import answers
+    from vecdb_server.commands.target import open_target
+
+    options = answers.SearchOptions(id, vector, k, ef, exact)
+    with open_target(url, data) as target:
+        answers.print_search(Console(), target, collection, options, as_json=as_json)
+
+
+@app.command()
+def stats(
+    collection: Annotated[str | None, typer.Argument(help="All, if none is named.")] = None,
+    url: Url = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Collections, rows, segments and what the indexer does."""
+    from rich.console import Console
+
+    from vecdb_server.commands import answers
+    from vecdb_server.commands.target import open_target
+
+    with open_target(url, data) as target:
+        if collection is None:
+            answers.print_all_stats(Console(), target, as_json=as_json)
+        else:
+            answers.print_stats(Console(), target, collection, as_json=as_json)
+
+
+@app.command()
+def warm() -> None:
+    """Compile the search kernels for this processor now, not at the first start."""
+    from vecdb.engine.compiled import load_kernels
+
+    load_kernels(typer.echo)
+    typer.echo("the kernels are compiled")
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="Where the demo's data lies.")
+    ] = Path("demo-data"),
+    rows: Annotated[
+        int, typer.Option(min=2_000, max=400_000, help="Load only so many words.")
+    ] = 400_000,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Any free port if not given.")
+    ] = "127.0.0.1:0",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Load anew even if all words are there.")
+    ] = False,
+    keep_serving: Annotated[
+        bool, typer.Option("--keep-serving", help="Leave the server on until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Load 400,000 word vectors into a server, search them, and measure."""
+    from vecdb_server.demo import DemoOptions, run_demo
+
+    raise typer.Exit(run_demo(DemoOptions(data, rows, listen, fresh, keep_serving)))

@@ -1,0 +1,12 @@
+"""What the commands of ``vecdb_server.command_line`` do, each imported when its command runs.
+
+target     a server's collections or a folder's, the same to all commands
+loading    vecdb load: a file into a collection
+answers    vecdb search and vecdb stats: tables for people, JSON for programs
+progress   bars on a terminal, lines elsewhere
+child      a server as a child process, for the demo
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,129 @@
+"""Progress of long commands: a bar that moves on a terminal, a line now and then elsewhere.
+
+``Rows`` counts rows with their rate and the time left, ``Status`` tells in a sentence what is being
+waited for. Both write to stderr, so that a command's output stays its own; a file, a pipe or a
+terminal that can't move its cursor (TERM=dumb) gets plain lines.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status as Spinner
+
+__all__ = ["Rows", "Status", "is_live"]
+
+_LINE_EVERY_S = 10.0
+
+
+def is_live(console: Console) -> bool:
+    """Whether lines on it can be drawn over."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+class Rows:
+    """A context manager: ``update`` is told how many rows are done.
+
+    Attributes:
+        elapsed_s: seconds since it was entered, until it was left.
+    """
+
+    def __init__(self, console: Console, what: str, total: int) -> None:
+        self._console, self._what, self._total = console, what, total
+        self._rows = 0
+        self._began = self._last_line = time.monotonic()
+        self._ended: float | None = None
+        self._bar: Progress | None = None
+        if is_live(console):
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows, {task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(what, total=total, rate="starting")
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since it was entered, until it was left."""
+        return (self._ended or time.monotonic()) - self._began
+
+    def update(self, rows: int) -> None:
+        """``rows`` are done, counted from the first."""
+        self._rows = rows
+        elapsed = max(self.elapsed_s, 1e-9)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=rows, rate=f"{rows / elapsed:,.0f} rows/s")
+        elif time.monotonic() - self._last_line >= _LINE_EVERY_S and rows:
+            self._last_line = time.monotonic()
+            left = elapsed / rows * (self._total - rows)
+            _print_plain(
+                self._console,
+                f"{self._what}: {rows:,} of {self._total:,} rows, {rows / elapsed:,.0f} rows/s, "
+                f"about {left:.0f} s left",
+            )
+
+    def __enter__(self) -> Self:
+        self._began = self._last_line = time.monotonic()
+        if self._bar is not None:
+            self._bar.start()
+        else:
+            _print_plain(self._console, f"{self._what}: {self._total:,} rows")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended = time.monotonic()
+        if self._bar is not None:
+            self._bar.stop()
+        elif error is not None:
+            _print_plain(self._console, f"{self._what}: stopped after {self._rows:,} rows")
+
+
+class Status:
+    """A context manager: one sentence that may change while something is waited for."""
+
+    def __init__(self, console: Console, sentence: str) -> None:
+        self._console, self._sentence = console, sentence
+        self._last_line = 0.0
+        self._spinner: Spinner | None = None
+        if is_live(console):
+            self._spinner = Spinner(sentence, console=console)
+
+    def update(self, sentence: str) -> None:
+        """Say another one; away from a terminal at most every few seconds."""
+        if self._spinner is not None:
+            self._spinner.update(sentence)
+        elif sentence != self._sentence and time.monotonic() - self._last_line >= _LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            _print_plain(self._console, sentence)
+        self._sentence = sentence
+
+    def __enter__(self) -> Self:
+        self._last_line = time.monotonic()
+        if self._spinner is not None:
+            self._spinner.start()
+        else:
+            _print_plain(self._console, self._sentence)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._spinner is not None:
+            self._spinner.stop()
+
+
+def _print_plain(console: Console, text: str) -> None:
+    """A line as it is: not wrapped, and with nothing in it taken for markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,38 @@
+"""Where a command works: a server (``--url``) or a folder in this process (``--data``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import vecdb
+from vecdb.errors import InvalidArgumentError, NotFoundError
+
+if TYPE_CHECKING:
+    from vecdb.engine.database import Database
+    from vecdb_client import Client
+
+    Target: TypeAlias = Database | Client
+
+__all__ = ["DEFAULT_URL", "open_target"]
+
+DEFAULT_URL = "127.0.0.1:7801"
+
+
+def open_target(url: str | None, data: Path | None, *, create: bool = False) -> Target:
+    """The database at a server's address or in a folder; the default server if neither is given.
+
+    Args:
+        create: make the folder if it is not there, as a load does and a search does not.
+
+    Raises:
+        InvalidArgumentError: both are given.
+        NotFoundError: there is no database in the folder.
+    """
+    if url is not None and data is not None:
+        raise InvalidArgumentError("give --url or --data, not both")
+    if data is None:
+        return vecdb.connect(url or DEFAULT_URL)
+    if not create and not (data / "FORMAT").exists():
+        raise NotFoundError(f"there is no database in {data}", "NO_DATABASE")
+    return vecdb.open(data)

@@ -1,0 +1,374 @@
+"""The life of a server: bind → open the folder → load kernels → ready → drain → stop.
+
+    starting    the port is bound and health says NOT_SERVING; calls get UNAVAILABLE (STARTING)
+    ready       health says SERVING; one line tells address, folder, collections and rows
+    draining    health says NOT_SERVING; new calls get UNAVAILABLE (DRAINING), running ones have a
+                grace of 10 s, after which they are cancelled
+    stopped     the database is closed
+
+``serve`` runs this in a process of its own and turns SIGTERM and SIGINT into a drain; ``Server`` is
+the same without signals and log set-up, for tests and for embedding.
+
+There is no access control yet, so that only loopback addresses are served.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+import vecdb
+from vecdb import limits
+from vecdb.checks import check_limit
+from vecdb.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnavailableError,
+    VecdbError,
+)
+from vecdb_server import log
+from vecdb_server.service import Service
+from vecdb_server.transport import SERVICE_NAME, Activity, service_handler
+
+if TYPE_CHECKING:
+    from vecdb.engine.database import Database
+
+__all__ = ["DEFAULT_LISTEN", "DEFAULT_THREADS", "Server", "check_listen", "serve"]
+
+DEFAULT_LISTEN: Final = "127.0.0.1:7801"
+DEFAULT_THREADS: Final = 32
+"""Calls served at once; threads beyond the cores wait for disks, kernels and the writer."""
+
+GRACE_S: Final = 10.0
+_FLUSH_S: Final = 1.0
+"""For answers that are on their way when the port is closed."""
+
+_CALLS_WAITING_MAX: Final = 1_024
+"""Calls accepted at once, those included that wait for a thread; gRPC refuses further ones."""
+
+_SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Server:
+    """A server of one data folder. ``start`` returns when it is ready, ``drain`` when it is gone.
+
+    Args:
+        data: the folder; made if it is not there.
+        listen: loopback address and port, "127.0.0.1:7801"; port 0 for any that is free.
+        message_bytes: greatest request and answer, ``limits.MESSAGE_BYTES``.
+        threads: calls served at once.
+        options: fields of ``vecdb.engine.options.Options``.
+
+    Attributes:
+        folder_settled: set once the folder is open or known not to open; then comes compiling.
+
+    Raises:
+        InvalidArgumentError: the address can't be read, or an option is out of its limits.
+        FailedPreconditionError: NOT_LOOPBACK.
+    """
+
+    def __init__(
+        self,
+        data: str | os.PathLike[str],
+        listen: str = DEFAULT_LISTEN,
+        *,
+        message_bytes: int | None = None,
+        threads: int = DEFAULT_THREADS,
+        **options: Any,
+    ) -> None:
+        size = limits.MESSAGE_BYTES.default if message_bytes is None else message_bytes
+        self._message_bytes = check_limit(limits.MESSAGE_BYTES, size)
+        if threads < 4:
+            raise InvalidArgumentError(f"threads must be at least 4, got {threads}", "OUT_OF_RANGE")
+        self._host, self._port = check_listen(listen)
+        self._data = Path(data).absolute()
+        self._options = {"indexer_outlives_parent": False, **options}
+        self._service = Service(self._message_bytes)
+        self._health = health.HealthServicer()
+        self._activity = Activity()
+        self._pool = ThreadPoolExecutor(threads, "vecdb-call")
+        self._grpc: grpc.Server | None = None
+        self._threads = threads
+        self._draining = threading.Lock()
+        self._stopped = False
+        self.folder_settled = threading.Event()
+
+    @property
+    def address(self) -> str:
+        """Where it listens, "127.0.0.1:7801"; with the port that was found for 0, once bound."""
+        return _joined(self._host, self._port)
+
+    def start(self) -> None:
+        """Bind, open the folder, load the kernels. Call it once.
+
+        Raises:
+            FailedPreconditionError: PORT_IN_USE, or the folder is none of ours or newer.
+            VecdbError: the folder can't be opened.
+        """
+        self.bind()
+        try:
+            self.open()
+        except BaseException:
+            self.drain(grace_s=0.0)
+            raise
+
+    def bind(self) -> None:
+        """Take the port and answer health from now on, everything else with STARTING."""
+        _check_port_free(self._host, self._port)
+        server = grpc.server(
+            self._pool,
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", self._message_bytes),
+                ("grpc.max_send_message_length", self._message_bytes),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ),
+            maximum_concurrent_rpcs=_CALLS_WAITING_MAX,
+        )
+        server.add_generic_rpc_handlers(
+            (service_handler(self._service, self._activity, self._threads, self._message_bytes),)
+        )
+        self._set_health(_NOT_SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        try:
+            self._port = server.add_insecure_port(self.address)
+        except RuntimeError:
+            raise _port_in_use(self.address) from None
+        self._grpc = server
+        server.start()
+
+    def open(self) -> None:
+        """Open the folder, load the kernels and welcome calls."""
+        try:
+            database = self._service.database = _open_database(self._data, self._options)
+        finally:
+            self.folder_settled.set()
+        _load_kernels()
+        if self._is_starting():
+            collections, rows = _counted(database)
+        # A drain that came meanwhile stays.
+        if self._is_starting():
+            self._service.refusal = None
+            self._set_health(_SERVING)
+            log.event(
+                "ready", address=self.address, data=self._data, collections=collections, rows=rows
+            )
+
+    def drain(self, grace_s: float = GRACE_S) -> None:
+        """Refuse new calls, let running ones end within ``grace_s`` seconds, close everything.
+
+        Safe to call again, and from another thread; returns when all is closed.
+        """
+        with self._draining:
+            if self._stopped:
+                return
+            self._stopped = True
+            self._service.refusal = UnavailableError("the server is stopping", "DRAINING")
+            self._health.enter_graceful_shutdown()
+            log.event("drain", calls=self._activity.count, grace_s=grace_s)
+            if not self._activity.wait_for_none(grace_s):
+                log.event("cancel", logging.WARNING, calls=self._activity.count)
+            if self._grpc is not None:
+                self._grpc.stop(_FLUSH_S).wait()
+                self._activity.wait_for_none(_FLUSH_S)
+            database, self._service.database = self._service.database, None
+            if database is not None:
+                database.close()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            log.event("stop")
+
+    def _is_starting(self) -> bool:
+        refusal = self._service.refusal
+        return refusal is not None and refusal.reason == "STARTING"
+
+    def _set_health(self, status: Any) -> None:
+        self._health.set("", status)
+        self._health.set(SERVICE_NAME, status)
+
+
+def serve(
+    data: str | os.PathLike[str],
+    listen: str = DEFAULT_LISTEN,
+    *,
+    message_bytes: int | None = None,
+    threads: int = DEFAULT_THREADS,
+    grace_s: float = GRACE_S,
+    **options: Any,
+) -> int:
+    """Serve a folder until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    To be called in the main thread of a process of its own; logs to stderr, one line an event.
+
+    Args:
+        grace_s: seconds that running calls have after the signal; the others are ``Server``'s.
+
+    Returns:
+        The exit status: 0 after a drain, 2 for arguments that are refused (an address that is not
+        loopback), 1 if the server could not start (port in use, folder of a newer version).
+    """
+    log.configure()
+    stopping = _Stopping()
+    try:
+        server = Server(data, listen, message_bytes=message_bytes, threads=threads, **options)
+    except VecdbError as error:
+        log.event("refused", logging.ERROR, reason=error.reason, message=error.message)
+        return 2
+    log.event(
+        "start",
+        version=vecdb.__version__,
+        data=Path(data).absolute(),
+        listen=listen,
+        pid=os.getpid(),
+    )
+    # Compiling may take a minute in which the main thread must hear signals.
+    opening = _Opening(server, stopping.event)
+    try:
+        server.bind()
+    except VecdbError as error:
+        log.event("refused", logging.ERROR, reason=error.reason, message=error.message)
+        return 1
+    opening.start()
+    stopping.event.wait()
+    server.folder_settled.wait(grace_s)
+    server.drain(grace_s)
+    status = 1 if opening.failed else 0
+    if opening.is_alive():
+        # A compiler is at work in there, and the interpreter's end would pull the ground from under
+        # it. The folder is closed, so that nothing else is left to do.
+        os._exit(status)
+    return status
+
+
+class _Opening(threading.Thread):
+    """Opens the database beside the main thread; its failure ends the server."""
+
+    def __init__(self, server: Server, stop: threading.Event) -> None:
+        super().__init__(name="vecdb-open", daemon=True)
+        self._server = server
+        self._stop_event = stop
+        self.failed = False
+
+    def run(self) -> None:
+        try:
+            self._server.open()
+        except VecdbError as error:
+            log.event("failed", logging.ERROR, reason=error.reason, message=error.message)
+        except OSError as error:
+            log.event("failed", logging.ERROR, reason="OS", message=error)
+        except Exception as error:
+            log.failure("failed", error)
+        else:
+            return
+        self.failed = True
+        self._stop_event.set()
+
+
+class _Stopping:
+    """An event that SIGTERM and SIGINT set."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._heard)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.event.is_set():
+            # What is committed is on disk; nothing else is worth a wait now.
+            os._exit(1)
+        self.event.set()
+
+
+def check_listen(listen: str) -> tuple[str, int]:
+    """Host and port of "127.0.0.1:7801", "localhost:7801" or "[::1]:7801".
+
+    Raises:
+        InvalidArgumentError: it is no address.
+        FailedPreconditionError: NOT_LOOPBACK, other machines could reach it.
+    """
+    host, colon, port_text = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port_text.isascii() and port_text.isdigit()):
+        raise InvalidArgumentError(
+            f"listen must be host:port, as in {DEFAULT_LISTEN}, got {listen!r}", "BAD_ADDRESS"
+        )
+    port = int(port_text)
+    if port > 65_535:
+        raise InvalidArgumentError(f"a port must be 0 to 65535, got {port}", "BAD_ADDRESS")
+    if host == "localhost":
+        host = "127.0.0.1"
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise FailedPreconditionError(
+            f"refused to listen on {host}: vecdb has no access control yet and serves loopback "
+            "addresses only (127.0.0.1, ::1); put a proxy or tunnel with authentication before it",
+            "NOT_LOOPBACK",
+        )
+    return host, port
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _check_port_free(host: str, port: int) -> None:
+    """Try the port first, since gRPC's own failure to bind prints a page of its internals."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise _port_in_use(_joined(host, port), error.strerror or str(error)) from None
+
+
+def _port_in_use(address: str, why: str = "Address already in use") -> FailedPreconditionError:
+    return FailedPreconditionError(f"cannot listen on {address}: {why}", "PORT_IN_USE")
+
+
+def _open_database(data: Path, options: dict[str, Any]) -> Database:
+    from vecdb.engine.database import Database
+
+    return Database.open(data, **options)
+
+
+def _load_kernels() -> None:
+    """Compiled now, so that no call waits for it."""
+    from vecdb.engine.compiled import load_kernels
+
+    began = time.monotonic()
+    load_kernels(lambda sentence: log.event("compile", message=sentence))
+    log.event("kernels", logging.DEBUG, took_s=f"{time.monotonic() - began:.2f}")
+
+
+def _counted(database: Database) -> tuple[int, int]:
+    """Collections and rows; one that can't be opened is told of and does not stop the others."""
+    descriptions = database.list_collections()
+    rows = 0
+    for description in descriptions:
+        try:
+            rows += database.collection(description.name).count()
+        except VecdbError as error:
+            log.event(
+                "error",
+                logging.ERROR,
+                collection=description.name,
+                reason=error.reason,
+                message=error.message,
+            )
+    return len(descriptions), rows

@@ -1,0 +1,191 @@
+"""The calls of the service: check, call the engine, translate. Each method stands for one rpc.
+
+Messages in, messages out, synchronous, errors as exceptions of ``vecdb.errors``: nothing here knows
+the transport, of which it needs two questions (``Call``). ``transport`` puts gRPC around it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import vecdb
+from vecdb.engine.deadline import Deadline
+from vecdb.engine.layout import FORMAT_NUMBER
+from vecdb.engine.search import SearchRequest
+from vecdb.errors import CancelledError, DeadlineExceededError, UnavailableError
+from vecdb_proto import vecdb_pb2 as wire
+from vecdb_proto.codec import decode_matrix
+from vecdb_server import translation
+
+if TYPE_CHECKING:
+    from vecdb.engine.database import Database
+
+__all__ = ["Call", "Service"]
+
+_OPTIMIZE_SLICE_S: Final = 1.0
+"""How often a long Optimize looks whether its caller has gone or the server drains."""
+
+
+class Call(Protocol):
+    """What a handler may ask of the call that it serves; gRPC's ServicerContext is one."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline, None without one."""
+
+    def is_active(self) -> bool:
+        """False once the caller has cancelled or gone."""
+
+
+class Service:
+    """The rpcs of ``vecdb.v1.Vecdb``. Safe to use from many threads.
+
+    Attributes:
+        database: set when it is open; before that and while draining, ``refusal`` is set.
+        refusal: what every call but ServerInfo is answered with, None when calls are welcome.
+    """
+
+    def __init__(self, message_bytes: int) -> None:
+        self.database: Database | None = None
+        self.refusal: UnavailableError | None = UnavailableError(
+            "the server is starting", "STARTING"
+        )
+        self._message_bytes = message_bytes
+
+    def check_ready(self) -> Database:
+        """The database.
+
+        Raises:
+            UnavailableError: STARTING or DRAINING.
+        """
+        if self.refusal is not None:
+            # A new one each time: a raised exception grows a traceback and would be shared.
+            raise UnavailableError(self.refusal.message, self.refusal.reason)
+        assert self.database is not None
+        return self.database
+
+    def server_info(self, request: wire.ServerInfoRequest, call: Call) -> wire.ServerInfoResponse:
+        """Version and limits; answered in every state of the server."""
+        return wire.ServerInfoResponse(
+            version=vecdb.__version__,
+            data_format=FORMAT_NUMBER,
+            limits=translation.limits_message(self._message_bytes),
+        )
+
+    def create_collection(
+        self, request: wire.CreateCollectionRequest, call: Call
+    ) -> wire.CreateCollectionResponse:
+        """A new collection, fsynced."""
+        database = self.check_ready()
+        translation.refuse_reserved(request)
+        made = database.create_collection(
+            request.collection, **translation.config_arguments(request.config)
+        )
+        return wire.CreateCollectionResponse(
+            collection=translation.description_message(made.name, made.config)
+        )
+
+    def get_collection(
+        self, request: wire.GetCollectionRequest, call: Call
+    ) -> wire.GetCollectionResponse:
+        """Its configuration."""
+        collection = self._collection(request)
+        return wire.GetCollectionResponse(
+            collection=translation.description_message(collection.name, collection.config)
+        )
+
+    def list_collections(
+        self, request: wire.ListCollectionsRequest, call: Call
+    ) -> wire.ListCollectionsResponse:
+        """All of them."""
+        database = self.check_ready()
+        translation.refuse_reserved(request)
+        return translation.descriptions_message(database.list_collections())
+
+    def drop_collection(
+        self, request: wire.DropCollectionRequest, call: Call
+    ) -> wire.DropCollectionResponse:
+        """Gone, with all rows."""
+        database = self.check_ready()
+        translation.refuse_reserved(request)
+        database.drop_collection(request.collection)
+        return wire.DropCollectionResponse()
+
+    def upsert(self, request: wire.UpsertRequest, call: Call) -> wire.UpsertResponse:
+        """One batch; the engine checks its rows and answers once they are on disk."""
+        collection = self._collection(request, "condition", "request_id")
+        _check_still_wanted(call)
+        vectors = decode_matrix(request.vectors)
+        receipt = collection.upsert_raw(request.ids, vectors, request.metadata)
+        return wire.UpsertResponse(seq=receipt.seq, count=receipt.count)
+
+    def delete(self, request: wire.DeleteRequest, call: Call) -> wire.DeleteResponse:
+        """One batch of ids."""
+        collection = self._collection(request, "filter", "condition", "request_id")
+        _check_still_wanted(call)
+        receipt = collection.delete(request.ids)
+        return wire.DeleteResponse(seq=receipt.seq, count=receipt.count)
+
+    def get(self, request: wire.GetRequest, call: Call) -> wire.GetResponse:
+        """Rows by id."""
+        return translation.records_response(self._collection(request).get(request.ids))
+
+    def count(self, request: wire.CountRequest, call: Call) -> wire.CountResponse:
+        """Live rows."""
+        return wire.CountResponse(count=self._collection(request, "filter").count())
+
+    def search(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
+        """The nearest rows of each query, under the caller's deadline."""
+        collection = self._collection(request, "filter", "target_recall")
+        asked = SearchRequest(
+            decode_matrix(request.queries),
+            request.k,
+            request.ef if request.HasField("ef") else None,
+            request.exact,
+            request.include_metadata,
+            request.include_vectors,
+        )
+        return translation.search_response(collection.run_search(asked, _deadline(call)))
+
+    def stats(self, request: wire.StatsRequest, call: Call) -> wire.StatsResponse:
+        """The state of a collection."""
+        return wire.StatsResponse(
+            stats=translation.stats_message(self._collection(request).stats())
+        )
+
+    def optimize(self, request: wire.OptimizeRequest, call: Call) -> wire.OptimizeResponse:
+        """Waits for the end state in slices: the work goes on between them, and what ends the wait
+        (the caller's leaving, a drain) is noticed within one."""
+        collection = self._collection(request)
+        while True:
+            self.check_ready()
+            left = _check_still_wanted(call)
+            slice_s = _OPTIMIZE_SLICE_S if left is None else min(left, _OPTIMIZE_SLICE_S)
+            try:
+                stats = collection.optimize(timeout_s=slice_s)
+            except DeadlineExceededError:
+                continue
+            return wire.OptimizeResponse(stats=translation.stats_message(stats))
+
+    def _collection(self, request: Any, *reserved: str) -> Any:
+        """The collection that has the name now."""
+        database = self.check_ready()
+        translation.refuse_reserved(request, *reserved)
+        return database.collection(request.collection)
+
+
+def _check_still_wanted(call: Call) -> float | None:
+    """Seconds that are left, None for any; before a write, as nothing can be taken back after it.
+
+    Raises:
+        DeadlineExceededError, CancelledError: nothing was done.
+    """
+    left = call.time_remaining()
+    if left is not None and left <= 0:
+        raise DeadlineExceededError("the deadline passed while the call waited for its turn")
+    if not call.is_active():
+        raise CancelledError("the caller has gone")
+    return left
+
+
+def _deadline(call: Call) -> Deadline:
+    return Deadline(_check_still_wanted(call), lambda: not call.is_active())

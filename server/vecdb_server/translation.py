@@ -1,0 +1,283 @@
+"""Between messages and the vocabulary, and the one table of errors.
+
+Every way from an exception to a gRPC status goes through ``status_of``; every message is read and
+built here, so that ``service`` reads like the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final, NamedTuple, Protocol
+
+import grpc
+import numpy as np
+
+from vecdb import errors, limits
+from vecdb.errors import InternalError, InvalidArgumentError, UnsupportedError, VecdbError
+from vecdb.types import (
+    CollectionConfig,
+    CollectionDescription,
+    CollectionStats,
+    Hits,
+    Metric,
+    Records,
+)
+from vecdb_proto import vecdb_pb2 as wire
+from vecdb_proto.codec import encode_floats, encode_matrix
+
+__all__ = [
+    "GENERIC_MESSAGE",
+    "REASON_KEY",
+    "STATUS_OF_ERROR",
+    "Status",
+    "config_arguments",
+    "limits_message",
+    "refuse_reserved",
+    "search_response",
+    "status_of",
+]
+
+REASON_KEY: Final = "vecdb-reason"
+GENERIC_MESSAGE: Final = "a defect of the server; its log has the details"
+_REQUEST_ID_BYTES_MAX: Final = 64
+_MESSAGE_BYTES_SHOWN: Final = 1_000
+"""Status messages travel as headers, which have 8 KiB in all and take 3 bytes for each odd byte."""
+
+STATUS_OF_ERROR: Final[dict[type[VecdbError], grpc.StatusCode]] = {
+    errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.FailedPreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.OutcomeUnknownError: grpc.StatusCode.UNKNOWN,
+    errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.CancelledError: grpc.StatusCode.CANCELLED,
+    errors.DataLossError: grpc.StatusCode.DATA_LOSS,
+    errors.UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
+    errors.InternalError: grpc.StatusCode.INTERNAL,
+    errors.MissingExtraError: grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+
+class Status(NamedTuple):
+    """What a caller is told of a failure: gRPC status, reason for programs, sentence for people."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+
+
+def status_of(error: BaseException) -> Status:
+    """The status of any exception; one not raised on purpose says nothing of itself."""
+    # A subclass that some part keeps for itself goes out as the nearest class that is in the table.
+    table: Mapping[Any, grpc.StatusCode] = STATUS_OF_ERROR
+    code = next((table[kind] for kind in type(error).__mro__ if kind in table), None)
+    if code is None or not isinstance(error, VecdbError) or isinstance(error, InternalError):
+        return Status(grpc.StatusCode.INTERNAL, "INTERNAL", GENERIC_MESSAGE)
+    reason = "OUTCOME_UNKNOWN" if isinstance(error, errors.OutcomeUnknownError) else error.reason
+    text = error.message.encode("utf-8", "replace")[:_MESSAGE_BYTES_SHOWN]
+    return Status(code, reason, text.decode("utf-8", "ignore"))
+
+
+# ---------------------------------------------------------------------------------------- requests
+
+
+class _Reserving(Protocol):
+    namespace: str
+
+    def HasField(self, field_name: Any) -> bool: ...
+
+
+def refuse_reserved(request: _Reserving, *fields: str) -> None:
+    """Refuse what is on the wire and not built yet, rather than ignore it.
+
+    Raises:
+        UnsupportedError: a reserved field is set.
+        InvalidArgumentError: a request id that is too long.
+    """
+    if request.namespace:
+        raise _reserved("namespace")
+    for field in fields:
+        if field == "request_id":
+            size = len(request.request_id)  # type: ignore[attr-defined]
+            if size > _REQUEST_ID_BYTES_MAX:
+                raise InvalidArgumentError(
+                    f"request_id must have at most {_REQUEST_ID_BYTES_MAX} bytes, got {size}",
+                    "OUT_OF_RANGE",
+                )
+        elif request.HasField(field):
+            raise _reserved(field)
+
+
+def _reserved(field: str) -> UnsupportedError:
+    return UnsupportedError(f"{field} is reserved and not supported yet", "RESERVED")
+
+
+_METRIC_OF_WIRE: Final = {
+    int(wire.METRIC_COSINE): Metric.COSINE,
+    int(wire.METRIC_EUCLIDEAN): Metric.EUCLIDEAN,
+    int(wire.METRIC_DOT): Metric.DOT,
+}
+_WIRE_OF_METRIC: Final[dict[Metric, wire.Metric]] = {
+    Metric.COSINE: wire.METRIC_COSINE,
+    Metric.EUCLIDEAN: wire.METRIC_EUCLIDEAN,
+    Metric.DOT: wire.METRIC_DOT,
+}
+
+
+def config_arguments(config: wire.CollectionConfig) -> dict[str, Any]:
+    """Arguments of ``create_collection`` after the name; what is unset keeps its default."""
+    metric = _METRIC_OF_WIRE.get(int(config.metric))
+    if metric is None:
+        known = ", ".join(f"{number} ({name})" for number, name in _METRIC_OF_WIRE.items())
+        raise InvalidArgumentError(
+            f"metric must be one of {known}, got {int(config.metric)}", "BAD_METRIC"
+        )
+    arguments: dict[str, Any] = {"dim": config.dim, "metric": metric}
+    if config.HasField("m"):
+        arguments["M"] = config.m
+    if config.HasField("ef_construction"):
+        arguments["ef_construction"] = config.ef_construction
+    return arguments
+
+
+# --------------------------------------------------------------------------------------- responses
+
+
+def description_message(name: str, config: CollectionConfig) -> wire.CollectionDescription:
+    """A collection with its whole configuration."""
+    return wire.CollectionDescription(
+        name=name,
+        config=wire.CollectionConfig(
+            dim=config.dim,
+            metric=_WIRE_OF_METRIC[config.metric],
+            m=config.M,
+            ef_construction=config.ef_construction,
+        ),
+    )
+
+
+def descriptions_message(
+    collections: Iterable[CollectionDescription],
+) -> wire.ListCollectionsResponse:
+    """All collections, in the order given."""
+    return wire.ListCollectionsResponse(
+        collections=[description_message(each.name, each.config) for each in collections]
+    )
+
+
+def records_response(records: Records) -> wire.GetResponse:
+    """Records in columns."""
+    return wire.GetResponse(
+        ids=records.ids,
+        vectors=encode_matrix(records.vectors),
+        metadata=_metadata_column(records.raw_metadata),
+        missing=records.missing,
+        seq=records.seq,
+    )
+
+
+def search_response(batch: Sequence[Hits]) -> wire.SearchResponse:
+    """The answers to all queries in columns.
+
+    One query, the usual case, takes its columns as they are; several are laid end to end.
+    """
+    if len(batch) == 1:
+        hits = batch[0]
+        response = wire.SearchResponse(
+            counts=(len(hits.ids),),
+            ids=hits.ids,
+            distances=encode_floats(hits.distances),
+            metadata=_metadata_column(hits.raw_metadata),
+            visited=(hits.info.visited,),
+        )
+        infos: Sequence[Hits] = batch
+        vectors = hits.vectors
+    else:
+        response = wire.SearchResponse(
+            counts=[len(hits.ids) for hits in batch],
+            ids=chain.from_iterable(hits.ids for hits in batch),
+            distances=b"".join([encode_floats(hits.distances) for hits in batch]),
+            metadata=_metadata_column(
+                [text for hits in batch if hits.raw_metadata for text in hits.raw_metadata]
+            ),
+            visited=[hits.info.visited for hits in batch],
+        )
+        infos = batch[:1] if _same_info(batch) else batch
+        parts = [hits.vectors for hits in batch if hits.vectors is not None]
+        vectors = np.concatenate(parts) if parts else None
+    if vectors is not None:
+        response.vectors.CopyFrom(encode_matrix(vectors))
+    for hits in infos:
+        info = hits.info
+        response.infos.add(
+            plan=info.plan,
+            exact=info.exact,
+            ef=info.ef,
+            matches=info.matches,
+            seq=info.seq,
+            verified=info.verified,
+        )
+    return response
+
+
+def _same_info(batch: Sequence[Hits]) -> bool:
+    """True if what is said of the first query holds for all; ``visited`` has its own column."""
+    if not batch:
+        return True
+    first = batch[0].info
+    expected = (first.plan, first.exact, first.ef, first.matches, first.seq, first.verified)
+    return all(
+        (info.plan, info.exact, info.ef, info.matches, info.seq, info.verified) == expected
+        for info in (hits.info for hits in batch[1:])
+    )
+
+
+def _metadata_column(raw: Sequence[bytes] | None) -> Sequence[bytes]:
+    """One entry a row, or none at all if there is nothing in any."""
+    return raw if raw is not None and any(raw) else ()
+
+
+def stats_message(stats: CollectionStats) -> wire.CollectionStats:
+    """The state of a collection."""
+    return wire.CollectionStats(
+        live_count=stats.live_count,
+        seq=stats.seq,
+        generation=stats.generation,
+        next_row=stats.next_row,
+        sealed_to=stats.sealed_to,
+        fresh_rows=stats.fresh_rows,
+        unindexed_rows=stats.unindexed_rows,
+        store_bytes=stats.store_bytes,
+        segment_bytes=stats.segment_bytes,
+        indexer=stats.indexer,
+        segments=[
+            wire.SegmentStats(
+                number=segment.number,
+                kind=segment.kind,
+                first_row=segment.first_row,
+                end_row=segment.end_row,
+                rows=segment.rows,
+                dead=segment.dead,
+                bytes=segment.bytes,
+            )
+            for segment in stats.segments
+        ],
+    )
+
+
+def limits_message(message_bytes: int) -> wire.Limits:
+    """What a request may have, for a server with this message size."""
+    return wire.Limits(
+        dim_max=limits.DIM.maximum,
+        k_max=limits.K.maximum,
+        ef_max=limits.EF.maximum,
+        results_per_call_max=limits.RESULTS_PER_CALL_MAX,
+        batch_rows_max=limits.BATCH_ROWS.maximum,
+        id_bytes_max=limits.ID_BYTES.maximum,
+        metadata_bytes_max=limits.METADATA_BYTES.maximum,
+        metadata_depth_max=limits.METADATA_DEPTH.maximum,
+        message_bytes=message_bytes,
+    )
