@@ -296,7 +296,7 @@ def public(cls: type) -> dict[str, Any]:
     ("engine", "client", "engine_only"),
     [
         (Database, Client, {"check_usable", "submit", "indexer_status", "optimize"}),
-        (EngineCollection, ClientCollection, {"upsert_raw", "run_search"}),
+        (EngineCollection, ClientCollection, {"upsert_raw", "run_search", "run_optimize"}),
     ],
 )
 def test_engine_and_client_have_one_surface(

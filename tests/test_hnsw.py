@@ -244,3 +244,19 @@ def test_a_neighbour_below_its_level_is_refused(tmp_path: Path) -> None:
             dataclasses.replace(graph, upper_links=upper), rows,
             space="l2", M=4, ef_construction=20, capacity=0, work_dir=tmp_path,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("space", ["ip", "l2"])
+def test_the_benchmark_compares_like_with_like(space: str, tmp_path: Path) -> None:
+    """Small, for its answers; the times mean nothing here."""
+    from vecdb_bench import kernel as benchmark
+
+    raw = clustered(3_100, 20, seed=11)
+    rows, queries = prepared(raw[:3_000], space), prepared(raw[3_000:], space)
+    graph, truth = built(space, rows, tmp_path), exact(rows, queries, metric_of(space))
+    case = benchmark.Case("small", space, 20, rows, queries, graph, truth)  # type: ignore[arg-type]
+    ours, theirs = benchmark.OurSearch(case), benchmark.HnswlibSearch(case, tmp_path)
+    assert np.mean(ours(64) == theirs(64)) > 0.999
+    assert benchmark.recall_of(ours(64), truth) > 0.95
+    for found in benchmark.compare(case, tmp_path, rounds=1):
+        assert found.ours > 0 and found.hnswlib > 0

@@ -38,7 +38,7 @@ __all__ = ["DATASETS", "Comparison", "compare", "main"]
 K: Final = 10
 QUERIES: Final = 1_000
 RECALLS: Final = (0.95, 0.99)
-EFS: Final = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
+EFS: Final = (10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
 NOTHING_DEAD: Final = np.zeros(0, np.uint8)
 
 Floats = npt.NDArray[np.float32]

@@ -336,8 +336,12 @@ class Collection:
             DeadlineExceededError: it takes longer.
             UnavailableError: this process runs no indexer (option ``indexer=False``).
         """
+        return self.run_optimize(Deadline(timeout_s))
+
+    def run_optimize(self, deadline: Deadline) -> CollectionStats:
+        """``optimize`` with a deadline that can be cancelled; for servers."""
         self._database.check_usable()
-        self._database.optimize(self._opened, Deadline(timeout_s))
+        self._database.optimize(self._opened, deadline)
         return self.stats()
 
     def _batch(self, ids: Any, vectors: Any, metadata: Any) -> UpsertBatch:

@@ -281,11 +281,9 @@ class ViewKeeper:
                 )
             else:
                 died = _deaths(entries)
+                lost = {number for number, entry in placed if entry["state"] == "lost"}
                 known = {
-                    s.number: s
-                    for s in last.segments
-                    if (s.number, s.segment is None)
-                    in {(n, e["state"] == "lost") for n, e in placed}
+                    s.number: s for s in last.segments if (s.segment is None) == (s.number in lost)
                 }
                 fresh = last.fresh.from_row(counters.sealed_to)
                 fresh_dead = died[np.searchsorted(died, counters.sealed_to) :]
