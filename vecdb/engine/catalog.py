@@ -31,6 +31,7 @@ __all__ = ["Catalog"]
 
 _DATABASES = (b"names", b"aliases")
 _MAP_BYTES = 1024**3
+_WHAT = "catalogue entry"
 
 
 class Catalog:
@@ -43,6 +44,7 @@ class Catalog:
             root / "catalog", _DATABASES, create=True, map_bytes=_MAP_BYTES
         )
         self._names = self._environment.database(b"names")
+        self._found: dict[str, tuple[bytes, tuple[str, CollectionConfig]]] = {}
         for folder in ("collections", "trash"):
             (root / folder).mkdir(exist_ok=True)
         fsync_folder(root / "catalog")
@@ -70,10 +72,19 @@ class Catalog:
             NotFoundError: there is none of that name.
         """
         with self._environment.read() as transaction:
-            entry = self._entry(transaction, name)
-        if entry is None or entry["state"] != "ready":
+            value = transaction.get(name.encode(), db=self._names)
+            raw = None if value is None else bytes(value)
+        # Every remote call comes through here: the same bytes need not be parsed again.
+        known = self._found.get(name)
+        if known is not None and known[0] == raw:
+            return known[1]
+        entry = None if raw is None else layout.unpack_json(name.encode(), raw, _WHAT)
+        if raw is None or entry is None or entry["state"] != "ready":
+            self._found.pop(name, None)
             raise NotFoundError(f"there is no collection {name!r}", "NO_COLLECTION")
-        return entry["id"], _config(entry)
+        found: tuple[str, CollectionConfig] = (entry["id"], _config(entry))
+        self._found[name] = (raw, found)
+        return found
 
     def create(self, name: str, config: CollectionConfig) -> str:
         """Make a collection; on disk when this returns its id.
@@ -185,12 +196,12 @@ class Catalog:
     def _entry(self, transaction: Any, name: str) -> dict[str, Any] | None:
         key = name.encode()
         value = transaction.get(key, db=self._names)
-        return None if value is None else layout.unpack_json(key, value, "catalogue entry")
+        return None if value is None else layout.unpack_json(key, value, _WHAT)
 
     def _entries(self, transaction: Any) -> dict[str, dict[str, Any]]:
         with transaction.cursor(self._names) as cursor:
             return {
-                bytes(key).decode(): layout.unpack_json(key, value, "catalogue entry")
+                bytes(key).decode(): layout.unpack_json(key, value, _WHAT)
                 for key, value in cursor.iternext(keys=True, values=True)
             }
 

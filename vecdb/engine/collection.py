@@ -181,11 +181,16 @@ class Collection:
         parts = batches(ids, vectors, metadata, self.dim, batch_rows)
         done = IngestProgress(0, parts.total, 0, 0.0)
         waiting: deque[Future[Receipt]] = deque()
+        failed = False  # What is acknowledged behind a failure does not count: it is no prefix.
 
         def settle(at_most: int) -> None:
-            nonlocal done
+            nonlocal done, failed
             while len(waiting) > at_most:
-                receipt = waiting.popleft().result()
+                answer = waiting.popleft()
+                failed = failed or answer.exception() is not None
+                receipt = answer.result()
+                if failed:
+                    continue
                 done = IngestProgress(
                     done.rows + receipt.count, parts.total, receipt.seq, time.monotonic() - began
                 )
