@@ -82,8 +82,11 @@ def check_vectors(vectors: Any, dim: int, metric: Metric, what: str = "vectors")
     squared distance would not fit a float32.
     """
     try:
-        with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(vectors, dtype=np.float32)
+        if isinstance(vectors, np.ndarray) and vectors.dtype == np.float32:
+            array = np.ascontiguousarray(vectors)
+        else:
+            with np.errstate(over="ignore"):
+                array = np.ascontiguousarray(vectors, dtype=np.float32)
     except (TypeError, ValueError):
         raise InvalidArgumentError(
             f"{what} must be float32 of shape (n, {dim}), got {_shown(type(vectors).__name__)} "

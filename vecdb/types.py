@@ -98,8 +98,7 @@ class IngestProgress:
     elapsed_s: float
 
 
-@dataclass(frozen=True)
-class SearchInfo:
+class SearchInfo(NamedTuple):
     """The receipt of an answer: how it was found and what it rests on.
 
     Attributes:

@@ -71,9 +71,7 @@ class Catalog:
         Raises:
             NotFoundError: there is none of that name.
         """
-        with self._environment.read() as transaction:
-            value = transaction.get(name.encode(), db=self._names)
-            raw = None if value is None else bytes(value)
+        raw = self._environment.peek(b"names", name.encode())
         # Every remote call comes through here: the same bytes need not be parsed again.
         known = self._found.get(name)
         if known is not None and known[0] == raw:

@@ -30,7 +30,6 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -39,9 +38,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.compiled import load_kernels
+from vecdb.engine.graph import Graph
 from vecdb.errors import DataLossError
 
-__all__ = ["Builder", "Graph", "Space"]
+__all__ = ["Builder", "Space"]
 
 Space = Literal["ip", "l2"]
 """hnswlib's names: inner product, for cosine (of unit vectors) and dot; squared Euclidean."""
@@ -50,26 +50,6 @@ Space = Literal["ip", "l2"]
 # maxM, maxM0, M, 1 / ln M, ef_construction.
 _HEADER: Final = struct.Struct("<QQQQQQiIQQQdQ")
 _BLOCK_ROWS: Final = 65_536
-
-
-@dataclass(frozen=True)
-class Graph:
-    """An HNSW graph of n nodes; node i is row i of the vectors that it was built from.
-
-    Attributes:
-        links: int32 (n, 2M), neighbours on level 0, padded at the end with -1.
-        upper_offsets: int32 (n + 1,); node i has upper_offsets[i + 1] - upper_offsets[i] levels
-            above 0.
-        upper_links: int32 (u, M); neighbours of node i on level L are row upper_offsets[i] + L - 1.
-        entry: node where a search begins, -1 if n is 0.
-        top_level: its level, counted from 0; -1 if n is 0.
-    """
-
-    links: npt.NDArray[np.int32]
-    upper_offsets: npt.NDArray[np.int32]
-    upper_links: npt.NDArray[np.int32]
-    entry: int
-    top_level: int
 
 
 class Builder:

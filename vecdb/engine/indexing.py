@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.files import file_lock
-from vecdb.engine.hnsw import Builder, Graph, Space
+from vecdb.engine.graph import reordered
+from vecdb.engine.hnsw import Builder, Space
 from vecdb.engine.planning import is_clean, plan
 from vecdb.engine.publication import (
     GRAPH_LOCK,
@@ -33,7 +34,6 @@ from vecdb.engine.publication import (
     widen,
 )
 from vecdb.engine.segment import (
-    GraphArrays,
     RowArrays,
     SegmentDamagedError,
     padded_width,
@@ -178,15 +178,8 @@ class CollectionIndexer:
         if clean:
             base = max(clean, key=lambda s: s.live_count)
             assert base.graph is not None
-            graph = Graph(
-                links=base.graph.links,
-                upper_offsets=base.graph.upper_offsets,
-                upper_links=base.graph.upper_links,
-                entry=base.graph.entry,
-                top_level=base.graph.top_level,
-            )
             builder = Builder.from_graph(
-                graph,
+                base.graph,
                 base.content.vectors,
                 space=space,
                 M=config.M,
@@ -222,11 +215,8 @@ class CollectionIndexer:
     def _publish(self, taken: Claim, growing: _Growing) -> None:
         graph = growing.builder.graph(self._folder)
         content, order = growing.content(padded_width(self._store.config.dim))
-        arrays = GraphArrays(
-            graph.links, graph.upper_offsets, graph.upper_links, graph.entry, graph.top_level
-        )
         if order is not None:
-            arrays = reordered(arrays, order)
+            graph = reordered(graph, order)
         entry = write_segment(
             self._segments / str(taken.number),
             number=taken.number,
@@ -236,30 +226,9 @@ class CollectionIndexer:
             end_row=taken.end_row,
             seq=taken.seq,
             content=content,
-            graph=arrays,
+            graph=graph,
         )
         if publish(self._store, taken, entry):
             growing.published_rows, growing.number = growing.rows, taken.number
             self._kept = growing if order is None else None
         sweep(self._store, self._segments)
-
-
-def reordered(graph: GraphArrays, order: npt.NDArray[np.int64]) -> GraphArrays:
-    """The same graph with node ``order[i]`` called i."""
-    place = np.empty(len(order), np.int32)
-    place[order] = np.arange(len(order), dtype=np.int32)
-
-    def renamed(links: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        return np.where(links >= 0, place[links], np.int32(-1))
-
-    levels = np.diff(graph.upper_offsets)[order]
-    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(levels, dtype=np.int32)])
-    starts = graph.upper_offsets[:-1][order]
-    sources = np.repeat(starts - offsets[:-1], levels) + np.arange(offsets[-1], dtype=np.int64)
-    return GraphArrays(
-        renamed(graph.links[order]),
-        offsets.astype(np.int32),
-        renamed(graph.upper_links[sources]),
-        int(place[graph.entry]) if graph.entry >= 0 else -1,
-        graph.top_level,
-    )

@@ -51,6 +51,10 @@ class KernelPool:
     ) -> None:
         """Run ``work(scratch, first, last)`` over [0, count) in slices, on several threads if
         it pays."""
+        if count == 1:
+            deadline.check()
+            self.call(work, 0, 1)
+            return
         workers = min(self.threads, -(-count // slice_at_first))
         if workers <= 1 or self._executor is None:
             self._drain(_Slices(count, slice_at_first), deadline, work)

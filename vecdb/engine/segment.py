@@ -31,11 +31,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.files import fsync_folder, write_array, write_file
+from vecdb.engine.graph import Graph
 from vecdb.errors import DataLossError
 from vecdb.types import Metric
 
 __all__ = [
-    "GraphArrays",
     "RowArrays",
     "Segment",
     "SegmentDamagedError",
@@ -53,17 +53,6 @@ GRAPH_ARRAYS: Final = ("links", "upper_offsets", "upper_links")
 
 class SegmentDamagedError(DataLossError):
     """The files of a segment are not what the store says of them. Nothing is lost: rebuild it."""
-
-
-@dataclass(frozen=True)
-class GraphArrays:
-    """The links of a graph over n nodes; the module docstring says which is which."""
-
-    links: npt.NDArray[np.int32]
-    upper_offsets: npt.NDArray[np.int32]
-    upper_links: npt.NDArray[np.int32]
-    entry: int
-    top_level: int
 
 
 @dataclass(frozen=True)
@@ -94,6 +83,12 @@ class RowArrays:
             np.concatenate([part.id_bytes for part in parts]),
         )
 
+    def ids_of(self, nodes: npt.NDArray[np.int64]) -> list[str]:
+        """The ids of nodes."""
+        starts, ends = self.id_offsets[nodes].tolist(), self.id_offsets[nodes + 1].tolist()
+        text = memoryview(self.id_bytes)  # type: ignore[arg-type]
+        return [str(text[s:e], "utf-8") for s, e in zip(starts, ends, strict=True)]
+
     def without(self, dead: npt.NDArray[np.int64]) -> RowArrays:
         """Those whose row is not in ``dead`` (ascending); itself if there is none."""
         gone = np.isin(self.rows, dead, assume_unique=True)
@@ -121,7 +116,7 @@ class Segment:
         number, first_row, end_row, count, width: see the module docstring; end_row is excluded.
         seq: rows that had died at this seq are not in it.
         content: RowArrays over the mapped files.
-        graph: GraphArrays, or None if the segment is flat.
+        graph: Graph, or None if the segment is flat.
         file_bytes: size of its files.
     """
 
@@ -155,7 +150,7 @@ class Segment:
         arrays = {name: self._map(name) for name in manifest["arrays"]}
         self.content = RowArrays(*(arrays[name] for name in FLAT_ARRAYS))
         self.graph = (
-            GraphArrays(
+            Graph(
                 arrays["links"],
                 arrays["upper_offsets"],
                 arrays["upper_links"],
@@ -232,7 +227,7 @@ def write_segment(
     end_row: int,
     seq: int,
     content: RowArrays,
-    graph: GraphArrays | None,
+    graph: Graph | None,
 ) -> dict[str, Any]:
     """Write the files of a segment, all on disk and read back when this returns.
 

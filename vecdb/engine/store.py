@@ -109,8 +109,10 @@ class Store:
 
     def current_state(self) -> layout.State:
         """Seq and generation, in a transaction of its own: about a microsecond."""
-        with self.environment.read() as transaction:
-            return self.read_state(transaction)
+        value = self.environment.peek(b"meta", _STATE)
+        if value is None:
+            raise DataLossError("the store has no state", "META_MISSING")
+        return layout.State.unpack(bytes(layout.open_value(_STATE, value, "meta")))
 
     def read_counters(self, transaction: Any) -> layout.Counters:
         """The counters as committed."""

@@ -22,10 +22,10 @@ import numpy.typing as npt
 
 from vecdb.engine import layout
 from vecdb.engine.compiled import load_kernels
+from vecdb.engine.graph import Graph
 from vecdb.engine.publication import in_place, mark_lost
 from vecdb.engine.sealing import load_rows
 from vecdb.engine.segment import (
-    GraphArrays,
     RowArrays,
     Segment,
     SegmentDamagedError,
@@ -64,7 +64,7 @@ class SegmentView:
     first_row: int
     end_row: int
     content: RowArrays
-    graph: GraphArrays | None
+    graph: Graph | None
     dead: npt.NDArray[np.uint8]
     dead_count: int
     verified: bool
@@ -97,11 +97,6 @@ class SegmentView:
             self.verified,
             self.segment,
         )
-
-    def id_of(self, node: int) -> str:
-        """The id of a node."""
-        offsets = self.content.id_offsets
-        return self.content.id_bytes[offsets[node] : offsets[node + 1]].tobytes().decode()
 
 
 def _nodes_of(own: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

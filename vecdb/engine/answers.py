@@ -1,0 +1,187 @@
+"""From what the parts of a view found to the hits that a caller gets.
+
+Each part (a segment, or the fresh rows) gives scores and nodes for all queries of a call. Here they
+are merged by (distance, row), and named: ids come from the segments, metadata and the ids of fresh
+rows from the store, in one short transaction. All of it is done for the whole batch at once, as
+numpy calls cost more than the numbers in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.segment import RowArrays
+from vecdb.engine.store import Store
+from vecdb.engine.view import View
+from vecdb.types import Hits, Metric, SearchInfo
+
+__all__ = ["Found", "Wanted", "answers"]
+
+_NO_ROW = np.int64(2**63 - 1)
+
+
+@dataclass
+class Found:
+    """What one part gave.
+
+    Attributes:
+        scores: float32 (q, k), ascending; only the first ``counts[i]`` of row i are set.
+        nodes: int64 (q, k). counts, visited: int64 (q,).
+        walked: by the graph, rather than scanned.
+        content: the segment's arrays, or None for the fresh rows.
+    """
+
+    scores: npt.NDArray[np.float32]
+    nodes: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    visited: npt.NDArray[np.int64]
+    walked: bool
+    content: RowArrays | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the hits are to hold, and the effort that was used."""
+
+    k: int
+    ef: int
+    metadata: bool
+    vectors: bool
+
+
+def answers(
+    store: Store, view: View, parts: Sequence[Found], queries: int, wanted: Wanted
+) -> list[Hits]:
+    """One ``Hits`` a query."""
+    if not parts:
+        nothing = np.zeros(0, np.float32)
+        vectors = np.zeros((0, store.config.dim), np.float32) if wanted.vectors else None
+        infos = _infos(view, parts, queries, wanted)
+        return [Hits([], nothing, None, vectors, info) for info in infos]
+    best = _merged(view, parts, wanted.k)
+    ends = np.cumsum(best.counts).tolist()
+    starts = [0, *ends[:-1]]
+    ids, raw, vectors = _named(store, view, parts, best, wanted)
+    distances = _distances(best.scores, store.config.metric)
+    return [
+        Hits(
+            ids[start:end],
+            distances[start:end],
+            None if raw is None else raw[start:end],
+            None if vectors is None else vectors[start:end],
+            info,
+        )
+        for start, end, info in zip(starts, ends, _infos(view, parts, queries, wanted), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The hits of all queries, one query after the other: (m,) each; counts: (q,)."""
+
+    scores: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.int64]
+    nodes: npt.NDArray[np.int64]
+    origins: npt.NDArray[np.int64] | None
+    counts: npt.NDArray[np.int64]
+
+
+def _rows_of(view: View, part: Found, nodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    if part.content is None:
+        return nodes + view.fresh.first_row
+    rows: npt.NDArray[np.int64] = part.content.rows[nodes]
+    return rows
+
+
+def _merged(view: View, parts: Sequence[Found], k: int) -> _Best:
+    """The k nearest of all parts by (score, row); within a part they are in that order already."""
+    if len(parts) == 1:
+        part = parts[0]
+        if int(part.counts.min()) == part.nodes.shape[1]:
+            scores, nodes = part.scores.ravel(), part.nodes.ravel()
+        else:
+            used = np.arange(part.nodes.shape[1]) < part.counts[:, None]
+            scores, nodes = part.scores[used], part.nodes[used]
+        return _Best(scores, _rows_of(view, part, nodes), nodes, None, part.counts)
+    scores_by_part, rows_by_part, nodes_by_part = [], [], []
+    for part in parts:
+        used = np.arange(part.nodes.shape[1]) < part.counts[:, None]
+        nodes = np.where(used, part.nodes, 0)
+        scores_by_part.append(np.where(used, part.scores, np.float32(np.inf)))
+        rows_by_part.append(np.where(used, _rows_of(view, part, nodes), _NO_ROW))
+        nodes_by_part.append(nodes)
+    scores, rows = np.concatenate(scores_by_part, axis=1), np.concatenate(rows_by_part, axis=1)
+    nodes = np.concatenate(nodes_by_part, axis=1)
+    origins = np.repeat(np.arange(len(parts)), [part.nodes.shape[1] for part in parts])
+    order = np.lexsort((rows, scores), axis=-1)[:, :k]
+    rows = np.take_along_axis(rows, order, axis=1)
+    used = rows != _NO_ROW
+    return _Best(
+        np.take_along_axis(scores, order, axis=1)[used],
+        rows[used],
+        np.take_along_axis(nodes, order, axis=1)[used],
+        origins[order][used],
+        used.sum(axis=1),
+    )
+
+
+def _named(
+    store: Store, view: View, parts: Sequence[Found], best: _Best, wanted: Wanted
+) -> tuple[list[str], list[bytes] | None, npt.NDArray[np.float32] | None]:
+    """Ids, metadata and vectors of the hits, with at most one look into the store."""
+    with_metadata = wanted.metadata and view.counters.metadata_count > 0
+    fresh = parts[-1].content is None
+    if not (with_metadata or wanted.vectors or fresh):
+        return _segment_ids(parts, best), None, None
+    seq, rows = view.state.seq, best.rows.tolist()
+    with store.environment.read() as transaction:
+        vectors = store.rows.read_vectors(transaction, rows) if wanted.vectors else None
+        if with_metadata:
+            records = store.rows.read_records(transaction, rows, seq)
+            return [r.id for r in records], [r.metadata for r in records], vectors
+        ids = _segment_ids(parts, best)
+        if fresh:
+            at = np.flatnonzero(best.rows >= view.fresh.first_row).tolist()
+            late = store.rows.read_records(transaction, [rows[i] for i in at], seq)
+            for i, record in zip(at, late, strict=True):
+                ids[i] = record.id
+    return ids, None, vectors
+
+
+def _segment_ids(parts: Sequence[Found], best: _Best) -> list[str]:
+    """The ids of those hits that lie in segments; empty text for the others."""
+    if best.origins is None and parts[0].content is not None:
+        return parts[0].content.ids_of(best.nodes)
+    ids = [""] * len(best.nodes)
+    for number, part in enumerate(parts):
+        if part.content is not None and best.origins is not None:
+            at = np.flatnonzero(best.origins == number)
+            for i, name in zip(at.tolist(), part.content.ids_of(best.nodes[at]), strict=True):
+                ids[i] = name
+    return ids
+
+
+def _infos(view: View, parts: Sequence[Found], queries: int, wanted: Wanted) -> list[SearchInfo]:
+    walked = any(part.walked for part in parts)
+    scanned = any(not part.walked for part in parts) or not parts
+    plan = "graph+scan" if walked and scanned else "graph" if walked else "scan"
+    visited = [0] * queries
+    if parts:
+        visited = sum(part.visited for part in parts).tolist()  # type: ignore[union-attr]
+    verified = all(segment.verified for segment in view.segments)
+    live, seq, ef = view.live_count, view.state.seq, wanted.ef if walked else 0
+    return [SearchInfo(plan, not walked, ef, compared, live, seq, verified) for compared in visited]
+
+
+def _distances(scores: npt.NDArray[np.float32], metric: Metric) -> Any:
+    """Kernels score by squared distance or negated product; callers get what ``Metric`` says."""
+    if metric is Metric.EUCLIDEAN:
+        return np.sqrt(np.maximum(scores, np.float32(0)))
+    if metric is Metric.COSINE:
+        return np.maximum(scores + np.float32(1), np.float32(0))
+    return scores.copy()
