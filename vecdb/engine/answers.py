@@ -9,8 +9,7 @@ numpy calls cost more than the numbers in them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +24,7 @@ __all__ = ["Found", "Wanted", "answers"]
 _NO_ROW = np.int64(2**63 - 1)
 
 
-@dataclass
-class Found:
+class Found(NamedTuple):
     """What one part gave.
 
     Attributes:
@@ -44,8 +42,7 @@ class Found:
     content: RowArrays | None
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What the hits are to hold, and the effort that was used."""
 
     k: int
@@ -64,6 +61,10 @@ def answers(
         infos = _infos(view, parts, queries, wanted)
         return [Hits([], nothing, None, vectors, info) for info in infos]
     best = _merged(view, parts, wanted.k)
+    if queries == 1:
+        ids, raw, vectors = _named(store, view, parts, best, wanted)
+        distances = _distances(best.scores, store.config.metric)
+        return [Hits(ids, distances, raw, vectors, _infos(view, parts, 1, wanted)[0])]
     ends = np.cumsum(best.counts).tolist()
     starts = [0, *ends[:-1]]
     ids, raw, vectors = _named(store, view, parts, best, wanted)
@@ -80,12 +81,14 @@ def answers(
     ]
 
 
-@dataclass(frozen=True)
-class _Best:
-    """The hits of all queries, one query after the other: (m,) each; counts: (q,)."""
+class _Best(NamedTuple):
+    """The hits of all queries, one query after the other.
+
+    scores: float32 (m,). nodes: int64 (m,). origins: int64 (m,), which part; None if there is only
+    one. counts: int64 (q,).
+    """
 
     scores: npt.NDArray[np.float32]
-    rows: npt.NDArray[np.int64]
     nodes: npt.NDArray[np.int64]
     origins: npt.NDArray[np.int64] | None
     counts: npt.NDArray[np.int64]
@@ -102,12 +105,12 @@ def _merged(view: View, parts: Sequence[Found], k: int) -> _Best:
     """The k nearest of all parts by (score, row); within a part they are in that order already."""
     if len(parts) == 1:
         part = parts[0]
-        if int(part.counts.min()) == part.nodes.shape[1]:
+        if min(part.counts.tolist()) == part.nodes.shape[1]:
             scores, nodes = part.scores.ravel(), part.nodes.ravel()
         else:
             used = np.arange(part.nodes.shape[1]) < part.counts[:, None]
             scores, nodes = part.scores[used], part.nodes[used]
-        return _Best(scores, _rows_of(view, part, nodes), nodes, None, part.counts)
+        return _Best(scores, nodes, None, part.counts)
     scores_by_part, rows_by_part, nodes_by_part = [], [], []
     for part in parts:
         used = np.arange(part.nodes.shape[1]) < part.counts[:, None]
@@ -123,7 +126,6 @@ def _merged(view: View, parts: Sequence[Found], k: int) -> _Best:
     used = rows != _NO_ROW
     return _Best(
         np.take_along_axis(scores, order, axis=1)[used],
-        rows[used],
         np.take_along_axis(nodes, order, axis=1)[used],
         origins[order][used],
         used.sum(axis=1),
@@ -138,7 +140,7 @@ def _named(
     fresh = parts[-1].content is None
     if not (with_metadata or wanted.vectors or fresh):
         return _segment_ids(parts, best), None, None
-    seq, rows = view.state.seq, best.rows.tolist()
+    seq, rows = view.state.seq, _rows(view, parts, best)
     with store.environment.read() as transaction:
         vectors = store.rows.read_vectors(transaction, rows) if wanted.vectors else None
         if with_metadata:
@@ -146,11 +148,22 @@ def _named(
             return [r.id for r in records], [r.metadata for r in records], vectors
         ids = _segment_ids(parts, best)
         if fresh:
-            at = np.flatnonzero(best.rows >= view.fresh.first_row).tolist()
+            at = [i for i, row in enumerate(rows) if row >= view.fresh.first_row]
             late = store.rows.read_records(transaction, [rows[i] for i in at], seq)
             for i, record in zip(at, late, strict=True):
                 ids[i] = record.id
     return ids, None, vectors
+
+
+def _rows(view: View, parts: Sequence[Found], best: _Best) -> list[int]:
+    """The rows of the hits."""
+    if best.origins is None:
+        return list(_rows_of(view, parts[0], best.nodes).tolist())
+    rows = np.empty(len(best.nodes), np.int64)
+    for number, part in enumerate(parts):
+        at = np.flatnonzero(best.origins == number)
+        rows[at] = _rows_of(view, part, best.nodes[at])
+    return list(rows.tolist())
 
 
 def _segment_ids(parts: Sequence[Found], best: _Best) -> list[str]:
@@ -170,12 +183,14 @@ def _infos(view: View, parts: Sequence[Found], queries: int, wanted: Wanted) -> 
     walked = any(part.walked for part in parts)
     scanned = any(not part.walked for part in parts) or not parts
     plan = "graph+scan" if walked and scanned else "graph" if walked else "scan"
-    visited = [0] * queries
-    if parts:
-        visited = sum(part.visited for part in parts).tolist()  # type: ignore[union-attr]
-    verified = all(segment.verified for segment in view.segments)
+    visited = np.zeros(queries, np.int64)
+    for part in parts:
+        visited += part.visited
     live, seq, ef = view.live_count, view.state.seq, wanted.ef if walked else 0
-    return [SearchInfo(plan, not walked, ef, compared, live, seq, verified) for compared in visited]
+    return [
+        SearchInfo(plan, not walked, ef, compared, live, seq, view.verified)
+        for compared in visited.tolist()
+    ]
 
 
 def _distances(scores: npt.NDArray[np.float32], metric: Metric) -> Any:

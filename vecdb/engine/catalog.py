@@ -44,7 +44,8 @@ class Catalog:
             root / "catalog", _DATABASES, create=True, map_bytes=_MAP_BYTES
         )
         self._names = self._environment.database(b"names")
-        self._found: dict[str, tuple[bytes, tuple[str, CollectionConfig]]] = {}
+        # What was found since which commit; replaced as a whole, so that nothing old gets into it.
+        self._found: tuple[int, dict[str, tuple[str, CollectionConfig]]] = (-1, {})
         for folder in ("collections", "trash"):
             (root / folder).mkdir(exist_ok=True)
         fsync_folder(root / "catalog")
@@ -71,18 +72,20 @@ class Catalog:
         Raises:
             NotFoundError: there is none of that name.
         """
-        raw = self._environment.peek(b"names", name.encode())
-        # Every remote call comes through here: the same bytes need not be parsed again.
-        known = self._found.get(name)
-        if known is not None and known[0] == raw:
-            return known[1]
-        entry = None if raw is None else layout.unpack_json(name.encode(), raw, _WHAT)
-        if raw is None or entry is None or entry["state"] != "ready":
-            self._found.pop(name, None)
+        # Every remote call comes through here: what was found is found again until a commit.
+        commit = self._environment.last_commit()
+        found_at, found = self._found
+        if commit != found_at:
+            found = {}
+            self._found = (commit, found)
+        if name in found:
+            return found[name]
+        with self._environment.read() as transaction:
+            entry = self._entry(transaction, name)
+        if entry is None or entry["state"] != "ready":
             raise NotFoundError(f"there is no collection {name!r}", "NO_COLLECTION")
-        found: tuple[str, CollectionConfig] = (entry["id"], _config(entry))
-        self._found[name] = (raw, found)
-        return found
+        found[name] = (str(entry["id"]), _config(entry))
+        return found[name]
 
     def create(self, name: str, config: CollectionConfig) -> str:
         """Make a collection; on disk when this returns its id.

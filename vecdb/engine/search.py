@@ -20,9 +20,9 @@ from vecdb.engine.compiled import load_kernels
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.graph import Graph
 from vecdb.engine.kernel_pool import KernelPool
-from vecdb.engine.segment import RowArrays, padded_width
+from vecdb.engine.segment import padded_width
 from vecdb.engine.store import Store
-from vecdb.engine.view import NOTHING_DEAD, View, ViewKeeper, aligned_rows
+from vecdb.engine.view import Area, View, ViewKeeper
 from vecdb.errors import DataLossError, InvalidArgumentError
 from vecdb.types import CollectionConfig, Hits, Metric
 
@@ -57,6 +57,9 @@ class Searcher:
         self._store = store
         self._views = views
         self._pool = pool
+        kernels = load_kernels()
+        euclidean = store.config.metric is Metric.EUCLIDEAN
+        self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
 
     def run(self, request: SearchRequest, deadline: Deadline) -> list[Hits]:
         """One ``Hits`` a query.
@@ -71,8 +74,9 @@ class Searcher:
         ef = checks.check_effort(request.ef, k)
         if len(queries) == 0:
             return []
-        prepared = aligned_rows(len(queries), padded_width(config.dim))
-        load_kernels().prepare_rows(queries, prepared, config.metric is Metric.COSINE)
+        kernels = load_kernels()
+        prepared = np.empty((len(queries), padded_width(config.dim)), np.float32)
+        kernels.prepare_rows(queries, prepared, config.metric is Metric.COSINE)
         wanted = Wanted(k, ef, request.include_metadata, request.include_vectors)
         view = self._views.view()
         try:
@@ -85,13 +89,6 @@ class Searcher:
                 raise
             return self._answer(newer, prepared, wanted, request.exact, deadline)
 
-    @property
-    def _metric_code(self) -> int:
-        kernels = load_kernels()
-        euclidean = self._store.config.metric is Metric.EUCLIDEAN
-        code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
-        return code
-
     def _answer(
         self,
         view: View,
@@ -101,35 +98,26 @@ class Searcher:
         deadline: Deadline,
     ) -> list[Hits]:
         parts: list[Found] = []
-        for segment in view.segments:
-            if segment.live_count == 0:
-                continue
-            content = segment.content
-            area = _Area(content.vectors, len(content.rows), segment.dead, content)
-            if exact or segment.graph is None:
+        for area in view.areas:
+            if exact or area.graph is None:
                 parts.append(self._scan(area, queries, wanted.k, deadline))
                 continue
-            found = self._walk(area, segment.graph, queries, wanted, deadline)
-            expected = min(wanted.k, segment.live_count)
-            if int(found.counts.min()) < expected:
+            found = self._walk(area, area.graph, queries, wanted, deadline)
+            expected = min(wanted.k, area.live_count)
+            if min(found.counts.tolist()) < expected:
                 self._scan_where_short(found, area, queries, expected, deadline)
             parts.append(found)
-        fresh = view.fresh
-        if fresh.live_count:
-            dead = fresh.dead if fresh.dead_count else NOTHING_DEAD
-            area = _Area(fresh.buffer, fresh.count, dead, None)
-            parts.append(self._scan(area, queries, wanted.k, deadline))
         return answers(self._store, view, parts, len(queries), wanted)
 
     def _walk(
         self,
-        area: _Area,
+        area: Area,
         graph: Graph,
         queries: npt.NDArray[np.float32],
         wanted: Wanted,
         deadline: Deadline,
     ) -> Found:
-        found = area.nothing_yet(len(queries), wanted.k, walked=True)
+        found = _nothing_yet(area, len(queries), wanted.k, walked=True)
         k, metric = found.nodes.shape[1], self._metric_code
         walk_graph = load_kernels().walk
 
@@ -143,9 +131,9 @@ class Searcher:
         return found
 
     def _scan(
-        self, area: _Area, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
+        self, area: Area, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
     ) -> Found:
-        found = area.nothing_yet(len(queries), k, walked=False)
+        found = _nothing_yet(area, len(queries), k, walked=False)
         k, metric, kernels = found.nodes.shape[1], self._metric_code, load_kernels()
 
         def scan(_: Any, first: int, last: int) -> None:
@@ -166,44 +154,36 @@ class Searcher:
     def _scan_where_short(
         self,
         found: Found,
-        area: _Area,
+        area: Area,
         queries: npt.NDArray[np.float32],
         expected: int,
         deadline: Deadline,
     ) -> None:
         """Scan for those queries whose walk found fewer than there are."""
         short = np.flatnonzero(found.counts < expected)
-        again = aligned_rows(len(short), queries.shape[1])
-        again[:] = queries[short]
-        scanned = self._scan(area, again, found.nodes.shape[1], deadline)
+        scanned = self._scan(area, queries[short], found.nodes.shape[1], deadline)
         found.scores[short], found.nodes[short] = scanned.scores, scanned.nodes
         found.counts[short] = scanned.counts
         found.visited[short] += scanned.visited
 
 
-@dataclass(frozen=True)
-class _Area:
-    """Rows to search: vectors float32 (≥ count, width), bitmap of the dead, the segment's arrays."""
-
-    vectors: npt.NDArray[np.float32]
-    count: int
-    dead: npt.NDArray[np.uint8]
-    content: RowArrays | None
-
-    def nothing_yet(self, queries: int, k: int, *, walked: bool) -> Found:
-        """Room for the results of all queries."""
-        k = min(k, self.count)
-        return Found(
-            np.empty((queries, k), np.float32),
-            np.empty((queries, k), np.int64),
-            np.zeros(queries, np.int64),
-            np.zeros(queries, np.int64),
-            walked,
-            self.content,
-        )
+def _nothing_yet(area: Area, queries: int, k: int, *, walked: bool) -> Found:
+    """Room for the results of all queries."""
+    shape = (queries, min(k, area.count))
+    # Counts begin at 0, since a scan goes on from them.
+    return Found(
+        np.empty(shape, np.float32),
+        np.empty(shape, np.int64),
+        np.zeros(queries, np.int64),
+        np.zeros(queries, np.int64),
+        walked,
+        area.content,
+    )
 
 
 def _checked_queries(queries: Any, config: CollectionConfig) -> npt.NDArray[np.float32]:
+    if type(queries) is np.ndarray and queries.ndim == 1:
+        return checks.check_vectors(queries, config.dim, config.metric, "query")
     try:
         array = np.asarray(queries)
     except ValueError:

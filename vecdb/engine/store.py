@@ -108,11 +108,9 @@ class Store:
         return state
 
     def current_state(self) -> layout.State:
-        """Seq and generation, in a transaction of its own: about a microsecond."""
-        value = self.environment.peek(b"meta", _STATE)
-        if value is None:
-            raise DataLossError("the store has no state", "META_MISSING")
-        return layout.State.unpack(bytes(layout.open_value(_STATE, value, "meta")))
+        """Seq and generation, in a transaction of its own."""
+        with self.environment.read() as transaction:
+            return self.read_state(transaction)
 
     def read_counters(self, transaction: Any) -> layout.Counters:
         """The counters as committed."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from vecdb.engine.segment import (
 from vecdb.engine.store import Store
 from vecdb.types import Metric
 
-__all__ = ["NOTHING_DEAD", "FreshRows", "SegmentView", "View", "ViewKeeper", "aligned_rows"]
+__all__ = ["NOTHING_DEAD", "Area", "FreshRows", "SegmentView", "View", "ViewKeeper", "aligned_rows"]
 
 NOTHING_DEAD = np.zeros(0, np.uint8)
 _FRESH_ROWS_AT_FIRST = 1_024
@@ -175,6 +176,24 @@ class FreshRows:
 
 
 @dataclass(frozen=True)
+class Area:
+    """Rows that are searched in one go, as kernels want them.
+
+    Attributes:
+        vectors: float32 (at least count, width). dead: bitmap, empty if none is dead.
+        live_count: rows that may be returned.
+        content: the segment's arrays, None for the fresh rows. graph: None to be scanned.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    count: int
+    dead: npt.NDArray[np.uint8]
+    live_count: int
+    content: RowArrays | None
+    graph: Graph | None
+
+
+@dataclass(frozen=True)
 class View:
     """One committed state of a collection; see the module docstring."""
 
@@ -183,10 +202,29 @@ class View:
     segments: tuple[SegmentView, ...]
     fresh: FreshRows
 
-    @property
+    @cached_property
     def live_count(self) -> int:
         """Rows that a search can return."""
         return sum(s.live_count for s in self.segments) + self.fresh.live_count
+
+    @cached_property
+    def verified(self) -> bool:
+        """True if the checksums of all segments have been compared."""
+        return all(segment.verified for segment in self.segments)
+
+    @cached_property
+    def areas(self) -> tuple[Area, ...]:
+        """What a search goes through: segments with live rows, then the fresh rows if any live."""
+        areas = [
+            Area(s.content.vectors, len(s.content.rows), s.dead, s.live_count, s.content, s.graph)
+            for s in self.segments
+            if s.live_count
+        ]
+        fresh = self.fresh
+        if fresh.live_count:
+            dead = fresh.dead if fresh.dead_count else NOTHING_DEAD
+            areas.append(Area(fresh.buffer, fresh.count, dead, fresh.live_count, None, None))
+        return tuple(areas)
 
 
 class _SegmentGoneError(Exception):
@@ -206,25 +244,36 @@ class ViewKeeper:
         self._collection_id = collection_id
         self._width = padded_width(store.config.dim)
         self._unit = store.config.metric is Metric.COSINE
-        self._view: View | None = None
+        # The newest view, and the commit for which it was last found to be current. A view may be
+        # newer than that commit, never older.
+        self._known: tuple[int, View | None] = (-1, None)
         self._making = threading.Lock()
 
     def view(self) -> View:
         """A view of the state that is committed now, or of a newer one."""
+        commit = self._store.environment.last_commit()
+        known_commit, view = self._known
+        if view is not None and commit == known_commit:
+            return view
         state = self._store.current_state()
-        view = self._view
         if view is not None and _covers(view.state, state):
+            # Something else was committed; the next searches need not look again.
+            if self._making.acquire(blocking=False):
+                if self._known[1] is view:
+                    self._known = (commit, view)
+                self._making.release()
             return view
         with self._making:
-            view = self._view
+            _, view = self._known
             if view is None or not _covers(view.state, state):
-                view = self._view = self._next(view)
+                view = self._next(view)
+                self._known = (commit, view)
             return view
 
     def forget(self) -> None:
         """Let the kept view go, as when the collection is closed."""
         with self._making:
-            self._view = None
+            self._known = (-1, None)
 
     def _next(self, last: View | None) -> View:
         for attempt in range(20):

@@ -117,7 +117,7 @@ def _search_document(name: str, hits: Hits, chosen: list[int]) -> dict[str, Any]
             }
             for row in chosen
         ],
-        "info": dataclasses.asdict(hits.info),
+        "info": hits.info._asdict(),
     }
 
 
