@@ -105,9 +105,9 @@ def check_vectors(vectors: Any, dim: int, metric: Metric, what: str = "vectors")
         )
     # A float32 sum of squares that is within bounds proves at one pass that no component is NaN,
     # infinite or too large; only when it does not, the slow look finds out which.
-    if len(array) == 1 and 1e-30 < float(np.dot(array[0], array[0])) <= limits.SQUARED_NORM_MAX:
-        return array
     squares = np.einsum("ij,ij->i", array, array)
+    if len(array) == 1 and 1e-30 < float(squares[0]) <= limits.SQUARED_NORM_MAX:
+        return array
     fine = squares <= np.float32(limits.SQUARED_NORM_MAX)
     if metric is Metric.COSINE:
         fine &= squares > np.float32(1e-30)
