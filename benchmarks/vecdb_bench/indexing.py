@@ -109,4 +109,9 @@ def measure_indexing(rows: int = 400_000, rounds: int = 3, threads: int = 2) -> 
     print(f"  rows a second while loading over gRPC: {spread(loading)}")
     print(f"  search p50 meanwhile {spread(during)} ms, afterwards {spread(after)} ms")
     print(f"  recall@10 at ef 128 afterwards: {spread(recalls)}")
-    return {"figures": figures, "ratio": median(ratios), "during_ms": median(during)}
+    return {
+        "figures": figures,
+        "ratio": median(ratios),
+        "during_ms": median(during),
+        "recall": median(recalls),
+    }

@@ -50,16 +50,21 @@ def load_kernels(on_compile: Callable[[str], None] | None = None) -> Any:
 
 def _load(on_compile: Callable[[str], None] | None) -> Any:
     began = time.monotonic()
-    done = threading.Event()
+    done, ours = threading.Event(), threading.Event()
 
     def tell() -> None:
-        if not done.wait(_SLOW_S) and on_compile is not None:
-            on_compile("compiling the search kernels for this processor, once; about a minute")
+        if done.wait(_SLOW_S) or on_compile is None:
+            return
+        if ours.is_set():
+            on_compile("compiling the search kernels for this processor, once; up to a minute")
+        else:
+            on_compile("waiting for another process that is compiling the search kernels")
 
     teller = threading.Thread(target=tell, name="vecdb-compile-notice", daemon=True)
     teller.start()
     try:
         with _one_process_at_a_time():
+            ours.set()
             module = importlib.import_module(_MODULE)
     finally:
         done.set()

@@ -57,9 +57,9 @@ class KernelPool:
             return
         workers = min(self.threads, -(-count // slice_at_first))
         if workers <= 1 or self._executor is None:
-            self._drain(_Slices(count, slice_at_first), deadline, work)
+            self._drain(_Slices(count, slice_at_first, 1), deadline, work)
             return
-        slices = _Slices(count, slice_at_first)
+        slices = _Slices(count, slice_at_first, workers)
         helpers = [
             self._executor.submit(self._drain, slices, deadline, work) for _ in range(workers - 1)
         ]
@@ -91,16 +91,18 @@ class KernelPool:
 class _Slices:
     """Hands out pieces of [0, count), sized so that each takes about ``_SLICE_S``."""
 
-    def __init__(self, count: int, size: int) -> None:
+    def __init__(self, count: int, size: int, workers: int) -> None:
         self._lock = threading.Lock()
-        self._next, self._count, self._size = 0, count, size
+        self._next, self._count, self._size, self._workers = 0, count, size, workers
 
     def take(self) -> tuple[int, int] | None:
         with self._lock:
             if self._next >= self._count:
                 return None
+            # Towards the end the pieces get smaller, so that the threads finish together.
+            fair = (self._count - self._next) // (2 * self._workers)
             first = self._next
-            self._next = min(self._count, first + self._size)
+            self._next = min(self._count, first + max(1, min(self._size, fair)))
             return first, self._next
 
     def report(self, done: int, took_s: float) -> None:
