@@ -21,7 +21,9 @@ def test_query(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_batch() -> None:
     result = measure_batch(rows=2000, rounds=1, size=50)
-    assert min(result["figures"]["in_process"] + result["figures"]["over_grpc"]) > 0
+    for callers in ("callers_1", "callers_2"):
+        assert set(result[callers]["figures"]) == {"in_process", "over_grpc"}
+        assert result[callers]["ratio"] > 0
 
 
 def test_ingest() -> None:

@@ -16,7 +16,7 @@ import pytest
 import vecdb
 from tests.model import Model, index_now, indexer_of, seal_now
 from vecdb.engine import layout, publication, writer
-from vecdb.engine.segment import Segment, SegmentDamagedError, padded_width
+from vecdb.engine.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 
 RNG = np.random.default_rng(3)
 
@@ -233,7 +233,6 @@ def test_a_full_queue_refuses_and_writes_nothing(tmp_path: Path) -> None:
             try:
                 results.append(docs.upsert(names(500, 1000 * n), rows(500)))
             except vecdb.ResourceExhaustedError as error:
-                assert "1000" in str(error)
                 results.append(error)
 
         threads = [threading.Thread(target=write, args=(n,)) for n in range(10)]
@@ -242,6 +241,7 @@ def test_a_full_queue_refuses_and_writes_nothing(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         written = [r for r in results if isinstance(r, vecdb.Receipt)]
+        assert all("1000" in str(r) for r in results if r not in written)
         assert docs.count() == 500 * len(written) > 0
 
 
@@ -264,7 +264,8 @@ import numpy as np, vecdb
 with vecdb.open({str(folder)!r}, indexer=False) as database:
     docs = database.collection("docs")
     assert docs.get(["mine"]).ids == ["mine"]
-    docs.upsert([f"theirs-{{i}}" for i in range(5000)], np.eye(8, dtype=np.float32)[np.arange(5000) % 8])
+    vectors = np.eye(8, dtype=np.float32)[np.arange(5000) % 8]
+    docs.upsert([f"theirs-{{i}}" for i in range(5000)], vectors)
     docs.delete(["mine"])
     docs._opened.seal(1)
 """
@@ -322,7 +323,7 @@ def test_folders_that_are_not_ours_are_refused(tmp_path: Path) -> None:
         vecdb.open(tmp_path / "other" / "thesis.tex")
     vecdb.open(tmp_path / "data", indexer=False).close()
     (tmp_path / "data" / "FORMAT").write_text("vecdb 2\n")
-    with pytest.raises(vecdb.FailedPreconditionError, match="format 2.*up to 1"):
+    with pytest.raises(vecdb.FailedPreconditionError, match=r"format 2.*up to 1"):
         vecdb.open(tmp_path / "data")
     (tmp_path / "data" / "FORMAT").write_text("sqlite\n")
     with pytest.raises(vecdb.FailedPreconditionError, match="sqlite"):
@@ -330,7 +331,7 @@ def test_folders_that_are_not_ours_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_half_made_and_a_half_dropped_collection(tmp_path: Path) -> None:
-    """What a process that died in between leaves behind is undone or finished at the next opening."""
+    """What a process that died in between leaves is undone or finished at the next opening."""
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         database.create_collection("kept", 8)
         catalog = database._catalog
@@ -375,13 +376,16 @@ def test_a_changed_value_in_the_store_is_data_loss(database: Any, name: str) -> 
                     return
 
     environment.transact(damage)
-    with pytest.raises(vecdb.DataLossError):
+
+    def read_everything() -> None:
         docs.get(["row-0"])
-        docs.search(rows(1)[0], exact=True)
         docs._opened.views.forget()
         docs.search(rows(1)[0], exact=True)
         with environment.read() as transaction:
             docs._opened.store.rows.read_log(transaction, 0, 2)
+
+    with pytest.raises(vecdb.DataLossError):
+        read_everything()
 
 
 def test_what_is_packed_unpacks() -> None:
@@ -423,6 +427,23 @@ def test_many_deaths_are_unpacked_at_once() -> None:
     values[1] = values[1][:-1] + b"\0"
     with pytest.raises(vecdb.DataLossError):
         layout.unpack_u64_table(b"".join(keys), b"".join(values), "death")
+
+
+@pytest.mark.parametrize("letters", ["abc", "aé", "漢字x"])
+def test_ids_of_many_nodes_are_those_of_each(letters: str) -> None:
+    ids = [letters[: 1 + i % len(letters)] * (i % 4) + str(i) for i in range(300)]
+    encoded = [name.encode() for name in ids]
+    offsets = np.concatenate([[0], np.cumsum([len(e) for e in encoded])])
+    content = RowArrays(
+        np.zeros((300, 16), np.float32),
+        np.arange(300),
+        offsets,
+        np.frombuffer(b"".join(encoded), np.uint8),
+    )
+    nodes = np.random.default_rng(0).integers(0, 300, 500)
+    assert content.ids_of(nodes) == [ids[n] for n in nodes]
+    assert content.ids_of(nodes[:5]) == [ids[n] for n in nodes[:5]]
+    assert content.ids_of(nodes[:0]) == []
 
 
 def test_blocks_stay_within_their_size() -> None:

@@ -35,7 +35,7 @@ class CollectionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        # Thousands of commits: in memory where there is such a place, as durability is not the point.
+        # Thousands of commits: in memory if there is such a place, as durability is not the point.
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.folder = Path(tempfile.mkdtemp(prefix="vecdb-machine-", dir=memory))
         self.model = Model(DIM, self.metric)

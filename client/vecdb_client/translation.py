@@ -164,10 +164,15 @@ def hits_of(
     infos, visited = response.infos, response.visited
     if query_count == 1:
         return [Hits(ids, distances, metadata or None, vectors, _info_of(infos[0], visited[0]))]
-    shared = len(infos) == 1
+    if len(infos) == 1:
+        # Reading a field of a message costs as much as all else here: each is read once.
+        shared = _info_of(infos[0], 0)
+        receipts = [SearchInfo(*shared[:3], compared, *shared[4:]) for compared in list(visited)]
+    else:
+        receipts = [_info_of(info, compared) for info, compared in zip(infos, visited, strict=True)]
     answers = []
     first = 0
-    for query, count in enumerate(response.counts):
+    for count, receipt in zip(list(response.counts), receipts, strict=True):
         end = first + count
         answers.append(
             Hits(
@@ -175,7 +180,7 @@ def hits_of(
                 distances[first:end],
                 metadata[first:end] if metadata else None,
                 None if vectors is None else vectors[first:end],
-                _info_of(infos[0 if shared else query], visited[query]),
+                receipt,
             )
         )
         first = end

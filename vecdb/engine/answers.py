@@ -65,20 +65,24 @@ def answers(
         ids, raw, vectors = _named(store, view, parts, best, wanted)
         distances = _distances(best.scores, store.config.metric)
         return [Hits(ids, distances, raw, vectors, _infos(view, parts, 1, wanted)[0])]
-    ends = np.cumsum(best.counts).tolist()
-    starts = [0, *ends[:-1]]
     ids, raw, vectors = _named(store, view, parts, best, wanted)
     distances = _distances(best.scores, store.config.metric)
-    return [
-        Hits(
-            ids[start:end],
-            distances[start:end],
-            None if raw is None else raw[start:end],
-            None if vectors is None else vectors[start:end],
-            info,
+    hits = []
+    start = 0
+    infos = _infos(view, parts, queries, wanted)
+    for count, info in zip(best.counts.tolist(), infos, strict=True):
+        end = start + count
+        hits.append(
+            Hits(
+                ids[start:end],
+                distances[start:end],
+                None if raw is None else raw[start:end],
+                None if vectors is None else vectors[start:end],
+                info,
+            )
         )
-        for start, end, info in zip(starts, ends, _infos(view, parts, queries, wanted), strict=True)
-    ]
+        start = end
+    return hits
 
 
 class _Best(NamedTuple):

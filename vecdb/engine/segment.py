@@ -24,6 +24,7 @@ import shutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +47,8 @@ __all__ = [
 
 MANIFEST_FORMAT: Final = 1
 ALIGNMENT_FLOATS: Final = 16
+
+_GATHERED_IDS_MIN: Final = 64
 
 FLAT_ARRAYS: Final = ("vectors", "rows", "id_offsets", "id_bytes")
 GRAPH_ARRAYS: Final = ("links", "upper_offsets", "upper_links")
@@ -85,9 +88,22 @@ class RowArrays:
 
     def ids_of(self, nodes: npt.NDArray[np.int64]) -> list[str]:
         """The ids of nodes."""
-        starts, ends = self.id_offsets[nodes].tolist(), self.id_offsets[nodes + 1].tolist()
-        text = memoryview(self.id_bytes)  # type: ignore[arg-type]
-        return [str(text[s:e], "utf-8") for s, e in zip(starts, ends, strict=True)]
+        starts, ends = self.id_offsets[nodes], self.id_offsets[nodes + 1]
+        if len(nodes) < _GATHERED_IDS_MIN:
+            text = memoryview(self.id_bytes)  # type: ignore[arg-type]
+            pairs = zip(starts.tolist(), ends.tolist(), strict=True)
+            return [str(text[start:end], "utf-8") for start, end in pairs]
+        # Many at once: their bytes laid end to end are decoded in one go, then cut. If some are
+        # not ASCII, characters and bytes do not go together, and the bytes are cut first.
+        lengths = ends - starts
+        cuts = np.cumsum(lengths)
+        source = np.arange(cuts[-1]) + np.repeat(starts - (cuts - lengths), lengths)
+        laid = self.id_bytes[source].tobytes()
+        cut_at = [0, *cuts.tolist()]
+        if laid.isascii():
+            whole = laid.decode()
+            return [whole[start:end] for start, end in pairwise(cut_at)]
+        return [laid[start:end].decode() for start, end in pairwise(cut_at)]
 
     def without(self, dead: npt.NDArray[np.int64]) -> RowArrays:
         """Those whose row is not in ``dead`` (ascending); itself if there is none."""
