@@ -295,7 +295,11 @@ def public(cls: type) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("engine", "client", "engine_only"),
     [
-        (Database, Client, {"check_usable", "submit", "indexer_status", "optimize"}),
+        (
+            Database,
+            Client,
+            {"check_usable", "submit", "indexer_status", "optimize", "wake_indexer"},
+        ),
         (EngineCollection, ClientCollection, {"upsert_raw", "run_search", "run_optimize"}),
     ],
 )

@@ -26,7 +26,6 @@ import vecdb_client
 from tests.serving import ServerProcess, running_server
 from vecdb import limits
 from vecdb.engine.collection import Collection as EngineCollection
-from vecdb.engine.database import Database
 from vecdb.types import IngestProgress
 from vecdb_client import Client, translation
 from vecdb_proto import vecdb_pb2 as wire
@@ -70,29 +69,6 @@ def free_port() -> int:
 
 def public(kind: type) -> dict[str, Any]:
     return {name: value for name, value in vars(kind).items() if not name.startswith("_")}
-
-
-@pytest.mark.parametrize(
-    ("ours", "embedded", "embedded_only"),
-    [
-        (vecdb_client.Client, Database, {"open", "submit", "optimize", "indexer_status",
-                                         "check_usable"}),
-        (vecdb_client.Collection, EngineCollection, {"upsert_raw", "run_search"}),
-    ],
-)  # fmt: skip
-def test_names_arguments_and_defaults_are_the_embedded_ones(
-    ours: type, embedded: type, embedded_only: set[str]
-) -> None:
-    for name, member in public(ours).items():
-        other = vars(embedded)[name]
-        assert type(member) is type(other), name
-        if callable(member):
-            here, there = inspect.signature(member), inspect.signature(other)
-            assert [(p.name, p.kind, p.default) for p in here.parameters.values()] == [
-                (p.name, p.kind, p.default) for p in there.parameters.values()
-            ], name
-    # What the engine has beside these is for the server and is no part of the surface.
-    assert set(public(embedded)) - set(public(ours)) <= embedded_only
 
 
 def test_everything_public_is_annotated_and_explained() -> None:

@@ -86,11 +86,11 @@ def test_a_killed_server_keeps_every_acknowledged_batch(tmp_path: Path) -> None:
     with vecdb.open(folder, indexer=False) as database:
         database.create_collection("docs", DIM)
     for round_number in range(KILLS):
-        with ServerProcess(folder) as server:
+        # A small seal_bytes, so that sealing and graph building are under way when it dies.
+        with ServerProcess(folder, seal_bytes=128 * 1024) as server:
             loads = [Load(server.address, w, ledger[w][1]) for w in range(WRITERS)]
             for load in loads:
                 load.start()
-            # From early to late in a load, so that sealing and building are hit too.
             wanted = 4 * (round_number + 1) ** 2
             deadline = time.monotonic() + 60
             while sum(len(load.acknowledged) for load in loads) < wanted:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,10 @@ def test_an_indexer_whose_folder_was_deleted_ends(database: Any) -> None:
     seal_now(docs)
     indexer = indexer_of(docs)
     indexer._views.view()
-    for entry in docs._opened.folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
+    shutil.rmtree(docs._opened.folder)
     with pytest.raises(FileNotFoundError):
         indexer.run(urgent=True)
-    assert not (docs._opened.folder / "segments").exists()
+    assert not docs._opened.folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -142,27 +141,163 @@ def test_a_foreign_segment_is_refused(database: Any) -> None:
         Segment(folder, number, "0123456789abcdef", entries_of(docs)[number])
 
 
-def test_extending_keeps_rows_in_order_on_both_sides(database: Any) -> None:
-    """A graph in the middle is extended to the left and to the right; nodes ascend with rows."""
+def test_merging_keeps_rows_in_order_whatever_is_a_graph_already(database: Any) -> None:
+    """A graph in the middle, flat segments on both sides, equal vectors in all of them."""
     model = Model(8, "euclidean")
     docs = database.create_collection("docs", 8, "euclidean")
+    twin = rows(1)
     for part, size in enumerate((40, 400, 60)):
         vectors = rows(size)
+        vectors[:5] = twin
         docs.upsert(names(size, 1000 * part), vectors)
         model.upsert(names(size, 1000 * part), vectors, None)
         seal_now(docs)
     middle = sorted(entries_of(docs).items(), key=lambda item: item[1]["first_row"])[1]
     indexer = indexer_of(docs)
     view = indexer._views.view()
-    indexer._merge([s for s in view.segments if s.number == middle[0]])
-    assert [s.kind for s in docs.stats().segments][:2] == ["flat", "graph"]
+    indexer._rows_max = 400
+    assert indexer._merge([s for s in view.segments if s.number == middle[0]])
+    assert [s.kind for s in docs.stats().segments] == ["flat", "graph", "flat"]
+    for _ in range(2):  # The second time everything is extended again.
+        index_now(docs)
+        (segment,) = docs._opened.views.view().segments
+        assert (np.diff(segment.content.rows) > 0).all()
+        queries = np.concatenate([rows(20), twin])
+        for query, hits in zip(queries, docs.search(queries, k=15, ef=200), strict=True):
+            model.check_hits(hits, query, 15, exact=True)
+        more = rows(30)
+        docs.upsert(names(30, 5000), more)
+        model.upsert(names(30, 5000), more, None)
+        seal_now(docs)
+
+
+def test_work_under_the_two_locks_keeps_apart(database: Any) -> None:
+    docs = database.create_collection("docs", 8)
+    docs.upsert(names(100), rows(100))
+    store = docs._opened.store
+    taken = publication.claim(store, publication.GRAPH_LOCK, 0, 50)
+    assert taken is not None
+    assert publication.claim(store, publication.SEAL_LOCK, 40, 60) is None
+    joining = publication.claim(store, publication.SEAL_LOCK, 50, 80)
+    assert joining is not None
+    assert publication.widen(store, taken, 60) is None
+    assert publication.claim(store, publication.GRAPH_LOCK, 70, 90) is None
+
+
+def test_a_join_never_copies_bytes_that_have_changed(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = database.create_collection("docs", 8)
+        vectors = rows(300)
+        for i in range(12):
+            docs.upsert(names(20, 20 * i), vectors[20 * i : 20 * i + 20])
+            seal_now(docs)
+        folder = docs._opened.folder / "segments"
+        for entry in folder.iterdir():
+            path = entry / "vectors.npy"
+            raw = bytearray(path.read_bytes())
+            raw[-40] ^= 0x40
+            path.write_bytes(raw)
+        for i in range(12, 15):
+            docs.upsert(names(20, 20 * i), vectors[20 * i : 20 * i + 20])
+            seal_now(docs)
+        for hits in docs._opened.views.view().segments:
+            if hits.segment is not None and hits.number > 12:
+                hits.segment.verify()
+        joined = [s for s in docs.stats().segments if s.rows > 20]
+        assert joined == []  # Nothing was made of damaged rows.
+
+
+def test_drafts_of_a_killed_indexer_are_removed(database: Any) -> None:
+    docs = database.create_collection("docs", 8)
+    docs.upsert(names(50), rows(50))
+    seal_now(docs)
+    draft = docs._opened.folder / "graph-abc.hnsw"
+    draft.write_bytes(b"half a graph")
     index_now(docs)
-    (segment,) = docs._opened.views.view().segments
-    assert (np.diff(segment.content.rows) > 0).all()
-    assert len(docs.stats().segments) == 1
-    queries = rows(20)
-    for query, hits in zip(queries, docs.search(queries, k=10, ef=200), strict=True):
-        model.check_hits(hits, query, 10, exact=True)
+    assert not draft.exists()
+
+
+def test_every_acknowledged_write_is_seen_at_once(tmp_path: Path) -> None:
+    """Writers and readers side by side, commits going to a real disk: no search is behind."""
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = database.create_collection("docs", 8)
+        docs.upsert(["first"], rows(1))
+        behind: list[tuple[int, int]] = []
+        stopping = threading.Event()
+
+        def read() -> None:
+            while not stopping.is_set():
+                docs.search(rows(1)[0], k=1)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        query = rows(1)[0]
+        for i in range(300):
+            receipt = docs.upsert([f"row-{i % 7}"], rows(1))
+            seen = docs.search(query, k=1).info.seq
+            if seen < receipt.seq:
+                behind.append((receipt.seq, seen))
+        stopping.set()
+        reader.join()
+        assert behind == []
+
+
+def test_what_fails_after_a_commit_does_not_end_the_writer(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = database.create_collection("docs", 8)
+
+    def failing(opened: Any) -> None:
+        raise vecdb.NotFoundError("planted")
+
+    monkeypatch.setattr(database, "_after_commit", failing)
+    for i in range(3):
+        docs.upsert([f"row-{i}"], rows(1))
+    assert docs.count() == 3
+
+
+def test_one_bad_collection_keeps_no_other_from_its_graphs(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path / "data") as database:
+        bad, good = (database.create_collection(name, 8) for name in ("bad", "good"))
+        for docs in (bad, good):
+            docs.upsert(names(100), rows(100))
+        environment = bad._opened.store.environment
+
+        def damage(transaction: Any) -> None:
+            with transaction.cursor(environment.database(b"segments")) as cursor:
+                cursor.put(layout.row_key(99), b"not what it should be")
+
+        seal_now(bad)
+        environment.transact(damage)
+        database.wake_indexer(bad._opened.id)
+        assert good.optimize(timeout_s=60).unindexed_rows == 0
+        deadline = time.monotonic() + 30
+        while "checksum" not in database.indexer_status(bad._opened.id):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert database.indexer_status(good._opened.id) == "idle"
+
+
+def test_segments_may_be_deleted_at_any_time(tmp_path: Path) -> None:
+    """All of them at once, between two openings: everything is there, and graphs are built anew."""
+    model = Model(8, "cosine")
+    vectors = rows(300)
+    model.upsert(names(300), vectors, None)
+    with vecdb.open(tmp_path / "data") as database:
+        docs = database.create_collection("docs", 8)
+        docs.upsert(names(300), vectors)
+        docs.optimize(timeout_s=60)
+        folder = docs._opened.folder / "segments"
+    shutil.rmtree(folder)
+    with vecdb.open(tmp_path / "data") as database:
+        docs = database.collection("docs")
+        query = rows(1)[0]
+        model.check_hits(docs.search(query, k=10), query, 10, exact=True)
+        deadline = time.monotonic() + 60
+        while docs.stats().unindexed_rows:
+            assert time.monotonic() < deadline, docs.stats()
+            time.sleep(0.05)
+        model.check_hits(docs.search(query, k=10), query, 10, exact=True)
 
 
 def test_at_most_sixteen_segments_without_an_indexer(tmp_path: Path) -> None:

@@ -85,9 +85,12 @@ def check_vectors(vectors: Any, dim: int, metric: Metric, what: str = "vectors")
         if isinstance(vectors, np.ndarray) and vectors.dtype == np.float32:
             array = np.ascontiguousarray(vectors)
         else:
+            given = np.asarray(vectors)
+            if given.dtype.kind not in "biufO":
+                raise TypeError(given.dtype)
             with np.errstate(over="ignore"):
-                array = np.ascontiguousarray(vectors, dtype=np.float32)
-    except (TypeError, ValueError):
+                array = np.ascontiguousarray(given, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
         raise InvalidArgumentError(
             f"{what} must be float32 of shape (n, {dim}), got {_shown(type(vectors).__name__)} "
             "that does not convert",
@@ -188,6 +191,12 @@ def _id_text(value: Any) -> str:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        if abs(int(value)) >= 10**limits.ID_BYTES.maximum:
+            raise InvalidArgumentError(
+                f"{limits.ID_BYTES.name} must be at most {limits.ID_BYTES.maximum}, "
+                "got an integer with more digits",
+                "BAD_ID",
+            )
         return str(int(value))
     raise InvalidArgumentError(
         f"an id must be a str or an integer, got {type(value).__name__}", "BAD_ID"
@@ -241,7 +250,7 @@ def check_raw_metadata(raw: Sequence[bytes], count: int) -> list[bytes] | None:
             continue
         _check_metadata_size(text, row)
         try:
-            entry = json.loads(text, parse_constant=_refuse_constant)
+            entry = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise InvalidArgumentError(
                 f"metadata: row {row} is not JSON: {error}", "BAD_METADATA"

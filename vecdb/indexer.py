@@ -60,30 +60,43 @@ class _Worker:
             os._exit(0)
 
     def run(self) -> None:
-        while True:
+        while not self._orphaned.is_set():
             try:
                 line = self._lines.get(timeout=_PAUSE_S if self._leftover else None)
             except queue.Empty:
+                # Writing pauses: what did not pay before is done now.
                 collection_id = self._leftover.pop()
                 self._work(collection_id, urgent=True)
+                _say({"event": "rested", "left": len(self._leftover)})
                 continue
             if line is None:
                 return
             word, _, collection_id = line.partition(" ")
             self._work(collection_id, urgent=word == "optimize")
-            _say({"event": "done", "collection": collection_id})
+            _say({"event": "done", "left": len(self._leftover)})
 
     def _work(self, collection_id: str, *, urgent: bool) -> None:
+        """One collection; whatever fails there is told and keeps no other from its turn."""
         folder = self._root / "collections" / collection_id
+        self._leftover.discard(collection_id)
         try:
-            environment = Environment(
-                folder / "store",
-                layout.DATABASES,
-                create=False,
-                map_bytes=self._arguments.map_bytes,
-            )
-        except NotFoundError:
-            return
+            if self._index(folder, collection_id, urgent=urgent):
+                self._leftover.add(collection_id)
+        except Exception as error:
+            # A dropped collection's folder is moved away under us: that is no failure.
+            if not isinstance(error, NotFoundError) and (folder / "store" / "data.mdb").is_file():
+                detail = f"{type(error).__name__}: {error}"
+                _say({"event": "failed", "collection": collection_id, "detail": detail})
+                return
+        _say({"event": "worked", "collection": collection_id})
+
+    def _index(self, folder: Path, collection_id: str, *, urgent: bool) -> bool:
+        environment = Environment(
+            folder / "store",
+            layout.DATABASES,
+            create=False,
+            map_bytes=self._arguments.map_bytes,
+        )
         try:
             store = Store(environment, collection_id)
             size = graph_row_bytes(store.config.dim, store.config.M)
@@ -94,14 +107,9 @@ class _Worker:
                 threads=self._arguments.threads,
                 rows_max=max(1, self._arguments.segment_bytes_max // size),
                 report=lambda event: _say({**event, "collection": collection_id}),
-                should_stop=lambda: False,
+                should_stop=self._orphaned.is_set,
             )
-            if indexer.run(urgent=urgent):
-                self._leftover.add(collection_id)
-            else:
-                self._leftover.discard(collection_id)
-        except NotFoundError:
-            self._leftover.discard(collection_id)  # Dropped meanwhile.
+            return indexer.run(urgent=urgent)
         finally:
             environment.close()
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["glove", "in_turns", "machine", "median", "served", "spread", "uuids"]
+__all__ = ["glove", "in_turns", "machine", "median", "recall", "served", "spread", "uuids"]
 
 _READY = re.compile(r" ready address=(\S+)")
 
@@ -56,6 +56,14 @@ def median(values: list[float]) -> float:
 def spread(values: list[float]) -> str:
     """Median and range, for people."""
     return f"{median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+def recall(found: list[Any], exact: list[Any]) -> float:
+    """Mean share of hits no farther than the last one of the exact search, so that ties count."""
+    shares = [
+        (h.distances <= t.distances[-1] + 1e-6).mean() for h, t in zip(found, exact, strict=True)
+    ]
+    return float(np.mean(shares))
 
 
 def in_turns(rounds: int, **runs: Callable[[], float]) -> dict[str, list[float]]:

@@ -17,7 +17,7 @@ import hnswlib
 import numpy as np
 
 import vecdb
-from vecdb_bench.common import glove, in_turns, median, served, spread
+from vecdb_bench.common import glove, in_turns, median, recall, served, spread
 
 __all__ = ["measure_indexing"]
 
@@ -43,24 +43,18 @@ class _Searches(threading.Thread):
                 self.took_ms.append(1e3 * (time.perf_counter() - began))
 
 
-def measure_indexing(rows: int = 400_000, rounds: int = 3, threads: int = 2) -> dict[str, Any]:
-    """Seconds until one graph, hnswlib alone and ours over gRPC, taken in turns."""
-    base, queries = glove(rows)
-    unit = base / np.linalg.norm(base, axis=1, keepdims=True)
-    names = [str(i) for i in range(rows)]
-    during: list[float] = []
-    after: list[float] = []
-    loading: list[float] = []
-    recalls: list[float] = []
+class _Run:
+    """What one load showed beside its time."""
 
-    def alone() -> float:
-        began = time.perf_counter()
-        index = hnswlib.Index("ip", base.shape[1])
-        index.init_index(rows, M=16, ef_construction=128)
-        index.add_items(unit, np.arange(rows), num_threads=threads)
-        return time.perf_counter() - began
+    def __init__(self) -> None:
+        self.loading: list[float] = []
+        self.during_ms: list[float] = []
+        self.after_ms: list[float] = []
+        self.recalls: list[float] = []
 
-    def ours() -> float:
+    def load(self, base: Any, queries: Any) -> float:
+        """Seconds from the first upsert until all rows are in one graph, over gRPC."""
+        names = [str(i) for i in range(len(base))]
         with (
             tempfile.TemporaryDirectory() as place,
             served(Path(place) / "data") as address,
@@ -71,34 +65,41 @@ def measure_indexing(rows: int = 400_000, rounds: int = 3, threads: int = 2) -> 
             searches.start()
             began = time.perf_counter()
             words.upsert_many(names, base)
-            loading.append(rows / (time.perf_counter() - began))
+            self.loading.append(len(base) / (time.perf_counter() - began))
             stats = words.optimize()
-            took = time.perf_counter() - began
-            assert [(s.kind, s.rows) for s in stats.segments] == [("graph", rows)]
+            took_s = time.perf_counter() - began
             searches.stopping.set()
             searches.join()
-            during.append(median(searches.took_ms))
-            quiet = []
-            for query in queries[:200]:
-                began = time.perf_counter()
-                words.search(query, k=10)
-                quiet.append(1e3 * (time.perf_counter() - began))
-            after.append(median(quiet))
-            exact = words.search(queries, k=10, exact=True)
-            found = words.search(queries, k=10)
-            recalls.append(
-                float(
-                    np.mean(
-                        [
-                            (h.distances <= t.distances[-1] + 1e-6).mean()
-                            for h, t in zip(found, exact, strict=True)
-                        ]
-                    )
-                )
-            )
-        return took
+            assert [(s.kind, s.rows) for s in stats.segments] == [("graph", len(base))]
+            self.during_ms.append(median(searches.took_ms))
+            self._look(words, queries)
+        return took_s
 
-    figures = in_turns(rounds, hnswlib_alone=alone, until_indexed=ours)
+    def _look(self, words: Any, queries: Any) -> None:
+        quiet = []
+        for query in queries[:200]:
+            began = time.perf_counter()
+            words.search(query, k=10)
+            quiet.append(1e3 * (time.perf_counter() - began))
+        self.after_ms.append(median(quiet))
+        exact, found = words.search(queries, k=10, exact=True), words.search(queries, k=10)
+        self.recalls.append(recall(found, exact))
+
+
+def measure_indexing(rows: int = 400_000, rounds: int = 3, threads: int = 2) -> dict[str, Any]:
+    """Seconds until one graph, hnswlib alone and ours over gRPC, taken in turns."""
+    base, queries = glove(rows)
+    unit = base / np.linalg.norm(base, axis=1, keepdims=True)
+    run = _Run()
+
+    def alone() -> float:
+        began = time.perf_counter()
+        index = hnswlib.Index("ip", base.shape[1])
+        index.init_index(rows, M=16, ef_construction=128)
+        index.add_items(unit, np.arange(rows), num_threads=threads)
+        return time.perf_counter() - began
+
+    figures = in_turns(rounds, hnswlib_alone=alone, until_indexed=lambda: run.load(base, queries))
     ratios = [
         o / a for o, a in zip(figures["until_indexed"], figures["hnswlib_alone"], strict=True)
     ]
@@ -106,12 +107,12 @@ def measure_indexing(rows: int = 400_000, rounds: int = 3, threads: int = 2) -> 
     for name, values in figures.items():
         print(f"  {name:14s} {spread(values)}")
     print(f"  until indexed / hnswlib alone: {spread(ratios)} (bound: 1.3)")
-    print(f"  rows a second while loading over gRPC: {spread(loading)}")
-    print(f"  search p50 meanwhile {spread(during)} ms, afterwards {spread(after)} ms")
-    print(f"  recall@10 at ef 128 afterwards: {spread(recalls)}")
+    print(f"  rows a second while loading over gRPC: {spread(run.loading)}")
+    print(f"  search p50 meanwhile {spread(run.during_ms)} ms, after {spread(run.after_ms)} ms")
+    print(f"  recall@10 at ef 128 afterwards: {spread(run.recalls)}")
     return {
         "figures": figures,
         "ratio": median(ratios),
-        "during_ms": median(during),
-        "recall": median(recalls),
+        "during_ms": median(run.during_ms),
+        "recall": median(run.recalls),
     }

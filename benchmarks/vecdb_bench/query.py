@@ -19,7 +19,7 @@ import grpc
 import numpy as np
 
 import vecdb
-from vecdb_bench.common import echoing, glove, in_turns, median, served, spread
+from vecdb_bench.common import echoing, glove, in_turns, median, recall, served, spread
 from vecdb_bench.echo import METHOD
 
 __all__ = ["measure_batch", "measure_query"]
@@ -82,16 +82,8 @@ def measure_query(rows: int = 400_000, rounds: int = 7, count: int = 1000) -> di
             ]
             tight = {name: [turn[name] for turn in loops] for name in calls}
             exact = here.search(queries, k=10, exact=True)
-            found = here.search(queries, k=10)
-    recall = float(
-        np.mean(
-            [
-                (h.distances <= t.distances[-1] + 1e-6).mean()
-                for h, t in zip(found, exact, strict=True)
-            ]
-        )
-    )
-    print(f"one query, k 10, ef 128, {rows} x 50 GloVe, cosine; recall@10 {recall:.4f}; p50 in µs")
+            share = recall(here.search(queries, k=10), exact)
+    print(f"one query, k 10, ef 128, {rows} x 50 GloVe, cosine; recall@10 {share:.4f}; p50 in µs")
     overheads = {}
     for rhythm, kind in (("one after the other", figures), ("each in a tight loop", tight)):
         print(f"  {rhythm}:")
@@ -103,7 +95,7 @@ def measure_query(rows: int = 400_000, rounds: int = 7, count: int = 1000) -> di
         ]
         overheads[rhythm] = median(over)
         print(f"    server and client add {spread(over)} µs (bound: 100)")
-    return {"figures": figures, "tight": tight, "overheads_us": overheads, "recall": recall}
+    return {"figures": figures, "tight": tight, "overheads_us": overheads, "recall": share}
 
 
 def measure_batch(rows: int = 400_000, rounds: int = 7, size: int = 100) -> dict[str, Any]:

@@ -6,7 +6,7 @@ the transport, of which it needs two questions (``Call``). ``transport`` puts gR
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import vecdb
 from vecdb.engine.deadline import Deadline
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from vecdb.engine.database import Database
 
 __all__ = ["Call", "Service"]
-
-_OPTIMIZE_SLICE_S: Final = 1.0
-"""How often a long Optimize looks whether its caller has gone or the server drains."""
 
 
 class Call(Protocol):
@@ -153,18 +150,16 @@ class Service:
         )
 
     def optimize(self, request: wire.OptimizeRequest, call: Call) -> wire.OptimizeResponse:
-        """Waits for the end state in slices: the work goes on between them, and what ends the wait
-        (the caller's leaving, a drain) is noticed within one."""
+        """Waits for the end state; the caller's leaving and a drain end the wait, not the work."""
         collection = self._collection(request)
-        while True:
-            self.check_ready()
-            left = _check_still_wanted(call)
-            slice_s = _OPTIMIZE_SLICE_S if left is None else min(left, _OPTIMIZE_SLICE_S)
-            try:
-                stats = collection.optimize(timeout_s=slice_s)
-            except DeadlineExceededError:
-                continue
-            return wire.OptimizeResponse(stats=translation.stats_message(stats))
+        left_s = _check_still_wanted(call)
+        gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
+        try:
+            stats = collection.run_optimize(gone)
+        except CancelledError:
+            self.check_ready()  # If it was a drain, that is what the caller is told.
+            raise
+        return wire.OptimizeResponse(stats=translation.stats_message(stats))
 
     def _collection(self, request: Any, *reserved: str) -> Any:
         """The collection that has the name now."""

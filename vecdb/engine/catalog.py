@@ -73,15 +73,15 @@ class Catalog:
             NotFoundError: there is none of that name.
         """
         # Every remote call comes through here: what was found is found again until a commit.
-        commit = self._environment.last_commit()
         found_at, found = self._found
+        if name in found and self._environment.last_commit() == found_at:
+            return found[name]
+        with self._environment.read() as transaction:
+            commit = transaction.id()
+            entry = self._entry(transaction, name)
         if commit != found_at:
             found = {}
             self._found = (commit, found)
-        if name in found:
-            return found[name]
-        with self._environment.read() as transaction:
-            entry = self._entry(transaction, name)
         if entry is None or entry["state"] != "ready":
             raise NotFoundError(f"there is no collection {name!r}", "NO_COLLECTION")
         found[name] = (str(entry["id"]), _config(entry))
@@ -110,10 +110,10 @@ class Catalog:
             self._put(name, entry)
             try:
                 self._make_store(collection_id, config)
+                self._put(name, {**entry, "state": "ready"})
             except BaseException:
                 self._undo_create(name, entry)
                 raise
-            self._put(name, {**entry, "state": "ready"})
         return collection_id
 
     def drop(self, name: str) -> str:

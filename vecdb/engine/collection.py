@@ -28,6 +28,7 @@ from vecdb.engine.sealing import row_bytes, seal
 from vecdb.engine.search import Searcher, SearchRequest
 from vecdb.engine.store import Store
 from vecdb.engine.view import ViewKeeper
+from vecdb.errors import ResourceExhaustedError
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 __all__ = ["Collection", "OpenCollection"]
 
 _BATCHES_IN_FLIGHT = 2
+_DEATHS_WORTH_A_LOOK = 0.1
+"""Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
+
 _FLAT_SEALS_MAX = 16
 """A flat segment holds at most this many times what it takes to seal one."""
 
@@ -66,7 +70,14 @@ class OpenCollection:
             raise
         self.id = collection_id
         self.folder = folder
-        self.views = ViewKeeper(self.store, folder, collection_id)
+        (folder / "segments").mkdir(exist_ok=True)
+        self._died_when_woken = 0
+        self.views = ViewKeeper(
+            self.store,
+            folder,
+            collection_id,
+            on_work=lambda: database.wake_indexer(collection_id),
+        )
         self.searcher = Searcher(self.store, self.views, database.pool)
         config = self.store.config
         options = database.options
@@ -79,6 +90,16 @@ class OpenCollection:
         """Seal fresh rows if they take that much; False if another process is at it."""
         rows_max = max(1, min(self._flat_bytes_max // row_bytes(self.store), self.graph_rows_max))
         return seal(self.store, self.folder, self.id, bytes_min=bytes_min, rows_max=rows_max)
+
+    def many_died(self) -> bool:
+        """True once for each time that rows worth a look at the graphs' dead have died."""
+        with self.store.environment.read() as transaction:
+            counters = self.store.read_counters(transaction)
+        ever_died = counters.next_row - counters.live_count
+        if ever_died - self._died_when_woken < _DEATHS_WORTH_A_LOOK * (counters.live_count + 1):
+            return False
+        self._died_when_woken = ever_died
+        return counters.sealed_to > 0
 
     def fresh_bytes(self) -> int:
         """Size of the rows that are in no segment yet."""
@@ -199,7 +220,15 @@ class Collection:
 
         try:
             for part in parts:
-                waiting.append(self._submit(self._batch(*part)))
+                batch = self._batch(*part)
+                try:
+                    waiting.append(self._submit(batch))
+                except ResourceExhaustedError:
+                    # Perhaps it is our own batch that fills the queue: first let it be written.
+                    if not waiting:
+                        raise
+                    settle(0)
+                    waiting.append(self._submit(batch))
                 settle(_BATCHES_IN_FLIGHT - 1)
             settle(0)
         except BaseException as error:

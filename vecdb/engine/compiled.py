@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +74,11 @@ def _load(on_compile: Callable[[str], None] | None) -> Any:
 
 
 @contextlib.contextmanager
-def _one_process_at_a_time() -> Any:
+def _one_process_at_a_time() -> Iterator[None]:
     """Without a place to lock, several processes may compile at once; that is slow, not wrong."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    name = f"vecdb-kernels-{os.getuid()}-{version}.lock"
-    try:
-        with file_lock(Path(tempfile.gettempdir()) / name, wait=True):
-            yield
-    except PermissionError:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home.
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vecdb"
+            cache.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(file_lock(cache / "kernels.lock", wait=True))
         yield

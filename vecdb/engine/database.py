@@ -14,6 +14,7 @@ child fails: LMDB's locks and maps do not survive it.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import threading
@@ -28,7 +29,7 @@ from vecdb.engine.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.catalog import Catalog
 from vecdb.engine.collection import Collection, OpenCollection
 from vecdb.engine.deadline import Deadline
-from vecdb.engine.files import fsync_folder, write_file
+from vecdb.engine.files import fsync_folder, os_errors_translated, write_file
 from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.options import Options
 from vecdb.engine.planning import plan
@@ -39,7 +40,6 @@ from vecdb.errors import (
     InternalError,
     InvalidArgumentError,
     NotFoundError,
-    ResourceExhaustedError,
     UnavailableError,
 )
 from vecdb.types import CollectionDescription, Receipt
@@ -48,7 +48,9 @@ __all__ = ["Database"]
 
 FORMAT_WORD, FORMAT_NUMBER = "vecdb", 1
 _OPTIMIZE_POLL_S = 0.02
-_CRASHES_MAX = 3
+_FAILURES_MAX = 3
+_SEAL_PAUSE_S = 1.0
+_log = logging.getLogger("vecdb.engine")
 
 
 class Database:
@@ -74,6 +76,8 @@ class Database:
         with cls._open_lock:
             key = os.path.realpath(root)
             known = cls._open.get(key)
+            if known is not None and known._unusable is not None:
+                raise UnavailableError(f"{root} is being closed; close it again", "CLOSING")
             if known is not None:
                 if options and chosen != known.options:
                     raise InvalidArgumentError(
@@ -81,7 +85,8 @@ class Database:
                     )
                 known._references += 1
                 return known
-            database = cls(Path(key), chosen)
+            with os_errors_translated(str(root)):
+                database = cls(Path(key), chosen)
             cls._open[key] = database
             return database
 
@@ -90,6 +95,7 @@ class Database:
         self.options = options
         self._references = 1
         self._unusable: str | None = None
+        self._closed = self._forked_away = False
         self._lock = threading.RLock()
         self._collections: dict[str, OpenCollection] = {}
         _raise_file_limit()
@@ -132,7 +138,7 @@ class Database:
         """
         self.check_usable()
         config = checks.check_config(dim, metric, M, ef_construction)
-        with self._lock:
+        with self._lock, os_errors_translated(str(self.path)):
             self._catalog.create(checks.check_name(name), config)
             return self.collection(name)
 
@@ -161,35 +167,41 @@ class Database:
             NotFoundError: there is none of that name.
         """
         self.check_usable()
-        with self._lock:
+        with self._lock, os_errors_translated(str(self.path)):
             collection_id = self._catalog.drop(checks.check_name(name))
             opened = self._collections.pop(collection_id, None)
-            self._catalog.finish_drop(name, opened.store if opened else None)
-            if opened is not None:
-                opened.close(dropped=True)
+            try:
+                self._catalog.finish_drop(name, opened.store if opened else None)
+            finally:
+                if opened is not None:
+                    opened.close(dropped=True)
             self._catalog.empty_trash()
 
     def close(self) -> None:
-        """Close it once for each time it was opened; the last one waits for batches at hand."""
-        with Database._open_lock:
-            if self._unusable is not None:
+        """Close it once for each time it was opened; the last one waits for batches at hand.
+
+        If that is interrupted, closing again goes on with it.
+        """
+        with Database._open_lock:  # Who opens the folder meanwhile waits until it is closed.
+            if self._closed or self._forked_away:
                 return
-            self._references -= 1
+            self._references = max(0, self._references - 1)
             if self._references > 0:
                 return
-            Database._open.pop(str(self.path), None)
             self._unusable = f"the database in {self.path} is closed"
-        self._writer.close()
-        with self._seal_wanted:
-            self._seal_wanted.notify()
-        self._sealer.join()
-        self._supervisor.close()
-        self.pool.close()
-        with self._lock:
-            for opened in self._collections.values():
-                opened.close()
-            self._collections.clear()
-        self._catalog.close()
+            self._writer.close()
+            with self._seal_wanted:
+                self._seal_wanted.notify()
+            self._sealer.join()
+            self._supervisor.close()
+            self.pool.close()
+            with self._lock:
+                for opened in self._collections.values():
+                    opened.close()
+                self._collections.clear()
+            self._catalog.close()
+            self._closed = True
+            Database._open.pop(str(self.path), None)
 
     def __enter__(self) -> Database:
         return self
@@ -215,10 +227,12 @@ class Database:
         """Seal everything, then have the indexer finish, and wait for it."""
         if not self.options.indexer:
             raise UnavailableError("this database was opened with indexer=False", "NO_INDEXER")
-        while not opened.seal(1):
-            deadline.check()
-            time.sleep(_OPTIMIZE_POLL_S)
+        with os_errors_translated(str(opened.folder)):
+            while not opened.seal(1):
+                deadline.check()
+                time.sleep(_OPTIMIZE_POLL_S)
         wanted_row = opened.views.view().counters.sealed_to
+        failures = self._supervisor.failures(opened.id)
         last_wake = 0.0
         while True:
             # What is sealed meanwhile is not waited for, or writers could keep this from ending.
@@ -229,34 +243,41 @@ class Database:
             if time.monotonic() - last_wake > 1.0:
                 self._supervisor.wake(opened.id, urgent=True)
                 last_wake = time.monotonic()
-            if self._supervisor.crashes >= _CRASHES_MAX:
+            if self._supervisor.failures(opened.id) >= failures + _FAILURES_MAX:
                 raise InternalError(self._supervisor.status(opened.id), "INDEXER_CRASHED")
             deadline.check()
             self.check_usable()
             time.sleep(_OPTIMIZE_POLL_S)
 
+    def wake_indexer(self, collection_id: str) -> None:
+        """There may be graph work in a collection."""
+        self._supervisor.wake(collection_id)
+
     def _open_collection(self, collection_id: str) -> OpenCollection:
-        with self._lock:
+        with self._lock, os_errors_translated(str(self.path)):
             opened = self._collections.get(collection_id)
             if opened is None:
                 folder = self._catalog.folder(collection_id)
                 opened = OpenCollection(self, collection_id, folder)
                 self._collections[collection_id] = opened
-                self._supervisor_glance(opened)
+                self._take_up_work(opened)
             return opened
 
-    def _supervisor_glance(self, opened: OpenCollection) -> None:
-        """Work that an earlier process left is taken up."""
+    def _take_up_work(self, opened: OpenCollection) -> None:
+        """What an earlier process left to do."""
         with opened.store.environment.read() as transaction:
             entries = opened.store.read_segments(transaction)
         if any(e["state"] != "published" or e["kind"] == "flat" for e in entries.values()):
             self._supervisor.wake(opened.id)
+        self._after_commit(opened)
 
     def _after_commit(self, opened: OpenCollection) -> None:
         if opened.fresh_bytes() >= self.options.seal_bytes:
             with self._seal_wanted:
                 self._to_seal.add(opened.id)
                 self._seal_wanted.notify()
+        elif opened.many_died():
+            self._supervisor.wake(opened.id)
 
     def _run_sealer(self) -> None:
         while True:
@@ -270,13 +291,17 @@ class Database:
                 continue
             try:
                 opened.seal(self.options.seal_bytes)
-                self._supervisor.wake(opened.id)
             except (NotFoundError, FailedPreconditionError):
-                pass  # Dropped or closed meanwhile.
-            except (ResourceExhaustedError, UnavailableError, OSError):
-                time.sleep(1.0)  # Sealing is only for speed; the next commit asks for it again.
+                continue  # Dropped or closed meanwhile.
+            except Exception as error:
+                # Sealing is only for speed, and nothing may end this thread: the next commit asks
+                # for it again.
+                _log.warning("sealing in %s: %s", opened.folder, error)
+                time.sleep(_SEAL_PAUSE_S)
+            self._supervisor.wake(opened.id)
 
     def _forked(self) -> None:
+        self._forked_away = True
         self._unusable = (
             f"the database in {self.path} was opened before a fork; open it in the child"
         )
@@ -312,7 +337,8 @@ def _prepare_folder(root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     file = root / "FORMAT"
     if not file.exists():
-        if any(not entry.name.startswith("FORMAT") for entry in root.iterdir()):
+        others = [entry for entry in root.iterdir() if not entry.name.startswith("FORMAT")]
+        if others and not file.exists():  # Asked again: another process may just have made it.
             raise FailedPreconditionError(
                 f"{root} is not empty and holds no vecdb database (no file FORMAT)", "NOT_VECDB"
             )

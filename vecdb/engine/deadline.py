@@ -27,7 +27,11 @@ class Deadline:
     def __init__(
         self, timeout_s: float | None = None, is_cancelled: Callable[[], bool] | None = None
     ) -> None:
-        if timeout_s is not None and not timeout_s > 0:
+        try:
+            usable = timeout_s is None or timeout_s > 0
+        except TypeError:
+            usable = False
+        if not usable:
             raise InvalidArgumentError(
                 f"timeout_s must be above 0 or None, got {timeout_s!r}", "OUT_OF_RANGE"
             )

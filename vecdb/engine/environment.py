@@ -67,9 +67,10 @@ class _Gate:
             while self._closing:
                 self._condition.wait()
             self._closing = True
-            while self._inside:
-                self._condition.wait()
         try:
+            with self._condition:
+                while self._inside:
+                    self._condition.wait()
             yield
         finally:
             with self._condition:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
-import json
 import os
 import zlib
 from collections.abc import Iterator
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["file_lock", "fsync_folder", "read_json", "write_array", "write_file"]
+from vecdb.errors import FailedPreconditionError, ResourceExhaustedError, UnavailableError
+
+__all__ = ["file_lock", "fsync_folder", "os_errors_translated", "write_array", "write_file"]
 
 _CHUNK_BYTES = 8 * 1024**2
 
@@ -36,12 +38,6 @@ def write_file(path: Path, content: bytes) -> int:
         file.flush()
         os.fsync(file.fileno())
     return zlib.crc32(content)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
-    entry: dict[str, Any] = json.loads(path.read_bytes())
-    return entry
 
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
@@ -79,6 +75,30 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield True
+        try:
+            yield True
+        finally:
+            # Said aloud, as a child that was forked meanwhile holds the same lock by its copy.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def os_errors_translated(what: str) -> Iterator[None]:
+    """The system's errors with files as ours; FileNotFoundError passes, as callers know better."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        text = f"{what}: {error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ResourceExhaustedError(f"the disk is full ({text})", "DISK_FULL") from error
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise ResourceExhaustedError(f"too many open files ({text})", "FILES") from error
+        if error.errno == errno.ENOMEM:
+            raise ResourceExhaustedError(f"out of memory ({text})", "OUT_OF_MEMORY") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise FailedPreconditionError(f"not allowed ({text})", "PERMISSION") from error
+        raise UnavailableError(f"I/O error ({text})", "IO_ERROR") from error

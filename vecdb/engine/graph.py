@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Graph", "reordered"]
+__all__ = ["Graph"]
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,3 @@ class Graph:
     upper_links: npt.NDArray[np.int32]
     entry: int
     top_level: int
-
-
-def reordered(graph: Graph, order: npt.NDArray[np.int64]) -> Graph:
-    """The same graph with node ``order[i]`` called i."""
-    place = np.empty(len(order), np.int32)
-    place[order] = np.arange(len(order), dtype=np.int32)
-
-    def renamed(links: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        return np.where(links >= 0, place[links], np.int32(-1))
-
-    levels = np.diff(graph.upper_offsets)[order]
-    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(levels, dtype=np.int32)])
-    starts = graph.upper_offsets[:-1][order]
-    sources = np.repeat(starts - offsets[:-1], levels) + np.arange(offsets[-1], dtype=np.int64)
-    return Graph(
-        renamed(graph.links[order]),
-        offsets.astype(np.int32),
-        renamed(graph.upper_links[sources]),
-        int(place[graph.entry]) if graph.entry >= 0 else -1,
-        graph.top_level,
-    )

@@ -217,7 +217,7 @@ def _temporary_file(folder: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield Path(name)
     finally:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)
 
 
 def _record(M: int, width: int) -> np.dtype[Any]:

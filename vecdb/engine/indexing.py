@@ -16,15 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from vecdb.engine.files import file_lock
-from vecdb.engine.graph import reordered
 from vecdb.engine.hnsw import Builder, Space
-from vecdb.engine.planning import is_clean, plan
+from vecdb.engine.planning import plan
 from vecdb.engine.publication import (
     GRAPH_LOCK,
+    SEAL_LOCK,
     Claim,
     claim,
     discard_claims,
@@ -40,7 +37,8 @@ from vecdb.engine.segment import (
     write_segment,
 )
 from vecdb.engine.store import Store
-from vecdb.engine.view import SegmentView, View, ViewKeeper
+from vecdb.engine.view import SegmentView, View, ViewKeeper, is_clean
+from vecdb.errors import DataLossError
 from vecdb.types import Metric
 
 __all__ = ["CollectionIndexer"]
@@ -50,9 +48,9 @@ FIRST_PUBLICATION_ROWS = 50_000
 
 
 class _Growing:
-    """A graph in memory and the rows that are in it, in the order in which they were added."""
+    """A graph in memory and the rows that are in it, ascending."""
 
-    def __init__(self, builder: Any, parts: list[RowArrays]) -> None:
+    def __init__(self, builder: Builder, parts: list[RowArrays]) -> None:
         self.builder = builder
         self.parts = parts
         self.published_rows = 0
@@ -65,14 +63,6 @@ class _Growing:
     def add(self, part: RowArrays) -> None:
         self.builder.add(part.vectors)
         self.parts.append(part)
-
-    def content(self, width: int) -> tuple[RowArrays, npt.NDArray[np.int64] | None]:
-        """All rows ascending, and the order that makes them so (None if they are already)."""
-        joined = RowArrays.joined(self.parts, width)
-        if len(joined.rows) < 2 or (np.diff(joined.rows) > 0).all():
-            return joined, None
-        ordered = sorted(self.parts, key=lambda part: int(part.rows[0]) if len(part.rows) else -1)
-        return RowArrays.joined(ordered, width), np.argsort(joined.rows)
 
 
 class CollectionIndexer:
@@ -108,22 +98,35 @@ class CollectionIndexer:
         self._kept: _Growing | None = None
 
     def run(self, *, urgent: bool) -> bool:
-        """Do what is to be done now. Returns True if something was left that does not pay yet, or
-        that another process holds the lock for."""
+        """Do what is to be done now.
+
+        Returns True if something was left: what does not pay yet, what another process works on,
+        or what is being joined by the process that seals.
+        """
         with file_lock(self._folder / "graph.lock", wait=False) as held:
             if not held:
                 return True
-            discard_claims(self._store, self._segments, GRAPH_LOCK)
+            self._clear_up()
             while not self._should_stop():
                 view = self._views.view()
                 group = plan(view.segments, self._rows_max, urgent=urgent)
                 if group is None:
                     break
-                if self._intact(group, view):
-                    self._merge(group)
+                if self._intact(group, view) and not self._merge(group):
+                    break
             self._kept = None
             sweep(self._store, self._segments)
             return plan(self._views.view().segments, self._rows_max, urgent=True) is not None
+
+    def _clear_up(self) -> None:
+        """Remove what holders of the locks left when they were killed."""
+        self._segments.mkdir(exist_ok=True)
+        discard_claims(self._store, self._segments, GRAPH_LOCK)
+        for draft in self._folder.glob("graph-*.hnsw"):
+            draft.unlink(missing_ok=True)
+        with file_lock(self._folder / "seal.lock", wait=False) as nobody_seals:
+            if nobody_seals:
+                discard_claims(self._store, self._segments, SEAL_LOCK)
 
     def _intact(self, group: list[SegmentView], view: View) -> bool:
         """Compare the checksums of what is about to be built from.
@@ -141,56 +144,63 @@ class CollectionIndexer:
                 return False
         return True
 
-    def _merge(self, group: list[SegmentView]) -> None:
-        """Make one graph of neighbours, going on to the right as long as more is sealed there."""
+    def _merge(self, group: list[SegmentView]) -> bool:
+        """Make one graph of neighbours, going on to the right as long as more is sealed there.
+
+        Returns False if some of them are being joined by the process that seals: try again later.
+        """
         began = time.monotonic()
         taken = claim(self._store, GRAPH_LOCK, group[0].first_row, group[-1].end_row)
+        if taken is None:
+            return False
         self._report({"event": "building", "rows": sum(s.live_count for s in group)})
         growing, remaining = self._begin(group)
         for segment in remaining:
             growing.add(self._live_part(segment))
         while not self._should_stop():
             more = self._sealed_to_the_right(taken, growing)
-            if more is None:
+            wider = None if more is None else widen(self._store, taken, more.end_row)
+            if more is None or wider is None:
                 break
-            taken = widen(self._store, taken, more.end_row)
+            taken = wider
             growing.add(self._live_part(more))
-        if self._should_stop():
-            return
         self._publish(taken, growing)
-        self._report(
-            {"event": "built", "rows": growing.rows, "seconds": round(time.monotonic() - began, 2)}
-        )
+        took_s = round(time.monotonic() - began, 2)
+        self._report({"event": "built", "rows": growing.rows, "seconds": took_s})
+        return True
 
     def _begin(self, group: list[SegmentView]) -> tuple[_Growing, list[SegmentView]]:
-        """The graph to extend, and the segments still to add: the kept one, the largest, or
-        none."""
-        config = self._store.config
-        for segment in group:
-            if self._kept is not None and segment.number == self._kept.number and is_clean(segment):
-                kept, self._kept = self._kept, None
-                return kept, [s for s in group if s is not segment]
-        self._kept = None
-        width = padded_width(config.dim)
+        """What to begin with, and the segments still to add: the graph at hand, the first segment's
+        graph, or an empty one. Only the first, so that nodes stay in the order of rows."""
+        config, first = self._store.config, group[0]
+        kept, self._kept = self._kept, None
+        if kept is not None and first.number == kept.number and is_clean(first):
+            return kept, group[1:]
         space: Space = "l2" if config.metric is Metric.EUCLIDEAN else "ip"
         rows = sum(len(s.content.rows) for s in group)
-        clean = [s for s in group if is_clean(s)]
-        if clean:
-            base = max(clean, key=lambda s: s.live_count)
-            assert base.graph is not None
-            builder = Builder.from_graph(
-                base.graph,
-                base.content.vectors,
-                space=space,
-                M=config.M,
-                ef_construction=config.ef_construction,
-                capacity=rows,
-                threads=self._threads,
-                work_dir=self._folder,
-            )
-            return _Growing(builder, [base.content]), [s for s in group if s is not base]
+        if first.graph is not None and is_clean(first):
+            try:
+                builder = Builder.from_graph(
+                    first.graph,
+                    first.content.vectors,
+                    space=space,
+                    M=config.M,
+                    ef_construction=config.ef_construction,
+                    capacity=rows,
+                    threads=self._threads,
+                    work_dir=self._folder,
+                )
+                return _Growing(builder, [first.content]), group[1:]
+            except DataLossError as damage:
+                # Its arrays contradict each other: the rows are right, so build from them.
+                self._report({"event": "damaged", "detail": str(damage)})
         builder = Builder(
-            space, width, config.M, config.ef_construction, capacity=rows, threads=self._threads
+            space,
+            padded_width(config.dim),
+            config.M,
+            config.ef_construction,
+            capacity=rows,
+            threads=self._threads,
         )
         return _Growing(builder, []), group
 
@@ -214,9 +224,7 @@ class CollectionIndexer:
 
     def _publish(self, taken: Claim, growing: _Growing) -> None:
         graph = growing.builder.graph(self._folder)
-        content, order = growing.content(padded_width(self._store.config.dim))
-        if order is not None:
-            graph = reordered(graph, order)
+        content = RowArrays.joined(growing.parts, padded_width(self._store.config.dim))
         entry = write_segment(
             self._segments / str(taken.number),
             number=taken.number,
@@ -230,5 +238,5 @@ class CollectionIndexer:
         )
         if publish(self._store, taken, entry):
             growing.published_rows, growing.number = growing.rows, taken.number
-            self._kept = growing if order is None else None
+            self._kept = growing
         sweep(self._store, self._segments)

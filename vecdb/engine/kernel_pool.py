@@ -15,6 +15,7 @@ from typing import Any
 
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.deadline import Deadline
+from vecdb.errors import FailedPreconditionError
 
 __all__ = ["KernelPool"]
 
@@ -60,9 +61,13 @@ class KernelPool:
             self._drain(_Slices(count, slice_at_first, 1), deadline, work)
             return
         slices = _Slices(count, slice_at_first, workers)
-        helpers = [
-            self._executor.submit(self._drain, slices, deadline, work) for _ in range(workers - 1)
-        ]
+        try:
+            helpers = [
+                self._executor.submit(self._drain, slices, deadline, work)
+                for _ in range(workers - 1)
+            ]
+        except RuntimeError:
+            raise FailedPreconditionError("the database is closed", "CLOSED") from None
         try:
             self._drain(slices, deadline, work)
         finally:

@@ -32,7 +32,6 @@ class Options:
             much memory again. Default: a quarter of the machine's memory.
         queue_bytes_max: batches that may wait for the writer; past it writes are refused with
             RESOURCE_EXHAUSTED.
-        view_bytes_max: memory for fresh rows held by the views of this process.
         map_bytes: address space reserved for a store at first; doubled when it is full.
         indexer: run a child process that builds graphs. Without it everything stays correct, but
             searches scan what no graph covers.
@@ -44,7 +43,6 @@ class Options:
     seal_bytes: int = 8 * MEBIBYTE
     segment_bytes_max: int = field(default_factory=lambda: _memory_bytes() // 4)
     queue_bytes_max: int = 256 * MEBIBYTE
-    view_bytes_max: int = 1024 * MEBIBYTE
     map_bytes: int = 16 * 1024 * MEBIBYTE
     indexer: bool = True
     indexer_outlives_parent: bool = True
@@ -55,7 +53,6 @@ class Options:
             "seal_bytes",
             "segment_bytes_max",
             "queue_bytes_max",
-            "view_bytes_max",
             "map_bytes",
         ):
             value = getattr(self, name)

@@ -7,12 +7,9 @@ segment's size allows, none with many dead nodes.
 from __future__ import annotations
 
 from vecdb.engine.segment import padded_width
-from vecdb.engine.view import SegmentView
+from vecdb.engine.view import SegmentView, is_clean
 
-__all__ = ["graph_row_bytes", "is_clean", "plan"]
-
-DEAD_FRACTION_MAX = 0.2
-"""A segment with more dead nodes than this is built anew."""
+__all__ = ["graph_row_bytes", "plan"]
 
 WORTHWHILE_FRACTION = 1 / 8
 """Rows outside the graph, as a fraction of those inside, at which extending pays without a pause
@@ -25,12 +22,6 @@ FLAT_SEGMENTS_MAX = 6
 def graph_row_bytes(dim: int, M: int) -> int:
     """About what a row takes in a graph segment."""
     return 4 * padded_width(dim) + 8 * M + 32
-
-
-def is_clean(segment: SegmentView) -> bool:
-    """A graph with few dead nodes."""
-    total = len(segment.content.rows)
-    return segment.graph is not None and segment.dead_count <= DEAD_FRACTION_MAX * total
 
 
 def plan(

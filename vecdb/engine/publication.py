@@ -51,11 +51,13 @@ def in_place(entries: dict[int, dict[str, Any]]) -> list[tuple[int, dict[str, An
     return sorted(chosen, key=lambda item: item[1]["first_row"])
 
 
-def claim(store: Store, lock: str, first_row: int, end_row: int) -> Claim:
-    """Take a number for an interval."""
+def claim(store: Store, lock: str, first_row: int, end_row: int) -> Claim | None:
+    """Take a number for an interval; None if work under the other lock has claimed some of it."""
 
-    def write(transaction: Any) -> Claim:
+    def write(transaction: Any) -> Claim | None:
         store.check_not_dropped(transaction)
+        if _claimed_by_another(store, transaction, lock, first_row, end_row):
+            return None
         counters = store.read_counters(transaction)
         taken = Claim(counters.next_segment, first_row, end_row, store.read_state(transaction).seq)
         counters.next_segment += 1
@@ -73,16 +75,30 @@ def claim(store: Store, lock: str, first_row: int, end_row: int) -> Claim:
     return store.environment.transact(write)
 
 
-def widen(store: Store, old: Claim, end_row: int) -> Claim:
-    """Let a claim reach further to the right, so that nobody joins segments across its new end."""
+def widen(store: Store, old: Claim, end_row: int) -> Claim | None:
+    """Let a claim of the graph lock reach further to the right; None if that is claimed already."""
 
-    def write(transaction: Any) -> Claim:
+    def write(transaction: Any) -> Claim | None:
+        if _claimed_by_another(store, transaction, GRAPH_LOCK, old.end_row, end_row):
+            return None
         entry = store.read_segments(transaction)[old.number]
         seq = store.read_state(transaction).seq
         store.write_segment(transaction, old.number, {**entry, "end_row": end_row})
         return Claim(old.number, old.first_row, end_row, seq)
 
     return store.environment.transact(write)
+
+
+def _claimed_by_another(
+    store: Store, transaction: Any, lock: str, first_row: int, end_row: int
+) -> bool:
+    return any(
+        entry["state"] == "claimed"
+        and entry["lock"] != lock
+        and entry["first_row"] < end_row
+        and entry["end_row"] > first_row
+        for entry in store.read_segments(transaction).values()
+    )
 
 
 def publish(store: Store, claimed: Claim, entry: dict[str, Any]) -> bool:

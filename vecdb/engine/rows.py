@@ -76,11 +76,11 @@ class RowReader:
         The vectors are views into the transaction: copy them before asking for the next block.
         """
         with transaction.cursor(self._blocks) as cursor:
-            found = cursor.set_range(layout.row_key(first_row))
-            if (not found or cursor.key() != layout.row_key(first_row)) and (
-                cursor.prev() if found else cursor.last()
-            ):
-                found = True
+            key = layout.row_key(first_row)
+            found = cursor.set_range(key)
+            if not found or cursor.key() != key:
+                # The rows may begin in the middle of the block before.
+                found = (cursor.prev() if found else cursor.last()) or cursor.set_range(key)
             while found:
                 key = bytes(cursor.key())
                 if int.from_bytes(key, "big") >= end_row:

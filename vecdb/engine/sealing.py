@@ -22,10 +22,17 @@ from vecdb.engine.publication import (
     claim,
     discard_claims,
     in_place,
+    mark_lost,
     publish,
     sweep,
 )
-from vecdb.engine.segment import RowArrays, Segment, padded_width, write_segment
+from vecdb.engine.segment import (
+    RowArrays,
+    Segment,
+    SegmentDamagedError,
+    padded_width,
+    write_segment,
+)
 from vecdb.engine.store import Store
 from vecdb.types import Metric
 
@@ -33,7 +40,9 @@ __all__ = ["load_rows", "row_bytes", "seal"]
 
 _SLICE_ROWS = 20_000
 SEGMENTS_BEFORE_JOINING = 12
-"""Segments in place before flat ones join; leaves room to the promise of at most 16."""
+"""Segments in place before flat ones join. They stay at most 16 while what the indexer has not
+taken up yet is below some 2 GB at the usual ``seal_bytes``, as a flat segment has a greatest
+size."""
 
 
 def row_bytes(store: Store) -> int:
@@ -89,15 +98,21 @@ def seal(store: Store, folder: Path, collection_id: str, *, bytes_min: int, rows
         if not held:
             return False
         segments = folder / "segments"
+        segments.mkdir(exist_ok=True)  # Segments may be deleted at any time, all together too.
         discard_claims(store, segments, SEAL_LOCK)
+        target = 0
         while True:
             with store.environment.read() as transaction:
                 counters = store.read_counters(transaction)
-            fresh = counters.next_row - counters.sealed_to
-            if not fresh or fresh * row_bytes(store) < bytes_min:
+            # Rows that come in meanwhile are another call's work, or writers could keep it here.
+            target = target or counters.next_row
+            fresh = target - counters.sealed_to
+            if fresh <= 0 or fresh * row_bytes(store) < bytes_min:
                 break
             end_row = counters.sealed_to + min(fresh, rows_max)
             taken = claim(store, SEAL_LOCK, counters.sealed_to, end_row)
+            if taken is None:
+                break
             content = load_rows(store, taken.first_row, taken.end_row, taken.seq)
             _write_and_publish(store, segments, collection_id, taken, content)
             _join_flat(store, segments, collection_id, rows_max)
@@ -132,17 +147,42 @@ def _join_flat(store: Store, segments: Path, collection_id: str, rows_max: int) 
         if pair is None:
             return
         (left, left_entry), (right, right_entry) = pair
-        taken = claim(store, SEAL_LOCK, left_entry["first_row"], right_entry["end_row"])
         parts = [
-            Segment(segments / str(number), number, collection_id, entry).content
+            _intact(store, segments, collection_id, number, entry)
             for number, entry in ((left, left_entry), (right, right_entry))
         ]
+        if None in parts:
+            return
+        taken = claim(store, SEAL_LOCK, left_entry["first_row"], right_entry["end_row"])
+        if taken is None:
+            return
         with store.environment.read() as transaction:
             dead = store.rows.read_dead(transaction, taken.first_row, taken.end_row, taken.seq)
         content = RowArrays.joined(
-            [part.without(dead) for part in parts], padded_width(store.config.dim)
+            [part.without(dead) for part in parts if part is not None],
+            padded_width(store.config.dim),
         )
         _write_and_publish(store, segments, collection_id, taken, content)
+
+
+def _intact(
+    store: Store, segments: Path, collection_id: str, number: int, entry: dict[str, Any]
+) -> RowArrays | None:
+    """The rows of a segment whose checksums are right; None, and marked lost, if they are not.
+
+    Nothing is marked if the segment was only replaced by the indexer meanwhile.
+    """
+    generation = store.current_state().generation
+    try:
+        segment = Segment(segments / str(number), number, collection_id, entry)
+        segment.verify()
+    except (SegmentDamagedError, FileNotFoundError):
+        with store.environment.read() as transaction:
+            present = store.read_segments(transaction).get(number)
+        if present == entry:
+            mark_lost(store, number, generation)
+        return None
+    return segment.content
 
 
 def _smallest_pair(entries: dict[int, dict[str, Any]], rows_max: int) -> Any:

@@ -12,7 +12,8 @@
       upper_offsets.npy   int32 (n + 1,): node i's neighbours on level L of 1 and more are
       upper_links.npy     int32 (…, M), padded with -1: upper_links[upper_offsets[i] + L - 1]
 
-Node i is the i-th live row of the interval, so nodes ascend with rows. A segment may be deleted at
+Nodes ascend with rows. A segment holds every row of its interval that was live when it was built,
+and may hold some that had died: who reads it asks the store which are dead. It may be deleted at
 any time: everything in it comes from the store. It is written whole and fsynced before the store
 says that it exists, and never changed.
 """
@@ -130,7 +131,7 @@ class Segment:
 
     Attributes:
         number, first_row, end_row, count, width: see the module docstring; end_row is excluded.
-        seq: rows that had died at this seq are not in it.
+        seq: the collection's, when the segment was begun.
         content: RowArrays over the mapped files.
         graph: Graph, or None if the segment is flat.
         file_bytes: size of its files.

@@ -1,9 +1,9 @@
 """The truth of one collection: what is in its LMDB databases and how a batch changes them.
 
 Functions that take a ``transaction`` do their work inside one that the caller holds; they keep
-nothing of it. A batch is applied by ``apply_upsert`` or ``apply_delete``: it gets the next seq, its
-new vectors the next row numbers, and all of it becomes visible with the commit. Whether batches
-were committed one by one or in groups leaves no trace in the bytes.
+nothing of it. A batch is applied by ``apply``: it gets the next seq, its new vectors the next row
+numbers, and all of it becomes visible with the commit. Whether batches were committed one by one or
+in groups leaves no trace in the bytes.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Store:
         pack_u64 = layout.pack_u64
         entries = [(ids[i], pack_u64(ids[i], row_of[i])) for i in order if i in row_of]
         with transaction.cursor(self._records) as cursor:
-            cursor.putmulti(records, append=True)
+            _check_appended(cursor.putmulti(records, append=True), "records")
         with transaction.cursor(self._ids) as cursor:
             cursor.putmulti(entries)
         counters.next_row += len(positions)
@@ -209,7 +209,7 @@ class Store:
             key = layout.row_key(first_row + start)
             blocks.append((key, layout.pack_block(key, vectors[start : start + size])))
         with transaction.cursor(self._blocks) as cursor:
-            cursor.putmulti(blocks, append=True)
+            _check_appended(cursor.putmulti(blocks, append=True), "blocks")
 
     def _positions_unchanged(
         self, transaction: Any, batch: UpsertBatch, old_rows: dict[bytes, int]
@@ -272,7 +272,7 @@ class Store:
             }
 
     def write_segment(self, transaction: Any, number: int, entry: dict[str, Any] | None) -> None:
-        """Set the entry of a segment, or remove it with None; the generation rises."""
+        """Set the entry of a segment, or remove it with None. The caller raises the generation."""
         key = layout.row_key(number)
         if entry is None:
             transaction.delete(key, db=self._segments)
@@ -282,6 +282,13 @@ class Store:
     def close(self, *, dropped: bool = False) -> None:
         """Close the environment; later calls are told why."""
         self.environment.close(_dropped() if dropped else None)
+
+
+def _check_appended(done: tuple[int, int], what: str) -> None:
+    """LMDB passes over a key that is not past the last one: rows would be lost without a word."""
+    given, added = done
+    if given != added:
+        raise DataLossError(f"{what}: {added} of {given} new rows are past the last", "ROW_ORDER")
 
 
 def _dropped() -> NotFoundError:

@@ -3,19 +3,22 @@
 Graphs are not built in this process since hnswlib holds the GIL while it saves, and takes memory of
 the segment's size. The child reads lines from its standard input ("work ID", "optimize ID") and
 writes JSON lines to its standard output; it ends when its input does, which is also how it notices
-that this process is gone. After a crash it is started again, later each time.
+that this process is gone. What fails in one collection is tried again, later each time, and keeps
+no other waiting.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,15 @@ _BACKOFF_S_MAX = 60.0
 _LINGER_S = 5.0
 
 
+@dataclass
+class _Failure:
+    """Failures in a row of one collection."""
+
+    count: int
+    detail: str
+    again_at: float
+
+
 class Supervisor:
     """Starts, feeds and ends the indexer of one database. Safe to use from many threads."""
 
@@ -36,12 +48,11 @@ class Supervisor:
         self._options = options
         self._changed = threading.Condition()
         self._wanted: dict[str, bool] = {}  # collection id → urgent
+        self._failures: dict[str, _Failure] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._child: subprocess.Popen[str] | None = None
-        self._sent = self._answered = 0
+        self._sent = self._answered = self._left = 0
         self._doing: dict[str, Any] = {}
-        self._crashes = 0
         self._last_words: deque[str] = deque(maxlen=20)
 
     def wake(self, collection_id: str, *, urgent: bool = False) -> None:
@@ -51,7 +62,7 @@ class Supervisor:
         with self._changed:
             if self._closed:
                 return
-            self._wanted[collection_id] = self._wanted.get(collection_id, False) or urgent
+            self._want(collection_id, urgent)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="vecdb-indexer-supervisor", daemon=True
@@ -64,19 +75,19 @@ class Supervisor:
         if not self._options.indexer:
             return "off"
         with self._changed:
-            if self._crashes:
-                detail = self._last_words[-1] if self._last_words else "no message"
-                return f"waiting after a crash ({self._crashes} in a row): {detail}"
+            failure = self._failures.get(collection_id)
+            if failure is not None:
+                return f"waiting after a crash ({failure.count} in a row): {failure.detail}"
             if self._doing.get("collection") == collection_id:
                 return f"building ({self._doing.get('rows', 0)} rows)"
             if collection_id in self._wanted:
                 return "waiting for its turn"
             return "idle"
 
-    @property
-    def crashes(self) -> int:
-        """Crashes in a row, 0 when the last work went well."""
-        return self._crashes
+    def failures(self, collection_id: str) -> int:
+        """Failures in a row, 0 when the last work in the collection went well."""
+        failure = self._failures.get(collection_id)
+        return 0 if failure is None else failure.count
 
     def close(self) -> None:
         """End the supervisor. An embedded database's child finishes the job at hand by itself."""
@@ -86,64 +97,88 @@ class Supervisor:
         if self._thread is not None:
             self._thread.join()
 
+    # The rest runs in the supervisor's thread, and ``_listen`` in one a child.
+
+    def _want(self, collection_id: str, urgent: bool) -> None:
+        self._wanted[collection_id] = self._wanted.get(collection_id, False) or urgent
+
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._wanted and not self._closed:
-                    self._changed.wait()
+                while not self._due() and not self._closed:
+                    self._changed.wait(0.2 if self._failures else None)
                 if self._closed:
                     return
-            clean = self._run_child()
-            with self._changed:
-                self._doing = {}
-                self._crashes = 0 if clean else self._crashes + 1
-                if not clean:
-                    self._changed.wait_for(
-                        lambda: self._closed, min(_BACKOFF_S_MAX, 0.5 * 2**self._crashes)
-                    )
+            self._run_child()
 
-    def _run_child(self) -> bool:
-        """One life of the child. False if it crashed; what it was to do is then wanted again."""
-        child = self._child = self._start()
-        self._sent = self._answered = 0
+    def _due(self) -> dict[str, bool]:
+        """What is wanted now; after a failure a collection is wanted again when its time comes."""
+        now = time.monotonic()
+        due = {c: True for c, failure in self._failures.items() if failure.again_at <= now}
+        for collection_id, urgent in self._wanted.items():
+            if collection_id not in self._failures:
+                due[collection_id] = urgent
+        return due
+
+    def _run_child(self) -> None:
+        """One life of the child."""
+        given: dict[str, bool] = {}
+        self._sent = self._answered = self._left = 0
+        try:
+            child = self._start()
+        except OSError as error:
+            with self._changed:
+                for collection_id in self._wanted:
+                    self._failed(collection_id, f"the indexer could not be started: {error}")
+            return
         reader = threading.Thread(
             target=self._listen, args=(child,), name="vecdb-indexer-reader", daemon=True
         )
         reader.start()
-        given: dict[str, bool] = {}
         with contextlib.suppress(OSError):
             self._feed(child, given)
-        with self._changed:
-            closing = self._closed
         assert child.stdin is not None
         with contextlib.suppress(OSError):
             child.stdin.close()  # It ends by itself, at once or after the job at hand.
-        if closing:
-            if not self._options.indexer_outlives_parent:
-                reader.join()
-            return True
-        reader.join()
-        status = child.wait()
-        if status == 0:
-            return True
+        while reader.is_alive():
+            reader.join(0.1)
+            if self._closed and self._options.indexer_outlives_parent:
+                return
+        if child.wait() != 0 and not self._closed:
+            self._blame(given)
+
+    def _blame(self, given: dict[str, bool]) -> None:
+        """The child died. The collection that it worked on waits a while, the others don't."""
         with self._changed:
+            culprit = self._doing.get("collection")
+            detail = self._last_words[-1] if self._last_words else "it was killed"
             for collection_id, urgent in given.items():
-                self._wanted[collection_id] = self._wanted.get(collection_id, False) or urgent
-        return False
+                self._want(collection_id, urgent)
+                if culprit in (None, collection_id):
+                    self._failed(collection_id, detail)
+            self._doing = {}
+
+    def _failed(self, collection_id: str, detail: str) -> None:
+        known = self._failures.get(collection_id)
+        count = 1 if known is None else known.count + 1
+        pause_s = min(_BACKOFF_S_MAX, 0.5 * 2**count)
+        self._failures[collection_id] = _Failure(count, detail, time.monotonic() + pause_s)
 
     def _feed(self, child: subprocess.Popen[str], given: dict[str, bool]) -> None:
-        """Hand on what is wanted until the child has been idle for a while, has ended, or we
-        close."""
+        """Hand on what is wanted until the child has been idle for a while, or has ended."""
         assert child.stdin is not None
         idle_since = time.monotonic()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._wanted or self._closed, timeout=0.2)
+                self._changed.wait_for(lambda: self._due() or self._closed, timeout=0.2)
                 if self._closed or child.poll() is not None:
                     return
-                lines = list(self._wanted.items())
-                self._wanted.clear()
-                if self._answered < self._sent or lines:
+                lines = self._due()
+                for collection_id in lines:
+                    self._wanted.pop(collection_id, None)
+                    if collection_id in self._failures:
+                        self._failures[collection_id].again_at = math.inf  # Until it answers.
+                if lines or self._left or self._answered < self._sent:
                     idle_since = time.monotonic()
                 else:
                     given.clear()
@@ -151,7 +186,7 @@ class Supervisor:
             if not lines and time.monotonic() - idle_since > _LINGER_S:
                 return
             given.update(lines)
-            for collection_id, urgent in lines:
+            for collection_id, urgent in lines.items():
                 child.stdin.write(f"{'optimize' if urgent else 'work'} {collection_id}\n")
             child.stdin.flush()
 
@@ -160,6 +195,7 @@ class Supervisor:
         path = os.environ.get("PYTHONPATH")
         command = [
             sys.executable,
+            "-P",  # What lies in the caller's current folder is no business of the child's.
             "-m",
             "vecdb.indexer",
             os.fspath(self._root),
@@ -175,29 +211,33 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="replace",
             env={**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{path}" if path else home},
             start_new_session=self._options.indexer_outlives_parent,
         )
 
     def _listen(self, child: subprocess.Popen[str]) -> None:
-        """The thread that hears the child out and collects it, which may be after we have
-        closed."""
+        """The thread that hears the child out and collects it, perhaps after we have closed."""
         assert child.stdout is not None
         with child.stdout:
             for line in child.stdout:
                 with self._changed:
-                    self._hear(line)
+                    try:
+                        self._hear(json.loads(line))
+                    except (ValueError, KeyError, TypeError):
+                        self._last_words.append(line.strip())
                     self._changed.notify_all()
         child.wait()
 
-    def _hear(self, line: str) -> None:
-        if not line.startswith("{"):
-            self._last_words.append(line.strip())
-            return
-        event = json.loads(line)
-        if event["event"] == "done":
-            self._answered += 1
+    def _hear(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind in ("done", "rested"):
+            self._answered += kind == "done"
+            self._left = event["left"]
             self._doing = {}
-            self._crashes = 0
-        elif event["event"] == "building":
+        elif kind == "building":
             self._doing = event
+        elif kind == "worked":
+            self._failures.pop(event["collection"], None)
+        elif kind == "failed":
+            self._failed(event["collection"], event["detail"])

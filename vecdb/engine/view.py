@@ -1,10 +1,10 @@
 """Views: what a search sees. A view is immutable and stands for one committed state.
 
 It holds the segments in place, a bitmap of dead nodes for each, and the fresh rows (those at or
-past sealed_to) in one buffer. A search reads the committed state in a transaction of a microsecond
-and takes any view at least as new; if there is none, one thread makes it, from the last view and
-the log where it can, while others wait outside any transaction. So a search sees every batch that
-was acknowledged before it began, by whichever process.
+past sealed_to) in one buffer. A search asks LMDB for the number of its last commit, which takes a
+microsecond, and takes the view that covers it; if there is none, one thread makes it, from the last
+view and the log where it can, while others wait outside any transaction. So a search sees every
+batch that was acknowledged before it began, by whichever process.
 
 Fresh rows lie in an append-only buffer that successive views share: a newer view only knows a
 greater length of it. Row r is at position r - first_row, so rows need no table.
@@ -13,6 +13,7 @@ greater length of it. Row r is at position r - first_row, so rows need no table.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,12 +34,26 @@ from vecdb.engine.segment import (
     padded_width,
 )
 from vecdb.engine.store import Store
+from vecdb.errors import ResourceExhaustedError, UnavailableError
 from vecdb.types import Metric
 
-__all__ = ["NOTHING_DEAD", "Area", "FreshRows", "SegmentView", "View", "ViewKeeper", "aligned_rows"]
+__all__ = [
+    "NOTHING_DEAD",
+    "Area",
+    "FreshRows",
+    "SegmentView",
+    "View",
+    "ViewKeeper",
+    "aligned_rows",
+    "is_clean",
+]
 
 NOTHING_DEAD = np.zeros(0, np.uint8)
+DEAD_FRACTION_MAX = 0.2
+"""A segment with more dead nodes than this is built anew."""
+
 _FRESH_ROWS_AT_FIRST = 1_024
+_ATTEMPTS_MAX = 20
 
 
 def aligned_rows(count: int, width: int) -> npt.NDArray[np.float32]:
@@ -228,34 +243,58 @@ class View:
 
 
 class _SegmentGoneError(Exception):
-    """A segment's files could not be opened; carries its number."""
+    """A segment's files could not be opened."""
+
+    def __init__(self, number: int, generation: int) -> None:
+        super().__init__(number, generation)
+        self.number, self.generation = number, generation
+
+
+def is_clean(segment: SegmentView) -> bool:
+    """A graph with few dead nodes: nothing for the indexer to do about it by itself."""
+    dead_max = DEAD_FRACTION_MAX * len(segment.content.rows)
+    return segment.graph is not None and segment.dead_count <= dead_max
 
 
 class ViewKeeper:
     """Makes views of one collection and keeps the newest. Safe to use from many threads."""
 
     def __init__(
-        self, store: Store, folder: Path, collection_id: str, *, with_fresh: bool = True
+        self,
+        store: Store,
+        folder: Path,
+        collection_id: str,
+        *,
+        with_fresh: bool = True,
+        on_work: Callable[[], None] | None = None,
     ) -> None:
-        """with_fresh: False leaves the fresh rows out, for those who work on segments only."""
+        """Make no view yet.
+
+        Args:
+            with_fresh: False leaves the fresh rows out, for those who work on segments only.
+            on_work: called when a new view shows work for the indexer; must return at once.
+        """
         self._store = store
+        self._on_work = on_work
+        self._told_generation = -1
+        self._unreadable: set[int] = set()
         self._with_fresh = with_fresh
         self._segments_folder = folder / "segments"
         self._collection_id = collection_id
         self._width = padded_width(store.config.dim)
         self._unit = store.config.metric is Metric.COSINE
-        # The newest view, and the commit for which it was last found to be current. A view may be
-        # newer than that commit, never older.
+        # The newest view, and a commit whose state it covers, numbered by the transaction that read
+        # the state: ``last_commit`` may already name one that readers do not see yet.
         self._known: tuple[int, View | None] = (-1, None)
         self._making = threading.Lock()
 
     def view(self) -> View:
         """A view of the state that is committed now, or of a newer one."""
-        commit = self._store.environment.last_commit()
         known_commit, view = self._known
-        if view is not None and commit == known_commit:
+        if view is not None and self._store.environment.last_commit() == known_commit:
             return view
-        state = self._store.current_state()
+        with self._store.environment.read() as transaction:
+            commit, state = transaction.id(), self._store.read_state(transaction)
         if view is not None and _covers(view.state, state):
             # Something else was committed; the next searches need not look again.
             if self._making.acquire(blocking=False):
@@ -276,16 +315,36 @@ class ViewKeeper:
             self._known = (-1, None)
 
     def _next(self, last: View | None) -> View:
-        for attempt in range(20):
+        for _ in range(_ATTEMPTS_MAX):
             try:
-                return self._advanced(last) or self._built(last)
+                view = self._advanced(last) or self._built(last)
             except _SegmentGoneError as gone:
                 # Another process may just have replaced it; if the store still speaks of it in
                 # the same generation, the files are really gone.
-                number, generation = gone.args
-                if self._store.current_state().generation == generation or attempt > 10:
-                    mark_lost(self._store, number, generation)
-        raise AssertionError("a view could not be made in 20 attempts")
+                if self._store.current_state().generation == gone.generation:
+                    self._give_up(gone)
+                continue
+            self._tell_of_work(view)
+            return view
+        raise UnavailableError(
+            f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were opened",
+            "SEGMENTS_CHANGING",
+        )
+
+    def _tell_of_work(self, view: View) -> None:
+        """Once a generation, if a segment is lost or has many dead; flat ones are known of."""
+        if self._on_work is None or self._told_generation == view.state.generation:
+            return
+        if any(s.segment is None or not (s.graph is None or is_clean(s)) for s in view.segments):
+            self._told_generation = view.state.generation
+            self._on_work()
+
+    def _give_up(self, gone: _SegmentGoneError) -> None:
+        """Mark a segment lost for everyone; if that can't be written, go without it here."""
+        try:
+            mark_lost(self._store, gone.number, gone.generation)
+        except (ResourceExhaustedError, UnavailableError):
+            self._unreadable.add(gone.number)
 
     def _advanced(self, last: View | None) -> View | None:
         """The last view with the batches since, if the segments are still the same."""
@@ -325,7 +384,7 @@ class ViewKeeper:
                 )
             else:
                 died = _deaths(entries)
-                lost = {number for number, entry in placed if entry["state"] == "lost"}
+                lost = {n for n, e in placed if e["state"] == "lost" or n in self._unreadable}
                 known = {
                     s.number: s for s in last.segments if (s.segment is None) == (s.number in lost)
                 }
@@ -347,7 +406,7 @@ class ViewKeeper:
 
     def _opened(self, number: int, entry: dict[str, Any], state: layout.State) -> SegmentView:
         first, end = entry["first_row"], entry["end_row"]
-        if entry["state"] == "lost":
+        if entry["state"] == "lost" or number in self._unreadable:
             content = load_rows(self._store, first, end, state.seq)
             return SegmentView(number, first, end, content, None, NOTHING_DEAD, 0, True, None)
         folder = self._segments_folder / str(number)

@@ -10,6 +10,7 @@ Callers wait on a future, so an interrupted caller (Ctrl-C in a notebook) leaves
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from vecdb.errors import (
 from vecdb.types import Receipt
 
 __all__ = ["Writer"]
+
+_log = logging.getLogger("vecdb.engine")
 
 GROUP_BYTES_MAX = 8 * 1024**2
 """A group ends once it holds this much: a transaction stays well under a second."""
@@ -97,7 +100,13 @@ class Writer:
 
     def _run(self) -> None:
         while (group := self._take()) is not None:
-            self._write(group)
+            try:
+                self._write(group)
+            except BaseException as error:
+                # Nothing may end this thread: all writes of the process wait for it.
+                for job in group:
+                    if not job.answer.done():
+                        job.answer.set_exception(_presentable(error))
 
     def _take(self) -> list[_Job] | None:
         """The next jobs of one collection, in order; waits for the first."""
@@ -140,7 +149,11 @@ class Writer:
             return
         for job, receipt in zip(group, receipts, strict=True):
             job.answer.set_result(receipt)
-        group[-1].after_commit()
+        try:
+            group[-1].after_commit()
+        except Exception as error:
+            # The batches are on disk and answered; what failed only asks for sealing.
+            _log.warning("after a commit in %s: %s", store.environment.folder, error)
 
 
 def _presentable(error: BaseException) -> BaseException:
