@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -513,7 +513,7 @@ def _until(condition: Any, timeout_s: float = 10.0) -> None:
     ("method", "engine_method", "reason"),
     [
         ("Upsert", "upsert_raw", "TOO_MANY_WRITES"),
-        ("Optimize", "optimize", "TOO_MANY_OPTIMIZES"),
+        ("Optimize", "run_optimize", "TOO_MANY_OPTIMIZES"),
     ],
 )
 def test_waiting_writes_hold_a_quarter_of_the_threads(
@@ -548,23 +548,36 @@ def _refused(raw: Wire, method: str, request: Any) -> Any:
     return failure_of(caught.value)[:2]
 
 
+def _never_done(ended: threading.Event) -> Callable[..., Any]:
+    """An optimize that goes on until its deadline says otherwise."""
+
+    def run(self: Any, deadline: Any) -> Any:
+        try:
+            while True:
+                deadline.check()
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    return run
+
+
 def test_optimize_ends_with_its_deadline(server: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    slices: list[float] = []
-
-    def never_done(self: Any, timeout_s: float | None = None) -> Any:
-        assert timeout_s is not None
-        slices.append(timeout_s)
-        time.sleep(min(timeout_s, 0.05))
-        raise errors.DeadlineExceededError("not yet")
-
-    monkeypatch.setattr(EngineCollection, "optimize", never_done)
+    ended = threading.Event()
+    monkeypatch.setattr(EngineCollection, "run_optimize", _never_done(ended))
     with pytest.raises(grpc.RpcError) as caught:
         server.stub.Optimize(wire.OptimizeRequest(collection="docs"), timeout=0.4)
     assert caught.value.code() is Code.DEADLINE_EXCEEDED
-    count = len(slices)
-    time.sleep(0.3)
-    assert 1 < count <= len(slices) <= count + 1
-    assert max(slices) <= 1.0
+    assert ended.wait(5)
+
+
+def test_optimize_ends_when_its_caller_goes(server: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(EngineCollection, "run_optimize", _never_done(ended))
+    call = server.stub.Optimize.future(wire.OptimizeRequest(collection="docs"))
+    time.sleep(0.1)
+    call.cancel()
+    assert ended.wait(5)
 
 
 def test_optimize_gives_the_end_state(tmp_path: Path) -> None:
