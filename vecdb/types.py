@@ -17,6 +17,7 @@ __all__ = [
     "CollectionDescription",
     "CollectionStats",
     "Hit",
+    "HitColumns",
     "Hits",
     "IngestProgress",
     "Metric",
@@ -186,6 +187,48 @@ class Hits(Sequence[Hit]):
         )
         more = ", …" if len(self) > 5 else ""
         return f"Hits({len(self)}: {shown}{more}; {self.info.plan}, seq {self.info.seq})"
+
+
+class HitColumns(NamedTuple):
+    """The answers to all queries of a call, laid end to end: so they are found and so they travel.
+
+    Attributes:
+        counts: list of int, hits of each query. The columns below have sum(counts) entries.
+        ids: list of str.
+        distances: float32, shape (sum(counts),).
+        raw_metadata: UTF-8 JSON a hit, empty for none; None if no hit has any.
+        vectors: float32, shape (sum(counts), dim), or None if not asked for.
+        info: SearchInfo that holds for every query but for ``visited``.
+        visited: list of int, vectors compared with each query.
+    """
+
+    counts: list[int]
+    ids: list[str]
+    distances: npt.NDArray[np.float32]
+    raw_metadata: Sequence[bytes] | None
+    vectors: npt.NDArray[np.float32] | None
+    info: SearchInfo
+    visited: list[int]
+
+    def hits(self) -> list[Hits]:
+        """One ``Hits`` a query; arrays are cut, not copied."""
+        ids, distances, raw, vectors = self.ids, self.distances, self.raw_metadata, self.vectors
+        before, after = self.info[:3], self.info[4:]
+        answers = []
+        start = 0
+        for count, visited in zip(self.counts, self.visited, strict=True):
+            end = start + count
+            answers.append(
+                Hits(
+                    ids[start:end],
+                    distances[start:end],
+                    None if raw is None else raw[start:end],
+                    None if vectors is None else vectors[start:end],
+                    SearchInfo(*before, visited, *after),
+                )
+            )
+            start = end
+        return answers
 
 
 class Records:

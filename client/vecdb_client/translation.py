@@ -17,6 +17,7 @@ from vecdb.types import (
     CollectionConfig,
     CollectionDescription,
     CollectionStats,
+    HitColumns,
     Hits,
     Metric,
     Records,
@@ -153,37 +154,25 @@ def description_of(message: wire.CollectionDescription) -> CollectionDescription
 def hits_of(
     response: wire.SearchResponse, query_count: int, *, with_metadata: bool, with_vectors: bool
 ) -> list[Hits]:
-    """The answer to each query. Columns are cut, not copied, where there are several queries."""
-    ids = list(response.ids)
-    # Writable, as those of an embedded database are.
-    distances = decode_floats(response.distances, writable=True)
+    """The answer to each query. Columns are cut, not copied."""
+    if not query_count:
+        return []
     metadata = list(response.metadata) if with_metadata else None
-    vectors = None
-    if with_vectors and query_count:
-        vectors = decode_matrix(response.vectors, writable=True)
-    infos, visited = response.infos, response.visited
-    if query_count == 1:
-        return [Hits(ids, distances, metadata or None, vectors, _info_of(infos[0], visited[0]))]
-    if len(infos) == 1:
-        # Reading a field of a message costs as much as all else here: each is read once.
-        shared = _info_of(infos[0], 0)
-        receipts = [SearchInfo(*shared[:3], compared, *shared[4:]) for compared in list(visited)]
-    else:
-        receipts = [_info_of(info, compared) for info, compared in zip(infos, visited, strict=True)]
-    answers = []
-    first = 0
-    for count, receipt in zip(list(response.counts), receipts, strict=True):
-        end = first + count
-        answers.append(
-            Hits(
-                ids[first:end],
-                distances[first:end],
-                metadata[first:end] if metadata else None,
-                None if vectors is None else vectors[first:end],
-                receipt,
-            )
-        )
-        first = end
+    columns = HitColumns(
+        list(response.counts),
+        list(response.ids),
+        # Writable, as those of an embedded database are.
+        decode_floats(response.distances, writable=True),
+        metadata or None,
+        decode_matrix(response.vectors, writable=True) if with_vectors else None,
+        _info_of(response.infos[0], 0),
+        list(response.visited),
+    )
+    if len(response.infos) == 1:
+        return columns.hits()
+    answers = columns.hits()
+    for hits, info, visited in zip(answers, response.infos, columns.visited, strict=True):
+        hits.info = _info_of(info, visited)
     return answers
 
 

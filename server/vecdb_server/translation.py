@@ -7,11 +7,9 @@ built here, so that ``service`` reads like the contract.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from typing import Any, Final, NamedTuple, Protocol
 
 import grpc
-import numpy as np
 
 from vecdb import errors, limits
 from vecdb.errors import InternalError, InvalidArgumentError, UnsupportedError, VecdbError
@@ -19,7 +17,7 @@ from vecdb.types import (
     CollectionConfig,
     CollectionDescription,
     CollectionStats,
-    Hits,
+    HitColumns,
     Metric,
     Records,
 )
@@ -179,39 +177,19 @@ def records_response(records: Records) -> wire.GetResponse:
     )
 
 
-def search_response(batch: Sequence[Hits]) -> wire.SearchResponse:
-    """The answers to all queries in columns.
-
-    One query, the usual case, takes its columns as they are; several are laid end to end.
-    """
-    if len(batch) == 1:
-        hits = batch[0]
-        response = wire.SearchResponse(
-            counts=(len(hits.ids),),
-            ids=hits.ids,
-            distances=encode_floats(hits.distances),
-            metadata=_metadata_column(hits.raw_metadata),
-            visited=(hits.info.visited,),
-        )
-        infos: Sequence[Hits] = batch
-        vectors = hits.vectors
-    else:
-        response = wire.SearchResponse(
-            counts=[len(hits.ids) for hits in batch],
-            ids=chain.from_iterable(hits.ids for hits in batch),
-            distances=b"".join([encode_floats(hits.distances) for hits in batch]),
-            metadata=_metadata_column(
-                [text for hits in batch if hits.raw_metadata for text in hits.raw_metadata]
-            ),
-            visited=[hits.info.visited for hits in batch],
-        )
-        infos = batch[:1] if _same_info(batch) else batch
-        parts = [hits.vectors for hits in batch if hits.vectors is not None]
-        vectors = np.concatenate(parts) if parts else None
-    if vectors is not None:
-        response.vectors.CopyFrom(encode_matrix(vectors))
-    for hits in infos:
-        info = hits.info
+def search_response(found: HitColumns) -> wire.SearchResponse:
+    """The answers to all queries in columns."""
+    info = found.info
+    response = wire.SearchResponse(
+        counts=found.counts,
+        ids=found.ids,
+        distances=encode_floats(found.distances),
+        metadata=_metadata_column(found.raw_metadata),
+        visited=found.visited,
+    )
+    if found.vectors is not None:
+        response.vectors.CopyFrom(encode_matrix(found.vectors))
+    if found.counts:
         response.infos.add(
             plan=info.plan,
             exact=info.exact,
@@ -221,18 +199,6 @@ def search_response(batch: Sequence[Hits]) -> wire.SearchResponse:
             verified=info.verified,
         )
     return response
-
-
-def _same_info(batch: Sequence[Hits]) -> bool:
-    """True if what is said of the first query holds for all; ``visited`` has its own column."""
-    if not batch:
-        return True
-    first = batch[0].info
-    expected = (first.plan, first.exact, first.ef, first.matches, first.seq, first.verified)
-    return all(
-        (info.plan, info.exact, info.ef, info.matches, info.seq, info.verified) == expected
-        for info in (hits.info for hits in batch[1:])
-    )
 
 
 def _metadata_column(raw: Sequence[bytes] | None) -> Sequence[bytes]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from vecdb.engine.segment import RowArrays
 from vecdb.engine.store import Store
 from vecdb.engine.view import View
-from vecdb.types import Hits, Metric, SearchInfo
+from vecdb.types import HitColumns, Metric, SearchInfo
 
 __all__ = ["Found", "Wanted", "answers"]
 
@@ -53,36 +53,20 @@ class Wanted(NamedTuple):
 
 def answers(
     store: Store, view: View, parts: Sequence[Found], queries: int, wanted: Wanted
-) -> list[Hits]:
-    """One ``Hits`` a query."""
+) -> HitColumns:
+    """What the parts gave, merged and named."""
+    visited = np.zeros(queries, np.int64)
+    for part in parts:
+        visited += part.visited
+    info = _info(view, parts, wanted)
     if not parts:
-        nothing = np.zeros(0, np.float32)
         vectors = np.zeros((0, store.config.dim), np.float32) if wanted.vectors else None
-        infos = _infos(view, parts, queries, wanted)
-        return [Hits([], nothing, None, vectors, info) for info in infos]
+        nothing = np.zeros(0, np.float32)
+        return HitColumns([0] * queries, [], nothing, None, vectors, info, visited.tolist())
     best = _merged(view, parts, wanted.k)
-    if queries == 1:
-        ids, raw, vectors = _named(store, view, parts, best, wanted)
-        distances = _distances(best.scores, store.config.metric)
-        return [Hits(ids, distances, raw, vectors, _infos(view, parts, 1, wanted)[0])]
     ids, raw, vectors = _named(store, view, parts, best, wanted)
     distances = _distances(best.scores, store.config.metric)
-    hits = []
-    start = 0
-    infos = _infos(view, parts, queries, wanted)
-    for count, info in zip(best.counts.tolist(), infos, strict=True):
-        end = start + count
-        hits.append(
-            Hits(
-                ids[start:end],
-                distances[start:end],
-                None if raw is None else raw[start:end],
-                None if vectors is None else vectors[start:end],
-                info,
-            )
-        )
-        start = end
-    return hits
+    return HitColumns(best.counts.tolist(), ids, distances, raw, vectors, info, visited.tolist())
 
 
 class _Best(NamedTuple):
@@ -183,18 +167,12 @@ def _segment_ids(parts: Sequence[Found], best: _Best) -> list[str]:
     return ids
 
 
-def _infos(view: View, parts: Sequence[Found], queries: int, wanted: Wanted) -> list[SearchInfo]:
+def _info(view: View, parts: Sequence[Found], wanted: Wanted) -> SearchInfo:
     walked = any(part.walked for part in parts)
     scanned = any(not part.walked for part in parts) or not parts
     plan = "graph+scan" if walked and scanned else "graph" if walked else "scan"
-    visited = np.zeros(queries, np.int64)
-    for part in parts:
-        visited += part.visited
-    live, seq, ef = view.live_count, view.state.seq, wanted.ef if walked else 0
-    return [
-        SearchInfo(plan, not walked, ef, compared, live, seq, view.verified)
-        for compared in visited.tolist()
-    ]
+    ef = wanted.ef if walked else 0
+    return SearchInfo(plan, not walked, ef, 0, view.live_count, view.state.seq, view.verified)
 
 
 def _distances(scores: npt.NDArray[np.float32], metric: Metric) -> Any:

@@ -32,7 +32,7 @@ from vecdb.errors import ResourceExhaustedError
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
-    Hits,
+    HitColumns,
     IngestProgress,
     Metric,
     Receipt,
@@ -312,11 +312,11 @@ class Collection:
         """
         checks.check_reserved(filter=filter, target_recall=target_recall)
         request = SearchRequest(query, k, ef, exact, include_metadata, include_vectors)
-        answers = self.run_search(request, Deadline(timeout_s))
+        answers = self.run_search(request, Deadline(timeout_s)).hits()
         return answers[0] if np.ndim(query) == 1 else answers
 
-    def run_search(self, request: SearchRequest, deadline: Deadline) -> list[Hits]:
-        """``search`` for many queries, with a deadline that can be cancelled; for servers."""
+    def run_search(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
+        """``search`` in columns, with a deadline that can be cancelled; for servers."""
         self._database.check_usable()
         return self._opened.searcher.run(request, deadline)
 

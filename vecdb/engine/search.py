@@ -24,7 +24,7 @@ from vecdb.engine.segment import padded_width
 from vecdb.engine.store import Store
 from vecdb.engine.view import Area, View, ViewKeeper
 from vecdb.errors import DataLossError, InvalidArgumentError
-from vecdb.types import CollectionConfig, Hits, Metric
+from vecdb.types import CollectionConfig, HitColumns, Metric
 
 __all__ = ["SearchRequest", "Searcher"]
 
@@ -61,8 +61,8 @@ class Searcher:
         euclidean = store.config.metric is Metric.EUCLIDEAN
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
 
-    def run(self, request: SearchRequest, deadline: Deadline) -> list[Hits]:
-        """One ``Hits`` a query.
+    def run(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
+        """The answers to all queries.
 
         Raises:
             InvalidArgumentError: a query, k or ef is wrong.
@@ -72,8 +72,6 @@ class Searcher:
         queries = _checked_queries(request.queries, config)
         k = checks.check_k(request.k, max(1, len(queries)))
         ef = checks.check_effort(request.ef, k)
-        if len(queries) == 0:
-            return []
         kernels = load_kernels()
         prepared = np.empty((len(queries), padded_width(config.dim)), np.float32)
         kernels.prepare_rows(queries, prepared, config.metric is Metric.COSINE)
@@ -96,9 +94,9 @@ class Searcher:
         wanted: Wanted,
         exact: bool,
         deadline: Deadline,
-    ) -> list[Hits]:
+    ) -> HitColumns:
         parts: list[Found] = []
-        for area in view.areas:
+        for area in view.areas if len(queries) else ():
             if exact or area.graph is None:
                 parts.append(self._scan(area, queries, wanted.k, deadline))
                 continue
