@@ -17,6 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from vecdb.engine.collection import Collection as EngineCollection
 from vecdb_server.process import Server
 
 READY_WITHIN_S = 110.0
@@ -119,3 +122,17 @@ class ServerProcess:
         self._reader.join(5.0)
         assert self._child.stderr is not None
         self._child.stderr.close()
+
+
+def held(monkeypatch: pytest.MonkeyPatch, method: str) -> tuple[threading.Event, threading.Event]:
+    """Makes a method of the engine wait; returns events: it was entered, and it may go on."""
+    entered, release = threading.Event(), threading.Event()
+    real = getattr(EngineCollection, method)
+
+    def waiting(self: Any, *arguments: Any, **named: Any) -> Any:
+        entered.set()
+        assert release.wait(20)
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(EngineCollection, method, waiting)
+    return entered, release

@@ -23,7 +23,7 @@ import pytest
 
 import vecdb
 import vecdb_client
-from tests.serving import ServerProcess, running_server
+from tests.serving import ServerProcess, held, running_server
 from vecdb import limits
 from vecdb.engine.collection import Collection as EngineCollection
 from vecdb.types import IngestProgress
@@ -347,20 +347,6 @@ def _gate(address: str) -> Iterator[tuple[str, threading.Event]]:
 @pytest.fixture
 def gate(address: str) -> Iterator[tuple[str, threading.Event]]:
     yield from _gate(address)
-
-
-def held(monkeypatch: pytest.MonkeyPatch, method: str) -> tuple[threading.Event, threading.Event]:
-    """Makes a method of the engine wait; returns events: it was entered, and it may go on."""
-    entered, release = threading.Event(), threading.Event()
-    real = getattr(EngineCollection, method)
-
-    def waiting(self: Any, *arguments: Any, **named: Any) -> Any:
-        entered.set()
-        assert release.wait(20)
-        return real(self, *arguments, **named)
-
-    monkeypatch.setattr(EngineCollection, method, waiting)
-    return entered, release
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import vecdb
-from tests.serving import ServerProcess, running_server
+from tests.serving import ServerProcess, held, running_server
 from vecdb import errors, limits
 from vecdb.engine.collection import Collection as EngineCollection
 from vecdb.engine.database import Database
@@ -433,20 +433,6 @@ def test_reasons_and_messages_arrive_whatever_is_in_them(
 
 
 # ------------------------------------------------------------------------------- deadlines and caps
-
-
-def held(monkeypatch: pytest.MonkeyPatch, method: str) -> tuple[threading.Event, threading.Event]:
-    """Makes a method of the engine wait; returns events: it was entered, and it may go on."""
-    entered, release = threading.Event(), threading.Event()
-    real = getattr(EngineCollection, method)
-
-    def waiting(self: Any, *arguments: Any, **named: Any) -> Any:
-        entered.set()
-        assert release.wait(20)
-        return real(self, *arguments, **named)
-
-    monkeypatch.setattr(EngineCollection, method, waiting)
-    return entered, release
 
 
 def test_a_deadline_that_has_passed_stops_a_write(server: Wire) -> None:

@@ -223,15 +223,17 @@ def _encoded(entry: Any, row: int) -> bytes:
         raise InvalidArgumentError(
             f"metadata: row {row} must be a JSON object, got {type(entry).__name__}", "BAD_METADATA"
         )
-    _check_depth(entry, row)
     try:
-        text = json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        raw = text.encode()
+        raw = _ENCODER.encode(entry).encode()
+    except RecursionError:
+        _check_depth(entry, row)
+        raise
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(
             f"metadata: row {row} is not JSON: {error}", "BAD_METADATA"
         ) from None
     _check_metadata_size(raw, row)
+    _check_brackets(raw, entry, row)
     return raw
 
 
@@ -250,7 +252,7 @@ def check_raw_metadata(raw: Sequence[bytes], count: int) -> list[bytes] | None:
             continue
         _check_metadata_size(text, row)
         try:
-            entry = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+            entry = _DECODER.decode(text.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise InvalidArgumentError(
                 f"metadata: row {row} is not JSON: {error}", "BAD_METADATA"
@@ -260,13 +262,24 @@ def check_raw_metadata(raw: Sequence[bytes], count: int) -> list[bytes] | None:
                 f"metadata: row {row} must be a JSON object, got {type(entry).__name__}",
                 "BAD_METADATA",
             )
-        _check_depth(entry, row)
+        _check_brackets(text, entry, row)
         out.append(bytes(text))
     return out
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+# Made once: the functions of json make one anew at each call with options.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _check_brackets(raw: bytes, entry: Any, row: int) -> None:
+    """The depth, which only needs a look where there are brackets enough for it."""
+    if raw.count(b"{") + raw.count(b"[") > limits.METADATA_DEPTH.maximum:
+        _check_depth(entry, row)
 
 
 def _check_metadata_size(raw: bytes, row: int) -> None:

@@ -25,7 +25,7 @@ from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock, fsync_folder
 from vecdb.engine.store import Store
 from vecdb.errors import AlreadyExistsError, NotFoundError
-from vecdb.types import CollectionConfig, CollectionDescription, Metric
+from vecdb.types import CollectionConfig, CollectionDescription
 
 __all__ = ["Catalog"]
 
@@ -61,7 +61,7 @@ class Catalog:
         with self._environment.read() as transaction:
             entries = self._entries(transaction)
         return [
-            CollectionDescription(name, _config(entry))
+            CollectionDescription(name, layout.config_of(entry))
             for name, entry in sorted(entries.items())
             if entry["state"] == "ready"
         ]
@@ -84,7 +84,7 @@ class Catalog:
             self._found = (commit, found)
         if entry is None or entry["state"] != "ready":
             raise NotFoundError(f"there is no collection {name!r}", "NO_COLLECTION")
-        found[name] = (str(entry["id"]), _config(entry))
+        found[name] = (str(entry["id"]), layout.config_of(entry))
         return found[name]
 
     def create(self, name: str, config: CollectionConfig) -> str:
@@ -99,14 +99,7 @@ class Catalog:
             if taken is not None:
                 raise AlreadyExistsError(f"collection {name!r} exists already", "NAME_TAKEN")
             collection_id = uuid.uuid4().hex[:16]
-            entry = {
-                "id": collection_id,
-                "dim": config.dim,
-                "metric": config.metric.value,
-                "M": config.M,
-                "ef_construction": config.ef_construction,
-                "state": "creating",
-            }
+            entry = {**layout.config_entry(collection_id, config), "state": "creating"}
             self._put(name, entry)
             try:
                 self._make_store(collection_id, config)
@@ -215,9 +208,3 @@ class Catalog:
         self._environment.transact(
             lambda transaction: transaction.delete(name.encode(), db=self._names)
         )
-
-
-def _config(entry: dict[str, Any]) -> CollectionConfig:
-    return CollectionConfig(
-        entry["dim"], Metric(entry["metric"]), entry["M"], entry["ef_construction"]
-    )

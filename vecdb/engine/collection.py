@@ -27,7 +27,7 @@ from vecdb.engine.publication import in_place
 from vecdb.engine.sealing import row_bytes, seal
 from vecdb.engine.search import Searcher, SearchRequest
 from vecdb.engine.store import Store
-from vecdb.engine.view import ViewKeeper
+from vecdb.engine.view_keeper import ViewKeeper
 from vecdb.errors import ResourceExhaustedError
 from vecdb.types import (
     CollectionConfig,

@@ -37,7 +37,8 @@ from vecdb.engine.segment import (
     write_segment,
 )
 from vecdb.engine.store import Store
-from vecdb.engine.view import SegmentView, View, ViewKeeper, is_clean
+from vecdb.engine.view import SegmentView, View, is_clean
+from vecdb.engine.view_keeper import ViewKeeper
 from vecdb.errors import DataLossError
 from vecdb.types import Metric
 

@@ -40,6 +40,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.errors import DataLossError
+from vecdb.types import CollectionConfig, Metric
 
 __all__ = [
     "BLOCK_BYTES_MAX",
@@ -50,6 +51,8 @@ __all__ = [
     "State",
     "block_rows",
     "block_rows_max",
+    "config_entry",
+    "config_of",
     "open_value",
     "pack_block",
     "pack_json",
@@ -226,6 +229,24 @@ def unpack_json(key: bytes | memoryview, value: bytes | memoryview, what: str) -
     """The object of ``pack_json``."""
     entry: dict[str, Any] = json.loads(bytes(open_value(key, value, what)))
     return entry
+
+
+def config_entry(collection_id: str, config: CollectionConfig) -> dict[str, Any]:
+    """What JSON says of a collection, in its store and in the catalogue."""
+    return {
+        "id": collection_id,
+        "dim": config.dim,
+        "metric": config.metric.value,
+        "M": config.M,
+        "ef_construction": config.ef_construction,
+    }
+
+
+def config_of(entry: dict[str, Any]) -> CollectionConfig:
+    """The configuration in such an entry."""
+    return CollectionConfig(
+        entry["dim"], Metric(entry["metric"]), entry["M"], entry["ef_construction"]
+    )
 
 
 def pack_record(key: bytes, encoded_id: bytes, metadata: bytes) -> bytes:

@@ -22,7 +22,8 @@ from vecdb.engine.graph import Graph
 from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.segment import padded_width
 from vecdb.engine.store import Store
-from vecdb.engine.view import Area, View, ViewKeeper
+from vecdb.engine.view import Area, View
+from vecdb.engine.view_keeper import ViewKeeper
 from vecdb.errors import DataLossError, InvalidArgumentError
 from vecdb.types import CollectionConfig, HitColumns, Metric
 

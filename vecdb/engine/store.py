@@ -22,7 +22,7 @@ from vecdb.engine.environment import Environment
 from vecdb.engine.files import fsync_folder
 from vecdb.engine.rows import RowReader
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
-from vecdb.types import CollectionConfig, Metric, Receipt
+from vecdb.types import CollectionConfig, Receipt
 
 __all__ = ["Store"]
 
@@ -56,22 +56,14 @@ class Store:
                 f"{environment.folder} holds collection {entry['id']}, expected {collection_id}",
                 "FOREIGN_STORE",
             )
-        self.config = CollectionConfig(
-            entry["dim"], Metric(entry["metric"]), entry["M"], entry["ef_construction"]
-        )
+        self.config = layout.config_of(entry)
         self.rows = RowReader(environment, self.config.dim)
 
     @staticmethod
     def create(folder: Path, collection_id: str, config: CollectionConfig, map_bytes: int) -> None:
         """Make the store of a new collection, on disk with its folders when this returns."""
         environment = Environment(folder, layout.DATABASES, create=True, map_bytes=map_bytes)
-        entry = {
-            "id": collection_id,
-            "dim": config.dim,
-            "metric": config.metric.value,
-            "M": config.M,
-            "ef_construction": config.ef_construction,
-        }
+        entry = layout.config_entry(collection_id, config)
 
         def write(transaction: Any) -> None:
             meta = environment.database(b"meta")

@@ -1,0 +1,254 @@
+"""The keeper of views: gives each search one that is as new as the last commit.
+
+A search asks LMDB for the number of its last commit, which takes a microsecond, and takes the view
+that covers it. If there is none, one thread makes it, from the last view and the log where it can,
+while others wait outside any transaction. So a search sees every batch that was acknowledged before
+it began, by whichever process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine import layout
+from vecdb.engine.compiled import load_kernels
+from vecdb.engine.publication import in_place, mark_lost
+from vecdb.engine.sealing import load_rows
+from vecdb.engine.segment import Segment, SegmentDamagedError, padded_width
+from vecdb.engine.store import Store
+from vecdb.engine.view import NOTHING_DEAD, FreshRows, SegmentView, View, is_clean
+from vecdb.errors import ResourceExhaustedError, UnavailableError
+from vecdb.types import Metric
+
+__all__ = ["ViewKeeper"]
+
+_ATTEMPTS_MAX = 20
+
+
+class _SegmentGoneError(Exception):
+    """A segment's files could not be opened."""
+
+    def __init__(self, number: int, generation: int) -> None:
+        super().__init__(number, generation)
+        self.number, self.generation = number, generation
+
+
+class ViewKeeper:
+    """Makes views of one collection and keeps the newest. Safe to use from many threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        collection_id: str,
+        *,
+        with_fresh: bool = True,
+        on_work: Callable[[], None] | None = None,
+    ) -> None:
+        """Make no view yet.
+
+        Args:
+            with_fresh: False leaves the fresh rows out, for those who work on segments only.
+            on_work: called when a new view shows work for the indexer; must return at once.
+        """
+        self._store = store
+        self._on_work = on_work
+        self._told_generation = -1
+        self._unreadable: set[int] = set()
+        self._with_fresh = with_fresh
+        self._segments_folder = folder / "segments"
+        self._collection_id = collection_id
+        self._width = padded_width(store.config.dim)
+        self._unit = store.config.metric is Metric.COSINE
+        # The newest view, and a commit whose state it covers, numbered by the transaction that read
+        # the state: ``last_commit`` may already name one that readers do not see yet.
+        self._known: tuple[int, View | None] = (-1, None)
+        self._making = threading.Lock()
+
+    def view(self) -> View:
+        """A view of the state that is committed now, or of a newer one."""
+        known_commit, view = self._known
+        if view is not None and self._store.environment.last_commit() == known_commit:
+            return view
+        with self._store.environment.read() as transaction:
+            commit, state = transaction.id(), self._store.read_state(transaction)
+        if view is not None and _covers(view.state, state):
+            # Something else was committed; the next searches need not look again.
+            if self._making.acquire(blocking=False):
+                if self._known[1] is view:
+                    self._known = (commit, view)
+                self._making.release()
+            return view
+        with self._making:
+            _, view = self._known
+            if view is None or not _covers(view.state, state):
+                view = self._next(view)
+                self._known = (commit, view)
+            return view
+
+    def forget(self) -> None:
+        """Let the kept view go, as when the collection is closed."""
+        with self._making:
+            self._known = (-1, None)
+
+    def _next(self, last: View | None) -> View:
+        for _ in range(_ATTEMPTS_MAX):
+            try:
+                view = self._advanced(last) or self._built(last)
+            except _SegmentGoneError as gone:
+                # Another process may just have replaced it; if the store still speaks of it in
+                # the same generation, the files are really gone.
+                if self._store.current_state().generation == gone.generation:
+                    self._give_up(gone)
+                continue
+            self._tell_of_work(view)
+            return view
+        raise UnavailableError(
+            f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were opened",
+            "SEGMENTS_CHANGING",
+        )
+
+    def _tell_of_work(self, view: View) -> None:
+        """Once a generation, if a segment is lost or has many dead; flat ones are known of."""
+        if self._on_work is None or self._told_generation == view.state.generation:
+            return
+        if any(s.segment is None or not (s.graph is None or is_clean(s)) for s in view.segments):
+            self._told_generation = view.state.generation
+            self._on_work()
+
+    def _give_up(self, gone: _SegmentGoneError) -> None:
+        """Mark a segment lost for everyone; if that can't be written, go without it here."""
+        try:
+            mark_lost(self._store, gone.number, gone.generation)
+        except (ResourceExhaustedError, UnavailableError):
+            self._unreadable.add(gone.number)
+
+    def _advanced(self, last: View | None) -> View | None:
+        """The last view with the batches since, if the segments are still the same."""
+        if last is None:
+            return None
+        with self._store.environment.read() as transaction:
+            state = self._store.read_state(transaction)
+            if state.generation != last.state.generation:
+                return None
+            entries = self._store.rows.read_log(transaction, last.state.seq, state.seq)
+            if entries is None:
+                return None
+            counters = self._store.read_counters(transaction)
+            fresh = self._filled(transaction, last.fresh, counters.next_row)
+        died = _deaths(entries)
+        if len(died) == 0:
+            return View(state, counters, last.segments, fresh)
+        segments = tuple(s.with_deaths(died) for s in last.segments)
+        fresh = fresh.with_deaths(died[np.searchsorted(died, fresh.first_row) :])
+        return View(state, counters, segments, fresh)
+
+    def _built(self, last: View | None) -> View:
+        """A view from the store; what the last one has in common with it is used again."""
+        with self._store.environment.read() as transaction:
+            self._store.check_not_dropped(transaction)
+            state = self._store.read_state(transaction)
+            counters = self._store.read_counters(transaction)
+            placed = in_place(self._store.read_segments(transaction))
+            entries = None
+            if last is not None and last.fresh.first_row <= counters.sealed_to:
+                entries = self._store.rows.read_log(transaction, last.state.seq, state.seq)
+            if last is None or entries is None:
+                died, known = np.zeros(0, np.int64), {}
+                fresh = FreshRows.empty(counters.sealed_to, self._width)
+                fresh_dead = self._store.rows.read_dead(
+                    transaction, counters.sealed_to, counters.next_row, state.seq
+                )
+            else:
+                died = _deaths(entries)
+                lost = {n for n, e in placed if e["state"] == "lost" or n in self._unreadable}
+                known = {
+                    s.number: s for s in last.segments if (s.segment is None) == (s.number in lost)
+                }
+                fresh = last.fresh.from_row(counters.sealed_to)
+                fresh_dead = died[np.searchsorted(died, counters.sealed_to) :]
+            new_dead = {
+                number: self._store.rows.read_dead(
+                    transaction, entry["first_row"], entry["end_row"], state.seq
+                )
+                for number, entry in placed
+                if number not in known
+            }
+            fresh = self._filled(transaction, fresh, counters.next_row).with_deaths(fresh_dead)
+        segments = []
+        for number, entry in placed:
+            opened = known.get(number) or self._opened(number, entry, state)
+            segments.append(opened.with_deaths(new_dead.get(number, died)))
+        return View(state, counters, tuple(segments), fresh)
+
+    def _opened(self, number: int, entry: dict[str, Any], state: layout.State) -> SegmentView:
+        first, end = entry["first_row"], entry["end_row"]
+        if entry["state"] == "lost" or number in self._unreadable:
+            content = load_rows(self._store, first, end, state.seq)
+            return SegmentView(number, first, end, content, None, NOTHING_DEAD, 0, True, None)
+        folder = self._segments_folder / str(number)
+        try:
+            segment = Segment(folder, number, self._collection_id, entry)
+        except (FileNotFoundError, SegmentDamagedError) as error:
+            raise _SegmentGoneError(number, state.generation) from error
+        verified = bool(entry.get("verified", False))
+        return SegmentView(
+            number, first, end, segment.content, segment.graph, NOTHING_DEAD, 0, verified, segment
+        )
+
+    def _filled(self, transaction: Any, fresh: FreshRows, next_row: int) -> FreshRows:
+        """With the rows up to ``next_row``, read from the store."""
+        known_to = fresh.first_row + fresh.count
+        if next_row <= known_to or not self._with_fresh:
+            return fresh
+        grown = fresh.room_for(next_row - fresh.first_row)
+        present = np.zeros(next_row - known_to, bool)
+        for rows, vectors in self._store.rows.iterate_blocks(transaction, known_to, next_row):
+            raw = np.ascontiguousarray(vectors)
+            if not raw.flags.aligned or raw is vectors:
+                raw = raw.copy()
+            start = int(rows[0]) - fresh.first_row
+            self._prepare(raw, rows, grown, start)
+            present[rows - known_to] = True
+        grown = FreshRows(
+            grown.first_row,
+            grown.buffer,
+            next_row - fresh.first_row,
+            grown.dead,
+            grown.dead_count,
+        )
+        missing = np.flatnonzero(~present) + known_to
+        return grown.with_deaths(missing)
+
+    def _prepare(
+        self,
+        raw: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.int64],
+        fresh: FreshRows,
+        start: int,
+    ) -> None:
+        """Rows in the kernels' form into the buffer; a block's rows may have gaps."""
+        prepare_rows = load_kernels().prepare_rows
+        if int(rows[-1]) - int(rows[0]) + 1 == len(rows):
+            prepare_rows(raw, fresh.buffer[start : start + len(raw)], self._unit)
+            return
+        prepared = np.zeros((len(raw), self._width), np.float32)
+        prepare_rows(raw, prepared, self._unit)
+        fresh.buffer[rows - fresh.first_row] = prepared
+
+
+def _deaths(entries: list[layout.LogEntry]) -> npt.NDArray[np.int64]:
+    """Rows that died in these batches, ascending."""
+    return np.sort(np.concatenate([np.zeros(0, np.uint64), *(e.died for e in entries)])).astype(
+        np.int64
+    )
+
+
+def _covers(known: layout.State, wanted: layout.State) -> bool:
+    return known.seq >= wanted.seq and known.generation >= wanted.generation
