@@ -156,7 +156,11 @@ def test_merging_keeps_rows_in_order_whatever_is_a_graph_already(database: Any) 
     indexer = indexer_of(docs)
     view = indexer._views.view()
     indexer._rows_max = 400
-    assert indexer._merge([s for s in view.segments if s.number == middle[0]])
+    taken = publication.claim(
+        docs._opened.store, publication.GRAPH_LOCK, middle[1]["first_row"], middle[1]["end_row"]
+    )
+    assert taken is not None
+    indexer._merge([s for s in view.segments if s.number == middle[0]], taken)
     assert [s.kind for s in docs.stats().segments] == ["flat", "graph", "flat"]
     for _ in range(2):  # The second time everything is extended again.
         index_now(docs)
@@ -169,6 +173,19 @@ def test_merging_keeps_rows_in_order_whatever_is_a_graph_already(database: Any) 
         docs.upsert(names(30, 5000), more)
         model.upsert(names(30, 5000), more, None)
         seal_now(docs)
+
+
+def test_graphs_are_built_under_steady_writing(tmp_path: Path) -> None:
+    """Sealing and joining never stop, and still the indexer gets its turn."""
+    with vecdb.open(tmp_path / "data", seal_bytes=64 * 200) as database:
+        docs = database.create_collection("docs", 8)
+        deadline = time.monotonic() + 60
+        graphs: set[int] = set()
+        while len(graphs) < 12:
+            docs.upsert(names(50, int(RNG.integers(0, 3000))), rows(50))
+            graphs |= {s.number for s in docs.stats().segments if s.kind == "graph"}
+            assert time.monotonic() < deadline, docs.stats()
+        assert docs.count() == len(docs.search(rows(1)[0], k=4000))
 
 
 def test_work_under_the_two_locks_keeps_apart(database: Any) -> None:

@@ -101,33 +101,45 @@ class CollectionIndexer:
     def run(self, *, urgent: bool) -> bool:
         """Do what is to be done now.
 
-        Returns True if something was left: what does not pay yet, what another process works on,
-        or what is being joined by the process that seals.
+        Returns True if something was left: what does not pay yet, or what another process is at.
         """
         with file_lock(self._folder / "graph.lock", wait=False) as held:
             if not held:
                 return True
             self._clear_up()
             while not self._should_stop():
-                view = self._views.view()
-                group = plan(view.segments, self._rows_max, urgent=urgent)
-                if group is None:
+                view, group, taken = self._take(urgent=urgent)
+                if taken is None:
                     break
-                if self._intact(group, view) and not self._merge(group):
-                    break
+                if self._intact(group, view):
+                    self._merge(group, taken)
+                else:
+                    discard_claims(self._store, self._segments, GRAPH_LOCK)
             self._kept = None
             sweep(self._store, self._segments)
             return plan(self._views.view().segments, self._rows_max, urgent=True) is not None
 
     def _clear_up(self) -> None:
-        """Remove what holders of the locks left when they were killed."""
+        """Remove what an earlier holder of the lock left when it was killed."""
         self._segments.mkdir(exist_ok=True)
         discard_claims(self._store, self._segments, GRAPH_LOCK)
         for draft in self._folder.glob("graph-*.hnsw"):
             draft.unlink(missing_ok=True)
-        with file_lock(self._folder / "seal.lock", wait=False) as nobody_seals:
-            if nobody_seals:
-                discard_claims(self._store, self._segments, SEAL_LOCK)
+
+    def _take(self, *, urgent: bool) -> tuple[View, list[SegmentView], Claim | None]:
+        """The next group, claimed; None for the claim if there is nothing to do.
+
+        Sealing is held off for that moment, or it might be joining some of the group: then the
+        claim would be refused, and under steady writing again and again.
+        """
+        with file_lock(self._folder / "seal.lock", wait=True):
+            discard_claims(self._store, self._segments, SEAL_LOCK)
+            view = self._views.view()
+            group = plan(view.segments, self._rows_max, urgent=urgent)
+            if group is None:
+                return view, [], None
+            first, end = group[0].first_row, group[-1].end_row
+            return view, group, claim(self._store, GRAPH_LOCK, first, end)
 
     def _intact(self, group: list[SegmentView], view: View) -> bool:
         """Compare the checksums of what is about to be built from.
@@ -145,15 +157,9 @@ class CollectionIndexer:
                 return False
         return True
 
-    def _merge(self, group: list[SegmentView]) -> bool:
-        """Make one graph of neighbours, going on to the right as long as more is sealed there.
-
-        Returns False if some of them are being joined by the process that seals: try again later.
-        """
+    def _merge(self, group: list[SegmentView], taken: Claim) -> None:
+        """Make one graph of neighbours, going on to the right as long as more is sealed there."""
         began = time.monotonic()
-        taken = claim(self._store, GRAPH_LOCK, group[0].first_row, group[-1].end_row)
-        if taken is None:
-            return False
         self._report({"event": "building", "rows": sum(s.live_count for s in group)})
         growing, remaining = self._begin(group)
         for segment in remaining:
@@ -168,7 +174,6 @@ class CollectionIndexer:
         self._publish(taken, growing)
         took_s = round(time.monotonic() - began, 2)
         self._report({"event": "built", "rows": growing.rows, "seconds": took_s})
-        return True
 
     def _begin(self, group: list[SegmentView]) -> tuple[_Growing, list[SegmentView]]:
         """What to begin with, and the segments still to add: the graph at hand, the first segment's
