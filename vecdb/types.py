@@ -213,18 +213,19 @@ class HitColumns(NamedTuple):
     def hits(self) -> list[Hits]:
         """One ``Hits`` a query; arrays are cut, not copied."""
         ids, distances, raw, vectors = self.ids, self.distances, self.raw_metadata, self.vectors
-        before, after = self.info[:3], self.info[4:]
+        plan, exact, ef, _, matches, seq, verified = self.info
         answers = []
         start = 0
         for count, visited in zip(self.counts, self.visited, strict=True):
             end = start + count
+            info = SearchInfo(plan, exact, ef, visited, matches, seq, verified)
             answers.append(
                 Hits(
                     ids[start:end],
                     distances[start:end],
                     None if raw is None else raw[start:end],
                     None if vectors is None else vectors[start:end],
-                    SearchInfo(*before, visited, *after),
+                    info,
                 )
             )
             start = end
