@@ -91,21 +91,18 @@ class OpenCollection:
         rows_max = max(1, min(self._flat_bytes_max // row_bytes(self.store), self.graph_rows_max))
         return seal(self.store, self.folder, self.id, bytes_min=bytes_min, rows_max=rows_max)
 
-    def many_died(self) -> bool:
-        """True once for each time that rows worth a look at the graphs' dead have died."""
+    def work(self, seal_bytes: int) -> str | None:
+        """What the last commits left to do: "seal" if so many bytes are in no segment yet, "index"
+        if rows worth a look at the graphs' dead have died since that was last said, else None."""
         with self.store.environment.read() as transaction:
             counters = self.store.read_counters(transaction)
+        if (counters.next_row - counters.sealed_to) * row_bytes(self.store) >= seal_bytes:
+            return "seal"
         ever_died = counters.next_row - counters.live_count
         if ever_died - self._died_when_woken < _DEATHS_WORTH_A_LOOK * (counters.live_count + 1):
-            return False
+            return None
         self._died_when_woken = ever_died
-        return counters.sealed_to > 0
-
-    def fresh_bytes(self) -> int:
-        """Size of the rows that are in no segment yet."""
-        with self.store.environment.read() as transaction:
-            counters = self.store.read_counters(transaction)
-        return (counters.next_row - counters.sealed_to) * row_bytes(self.store)
+        return "index" if counters.sealed_to > 0 else None
 
     def close(self, *, dropped: bool = False) -> None:
         """Let everything go."""

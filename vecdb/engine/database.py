@@ -272,11 +272,12 @@ class Database:
         self._after_commit(opened)
 
     def _after_commit(self, opened: OpenCollection) -> None:
-        if opened.fresh_bytes() >= self.options.seal_bytes:
+        work = opened.work(self.options.seal_bytes)
+        if work == "seal":
             with self._seal_wanted:
                 self._to_seal.add(opened.id)
                 self._seal_wanted.notify()
-        elif opened.many_died():
+        elif work == "index":
             self._supervisor.wake(opened.id)
 
     def _run_sealer(self) -> None:

@@ -3,10 +3,10 @@
 All graph work happens here, in the indexer's process, under ``graph.lock``. ``planning.plan``
 decides what comes next; ``CollectionIndexer`` does it.
 
-Merging by extending: the largest graph of a group is loaded into hnswlib and its neighbours' rows
-are added to it, which costs only the new rows. During a bulk load the graph stays in memory between
-publications, and each publication at least doubles the one before, so that all of them together
-cost little more than the last.
+Merging by extending: the first graph of a group is loaded into hnswlib and the rows of its
+neighbours to the right are added to it, which costs only the new rows. During a bulk load the graph
+stays in memory between publications, and each publication at least doubles the one before, so that
+all of them together cost little more than the last.
 """
 
 from __future__ import annotations
