@@ -141,6 +141,7 @@ DeleteRequest collection=1 namespace=2 ids=3 filter=4 condition=6 request_id=7
 DeleteResponse seq=1 count=2 repeated_request=3
 DropCollectionRequest collection=1 namespace=2
 DropCollectionResponse
+Failure code=1 reason=2 message=3
 Filter all_of=1 any_of=2 negated=3 comparison=4
 FilterList filters=1
 GetCollectionRequest collection=1 namespace=2
@@ -154,8 +155,8 @@ Matrix rows=1 dim=2 dtype=3 data=4
 OptimizeRequest collection=1 namespace=2
 OptimizeResponse stats=1
 SearchInfo plan=1 exact=2 ef=3 matches=4 seq=5 verified=6
-SearchRequest collection=1 namespace=2 queries=3 k=4 ef=5 exact=6 include_metadata=7 include_vectors=8 target_recall=9 filter=10
-SearchResponse counts=1 ids=2 distances=3 metadata=4 vectors=5 infos=6 visited=7
+SearchRequest collection=1 namespace=2 queries=3 k=4 ef=5 exact=6 include_metadata=7 include_vectors=8 target_recall=9 filter=10 timeout_us=11
+SearchResponse counts=1 ids=2 distances=3 metadata=4 vectors=5 infos=6 visited=7 failure=8
 SegmentStats number=1 kind=2 first_row=3 end_row=4 rows=5 dead=6 bytes=7
 ServerInfoRequest
 ServerInfoResponse version=1 data_format=2 limits=3 features=4

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from vecdb.errors import FailedPreconditionError, InvalidArgumentError, Resource
 from vecdb.types import CollectionDescription
 from vecdb_client import translation
 from vecdb_client.collection import Collection
+from vecdb_client.streams import SearchStreams
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
 
@@ -72,6 +74,9 @@ class Client:
             ),
         )
         self._stub: Any = VecdbStub(self._channel)
+        self._streams = SearchStreams(self._stub.SearchStream)
+        # A client that is let go unclosed takes its streams with it.
+        self._let_go = weakref.finalize(self, self._streams.close)
         self._message_bytes: int | None = None
 
     def create_collection(
@@ -130,7 +135,10 @@ class Client:
         if self._unusable is None:
             self._unusable = f"the client of {self._address} is closed"
             if os.getpid() == self._pid:
+                self._let_go()
                 self._channel.close()
+            else:
+                self._let_go.detach()
 
     def __enter__(self) -> Client:
         return self
@@ -164,6 +172,23 @@ class Client:
         """Send a request that changes nothing; ``timeout_s`` None for the client's."""
         limit_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
         return self._send(method, request, limit_s, is_write=False)
+
+    def _search(self, request: wire.SearchRequest, timeout_s: float | None) -> wire.SearchResponse:
+        """Send a search: in an open stream, or as a call of its own if there is none to be had."""
+        limit_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        self._check_usable()
+        began = time.monotonic()
+        answer: wire.SearchResponse | None = self._streams.ask(request, limit_s)
+        if answer is None:
+            request.timeout_us = 0
+            left_s = None if limit_s is None else max(1e-3, limit_s - (time.monotonic() - began))
+            response: wire.SearchResponse = self._send(
+                self._stub.Search, request, left_s, is_write=False
+            )
+            return response
+        if answer.HasField("failure"):
+            raise translation.error_of_failure(answer.failure)
+        return answer
 
     def _wait(self, method: Callable[..., Any], request: Any, timeout_s: float | None) -> Any:
         """Like ``_read`` for work that may take hours: without a timeout it has no end."""

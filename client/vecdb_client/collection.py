@@ -201,7 +201,7 @@ class Collection:
             include_metadata=bool(include_metadata),
             include_vectors=bool(include_vectors),
         )
-        response = self._client._read(self._client._stub.Search, request, timeout_s)
+        response = self._client._search(request, timeout_s)
         answers = translation.hits_of(
             response, len(queries), with_metadata=include_metadata, with_vectors=include_vectors
         )

@@ -31,6 +31,7 @@ __all__ = [
     "config_message",
     "description_of",
     "error_of",
+    "error_of_failure",
     "hits_of",
     "records_of",
     "stats_of",
@@ -52,6 +53,8 @@ _ERROR_OF_STATUS: Final[dict[grpc.StatusCode, type[VecdbError]]] = {
     grpc.StatusCode.UNIMPLEMENTED: errors.UnsupportedError,
     grpc.StatusCode.INTERNAL: errors.InternalError,
 }
+
+_ERROR_OF_NUMBER: Final = {code.value[0]: kind for code, kind in _ERROR_OF_STATUS.items()}
 
 _NOT_APPLIED: Final = frozenset(
     {
@@ -97,6 +100,12 @@ def error_of(error: grpc.RpcError, address: str, *, is_write: bool) -> VecdbErro
     if kind is errors.OutcomeUnknownError:
         kind = InternalError
     return kind(f"{code.name} from {address}: {text}")
+
+
+def error_of_failure(failure: wire.Failure) -> VecdbError:
+    """Our error for a search of a stream that failed."""
+    kind = _ERROR_OF_NUMBER.get(failure.code, InternalError)
+    return kind(failure.message, failure.reason)
 
 
 def _too_much(text: str, address: str) -> VecdbError:

@@ -214,7 +214,7 @@ class CountResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter")
+    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +225,7 @@ class SearchRequest(_message.Message):
     INCLUDE_VECTORS_FIELD_NUMBER: _ClassVar[int]
     TARGET_RECALL_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     queries: Matrix
@@ -235,10 +236,11 @@ class SearchRequest(_message.Message):
     include_vectors: bool
     target_recall: float
     filter: Filter
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: _Optional[bool] = ..., include_metadata: _Optional[bool] = ..., include_vectors: _Optional[bool] = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
+    timeout_us: int
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: _Optional[bool] = ..., include_metadata: _Optional[bool] = ..., include_vectors: _Optional[bool] = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited")
+    __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure")
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     DISTANCES_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +248,7 @@ class SearchResponse(_message.Message):
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     INFOS_FIELD_NUMBER: _ClassVar[int]
     VISITED_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     counts: _containers.RepeatedScalarFieldContainer[int]
     ids: _containers.RepeatedScalarFieldContainer[str]
     distances: bytes
@@ -253,7 +256,18 @@ class SearchResponse(_message.Message):
     vectors: Matrix
     infos: _containers.RepeatedCompositeFieldContainer[SearchInfo]
     visited: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[str]] = ..., distances: _Optional[bytes] = ..., metadata: _Optional[_Iterable[bytes]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., infos: _Optional[_Iterable[_Union[SearchInfo, _Mapping]]] = ..., visited: _Optional[_Iterable[int]] = ...) -> None: ...
+    failure: Failure
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[str]] = ..., distances: _Optional[bytes] = ..., metadata: _Optional[_Iterable[bytes]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., infos: _Optional[_Iterable[_Union[SearchInfo, _Mapping]]] = ..., visited: _Optional[_Iterable[int]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("code", "reason", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    reason: str
+    message: str
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class SearchInfo(_message.Message):
     __slots__ = ("plan", "exact", "ef", "matches", "seq", "verified")

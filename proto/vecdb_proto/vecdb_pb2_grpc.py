@@ -84,6 +84,11 @@ class VecdbStub:
                 request_serializer=vecdb__proto_dot_vecdb__pb2.SearchRequest.SerializeToString,
                 response_deserializer=vecdb__proto_dot_vecdb__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.SearchStream = channel.stream_stream(
+                '/vecdb.v1.Vecdb/SearchStream',
+                request_serializer=vecdb__proto_dot_vecdb__pb2.SearchRequest.SerializeToString,
+                response_deserializer=vecdb__proto_dot_vecdb__pb2.SearchResponse.FromString,
+                _registered_method=True)
         self.Stats = channel.unary_unary(
                 '/vecdb.v1.Vecdb/Stats',
                 request_serializer=vecdb__proto_dot_vecdb__pb2.StatsRequest.SerializeToString,
@@ -170,6 +175,17 @@ class VecdbServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchStream(self, request_iterator, context):
+        """The same for one search after the other on a call that stays open, which saves the cost of a
+        call each time. One search is answered before the next is begun, in the order of the requests.
+        What is wrong with one search is told in its answer (failure) and the stream goes on; the
+        deadline of one search goes with it (timeout_us). A stream holds a thread of the server: one
+        too many is refused with RESOURCE_EXHAUSTED (TOO_MANY_STREAMS), and Search does as well.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stats(self, request, context):
         """The state of a collection.
         """
@@ -235,6 +251,11 @@ def add_VecdbServicer_to_server(servicer, server):
             ),
             'Search': grpc.unary_unary_rpc_method_handler(
                     servicer.Search,
+                    request_deserializer=vecdb__proto_dot_vecdb__pb2.SearchRequest.FromString,
+                    response_serializer=vecdb__proto_dot_vecdb__pb2.SearchResponse.SerializeToString,
+            ),
+            'SearchStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.SearchStream,
                     request_deserializer=vecdb__proto_dot_vecdb__pb2.SearchRequest.FromString,
                     response_serializer=vecdb__proto_dot_vecdb__pb2.SearchResponse.SerializeToString,
             ),
@@ -517,6 +538,33 @@ class Vecdb:
             request,
             target,
             '/vecdb.v1.Vecdb/Search',
+            vecdb__proto_dot_vecdb__pb2.SearchRequest.SerializeToString,
+            vecdb__proto_dot_vecdb__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/vecdb.v1.Vecdb/SearchStream',
             vecdb__proto_dot_vecdb__pb2.SearchRequest.SerializeToString,
             vecdb__proto_dot_vecdb__pb2.SearchResponse.FromString,
             options,

@@ -6,6 +6,7 @@ the transport, of which it needs two questions (``Call``). ``transport`` puts gR
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import vecdb
@@ -31,6 +32,17 @@ class Call(Protocol):
 
     def is_active(self) -> bool:
         """False once the caller has cancelled or gone."""
+
+
+class _Within:
+    """A part of a call that has a deadline of its own, in seconds from now."""
+
+    def __init__(self, call: Call, timeout_s: float) -> None:
+        self.is_active = call.is_active
+        self._ends = time.monotonic() + timeout_s
+
+    def time_remaining(self) -> float:
+        return self._ends - time.monotonic()
 
 
 class Service:
@@ -142,6 +154,12 @@ class Service:
             request.include_vectors,
         )
         return translation.search_response(collection.run_search(asked, _deadline(call)))
+
+    def search_in_stream(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
+        """One search of a stream, under a deadline of its own."""
+        return self.search(
+            request, _Within(call, request.timeout_us / 1e6) if request.timeout_us else call
+        )
 
     def stats(self, request: wire.StatsRequest, call: Call) -> wire.StatsResponse:
         """The state of a collection."""

@@ -30,6 +30,7 @@ __all__ = [
     "STATUS_OF_ERROR",
     "Status",
     "config_arguments",
+    "failure_answer",
     "limits_message",
     "refuse_reserved",
     "search_response",
@@ -199,6 +200,17 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
             verified=info.verified,
         )
     return response
+
+
+def failure_answer(status: Status) -> wire.SearchResponse:
+    """The answer in a stream to a search that failed."""
+    return wire.SearchResponse(
+        failure=wire.Failure(
+            code=status.code.value[0],
+            reason=status.reason,
+            message=status.message or status.reason,
+        )
+    )
 
 
 def _metadata_column(raw: Sequence[bytes] | None) -> Sequence[bytes]:

@@ -3,9 +3,13 @@
 Messages are parsed and built in the thread of the call, not on grpcio's single serving thread, and
 an unreadable one gets INVALID_ARGUMENT. No interceptors: they would run under the server's lock.
 
-Writes and Optimize may each hold a quarter of the threads; one more is refused at once with
-RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES) instead of taking a thread from the
-searches. Nothing of it was written, so that the caller can try again; our client does.
+Writes, Optimize and open streams may each hold a quarter of the threads; one more is refused at
+once with RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES, TOO_MANY_STREAMS) instead of
+taking a thread from the searches. Nothing of it was written, so that the caller can try again; our
+client does.
+
+A stream of searches is one call in which each message is handled as a call would be: so to gRPC it
+costs a message, which is a third of a call.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
@@ -23,8 +27,8 @@ from google.protobuf.message import DecodeError
 from vecdb.errors import InvalidArgumentError, ResourceExhaustedError
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server import log
-from vecdb_server.service import Service
-from vecdb_server.translation import REASON_KEY, status_of
+from vecdb_server.service import Call, Service
+from vecdb_server.translation import REASON_KEY, Status, failure_answer, status_of
 
 __all__ = ["SERVICE_NAME", "Activity", "service_handler"]
 
@@ -33,6 +37,7 @@ _SLOW_CALL_S: Final = 1.0
 _NEVER_SLOW: Final = frozenset({"Optimize"})
 
 Handler = Callable[[bytes, grpc.ServicerContext], bytes]
+StreamHandler = Callable[[Iterable[bytes], grpc.ServicerContext], Iterator[bytes]]
 
 
 class Activity:
@@ -67,12 +72,14 @@ def service_handler(
 
     Args:
         activity: is told of each call.
-        threads: of the server; a quarter of them may be in writes, a quarter in Optimize.
+        threads: of the server; a quarter of them may be in writes, a quarter in Optimize, a quarter
+            in open streams.
         message_bytes: an answer that is larger is refused by us, with a reason.
     """
     share = max(1, threads // 4)
     writes = _Places("TOO_MANY_WRITES", "writes", share)
     optimizes = _Places("TOO_MANY_OPTIMIZES", "Optimize calls", share)
+    streams = _Places("TOO_MANY_STREAMS", "streams", share)
     table: dict[str, tuple[Any, Callable[..., Any], _Places | None]] = {
         "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
         "CreateCollection": (wire.CreateCollectionRequest, service.create_collection, writes),
@@ -87,15 +94,19 @@ def service_handler(
         "Stats": (wire.StatsRequest, service.stats, None),
         "Optimize": (wire.OptimizeRequest, service.optimize, optimizes),
     }
-    return grpc.method_handlers_generic_handler(
-        SERVICE_NAME,
-        {
-            name: grpc.unary_unary_rpc_method_handler(
-                _handler(name, request_type, method, places, activity, message_bytes)
-            )
-            for name, (request_type, method, places) in table.items()
-        },
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(
+            _handler(_Rpc(name, request_type, method, activity, message_bytes), places)
+        )
+        for name, (request_type, method, places) in table.items()
+    }
+    searches = _Rpc(
+        "SearchStream", wire.SearchRequest, service.search_in_stream, activity, message_bytes
     )
+    handlers["SearchStream"] = grpc.stream_stream_rpc_method_handler(
+        _stream_handler(searches, streams)
+    )
+    return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
 
 class _Places:
@@ -120,61 +131,108 @@ class _Places:
             self._free.release()
 
 
-def _handler(
-    name: str,
-    request_type: Any,
-    method: Callable[..., Any],
-    places: _Places | None,
-    activity: Activity,
-    message_bytes: int,
-) -> Handler:
-    """One rpc, from the bytes of its request to the bytes of its answer."""
-    parse = request_type.FromString
+class _Rpc:
+    """One rpc, from the bytes of a request to the bytes of its answer, or to why there is none."""
 
-    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+    def __init__(
+        self,
+        name: str,
+        request_type: Any,
+        method: Callable[..., Any],
+        activity: Activity,
+        message_bytes: int,
+    ) -> None:
+        self.name = name
+        self._parse = request_type.FromString
+        self._method = method
+        self._activity = activity
+        self._message_bytes = message_bytes
+
+    def attempt(self, data: bytes, call: Call) -> bytes | Exception:
+        """The answer, or the error that it ended with. Counted, and logged if it was slow."""
+        self._activity.enter()
+        began = time.monotonic()
         try:
-            request = parse(data)
+            return self._answer(data, call)
+        except Exception as error:
+            return error
+        finally:
+            self._activity.leave()
+            took_s = time.monotonic() - began
+            if took_s > _SLOW_CALL_S and self.name not in _NEVER_SLOW:
+                log.event("slow-call", logging.WARNING, call=self.name, took_s=f"{took_s:.2f}")
+
+    def _answer(self, data: bytes, call: Call) -> bytes:
+        try:
+            request = self._parse(data)
         except DecodeError:
             raise InvalidArgumentError(
-                f"the {len(data)} bytes of the request are no {name} message", "BAD_MESSAGE"
+                f"the {len(data)} bytes of the request are no {self.name} message", "BAD_MESSAGE"
             ) from None
-        if places is None:
-            response: bytes = method(request, context).SerializeToString()
-        else:
-            with places.taken():
-                response = method(request, context).SerializeToString()
-        if len(response) > message_bytes:
+        response: bytes = self._method(request, call).SerializeToString()
+        if len(response) > self._message_bytes:
             raise ResourceExhaustedError(
-                f"the answer has {len(response)} bytes, a message may have {message_bytes}; "
+                f"the answer has {len(response)} bytes, a message may have {self._message_bytes}; "
                 "ask for fewer rows, or without vectors or metadata",
                 "MESSAGE_TOO_LARGE",
             )
         return response
 
+    def told(self, error: Exception) -> Status:
+        """What the caller hears of an error; what nobody foresaw is written to the log only."""
+        status = status_of(error)
+        if status.code is grpc.StatusCode.INTERNAL:
+            log.failure("defect", error, call=self.name)
+        elif status.code in (grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN):
+            log.event(
+                "error",
+                logging.ERROR,
+                call=self.name,
+                reason=status.reason,
+                message=status.message,
+            )
+        return status
+
+
+def _handler(rpc: _Rpc, places: _Places | None) -> Handler:
+    """A call of its own: an error is its status."""
+
     def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
-        activity.enter()
-        began = time.monotonic()
-        try:
-            return answer(data, context)
-        except Exception as error:
-            failure = error
-        finally:
-            activity.leave()
-            took_s = time.monotonic() - began
-            if took_s > _SLOW_CALL_S and name not in _NEVER_SLOW:
-                log.event("slow-call", logging.WARNING, call=name, took_s=f"{took_s:.2f}")
-        _abort(name, failure, context)
+        outcome: bytes | Exception
+        if places is None:
+            outcome = rpc.attempt(data, context)
+        else:
+            try:
+                with places.taken():
+                    outcome = rpc.attempt(data, context)
+            except ResourceExhaustedError as full:
+                outcome = full
+        if isinstance(outcome, Exception):
+            _abort(rpc.told(outcome), context)
+        return outcome
 
     return handle
 
 
-def _abort(name: str, error: Exception, context: grpc.ServicerContext) -> NoReturn:
-    """End a call with the status of an error; what nobody foresaw is written to the log only."""
-    status = status_of(error)
-    if status.code is grpc.StatusCode.INTERNAL:
-        log.failure("defect", error, call=name)
-    elif status.code in (grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN):
-        log.event("error", logging.ERROR, call=name, reason=status.reason, message=status.message)
+def _stream_handler(rpc: _Rpc, places: _Places) -> StreamHandler:
+    """Many messages on one call: an error is the answer to its message, and the stream goes on."""
+
+    def handle(requests: Iterable[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        try:
+            with places.taken():
+                for data in requests:
+                    outcome = rpc.attempt(data, context)
+                    if isinstance(outcome, Exception):
+                        outcome = failure_answer(rpc.told(outcome)).SerializeToString()
+                    yield outcome
+        except ResourceExhaustedError as full:
+            _abort(rpc.told(full), context)
+
+    return handle
+
+
+def _abort(status: Status, context: grpc.ServicerContext) -> NoReturn:
+    """End a call with a status."""
     context.set_trailing_metadata(((REASON_KEY, status.reason),))
     context.abort(status.code, status.message or status.reason)
     raise AssertionError("abort raises")

@@ -1,0 +1,124 @@
+"""Searches over streams: the same answers and errors as calls, and calls where no stream is."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.serving import held, running_server
+from vecdb_client import Client
+from vecdb_client.streams import SearchStreams
+
+VECTORS = np.random.default_rng(5).normal(size=(20, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    with running_server(tmp_path / "data", indexer=False) as address:
+        yield address
+
+
+@pytest.fixture
+def docs(address: str) -> Iterator[Any]:
+    with Client(address) as client:
+        docs = client.create_collection("docs", VECTORS.shape[1])
+        docs.upsert(range(len(VECTORS)), VECTORS)
+        yield docs
+
+
+def _served_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which rpc each search goes by, "Search" or "SearchStream"."""
+    ways: list[str] = []
+    real = SearchStreams.ask
+
+    def ask(self: Any, request: Any, timeout_s: Any) -> Any:
+        answer = real(self, request, timeout_s)
+        ways.append("Search" if answer is None else "SearchStream")
+        return answer
+
+    monkeypatch.setattr(SearchStreams, "ask", ask)
+    return ways
+
+
+def test_searches_after_the_first_share_a_stream(
+    docs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = _served_by(monkeypatch)
+    answers = [docs.search(VECTORS[0], k=3) for _ in range(4)]
+    assert ways == ["Search"] + 3 * ["SearchStream"]
+    assert all(a.ids == answers[0].ids for a in answers)
+    assert all((a.distances == answers[0].distances).all() for a in answers)
+
+
+def test_a_search_that_fails_leaves_its_stream_open(
+    docs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs.search(VECTORS[0], k=3)
+    docs.search(VECTORS[0], k=3)
+    ways = _served_by(monkeypatch)
+    with pytest.raises(vecdb.InvalidArgumentError) as caught:
+        docs.search(np.full(docs.dim, np.nan, np.float32))
+    assert caught.value.reason == "NOT_FINITE"
+    assert len(docs.search(VECTORS[0], k=3)) == 3
+    assert ways == ["SearchStream", "SearchStream"]
+
+
+def test_a_server_without_a_thread_for_a_stream_serves_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        running_server(tmp_path / "data", threads=4) as address,
+        Client(address) as first,
+        Client(address) as second,
+    ):
+        docs = first.create_collection("docs", VECTORS.shape[1])
+        docs.upsert(range(len(VECTORS)), VECTORS)
+        docs.search(VECTORS[0])
+        docs.search(VECTORS[0])  # Holds the one thread that streams may have.
+        other = second.collection("docs")
+        ways = _served_by(monkeypatch)
+        for _ in range(3):
+            assert len(other.search(VECTORS[0], k=3)) == 3
+        assert ways == ["Search"] * 3
+        assert len(docs.search(VECTORS[0], k=3)) == 3
+        assert ways[-1] == "SearchStream"
+
+
+def test_a_stream_that_the_server_does_not_answer_is_cut(
+    docs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs.search(VECTORS[0])
+    docs.search(VECTORS[0])
+    entered, release = held(monkeypatch, "run_search")
+    began = time.monotonic()
+    with pytest.raises(vecdb.DeadlineExceededError):
+        docs.search(VECTORS[0], timeout_s=0.1)
+    assert entered.is_set() and time.monotonic() - began < 5
+    release.set()
+    assert len(docs.search(VECTORS[0], k=3)) == 3
+
+
+def test_a_stream_ends_with_a_client_that_is_let_go(docs: Any, address: str) -> None:
+    def streams() -> int:
+        return sum(t.name == "vecdb-client-deadlines" for t in threading.enumerate())
+
+    before = streams()
+    client = Client(address)
+    mine = client.collection(docs.name)
+    mine.search(VECTORS[0])
+    mine.search(VECTORS[0])
+    assert streams() == before + 1
+    del client, mine
+    gc.collect()
+    ends = time.monotonic() + 10
+    while streams() > before:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
