@@ -504,7 +504,7 @@ def test_a_half_made_and_a_half_dropped_collection(tmp_path: Path) -> None:
 
 
 def _raw_entry(catalog: Any, name: str) -> dict[str, Any]:
-    with catalog._environment.read() as transaction:
+    with catalog.environment.read() as transaction:
         entry = catalog._entry(transaction, name)
     assert entry is not None
     return entry

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from vecdb.engine import layout
-from vecdb.engine.environment import Environment
+from vecdb.engine.environment import Environment, NamedDatabase
+from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock, fsync_folder
 from vecdb.engine.store import Store
 from vecdb.errors import AlreadyExistsError, NotFoundError
@@ -37,13 +38,14 @@ _WHAT = "catalogue entry"
 class Catalog:
     """Names and ids of the collections of one folder. Safe to use from threads and processes."""
 
+    _names = NamedDatabase(b"names")
+
     def __init__(self, root: Path, store_map_bytes: int) -> None:
         self._root = root
         self._store_map_bytes = store_map_bytes
-        self._environment = Environment(
+        self.environment = Environment(
             root / "catalog", _DATABASES, create=True, map_bytes=_MAP_BYTES
         )
-        self._names = self._environment.database(b"names")
         # What was found since which commit; replaced as a whole, so that nothing old gets into it.
         self._found: tuple[int, dict[str, tuple[str, CollectionConfig]]] = (-1, {})
         for folder in ("collections", "trash"):
@@ -58,7 +60,7 @@ class Catalog:
 
     def list(self) -> list[CollectionDescription]:
         """The collections that are ready, by name."""
-        with self._environment.read() as transaction:
+        with self.environment.read() as transaction:
             entries = self._entries(transaction)
         return [
             CollectionDescription(name, layout.config_of(entry))
@@ -74,9 +76,9 @@ class Catalog:
         """
         # Every remote call comes through here: what was found is found again until a commit.
         found_at, found = self._found
-        if name in found and self._environment.last_commit() == found_at:
+        if name in found and self.environment.last_commit() == found_at:
             return found[name]
-        with self._environment.read() as transaction:
+        with self.environment.read() as transaction:
             commit = transaction.id()
             entry = self._entry(transaction, name)
         if commit != found_at:
@@ -94,16 +96,19 @@ class Catalog:
             AlreadyExistsError: the name is taken.
         """
         with file_lock(self._root / "catalog.lock", wait=True):
-            with self._environment.read() as transaction:
+            with self.environment.read() as transaction:
                 taken = self._entry(transaction, name)
             if taken is not None:
                 raise AlreadyExistsError(f"collection {name!r} exists already", "NAME_TAKEN")
             collection_id = uuid.uuid4().hex[:16]
             entry = {**layout.config_entry(collection_id, config), "state": "creating"}
             self._put(name, entry)
+            failpoint("create.entered")
             try:
                 self._make_store(collection_id, config)
+                failpoint("create.made")
                 self._put(name, {**entry, "state": "ready"})
+                failpoint("create.ready")
             except BaseException:
                 self._undo_create(name, entry)
                 raise
@@ -116,17 +121,18 @@ class Catalog:
             NotFoundError: there is none of that name.
         """
         with file_lock(self._root / "catalog.lock", wait=True):
-            with self._environment.read() as transaction:
+            with self.environment.read() as transaction:
                 entry = self._entry(transaction, name)
             if entry is None or entry["state"] != "ready":
                 raise NotFoundError(f"there is no collection {name!r}", "NO_COLLECTION")
             self._put(name, {**entry, "state": "dropping"})
+            failpoint("drop.entered")
             return str(entry["id"])
 
     def finish_drop(self, name: str, store: Store | None) -> None:
         """The later steps of ``drop``. store: the open one of this process, or None."""
         with file_lock(self._root / "catalog.lock", wait=True):
-            with self._environment.read() as transaction:
+            with self.environment.read() as transaction:
                 entry = self._entry(transaction, name)
             if entry is not None and entry["state"] == "dropping":
                 self._finish_drop(name, entry, store)
@@ -138,7 +144,7 @@ class Catalog:
 
     def close(self) -> None:
         """Close the catalogue's environment."""
-        self._environment.close()
+        self.environment.close()
 
     def _make_store(self, collection_id: str, config: CollectionConfig) -> None:
         folder = self.folder(collection_id)
@@ -167,10 +173,13 @@ class Catalog:
                     Store(environment, entry["id"]).mark_dropped()
                 finally:
                     environment.close()
+            failpoint("drop.marked")
             folder.rename(self._root / "trash" / entry["id"])
             fsync_folder(self._root / "trash")
             fsync_folder(folder.parent)
+            failpoint("drop.moved")
         self._remove(name)
+        failpoint("drop.removed")
 
     def _recover(self) -> None:
         """Finish or undo what a process left half done; if one is at it now, it is not half
@@ -178,7 +187,7 @@ class Catalog:
         with file_lock(self._root / "catalog.lock", wait=False) as held:
             if not held:
                 return
-            with self._environment.read() as transaction:
+            with self.environment.read() as transaction:
                 entries = self._entries(transaction)
             for name, entry in entries.items():
                 if entry["state"] == "creating":
@@ -202,9 +211,9 @@ class Catalog:
     def _put(self, name: str, entry: dict[str, Any]) -> None:
         key = name.encode()
         value = layout.pack_json(key, entry)
-        self._environment.transact(lambda transaction: transaction.put(key, value, db=self._names))
+        self.environment.transact(lambda transaction: transaction.put(key, value, db=self._names))
 
     def _remove(self, name: str) -> None:
-        self._environment.transact(
+        self.environment.transact(
             lambda transaction: transaction.delete(name.encode(), db=self._names)
         )

@@ -1,14 +1,21 @@
 """One LMDB environment: the only module that imports lmdb.
 
-What it adds to lmdb: a gate, growth of the map, and our errors instead of LMDB's.
+What it adds to lmdb: a gate, growth of the map, reopening, and our errors instead of LMDB's.
 
 The gate is a read-write lock. Every transaction, and every buffer that came from one, lives inside
 its shared side; what must not happen beside a live transaction (growing the map, following another
-process's growth, closing) takes the exclusive side, since LMDB would crash the process instead.
+process's growth, closing, reopening) takes the exclusive side, since LMDB would crash the process
+instead.
 
 Nothing is waited for inside a transaction. Reading: ``with environment.read() as transaction``.
 Writing: ``environment.transact(function)``, which runs ``function(transaction)`` and commits; if
 the map was full it grows and runs the function again, so the function must not keep what it did.
+
+An environment can be at rest: closed to save files and address space, and opened again by the next
+use. After an I/O error it is opened again in the same way, since LMDB refuses everything once a
+meta page could not be written. Reads go on at once then; writes only after a commit of nothing has
+reached the disk: what an earlier commit left in the page cache without a sync is durable then too.
+While the disk keeps failing, both are tried again ever less often.
 """
 
 from __future__ import annotations
@@ -17,12 +24,14 @@ import contextlib
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import lmdb
 
+from vecdb.engine.failpoints import failpoint
 from vecdb.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -34,11 +43,17 @@ from vecdb.errors import (
     VecdbError,
 )
 
-__all__ = ["Environment"]
+__all__ = ["Environment", "NamedDatabase"]
 
 Result = TypeVar("Result")
 READERS_MAX = 4096
 _LMDB_FORMAT_0_9 = 0
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 2.0
+_READER_CHECK_S = 10.0
+"""Readers that died without a word are looked for this often while there are writes."""
+
+_NOTHING = b"\x00"
+"""A key that is never there after a commit."""
 
 
 class _Gate:
@@ -92,31 +107,55 @@ class Environment:
         self, folder: Path, databases: tuple[bytes, ...], *, create: bool, map_bytes: int
     ) -> None:
         self.folder = folder
+        self.used = True
+        """Set by each use; for whoever decides what may rest."""
+
+        self.on_wake: Callable[[], None] | None = None
+        """Called after it was opened again from its rest, in no transaction."""
+
+        self._names = databases
+        self._map_bytes = map_bytes
         self._gate = _Gate()
-        self._failed: str | None = None
         self._closed: VecdbError | None = None
-        file = folder / "data.mdb"
+        self._failed: str | None = None  # LMDB refuses everything until it is opened again.
+        self._doubtful = False  # No write before a commit has been seen to reach the disk.
+        self._confirming = threading.Lock()
+        self._pause_s = 0.0
+        self._again_at = 0.0
+        self._readers_checked_at = time.monotonic()
         if create:
             folder.mkdir(parents=True, exist_ok=True)
-        elif not file.is_file():
-            raise NotFoundError(f"{folder} holds no store", "STORE_MISSING")
+        self._lmdb: Any = None
+        self._open(create=create)
+
+    def _open(self, *, create: bool) -> None:
+        file = self.folder / "data.mdb"
+        if not create and not file.is_file():
+            raise NotFoundError(f"{self.folder} holds no store", "STORE_MISSING")
         held = file.stat().st_size if file.is_file() else 0
+        map_bytes = self._map_bytes
         while map_bytes < 2 * held:
             map_bytes *= 2
-        with _translated(folder):
-            self._lmdb: Any = lmdb.open(
-                os.fspath(folder),
+        with _translated(self.folder):
+            handle = lmdb.open(
+                os.fspath(self.folder),
                 map_size=map_bytes,
-                max_dbs=len(databases) + 4,
+                max_dbs=len(self._names) + 4,
                 max_readers=READERS_MAX,
                 create=create,
                 lib_version=_LMDB_FORMAT_0_9,
             )
-            self._lmdb.reader_check()
-            self._databases = {name: self._lmdb.open_db(name, create=create) for name in databases}
+            try:
+                handle.reader_check()
+                self._databases = {n: handle.open_db(n, create=create) for n in self._names}
+            except BaseException:
+                handle.close()
+                raise
+        self._lmdb = handle
 
     def database(self, name: bytes) -> Any:
-        """The handle that cursors and transactions take."""
+        """The handle that cursors and transactions take; ask for it in the transaction, since it
+        changes when the environment is opened again."""
         return self._databases[name]
 
     @contextlib.contextmanager
@@ -137,11 +176,9 @@ class Environment:
         While it stays the same nothing has changed. It comes from LMDB's meta page without a
         transaction, which is the cheapest way to ask.
         """
-        self._gate.enter()
+        handle = self._enter()
         try:
-            if self._closed is not None:
-                raise type(self._closed)(self._closed.message, self._closed.reason)
-            number: int = self._lmdb.info()["last_txnid"]
+            number: int = handle.info()["last_txnid"]
             return number
         finally:
             self._gate.leave()
@@ -153,6 +190,10 @@ class Environment:
             OutcomeUnknownError: the commit failed in its last step; it may be on disk or not.
             ResourceExhaustedError, UnavailableError: nothing was written.
         """
+        if self._doubtful:
+            self._confirm()
+        if time.monotonic() - self._readers_checked_at > _READER_CHECK_S:
+            self._check_readers()
         while True:
             try:
                 return self._attempt(function)
@@ -169,7 +210,7 @@ class Environment:
                 raise
             except lmdb.Error as error:
                 transaction.abort()
-                raise _translation(error, self.folder) from error
+                raise self._failure(error) from error
             except BaseException:
                 transaction.abort()
                 raise
@@ -183,39 +224,72 @@ class Environment:
         writing the meta page leaves LMDB refusing everything, which is how the two are told
         apart."""
         try:
+            failpoint("commit.begin")
             transaction.commit()
         except lmdb.MapFullError:
             raise
         except (lmdb.Error, OSError) as error:
+            transaction.abort()
             try:
                 self._lmdb.begin().abort()
             except lmdb.Error:
-                self._failed = str(error)
-                raise OutcomeUnknownError(
-                    f"the commit in {self.folder} failed ({error}): the batch is there whole or "
-                    "not at all; after reopening, reads tell which",
-                    "OUTCOME_UNKNOWN",
-                ) from error
-            raise _translation(error, self.folder) from error
+                raise self._outcome_unknown(error) from error
+            raise self._failure(error) from error
+        try:
+            failpoint("commit.end")
+        except OSError as error:
+            raise self._outcome_unknown(error) from error
+
+    def _outcome_unknown(self, error: Exception) -> OutcomeUnknownError:
+        self._failed, self._doubtful = str(error), True
+        return OutcomeUnknownError(
+            f"the commit in {self.folder} failed ({error}): the batch is there whole or "
+            "not at all; reading tells which",
+            "OUTCOME_UNKNOWN",
+        )
+
+    def _failure(self, error: Exception) -> VecdbError:
+        """Our error for one of LMDB's in a write; after an I/O error the environment is suspect."""
+        translation = _translation(error, self.folder)
+        if isinstance(translation, UnavailableError):
+            self._failed, self._doubtful = str(error), True
+        return translation
+
+    def _enter(self) -> Any:
+        """Go inside the gate, with the environment open: what LMDB's handle is now.
+
+        Raises:
+            UnavailableError: it failed, and it is too early to try again.
+        """
+        while True:
+            self._gate.enter()
+            if self._closed is None and self._failed is None and self._lmdb is not None:
+                self.used = True
+                return self._lmdb
+            self._gate.leave()
+            self._reopen()
 
     def _begin(self, *, write: bool) -> Any:
         """A transaction, with the gate entered. Other processes may have grown the map: follow."""
+        readers_checked = False
         while True:
-            self._gate.enter()
+            handle = self._enter()
             try:
-                if self._closed is not None:
-                    raise type(self._closed)(self._closed.message, self._closed.reason)
-                if self._failed is not None:
-                    raise UnavailableError(
-                        f"the store in {self.folder} stopped after an error ({self._failed}); "
-                        "open it again",
-                        "STORE_FAILED",
-                    )
-                return self._lmdb.begin(write=write, buffers=True)
+                return handle.begin(write=write, buffers=True)
             except lmdb.MapResizedError:
                 self._gate.leave()
                 with self._gate.alone(), _translated(self.folder):
-                    self._lmdb.set_mapsize(0)
+                    if self._lmdb is handle:
+                        handle.set_mapsize(0)
+            except lmdb.PanicError as error:
+                self._gate.leave()
+                self._failed, self._doubtful = str(error), True
+            except lmdb.ReadersFullError as error:
+                self._gate.leave()
+                if readers_checked:
+                    raise _translation(error, self.folder) from error
+                readers_checked = True
+                self._check_readers()
             except lmdb.Error as error:
                 self._gate.leave()
                 raise _translation(error, self.folder) from error
@@ -223,9 +297,95 @@ class Environment:
                 self._gate.leave()
                 raise
 
+    def _check_readers(self) -> None:
+        """Forget readers whose processes have died: the pages that they read can be used again."""
+        self._readers_checked_at = time.monotonic()
+        handle = self._enter()
+        try:
+            with _translated(self.folder):
+                handle.reader_check()
+        finally:
+            self._gate.leave()
+
+    # Rest, failure and the way back.
+
+    def rest(self) -> None:
+        """Close it until it is used again; waits for transactions at hand."""
+        with self._gate.alone():
+            if self._lmdb is not None and self._closed is None:
+                self._lmdb.close()
+                self._lmdb = None
+
+    @property
+    def awake(self) -> bool:
+        """It is open, rather than at rest, failed or closed."""
+        return self._lmdb is not None and self._failed is None
+
+    def _reopen(self) -> None:
+        with self._gate.alone():
+            if self._closed is not None:
+                raise type(self._closed)(self._closed.message, self._closed.reason)
+            if self._failed is None and self._lmdb is not None:
+                return  # Another thread did it.
+            self._check_time()
+            if self._lmdb is not None:
+                self._lmdb.close()
+                self._lmdb = None
+            try:
+                self._open(create=False)
+            except VecdbError as error:
+                self._back_off(error.message)
+                raise
+            self._failed = None
+        if self.on_wake is not None:
+            self.on_wake()
+
+    def _confirm(self) -> None:
+        """Commit nothing, and so see that commits reach the disk again."""
+
+        def write(transaction: Any) -> None:
+            database = self._databases[self._names[0]]
+            transaction.put(_NOTHING, _NOTHING, db=database)
+            transaction.delete(_NOTHING, db=database)
+
+        with self._confirming:
+            if not self._doubtful:
+                return
+            self._check_time()
+            try:
+                while True:
+                    try:
+                        self._attempt(write)
+                        break
+                    except lmdb.MapFullError:
+                        self._grow()
+            except VecdbError as error:
+                self._back_off(error.message)
+                if isinstance(error, OutcomeUnknownError):
+                    # What is unknown is nothing; the caller's own batch was not even begun.
+                    raise UnavailableError(error.message, "STORE_FAILED") from error
+                raise
+            self._doubtful = False
+            self._pause_s = 0.0
+
+    def _check_time(self) -> None:
+        if time.monotonic() < self._again_at:
+            raise UnavailableError(
+                f"the store in {self.folder} stopped after an error ({self._failed}); "
+                "it is tried again shortly",
+                "STORE_FAILED",
+            )
+
+    def _back_off(self, why: str) -> None:
+        self._pause_s = min(_PAUSE_MAX_S, max(_PAUSE_FIRST_S, 2 * self._pause_s))
+        self._again_at = time.monotonic() + self._pause_s
+        if self._failed is not None:
+            self._failed = why
+
     def _grow(self) -> None:
         with self._gate.alone(), _translated(self.folder):
-            self._lmdb.set_mapsize(2 * self._lmdb.info()["map_size"])
+            if self._lmdb is not None:
+                self._lmdb.set_mapsize(2 * self._lmdb.info()["map_size"])
 
     def file_bytes(self) -> int:
         """Size of the file on disk."""
@@ -242,7 +402,23 @@ class Environment:
                 self._closed = why or FailedPreconditionError(
                     f"the store in {self.folder} is closed", "CLOSED"
                 )
-                self._lmdb.close()
+                if self._lmdb is not None:
+                    self._lmdb.close()
+
+
+class _HasEnvironment(Protocol):
+    environment: Environment
+
+
+class NamedDatabase:
+    """An attribute that is a database's handle as it is now, for classes with an
+    ``environment``."""
+
+    def __init__(self, name: bytes) -> None:
+        self._name = name
+
+    def __get__(self, owner: _HasEnvironment, kind: type) -> Any:
+        return owner.environment.database(self._name)
 
 
 @contextlib.contextmanager
@@ -256,11 +432,15 @@ def _translated(folder: Path) -> Iterator[None]:
 def _translation(error: Exception, folder: Path) -> VecdbError:
     """LMDB's error as ours: the one table for it."""
     text = f"{folder}: {error}"
-    if isinstance(error, lmdb.DiskError) or "No space left" in str(error):
+    if isinstance(error, lmdb.DiskError) or _says(error, _FULL):
         return ResourceExhaustedError(
             f"the disk is full, nothing was written ({text})", "DISK_FULL"
         )
-    if isinstance(error, lmdb.MemoryError) or _number(error) == errno.ENOMEM:
+    if _says(error, _FORBIDDEN):
+        return FailedPreconditionError(f"not allowed, nothing was written ({text})", "PERMISSION")
+    if _says(error, (errno.EMFILE, errno.ENFILE)):
+        return ResourceExhaustedError(f"too many open files ({text})", "FILES")
+    if isinstance(error, lmdb.MemoryError) or _says(error, (errno.ENOMEM,)):
         return ResourceExhaustedError(f"out of memory or address space ({text})", "OUT_OF_MEMORY")
     if isinstance(error, lmdb.ReadersFullError | lmdb.TlsFullError | lmdb.TxnFullError):
         return ResourceExhaustedError(f"too much at once for LMDB ({text})", "LMDB_FULL")
@@ -272,12 +452,20 @@ def _translation(error: Exception, folder: Path) -> VecdbError:
         )
     if isinstance(error, lmdb.PanicError):
         return UnavailableError(
-            f"the store stopped after an I/O error; open it again ({text})", "PANIC"
+            f"the store stopped after an I/O error and is being opened again ({text})", "PANIC"
         )
-    if "Input/output error" in str(error):
+    if isinstance(error, OSError) or _says(error, (errno.EIO,)):
         return UnavailableError(f"I/O error, nothing was written ({text})", "IO_ERROR")
     return InternalError(f"unexpected LMDB error ({type(error).__name__}: {text})", "LMDB")
 
 
-def _number(error: Exception) -> int | None:
-    return getattr(error, "errno", None) or getattr(error, "code", None)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def _says(error: Exception, numbers: tuple[int, ...]) -> bool:
+    """True if the error is one of the system's with one of these numbers, of which LMDB's own
+    exceptions keep only the text."""
+    if isinstance(error, OSError):
+        return error.errno in numbers
+    return any(os.strerror(number) in str(error) for number in numbers)

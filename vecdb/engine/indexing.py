@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock
 from vecdb.engine.hnsw import Builder, Space
 from vecdb.engine.planning import plan
@@ -111,6 +112,7 @@ class CollectionIndexer:
                 view, group, taken = self._take(urgent=urgent)
                 if taken is None:
                     break
+                failpoint("graph.claimed")
                 if self._intact(group, view):
                     self._merge(group, taken)
                 else:
@@ -230,6 +232,7 @@ class CollectionIndexer:
 
     def _publish(self, taken: Claim, growing: _Growing) -> None:
         graph = growing.builder.graph(self._folder)
+        failpoint("graph.built")
         content = RowArrays.joined(growing.parts, padded_width(self._store.config.dim))
         entry = write_segment(
             self._segments / str(taken.number),
@@ -245,4 +248,5 @@ class CollectionIndexer:
         if publish(self._store, taken, entry):
             growing.published_rows, growing.number = growing.rows, taken.number
             self._kept = growing
+            failpoint("graph.published")
         sweep(self._store, self._segments)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vecdb.engine import layout
+from vecdb.engine.failpoints import failpoint
 from vecdb.engine.segment import remove_segment_folder
 from vecdb.engine.store import Store
 
@@ -180,6 +181,7 @@ def _remove(store: Store, segments: Path, numbers: list[int]) -> None:
         return
     for number in numbers:
         remove_segment_folder(segments / str(number))
+    failpoint("sweep.unlinked")
 
     def write(transaction: Any) -> None:
         present = store.read_segments(transaction)

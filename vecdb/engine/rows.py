@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine import layout
-from vecdb.engine.environment import Environment
+from vecdb.engine.environment import Environment, NamedDatabase
 from vecdb.errors import DataLossError
 
 __all__ = ["BlockReader", "Record", "RowReader"]
@@ -33,11 +33,15 @@ class Record:
 class RowReader:
     """Reads the rows of one store. Keeps nothing between calls."""
 
+    _ids, _records, _blocks = (
+        NamedDatabase(b"ids"),
+        NamedDatabase(b"records"),
+        NamedDatabase(b"blocks"),
+    )
+    _log, _dead = NamedDatabase(b"log"), NamedDatabase(b"dead")
+
     def __init__(self, environment: Environment, dim: int) -> None:
-        database = environment.database
-        self._ids, self._records = database(b"ids"), database(b"records")
-        self._blocks, self._log = database(b"blocks"), database(b"log")
-        self._dead = database(b"dead")
+        self.environment = environment
         self._dim = dim
 
     def find(self, transaction: Any, ids: Sequence[bytes]) -> dict[bytes, int]:

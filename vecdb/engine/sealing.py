@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vecdb.engine.compiled import load_kernels
+from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock
 from vecdb.engine.publication import (
     SEAL_LOCK,
@@ -113,6 +114,7 @@ def seal(store: Store, folder: Path, collection_id: str, *, bytes_min: int, rows
             taken = claim(store, SEAL_LOCK, counters.sealed_to, end_row)
             if taken is None:
                 break
+            failpoint("seal.claimed")
             content = load_rows(store, taken.first_row, taken.end_row, taken.seq)
             _write_and_publish(store, segments, collection_id, taken, content)
             _join_flat(store, segments, collection_id, rows_max)
@@ -135,6 +137,7 @@ def _write_and_publish(
         graph=None,
     )
     publish(store, taken, entry)
+    failpoint("seal.published")
 
 
 def _join_flat(store: Store, segments: Path, collection_id: str, rows_max: int) -> None:

@@ -32,6 +32,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import fsync_folder, write_array, write_file
 from vecdb.engine.graph import Graph
 from vecdb.errors import DataLossError
@@ -257,6 +258,7 @@ def write_segment(
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir()  # Not its parents: a data folder that was deleted must not come back.
+    failpoint("segment.folder")
     arrays: dict[str, npt.NDArray[Any]] = {
         "vectors": content.vectors,
         "rows": content.rows,
@@ -282,10 +284,13 @@ def write_segment(
     }
     if graph is not None:
         manifest["entry"], manifest["top_level"] = graph.entry, graph.top_level
+    failpoint("segment.arrays")
     raw = json.dumps(manifest, indent=1).encode()
     crc = write_file(folder / "manifest.json", raw)
+    failpoint("segment.manifest")
     fsync_folder(folder)
     fsync_folder(folder.parent)
+    failpoint("segment.synced")
     entry = {
         "state": "published",
         "lock": None,

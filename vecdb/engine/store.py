@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from vecdb.engine import layout
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
-from vecdb.engine.environment import Environment
+from vecdb.engine.environment import Environment, NamedDatabase
 from vecdb.engine.files import fsync_folder
 from vecdb.engine.rows import RowReader
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
@@ -34,13 +34,12 @@ _NO_ROWS = np.zeros(0, np.uint64)
 class Store:
     """The LMDB environment of a collection, and what its bytes mean."""
 
+    _meta, _ids, _records = NamedDatabase(b"meta"), NamedDatabase(b"ids"), NamedDatabase(b"records")
+    _blocks, _log, _dead = NamedDatabase(b"blocks"), NamedDatabase(b"log"), NamedDatabase(b"dead")
+    _segments = NamedDatabase(b"segments")
+
     def __init__(self, environment: Environment, collection_id: str) -> None:
         self.environment = environment
-        database = environment.database
-        self._meta, self._ids = database(b"meta"), database(b"ids")
-        self._records, self._blocks = database(b"records"), database(b"blocks")
-        self._log, self._dead = database(b"log"), database(b"dead")
-        self._segments = database(b"segments")
         with environment.read() as transaction:
             number = self._get(transaction, _FORMAT, int.from_bytes, "little")
             if number > layout.FORMAT_NUMBER:

@@ -1,0 +1,96 @@
+"""Named places where a test may have the process die, or an operation fail.
+
+    VECDB_FAILPOINTS="seal.written=crash"           the process kills itself there, as by SIGKILL
+    VECDB_FAILPOINTS="commit.begin=EIO:3"           the third time, OSError(EIO); once
+    several, separated by commas
+
+Without the variable a failpoint is a call of a function that does nothing. What names there are is
+listed here, so that a test can go through all of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Final
+
+__all__ = ["FAILPOINTS", "VARIABLE", "arm", "failpoint"]
+
+VARIABLE: Final = "VECDB_FAILPOINTS"
+
+FAILPOINTS: Final = (
+    "commit.begin",
+    "commit.end",
+    "create.entered",
+    "create.made",
+    "create.ready",
+    "drop.entered",
+    "drop.marked",
+    "drop.moved",
+    "drop.removed",
+    "segment.folder",
+    "segment.arrays",
+    "segment.manifest",
+    "segment.synced",
+    "seal.claimed",
+    "seal.published",
+    "graph.claimed",
+    "graph.built",
+    "graph.published",
+    "sweep.unlinked",
+)
+
+
+class _Armed:
+    """Failpoints that do something, and how often each has been passed."""
+
+    def __init__(self, text: str) -> None:
+        self._lock = threading.Lock()
+        self._passed: dict[str, int] = {}
+        self._actions: dict[str, tuple[str, int]] = {}
+        for part in filter(None, text.split(",")):
+            name, _, action = part.partition("=")
+            if name not in FAILPOINTS:
+                raise ValueError(f"there is no failpoint {name!r}")
+            what, _, at = action.partition(":")
+            if what != "crash" and not hasattr(errno, what):
+                raise ValueError(f"a failpoint crashes or fails as errno says, got {what!r}")
+            self._actions[name] = (what, int(at or 1))
+
+    def __call__(self, name: str) -> None:
+        assert name in FAILPOINTS, name
+        if name not in self._actions:
+            return
+        what, at = self._actions[name]
+        with self._lock:
+            self._passed[name] = passed = self._passed.get(name, 0) + 1
+        if passed != at:
+            return
+        if what == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        number = getattr(errno, what)
+        raise OSError(number, os.strerror(number), name)
+
+
+def _nothing(name: str) -> None:
+    pass
+
+
+_do: Callable[[str], None] = _nothing
+
+
+def failpoint(name: str) -> None:
+    """Pass the place of this name."""
+    _do(name)
+
+
+def arm(text: str) -> None:
+    """Set what failpoints do in this process; nothing with an empty text."""
+    global _do
+    _do = _Armed(text) if text else _nothing
+
+
+arm(os.environ.get(VARIABLE, ""))
