@@ -70,6 +70,7 @@ class OpenCollection:
             raise
         self.id = collection_id
         self.folder = folder
+        environment.on_wake = lambda: database.woke(self)
         (folder / "segments").mkdir(exist_ok=True)
         self._died_when_woken = 0
         self.views = ViewKeeper(
@@ -103,6 +104,25 @@ class OpenCollection:
             return None
         self._died_when_woken = ever_died
         return "index" if counters.sealed_to > 0 else None
+
+    @property
+    def used(self) -> bool:
+        """Used since this was last set to False."""
+        return self.store.environment.used
+
+    @used.setter
+    def used(self, used: bool) -> None:
+        self.store.environment.used = used
+
+    @property
+    def awake(self) -> bool:
+        """The store is open."""
+        return self.store.environment.awake
+
+    def rest(self) -> None:
+        """Let files and mappings go until the next use."""
+        self.views.forget()
+        self.store.environment.rest()
 
     def close(self, *, dropped: bool = False) -> None:
         """Let everything go."""

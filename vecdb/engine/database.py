@@ -33,6 +33,7 @@ from vecdb.engine.files import fsync_folder, os_errors_translated, write_file
 from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.options import Options
 from vecdb.engine.planning import plan
+from vecdb.engine.resting import Resting
 from vecdb.engine.supervisor import Supervisor
 from vecdb.engine.writer import Writer
 from vecdb.errors import (
@@ -98,6 +99,7 @@ class Database:
         self._closed = self._forked_away = False
         self._lock = threading.RLock()
         self._collections: dict[str, OpenCollection] = {}
+        self._resting = Resting(options.open_collections_max)
         _raise_file_limit()
         _prepare_folder(root)
         self._catalog = Catalog(root, options.map_bytes)
@@ -174,6 +176,7 @@ class Database:
                 self._catalog.finish_drop(name, opened.store if opened else None)
             finally:
                 if opened is not None:
+                    self._resting.forget(opened)
                     opened.close(dropped=True)
             self._catalog.empty_trash()
 
@@ -253,6 +256,10 @@ class Database:
         """There may be graph work in a collection."""
         self._supervisor.wake(collection_id)
 
+    def woke(self, opened: OpenCollection) -> None:
+        """A collection at rest was opened again by its use."""
+        self._resting.woke(opened)
+
     def _open_collection(self, collection_id: str) -> OpenCollection:
         with self._lock, os_errors_translated(str(self.path)):
             opened = self._collections.get(collection_id)
@@ -260,6 +267,7 @@ class Database:
                 folder = self._catalog.folder(collection_id)
                 opened = OpenCollection(self, collection_id, folder)
                 self._collections[collection_id] = opened
+                self._resting.woke(opened)
                 self._take_up_work(opened)
             return opened
 

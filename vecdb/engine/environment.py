@@ -23,6 +23,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +34,7 @@ from typing import Any, Protocol, TypeVar
 import lmdb
 
 from vecdb.engine.failpoints import failpoint
+from vecdb.engine.gate import BackOff, Gate
 from vecdb.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -48,49 +51,14 @@ __all__ = ["Environment", "NamedDatabase"]
 Result = TypeVar("Result")
 READERS_MAX = 4096
 _LMDB_FORMAT_0_9 = 0
-_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 2.0
 _READER_CHECK_S = 10.0
 """Readers that died without a word are looked for this often while there are writes."""
 
+_PROBE_BYTES = 64 * 1024
+"""Less room than this counts as a full disk."""
+
 _NOTHING = b"\x00"
 """A key that is never there after a commit."""
-
-
-class _Gate:
-    """Many may be inside, or one alone. Who waits for the exclusive side holds newcomers back."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
-        self._inside = 0
-        self._closing = False
-
-    def enter(self) -> None:
-        with self._condition:
-            while self._closing:
-                self._condition.wait()
-            self._inside += 1
-
-    def leave(self) -> None:
-        with self._condition:
-            self._inside -= 1
-            if self._closing and self._inside == 0:
-                self._condition.notify_all()
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._condition:
-            while self._closing:
-                self._condition.wait()
-            self._closing = True
-        try:
-            with self._condition:
-                while self._inside:
-                    self._condition.wait()
-            yield
-        finally:
-            with self._condition:
-                self._closing = False
-                self._condition.notify_all()
 
 
 class Environment:
@@ -115,13 +83,12 @@ class Environment:
 
         self._names = databases
         self._map_bytes = map_bytes
-        self._gate = _Gate()
+        self._gate = Gate()
         self._closed: VecdbError | None = None
         self._failed: str | None = None  # LMDB refuses everything until it is opened again.
         self._doubtful = False  # No write before a commit has been seen to reach the disk.
         self._confirming = threading.Lock()
-        self._pause_s = 0.0
-        self._again_at = 0.0
+        self._opening, self._committing = BackOff(), BackOff()
         self._readers_checked_at = time.monotonic()
         if create:
             folder.mkdir(parents=True, exist_ok=True)
@@ -251,9 +218,24 @@ class Environment:
     def _failure(self, error: Exception) -> VecdbError:
         """Our error for one of LMDB's in a write; after an I/O error the environment is suspect."""
         translation = _translation(error, self.folder)
+        if translation.reason == "IO_ERROR" and self._is_full():
+            # LMDB takes a write that was cut short, as a full disk does it, for an I/O error.
+            return _disk_full(f"{self.folder}: {error}")
         if isinstance(translation, UnavailableError):
             self._failed, self._doubtful = str(error), True
         return translation
+
+    def _is_full(self) -> bool:
+        """The disk has no room, or the file may not grow (RLIMIT_FSIZE)."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if limit != resource.RLIM_INFINITY and self.file_bytes() > limit - _PROBE_BYTES:
+            return True
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                os.posix_fallocate(file.fileno(), 0, _PROBE_BYTES)
+        except OSError as error:
+            return error.errno in _FULL
+        return False
 
     def _enter(self) -> Any:
         """Go inside the gate, with the environment open: what LMDB's handle is now.
@@ -327,15 +309,16 @@ class Environment:
                 raise type(self._closed)(self._closed.message, self._closed.reason)
             if self._failed is None and self._lmdb is not None:
                 return  # Another thread did it.
-            self._check_time()
+            self._opening.check(self.folder)
             if self._lmdb is not None:
                 self._lmdb.close()
                 self._lmdb = None
             try:
                 self._open(create=False)
             except VecdbError as error:
-                self._back_off(error.message)
+                self._opening.failed(error)
                 raise
+            self._opening.worked()
             self._failed = None
         if self.on_wake is not None:
             self.on_wake()
@@ -351,7 +334,7 @@ class Environment:
         with self._confirming:
             if not self._doubtful:
                 return
-            self._check_time()
+            self._committing.check(self.folder)
             try:
                 while True:
                     try:
@@ -360,27 +343,13 @@ class Environment:
                     except lmdb.MapFullError:
                         self._grow()
             except VecdbError as error:
-                self._back_off(error.message)
+                self._committing.failed(error)
                 if isinstance(error, OutcomeUnknownError):
                     # What is unknown is nothing; the caller's own batch was not even begun.
                     raise UnavailableError(error.message, "STORE_FAILED") from error
                 raise
             self._doubtful = False
-            self._pause_s = 0.0
-
-    def _check_time(self) -> None:
-        if time.monotonic() < self._again_at:
-            raise UnavailableError(
-                f"the store in {self.folder} stopped after an error ({self._failed}); "
-                "it is tried again shortly",
-                "STORE_FAILED",
-            )
-
-    def _back_off(self, why: str) -> None:
-        self._pause_s = min(_PAUSE_MAX_S, max(_PAUSE_FIRST_S, 2 * self._pause_s))
-        self._again_at = time.monotonic() + self._pause_s
-        if self._failed is not None:
-            self._failed = why
+            self._committing.worked()
 
     def _grow(self) -> None:
         with self._gate.alone(), _translated(self.folder):
@@ -433,9 +402,7 @@ def _translation(error: Exception, folder: Path) -> VecdbError:
     """LMDB's error as ours: the one table for it."""
     text = f"{folder}: {error}"
     if isinstance(error, lmdb.DiskError) or _says(error, _FULL):
-        return ResourceExhaustedError(
-            f"the disk is full, nothing was written ({text})", "DISK_FULL"
-        )
+        return _disk_full(text)
     if _says(error, _FORBIDDEN):
         return FailedPreconditionError(f"not allowed, nothing was written ({text})", "PERMISSION")
     if _says(error, (errno.EMFILE, errno.ENFILE)):
@@ -457,6 +424,10 @@ def _translation(error: Exception, folder: Path) -> VecdbError:
     if isinstance(error, OSError) or _says(error, (errno.EIO,)):
         return UnavailableError(f"I/O error, nothing was written ({text})", "IO_ERROR")
     return InternalError(f"unexpected LMDB error ({type(error).__name__}: {text})", "LMDB")
+
+
+def _disk_full(text: str) -> ResourceExhaustedError:
+    return ResourceExhaustedError(f"the disk is full, nothing was written ({text})", "DISK_FULL")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -33,6 +33,8 @@ class Options:
         queue_bytes_max: batches that may wait for the writer; past it writes are refused with
             RESOURCE_EXHAUSTED.
         map_bytes: address space reserved for a store at first; doubled when it is full.
+        open_collections_max: collections whose files are held open at once; further ones are opened
+            for a use and those least recently used let go. Each takes some ten files.
         indexer: run a child process that builds graphs. Without it everything stays correct, but
             searches scan what no graph covers.
         indexer_outlives_parent: finish the job at hand when this process ends (an embedded
@@ -44,6 +46,7 @@ class Options:
     segment_bytes_max: int = field(default_factory=lambda: _memory_bytes() // 4)
     queue_bytes_max: int = 256 * MEBIBYTE
     map_bytes: int = 16 * 1024 * MEBIBYTE
+    open_collections_max: int = 128
     indexer: bool = True
     indexer_outlives_parent: bool = True
 
@@ -54,6 +57,7 @@ class Options:
             "segment_bytes_max",
             "queue_bytes_max",
             "map_bytes",
+            "open_collections_max",
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

@@ -1,0 +1,84 @@
+"""Many collections in one process: few open at once, all of them usable."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.serving import running_server
+
+COUNT = 300
+"""More than twice what may be open; a thousand take the same way for longer."""
+
+
+def _files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _address_space_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_many_collections_take_bounded_files_and_address_space(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(1).normal(size=(COUNT, 4)).astype(np.float32)
+    with (
+        running_server(tmp_path / "data", indexer=False, open_collections_max=20) as address,
+        vecdb.connect(address) as client,
+    ):
+        client.create_collection("c0", 4)
+        client.drop_collection("c0")
+        files, space = _files(), _address_space_bytes()
+        handles = [client.create_collection(f"c{i}", 4) for i in range(COUNT)]
+        for i, handle in enumerate(handles):
+            handle.upsert(["own"], vectors[i : i + 1])
+        assert [d.name for d in client.list_collections()] == sorted(f"c{i}" for i in range(COUNT))
+        for i in np.random.default_rng(2).permutation(COUNT):
+            hits = handles[i].search(vectors[i], k=5)
+            assert hits.ids == ["own"] and hits.distances[0] < 1e-6
+            assert (handles[i].get(["own"]).vectors[0] == vectors[i]).all()
+            assert handles[i].count() == 1
+        assert _files() - files < 200
+        assert _address_space_bytes() - space < 30 * 16 * 1024**3
+    with vecdb.open(tmp_path / "data", indexer=False, open_collections_max=5) as database:
+        for i in range(0, COUNT, 7):
+            assert database.collection(f"c{i}").count() == 1
+
+
+@pytest.mark.parametrize("awake_max", [1, 3])
+def test_collections_in_use_are_put_to_rest_and_wake(tmp_path: Path, awake_max: int) -> None:
+    """Threads that write and search eight collections of which few may be open."""
+    failures: list[BaseException] = []
+
+    def work(collection: Any, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        try:
+            kept: dict[str, np.ndarray] = {}
+            for step in range(25):
+                vector = rng.normal(size=(1, 4)).astype(np.float32)
+                collection.upsert([f"{seed}-{step}"], vector)
+                kept[f"{seed}-{step}"] = vector[0]
+                hits = collection.search(vector[0], k=1, exact=True)
+                assert hits.distances[0] < 1e-3
+                found = collection.get(list(kept))
+                assert not found.missing and (found.vectors == np.array(list(kept.values()))).all()
+        except BaseException as error:
+            failures.append(error)
+
+    with vecdb.open(
+        tmp_path, indexer=False, open_collections_max=awake_max, seal_bytes=64 * 10
+    ) as database:
+        collections = [database.create_collection(f"c{i}", 4) for i in range(8)]
+        threads = [threading.Thread(target=work, args=(collections[i % 8], i)) for i in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+        assert sum(c.count() for c in collections) == 12 * 25

@@ -1,0 +1,77 @@
+"""What guards an environment: a read-write lock, and patience with what keeps failing."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from vecdb.errors import UnavailableError, VecdbError
+
+__all__ = ["BackOff", "Gate"]
+
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 2.0
+
+
+class Gate:
+    """Many may be inside, or one alone. Who waits for the exclusive side holds newcomers back."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition(threading.Lock())
+        self._inside = 0
+        self._closing = False
+
+    def enter(self) -> None:
+        with self._condition:
+            while self._closing:
+                self._condition.wait()
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._condition:
+            self._inside -= 1
+            if self._closing and self._inside == 0:
+                self._condition.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._condition:
+            while self._closing:
+                self._condition.wait()
+            self._closing = True
+        try:
+            with self._condition:
+                while self._inside:
+                    self._condition.wait()
+            yield
+        finally:
+            with self._condition:
+                self._closing = False
+                self._condition.notify_all()
+
+
+class BackOff:
+    """When something that keeps failing may be tried again."""
+
+    def __init__(self) -> None:
+        self._pause_s = 0.0
+        self._again_at = 0.0
+        self._why = ""
+
+    def check(self, folder: Path) -> None:
+        if time.monotonic() < self._again_at:
+            raise UnavailableError(
+                f"the store in {folder} stopped after an error ({self._why}); it is tried again "
+                "shortly",
+                "STORE_FAILED",
+            )
+
+    def failed(self, error: VecdbError) -> None:
+        self._why = error.message
+        self._pause_s = min(_PAUSE_MAX_S, max(_PAUSE_FIRST_S, 2 * self._pause_s))
+        self._again_at = time.monotonic() + self._pause_s
+
+    def worked(self) -> None:
+        self._pause_s = 0.0
