@@ -24,12 +24,14 @@ class Gate:
         self._closing = False
 
     def enter(self) -> None:
+        """Go in, beside others; waits while somebody is alone or wants to be."""
         with self._condition:
             while self._closing:
                 self._condition.wait()
             self._inside += 1
 
     def leave(self) -> None:
+        """Go out."""
         with self._condition:
             self._inside -= 1
             if self._closing and self._inside == 0:
@@ -37,6 +39,7 @@ class Gate:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
+        """Be in there alone; waits until all others are out. Not for one who is inside."""
         with self._condition:
             while self._closing:
                 self._condition.wait()
@@ -61,6 +64,7 @@ class BackOff:
         self._why = ""
 
     def check(self, folder: Path) -> None:
+        """Raise UnavailableError (STORE_FAILED) while it is too early."""
         if time.monotonic() < self._again_at:
             raise UnavailableError(
                 f"the store in {folder} stopped after an error ({self._why}); it is tried again "
@@ -69,9 +73,11 @@ class BackOff:
             )
 
     def failed(self, error: VecdbError) -> None:
+        """It failed again: the pause doubles."""
         self._why = error.message
         self._pause_s = min(_PAUSE_MAX_S, max(_PAUSE_FIRST_S, 2 * self._pause_s))
         self._again_at = time.monotonic() + self._pause_s
 
     def worked(self) -> None:
+        """It worked: the next failure begins with a short pause."""
         self._pause_s = 0.0
