@@ -289,10 +289,10 @@ def test_one_bad_collection_keeps_no_other_from_its_graphs(tmp_path: Path) -> No
         database.wake_indexer(bad._opened.id)
         assert good.optimize(timeout_s=60).unindexed_rows == 0
         deadline = time.monotonic() + 30
-        while "checksum" not in database.indexer_status(bad._opened.id):
+        while "checksum" not in database.indexer_status(bad._opened):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert "crash" not in database.indexer_status(good._opened.id)
+        assert "crash" not in database.indexer_status(good._opened)
 
 
 def test_segments_may_be_deleted_at_any_time(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_fields_are_called_as_in_the_vocabulary(
 NUMBERS = """
 CollectionConfig dim=1 metric=2 m=3 ef_construction=4
 CollectionDescription name=1 config=2
-CollectionStats live_count=1 seq=2 generation=3 next_row=4 sealed_to=5 fresh_rows=6 unindexed_rows=7 store_bytes=8 segment_bytes=9 indexer=10 segments=11
+CollectionStats live_count=1 seq=2 generation=3 next_row=4 sealed_to=5 fresh_rows=6 unindexed_rows=7 store_bytes=8 segment_bytes=9 indexer=10 segments=11 backlog_bytes=20 write_delay_s=21
 Comparison path=1 operator=2 values=3
 CountRequest collection=1 namespace=2 filter=3
 CountResponse count=1

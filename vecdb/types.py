@@ -313,6 +313,8 @@ class CollectionStats:
         segments: list of SegmentStats, by first_row.
         indexer: what this process's indexer does: "idle", "building", "waiting after a crash"
             or "off", with details behind it.
+        backlog_bytes: rows in no graph, as of the last write in this process.
+        write_delay_s: what an upsert waits now, seconds, for the indexer to follow.
     """
 
     live_count: int
@@ -326,6 +328,8 @@ class CollectionStats:
     segment_bytes: int
     indexer: str
     segments: list[SegmentStats] = field(default_factory=list)
+    backlog_bytes: int = 0
+    write_delay_s: float = 0.0
 
 
 def decode_metadata(raw: Sequence[bytes] | None, count: int) -> list[dict[str, Any]]:

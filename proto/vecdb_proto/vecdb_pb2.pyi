@@ -380,7 +380,7 @@ class OptimizeResponse(_message.Message):
     def __init__(self, stats: _Optional[_Union[CollectionStats, _Mapping]] = ...) -> None: ...
 
 class CollectionStats(_message.Message):
-    __slots__ = ("live_count", "seq", "generation", "next_row", "sealed_to", "fresh_rows", "unindexed_rows", "store_bytes", "segment_bytes", "indexer", "segments")
+    __slots__ = ("live_count", "seq", "generation", "next_row", "sealed_to", "fresh_rows", "unindexed_rows", "store_bytes", "segment_bytes", "indexer", "segments", "backlog_bytes", "write_delay_s")
     LIVE_COUNT_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -392,6 +392,8 @@ class CollectionStats(_message.Message):
     SEGMENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     INDEXER_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    BACKLOG_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WRITE_DELAY_S_FIELD_NUMBER: _ClassVar[int]
     live_count: int
     seq: int
     generation: int
@@ -403,7 +405,9 @@ class CollectionStats(_message.Message):
     segment_bytes: int
     indexer: str
     segments: _containers.RepeatedCompositeFieldContainer[SegmentStats]
-    def __init__(self, live_count: _Optional[int] = ..., seq: _Optional[int] = ..., generation: _Optional[int] = ..., next_row: _Optional[int] = ..., sealed_to: _Optional[int] = ..., fresh_rows: _Optional[int] = ..., unindexed_rows: _Optional[int] = ..., store_bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., indexer: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[SegmentStats, _Mapping]]] = ...) -> None: ...
+    backlog_bytes: int
+    write_delay_s: float
+    def __init__(self, live_count: _Optional[int] = ..., seq: _Optional[int] = ..., generation: _Optional[int] = ..., next_row: _Optional[int] = ..., sealed_to: _Optional[int] = ..., fresh_rows: _Optional[int] = ..., unindexed_rows: _Optional[int] = ..., store_bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., indexer: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[SegmentStats, _Mapping]]] = ..., backlog_bytes: _Optional[int] = ..., write_delay_s: _Optional[float] = ...) -> None: ...
 
 class SegmentStats(_message.Message):
     __slots__ = ("number", "kind", "first_row", "end_row", "rows", "dead", "bytes")

@@ -231,6 +231,8 @@ def stats_message(stats: CollectionStats) -> wire.CollectionStats:
         store_bytes=stats.store_bytes,
         segment_bytes=stats.segment_bytes,
         indexer=stats.indexer,
+        backlog_bytes=stats.backlog_bytes,
+        write_delay_s=stats.write_delay_s,
         segments=[
             wire.SegmentStats(
                 number=segment.number,

@@ -19,6 +19,7 @@ import numpy as np
 from vecdb import checks
 from vecdb.batching import attach_progress, batches
 from vecdb.engine import layout
+from vecdb.engine.backpressure import Backpressure
 from vecdb.engine.batch import DeleteBatch, UpsertBatch, make_batch
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.environment import Environment
@@ -50,7 +51,7 @@ _DEATHS_WORTH_A_LOOK = 0.1
 """Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
 
 _FLAT_SEALS_MAX = 16
-"""A flat segment holds at most this many times what it takes to seal one."""
+"""A flat segment usually holds at most this many times what it takes to seal one."""
 
 
 class OpenCollection:
@@ -73,6 +74,8 @@ class OpenCollection:
         environment.on_wake = lambda: database.woke(self)
         (folder / "segments").mkdir(exist_ok=True)
         self._died_when_woken = 0
+        self.backpressure = Backpressure(database.options.backlog_bytes_max)
+        self._flat_rows = (-1, 0, 0)  # Generation, rows in flat segments, rows in graphs.
         self.views = ViewKeeper(
             self.store,
             folder,
@@ -90,13 +93,29 @@ class OpenCollection:
     def seal(self, bytes_min: int) -> bool:
         """Seal fresh rows if they take that much; False if another process is at it."""
         rows_max = max(1, min(self._flat_bytes_max // row_bytes(self.store), self.graph_rows_max))
-        return seal(self.store, self.folder, self.id, bytes_min=bytes_min, rows_max=rows_max)
+        return seal(
+            self.store,
+            self.folder,
+            self.id,
+            bytes_min=bytes_min,
+            rows_max=rows_max,
+            joined_rows_max=self.graph_rows_max,
+        )
 
     def work(self, seal_bytes: int) -> str | None:
         """What the last commits left to do: "seal" if so many bytes are in no segment yet, "index"
         if rows worth a look at the graphs' dead have died since that was last said, else None."""
         with self.store.environment.read() as transaction:
             counters = self.store.read_counters(transaction)
+            generation = self.store.read_state(transaction).generation
+            if generation != self._flat_rows[0]:
+                placed = in_place(self.store.read_segments(transaction))
+                rows = {"flat": 0, "graph": 0}
+                for _, entry in placed:
+                    rows[entry["kind"]] += entry["count"]
+                self._flat_rows = (generation, rows["flat"], rows["graph"])
+        unindexed = counters.next_row - counters.sealed_to + self._flat_rows[1]
+        self.backpressure.note(unindexed * row_bytes(self.store), self._flat_rows[2])
         if (counters.next_row - counters.sealed_to) * row_bytes(self.store) >= seal_bytes:
             return "seal"
         ever_died = counters.next_row - counters.live_count
@@ -371,7 +390,9 @@ class Collection:
             unindexed_rows=unindexed,
             store_bytes=store.environment.file_bytes(),
             segment_bytes=sum(s.bytes for s in segments),
-            indexer=self._database.indexer_status(opened.id),
+            indexer=self._database.indexer_status(opened),
+            backlog_bytes=opened.backpressure.backlog_bytes,
+            write_delay_s=opened.backpressure.delay_s,
             segments=segments,
         )
 
@@ -402,6 +423,9 @@ class Collection:
         return make_batch(texts, array, checks.check_metadata(metadata, len(texts)))
 
     def _submit(self, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
+        delay_s = self._opened.backpressure.delay_s
+        if delay_s > 0 and isinstance(batch, UpsertBatch):
+            time.sleep(delay_s)
         return self._database.submit(self._opened, batch)
 
     def _written(self, batch: UpsertBatch | DeleteBatch) -> Receipt:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vecdb import checks
+from vecdb.engine.backpressure import NO_PROGRESS_S
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.catalog import Catalog
 from vecdb.engine.collection import Collection, OpenCollection
@@ -105,7 +106,7 @@ class Database:
         self._catalog = Catalog(root, options.map_bytes)
         self.pool = KernelPool(options.threads)
         self._writer = Writer(options.queue_bytes_max)
-        self._supervisor = Supervisor(root, options)
+        self._supervisor = Supervisor(root, options, on_progress=self._indexer_progressed)
         self._to_seal: set[str] = set()
         self._seal_wanted = threading.Condition()
         self._sealer = threading.Thread(target=self._run_sealer, name="vecdb-sealer", daemon=True)
@@ -222,9 +223,12 @@ class Database:
         self.check_usable()
         return self._writer.submit(opened.store, batch, lambda: self._after_commit(opened))
 
-    def indexer_status(self, collection_id: str) -> str:
+    def indexer_status(self, opened: OpenCollection) -> str:
         """What the indexer does for a collection."""
-        return self._supervisor.status(collection_id)
+        status = self._supervisor.status(opened.id)
+        if opened.backpressure.is_stalled:
+            status += f"; writers are not delayed: no progress for {NO_PROGRESS_S:.0f} s"
+        return status
 
     def optimize(self, opened: OpenCollection, deadline: Deadline) -> None:
         """Seal everything, then have the indexer finish, and wait for it."""
@@ -255,6 +259,11 @@ class Database:
     def wake_indexer(self, collection_id: str) -> None:
         """There may be graph work in a collection."""
         self._supervisor.wake(collection_id)
+
+    def _indexer_progressed(self, collection_id: str) -> None:
+        opened = self._collections.get(collection_id)
+        if opened is not None:
+            opened.backpressure.progress()
 
     def woke(self, opened: OpenCollection) -> None:
         """A collection at rest was opened again by its use."""

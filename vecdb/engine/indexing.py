@@ -49,6 +49,9 @@ FIRST_PUBLICATION_ROWS = 50_000
 """A growing graph is published once it has this many rows, then each time it has doubled."""
 
 
+_STEP_ROWS = 50_000
+
+
 class _Growing:
     """A graph in memory and the rows that are in it, ascending."""
 
@@ -62,8 +65,13 @@ class _Growing:
     def rows(self) -> int:
         return sum(len(part.rows) for part in self.parts)
 
-    def add(self, part: RowArrays) -> None:
-        self.builder.add(part.vectors)
+    def add(self, part: RowArrays, on_step: Callable[[int], None]) -> None:
+        """Add rows in steps, telling after each how many rows there are."""
+        before = self.rows
+        for start in range(0, len(part.rows), _STEP_ROWS):
+            step = part.vectors[start : start + _STEP_ROWS]
+            self.builder.add(step)
+            on_step(before + start + len(step))
         self.parts.append(part)
 
 
@@ -165,17 +173,20 @@ class CollectionIndexer:
         self._report({"event": "building", "rows": sum(s.live_count for s in group)})
         growing, remaining = self._begin(group)
         for segment in remaining:
-            growing.add(self._live_part(segment))
+            growing.add(self._live_part(segment), self._progressed)
         while not self._should_stop():
             more = self._sealed_to_the_right(taken, growing)
             wider = None if more is None else widen(self._store, taken, more.end_row)
             if more is None or wider is None:
                 break
             taken = wider
-            growing.add(self._live_part(more))
+            growing.add(self._live_part(more), self._progressed)
         self._publish(taken, growing)
         took_s = round(time.monotonic() - began, 2)
         self._report({"event": "built", "rows": growing.rows, "seconds": took_s})
+
+    def _progressed(self, rows: int) -> None:
+        self._report({"event": "progress", "rows": rows})
 
     def _begin(self, group: list[SegmentView]) -> tuple[_Growing, list[SegmentView]]:
         """What to begin with, and the segments still to add: the graph at hand, the first segment's

@@ -32,6 +32,8 @@ class Options:
             much memory again. Default: a quarter of the machine's memory.
         queue_bytes_max: batches that may wait for the writer; past it writes are refused with
             RESOURCE_EXHAUSTED.
+        backlog_bytes_max: bytes of rows in no graph past which each upsert is delayed, by at most
+            a second, so that the indexer can follow.
         map_bytes: address space reserved for a store at first; doubled when it is full.
         open_collections_max: collections whose files are held open at once; further ones are opened
             for a use and those least recently used let go. Each takes some ten files.
@@ -45,6 +47,7 @@ class Options:
     seal_bytes: int = 8 * MEBIBYTE
     segment_bytes_max: int = field(default_factory=lambda: _memory_bytes() // 4)
     queue_bytes_max: int = 256 * MEBIBYTE
+    backlog_bytes_max: int = 1024 * MEBIBYTE
     map_bytes: int = 16 * 1024 * MEBIBYTE
     open_collections_max: int = 128
     indexer: bool = True
@@ -56,6 +59,7 @@ class Options:
             "seal_bytes",
             "segment_bytes_max",
             "queue_bytes_max",
+            "backlog_bytes_max",
             "map_bytes",
             "open_collections_max",
         ):

@@ -41,9 +41,11 @@ __all__ = ["load_rows", "row_bytes", "seal"]
 
 _SLICE_ROWS = 20_000
 SEGMENTS_BEFORE_JOINING = 12
-"""Segments in place before flat ones join. They stay at most 16 while what the indexer has not
-taken up yet is below some 2 GB at the usual ``seal_bytes``, as a flat segment has a greatest
-size."""
+"""Segments in place before flat ones join."""
+
+SEGMENTS_MAX = 16
+"""Flat segments have a usual greatest size, since joining writes both anew; with this many segments
+it no longer counts."""
 
 
 def row_bytes(store: Store) -> int:
@@ -86,11 +88,20 @@ def _load_slice(store: Store, first_row: int, end_row: int, seq: int) -> RowArra
     return RowArrays(vectors, kept + first_row, offsets, np.frombuffer(b"".join(ids), np.uint8))
 
 
-def seal(store: Store, folder: Path, collection_id: str, *, bytes_min: int, rows_max: int) -> bool:
+def seal(
+    store: Store,
+    folder: Path,
+    collection_id: str,
+    *,
+    bytes_min: int,
+    rows_max: int,
+    joined_rows_max: int,
+) -> bool:
     """Seal the fresh rows if they take ``bytes_min`` or more (1: if there are any).
 
     Args:
-        rows_max: of one segment; more rows become several.
+        rows_max: of one segment as a rule; more rows become several.
+        joined_rows_max: of one segment when there would be too many otherwise.
 
     Returns:
         False if another process is at it.
@@ -117,7 +128,7 @@ def seal(store: Store, folder: Path, collection_id: str, *, bytes_min: int, rows
             failpoint("seal.claimed")
             content = load_rows(store, taken.first_row, taken.end_row, taken.seq)
             _write_and_publish(store, segments, collection_id, taken, content)
-            _join_flat(store, segments, collection_id, rows_max)
+            _join_flat(store, segments, collection_id, rows_max, joined_rows_max)
         sweep(store, segments)
     return True
 
@@ -140,13 +151,15 @@ def _write_and_publish(
     failpoint("seal.published")
 
 
-def _join_flat(store: Store, segments: Path, collection_id: str, rows_max: int) -> None:
+def _join_flat(
+    store: Store, segments: Path, collection_id: str, rows_max: int, joined_rows_max: int
+) -> None:
     """While there are too many segments, join the two flat neighbours that are smallest
     together."""
     while True:
         with store.environment.read() as transaction:
             entries = store.read_segments(transaction)
-        pair = _smallest_pair(entries, rows_max)
+        pair = _smallest_pair(entries, rows_max, joined_rows_max)
         if pair is None:
             return
         (left, left_entry), (right, right_entry) = pair
@@ -188,11 +201,13 @@ def _intact(
     return segment.content
 
 
-def _smallest_pair(entries: dict[int, dict[str, Any]], rows_max: int) -> Any:
+def _smallest_pair(entries: dict[int, dict[str, Any]], rows_max: int, joined_rows_max: int) -> Any:
     """The flat neighbours to join, or None. An interval that a graph job claimed is left alone."""
     placed = in_place(entries)
     if len(placed) <= SEGMENTS_BEFORE_JOINING:
         return None
+    if len(placed) >= SEGMENTS_MAX:
+        rows_max = joined_rows_max
     claimed = [e for e in entries.values() if e["state"] == "claimed"]
 
     def free(entry: dict[str, Any]) -> bool:

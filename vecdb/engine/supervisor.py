@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,11 @@ class _Failure:
 class Supervisor:
     """Starts, feeds and ends the indexer of one database. Safe to use from many threads."""
 
-    def __init__(self, root: Path, options: Options) -> None:
+    def __init__(
+        self, root: Path, options: Options, on_progress: Callable[[str], None] | None = None
+    ) -> None:
+        """Start nothing yet. on_progress: told the id of a collection whose graph grows."""
+        self._on_progress = on_progress
         self._root = root
         self._options = options
         self._changed = threading.Condition()
@@ -235,8 +240,10 @@ class Supervisor:
             self._answered += kind == "done"
             self._left = event["left"]
             self._doing = {}
-        elif kind == "building":
+        elif kind in ("building", "progress"):
             self._doing = event
+            if self._on_progress is not None:
+                self._on_progress(event["collection"])
         elif kind == "worked":
             self._failures.pop(event["collection"], None)
         elif kind == "failed":

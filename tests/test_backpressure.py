@@ -1,0 +1,111 @@
+"""Writers wait for the indexer, a little, and never for one that does nothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from vecdb.engine import backpressure
+from vecdb.engine.backpressure import DELAY_S_MAX, Backpressure
+
+DIM = 16
+ROW_BYTES = 4 * DIM
+
+
+def rows(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+
+
+def noted(docs: Any, backlog_rows: int) -> Any:
+    """The stats once the last commit has been noted, which comes after its answer."""
+    ends = time.monotonic() + 10
+    while (stats := docs.stats()).backlog_bytes != backlog_rows * ROW_BYTES:
+        assert time.monotonic() < ends, stats
+        time.sleep(0.005)
+    return stats
+
+
+def test_the_delay_grows_with_the_backlog_up_to_a_second() -> None:
+    pressure = Backpressure(1000)
+    delays = []
+    for backlog in (0, 1000, 1100, 1500, 2000, 9000):
+        pressure.note(backlog, 0)
+        delays.append(pressure.delay_s)
+    assert delays == pytest.approx([0, 0, 0.1, 0.5, DELAY_S_MAX, DELAY_S_MAX])
+
+
+def test_without_progress_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(backpressure.time, "monotonic", lambda: now[0])
+    pressure = Backpressure(1000)
+    pressure.note(2000, 5)
+    now[0] += 29
+    assert pressure.delay_s == 1.0 and not pressure.is_stalled
+    now[0] += 2
+    pressure.note(3000, 5)
+    assert pressure.delay_s == 0.0 and pressure.is_stalled
+    pressure.progress()
+    assert pressure.delay_s == 1.0
+    now[0] += 31
+    pressure.note(3000, 6)
+    assert pressure.delay_s == 1.0
+
+
+def test_writers_are_delayed_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backpressure, "NO_PROGRESS_S", 0.3)
+    with vecdb.open(tmp_path, indexer=False, backlog_bytes_max=100 * ROW_BYTES) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(range(100), rows(100, 0))
+        assert noted(docs, 100).write_delay_s == 0.0
+        docs.upsert(range(100, 110), rows(10, 1))
+        stats = noted(docs, 110)
+        assert stats.write_delay_s == pytest.approx(0.1)
+        docs.delete([0])  # Deletions make nothing worse.
+        time.sleep(0.4)
+        docs.upsert([200], rows(1, 2))
+        stats = noted(docs, 111)
+        assert stats.write_delay_s == 0.0 and "no progress" in stats.indexer
+        assert docs.count() == 110
+
+
+def test_indexing_ends_the_delay(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, backlog_bytes_max=400 * ROW_BYTES, seal_bytes=4096) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(range(1000), rows(1000, 0))
+        docs.optimize()
+        docs.upsert([1000], rows(1, 1))
+        stats = docs.stats()
+        assert stats.write_delay_s == 0.0 and stats.backlog_bytes <= 400 * ROW_BYTES
+
+
+def test_segments_stay_few_under_steady_writing(tmp_path: Path) -> None:
+    """Many seals while the indexer works: never more than sixteen segments."""
+    with vecdb.open(tmp_path, seal_bytes=20 * ROW_BYTES) as database:
+        docs = database.create_collection("docs", DIM)
+        most = 0
+        for step in range(150):
+            docs.upsert(range(40 * step, 40 * step + 40), rows(40, step))
+            most = max(most, len(docs.stats().segments))
+        assert most <= 16
+        assert docs.optimize().unindexed_rows == 0
+
+
+def test_a_small_cap_makes_many_graphs_that_are_searched_as_one(tmp_path: Path) -> None:
+    vectors = rows(4000, 5)
+    with vecdb.open(
+        tmp_path, segment_bytes_max=500 * (ROW_BYTES + 160), seal_bytes=4096
+    ) as database:
+        docs = database.create_collection("docs", DIM, "euclidean")
+        docs.upsert_many(range(4000), vectors)
+        stats = docs.optimize()
+        assert len(stats.segments) >= 7 and {s.kind for s in stats.segments} == {"graph"}
+        queries = rows(50, 6)
+        exact = docs.search(queries, k=10, exact=True)
+        found = docs.search(queries, k=10)
+        shares = [len(set(a.ids) & set(b.ids)) / 10 for a, b in zip(exact, found, strict=True)]
+        assert np.mean(shares) >= 0.95
