@@ -102,20 +102,24 @@ class OpenCollection:
             joined_rows_max=self.graph_rows_max,
         )
 
-    def work(self, seal_bytes: int) -> str | None:
-        """What the last commits left to do: "seal" if so many bytes are in no segment yet, "index"
-        if rows worth a look at the graphs' dead have died since that was last said, else None."""
+    def note_backlog(self) -> layout.Counters:
+        """Tell the back-pressure how much is in no graph; returns the counters."""
         with self.store.environment.read() as transaction:
             counters = self.store.read_counters(transaction)
             generation = self.store.read_state(transaction).generation
             if generation != self._flat_rows[0]:
-                placed = in_place(self.store.read_segments(transaction))
                 rows = {"flat": 0, "graph": 0}
-                for _, entry in placed:
+                for _, entry in in_place(self.store.read_segments(transaction)):
                     rows[entry["kind"]] += entry["count"]
                 self._flat_rows = (generation, rows["flat"], rows["graph"])
         unindexed = counters.next_row - counters.sealed_to + self._flat_rows[1]
         self.backpressure.note(unindexed * row_bytes(self.store), self._flat_rows[2])
+        return counters
+
+    def work(self, seal_bytes: int) -> str | None:
+        """What the last commits left to do: "seal" if so many bytes are in no segment yet, "index"
+        if rows worth a look at the graphs' dead have died since that was last said, else None."""
+        counters = self.note_backlog()
         if (counters.next_row - counters.sealed_to) * row_bytes(self.store) >= seal_bytes:
             return "seal"
         ever_died = counters.next_row - counters.live_count
@@ -423,9 +427,10 @@ class Collection:
         return make_batch(texts, array, checks.check_metadata(metadata, len(texts)))
 
     def _submit(self, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
-        delay_s = self._opened.backpressure.delay_s
-        if delay_s > 0 and isinstance(batch, UpsertBatch):
-            time.sleep(delay_s)
+        pressure = self._opened.backpressure
+        if pressure.delay_s > 0 and isinstance(batch, UpsertBatch):
+            self._opened.note_backlog()  # The indexer may have caught up since the last commit.
+            time.sleep(pressure.delay_s)
         return self._database.submit(self._opened, batch)
 
     def _written(self, batch: UpsertBatch | DeleteBatch) -> Receipt:
