@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
+from vecdb_bench.beside import measure_beside
 from vecdb_bench.indexing import measure_indexing
 from vecdb_bench.ingest import measure_ingest
+from vecdb_bench.opening import measure_memory, measure_opening, measure_view_check
 from vecdb_bench.query import measure_batch, measure_query
 
 
@@ -36,6 +38,21 @@ def test_indexing() -> None:
     result = measure_indexing(rows=3000, rounds=1)
     assert result["ratio"] > 0
     assert result["recall"] > 0.95
+
+
+def test_opening() -> None:
+    result = measure_opening(small=500, large=1000, fresh=100, rounds=1)
+    assert set(result["figures"]) == {"small", "large"} and result["ratio"] > 0
+
+
+def test_memory_and_view_check() -> None:
+    assert measure_memory(rows=2000)["private_bytes"] > 1e6
+    assert measure_view_check(rows=500, count=10)["view_check_us"] > 0
+
+
+def test_beside() -> None:
+    result = measure_beside(rows=4000, seconds=1.0)
+    assert result["sustained"]["rows_per_s"] > 0 < result["full"]["rows_per_s"]
 
 
 def test_an_unknown_benchmark_is_refused() -> None:

@@ -3,46 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
-import runpy
 import sys
 
 from vecdb_bench.common import machine
+
+_BENCHMARKS = {
+    "kernel": ("kernel", "main"),
+    "query": ("query", "measure_query"),
+    "batch": ("query", "measure_batch"),
+    "ingest": ("ingest", "measure_ingest"),
+    "indexing": ("indexing", "measure_indexing"),
+    "opening": ("opening", "measure_opening"),
+    "memory": ("opening", "measure_memory"),
+    "view": ("opening", "measure_view_check"),
+    "beside": ("beside", "measure_beside"),
+}
 
 
 def main() -> None:
     """Run the named benchmarks, or all."""
     parser = argparse.ArgumentParser(prog="python -m vecdb_bench", description=__doc__)
     parser.add_argument(
-        "names",
-        nargs="*",
-        default=["kernel", "query", "batch", "ingest", "indexing"],
-        help="kernel, query, batch, ingest, indexing; all without",
+        "names", nargs="*", default=list(_BENCHMARKS), help=f"{', '.join(_BENCHMARKS)}; all without"
     )
     names = parser.parse_args().names
+    for name in names:
+        if name not in _BENCHMARKS:
+            parser.error(f"no benchmark {name!r}")
     print(json.dumps(machine()), flush=True)
     for name in names:
-        if name == "kernel":
-            sys.argv = ["kernel"]
-            runpy.run_module("vecdb_bench.kernel", run_name="__main__")
-        elif name == "query":
-            from vecdb_bench.query import measure_query
-
-            measure_query()
-        elif name == "batch":
-            from vecdb_bench.query import measure_batch
-
-            measure_batch()
-        elif name == "ingest":
-            from vecdb_bench.ingest import measure_ingest
-
-            measure_ingest()
-        elif name == "indexing":
-            from vecdb_bench.indexing import measure_indexing
-
-            measure_indexing()
-        else:
-            parser.error(f"no benchmark {name!r}")
+        sys.argv = [name]  # Some have options of their own when they are run by themselves.
+        module, function = _BENCHMARKS[name]
+        getattr(importlib.import_module(f"vecdb_bench.{module}"), function)()
         sys.stdout.flush()
 
 

@@ -17,7 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["glove", "in_turns", "machine", "median", "recall", "served", "spread", "uuids"]
+__all__ = [
+    "glove",
+    "in_turns",
+    "machine",
+    "median",
+    "recall",
+    "served",
+    "served_process",
+    "spread",
+    "uuids",
+]
 
 _READY = re.compile(r" ready address=(\S+)")
 
@@ -78,14 +88,17 @@ def in_turns(rounds: int, **runs: Callable[[], float]) -> dict[str, list[float]]
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """A ``vecdb serve`` process on a free port; yields its address."""
+    with served_process(folder) as (_, address):
+        yield address
+
+
+@contextmanager
+def served_process(folder: Path) -> Iterator[tuple[int, str]]:
+    """The same; yields its process number and its address."""
     with _process(
         "-m", "vecdb_server", "serve", "--data", str(folder), "--listen", "127.0.0.1:0"
-    ) as (
-        process,
-        line,
-    ):
-        del process
-        yield line
+    ) as (process, address):
+        yield process.pid, address
 
 
 @contextmanager
