@@ -298,7 +298,10 @@ def public(cls: type) -> dict[str, Any]:
         (
             Database,
             Client,
-            {"check_usable", "submit", "indexer_status", "optimize", "wake_indexer"},
+            {
+                *("check_usable", "submit", "indexer_status", "optimize", "wake_indexer"),
+                "run_backup",
+            },
         ),
         (EngineCollection, ClientCollection, {"upsert_raw", "run_search", "run_optimize"}),
     ],

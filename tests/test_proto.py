@@ -115,6 +115,7 @@ def test_half_a_number_is_refused() -> None:
 @pytest.mark.parametrize(
     ("message", "vocabulary", "not_there"),
     [
+        (wire.BackupReport, types.BackupReport, set()),
         (wire.CollectionStats, types.CollectionStats, set()),
         (wire.SegmentStats, types.SegmentStats, set()),
         (wire.SearchInfo, types.SearchInfo, {"visited"}),  # a column of its own
@@ -129,6 +130,9 @@ def test_fields_are_called_as_in_the_vocabulary(
 
 
 NUMBERS = """
+BackupReport path=1 collections=2 rows=3 bytes=4 elapsed_s=5
+BackupRequest path=1 include_segments=2
+BackupResponse report=1
 CollectionConfig dim=1 metric=2 m=3 ef_construction=4
 CollectionDescription name=1 config=2
 CollectionStats live_count=1 seq=2 generation=3 next_row=4 sealed_to=5 fresh_rows=6 unindexed_rows=7 store_bytes=8 segment_bytes=9 indexer=10 segments=11 backlog_bytes=20 write_delay_s=21
@@ -200,5 +204,5 @@ def test_every_reason_of_a_refused_argument_is_in_the_contract() -> None:
 def test_reserved_fields_are_marked() -> None:
     contract = (PACKAGE / "vecdb.proto").read_text().splitlines()
     reserved = [line for line in contract if "namespace = 2" in line]
-    assert len(reserved) == 11  # every call but ServerInfo
+    assert len(reserved) == 11  # every call but ServerInfo and Backup
     assert all("[reserved]" in line for line in reserved)

@@ -34,6 +34,7 @@ from vecdb.errors import (
     VecdbError,
 )
 from vecdb.types import (
+    BackupReport,
     CollectionConfig,
     CollectionDescription,
     CollectionStats,
@@ -55,6 +56,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyExistsError",
+    "BackupReport",
     "CancelledError",
     "CollectionConfig",
     "CollectionDescription",
@@ -82,6 +84,7 @@ __all__ = [
     "__version__",
     "connect",
     "open",
+    "restore",
 ]
 
 _ENGINE_NEEDS = ("lmdb", "hnswlib", "numba")
@@ -98,11 +101,46 @@ def open(path: str | os.PathLike[str], **options: Any) -> Database:
         MissingExtraError: the engine is not installed here.
         FailedPreconditionError: the folder was written by a newer version, or is no vecdb folder.
     """
-    if any(importlib.util.find_spec(name) is None for name in _ENGINE_NEEDS):
-        raise MissingExtraError("vecdb.open", "server")
+    _check_engine("vecdb.open")
     from vecdb.engine.database import Database
 
     return Database.open(path, **options)
+
+
+def restore(
+    backup: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    include_segments: bool = True,
+) -> BackupReport:
+    """Make a data folder of a backup, to be opened like any other; nothing is overwritten.
+
+    Every file is compared with the checksum that the backup has of it, on its way and once more on
+    disk. The folder appears whole or not at all.
+
+    Args:
+        backup: a folder made by ``Database.backup`` or ``Client.backup``.
+        path: the new folder. It must not be there, or be empty; its parent must be there.
+        include_segments: False leaves the segments out, which are rebuilt from the rest once the
+            folder is opened: the way around a backup in which only segments have gone bad.
+
+    Raises:
+        MissingExtraError: the engine is not installed here.
+        NotFoundError: there is no backup, or no folder for the new one to lie in.
+        AlreadyExistsError: ``path`` is there and not empty.
+        DataLossError: a file of the backup is gone or has changed; the message names it.
+        FailedPreconditionError: the backup is of a newer version.
+        ResourceExhaustedError: the disk is full.
+    """
+    _check_engine("vecdb.restore")
+    from vecdb.engine.restore import restore as run
+
+    return run(backup, path, include_segments=include_segments)
+
+
+def _check_engine(what: str) -> None:
+    if any(importlib.util.find_spec(name) is None for name in _ENGINE_NEEDS):
+        raise MissingExtraError(what, "server")
 
 
 def connect(address: str = "127.0.0.1:7801", **options: Any) -> Client:

@@ -6,6 +6,7 @@ server relies on the engine's; behind them nothing is checked again.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ __all__ = [
     "check_limit",
     "check_metadata",
     "check_name",
+    "check_path",
     "check_raw_metadata",
     "check_reserved",
     "check_same_count",
@@ -56,6 +58,24 @@ def check_name(name: Any) -> str:
             f"a collection's name must match {limits.NAME_PATTERN}, got {_shown(name)}", "BAD_NAME"
         )
     return name
+
+
+def check_path(path: Any, *, absolute: bool = False) -> str:
+    """A path as text; ``absolute`` if it is one on another process's machine."""
+    try:
+        text = os.fsdecode(path)
+        text.encode()
+    except (TypeError, UnicodeError):
+        raise InvalidArgumentError(
+            f"a path is a str or a pathlib.Path, in UTF-8, got {_shown(path)}", "BAD_PATH"
+        ) from None
+    if not text or "\0" in text:
+        raise InvalidArgumentError(f"this is no path: {_shown(text)}", "BAD_PATH")
+    if absolute and not os.path.isabs(text):
+        raise InvalidArgumentError(
+            f"a path on a server's machine must be absolute, got {_shown(text)}", "BAD_PATH"
+        )
+    return text
 
 
 def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> CollectionConfig:

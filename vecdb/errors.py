@@ -2,8 +2,8 @@
 
     VecdbError
     ├── InvalidArgumentError     the request is wrong, nothing was written; a ValueError
-    ├── NotFoundError            no collection of that name; a KeyError
-    ├── AlreadyExistsError       the name is taken
+    ├── NotFoundError            no collection of that name, no such folder; a KeyError
+    ├── AlreadyExistsError       the name is taken, or a folder is where a new one should be
     ├── FailedPreconditionError  right request, wrong state: closed, forked, a newer format
     ├── ResourceExhaustedError   queue, memory, disk or files are used up; reads go on
     ├── UnavailableError         starting, draining, or stopped after an I/O error; try again
@@ -75,13 +75,14 @@ class InvalidArgumentError(VecdbError, ValueError):
 
 
 class NotFoundError(VecdbError, KeyError):
-    """There is no collection of that name, or it was dropped under this handle."""
+    """There is no collection of that name, or it was dropped under this handle; or there is no
+    folder, store or backup where one was expected."""
 
     code = "NOT_FOUND"
 
 
 class AlreadyExistsError(VecdbError):
-    """A collection of that name exists."""
+    """A collection of that name exists, or a folder that would have to be overwritten."""
 
     code = "ALREADY_EXISTS"
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "BackupReport",
     "CollectionConfig",
     "CollectionDescription",
     "CollectionStats",
@@ -80,6 +81,25 @@ class Receipt:
 
     seq: int
     count: int
+
+
+@dataclass(frozen=True)
+class BackupReport:
+    """What a backup or a restore has put on disk, all of it compared with its checksums.
+
+    Attributes:
+        path: the folder that was made, absolute.
+        collections: how many are in it.
+        rows: live rows of all of them.
+        bytes: size of all files.
+        elapsed_s: seconds that it took.
+    """
+
+    path: str
+    collections: int
+    rows: int
+    bytes: int
+    elapsed_s: float
 
 
 @dataclass(frozen=True)

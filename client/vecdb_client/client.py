@@ -18,7 +18,7 @@ import grpc
 import vecdb
 from vecdb import checks, limits
 from vecdb.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
-from vecdb.types import CollectionDescription
+from vecdb.types import BackupReport, CollectionDescription
 from vecdb_client import translation
 from vecdb_client.collection import Collection
 from vecdb_client.streams import SearchStreams
@@ -41,7 +41,7 @@ class Client:
     Args:
         address: host:port of the server.
         timeout_s: seconds that a call may take, None for no end. ``search`` and ``optimize`` take
-            their own; ``optimize`` has no end by default.
+            their own; ``optimize`` has no end by default, and ``backup`` has none.
 
     Raises:
         InvalidArgumentError: the address is not host:port, or timeout_s is not above 0.
@@ -129,6 +129,35 @@ class Client:
         """
         request = wire.DropCollectionRequest(collection=checks.check_name(name))
         self._write(self._stub.DropCollection, request)
+
+    def backup(
+        self, path: str | os.PathLike[str], *, include_segments: bool = True
+    ) -> BackupReport:
+        """Have the server make a backup on its machine, to be turned into a data folder by
+        ``vecdb.restore``; writes and searches go on.
+
+        It holds the collections that are there when it begins, each in one committed state of its
+        own: every batch up to some seq and nothing of those after it. It is fsynced and was read
+        back when this returns; until then there is nothing at ``path``. It may take as long as it
+        takes: the client's timeout is not its.
+
+        Args:
+            path: absolute, on the server's machine: a folder that is not there yet, in one that
+                is, outside of the data folder.
+            include_segments: False saves their space; after restoring, they are built again.
+
+        Raises:
+            AlreadyExistsError: something is at ``path``.
+            NotFoundError: the folder that it should lie in is not there.
+            DataLossError: stored bytes fail their checksum, so that no good backup can be made.
+            ResourceExhaustedError: the disk is full, or the server has too many of these already.
+                Nothing is left of the backup.
+            InvalidArgumentError: the path is none, not absolute, or lies in the data folder.
+        """
+        request = wire.BackupRequest(
+            path=checks.check_path(path, absolute=True), include_segments=bool(include_segments)
+        )
+        return translation.report_of(self._wait(self._stub.Backup, request, None).report)
 
     def close(self) -> None:
         """Close the connection; calls under way in other threads end with an error."""

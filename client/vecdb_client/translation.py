@@ -14,6 +14,7 @@ import grpc
 from vecdb import errors
 from vecdb.errors import InternalError, VecdbError
 from vecdb.types import (
+    BackupReport,
     CollectionConfig,
     CollectionDescription,
     CollectionStats,
@@ -34,6 +35,7 @@ __all__ = [
     "error_of_failure",
     "hits_of",
     "records_of",
+    "report_of",
     "stats_of",
 ]
 
@@ -211,6 +213,11 @@ def stats_of(message: wire.CollectionStats) -> CollectionStats:
             SegmentStats(**_numbers(segment, wire.SegmentStats)) for segment in message.segments
         ],
     )
+
+
+def report_of(message: wire.BackupReport) -> BackupReport:
+    """What a backup has put on disk."""
+    return BackupReport(**_numbers(message, wire.BackupReport))
 
 
 def _numbers(message: Any, kind: Any, skipped: str = "") -> dict[str, Any]:

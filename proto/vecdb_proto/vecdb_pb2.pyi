@@ -379,6 +379,34 @@ class OptimizeResponse(_message.Message):
     stats: CollectionStats
     def __init__(self, stats: _Optional[_Union[CollectionStats, _Mapping]] = ...) -> None: ...
 
+class BackupRequest(_message.Message):
+    __slots__ = ("path", "include_segments")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    include_segments: bool
+    def __init__(self, path: _Optional[str] = ..., include_segments: _Optional[bool] = ...) -> None: ...
+
+class BackupResponse(_message.Message):
+    __slots__ = ("report",)
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    report: BackupReport
+    def __init__(self, report: _Optional[_Union[BackupReport, _Mapping]] = ...) -> None: ...
+
+class BackupReport(_message.Message):
+    __slots__ = ("path", "collections", "rows", "bytes", "elapsed_s")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    collections: int
+    rows: int
+    bytes: int
+    elapsed_s: float
+    def __init__(self, path: _Optional[str] = ..., collections: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., elapsed_s: _Optional[float] = ...) -> None: ...
+
 class CollectionStats(_message.Message):
     __slots__ = ("live_count", "seq", "generation", "next_row", "sealed_to", "fresh_rows", "unindexed_rows", "store_bytes", "segment_bytes", "indexer", "segments", "backlog_bytes", "write_delay_s")
     LIVE_COUNT_FIELD_NUMBER: _ClassVar[int]

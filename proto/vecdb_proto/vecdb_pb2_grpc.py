@@ -99,6 +99,11 @@ class VecdbStub:
                 request_serializer=vecdb__proto_dot_vecdb__pb2.OptimizeRequest.SerializeToString,
                 response_deserializer=vecdb__proto_dot_vecdb__pb2.OptimizeResponse.FromString,
                 _registered_method=True)
+        self.Backup = channel.unary_unary(
+                '/vecdb.v1.Vecdb/Backup',
+                request_serializer=vecdb__proto_dot_vecdb__pb2.BackupRequest.SerializeToString,
+                response_deserializer=vecdb__proto_dot_vecdb__pb2.BackupResponse.FromString,
+                _registered_method=True)
 
 
 class VecdbServicer:
@@ -201,6 +206,15 @@ class VecdbServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Backup(self, request, context):
+        """Makes a backup of the whole data folder on the server's machine and answers when it is fsynced
+        and was read back. A cancelled call leaves nothing of it. It is turned into a data folder again
+        by "vecdb restore".
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VecdbServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -268,6 +282,11 @@ def add_VecdbServicer_to_server(servicer, server):
                     servicer.Optimize,
                     request_deserializer=vecdb__proto_dot_vecdb__pb2.OptimizeRequest.FromString,
                     response_serializer=vecdb__proto_dot_vecdb__pb2.OptimizeResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_unary_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=vecdb__proto_dot_vecdb__pb2.BackupRequest.FromString,
+                    response_serializer=vecdb__proto_dot_vecdb__pb2.BackupResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -621,6 +640,33 @@ class Vecdb:
             '/vecdb.v1.Vecdb/Optimize',
             vecdb__proto_dot_vecdb__pb2.OptimizeRequest.SerializeToString,
             vecdb__proto_dot_vecdb__pb2.OptimizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecdb.v1.Vecdb/Backup',
+            vecdb__proto_dot_vecdb__pb2.BackupRequest.SerializeToString,
+            vecdb__proto_dot_vecdb__pb2.BackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,11 +2,12 @@
 
     vecdb serve    a folder over gRPC             vecdb search   neighbours of an id or a vector
     vecdb load     a file into a collection       vecdb stats    collections, rows, segments
+    vecdb backup   while it is in use             vecdb restore  a backup into a new folder
     vecdb demo     the first five minutes         vecdb warm     compile the kernels
 
-``load``, ``search`` and ``stats`` work on a server (``--url``) or, with no server in between, on a
-folder (``--data``). Everything heavy is imported inside the command that needs it, so that
-``--help`` is quick.
+``load``, ``search``, ``stats`` and ``backup`` work on a server (``--url``) or, with no server in
+between, on a folder (``--data``). Everything heavy is imported inside the command that needs it, so
+that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -211,6 +212,55 @@ def stats(
             answers.print_all_stats(Console(), target, as_json=as_json)
         else:
             answers.print_stats(Console(), target, collection, as_json=as_json)
+
+
+@app.command()
+def backup(
+    path: Annotated[
+        str,
+        typer.Argument(help="A new folder; with --url absolute, on the server's machine."),
+    ],
+    url: Url = None,
+    data: Data = None,
+    segments: Annotated[
+        bool,
+        typer.Option("--segments/--no-segments", help="Without them it is smaller."),
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Back up a folder while it is in use: fsynced, read back, one state a collection."""
+    from rich.console import Console
+
+    from vecdb_server.commands import backups
+    from vecdb_server.commands.progress import Status
+    from vecdb_server.commands.target import open_target
+
+    with open_target(url, data) as target, Status(Console(stderr=True), f"backing up to {path}"):
+        report = target.backup(path, include_segments=segments)
+    backups.print_report(Console(), "backup", report, as_json=as_json)
+
+
+@app.command()
+def restore(
+    backup: Annotated[str, typer.Argument(help="The folder that vecdb backup made.")],
+    data: Annotated[str, typer.Argument(help="The new data folder: not there yet, or empty.")],
+    segments: Annotated[
+        bool,
+        typer.Option(
+            "--segments/--no-segments", help="Without: go on if only segments have gone bad."
+        ),
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Make a data folder of a backup; every checksum is compared and nothing overwritten."""
+    from rich.console import Console
+
+    from vecdb_server.commands import backups
+    from vecdb_server.commands.progress import Status
+
+    with Status(Console(stderr=True), f"restoring {backup}"):
+        report = vecdb.restore(backup, data, include_segments=segments)
+    backups.print_report(Console(), "data folder", report, as_json=as_json)
 
 
 @app.command()

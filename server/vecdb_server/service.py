@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import vecdb
+from vecdb import checks
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.layout import FORMAT_NUMBER
 from vecdb.engine.search import SearchRequest
@@ -178,6 +179,20 @@ class Service:
             self.check_ready()  # If it was a drain, that is what the caller is told.
             raise
         return wire.OptimizeResponse(stats=translation.stats_message(stats))
+
+    def backup(self, request: wire.BackupRequest, call: Call) -> wire.BackupResponse:
+        """A backup on this machine; the caller's leaving and a drain end it, with nothing left."""
+        database = self.check_ready()
+        path = checks.check_path(request.path, absolute=True)
+        left_s = _check_still_wanted(call)
+        gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
+        include_segments = request.include_segments or not request.HasField("include_segments")
+        try:
+            report = database.run_backup(path, gone, include_segments=include_segments)
+        except CancelledError:
+            self.check_ready()  # If it was a drain, that is what the caller is told.
+            raise
+        return wire.BackupResponse(report=translation.report_message(report))
 
     def _collection(self, request: Any, *reserved: str) -> Any:
         """The collection that has the name now."""

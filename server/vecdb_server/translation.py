@@ -14,6 +14,7 @@ import grpc
 from vecdb import errors, limits
 from vecdb.errors import InternalError, InvalidArgumentError, UnsupportedError, VecdbError
 from vecdb.types import (
+    BackupReport,
     CollectionConfig,
     CollectionDescription,
     CollectionStats,
@@ -33,6 +34,7 @@ __all__ = [
     "failure_answer",
     "limits_message",
     "refuse_reserved",
+    "report_message",
     "search_response",
     "status_of",
 ]
@@ -245,6 +247,17 @@ def stats_message(stats: CollectionStats) -> wire.CollectionStats:
             )
             for segment in stats.segments
         ],
+    )
+
+
+def report_message(report: BackupReport) -> wire.BackupReport:
+    """What a backup has put on disk."""
+    return wire.BackupReport(
+        path=report.path,
+        collections=report.collections,
+        rows=report.rows,
+        bytes=report.bytes,
+        elapsed_s=report.elapsed_s,
     )
 
 

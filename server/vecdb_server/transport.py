@@ -3,10 +3,10 @@
 Messages are parsed and built in the thread of the call, not on grpcio's single serving thread, and
 an unreadable one gets INVALID_ARGUMENT. No interceptors: they would run under the server's lock.
 
-Writes, Optimize and open streams may each hold a quarter of the threads; one more is refused at
-once with RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES, TOO_MANY_STREAMS) instead of
-taking a thread from the searches. Nothing of it was written, so that the caller can try again; our
-client does.
+Writes, Optimize (with Backup) and open streams may each hold a quarter of the threads; one more is
+refused at once with RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES, TOO_MANY_STREAMS)
+instead of taking a thread from the searches. Nothing of it was written, so that the caller can try
+again; our client does.
 
 A stream of searches is one call in which each message is handled as a call would be: so to gRPC it
 costs a message, which is a third of a call.
@@ -34,7 +34,7 @@ __all__ = ["SERVICE_NAME", "Activity", "service_handler"]
 
 SERVICE_NAME: Final = "vecdb.v1.Vecdb"
 _SLOW_CALL_S: Final = 1.0
-_NEVER_SLOW: Final = frozenset({"Optimize"})
+_NEVER_SLOW: Final = frozenset({"Optimize", "Backup"})
 
 Handler = Callable[[bytes, grpc.ServicerContext], bytes]
 StreamHandler = Callable[[Iterable[bytes], grpc.ServicerContext], Iterator[bytes]]
@@ -72,13 +72,13 @@ def service_handler(
 
     Args:
         activity: is told of each call.
-        threads: of the server; a quarter of them may be in writes, a quarter in Optimize, a quarter
-            in open streams.
+        threads: of the server; a quarter of them may be in writes, a quarter in Optimize and
+            Backup, a quarter in open streams.
         message_bytes: an answer that is larger is refused by us, with a reason.
     """
     share = max(1, threads // 4)
     writes = _Places("TOO_MANY_WRITES", "writes", share)
-    optimizes = _Places("TOO_MANY_OPTIMIZES", "Optimize calls", share)
+    optimizes = _Places("TOO_MANY_OPTIMIZES", "Optimize and Backup calls", share)
     streams = _Places("TOO_MANY_STREAMS", "streams", share)
     table: dict[str, tuple[Any, Callable[..., Any], _Places | None]] = {
         "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
@@ -93,6 +93,7 @@ def service_handler(
         "Search": (wire.SearchRequest, service.search, None),
         "Stats": (wire.StatsRequest, service.stats, None),
         "Optimize": (wire.OptimizeRequest, service.optimize, optimizes),
+        "Backup": (wire.BackupRequest, service.backup, optimizes),
     }
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(

@@ -28,7 +28,7 @@ from vecdb.engine.store import Store
 from vecdb.errors import AlreadyExistsError, NotFoundError
 from vecdb.types import CollectionConfig, CollectionDescription
 
-__all__ = ["Catalog"]
+__all__ = ["Catalog", "copy_catalog"]
 
 _DATABASES = (b"names", b"aliases")
 _MAP_BYTES = 1024**3
@@ -217,3 +217,35 @@ class Catalog:
         self.environment.transact(
             lambda transaction: transaction.delete(name.encode(), db=self._names)
         )
+
+
+def copy_catalog(root: Path, folder: Path) -> dict[str, str]:
+    """Copy the catalogue of the data folder ``root`` into a folder, without what is half made or
+    half dropped. catalog.lock must be held, and this process must not have the catalogue open.
+
+    Returns:
+        Name → id of the collections that are in it.
+    """
+    source = Environment(root / "catalog", _DATABASES, create=False, map_bytes=_MAP_BYTES)
+    try:
+        source.copy(folder)
+    finally:
+        source.close()
+    copy = Environment(folder, _DATABASES, create=False, map_bytes=_MAP_BYTES)
+    names = copy.database(b"names")
+
+    def keep_ready(transaction: Any) -> dict[str, str]:
+        with transaction.cursor(names) as cursor:
+            entries = {
+                bytes(key): layout.unpack_json(key, value, _WHAT)
+                for key, value in cursor.iternext(keys=True, values=True)
+            }
+        for key, entry in entries.items():
+            if entry["state"] != "ready":
+                transaction.delete(key, db=names)
+        return {k.decode(): str(e["id"]) for k, e in entries.items() if e["state"] == "ready"}
+
+    try:
+        return copy.transact(keep_ready)
+    finally:
+        copy.close()

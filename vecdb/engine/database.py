@@ -14,6 +14,7 @@ child fails: LMDB's locks and maps do not survive it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
@@ -26,6 +27,8 @@ from typing import Any, ClassVar
 
 from vecdb import checks
 from vecdb.engine.backpressure import NO_PROGRESS_S
+from vecdb.engine.backup_manifest import MANIFEST_NAME
+from vecdb.engine.backup_process import run_backup
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.catalog import Catalog
 from vecdb.engine.collection import Collection, OpenCollection
@@ -43,8 +46,9 @@ from vecdb.errors import (
     InvalidArgumentError,
     NotFoundError,
     UnavailableError,
+    VecdbError,
 )
-from vecdb.types import CollectionDescription, Receipt
+from vecdb.types import BackupReport, CollectionDescription, Receipt
 
 __all__ = ["Database"]
 
@@ -180,6 +184,54 @@ class Database:
                     self._resting.forget(opened)
                     opened.close(dropped=True)
             self._catalog.empty_trash()
+
+    def backup(
+        self, path: str | os.PathLike[str], *, include_segments: bool = True
+    ) -> BackupReport:
+        """Make a backup, to be turned into a data folder by ``vecdb.restore``; writes and searches
+        of all processes go on.
+
+        It holds the collections that are there when it begins, each in one committed state of its
+        own: every batch up to some seq and nothing of those after it. It is fsynced and was read
+        back when this returns; until then there is nothing at ``path``. While a store is copied,
+        space that writers free in it is not used again, so its file may grow by what is written
+        meanwhile.
+
+        Args:
+            path: a folder that is not there yet, in one that is, outside of the data folder.
+            include_segments: False saves their space; after restoring, they are built again.
+
+        Raises:
+            AlreadyExistsError: something is at ``path``.
+            NotFoundError: the folder that it should lie in is not there.
+            DataLossError: stored bytes fail their checksum, so that no good backup can be made.
+            ResourceExhaustedError: the disk is full. Nothing is left of the backup.
+            InvalidArgumentError: the path is none, or lies in the data folder.
+        """
+        return self.run_backup(path, Deadline(), include_segments=include_segments)
+
+    def run_backup(
+        self, path: str | os.PathLike[str], deadline: Deadline, *, include_segments: bool
+    ) -> BackupReport:
+        """``backup`` with a deadline that can be cancelled; for servers."""
+        self.check_usable()
+        target = Path(checks.check_path(path)).expanduser().absolute()
+        if Path(os.path.realpath(target)).is_relative_to(self.path):
+            raise InvalidArgumentError(f"{target} lies in the data folder {self.path}", "BAD_PATH")
+
+        def check() -> None:
+            deadline.check()
+            self.check_usable()
+
+        try:
+            with os_errors_translated(str(target)):
+                return run_backup(self.path, target, include_segments=include_segments, check=check)
+        except BaseException:
+            # If it was killed while it copied a store, that store would never use a page again.
+            for opened in list(self._collections.values()):
+                with contextlib.suppress(VecdbError):
+                    opened.store.environment.forget_dead_readers()
+            raise
 
     def close(self) -> None:
         """Close it once for each time it was opened; the last one waits for batches at hand.
@@ -356,6 +408,12 @@ def _prepare_folder(root: Path) -> None:
     file = root / "FORMAT"
     if not file.exists():
         others = [entry for entry in root.iterdir() if not entry.name.startswith("FORMAT")]
+        if (root / MANIFEST_NAME).exists():
+            raise FailedPreconditionError(
+                f"{root} is a backup, which is not opened but restored into a folder of its own: "
+                f"vecdb restore {root} DIR",
+                "IS_BACKUP",
+            )
         if others and not file.exists():  # Asked again: another process may just have made it.
             raise FailedPreconditionError(
                 f"{root} is not empty and holds no vecdb database (no file FORMAT)", "NOT_VECDB"

@@ -160,7 +160,7 @@ class Environment:
         if self._doubtful:
             self._confirm()
         if time.monotonic() - self._readers_checked_at > _READER_CHECK_S:
-            self._check_readers()
+            self.forget_dead_readers()
         while True:
             try:
                 return self._attempt(function)
@@ -251,6 +251,24 @@ class Environment:
             self._gate.leave()
             self._reopen()
 
+    def copy(self, folder: Path) -> None:
+        """Write the last commit into a folder, as an environment of its own without free pages.
+
+        Nothing is fsynced. One read transaction is held until the end, so that the file grows if
+        others write meanwhile, and who wants to grow or close this environment waits: for a process
+        that has it open for nothing else.
+        """
+        with self.read() as transaction:
+            try:
+                self._lmdb.copy(os.fspath(folder), compact=True, txn=transaction)
+            except lmdb.IncompatibleError as error:
+                # What LMDB says when the pages in use are not as many as they should be.
+                raise DataLossError(
+                    f"LMDB finds its file damaged ({self.folder}: {error})", "LMDB_CORRUPTED"
+                ) from error
+            except lmdb.Error as error:
+                raise _translation(error, f"{self.folder} copied to {folder}") from error
+
     def _begin(self, *, write: bool) -> Any:
         """A transaction, with the gate entered. Other processes may have grown the map: follow."""
         readers_checked = False
@@ -271,7 +289,7 @@ class Environment:
                 if readers_checked:
                     raise _translation(error, self.folder) from error
                 readers_checked = True
-                self._check_readers()
+                self.forget_dead_readers()
             except lmdb.Error as error:
                 self._gate.leave()
                 raise _translation(error, self.folder) from error
@@ -279,8 +297,9 @@ class Environment:
                 self._gate.leave()
                 raise
 
-    def _check_readers(self) -> None:
-        """Forget readers whose processes have died: the pages that they read can be used again."""
+    def forget_dead_readers(self) -> None:
+        """Let go what a process that was killed inside a read transaction holds back: the pages
+        that it read can be used again. Every opening does that too."""
         self._readers_checked_at = time.monotonic()
         handle = self._enter()
         try:
@@ -398,7 +417,7 @@ def _translated(folder: Path) -> Iterator[None]:
         raise _translation(error, folder) from error
 
 
-def _translation(error: Exception, folder: Path) -> VecdbError:
+def _translation(error: Exception, folder: Path | str) -> VecdbError:
     """LMDB's error as ours: the one table for it."""
     text = f"{folder}: {error}"
     if isinstance(error, lmdb.DiskError) or _says(error, _FULL):

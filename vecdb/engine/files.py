@@ -9,14 +9,23 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.errors import FailedPreconditionError, ResourceExhaustedError, UnavailableError
 
-__all__ = ["file_lock", "fsync_folder", "os_errors_translated", "write_array", "write_file"]
+__all__ = [
+    "checksum_of_file",
+    "copy_file",
+    "file_lock",
+    "fsync_file",
+    "fsync_folder",
+    "os_errors_translated",
+    "write_array",
+    "write_file",
+]
 
 _CHUNK_BYTES = 8 * 1024**2
 
@@ -38,6 +47,53 @@ def write_file(path: Path, content: bytes) -> int:
         file.flush()
         os.fsync(file.fileno())
     return zlib.crc32(content)
+
+
+def fsync_file(path: Path) -> None:
+    """Make a file durable that others wrote; its folder is the caller's. Who reads it next reads it
+    from disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        _drop_from_memory(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def copy_file(source: BinaryIO, path: Path) -> tuple[int, int]:
+    """Copy what is left of ``source`` into a new file and fsync it; its folder is the caller's. Who
+    reads it next reads it from disk.
+
+    Returns:
+        Size and CRC-32 of the bytes that were read.
+    """
+    size = crc = 0
+    with open(path, "xb") as file:
+        while chunk := source.read(_CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+            size += len(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+        _drop_from_memory(file.fileno())
+    return size, crc
+
+
+def _drop_from_memory(descriptor: int) -> None:
+    """Ask the system, where it can be asked, to forget the pages of a file that was fsynced: a copy
+    is to be compared as it is on disk, and takes no memory from what is searched."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def checksum_of_file(path: Path) -> tuple[int, int]:
+    """Size and CRC-32 of a file."""
+    size = crc = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+            size += len(chunk)
+    return size, crc
 
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:

@@ -131,6 +131,10 @@ class Store:
 
         self.environment.transact(write)
 
+    def clear_dropped(self, transaction: Any) -> None:
+        """Undo ``mark_dropped`` in a copy of the store."""
+        transaction.delete(_DROPPED, db=self._meta)
+
     # Writing batches.
 
     def apply(self, transaction: Any, batch: UpsertBatch | DeleteBatch) -> Receipt:

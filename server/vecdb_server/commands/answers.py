@@ -23,6 +23,7 @@ __all__ = [
     "SearchOptions",
     "bytes_text",
     "print_all_stats",
+    "print_json",
     "print_search",
     "print_stats",
     "read_vector",
@@ -60,7 +61,7 @@ def print_search(
         )
         chosen = [row for row, hit in enumerate(hits.ids) if hit != options.id][: options.k]
     if as_json:
-        _print_json(_search_document(name, hits, chosen))
+        print_json(_search_document(name, hits, chosen))
     else:
         console.print(_search_table(hits, chosen))
         info = hits.info
@@ -126,7 +127,7 @@ def print_stats(console: Console, target: Target, name: str, *, as_json: bool) -
     collection = target.collection(name)
     config, stats = collection.config, collection.stats()
     if as_json:
-        _print_json(_stats_document(name, config, stats))
+        print_json(_stats_document(name, config, stats))
         return
     facts = Table("", "", box=None, show_header=False, pad_edge=False)
     for what, value in (
@@ -168,7 +169,7 @@ def print_all_stats(console: Console, target: Target, *, as_json: bool) -> None:
     """All collections, a line each."""
     collections = [target.collection(each.name) for each in target.list_collections()]
     if as_json:
-        _print_json([_stats_document(each.name, each.config, each.stats()) for each in collections])
+        print_json([_stats_document(each.name, each.config, each.stats()) for each in collections])
         return
     if not collections:
         _say(console, "no collections")
@@ -208,7 +209,8 @@ def bytes_text(count: int) -> str:
     return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB"
 
 
-def _print_json(document: Any) -> None:
+def print_json(document: Any) -> None:
+    """One document on stdout."""
     # Not through rich, which wraps and colours.
     json.dump(document, sys.stdout, ensure_ascii=False, indent=1)
     sys.stdout.write("\n")

@@ -1,0 +1,119 @@
+"""Starts the process that makes a backup (``vecdb.engine.backup``), waits for it and hears it out.
+
+The child is told to stop by the end of its input, which also comes when this process is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import vecdb
+from vecdb import errors
+from vecdb.engine.partial_folder import remove_stale
+from vecdb.errors import DataLossError, UnavailableError, VecdbError
+from vecdb.types import BackupReport
+
+__all__ = ["run_backup"]
+
+_POLL_S: Final = 0.05
+_MEMORY_FAULTS: Final = (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT)
+
+
+def run_backup(
+    root: Path, target: Path, *, include_segments: bool, check: Callable[[], None]
+) -> BackupReport:
+    """Have a backup made of the data folder ``root`` and wait for it.
+
+    Args:
+        target: absolute.
+        check: called now and then; what it raises ends the backup, and nothing is left of it.
+
+    Raises:
+        VecdbError: as the child says, or because it died.
+    """
+    child = _start(root, target, include_segments)
+    lines: deque[str] = deque(maxlen=20)
+    reader = threading.Thread(
+        target=_listen, args=(child, lines), name="vecdb-backup-reader", daemon=True
+    )
+    reader.start()
+    try:
+        while reader.is_alive():
+            check()
+            reader.join(_POLL_S)
+        return _report(lines, child.wait())
+    except BaseException:
+        child.kill()
+        child.wait()
+        with contextlib.suppress(OSError):
+            remove_stale(target)
+        raise
+    finally:
+        reader.join()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _start(root: Path, target: Path, include_segments: bool) -> subprocess.Popen[str]:
+    home = str(Path(vecdb.__file__).resolve().parent.parent)
+    path = os.environ.get("PYTHONPATH")
+    command = [
+        sys.executable,
+        "-P",  # What lies in the caller's current folder is no business of the child's.
+        "-m",
+        "vecdb.engine.backup",
+        *([] if include_segments else ["--no-segments"]),
+        "--",
+        os.fspath(root),
+        os.fspath(target),
+    ]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{path}" if path else home},
+        start_new_session=True,  # Ctrl-C is this process's matter.
+    )
+
+
+def _listen(child: subprocess.Popen[str], lines: deque[str]) -> None:
+    assert child.stdout is not None
+    for line in child.stdout:
+        lines.append(line.strip())
+
+
+def _report(lines: deque[str], status: int) -> BackupReport:
+    """What the child's last line says, or what to make of its silence."""
+    answer: dict[str, Any] = {}
+    with contextlib.suppress(ValueError, IndexError):
+        answer = json.loads(lines[-1])
+    if "report" in answer:
+        return BackupReport(**answer["report"])
+    if "error" in answer:
+        kind: type[VecdbError] = getattr(errors, answer["error"], errors.DataLossError)
+        raise kind(answer["message"], answer["reason"])
+    last_words = lines[-1] if lines else "without a word"
+    if status in _MEMORY_FAULTS:
+        raise DataLossError(
+            f"LMDB crashed on a store's file while it was copied (status {status}): the file is "
+            f"damaged ({last_words})",
+            "LMDB_CORRUPTED",
+        )
+    raise UnavailableError(
+        f"the process that made the backup ended with status {status}: {last_words}",
+        "BACKUP_ENDED",
+    )
