@@ -405,8 +405,9 @@ def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
         key = b"k" * 16
 
         def write(transaction: Any) -> None:
-            for name in (b"pins", b"requests"):
-                value = layout.seal_value(key, b"of somebody")
+            pin = layout.pack_pin(layout.Pin(key, 1, 1, time.time_ns() + 10**12))
+            request = layout.seal_value(key, b"of somebody")
+            for name, value in ((b"pins", pin), (b"requests", request)):
                 transaction.put(key, value, db=store.environment.database(name))
             retired = {"state": "retired", "first_row": 0, "end_row": 1, "kind": "flat"}
             store.write_segment(transaction, 77, retired)

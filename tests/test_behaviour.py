@@ -300,10 +300,14 @@ def public(cls: type) -> dict[str, Any]:
             Client,
             {
                 *("check_usable", "submit", "indexer_status", "optimize", "wake_indexer"),
-                "run_backup",
+                *("run_backup", "woke"),
             },
         ),
-        (EngineCollection, ClientCollection, {"upsert_raw", "run_search", "run_optimize"}),
+        (
+            EngineCollection,
+            ClientCollection,
+            {"upsert_raw", "run_search", "run_scroll_page", "run_optimize"},
+        ),
     ],
 )
 def test_engine_and_client_have_one_surface(
@@ -326,7 +330,16 @@ def test_the_package_exports_what_it_lists() -> None:
         assert hasattr(vecdb, name), name
     public_names = {n for n in vars(vecdb) if not n.startswith("_")}
     modules = {"annotations", "importlib", "os", "Any", "TYPE_CHECKING"}
-    submodules = {"batching", "checks", "engine", "errors", "indexer", "limits", "types"}
+    submodules = {
+        "batching",
+        "checks",
+        "engine",
+        "errors",
+        "indexer",
+        "limits",
+        "scrolling",
+        "types",
+    }
     assert public_names - modules - submodules == set(vecdb.__all__) - {"__version__"}
 
 

@@ -135,7 +135,7 @@ BackupRequest path=1 include_segments=2
 BackupResponse report=1
 CollectionConfig dim=1 metric=2 m=3 ef_construction=4
 CollectionDescription name=1 config=2
-CollectionStats live_count=1 seq=2 generation=3 next_row=4 sealed_to=5 fresh_rows=6 unindexed_rows=7 store_bytes=8 segment_bytes=9 indexer=10 segments=11 backlog_bytes=20 write_delay_s=21
+CollectionStats live_count=1 seq=2 generation=3 next_row=4 sealed_to=5 fresh_rows=6 unindexed_rows=7 store_bytes=8 segment_bytes=9 indexer=10 segments=11 oldest_pin_seq=12 oldest_pin_expires_s=13 readers=14 oldest_reader_lag=15 backlog_bytes=20 write_delay_s=21
 Comparison path=1 operator=2 values=3
 CountRequest collection=1 namespace=2 filter=3
 CountResponse count=1
@@ -145,6 +145,8 @@ DeleteRequest collection=1 namespace=2 ids=3 filter=4 condition=6 request_id=7
 DeleteResponse seq=1 count=2 repeated_request=3
 DropCollectionRequest collection=1 namespace=2
 DropCollectionResponse
+EndScrollRequest collection=1 namespace=2 token=3
+EndScrollResponse
 Failure code=1 reason=2 message=3
 Filter all_of=1 any_of=2 negated=3 comparison=4
 FilterList filters=1
@@ -158,6 +160,8 @@ ListCollectionsResponse collections=1
 Matrix rows=1 dim=2 dtype=3 data=4
 OptimizeRequest collection=1 namespace=2
 OptimizeResponse stats=1
+ScrollPageRequest collection=1 namespace=2 filter=3 token=4 batch=5 include_metadata=6 include_vectors=7
+ScrollPageResponse ids=1 vectors=2 metadata=3 seq=4 next_token=5
 SearchInfo plan=1 exact=2 ef=3 matches=4 seq=5 verified=6
 SearchRequest collection=1 namespace=2 queries=3 k=4 ef=5 exact=6 include_metadata=7 include_vectors=8 target_recall=9 filter=10 timeout_us=11
 SearchResponse counts=1 ids=2 distances=3 metadata=4 vectors=5 infos=6 visited=7 failure=8
@@ -204,5 +208,5 @@ def test_every_reason_of_a_refused_argument_is_in_the_contract() -> None:
 def test_reserved_fields_are_marked() -> None:
     contract = (PACKAGE / "vecdb.proto").read_text().splitlines()
     reserved = [line for line in contract if "namespace = 2" in line]
-    assert len(reserved) == 11  # every call but ServerInfo and Backup
+    assert len(reserved) == 13  # every call but ServerInfo and Backup
     assert all("[reserved]" in line for line in reserved)

@@ -257,13 +257,14 @@ RESERVED: list[tuple[str, Any]] = [
     ("Search", search(filter=wire.Filter(comparison=COMPARISON))),
     ("Search", search(target_recall=0.0)),
     ("Count", wire.CountRequest(collection="docs", filter=wire.Filter())),
+    ("ScrollPage", wire.ScrollPageRequest(collection="docs", batch=1, filter=wire.Filter())),
     ("ListCollections", wire.ListCollectionsRequest(namespace="tenant")),
     ("CreateCollection", wire.CreateCollectionRequest(collection="n", namespace="tenant")),
     *(
         (method, getattr(wire, f"{method}Request")(collection="docs", namespace="tenant"))
         for method in (
             "GetCollection", "DropCollection", "Delete", "Get", "Count", "Search", "Stats",
-            "Optimize",
+            "Optimize", "ScrollPage", "EndScroll",
         )
     ),
 ]  # fmt: skip

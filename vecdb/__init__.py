@@ -33,6 +33,7 @@ from vecdb.errors import (
     UnsupportedError,
     VecdbError,
 )
+from vecdb.scrolling import Scroll
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -44,6 +45,7 @@ from vecdb.types import (
     Metric,
     Receipt,
     Records,
+    ScrollPage,
     SearchInfo,
     SegmentStats,
 )
@@ -76,6 +78,8 @@ __all__ = [
     "Receipt",
     "Records",
     "ResourceExhaustedError",
+    "Scroll",
+    "ScrollPage",
     "SearchInfo",
     "SegmentStats",
     "UnavailableError",

@@ -31,6 +31,7 @@ __all__ = [
     "check_raw_metadata",
     "check_reserved",
     "check_same_count",
+    "check_token",
     "check_vectors",
 ]
 
@@ -332,6 +333,15 @@ def check_same_count(what: str, got: int, expected: int) -> None:
     """As many entries as there are ids."""
     if got != expected:
         raise InvalidArgumentError(f"{what}: expected {expected} rows, got {got}", "COUNT_MISMATCH")
+
+
+def check_token(token: Any) -> str:
+    """The token of a scroll, as far as it can be checked without the collection: some text."""
+    if not isinstance(token, str) or not token.isascii() or not token:
+        raise InvalidArgumentError(
+            f"a token is what next_token of a page was, got {_shown(token)}", "BAD_TOKEN"
+        )
+    return token
 
 
 def check_k(k: Any, query_count: int) -> int:

@@ -20,7 +20,10 @@ __all__ = [
     "METADATA_BYTES",
     "METADATA_DEPTH",
     "NAME_PATTERN",
+    "PINS_MAX",
+    "PIN_LEASE_S",
     "RESULTS_PER_CALL_MAX",
+    "SCROLL_PAGE_BYTES_MAX",
     "SQUARED_NORM_MAX",
     "K",
     "Limit",
@@ -57,6 +60,15 @@ BATCH_ROWS: Final = Limit("rows in a batch", 1, 1_000, 10_000)
 MESSAGE_BYTES: Final = Limit("message size in bytes", 64 * 1024, 16 * 1024**2, 64 * 1024**2)
 RESULTS_PER_CALL_MAX: Final = 1_000_000
 """Queries times k of one search call."""
+
+PIN_LEASE_S: Final = 60.0
+"""Seconds for which a scroll may rest between two pages; each page begins them anew."""
+
+PINS_MAX: Final = 1_000
+"""Scrolls of a collection under way at a time; one more is refused with RESOURCE_EXHAUSTED."""
+
+SCROLL_PAGE_BYTES_MAX: Final = 8 * 1024**2
+"""A page of a scroll holds no more than this, unless one row is larger."""
 
 NAME_PATTERN: Final = r"[A-Za-z0-9_-]{1,64}"
 """What a collection may be called."""

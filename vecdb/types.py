@@ -24,6 +24,7 @@ __all__ = [
     "Metric",
     "Receipt",
     "Records",
+    "ScrollPage",
     "SearchInfo",
     "SegmentStats",
 ]
@@ -253,13 +254,14 @@ class HitColumns(NamedTuple):
 
 
 class Records:
-    """What ``get`` found, in the order asked for.
+    """What ``get`` found, in the order asked for, or one page of a scroll.
 
     Attributes:
         ids: list of str, those that are live.
-        vectors: float32, shape (len(ids), dim), bit for bit as given (under cosine too).
-        metadata: list of dict.
-        missing: list of str, asked for and not there.
+        vectors: float32, shape (len(ids), dim), bit for bit as given (under cosine too); None for a
+            scroll without vectors.
+        metadata: list of dict; empty ones for a scroll without metadata.
+        missing: list of str, asked for and not there; none in a scroll.
         seq: the seq at which this is the state.
     """
 
@@ -268,13 +270,13 @@ class Records:
     def __init__(
         self,
         ids: list[str],
-        vectors: npt.NDArray[np.float32],
+        vectors: npt.NDArray[np.float32] | None,
         raw_metadata: Sequence[bytes],
         missing: list[str],
         seq: int,
     ) -> None:
         self.ids = ids
-        self.vectors = vectors
+        self.vectors: Any = vectors
         self.missing = missing
         self.seq = seq
         self._raw_metadata = raw_metadata
@@ -297,6 +299,18 @@ class Records:
 
     def __repr__(self) -> str:
         return f"Records({len(self.ids)} found, {len(self.missing)} missing, seq {self.seq})"
+
+
+class ScrollPage(NamedTuple):
+    """Some rows of a collection as they were at one seq, and where the next ones begin.
+
+    Attributes:
+        records: ``Records``, by the order in which rows were added; may be empty in the last page.
+        next_token: given to ``scroll_page`` for what comes next; None when that was all.
+    """
+
+    records: Records
+    next_token: str | None
 
 
 @dataclass(frozen=True)
@@ -333,6 +347,10 @@ class CollectionStats:
         segments: list of SegmentStats, by first_row.
         indexer: what this process's indexer does: "idle", "building", "waiting after a crash"
             or "off", with details behind it.
+        oldest_pin_seq: the oldest seq that a scroll under way holds; None without any.
+        oldest_pin_expires_s: seconds until that scroll ends if it is asked for no further page.
+        readers: open read transactions of all processes. oldest_reader_lag: commits since the
+            oldest of them began; beside one that stays open the file grows.
         backlog_bytes: rows in no graph, as of the last write in this process.
         write_delay_s: what an upsert waits now, seconds, for the indexer to follow.
     """
@@ -348,6 +366,10 @@ class CollectionStats:
     segment_bytes: int
     indexer: str
     segments: list[SegmentStats] = field(default_factory=list)
+    oldest_pin_seq: int | None = None
+    oldest_pin_expires_s: float | None = None
+    readers: int = 0
+    oldest_reader_lag: int = 0
     backlog_bytes: int = 0
     write_delay_s: float = 0.0
 

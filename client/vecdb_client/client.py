@@ -202,6 +202,24 @@ class Client:
         limit_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
         return self._send(method, request, limit_s, is_write=False)
 
+    def _start_read(self, method: Any, request: Any) -> Callable[[], Any]:
+        """Like ``_read``, but only begun: the function that is returned waits for the answer."""
+        self._check_usable()
+        try:
+            future = method.future(request, timeout=self._timeout_s)
+        except ValueError as error:
+            raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
+
+        def wait() -> Any:
+            try:
+                return future.result()
+            except grpc.RpcError as error:
+                raise translation.error_of(error, self._address, is_write=False) from None
+            except grpc.FutureCancelledError:
+                raise FailedPreconditionError("the client was closed", "CLOSED") from None
+
+        return wait
+
     def _search(self, request: wire.SearchRequest, timeout_s: float | None) -> wire.SearchResponse:
         """Send a search: in an open stream, or as a call of its own if there is none to be had."""
         limit_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vecdb import checks, limits
+from vecdb.scrolling import Scroll
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
@@ -15,6 +16,7 @@ from vecdb.types import (
     Metric,
     Receipt,
     Records,
+    ScrollPage,
 )
 from vecdb_client import translation
 from vecdb_client.ingest import ingest, upsert_request
@@ -206,6 +208,87 @@ class Collection:
             response, len(queries), with_metadata=include_metadata, with_vectors=include_vectors
         )
         return answers[0] if query.ndim == 1 else answers
+
+    def scroll(
+        self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True
+    ) -> Scroll:
+        """All live rows as they are when the first page is asked for, whatever is written later.
+
+        Every row comes once, by the order in which rows were added. The next page is fetched while
+        the present one is worked on. Leave it early with ``close`` or a with-statement; the next
+        page must be asked for within 60 s.
+
+        Args:
+            batch: rows of a page, 1 to 10,000; fewer where they would take more than 8 MiB, or more
+                than a message may have.
+            include_metadata, include_vectors: what pages carry beside ids.
+
+        Returns:
+            An iterator of ``Records``, all of one seq.
+
+        Raises:
+            FailedPreconditionError: from the iterator: PIN_EXPIRED, after a pause of more than
+                60 s.
+            InvalidArgumentError, NotFoundError.
+            ResourceExhaustedError: too many scrolls are under way.
+        """
+        checks.check_limit(limits.BATCH_ROWS, batch)
+
+        def fetch(token: str | None) -> Callable[[], ScrollPage]:
+            request = self._page_request(token, batch, include_metadata, include_vectors)
+            answer = self._client._start_read(self._client._stub.ScrollPage, request)
+            return lambda: translation.page_of(answer())
+
+        return Scroll(fetch, self.end_scroll)
+
+    def scroll_page(
+        self,
+        token: str | None = None,
+        batch: int = 1000,
+        *,
+        include_metadata: bool = True,
+        include_vectors: bool = True,
+    ) -> ScrollPage:
+        """One page of a scroll, for those who can't hold an iterator.
+
+        Args:
+            token: ``next_token`` of the page before, None for the first. It is good for 60 s from
+                that page on, also for asking again.
+            batch, include_metadata, include_vectors: as for ``scroll``.
+
+        Returns:
+            ScrollPage: ``next_token`` is None if there is nothing more.
+
+        Raises:
+            FailedPreconditionError: PIN_EXPIRED: too late, or the scroll has come to its end.
+            InvalidArgumentError: BAD_TOKEN: of another collection, or none at all.
+            ResourceExhaustedError, NotFoundError.
+        """
+        request = self._page_request(token, batch, include_metadata, include_vectors)
+        return translation.page_of(self._client._read(self._client._stub.ScrollPage, request))
+
+    def end_scroll(self, token: str) -> None:
+        """End a scroll before its last page: what it holds may be purged.
+
+        Args:
+            token: ``next_token`` of its last page. One that has ended already is fine.
+
+        Raises:
+            InvalidArgumentError: BAD_TOKEN.
+        """
+        request = wire.EndScrollRequest(collection=self._name, token=checks.check_token(token))
+        self._client._read(self._client._stub.EndScroll, request)
+
+    def _page_request(
+        self, token: str | None, batch: Any, include_metadata: Any, include_vectors: Any
+    ) -> wire.ScrollPageRequest:
+        return wire.ScrollPageRequest(
+            collection=self._name,
+            token=None if token is None else checks.check_token(token),
+            batch=checks.check_limit(limits.BATCH_ROWS, batch),
+            include_metadata=bool(include_metadata),
+            include_vectors=bool(include_vectors),
+        )
 
     def stats(self) -> CollectionStats:
         """Rows, segments and bytes at one seq."""

@@ -22,6 +22,7 @@ from vecdb.types import (
     Hits,
     Metric,
     Records,
+    ScrollPage,
     SearchInfo,
     SegmentStats,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "error_of",
     "error_of_failure",
     "hits_of",
+    "page_of",
     "records_of",
     "report_of",
     "stats_of",
@@ -205,6 +207,18 @@ def records_of(response: wire.GetResponse) -> Records:
     )
 
 
+def page_of(response: wire.ScrollPageResponse) -> ScrollPage:
+    """One page of a scroll."""
+    ids = list(response.ids)
+    vectors = None
+    if response.HasField("vectors"):
+        vectors = decode_matrix(response.vectors, writable=True)
+    metadata = list(response.metadata) or [b""] * len(ids)
+    return ScrollPage(
+        Records(ids, vectors, metadata, [], response.seq), response.next_token or None
+    )
+
+
 def stats_of(message: wire.CollectionStats) -> CollectionStats:
     """The state of a collection."""
     return CollectionStats(
@@ -221,9 +235,14 @@ def report_of(message: wire.BackupReport) -> BackupReport:
 
 
 def _numbers(message: Any, kind: Any, skipped: str = "") -> dict[str, Any]:
-    """Fields that are called the same on the wire and in the vocabulary; a test compares them."""
+    """Fields that are called the same on the wire and in the vocabulary; a test compares them. One
+    that may be unset is None then."""
     return {
-        field.name: getattr(message, field.name)
+        field.name: (
+            None
+            if field.has_presence and not message.HasField(field.name)
+            else getattr(message, field.name)
+        )
         for field in kind.DESCRIPTOR.fields
         if field.name != skipped
     }

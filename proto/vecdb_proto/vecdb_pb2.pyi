@@ -197,6 +197,52 @@ class GetResponse(_message.Message):
     seq: int
     def __init__(self, ids: _Optional[_Iterable[str]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., missing: _Optional[_Iterable[str]] = ..., seq: _Optional[int] = ...) -> None: ...
 
+class ScrollPageRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "filter", "token", "batch", "include_metadata", "include_vectors")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_METADATA_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    filter: Filter
+    token: str
+    batch: int
+    include_metadata: bool
+    include_vectors: bool
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., token: _Optional[str] = ..., batch: _Optional[int] = ..., include_metadata: _Optional[bool] = ..., include_vectors: _Optional[bool] = ...) -> None: ...
+
+class ScrollPageResponse(_message.Message):
+    __slots__ = ("ids", "vectors", "metadata", "seq", "next_token")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    NEXT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    vectors: Matrix
+    metadata: _containers.RepeatedScalarFieldContainer[bytes]
+    seq: int
+    next_token: str
+    def __init__(self, ids: _Optional[_Iterable[str]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., seq: _Optional[int] = ..., next_token: _Optional[str] = ...) -> None: ...
+
+class EndScrollRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "token")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    token: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., token: _Optional[str] = ...) -> None: ...
+
+class EndScrollResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class CountRequest(_message.Message):
     __slots__ = ("collection", "namespace", "filter")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
@@ -408,7 +454,7 @@ class BackupReport(_message.Message):
     def __init__(self, path: _Optional[str] = ..., collections: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., elapsed_s: _Optional[float] = ...) -> None: ...
 
 class CollectionStats(_message.Message):
-    __slots__ = ("live_count", "seq", "generation", "next_row", "sealed_to", "fresh_rows", "unindexed_rows", "store_bytes", "segment_bytes", "indexer", "segments", "backlog_bytes", "write_delay_s")
+    __slots__ = ("live_count", "seq", "generation", "next_row", "sealed_to", "fresh_rows", "unindexed_rows", "store_bytes", "segment_bytes", "indexer", "segments", "oldest_pin_seq", "oldest_pin_expires_s", "readers", "oldest_reader_lag", "backlog_bytes", "write_delay_s")
     LIVE_COUNT_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -420,6 +466,10 @@ class CollectionStats(_message.Message):
     SEGMENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     INDEXER_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PIN_SEQ_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PIN_EXPIRES_S_FIELD_NUMBER: _ClassVar[int]
+    READERS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_READER_LAG_FIELD_NUMBER: _ClassVar[int]
     BACKLOG_BYTES_FIELD_NUMBER: _ClassVar[int]
     WRITE_DELAY_S_FIELD_NUMBER: _ClassVar[int]
     live_count: int
@@ -433,9 +483,13 @@ class CollectionStats(_message.Message):
     segment_bytes: int
     indexer: str
     segments: _containers.RepeatedCompositeFieldContainer[SegmentStats]
+    oldest_pin_seq: int
+    oldest_pin_expires_s: float
+    readers: int
+    oldest_reader_lag: int
     backlog_bytes: int
     write_delay_s: float
-    def __init__(self, live_count: _Optional[int] = ..., seq: _Optional[int] = ..., generation: _Optional[int] = ..., next_row: _Optional[int] = ..., sealed_to: _Optional[int] = ..., fresh_rows: _Optional[int] = ..., unindexed_rows: _Optional[int] = ..., store_bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., indexer: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[SegmentStats, _Mapping]]] = ..., backlog_bytes: _Optional[int] = ..., write_delay_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, live_count: _Optional[int] = ..., seq: _Optional[int] = ..., generation: _Optional[int] = ..., next_row: _Optional[int] = ..., sealed_to: _Optional[int] = ..., fresh_rows: _Optional[int] = ..., unindexed_rows: _Optional[int] = ..., store_bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., indexer: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[SegmentStats, _Mapping]]] = ..., oldest_pin_seq: _Optional[int] = ..., oldest_pin_expires_s: _Optional[float] = ..., readers: _Optional[int] = ..., oldest_reader_lag: _Optional[int] = ..., backlog_bytes: _Optional[int] = ..., write_delay_s: _Optional[float] = ...) -> None: ...
 
 class SegmentStats(_message.Message):
     __slots__ = ("number", "kind", "first_row", "end_row", "rows", "dead", "bytes")

@@ -74,6 +74,16 @@ class VecdbStub:
                 request_serializer=vecdb__proto_dot_vecdb__pb2.GetRequest.SerializeToString,
                 response_deserializer=vecdb__proto_dot_vecdb__pb2.GetResponse.FromString,
                 _registered_method=True)
+        self.ScrollPage = channel.unary_unary(
+                '/vecdb.v1.Vecdb/ScrollPage',
+                request_serializer=vecdb__proto_dot_vecdb__pb2.ScrollPageRequest.SerializeToString,
+                response_deserializer=vecdb__proto_dot_vecdb__pb2.ScrollPageResponse.FromString,
+                _registered_method=True)
+        self.EndScroll = channel.unary_unary(
+                '/vecdb.v1.Vecdb/EndScroll',
+                request_serializer=vecdb__proto_dot_vecdb__pb2.EndScrollRequest.SerializeToString,
+                response_deserializer=vecdb__proto_dot_vecdb__pb2.EndScrollResponse.FromString,
+                _registered_method=True)
         self.Count = channel.unary_unary(
                 '/vecdb.v1.Vecdb/Count',
                 request_serializer=vecdb__proto_dot_vecdb__pb2.CountRequest.SerializeToString,
@@ -161,6 +171,22 @@ class VecdbServicer:
 
     def Get(self, request, context):
         """Rows by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScrollPage(self, request, context):
+        """All live rows page by page, as they are when the first page is asked for; see
+        ScrollPageRequest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndScroll(self, request, context):
+        """Ends a scroll before its last page, so that what it holds may be purged; without it that
+        happens by itself a minute after the last page was asked for. One that has ended is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -257,6 +283,16 @@ def add_VecdbServicer_to_server(servicer, server):
                     servicer.Get,
                     request_deserializer=vecdb__proto_dot_vecdb__pb2.GetRequest.FromString,
                     response_serializer=vecdb__proto_dot_vecdb__pb2.GetResponse.SerializeToString,
+            ),
+            'ScrollPage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScrollPage,
+                    request_deserializer=vecdb__proto_dot_vecdb__pb2.ScrollPageRequest.FromString,
+                    response_serializer=vecdb__proto_dot_vecdb__pb2.ScrollPageResponse.SerializeToString,
+            ),
+            'EndScroll': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndScroll,
+                    request_deserializer=vecdb__proto_dot_vecdb__pb2.EndScrollRequest.FromString,
+                    response_serializer=vecdb__proto_dot_vecdb__pb2.EndScrollResponse.SerializeToString,
             ),
             'Count': grpc.unary_unary_rpc_method_handler(
                     servicer.Count,
@@ -505,6 +541,60 @@ class Vecdb:
             '/vecdb.v1.Vecdb/Get',
             vecdb__proto_dot_vecdb__pb2.GetRequest.SerializeToString,
             vecdb__proto_dot_vecdb__pb2.GetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScrollPage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecdb.v1.Vecdb/ScrollPage',
+            vecdb__proto_dot_vecdb__pb2.ScrollPageRequest.SerializeToString,
+            vecdb__proto_dot_vecdb__pb2.ScrollPageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndScroll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecdb.v1.Vecdb/EndScroll',
+            vecdb__proto_dot_vecdb__pb2.EndScrollRequest.SerializeToString,
+            vecdb__proto_dot_vecdb__pb2.EndScrollResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,9 +10,10 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import vecdb
-from vecdb import checks
+from vecdb import checks, limits
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.layout import FORMAT_NUMBER
+from vecdb.engine.scroll import PageRequest
 from vecdb.engine.search import SearchRequest
 from vecdb.errors import CancelledError, DeadlineExceededError, UnavailableError
 from vecdb_proto import vecdb_pb2 as wire
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from vecdb.engine.database import Database
 
 __all__ = ["Call", "Service"]
+
+_PAGE_MARGIN_BYTES = 1_024
+"""Of a message, for what a page of a scroll holds beside its rows."""
 
 
 class Call(Protocol):
@@ -138,6 +142,23 @@ class Service:
     def get(self, request: wire.GetRequest, call: Call) -> wire.GetResponse:
         """Rows by id."""
         return translation.records_response(self._collection(request).get(request.ids))
+
+    def scroll_page(self, request: wire.ScrollPageRequest, call: Call) -> wire.ScrollPageResponse:
+        """Some rows, as many as are asked for and fit into a message."""
+        collection = self._collection(request, "filter")
+        asked = PageRequest(
+            checks.check_limit(limits.BATCH_ROWS, request.batch),
+            request.include_metadata,
+            request.include_vectors,
+            min(limits.SCROLL_PAGE_BYTES_MAX, self._message_bytes - _PAGE_MARGIN_BYTES),
+        )
+        page = collection.run_scroll_page(request.token or None, asked, _deadline(call))
+        return translation.page_response(page)
+
+    def end_scroll(self, request: wire.EndScrollRequest, call: Call) -> wire.EndScrollResponse:
+        """What it held may be purged."""
+        self._collection(request).end_scroll(request.token)
+        return wire.EndScrollResponse()
 
     def count(self, request: wire.CountRequest, call: Call) -> wire.CountResponse:
         """Live rows."""

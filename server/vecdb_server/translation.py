@@ -21,6 +21,7 @@ from vecdb.types import (
     HitColumns,
     Metric,
     Records,
+    ScrollPage,
 )
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_floats, encode_matrix
@@ -33,6 +34,7 @@ __all__ = [
     "config_arguments",
     "failure_answer",
     "limits_message",
+    "page_response",
     "refuse_reserved",
     "report_message",
     "search_response",
@@ -180,6 +182,18 @@ def records_response(records: Records) -> wire.GetResponse:
     )
 
 
+def page_response(page: ScrollPage) -> wire.ScrollPageResponse:
+    """One page of a scroll in columns."""
+    records = page.records
+    return wire.ScrollPageResponse(
+        ids=records.ids,
+        vectors=None if records.vectors is None else encode_matrix(records.vectors),
+        metadata=_metadata_column(records.raw_metadata),
+        seq=records.seq,
+        next_token=page.next_token or "",
+    )
+
+
 def search_response(found: HitColumns) -> wire.SearchResponse:
     """The answers to all queries in columns."""
     info = found.info
@@ -247,6 +261,10 @@ def stats_message(stats: CollectionStats) -> wire.CollectionStats:
             )
             for segment in stats.segments
         ],
+        oldest_pin_seq=stats.oldest_pin_seq,
+        oldest_pin_expires_s=stats.oldest_pin_expires_s,
+        readers=stats.readers,
+        oldest_reader_lag=stats.oldest_reader_lag,
     )
 
 

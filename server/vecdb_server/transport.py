@@ -89,6 +89,8 @@ def service_handler(
         "Upsert": (wire.UpsertRequest, service.upsert, writes),
         "Delete": (wire.DeleteRequest, service.delete, writes),
         "Get": (wire.GetRequest, service.get, None),
+        "ScrollPage": (wire.ScrollPageRequest, service.scroll_page, None),
+        "EndScroll": (wire.EndScrollRequest, service.end_scroll, None),
         "Count": (wire.CountRequest, service.count, None),
         "Search": (wire.SearchRequest, service.search, None),
         "Stats": (wire.StatsRequest, service.stats, None),

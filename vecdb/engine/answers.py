@@ -2,7 +2,7 @@
 
 Each part (a segment, or the fresh rows) gives scores and nodes for all queries of a call. Here they
 are merged by (distance, row), and named: ids come from the segments, metadata and the ids of fresh
-rows from the store, in one short transaction. All of it is done for the whole batch at once, as
+rows from the store, in short transactions. All of it is done for the whole batch at once, as
 numpy calls cost more than the numbers in them.
 """
 
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.deadline import Deadline
+from vecdb.engine.lookup import read_records, read_vectors
 from vecdb.engine.segment import RowArrays
 from vecdb.engine.store import Store
 from vecdb.engine.view import View
@@ -52,7 +54,12 @@ class Wanted(NamedTuple):
 
 
 def answers(
-    store: Store, view: View, parts: Sequence[Found], queries: int, wanted: Wanted
+    store: Store,
+    view: View,
+    parts: Sequence[Found],
+    queries: int,
+    wanted: Wanted,
+    deadline: Deadline,
 ) -> HitColumns:
     """What the parts gave, merged and named."""
     visited = np.zeros(queries, np.int64)
@@ -64,7 +71,7 @@ def answers(
         nothing = np.zeros(0, np.float32)
         return HitColumns([0] * queries, [], nothing, None, vectors, info, visited.tolist())
     best = _merged(view, parts, wanted.k)
-    ids, raw, vectors = _named(store, view, parts, best, wanted)
+    ids, raw, vectors = _named(store, view, parts, best, wanted, deadline)
     distances = _distances(best.scores, store.config.metric)
     return HitColumns(best.counts.tolist(), ids, distances, raw, vectors, info, visited.tolist())
 
@@ -121,25 +128,29 @@ def _merged(view: View, parts: Sequence[Found], k: int) -> _Best:
 
 
 def _named(
-    store: Store, view: View, parts: Sequence[Found], best: _Best, wanted: Wanted
+    store: Store,
+    view: View,
+    parts: Sequence[Found],
+    best: _Best,
+    wanted: Wanted,
+    deadline: Deadline,
 ) -> tuple[list[str], list[bytes] | None, npt.NDArray[np.float32] | None]:
-    """Ids, metadata and vectors of the hits, with at most one look into the store."""
+    """Ids, metadata and vectors of the hits, read from the store in short transactions."""
     with_metadata = wanted.metadata and view.counters.metadata_count > 0
     fresh = parts[-1].content is None
     if not (with_metadata or wanted.vectors or fresh):
         return _segment_ids(parts, best), None, None
     seq, rows = view.state.seq, _rows(view, parts, best)
-    with store.environment.read() as transaction:
-        vectors = store.rows.read_vectors(transaction, rows) if wanted.vectors else None
-        if with_metadata:
-            records = store.rows.read_records(transaction, rows, seq)
-            return [r.id for r in records], [r.metadata for r in records], vectors
-        ids = _segment_ids(parts, best)
-        if fresh:
-            at = [i for i, row in enumerate(rows) if row >= view.fresh.first_row]
-            late = store.rows.read_records(transaction, [rows[i] for i in at], seq)
-            for i, record in zip(at, late, strict=True):
-                ids[i] = record.id
+    vectors = read_vectors(store, rows, deadline) if wanted.vectors else None
+    if with_metadata:
+        records = read_records(store, rows, seq, deadline)
+        return [r.id for r in records], [r.metadata for r in records], vectors
+    ids = _segment_ids(parts, best)
+    if fresh:
+        at = [i for i, row in enumerate(rows) if row >= view.fresh.first_row]
+        late = read_records(store, [rows[i] for i in at], seq, deadline)
+        for i, record in zip(at, late, strict=True):
+            ids[i] = record.id
     return ids, None, vectors
 
 

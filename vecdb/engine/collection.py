@@ -1,7 +1,7 @@
-"""A collection of an embedded database: the public surface, and what it holds open.
+"""A collection of an embedded database: the public surface.
 
-``Collection`` is a handle: a name bound to an id. ``OpenCollection`` is what the handles of one
-process share: the store, the keeper of views, the searcher.
+``Collection`` is a handle: a name bound to an id. What the handles of one process share is in
+``open_collection``.
 """
 
 from __future__ import annotations
@@ -11,25 +11,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vecdb import checks
+from vecdb import checks, limits
 from vecdb.batching import attach_progress, batches
-from vecdb.engine import layout
-from vecdb.engine.backpressure import Backpressure
 from vecdb.engine.batch import DeleteBatch, UpsertBatch, make_batch
 from vecdb.engine.deadline import Deadline
-from vecdb.engine.environment import Environment
-from vecdb.engine.planning import graph_row_bytes
+from vecdb.engine.lookup import get_records
+from vecdb.engine.pins import oldest_pin
 from vecdb.engine.publication import in_place
-from vecdb.engine.sealing import row_bytes, seal
-from vecdb.engine.search import Searcher, SearchRequest
-from vecdb.engine.store import Store
-from vecdb.engine.view_keeper import ViewKeeper
+from vecdb.engine.scroll import PageRequest, end_scroll, read_page
+from vecdb.engine.search import SearchRequest
 from vecdb.errors import ResourceExhaustedError
+from vecdb.scrolling import Scroll
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
@@ -38,119 +34,17 @@ from vecdb.types import (
     Metric,
     Receipt,
     Records,
+    ScrollPage,
     SegmentStats,
 )
 
 if TYPE_CHECKING:
     from vecdb.engine.database import Database
+    from vecdb.engine.open_collection import OpenCollection
 
-__all__ = ["Collection", "OpenCollection"]
+__all__ = ["Collection"]
 
 _BATCHES_IN_FLIGHT = 2
-_DEATHS_WORTH_A_LOOK = 0.1
-"""Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
-
-_FLAT_SEALS_MAX = 16
-"""A flat segment usually holds at most this many times what it takes to seal one."""
-
-
-class OpenCollection:
-    """What a process holds open of one collection."""
-
-    def __init__(self, database: Database, collection_id: str, folder: Path) -> None:
-        environment = Environment(
-            folder / "store",
-            layout.DATABASES,
-            create=False,
-            map_bytes=database.options.map_bytes,
-        )
-        try:
-            self.store = Store(environment, collection_id)
-        except BaseException:
-            environment.close()
-            raise
-        self.id = collection_id
-        self.folder = folder
-        environment.on_wake = lambda: database.woke(self)
-        (folder / "segments").mkdir(exist_ok=True)
-        self._died_when_woken = 0
-        self.backpressure = Backpressure(database.options.backlog_bytes_max)
-        self._flat_rows = (-1, 0, 0)  # Generation, rows in flat segments, rows in graphs.
-        self.views = ViewKeeper(
-            self.store,
-            folder,
-            collection_id,
-            on_work=lambda: database.wake_indexer(collection_id),
-        )
-        self.searcher = Searcher(self.store, self.views, database.pool)
-        config = self.store.config
-        options = database.options
-        self.graph_rows_max = max(
-            1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M)
-        )
-        self._flat_bytes_max = _FLAT_SEALS_MAX * options.seal_bytes
-
-    def seal(self, bytes_min: int) -> bool:
-        """Seal fresh rows if they take that much; False if another process is at it."""
-        rows_max = max(1, min(self._flat_bytes_max // row_bytes(self.store), self.graph_rows_max))
-        return seal(
-            self.store,
-            self.folder,
-            self.id,
-            bytes_min=bytes_min,
-            rows_max=rows_max,
-            joined_rows_max=self.graph_rows_max,
-        )
-
-    def note_backlog(self) -> layout.Counters:
-        """Tell the back-pressure how much is in no graph; returns the counters."""
-        with self.store.environment.read() as transaction:
-            counters = self.store.read_counters(transaction)
-            generation = self.store.read_state(transaction).generation
-            if generation != self._flat_rows[0]:
-                rows = {"flat": 0, "graph": 0}
-                for _, entry in in_place(self.store.read_segments(transaction)):
-                    rows[entry["kind"]] += entry["count"]
-                self._flat_rows = (generation, rows["flat"], rows["graph"])
-        unindexed = counters.next_row - counters.sealed_to + self._flat_rows[1]
-        self.backpressure.note(unindexed * row_bytes(self.store), self._flat_rows[2])
-        return counters
-
-    def work(self, seal_bytes: int) -> str | None:
-        """What the last commits left to do: "seal" if so many bytes are in no segment yet, "index"
-        if rows worth a look at the graphs' dead have died since that was last said, else None."""
-        counters = self.note_backlog()
-        if (counters.next_row - counters.sealed_to) * row_bytes(self.store) >= seal_bytes:
-            return "seal"
-        ever_died = counters.next_row - counters.live_count
-        if ever_died - self._died_when_woken < _DEATHS_WORTH_A_LOOK * (counters.live_count + 1):
-            return None
-        self._died_when_woken = ever_died
-        return "index" if counters.sealed_to > 0 else None
-
-    @property
-    def used(self) -> bool:
-        """Used since this was last set to False."""
-        return self.store.environment.used
-
-    @used.setter
-    def used(self, used: bool) -> None:
-        self.store.environment.used = used
-
-    @property
-    def awake(self) -> bool:
-        """The store is open."""
-        return self.store.environment.awake
-
-    def rest(self) -> None:
-        """Let files and mappings go until the next use."""
-        self.views.forget()
-        self.store.environment.rest()
-
-    def close(self, *, dropped: bool = False) -> None:
-        """Let everything go."""
-        self.views.forget()
-        self.store.close(dropped=dropped)
 
 
 class Collection:
@@ -286,17 +180,7 @@ class Collection:
         """
         self._database.check_usable()
         texts = checks.check_ids(ids, unique=False)
-        store = self._opened.store
-        with store.environment.read() as transaction:
-            store.check_not_dropped(transaction)
-            seq = store.read_state(transaction).seq
-            row_of = store.rows.find(transaction, sorted({text.encode() for text in texts}))
-            found = [text for text in texts if text.encode() in row_of]
-            rows = [row_of[text.encode()] for text in found]
-            vectors = store.rows.read_vectors(transaction, rows)
-            raw = [r.metadata for r in store.rows.read_records(transaction, rows, seq)]
-        missing = [text for text in texts if text.encode() not in row_of]
-        return Records(found, vectors, raw, missing, seq)
+        return get_records(self._opened.store, texts)
 
     def delete(self, ids: Any) -> Receipt:
         """Delete rows by id, one batch, whole or not at all; ids that are not there are passed
@@ -360,6 +244,84 @@ class Collection:
         self._database.check_usable()
         return self._opened.searcher.run(request, deadline)
 
+    def scroll(
+        self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True
+    ) -> Scroll:
+        """All live rows as they are when the first page is asked for, whatever is written later.
+
+        Every row comes once, by the order in which rows were added. Leave it early with ``close``
+        or a with-statement; the next page must be asked for within 60 s.
+
+        Args:
+            batch: rows of a page, 1 to 10,000; fewer where they would take more than 8 MiB.
+            include_metadata, include_vectors: what pages carry beside ids.
+
+        Returns:
+            An iterator of ``Records``, all of one seq.
+
+        Raises:
+            FailedPreconditionError: from the iterator: PIN_EXPIRED, after a pause of more than
+                60 s.
+            InvalidArgumentError, NotFoundError.
+            ResourceExhaustedError: too many scrolls are under way.
+        """
+        asked = self._page_request(batch, include_metadata, include_vectors)
+
+        def fetch(token: str | None) -> Callable[[], ScrollPage]:
+            return lambda: self.run_scroll_page(token, asked, Deadline())
+
+        return Scroll(fetch, self.end_scroll)
+
+    def scroll_page(
+        self,
+        token: str | None = None,
+        batch: int = 1000,
+        *,
+        include_metadata: bool = True,
+        include_vectors: bool = True,
+    ) -> ScrollPage:
+        """One page of a scroll, for those who can't hold an iterator.
+
+        Args:
+            token: ``next_token`` of the page before, None for the first. It is good for 60 s from
+                that page on, also for asking again.
+            batch, include_metadata, include_vectors: as for ``scroll``.
+
+        Returns:
+            ScrollPage: ``next_token`` is None if there is nothing more.
+
+        Raises:
+            FailedPreconditionError: PIN_EXPIRED: too late, or the scroll has come to its end.
+            InvalidArgumentError: BAD_TOKEN: of another collection, or none at all.
+            ResourceExhaustedError, NotFoundError.
+        """
+        asked = self._page_request(batch, include_metadata, include_vectors)
+        return self.run_scroll_page(token, asked, Deadline())
+
+    def run_scroll_page(
+        self, token: str | None, asked: PageRequest, deadline: Deadline
+    ) -> ScrollPage:
+        """``scroll_page`` with a deadline that can be cancelled; for servers."""
+        self._database.check_usable()
+        return read_page(self._opened.store, self._opened.id, token, asked, deadline)
+
+    def end_scroll(self, token: str) -> None:
+        """End a scroll before its last page: what it holds may be purged.
+
+        Args:
+            token: ``next_token`` of its last page. One that has ended already is fine.
+
+        Raises:
+            InvalidArgumentError: BAD_TOKEN.
+        """
+        self._database.check_usable()
+        end_scroll(self._opened.store, self._opened.id, token)
+
+    @staticmethod
+    def _page_request(batch: Any, include_metadata: Any, include_vectors: Any) -> PageRequest:
+        rows = checks.check_limit(limits.BATCH_ROWS, batch)
+        return PageRequest(rows, bool(include_metadata), bool(include_vectors))
+
     def stats(self) -> CollectionStats:
         """Rows, segments and bytes at one seq."""
         self._database.check_usable()
@@ -368,6 +330,8 @@ class Collection:
         with store.environment.read() as transaction:
             store.check_not_dropped(transaction)
             entries = store.read_segments(transaction)
+            pin = oldest_pin(store, transaction)
+        readers, oldest_reader_lag = store.environment.readers()
         size = {number: entry["bytes"] for number, entry in in_place(entries)}
         segments = [
             SegmentStats(
@@ -398,6 +362,10 @@ class Collection:
             backlog_bytes=opened.backpressure.backlog_bytes,
             write_delay_s=opened.backpressure.delay_s,
             segments=segments,
+            oldest_pin_seq=None if pin is None else pin.seq,
+            oldest_pin_expires_s=None if pin is None else pin.expiry_ns / 1e9 - time.time(),
+            readers=readers,
+            oldest_reader_lag=oldest_reader_lag,
         )
 
     def optimize(self, timeout_s: float | None = None) -> CollectionStats:

@@ -31,10 +31,11 @@ from vecdb.engine.backup_manifest import MANIFEST_NAME
 from vecdb.engine.backup_process import run_backup
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.catalog import Catalog
-from vecdb.engine.collection import Collection, OpenCollection
+from vecdb.engine.collection import Collection
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.files import fsync_folder, os_errors_translated, write_file
 from vecdb.engine.kernel_pool import KernelPool
+from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.options import Options
 from vecdb.engine.planning import plan
 from vecdb.engine.resting import Resting

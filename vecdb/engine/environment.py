@@ -150,6 +150,23 @@ class Environment:
         finally:
             self._gate.leave()
 
+    def readers(self) -> tuple[int, int]:
+        """Open read transactions, of all processes, and how many commits the oldest is behind.
+
+        What was committed since then can't be reused: beside an old reader the file grows.
+        """
+        self._gate.enter()
+        try:
+            if self._closed is not None:
+                raise type(self._closed)(self._closed.message, self._closed.reason)
+            last: int = self._lmdb.info()["last_txnid"]
+            # A line a slot: pid, thread, and the transaction's number, or "-" while it has none.
+            words = [line.split() for line in self._lmdb.readers().splitlines()]
+        finally:
+            self._gate.leave()
+        numbers = [int(w[2]) for w in words if len(w) == 3 and w[0].isdigit() and w[2].isdigit()]
+        return len(numbers), max(0, last - min(numbers, default=last))
+
     def transact(self, function: Callable[[Any], Result]) -> Result:
         """Run ``function(transaction)`` in a write transaction and commit it to disk.
 

@@ -112,23 +112,76 @@ class RowReader:
                 if row != last:
                     last = row
                     yield row, layout.unpack_record(key, value)[0]
+                else:
+                    _to_last_version(cursor, row)
+
+    def iterate_records(
+        self, transaction: Any, first_row: int, end_row: int, seq: int
+    ) -> Iterator[tuple[int, bytes, bytes]]:
+        """(row, id, metadata) of an interval of rows as a reader at ``seq`` sees them, ascending;
+        rows without a record at that seq are left out."""
+        unpack_key, unpack_record = layout.unpack_record_key, layout.unpack_record
+        last, record = -1, None
+        with transaction.cursor(self._records) as cursor:
+            if not cursor.set_range(layout.record_key(first_row, 0)):
+                return
+            for key, value in cursor.iternext(keys=True, values=True):
+                row, version = unpack_key(key)
+                if row > last:
+                    if record is not None:
+                        yield last, *record
+                    if row >= end_row:
+                        return
+                    last = row
+                    record = unpack_record(key, value) if version <= seq else None
+                else:
+                    # The version wanted is found, and all others passed over, however many.
+                    record = self._version_at(cursor, row, seq)
+                    _to_last_version(cursor, row)
+            if record is not None:
+                yield last, *record
+
+    def _version_at(self, cursor: Any, row: int, seq: int) -> tuple[bytes, bytes] | None:
+        found = cursor.set_range(layout.record_key(row, seq + 1))
+        found = cursor.prev() if found else cursor.last()
+        if not found or layout.unpack_record_key(cursor.key())[0] != row:
+            return None
+        return layout.unpack_record(cursor.key(), cursor.value())
+
+    def next_recorded(self, transaction: Any, row: int) -> int | None:
+        """The first row from ``row`` on that has a record; None if there is none."""
+        with transaction.cursor(self._records) as cursor:
+            if not cursor.set_range(layout.record_key(row, 0)):
+                return None
+            found: int = layout.unpack_record_key(cursor.key())[0]
+            return found
 
     def read_dead(
         self, transaction: Any, first_row: int, end_row: int, seq: int
     ) -> npt.NDArray[np.int64]:
         """Rows of an interval that died at or before ``seq``, ascending."""
+        return self.read_dead_slice(transaction, first_row, end_row, seq, end_row - first_row)[0]
+
+    def read_dead_slice(
+        self, transaction: Any, first_row: int, end_row: int, seq: int, deaths_max: int
+    ) -> tuple[npt.NDArray[np.int64], int]:
+        """``read_dead`` that stops after so many deaths, and the row to go on at."""
         with transaction.cursor(self._dead) as cursor:
             if not cursor.set_range(layout.row_key(first_row)):
-                return np.zeros(0, np.int64)
-            keys, values = [], []
+                return np.zeros(0, np.int64), end_row
+            keys: list[Any] = []
+            values: list[Any] = []
             end_key = layout.row_key(end_row)
             for key, value in cursor.iternext(keys=True, values=True):
                 if bytes(key) >= end_key:
                     break
+                if len(keys) == deaths_max:
+                    end_row = int.from_bytes(key, "big")
+                    break
                 keys.append(key)
                 values.append(value)
             rows, seqs = layout.unpack_u64_table(b"".join(keys), b"".join(values), "death")
-        return rows[seqs <= seq]
+        return rows[seqs <= seq], end_row
 
     def read_log(self, transaction: Any, after: int, to: int) -> list[layout.LogEntry] | None:
         """Log entries of the seqs ``after + 1`` to ``to``; None if some were trimmed."""
@@ -146,6 +199,14 @@ class RowReader:
     def block_reader(self, transaction: Any) -> BlockReader:
         """For comparing single rows; checksums are not compared."""
         return BlockReader(transaction, self._blocks, self._dim)
+
+
+def _to_last_version(cursor: Any, row: int) -> None:
+    """To the last record of a row, so that the next one is another row's."""
+    if not cursor.set_range(layout.record_key(row + 1, 0)):
+        cursor.last()
+    else:
+        cursor.prev()
 
 
 def _record_at(cursor: Any, row: int, seq: int) -> Record:

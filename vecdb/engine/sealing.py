@@ -17,6 +17,7 @@ import numpy as np
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock
+from vecdb.engine.lookup import read_dead
 from vecdb.engine.publication import (
     SEAL_LOCK,
     Claim,
@@ -39,7 +40,9 @@ from vecdb.types import Metric
 
 __all__ = ["load_rows", "row_bytes", "seal"]
 
-_SLICE_ROWS = 20_000
+_SLICE_ROWS, _SLICE_BYTES = 4_000, 64 * 1024**2
+"""What a transaction reads: of rows with metadata of 64 KiB each some 250 MB."""
+
 SEGMENTS_BEFORE_JOINING = 12
 """Segments in place before flat ones join."""
 
@@ -56,9 +59,10 @@ def row_bytes(store: Store) -> int:
 def load_rows(store: Store, first_row: int, end_row: int, seq: int) -> RowArrays:
     """The rows of an interval that were live at ``seq``, read from the store in short
     transactions."""
+    step = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * store.config.dim)))
     parts = [
-        _load_slice(store, start, min(start + _SLICE_ROWS, end_row), seq)
-        for start in range(first_row, end_row, _SLICE_ROWS)
+        _load_slice(store, start, min(start + step, end_row), seq)
+        for start in range(first_row, end_row, step)
     ]
     return RowArrays.joined(parts, padded_width(store.config.dim))
 
@@ -172,8 +176,8 @@ def _join_flat(
         taken = claim(store, SEAL_LOCK, left_entry["first_row"], right_entry["end_row"])
         if taken is None:
             return
-        with store.environment.read() as transaction:
-            dead = store.rows.read_dead(transaction, taken.first_row, taken.end_row, taken.seq)
+        # None of these deaths is removed while the interval is claimed.
+        dead = read_dead(store, taken.first_row, taken.end_row, taken.seq)
         content = RowArrays.joined(
             [part.without(dead) for part in parts if part is not None],
             padded_width(store.config.dim),

@@ -27,10 +27,16 @@ from vecdb.engine.view_keeper import ViewKeeper
 from vecdb.errors import DataLossError, InvalidArgumentError
 from vecdb.types import CollectionConfig, HitColumns, Metric
 
-__all__ = ["SearchRequest", "Searcher"]
+__all__ = ["SCAN_SLICE_FLOATS", "SORT_SLICE_HITS", "SearchRequest", "Searcher"]
 
-_SCAN_SLICE_FLOATS = 8_000_000
+SCAN_SLICE_FLOATS = 8_000_000
 """Floats that a scan slice compares: about 5 ms."""
+
+_HEAP_FLOATS = 8
+"""What a level of a heap costs, in floats compared: a row may sift through all levels of it."""
+
+SORT_SLICE_HITS = 250_000
+"""Hits that are sorted between two checks of the deadline: about 20 ms."""
 
 _WALKS_AT_FIRST, _SCANS_AT_FIRST = 4, 16
 """Queries of the first slices; later ones are sized by what these took."""
@@ -106,7 +112,7 @@ class Searcher:
             if min(found.counts.tolist()) < expected:
                 self._scan_where_short(found, area, queries, expected, deadline)
             parts.append(found)
-        return answers(self._store, view, parts, len(queries), wanted)
+        return answers(self._store, view, parts, len(queries), wanted, deadline)
 
     def _walk(
         self,
@@ -137,14 +143,19 @@ class Searcher:
 
         def scan(_: Any, first: int, last: int) -> None:
             # Queries of a slice share each block of rows while it is in the cache.
-            step = max(1, _SCAN_SLICE_FLOATS // (area.vectors.shape[1] * (last - first)))
+            pair = area.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
+            step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
             for start in range(0, area.count, step):
                 deadline.check()
                 kernels.scan_rows(
                     area.vectors, area.dead, start, min(area.count, start + step), queries,
                     first, last, metric, k, found.scores, found.nodes, found.counts,
                 )  # fmt: skip
-            kernels.sort_heaps(found.scores, found.nodes, found.counts, first, last)
+            step = max(1, SORT_SLICE_HITS // k)
+            for start in range(first, last, step):
+                deadline.check()
+                end = min(last, start + step)
+                kernels.sort_heaps(found.scores, found.nodes, found.counts, start, end)
 
         self._pool.run(len(queries), _SCANS_AT_FIRST, deadline, scan)
         found.visited[:] = area.count

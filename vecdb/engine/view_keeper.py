@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from vecdb.engine import layout
 from vecdb.engine.compiled import load_kernels
+from vecdb.engine.lookup import read_dead, read_died_since
 from vecdb.engine.publication import in_place, mark_lost
 from vecdb.engine.sealing import load_rows
 from vecdb.engine.segment import Segment, SegmentDamagedError, padded_width
@@ -29,6 +30,9 @@ from vecdb.types import Metric
 __all__ = ["ViewKeeper"]
 
 _ATTEMPTS_MAX = 20
+_BATCHES_AT_ONCE = 1_000
+_SLICE_ROWS, _SLICE_BYTES = 100_000, 32 * 1024**2
+"""Batches of the log and fresh rows that one transaction reads at most."""
 
 
 class _SegmentGoneError(Exception):
@@ -65,6 +69,7 @@ class ViewKeeper:
         self._segments_folder = folder / "segments"
         self._collection_id = collection_id
         self._width = padded_width(store.config.dim)
+        self._slice_rows = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * store.config.dim)))
         self._unit = store.config.metric is Metric.COSINE
         # The newest view, and a commit whose state it covers, numbered by the transaction that read
         # the state: ``last_commit`` may already name one that readers do not see yet.
@@ -137,10 +142,15 @@ class ViewKeeper:
             state = self._store.read_state(transaction)
             if state.generation != last.state.generation:
                 return None
+            counters = self._store.read_counters(transaction)
+            added = counters.next_row - last.fresh.first_row - last.fresh.count
+            if state.seq - last.state.seq > _BATCHES_AT_ONCE or (
+                self._with_fresh and added > self._slice_rows
+            ):
+                return None  # Too much for one transaction.
             entries = self._store.rows.read_log(transaction, last.state.seq, state.seq)
             if entries is None:
                 return None
-            counters = self._store.read_counters(transaction)
             fresh = self._filled(transaction, last.fresh, counters.next_row)
         died = _deaths(entries)
         if len(died) == 0:
@@ -150,42 +160,67 @@ class ViewKeeper:
         return View(state, counters, segments, fresh)
 
     def _built(self, last: View | None) -> View:
-        """A view from the store; what the last one has in common with it is used again."""
+        """A view from the store; what the last one has in common with it is used again.
+
+        It is made in many short transactions and still of one state, the first one's: batches are
+        only added to, and deaths after that seq are passed over. Deaths may be removed, but for
+        those in segments in place and of rows whose vectors are there; both are looked at in the
+        transaction that reads the deaths.
+        """
         with self._store.environment.read() as transaction:
             self._store.check_not_dropped(transaction)
             state = self._store.read_state(transaction)
             counters = self._store.read_counters(transaction)
             placed = in_place(self._store.read_segments(transaction))
-            entries = None
-            if last is not None and last.fresh.first_row <= counters.sealed_to:
-                entries = self._store.rows.read_log(transaction, last.state.seq, state.seq)
-            if last is None or entries is None:
-                died, known = np.zeros(0, np.int64), {}
-                fresh = FreshRows.empty(counters.sealed_to, self._width)
-                fresh_dead = self._store.rows.read_dead(
-                    transaction, counters.sealed_to, counters.next_row, state.seq
-                )
-            else:
-                died = _deaths(entries)
-                lost = {n for n, e in placed if e["state"] == "lost" or n in self._unreadable}
-                known = {
-                    s.number: s for s in last.segments if (s.segment is None) == (s.number in lost)
-                }
-                fresh = last.fresh.from_row(counters.sealed_to)
-                fresh_dead = died[np.searchsorted(died, counters.sealed_to) :]
-            new_dead = {
-                number: self._store.rows.read_dead(
-                    transaction, entry["first_row"], entry["end_row"], state.seq
-                )
-                for number, entry in placed
-                if number not in known
+        died, known = None, {}
+        if last is not None and last.fresh.first_row <= counters.sealed_to:
+            died = read_died_since(self._store, last.state.seq, state.seq)
+        if last is None or died is None:
+            fresh = FreshRows.empty(counters.sealed_to, self._width)
+        else:
+            lost = {n for n, e in placed if e["state"] == "lost" or n in self._unreadable}
+            known = {
+                s.number: s.with_deaths(died)
+                for s in last.segments
+                if (s.segment is None) == (s.number in lost)
             }
-            fresh = self._filled(transaction, fresh, counters.next_row).with_deaths(fresh_dead)
+            fresh = last.fresh.from_row(counters.sealed_to)
+            fresh = fresh.with_deaths(died[np.searchsorted(died, counters.sealed_to) :])
         segments = []
-        for number, entry in placed:
-            opened = known.get(number) or self._opened(number, entry, state)
-            segments.append(opened.with_deaths(new_dead.get(number, died)))
-        return View(state, counters, tuple(segments), fresh)
+        # From the right: there segments are small and soon replaced by others.
+        for number, entry in reversed(placed):
+            segment = known.get(number)
+            if segment is None:
+                dead = self._dead_of(number, entry, state)
+                segment = self._opened(number, entry, state).with_deaths(dead)
+            segments.append(segment)
+        fresh = self._filled_in_slices(fresh, counters.next_row, state.seq)
+        return View(state, counters, tuple(reversed(segments)), fresh)
+
+    def _dead_of(
+        self, number: int, entry: dict[str, Any], state: layout.State
+    ) -> npt.NDArray[np.int64]:
+        """Rows of a segment in place that have died."""
+
+        def check(transaction: Any) -> None:
+            present = self._store.read_segments(transaction).get(number)
+            if present is None or present["state"] not in ("published", "lost"):
+                raise _SegmentGoneError(number, state.generation)
+
+        return read_dead(self._store, entry["first_row"], entry["end_row"], state.seq, check)
+
+    def _filled_in_slices(self, fresh: FreshRows, next_row: int, seq: int) -> FreshRows:
+        """With the rows up to ``next_row`` and those of their deaths that were by ``seq``."""
+        if not self._with_fresh:
+            return fresh
+        fresh = fresh.room_for(next_row - fresh.first_row)
+        deaths = [np.zeros(0, np.int64)]
+        while (begin := fresh.first_row + fresh.count) < next_row:
+            end = min(next_row, begin + self._slice_rows)
+            with self._store.environment.read() as transaction:
+                deaths.append(self._store.rows.read_dead(transaction, begin, end, seq))
+                fresh = self._filled(transaction, fresh, end)
+        return fresh.with_deaths(np.concatenate(deaths))
 
     def _opened(self, number: int, entry: dict[str, Any], state: layout.State) -> SegmentView:
         first, end = entry["first_row"], entry["end_row"]

@@ -139,6 +139,8 @@ def print_stats(console: Console, target: Target, name: str, *, as_json: bool) -
         ("rows ever added", f"{stats.next_row:,}, sealed to {stats.sealed_to:,}"),
         ("on disk", f"{bytes_text(stats.store_bytes)} + {bytes_text(stats.segment_bytes)}"),
         ("indexer", stats.indexer),
+        ("oldest scroll", _pin_text(stats)),
+        ("readers", _readers_text(stats)),
     ):
         facts.add_row(what, _literal(value))
     console.print(facts)
@@ -163,6 +165,19 @@ def print_stats(console: Console, target: Target, name: str, *, as_json: bool) -
             )
         console.print()
         console.print(table)
+
+
+def _pin_text(stats: CollectionStats) -> str:
+    if stats.oldest_pin_seq is None or stats.oldest_pin_expires_s is None:
+        return "none"
+    left_s = max(0.0, stats.oldest_pin_expires_s)
+    return f"at seq {stats.oldest_pin_seq}, for {left_s:.0f} s more unless it goes on"
+
+
+def _readers_text(stats: CollectionStats) -> str:
+    if stats.readers == 0:
+        return "none"
+    return f"{stats.readers:,}, the oldest {stats.oldest_reader_lag:,} commits behind"
 
 
 def print_all_stats(console: Console, target: Target, *, as_json: bool) -> None:

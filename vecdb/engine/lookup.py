@@ -1,0 +1,156 @@
+"""Rows by their ids or numbers, deaths and the log, in transactions that stay short however many
+and however large they are.
+
+What is read belongs to one seq. The first transaction says which rows are live at it; their records
+and vectors don't change after that, so they are read in slices. A row that dies meanwhile is still
+there: what has died is purged a minute later at the earliest. Should it be gone all the same, the
+look-up is made again. Deaths and log entries of a seq never change either, but they may be removed,
+as the functions say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.deadline import Deadline
+from vecdb.engine.rows import Record
+from vecdb.engine.store import Store
+from vecdb.errors import DataLossError
+from vecdb.types import Records
+
+__all__ = ["get_records", "read_dead", "read_died_since", "read_records", "read_vectors"]
+
+_SLICE_ROWS = 2_000
+"""Rows of a transaction: each may take a block or a record of 64 KiB, so some 60 ms at most."""
+
+_SLICE_DEATHS, _SLICE_BATCHES = 100_000, 1_000
+"""Deaths and batches of a transaction: some 50 ms."""
+
+_ATTEMPTS_MAX = 3
+
+
+def get_records(store: Store, texts: list[str]) -> Records:
+    """Rows by id, in the order of ``texts``, which are checked.
+
+    Raises:
+        NotFoundError: the collection was dropped.
+        DataLossError.
+    """
+    encoded = [text.encode() for text in texts]
+    wanted = sorted(set(encoded))
+    for attempt in range(1, _ATTEMPTS_MAX + 1):
+        with store.environment.read() as transaction:
+            store.check_not_dropped(transaction)
+            seq = store.read_state(transaction).seq
+            row_of = store.rows.find(transaction, wanted)
+        rows = [row_of[key] for key in encoded if key in row_of]
+        try:
+            vectors = read_vectors(store, rows)
+            raw = [record.metadata for record in read_records(store, rows, seq)]
+        except DataLossError:
+            if attempt == _ATTEMPTS_MAX or store.current_state().seq == seq:
+                raise
+            continue
+        pairs = list(zip(texts, encoded, strict=True))
+        found = [text for text, key in pairs if key in row_of]
+        missing = [text for text, key in pairs if key not in row_of]
+        return Records(found, vectors, raw, missing, seq)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def read_records(
+    store: Store, rows: Sequence[int], seq: int, deadline: Deadline | None = None
+) -> list[Record]:
+    """The records of rows as a reader at ``seq`` sees them, in the order given.
+
+    Raises:
+        DataLossError: a row has none.
+        DeadlineExceededError, CancelledError: between two slices.
+    """
+    read = store.rows.read_records
+    if len(rows) <= _SLICE_ROWS:
+        with store.environment.read() as transaction:
+            return read(transaction, rows, seq)
+    records: list[Any] = [None] * len(rows)
+
+    def fill(transaction: Any, places: npt.NDArray[np.int64], some: list[int]) -> None:
+        for place, record in zip(places.tolist(), read(transaction, some, seq), strict=True):
+            records[place] = record
+
+    _in_slices(store, rows, deadline, fill)
+    return records
+
+
+def read_vectors(
+    store: Store, rows: Sequence[int], deadline: Deadline | None = None
+) -> npt.NDArray[np.float32]:
+    """Vectors as given, float32 (n, dim), in the order of ``rows``. Raises as ``read_records``."""
+    read = store.rows.read_vectors
+    if len(rows) <= _SLICE_ROWS:
+        with store.environment.read() as transaction:
+            return read(transaction, rows)
+    vectors = np.empty((len(rows), store.config.dim), np.float32)
+
+    def fill(transaction: Any, places: npt.NDArray[np.int64], some: list[int]) -> None:
+        vectors[places] = read(transaction, some)
+
+    _in_slices(store, rows, deadline, fill)
+    return vectors
+
+
+def read_dead(
+    store: Store,
+    first_row: int,
+    end_row: int,
+    seq: int,
+    check: Callable[[Any], None] | None = None,
+) -> npt.NDArray[np.int64]:
+    """Rows of an interval that died at or before ``seq``, int64, ascending.
+
+    Deaths of rows that are in no segment any more may be removed at any time: so ``check`` is
+    called in each transaction, to raise if the segment that the rows are read for is not in place.
+    """
+    parts, row = [np.zeros(0, np.int64)], first_row
+    while row < end_row:
+        with store.environment.read() as transaction:
+            if check is not None:
+                check(transaction)
+            dead, row = store.rows.read_dead_slice(transaction, row, end_row, seq, _SLICE_DEATHS)
+        parts.append(dead)
+    return np.concatenate(parts)
+
+
+def read_died_since(store: Store, after: int, to: int) -> npt.NDArray[np.int64] | None:
+    """Rows that died in the batches ``after + 1`` to ``to``, int64, ascending; None if some of the
+    log was trimmed."""
+    parts = [np.zeros(0, np.uint64)]
+    for start in range(after, to, _SLICE_BATCHES):
+        with store.environment.read() as transaction:
+            end = min(to, start + _SLICE_BATCHES)
+            entries = store.rows.read_log(transaction, start, end)
+        if entries is None:
+            return None
+        parts += [entry.died for entry in entries]
+    return np.sort(np.concatenate(parts)).astype(np.int64)
+
+
+def _in_slices(
+    store: Store,
+    rows: Sequence[int],
+    deadline: Deadline | None,
+    fill: Callable[[Any, npt.NDArray[np.int64], list[int]], None],
+) -> None:
+    """Call ``fill(transaction, places, rows)`` for all, by ascending row, so that each block is
+    read once."""
+    numbers = np.array(rows, np.int64)
+    order = np.argsort(numbers, kind="stable")
+    for start in range(0, len(order), _SLICE_ROWS):
+        if deadline is not None:
+            deadline.check()
+        places = order[start : start + _SLICE_ROWS]
+        with store.environment.read() as transaction:
+            fill(transaction, places, numbers[places].tolist())

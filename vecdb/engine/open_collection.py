@@ -1,0 +1,130 @@
+"""What a process holds open of one collection, shared by all handles on it.
+
+The store, the keeper of views, the searcher, and what commits leave to be done: sealing, and the
+delay of writers. It may be put to rest (``resting.py``) and wakes by itself when it is used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vecdb.engine import layout
+from vecdb.engine.backpressure import Backpressure
+from vecdb.engine.environment import Environment
+from vecdb.engine.planning import graph_row_bytes
+from vecdb.engine.publication import in_place
+from vecdb.engine.sealing import row_bytes, seal
+from vecdb.engine.search import Searcher
+from vecdb.engine.store import Store
+from vecdb.engine.view_keeper import ViewKeeper
+
+if TYPE_CHECKING:
+    from vecdb.engine.database import Database
+
+__all__ = ["OpenCollection"]
+
+_DEATHS_WORTH_A_LOOK = 0.1
+"""Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
+
+_FLAT_SEALS_MAX = 16
+"""A flat segment usually holds at most this many times what it takes to seal one."""
+
+
+class OpenCollection:
+    """What a process holds open of one collection."""
+
+    def __init__(self, database: Database, collection_id: str, folder: Path) -> None:
+        environment = Environment(
+            folder / "store",
+            layout.DATABASES,
+            create=False,
+            map_bytes=database.options.map_bytes,
+        )
+        try:
+            self.store = Store(environment, collection_id)
+        except BaseException:
+            environment.close()
+            raise
+        self.id = collection_id
+        self.folder = folder
+        environment.on_wake = lambda: database.woke(self)
+        (folder / "segments").mkdir(exist_ok=True)
+        self._died_when_woken = 0
+        self.backpressure = Backpressure(database.options.backlog_bytes_max)
+        self._flat_rows = (-1, 0, 0)  # Generation, rows in flat segments, rows in graphs.
+        self.views = ViewKeeper(
+            self.store,
+            folder,
+            collection_id,
+            on_work=lambda: database.wake_indexer(collection_id),
+        )
+        self.searcher = Searcher(self.store, self.views, database.pool)
+        config = self.store.config
+        options = database.options
+        self.graph_rows_max = max(
+            1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M)
+        )
+        self._flat_bytes_max = _FLAT_SEALS_MAX * options.seal_bytes
+
+    def seal(self, bytes_min: int) -> bool:
+        """Seal fresh rows if they take that much; False if another process is at it."""
+        rows_max = max(1, min(self._flat_bytes_max // row_bytes(self.store), self.graph_rows_max))
+        return seal(
+            self.store,
+            self.folder,
+            self.id,
+            bytes_min=bytes_min,
+            rows_max=rows_max,
+            joined_rows_max=self.graph_rows_max,
+        )
+
+    def note_backlog(self) -> layout.Counters:
+        """Tell the back-pressure how much is in no graph; returns the counters."""
+        with self.store.environment.read() as transaction:
+            counters = self.store.read_counters(transaction)
+            generation = self.store.read_state(transaction).generation
+            if generation != self._flat_rows[0]:
+                rows = {"flat": 0, "graph": 0}
+                for _, entry in in_place(self.store.read_segments(transaction)):
+                    rows[entry["kind"]] += entry["count"]
+                self._flat_rows = (generation, rows["flat"], rows["graph"])
+        unindexed = counters.next_row - counters.sealed_to + self._flat_rows[1]
+        self.backpressure.note(unindexed * row_bytes(self.store), self._flat_rows[2])
+        return counters
+
+    def work(self, seal_bytes: int) -> str | None:
+        """What the last commits left to do: "seal" if so many bytes are in no segment yet, "index"
+        if rows worth a look at the graphs' dead have died since that was last said, else None."""
+        counters = self.note_backlog()
+        if (counters.next_row - counters.sealed_to) * row_bytes(self.store) >= seal_bytes:
+            return "seal"
+        ever_died = counters.next_row - counters.live_count
+        if ever_died - self._died_when_woken < _DEATHS_WORTH_A_LOOK * (counters.live_count + 1):
+            return None
+        self._died_when_woken = ever_died
+        return "index" if counters.sealed_to > 0 else None
+
+    @property
+    def used(self) -> bool:
+        """Used since this was last set to False."""
+        return self.store.environment.used
+
+    @used.setter
+    def used(self, used: bool) -> None:
+        self.store.environment.used = used
+
+    @property
+    def awake(self) -> bool:
+        """The store is open."""
+        return self.store.environment.awake
+
+    def rest(self) -> None:
+        """Let files and mappings go until the next use."""
+        self.views.forget()
+        self.store.environment.rest()
+
+    def close(self, *, dropped: bool = False) -> None:
+        """Let everything go."""
+        self.views.forget()
+        self.store.close(dropped=dropped)

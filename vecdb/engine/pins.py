@@ -1,0 +1,135 @@
+"""Pins: long readers hold a state of the collection without holding a transaction.
+
+A pin is a lease on a seq, in the database ``pins``, so that every process respects it: as long as
+it lives nothing is purged that a reader at that seq needs. Whoever holds it renews it; one that was
+not renewed in time has expired, whatever became of its holder, and counts for nothing from then on.
+An expired pin never comes back to life.
+
+These functions do their work in a transaction of the caller; those that change something need one
+of ``environment.transact``. Neither seq nor generation changes with pins.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from vecdb import limits
+from vecdb.engine import layout
+from vecdb.engine.layout import Pin
+from vecdb.engine.store import Store
+from vecdb.errors import FailedPreconditionError, ResourceExhaustedError
+
+__all__ = [
+    "check_pin",
+    "oldest_pin",
+    "oldest_pinned_seq",
+    "release_pin",
+    "remove_expired_pins",
+    "renew_pin",
+    "take_pin",
+]
+
+
+def take_pin(store: Store, transaction: Any) -> Pin:
+    """Pin what is committed now. Expired pins of others are removed on the way.
+
+    Raises:
+        NotFoundError: the collection was dropped.
+        ResourceExhaustedError: there are as many as may be.
+    """
+    store.check_not_dropped(transaction)
+    remove_expired_pins(store, transaction)
+    held = transaction.stat(_database(store))["entries"]
+    if held >= limits.PINS_MAX:
+        raise ResourceExhaustedError(
+            f"{held} scrolls of the collection are under way, at most {limits.PINS_MAX} may be; "
+            f"those that are asked for no page end after {limits.PIN_LEASE_S:g} s",
+            "TOO_MANY_SCROLLS",
+        )
+    state, counters = store.read_state(transaction), store.read_counters(transaction)
+    pin = Pin(uuid.uuid4().bytes, state.seq, counters.next_row, _lease_end())
+    _put(store, transaction, pin)
+    return pin
+
+
+def check_pin(store: Store, transaction: Any, pin_id: bytes) -> Pin:
+    """A pin that lives.
+
+    Raises:
+        FailedPreconditionError: it has expired or was released.
+    """
+    value = transaction.get(pin_id, db=_database(store))
+    pin = None if value is None else layout.unpack_pin(pin_id, value)
+    if pin is None or pin.expiry_ns <= time.time_ns():
+        raise FailedPreconditionError(
+            "the scroll has ended: no page was asked for in "
+            f"{limits.PIN_LEASE_S:g} s, or it was closed; begin a new one",
+            "PIN_EXPIRED",
+        )
+    return pin
+
+
+def renew_pin(store: Store, transaction: Any, pin_id: bytes) -> Pin:
+    """Begin its lease anew.
+
+    Raises:
+        FailedPreconditionError: it has expired or was released.
+    """
+    pin = check_pin(store, transaction, pin_id)
+    renewed = pin._replace(expiry_ns=max(pin.expiry_ns, _lease_end()))
+    _put(store, transaction, renewed)
+    return renewed
+
+
+def release_pin(store: Store, transaction: Any, pin_id: bytes) -> bool:
+    """Let it go; False if it is not there any more."""
+    released: bool = transaction.delete(pin_id, db=_database(store))
+    return released
+
+
+def remove_expired_pins(store: Store, transaction: Any) -> int:
+    """Remove pins that have expired; how many. There are never more than ``limits.PINS_MAX``.
+
+    Who purges does this in the same transaction: then a clock that is set back can't bring a pin
+    back whose rows have gone.
+    """
+    now_ns = time.time_ns()
+    expired = [pin.id for pin in _pins(store, transaction) if pin.expiry_ns <= now_ns]
+    for pin_id in expired:
+        transaction.delete(pin_id, db=_database(store))
+    return len(expired)
+
+
+def oldest_pin(store: Store, transaction: Any) -> Pin | None:
+    """The living pin with the smallest seq, of several the one that lives longest; None without
+    any."""
+    now_ns = time.time_ns()
+    living = (pin for pin in _pins(store, transaction) if pin.expiry_ns > now_ns)
+    return min(living, key=lambda pin: (pin.seq, -pin.expiry_ns), default=None)
+
+
+def oldest_pinned_seq(store: Store, transaction: Any) -> int | None:
+    """The smallest seq under a living pin: what was there then must stay. None without any."""
+    oldest = oldest_pin(store, transaction)
+    return None if oldest is None else oldest.seq
+
+
+def _pins(store: Store, transaction: Any) -> Iterator[Pin]:
+    with transaction.cursor(_database(store)) as cursor:
+        for key, value in cursor.iternext(keys=True, values=True):
+            yield layout.unpack_pin(key, value)
+
+
+def _put(store: Store, transaction: Any, pin: Pin) -> None:
+    transaction.put(pin.id, layout.pack_pin(pin), db=_database(store))
+
+
+def _database(store: Store) -> Any:
+    return store.environment.database(b"pins")
+
+
+def _lease_end() -> int:
+    return time.time_ns() + int(limits.PIN_LEASE_S * 1e9)
