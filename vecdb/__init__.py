@@ -39,6 +39,7 @@ from vecdb.types import (
     CollectionConfig,
     CollectionDescription,
     CollectionStats,
+    CompactionReport,
     Hit,
     Hits,
     IngestProgress,
@@ -63,6 +64,7 @@ __all__ = [
     "CollectionConfig",
     "CollectionDescription",
     "CollectionStats",
+    "CompactionReport",
     "DataLossError",
     "DeadlineExceededError",
     "FailedPreconditionError",
@@ -86,6 +88,7 @@ __all__ = [
     "UnsupportedError",
     "VecdbError",
     "__version__",
+    "compact",
     "connect",
     "open",
     "restore",
@@ -140,6 +143,26 @@ def restore(
     from vecdb.engine.restore import restore as run
 
     return run(backup, path, include_segments=include_segments)
+
+
+def compact(path: str | os.PathLike[str]) -> CompactionReport:
+    """Bring a data folder that nobody has open to the size that a fresh load would have.
+
+    What has died goes, graphs are brought to their end state, and the stores are written anew: a
+    store's file never shrinks by itself. There must be room for the largest of them a second time.
+    If it is cut short, the folder is as good as before, and compacting can be repeated.
+
+    Raises:
+        MissingExtraError: the engine is not installed here.
+        NotFoundError: there is no database in the folder.
+        FailedPreconditionError: IN_USE, a process has the folder open.
+        DataLossError: stored bytes fail their checksum; that collection stays as it was.
+        ResourceExhaustedError: the disk is full; that collection stays as it was.
+    """
+    _check_engine("vecdb.compact")
+    from vecdb.engine.compaction import compact as run
+
+    return run(path)
 
 
 def _check_engine(what: str) -> None:

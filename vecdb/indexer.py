@@ -19,6 +19,7 @@ from typing import Any
 
 from vecdb.engine import layout
 from vecdb.engine.environment import Environment
+from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.indexing import CollectionIndexer
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.store import Store
@@ -125,9 +126,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
-    worker = _Worker(arguments)
-    threading.Thread(target=worker.read_input, name="input", daemon=True).start()
-    worker.run()
+    try:
+        use = FolderUse(Path(arguments.folder))
+    except FileNotFoundError:
+        return  # The folder was deleted.
+    with use:
+        worker = _Worker(arguments)
+        threading.Thread(target=worker.read_input, name="input", daemon=True).start()
+        worker.run()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ __all__ = [
     "CollectionConfig",
     "CollectionDescription",
     "CollectionStats",
+    "CompactionReport",
     "Hit",
     "HitColumns",
     "Hits",
@@ -100,6 +101,24 @@ class BackupReport:
     collections: int
     rows: int
     bytes: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class CompactionReport:
+    """What compacting a data folder has brought.
+
+    Attributes:
+        path: the folder, absolute.
+        collections: how many are in it.
+        bytes_before, bytes_after: size of all files.
+        elapsed_s: seconds that it took.
+    """
+
+    path: str
+    collections: int
+    bytes_before: int
+    bytes_after: int
     elapsed_s: float
 
 

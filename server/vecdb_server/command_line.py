@@ -3,6 +3,7 @@
     vecdb serve    a folder over gRPC             vecdb search   neighbours of an id or a vector
     vecdb load     a file into a collection       vecdb stats    collections, rows, segments
     vecdb backup   while it is in use             vecdb restore  a backup into a new folder
+    vecdb compact  a folder that nobody has open
     vecdb demo     the first five minutes         vecdb warm     compile the kernels
 
 ``load``, ``search``, ``stats`` and ``backup`` work on a server (``--url``) or, with no server in
@@ -261,6 +262,22 @@ def restore(
     with Status(Console(stderr=True), f"restoring {backup}"):
         report = vecdb.restore(backup, data, include_segments=segments)
     backups.print_report(Console(), "data folder", report, as_json=as_json)
+
+
+@app.command()
+def compact(
+    data: Annotated[Path, typer.Argument(help="The data folder; nobody may have it open.")],
+    as_json: Json = False,
+) -> None:
+    """Bring a folder to the size of a fresh load: the dead go, the files are written anew."""
+    from rich.console import Console
+
+    from vecdb_server.commands import backups
+    from vecdb_server.commands.progress import Status
+
+    with Status(Console(stderr=True), f"compacting {data}"):
+        report = vecdb.compact(data)
+    backups.print_compaction(Console(), report, as_json=as_json)
 
 
 @app.command()

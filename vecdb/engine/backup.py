@@ -49,6 +49,7 @@ from vecdb.engine.files import (
     fsync_folder,
     os_errors_translated,
 )
+from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.partial_folder import LOCK_NAME, PartialFolder
 from vecdb.engine.publication import in_place, raise_generation
 from vecdb.engine.segment import Segment, SegmentDamagedError
@@ -297,9 +298,10 @@ def _end_with_parent() -> None:
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     """The one line of the answer."""
     try:
-        with os_errors_translated(arguments.target):
+        root = Path(arguments.folder)
+        with os_errors_translated(arguments.target), FolderUse(root):
             report = make_backup(
-                Path(arguments.folder),
+                root,
                 Path(arguments.target),
                 include_segments=not arguments.no_segments,
             )

@@ -15,7 +15,6 @@ child fails: LMDB's locks and maps do not survive it.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import resource
 import threading
@@ -34,18 +33,19 @@ from vecdb.engine.catalog import Catalog
 from vecdb.engine.collection import Collection
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.files import fsync_folder, os_errors_translated, write_file
+from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.options import Options
 from vecdb.engine.planning import plan
 from vecdb.engine.resting import Resting
 from vecdb.engine.supervisor import Supervisor
+from vecdb.engine.upkeep import Upkeep
 from vecdb.engine.writer import Writer
 from vecdb.errors import (
     FailedPreconditionError,
     InternalError,
     InvalidArgumentError,
-    NotFoundError,
     UnavailableError,
     VecdbError,
 )
@@ -56,8 +56,6 @@ __all__ = ["Database"]
 FORMAT_WORD, FORMAT_NUMBER = "vecdb", 1
 _OPTIMIZE_POLL_S = 0.02
 _FAILURES_MAX = 3
-_SEAL_PAUSE_S = 1.0
-_log = logging.getLogger("vecdb.engine")
 
 
 class Database:
@@ -108,14 +106,16 @@ class Database:
         self._resting = Resting(options.open_collections_max)
         _raise_file_limit()
         _prepare_folder(root)
-        self._catalog = Catalog(root, options.map_bytes)
+        self._use = FolderUse(root)
+        try:
+            self._catalog = Catalog(root, options.map_bytes)
+        except BaseException:
+            self._use.close()
+            raise
         self.pool = KernelPool(options.threads)
         self._writer = Writer(options.queue_bytes_max)
         self._supervisor = Supervisor(root, options, on_progress=self._indexer_progressed)
-        self._to_seal: set[str] = set()
-        self._seal_wanted = threading.Condition()
-        self._sealer = threading.Thread(target=self._run_sealer, name="vecdb-sealer", daemon=True)
-        self._sealer.start()
+        self._upkeep = Upkeep(self._collections.get, options.seal_bytes, self._supervisor.wake)
         _living.add(self)
 
     def check_usable(self) -> None:
@@ -247,9 +247,7 @@ class Database:
                 return
             self._unusable = f"the database in {self.path} is closed"
             self._writer.close()
-            with self._seal_wanted:
-                self._seal_wanted.notify()
-            self._sealer.join()
+            self._upkeep.close()
             self._supervisor.close()
             self.pool.close()
             with self._lock:
@@ -257,6 +255,7 @@ class Database:
                     opened.close()
                 self._collections.clear()
             self._catalog.close()
+            self._use.close()
             self._closed = True
             Database._open.pop(str(self.path), None)
 
@@ -274,7 +273,7 @@ class Database:
     def submit(self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
         """Queue a checked batch."""
         self.check_usable()
-        return self._writer.submit(opened.store, batch, lambda: self._after_commit(opened))
+        return self._writer.submit(opened.store, batch, lambda: self._committed(opened))
 
     def indexer_status(self, opened: OpenCollection) -> str:
         """What the indexer does for a collection."""
@@ -339,37 +338,21 @@ class Database:
             entries = opened.store.read_segments(transaction)
         if any(e["state"] != "published" or e["kind"] == "flat" for e in entries.values()):
             self._supervisor.wake(opened.id)
-        self._after_commit(opened)
+        self._look_for_work(opened)
 
-    def _after_commit(self, opened: OpenCollection) -> None:
+    def _committed(self, opened: OpenCollection) -> None:
+        """After a commit, in the writer's thread: who writes pays for the space that it takes."""
+        self._look_for_work(opened)
+        opened.relieve()
+
+    def _look_for_work(self, opened: OpenCollection) -> None:
         work = opened.work(self.options.seal_bytes)
         if work == "seal":
-            with self._seal_wanted:
-                self._to_seal.add(opened.id)
-                self._seal_wanted.notify()
+            self._upkeep.seal(opened.id)
         elif work == "index":
             self._supervisor.wake(opened.id)
-
-    def _run_sealer(self) -> None:
-        while True:
-            with self._seal_wanted:
-                while not self._to_seal:
-                    if self._unusable is not None:
-                        return
-                    self._seal_wanted.wait()
-                opened = self._collections.get(self._to_seal.pop())
-            if opened is None:
-                continue
-            try:
-                opened.seal(self.options.seal_bytes)
-            except (NotFoundError, FailedPreconditionError):
-                continue  # Dropped or closed meanwhile.
-            except Exception as error:
-                # Sealing is only for speed, and nothing may end this thread: the next commit asks
-                # for it again.
-                _log.warning("sealing in %s: %s", opened.folder, error)
-                time.sleep(_SEAL_PAUSE_S)
-            self._supervisor.wake(opened.id)
+        if opened.garbage:
+            self._upkeep.purge_later(opened.id)
 
     def _forked(self) -> None:
         self._forked_away = True

@@ -31,6 +31,7 @@ from vecdb.engine.publication import (
     sweep,
     widen,
 )
+from vecdb.engine.purging import purge_all
 from vecdb.engine.segment import (
     RowArrays,
     SegmentDamagedError,
@@ -38,7 +39,8 @@ from vecdb.engine.segment import (
     write_segment,
 )
 from vecdb.engine.store import Store
-from vecdb.engine.view import SegmentView, View, is_clean
+from vecdb.engine.trimming import trim_dead
+from vecdb.engine.view import DEAD_FRACTION_MAX, SegmentView, View, is_clean
 from vecdb.engine.view_keeper import ViewKeeper
 from vecdb.errors import DataLossError
 from vecdb.types import Metric
@@ -83,6 +85,7 @@ class CollectionIndexer:
         rows_max: live rows of a graph.
         report: told what is being done, as a dict that JSON can hold.
         should_stop: asked between steps.
+        dead_fraction_max: a graph with more dead nodes than this is built anew.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class CollectionIndexer:
         rows_max: int,
         report: Callable[[dict[str, Any]], None],
         should_stop: Callable[[], bool],
+        dead_fraction_max: float = DEAD_FRACTION_MAX,
     ) -> None:
         self._store = store
         self._folder = folder
@@ -104,6 +108,7 @@ class CollectionIndexer:
         self._rows_max = rows_max
         self._report = report
         self._should_stop = should_stop
+        self._dead_fraction_max = dead_fraction_max
         self._views = ViewKeeper(store, folder, collection_id, with_fresh=False)
         self._kept: _Growing | None = None
 
@@ -127,7 +132,17 @@ class CollectionIndexer:
                     discard_claims(self._store, self._segments, GRAPH_LOCK)
             self._kept = None
             sweep(self._store, self._segments)
-            return plan(self._views.view().segments, self._rows_max, urgent=True) is not None
+            purge_all(self._store)
+            trim_dead(self._store, self._views.view())
+            return self._plan(self._views.view(), urgent=True) is not None
+
+    def _plan(self, view: View, *, urgent: bool) -> list[SegmentView] | None:
+        return plan(
+            view.segments,
+            self._rows_max,
+            urgent=urgent,
+            dead_fraction_max=self._dead_fraction_max,
+        )
 
     def _clear_up(self) -> None:
         """Remove what an earlier holder of the lock left when it was killed."""
@@ -145,7 +160,7 @@ class CollectionIndexer:
         with file_lock(self._folder / "seal.lock", wait=True):
             discard_claims(self._store, self._segments, SEAL_LOCK)
             view = self._views.view()
-            group = plan(view.segments, self._rows_max, urgent=urgent)
+            group = self._plan(view, urgent=urgent)
             if group is None:
                 return view, [], None
             first, end = group[0].first_row, group[-1].end_row
@@ -193,11 +208,15 @@ class CollectionIndexer:
         graph, or an empty one. Only the first, so that nodes stay in the order of rows."""
         config, first = self._store.config, group[0]
         kept, self._kept = self._kept, None
-        if kept is not None and first.number == kept.number and is_clean(first):
+        if (
+            kept is not None
+            and first.number == kept.number
+            and is_clean(first, self._dead_fraction_max)
+        ):
             return kept, group[1:]
         space: Space = "l2" if config.metric is Metric.EUCLIDEAN else "ip"
         rows = sum(len(s.content.rows) for s in group)
-        if first.graph is not None and is_clean(first):
+        if first.graph is not None and is_clean(first, self._dead_fraction_max):
             try:
                 builder = Builder.from_graph(
                     first.graph,

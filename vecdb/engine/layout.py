@@ -8,9 +8,11 @@ Format 1. Never change what is written here; a change is a new number in FORMAT.
                b"state"            u64 seq, u64 generation
                b"counters"         u64 next_row, live_count, next_segment, sealed_to, metadata_count
                b"dropped"          (empty; there only once the collection is dropped)
+               b"purging"          u64 seq: deaths up to there are being purged (only meanwhile)
     ids        id, UTF-8           u64 row
     records    u64 row, u64 seq    u16 id length, id, metadata (UTF-8 JSON, may be empty)
-    blocks     u64 first row       float32 rows; [u32 offsets from the first row]; u32 count, flags
+    blocks     u64 row, none       float32 rows; [u32 offsets from the key's row, if they are not
+               before it           consecutive from there on]; u32 count, flags
     log        u64 seq             u64 time_ns, u64 first row added, u32 added, died, changed,
                                    u64 rows that died, u64 rows whose metadata changed
     dead       u64 row             u64 seq of its death
@@ -61,6 +63,7 @@ __all__ = [
     "block_rows_max",
     "config_entry",
     "config_of",
+    "held_rows",
     "open_value",
     "pack_block",
     "pack_json",
@@ -302,14 +305,21 @@ def unpack_record(key: bytes | memoryview, value: bytes | memoryview) -> tuple[b
     return payload[2:end], payload[end:]
 
 
-def block_rows_max(dim: int) -> int:
+def block_rows_max(dim: int, *, with_offsets: bool = False) -> int:
     """Rows that go into one block, so that it has at most 64 KiB; at least one."""
-    return max(1, (BLOCK_BYTES_MAX - _BLOCK_TAIL.size - _CRC.size) // (4 * dim))
+    row_bytes = 4 * dim + 4 * with_offsets
+    return max(1, (BLOCK_BYTES_MAX - _BLOCK_TAIL.size - _CRC.size) // row_bytes)
 
 
-def pack_block(key: bytes, vectors: npt.NDArray[np.float32]) -> bytes:
-    """A sealed block of consecutive rows. vectors: float32, shape (n, dim), C-contiguous."""
-    payload = vectors.tobytes() + _BLOCK_TAIL.pack(len(vectors), 0)
+def pack_block(
+    key: bytes, vectors: npt.NDArray[np.float32], rows: npt.NDArray[np.int64] | None = None
+) -> bytes:
+    """A sealed block. vectors: float32, shape (n, dim), C-contiguous. rows: int64 (n,), ascending,
+    none below the key's row; None if they are consecutive from there on."""
+    offsets, flags = b"", 0
+    if rows is not None:
+        offsets, flags = (rows - _KEY.unpack(key)[0]).astype("<u4").tobytes(), BLOCK_HAS_OFFSETS
+    payload = vectors.tobytes() + offsets + _BLOCK_TAIL.pack(len(vectors), flags)
     return payload + _CRC.pack(zlib.crc32(payload, zlib.crc32(key)))
 
 
@@ -339,6 +349,12 @@ def block_rows(key: bytes, value: memoryview, dim: int) -> int | npt.NDArray[np.
         rows: npt.NDArray[np.int64] = _KEY.unpack(key)[0] + offsets.astype(np.int64)
         return rows
     return int(count)
+
+
+def held_rows(key: bytes, value: memoryview, dim: int) -> npt.NDArray[np.int64]:
+    """The rows that a block holds, int64 (n,), ascending; checksum not compared."""
+    rows, first = block_rows(key, value, dim), _KEY.unpack(key)[0]
+    return np.arange(first, first + rows) if isinstance(rows, int) else rows
 
 
 def pack_log(key: bytes, entry: LogEntry) -> bytes:

@@ -6,6 +6,7 @@ delay of writers. It may be put to rest (``resting.py``) and wakes by itself whe
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,11 @@ from vecdb.engine.backpressure import Backpressure
 from vecdb.engine.environment import Environment
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
-from vecdb.engine.sealing import row_bytes, seal
+from vecdb.engine.purging import PurgePass, garbage_excess, garbage_rows, purge_all
+from vecdb.engine.sealing import row_bytes, seal, thin_flat
 from vecdb.engine.search import Searcher
 from vecdb.engine.store import Store
+from vecdb.engine.trimming import trim_dead
 from vecdb.engine.view_keeper import ViewKeeper
 
 if TYPE_CHECKING:
@@ -26,6 +29,12 @@ __all__ = ["OpenCollection"]
 
 _DEATHS_WORTH_A_LOOK = 0.1
 """Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
+
+_DEATHS_WORTH_A_TRIM = 1_000
+
+_PURGED_ROWS_MIN = 256
+_EXCESS_MAX = 2.0
+"""Garbage, as a multiple of what is tolerated, past which a commit waits until it is less."""
 
 _FLAT_SEALS_MAX = 16
 """A flat segment usually holds at most this many times what it takes to seal one."""
@@ -51,6 +60,13 @@ class OpenCollection:
         environment.on_wake = lambda: database.woke(self)
         (folder / "segments").mkdir(exist_ok=True)
         self._died_when_woken = 0
+        self.garbage = 0
+        """Rows and versions to be purged sooner or later, as of the last commit in this process."""
+
+        self._live_count = 0
+        self._purging = threading.Lock()
+        self._pass: PurgePass | None = None
+        self._deaths: dict[int, int] = {}
         self.backpressure = Backpressure(database.options.backlog_bytes_max)
         self._flat_rows = (-1, 0, 0)  # Generation, rows in flat segments, rows in graphs.
         self.views = ViewKeeper(
@@ -79,16 +95,60 @@ class OpenCollection:
             joined_rows_max=self.graph_rows_max,
         )
 
+    def purge_old(self) -> None:
+        """Let go of what has been dead for a while."""
+        with self._purging:
+            purge_all(self.store)
+
+    def relieve(self) -> None:
+        """Purge a little, whatever its age, if too much has died; as much as it takes if it is far
+        too much. Called after each commit, so that writers pay for the space that they take."""
+        excess = garbage_excess(self.garbage, self._live_count)
+        if (excess <= 1 and self._pass is None) or not self._purging.acquire(blocking=False):
+            return
+        try:
+            purged = 0
+            while True:
+                if self._pass is None:
+                    wanted = max(_PURGED_ROWS_MIN, self.garbage // 2)
+                    self._pass = PurgePass.begin(self.store, rows_max=wanted, grace_s=0.0)
+                    if self._pass is None:
+                        return  # A pin holds the rest.
+                    self._pass.deaths = self._deaths
+                purged += self._pass.step()
+                if self._pass.done:
+                    self._pass = None
+                if garbage_excess(self.garbage - purged, self._live_count) <= _EXCESS_MAX:
+                    return
+        except BaseException:
+            self._pass = None
+            raise
+        finally:
+            self._purging.release()
+
+    def trim(self) -> None:
+        """Remove dead rows from flat segments that hardly hold others, and deaths that nobody
+        needs, if there are enough of them."""
+        thin_flat(self.store, self.folder, self.id, self.views.view())
+        view = self.views.view()
+        with self.store.environment.read() as transaction:
+            deaths = transaction.stat(self.store.environment.database(b"dead"))["entries"]
+        needed = sum(segment.dead_count for segment in view.segments)
+        if deaths - needed > max(_DEATHS_WORTH_A_TRIM, _DEATHS_WORTH_A_LOOK * view.live_count):
+            trim_dead(self.store, view)
+
     def note_backlog(self) -> layout.Counters:
         """Tell the back-pressure how much is in no graph; returns the counters."""
         with self.store.environment.read() as transaction:
             counters = self.store.read_counters(transaction)
+            self.garbage = garbage_rows(self.store, transaction)
             generation = self.store.read_state(transaction).generation
             if generation != self._flat_rows[0]:
                 rows = {"flat": 0, "graph": 0}
                 for _, entry in in_place(self.store.read_segments(transaction)):
                     rows[entry["kind"]] += entry["count"]
                 self._flat_rows = (generation, rows["flat"], rows["graph"])
+        self._live_count = counters.live_count
         unindexed = counters.next_row - counters.sealed_to + self._flat_rows[1]
         self.backpressure.note(unindexed * row_bytes(self.store), self._flat_rows[2])
         return counters

@@ -11,6 +11,7 @@ of ``environment.transact``. Neither seq nor generation changes with pins.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,12 +21,19 @@ from vecdb import limits
 from vecdb.engine import layout
 from vecdb.engine.layout import Pin
 from vecdb.engine.store import Store
-from vecdb.errors import FailedPreconditionError, ResourceExhaustedError
+from vecdb.errors import (
+    FailedPreconditionError,
+    OutcomeUnknownError,
+    ResourceExhaustedError,
+    UnavailableError,
+    VecdbError,
+)
 
 __all__ = [
     "check_pin",
     "oldest_pin",
     "oldest_pinned_seq",
+    "pinned",
     "release_pin",
     "remove_expired_pins",
     "renew_pin",
@@ -70,6 +78,24 @@ def check_pin(store: Store, transaction: Any, pin_id: bytes) -> Pin:
             "PIN_EXPIRED",
         )
     return pin
+
+
+@contextlib.contextmanager
+def pinned(store: Store) -> Iterator[None]:
+    """Nothing that can be read now is purged in the meantime. Not inside a transaction.
+
+    Where nothing can be written it does without: purging then can't be under way either.
+    """
+    pin = None
+    with contextlib.suppress(ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
+        pin = store.environment.transact(lambda transaction: take_pin(store, transaction))
+    try:
+        yield
+    finally:
+        if pin is not None:
+            pin_id = pin.id
+            with contextlib.suppress(VecdbError):  # Its lease ends by itself.
+                store.environment.transact(lambda t: release_pin(store, t, pin_id))
 
 
 def renew_pin(store: Store, transaction: Any, pin_id: bytes) -> Pin:

@@ -7,7 +7,7 @@ segment's size allows, none with many dead nodes.
 from __future__ import annotations
 
 from vecdb.engine.segment import padded_width
-from vecdb.engine.view import SegmentView, is_clean
+from vecdb.engine.view import DEAD_FRACTION_MAX, SegmentView, is_clean
 
 __all__ = ["graph_row_bytes", "plan"]
 
@@ -25,7 +25,11 @@ def graph_row_bytes(dim: int, M: int) -> int:
 
 
 def plan(
-    segments: tuple[SegmentView, ...], rows_max: int, *, urgent: bool
+    segments: tuple[SegmentView, ...],
+    rows_max: int,
+    *,
+    urgent: bool,
+    dead_fraction_max: float = DEAD_FRACTION_MAX,
 ) -> list[SegmentView] | None:
     """The neighbours to make one graph of next; None if there is nothing to do.
 
@@ -33,6 +37,7 @@ def plan(
         segments: in place, by first row.
         rows_max: live rows that a graph may have.
         urgent: do what can be done, rather than what pays while writes go on.
+        dead_fraction_max: a graph with more dead nodes than this is built anew.
     """
     groups: list[list[SegmentView]] = []
     room = 0
@@ -43,7 +48,7 @@ def plan(
         groups[-1].append(segment)
         room -= segment.live_count
     for group in groups:
-        if len(group) == 1 and is_clean(group[0]):
+        if len(group) == 1 and is_clean(group[0], dead_fraction_max):
             continue
         if urgent or _worthwhile(group):
             return group

@@ -23,6 +23,7 @@ __all__ = [
     "SEAL_LOCK",
     "Claim",
     "claim",
+    "claimed_intervals",
     "discard_claims",
     "in_place",
     "mark_lost",
@@ -74,6 +75,15 @@ def claim(store: Store, lock: str, first_row: int, end_row: int) -> Claim | None
         return taken
 
     return store.environment.transact(write)
+
+
+def claimed_intervals(store: Store, transaction: Any) -> list[tuple[int, int, int]]:
+    """First row, end row and seq of the claims: somebody makes a segment of what was live then."""
+    return [
+        (entry["first_row"], entry["end_row"], entry["seq"])
+        for entry in store.read_segments(transaction).values()
+        if entry["state"] == "claimed"
+    ]
 
 
 def widen(store: Store, old: Claim, end_row: int) -> Claim | None:

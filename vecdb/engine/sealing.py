@@ -36,9 +36,10 @@ from vecdb.engine.segment import (
     write_segment,
 )
 from vecdb.engine.store import Store
+from vecdb.engine.view import View
 from vecdb.types import Metric
 
-__all__ = ["load_rows", "row_bytes", "seal"]
+__all__ = ["load_rows", "row_bytes", "seal", "thin_flat"]
 
 _SLICE_ROWS, _SLICE_BYTES = 4_000, 64 * 1024**2
 """What a transaction reads: of rows with metadata of 64 KiB each some 250 MB."""
@@ -135,6 +136,34 @@ def seal(
             _join_flat(store, segments, collection_id, rows_max, joined_rows_max)
         sweep(store, segments)
     return True
+
+
+def thin_flat(store: Store, folder: Path, collection_id: str, view: View) -> None:
+    """Write flat segments of which less than half lives anew without their dead rows."""
+    thin = [s for s in view.segments if s.graph is None and 2 * s.live_count < len(s.content.rows)]
+    if not thin:
+        return
+    with file_lock(folder / "seal.lock", wait=False) as held:
+        if not held:
+            return
+        segments = folder / "segments"
+        discard_claims(store, segments, SEAL_LOCK)
+        with store.environment.read() as transaction:
+            entries = store.read_segments(transaction)
+        for segment in thin:
+            entry = entries.get(segment.number)
+            if entry is None or entry["state"] != "published":
+                continue
+            content = _intact(store, segments, collection_id, segment.number, entry)
+            taken = None
+            if content is not None:
+                taken = claim(store, SEAL_LOCK, segment.first_row, segment.end_row)
+            if content is None or taken is None:
+                continue
+            dead = read_dead(store, taken.first_row, taken.end_row, taken.seq)
+            living = content.without(dead)
+            _write_and_publish(store, segments, collection_id, taken, living)
+        sweep(store, segments)
 
 
 def _write_and_publish(

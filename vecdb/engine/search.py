@@ -20,6 +20,7 @@ from vecdb.engine.compiled import load_kernels
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.graph import Graph
 from vecdb.engine.kernel_pool import KernelPool
+from vecdb.engine.pins import pinned
 from vecdb.engine.segment import padded_width
 from vecdb.engine.store import Store
 from vecdb.engine.view import Area, View
@@ -87,12 +88,14 @@ class Searcher:
         try:
             return self._answer(view, prepared, wanted, request.exact, deadline)
         except DataLossError:
-            # A record may have been purged between the view and the reading of metadata: a newer
-            # view no longer returns its row. If the bytes are really bad this raises again.
-            newer = self._views.view()
-            if newer is view:
+            # A record may have been purged between the view and the reading of metadata: then the
+            # row has died since, and a newer view does not return it. If there is none, or once
+            # more under a pin, the bytes are really bad.
+            if self._views.view() is view:
                 raise
-            return self._answer(newer, prepared, wanted, request.exact, deadline)
+            with pinned(self._store):
+                newer = self._views.view()
+                return self._answer(newer, prepared, wanted, request.exact, deadline)
 
     def _answer(
         self,

@@ -27,7 +27,7 @@ from vecdb.types import CollectionConfig, Receipt
 __all__ = ["Store"]
 
 _FORMAT, _COLLECTION, _STATE = b"format", b"collection", b"state"
-_COUNTERS, _DROPPED = b"counters", b"dropped"
+_COUNTERS, _DROPPED, _PURGING = b"counters", b"dropped", b"purging"
 _NO_ROWS = np.zeros(0, np.uint64)
 
 
@@ -107,6 +107,30 @@ class Store:
         """The counters as committed."""
         counters: layout.Counters = self._get(transaction, _COUNTERS, layout.Counters.unpack)
         return counters
+
+    def purged_to(self, transaction: Any) -> int:
+        """Every death up to this seq may have been purged; of later ones every byte is there.
+
+        It is what is missing at the old end of the log, which purging consumes, or what a pass that
+        is under way says.
+        """
+        if transaction.get(_PURGING, db=self._meta) is not None:
+            under_way: int = self._get(transaction, _PURGING, int.from_bytes, "little")
+        else:
+            under_way = 0
+        with transaction.cursor(self._log) as cursor:
+            if cursor.first():
+                return max(under_way, int.from_bytes(cursor.key(), "big") - 1)
+        return self.read_state(transaction).seq
+
+    def write_purging(self, transaction: Any, seq: int | None) -> None:
+        """Deaths up to this seq are being purged; None: that is done, and out of the log."""
+        if seq is None:
+            transaction.delete(_PURGING, db=self._meta)
+            return
+        seq = max(seq, self.purged_to(transaction))
+        value = layout.seal_value(_PURGING, seq.to_bytes(8, "little"))
+        transaction.put(_PURGING, value, db=self._meta)
 
     def write_state(self, transaction: Any, state: layout.State) -> None:
         """Set seq and generation."""
@@ -255,6 +279,11 @@ class Store:
             items.append((key, layout.pack_u64(key, seq)))
         with transaction.cursor(self._dead) as cursor:
             cursor.putmulti(items)
+
+    def forget_deaths(self, transaction: Any, rows: npt.NDArray[np.int64]) -> None:
+        """Remove deaths of rows that nothing holds any more."""
+        for row in rows.tolist():
+            transaction.delete(layout.row_key(row), db=self._dead)
 
     # Segments: what the database says of them (their bytes are in segment.py).
 

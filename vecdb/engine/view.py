@@ -23,6 +23,7 @@ from vecdb.engine.segment import (
 )
 
 __all__ = [
+    "DEAD_FRACTION_MAX",
     "NOTHING_DEAD",
     "Area",
     "FreshRows",
@@ -225,7 +226,7 @@ class View:
         return tuple(areas)
 
 
-def is_clean(segment: SegmentView) -> bool:
+def is_clean(segment: SegmentView, dead_fraction_max: float = DEAD_FRACTION_MAX) -> bool:
     """A graph with few dead nodes: nothing for the indexer to do about it by itself."""
-    dead_max = DEAD_FRACTION_MAX * len(segment.content.rows)
+    dead_max = dead_fraction_max * len(segment.content.rows)
     return segment.graph is not None and segment.dead_count <= dead_max

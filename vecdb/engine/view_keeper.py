@@ -8,6 +8,7 @@ it began, by whichever process.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from vecdb.engine import layout
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.lookup import read_dead, read_died_since
+from vecdb.engine.pins import pinned
 from vecdb.engine.publication import in_place, mark_lost
 from vecdb.engine.sealing import load_rows
 from vecdb.engine.segment import Segment, SegmentDamagedError, padded_width
@@ -30,6 +32,9 @@ from vecdb.types import Metric
 __all__ = ["ViewKeeper"]
 
 _ATTEMPTS_MAX = 20
+_OVERTAKEN_MAX = 2
+"""Times that purging may overtake the making of a view before a pin holds it up."""
+
 _BATCHES_AT_ONCE = 1_000
 _SLICE_ROWS, _SLICE_BYTES = 100_000, 32 * 1024**2
 """Batches of the log and fresh rows that one transaction reads at most."""
@@ -41,6 +46,10 @@ class _SegmentGoneError(Exception):
     def __init__(self, number: int, generation: int) -> None:
         super().__init__(number, generation)
         self.number, self.generation = number, generation
+
+
+class _OvertakenError(Exception):
+    """Rows that died after the state of a view were purged before they were read."""
 
 
 class ViewKeeper:
@@ -103,14 +112,20 @@ class ViewKeeper:
             self._known = (-1, None)
 
     def _next(self, last: View | None) -> View:
+        overtaken = 0
         for _ in range(_ATTEMPTS_MAX):
+            held = pinned(self._store) if overtaken >= _OVERTAKEN_MAX else contextlib.nullcontext()
             try:
-                view = self._advanced(last) or self._built(last)
+                with held:
+                    view = self._advanced(last) or self._built(last)
             except _SegmentGoneError as gone:
                 # Another process may just have replaced it; if the store still speaks of it in
                 # the same generation, the files are really gone.
                 if self._store.current_state().generation == gone.generation:
                     self._give_up(gone)
+                continue
+            except _OvertakenError:
+                overtaken += 1
                 continue
             self._tell_of_work(view)
             return view
@@ -165,7 +180,8 @@ class ViewKeeper:
         It is made in many short transactions and still of one state, the first one's: batches are
         only added to, and deaths after that seq are passed over. Deaths may be removed, but for
         those in segments in place and of rows whose vectors are there; both are looked at in the
-        transaction that reads the deaths.
+        transaction that reads the deaths. Rows that died after that seq may be purged before they
+        are read; that is noticed at the end.
         """
         with self._store.environment.read() as transaction:
             self._store.check_not_dropped(transaction)
@@ -195,6 +211,9 @@ class ViewKeeper:
                 segment = self._opened(number, entry, state).with_deaths(dead)
             segments.append(segment)
         fresh = self._filled_in_slices(fresh, counters.next_row, state.seq)
+        with self._store.environment.read() as transaction:
+            if self._store.purged_to(transaction) > state.seq:
+                raise _OvertakenError
         return View(state, counters, tuple(reversed(segments)), fresh)
 
     def _dead_of(

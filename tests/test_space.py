@@ -1,0 +1,401 @@
+"""What has died leaves the disk: purging, trimming, compaction; and nobody reads less for it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.model import Model, index_now, recall, seal_now
+from vecdb.engine import folder_use, layout, search
+from vecdb.engine.compaction import folder_bytes
+from vecdb.engine.publication import GRAPH_LOCK, SEAL_LOCK, claim, discard_claims
+from vecdb.engine.purging import GRACE_S, PurgePass, purge_all
+from vecdb.engine.trimming import trim_dead
+from vecdb.engine.view_keeper import ViewKeeper
+
+DIM = 16
+
+
+def rows(count: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"id-{i}" for i in range(first, first + count)]
+
+
+def entries(docs: Any, database: bytes) -> int:
+    environment = docs._opened.store.environment
+    with environment.read() as transaction:
+        return int(transaction.stat(environment.database(database))["entries"])
+
+
+def held(docs: Any) -> set[int]:
+    """Rows whose vectors are in the store."""
+    store = docs._opened.store
+    with store.environment.read() as transaction:
+        return set(store.rows.held(transaction, 0, 1 << 62).tolist())
+
+
+def check(docs: Any, model: Model) -> None:
+    """Every way of reading gives what the model says."""
+    assert docs.count() == len(model.rows)
+    wanted = sorted(model.rows)
+    for start in range(0, len(wanted), 5_000):
+        part = wanted[start : start + 5_000]
+        model.check_records(docs.get(part), part)
+    seen = [name for page in docs.scroll() for name in page.ids]
+    assert sorted(seen) == wanted
+    for query in rows(3, 77):
+        model.check_hits(docs.search(query, k=20, exact=True), query, 20, exact=True)
+        model.check_hits(docs.search(query, k=20), query, 20, exact=False)
+
+
+def replaced(docs: Any, model: Model, count: int, seed: int) -> None:
+    """All rows anew, in another order, a hundred a batch."""
+    order = np.random.default_rng(seed).permutation(count)
+    vectors = rows(count, seed)
+    for start in range(0, count, 100):
+        ids = [f"id-{i}" for i in order[start : start + 100]]
+        part = vectors[start : start + 100]
+        metadata = [{"n": seed}] * len(ids)
+        docs.upsert(ids, part, metadata)
+        model.upsert(ids, part, metadata)
+
+
+@pytest.mark.parametrize("count", [300, 6_000])
+def test_ten_replacements_stay_within_two_and_a_half_fresh_loads(
+    tmp_path: Path, count: int
+) -> None:
+    options = {"seal_bytes": 64 * 1024}
+    with vecdb.open(tmp_path / "fresh", **options) as database:
+        docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+        replaced(docs, model, count, 1)
+        docs.optimize()
+    fresh = folder_bytes(tmp_path / "fresh")
+    shutil.copytree(tmp_path / "fresh", tmp_path / "data")
+    with vecdb.open(tmp_path / "data", **options) as database:
+        docs = database.collection("docs")
+        for seed in range(2, 12):
+            replaced(docs, model, count, seed)
+        docs.optimize()
+        assert folder_bytes(tmp_path / "data") <= 2.5 * fresh
+        check(docs, model)
+        queries = rows(100, 5)
+        exact = docs.search(queries, k=10, exact=True)
+        assert recall(docs.search(queries, k=10), exact) >= 0.95
+    report = vecdb.compact(tmp_path / "data")
+    assert report.bytes_after == folder_bytes(tmp_path / "data") <= 1.1 * fresh
+    assert report.bytes_before > report.bytes_after
+    with vecdb.open(tmp_path / "data", **options) as database:
+        docs = database.collection("docs")
+        check(docs, model)
+        exact = docs.search(queries, k=10, exact=True)
+        assert recall(docs.search(queries, k=10), exact) >= 0.95
+        assert docs.upsert(["later"], rows(1)).seq == 11 * -(-count // 100) + 1
+
+
+def test_what_died_stays_for_a_minute_and_then_goes(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    for ids, vectors in ((names(200), rows(200)), (names(50), rows(50, 1))):
+        docs.upsert(ids, vectors)
+        model.upsert(ids, vectors, None)
+    docs.delete(names(10))
+    model.delete(names(10))
+    store = docs._opened.store
+    assert purge_all(store) == 0 and entries(docs, b"records") == 250
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + int((GRACE_S + 1) * 1e9))
+    assert purge_all(store) == 60
+    assert entries(docs, b"records") == 190 == docs.count()
+    assert entries(docs, b"log") == 0
+    with store.environment.read() as transaction:
+        assert store.purged_to(transaction) == 3
+    check(docs, model)
+    # A log that was consumed whole is gone on with.
+    docs.delete(names(1, 100))
+    model.delete(names(1, 100))
+    check(docs, model)
+
+
+def test_blocks_lose_their_dead_rows(database: Any) -> None:
+    """Blocks of 255 rows: with few dead they stay, then they are thinned, then they go."""
+    docs, model = database.create_collection("docs", 64), Model(64, "euclidean")
+    vectors = rows(1020, dim=64)
+    docs.upsert(names(1020), vectors)
+    store = docs._opened.store
+    docs.delete(names(20))
+    purge_all(store, grace_s=0.0)
+    assert held(docs) == set(range(1020)) and entries(docs, b"records") == 1000
+    assert entries(docs, b"dead") == 20  # Or a reader would take the rows for live ones.
+    docs.delete(names(60, 20))
+    purge_all(store, grace_s=0.0)
+    assert held(docs) == set(range(80, 1020)) and entries(docs, b"dead") == 0
+    docs.delete(names(500, 80))
+    purge_all(store, grace_s=0.0)
+    assert held(docs) == set(range(580, 1020)) | (held(docs) & set(range(510, 580)))
+    assert entries(docs, b"blocks") == 2
+    found = docs.get(names(440, 580))
+    assert not found.missing and (found.vectors == vectors[580:]).all()
+    del model
+
+
+def test_old_versions_of_metadata_go(database: Any) -> None:
+    docs = database.create_collection("docs", DIM)
+    vectors = rows(20)
+    for version in range(5):
+        docs.upsert(names(20), vectors, [{"v": version}] * 20)
+    docs.upsert(names(5), vectors[:5], [{"v": 9}] * 5)
+    assert entries(docs, b"records") == 105
+    purge_all(docs._opened.store, grace_s=0.0)
+    assert entries(docs, b"records") == 20
+    assert [m["v"] for m in docs.get(names(20)).metadata] == [9] * 5 + [4] * 15
+
+
+def test_a_scroll_keeps_what_it_reads(database: Any) -> None:
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    replaced(docs, model, 1_000, 1)
+    before = dict(model.rows)
+    with docs.scroll(100) as scroll:
+        pages = [next(scroll)]
+        for seed in range(2, 6):
+            replaced(docs, model, 1_000, seed)
+        purge_all(docs._opened.store, grace_s=0.0)
+        assert entries(docs, b"records") >= 5_000
+        pages += list(scroll)
+    seen = {n: v.tobytes() for page in pages for n, v in zip(page.ids, page.vectors, strict=True)}
+    assert seen == {name: vector.tobytes() for name, (vector, _) in before.items()}
+    purge_all(docs._opened.store, grace_s=0.0)
+    assert entries(docs, b"records") == 1_000
+    check(docs, model)
+
+
+def test_writers_keep_garbage_within_bounds(database: Any) -> None:
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    for seed in range(8):
+        replaced(docs, model, 2_000, seed)
+        assert entries(docs, b"records") <= 2 * 2_000
+    check(docs, model)
+
+
+def test_a_pass_that_is_cut_short_is_made_again(tmp_path: Path) -> None:
+    model = Model(DIM, "cosine")
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(names(9_000), rows(9_000))
+        model.upsert(names(9_000), rows(9_000), None)
+        docs.delete(names(2_000))
+        model.delete(names(2_000))
+        purge = PurgePass.begin(docs._opened.store, rows_max=10**6, grace_s=0.0)
+        assert purge is not None and not purge.done
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.collection("docs")
+        store = docs._opened.store
+        with store.environment.read() as transaction:
+            assert store.purged_to(transaction) == 2
+        check(docs, model)
+        purge = PurgePass.begin(store, rows_max=10**6, grace_s=0.0)
+        assert purge is not None and purge.step() == 2_000
+        check(docs, model)
+        assert purge_all(store, grace_s=0.0) == 2_000  # Once more, with no other effect.
+        assert entries(docs, b"records") == 7_000 and entries(docs, b"log") == 0
+        check(docs, model)
+
+
+def test_a_damaged_log_entry_holds_nothing_up(database: Any) -> None:
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    replaced(docs, model, 300, 1)
+    docs.delete(names(10))
+    docs.delete(names(10, 10))
+    model.delete(names(20))
+    environment = docs._opened.store.environment
+    key = layout.row_key(4)
+    environment.transact(lambda t: t.put(key, b"nonsense", db=environment.database(b"log")))
+    purge_all(docs._opened.store, grace_s=0.0)
+    # What died in it is dead, and only its bytes stay.
+    assert entries(docs, b"log") == 0 and entries(docs, b"records") == 290
+    check(docs, model)
+
+
+def test_deaths_stay_while_a_segment_holds_the_row(database: Any) -> None:
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    docs.upsert(names(400), rows(400))
+    model.upsert(names(400), rows(400), None)
+    seal_now(docs)
+    index_now(docs)
+    opened = docs._opened
+    docs.delete(names(40))
+    model.delete(names(40))
+    purge_all(opened.store, grace_s=0.0)
+    assert trim_dead(opened.store, opened.views.view()) == 0 and entries(docs, b"dead") == 40
+    check(docs, model)
+    docs.delete(names(360 - 1, 40))
+    model.delete(names(360 - 1, 40))
+    purge_all(opened.store, grace_s=0.0)
+    index_now(docs)  # Built anew without the dead; the indexer trims.
+    assert entries(docs, b"dead") == 0
+    check(docs, model)
+
+
+@pytest.mark.parametrize("lock", [SEAL_LOCK, GRAPH_LOCK])
+def test_deaths_stay_while_somebody_makes_a_segment_of_the_row(database: Any, lock: str) -> None:
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(names(100), rows(100))
+    store = docs._opened.store
+    docs.delete(names(10))
+    taken = claim(store, lock, 0, 100)
+    assert taken is not None
+    docs.delete(names(80, 10))
+    purge_all(store, grace_s=0.0)
+    assert entries(docs, b"dead") == 90  # All of its interval may be in what is being made.
+    assert trim_dead(store, docs._opened.views.view()) == 10  # Dead before the claim: not in it.
+    assert entries(docs, b"dead") == 80
+    discard_claims(store, docs._opened.folder / "segments", lock)
+    assert trim_dead(store, docs._opened.views.view()) == 80
+
+
+def test_a_search_that_is_overtaken_looks_again(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its best hit dies and is purged between the walk and the reading of metadata."""
+    docs = database.create_collection("docs", DIM)
+    vectors = rows(50)
+    docs.upsert(names(50), vectors, [{"n": i} for i in range(50)])
+    real, calls = search.answers, []
+
+    def late(*arguments: Any) -> Any:
+        if len(calls) < 2:
+            docs.delete(names(1, 7 + len(calls)))
+            purge_all(docs._opened.store, grace_s=0.0)
+        calls.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(search, "answers", late)
+    hits = docs.search(vectors[7], k=50)
+    assert "id-7" not in hits.ids and {m["n"] for m in hits.metadata} >= set(range(9, 50))
+    assert hits.info.seq >= 2
+    # The second time it was under a pin: what died then was still there.
+    assert len(calls) == 2
+
+
+def test_a_view_that_is_overtaken_is_made_again(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    replaced(docs, model, 400, 1)
+    real, late = ViewKeeper._filled_in_slices, [True, True, True, True]
+
+    def overtaken(self: Any, *arguments: Any) -> Any:
+        if late:
+            late.pop()
+            monkeypatch.setattr(ViewKeeper, "_filled_in_slices", real)
+            replaced(docs, model, 400, 9 + len(late))
+            purge_all(docs._opened.store, grace_s=0.0)
+            monkeypatch.setattr(ViewKeeper, "_filled_in_slices", overtaken)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(ViewKeeper, "_filled_in_slices", overtaken)
+    docs._opened.views.forget()
+    query = rows(1, 3)[0]
+    hits = docs.search(query, k=20, exact=True)
+    assert len(late) == 1  # Two attempts without a pin, and the third, which the pin held up.
+    assert hits.info.matches == 400 and len(hits) == 20
+    check(docs, model)
+
+
+READER = """
+import sys, numpy as np, vecdb
+rng = np.random.default_rng(0)
+with vecdb.open(sys.argv[1], indexer=False) as database:
+    docs = database.collection("docs")
+    print("ready", flush=True)
+    last, searches = 0, 0
+    while docs.count() > 1:
+        hits = docs.search(rng.normal(size=16).astype(np.float32), k=10)
+        assert hits.info.matches in (1, 1000), hits.info
+        if hits.info.matches == 1000:
+            assert len(hits) == 10 and len(set(hits.ids)) == 10
+            assert all("n" in m for m in hits.metadata)
+        assert hits.info.seq >= last
+        last, searches = hits.info.seq, searches + 1
+print("searches", searches)
+"""
+
+
+def test_a_reader_in_another_process_sees_whole_states_while_all_is_replaced(
+    tmp_path: Path,
+) -> None:
+    with vecdb.open(tmp_path, seal_bytes=64 * 1024) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(names(1_000), rows(1_000), [{"n": 0}] * 1_000)
+        child = subprocess.Popen(
+            [sys.executable, "-c", READER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert child.stdout is not None and child.stdout.readline() == "ready\n"
+            for seed in range(1, 25):
+                docs.upsert(names(1_000), rows(1_000, seed), [{"n": seed}] * 1_000)
+            docs.delete(names(999))
+            said, _ = child.communicate(timeout=60)
+            assert child.returncode == 0 and said.startswith("searches ")
+        finally:
+            child.kill()
+            child.wait()
+
+
+def test_compaction_wants_to_be_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_use, "PATIENCE_S", 0.1)
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(names(3), rows(3))
+        with pytest.raises(vecdb.FailedPreconditionError) as caught:
+            vecdb.compact(tmp_path)
+        assert caught.value.reason == "IN_USE"
+    with pytest.raises(vecdb.NotFoundError):
+        vecdb.compact(tmp_path / "nowhere")
+    vecdb.compact(tmp_path)
+    with vecdb.open(tmp_path, indexer=False) as database:
+        assert database.collection("docs").get(names(3)).missing == []
+
+
+def test_compaction_of_damaged_values_changes_nothing(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(names(30), rows(30))
+        environment = docs._opened.store.environment
+        key = layout.record_key(4, 1)
+        environment.transact(lambda t: t.put(key, b"bad", db=environment.database(b"records")))
+        folder = docs._opened.folder
+    with pytest.raises(vecdb.DataLossError):
+        vecdb.compact(tmp_path)
+    assert not (folder / "store.compact").exists()
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.collection("docs")
+        assert docs.count() == 30 and docs.get(names(3)).missing == []
+
+
+def test_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vecdb_server.command_line import run
+
+    monkeypatch.setattr(folder_use, "PATIENCE_S", 0.1)
+
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        database.create_collection("docs", DIM).upsert(names(3), rows(3))
+    assert run(["compact", str(tmp_path / "data")]) == 0
+    assert "before" in capsys.readouterr().out
+    assert run(["compact", str(tmp_path / "data"), "--json"]) == 0
+    assert '"bytes_after"' in capsys.readouterr().out
+    with vecdb.open(tmp_path / "data", indexer=False):
+        assert run(["compact", str(tmp_path / "data")]) == 1

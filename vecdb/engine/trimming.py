@@ -1,0 +1,81 @@
+"""Trimming: deaths that nobody needs any more leave the store.
+
+A row's death must stay as long as anything holds the row: its block, a segment in place, or one
+that somebody is making. What segments hold is looked up in their arrays, outside of any write
+transaction; that they are still the same, and what is claimed, is looked up inside.
+
+A segment that is being made holds what segments in place hold, or rows of the store that were live
+at the seq of its claim: a row that is in none and died before that is not in it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.publication import claimed_intervals
+from vecdb.engine.store import Store
+from vecdb.engine.view import View
+
+__all__ = ["trim_dead"]
+
+_DEATHS_AT_ONCE: Final = 20_000
+
+_Deaths = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Rows, ascending, and the seqs of their deaths."""
+
+
+def trim_dead(store: Store, view: View) -> int:
+    """Remove deaths of rows whose bytes have gone, from the store and from every segment.
+
+    Args:
+        view: says what is in the segments; if they have changed since, nothing is removed.
+
+    Returns:
+        Deaths removed.
+    """
+    removed = 0
+    next_row: int | None = 0
+    while next_row is not None:
+        with store.environment.read() as transaction:
+            (rows, seqs), next_row = _in_no_block(store, transaction, next_row)
+        for segment in view.segments:
+            kept = ~np.isin(rows, segment.content.rows, assume_unique=True)
+            rows, seqs = rows[kept], seqs[kept]
+        if len(rows):
+            count = store.environment.transact(partial(_trim, store, view, (rows, seqs)))
+            if count is None:
+                return removed
+            removed += count
+    return removed
+
+
+def _in_no_block(store: Store, transaction: Any, first_row: int) -> tuple[_Deaths, int | None]:
+    """Deaths from ``first_row`` on of rows that are in no block, and the row to go on at; None at
+    the end."""
+    end_row = store.read_counters(transaction).next_row
+    rows, seqs, reached = store.rows.read_deaths(transaction, first_row, end_row, _DEATHS_AT_ONCE)
+    if len(rows):
+        held = store.rows.held(transaction, int(rows[0]), int(rows[-1]) + 1)
+        gone = ~np.isin(rows, held, assume_unique=True)
+        rows, seqs = rows[gone], seqs[gone]
+    return (rows, seqs), reached if reached < end_row else None
+
+
+def _trim(store: Store, view: View, deaths: _Deaths, transaction: Any) -> int | None:
+    """Remove those of the deaths that nothing speaks against; None if the segments changed."""
+    store.check_not_dropped(transaction)
+    if store.read_state(transaction).generation != view.state.generation:
+        return None
+    rows, seqs = deaths
+    # A lost segment's rows are read from the store by whoever works on it, as of some seq.
+    is_lost = any(segment.segment is None for segment in view.segments)
+    for begin, end, seq in claimed_intervals(store, transaction):
+        held = (rows >= begin) & (rows < end) & ((seqs > seq) | is_lost)
+        rows, seqs = rows[~held], seqs[~held]
+    # A vector never comes back to a block, so what was in none is in none.
+    store.forget_deaths(transaction, rows)
+    return len(rows)
