@@ -545,11 +545,11 @@ def test_a_refused_batch_ends_it_with_the_prefix_before_it(
 ) -> None:
     real = EngineCollection.upsert_raw
 
-    def third_fails(self: Any, ids: Any, *rest: Any) -> Any:
+    def third_fails(self: Any, ids: Any, *rest: Any, **terms: Any) -> Any:
         if "20" in list(ids):
             time.sleep(0.05)
             raise vecdb.ResourceExhaustedError("the disk is full", "DISK_FULL")
-        return real(self, ids, *rest)
+        return real(self, ids, *rest, **terms)
 
     monkeypatch.setattr(EngineCollection, "upsert_raw", third_fails)
     told: list[int] = []

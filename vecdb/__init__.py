@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vecdb.errors import (
     AlreadyExistsError,
     CancelledError,
+    ConditionFailedError,
     DataLossError,
     DeadlineExceededError,
     FailedPreconditionError,
@@ -63,6 +64,7 @@ __all__ = [
     "CollectionConfig",
     "CollectionDescription",
     "CollectionStats",
+    "ConditionFailedError",
     "DataLossError",
     "DeadlineExceededError",
     "FailedPreconditionError",

@@ -6,6 +6,8 @@ delay of writers. It may be put to rest (``resting.py``) and wakes by itself whe
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
 from vecdb.engine.sealing import row_bytes, seal
 from vecdb.engine.search import Searcher
-from vecdb.engine.store import Store
+from vecdb.engine.store import Store, dropped_error
 from vecdb.engine.view_keeper import ViewKeeper
 
 if TYPE_CHECKING:
@@ -31,6 +33,17 @@ _FLAT_SEALS_MAX = 16
 """A flat segment usually holds at most this many times what it takes to seal one."""
 
 
+@contextlib.contextmanager
+def _gone_is_dropped(folder: Path) -> Iterator[None]:
+    """A file that is not there because the folder was moved away: another process dropped it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if folder.is_dir():
+            raise
+        raise dropped_error() from error
+
+
 class OpenCollection:
     """What a process holds open of one collection."""
 
@@ -43,13 +56,15 @@ class OpenCollection:
         )
         try:
             self.store = Store(environment, collection_id)
+            with _gone_is_dropped(folder):
+                (folder / "segments").mkdir(exist_ok=True)
         except BaseException:
             environment.close()
             raise
         self.id = collection_id
         self.folder = folder
         environment.on_wake = lambda: database.woke(self)
-        (folder / "segments").mkdir(exist_ok=True)
+        environment.missing_error = dropped_error
         self._died_when_woken = 0
         self.backpressure = Backpressure(database.options.backlog_bytes_max)
         self._flat_rows = (-1, 0, 0)  # Generation, rows in flat segments, rows in graphs.
@@ -70,14 +85,15 @@ class OpenCollection:
     def seal(self, bytes_min: int) -> bool:
         """Seal fresh rows if they take that much; False if another process is at it."""
         rows_max = max(1, min(self._flat_bytes_max // row_bytes(self.store), self.graph_rows_max))
-        return seal(
-            self.store,
-            self.folder,
-            self.id,
-            bytes_min=bytes_min,
-            rows_max=rows_max,
-            joined_rows_max=self.graph_rows_max,
-        )
+        with _gone_is_dropped(self.folder):
+            return seal(
+                self.store,
+                self.folder,
+                self.id,
+                bytes_min=bytes_min,
+                rows_max=rows_max,
+                joined_rows_max=self.graph_rows_max,
+            )
 
     def note_backlog(self) -> layout.Counters:
         """Tell the back-pressure how much is in no graph; returns the counters."""
