@@ -23,7 +23,7 @@ import pytest
 
 import vecdb
 import vecdb_client
-from tests.serving import ServerProcess, held, running_server
+from tests.serving import ServerProcess, free_port, held, running_server
 from vecdb import limits
 from vecdb.engine.collection import Collection as EngineCollection
 from vecdb.types import IngestProgress
@@ -55,13 +55,6 @@ def client(address: str) -> Iterator[Client]:
 @pytest.fixture
 def docs(client: Client) -> Any:
     return client.create_collection("docs", DIM)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 # ----------------------------------------------------------------------------------------- surface

@@ -265,8 +265,8 @@ RESERVED: list[tuple[str, Any]] = [
     *(
         (method, getattr(wire, f"{method}Request")(collection="docs", namespace="tenant"))
         for method in (
-            "GetCollection", "RenameCollection", "DropCollection", "Delete", "Get", "Count", "Search",
-            "Stats", "Optimize", "ScrollPage", "EndScroll",
+            "GetCollection", "RenameCollection", "DropCollection", "Delete", "Get", "Count",
+            "Search", "Stats", "Optimize", "ScrollPage", "EndScroll",
         )
     ),
 ]  # fmt: skip
