@@ -146,7 +146,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "there is no collection 'docs'" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------ dropped by another process
+# ----------------------------------------------------------------------- dropped by another process
 
 
 def test_every_use_of_what_another_process_dropped_says_so(tmp_path: Path) -> None:
@@ -261,15 +261,16 @@ with vecdb.open(sys.argv[1], indexer=False, seal_bytes=64 * 40) as db:
         n += 1
         try:
             docs = db.collection("docs")
-            for i in range(3):
+            for i in range(10):
                 name = f"{sys.argv[3]}-{n}-{i}"
                 vector = rng.normal(size=(1, 4)).astype(np.float32)
                 began = time.monotonic()
                 docs.upsert([name], vector)
                 print(json.dumps([docs._opened.id, name, began]), flush=True)
-                docs.search(vector[0], k=3)
+            docs.search(vector[0], k=3)
         except vecdb.NotFoundError as error:
             print(json.dumps(["gone", error.reason]), flush=True)
+            time.sleep(0.002)
 """
 
 
@@ -309,6 +310,7 @@ def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: 
                     docs.search(vector[0], k=3)
                 except vecdb.NotFoundError as error:
                     reasons.add(error.reason)
+                    time.sleep(0.002)
                 except BaseException as error:
                     failures.append(error)
                     return
@@ -318,7 +320,7 @@ def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: 
         threads = [threading.Thread(target=write, args=(seed,)) for seed in (2, 3)]
         for thread in (reader, *threads):
             thread.start()
-        for turn in range(24):
+        for turn in range(15):
             time.sleep(0.06)
             if turn % 3 == 1:
                 database.rename_collection("docs", f"kept-{turn}")
@@ -351,10 +353,10 @@ def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: 
             assert len(ids) == len(set(ids)) == kept.count()
             assert set(ids) == set(acknowledged[kept._opened.id]), description.name
             written += len(ids)
-        assert len(database.list_collections()) == 9
-        assert written > 100 and len(acknowledged) > 9
+        assert len(database.list_collections()) == 6
+        assert written > 20 and len(acknowledged) > 6
         assert any(name.startswith("1-") for ids in acknowledged.values() for name in ids)
-        assert len(dropped_at) == 8
+        assert len(dropped_at) == 5
         for collection_id, ended in dropped_at.items():
             late = {n for n, began in acknowledged[collection_id].items() if began > ended}
             assert not late, "acknowledged, and written to what was dropped before"

@@ -22,6 +22,7 @@ from vecdb import limits
 from vecdb.engine import failpoints, layout, requests
 from vecdb.engine.batch import make_batch, make_terms
 from vecdb_client import Client
+from vecdb_proto import vecdb_pb2 as wire
 
 DIM = 4
 
@@ -305,6 +306,49 @@ def test_a_lost_answer_stays_a_doubt_if_the_server_does_not_come_back(tmp_path: 
         with pytest.raises(vecdb.UnavailableError):
             docs.upsert(["b"], rows(1), request_id="r")
         assert time.monotonic() - began < 10
+
+
+LOST = vecdb.OutcomeUnknownError("lost", "OUTCOME_UNKNOWN")
+AWAY = [vecdb.UnavailableError("", r) for r in ("CONNECTION", "STARTING", "DRAINING")]
+BUSY = vecdb.ResourceExhaustedError("", "TOO_MANY_WRITES")
+FULL = vecdb.ResourceExhaustedError("", "DISK_FULL")
+REFUSED = vecdb.ConditionFailedError("", "CONDITION_EXISTS")
+RECEIPT = wire.UpsertResponse(seq=3)
+
+
+@pytest.mark.parametrize(
+    ("request_id", "answers", "expected"),
+    [
+        ("", [BUSY, RECEIPT], RECEIPT),
+        ("", [BUSY, LOST], LOST),
+        *(("", [error], error) for error in (LOST, FULL, REFUSED, *AWAY)),
+        *(("r", [error], error) for error in (FULL, REFUSED, *AWAY)),
+        ("r", [LOST, *AWAY, BUSY, LOST, RECEIPT], RECEIPT),
+        ("r", [LOST, REFUSED], REFUSED),  # Had it been applied, its receipt would have come.
+        ("r", [LOST, FULL], LOST),
+        ("r", [BUSY, LOST, AWAY[0], vecdb.UnavailableError("", "STORE_FAILED")], LOST),
+    ],
+)
+def test_which_answers_are_followed_by_another_attempt(
+    monkeypatch: pytest.MonkeyPatch, request_id: str, answers: list[Any], expected: Any
+) -> None:
+    left = list(answers)
+
+    def send(self: Any, *arguments: Any, **named: Any) -> Any:
+        answer = left.pop(0)
+        if isinstance(answer, vecdb.VecdbError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Client, "_send", send)
+    with Client("127.0.0.1:1") as client:
+        request = wire.UpsertRequest(request_id=request_id)
+        try:
+            outcome = client._write(None, request)  # type: ignore[arg-type,unused-ignore]
+        except vecdb.VecdbError as error:
+            outcome = error
+    assert outcome is expected
+    assert left == []
 
 
 def test_a_deadline_is_not_followed_by_another_attempt(
