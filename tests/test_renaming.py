@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,7 @@ def test_every_use_of_what_another_process_dropped_says_so(tmp_path: Path) -> No
                 lambda c: c.stats(),
                 lambda c: c.scroll_page(),
                 lambda c: c._opened.seal(1),
+                lambda c: c._opened.store.environment.file_bytes(),
             ):
                 assert reason_of(lambda: call(collection)) == "DROPPED"  # noqa: B023
         assert page.next_token is None
@@ -274,92 +277,107 @@ with vecdb.open(sys.argv[1], indexer=False, seal_bytes=64 * 40) as db:
 """
 
 
-def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: Path) -> None:
-    """Who has a write acknowledged finds it in the collection that it was written to, and nothing
-    else is in there; all others are told NOT_FOUND."""
-    stop_file = tmp_path / "stop"
-    data = tmp_path / "data"
-    # Collection id → name → when the write began, on a clock that all processes share.
-    acknowledged: dict[str, dict[str, float]] = defaultdict(dict)
-    dropped_at: dict[str, float] = {}
-    reasons: set[str] = set()
-    failures: list[BaseException] = []
-    stop = threading.Event()
-    with vecdb.open(data, indexer=False, seal_bytes=64 * 40) as database:
-        present = database.create_collection("docs", DIM)
-        child = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(data), str(stop_file), "1"],
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert child.stdout is not None
-        assert json.loads(child.stdout.readline()) == ["ready"]
+class Acknowledged:
+    """What writers were told, of writes that say where they went.
 
-        def write(seed: int) -> None:
-            rng, n = np.random.default_rng(seed), 0
-            while not stop.is_set():
-                n += 1
-                try:
-                    docs = database.collection("docs")
-                    vector = rng.normal(size=(1, DIM)).astype(np.float32)
-                    began = time.monotonic()
-                    docs.upsert([f"{seed}-{n}"], vector)
-                    acknowledged[docs._opened.id][f"{seed}-{n}"] = began
-                    docs.search(vector[0], k=3)
-                except vecdb.NotFoundError as error:
-                    reasons.add(error.reason)
-                    time.sleep(0.002)
-                except BaseException as error:
-                    failures.append(error)
-                    return
+    Attributes:
+        began: collection id → name → when its write began, on a clock that all processes share.
+        reasons: of NotFoundError.
+    """
 
-        said: list[list[Any]] = []
-        reader = threading.Thread(target=lambda: said.extend(map(json.loads, child.stdout or ())))
-        threads = [threading.Thread(target=write, args=(seed,)) for seed in (2, 3)]
-        for thread in (reader, *threads):
-            thread.start()
-        for turn in range(15):
-            time.sleep(0.06)
-            if turn % 3 == 1:
-                database.rename_collection("docs", f"kept-{turn}")
-            elif turn % 3 == 2:
-                database.drop_collection("docs")
-                dropped_at[present._opened.id] = time.monotonic()
+    def __init__(self) -> None:
+        self.began: dict[str, dict[str, float]] = defaultdict(dict)
+        self.reasons: set[str] = set()
+        self.stop = threading.Event()
+
+    def write(self, database: Any, seed: int) -> None:
+        """Write to what is called docs until it is to stop."""
+        rng, n = np.random.default_rng(seed), 0
+        while not self.stop.is_set():
+            n += 1
+            try:
+                docs = database.collection("docs")
+                vector = rng.normal(size=(1, DIM)).astype(np.float32)
+                began = time.monotonic()
+                docs.upsert([f"{seed}-{n}"], vector)
+                self.began[docs._opened.id][f"{seed}-{n}"] = began
+                docs.search(vector[0], k=3)
+            except vecdb.NotFoundError as error:
+                self.reasons.add(error.reason)
+                time.sleep(0.002)
+
+    def listen(self, child: Any) -> None:
+        """The same of a child that runs WORKER, until it ends."""
+        for line in child.stdout:
+            where, what, *began = json.loads(line)
+            if where == "gone":
+                self.reasons.add(what)
             else:
-                continue
-            present = database.create_collection("docs", DIM)
-        stop.set()
-        stop_file.touch()
-        for thread in (*threads, reader):
-            thread.join(30)
-        assert child.wait(30) == 0, child.stderr.read() if child.stderr else ""
-        child.stdout.close()
-        assert child.stderr is not None
-        child.stderr.close()
-        if failures:
-            raise failures[0]
-        for collection_id, name, *began in said:
-            if collection_id == "gone":
-                reasons.add(name)
-            else:
-                acknowledged[collection_id][name] = began[0]
-        assert reasons <= GONE
-        written = 0
+                self.began[where][what] = began[0]
+
+    def check(self, database: Any, dropped_at: dict[str, float]) -> None:
+        assert self.reasons <= GONE
         for description in database.list_collections():
             kept = database.collection(description.name)
             ids = all_ids(kept)
             assert len(ids) == len(set(ids)) == kept.count()
-            assert set(ids) == set(acknowledged[kept._opened.id]), description.name
-            written += len(ids)
-        assert len(database.list_collections()) == 6
-        assert written > 20 and len(acknowledged) > 6
-        assert any(name.startswith("1-") for ids in acknowledged.values() for name in ids)
-        assert len(dropped_at) == 5
+            assert set(ids) == set(self.began[kept._opened.id]), description.name
         for collection_id, ended in dropped_at.items():
-            late = {n for n, began in acknowledged[collection_id].items() if began > ended}
+            late = {n for n, began in self.began[collection_id].items() if began > ended}
             assert not late, "acknowledged, and written to what was dropped before"
+
+
+@contextmanager
+def worker(data: Path, stop_file: Path) -> Iterator[Any]:
+    """A child that runs WORKER and is writing."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(data), str(stop_file), "1"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    try:
+        assert json.loads(child.stdout.readline()) == ["ready"]
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: Path) -> None:
+    """Who has a write acknowledged finds it in the collection that it was written to, and nothing
+    else is in there; all others are told NOT_FOUND."""
+    data, stop_file = tmp_path / "data", tmp_path / "stop"
+    told, dropped_at = Acknowledged(), {}
+    with vecdb.open(data, indexer=False, seal_bytes=64 * 40) as database:
+        present = database.create_collection("docs", DIM)
+        with worker(data, stop_file) as child, ThreadPoolExecutor(3) as pool:
+            done = [pool.submit(told.write, database, seed) for seed in (2, 3)]
+            done.append(pool.submit(told.listen, child))
+            try:
+                for turn in range(15):
+                    time.sleep(0.06)
+                    if turn % 3 == 0:
+                        continue
+                    if turn % 3 == 1:
+                        database.rename_collection("docs", f"kept-{turn}")
+                    else:
+                        database.drop_collection("docs")
+                        dropped_at[present._opened.id] = time.monotonic()
+                    present = database.create_collection("docs", DIM)
+            finally:
+                told.stop.set()
+                stop_file.touch()
+            for each in done:
+                each.result(30)
+            assert child.wait(30) == 0
+        told.check(database, dropped_at)
+        # It was not for want of trying.
+        assert len(database.list_collections()) == 6 and len(dropped_at) == 5
+        assert {n[0] for names in told.began.values() for n in names} == {"1", "2", "3"}
         folders = {path.name for path in (data / "collections").iterdir()}
         assert folders == database._catalog.ids()
     assert os.listdir(data / "trash") == []

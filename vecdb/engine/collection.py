@@ -193,9 +193,9 @@ class Collection:
                 receipt = answer.result()
                 if failed:
                     continue
-                done = IngestProgress(
-                    done.rows + receipt.count, parts.total, receipt.seq, time.monotonic() - began
-                )
+                # A repeated batch has the seq of its first time.
+                rows, seq = done.rows + receipt.count, max(done.seq, receipt.seq)
+                done = IngestProgress(rows, parts.total, seq, time.monotonic() - began)
                 if progress is not None:
                     progress(done)
 

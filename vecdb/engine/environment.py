@@ -82,7 +82,7 @@ class Environment:
         """Called after it was opened again from its rest, in no transaction."""
 
         self.missing_error: Callable[[], VecdbError] | None = None
-        """What is raised if its file is gone when it is to be opened again."""
+        """What is raised if its file is gone, though it was there."""
 
         self._names = databases
         self._map_bytes = map_bytes
@@ -101,7 +101,7 @@ class Environment:
     def _open(self, *, create: bool) -> None:
         file = self.folder / "data.mdb"
         if not create and not file.is_file():
-            raise NotFoundError(f"{self.folder} holds no store", "STORE_MISSING")
+            raise self._missing()
         held = file.stat().st_size if file.is_file() else 0
         map_bytes = self._map_bytes
         while map_bytes < 2 * held:
@@ -354,9 +354,7 @@ class Environment:
                 self._open(create=False)
             except NotFoundError:
                 # That is no failure to recover from, and waiting makes no difference.
-                if self.missing_error is None:
-                    raise
-                raise self.missing_error() from None
+                raise self._missing() from None
             except VecdbError as error:
                 self._opening.failed(error)
                 raise
@@ -400,7 +398,15 @@ class Environment:
 
     def file_bytes(self) -> int:
         """Size of the file on disk."""
-        return (self.folder / "data.mdb").stat().st_size
+        try:
+            return (self.folder / "data.mdb").stat().st_size
+        except FileNotFoundError:
+            raise self._missing() from None
+
+    def _missing(self) -> VecdbError:
+        if self.missing_error is not None:
+            return self.missing_error()
+        return NotFoundError(f"{self.folder} holds no store", "STORE_MISSING")
 
     def close(self, why: VecdbError | None = None) -> None:
         """End it; waits for transactions at hand. Closing twice is fine.
