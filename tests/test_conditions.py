@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -183,8 +184,10 @@ def test_a_refused_batch_takes_none_of_its_group_along(database: Any) -> None:
         assert held.wait(20)
         # The writer's thread takes the first and waits for its turn; the others wait as a group.
         first = docs._submit(make_batch(["first"], rows(1), None))
+        ends = time.monotonic() + 20
         while database._writer._jobs:
-            pass
+            assert time.monotonic() < ends
+            time.sleep(0.001)
         futures = []
         for i in range(6):
             terms = make_terms(True, None, None) if i % 2 else None
