@@ -23,7 +23,7 @@ import pytest
 
 import vecdb
 import vecdb_client
-from tests.serving import ServerProcess, held, running_server
+from tests.serving import ServerProcess, free_port, held, running_server
 from vecdb import limits
 from vecdb.engine.collection import Collection as EngineCollection
 from vecdb.types import IngestProgress
@@ -55,13 +55,6 @@ def client(address: str) -> Iterator[Client]:
 @pytest.fixture
 def docs(client: Client) -> Any:
     return client.create_collection("docs", DIM)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 # ----------------------------------------------------------------------------------------- surface
@@ -545,11 +538,11 @@ def test_a_refused_batch_ends_it_with_the_prefix_before_it(
 ) -> None:
     real = EngineCollection.upsert_raw
 
-    def third_fails(self: Any, ids: Any, *rest: Any) -> Any:
+    def third_fails(self: Any, ids: Any, *rest: Any, **terms: Any) -> Any:
         if "20" in list(ids):
             time.sleep(0.05)
             raise vecdb.ResourceExhaustedError("the disk is full", "DISK_FULL")
-        return real(self, ids, *rest)
+        return real(self, ids, *rest, **terms)
 
     monkeypatch.setattr(EngineCollection, "upsert_raw", third_fails)
     told: list[int] = []

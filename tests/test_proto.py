@@ -160,6 +160,8 @@ ListCollectionsResponse collections=1
 Matrix rows=1 dim=2 dtype=3 data=4
 OptimizeRequest collection=1 namespace=2
 OptimizeResponse stats=1
+RenameCollectionRequest collection=1 namespace=2 new_name=3
+RenameCollectionResponse
 ScrollPageRequest collection=1 namespace=2 filter=3 token=4 batch=5 include_metadata=6 include_vectors=7
 ScrollPageResponse ids=1 vectors=2 metadata=3 seq=4 next_token=5
 SearchInfo plan=1 exact=2 ef=3 matches=4 seq=5 verified=6
@@ -208,5 +210,5 @@ def test_every_reason_of_a_refused_argument_is_in_the_contract() -> None:
 def test_reserved_fields_are_marked() -> None:
     contract = (PACKAGE / "vecdb.proto").read_text().splitlines()
     reserved = [line for line in contract if "namespace = 2" in line]
-    assert len(reserved) == 13  # every call but ServerInfo and Backup
+    assert len(reserved) == 14  # every call but ServerInfo and Backup
     assert all("[reserved]" in line for line in reserved)

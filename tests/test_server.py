@@ -147,7 +147,7 @@ def test_server_info(server: Wire) -> None:
     assert info.data_format == 1
     assert info.limits.dim_max == limits.DIM.maximum
     assert info.limits.message_bytes == limits.MESSAGE_BYTES.default
-    assert list(info.features) == []
+    assert list(info.features) == ["request_id", "conditions", "rename"]
 
 
 NAN = np.full((3, DIM), np.nan, np.float32)
@@ -201,6 +201,11 @@ REFUSED_UPSERTS: dict[str, tuple[dict[str, Any], str, str]] = {
         "65536",
     ),
     "request id": ({"request_id": "x" * 65}, "OUT_OF_RANGE", "at most 64 bytes, got 65"),
+    "insert_only and if_seq": (
+        {"condition": wire.WriteCondition(insert_only=True, if_seq=7)},
+        "BAD_CONDITION",
+        "if_seq 7",
+    ),
     "bad name": ({"collection": "../docs"}, "BAD_NAME", "../docs"),
 }
 
@@ -249,11 +254,8 @@ def test_a_refused_search_says_why(server: Wire, case: str) -> None:
 
 COMPARISON = wire.Comparison(path=["year"], operator=wire.Comparison.GREATER)
 RESERVED: list[tuple[str, Any]] = [
-    ("Upsert", upsert(condition=wire.WriteCondition())),
-    ("Upsert", upsert(condition=wire.WriteCondition(if_seq=1))),
     ("Upsert", upsert(namespace="tenant")),
     ("Delete", wire.DeleteRequest(collection="docs", ids=["a"], filter=wire.Filter())),
-    ("Delete", wire.DeleteRequest(collection="docs", ids=["a"], condition=wire.WriteCondition())),
     ("Search", search(filter=wire.Filter(comparison=COMPARISON))),
     ("Search", search(target_recall=0.0)),
     ("Count", wire.CountRequest(collection="docs", filter=wire.Filter())),
@@ -263,8 +265,8 @@ RESERVED: list[tuple[str, Any]] = [
     *(
         (method, getattr(wire, f"{method}Request")(collection="docs", namespace="tenant"))
         for method in (
-            "GetCollection", "DropCollection", "Delete", "Get", "Count", "Search", "Stats",
-            "Optimize", "ScrollPage", "EndScroll",
+            "GetCollection", "RenameCollection", "DropCollection", "Delete", "Get", "Count",
+            "Search", "Stats", "Optimize", "ScrollPage", "EndScroll",
         )
     ),
 ]  # fmt: skip
@@ -279,11 +281,37 @@ def test_reserved_fields_are_refused_and_not_ignored(
     assert "reserved" in message
 
 
-def test_a_request_id_is_accepted(server: Wire) -> None:
+def test_a_request_id_makes_one_effect_of_two_calls(server: Wire) -> None:
     server.stub.CreateCollection(creation("with-request-id"))
-    again = upsert(collection="with-request-id", request_id="4f2a")
-    for _ in range(2):
-        assert not server.stub.Upsert(again).repeated_request
+    once = upsert(collection="with-request-id", request_id="4f2a")
+    first, second = server.stub.Upsert(once), server.stub.Upsert(once)
+    assert (first.seq, first.count, first.repeated_request) == (1, 3, False)
+    assert (second.seq, second.count, second.repeated_request) == (1, 3, True)
+    other = upsert(collection="with-request-id", request_id="4f2a", metadata=[])
+    code, reason, message = server.failure("Upsert", other)
+    assert (code, reason) == (Code.FAILED_PRECONDITION, "REQUEST_ID_REUSED")
+    assert "'4f2a'" in message and "seq 1" in message
+
+
+def test_conditions_over_the_wire(server: Wire) -> None:
+    server.stub.CreateCollection(creation("conditional"))
+    good = upsert(collection="conditional", condition=wire.WriteCondition())  # None at all.
+    assert server.stub.Upsert(good).seq == 1
+    for condition, said in (
+        (wire.WriteCondition(insert_only=True), ("CONDITION_EXISTS", "seq 1")),
+        (wire.WriteCondition(if_seq=0), ("CONDITION_CHANGED", "if_seq 0")),
+        (wire.WriteCondition(if_seq=2), ("CONDITION_CHANGED", "seq 1")),
+    ):
+        refused = upsert(collection="conditional", condition=condition)
+        code, reason, message = server.failure("Upsert", refused)
+        assert (code, reason) == (Code.ABORTED, said[0])
+        assert said[1] in message
+    deletion = wire.DeleteRequest(collection="conditional", ids=["a"])
+    deletion.condition.insert_only = True
+    assert server.failure("Delete", deletion)[:2] == (Code.INVALID_ARGUMENT, "BAD_CONDITION")
+    deletion.condition.CopyFrom(wire.WriteCondition(if_seq=1))
+    answer = server.stub.Delete(deletion)
+    assert (answer.seq, answer.count, answer.repeated_request) == (2, 1, False)
 
 
 @pytest.mark.parametrize("metric", [0, 4])

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vecdb.errors import (
     AlreadyExistsError,
     CancelledError,
+    ConditionFailedError,
     DataLossError,
     DeadlineExceededError,
     FailedPreconditionError,
@@ -65,6 +66,7 @@ __all__ = [
     "CollectionDescription",
     "CollectionStats",
     "CompactionReport",
+    "ConditionFailedError",
     "DataLossError",
     "DeadlineExceededError",
     "FailedPreconditionError",

@@ -26,7 +26,7 @@ from vecdb.checks import check_limit
 from vecdb.errors import InvalidArgumentError
 from vecdb.types import IngestProgress
 
-__all__ = ["Batch", "Batches", "attach_progress", "batches"]
+__all__ = ["Batch", "Batches", "attach_progress", "batches", "request_id_of_part"]
 
 
 class Batch(NamedTuple):
@@ -107,6 +107,11 @@ def attach_progress(error: BaseException, progress: IngestProgress) -> None:
         error.progress = progress  # type: ignore[attr-defined]
     total = "" if progress.total is None else f" of {progress.total}"
     error.add_note(f"upsert_many: {progress.rows}{total} rows were acknowledged before this")
+
+
+def request_id_of_part(stem: str | None, number: int) -> str | None:
+    """The request id of the batch of this number, from 1, under the request id of them all."""
+    return None if stem is None else f"{stem}/{number}"
 
 
 class _Source:

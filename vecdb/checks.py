@@ -20,6 +20,7 @@ from vecdb.limits import Limit
 from vecdb.types import CollectionConfig, Metric
 
 __all__ = [
+    "check_condition",
     "check_config",
     "check_effort",
     "check_ids",
@@ -29,6 +30,7 @@ __all__ = [
     "check_name",
     "check_path",
     "check_raw_metadata",
+    "check_request_id",
     "check_reserved",
     "check_same_count",
     "check_token",
@@ -362,6 +364,39 @@ def check_effort(ef: Any, k: int) -> int:
         assert limits.EF.default is not None
         return max(limits.EF.default, 2 * k)
     return max(check_limit(limits.EF, ef), k)
+
+
+def check_condition(insert_only: Any, if_seq: Any) -> tuple[bool, int | None]:
+    """The conditions of a write; together they are refused where they can never hold."""
+    seq = None if if_seq is None else check_limit(limits.IF_SEQ, if_seq)
+    if insert_only and seq:
+        raise InvalidArgumentError(
+            f"insert_only wants ids that are not there, if_seq {seq} wants ids that are: "
+            "no batch can have both",
+            "BAD_CONDITION",
+        )
+    return bool(insert_only), seq
+
+
+def check_request_id(request_id: Any, limit: Limit = limits.REQUEST_ID_BYTES) -> str | None:
+    """The id of a write, None for none."""
+    if request_id is None:
+        return None
+    try:
+        if not isinstance(request_id, str):
+            raise TypeError
+        size = len(request_id.encode())
+    except (TypeError, UnicodeError):
+        raise InvalidArgumentError(
+            f"a request_id is a str of valid Unicode, got {_shown(request_id)}", "BAD_REQUEST_ID"
+        ) from None
+    if not limit.minimum <= size <= limit.maximum:
+        raise InvalidArgumentError(
+            f"{limit.name} must have at least {limit.minimum} and at most {limit.maximum} bytes, "
+            f"got {size}",
+            "OUT_OF_RANGE",
+        )
+    return request_id
 
 
 def check_reserved(**given: Any) -> None:

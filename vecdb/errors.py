@@ -5,6 +5,7 @@
     ├── NotFoundError            no collection of that name, no such folder; a KeyError
     ├── AlreadyExistsError       the name is taken, or a folder is where a new one should be
     ├── FailedPreconditionError  right request, wrong state: closed, forked, a newer format
+    ├── ConditionFailedError     insert_only or if_seq did not hold: nothing was written; read again
     ├── ResourceExhaustedError   queue, memory, disk or files are used up; reads go on
     ├── UnavailableError         starting, draining, or stopped after an I/O error; try again
     ├── OutcomeUnknownError      the write may or may not be there: look before repeating it
@@ -29,6 +30,7 @@ from typing import Any, ClassVar
 __all__ = [
     "AlreadyExistsError",
     "CancelledError",
+    "ConditionFailedError",
     "DataLossError",
     "DeadlineExceededError",
     "FailedPreconditionError",
@@ -91,6 +93,13 @@ class FailedPreconditionError(VecdbError):
     """The request is right but not in this state: a closed handle, a fork, a newer format."""
 
     code = "FAILED_PRECONDITION"
+
+
+class ConditionFailedError(VecdbError):
+    """A write's ``insert_only`` or ``if_seq`` did not hold (CONDITION_EXISTS, CONDITION_CHANGED).
+    Nothing was written; who read before writing reads again."""
+
+    code = "ABORTED"
 
 
 class ResourceExhaustedError(VecdbError):

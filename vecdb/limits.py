@@ -16,12 +16,16 @@ __all__ = [
     "EF",
     "EF_CONSTRUCTION",
     "ID_BYTES",
+    "IF_SEQ",
     "MESSAGE_BYTES",
     "METADATA_BYTES",
     "METADATA_DEPTH",
     "NAME_PATTERN",
     "PINS_MAX",
     "PIN_LEASE_S",
+    "REQUEST_ID_BYTES",
+    "REQUEST_STEM_BYTES",
+    "REQUEST_WINDOW_S",
     "RESULTS_PER_CALL_MAX",
     "SCROLL_PAGE_BYTES_MAX",
     "SQUARED_NORM_MAX",
@@ -60,6 +64,14 @@ BATCH_ROWS: Final = Limit("rows in a batch", 1, 1_000, 10_000)
 MESSAGE_BYTES: Final = Limit("message size in bytes", 64 * 1024, 16 * 1024**2, 64 * 1024**2)
 RESULTS_PER_CALL_MAX: Final = 1_000_000
 """Queries times k of one search call."""
+
+IF_SEQ: Final = Limit("if_seq", 0, None, 2**63 - 1)
+REQUEST_ID_BYTES: Final = Limit("request_id", 1, None, 64)
+REQUEST_STEM_BYTES: Final = Limit("request_id of upsert_many", 1, None, 48)
+"""Shorter, since the numbers of its batches are put behind it."""
+
+REQUEST_WINDOW_S: Final = 24 * 3600.0
+"""Seconds for which a write is known by its request id: so long, repeating it has one effect."""
 
 PIN_LEASE_S: Final = 60.0
 """Seconds for which a scroll may rest between two pages; each page begins them anew."""

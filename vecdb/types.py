@@ -79,10 +79,13 @@ class Receipt:
     Attributes:
         seq: the batch's number in its collection; searches report the seq that they saw.
         count: rows upserted, or ids that were there and are deleted now.
+        repeated: this is the stored answer to an earlier write with the same request id: this time
+            nothing was written.
     """
 
     seq: int
     count: int
+    repeated: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A connection to a server, and the way of every call out and back.
 
 Calls have a deadline. Reads may be repeated by whoever likes; a write is sent once, and again only
-if the server said that it did nothing of it because too many were under way.
+if the server said that it did nothing of it because too many were under way, or if its answer was
+lost and it has a request id, so that being applied twice is not possible.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ import grpc
 
 import vecdb
 from vecdb import checks, limits
-from vecdb.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
+from vecdb.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    OutcomeUnknownError,
+    ResourceExhaustedError,
+    UnavailableError,
+    VecdbError,
+)
 from vecdb.types import BackupReport, CollectionDescription
 from vecdb_client import translation
 from vecdb_client.collection import Collection
@@ -29,6 +37,9 @@ __all__ = ["Client"]
 
 _BACK_OFF_FIRST_S: Final = 0.002
 _BACK_OFF_MAX_S: Final = 0.1
+
+_SERVER_AWAY: Final = frozenset({"CONNECTION", "STARTING", "DRAINING"})
+"""Reasons that end with a server that starts again."""
 
 
 class Client:
@@ -120,6 +131,19 @@ class Client:
         """All collections, by name."""
         response = self._read(self._stub.ListCollections, wire.ListCollectionsRequest())
         return [translation.description_of(each) for each in response.collections]
+
+    def rename_collection(self, old: str, new: str) -> None:
+        """Give a collection another name, in one step for everyone. Handles are bound to the name:
+        those made by the old one raise NotFoundError from then on.
+
+        Raises:
+            NotFoundError: there is none of the name ``old``.
+            AlreadyExistsError: the name ``new`` is taken, be it by the collection itself.
+        """
+        request = wire.RenameCollectionRequest(
+            collection=checks.check_name(old), new_name=checks.check_name(new)
+        )
+        self._write(self._stub.RenameCollection, request)
 
     def drop_collection(self, name: str) -> None:
         """Drop a collection with all that is in it, for everyone.
@@ -250,28 +274,31 @@ class Client:
             raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
 
     def _finish_write(self, method: Callable[..., Any], request: Any, future: Any) -> Any:
-        """The answer to a write that was started; one that was turned away is sent again."""
+        """The answer to a write that was started; what ``_write`` would send again is given to
+        it."""
         try:
             return future.result()
         except grpc.RpcError as error:
             translated = translation.error_of(error, self._address, is_write=True)
-        if translated.reason != "TOO_MANY_WRITES":
-            raise translated
-        return self._write(method, request)
+        attempts = _Attempts(request)
+        attempts.failed(translated)
+        return self._write(method, request, attempts)
 
-    def _write(self, method: Callable[..., Any], request: Any) -> Any:
+    def _write(
+        self, method: Callable[..., Any], request: Any, attempts: _Attempts | None = None
+    ) -> Any:
         """Send a request that changes something, in the end once, within the client's timeout."""
         ends = None if self._timeout_s is None else time.monotonic() + self._timeout_s
         pause_s = _BACK_OFF_FIRST_S
+        attempts = attempts or _Attempts(request)
         while True:
             left_s = None if ends is None else max(1e-3, ends - time.monotonic())
             try:
                 return self._send(method, request, left_s, is_write=True)
-            except ResourceExhaustedError as error:
-                if error.reason != "TOO_MANY_WRITES":
-                    raise
+            except VecdbError as error:
+                attempts.failed(error)
                 if ends is not None and time.monotonic() + pause_s >= ends:
-                    raise
+                    raise attempts.doubt or error from None
             # Random, so that clients which were refused together don't come back together.
             time.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, _BACK_OFF_MAX_S)
@@ -299,6 +326,36 @@ class Client:
             response = self._read(self._stub.ServerInfo, wire.ServerInfoRequest())
             self._message_bytes = min(response.limits.message_bytes, limits.MESSAGE_BYTES.maximum)
         return self._message_bytes
+
+
+class _Attempts:
+    """What is known of a write after each attempt that failed.
+
+    Once an answer was lost, only one that tells of this batch settles its fate; that an attempt
+    after it wrote nothing says nothing of those before it.
+
+    Attributes:
+        doubt: the first error that left it open, None if there was none.
+    """
+
+    def __init__(self, request: Any) -> None:
+        self._repeatable = bool(getattr(request, "request_id", ""))
+        self.doubt: OutcomeUnknownError | None = None
+
+    def failed(self, error: VecdbError) -> None:
+        """Return if it may be sent again, and raise what the caller is to be told if not."""
+        if isinstance(error, OutcomeUnknownError) and self._repeatable:
+            self.doubt = self.doubt or error
+            return
+        if error.reason == "TOO_MANY_WRITES":
+            return
+        if self.doubt is None:
+            raise error
+        if error.reason in _SERVER_AWAY:
+            return
+        if isinstance(error, UnavailableError | ResourceExhaustedError):
+            raise self.doubt
+        raise error
 
 
 def _checked_timeout(timeout_s: float | None) -> float | None:

@@ -20,6 +20,7 @@ from vecdb.types import (
 )
 from vecdb_client import translation
 from vecdb_client.ingest import ingest, upsert_request
+from vecdb_client.translation import write_terms
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 
@@ -64,7 +65,16 @@ class Collection:
         """How distances are measured."""
         return self._config.metric
 
-    def upsert(self, ids: Any, vectors: Any, metadata: Any = None) -> Receipt:
+    def upsert(
+        self,
+        ids: Any,
+        vectors: Any,
+        metadata: Any = None,
+        *,
+        insert_only: bool = False,
+        if_seq: int | None = None,
+        request_id: str | None = None,
+    ) -> Receipt:
         """Write one batch, whole or not at all: new ids are added, known ones replaced.
 
         An entry replaces all of what was stored under its id.
@@ -73,6 +83,16 @@ class Collection:
             ids: list of n str (or integers, which become their decimal text), no id twice.
             vectors: float32, shape (n, dim); n is 1 to 10,000.
             metadata: list of n dict or None; None for no metadata at all.
+            insert_only: refuse the batch if any of its ids is live.
+            if_seq: refuse the batch unless every id is as it was at this seq, at which it was read
+                (``Records.seq``, ``info.seq``): live, and not changed since. 0: unless none of
+                them is live. A batch that changed nothing does not count as a change; what was
+                deleted and written again does.
+            request_id: names this write, 1 to 64 bytes of UTF-8. Repeated within 24 hours, with the
+                same arguments, it has one effect and gives the first one's receipt again, its
+                ``repeated`` set; the conditions are those of the first time then. A write that was
+                refused may be tried again under its id.
+                If the connection breaks before the answer, it is sent again within the timeout.
 
         Returns:
             Receipt: the batch is fsynced, and every later read in any process sees it.
@@ -81,17 +101,23 @@ class Collection:
             InvalidArgumentError: nothing was written.
             ResourceExhaustedError: nothing was written; the batch is larger than a message may be
                 (MESSAGE_TOO_LARGE), or the server has no room.
-            OutcomeUnknownError: whole or not at all, but nobody knows which.
+            ConditionFailedError: CONDITION_EXISTS, CONDITION_CHANGED: ``insert_only`` or ``if_seq``
+                does not hold; nothing was written.
+            FailedPreconditionError: REQUEST_ID_REUSED: another write had this id; nothing was
+                written.
+            OutcomeUnknownError: whole or not at all, but nobody knows which; with a request id, the
+                same call again settles it.
             DeadlineExceededError: it may still have been applied.
             NotFoundError: the collection was dropped.
         """
+        terms = write_terms(insert_only, if_seq, request_id)
         texts = checks.check_ids(ids, unique=True)
         array = checks.check_vectors(vectors, self.dim, self.metric)
         checks.check_same_count("vectors", len(array), len(texts))
         raw = checks.check_metadata(metadata, len(texts))
-        request = upsert_request(self._name, texts, array, raw)
+        request = upsert_request(self._name, texts, array, raw, terms)
         response = self._client._write(self._client._stub.Upsert, request)
-        return Receipt(response.seq, response.count)
+        return Receipt(response.seq, response.count, response.repeated_request)
 
     def upsert_many(
         self,
@@ -101,6 +127,7 @@ class Collection:
         *,
         batch_rows: int = 1000,
         progress: Callable[[IngestProgress], None] | None = None,
+        request_id: str | None = None,
     ) -> IngestProgress:
         """Write any number of rows in batches, two of them under way at a time.
 
@@ -111,6 +138,10 @@ class Collection:
             ids, vectors, metadata: as for ``upsert``, of any length, or iterables of rows.
             batch_rows: rows of a batch, 1 to 10,000.
             progress: called after each acknowledged batch, in this thread.
+            request_id: at most 48 bytes; the batches get "<request_id>/1", "<request_id>/2" and so
+                on. So the whole call has one effect, however often it is repeated within 24 hours
+                with the same rows in the same order, the same ``batch_rows`` and a server of the
+                same limit on messages; cut otherwise, it is refused with REQUEST_ID_REUSED.
 
         Returns:
             IngestProgress: all rows.
@@ -119,7 +150,8 @@ class Collection:
             VecdbError: as for ``upsert``; its ``progress`` says how far it got: a prefix of the
                 input. The batch behind that may have been applied too.
         """
-        return ingest(self._client, self, ids, vectors, metadata, batch_rows, progress)
+        rows = ids, vectors, metadata
+        return ingest(self._client, self, rows, batch_rows, progress, request_id)
 
     def get(self, ids: Any) -> Records:
         """Look up rows by id: vectors bit for bit as given, metadata, and which ids are missing.
@@ -134,18 +166,24 @@ class Collection:
         request = wire.GetRequest(collection=self._name, ids=checks.check_ids(ids, unique=False))
         return translation.records_of(self._client._read(self._client._stub.Get, request))
 
-    def delete(self, ids: Any) -> Receipt:
+    def delete(
+        self, ids: Any, *, if_seq: int | None = None, request_id: str | None = None
+    ) -> Receipt:
         """Delete rows by id, one batch, whole or not at all; ids not there are passed over.
 
         Args:
             ids: list of 1 to 10,000 str or integers.
+            if_seq, request_id: as for ``upsert``; with an ``if_seq`` above 0, an id that is not
+                there refuses the batch.
 
         Returns:
             Receipt: ``count`` is how many were there. Raises as ``upsert`` does.
         """
-        request = wire.DeleteRequest(collection=self._name, ids=checks.check_ids(ids, unique=False))
+        terms = write_terms(False, if_seq, request_id)
+        texts = checks.check_ids(ids, unique=False)
+        request = wire.DeleteRequest(collection=self._name, ids=texts, **terms)
         response = self._client._write(self._client._stub.Delete, request)
-        return Receipt(response.seq, response.count)
+        return Receipt(response.seq, response.count, response.repeated_request)
 
     def count(self) -> int:
         """Live rows."""

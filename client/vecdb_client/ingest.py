@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb import checks, limits
-from vecdb.batching import Batch, attach_progress, batches
+from vecdb.batching import Batch, attach_progress, batches, request_id_of_part
 from vecdb.errors import VecdbError
 from vecdb.types import IngestProgress
 from vecdb_proto import vecdb_pb2 as wire
@@ -36,30 +36,34 @@ Progress = Callable[[IngestProgress], None]
 
 
 def upsert_request(
-    name: str, ids: list[str], vectors: npt.NDArray[np.float32], metadata: list[bytes] | None
+    name: str,
+    ids: list[str],
+    vectors: npt.NDArray[np.float32],
+    metadata: list[bytes] | None,
+    terms: dict[str, Any],
 ) -> wire.UpsertRequest:
-    """One batch that was checked."""
+    """One batch that was checked. terms: as of ``translation.write_terms``."""
     return wire.UpsertRequest(
-        collection=name, ids=ids, vectors=encode_matrix(vectors), metadata=metadata
+        collection=name, ids=ids, vectors=encode_matrix(vectors), metadata=metadata, **terms
     )
 
 
 def ingest(
     client: Client,
     collection: Collection,
-    ids: Any,
-    vectors: Any,
-    metadata: Any,
+    source: tuple[Any, Any, Any],
     batch_rows: int,
     progress: Progress | None,
+    request_id: str | None,
 ) -> IngestProgress:
-    """See ``Collection.upsert_many``."""
+    """See ``Collection.upsert_many``. source: ids, vectors, metadata."""
     job = _Ingest(client, collection, progress)
     try:
+        job.stem = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
         checks.check_limit(limits.BATCH_ROWS, batch_rows)
         job.message_bytes = client._server_message_bytes()
         rows = max(1, min(batch_rows, job.message_bytes // (4 * collection.dim)))
-        parts = batches(ids, vectors, metadata, collection.dim, rows)
+        parts = batches(*source, collection.dim, rows)
         job.begin(parts.total)
         for part in parts:
             job.send(part)
@@ -94,7 +98,9 @@ class _Ingest:
         self._began = time.monotonic()
         self._under_way: deque[_UnderWay] = deque()
         self._has_gap = False
+        self._pieces = 0
         self.message_bytes = 0
+        self.stem: str | None = None
         self.done = IngestProgress(0, None, 0, 0.0)
 
     def begin(self, total: int | None) -> None:
@@ -119,8 +125,13 @@ class _Ingest:
         self, ids: list[str], vectors: npt.NDArray[np.float32], metadata: list[bytes] | None
     ) -> Iterator[tuple[wire.UpsertRequest, set[str]]]:
         """The batch as one request, or in halves of halves if a message can't hold it."""
-        request = upsert_request(self._collection.name, ids, vectors, metadata)
+        # Requests are numbered as they are sent, so that the same input cut in the same way has the
+        # same request ids.
+        request_id = request_id_of_part(self.stem, self._pieces + 1)
+        terms = {} if request_id is None else {"request_id": request_id}
+        request = upsert_request(self._collection.name, ids, vectors, metadata, terms)
         if len(ids) == 1 or request.ByteSize() <= self.message_bytes:
+            self._pieces += 1
             yield request, set(ids)
             return
         half = len(ids) // 2

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import grpc
 
-from vecdb import errors
+from vecdb import checks, errors
 from vecdb.errors import InternalError, VecdbError
 from vecdb.types import (
     BackupReport,
@@ -39,6 +39,7 @@ __all__ = [
     "records_of",
     "report_of",
     "stats_of",
+    "write_terms",
 ]
 
 _REASON_KEY: Final = "vecdb-reason"
@@ -48,6 +49,7 @@ _ERROR_OF_STATUS: Final[dict[grpc.StatusCode, type[VecdbError]]] = {
     grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
     grpc.StatusCode.ALREADY_EXISTS: errors.AlreadyExistsError,
     grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPreconditionError,
+    grpc.StatusCode.ABORTED: errors.ConditionFailedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ResourceExhaustedError,
     grpc.StatusCode.UNAVAILABLE: errors.UnavailableError,
     grpc.StatusCode.UNKNOWN: errors.OutcomeUnknownError,
@@ -101,8 +103,8 @@ def error_of(error: grpc.RpcError, address: str, *, is_write: bool) -> VecdbErro
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.UnavailableError(f"cannot reach {address}: {text}", "CONNECTION")
     kind = _ERROR_OF_STATUS.get(code, InternalError)
-    if kind is errors.OutcomeUnknownError:
-        kind = InternalError
+    if kind in (errors.OutcomeUnknownError, errors.ConditionFailedError):
+        kind = InternalError  # Said of a read, and not by us.
     return kind(f"{code.name} from {address}: {text}")
 
 
@@ -162,6 +164,18 @@ def description_of(message: wire.CollectionDescription) -> CollectionDescription
 
 
 # -------------------------------------------------------------------------------------------- rows
+
+
+def write_terms(insert_only: Any, if_seq: Any, request_id: Any) -> dict[str, Any]:
+    """Fields of a write's request for its conditions and its request id, checked; none without."""
+    must_be_new, seq = checks.check_condition(insert_only, if_seq)
+    terms: dict[str, Any] = {}
+    if must_be_new or seq is not None:
+        terms["condition"] = wire.WriteCondition(insert_only=must_be_new, if_seq=seq)
+    name = checks.check_request_id(request_id)
+    if name is not None:
+        terms["request_id"] = name
+    return terms
 
 
 def hits_of(

@@ -99,6 +99,20 @@ class ListCollectionsResponse(_message.Message):
     collections: _containers.RepeatedCompositeFieldContainer[CollectionDescription]
     def __init__(self, collections: _Optional[_Iterable[_Union[CollectionDescription, _Mapping]]] = ...) -> None: ...
 
+class RenameCollectionRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "new_name")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NEW_NAME_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    new_name: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., new_name: _Optional[str] = ...) -> None: ...
+
+class RenameCollectionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class DropCollectionRequest(_message.Message):
     __slots__ = ("collection", "namespace")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]

@@ -54,6 +54,11 @@ class VecdbStub:
                 request_serializer=vecdb__proto_dot_vecdb__pb2.ListCollectionsRequest.SerializeToString,
                 response_deserializer=vecdb__proto_dot_vecdb__pb2.ListCollectionsResponse.FromString,
                 _registered_method=True)
+        self.RenameCollection = channel.unary_unary(
+                '/vecdb.v1.Vecdb/RenameCollection',
+                request_serializer=vecdb__proto_dot_vecdb__pb2.RenameCollectionRequest.SerializeToString,
+                response_deserializer=vecdb__proto_dot_vecdb__pb2.RenameCollectionResponse.FromString,
+                _registered_method=True)
         self.DropCollection = channel.unary_unary(
                 '/vecdb.v1.Vecdb/DropCollection',
                 request_serializer=vecdb__proto_dot_vecdb__pb2.DropCollectionRequest.SerializeToString,
@@ -142,6 +147,14 @@ class VecdbServicer:
 
     def ListCollections(self, request, context):
         """All collections, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenameCollection(self, request, context):
+        """Another name for a collection, in one step for everyone. NOT_FOUND; ALREADY_EXISTS if the new
+        name is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -263,6 +276,11 @@ def add_VecdbServicer_to_server(servicer, server):
                     servicer.ListCollections,
                     request_deserializer=vecdb__proto_dot_vecdb__pb2.ListCollectionsRequest.FromString,
                     response_serializer=vecdb__proto_dot_vecdb__pb2.ListCollectionsResponse.SerializeToString,
+            ),
+            'RenameCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameCollection,
+                    request_deserializer=vecdb__proto_dot_vecdb__pb2.RenameCollectionRequest.FromString,
+                    response_serializer=vecdb__proto_dot_vecdb__pb2.RenameCollectionResponse.SerializeToString,
             ),
             'DropCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.DropCollection,
@@ -433,6 +451,33 @@ class Vecdb:
             '/vecdb.v1.Vecdb/ListCollections',
             vecdb__proto_dot_vecdb__pb2.ListCollectionsRequest.SerializeToString,
             vecdb__proto_dot_vecdb__pb2.ListCollectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenameCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecdb.v1.Vecdb/RenameCollection',
+            vecdb__proto_dot_vecdb__pb2.RenameCollectionRequest.SerializeToString,
+            vecdb__proto_dot_vecdb__pb2.RenameCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

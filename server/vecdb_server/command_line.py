@@ -2,13 +2,13 @@
 
     vecdb serve    a folder over gRPC             vecdb search   neighbours of an id or a vector
     vecdb load     a file into a collection       vecdb stats    collections, rows, segments
+    vecdb rename   a collection                   vecdb warm     compile the kernels
     vecdb backup   while it is in use             vecdb restore  a backup into a new folder
-    vecdb compact  a folder that nobody has open
-    vecdb demo     the first five minutes         vecdb warm     compile the kernels
+    vecdb compact  a folder that nobody has open  vecdb demo     the first five minutes
 
-``load``, ``search``, ``stats`` and ``backup`` work on a server (``--url``) or, with no server in
-between, on a folder (``--data``). Everything heavy is imported inside the command that needs it, so
-that ``--help`` is quick.
+``load``, ``search``, ``stats``, ``rename`` and ``backup`` work on a server (``--url``) or, with no
+server in between, on a folder (``--data``). Everything heavy is imported inside the command that
+needs it, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -213,6 +213,21 @@ def stats(
             answers.print_all_stats(Console(), target, as_json=as_json)
         else:
             answers.print_stats(Console(), target, collection, as_json=as_json)
+
+
+@app.command()
+def rename(
+    old: Annotated[str, typer.Argument(help="The collection.")],
+    new: Annotated[str, typer.Argument(help="A name that is free.")],
+    url: Url = None,
+    data: Data = None,
+) -> None:
+    """Give a collection another name, for everyone at once."""
+    from vecdb_server.commands.target import open_target
+
+    with open_target(url, data) as target:
+        target.rename_collection(old, new)
+    typer.echo(f"collection {old} is called {new} now")
 
 
 @app.command()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Service"]
 
+_FEATURES = ("request_id", "conditions", "rename")
 _PAGE_MARGIN_BYTES = 1_024
 """Of a message, for what a page of a scroll holds beside its rows."""
 
@@ -83,6 +84,7 @@ class Service:
             version=vecdb.__version__,
             data_format=FORMAT_NUMBER,
             limits=translation.limits_message(self._message_bytes),
+            features=_FEATURES,
         )
 
     def create_collection(
@@ -115,6 +117,15 @@ class Service:
         translation.refuse_reserved(request)
         return translation.descriptions_message(database.list_collections())
 
+    def rename_collection(
+        self, request: wire.RenameCollectionRequest, call: Call
+    ) -> wire.RenameCollectionResponse:
+        """Another name."""
+        database = self.check_ready()
+        translation.refuse_reserved(request)
+        database.rename_collection(request.collection, request.new_name)
+        return wire.RenameCollectionResponse()
+
     def drop_collection(
         self, request: wire.DropCollectionRequest, call: Call
     ) -> wire.DropCollectionResponse:
@@ -126,18 +137,19 @@ class Service:
 
     def upsert(self, request: wire.UpsertRequest, call: Call) -> wire.UpsertResponse:
         """One batch; the engine checks its rows and answers once they are on disk."""
-        collection = self._collection(request, "condition", "request_id")
+        collection = self._collection(request)
         _check_still_wanted(call)
         vectors = decode_matrix(request.vectors)
-        receipt = collection.upsert_raw(request.ids, vectors, request.metadata)
-        return wire.UpsertResponse(seq=receipt.seq, count=receipt.count)
+        terms = translation.upsert_terms(request)
+        receipt = collection.upsert_raw(request.ids, vectors, request.metadata, **terms)
+        return translation.upsert_response(receipt)
 
     def delete(self, request: wire.DeleteRequest, call: Call) -> wire.DeleteResponse:
         """One batch of ids."""
-        collection = self._collection(request, "filter", "condition", "request_id")
+        collection = self._collection(request, "filter")
         _check_still_wanted(call)
-        receipt = collection.delete(request.ids)
-        return wire.DeleteResponse(seq=receipt.seq, count=receipt.count)
+        receipt = collection.delete(request.ids, **translation.delete_terms(request))
+        return translation.delete_response(receipt)
 
     def get(self, request: wire.GetRequest, call: Call) -> wire.GetResponse:
         """Rows by id."""

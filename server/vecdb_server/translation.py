@@ -20,6 +20,7 @@ from vecdb.types import (
     CollectionStats,
     HitColumns,
     Metric,
+    Receipt,
     Records,
     ScrollPage,
 )
@@ -32,6 +33,8 @@ __all__ = [
     "STATUS_OF_ERROR",
     "Status",
     "config_arguments",
+    "delete_response",
+    "delete_terms",
     "failure_answer",
     "limits_message",
     "page_response",
@@ -39,11 +42,12 @@ __all__ = [
     "report_message",
     "search_response",
     "status_of",
+    "upsert_response",
+    "upsert_terms",
 ]
 
 REASON_KEY: Final = "vecdb-reason"
 GENERIC_MESSAGE: Final = "a defect of the server; its log has the details"
-_REQUEST_ID_BYTES_MAX: Final = 64
 _MESSAGE_BYTES_SHOWN: Final = 1_000
 """Status messages travel as headers, which have 8 KiB in all and take 3 bytes for each odd byte."""
 
@@ -52,6 +56,7 @@ STATUS_OF_ERROR: Final[dict[type[VecdbError], grpc.StatusCode]] = {
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     errors.FailedPreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ConditionFailedError: grpc.StatusCode.ABORTED,
     errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.OutcomeUnknownError: grpc.StatusCode.UNKNOWN,
@@ -98,20 +103,39 @@ def refuse_reserved(request: _Reserving, *fields: str) -> None:
 
     Raises:
         UnsupportedError: a reserved field is set.
-        InvalidArgumentError: a request id that is too long.
     """
     if request.namespace:
         raise _reserved("namespace")
     for field in fields:
-        if field == "request_id":
-            size = len(request.request_id)  # type: ignore[attr-defined]
-            if size > _REQUEST_ID_BYTES_MAX:
-                raise InvalidArgumentError(
-                    f"request_id must have at most {_REQUEST_ID_BYTES_MAX} bytes, got {size}",
-                    "OUT_OF_RANGE",
-                )
-        elif request.HasField(field):
+        if request.HasField(field):
             raise _reserved(field)
+
+
+def upsert_terms(request: wire.UpsertRequest) -> dict[str, Any]:
+    """Arguments of ``upsert_raw`` behind the rows."""
+    condition = request.condition
+    return {
+        "insert_only": condition.insert_only,
+        "if_seq": condition.if_seq if condition.HasField("if_seq") else None,
+        "request_id": request.request_id or None,
+    }
+
+
+def delete_terms(request: wire.DeleteRequest) -> dict[str, Any]:
+    """Arguments of ``delete`` behind the ids.
+
+    Raises:
+        InvalidArgumentError: insert_only, of which a delete has no use.
+    """
+    condition = request.condition
+    if condition.insert_only:
+        raise InvalidArgumentError(
+            "insert_only is a condition of upserts; a delete takes if_seq", "BAD_CONDITION"
+        )
+    return {
+        "if_seq": condition.if_seq if condition.HasField("if_seq") else None,
+        "request_id": request.request_id or None,
+    }
 
 
 def _reserved(field: str) -> UnsupportedError:
@@ -168,6 +192,20 @@ def descriptions_message(
     """All collections, in the order given."""
     return wire.ListCollectionsResponse(
         collections=[description_message(each.name, each.config) for each in collections]
+    )
+
+
+def upsert_response(receipt: Receipt) -> wire.UpsertResponse:
+    """The receipt of an upsert."""
+    return wire.UpsertResponse(
+        seq=receipt.seq, count=receipt.count, repeated_request=receipt.repeated
+    )
+
+
+def delete_response(receipt: Receipt) -> wire.DeleteResponse:
+    """The receipt of a delete."""
+    return wire.DeleteResponse(
+        seq=receipt.seq, count=receipt.count, repeated_request=receipt.repeated
     )
 
 

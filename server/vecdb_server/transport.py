@@ -85,6 +85,7 @@ def service_handler(
         "CreateCollection": (wire.CreateCollectionRequest, service.create_collection, writes),
         "GetCollection": (wire.GetCollectionRequest, service.get_collection, None),
         "ListCollections": (wire.ListCollectionsRequest, service.list_collections, None),
+        "RenameCollection": (wire.RenameCollectionRequest, service.rename_collection, writes),
         "DropCollection": (wire.DropCollectionRequest, service.drop_collection, writes),
         "Upsert": (wire.UpsertRequest, service.upsert, writes),
         "Delete": (wire.DeleteRequest, service.delete, writes),

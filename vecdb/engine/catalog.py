@@ -7,9 +7,12 @@ A collection is made and dropped in steps that each leave a state from which any
 
     create: entry "creating" → store made, fsynced with its folders → entry "ready"
     drop:   entry "dropping" → the store marked dropped → folder moved to trash/ → entry removed
+    rename: the entry under another name, in one transaction
 
-Both hold catalog.lock; who opens the folder finishes drops and undoes creations that a dead process
-left behind. The name of a collection that is being dropped stays taken until the end.
+All hold catalog.lock; who opens the folder finishes drops and undoes creations that a dead process
+left behind, and who drops the same name again finishes that drop. The name of a collection that is
+being dropped stays taken until the end. Nothing but the catalogue knows the name of a collection:
+its store and segments bear its id, which is never given again.
 """
 
 from __future__ import annotations
@@ -114,8 +117,35 @@ class Catalog:
                 raise
         return collection_id
 
+    def rename(self, old: str, new: str) -> None:
+        """Give a collection another name.
+
+        Raises:
+            NotFoundError: there is none of the old name.
+            AlreadyExistsError: the new name is taken, in whatever state.
+        """
+
+        def write(transaction: Any) -> None:
+            entry = self._entry(transaction, old)
+            if entry is None or entry["state"] != "ready":
+                raise NotFoundError(f"there is no collection {old!r}", "NO_COLLECTION")
+            if self._entry(transaction, new) is not None:
+                raise AlreadyExistsError(f"collection {new!r} exists already", "NAME_TAKEN")
+            key = new.encode()
+            transaction.put(key, layout.pack_json(key, entry), db=self._names)
+            transaction.delete(old.encode(), db=self._names)
+
+        with file_lock(self._root / "catalog.lock", wait=True):
+            self.environment.transact(write)
+
+    def ids(self) -> set[str]:
+        """Ids of all collections, in whatever state."""
+        with self.environment.read() as transaction:
+            return {str(entry["id"]) for entry in self._entries(transaction).values()}
+
     def drop(self, name: str) -> str:
-        """Drop a collection: gone for everyone when this returns its id.
+        """The first step of dropping a collection, after which nobody finds it; returns its id. One
+        that was begun and not finished is begun again.
 
         Raises:
             NotFoundError: there is none of that name.
@@ -123,18 +153,24 @@ class Catalog:
         with file_lock(self._root / "catalog.lock", wait=True):
             with self.environment.read() as transaction:
                 entry = self._entry(transaction, name)
-            if entry is None or entry["state"] != "ready":
+            if entry is None or entry["state"] == "creating":
                 raise NotFoundError(f"there is no collection {name!r}", "NO_COLLECTION")
             self._put(name, {**entry, "state": "dropping"})
             failpoint("drop.entered")
             return str(entry["id"])
 
-    def finish_drop(self, name: str, store: Store | None) -> None:
-        """The later steps of ``drop``. store: the open one of this process, or None."""
+    def finish_drop(self, name: str, collection_id: str, store: Store | None) -> None:
+        """The later steps of ``drop``, if nobody else has done them.
+
+        Args:
+            collection_id: what ``drop`` returned.
+            store: the open one of this process, or None.
+        """
         with file_lock(self._root / "catalog.lock", wait=True):
             with self.environment.read() as transaction:
                 entry = self._entry(transaction, name)
-            if entry is not None and entry["state"] == "dropping":
+            # Another process may have finished it, and even made one of that name since.
+            if entry is not None and (entry["id"], entry["state"]) == (collection_id, "dropping"):
                 self._finish_drop(name, entry, store)
 
     def empty_trash(self) -> None:

@@ -16,8 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vecdb import checks, limits
-from vecdb.batching import attach_progress, batches
-from vecdb.engine.batch import DeleteBatch, UpsertBatch, make_batch
+from vecdb.batching import attach_progress, batches, request_id_of_part
+from vecdb.engine.batch import (
+    DeleteBatch,
+    Terms,
+    UpsertBatch,
+    make_batch,
+    make_delete,
+    make_terms,
+)
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.lookup import get_records
 from vecdb.engine.pins import oldest_pin
@@ -79,7 +86,16 @@ class Collection:
         """How distances are measured."""
         return self.config.metric
 
-    def upsert(self, ids: Any, vectors: Any, metadata: Any = None) -> Receipt:
+    def upsert(
+        self,
+        ids: Any,
+        vectors: Any,
+        metadata: Any = None,
+        *,
+        insert_only: bool = False,
+        if_seq: int | None = None,
+        request_id: str | None = None,
+    ) -> Receipt:
         """Write one batch, whole or not at all: new ids are added, known ones replaced.
 
         An entry replaces all of what was stored under its id. If its vector is bit for bit the one
@@ -89,6 +105,15 @@ class Collection:
             ids: list of n str (or integers, which become their decimal text), no id twice.
             vectors: float32, shape (n, dim); n is 1 to 10,000.
             metadata: list of n dict or None; None for no metadata at all.
+            insert_only: refuse the batch if any of its ids is live.
+            if_seq: refuse the batch unless every id is as it was at this seq, at which it was read
+                (``Records.seq``, ``info.seq``): live, and not changed since. 0: unless none of
+                them is live. A batch that changed nothing does not count as a change; what was
+                deleted and written again does.
+            request_id: names this write, 1 to 64 bytes of UTF-8. Repeated within 24 hours, with the
+                same arguments, it has one effect and gives the first one's receipt again, its
+                ``repeated`` set; the conditions are those of the first time then. A write that was
+                refused may be tried again under its id.
 
         Returns:
             Receipt: the batch is fsynced, and every later read in any process sees it.
@@ -96,18 +121,34 @@ class Collection:
         Raises:
             InvalidArgumentError: nothing was written.
             ResourceExhaustedError, UnavailableError: nothing was written; try again later.
-            OutcomeUnknownError: whole or not at all, but nobody knows which.
+            ConditionFailedError: CONDITION_EXISTS, CONDITION_CHANGED: ``insert_only`` or ``if_seq``
+                does not hold; nothing was written.
+            FailedPreconditionError: REQUEST_ID_REUSED: another write had this id; nothing was
+                written.
+            OutcomeUnknownError: whole or not at all, but nobody knows which; with a request id, the
+                same call again settles it.
             NotFoundError: the collection was dropped.
         """
-        return self._written(self._batch(ids, vectors, metadata))
+        terms = make_terms(insert_only, if_seq, request_id)
+        return self._written(self._batch(ids, vectors, metadata, terms))
 
-    def upsert_raw(self, ids: Any, vectors: Any, raw_metadata: Sequence[bytes]) -> Receipt:
+    def upsert_raw(
+        self,
+        ids: Any,
+        vectors: Any,
+        raw_metadata: Sequence[bytes],
+        *,
+        insert_only: bool = False,
+        if_seq: int | None = None,
+        request_id: str | None = None,
+    ) -> Receipt:
         """``upsert`` with metadata as UTF-8 JSON, one a row, empty for none; for servers."""
+        terms = make_terms(insert_only, if_seq, request_id)
         texts = checks.check_ids(ids, unique=True)
         array = checks.check_vectors(vectors, self.dim, self.metric)
         checks.check_same_count("vectors", len(array), len(texts))
         metadata = checks.check_raw_metadata(raw_metadata, len(texts))
-        return self._written(make_batch(texts, array, metadata))
+        return self._written(make_batch(texts, array, metadata, terms))
 
     def upsert_many(
         self,
@@ -117,6 +158,7 @@ class Collection:
         *,
         batch_rows: int = 1000,
         progress: Callable[[IngestProgress], None] | None = None,
+        request_id: str | None = None,
     ) -> IngestProgress:
         """Write any number of rows in batches, one after the other.
 
@@ -124,6 +166,10 @@ class Collection:
             ids, vectors, metadata: as for ``upsert``, of any length, or iterables of rows.
             batch_rows: rows of a batch, 1 to 10,000.
             progress: called after each acknowledged batch.
+            request_id: at most 48 bytes; the batches get "<request_id>/1", "<request_id>/2" and so
+                on. So the whole call has one effect, however often it is repeated within 24 hours
+                with the same rows in the same order and the same ``batch_rows``; cut otherwise, it
+                is refused with REQUEST_ID_REUSED.
 
         Returns:
             IngestProgress: all rows.
@@ -133,6 +179,7 @@ class Collection:
             input.
         """
         began = time.monotonic()
+        stem = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
         parts = batches(ids, vectors, metadata, self.dim, batch_rows)
         done = IngestProgress(0, parts.total, 0, 0.0)
         waiting: deque[Future[Receipt]] = deque()
@@ -146,15 +193,16 @@ class Collection:
                 receipt = answer.result()
                 if failed:
                     continue
-                done = IngestProgress(
-                    done.rows + receipt.count, parts.total, receipt.seq, time.monotonic() - began
-                )
+                # A repeated batch has the seq of its first time.
+                rows, seq = done.rows + receipt.count, max(done.seq, receipt.seq)
+                done = IngestProgress(rows, parts.total, seq, time.monotonic() - began)
                 if progress is not None:
                     progress(done)
 
         try:
-            for part in parts:
-                batch = self._batch(*part)
+            for number, part in enumerate(parts, 1):
+                terms = make_terms(False, None, request_id_of_part(stem, number))
+                batch = self._batch(*part, terms)
                 try:
                     waiting.append(self._submit(batch))
                 except ResourceExhaustedError:
@@ -182,18 +230,22 @@ class Collection:
         texts = checks.check_ids(ids, unique=False)
         return get_records(self._opened.store, texts)
 
-    def delete(self, ids: Any) -> Receipt:
+    def delete(
+        self, ids: Any, *, if_seq: int | None = None, request_id: str | None = None
+    ) -> Receipt:
         """Delete rows by id, one batch, whole or not at all; ids that are not there are passed
         over.
 
         Args:
             ids: list of 1 to 10,000 str or integers.
+            if_seq, request_id: as for ``upsert``; with an ``if_seq`` above 0, an id that is not
+                there refuses the batch.
 
         Returns:
             Receipt: ``count`` is how many were there. Raises as ``upsert`` does.
         """
-        texts = checks.check_ids(ids, unique=False)
-        return self._written(DeleteBatch(sorted({text.encode() for text in texts})))
+        terms = make_terms(False, if_seq, request_id)
+        return self._written(make_delete(checks.check_ids(ids, unique=False), terms))
 
     def count(self) -> int:
         """Live rows."""
@@ -388,11 +440,13 @@ class Collection:
         self._database.optimize(self._opened, deadline)
         return self.stats()
 
-    def _batch(self, ids: Any, vectors: Any, metadata: Any) -> UpsertBatch:
+    def _batch(
+        self, ids: Any, vectors: Any, metadata: Any, terms: Terms | None = None
+    ) -> UpsertBatch:
         texts = checks.check_ids(ids, unique=True)
         array = checks.check_vectors(vectors, self.dim, self.metric)
         checks.check_same_count("vectors", len(array), len(texts))
-        return make_batch(texts, array, checks.check_metadata(metadata, len(texts)))
+        return make_batch(texts, array, checks.check_metadata(metadata, len(texts)), terms)
 
     def _submit(self, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
         pressure = self._opened.backpressure

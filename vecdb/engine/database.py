@@ -46,6 +46,7 @@ from vecdb.errors import (
     FailedPreconditionError,
     InternalError,
     InvalidArgumentError,
+    NotFoundError,
     UnavailableError,
     VecdbError,
 )
@@ -115,7 +116,13 @@ class Database:
         self.pool = KernelPool(options.threads)
         self._writer = Writer(options.queue_bytes_max)
         self._supervisor = Supervisor(root, options, on_progress=self._indexer_progressed)
-        self._upkeep = Upkeep(self._collections.get, options.seal_bytes, self._supervisor.wake)
+        self._dropped_looked_at = self._catalog.environment.last_commit()
+        self._upkeep = Upkeep(
+            self._collections.get,
+            options.seal_bytes,
+            on_sealed=self._supervisor.wake,
+            on_look=self._let_dropped_go,
+        )
         _living.add(self)
 
     def check_usable(self) -> None:
@@ -147,8 +154,8 @@ class Database:
         self.check_usable()
         config = checks.check_config(dim, metric, M, ef_construction)
         with self._lock, os_errors_translated(str(self.path)):
-            self._catalog.create(checks.check_name(name), config)
-            return self.collection(name)
+            collection_id = self._catalog.create(checks.check_name(name), config)
+            return Collection(self, name, self._open_collection(collection_id))
 
     def collection(self, name: str) -> Collection:
         """A handle on a collection.
@@ -158,15 +165,33 @@ class Database:
         """
         self.check_usable()
         collection_id, _ = self._catalog.find(checks.check_name(name))
-        opened = self._collections.get(collection_id)
-        if opened is None:
-            opened = self._open_collection(collection_id)
-        return Collection(self, name, opened)
+        while True:
+            opened = self._collections.get(collection_id)
+            try:
+                return Collection(self, name, opened or self._open_collection(collection_id))
+            except NotFoundError:
+                # Dropped since it was found? Then the name is free, or has another one.
+                found_id, _ = self._catalog.find(name)
+                if found_id == collection_id:
+                    raise
+                collection_id = found_id
 
     def list_collections(self) -> list[CollectionDescription]:
         """All collections, by name."""
         self.check_usable()
         return self._catalog.list()
+
+    def rename_collection(self, old: str, new: str) -> None:
+        """Give a collection another name, in one step for every process. Handles are bound to the
+        collection and go on working; their ``name`` stays what they were opened by.
+
+        Raises:
+            NotFoundError: there is none of the name ``old``.
+            AlreadyExistsError: the name ``new`` is taken, be it by the collection itself.
+        """
+        self.check_usable()
+        with os_errors_translated(str(self.path)):
+            self._catalog.rename(checks.check_name(old), checks.check_name(new))
 
     def drop_collection(self, name: str) -> None:
         """Drop a collection with all that is in it, for every process that has it open.
@@ -179,7 +204,8 @@ class Database:
             collection_id = self._catalog.drop(checks.check_name(name))
             opened = self._collections.pop(collection_id, None)
             try:
-                self._catalog.finish_drop(name, opened.store if opened else None)
+                store = opened.store if opened else None
+                self._catalog.finish_drop(name, collection_id, store)
             finally:
                 if opened is not None:
                     self._resting.forget(opened)
@@ -353,6 +379,20 @@ class Database:
             self._supervisor.wake(opened.id)
         if opened.garbage:
             self._upkeep.purge_later(opened.id)
+
+    def _let_dropped_go(self) -> None:
+        """Close what other processes have dropped, so that the space of its files becomes free."""
+        commit = self._catalog.environment.last_commit()
+        if commit == self._dropped_looked_at:
+            return
+        with self._lock:
+            # What is open was in the catalogue before; what is not in it now was dropped since.
+            known = self._catalog.ids()
+            for opened in [o for o in self._collections.values() if o.id not in known]:
+                del self._collections[opened.id]
+                self._resting.forget(opened)
+                opened.close(dropped=True)
+        self._dropped_looked_at = commit
 
     def _forked(self) -> None:
         self._forked_away = True

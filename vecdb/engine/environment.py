@@ -81,6 +81,9 @@ class Environment:
         self.on_wake: Callable[[], None] | None = None
         """Called after it was opened again from its rest, in no transaction."""
 
+        self.missing_error: Callable[[], VecdbError] | None = None
+        """What is raised if its file is gone, though it was there."""
+
         self._names = databases
         self._map_bytes = map_bytes
         self._gate = Gate()
@@ -98,7 +101,7 @@ class Environment:
     def _open(self, *, create: bool) -> None:
         file = self.folder / "data.mdb"
         if not create and not file.is_file():
-            raise NotFoundError(f"{self.folder} holds no store", "STORE_MISSING")
+            raise self._missing()
         held = file.stat().st_size if file.is_file() else 0
         map_bytes = self._map_bytes
         while map_bytes < 2 * held:
@@ -155,13 +158,11 @@ class Environment:
 
         What was committed since then can't be reused: beside an old reader the file grows.
         """
-        self._gate.enter()
+        handle = self._enter()
         try:
-            if self._closed is not None:
-                raise type(self._closed)(self._closed.message, self._closed.reason)
-            last: int = self._lmdb.info()["last_txnid"]
+            last: int = handle.info()["last_txnid"]
             # A line a slot: pid, thread, and the transaction's number, or "-" while it has none.
-            words = [line.split() for line in self._lmdb.readers().splitlines()]
+            words = [line.split() for line in handle.readers().splitlines()]
         finally:
             self._gate.leave()
         numbers = [int(w[2]) for w in words if len(w) == 3 and w[0].isdigit() and w[2].isdigit()]
@@ -351,6 +352,9 @@ class Environment:
                 self._lmdb = None
             try:
                 self._open(create=False)
+            except NotFoundError:
+                # That is no failure to recover from, and waiting makes no difference.
+                raise self._missing() from None
             except VecdbError as error:
                 self._opening.failed(error)
                 raise
@@ -394,7 +398,15 @@ class Environment:
 
     def file_bytes(self) -> int:
         """Size of the file on disk."""
-        return (self.folder / "data.mdb").stat().st_size
+        try:
+            return (self.folder / "data.mdb").stat().st_size
+        except FileNotFoundError:
+            raise self._missing() from None
+
+    def _missing(self) -> VecdbError:
+        if self.missing_error is not None:
+            return self.missing_error()
+        return NotFoundError(f"{self.folder} holds no store", "STORE_MISSING")
 
     def close(self, why: VecdbError | None = None) -> None:
         """End it; waits for transactions at hand. Closing twice is fine.
@@ -457,6 +469,8 @@ def _translation(error: Exception, folder: Path | str) -> VecdbError:
         return UnavailableError(
             f"the store stopped after an I/O error and is being opened again ({text})", "PANIC"
         )
+    if _says(error, (errno.ENOENT,)):
+        return NotFoundError(f"there is no store ({text})", "STORE_MISSING")
     if isinstance(error, OSError) or _says(error, (errno.EIO,)):
         return UnavailableError(f"I/O error, nothing was written ({text})", "IO_ERROR")
     return InternalError(f"unexpected LMDB error ({type(error).__name__}: {text})", "LMDB")

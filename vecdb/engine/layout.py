@@ -19,7 +19,8 @@ Format 1. Never change what is written here; a change is a new number in FORMAT.
     segments   u64 number          JSON: state, lock, first_row, end_row, seq, kind, count, bytes,
                                    manifest_crc, verified
     pins       16 bytes            u64 seq, u64 next_row, u64 expiry (ns since 1970)
-    requests   request id, UTF-8   u64 seq, u64 time_ns, 32 bytes SHA-256 of the batch, result
+    requests   request id, UTF-8   u64 seq, u64 time_ns, 32 bytes SHA-256 of the batch, u32 rows
+               0xFF, u64 seq       request id (by age: no UTF-8 text begins with this byte)
 
 Integers in keys are big-endian, so that LMDB's order is theirs; in values little-endian. The
 CRC-32 (zlib's polynomial, u32 little-endian) runs over key and value, so that a value under a wrong
@@ -28,6 +29,14 @@ key is noticed too. Values in LMDB are not aligned: vectors are copied before a 
 A record has a version for each change of its metadata: the one that a reader at seq S sees is the
 last with a seq of at most S. ``metadata_count`` counts the versions ever written with metadata,
 so that a collection without any need not look for it.
+
+The SHA-256 of a batch runs over a head, the ids and what goes with them; numbers little-endian:
+
+    head       6 bytes "upsert" or "delete", u8 insert_only, u8 1 if there is an if_seq, u64 if_seq
+               (else 0), u32 number of ids, u8 1 if any of them has metadata
+    ids        u32 length of each, then all of them; of a delete each once, ascending
+    vectors    float32, as given (none for a delete)
+    metadata   if any: u32 length of each, then all of them
 
 The token that continues a scroll is no value of a store, but bytes of ours that come back to us:
 u8 version (1), 16 bytes pin, u64 seq, u64 next row, collection id, then a CRC-32, all in URL-safe
@@ -38,9 +47,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -54,11 +65,14 @@ __all__ = [
     "BLOCK_BYTES_MAX",
     "DATABASES",
     "FORMAT_NUMBER",
+    "REQUEST_AGES",
     "Counters",
     "LogEntry",
     "Pin",
+    "Request",
     "ScrollToken",
     "State",
+    "batch_digest",
     "block_rows",
     "block_rows_max",
     "config_entry",
@@ -70,9 +84,11 @@ __all__ = [
     "pack_log",
     "pack_pin",
     "pack_record",
+    "pack_request",
     "pack_token",
     "pack_u64",
     "record_key",
+    "request_age_key",
     "row_key",
     "seal_value",
     "unpack_block",
@@ -81,6 +97,7 @@ __all__ = [
     "unpack_pin",
     "unpack_record",
     "unpack_record_key",
+    "unpack_request",
     "unpack_token",
     "unpack_u64",
     "unpack_u64_table",
@@ -100,6 +117,7 @@ DATABASES: Final = (
 )
 BLOCK_BYTES_MAX: Final = 64 * 1024
 BLOCK_HAS_OFFSETS: Final = 1
+REQUEST_AGES: Final = b"\xff"
 
 _CRC = struct.Struct("<I")
 _KEY = struct.Struct(">Q")
@@ -111,6 +129,8 @@ _ID_LENGTH = struct.Struct("<H")
 _BLOCK_TAIL = struct.Struct("<II")
 _LOG_HEAD = struct.Struct("<QQIII")
 _PIN = struct.Struct("<QQQ")
+_REQUEST = struct.Struct("<QQ32sI")
+_DIGEST_HEAD = struct.Struct("<6sBBQIB")
 _TOKEN = struct.Struct("<B16sQQ")
 _TOKEN_VERSION: Final = 1
 
@@ -181,6 +201,16 @@ class Pin(NamedTuple):
     seq: int
     next_row: int
     expiry_ns: int
+
+
+class Request(NamedTuple):
+    """What is known of a batch by its request id. time_ns: since 1970. rows: ``count`` of its
+    receipt."""
+
+    seq: int
+    time_ns: int
+    digest: bytes
+    rows: int
 
 
 class ScrollToken(NamedTuple):
@@ -387,6 +417,48 @@ def pack_pin(pin: Pin) -> bytes:
 def unpack_pin(key: bytes | memoryview, value: bytes | memoryview) -> Pin:
     """The pin of ``pack_pin``."""
     return Pin(bytes(key), *_PIN.unpack(open_value(key, value, "pin")))
+
+
+def pack_request(key: bytes, request: Request) -> bytes:
+    """A sealed request; its key is its id."""
+    return seal_value(key, _REQUEST.pack(*request))
+
+
+def unpack_request(key: bytes | memoryview, value: bytes | memoryview) -> Request:
+    """The request of ``pack_request``."""
+    return Request(*_REQUEST.unpack(open_value(key, value, "request")))
+
+
+def request_age_key(seq: int) -> bytes:
+    """The key under which the id of the request of this seq is found: older ones come first."""
+    return REQUEST_AGES + row_key(seq)
+
+
+def batch_digest(
+    kind: bytes,
+    ids: Sequence[bytes],
+    vectors: npt.NDArray[np.float32] | None,
+    metadata: Sequence[bytes] | None,
+    insert_only: bool,
+    if_seq: int | None,
+) -> bytes:
+    """SHA-256 of all that a batch asks for: the same for the same, whichever way it came in."""
+    has_metadata = metadata is not None and any(metadata)
+    head = _DIGEST_HEAD.pack(
+        kind, insert_only, if_seq is not None, if_seq or 0, len(ids), has_metadata
+    )
+    digest = hashlib.sha256(head)
+    _digest_texts(digest, ids)
+    if vectors is not None:
+        digest.update(np.ascontiguousarray(vectors, "<f4").reshape(-1).data)
+    if metadata is not None and has_metadata:
+        _digest_texts(digest, metadata)
+    return digest.digest()
+
+
+def _digest_texts(digest: Any, texts: Sequence[bytes]) -> None:
+    digest.update(np.fromiter(map(len, texts), "<u4", len(texts)).data)
+    digest.update(b"".join(texts))
 
 
 def pack_token(token: ScrollToken) -> str:

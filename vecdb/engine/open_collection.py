@@ -6,7 +6,9 @@ delay of writers. It may be put to rest (``resting.py``) and wakes by itself whe
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ from vecdb.engine.publication import in_place
 from vecdb.engine.purging import PurgePass, garbage_excess, garbage_rows, purge_all
 from vecdb.engine.sealing import row_bytes, seal, thin_flat
 from vecdb.engine.search import Searcher
-from vecdb.engine.store import Store
+from vecdb.engine.store import Store, dropped_error
 from vecdb.engine.trimming import trim_dead
 from vecdb.engine.view_keeper import ViewKeeper
 
@@ -40,6 +42,17 @@ _FLAT_SEALS_MAX = 16
 """A flat segment usually holds at most this many times what it takes to seal one."""
 
 
+@contextlib.contextmanager
+def _gone_is_dropped(folder: Path) -> Iterator[None]:
+    """A file that is not there because the folder was moved away: another process dropped it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if folder.is_dir():
+            raise
+        raise dropped_error() from error
+
+
 class OpenCollection:
     """What a process holds open of one collection."""
 
@@ -52,13 +65,15 @@ class OpenCollection:
         )
         try:
             self.store = Store(environment, collection_id)
+            with _gone_is_dropped(folder):
+                (folder / "segments").mkdir(exist_ok=True)
         except BaseException:
             environment.close()
             raise
         self.id = collection_id
         self.folder = folder
         environment.on_wake = lambda: database.woke(self)
-        (folder / "segments").mkdir(exist_ok=True)
+        environment.missing_error = dropped_error
         self._died_when_woken = 0
         self.garbage = 0
         """Rows and versions to be purged sooner or later, as of the last commit in this process."""
@@ -86,14 +101,15 @@ class OpenCollection:
     def seal(self, bytes_min: int) -> bool:
         """Seal fresh rows if they take that much; False if another process is at it."""
         rows_max = max(1, min(self._flat_bytes_max // row_bytes(self.store), self.graph_rows_max))
-        return seal(
-            self.store,
-            self.folder,
-            self.id,
-            bytes_min=bytes_min,
-            rows_max=rows_max,
-            joined_rows_max=self.graph_rows_max,
-        )
+        with _gone_is_dropped(self.folder):
+            return seal(
+                self.store,
+                self.folder,
+                self.id,
+                bytes_min=bytes_min,
+                rows_max=rows_max,
+                joined_rows_max=self.graph_rows_max,
+            )
 
     def purge_old(self) -> None:
         """Let go of what has been dead for a while."""

@@ -9,7 +9,7 @@ reads twenty times as many a second. Everything that is returned is a copy, but 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,19 @@ class RowReader:
         """
         with transaction.cursor(self._records) as cursor:
             return _record_at(cursor, row, seq)
+
+    def last_versions(self, transaction: Any, rows: Iterable[int]) -> dict[int, int]:
+        """Row → seq of its last record, of rows that are live."""
+        versions = {}
+        with transaction.cursor(self._records) as cursor:
+            for row in sorted(rows):
+                _to_last_version(cursor, row)
+                key = cursor.key()
+                found = layout.unpack_record_key(key) if key else (-1, 0)
+                if found[0] != row:
+                    raise DataLossError(f"row {row} has no record", "RECORD_MISSING")
+                versions[row] = found[1]
+        return versions
 
     def read_records(self, transaction: Any, rows: Sequence[int], seq: int) -> list[Record]:
         """The records of rows, in the order given."""

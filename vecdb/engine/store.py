@@ -17,14 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine import layout
-from vecdb.engine.batch import DeleteBatch, UpsertBatch
+from vecdb.engine.batch import DeleteBatch, Terms, UpsertBatch
+from vecdb.engine.conditions import check_condition
 from vecdb.engine.environment import Environment, NamedDatabase
 from vecdb.engine.files import fsync_folder
+from vecdb.engine.requests import Requests
 from vecdb.engine.rows import RowReader
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
 from vecdb.types import CollectionConfig, Receipt
 
-__all__ = ["Store"]
+__all__ = ["Store", "dropped_error"]
 
 _FORMAT, _COLLECTION, _STATE = b"format", b"collection", b"state"
 _COUNTERS, _DROPPED, _PURGING = b"counters", b"dropped", b"purging"
@@ -57,6 +59,7 @@ class Store:
             )
         self.config = layout.config_of(entry)
         self.rows = RowReader(environment, self.config.dim)
+        self.requests = Requests(environment)
 
     @staticmethod
     def create(folder: Path, collection_id: str, config: CollectionConfig, map_bytes: int) -> None:
@@ -143,7 +146,7 @@ class Store:
     def check_not_dropped(self, transaction: Any) -> None:
         """Raise NotFoundError if the collection was dropped, by whichever process."""
         if transaction.get(_DROPPED, db=self._meta) is not None:
-            raise _dropped()
+            raise dropped_error()
 
     def mark_dropped(self) -> None:
         """From this commit on every use is refused; the new generation makes views look."""
@@ -162,9 +165,20 @@ class Store:
     # Writing batches.
 
     def apply(self, transaction: Any, batch: UpsertBatch | DeleteBatch) -> Receipt:
-        """Apply one batch: it gets the next seq."""
+        """Apply one batch: it gets the next seq, unless it is a repeated one that has its receipt.
+
+        Raises:
+            ConditionFailedError, FailedPreconditionError: it is refused, and nothing in the
+                transaction was changed: other batches in it are not concerned.
+            NotFoundError: the collection was dropped.
+        """
         self.check_not_dropped(transaction)
         state, counters = self.read_state(transaction), self.read_counters(transaction)
+        terms = batch.terms
+        if terms is not None:
+            receipt = self._met(transaction, batch, terms, state.seq)
+            if receipt is not None:
+                return receipt
         seq = state.seq + 1
         first_row = counters.next_row
         if isinstance(batch, UpsertBatch):
@@ -181,7 +195,31 @@ class Store:
         transaction.put(key, layout.pack_log(key, entry), db=self._log, append=True)
         self.write_counters(transaction, counters)
         self.write_state(transaction, layout.State(seq, state.generation))
-        return Receipt(seq, count)
+        receipt = Receipt(seq, count)
+        if terms is not None and terms.request_id:
+            self.requests.remember(transaction, terms.request_id, terms.digest, receipt)
+        return receipt
+
+    def _met(
+        self, transaction: Any, batch: UpsertBatch | DeleteBatch, terms: Terms, seq: int
+    ) -> Receipt | None:
+        """The receipt that a batch has already, or None if its conditions hold. A repeated batch
+        comes first: it may itself be what its conditions would fail for."""
+        if terms.request_id:
+            receipt = self.requests.answered(transaction, terms.request_id, terms.digest)
+            if receipt is not None:
+                return receipt
+        if terms.insert_only or terms.if_seq is not None:
+            check_condition(
+                self.rows,
+                transaction,
+                batch.ids,
+                batch.order,
+                seq,
+                insert_only=terms.insert_only,
+                if_seq=terms.if_seq,
+            )
+        return None
 
     def _upsert(
         self, transaction: Any, batch: UpsertBatch, seq: int, counters: layout.Counters
@@ -305,7 +343,7 @@ class Store:
 
     def close(self, *, dropped: bool = False) -> None:
         """Close the environment; later calls are told why."""
-        self.environment.close(_dropped() if dropped else None)
+        self.environment.close(dropped_error() if dropped else None)
 
 
 def _check_appended(done: tuple[int, int], what: str) -> None:
@@ -315,5 +353,6 @@ def _check_appended(done: tuple[int, int], what: str) -> None:
         raise DataLossError(f"{what}: {added} of {given} new rows are past the last", "ROW_ORDER")
 
 
-def _dropped() -> NotFoundError:
+def dropped_error() -> NotFoundError:
+    """What every use of a dropped collection raises."""
     return NotFoundError("the collection was dropped", "DROPPED")

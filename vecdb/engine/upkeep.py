@@ -1,8 +1,9 @@
 """The thread of an open database that seals what was written and purges what has died.
 
 Sealing is asked for by a commit that brought enough fresh rows; purging comes by itself a minute
-after a commit that left something to purge. Either is only for speed and space: what fails is told
-in the log and asked for again by a later commit.
+after a commit that left something to purge. Between them, and every few seconds, it looks whether
+other processes have dropped what is open here. All of that is only for speed and space: what fails
+is told in the log and asked for again by a later commit.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ __all__ = ["Upkeep"]
 _PAUSE_S: Final = 1.0
 """After a failure."""
 
+_LOOK_S: Final = 10.0
+"""So often the catalogue is asked whether another process has dropped what is open here."""
+
+_SEAL, _PURGE, _LOOK = "sealing", "purging", "a look"
+
 _log = logging.getLogger("vecdb.engine")
 
 
@@ -32,17 +38,21 @@ class Upkeep:
         find: the open collection of an id, or None.
         seal_bytes: fresh rows that are sealed.
         on_sealed: called with the id of a collection that was sealed.
+        on_look: called every few seconds.
     """
 
     def __init__(
         self,
         find: Callable[[str], OpenCollection | None],
         seal_bytes: int,
+        *,
         on_sealed: Callable[[str], None],
+        on_look: Callable[[], None],
     ) -> None:
         self._find = find
         self._seal_bytes = seal_bytes
         self._on_sealed = on_sealed
+        self._on_look = on_look
         self._changed = threading.Condition()
         self._to_seal: set[str] = set()
         self._purge_at: dict[str, float] = {}
@@ -73,39 +83,42 @@ class Upkeep:
 
     def _run(self) -> None:
         while (task := self._next()) is not None:
-            collection_id, is_seal = task
-            opened = self._find(collection_id)
-            if opened is None:
-                continue
+            (collection_id, what), opened = task, None
             try:
-                if is_seal:
-                    opened.seal(self._seal_bytes)
-                else:
-                    opened.purge_old()
-                opened.trim()
+                self._on_look()
+                opened = self._find(collection_id)
+                if opened is not None:
+                    self._tend(opened, what)
             except (NotFoundError, FailedPreconditionError):
                 continue  # Dropped or closed meanwhile.
             except Exception as error:
                 # Nothing may end this thread.
-                what = "sealing" if is_seal else "purging"
-                _log.warning("%s in %s: %s", what, opened.folder, error)
+                _log.warning("%s in collection %s: %s", what, collection_id or "any", error)
                 time.sleep(_PAUSE_S)
-            if is_seal:
+            if what == _SEAL and opened is not None:
                 self._on_sealed(collection_id)
 
-    def _next(self) -> tuple[str, bool] | None:
-        """A collection and whether it is to be sealed, otherwise purged; None at the end."""
+    def _tend(self, opened: OpenCollection, what: str) -> None:
+        if what == _SEAL:
+            opened.seal(self._seal_bytes)
+        else:
+            opened.purge_old()
+        opened.trim()
+
+    def _next(self) -> tuple[str, str] | None:
+        """A collection and what it needs; none but a look is the empty id; None at the end."""
         with self._changed:
             while True:
                 if self._to_seal:
-                    return self._to_seal.pop(), True
+                    return self._to_seal.pop(), _SEAL
                 if self._closed:
                     return None
                 first = min(self._purge_at, key=self._purge_at.__getitem__, default=None)
-                left_s = None
+                if first is not None and self._purge_at[first] <= time.monotonic():
+                    del self._purge_at[first]
+                    return first, _PURGE
+                wait_s = _LOOK_S
                 if first is not None:
-                    left_s = self._purge_at[first] - time.monotonic()
-                    if left_s <= 0:
-                        del self._purge_at[first]
-                        return first, False
-                self._changed.wait(left_s)
+                    wait_s = min(wait_s, self._purge_at[first] - time.monotonic())
+                if not self._changed.wait(max(0.0, wait_s)) and wait_s == _LOOK_S:
+                    return "", _LOOK

@@ -1,9 +1,10 @@
 """The writer: one thread a process that commits batches, many at a time.
 
 Callers check and encode their batches, put them into the queue and wait. The thread takes all that
-wait for one collection, applies each in one transaction, and answers all after the one fsync. If
-the group fails it was aborted, and each batch runs alone, so that one bad batch takes no other
-with it.
+wait for one collection, applies each in one transaction, and answers all after the one fsync. A
+batch that is refused (a condition, a request id used twice) has changed nothing, and the others go
+on. If the group fails it was aborted, and each batch runs alone, so that one bad batch takes no
+other with it.
 
 Callers wait on a future, so an interrupted caller (Ctrl-C in a notebook) leaves the writer whole.
 """
@@ -16,10 +17,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.store import Store
 from vecdb.errors import (
+    ConditionFailedError,
     FailedPreconditionError,
     InternalError,
     OutcomeUnknownError,
@@ -133,8 +136,8 @@ class Writer:
     def _write(self, group: list[_Job]) -> None:
         store = group[0].store
         try:
-            receipts = store.environment.transact(
-                lambda transaction: [store.apply(transaction, job.batch) for job in group]
+            outcomes = store.environment.transact(
+                lambda transaction: [_applied(store, transaction, job.batch) for job in group]
             )
         except OutcomeUnknownError as error:
             for job in group:
@@ -147,13 +150,27 @@ class Writer:
             for job in group:
                 self._write([job])
             return
-        for job, receipt in zip(group, receipts, strict=True):
-            job.answer.set_result(receipt)
+        for job, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, VecdbError):
+                job.answer.set_exception(outcome)
+            else:
+                job.answer.set_result(outcome)
         try:
             group[-1].after_commit()
         except Exception as error:
             # The batches are on disk and answered; what failed only asks for sealing.
             _log.warning("after a commit in %s: %s", store.environment.folder, error)
+
+
+def _applied(
+    store: Store, transaction: Any, batch: UpsertBatch | DeleteBatch
+) -> Receipt | VecdbError:
+    """The receipt of a batch, or why it was refused."""
+    try:
+        return store.apply(transaction, batch)
+    except (ConditionFailedError, FailedPreconditionError) as refusal:
+        # Its traceback would keep the transaction's cursors and buffers.
+        return refusal.with_traceback(None)
 
 
 def _presentable(error: BaseException) -> BaseException:

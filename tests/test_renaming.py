@@ -1,0 +1,417 @@
+"""Collections that are renamed, dropped and made again under others that have them open."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.serving import running_server
+from vecdb.engine import upkeep
+from vecdb.engine.database import Database
+from vecdb_server import command_line
+
+DIM = 4
+GONE = {"DROPPED", "NO_COLLECTION"}
+
+
+def rows(count: int, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+def in_another_process(data: Path, statements: str) -> None:
+    """Run statements with ``db`` open there."""
+    code = f"import sys, vecdb\nwith vecdb.open(sys.argv[1], indexer=False) as db:\n {statements}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(data)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def all_ids(collection: Any) -> list[str]:
+    return [name for page in collection.scroll(include_vectors=False) for name in page.ids]
+
+
+def reason_of(call: Any) -> str:
+    with pytest.raises(vecdb.NotFoundError) as caught:
+        call()
+    return caught.value.reason
+
+
+# ----------------------------------------------------------------------------------------- renaming
+
+
+def test_rename(surface: Any) -> None:
+    docs = surface.create_collection("docs", DIM, "dot")
+    docs.upsert(["a"], rows(1))
+    surface.create_collection("other", DIM)
+    for taken in ("other", "docs"):
+        with pytest.raises(vecdb.AlreadyExistsError, match=taken) as caught:
+            surface.rename_collection("docs", taken)
+        assert caught.value.reason == "NAME_TAKEN"
+    assert reason_of(lambda: surface.rename_collection("nobody", "free")) == "NO_COLLECTION"
+    for old, new in (("docs", "a b"), ("../docs", "free")):
+        with pytest.raises(vecdb.InvalidArgumentError):
+            surface.rename_collection(old, new)
+    assert [d.name for d in surface.list_collections()] == ["docs", "other"]
+    surface.rename_collection("docs", "books")
+    assert [d.name for d in surface.list_collections()] == ["books", "other"]
+    assert reason_of(lambda: surface.collection("docs")) == "NO_COLLECTION"
+    books = surface.collection("books")
+    assert (books.name, books.metric, books.count()) == ("books", vecdb.Metric.DOT, 1)
+    # The old name is free, and what gets it is another collection.
+    surface.create_collection("docs", 2)
+    books.upsert(["b"], rows(1))
+    assert (books.count(), surface.collection("docs").count()) == (2, 0)
+    surface.drop_collection("docs")
+    surface.rename_collection("books", "docs")
+    assert surface.collection("docs").count() == 2
+
+
+def test_handles_are_bound_to_the_collection_here_and_to_the_name_there(tmp_path: Path) -> None:
+    with (
+        running_server(tmp_path, indexer=False) as address,
+        vecdb.connect(address) as client,
+        vecdb.open(tmp_path) as database,
+    ):
+        here, there = database.create_collection("docs", DIM), client.collection("docs")
+        there.upsert(["a"], rows(1))
+        database.rename_collection("docs", "books")
+        assert here.upsert(["b"], rows(1)).seq == 2
+        assert (here.name, here.count()) == ("docs", 2)
+        assert reason_of(there.count) == "NO_COLLECTION"
+        assert reason_of(lambda: there.search(rows(1)[0])) == "NO_COLLECTION"
+        assert reason_of(lambda: there.upsert(["c"], rows(1))) == "NO_COLLECTION"
+        client.rename_collection("books", "docs")
+        assert there.count() == 2
+
+
+def test_another_process_sees_it_at_once_and_after_reopening(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["a"], rows(1))
+        database.collection("docs")  # Found, and kept in mind.
+        in_another_process(tmp_path, "db.rename_collection('docs', 'books')")
+        assert reason_of(lambda: database.collection("docs")) == "NO_COLLECTION"
+        assert database.collection("books").count() == docs.count() == 1
+    with vecdb.open(tmp_path, indexer=False) as database:
+        assert [d.name for d in database.list_collections()] == ["books"]
+        assert all_ids(database.collection("books")) == ["a"]
+
+
+def test_a_name_half_made_or_half_dropped_is_taken(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        database.create_collection("docs", DIM)
+        database.create_collection("going", DIM)
+        catalog = database._catalog
+        catalog.drop("going")  # Only its first step.
+        with catalog.environment.read() as transaction:
+            entry = catalog._entry(transaction, "docs")
+        assert entry is not None
+        catalog._put("coming", {**entry, "id": "f" * 16, "state": "creating"})
+        for name in ("going", "coming"):
+            with pytest.raises(vecdb.AlreadyExistsError):
+                database.rename_collection("docs", name)
+            assert reason_of(lambda: database.rename_collection(name, "new")) == "NO_COLLECTION"  # noqa: B023
+        # A drop that somebody left half done is finished by the next one.
+        database.drop_collection("going")
+        database.rename_collection("docs", "going")
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        database.create_collection("docs", DIM)
+    assert command_line.run(["rename", "docs", "books", "--data", str(tmp_path)]) == 0
+    assert "docs is called books now" in capsys.readouterr().out
+    assert command_line.run(["rename", "docs", "books", "--data", str(tmp_path)]) == 1
+    assert "there is no collection 'docs'" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------- dropped by another process
+
+
+def test_every_use_of_what_another_process_dropped_says_so(tmp_path: Path) -> None:
+    """Open, and at rest: then its files are gone when it is to be opened again."""
+    with vecdb.open(tmp_path, indexer=False, open_collections_max=1) as database:
+        at_rest = database.create_collection("at-rest", DIM)
+        at_rest.upsert(["a"], rows(1))
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["a"], rows(1))
+        docs.search(rows(1)[0])
+        page = docs.scroll_page(batch=1)
+        assert not at_rest._opened.awake and docs._opened.awake
+        in_another_process(tmp_path, "[db.drop_collection(n) for n in ('docs', 'at-rest')]")
+        for collection in (docs, at_rest):
+            for call in (
+                lambda c: c.upsert(["b"], rows(1)),
+                lambda c: c.upsert(["b"], rows(1), request_id="r", insert_only=True),
+                lambda c: c.delete(["a"]),
+                lambda c: c.get(["a"]),
+                lambda c: c.count(),
+                lambda c: c.search(rows(1)[0]),
+                lambda c: c.stats(),
+                lambda c: c.scroll_page(),
+                lambda c: c._opened.seal(1),
+                lambda c: c._opened.store.environment.file_bytes(),
+            ):
+                assert reason_of(lambda: call(collection)) == "DROPPED"  # noqa: B023
+        assert page.next_token is None
+        assert reason_of(lambda: database.collection("docs")) == "NO_COLLECTION"
+        again = database.create_collection("docs", DIM)
+        assert reason_of(docs.count) == "DROPPED" and again.count() == 0
+        assert not list((tmp_path / "collections").glob(f"{docs._opened.id}*"))
+
+
+def deleted_files() -> list[str]:
+    folder = Path("/proc/self/fd")
+    names = [os.readlink(folder / fd) for fd in os.listdir(folder) if (folder / fd).is_symlink()]
+    return [name for name in names if "data.mdb" in name and name.endswith("(deleted)")]
+
+
+def test_what_another_process_dropped_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, also if nobody uses it again: else the space of its files would stay taken."""
+    monkeypatch.setattr(upkeep, "_LOOK_S", 0.05)
+    with vecdb.open(tmp_path, indexer=False) as database:
+        kept = database.create_collection("kept", DIM)
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["a"], rows(1))
+        in_another_process(tmp_path, "db.drop_collection('docs')")
+        ends = time.monotonic() + 20
+        while docs._opened.id in database._collections or deleted_files():
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+        assert reason_of(docs.count) == "DROPPED"
+        assert list(database._collections) == [kept._opened.id]
+        assert kept.count() == 0
+
+
+# -------------------------------------------------------------------------------------------- races
+
+
+def test_dropped_between_finding_and_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        first = database.create_collection("docs", DIM)
+        first.upsert(["old"], rows(1))
+    for again in (True, False):
+        with vecdb.open(tmp_path, indexer=False) as database:
+            real, interfered = Database._open_collection, []
+
+            def late(self: Any, collection_id: str, real: Any = real, again: bool = again) -> Any:
+                if not interfered:  # noqa: B023
+                    interfered.append(1)  # noqa: B023
+                    self.drop_collection("docs")
+                    if again:
+                        self.create_collection("docs", DIM).upsert(["new"], rows(1))
+                return real(self, collection_id)
+
+            monkeypatch.setattr(Database, "_open_collection", late)
+            if again:
+                assert all_ids(database.collection("docs")) == ["new"]
+            else:
+                assert reason_of(lambda: database.collection("docs")) == "NO_COLLECTION"
+            monkeypatch.undo()
+
+
+def test_a_drop_that_was_finished_by_another_touches_no_later_collection(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        catalog = database._catalog
+        old = database.create_collection("docs", DIM)
+        old_id = catalog.drop("docs")
+        in_another_process(tmp_path, "pass")  # Opening the folder finishes it.
+        assert catalog.ids() == set()
+        new = database.create_collection("docs", DIM)
+        new_id = catalog.drop("docs")
+        catalog.finish_drop("docs", old_id, old._opened.store)
+        assert catalog.ids() == {new_id}
+        assert new.upsert(["a"], rows(1)).seq == 1
+        database.drop_collection("docs")
+        assert reason_of(new.count) == "DROPPED"
+
+
+WORKER = """
+import json, os, sys, time, numpy as np, vecdb
+stop_file = sys.argv[2]
+rng = np.random.default_rng(int(sys.argv[3]))
+with vecdb.open(sys.argv[1], indexer=False, seal_bytes=64 * 40) as db:
+    n = 0
+    print(json.dumps(["ready"]), flush=True)
+    while not os.path.exists(stop_file):
+        n += 1
+        try:
+            docs = db.collection("docs")
+            for i in range(10):
+                name = f"{sys.argv[3]}-{n}-{i}"
+                vector = rng.normal(size=(1, 4)).astype(np.float32)
+                began = time.monotonic()
+                docs.upsert([name], vector)
+                print(json.dumps([docs._opened.id, name, began]), flush=True)
+            docs.search(vector[0], k=3)
+        except vecdb.NotFoundError as error:
+            print(json.dumps(["gone", error.reason]), flush=True)
+            time.sleep(0.002)
+"""
+
+
+class Acknowledged:
+    """What writers were told, of writes that say where they went.
+
+    Attributes:
+        began: collection id → name → when its write began, on a clock that all processes share.
+        reasons: of NotFoundError.
+    """
+
+    def __init__(self) -> None:
+        self.began: dict[str, dict[str, float]] = defaultdict(dict)
+        self.reasons: set[str] = set()
+        self.stop = threading.Event()
+
+    def write(self, database: Any, seed: int) -> None:
+        """Write to what is called docs until it is to stop."""
+        rng, n = np.random.default_rng(seed), 0
+        while not self.stop.is_set():
+            n += 1
+            try:
+                docs = database.collection("docs")
+                vector = rng.normal(size=(1, DIM)).astype(np.float32)
+                began = time.monotonic()
+                docs.upsert([f"{seed}-{n}"], vector)
+                self.began[docs._opened.id][f"{seed}-{n}"] = began
+                docs.search(vector[0], k=3)
+            except vecdb.NotFoundError as error:
+                self.reasons.add(error.reason)
+                time.sleep(0.002)
+
+    def listen(self, child: Any) -> None:
+        """The same of a child that runs WORKER, until it ends."""
+        for line in child.stdout:
+            where, what, *began = json.loads(line)
+            if where == "gone":
+                self.reasons.add(what)
+            else:
+                self.began[where][what] = began[0]
+
+    def check(self, database: Any, dropped_at: dict[str, float]) -> None:
+        assert self.reasons <= GONE
+        for description in database.list_collections():
+            kept = database.collection(description.name)
+            ids = all_ids(kept)
+            assert len(ids) == len(set(ids)) == kept.count()
+            assert set(ids) == set(self.began[kept._opened.id]), description.name
+        for collection_id, ended in dropped_at.items():
+            late = {n for n, began in self.began[collection_id].items() if began > ended}
+            assert not late, "acknowledged, and written to what was dropped before"
+
+
+@contextmanager
+def worker(data: Path, stop_file: Path) -> Iterator[Any]:
+    """A child that runs WORKER and is writing."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(data), str(stop_file), "1"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    try:
+        assert json.loads(child.stdout.readline()) == ["ready"]
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: Path) -> None:
+    """Who has a write acknowledged finds it in the collection that it was written to, and nothing
+    else is in there; all others are told NOT_FOUND."""
+    data, stop_file = tmp_path / "data", tmp_path / "stop"
+    told, dropped_at = Acknowledged(), {}
+    with vecdb.open(data, indexer=False, seal_bytes=64 * 40) as database:
+        present = database.create_collection("docs", DIM)
+        with worker(data, stop_file) as child, ThreadPoolExecutor(3) as pool:
+            done = [pool.submit(told.write, database, seed) for seed in (2, 3)]
+            done.append(pool.submit(told.listen, child))
+            try:
+                for turn in range(15):
+                    time.sleep(0.06)
+                    if turn % 3 == 0:
+                        continue
+                    if turn % 3 == 1:
+                        database.rename_collection("docs", f"kept-{turn}")
+                    else:
+                        database.drop_collection("docs")
+                        dropped_at[present._opened.id] = time.monotonic()
+                    present = database.create_collection("docs", DIM)
+            finally:
+                told.stop.set()
+                stop_file.touch()
+            for each in done:
+                each.result(30)
+            assert child.wait(30) == 0
+        told.check(database, dropped_at)
+        # It was not for want of trying.
+        assert len(database.list_collections()) == 6 and len(dropped_at) == 5
+        assert {n[0] for names in told.began.values() for n in names} == {"1", "2", "3"}
+        folders = {path.name for path in (data / "collections").iterdir()}
+        assert folders == database._catalog.ids()
+    assert os.listdir(data / "trash") == []
+
+
+def test_remote_writers_go_to_what_has_the_name_and_nothing_is_lost(tmp_path: Path) -> None:
+    with running_server(tmp_path, indexer=False) as address, vecdb.connect(address) as client:
+        docs = client.create_collection("docs", DIM)
+        stop, reasons = threading.Event(), set()
+
+        def write(seed: int) -> list[str]:
+            done, n = [], 0
+            while not stop.is_set():
+                n += 1
+                try:
+                    docs.upsert([f"{seed}-{n}"], rows(1, n), request_id=f"{seed}-{n}")
+                    done.append(f"{seed}-{n}")
+                    docs.search(rows(1, n)[0], k=2)
+                except vecdb.NotFoundError as error:
+                    reasons.add(error.reason)
+            return done
+
+        with ThreadPoolExecutor(3) as pool:
+            writers = [pool.submit(write, seed) for seed in range(3)]
+            try:
+                for turn in range(12):
+                    time.sleep(0.05)
+                    client.rename_collection("docs", f"kept-{turn}")
+                    client.create_collection("docs", DIM)
+            finally:
+                stop.set()
+            acknowledged = sorted(name for writer in writers for name in writer.result(30))
+        assert reasons <= GONE
+        found = [
+            name for d in client.list_collections() for name in all_ids(client.collection(d.name))
+        ]
+        assert sorted(found) == acknowledged and len(found) > 50

@@ -1,0 +1,104 @@
+"""Writes with a request id: one that is repeated has one effect.
+
+In the transaction that applies a batch its request id is written down with the receipt and a
+digest of all that was asked for (``layout.batch_digest``). Who comes with the same id and the same
+batch within the window is given that receipt again, whichever process wrote it and whatever became
+of it; another batch under the id is refused. A batch that was refused left nothing, so that it may
+be tried again under its id.
+
+A second entry a request, by its seq, leads from the oldest to the newest. Each write with an id
+removes a few that have passed the window: more than it adds, so that what is kept is bounded by
+what is written in a window. Where nobody writes with ids nothing is removed and nothing grows. A
+clock that is set back makes the window longer.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from vecdb import limits
+from vecdb.engine import layout
+from vecdb.engine.environment import Environment, NamedDatabase
+from vecdb.engine.layout import Request
+from vecdb.errors import FailedPreconditionError
+from vecdb.types import Receipt
+
+__all__ = ["Requests"]
+
+REMOVED_AT_ONCE_MAX = 16
+"""Expired requests that one write removes at most."""
+
+
+class Requests:
+    """The requests that one store knows. Keeps nothing between calls."""
+
+    _requests = NamedDatabase(b"requests")
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+
+    def answered(self, transaction: Any, request_id: bytes, digest: bytes) -> Receipt | None:
+        """The receipt of the batch that was applied under this id, None if there is none.
+
+        The entry is put again as it was. So the answer waits for a sync of its own, since the
+        process that wrote the batch may have ended before its sync did.
+
+        Raises:
+            FailedPreconditionError: REQUEST_ID_REUSED: it was another batch.
+        """
+        known = self._known(transaction, request_id)
+        if known is None or known.time_ns < _oldest_ns():
+            return None
+        if known.digest != digest:
+            raise FailedPreconditionError(
+                f"request_id {request_id.decode()!r} is that of another batch, which was applied "
+                f"at seq {known.seq}; this one's SHA-256 begins with {digest.hex()[:8]}, that "
+                f"one's with {known.digest.hex()[:8]}",
+                "REQUEST_ID_REUSED",
+            )
+        self._put(transaction, request_id, known)
+        return Receipt(known.seq, known.rows, repeated=True)
+
+    def remember(
+        self, transaction: Any, request_id: bytes, digest: bytes, receipt: Receipt
+    ) -> None:
+        """Write down that a batch was applied, and forget some that are past the window."""
+        self._forget_expired(transaction)
+        known = self._known(transaction, request_id)
+        if known is not None:  # Past the window, or it would have been the answer.
+            transaction.delete(layout.request_age_key(known.seq), db=self._requests)
+        request = Request(receipt.seq, time.time_ns(), digest, receipt.count)
+        self._put(transaction, request_id, request)
+        key = layout.request_age_key(receipt.seq)
+        transaction.put(key, layout.seal_value(key, request_id), db=self._requests)
+
+    def _forget_expired(self, transaction: Any) -> None:
+        oldest_ns = _oldest_ns()
+        expired: list[bytes] = []
+        with transaction.cursor(self._requests) as cursor:
+            if not cursor.set_range(layout.REQUEST_AGES):
+                return
+            for key, value in cursor.iternext(keys=True, values=True):
+                request_id = bytes(layout.open_value(key, value, "request"))
+                known = self._known(transaction, request_id)
+                if known is not None and known.time_ns >= oldest_ns:
+                    break
+                expired += (bytes(key), request_id)
+                if len(expired) >= 2 * REMOVED_AT_ONCE_MAX:
+                    break
+        for entry in expired:
+            transaction.delete(entry, db=self._requests)
+
+    def _known(self, transaction: Any, request_id: bytes) -> Request | None:
+        value = transaction.get(request_id, db=self._requests)
+        return None if value is None else layout.unpack_request(request_id, value)
+
+    def _put(self, transaction: Any, request_id: bytes, request: Request) -> None:
+        value = layout.pack_request(request_id, request)
+        transaction.put(request_id, value, db=self._requests)
+
+
+def _oldest_ns() -> int:
+    """What was written down before this is past the window."""
+    return time.time_ns() - int(limits.REQUEST_WINDOW_S * 1e9)
