@@ -3,7 +3,8 @@
     vecdb serve    a folder over gRPC             vecdb search   neighbours of an id or a vector
     vecdb load     a file into a collection       vecdb stats    collections, rows, segments
     vecdb backup   while it is in use             vecdb restore  a backup into a new folder
-    vecdb demo     the first five minutes         vecdb warm     compile the kernels
+    vecdb check    is all of it right?            vecdb demo     the first five minutes
+    vecdb warm     compile the kernels
 
 ``load``, ``search``, ``stats`` and ``backup`` work on a server (``--url``) or, with no server in
 between, on a folder (``--data``). Everything heavy is imported inside the command that needs it, so
@@ -261,6 +262,43 @@ def restore(
     with Status(Console(stderr=True), f"restoring {backup}"):
         report = vecdb.restore(backup, data, include_segments=segments)
     backups.print_report(Console(), "data folder", report, as_json=as_json)
+
+
+@app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="The data folder; others may be using it.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Build again what is only a cache; remove leftovers.")
+    ] = False,
+    findable: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Least share of rows that a search for their own vector finds: 0.99."
+        ),
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Rows that are searched for.")] = 1_000,
+    as_json: Json = False,
+) -> None:
+    """Check a folder: every checksum, and everything against everything else.
+
+    The exit status is 0 if all is right (or has been repaired), 1 if problems are left, 2 if not
+    all of it could be checked.
+    """
+    from rich.console import Console
+
+    from vecdb_server.commands import checking
+    from vecdb_server.commands.progress import Status
+
+    try:
+        with Status(Console(stderr=True), f"checking {data}") as status:
+            report = vecdb.check(
+                data, repair=repair, findable=findable, sample=sample, progress=status.update
+            )
+    except (VecdbError, OSError) as error:
+        _failed(str(error))
+        raise typer.Exit(checking.NOT_CHECKED) from None
+    checking.print_report(Console(), report, as_json=as_json)
+    raise typer.Exit(checking.exit_status(report))
 
 
 @app.command()

@@ -14,7 +14,7 @@ from vecdb.engine.backpressure import Backpressure
 from vecdb.engine.environment import Environment
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
-from vecdb.engine.sealing import row_bytes, seal
+from vecdb.engine.sealing import flat_rows_max, row_bytes, seal
 from vecdb.engine.search import Searcher
 from vecdb.engine.store import Store
 from vecdb.engine.view_keeper import ViewKeeper
@@ -26,9 +26,6 @@ __all__ = ["OpenCollection"]
 
 _DEATHS_WORTH_A_LOOK = 0.1
 """Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
-
-_FLAT_SEALS_MAX = 16
-"""A flat segment usually holds at most this many times what it takes to seal one."""
 
 
 class OpenCollection:
@@ -65,17 +62,16 @@ class OpenCollection:
         self.graph_rows_max = max(
             1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M)
         )
-        self._flat_bytes_max = _FLAT_SEALS_MAX * options.seal_bytes
+        self._flat_rows_max = flat_rows_max(self.store, options.seal_bytes, self.graph_rows_max)
 
     def seal(self, bytes_min: int) -> bool:
         """Seal fresh rows if they take that much; False if another process is at it."""
-        rows_max = max(1, min(self._flat_bytes_max // row_bytes(self.store), self.graph_rows_max))
         return seal(
             self.store,
             self.folder,
             self.id,
             bytes_min=bytes_min,
-            rows_max=rows_max,
+            rows_max=self._flat_rows_max,
             joined_rows_max=self.graph_rows_max,
         )
 
