@@ -17,7 +17,6 @@ from vecdb.checking import NOTE, WARNING, Problem
 from vecdb.engine.catalog import catalog_environment
 from vecdb.engine.check_findings import Few, Findings, shown_id
 from vecdb.engine.check_walk import BAD_VALUE, Walk
-from vecdb.engine.database import FORMAT_NUMBER, FORMAT_WORD
 from vecdb.errors import FailedPreconditionError, VecdbError
 
 __all__ = ["check_catalog", "check_format", "is_ready", "tell_missing"]
@@ -37,6 +36,8 @@ def check_format(root: Path) -> str | None:
     Raises:
         FailedPreconditionError: it is of a newer version.
     """
+    from vecdb.engine.database import FORMAT_NUMBER, FORMAT_WORD  # Slow, for the child at least.
+
     file = root / "FORMAT"
     expected = f"{FORMAT_WORD} {FORMAT_NUMBER}"
     try:
@@ -75,9 +76,6 @@ def check_catalog(root: Path, tell: Callable[[Problem], None]) -> Entries:
         elif path.exists():
             detail = f"{path} holds no store and belongs to nobody"
             Findings(folder, tell).add("COLLECTION_ORPHAN", detail, NOTE)
-    left = sorted(_folders(root / "trash"))
-    if left:
-        findings.many("TRASH", "dropped collections are not unlinked yet", left, NOTE)
     return ready
 
 
@@ -96,17 +94,21 @@ def tell_missing(root: Path, name: str, collection_id: str, findings: Findings) 
 
 
 def _tell_unfinished(root: Path, entries: Entries, tell: Callable[[Problem], None]) -> None:
-    """Collections that are half made or half dropped and stay so."""
+    """What is half made, half dropped or dropped and not unlinked, and stays so."""
     unfinished = {n: e for n, e in entries.items() if e["state"] != "ready"}
+    trash = _folders(root / "trash")
     patience = time.monotonic() + _UNDER_WAY_S
-    while unfinished and time.monotonic() < patience:
+    while (unfinished or trash) and time.monotonic() < patience:
         time.sleep(_POLL_S)
         now, _ = _read(root, Findings("", lambda problem: None))
         unfinished = {n: e for n, e in unfinished.items() if now.get(n) == e}
+        trash &= _folders(root / "trash")
     for name, entry in unfinished.items():
         what = "made" if entry["state"] == "creating" else "dropped"
         detail = f"it is half {what}; opening the folder finishes that"
         Findings(name, tell).add("COLLECTION_UNFINISHED", detail, WARNING)
+    what = "dropped collections are not unlinked"
+    Findings("", tell).many("TRASH", what, sorted(trash), NOTE)
 
 
 def _read(root: Path, findings: Findings) -> tuple[Entries, bool]:

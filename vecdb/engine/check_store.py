@@ -170,12 +170,12 @@ def check_log(walk: Walk, facts: Facts, block_rows: Rows, findings: Findings) ->
     segment stays too, but whether it is known there was compared already.)
     """
     bad, gaps = Few(), Few()
-    last, next_row, first = -1, -1, -1
+    last, next_row, first, whole = -1, -1, -1, True
     parts: list[tuple[Rows, int]] = []
 
     def on_bad(key: bytes) -> None:
-        nonlocal last, next_row
-        last, next_row = int.from_bytes(key[:8], "big"), -1
+        nonlocal last, next_row, whole
+        last, next_row, whole = int.from_bytes(key[:8], "big"), -1, False
 
     for key, payload in walk.values("log", _shown_seq, on_bad):
         seq = int.from_bytes(key[:8], "big")
@@ -187,7 +187,7 @@ def check_log(walk: Walk, facts: Facts, block_rows: Rows, findings: Findings) ->
             entry = layout.parse_log(payload)
         except BAD_VALUE:
             bad.add(_shown_seq(key))
-            next_row = -1
+            on_bad(key)
             continue
         if next_row >= 0 and entry.first_row != next_row:
             gaps.add(f"seq {seq} begins at row {entry.first_row}, expected {next_row}")
@@ -204,7 +204,7 @@ def check_log(walk: Walk, facts: Facts, block_rows: Rows, findings: Findings) ->
         findings.add(
             "LOG", f"the log ends at row {next_row}, next_row is {facts.counters.next_row}"
         )
-    if "dead" not in facts.incomplete and not (gaps.count or bad.count):
+    if "dead" not in facts.incomplete and whole and not gaps.count:
         _check_deaths(parts, first, facts, block_rows, findings)
 
 

@@ -210,8 +210,7 @@ def _read_ids(walk: Walk, facts: Facts) -> None:
 
     for key, payload in walk.values("ids", shown_id, on_bad):
         try:
-            (row,) = _U64.unpack(payload)
-            rows.append(row)
+            rows.append(_U64.unpack(payload)[0])
             hashes.append(hash(key))
         except BAD_VALUE:
             bad.add(shown_id(key))
@@ -290,6 +289,7 @@ def _read_dead(walk: Walk, facts: Facts) -> None:
             seqs.append(min(seq, 2**63 - 1))
         except BAD_VALUE:
             bad.add(_shown_row(key))
+            on_bad(key)
             continue
         if seq > seq_max:
             ahead.add(f"{_shown_row(key)} at seq {seq}")
