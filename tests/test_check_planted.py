@@ -129,17 +129,19 @@ def overwrite_meta(folder: Path, **values: Any) -> None:
 STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     **{
         f"flip {name}": ({"CHECKSUM"}, lambda f, n=name: flip(f, n, first_key(f, n)))
-        for name in ("ids", "blocks", "log", "dead", "pins")
+        for name in ("ids", "log", "dead", "pins")
     },
+    "flip block": ({"CHECKSUM", "VECTORS"}, lambda f: flip(f, "blocks", row(300))),
     "flip record": ({"CHECKSUM"}, lambda f: flip(f, "records", layout.record_key(50, 1))),
     "flip counters": ({"CHECKSUM", "META"}, lambda f: flip(f, "meta", b"counters")),
     "flip state": ({"CHECKSUM", "META"}, lambda f: flip(f, "meta", b"state")),
     "ids say nothing": ({"VALUE"}, lambda f: put(f, "ids", b"id-50", b"xyz")),
     "record of no id": ({"VALUE"}, lambda f: put(f, "records", layout.record_key(50, 1), b"\xff")),
     "metadata is a list": ({"VALUE"}, lambda f: change_record(f, 50, 1, b"id-50", b"[]")),
-    "block cut short": ({"VALUE"}, lambda f: put(f, "blocks", row(300), b"0123456789")),
+    "block cut short": ({"VALUE", "VECTORS"}, lambda f: put(f, "blocks", row(300), b"0123456789")),
     "log cut short": ({"VALUE"}, lambda f: put(f, "log", row(3), b"0123")),
     "death of no seq": ({"VALUE"}, lambda f: put(f, "dead", row(20), b"0123")),
+    "numbers past all": ({"VALUE", "META"}, lambda f: put(f, "meta", b"state", b"\xff" * 16)),
     "pin cut short": ({"VALUE"}, lambda f: put(f, "pins", b"p" * 16, b"0123")),
     "request cut short": ({"VALUE"}, lambda f: put(f, "requests", b"r", b"0123")),
     "no state": ({"META"}, lambda f: put(f, "meta", b"state", None)),
@@ -368,6 +370,16 @@ def test_planted_into_the_store(folder: Path, plant: str) -> None:
     function(folder)
     problems, _ = checked(folder)
     assert kinds_of(problems) == expected, problems
+
+
+def test_what_is_lost_is_named(folder: Path) -> None:
+    flip(folder, "blocks", row(300))
+    problems, _ = checked(folder)
+    assert {p.detail for p in problems} == {
+        "1 values in blocks have a wrong checksum: block of row 300",
+        "49 vectors of live rows can't be read, as their blocks are damaged: 'id-300' (row 300), "
+        "'id-301' (row 301), 'id-302' (row 302), 'id-303' (row 303), 'id-304' (row 304), …",
+    }
 
 
 @pytest.mark.parametrize("plant", CONTENT_PLANTS)

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from vecdb.checking import WARNING, CheckedCollection, Problem
 from vecdb.engine import layout
-from vecdb.engine.check_catalog import check_catalog, is_ready, tell_missing
+from vecdb.engine.check_catalog import check_catalog, is_elsewhere, is_ready, tell_missing
 from vecdb.engine.check_findings import Findings
 from vecdb.engine.check_segments import (
     Leftovers,
@@ -50,13 +50,7 @@ from vecdb.engine.check_walk import Facts, Walk, read_entries, read_facts
 from vecdb.engine.environment import Environment
 from vecdb.engine.publication import in_place
 from vecdb.engine.segment import Segment
-from vecdb.errors import (
-    FailedPreconditionError,
-    NotFoundError,
-    ResourceExhaustedError,
-    UnavailableError,
-    VecdbError,
-)
+from vecdb.errors import NotFoundError, VecdbError
 from vecdb.types import CollectionConfig
 
 __all__ = ["CollectionCheck", "end_with_input", "main", "read_job", "say"]
@@ -114,7 +108,7 @@ class CollectionCheck:
             tell_missing(self._root, self._name, self._id, self._findings)
             return None
         except VecdbError as error:
-            if _is_elsewhere(error):
+            if is_elsewhere(error):
                 raise
             self._findings.add("STORE_DAMAGED", error.message)
             return None
@@ -211,13 +205,6 @@ class CollectionCheck:
             if there and suspect.number not in told:
                 told.add(suspect.number)
                 self._findings.add(suspect.kind, suspect.detail, WARNING, segment=suspect.number)
-
-
-def _is_elsewhere(error: VecdbError) -> bool:
-    """The reason is not in the data."""
-    return isinstance(error, ResourceExhaustedError | UnavailableError) or (
-        isinstance(error, FailedPreconditionError) and error.reason == "PERMISSION"
-    )
 
 
 def say(event: dict[str, Any]) -> None:

@@ -17,9 +17,14 @@ from vecdb.checking import NOTE, WARNING, Problem
 from vecdb.engine.catalog import catalog_environment
 from vecdb.engine.check_findings import Few, Findings, shown_id
 from vecdb.engine.check_walk import BAD_VALUE, Walk
-from vecdb.errors import FailedPreconditionError, VecdbError
+from vecdb.errors import (
+    FailedPreconditionError,
+    ResourceExhaustedError,
+    UnavailableError,
+    VecdbError,
+)
 
-__all__ = ["check_catalog", "check_format", "is_ready", "tell_missing"]
+__all__ = ["check_catalog", "check_format", "is_elsewhere", "is_ready", "tell_missing"]
 
 _UNDER_WAY_S: Final = 2.0
 """Making or dropping a collection takes far less, unless the process has died."""
@@ -55,7 +60,12 @@ def check_format(root: Path) -> str | None:
 
 
 def check_catalog(root: Path, tell: Callable[[Problem], None]) -> Entries:
-    """Entries of the collections that are ready, by name; what is wrong with the others is told."""
+    """Entries of the collections that are ready, by name; what is wrong with the others is told.
+
+    Raises:
+        UnavailableError, ResourceExhaustedError, FailedPreconditionError: something other than the
+            data keeps it from being read.
+    """
     findings = Findings("", tell)
     folders = _folders(root / "collections")
     entries, whole = _read(root, findings)
@@ -118,6 +128,8 @@ def _read(root: Path, findings: Findings) -> tuple[Entries, bool]:
     try:
         environment = catalog_environment(root)
     except VecdbError as error:
+        if is_elsewhere(error):
+            raise
         findings.add("STORE_DAMAGED", f"the catalogue: {error.message}")
         return {}, False
     damaged: list[bytes] = []
@@ -138,6 +150,13 @@ def _read(root: Path, findings: Findings) -> tuple[Entries, bool]:
         environment.close()
     bad.tell(findings, "VALUE", "entries of the catalogue can't be read")
     return entries, not (walk.incomplete or bad.count or damaged)
+
+
+def is_elsewhere(error: VecdbError) -> bool:
+    """The reason why something can't be read is not in the data."""
+    return isinstance(error, ResourceExhaustedError | UnavailableError) or (
+        isinstance(error, FailedPreconditionError) and error.reason == "PERMISSION"
+    )
 
 
 def _folders(folder: Path) -> set[str]:

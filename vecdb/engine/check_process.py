@@ -46,6 +46,9 @@ _NOT_REPAIRED: Final = {
 }
 """A collection of which these were found is left alone."""
 
+_TRUTH: Final = {"CHECKSUM", "VALUE", "VECTORS", "META"}
+"""Errors with which a store may not be able to give all that a segment holds."""
+
 Job = dict[str, Any]
 
 
@@ -185,7 +188,8 @@ def _repair(root: Path, found: _Round, progress: Callable[[str], None]) -> None:
         problems = by_name.get(name, [])
         if problems and not any(p.kind in _NOT_REPAIRED for p in problems):
             damaged = {p.segment for p in problems if p.severity == WARNING} - {None}
-            jobs.append([name, collection_id, list(damaged)])
+            whole = not any(p.kind in _TRUTH and p.severity == ERROR for p in problems)
+            jobs.append([name, collection_id, list(damaged), whole])
     kinds = sorted({problem.kind for problem in found.problems})
     if any(p.kind.startswith("STORE_") for p in by_name.get("", [])):
         kinds = []

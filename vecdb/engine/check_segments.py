@@ -29,6 +29,7 @@ from vecdb.types import CollectionConfig, Metric
 __all__ = ["Leftovers", "Suspect", "check_graphs", "findable_share", "open_segments", "verify"]
 
 _SEED: Final = 0
+_GONE: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def open_segments(
             segment = Segment(folder / "segments" / str(number), number, collection_id, entry)
             _check_manifest(segment, entry, config)
             opened.append(segment)
-        except FileNotFoundError as error:
+        except _GONE as error:
             detail = f"segment {number}: {error.filename} is gone"
             suspects.append(Suspect(number, "SEGMENT_MISSING", detail))
         except (SegmentDamagedError, *BAD_VALUE, IndexError) as error:
@@ -95,7 +96,7 @@ def verify(segments: list[Segment]) -> list[Suspect]:
     for segment in segments:
         try:
             segment.verify()
-        except FileNotFoundError as error:
+        except _GONE as error:
             detail = f"segment {segment.number}: {error.filename} is gone"
             suspects.append(Suspect(segment.number, "SEGMENT_MISSING", detail))
         except (DataLossError, *BAD_VALUE) as error:

@@ -23,7 +23,7 @@ import numpy as np
 from vecdb.checking import WARNING
 from vecdb.engine import layout
 from vecdb.engine.check_findings import Few, Findings, shown_id
-from vecdb.engine.check_walk import BAD_VALUE, Facts, Rows, Walk, is_among
+from vecdb.engine.check_walk import BAD_VALUE, Facts, Rows, Walk, is_among, named_rows
 from vecdb.engine.publication import GRAPH_LOCK, SEAL_LOCK, in_place
 
 __all__ = ["check_counters", "check_entries", "check_ids", "check_log", "check_pins"]
@@ -45,44 +45,24 @@ def check_ids(walk: Walk, facts: Facts, findings: Findings) -> None:
     same = np.zeros(len(rows), bool)
     at = np.searchsorted(facts.record_rows, rows[recorded])
     same[recorded] = facts.record_hashes[at] == hashes[recorded]
-    ids_of = _Ids(walk, rows)
     many = findings.many
+
+    def tell(what: str, chosen: Any) -> None:
+        many("IDS", what, named_rows(walk, rows[chosen]), count=int(np.count_nonzero(chosen)))
+
     many("IDS", "rows that more than one id names", twice)
-    many("IDS", "ids of rows that have died", ids_of.shown(dead))
+    tell("ids of rows that have died", dead)
     # A damaged record was told already, and it has no id to compare; a dead row's may be gone.
     missing = ~recorded & ~damaged & ~dead
-    many("IDS", "ids of rows without a record", ids_of.shown(missing))
+    tell("ids of rows without a record", missing)
     renamed = recorded & ~damaged & ~same & ~dead
-    many("IDS", "ids of rows whose record has another id", ids_of.shown(renamed))
+    tell("ids of rows whose record has another id", renamed)
     live = facts.live_rows
     unnamed = live[~is_among(live, rows)]
     known = is_among(unnamed, facts.record_rows)
     at = np.searchsorted(facts.record_rows, unnamed[known])
     known[known] = ~is_among(facts.record_hashes[at], facts.bad_id_hashes)
     many("IDS", "live rows that no id names", unnamed[known])
-
-
-class _Ids:
-    """Ids by the rows that they name; looked up only if there is something to be told."""
-
-    def __init__(self, walk: Walk, rows: Rows) -> None:
-        self._walk, self._rows = walk, rows
-
-    def shown(self, chosen: Any) -> list[str]:
-        """What to show of the chosen ones."""
-        rows = self._rows[chosen]
-        if len(rows) == 0:
-            return []
-        wanted, found = set(rows[:10].tolist()), []
-        database = self._walk.environment.database(b"ids")
-        with self._walk.transaction.cursor(database) as cursor:
-            for key, value in cursor.iternext(keys=True, values=True):
-                row = int.from_bytes(value[:8], "little")
-                if row in wanted:
-                    found.append(f"{shown_id(bytes(key))} (row {row})")
-                    if len(found) == len(wanted):
-                        break
-        return found + ["…"] * (len(rows) - len(found))
 
 
 def check_counters(facts: Facts, findings: Findings) -> None:

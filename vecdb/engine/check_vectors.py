@@ -15,7 +15,7 @@ import numpy.typing as npt
 from vecdb.checking import WARNING
 from vecdb.engine import layout
 from vecdb.engine.check_findings import EXAMPLES_MAX, Few, Findings
-from vecdb.engine.check_walk import BAD_VALUE, Facts, Rows, Walk, is_among
+from vecdb.engine.check_walk import BAD_VALUE, Facts, Rows, Walk, is_among, named_rows
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.segment import Segment, padded_width
 from vecdb.types import CollectionConfig, Metric
@@ -141,8 +141,12 @@ class BlockWalk:
             return
         recorded = np.union1d(facts.record_rows, facts.bad_record_rows)
         missing = recorded[~is_among(recorded, self.rows)]
-        missing = missing[~self._in_unreadable(missing)]
         dead = is_among(missing, facts.dead_rows)
+        hidden = self._in_unreadable(missing)
+        lost = missing[hidden & ~dead]
+        what = "vectors of live rows can't be read, as their blocks are damaged"
+        findings.many("VECTORS", what, named_rows(self._walk, lost), count=len(lost))
+        missing, dead = missing[~hidden], dead[~hidden]
         findings.many("VECTORS", "live rows without a vector", missing[~dead])
         findings.many("VECTORS", "dead rows with a record and without a vector", missing[dead])
         unknown = ~is_among(self.rows, recorded) & ~is_among(self.rows, facts.dead_rows)

@@ -21,13 +21,23 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.checking import ERROR, WARNING
 from vecdb.engine import layout
-from vecdb.engine.check_findings import Few, Findings, shown_id
+from vecdb.engine.check_findings import EXAMPLES_MAX, Few, Findings, shown_id
 from vecdb.engine.environment import Environment
 from vecdb.errors import VecdbError
 from vecdb.types import CollectionConfig
 
-__all__ = ["BAD_VALUE", "Facts", "Rows", "Walk", "is_among", "read_entries", "read_facts"]
+__all__ = [
+    "BAD_VALUE",
+    "Facts",
+    "Rows",
+    "Walk",
+    "is_among",
+    "named_rows",
+    "read_entries",
+    "read_facts",
+]
 
 Rows = npt.NDArray[np.int64]
 
@@ -109,10 +119,12 @@ class Walk:
         name: str,
         show: Callable[[bytes], str],
         on_bad: Callable[[bytes], object] = lambda key: None,
+        severity: str = ERROR,
     ) -> Iterator[tuple[bytes, bytes]]:
         """(key, payload) of the values of a database whose checksum is right.
 
-        show: a key as people know it. on_bad: called with the keys of the other values.
+        show: a key as people know it. on_bad: called with the keys of the other values. severity:
+        of a wrong checksum.
         """
         bad, count, expected = Few(), 0, 0
         try:
@@ -135,7 +147,8 @@ class Walk:
         else:
             if count != expected:
                 self._damaged(name, f"LMDB says that there are {expected:,}, {count:,} were found")
-        bad.tell(self.findings, "CHECKSUM", f"values in {name} have a wrong checksum")
+        what = f"values in {name} have a wrong checksum"
+        bad.tell(self.findings, "CHECKSUM", what, severity)
 
     def _raw(self, name: str, database: Any) -> Iterator[tuple[bytes, bytes]]:
         last = b""
@@ -190,15 +203,43 @@ def _read_meta(walk: Walk, facts: Facts) -> None:
     for key, payload in walk.values("meta", lambda key: key.decode(errors="replace")):
         try:
             if key == b"state":
-                facts.state = layout.State.unpack(payload)
+                facts.state = layout.State.unpack(_in_range(payload))
             elif key == b"counters":
-                facts.counters = layout.Counters.unpack(payload)
+                facts.counters = layout.Counters.unpack(_in_range(payload))
             elif key == b"collection":
                 facts.entry = dict(json.loads(payload))
             elif key == b"dropped":
                 facts.dropped = True
         except BAD_VALUE:
             walk.findings.add("VALUE", f"the {key.decode()} in meta can't be read")
+
+
+def _in_range(payload: bytes) -> bytes:
+    """A payload of numbers that are all below 2**63.
+
+    Raises:
+        OverflowError: one is not.
+    """
+    if any(byte >= 128 for byte in payload[7::8]):
+        raise OverflowError("a number is past 2**63")
+    return payload
+
+
+def named_rows(walk: Walk, rows: Rows) -> list[str]:
+    """The first few of these rows as people know them, with the ids that name them."""
+    wanted = rows[:EXAMPLES_MAX].tolist()
+    names: dict[int, str] = {}
+    if not wanted:
+        return []
+    database = walk.environment.database(b"ids")
+    with walk.environment.errors_translated(), walk.transaction.cursor(database) as cursor:
+        for key, value in cursor.iternext(keys=True, values=True):
+            row = int.from_bytes(value[:8], "little")
+            if row in wanted:
+                names[row] = f"{shown_id(bytes(key))} (row {row})"
+                if len(names) == len(wanted):
+                    break
+    return [names.get(row, f"row {row}") for row in wanted]
 
 
 def _read_ids(walk: Walk, facts: Facts) -> None:
@@ -305,19 +346,21 @@ def _read_segments(walk: Walk, facts: Facts) -> None:
     def on_bad(key: bytes) -> None:
         facts.bad_segments.append(int.from_bytes(key, "big"))
 
-    for key, payload in walk.values("segments", number_of, on_bad):
+    for key, payload in walk.values("segments", number_of, on_bad, WARNING):
         try:
             (number,) = _KEY.unpack(key)
             entry = json.loads(payload)
             wanted = {"state": str, "first_row": int, "end_row": int, "seq": int}
             if entry.get("state") != "claimed":
                 wanted |= {"kind": str, "count": int, "bytes": int, "manifest_crc": int}
-            wrong = [name for name, kind in wanted.items() if not isinstance(entry[name], kind)]
-            if wrong:
-                raise ValueError(f"{wrong[0]} is {entry[wrong[0]]!r}")
+            if any(type(entry[name]) is not kind for name, kind in wanted.items()):
+                raise ValueError(f"a segment's entry is {entry!r}")
+            if any(not 0 <= entry[name] < 2**63 for name, kind in wanted.items() if kind is int):
+                raise OverflowError(f"a segment's entry is {entry!r}")
             facts.segments[number] = entry
         except (*BAD_VALUE, AttributeError):
-            walk.findings.add("VALUE", f"the entry of {number_of(key)} can't be read")
+            what = f"the entry of {number_of(key)} can't be read"
+            walk.findings.add("VALUE", what, WARNING)
             on_bad(key)
 
 

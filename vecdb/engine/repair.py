@@ -6,6 +6,7 @@ What is only a cache is built again, never the truth:
                  their entries don't fit each other, all are forgotten. Then rows are sealed and
                  graphs built as always
     sums         live_count, metadata_count and next_segment are computed from what they are sums of
+                 (not where records or vectors are damaged: the segment may have the last copy)
     leftovers    of segments, drafts and dropped collections are unlinked
     catalogue    what is half made or half dropped is finished, as by opening the folder
     FORMAT       is written again
@@ -60,10 +61,14 @@ class CollectionRepair:
     Args:
         folder: the collection's.
         damaged: numbers of the segments to be built again.
+        rebuild: False leaves segments as they are, for a store that can't give all of their rows.
     """
 
-    def __init__(self, folder: Path, collection_id: str, damaged: set[int]) -> None:
-        self._folder, self._id, self._damaged = folder, collection_id, damaged
+    def __init__(
+        self, folder: Path, collection_id: str, damaged: set[int], *, rebuild: bool = True
+    ) -> None:
+        self._folder, self._id = folder, collection_id
+        self._damaged, self._may_rebuild = damaged, rebuild
         self._segments = folder / "segments"
 
     def run(self) -> None:
@@ -82,9 +87,10 @@ class CollectionRepair:
             _correct_sums(store, facts)
             self._segments.mkdir(exist_ok=True)
             with self._locked():
-                self._forget(store)
+                wanting = self._may_rebuild and self._forget(store)
                 self._remove_leftovers(store)
-            self._rebuild(store)
+            if wanting:
+                self._rebuild(store)
         finally:
             environment.close()
 
@@ -94,22 +100,28 @@ class CollectionRepair:
         with _lock(self._folder / "graph.lock"), _lock(self._folder / "seal.lock"):
             yield
 
-    def _forget(self, store: Store) -> None:
-        """Mark the damaged segments lost, or forget all if their entries don't fit."""
+    def _forget(self, store: Store) -> bool:
+        """Mark the damaged segments lost, or forget all if their entries don't fit; whether there
+        is something to be built now."""
         with store.environment.read() as transaction:
             facts = read_entries(Walk(store.environment, transaction, _unheard()))
         faults = _unheard()
         check_entries(facts, faults)
         if facts.bad_segments or faults.count:
             forget_segments(store)
-            return
+            return True
         for number in sorted(self._damaged):
             # With both locks held the generation stands still, but for those who mark likewise.
             mark_lost(store, number, store.current_state().generation)
+        with store.environment.read() as transaction:
+            return any(e["state"] == "lost" for e in store.read_segments(transaction).values())
 
     def _remove_leftovers(self, store: Store) -> None:
         with store.environment.read() as transaction:
-            entries = store.read_segments(transaction)
+            facts = read_entries(Walk(store.environment, transaction, _unheard()))
+        if facts.bad_segments or facts.incomplete:
+            return
+        entries = facts.segments
         known = {str(number) for number in entries}
         for name in os.listdir(self._segments):
             path = self._segments / name
@@ -230,18 +242,18 @@ def _unheard() -> Findings:
 
 
 def _run(root: Path, job: dict[str, Any]) -> None:
-    """job: {"kinds": of problems of the folder, "collections": [[name, id, segments]]}."""
+    """job: {"kinds": of the folder's problems, "collections": [[name, id, segments, rebuild]]}."""
     say({"event": "begin", "id": ""})
     try:
         repair_folder(root, set(job["kinds"]))
     except Exception:
         traceback.print_exc()
-    for name, collection_id, damaged in job["collections"]:
+    for name, collection_id, damaged, rebuild in job["collections"]:
         say({"event": "begin", "id": collection_id, "name": name})
         error = None
         try:
             folder = root / "collections" / collection_id
-            CollectionRepair(folder, collection_id, set(damaged)).run()
+            CollectionRepair(folder, collection_id, set(damaged), rebuild=rebuild).run()
         except Exception as failure:
             traceback.print_exc()
             error = f"{type(failure).__name__}: {failure}"
