@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import vecdb
 from tests.checking import (
     DIM,
     catalog_entry,
@@ -448,6 +449,17 @@ def test_truth_is_not_repaired(folder: Path) -> None:
     assert truth_of(folder) == before
     (flipped,) = [p for p in problems if p.kind == "CHECKSUM"]
     assert flipped.detail == "1 values in records have a wrong checksum: row 50 (seq 1)"
+
+
+def test_a_segment_is_not_given_up_for_a_store_that_is_damaged(folder: Path) -> None:
+    """Its graph has a fault, but it holds the last copy of vectors that the store has lost."""
+    number = graph_number(folder)
+    flip(folder, "blocks", row(0))
+    rewrite_segment(folder, number, graph=cut_off_a_live_one)
+    report = vecdb.check(folder, repair=True)
+    assert kinds_of(list(report.problems)) == {"CHECKSUM", "VECTORS", "GRAPH_UNREACHABLE"}
+    assert not any(problem.repaired for problem in report.problems)
+    assert (number, "published") in [(n, e["state"]) for n, e in segments_of(folder)]
 
 
 def half_made(folder: Path) -> None:
