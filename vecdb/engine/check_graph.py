@@ -1,10 +1,6 @@
-"""Checking a graph: that its arrays fit each other, and that a search can come to every node.
+"""Checking a graph: that its arrays fit each other, as those who walk and extend it take them to.
 
-A search goes down the upper levels and then walks level 0. Which nodes it passes above level 0
-depends on the query, so every node that some query could pass counts as a place where the walk may
-begin. What can't be reached from all of them together can't be reached at all: such a node is in no
-answer, unless its segment is scanned. Like the kernels, this reads a list of neighbours up to its
-first number that is none of a node.
+Which nodes a walk can come to is in ``reachability``.
 """
 
 from __future__ import annotations
@@ -16,13 +12,10 @@ import numpy.typing as npt
 
 from vecdb.engine.graph import Graph
 
-__all__ = ["graph_faults", "reachable_nodes", "self_links"]
+__all__ = ["graph_faults", "self_links"]
 
 _SLICE_NODES = 50_000
 """Lists of neighbours looked at in one go: a few megabytes each."""
-
-Nodes = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 
 def graph_faults(graph: Graph, M: int) -> list[str]:
@@ -68,48 +61,6 @@ def self_links(graph: Graph) -> int:
         own = np.arange(start, start + len(lists))[:, None]
         total += int(np.count_nonzero((lists == own).any(axis=1)))
     return total
-
-
-def reachable_nodes(graph: Graph) -> Mask:
-    """Which nodes a search may come to: bool (n,). The shape of the graph must be right."""
-    n = len(graph.links)
-    seen = np.zeros(n, bool)
-    if n == 0:
-        return seen
-    starts = np.array([graph.entry], np.int64)
-    for level in range(graph.top_level, 0, -1):
-        starts = _closure_above(graph, level, starts)
-    seen[starts] = True
-    frontier = starts
-    while len(frontier):
-        parts = [
-            _unseen(graph.links[frontier[at : at + _SLICE_NODES]], seen)
-            for at in range(0, len(frontier), _SLICE_NODES)
-        ]
-        frontier = np.concatenate(parts)
-    return seen
-
-
-def _closure_above(graph: Graph, level: int, starts: Nodes) -> Nodes:
-    """All nodes that links of an upper level lead to from ``starts``, these included."""
-    n, offsets = len(graph.links), graph.upper_offsets
-    seen = np.zeros(n, bool)
-    seen[starts] = True
-    frontier = starts
-    while len(frontier):
-        at = offsets[frontier].astype(np.int64) + level - 1
-        at = at[at < offsets[frontier + 1]]
-        frontier = _unseen(graph.upper_links[at], seen)
-    return np.flatnonzero(seen)
-
-
-def _unseen(lists: npt.NDArray[np.int32], seen: Mask) -> Nodes:
-    """Neighbours in these lists that were not seen yet, each once; from now on they are."""
-    usable = np.logical_and.accumulate((lists >= 0) & (lists < len(seen)), axis=1)
-    found = lists[usable]
-    fresh = np.unique(found[~seen[found]]).astype(np.int64)
-    seen[fresh] = True
-    return fresh
 
 
 def _wrong_lists(lists: npt.NDArray[np.int32], n: int) -> int:

@@ -194,13 +194,15 @@ def _repair(root: Path, found: _Round, progress: Callable[[str], None]) -> None:
     if any(p.kind.startswith("STORE_") for p in by_name.get("", [])):
         kinds = []
     while True:
-        at: str | None = None
+        at, name = None, ""
         for event in _Child("vecdb.engine.repair", root).events(
             {"kinds": kinds, "collections": jobs}
         ):
             if event["event"] == "begin":
-                at = event["id"]
-                progress(f"repairing {event.get('name', 'the folder')}")
+                at, name = event["id"], event.get("name", "the folder")
+                progress(f"repairing {name}")
+            elif event["event"] == "end" and event["error"] is not None:
+                progress(f"{name} could not be repaired: {event['error']}")
         # Where it died, it would again.
         rest = [each[1] for each in jobs]
         jobs = jobs[rest.index(at) + 1 :] if at in rest else []

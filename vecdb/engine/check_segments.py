@@ -18,10 +18,11 @@ import numpy as np
 from vecdb import checks
 from vecdb.checking import NOTE, WARNING
 from vecdb.engine.check_findings import Findings
-from vecdb.engine.check_graph import graph_faults, reachable_nodes, self_links
+from vecdb.engine.check_graph import graph_faults, self_links
 from vecdb.engine.check_walk import BAD_VALUE, Facts, Rows, is_among
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.publication import GRAPH_LOCK
+from vecdb.engine.reachability import reachable_nodes
 from vecdb.engine.segment import Segment, SegmentDamagedError, padded_width
 from vecdb.errors import DataLossError
 from vecdb.types import CollectionConfig, Metric
