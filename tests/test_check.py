@@ -237,7 +237,7 @@ def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         go.unlink(missing_ok=True)
         try:
-            process.wait(20)
+            process.wait(60)
         finally:
             process.kill()
             process.wait()
