@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from vecdb.checking import CheckedCollection, CheckReport, Problem
 from vecdb.errors import (
     AlreadyExistsError,
     CancelledError,
@@ -62,6 +64,8 @@ __all__ = [
     "AlreadyExistsError",
     "BackupReport",
     "CancelledError",
+    "CheckReport",
+    "CheckedCollection",
     "CollectionConfig",
     "CollectionDescription",
     "CollectionStats",
@@ -79,6 +83,7 @@ __all__ = [
     "MissingExtraError",
     "NotFoundError",
     "OutcomeUnknownError",
+    "Problem",
     "Receipt",
     "Records",
     "ResourceExhaustedError",
@@ -90,6 +95,7 @@ __all__ = [
     "UnsupportedError",
     "VecdbError",
     "__version__",
+    "check",
     "compact",
     "connect",
     "open",
@@ -145,6 +151,48 @@ def restore(
     from vecdb.engine.restore import restore as run
 
     return run(backup, path, include_segments=include_segments)
+
+
+def check(
+    path: str | os.PathLike[str],
+    *,
+    repair: bool = False,
+    findable: float | None = None,
+    sample: int = 1_000,
+    progress: Callable[[str], None] | None = None,
+) -> CheckReport:
+    """Check a data folder: every checksum, and everything against everything else.
+
+    Ids, records, vectors, deaths, log, segments and counters of each collection must fit each
+    other; segments must hold what the store holds, bit for bit; every live row must be reachable in
+    its graph. It is all read in a process of its own: a store on which LMDB crashes is a problem of
+    that collection, and the others are checked all the same.
+
+    Others may go on using the folder, each collection being judged by one committed state. For as
+    long as that is read the file of the store grows by what is written meanwhile. Nothing is
+    changed, but LMDB needs to write into its file for locks.
+
+    Args:
+        path: the folder.
+        repair: build again what is only a cache (segments, graphs, sums), remove leftovers, and
+            check once more. What was stored is never changed: if it is damaged it is told which,
+            and the rest stays readable. Others may go on meanwhile; it waits for them.
+        findable: also search for rows by their own vector, at the usual effort: a smaller share
+            found than this, 0 to 1, is a problem.
+        sample: of how many live rows, the same ones each time.
+        progress: called with a sentence now and then.
+
+    Raises:
+        MissingExtraError: the engine is not installed here.
+        InvalidArgumentError: ``findable`` or ``sample`` can't be.
+        NotFoundError: there is no such folder.
+        FailedPreconditionError: it is no data folder, or one of a newer format.
+        UnavailableError: the process that checks could not be heard.
+    """
+    _check_engine("vecdb.check")
+    from vecdb.engine.check_process import check as run
+
+    return run(path, repair=repair, findable=findable, sample=sample, progress=progress)
 
 
 def compact(path: str | os.PathLike[str]) -> CompactionReport:

@@ -4,7 +4,8 @@
     vecdb load     a file into a collection       vecdb stats    collections, rows, segments
     vecdb rename   a collection                   vecdb warm     compile the kernels
     vecdb backup   while it is in use             vecdb restore  a backup into a new folder
-    vecdb compact  a folder that nobody has open  vecdb demo     the first five minutes
+    vecdb check    is all of it right?            vecdb compact  a folder that nobody has open
+    vecdb demo     the first five minutes
 
 ``load``, ``search``, ``stats``, ``rename`` and ``backup`` work on a server (``--url``) or, with no
 server in between, on a folder (``--data``). Everything heavy is imported inside the command that
@@ -293,6 +294,43 @@ def compact(
     with Status(Console(stderr=True), f"compacting {data}"):
         report = vecdb.compact(data)
     backups.print_compaction(Console(), report, as_json=as_json)
+
+
+@app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="The data folder; others may be using it.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Build again what is only a cache; remove leftovers.")
+    ] = False,
+    findable: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Least share of rows that a search for their own vector finds: 0.99."
+        ),
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Rows that are searched for.")] = 1_000,
+    as_json: Json = False,
+) -> None:
+    """Check a folder: every checksum, and everything against everything else.
+
+    The exit status is 0 if all is right (or has been repaired), 1 if problems are left, 2 if not
+    all of it could be checked.
+    """
+    from rich.console import Console
+
+    from vecdb_server.commands import checking
+    from vecdb_server.commands.progress import Status
+
+    try:
+        with Status(Console(stderr=True), f"checking {data}") as status:
+            report = vecdb.check(
+                data, repair=repair, findable=findable, sample=sample, progress=status.update
+            )
+    except (VecdbError, OSError) as error:
+        _failed(str(error))
+        raise typer.Exit(checking.NOT_CHECKED) from None
+    checking.print_report(Console(), report, as_json=as_json)
+    raise typer.Exit(checking.exit_status(report))
 
 
 @app.command()

@@ -31,7 +31,7 @@ from vecdb.engine.store import Store
 from vecdb.errors import AlreadyExistsError, NotFoundError
 from vecdb.types import CollectionConfig, CollectionDescription
 
-__all__ = ["Catalog", "copy_catalog"]
+__all__ = ["Catalog", "catalog_environment", "copy_catalog"]
 
 _DATABASES = (b"names", b"aliases")
 _MAP_BYTES = 1024**3
@@ -255,6 +255,11 @@ class Catalog:
         )
 
 
+def catalog_environment(root: Path) -> Environment:
+    """The catalogue of a data folder that this process does not have open."""
+    return Environment(root / "catalog", _DATABASES, create=False, map_bytes=_MAP_BYTES)
+
+
 def copy_catalog(root: Path, folder: Path) -> dict[str, str]:
     """Copy the catalogue of the data folder ``root`` into a folder, without what is half made or
     half dropped. catalog.lock must be held, and this process must not have the catalogue open.
@@ -262,7 +267,7 @@ def copy_catalog(root: Path, folder: Path) -> dict[str, str]:
     Returns:
         Name → id of the collections that are in it.
     """
-    source = Environment(root / "catalog", _DATABASES, create=False, map_bytes=_MAP_BYTES)
+    source = catalog_environment(root)
     try:
         source.copy(folder)
     finally:

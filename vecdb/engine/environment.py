@@ -140,6 +140,10 @@ class Environment:
             transaction.abort()
             self._gate.leave()
 
+    def errors_translated(self) -> contextlib.AbstractContextManager[None]:
+        """LMDB's errors as ours, for who wants to go on in the same transaction after one."""
+        return _translated(self.folder)
+
     def last_commit(self) -> int:
         """Number of the last transaction that was committed, by whichever process.
 

@@ -39,6 +39,7 @@ import numpy.typing as npt
 
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.graph import Graph
+from vecdb.engine.reachability import connect
 from vecdb.errors import DataLossError
 
 __all__ = ["Builder", "Space"]
@@ -190,7 +191,9 @@ class Builder:
             )
         with _temporary_file(work_dir) as path:
             self.index.save_index(str(path))
-            return _read(path, self._first_of, self._M, self._width)
+            graph = _read(path, self._first_of, self._M, self._width)
+        connect(graph)
+        return graph
 
 
 class _Known:

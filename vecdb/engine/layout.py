@@ -87,6 +87,8 @@ __all__ = [
     "pack_request",
     "pack_token",
     "pack_u64",
+    "parse_block",
+    "parse_log",
     "record_key",
     "request_age_key",
     "row_key",
@@ -360,7 +362,17 @@ def unpack_block(
 
     The vectors are a view of ``value``, perhaps not aligned: copy them before ``value`` goes.
     """
-    payload = open_value(key, value, "block")
+    return parse_block(key, open_value(key, value, "block"), dim)
+
+
+def parse_block(
+    key: bytes | memoryview, payload: bytes | memoryview, dim: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """``unpack_block`` of a payload whose checksum was compared.
+
+    Raises:
+        struct.error, ValueError: it is too short for what it says that it holds.
+    """
     count, flags = _BLOCK_TAIL.unpack_from(payload, len(payload) - _BLOCK_TAIL.size)
     first = _KEY.unpack(key)[0]
     vectors = np.frombuffer(payload, np.float32, count * dim).reshape(count, dim)
@@ -397,7 +409,11 @@ def pack_log(key: bytes, entry: LogEntry) -> bytes:
 
 def unpack_log(key: bytes | memoryview, value: bytes | memoryview) -> LogEntry:
     """The log entry of one batch, as copies."""
-    payload = bytes(open_value(key, value, "log entry"))
+    return parse_log(bytes(open_value(key, value, "log entry")))
+
+
+def parse_log(payload: bytes) -> LogEntry:
+    """``unpack_log`` of a payload whose checksum was compared. Raises as ``parse_block``."""
     time_ns, first_row, added, died, changed = _LOG_HEAD.unpack_from(payload)
     at = _LOG_HEAD.size
     return LogEntry(

@@ -7,7 +7,6 @@ delay of writers. It may be put to rest (``resting.py``) and wakes by itself whe
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +16,8 @@ from vecdb.engine.backpressure import Backpressure
 from vecdb.engine.environment import Environment
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
-from vecdb.engine.purging import PurgePass, garbage_excess, garbage_rows, purge_all
-from vecdb.engine.sealing import row_bytes, seal, thin_flat
+from vecdb.engine.purging import Purger, garbage_rows
+from vecdb.engine.sealing import flat_rows_max, row_bytes, seal, thin_flat
 from vecdb.engine.search import Searcher
 from vecdb.engine.store import Store, dropped_error
 from vecdb.engine.trimming import trim_dead
@@ -33,13 +32,6 @@ _DEATHS_WORTH_A_LOOK = 0.1
 """Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
 
 _DEATHS_WORTH_A_TRIM = 1_000
-
-_PURGED_ROWS_MIN = 256
-_EXCESS_MAX = 2.0
-"""Garbage, as a multiple of what is tolerated, past which a commit waits until it is less."""
-
-_FLAT_SEALS_MAX = 16
-"""A flat segment usually holds at most this many times what it takes to seal one."""
 
 
 @contextlib.contextmanager
@@ -79,9 +71,7 @@ class OpenCollection:
         """Rows and versions to be purged sooner or later, as of the last commit in this process."""
 
         self._live_count = 0
-        self._purging = threading.Lock()
-        self._pass: PurgePass | None = None
-        self._deaths: dict[int, int] = {}
+        self._purger = Purger(self.store)
         self.backpressure = Backpressure(database.options.backlog_bytes_max)
         self._flat_rows = (-1, 0, 0)  # Generation, rows in flat segments, rows in graphs.
         self.views = ViewKeeper(
@@ -96,56 +86,33 @@ class OpenCollection:
         self.graph_rows_max = max(
             1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M)
         )
-        self._flat_bytes_max = _FLAT_SEALS_MAX * options.seal_bytes
+        self._flat_rows_max = flat_rows_max(self.store, options.seal_bytes, self.graph_rows_max)
 
     def seal(self, bytes_min: int) -> bool:
         """Seal fresh rows if they take that much; False if another process is at it."""
-        rows_max = max(1, min(self._flat_bytes_max // row_bytes(self.store), self.graph_rows_max))
         with _gone_is_dropped(self.folder):
             return seal(
                 self.store,
                 self.folder,
                 self.id,
                 bytes_min=bytes_min,
-                rows_max=rows_max,
+                rows_max=self._flat_rows_max,
                 joined_rows_max=self.graph_rows_max,
             )
 
     def purge_old(self) -> None:
-        """Let go of what has been dead for a while."""
-        with self._purging:
-            purge_all(self.store)
+        """Let go what has been dead for a while."""
+        self._purger.purge_old()
 
     def relieve(self) -> None:
-        """Purge a little, whatever its age, if too much has died; as much as it takes if it is far
-        too much. Called after each commit, so that writers pay for the space that they take."""
-        excess = garbage_excess(self.garbage, self._live_count)
-        if (excess <= 1 and self._pass is None) or not self._purging.acquire(blocking=False):
-            return
-        try:
-            purged = 0
-            while True:
-                if self._pass is None:
-                    wanted = max(_PURGED_ROWS_MIN, self.garbage // 2)
-                    self._pass = PurgePass.begin(self.store, rows_max=wanted, grace_s=0.0)
-                    if self._pass is None:
-                        return  # A pin holds the rest.
-                    self._pass.deaths = self._deaths
-                purged += self._pass.step()
-                if self._pass.done:
-                    self._pass = None
-                if garbage_excess(self.garbage - purged, self._live_count) <= _EXCESS_MAX:
-                    return
-        except BaseException:
-            self._pass = None
-            raise
-        finally:
-            self._purging.release()
+        """Let go of some of what has died, if that is too much."""
+        self._purger.relieve(self.garbage, self._live_count)
 
     def trim(self) -> None:
         """Remove dead rows from flat segments that hardly hold others, and deaths that nobody
         needs, if there are enough of them."""
-        thin_flat(self.store, self.folder, self.id, self.views.view())
+        with _gone_is_dropped(self.folder):
+            thin_flat(self.store, self.folder, self.id, self.views.view())
         view = self.views.view()
         with self.store.environment.read() as transaction:
             deaths = transaction.stat(self.store.environment.database(b"dead"))["entries"]

@@ -25,6 +25,7 @@ __all__ = [
     "claim",
     "claimed_intervals",
     "discard_claims",
+    "forget_segments",
     "in_place",
     "mark_lost",
     "publish",
@@ -166,6 +167,24 @@ def mark_lost(store: Store, number: int, generation: int) -> None:
         if entry is not None and entry["state"] == "published":
             store.write_segment(transaction, number, {**entry, "state": "lost"})
             raise_generation(store, transaction)
+
+    store.environment.transact(write)
+
+
+def forget_segments(store: Store) -> None:
+    """All rows are served from the store until they are sealed anew: for entries that no longer
+    fit each other, or can't be read. Both locks must be held; the files are the caller's."""
+
+    def write(transaction: Any) -> None:
+        database = store.environment.database(b"segments")
+        with transaction.cursor(database) as cursor:
+            numbers = [int.from_bytes(key, "big") for key in cursor.iternext(values=False)]
+        transaction.drop(database, delete=False)
+        counters = store.read_counters(transaction)
+        counters.next_segment = max([counters.next_segment, *(n + 1 for n in numbers)])
+        counters.sealed_to = 0
+        store.write_counters(transaction, counters)
+        raise_generation(store, transaction)
 
     store.environment.transact(write)
 

@@ -20,6 +20,7 @@ seldom is what the grace is for: the last minute's deaths stay, unless there wou
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -32,7 +33,7 @@ from vecdb.engine.publication import claimed_intervals
 from vecdb.engine.store import Store
 from vecdb.errors import DataLossError
 
-__all__ = ["GRACE_S", "PurgePass", "garbage_excess", "garbage_rows", "purge_all"]
+__all__ = ["GRACE_S", "PurgePass", "Purger", "garbage_rows", "purge_all"]
 
 GRACE_S: Final = 60.0
 """Seconds that the bytes of dead rows stay for those who are just reading them."""
@@ -41,6 +42,9 @@ GARBAGE_FRACTION_MAX: Final = 0.25
 GARBAGE_ROWS_MIN: Final = 256
 """With more garbage than this, as a fraction of the live rows and at least so many, there is no
 grace, or a collection that is written anew each minute would take many times its size."""
+
+_FAR_TOO_MUCH: Final = 2.0
+"""As a multiple of that: here a commit waits until it is less."""
 
 LIVING_FRACTION_MIN: Final = 0.75
 """A block of which less is alive is written anew."""
@@ -60,9 +64,49 @@ def garbage_rows(store: Store, transaction: Any) -> int:
     return max(0, records - store.read_counters(transaction).live_count)
 
 
-def garbage_excess(garbage: int, live_count: int) -> float:
-    """How much garbage there is, as a multiple of what is tolerated."""
-    return garbage / max(GARBAGE_ROWS_MIN, GARBAGE_FRACTION_MAX * live_count)
+class Purger:
+    """Purges one collection, and remembers what takes long to look up. For many threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._busy = threading.Lock()
+        self._pass: PurgePass | None = None
+        self._deaths: dict[int, int] = {}
+
+    def purge_old(self) -> None:
+        """Let go what has been dead for a while."""
+        with self._busy:
+            purge_all(self._store)
+
+    def relieve(self, garbage: int, live_count: int) -> None:
+        """Purge a little, whatever its age, if too much has died; as much as it takes if it is far
+        too much. Called after each commit, so that writers pay for the space that they take.
+
+        Args:
+            garbage, live_count: rows, as of that commit.
+        """
+        tolerated = max(GARBAGE_ROWS_MIN, GARBAGE_FRACTION_MAX * live_count)
+        is_pressing = garbage > tolerated or self._pass is not None
+        if not is_pressing or not self._busy.acquire(blocking=False):
+            return
+        try:
+            while True:
+                if self._pass is None:
+                    wanted = max(GARBAGE_ROWS_MIN, garbage // 2)
+                    self._pass = PurgePass.begin(self._store, rows_max=wanted, grace_s=0.0)
+                    if self._pass is None:
+                        return  # A pin holds the rest.
+                    self._pass.deaths = self._deaths
+                garbage -= self._pass.step()
+                if self._pass.done:
+                    self._pass = None
+                if garbage <= _FAR_TOO_MUCH * tolerated:
+                    return
+        except BaseException:
+            self._pass = None
+            raise
+        finally:
+            self._busy.release()
 
 
 def purge_all(store: Store, grace_s: float = GRACE_S) -> int:

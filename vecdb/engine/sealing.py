@@ -39,7 +39,7 @@ from vecdb.engine.store import Store
 from vecdb.engine.view import View
 from vecdb.types import Metric
 
-__all__ = ["load_rows", "row_bytes", "seal", "thin_flat"]
+__all__ = ["flat_rows_max", "load_rows", "row_bytes", "seal", "thin_flat"]
 
 _SLICE_ROWS, _SLICE_BYTES = 4_000, 64 * 1024**2
 """What a transaction reads: of rows with metadata of 64 KiB each some 250 MB."""
@@ -55,6 +55,15 @@ it no longer counts."""
 def row_bytes(store: Store) -> int:
     """What a row takes in a flat segment, without its id."""
     return 4 * padded_width(store.config.dim)
+
+
+_FLAT_SEALS_MAX = 16
+"""A flat segment usually holds at most this many times what it takes to seal one."""
+
+
+def flat_rows_max(store: Store, seal_bytes: int, graph_rows_max: int) -> int:
+    """Rows that a flat segment usually has at most."""
+    return max(1, min(_FLAT_SEALS_MAX * seal_bytes // row_bytes(store), graph_rows_max))
 
 
 def load_rows(store: Store, first_row: int, end_row: int, seq: int) -> RowArrays:

@@ -1,0 +1,219 @@
+"""Helpers for the tests of ``vecdb.check``: a folder with something of everything in it, and ways
+to change what lies in a closed folder by hand."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vecdb
+from tests.model import index_now, seal_now
+from vecdb.checking import CheckedCollection, Problem
+from vecdb.engine import layout, pins
+from vecdb.engine.catalog import catalog_environment
+from vecdb.engine.check import CollectionCheck
+from vecdb.engine.check_catalog import check_catalog
+from vecdb.engine.environment import Environment
+from vecdb.engine.files import file_lock
+from vecdb.engine.graph import Graph
+from vecdb.engine.publication import in_place
+from vecdb.engine.segment import RowArrays, Segment, write_segment
+from vecdb.engine.store import Store
+
+DIM = 8
+
+
+def vectors_of(seed: int, count: int, dim: int = DIM) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+
+
+def ids_of(first: int, count: int) -> list[str]:
+    return [f"id-{i}" for i in range(first, first + count)]
+
+
+def fill(folder: Path) -> None:
+    """Make a closed folder with the collection "docs".
+
+    Rows 0 to 199 lie in a graph, 200 to 299 in a flat segment, 300 to 349 in none. Rows 0 to 9 are
+    dead (seq 2) and were when the graph was built; 20 and 21 (seq 6) and 310 (seq 7) died later.
+    Rows 30 to 39 have two versions of their record, the second of seq 5.
+    """
+    with vecdb.open(folder, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(ids_of(0, 200), vectors_of(0, 200), [{"n": i} for i in range(200)])
+        docs.delete(ids_of(0, 10))
+        seal_now(docs)
+        index_now(docs)
+        docs.upsert(ids_of(200, 100), vectors_of(1, 100))
+        seal_now(docs)
+        docs.upsert(ids_of(300, 50), vectors_of(2, 50))
+        docs.upsert(ids_of(30, 10), vectors_of(0, 200)[30:40], [{"n": -1}] * 10)
+        docs.delete(["id-20", "id-21"])
+        docs.delete(["id-310"])
+        store = docs._opened.store
+        store.environment.transact(lambda transaction: pins.take_pin(store, transaction))
+
+
+def collection_folder(folder: Path) -> Path:
+    (found,) = (folder / "collections").iterdir()
+    return found
+
+
+def checked(
+    folder: Path, *, findable: float | None = None
+) -> tuple[list[Problem], list[CheckedCollection]]:
+    """Check a folder that this process does not have open, here and not in a child."""
+    problems: list[Problem] = []
+    collections = []
+    for name, entry in check_catalog(folder, problems.append).items():
+        check = CollectionCheck(
+            folder, name, entry["id"], entry, findable=findable, sample=1_000, tell=problems.append
+        )
+        if (found := check.run()) is not None:
+            collections.append(found)
+    return problems, collections
+
+
+def kinds_of(problems: list[Problem]) -> set[str]:
+    return {problem.kind for problem in problems}
+
+
+@contextlib.contextmanager
+def opened_store(folder: Path) -> Iterator[Store]:
+    """The store of the only collection of a closed folder."""
+    place = collection_folder(folder)
+    environment = Environment(
+        place / "store", layout.DATABASES, create=False, map_bytes=64 * 1024**2
+    )
+    try:
+        yield Store(environment, place.name)
+    finally:
+        environment.close()
+
+
+def change(folder: Path, function: Callable[[Store, Any], object]) -> None:
+    """Run ``function(store, transaction)`` in a write transaction."""
+    with opened_store(folder) as store:
+        store.environment.transact(lambda transaction: function(store, transaction))
+
+
+def put(folder: Path, database: str, key: bytes, payload: bytes | None) -> None:
+    """Set a sealed value, or remove it."""
+
+    def write(store: Store, transaction: Any) -> None:
+        handle = store.environment.database(database.encode())
+        if payload is None:
+            assert transaction.delete(key, db=handle)
+        else:
+            transaction.put(key, layout.seal_value(key, payload), db=handle)
+
+    change(folder, write)
+
+
+def get(folder: Path, database: str, key: bytes) -> bytes:
+    """The payload of a value."""
+    with opened_store(folder) as store, store.environment.read() as transaction:
+        value = transaction.get(key, db=store.environment.database(database.encode()))
+        return bytes(layout.open_value(key, value, database))
+
+
+def flip(folder: Path, database: str, key: bytes) -> None:
+    """Flip a bit of a stored value, its checksum left as it is."""
+
+    def write(store: Store, transaction: Any) -> None:
+        handle = store.environment.database(database.encode())
+        value = bytearray(transaction.get(key, db=handle))
+        value[len(value) // 3] ^= 4
+        transaction.put(key, bytes(value), db=handle)
+
+    change(folder, write)
+
+
+def change_counters(folder: Path, **values: int) -> None:
+    def write(store: Store, transaction: Any) -> None:
+        counters = store.read_counters(transaction)
+        for name, value in values.items():
+            setattr(counters, name, value)
+        store.write_counters(transaction, counters)
+
+    change(folder, write)
+
+
+def counters_of(folder: Path) -> layout.Counters:
+    return layout.Counters.unpack(get(folder, "meta", b"counters"))
+
+
+def segments_of(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(number, entry) of those in place."""
+    with opened_store(folder) as store, store.environment.read() as transaction:
+        return in_place(store.read_segments(transaction))
+
+
+def change_entry(folder: Path, number: int, **values: Any) -> None:
+    def write(store: Store, transaction: Any) -> None:
+        entry = store.read_segments(transaction).get(number, {})
+        store.write_segment(transaction, number, {**entry, **values})
+
+    change(folder, write)
+
+
+def rewrite_segment(
+    folder: Path,
+    number: int,
+    content: Callable[[RowArrays], RowArrays] = lambda content: content,
+    graph: Callable[[Graph], Graph] = lambda graph: graph,
+) -> None:
+    """Write a segment anew with other arrays, checksums and entry as if it had always been so."""
+    place = collection_folder(folder)
+    with opened_store(folder) as store:
+        with store.environment.read() as transaction:
+            entry = store.read_segments(transaction)[number]
+        segment = Segment(place / "segments" / str(number), number, place.name, entry)
+        new = write_segment(
+            place / "segments" / str(number),
+            number=number,
+            collection_id=place.name,
+            metric=store.config.metric,
+            first_row=segment.first_row,
+            end_row=segment.end_row,
+            seq=segment.seq,
+            content=content(segment.content),
+            graph=None if segment.graph is None else graph(segment.graph),
+        )
+        store.environment.transact(
+            lambda transaction: store.write_segment(transaction, number, new)
+        )
+
+
+def change_catalog(folder: Path, name: str, entry: dict[str, Any] | None) -> None:
+    """Set or remove an entry of the catalogue."""
+    environment = catalog_environment(folder)
+    key = name.encode()
+
+    def write(transaction: Any) -> None:
+        names = environment.database(b"names")
+        if entry is None:
+            transaction.delete(key, db=names)
+        else:
+            transaction.put(key, layout.pack_json(key, entry), db=names)
+
+    try:
+        with file_lock(folder / "catalog.lock", wait=True):
+            environment.transact(write)
+    finally:
+        environment.close()
+
+
+def catalog_entry(folder: Path, name: str) -> dict[str, Any]:
+    environment = catalog_environment(folder)
+    key = name.encode()
+    try:
+        with environment.read() as transaction:
+            value = transaction.get(key, db=environment.database(b"names"))
+            return layout.unpack_json(key, value, "entry")
+    finally:
+        environment.close()
