@@ -40,6 +40,7 @@ from vecdb.engine.options import Options
 from vecdb.engine.planning import plan
 from vecdb.engine.resting import Resting
 from vecdb.engine.supervisor import Supervisor
+from vecdb.engine.verifying import Verifier
 from vecdb.engine.writer import Writer
 from vecdb.errors import (
     FailedPreconditionError,
@@ -111,6 +112,7 @@ class Database:
         self._catalog = Catalog(root, options.map_bytes)
         self.pool = KernelPool(options.threads)
         self._writer = Writer(options.queue_bytes_max)
+        self.verifier = Verifier()
         self._supervisor = Supervisor(root, options, on_progress=self._indexer_progressed)
         self._to_seal: set[str] = set()
         self._seal_wanted = threading.Condition()
@@ -251,6 +253,7 @@ class Database:
                 self._seal_wanted.notify()
             self._sealer.join()
             self._supervisor.close()
+            self.verifier.close()
             self.pool.close()
             with self._lock:
                 for opened in self._collections.values():
@@ -284,7 +287,8 @@ class Database:
         return status
 
     def optimize(self, opened: OpenCollection, deadline: Deadline) -> None:
-        """Seal everything, then have the indexer finish, and wait for it."""
+        """Seal everything, then have the indexer finish, and wait for it; what it leaves is
+        verified."""
         if not self.options.indexer:
             raise UnavailableError("this database was opened with indexer=False", "NO_INDEXER")
         with os_errors_translated(str(opened.folder)):
@@ -294,19 +298,25 @@ class Database:
         wanted_row = opened.views.view().counters.sealed_to
         failures = self._supervisor.failures(opened.id)
         last_wake = 0.0
+
+        def check() -> None:
+            deadline.check()
+            self.check_usable()
+
         while True:
             # What is sealed meanwhile is not waited for, or writers could keep this from ending.
             segments = opened.views.view().segments
             asked = tuple(s for s in segments if s.first_row < wanted_row)
             if plan(asked, opened.graph_rows_max, urgent=True) is None:
-                return
+                if opened.views.verify(check):
+                    return
+                continue
             if time.monotonic() - last_wake > 1.0:
                 self._supervisor.wake(opened.id, urgent=True)
                 last_wake = time.monotonic()
             if self._supervisor.failures(opened.id) >= failures + _FAILURES_MAX:
                 raise InternalError(self._supervisor.status(opened.id), "INDEXER_CRASHED")
-            deadline.check()
-            self.check_usable()
+            check()
             time.sleep(_OPTIMIZE_POLL_S)
 
     def wake_indexer(self, collection_id: str) -> None:

@@ -58,6 +58,7 @@ class OpenCollection:
             folder,
             collection_id,
             on_work=lambda: database.wake_indexer(collection_id),
+            verifier=database.verifier,
         )
         self.searcher = Searcher(self.store, self.views, database.pool)
         config = self.store.config

@@ -146,11 +146,16 @@ def raise_generation(store: Store, transaction: Any) -> None:
     store.write_state(transaction, layout.State(state.seq, state.generation + 1))
 
 
-def mark_lost(store: Store, number: int, generation: int) -> None:
-    """A published segment whose files are gone or damaged: served from the store until rebuilt."""
+def mark_lost(store: Store, number: int, generation: int | None = None) -> None:
+    """A published segment whose files are gone or damaged: served from the store until rebuilt.
+
+    Args:
+        generation: nothing is done if the segments have changed since this one. None: do it as
+            long as the segment is published, as fits bytes that were seen to be damaged.
+    """
 
     def write(transaction: Any) -> None:
-        if store.read_state(transaction).generation != generation:
+        if generation not in (None, store.read_state(transaction).generation):
             return
         entry = store.read_segments(transaction).get(number)
         if entry is not None and entry["state"] == "published":
