@@ -39,10 +39,12 @@ from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.options import Options
 from vecdb.engine.planning import plan
 from vecdb.engine.resting import Resting
+from vecdb.engine.seal_failures import SealFailures
 from vecdb.engine.supervisor import Supervisor
 from vecdb.engine.verifying import Verifier
 from vecdb.engine.writer import Writer
 from vecdb.errors import (
+    DataLossError,
     FailedPreconditionError,
     InternalError,
     InvalidArgumentError,
@@ -57,7 +59,7 @@ __all__ = ["Database"]
 FORMAT_WORD, FORMAT_NUMBER = "vecdb", 1
 _OPTIMIZE_POLL_S = 0.02
 _FAILURES_MAX = 3
-_SEAL_PAUSE_S = 1.0
+_SEAL_POLL_S = 0.5
 _log = logging.getLogger("vecdb.engine")
 
 
@@ -115,6 +117,7 @@ class Database:
         self.verifier = Verifier()
         self._supervisor = Supervisor(root, options, on_progress=self._indexer_progressed)
         self._to_seal: set[str] = set()
+        self._seal_failures = SealFailures()
         self._seal_wanted = threading.Condition()
         self._sealer = threading.Thread(target=self._run_sealer, name="vecdb-sealer", daemon=True)
         self._sealer.start()
@@ -180,6 +183,7 @@ class Database:
         with self._lock, os_errors_translated(str(self.path)):
             collection_id = self._catalog.drop(checks.check_name(name))
             opened = self._collections.pop(collection_id, None)
+            self._seal_failures.settled(collection_id)
             try:
                 self._catalog.finish_drop(name, opened.store if opened else None)
             finally:
@@ -282,6 +286,7 @@ class Database:
     def indexer_status(self, opened: OpenCollection) -> str:
         """What the indexer does for a collection."""
         status = self._supervisor.status(opened.id)
+        status += self._seal_failures.status(opened.id)
         if opened.backpressure.is_stalled:
             status += f"; writers are not delayed: no progress for {NO_PROGRESS_S:.0f} s"
         return status
@@ -340,7 +345,11 @@ class Database:
                 opened = OpenCollection(self, collection_id, folder)
                 self._collections[collection_id] = opened
                 self._resting.woke(opened)
-                self._take_up_work(opened)
+                try:
+                    self._take_up_work(opened)
+                except DataLossError as damage:
+                    # Only what needs the segments fails; rows can be read.
+                    _log.warning("opening %s: %s", folder, damage)
             return opened
 
     def _take_up_work(self, opened: OpenCollection) -> None:
@@ -353,7 +362,7 @@ class Database:
 
     def _after_commit(self, opened: OpenCollection) -> None:
         work = opened.work(self.options.seal_bytes)
-        if work == "seal":
+        if work == "seal" and not self._seal_failures.is_early(opened.id):
             with self._seal_wanted:
                 self._to_seal.add(opened.id)
                 self._seal_wanted.notify()
@@ -366,19 +375,22 @@ class Database:
                 while not self._to_seal:
                     if self._unusable is not None:
                         return
-                    self._seal_wanted.wait()
+                    self._seal_wanted.wait(_SEAL_POLL_S if self._seal_failures else None)
+                    self._to_seal |= self._seal_failures.due()
                 opened = self._collections.get(self._to_seal.pop())
             if opened is None:
                 continue
             try:
                 opened.seal(self.options.seal_bytes)
             except (NotFoundError, FailedPreconditionError):
+                self._seal_failures.settled(opened.id)
                 continue  # Dropped or closed meanwhile.
             except Exception as error:
-                # Sealing is only for speed, and nothing may end this thread: the next commit asks
-                # for it again.
+                # Sealing is only for speed, and nothing may end this thread: it is tried again.
                 _log.warning("sealing in %s: %s", opened.folder, error)
-                time.sleep(_SEAL_PAUSE_S)
+                self._seal_failures.failed(opened.id, str(error))
+                continue
+            self._seal_failures.settled(opened.id)
             self._supervisor.wake(opened.id)
 
     def _forked(self) -> None:
@@ -437,7 +449,8 @@ def _prepare_folder(root: Path) -> None:
         fsync_folder(root.parent)
         return
     words = file.read_text(errors="replace").split()
-    if len(words) != 2 or words[0] != FORMAT_WORD or not words[1].isdigit():
+    known = len(words) == 2 and words[0] == FORMAT_WORD and words[1].isascii()
+    if not (known and words[1].isdigit() and int(words[1]) > 0):
         raise FailedPreconditionError(
             f"{file} says {file.read_bytes()[:40]!r}, expected '{FORMAT_WORD} {FORMAT_NUMBER}'",
             "NOT_VECDB",

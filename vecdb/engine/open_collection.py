@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vecdb.engine import layout
 from vecdb.engine.backpressure import Backpressure
 from vecdb.engine.environment import Environment
+from vecdb.engine.opening_checks import check_counters
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
 from vecdb.engine.sealing import row_bytes, seal
@@ -43,6 +44,8 @@ class OpenCollection:
         )
         try:
             self.store = Store(environment, collection_id)
+            with environment.read() as transaction:
+                check_counters(self.store, transaction)
         except BaseException:
             environment.close()
             raise
