@@ -92,7 +92,8 @@ def release_pin(store: Store, transaction: Any, pin_id: bytes) -> bool:
 
 
 def remove_expired_pins(store: Store, transaction: Any) -> int:
-    """Remove pins that have expired or are damaged; how many. There are never more than ``limits.PINS_MAX``.
+    """Remove pins that have expired or are damaged; how many. There are never more
+    than ``limits.PINS_MAX``.
 
     Who purges does this in the same transaction: then a clock that is set back can't bring a pin
     back whose rows have gone.
