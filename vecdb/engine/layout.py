@@ -243,8 +243,8 @@ def unpack_u64_table(
     """
     if 12 * len(keys) != 8 * len(values):
         raise DataLossError(
-            f"the {len(keys) // 8} values of {what} {_KEY.unpack(keys[:8])[0]} and those after it "
-            f"have {len(values)} bytes, expected {12 * (len(keys) // 8)}",
+            f"{len(keys) // 8} values ({what}) have {len(values)} bytes, expected "
+            f"{12 * (len(keys) // 8)}",
             "CHECKSUM",
         )
     key_bytes = np.frombuffer(keys, np.uint8).reshape(-1, 8)

@@ -210,7 +210,11 @@ class RowReader:
                     break
                 keys.append(key)
                 values.append(value)
-            rows, seqs = layout.unpack_u64_table(b"".join(keys), b"".join(values), "death")
+            raw_keys, raw_values = b"".join(keys), b"".join(values)
+            if 12 * len(raw_keys) != 8 * len(raw_values):
+                for key, value in zip(keys, values, strict=True):
+                    layout.unpack_u64(key, value, "death")  # Raises at the one that was cut.
+            rows, seqs = layout.unpack_u64_table(raw_keys, raw_values, "death")
         return rows[seqs <= seq], end_row
 
     def read_log(self, transaction: Any, after: int, to: int) -> list[layout.LogEntry] | None:
