@@ -488,7 +488,7 @@ def file_damages(path: Path) -> list[tuple[str, bytes]]:
     lengths = [d for d in every if "byte " not in d[0]]
     flips = [d for d in every if "byte " in d[0]]
     chance = random.Random(f"{SEED} {path.name} {path.parent.name}")
-    return [*chance.sample(flips, min(5, len(flips))), *chance.sample(lengths, 1)]
+    return [*chance.sample(flips, min(4, len(flips))), *chance.sample(lengths, 1)]
 
 
 def _file_damages(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -573,7 +573,7 @@ def test_a_changed_file_never_gives_a_wrong_answer_that_is_marked_verified(
                 print(file, what)
                 raise
             shutil.rmtree(folder)
-    assert cases > 70 and refused >= 8, (cases, refused)
+    assert cases > 60 and refused >= 8, (cases, refused)
 
 
 @pytest.mark.parametrize("missing", ["vectors.npy", "manifest.json", "upper_links.npy"])

@@ -9,7 +9,7 @@
       trash/                                 dropped collections on their way out
 
 Opening a folder twice in a process gives the same database, counted. After a fork every call of the
-child fails: LMDB's locks and maps do not survive it.
+child fails, opening the folder too: LMDB's locks and maps do not survive it.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Database:
 
     _open: ClassVar[dict[str, Database]] = {}
     _open_lock: ClassVar[threading.Lock] = threading.Lock()
+    _of_parent: ClassVar[dict[str, str]] = {}  # Folders that were open at a fork, why not again.
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], **options: Any) -> Database:
@@ -85,6 +86,9 @@ class Database:
             raise InvalidArgumentError(f"unknown option: {error}", "BAD_OPTION") from None
         with cls._open_lock:
             key = os.path.realpath(root)
+            if key in cls._of_parent:
+                # LMDB can't be opened beside what the fork copied, nor may that be closed here.
+                raise FailedPreconditionError(cls._of_parent[key], "FORKED")
             known = cls._open.get(key)
             if known is not None and known._unusable is not None:
                 raise UnavailableError(f"{root} is being closed; close it again", "CLOSING")
@@ -396,7 +400,8 @@ class Database:
     def _forked(self) -> None:
         self._forked_away = True
         self._unusable = (
-            f"the database in {self.path} was opened before a fork; open it in the child"
+            f"the database in {self.path} was opened before a fork and can't be used after it, nor "
+            "opened anew in the child: open it after forking, or start a process of its own"
         )
 
 
@@ -405,7 +410,9 @@ _living: weakref.WeakSet[Database] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for database in list(_living):
-        database._forked()
+        if not database._closed:
+            database._forked()
+            Database._of_parent[str(database.path)] = str(database._unusable)
     Database._open = {}
     Database._open_lock = threading.Lock()
 
