@@ -154,8 +154,9 @@ class VerifiedSegments:
         """A segment was mapped: it is known to be right, or will be compared."""
         if self._verifier is None:
             return
-        known = self._compared.get(segment.number) == segment.signature
-        if known or segment.number >= self._written_since:
+        seen_as = self._compared.get(segment.number)
+        written_meanwhile = seen_as is None and segment.number >= self._written_since
+        if written_meanwhile or seen_as == segment.signature:
             self._note(segment)
         else:
             self._verifier.add(segment, self.compare)
