@@ -134,13 +134,14 @@ class VerifiedSegments:
     """Which segments of a collection this process knows to be right. Safe for many threads.
 
     Args:
-        lose: called with the number of a segment that is damaged, or whose files are gone.
+        lose: called with the number of a segment that is damaged, or whose files are gone; says
+            whether it was in place.
         verifier: None: everything stays unverified until ``compare`` is called, and nothing counts
             for having been written while the collection was open.
     """
 
     def __init__(
-        self, store: Store, lose: Callable[[int], None], verifier: Verifier | None
+        self, store: Store, lose: Callable[[int], bool], verifier: Verifier | None
     ) -> None:
         self._lose = lose
         self._verifier = verifier
@@ -162,7 +163,7 @@ class VerifiedSegments:
             self._verifier.add(segment, self.compare)
 
     def compare(self, segment: Segment, check: Callable[[], None]) -> bool:
-        """Compare a segment now; False if it is damaged, and was given up.
+        """Compare a segment now; False if it is damaged and was given up, or is there no more.
 
         Args:
             check: called every few milliseconds, to raise if it is to end.
@@ -173,8 +174,8 @@ class VerifiedSegments:
             if not segment.verified:
                 segment.verify(check)
         except (SegmentDamagedError, FileNotFoundError, NotADirectoryError) as damage:
-            _log.warning("%s; it is served from the store and built again", damage)
-            self._lose(segment.number)
+            if self._lose(segment.number):
+                _log.warning("%s; it is served from the store and built again", damage)
             return False
         finally:
             self._comparing.release()

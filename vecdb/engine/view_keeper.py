@@ -126,13 +126,15 @@ class ViewKeeper:
                 sound = False
         return sound
 
-    def _lose(self, number: int) -> None:
-        """A segment turned out to be damaged: the next view is made without its files."""
+    def _lose(self, number: int) -> bool:
+        """A segment turned out to be damaged, or its files are gone: the next view is made without
+        them. False if it is not in place any more."""
         try:
-            mark_lost(self._store, number)
+            return mark_lost(self._store, number)
         except (ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
             self._unreadable.add(number)
-        self.forget()
+            self.forget()
+            return True
 
     def _next(self, last: View | None) -> View:
         for _ in range(_ATTEMPTS_MAX):
