@@ -103,10 +103,10 @@ def test_a_build_without_memory_is_tried_again(tmp_path: Path, children: list[An
         small.upsert(names(100), rows(100))
         small.optimize(timeout_s=60)
         docs = database.create_collection("docs", DIM)
-        vectors = rows(20_000)
-        docs.upsert_many(names(20_000), vectors, batch_rows=5_000)
+        vectors = rows(12_000)
+        docs.upsert_many(names(12_000), vectors, batch_rows=6_000)
         (child,) = children
-        limit = data_bytes(child.pid) + 1024**2
+        limit = data_bytes(child.pid) + 512 * 1024
         no_limit = resource.prlimit(child.pid, resource.RLIMIT_DATA)
         resource.prlimit(child.pid, resource.RLIMIT_DATA, (limit, no_limit[1]))
         docs._opened.seal(1)
