@@ -366,6 +366,7 @@ def test_segments_that_are_replaced_meanwhile_are_still_copied(
         docs = database.collection("docs")
         assert entries_of(docs) == before
         check_same(docs, model)
+        assert docs._opened.views.verify(lambda: None)
         assert docs.search(vectors_of(5, 1)[0], k=3).info.verified
 
 

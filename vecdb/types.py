@@ -152,7 +152,9 @@ class SearchInfo(NamedTuple):
         visited: vectors compared with the query.
         matches: live rows that could have been returned (all of them, as there is no filter).
         seq: every batch up to this one was seen, and none after it.
-        verified: True if all segments that were read have had their checksums compared.
+        verified: True if all bytes that it rests on are known to be those that were written:
+            those of segments were compared with their checksums since the files were opened, or
+            written meanwhile. False for a while after opening; the answer is as good as the bytes.
     """
 
     plan: str

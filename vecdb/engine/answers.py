@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.lookup import read_records, read_vectors
-from vecdb.engine.segment import RowArrays
+from vecdb.engine.segment import RowArrays, SegmentDamagedError
 from vecdb.engine.store import Store
 from vecdb.engine.view import View
 from vecdb.types import HitColumns, Metric, SearchInfo
@@ -157,12 +157,20 @@ def _named(
 def _rows(view: View, parts: Sequence[Found], best: _Best) -> list[int]:
     """The rows of the hits."""
     if best.origins is None:
-        return list(_rows_of(view, parts[0], best.nodes).tolist())
-    rows = np.empty(len(best.nodes), np.int64)
-    for number, part in enumerate(parts):
-        at = np.flatnonzero(best.origins == number)
-        rows[at] = _rows_of(view, part, best.nodes[at])
-    return list(rows.tolist())
+        rows = _rows_of(view, parts[0], best.nodes)
+    else:
+        rows = np.empty(len(best.nodes), np.int64)
+        for number, part in enumerate(parts):
+            at = np.flatnonzero(best.origins == number)
+            rows[at] = _rows_of(view, part, best.nodes[at])
+    numbers: list[int] = rows.tolist()
+    if numbers and not 0 <= min(numbers) <= max(numbers) < view.counters.next_row:
+        raise SegmentDamagedError(
+            f"a segment names rows {min(numbers)} to {max(numbers)}, the collection has rows 0 to "
+            f"{view.counters.next_row - 1}",
+            "SEGMENT",
+        )
+    return numbers
 
 
 def _segment_ids(parts: Sequence[Found], best: _Best) -> list[str]:

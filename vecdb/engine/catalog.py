@@ -17,6 +17,7 @@ its store and segments bear its id, which is never given again.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import uuid
@@ -28,7 +29,7 @@ from vecdb.engine.environment import Environment, NamedDatabase
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock, fsync_folder
 from vecdb.engine.store import Store
-from vecdb.errors import AlreadyExistsError, NotFoundError
+from vecdb.errors import AlreadyExistsError, DataLossError, NotFoundError
 from vecdb.types import CollectionConfig, CollectionDescription
 
 __all__ = ["Catalog", "catalog_environment", "copy_catalog"]
@@ -36,6 +37,7 @@ __all__ = ["Catalog", "catalog_environment", "copy_catalog"]
 _DATABASES = (b"names", b"aliases")
 _MAP_BYTES = 1024**3
 _WHAT = "catalogue entry"
+_log = logging.getLogger("vecdb.engine")
 
 
 class Catalog:
@@ -62,7 +64,7 @@ class Catalog:
         return self._root / "collections" / collection_id
 
     def list(self) -> list[CollectionDescription]:
-        """The collections that are ready, by name."""
+        """The collections that are ready, by name; one whose entry is damaged is left out."""
         with self.environment.read() as transaction:
             entries = self._entries(transaction)
         return [
@@ -239,10 +241,14 @@ class Catalog:
 
     def _entries(self, transaction: Any) -> dict[str, dict[str, Any]]:
         with transaction.cursor(self._names) as cursor:
-            return {
-                bytes(key).decode(): layout.unpack_json(key, value, _WHAT)
-                for key, value in cursor.iternext(keys=True, values=True)
-            }
+            entries = {}
+            for key, value in cursor.iternext(keys=True, values=True):
+                try:
+                    entries[bytes(key).decode()] = layout.unpack_json(key, value, _WHAT)
+                except DataLossError as damage:
+                    # Who asks for it by its name is told; the others are there as ever.
+                    _log.warning("%s (%s)", damage, self.environment.folder)
+            return entries
 
     def _put(self, name: str, entry: dict[str, Any]) -> None:
         key = name.encode()

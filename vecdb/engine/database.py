@@ -9,12 +9,13 @@
       trash/                                 dropped collections on their way out
 
 Opening a folder twice in a process gives the same database, counted. After a fork every call of the
-child fails: LMDB's locks and maps do not survive it.
+child fails, opening the folder too: LMDB's locks and maps do not survive it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import resource
 import threading
@@ -41,8 +42,10 @@ from vecdb.engine.planning import plan
 from vecdb.engine.resting import Resting
 from vecdb.engine.supervisor import Supervisor
 from vecdb.engine.upkeep import Upkeep
+from vecdb.engine.verifying import Verifier
 from vecdb.engine.writer import Writer
 from vecdb.errors import (
+    DataLossError,
     FailedPreconditionError,
     InternalError,
     InvalidArgumentError,
@@ -59,12 +62,16 @@ _OPTIMIZE_POLL_S = 0.02
 _FAILURES_MAX = 3
 
 
+_log = logging.getLogger("vecdb.engine")
+
+
 class Database:
     """An open database. Made by ``vecdb.open``; safe to use from many threads; a context
     manager."""
 
     _open: ClassVar[dict[str, Database]] = {}
     _open_lock: ClassVar[threading.Lock] = threading.Lock()
+    _of_parent: ClassVar[dict[str, str]] = {}  # Folders that were open at a fork, why not again.
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], **options: Any) -> Database:
@@ -81,6 +88,9 @@ class Database:
             raise InvalidArgumentError(f"unknown option: {error}", "BAD_OPTION") from None
         with cls._open_lock:
             key = os.path.realpath(root)
+            if key in cls._of_parent:
+                # LMDB can't be opened beside what the fork copied, nor may that be closed here.
+                raise FailedPreconditionError(cls._of_parent[key], "FORKED")
             known = cls._open.get(key)
             if known is not None and known._unusable is not None:
                 raise UnavailableError(f"{root} is being closed; close it again", "CLOSING")
@@ -115,6 +125,7 @@ class Database:
             raise
         self.pool = KernelPool(options.threads)
         self._writer = Writer(options.queue_bytes_max)
+        self.verifier = Verifier()
         self._supervisor = Supervisor(root, options, on_progress=self._indexer_progressed)
         self._dropped_looked_at = self._catalog.environment.last_commit()
         self._upkeep = Upkeep(
@@ -203,6 +214,7 @@ class Database:
         with self._lock, os_errors_translated(str(self.path)):
             collection_id = self._catalog.drop(checks.check_name(name))
             opened = self._collections.pop(collection_id, None)
+            self._upkeep.forget(collection_id)
             try:
                 store = opened.store if opened else None
                 self._catalog.finish_drop(name, collection_id, store)
@@ -275,6 +287,7 @@ class Database:
             self._writer.close()
             self._upkeep.close()
             self._supervisor.close()
+            self.verifier.close()
             self.pool.close()
             with self._lock:
                 for opened in self._collections.values():
@@ -304,12 +317,14 @@ class Database:
     def indexer_status(self, opened: OpenCollection) -> str:
         """What the indexer does for a collection."""
         status = self._supervisor.status(opened.id)
+        status += self._upkeep.status(opened.id)
         if opened.backpressure.is_stalled:
             status += f"; writers are not delayed: no progress for {NO_PROGRESS_S:.0f} s"
         return status
 
     def optimize(self, opened: OpenCollection, deadline: Deadline) -> None:
-        """Seal everything, then have the indexer finish, and wait for it."""
+        """Seal everything, then have the indexer finish, and wait for it; what it leaves is
+        verified."""
         if not self.options.indexer:
             raise UnavailableError("this database was opened with indexer=False", "NO_INDEXER")
         with os_errors_translated(str(opened.folder)):
@@ -319,19 +334,25 @@ class Database:
         wanted_row = opened.views.view().counters.sealed_to
         failures = self._supervisor.failures(opened.id)
         last_wake = 0.0
+
+        def check() -> None:
+            deadline.check()
+            self.check_usable()
+
         while True:
             # What is sealed meanwhile is not waited for, or writers could keep this from ending.
             segments = opened.views.view().segments
             asked = tuple(s for s in segments if s.first_row < wanted_row)
             if plan(asked, opened.graph_rows_max, urgent=True) is None:
-                return
+                if opened.views.verify(check):
+                    return
+                continue
             if time.monotonic() - last_wake > 1.0:
                 self._supervisor.wake(opened.id, urgent=True)
                 last_wake = time.monotonic()
             if self._supervisor.failures(opened.id) >= failures + _FAILURES_MAX:
                 raise InternalError(self._supervisor.status(opened.id), "INDEXER_CRASHED")
-            deadline.check()
-            self.check_usable()
+            check()
             time.sleep(_OPTIMIZE_POLL_S)
 
     def wake_indexer(self, collection_id: str) -> None:
@@ -355,7 +376,11 @@ class Database:
                 opened = OpenCollection(self, collection_id, folder)
                 self._collections[collection_id] = opened
                 self._resting.woke(opened)
-                self._take_up_work(opened)
+                try:
+                    self._take_up_work(opened)
+                except DataLossError as damage:
+                    # Only what needs the segments fails; rows can be read.
+                    _log.warning("opening %s: %s", folder, damage)
             return opened
 
     def _take_up_work(self, opened: OpenCollection) -> None:
@@ -397,7 +422,8 @@ class Database:
     def _forked(self) -> None:
         self._forked_away = True
         self._unusable = (
-            f"the database in {self.path} was opened before a fork; open it in the child"
+            f"the database in {self.path} was opened before a fork and can't be used after it, nor "
+            "opened anew in the child: open it after forking, or start a process of its own"
         )
 
 
@@ -406,7 +432,9 @@ _living: weakref.WeakSet[Database] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for database in list(_living):
-        database._forked()
+        if not database._closed:
+            database._forked()
+            Database._of_parent[str(database.path)] = str(database._unusable)
     Database._open = {}
     Database._open_lock = threading.Lock()
 
@@ -450,7 +478,8 @@ def _prepare_folder(root: Path) -> None:
         fsync_folder(root.parent)
         return
     words = file.read_text(errors="replace").split()
-    if len(words) != 2 or words[0] != FORMAT_WORD or not words[1].isdigit():
+    known = len(words) == 2 and words[0] == FORMAT_WORD and words[1].isascii()
+    if not (known and words[1].isdigit() and int(words[1]) > 0):
         raise FailedPreconditionError(
             f"{file} says {file.read_bytes()[:40]!r}, expected '{FORMAT_WORD} {FORMAT_NUMBER}'",
             "NOT_VECDB",

@@ -193,7 +193,8 @@ class Environment:
         transaction = self._begin(write=True)
         try:
             try:
-                result = function(transaction)
+                with _located(self.folder):
+                    result = function(transaction)
             except lmdb.MapFullError:
                 transaction.abort()
                 raise
@@ -444,10 +445,22 @@ class NamedDatabase:
 
 @contextlib.contextmanager
 def _translated(folder: Path) -> Iterator[None]:
+    with _located(folder):
+        try:
+            yield
+        except lmdb.Error as error:
+            raise _translation(error, folder) from error
+
+
+@contextlib.contextmanager
+def _located(folder: Path) -> Iterator[None]:
+    """What is damaged is named where it is noticed; here it is known where it lies."""
     try:
         yield
-    except lmdb.Error as error:
-        raise _translation(error, folder) from error
+    except DataLossError as error:
+        if str(folder) not in error.message:
+            error.message += f" ({folder})"
+        raise
 
 
 def _translation(error: Exception, folder: Path | str) -> VecdbError:

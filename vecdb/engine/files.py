@@ -142,10 +142,11 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def os_errors_translated(what: str) -> Iterator[None]:
-    """The system's errors with files as ours; FileNotFoundError passes, as callers know better."""
+    """The system's errors with files as ours; that something is not there passes, as callers know
+    better."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         text = f"{what}: {error}"

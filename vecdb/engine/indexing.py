@@ -174,7 +174,7 @@ class CollectionIndexer:
         """
         for segment in group:
             try:
-                if segment.segment is not None:
+                if segment.segment is not None and not segment.segment.verified:
                     segment.segment.verify()
             except (SegmentDamagedError, FileNotFoundError) as damage:
                 self._report({"event": "damaged", "detail": str(damage)})

@@ -239,10 +239,21 @@ def open_value(key: bytes | memoryview, value: bytes | memoryview, what: str) ->
     payload = view[:-4]
     if len(view) < 4 or _CRC.unpack(view[-4:])[0] != zlib.crc32(payload, zlib.crc32(key)):
         raise DataLossError(
-            f"the checksum of {what} {bytes(key)[:40]!r} is wrong: its bytes on disk have changed",
+            f"the checksum of {_named(bytes(key), what)} is wrong: its bytes on disk have changed",
             "CHECKSUM",
         )
     return payload
+
+
+def _named(key: bytes, what: str) -> str:
+    """A value in words, for a message: by its row or number where the key is one."""
+    if what in ("block", "death", "log entry", "segment") and len(key) == _KEY.size:
+        number = _KEY.unpack(key)[0]
+        return f"the block of the rows from {number}" if what == "block" else f"{what} {number}"
+    if what == "record" and len(key) == _RECORD_KEY.size:
+        row, seq = _RECORD_KEY.unpack(key)
+        return f"the record of row {row}, written at seq {seq},"
+    return f"{what} {key[:40]!r}"
 
 
 def pack_u64(key: bytes, number: int) -> bytes:
@@ -265,6 +276,12 @@ def unpack_u64_table(
     keys: 8 bytes each, values: 12 bytes each, one after the other. The checksums are computed a
     byte of all values at a time, which is many times faster than one value after another.
     """
+    if 12 * len(keys) != 8 * len(values):
+        raise DataLossError(
+            f"{len(keys) // 8} values ({what}) have {len(values)} bytes, expected "
+            f"{12 * (len(keys) // 8)}",
+            "CHECKSUM",
+        )
     key_bytes = np.frombuffer(keys, np.uint8).reshape(-1, 8)
     value_bytes = np.frombuffer(values, np.uint8).reshape(-1, 12)
     crc = np.full(len(key_bytes), 0xFFFFFFFF, np.uint32)
@@ -383,9 +400,18 @@ def parse_block(
 
 
 def block_rows(key: bytes, value: memoryview, dim: int) -> int | npt.NDArray[np.int64]:
-    """Which rows a block holds, checksum not compared: a count if consecutive, else all."""
+    """Which rows a block holds, checksum not compared: a count if consecutive, else all.
+
+    Raises:
+        DataLossError: it does not have the size for them.
+    """
     tail = len(value) - _BLOCK_TAIL.size - _CRC.size
-    count, flags = _BLOCK_TAIL.unpack_from(value, tail)
+    count, flags = _BLOCK_TAIL.unpack_from(value, tail) if tail >= 0 else (0, 0)
+    row_size = 4 * dim + (4 if flags & BLOCK_HAS_OFFSETS else 0)
+    if count == 0 or tail != count * row_size:
+        raise DataLossError(
+            f"{_named(key, 'block')} has {len(value)} bytes, which is no number of rows", "CHECKSUM"
+        )
     if flags & BLOCK_HAS_OFFSETS:
         offsets = np.frombuffer(value, np.uint32, count, count * dim * 4)
         rows: npt.NDArray[np.int64] = _KEY.unpack(key)[0] + offsets.astype(np.int64)

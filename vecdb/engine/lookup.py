@@ -126,12 +126,15 @@ def read_dead(
 
 def read_died_since(store: Store, after: int, to: int) -> npt.NDArray[np.int64] | None:
     """Rows that died in the batches ``after + 1`` to ``to``, int64, ascending; None if some of the
-    log was trimmed."""
+    log was trimmed or is damaged."""
     parts = [np.zeros(0, np.uint64)]
     for start in range(after, to, _SLICE_BATCHES):
         with store.environment.read() as transaction:
             end = min(to, start + _SLICE_BATCHES)
-            entries = store.rows.read_log(transaction, start, end)
+            try:
+                entries = store.rows.read_log(transaction, start, end)
+            except DataLossError:
+                return None  # As good as trimmed.
         if entries is None:
             return None
         parts += [entry.died for entry in entries]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vecdb.engine import layout
 from vecdb.engine.backpressure import Backpressure
 from vecdb.engine.environment import Environment
+from vecdb.engine.opening_checks import check_counters
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
 from vecdb.engine.purging import Purger, garbage_rows
@@ -59,6 +60,8 @@ class OpenCollection:
             self.store = Store(environment, collection_id)
             with _gone_is_dropped(folder):
                 (folder / "segments").mkdir(exist_ok=True)
+            with environment.read() as transaction:
+                check_counters(self.store, transaction)
         except BaseException:
             environment.close()
             raise
@@ -79,6 +82,7 @@ class OpenCollection:
             folder,
             collection_id,
             on_work=lambda: database.wake_indexer(collection_id),
+            verifier=database.verifier,
         )
         self.searcher = Searcher(self.store, self.views, database.pool)
         config = self.store.config

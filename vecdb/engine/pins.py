@@ -22,6 +22,7 @@ from vecdb.engine import layout
 from vecdb.engine.layout import Pin
 from vecdb.engine.store import Store
 from vecdb.errors import (
+    DataLossError,
     FailedPreconditionError,
     OutcomeUnknownError,
     ResourceExhaustedError,
@@ -117,13 +118,21 @@ def release_pin(store: Store, transaction: Any, pin_id: bytes) -> bool:
 
 
 def remove_expired_pins(store: Store, transaction: Any) -> int:
-    """Remove pins that have expired; how many. There are never more than ``limits.PINS_MAX``.
+    """Remove pins that have expired or are damaged; how many. There are never more
+    than ``limits.PINS_MAX``.
 
     Who purges does this in the same transaction: then a clock that is set back can't bring a pin
     back whose rows have gone.
     """
     now_ns = time.time_ns()
-    expired = [pin.id for pin in _pins(store, transaction) if pin.expiry_ns <= now_ns]
+    expired = []
+    with transaction.cursor(_database(store)) as cursor:
+        for key, value in cursor.iternext(keys=True, values=True):
+            # One that is damaged says neither what it holds nor until when: its scroll ends here.
+            with contextlib.suppress(DataLossError):
+                if layout.unpack_pin(key, value).expiry_ns > now_ns:
+                    continue
+            expired.append(bytes(key))
     for pin_id in expired:
         transaction.delete(pin_id, db=_database(store))
     return len(expired)

@@ -157,18 +157,28 @@ def raise_generation(store: Store, transaction: Any) -> None:
     store.write_state(transaction, layout.State(state.seq, state.generation + 1))
 
 
-def mark_lost(store: Store, number: int, generation: int) -> None:
-    """A published segment whose files are gone or damaged: served from the store until rebuilt."""
+def mark_lost(store: Store, number: int, generation: int | None = None) -> bool:
+    """A published segment whose files are gone or damaged: served from the store until rebuilt.
 
-    def write(transaction: Any) -> None:
-        if store.read_state(transaction).generation != generation:
-            return
+    Args:
+        generation: nothing is done if the segments have changed since this one. None: do it as
+            long as the segment is published, as fits bytes that were seen to be damaged.
+
+    Returns:
+        True if it was marked now.
+    """
+
+    def write(transaction: Any) -> bool:
+        if generation not in (None, store.read_state(transaction).generation):
+            return False
         entry = store.read_segments(transaction).get(number)
-        if entry is not None and entry["state"] == "published":
-            store.write_segment(transaction, number, {**entry, "state": "lost"})
-            raise_generation(store, transaction)
+        if entry is None or entry["state"] != "published":
+            return False
+        store.write_segment(transaction, number, {**entry, "state": "lost"})
+        raise_generation(store, transaction)
+        return True
 
-    store.environment.transact(write)
+    return store.environment.transact(write)
 
 
 def forget_segments(store: Store) -> None:

@@ -22,6 +22,8 @@ from vecdb.errors import DataLossError
 
 __all__ = ["BlockReader", "Record", "RowReader"]
 
+_EVERY_SEQ = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Record:
@@ -91,7 +93,12 @@ class RowReader:
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
         """Rows and vectors of an interval, block by block, checksums compared.
 
-        The vectors are views into the transaction: copy them before asking for the next block.
+        The vectors are views into the transaction: copy them before asking for the next block. A
+        damaged block without a live row is passed over, so that deleting what was damaged is the
+        way out.
+
+        Raises:
+            DataLossError: a block is damaged and some row that it should hold is live.
         """
         with transaction.cursor(self._blocks) as cursor:
             found = _to_block_of(cursor, first_row)
@@ -99,7 +106,14 @@ class RowReader:
                 key = bytes(cursor.key())
                 if int.from_bytes(key, "big") >= end_row:
                     return
-                rows, vectors = layout.unpack_block(key, cursor.value(), self._dim)
+                try:
+                    rows, vectors = layout.unpack_block(key, cursor.value(), self._dim)
+                except DataLossError:
+                    found = cursor.next()
+                    end = int.from_bytes(cursor.key(), "big") if found else end_row
+                    if self._live_between(transaction, int.from_bytes(key, "big"), end):
+                        raise
+                    continue
                 inside = (rows >= first_row) & (rows < end_row)
                 if inside.all():
                     yield rows, vectors
@@ -120,6 +134,22 @@ class RowReader:
                 found = cursor.next()
         rows = np.concatenate(parts)
         return rows[(rows >= first_row) & (rows < end_row)]
+
+    def _live_between(self, transaction: Any, first_row: int, end_row: int) -> bool:
+        """Some row of the interval has a record and has not died."""
+        dead = self.read_dead(transaction, first_row, end_row, _EVERY_SEQ)
+        died = set(dead.tolist())
+        with transaction.cursor(self._records) as cursor:
+            found = cursor.set_range(layout.record_key(first_row, 0))
+            while found:
+                row = layout.unpack_record_key(cursor.key())[0]
+                if row >= end_row:
+                    return False
+                if row not in died:
+                    return True
+                _to_last_version(cursor, row)
+                found = cursor.next()
+        return False
 
     def iterate_ids(
         self, transaction: Any, first_row: int, end_row: int
@@ -208,6 +238,9 @@ class RowReader:
             if count == deaths_max < len(found):
                 end_row = min(end_row, int(rows[count]))
             values = b"".join([value for _, value in found[:count]])
+            if len(values) != 12 * count:
+                for key, value in found[:count]:
+                    layout.unpack_u64(key, value, "death")  # Raises at the one that was cut.
             rows, seqs = layout.unpack_u64_table(keys[: 8 * count], values, "death")
         return rows, seqs, end_row
 
@@ -225,7 +258,7 @@ class RowReader:
         return entries
 
     def block_reader(self, transaction: Any) -> BlockReader:
-        """For comparing single rows; checksums are not compared."""
+        """For comparing single rows with others (``BlockReader.holds``)."""
         return BlockReader(transaction, self._blocks, self._dim)
 
 
@@ -264,6 +297,7 @@ class BlockReader:
         self._dim = dim
         self._verify = verify
         self._first = self._count = 0
+        self._sound = False
         self._value: memoryview | None = None
         self._rows: npt.NDArray[np.int64] | None = None
 
@@ -273,6 +307,23 @@ class BlockReader:
         assert self._value is not None
         size = 4 * self._dim
         return bytes(self._value[position * size : (position + 1) * size])
+
+    def holds(self, row: int, raw: bytes) -> bool:
+        """The row's bytes are these, and the block that they are in is undamaged.
+
+        The checksum of a block is compared only once a row of it turns out to be equal: for rows
+        that differ it does not matter, and one that is damaged is better written anew.
+        """
+        try:
+            if self.raw_row(row) != raw:
+                return False
+            if not self._sound:
+                assert self._value is not None
+                layout.open_value(layout.row_key(self._first), self._value, "block")
+                self._sound = True
+        except DataLossError:
+            return False
+        return True
 
     def _position(self, row: int) -> int:
         if self._value is None or not self._first <= row < self._first + self._count:
@@ -297,6 +348,7 @@ class BlockReader:
         key, value = bytes(self._cursor.key()), memoryview(self._cursor.value())
         if self._verify:
             layout.open_value(key, value, "block")
+        self._sound, self._value = self._verify, None
         rows = layout.block_rows(key, value, self._dim)
         self._value, self._first = value, int.from_bytes(key, "big")
         self._rows = None if isinstance(rows, int) else rows

@@ -39,6 +39,9 @@ _HEAP_FLOATS = 8
 SORT_SLICE_HITS = 250_000
 """Hits that are sorted between two checks of the deadline: about 20 ms."""
 
+_PERHAPS_A_SEGMENT = ("SEGMENT", "RECORD_MISSING", "VECTOR_MISSING")
+"""Reasons of a DataLossError that a damaged segment may have, as its rows are believed."""
+
 _WALKS_AT_FIRST, _SCANS_AT_FIRST = 4, 16
 """Queries of the first slices; later ones are sized by what these took."""
 
@@ -87,7 +90,10 @@ class Searcher:
         view = self._views.view()
         try:
             return self._answer(view, prepared, wanted, request.exact, deadline)
-        except DataLossError:
+        except DataLossError as error:
+            # What can't be right may come from a segment whose checksums were not compared yet.
+            if error.reason in _PERHAPS_A_SEGMENT and not view.verified:
+                self._views.verify(deadline.check)
             # A record may have been purged between the view and the reading of metadata: then the
             # row has died since, and a newer view does not return it. If there is none, or once
             # more under a pin, the bytes are really bad.

@@ -16,6 +16,11 @@ Nodes ascend with rows. A segment holds every row of its interval that was live 
 and may hold some that had died: who reads it asks the store which are dead. It may be deleted at
 any time: everything in it comes from the store. It is written whole and fsynced before the store
 says that it exists, and never changed.
+
+Opening compares the manifest's checksum with the store's, and sizes and headers with the manifest;
+the arrays themselves are compared with their checksums later (``verifying.py``), as that takes as
+long as reading them. Until then their bytes may be anything: who uses them stays within the arrays,
+and what cannot be right (an id that is no text, a row of nowhere) is a SegmentDamagedError.
 """
 
 from __future__ import annotations
@@ -23,11 +28,11 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +56,7 @@ MANIFEST_FORMAT: Final = 1
 ALIGNMENT_FLOATS: Final = 16
 
 _GATHERED_IDS_MIN: Final = 64
+_CHUNK_BYTES: Final = 4 * 1024**2
 
 FLAT_ARRAYS: Final = ("vectors", "rows", "id_offsets", "id_bytes")
 GRAPH_ARRAYS: Final = ("links", "upper_offsets", "upper_links")
@@ -91,10 +97,23 @@ class RowArrays:
     def ids_of(self, nodes: npt.NDArray[np.int64]) -> list[str]:
         """The ids of nodes."""
         starts, ends = self.id_offsets[nodes], self.id_offsets[nodes + 1]
-        if len(nodes) < _GATHERED_IDS_MIN:
+        try:
+            return self._texts(starts, ends)
+        except UnicodeDecodeError as error:
+            raise SegmentDamagedError(f"an id is no UTF-8 text ({error})", "SEGMENT") from error
+
+    def _texts(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> list[str]:
+        size = len(self.id_bytes)
+        if len(starts) < _GATHERED_IDS_MIN:
             text = memoryview(self.id_bytes)  # type: ignore[arg-type]
-            pairs = zip(starts.tolist(), ends.tolist(), strict=True)
+            pairs = list(zip(starts.tolist(), ends.tolist(), strict=True))
+            for start, end in pairs:
+                if not 0 <= start <= end <= size:
+                    raise _offsets_damaged(start, end, size)
             return [str(text[start:end], "utf-8") for start, end in pairs]
+        wrong = np.flatnonzero((starts < 0) | (starts > ends) | (ends > size))
+        if len(wrong):
+            raise _offsets_damaged(int(starts[wrong[0]]), int(ends[wrong[0]]), size)
         # Many at once: their bytes laid end to end are decoded in one go, then cut. If some are
         # not ASCII, characters and bytes do not go together, and the bytes are cut first.
         lengths = ends - starts
@@ -122,6 +141,13 @@ class RowArrays:
         )
 
 
+def _offsets_damaged(start: int, end: int, size: int) -> SegmentDamagedError:
+    return SegmentDamagedError(
+        f"an id is said to be at bytes {start} to {end} of {size}: the offsets are damaged",
+        "SEGMENT",
+    )
+
+
 def padded_width(dim: int) -> int:
     """Floats of a stored row: dim up to the next cache line."""
     return -(-dim // ALIGNMENT_FLOATS) * ALIGNMENT_FLOATS
@@ -136,6 +162,8 @@ class Segment:
         content: RowArrays over the mapped files.
         graph: Graph, or None if the segment is flat.
         file_bytes: size of its files.
+        verified: False until these bytes are known to be those that were written (``verify``).
+        signature: what changes when somebody writes to the files or puts others in their place.
     """
 
     def __init__(
@@ -164,7 +192,8 @@ class Segment:
         self.seq: int = manifest["seq"]
         self.count: int = manifest["count"]
         self.width: int = manifest["width"]
-        self.verified: bool = bool(entry.get("verified", False))
+        self.verified = False
+        self.signature: tuple[int, ...] = ()
         arrays = {name: self._map(name) for name in manifest["arrays"]}
         self.content = RowArrays(*(arrays[name] for name in FLAT_ARRAYS))
         self.graph = (
@@ -184,23 +213,24 @@ class Segment:
     def _map(self, name: str) -> npt.NDArray[Any]:
         said = self._manifest["arrays"][name]
         path = self.folder / f"{name}.npy"
-        if path.stat().st_size != said["bytes"]:
+        found = path.stat()
+        self.signature += (found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
+        if found.st_size != said["bytes"]:
             raise SegmentDamagedError(
-                f"{path}: expected {said['bytes']} bytes, got {path.stat().st_size}", "SEGMENT"
+                f"{path}: expected {said['bytes']} bytes, got {found.st_size}", "SEGMENT"
             )
-        if 0 in said["shape"]:
-            return np.zeros(said["shape"], said["dtype"])
-        try:
-            mapped = np.load(path, mmap_mode="r")
-        except ValueError as error:
-            raise SegmentDamagedError(f"{path}: bad header ({error})", "SEGMENT") from error
-        if mapped.dtype.str != said["dtype"] or list(mapped.shape) != said["shape"]:
-            raise SegmentDamagedError(
-                f"{path}: expected {said['dtype']} {said['shape']}, got {mapped.dtype.str} "
-                f"{list(mapped.shape)}",
-                "SEGMENT",
-            )
-        # A plain array over the map: kernels take it five times faster than a memmap object.
+        shape, dtype = tuple(said["shape"]), np.dtype(said["dtype"])
+        data_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        with open(path, "rb") as file:
+            header = _read_header(file)
+            if header != (shape, False, dtype, said["bytes"] - data_bytes):
+                raise SegmentDamagedError(
+                    f"{path}: expected a header of {dtype.str} {shape}, got {header}", "SEGMENT"
+                )
+            if data_bytes == 0:
+                return np.zeros(shape, dtype)
+            # A plain array over the map: kernels take it five times faster than a memmap object.
+            mapped = np.memmap(file, dtype, "r", header[3], shape)
         plain: npt.NDArray[Any] = mapped.view(np.ndarray)
         return plain
 
@@ -218,21 +248,46 @@ class Segment:
         if not fine:
             raise SegmentDamagedError(f"{self.folder}: the arrays do not fit each other", "SEGMENT")
 
-    def verify(self) -> None:
+    def verify(self, check: Callable[[], None] | None = None) -> None:
         """Compare the checksum of every array with the manifest; reads all bytes.
+
+        Args:
+            check: called between pieces of a few milliseconds, to raise if it is to end.
 
         Raises:
             SegmentDamagedError: one differs.
+            FileNotFoundError: the folder is gone.
         """
         for name, said in self._manifest["arrays"].items():
             with open(self.folder / f"{name}.npy", "rb") as file:
-                np.lib.format.read_magic(file)
-                np.lib.format.read_array_header_1_0(file)
+                _read_header(file)
                 crc = 0
-                while chunk := file.read(4 * 1024**2):
+                while chunk := file.read(_CHUNK_BYTES):
                     crc = zlib.crc32(chunk, crc)
+                    if check is not None:
+                        check()
             if crc != said["crc32"]:
                 raise SegmentDamagedError(f"{file.name}: the checksum is wrong", "SEGMENT")
+        self.verified = True
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether in Fortran's order, dtype, and where the data of a .npy file begin.
+
+    Raises:
+        SegmentDamagedError: it can't be read.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"version {version}")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    except OSError:
+        raise
+    except Exception as error:
+        # NumPy evaluates the header as a literal of Python, which fails in many ways.
+        raise SegmentDamagedError(f"{file.name}: bad header ({error})", "SEGMENT") from error
+    return shape, bool(fortran_order), dtype, file.tell()
 
 
 def write_segment(

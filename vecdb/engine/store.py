@@ -8,6 +8,7 @@ in groups leaves no trace in the bytes.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -276,7 +277,7 @@ class Store:
         reader = self.rows.block_reader(transaction)
         pairs = sorted((old_rows[key], i) for i, key in enumerate(batch.ids) if key in old_rows)
         for row, i in pairs:
-            if reader.raw_row(row) == batch.vectors[i].tobytes():
+            if reader.holds(row, batch.vectors[i].tobytes()):
                 same[i] = row
         return same
 
@@ -292,8 +293,10 @@ class Store:
         """A new version of each record whose vector stayed and whose metadata differs."""
         changed = []
         for i, row in sorted(same.items(), key=lambda item: item[1]):
-            if self.rows.read_record(transaction, row, seq).metadata == metadata[i]:
-                continue
+            # A record that is damaged is written anew: a batch says all that there is in it.
+            with contextlib.suppress(DataLossError):
+                if self.rows.read_record(transaction, row, seq).metadata == metadata[i]:
+                    continue
             key = layout.record_key(row, seq)
             value = layout.pack_record(key, batch.ids[i], metadata[i])
             transaction.put(key, value, db=self._records)

@@ -129,6 +129,7 @@ class Supervisor:
         """One life of the child."""
         given: dict[str, bool] = {}
         self._sent = self._answered = self._left = 0
+        self._last_words.clear()
         try:
             child = self._start()
         except OSError as error:

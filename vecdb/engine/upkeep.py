@@ -16,12 +16,13 @@ from typing import Final
 
 from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.purging import GRACE_S
+from vecdb.engine.seal_failures import SealFailures
 from vecdb.errors import FailedPreconditionError, NotFoundError
 
 __all__ = ["Upkeep"]
 
-_PAUSE_S: Final = 1.0
-"""After a failure."""
+_SEAL_POLL_S: Final = 0.5
+"""So often it is looked whether what failed is to be tried again."""
 
 _LOOK_S: Final = 10.0
 """So often the catalogue is asked whether another process has dropped what is open here."""
@@ -55,13 +56,16 @@ class Upkeep:
         self._on_look = on_look
         self._changed = threading.Condition()
         self._to_seal: set[str] = set()
+        self._seal_failures = SealFailures()
         self._purge_at: dict[str, float] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="vecdb-upkeep", daemon=True)
         self._thread.start()
 
     def seal(self, collection_id: str) -> None:
-        """There are fresh rows to be sealed."""
+        """There are fresh rows to be sealed; not yet if that has just failed."""
+        if self._seal_failures.is_early(collection_id):
+            return
         with self._changed:
             self._to_seal.add(collection_id)
             self._changed.notify()
@@ -71,8 +75,16 @@ class Upkeep:
         if collection_id in self._purge_at:
             return
         with self._changed:
-            self._purge_at.setdefault(collection_id, time.monotonic() + GRACE_S + _PAUSE_S)
+            self._purge_at.setdefault(collection_id, time.monotonic() + GRACE_S + _SEAL_POLL_S)
             self._changed.notify()
+
+    def status(self, collection_id: str) -> str:
+        """For ``stats``: what fails; empty if all is well."""
+        return self._seal_failures.status(collection_id)
+
+    def forget(self, collection_id: str) -> None:
+        """The collection was dropped."""
+        self._seal_failures.settled(collection_id)
 
     def close(self) -> None:
         """Seal what was asked for, then end."""
@@ -83,24 +95,25 @@ class Upkeep:
 
     def _run(self) -> None:
         while (task := self._next()) is not None:
-            (collection_id, what), opened = task, None
+            collection_id, what = task
             try:
                 self._on_look()
                 opened = self._find(collection_id)
                 if opened is not None:
                     self._tend(opened, what)
             except (NotFoundError, FailedPreconditionError):
-                continue  # Dropped or closed meanwhile.
+                self.forget(collection_id)  # Dropped or closed meanwhile.
             except Exception as error:
                 # Nothing may end this thread.
                 _log.warning("%s in collection %s: %s", what, collection_id or "any", error)
-                time.sleep(_PAUSE_S)
-            if what == _SEAL and opened is not None:
-                self._on_sealed(collection_id)
+                if what == _SEAL:
+                    self._seal_failures.failed(collection_id, str(error))
 
     def _tend(self, opened: OpenCollection, what: str) -> None:
         if what == _SEAL:
             opened.seal(self._seal_bytes)
+            self._seal_failures.settled(opened.id)
+            self._on_sealed(opened.id)
         else:
             opened.purge_old()
         opened.trim()
@@ -109,6 +122,7 @@ class Upkeep:
         """A collection and what it needs; none but a look is the empty id; None at the end."""
         with self._changed:
             while True:
+                self._to_seal |= self._seal_failures.due()
                 if self._to_seal:
                     return self._to_seal.pop(), _SEAL
                 if self._closed:
@@ -120,5 +134,7 @@ class Upkeep:
                 wait_s = _LOOK_S
                 if first is not None:
                     wait_s = min(wait_s, self._purge_at[first] - time.monotonic())
+                if self._seal_failures:
+                    wait_s = min(wait_s, _SEAL_POLL_S)
                 if not self._changed.wait(max(0.0, wait_s)) and wait_s == _LOOK_S:
                     return "", _LOOK

@@ -56,7 +56,6 @@ class SegmentView:
         content, graph: its arrays; graph None if it is flat.
         dead: uint8 bitmap of dead nodes, bit i & 7 of byte i >> 3; empty if there are none.
         dead_count: bits set.
-        verified: its checksums have been compared since it was published.
         segment: the mapped files, or None if it is lost and its rows were read from the store.
     """
 
@@ -67,8 +66,13 @@ class SegmentView:
     graph: Graph | None
     dead: npt.NDArray[np.uint8]
     dead_count: int
-    verified: bool
     segment: Segment | None
+
+    @property
+    def verified(self) -> bool:
+        """Its bytes are known to be those that were written: their checksums were compared since
+        this process opened the files (``verifying.py``), or it was read from the store."""
+        return self.segment is None or self.segment.verified
 
     @property
     def live_count(self) -> int:
@@ -94,7 +98,6 @@ class SegmentView:
             self.graph,
             bits,
             self.dead_count + newly,
-            self.verified,
             self.segment,
         )
 
@@ -105,7 +108,8 @@ def _nodes_of(own: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.ND
     nodes = np.searchsorted(own, rows)
     nodes[nodes == len(own)] = 0
     inside: npt.NDArray[np.int64] = nodes[own[nodes] == rows]
-    return inside
+    # They ascend with the rows, unless the segment's own are damaged: then none is counted twice.
+    return inside[np.diff(inside, prepend=-1) > 0]
 
 
 @dataclass(frozen=True)
@@ -206,9 +210,9 @@ class View:
         """Rows that a search can return."""
         return sum(s.live_count for s in self.segments) + self.fresh.live_count
 
-    @cached_property
+    @property
     def verified(self) -> bool:
-        """True if the checksums of all segments have been compared."""
+        """True if all segments are; it becomes true as they are compared."""
         return all(segment.verified for segment in self.segments)
 
     @cached_property

@@ -19,14 +19,21 @@ import numpy.typing as npt
 
 from vecdb.engine import layout
 from vecdb.engine.compiled import load_kernels
+from vecdb.engine.files import os_errors_translated
 from vecdb.engine.lookup import read_dead, read_died_since
 from vecdb.engine.pins import pinned
 from vecdb.engine.publication import in_place, mark_lost
 from vecdb.engine.sealing import load_rows
 from vecdb.engine.segment import Segment, SegmentDamagedError, padded_width
 from vecdb.engine.store import Store
+from vecdb.engine.verifying import VerifiedSegments, Verifier
 from vecdb.engine.view import NOTHING_DEAD, FreshRows, SegmentView, View, is_clean
-from vecdb.errors import ResourceExhaustedError, UnavailableError
+from vecdb.errors import (
+    DataLossError,
+    OutcomeUnknownError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from vecdb.types import Metric
 
 __all__ = ["ViewKeeper"]
@@ -63,17 +70,21 @@ class ViewKeeper:
         *,
         with_fresh: bool = True,
         on_work: Callable[[], None] | None = None,
+        verifier: Verifier | None = None,
     ) -> None:
         """Make no view yet.
 
         Args:
             with_fresh: False leaves the fresh rows out, for those who work on segments only.
             on_work: called when a new view shows work for the indexer; must return at once.
+            verifier: compares segments with their checksums once they were opened; without it they
+                stay unverified until ``Segment.verify`` is called.
         """
         self._store = store
         self._on_work = on_work
         self._told_generation = -1
         self._unreadable: set[int] = set()
+        self._verified = VerifiedSegments(store, self._lose, verifier)
         self._with_fresh = with_fresh
         self._segments_folder = folder / "segments"
         self._collection_id = collection_id
@@ -111,6 +122,29 @@ class ViewKeeper:
         with self._making:
             self._known = (-1, None)
 
+    def verify(self, check: Callable[[], None]) -> bool:
+        """Compare the segments of the newest view now that were not compared yet; True if there is
+        nothing to compare any more, False if some were damaged or replaced: look at a new view.
+
+        Args:
+            check: called every few milliseconds, to raise if it is to end.
+        """
+        sound = True
+        for segment in [s.segment for s in self.view().segments if s.segment is not None]:
+            if not segment.verified and not self._verified.compare(segment, check):
+                sound = False
+        return sound
+
+    def _lose(self, number: int) -> bool:
+        """A segment turned out to be damaged, or its files are gone: the next view is made without
+        them. False if it is not in place any more."""
+        try:
+            return mark_lost(self._store, number)
+        except (ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
+            self._unreadable.add(number)
+            self.forget()
+            return True
+
     def _next(self, last: View | None) -> View:
         overtaken = 0
         for _ in range(_ATTEMPTS_MAX):
@@ -146,7 +180,7 @@ class ViewKeeper:
         """Mark a segment lost for everyone; if that can't be written, go without it here."""
         try:
             mark_lost(self._store, gone.number, gone.generation)
-        except (ResourceExhaustedError, UnavailableError):
+        except (ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
             self._unreadable.add(gone.number)
 
     def _advanced(self, last: View | None) -> View | None:
@@ -163,7 +197,10 @@ class ViewKeeper:
                 self._with_fresh and added > self._slice_rows
             ):
                 return None  # Too much for one transaction.
-            entries = self._store.rows.read_log(transaction, last.state.seq, state.seq)
+            try:
+                entries = self._store.rows.read_log(transaction, last.state.seq, state.seq)
+            except DataLossError:
+                return None  # The log only saves work: everything follows from ``dead`` too.
             if entries is None:
                 return None
             fresh = self._filled(transaction, last.fresh, counters.next_row)
@@ -245,15 +282,16 @@ class ViewKeeper:
         first, end = entry["first_row"], entry["end_row"]
         if entry["state"] == "lost" or number in self._unreadable:
             content = load_rows(self._store, first, end, state.seq)
-            return SegmentView(number, first, end, content, None, NOTHING_DEAD, 0, True, None)
+            return SegmentView(number, first, end, content, None, NOTHING_DEAD, 0, None)
         folder = self._segments_folder / str(number)
         try:
-            segment = Segment(folder, number, self._collection_id, entry)
-        except (FileNotFoundError, SegmentDamagedError) as error:
+            with os_errors_translated(str(folder)):
+                segment = Segment(folder, number, self._collection_id, entry)
+        except (FileNotFoundError, NotADirectoryError, SegmentDamagedError) as error:
             raise _SegmentGoneError(number, state.generation) from error
-        verified = bool(entry.get("verified", False))
+        self._verified.opened(segment)
         return SegmentView(
-            number, first, end, segment.content, segment.graph, NOTHING_DEAD, 0, verified, segment
+            number, first, end, segment.content, segment.graph, NOTHING_DEAD, 0, segment
         )
 
     def _filled(self, transaction: Any, fresh: FreshRows, next_row: int) -> FreshRows:

@@ -1,0 +1,182 @@
+"""A small file system that fills up: writes are refused, reads go on, nothing acknowledged is gone,
+and with room again everything goes on without a restart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.serving import running_server
+
+DIM = 64
+ROWS = 400
+SEAL_BYTES = 4 * DIM * 2000
+
+
+def rows(number: int) -> np.ndarray:
+    return np.random.default_rng(number).normal(size=(ROWS, DIM)).astype(np.float32)
+
+
+def names(number: int) -> list[str]:
+    return [f"{number}-{i}" for i in range(ROWS)]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MB. Skipped where one can't be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"mount is refused: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def resize(folder: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+
+
+def use_up(folder: Path) -> None:
+    """Leave no page free; unlinking "filler" gives all of it back."""
+    with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as file:
+        while file.write(b"\0" * 4096):
+            pass
+
+
+def eventually(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
+    ends = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+@contextlib.contextmanager
+def surface(kind: str, folder: Path) -> Iterator[tuple[Any, Any]]:
+    """An embedded database, or a client of a server; and what has the collections open."""
+    if kind == "embedded":
+        with vecdb.open(folder, seal_bytes=SEAL_BYTES) as database:
+            yield database, database
+        return
+    with (
+        running_server(folder, seal_bytes=SEAL_BYTES) as address,
+        vecdb.connect(address) as client,
+        vecdb.open(folder) as database,  # In this process, so the same one.
+    ):
+        yield client, database
+
+
+def fill_up(docs: Any, kept: list[int], first: int) -> int:
+    """Write until ten batches in a row are refused; returns the number after the last one."""
+    number, refused = first, 0
+    while refused < 10:
+        try:
+            docs.upsert(names(number), rows(number))
+            kept.append(number)
+            refused = 0
+        except vecdb.ResourceExhaustedError as error:
+            if error.reason != "DISK_FULL":
+                raise
+            refused += 1
+        number += 1
+        assert number < first + 2000
+    return number
+
+
+def check(docs: Any, kept: list[int], sent: int) -> None:
+    assert docs.count() == ROWS * len(kept)
+    for number in (*kept[:2], *kept[-2:]):
+        found = docs.get(names(number))
+        assert not found.missing and found.vectors.tobytes() == rows(number).tobytes()
+    for number in range(sent):
+        there = docs.get([f"{number}-7"]).ids
+        assert (there != []) == (number in kept)
+    hits = docs.search(rows(kept[-1])[:3], k=5, exact=True)
+    assert [h.ids[0] for h in hits] == names(kept[-1])[:3]
+
+
+@pytest.mark.parametrize("kind", ["embedded", "served"])
+def test_a_full_disk_stops_writes_only(disk: Path, kind: str) -> None:
+    kept: list[int] = []
+    with surface(kind, disk / "data") as (database, opened):
+        docs = database.create_collection("docs", DIM)
+        sent = fill_up(docs, kept, 0)
+        assert len(kept) > 5
+        check(docs, kept, sent)
+        # Neither sealing nor the indexer has room; they say so and wait longer each time.
+        inner = opened.collection("docs")
+
+        def inner_status() -> str:
+            return str(opened.indexer_status(inner._opened))
+
+        opened._look_for_work(inner._opened)
+        eventually(lambda: "disk is full" in inner_status() or "No space" in inner_status())
+        busy = time.process_time()
+        time.sleep(1.0)
+        assert time.process_time() - busy < 0.6
+        check(docs, kept, sent)
+        use_up(disk)
+        with pytest.raises(vecdb.ResourceExhaustedError):
+            database.create_collection("second", DIM)
+        assert [d.name for d in database.list_collections()] == ["docs"]
+        resize(disk, "200m")
+        os.unlink(disk / "filler")
+        docs.upsert(names(sent), rows(sent))
+        kept.append(sent)
+        sent += 1
+        eventually(lambda: docs.stats().fresh_rows * 4 * DIM < SEAL_BYTES)
+        eventually(lambda: any(s.kind == "graph" for s in docs.stats().segments))
+        eventually(lambda: "full" not in inner_status() and "No space" not in inner_status())
+        database.create_collection("second", DIM).upsert(["own"], rows(0)[:1])
+        check(docs, kept, sent)
+        assert docs.optimize(timeout_s=60).unindexed_rows == 0
+        check(docs, kept, sent)
+    with vecdb.open(disk / "data", indexer=False) as database:
+        check(database.collection("docs"), kept, sent)
+
+
+def test_dropping_on_a_full_disk(disk: Path) -> None:
+    """It is refused, or it frees the room; never is a collection half there."""
+    with vecdb.open(disk / "data", indexer=False) as database:
+        for name in ("one", "two"):
+            database.create_collection(name, DIM).upsert(names(0), rows(0))
+        one, two, kept = database.collection("one"), database.collection("two"), [0]
+        sent = fill_up(one, kept, 1)
+        use_up(disk)
+        gone = True
+        try:
+            database.drop_collection("one")
+        except vecdb.ResourceExhaustedError:
+            gone = False
+        listed = [d.name for d in database.list_collections()]
+        assert listed in (["two"], ["one", "two"]) and (listed == ["two"] or not gone)
+        assert two.count() == ROWS
+        resize(disk, "100m")
+        os.unlink(disk / "filler")
+        if listed == ["one", "two"]:
+            check(one, kept, sent)
+            database.drop_collection("one")
+        two.upsert(names(1), rows(1))
+        assert two.count() == 2 * ROWS
+    with vecdb.open(disk / "data", indexer=False) as database:
+        assert [d.name for d in database.list_collections()] == ["two"]
+        assert not list((disk / "data" / "trash").iterdir())
+        assert len(list((disk / "data" / "collections").iterdir())) == 1
+        database.create_collection("one", DIM)
