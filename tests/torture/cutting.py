@@ -1,11 +1,12 @@
 """Runs the workload under strace: killed at the Nth call of a kind, or with that call failing.
 
-strace counts calls in each thread for itself; whichever thread comes first to its Nth is killed with
-the process, and an error may be given once to each. The workload has two that write: its own, which
-makes collections and segments, and the writer, which commits batches. So every call of both is hit
-by some N, and the numbers begin with the work itself, since strace is attached just before.
+strace counts calls in each thread for itself; whichever thread comes first to its Nth is killed
+with the process, and an error may be given once to each. The workload has two that write: its own,
+which makes collections and segments, and the writer, which commits batches. So every error hits
+every call of both at some N; where both make many, a kill hits the one that comes there first. The
+numbers begin with the work itself, since strace is attached just before.
 
-After each run the folder is opened here and everything that was said is compared with what is there.
+After each run the folder is opened here and all that was said is compared with what is there.
 """
 
 from __future__ import annotations
@@ -84,13 +85,13 @@ def run(
     scratch: Path,
     *expressions: str,
     trace: tuple[str, ...] = CALLS,
-    plant: str | None = None,
+    manner: workload.Manner = workload.USUAL,
     fd_paths: bool = False,
 ) -> Run:
     """Run the workload on ``scratch/data`` under strace with these expressions (-e)."""
     log = scratch / "strace.log"
     ours, theirs = socket.socketpair()
-    process = workload.start(theirs, scratch / "data", plant)
+    process = workload.start(theirs, scratch / "data", manner)
     theirs.close()
     ends = time.monotonic() + RUN_S_MAX
     command = ["strace", "-f", "-p", str(process.pid), "-o", str(log)]
@@ -165,7 +166,7 @@ def numbers_of(run: Run) -> dict[str, int]:
     return most
 
 
-def cut(scratch: Path, where: Cut, plant: str | None = None) -> bool:
+def cut(scratch: Path, where: Cut) -> bool:
     """Run the workload with a cut and check what is there afterwards.
 
     Returns:
@@ -174,7 +175,7 @@ def cut(scratch: Path, where: Cut, plant: str | None = None) -> bool:
     Raises:
         AssertionError: something acknowledged is gone, or whatever else must not be.
     """
-    result = run(scratch, where.inject(), trace=(where.call,), plant=plant)
+    result = run(scratch, where.inject(), trace=(where.call,))
     for defect in result.said("defect"):
         raise AssertionError(defect["why"])
     if where.kind == "SIGKILL":

@@ -100,9 +100,7 @@ class History:
         rng = np.random.default_rng(len(self.names))
         for query in rng.normal(size=(queries, settled.dim)).astype(np.float32):
             for k in (5, len(settled.rows) + 3):
-                settled.check_hits(
-                    collection.search(query, k=k, exact=True), query, k, exact=True
-                )
+                settled.check_hits(collection.search(query, k=k, exact=True), query, k, exact=True)
                 settled.check_hits(collection.search(query, k=k), query, k, exact=False)
 
     def _name(self, batch: Batch) -> None:

@@ -22,19 +22,22 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.testing  # It is loaded late otherwise, in the middle of the work.
 
 import vecdb
 from tests.model import index_now, seal_now
 from tests.torture import planted
 from tests.torture.history import Batch, History
+from vecdb.engine import failpoints
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.database import Database
 
-__all__ = ["BATCHES", "DIM", "METRIC", "STEPS", "replay", "start"]
+__all__ = ["BATCHES", "DIM", "METRIC", "STEPS", "USUAL", "Manner", "replay", "start"]
 
 DIM, METRIC = 8, "euclidean"
 PATIENCE_S = 3.0
@@ -81,9 +84,10 @@ STEPS: tuple[tuple[str, int], ...] = (
 class _Work:
     """One run."""
 
-    def __init__(self, channel: socket.socket, folder: Path) -> None:
+    def __init__(self, channel: socket.socket, folder: Path, *, looks: bool) -> None:
         self._channel = channel
         self._folder = folder
+        self._looks = looks
         self._database: Any = None
         self._history = History(DIM, METRIC)
 
@@ -169,7 +173,8 @@ class _Work:
                 if time.monotonic() > ends:
                     raise
                 time.sleep(_PAUSE_S)
-        self._look(ends)
+        if self._looks:
+            self._look(ends)
 
     def _look(self, ends: float) -> None:
         """What was acknowledged can be read at once; reading may be unavailable for a moment."""
@@ -183,13 +188,31 @@ class _Work:
                 time.sleep(_PAUSE_S)
 
 
-def _child(channel: socket.socket, folder: str, plant: str | None) -> None:
+@dataclass(frozen=True)
+class Manner:
+    """How a run differs from the usual one.
+
+    Attributes:
+        plant: a defect of planted.py. failpoints: what they do; see failpoints.py.
+        looks: it reads what it wrote.
+    """
+
+    plant: str | None = None
+    failpoints: str = ""
+    looks: bool = True
+
+
+USUAL = Manner()
+
+
+def _child(channel: socket.socket, folder: str, manner: Manner) -> None:
     """Wait for the word to begin, work, and tell how it ended."""
     warnings.simplefilter("error")
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANYBODY, 0, 0, 0)
-    if plant is not None:
-        planted.plant(plant)
-    work = _Work(channel, Path(folder))
+    if manner.plant is not None:
+        planted.plant(manner.plant)
+    failpoints.arm(manner.failpoints)
+    work = _Work(channel, Path(folder), looks=manner.looks)
     channel.send(b"ready\n")
     channel.recv(16)
     try:
@@ -200,12 +223,12 @@ def _child(channel: socket.socket, folder: str, plant: str | None) -> None:
 
 
 def start(
-    channel: socket.socket, folder: Path, plant: str | None = None
+    channel: socket.socket, folder: Path, manner: Manner = USUAL
 ) -> multiprocessing.process.BaseProcess:
     """A process that says "ready" and waits for a word before it begins. ``channel``: its end."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=_child, args=(channel, str(folder), plant), daemon=True)
+    process = context.Process(target=_child, args=(channel, str(folder), manner), daemon=True)
     process.start()
     return process
 
