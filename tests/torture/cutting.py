@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import selectors
-import shutil
 import socket
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,18 @@ import vecdb
 from tests.model import index_now, seal_now
 from tests.torture import workload
 
-__all__ = ["CALLS", "KINDS", "Cut", "Run", "check", "cut", "have_strace", "numbers_of", "run"]
+__all__ = [
+    "CALLS",
+    "KINDS",
+    "Cut",
+    "Run",
+    "all_cuts",
+    "assert_content",
+    "check",
+    "cut",
+    "run",
+    "sample",
+]
 
 CALLS = (
     *("write", "writev", "pwrite64", "pwritev", "ftruncate"),
@@ -42,15 +54,11 @@ CALLS = (
 are cut."""
 
 KINDS = ("SIGKILL", "EIO", "ENOSPC")
+_ESSENTIAL = {"write", "pwrite64", "ftruncate", "fsync", "fdatasync"}
 RUN_S_MAX = 60.0
 _REFUSALS = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNKNOWN", "OSError"}
 """What an I/O error or a full disk may be called; OSError by maintenance alone, UNKNOWN is an
 unknown outcome."""
-
-
-def have_strace() -> bool:
-    """It is installed."""
-    return shutil.which("strace") is not None
 
 
 @dataclass(frozen=True)
@@ -188,6 +196,28 @@ def cut(scratch: Path, where: Cut) -> bool:
         assert codes <= _REFUSALS, result.said("refused")
     check(scratch / "data", result.messages)
     return hit
+
+
+def all_cuts(scratch: Path) -> list[Cut]:
+    """Every call of the workload, with everything that may befall it."""
+    scratch.mkdir()
+    whole = run(scratch)
+    assert whole.said("done") and not whole.said("refused"), whole.messages[-3:]
+    most = numbers_of(whole)
+    assert set(most) >= _ESSENTIAL and {"writev", "pwritev"} & set(most), most
+    return [Cut(c, k, n) for c, count in most.items() for k in KINDS for n in range(1, count + 1)]
+
+
+def sample(cuts: list[Cut], rng: random.Random) -> Iterator[Cut]:
+    """All, in an order in which each call is met with each kind once before any is again."""
+    by_pair: dict[tuple[str, str], list[Cut]] = {}
+    for each in rng.sample(cuts, len(cuts)):
+        by_pair.setdefault((each.call, each.kind), []).append(each)
+    while by_pair:
+        for pair in list(by_pair):
+            yield by_pair[pair].pop()
+            if not by_pair[pair]:
+                del by_pair[pair]
 
 
 def _named(messages: list[dict[str, Any]], kind: str) -> tuple[bool, bool]:

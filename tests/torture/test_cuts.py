@@ -9,39 +9,15 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.torture.cutting import KINDS, Cut, cut, numbers_of, run
+from tests.torture.cutting import all_cuts, cut, sample
 from tests.torture.requirements import needs_strace
 
 SEED = int(os.environ.get("VECDB_TORTURE_SEED", "0")) or random.randrange(1, 1_000_000)
 SECONDS = float(os.environ.get("VECDB_TORTURE_CUTS_S", "150"))
-ESSENTIAL = {"write", "pwrite64", "ftruncate", "fsync", "fdatasync"}
-
-
-def all_cuts(scratch: Path) -> list[Cut]:
-    """Every call of the workload, with everything that may befall it."""
-    scratch.mkdir()
-    whole = run(scratch)
-    assert whole.said("done") and not whole.said("refused"), whole.messages[-3:]
-    most = numbers_of(whole)
-    assert set(most) >= ESSENTIAL and {"writev", "pwritev"} & set(most), most
-    return [Cut(c, k, n) for c, count in most.items() for k in KINDS for n in range(1, count + 1)]
-
-
-def sample(cuts: list[Cut], rng: random.Random) -> Iterator[Cut]:
-    """All, in an order in which each call is met with each kind once before any is again."""
-    by_pair: dict[tuple[str, str], list[Cut]] = {}
-    for each in rng.sample(cuts, len(cuts)):
-        by_pair.setdefault((each.call, each.kind), []).append(each)
-    while by_pair:
-        for pair in list(by_pair):
-            yield by_pair[pair].pop()
-            if not by_pair[pair]:
-                del by_pair[pair]
 
 
 @pytest.mark.slow
