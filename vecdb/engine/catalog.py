@@ -14,6 +14,7 @@ left behind. The name of a collection that is being dropped stays taken until th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -25,7 +26,7 @@ from vecdb.engine.environment import Environment, NamedDatabase
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock, fsync_folder
 from vecdb.engine.store import Store
-from vecdb.errors import AlreadyExistsError, NotFoundError
+from vecdb.errors import AlreadyExistsError, NotFoundError, VecdbError
 from vecdb.types import CollectionConfig, CollectionDescription
 
 __all__ = ["Catalog", "copy_catalog"]
@@ -48,11 +49,15 @@ class Catalog:
         )
         # What was found since which commit; replaced as a whole, so that nothing old gets into it.
         self._found: tuple[int, dict[str, tuple[str, CollectionConfig]]] = (-1, {})
-        for folder in ("collections", "trash"):
-            (root / folder).mkdir(exist_ok=True)
-        fsync_folder(root / "catalog")
-        fsync_folder(root)
-        self._recover()
+        try:
+            for folder in ("collections", "trash"):
+                (root / folder).mkdir(exist_ok=True)
+            fsync_folder(root / "catalog")
+            fsync_folder(root)
+            self._recover()
+        except BaseException:
+            self.environment.close()
+            raise
 
     def folder(self, collection_id: str) -> Path:
         """Where a collection lies."""
@@ -98,7 +103,9 @@ class Catalog:
         with file_lock(self._root / "catalog.lock", wait=True):
             with self.environment.read() as transaction:
                 taken = self._entry(transaction, name)
-            if taken is not None:
+            if taken is not None and taken["state"] == "creating":
+                self._undo_create(name, taken)  # The lock is ours: who began it has failed.
+            elif taken is not None:
                 raise AlreadyExistsError(f"collection {name!r} exists already", "NAME_TAKEN")
             collection_id = uuid.uuid4().hex[:16]
             entry = {**layout.config_entry(collection_id, config), "state": "creating"}
@@ -110,12 +117,21 @@ class Catalog:
                 self._put(name, {**entry, "state": "ready"})
                 failpoint("create.ready")
             except BaseException:
-                self._undo_create(name, entry)
+                # If that fails too, who wants the name or opens the folder next will do it.
+                with contextlib.suppress(VecdbError, OSError):
+                    self._undo_create(name, entry)
                 raise
         return collection_id
 
+    def dropping(self, name: str) -> str | None:
+        """The id of a collection whose drop was begun and not finished; to be finished."""
+        with self.environment.read() as transaction:
+            entry = self._entry(transaction, name)
+        return str(entry["id"]) if entry is not None and entry["state"] == "dropping" else None
+
     def drop(self, name: str) -> str:
-        """Drop a collection: gone for everyone when this returns its id.
+        """Drop a collection: gone for everyone when this returns its id. One that is half dropped
+        is so too, since the caller will finish it.
 
         Raises:
             NotFoundError: there is none of that name.
@@ -123,18 +139,29 @@ class Catalog:
         with file_lock(self._root / "catalog.lock", wait=True):
             with self.environment.read() as transaction:
                 entry = self._entry(transaction, name)
-            if entry is None or entry["state"] != "ready":
+            if entry is None or entry["state"] == "creating":
                 raise NotFoundError(f"there is no collection {name!r}", "NO_COLLECTION")
-            self._put(name, {**entry, "state": "dropping"})
-            failpoint("drop.entered")
+            if entry["state"] == "ready":
+                self._enter_drop(name, entry)
             return str(entry["id"])
 
-    def finish_drop(self, name: str, store: Store | None) -> None:
+    def _enter_drop(self, name: str, entry: dict[str, Any]) -> None:
+        try:
+            self._put(name, {**entry, "state": "dropping"})
+            failpoint("drop.entered")
+        except BaseException:
+            # Nobody was told that it is dropped, so writes to it may go on and must not be lost.
+            with contextlib.suppress(VecdbError):
+                self._put(name, entry)
+            raise
+
+    def finish_drop(self, name: str, collection_id: str, store: Store | None) -> None:
         """The later steps of ``drop``. store: the open one of this process, or None."""
         with file_lock(self._root / "catalog.lock", wait=True):
             with self.environment.read() as transaction:
                 entry = self._entry(transaction, name)
-            if entry is not None and entry["state"] == "dropping":
+            # Another process may have finished it, and made another of that name.
+            if entry is not None and (entry["id"], entry["state"]) == (collection_id, "dropping"):
                 self._finish_drop(name, entry, store)
 
     def empty_trash(self) -> None:
@@ -154,7 +181,11 @@ class Catalog:
         fsync_folder(folder.parent)
 
     def _undo_create(self, name: str, entry: dict[str, Any]) -> None:
-        shutil.rmtree(self.folder(entry["id"]), ignore_errors=True)
+        # Said again, as a commit of unknown outcome may have made it ready.
+        self._put(name, {**entry, "state": "creating"})
+        folder = self.folder(entry["id"])
+        if folder.exists():
+            shutil.rmtree(folder)
         self._remove(name)
 
     def _finish_drop(self, name: str, entry: dict[str, Any], store: Store | None) -> None:
@@ -175,9 +206,9 @@ class Catalog:
                     environment.close()
             failpoint("drop.marked")
             folder.rename(self._root / "trash" / entry["id"])
-            fsync_folder(self._root / "trash")
-            fsync_folder(folder.parent)
-            failpoint("drop.moved")
+        fsync_folder(self._root / "trash")
+        fsync_folder(folder.parent)
+        failpoint("drop.moved")
         self._remove(name)
         failpoint("drop.removed")
 

@@ -147,7 +147,10 @@ class Database:
         self.check_usable()
         config = checks.check_config(dim, metric, M, ef_construction)
         with self._lock, os_errors_translated(str(self.path)):
-            self._catalog.create(checks.check_name(name), config)
+            half_dropped = self._catalog.dropping(checks.check_name(name))
+            if half_dropped is not None:
+                self._finish_drop(name, half_dropped)
+            self._catalog.create(name, config)
             return self.collection(name)
 
     def collection(self, name: str) -> Collection:
@@ -176,15 +179,7 @@ class Database:
         """
         self.check_usable()
         with self._lock, os_errors_translated(str(self.path)):
-            collection_id = self._catalog.drop(checks.check_name(name))
-            opened = self._collections.pop(collection_id, None)
-            try:
-                self._catalog.finish_drop(name, opened.store if opened else None)
-            finally:
-                if opened is not None:
-                    self._resting.forget(opened)
-                    opened.close(dropped=True)
-            self._catalog.empty_trash()
+            self._finish_drop(name, self._catalog.drop(checks.check_name(name)))
 
     def backup(
         self, path: str | os.PathLike[str], *, include_segments: bool = True
@@ -322,6 +317,16 @@ class Database:
         """A collection at rest was opened again by its use."""
         self._resting.woke(opened)
 
+    def _finish_drop(self, name: str, collection_id: str) -> None:
+        opened = self._collections.pop(collection_id, None)
+        try:
+            self._catalog.finish_drop(name, collection_id, opened.store if opened else None)
+        finally:
+            if opened is not None:
+                self._resting.forget(opened)
+                opened.close(dropped=True)
+        self._catalog.empty_trash()
+
     def _open_collection(self, collection_id: str) -> OpenCollection:
         with self._lock, os_errors_translated(str(self.path)):
             opened = self._collections.get(collection_id)
@@ -401,12 +406,37 @@ def _raise_file_limit() -> None:
             pass
 
 
+def _write_format(root: Path, file: Path) -> None:
+    """Written aside and renamed, so that the file is whole whenever it is there."""
+    draft = root / f"FORMAT.{os.getpid()}"
+    try:
+        write_file(draft, f"{FORMAT_WORD} {FORMAT_NUMBER}\n".encode())
+        draft.rename(file)
+    except FileNotFoundError:
+        if not file.exists():  # Another process was here first, and took this for a leftover.
+            raise
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    for leftover in root.glob("FORMAT.*"):
+        leftover.unlink(missing_ok=True)
+
+
 def _prepare_folder(root: Path) -> None:
     """Make the folder or check that it is ours."""
     if root.exists() and not root.is_dir():
         raise FailedPreconditionError(f"{root} is not a folder", "NOT_A_FOLDER")
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
     root.mkdir(parents=True, exist_ok=True)
     file = root / "FORMAT"
+    _check_format(root, file)
+    if not (root / "catalog").exists():
+        # A process that wrote FORMAT may have been killed before it came to this.
+        for folder in {root, root.parent, *(each.parent for each in made)}:
+            fsync_folder(folder)
+
+
+def _check_format(root: Path, file: Path) -> None:
     if not file.exists():
         others = [entry for entry in root.iterdir() if not entry.name.startswith("FORMAT")]
         if (root / MANIFEST_NAME).exists():
@@ -419,12 +449,7 @@ def _prepare_folder(root: Path) -> None:
             raise FailedPreconditionError(
                 f"{root} is not empty and holds no vecdb database (no file FORMAT)", "NOT_VECDB"
             )
-        # Written aside and renamed, so that the file is whole whenever it is there.
-        draft = root / f"FORMAT.{os.getpid()}"
-        write_file(draft, f"{FORMAT_WORD} {FORMAT_NUMBER}\n".encode())
-        draft.rename(file)
-        fsync_folder(root)
-        fsync_folder(root.parent)
+        _write_format(root, file)
         return
     words = file.read_text(errors="replace").split()
     if len(words) != 2 or words[0] != FORMAT_WORD or not words[1].isdigit():

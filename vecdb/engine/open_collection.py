@@ -43,13 +43,13 @@ class OpenCollection:
         )
         try:
             self.store = Store(environment, collection_id)
+            (folder / "segments").mkdir(exist_ok=True)
         except BaseException:
             environment.close()
             raise
         self.id = collection_id
         self.folder = folder
         environment.on_wake = lambda: database.woke(self)
-        (folder / "segments").mkdir(exist_ok=True)
         self._died_when_woken = 0
         self.backpressure = Backpressure(database.options.backlog_bytes_max)
         self._flat_rows = (-1, 0, 0)  # Generation, rows in flat segments, rows in graphs.
