@@ -88,11 +88,11 @@ class Controller:
             )
             event()
             self.done[event.__name__.strip("_")] += 1
-            self._raise_defects()
+            self.raise_defects()
             self._start_all()
         self._end_all()
-        self._raise_defects()
-        self._compare()
+        self.raise_defects()
+        self.compare()
         self.done["rounds"] += 1
 
     # Starting and ending.
@@ -127,7 +127,8 @@ class Controller:
         self._server.__exit__()
         self._server = None
 
-    def _raise_defects(self) -> None:
+    def raise_defects(self) -> None:
+        """What one of the processes saw that must not be."""
         for file in self.place.folder.glob("*.ledger"):
             text = file.read_text()
             assert "defect" not in text, f"{file.name}: {text[text.index('defect') :]}"
@@ -198,7 +199,7 @@ class Controller:
             ends = time.monotonic() + _END_S
             while self._reads() == before:
                 assert time.monotonic() < ends, "nobody reads while a process is stopped"
-                self._raise_defects()
+                self.raise_defects()
                 time.sleep(0.01)
         finally:
             _signal(pid, signal.SIGCONT)
@@ -217,7 +218,8 @@ class Controller:
 
     # Comparing.
 
-    def _compare(self) -> None:
+    def compare(self) -> None:
+        """Nothing runs: the folder is as the ledgers say, before and after optimizing."""
         for writer, history in enumerate(self._histories):
             self._next[writer] = ledger.history_of(self.place, writer, history, self._next[writer])
         self._count_outcomes()

@@ -1,10 +1,8 @@
 """Runs the workload under strace: killed at the Nth call of a kind, or with that call failing.
 
-strace counts calls in each thread for itself; whichever thread comes first to its Nth is killed
-with the process, and an error may be given once to each. The workload has two that write: its own,
-which makes collections and segments, and the writer, which commits batches. So every error hits
-every call of both at some N; where both make many, a kill hits the one that comes there first. The
-numbers begin with the work itself, since strace is attached just before.
+The workload has two threads that write: its own, which makes collections and segments, and the
+writer's, which commits batches. strace is attached to one of them, just before the work begins, so
+that the Nth call is the same one in each run.
 
 After each run the folder is opened here and all that was said is compared with what is there.
 """
@@ -53,8 +51,12 @@ CALLS = (
 """What changes a disk. A machine has some of them under another name; those that the workload makes
 are cut."""
 
+THREADS = ("own", "writer")
 KINDS = ("SIGKILL", "EIO", "ENOSPC")
-_ESSENTIAL = {"write", "pwrite64", "ftruncate", "fsync", "fdatasync"}
+_ESSENTIAL = {
+    "own": {"write", "pwrite64", "ftruncate", "fsync", "fdatasync"},
+    "writer": {"pwrite64", "fdatasync"},
+}
 RUN_S_MAX = 60.0
 _REFUSALS = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNKNOWN", "OSError"}
 """What an I/O error or a full disk may be called; OSError by maintenance alone, UNKNOWN is an
@@ -65,6 +67,7 @@ unknown outcome."""
 class Cut:
     """Where a run is cut short, or which of its calls fails."""
 
+    thread: str
     call: str
     kind: str
     number: int
@@ -74,7 +77,7 @@ class Cut:
         return f"inject={self.call}:{action}:when={self.number}"
 
     def __str__(self) -> str:
-        return f"{self.call}-{self.kind}-{self.number}"
+        return f"{self.thread}-{self.call}-{self.kind}-{self.number}"
 
 
 @dataclass(frozen=True)
@@ -94,27 +97,32 @@ def run(
     *expressions: str,
     trace: tuple[str, ...] = CALLS,
     manner: workload.Manner = workload.USUAL,
+    whole: bool = False,
     fd_paths: bool = False,
 ) -> Run:
-    """Run the workload on ``scratch/data`` under strace with these expressions (-e)."""
+    """Run the workload on ``scratch/data`` under strace with these expressions (-e).
+
+    Args:
+        whole: trace all threads, not only the one that the manner says.
+    """
     log = scratch / "strace.log"
     ours, theirs = socket.socketpair()
     process = workload.start(theirs, scratch / "data", manner)
     theirs.close()
     ends = time.monotonic() + RUN_S_MAX
-    command = ["strace", "-f", "-p", str(process.pid), "-o", str(log)]
-    command += ["-e", "trace=" + ",".join(f"?{name}" for name in trace), "-e", "signal=none"]
+    command = ["strace", *(["-f"] if whole else []), "-o", str(log), "-e", "signal=none"]
+    command += ["-e", "trace=" + ",".join(f"?{name}" for name in trace)]
     command += ["-y", "-s", "256"] if fd_paths else []
     for expression in expressions:
         command += ["-e", expression]
     tracer = None
     try:
-        ours.settimeout(RUN_S_MAX)
-        assert ours.recv(16) == b"ready\n"
+        messages = _read(ours, ends, until="ready")
+        command += ["-p", str(messages[-1]["thread"])]
         tracer = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
         _wait_attached(tracer, ends)
         ours.send(b"go\n")
-        messages = _read(ours, ends)
+        messages += _read(ours, ends)
         process.join(max(0.1, ends - time.monotonic()))
         tracer.wait(max(0.1, ends - time.monotonic()))
         return Run(messages, process.exitcode, log.read_text(errors="replace").splitlines())
@@ -144,10 +152,10 @@ def _wait_attached(tracer: subprocess.Popen[bytes], ends: float) -> None:
             said += chunk
 
 
-def _read(channel: socket.socket, ends: float) -> list[dict[str, Any]]:
-    """All that is said until the end of the process."""
+def _read(channel: socket.socket, ends: float, *, until: str = "") -> list[dict[str, Any]]:
+    """All that is said until this event, by default until the end of the process."""
     said = b""
-    while True:
+    while not until or f'"{until}"'.encode() not in said:
         channel.settimeout(max(0.1, ends - time.monotonic()))
         try:
             chunk = channel.recv(65536)
@@ -161,17 +169,10 @@ def _read(channel: socket.socket, ends: float) -> list[dict[str, Any]]:
     return [json.loads(line) for line in said.splitlines()]
 
 
-def numbers_of(run: Run) -> dict[str, int]:
-    """For each call how often the thread that makes it most makes it: N goes up to that."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for line in run.log:
-        if found := re.match(r"(\d+) +(\w+)\(", line):
-            counts[found[2], found[1]] += 1
-    most: dict[str, int] = {}
-    for (call, _), count in counts.items():
-        if call in CALLS:
-            most[call] = max(most.get(call, 0), count)
-    return most
+def _numbers_of(run: Run) -> dict[str, int]:
+    """How often each call was made."""
+    found = (re.match(r"(\w+)\(", line) for line in run.log)
+    return dict(Counter(each[1] for each in found if each is not None and each[1] in CALLS))
 
 
 def cut(scratch: Path, where: Cut) -> bool:
@@ -183,7 +184,8 @@ def cut(scratch: Path, where: Cut) -> bool:
     Raises:
         AssertionError: something acknowledged is gone, or whatever else must not be.
     """
-    result = run(scratch, where.inject(), trace=(where.call,))
+    manner = workload.Manner(writer=where.thread == "writer")
+    result = run(scratch, where.inject(), trace=(where.call,), manner=manner)
     for defect in result.said("defect"):
         raise AssertionError(defect["why"])
     if where.kind == "SIGKILL":
@@ -200,19 +202,28 @@ def cut(scratch: Path, where: Cut) -> bool:
 
 def all_cuts(scratch: Path) -> list[Cut]:
     """Every call of the workload, with everything that may befall it."""
-    scratch.mkdir()
-    whole = run(scratch)
-    assert whole.said("done") and not whole.said("refused"), whole.messages[-3:]
-    most = numbers_of(whole)
-    assert set(most) >= _ESSENTIAL and {"writev", "pwritev"} & set(most), most
-    return [Cut(c, k, n) for c, count in most.items() for k in KINDS for n in range(1, count + 1)]
+    cuts = []
+    for thread in THREADS:
+        (scratch / thread).mkdir(parents=True)
+        whole = run(scratch / thread, manner=workload.Manner(writer=thread == "writer"))
+        assert whole.said("done") and not whole.said("refused"), whole.messages[-3:]
+        counts = _numbers_of(whole)
+        assert set(counts) >= _ESSENTIAL[thread], counts
+        assert {"writev", "pwritev"} & set(counts), counts
+        cuts += [
+            Cut(thread, call, kind, n + 1)
+            for call, count in counts.items()
+            for kind in KINDS
+            for n in range(count)
+        ]
+    return cuts
 
 
 def sample(cuts: list[Cut], rng: random.Random) -> Iterator[Cut]:
-    """All, in an order in which each call is met with each kind once before any is again."""
-    by_pair: dict[tuple[str, str], list[Cut]] = {}
+    """All, in an order in which each call of a thread meets each kind once before any does again."""
+    by_pair: dict[tuple[str, ...], list[Cut]] = {}
     for each in rng.sample(cuts, len(cuts)):
-        by_pair.setdefault((each.call, each.kind), []).append(each)
+        by_pair.setdefault((each.thread, each.call, each.kind), []).append(each)
     while by_pair:
         for pair in list(by_pair):
             yield by_pair[pair].pop()

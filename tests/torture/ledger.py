@@ -40,7 +40,9 @@ WRITERS, READERS = 3, 3
 SEAL_BYTES = 32 * 1024
 """Small, so that segments come and go all the time."""
 
-_MAP_BYTES = 256 * 1024**2
+_MAP_BYTES = 1024**2
+"""Small, so that embedded processes outgrow it, and follow the growth of others."""
+
 _BATCH_ROWS, _IDS = 40, 400
 _DELETES_EVERY = 4
 _PAUSE_S = 0.004

@@ -26,7 +26,7 @@ def test_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     needs_strace()
     print(f"VECDB_TORTURE_SEED={SEED}")
     cuts = all_cuts(tmp_path / "whole")
-    pairs = {(each.call, each.kind) for each in cuts}
+    pairs = {(each.thread, each.call, each.kind) for each in cuts}
     ends = time.monotonic() + SECONDS
     made, hit = 0, set()
     for each in sample(cuts, random.Random(SEED)):
@@ -36,7 +36,7 @@ def test_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
         scratch.mkdir()
         try:
             if cut(scratch, each):
-                hit.add((each.call, each.kind))
+                hit.add((each.thread, each.call, each.kind))
         except AssertionError as error:
             raise AssertionError(f"{each} of VECDB_TORTURE_SEED={SEED}: {error}") from error
         made += 1

@@ -14,7 +14,7 @@ from tests.torture.trace import TRACED, Disk, calls_of
 
 def follow(scratch: Path, plant: str | None = None) -> Disk:
     """Trace the workload and hold the rules against the trace."""
-    result = run(scratch, trace=TRACED, manner=workload.Manner(plant), fd_paths=True)
+    result = run(scratch, trace=TRACED, manner=workload.Manner(plant), whole=True, fd_paths=True)
     assert result.said("done"), result.messages[-3:]
     disk = Disk(str(scratch / "data"))
     disk.follow(result.log)

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.torture.controller import torture
+import vecdb
+from tests.torture.controller import Controller, torture
 from tests.torture.history import History
-from tests.torture.ledger import DIM, METRIC, Place, batch_of, history_of, marks_of
+from tests.torture.ledger import COLLECTION, DIM, METRIC, Place, batch_of, history_of, marks_of
 
 SEED = int(os.environ.get("VECDB_TORTURE_SEED", "0")) or random.randrange(1, 1_000_000)
 SECONDS = float(os.environ.get("VECDB_TORTURE_LEDGER_S", "110"))
@@ -66,3 +67,32 @@ def test_seqs_that_fall_are_seen(tmp_path: Path) -> None:
     place.file("writer-0").write_text("begin 0\nack 0 6\nbegin 1\nack 1 5\n")
     with pytest.raises(AssertionError, match="seq 5 after 6"):
         history_of(place, 0, History(DIM, METRIC), 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("begin 0\nack 0 1\nbegin 1\nack 1 2\n", None),
+        ("begin 0\nack 0 1\nbegin 1\n", None),
+        ("begin 0\nack 0 1\nbegin 1\nack 1 2\nbegin 2\nack 2 3\n", "lost"),
+        ("begin 0\nack 0 1\nbegin 1\nrefused 1 UNAVAILABLE\n", "not expected"),
+    ],
+)
+def test_a_ledger_that_is_not_true_is_caught(tmp_path: Path, said: str, why: str | None) -> None:
+    with Controller(tmp_path, 7) as controller:
+        with vecdb.open(controller.place.data, indexer=False) as database:
+            for number in range(2):
+                batch_of(7, 0, number).send(database.collection(COLLECTION))
+        controller.place.file("writer-0").write_text(said)
+        if why is None:
+            controller.compare()
+        else:
+            with pytest.raises(AssertionError, match=why):
+                controller.compare()
+
+
+def test_a_defect_that_a_process_noted_is_raised(tmp_path: Path) -> None:
+    with Controller(tmp_path, 7) as controller:
+        controller.place.file("reader-1").write_text("read 1\ndefect 'seq 4 after 5'\n")
+        with pytest.raises(AssertionError, match="seq 4 after 5"):
+            controller.raise_defects()

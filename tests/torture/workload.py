@@ -2,9 +2,9 @@
 drop. It says over a socket what it begins and how that ended, checks by itself after each step that
 it can read what it was told, and goes on after errors.
 
-Messages are lines of JSON, {"event", "step", …}; events are ``begin``, ``acknowledged`` (with
-``seq`` for batches), ``refused`` (with ``code``), ``unknown``, ``defect`` (with ``why``) and
-``done``. They are sent with sendto, which no cut touches.
+Messages are lines of JSON, {"event", "step", …}; events are ``ready`` (with ``thread``), ``begin``,
+``acknowledged`` (with ``seq`` for batches), ``refused`` (with ``code``), ``unknown``, ``defect``
+(with ``why``) and ``done``. They are sent with sendto, which no cut touches.
 
 The process that runs it is forked from one that has imported everything, so that all that strace
 sees is the work. Errors in what a caller asks for must be of vecdb's tree and pass within
@@ -17,7 +17,9 @@ import ctypes
 import json
 import multiprocessing
 import multiprocessing.process
+import os
 import socket
+import threading
 import time
 import traceback
 import warnings
@@ -80,6 +82,8 @@ STEPS: tuple[tuple[str, int], ...] = (
 )
 """What is done, in this order; the number tells those of a kind apart."""
 
+FIRST_STEPS = 2
+
 
 class _Work:
     """One run."""
@@ -95,16 +99,29 @@ class _Work:
         line = json.dumps({"event": event, "step": step, **more}) + "\n"
         self._channel.send(line.encode())
 
-    def run(self) -> None:
+    def begin(self) -> int:
+        """Make the collection and write a batch; returns the number of the writer's thread."""
         self._until_it_works(-1, self._open)
-        for step, (kind, number) in enumerate(STEPS):
+        self._steps(0, FIRST_STEPS)
+        [number] = [t.native_id for t in threading.enumerate() if t.name == "vecdb-writer"]
+        assert number is not None
+        return number
+
+    def run(self) -> None:
+        if self._database is None:
+            self._until_it_works(-1, self._open)
+            self._steps(0, FIRST_STEPS)
+        self._steps(FIRST_STEPS, len(STEPS))
+        self._database.close()
+        self.say("done", len(STEPS))
+
+    def _steps(self, start: int, stop: int) -> None:
+        for step, (kind, number) in list(enumerate(STEPS))[start:stop]:
             if kind == "batch":
                 self._write(step, BATCHES[number])
             else:
                 work = getattr(self, f"_{kind}")
                 self._until_it_works(step, work, maintenance=kind in ("seal", "index"))
-        self._database.close()
-        self.say("done", len(STEPS))
 
     def _open(self) -> None:
         self._database = vecdb.open(self._folder, indexer=False, map_bytes=_MAP_BYTES)
@@ -195,11 +212,14 @@ class Manner:
     Attributes:
         plant: a defect of planted.py. failpoints: what they do; see failpoints.py.
         looks: it reads what it wrote.
+        writer: it says that it is ready only when the writer's thread has committed a batch, and
+            with that thread's number.
     """
 
     plant: str | None = None
     failpoints: str = ""
     looks: bool = True
+    writer: bool = False
 
 
 USUAL = Manner()
@@ -213,9 +233,9 @@ def _child(channel: socket.socket, folder: str, manner: Manner) -> None:
         planted.plant(manner.plant)
     failpoints.arm(manner.failpoints)
     work = _Work(channel, Path(folder), looks=manner.looks)
-    channel.send(b"ready\n")
-    channel.recv(16)
     try:
+        work.say("ready", -1, thread=work.begin() if manner.writer else os.getpid())
+        channel.recv(16)
         work.run()
     except BaseException:
         work.say("defect", -1, why=traceback.format_exc())
@@ -225,7 +245,7 @@ def _child(channel: socket.socket, folder: str, manner: Manner) -> None:
 def start(
     channel: socket.socket, folder: Path, manner: Manner = USUAL
 ) -> multiprocessing.process.BaseProcess:
-    """A process that says "ready" and waits for a word before it begins. ``channel``: its end."""
+    """A process that says "ready" and waits for a word before it goes on. ``channel``: its end."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     process = context.Process(target=_child, args=(channel, str(folder), manner), daemon=True)
