@@ -220,7 +220,7 @@ def all_cuts(scratch: Path) -> list[Cut]:
 
 
 def sample(cuts: list[Cut], rng: random.Random) -> Iterator[Cut]:
-    """All, in an order in which each call of a thread meets each kind once before any does again."""
+    """All; each call of a thread meets each kind once before any does again."""
     by_pair: dict[tuple[str, ...], list[Cut]] = {}
     for each in rng.sample(cuts, len(cuts)):
         by_pair.setdefault((each.thread, each.call, each.kind), []).append(each)

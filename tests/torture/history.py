@@ -76,7 +76,8 @@ class History:
         assert len(self.possible) <= POSSIBLE_MAX
 
     def settle(self, collection: Any, seq: int | None = None) -> Possible:
-        """Look what is there; from then on it is the only possible content.
+        """Look what is there; from then on it is the only possible content, though perhaps of
+        several seqs: a batch may have changed nothing.
 
         Raises:
             AssertionError: it is none of the possible ones.
@@ -89,7 +90,7 @@ class History:
         ]
         if not fitting:
             raise AssertionError(self._difference(found, seq))
-        self.possible = [fitting[-1]]
+        self.possible = list({each.seq: each for each in fitting}.values())
         return fitting[-1]
 
     def check(self, collection: Any, *, queries: int = 3) -> None:
