@@ -32,8 +32,8 @@ from tests.torture.ledger import COLLECTION, DIM, METRIC, READERS, WRITERS, Plac
 
 __all__ = ["Controller", "torture"]
 
-ROUND_S = 8.0
-_EVENT_EVERY_S = (0.3, 1.2)
+ROUND_S = 12.0
+_EVENT_EVERY_S = (0.3, 2.5)
 _STOPPED_S = (0.2, 1.0)
 _END_S = 40.0
 _OPTIMIZED_S = 60.0
@@ -185,6 +185,7 @@ class Controller:
     def _stop_indexer(self) -> None:
         for pid in self._indexers():
             self._stop(pid)
+            self.done["indexers stopped"] += 1
 
     def _stop_writer(self) -> None:
         pid = self._children["writer", self._rng.randrange(WRITERS)].pid
