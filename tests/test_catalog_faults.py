@@ -65,7 +65,7 @@ def test_a_create_that_could_not_even_be_undone_is_undone_by_the_next(database: 
     use(database)
 
 
-@pytest.mark.parametrize("again", ["drop", "create", "reopen"])
+@pytest.mark.parametrize("again", ["drop", "reopen"])
 @pytest.mark.parametrize("name", DROPS)
 def test_a_drop_that_failed_is_finished(tmp_path: Path, name: str, again: str) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
@@ -79,11 +79,11 @@ def test_a_drop_that_failed_is_finished(tmp_path: Path, name: str, again: str) -
         assert database.list_collections() == []
         with pytest.raises(vecdb.VecdbError):
             docs.upsert(["a"], np.ones((1, DIM), np.float32))
-        if again == "drop" and name in ("drop.marked", "drop.moved"):
-            database.drop_collection("docs")
-        elif again == "create":
-            database.create_collection("docs", DIM)
-            database.drop_collection("docs")
+        if name in ("drop.marked", "drop.moved"):
+            with pytest.raises(vecdb.AlreadyExistsError):
+                database.create_collection("docs", DIM)
+            if again == "drop":
+                database.drop_collection("docs")
         if again != "reopen":
             use(database)
     with vecdb.open(tmp_path / "data", indexer=False) as database:

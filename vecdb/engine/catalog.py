@@ -9,7 +9,8 @@ A collection is made and dropped in steps that each leave a state from which any
     drop:   entry "dropping" → the store marked dropped → folder moved to trash/ → entry removed
 
 Both hold catalog.lock; who opens the folder finishes drops and undoes creations that a dead process
-left behind. The name of a collection that is being dropped stays taken until the end.
+left behind. The name of a collection that is being dropped stays taken until the end; dropping it
+again finishes what failed half way, and so does a create for a create.
 """
 
 from __future__ import annotations
@@ -122,12 +123,6 @@ class Catalog:
                     self._undo_create(name, entry)
                 raise
         return collection_id
-
-    def dropping(self, name: str) -> str | None:
-        """The id of a collection whose drop was begun and not finished; to be finished."""
-        with self.environment.read() as transaction:
-            entry = self._entry(transaction, name)
-        return str(entry["id"]) if entry is not None and entry["state"] == "dropping" else None
 
     def drop(self, name: str) -> str:
         """Drop a collection: gone for everyone when this returns its id. One that is half dropped

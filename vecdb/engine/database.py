@@ -147,10 +147,7 @@ class Database:
         self.check_usable()
         config = checks.check_config(dim, metric, M, ef_construction)
         with self._lock, os_errors_translated(str(self.path)):
-            half_dropped = self._catalog.dropping(checks.check_name(name))
-            if half_dropped is not None:
-                self._finish_drop(name, half_dropped)
-            self._catalog.create(name, config)
+            self._catalog.create(checks.check_name(name), config)
             return self.collection(name)
 
     def collection(self, name: str) -> Collection:
@@ -174,12 +171,22 @@ class Database:
     def drop_collection(self, name: str) -> None:
         """Drop a collection with all that is in it, for every process that has it open.
 
+        If it fails half way, the name stays taken until it is dropped again or the folder opened.
+
         Raises:
             NotFoundError: there is none of that name.
         """
         self.check_usable()
         with self._lock, os_errors_translated(str(self.path)):
-            self._finish_drop(name, self._catalog.drop(checks.check_name(name)))
+            collection_id = self._catalog.drop(checks.check_name(name))
+            opened = self._collections.pop(collection_id, None)
+            try:
+                self._catalog.finish_drop(name, collection_id, opened.store if opened else None)
+            finally:
+                if opened is not None:
+                    self._resting.forget(opened)
+                    opened.close(dropped=True)
+            self._catalog.empty_trash()
 
     def backup(
         self, path: str | os.PathLike[str], *, include_segments: bool = True
@@ -316,16 +323,6 @@ class Database:
     def woke(self, opened: OpenCollection) -> None:
         """A collection at rest was opened again by its use."""
         self._resting.woke(opened)
-
-    def _finish_drop(self, name: str, collection_id: str) -> None:
-        opened = self._collections.pop(collection_id, None)
-        try:
-            self._catalog.finish_drop(name, collection_id, opened.store if opened else None)
-        finally:
-            if opened is not None:
-                self._resting.forget(opened)
-                opened.close(dropped=True)
-        self._catalog.empty_trash()
 
     def _open_collection(self, collection_id: str) -> OpenCollection:
         with self._lock, os_errors_translated(str(self.path)):
