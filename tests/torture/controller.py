@@ -35,6 +35,9 @@ __all__ = ["Controller", "torture"]
 ROUND_S = 12.0
 _EVENT_EVERY_S = (0.3, 2.5)
 _STOPPED_S = (0.2, 1.0)
+_INDEXER_S = 5.0
+"""It starts when the server has some work for it."""
+
 _END_S = 40.0
 _OPTIMIZED_S = 60.0
 
@@ -149,7 +152,7 @@ class Controller:
             _signal(pid, signal.SIGKILL)
 
     def _kill_indexer(self) -> None:
-        for pid in self._indexers():
+        for pid in self._indexers(wait_s=_INDEXER_S):
             _signal(pid, signal.SIGKILL)
             self.done["indexers killed"] += 1
 
@@ -183,7 +186,7 @@ class Controller:
             self._stop(self._server.pid)
 
     def _stop_indexer(self) -> None:
-        for pid in self._indexers():
+        for pid in self._indexers(wait_s=_INDEXER_S):
             self._stop(pid)
             self.done["indexers stopped"] += 1
 
@@ -210,11 +213,13 @@ class Controller:
         return sum(self.place.file(f"reader-{n}").stat().st_size for n in (0, 1) if
                    self.place.file(f"reader-{n}").exists())  # fmt: skip
 
-    def _indexers(self) -> list[int]:
-        """Children of the server."""
+    def _indexers(self, *, wait_s: float = 0.0) -> list[int]:
+        """Children of the server, which may have to be waited for."""
         if self._server is None:
             return []
-        found = list(_children_of(self._server.pid))
+        ends = time.monotonic() + wait_s
+        while not (found := list(_children_of(self._server.pid))) and time.monotonic() < ends:
+            time.sleep(0.02)
         self._pids.update(found)
         return found
 
