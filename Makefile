@@ -17,12 +17,13 @@ DATA ?= data
 LISTEN ?= 127.0.0.1:7801
 ARGS ?=
 
-.PHONY: help demo test lint proto serve clean
+.PHONY: help demo test torture lint proto serve clean
 
 help: ## this list
 	@echo "make demo    install what is needed, load 400,000 word vectors, search them"
 	@echo "make serve   serve a folder: make serve DATA=data LISTEN=127.0.0.1:7801"
 	@echo "make test    ruff and all tests; ARGS='-k name' for some"
+	@echo "make torture kill and stop it for hours: make torture ARGS='--hours 8' (needs strace)"
 	@echo "make lint    ruff and mypy"
 	@echo "make proto   generate the code of the wire contract anew"
 	@echo "make clean   remove .venv, caches, builds and the demo's data"
@@ -38,6 +39,9 @@ test: $(VENV)/installed-dev
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@echo "== pytest"
 	@$(BIN)/python -m pytest $(ARGS)
+
+torture: $(VENV)/installed-dev
+	@$(BIN)/python -m tests.torture $(ARGS)
 
 lint: $(VENV)/installed-dev
 	@echo "== ruff"

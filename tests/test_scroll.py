@@ -19,6 +19,7 @@ from tests.serving import running_server
 from vecdb import limits
 from vecdb.engine import layout
 from vecdb.engine import scroll as scroll_module
+from vecdb.engine.scroll_token import pack_token, unpack_token
 from vecdb_client.translation import error_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
@@ -267,7 +268,7 @@ def test_bad_tokens_are_refused(surface: Any) -> None:
     other, _ = filled(surface, 30, "other")
     token = docs.scroll_page(batch=10).next_token
     changed = ("A" if token[30] != "A" else "B").join((token[:30], token[31:]))
-    longer = layout.pack_token(layout.unpack_token(token)._replace(seq=2, row=20))
+    longer = pack_token(unpack_token(token)._replace(seq=2, row=20))
     for bad in ("garbage", "", "é", token[:-4], changed, token + "AAAA", 7, b"", longer):
         for call in (docs.scroll_page, docs.end_scroll)[: 1 if bad is longer else 2]:
             with pytest.raises(vecdb.InvalidArgumentError) as caught:

@@ -10,13 +10,14 @@ A collection is made and dropped in steps that each leave a state from which any
     rename: the entry under another name, in one transaction
 
 All hold catalog.lock; who opens the folder finishes drops and undoes creations that a dead process
-left behind, and who drops the same name again finishes that drop. The name of a collection that is
-being dropped stays taken until the end. Nothing but the catalogue knows the name of a collection:
-its store and segments bear its id, which is never given again.
+left behind, and who drops or creates the same name again finishes what failed half way. The name of
+a collection that is being dropped stays taken until the end. Nothing but the catalogue knows the
+name of a collection: its store and segments bear its id, which is never given again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -25,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from vecdb.engine import layout
-from vecdb.engine.environment import Environment, NamedDatabase
+from vecdb.engine.environment import Environment
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock, fsync_folder
+from vecdb.engine.named_database import NamedDatabase
 from vecdb.engine.store import Store
-from vecdb.errors import AlreadyExistsError, DataLossError, NotFoundError
+from vecdb.errors import AlreadyExistsError, DataLossError, NotFoundError, VecdbError
 from vecdb.types import CollectionConfig, CollectionDescription
 
 __all__ = ["Catalog", "catalog_environment", "copy_catalog"]
@@ -53,11 +55,15 @@ class Catalog:
         )
         # What was found since which commit; replaced as a whole, so that nothing old gets into it.
         self._found: tuple[int, dict[str, tuple[str, CollectionConfig]]] = (-1, {})
-        for folder in ("collections", "trash"):
-            (root / folder).mkdir(exist_ok=True)
-        fsync_folder(root / "catalog")
-        fsync_folder(root)
-        self._recover()
+        try:
+            for folder in ("collections", "trash"):
+                (root / folder).mkdir(exist_ok=True)
+            fsync_folder(root / "catalog")
+            fsync_folder(root)
+            self._recover()
+        except BaseException:
+            self.environment.close()
+            raise
 
     def folder(self, collection_id: str) -> Path:
         """Where a collection lies."""
@@ -103,7 +109,9 @@ class Catalog:
         with file_lock(self._root / "catalog.lock", wait=True):
             with self.environment.read() as transaction:
                 taken = self._entry(transaction, name)
-            if taken is not None:
+            if taken is not None and taken["state"] == "creating":
+                self._undo_create(name, taken)  # The lock is ours: who began it has failed.
+            elif taken is not None:
                 raise AlreadyExistsError(f"collection {name!r} exists already", "NAME_TAKEN")
             collection_id = uuid.uuid4().hex[:16]
             entry = {**layout.config_entry(collection_id, config), "state": "creating"}
@@ -115,7 +123,9 @@ class Catalog:
                 self._put(name, {**entry, "state": "ready"})
                 failpoint("create.ready")
             except BaseException:
-                self._undo_create(name, entry)
+                # If that fails too, who wants the name or opens the folder next will do it.
+                with contextlib.suppress(VecdbError, OSError):
+                    self._undo_create(name, entry)
                 raise
         return collection_id
 
@@ -157,9 +167,19 @@ class Catalog:
                 entry = self._entry(transaction, name)
             if entry is None or entry["state"] == "creating":
                 raise NotFoundError(f"there is no collection {name!r}", "NO_COLLECTION")
+            if entry["state"] == "ready":
+                self._enter_drop(name, entry)
+            return str(entry["id"])
+
+    def _enter_drop(self, name: str, entry: dict[str, Any]) -> None:
+        try:
             self._put(name, {**entry, "state": "dropping"})
             failpoint("drop.entered")
-            return str(entry["id"])
+        except BaseException:
+            # Nobody was told that it is dropped, so writes to it may go on and must not be lost.
+            with contextlib.suppress(VecdbError):
+                self._put(name, entry)
+            raise
 
     def finish_drop(self, name: str, collection_id: str, store: Store | None) -> None:
         """The later steps of ``drop``, if nobody else has done them.
@@ -192,7 +212,11 @@ class Catalog:
         fsync_folder(folder.parent)
 
     def _undo_create(self, name: str, entry: dict[str, Any]) -> None:
-        shutil.rmtree(self.folder(entry["id"]), ignore_errors=True)
+        # Said again, as a commit of unknown outcome may have made it ready.
+        self._put(name, {**entry, "state": "creating"})
+        folder = self.folder(entry["id"])
+        if folder.exists():
+            shutil.rmtree(folder)
         self._remove(name)
 
     def _finish_drop(self, name: str, entry: dict[str, Any], store: Store | None) -> None:
@@ -213,9 +237,9 @@ class Catalog:
                     environment.close()
             failpoint("drop.marked")
             folder.rename(self._root / "trash" / entry["id"])
-            fsync_folder(self._root / "trash")
-            fsync_folder(folder.parent)
-            failpoint("drop.moved")
+        fsync_folder(self._root / "trash")
+        fsync_folder(folder.parent)
+        failpoint("drop.moved")
         self._remove(name)
         failpoint("drop.removed")
 

@@ -17,6 +17,7 @@ from vecdb.checking import NOTE, WARNING, Problem
 from vecdb.engine.catalog import catalog_environment
 from vecdb.engine.check_findings import Few, Findings, shown_id
 from vecdb.engine.check_walk import BAD_VALUE, Walk
+from vecdb.engine.data_folder import FORMAT_NUMBER, FORMAT_WORD
 from vecdb.errors import (
     FailedPreconditionError,
     ResourceExhaustedError,
@@ -41,8 +42,6 @@ def check_format(root: Path) -> str | None:
     Raises:
         FailedPreconditionError: it is of a newer version.
     """
-    from vecdb.engine.database import FORMAT_NUMBER, FORMAT_WORD  # Slow, for the child at least.
-
     file = root / "FORMAT"
     expected = f"{FORMAT_WORD} {FORMAT_NUMBER}"
     try:

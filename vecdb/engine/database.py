@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 import threading
 import time
 import weakref
@@ -27,13 +26,13 @@ from typing import Any, ClassVar
 
 from vecdb import checks
 from vecdb.engine.backpressure import NO_PROGRESS_S
-from vecdb.engine.backup_manifest import MANIFEST_NAME
 from vecdb.engine.backup_process import run_backup
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.catalog import Catalog
 from vecdb.engine.collection import Collection
+from vecdb.engine.data_folder import prepare_folder, raise_file_limit
 from vecdb.engine.deadline import Deadline
-from vecdb.engine.files import fsync_folder, os_errors_translated, write_file
+from vecdb.engine.files import os_errors_translated
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.open_collection import OpenCollection
@@ -57,7 +56,6 @@ from vecdb.types import BackupReport, CollectionDescription, Receipt
 
 __all__ = ["Database"]
 
-FORMAT_WORD, FORMAT_NUMBER = "vecdb", 1
 _OPTIMIZE_POLL_S = 0.02
 _FAILURES_MAX = 3
 
@@ -115,8 +113,8 @@ class Database:
         self._lock = threading.RLock()
         self._collections: dict[str, OpenCollection] = {}
         self._resting = Resting(options.open_collections_max)
-        _raise_file_limit()
-        _prepare_folder(root)
+        raise_file_limit()
+        prepare_folder(root)
         self._use = FolderUse(root)
         try:
             self._catalog = Catalog(root, options.map_bytes)
@@ -206,6 +204,8 @@ class Database:
 
     def drop_collection(self, name: str) -> None:
         """Drop a collection with all that is in it, for every process that has it open.
+
+        If it fails half way, the name stays taken until it is dropped again or the folder opened.
 
         Raises:
             NotFoundError: there is none of that name.
@@ -440,51 +440,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _raise_file_limit() -> None:
-    """Each segment takes several files: ask for as many as the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (ValueError, OSError):
-            pass
-
-
-def _prepare_folder(root: Path) -> None:
-    """Make the folder or check that it is ours."""
-    if root.exists() and not root.is_dir():
-        raise FailedPreconditionError(f"{root} is not a folder", "NOT_A_FOLDER")
-    root.mkdir(parents=True, exist_ok=True)
-    file = root / "FORMAT"
-    if not file.exists():
-        others = [entry for entry in root.iterdir() if not entry.name.startswith("FORMAT")]
-        if (root / MANIFEST_NAME).exists():
-            raise FailedPreconditionError(
-                f"{root} is a backup, which is not opened but restored into a folder of its own: "
-                f"vecdb restore {root} DIR",
-                "IS_BACKUP",
-            )
-        if others and not file.exists():  # Asked again: another process may just have made it.
-            raise FailedPreconditionError(
-                f"{root} is not empty and holds no vecdb database (no file FORMAT)", "NOT_VECDB"
-            )
-        # Written aside and renamed, so that the file is whole whenever it is there.
-        draft = root / f"FORMAT.{os.getpid()}"
-        write_file(draft, f"{FORMAT_WORD} {FORMAT_NUMBER}\n".encode())
-        draft.rename(file)
-        fsync_folder(root)
-        fsync_folder(root.parent)
-        return
-    words = file.read_text(errors="replace").split()
-    known = len(words) == 2 and words[0] == FORMAT_WORD and words[1].isascii()
-    if not (known and words[1].isdigit() and int(words[1]) > 0):
-        raise FailedPreconditionError(
-            f"{file} says {file.read_bytes()[:40]!r}, expected '{FORMAT_WORD} {FORMAT_NUMBER}'",
-            "NOT_VECDB",
-        )
-    if int(words[1]) > FORMAT_NUMBER:
-        raise FailedPreconditionError(
-            f"{root} has format {words[1]}, this vecdb knows up to {FORMAT_NUMBER}", "NEWER_FORMAT"
-        )

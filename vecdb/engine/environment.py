@@ -23,17 +23,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import resource
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import lmdb
 
 from vecdb.engine.failpoints import failpoint
+from vecdb.engine.files import is_full
 from vecdb.engine.gate import BackOff, Gate
 from vecdb.errors import (
     DataLossError,
@@ -46,16 +45,13 @@ from vecdb.errors import (
     VecdbError,
 )
 
-__all__ = ["Environment", "NamedDatabase"]
+__all__ = ["Environment"]
 
 Result = TypeVar("Result")
 READERS_MAX = 4096
 _LMDB_FORMAT_0_9 = 0
 _READER_CHECK_S = 10.0
 """Readers that died without a word are looked for this often while there are writes."""
-
-_PROBE_BYTES = 64 * 1024
-"""Less room than this counts as a full disk."""
 
 _NOTHING = b"\x00"
 """A key that is never there after a commit."""
@@ -241,24 +237,12 @@ class Environment:
     def _failure(self, error: Exception) -> VecdbError:
         """Our error for one of LMDB's in a write; after an I/O error the environment is suspect."""
         translation = _translation(error, self.folder)
-        if translation.reason == "IO_ERROR" and self._is_full():
+        if translation.reason == "IO_ERROR" and is_full(self.folder, self.file_bytes()):
             # LMDB takes a write that was cut short, as a full disk does it, for an I/O error.
             return _disk_full(f"{self.folder}: {error}")
         if isinstance(translation, UnavailableError):
             self._failed, self._doubtful = str(error), True
         return translation
-
-    def _is_full(self) -> bool:
-        """The disk has no room, or the file may not grow (RLIMIT_FSIZE)."""
-        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if limit != resource.RLIM_INFINITY and self.file_bytes() > limit - _PROBE_BYTES:
-            return True
-        try:
-            with tempfile.TemporaryFile(dir=self.folder) as file:
-                os.posix_fallocate(file.fileno(), 0, _PROBE_BYTES)
-        except OSError as error:
-            return error.errno in _FULL
-        return False
 
     def _enter(self) -> Any:
         """Go inside the gate, with the environment open: what LMDB's handle is now.
@@ -426,21 +410,6 @@ class Environment:
                 )
                 if self._lmdb is not None:
                     self._lmdb.close()
-
-
-class _HasEnvironment(Protocol):
-    environment: Environment
-
-
-class NamedDatabase:
-    """An attribute that is a database's handle as it is now, for classes with an
-    ``environment``."""
-
-    def __init__(self, name: bytes) -> None:
-        self._name = name
-
-    def __get__(self, owner: _HasEnvironment, kind: type) -> Any:
-        return owner.environment.database(self._name)
 
 
 @contextlib.contextmanager

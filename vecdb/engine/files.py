@@ -6,6 +6,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,12 +24,15 @@ __all__ = [
     "file_lock",
     "fsync_file",
     "fsync_folder",
+    "is_full",
     "os_errors_translated",
     "write_array",
     "write_file",
 ]
 
 _CHUNK_BYTES = 8 * 1024**2
+_PROBE_BYTES = 64 * 1024
+"""Less room than this counts as a full disk."""
 
 
 def fsync_folder(folder: Path) -> None:
@@ -94,6 +99,19 @@ def checksum_of_file(path: Path) -> tuple[int, int]:
             crc = zlib.crc32(chunk, crc)
             size += len(chunk)
     return size, crc
+
+
+def is_full(folder: Path, file_bytes: int) -> bool:
+    """The disk has no room, or a file of this size in the folder may not grow (RLIMIT_FSIZE)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and file_bytes > limit - _PROBE_BYTES:
+        return True
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, _PROBE_BYTES)
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return False
 
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:

@@ -37,16 +37,10 @@ The SHA-256 of a batch runs over a head, the ids and what goes with them; number
     ids        u32 length of each, then all of them; of a delete each once, ascending
     vectors    float32, as given (none for a delete)
     metadata   if any: u32 length of each, then all of them
-
-The token that continues a scroll is no value of a store, but bytes of ours that come back to us:
-u8 version (1), 16 bytes pin, u64 seq, u64 next row, collection id, then a CRC-32, all in URL-safe
-base64.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import struct
@@ -70,7 +64,6 @@ __all__ = [
     "LogEntry",
     "Pin",
     "Request",
-    "ScrollToken",
     "State",
     "batch_digest",
     "block_rows",
@@ -85,7 +78,6 @@ __all__ = [
     "pack_pin",
     "pack_record",
     "pack_request",
-    "pack_token",
     "pack_u64",
     "parse_block",
     "parse_log",
@@ -100,7 +92,6 @@ __all__ = [
     "unpack_record",
     "unpack_record_key",
     "unpack_request",
-    "unpack_token",
     "unpack_u64",
     "unpack_u64_table",
 ]
@@ -133,8 +124,6 @@ _LOG_HEAD = struct.Struct("<QQIII")
 _PIN = struct.Struct("<QQQ")
 _REQUEST = struct.Struct("<QQ32sI")
 _DIGEST_HEAD = struct.Struct("<6sBBQIB")
-_TOKEN = struct.Struct("<B16sQQ")
-_TOKEN_VERSION: Final = 1
 
 row_key = _KEY.pack
 record_key = _RECORD_KEY.pack
@@ -213,15 +202,6 @@ class Request(NamedTuple):
     time_ns: int
     digest: bytes
     rows: int
-
-
-class ScrollToken(NamedTuple):
-    """Where a scroll goes on: at ``row``, under a pin, in a collection."""
-
-    pin_id: bytes
-    seq: int
-    row: int
-    collection_id: str
 
 
 def seal_value(key: bytes, payload: bytes) -> bytes:
@@ -501,22 +481,3 @@ def batch_digest(
 def _digest_texts(digest: Any, texts: Sequence[bytes]) -> None:
     digest.update(np.fromiter(map(len, texts), "<u4", len(texts)).data)
     digest.update(b"".join(texts))
-
-
-def pack_token(token: ScrollToken) -> str:
-    """A token as text, which its holder need not understand."""
-    payload = _TOKEN.pack(_TOKEN_VERSION, token.pin_id, token.seq, token.row)
-    raw = seal_value(b"", payload + token.collection_id.encode())
-    return base64.urlsafe_b64encode(raw).decode()
-
-
-def unpack_token(text: str) -> ScrollToken | None:
-    """The token of ``pack_token``; None if the text is none of ours."""
-    try:
-        raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
-        payload = bytes(open_value(b"", raw, "token"))
-        version, pin_id, seq, row = _TOKEN.unpack_from(payload)
-        collection_id = payload[_TOKEN.size :].decode()
-    except (UnicodeError, binascii.Error, struct.error, DataLossError):
-        return None
-    return ScrollToken(pin_id, seq, row, collection_id) if version == _TOKEN_VERSION else None

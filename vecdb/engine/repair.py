@@ -35,7 +35,7 @@ from vecdb.engine.check import end_with_input, read_job, say
 from vecdb.engine.check_findings import Findings
 from vecdb.engine.check_store import check_entries
 from vecdb.engine.check_walk import Facts, Walk, read_entries, read_facts
-from vecdb.engine.database import FORMAT_NUMBER, FORMAT_WORD
+from vecdb.engine.data_folder import FORMAT_LINE
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock, fsync_folder, write_file
 from vecdb.engine.indexing import CollectionIndexer
@@ -189,7 +189,7 @@ def repair_folder(root: Path, kinds: set[str]) -> None:
     """Repair what is no collection's; ``kinds`` of problems that were found."""
     if "FORMAT" in kinds:
         draft = root / f"FORMAT.{os.getpid()}"
-        write_file(draft, f"{FORMAT_WORD} {FORMAT_NUMBER}\n".encode())
+        write_file(draft, FORMAT_LINE)
         draft.rename(root / "FORMAT")
         fsync_folder(root)
     if not (root / "catalog" / "data.mdb").is_file():

@@ -19,8 +19,9 @@ from typing import Any
 
 from vecdb import limits
 from vecdb.engine import layout
-from vecdb.engine.environment import Environment, NamedDatabase
+from vecdb.engine.environment import Environment
 from vecdb.engine.layout import Request
+from vecdb.engine.named_database import NamedDatabase
 from vecdb.errors import FailedPreconditionError
 from vecdb.types import Receipt
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from vecdb import checks
 from vecdb.engine.backup import finish_store, fsync_folders, open_copy, settle
 from vecdb.engine.backup_manifest import read_manifest
+from vecdb.engine.data_folder import FORMAT_LINE
 from vecdb.engine.files import (
     checksum_of_file,
     copy_file,
@@ -117,9 +118,6 @@ def _check_collection(root: Path, entry: dict[str, Any], include_segments: bool)
 
 
 def _write_format(root: Path) -> int:
-    from vecdb.engine.database import FORMAT_NUMBER, FORMAT_WORD
-
     fsync_folder(root)
-    raw = f"{FORMAT_WORD} {FORMAT_NUMBER}\n".encode()
-    write_file(root / "FORMAT", raw)
-    return len(raw)
+    write_file(root / "FORMAT", FORMAT_LINE)
+    return len(FORMAT_LINE)

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine import layout
-from vecdb.engine.environment import Environment, NamedDatabase
+from vecdb.engine.environment import Environment
+from vecdb.engine.named_database import NamedDatabase
 from vecdb.errors import DataLossError
 
 __all__ = ["BlockReader", "Record", "RowReader"]

@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb import checks, limits
-from vecdb.engine import layout, pins
+from vecdb.engine import pins
 from vecdb.engine.deadline import Deadline
-from vecdb.engine.layout import Pin, ScrollToken
+from vecdb.engine.layout import Pin
+from vecdb.engine.scroll_token import ScrollToken, pack_token, unpack_token
 from vecdb.engine.store import Store
 from vecdb.errors import (
     DataLossError,
@@ -110,7 +111,7 @@ def _release(store: Store, pin_id: bytes) -> None:
 
 
 def _checked_token(token: Any, collection_id: str) -> ScrollToken:
-    place = layout.unpack_token(checks.check_token(token))
+    place = unpack_token(checks.check_token(token))
     if place is None:
         raise InvalidArgumentError("the token is not one that a scroll gave", "BAD_TOKEN")
     if place.collection_id != collection_id:
@@ -133,7 +134,7 @@ def _page(store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadli
     token = None
     if row < pin.next_row:
         _renew(store, pin)
-        token = layout.pack_token(place._replace(row=row))
+        token = pack_token(place._replace(row=row))
     else:
         # That was all. If the pin can't be let go now, its lease ends by itself.
         with contextlib.suppress(ResourceExhaustedError, UnavailableError, OutcomeUnknownError):

@@ -20,8 +20,9 @@ import numpy.typing as npt
 from vecdb.engine import layout
 from vecdb.engine.batch import DeleteBatch, Terms, UpsertBatch
 from vecdb.engine.conditions import check_condition
-from vecdb.engine.environment import Environment, NamedDatabase
+from vecdb.engine.environment import Environment
 from vecdb.engine.files import fsync_folder
+from vecdb.engine.named_database import NamedDatabase
 from vecdb.engine.requests import Requests
 from vecdb.engine.rows import RowReader
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError

@@ -1,0 +1,79 @@
+"""Everything, for as long as asked: ``python -m tests.torture [--hours H] [--seed N]``.
+
+First each cut once, in an order that the seed gives; then rounds of the ledger until the time is
+over. What fails is told at once with what it takes to see it again; the exit status says whether
+anything did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.torture.controller import torture
+from tests.torture.cutting import all_cuts, cut, sample
+
+_TELL_EVERY = 50
+_ROUNDS_AT_ONCE_S = 120.0
+
+
+class _Tally:
+    """What was made, and what failed."""
+
+    def __init__(self) -> None:
+        self.made = self.failed = 0
+
+    def attempt(self, name: str, work: Callable[[Path], object]) -> None:
+        """Do it in a folder of its own, which stays if it fails."""
+        scratch = Path(tempfile.mkdtemp(prefix="vecdb-torture-"))
+        self.made += 1
+        try:
+            work(scratch)
+        except Exception:
+            self.failed += 1
+            print(f"FAILED {name}, see {scratch}\n{traceback.format_exc()}", flush=True)
+            return
+        for path in sorted(scratch.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        scratch.rmdir()
+
+
+def main() -> int:
+    """Run; the exit status is 1 if anything failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
+    parser.add_argument("--hours", type=float, default=1.0, help="at most (default 1)")
+    parser.add_argument("--seed", type=int, default=random.randrange(1, 1_000_000))
+    parser.add_argument("--only", choices=["cuts", "ledger"])
+    arguments = parser.parse_args()
+    ends = time.monotonic() + 3600 * arguments.hours
+    print(f"seed {arguments.seed}", flush=True)
+    tally = _Tally()
+    if arguments.only != "ledger":
+        with tempfile.TemporaryDirectory(prefix="vecdb-torture-") as folder:
+            cuts = all_cuts(Path(folder) / "whole")
+        for each in sample(cuts, random.Random(arguments.seed)):
+            if time.monotonic() > ends:
+                break
+            tally.attempt(str(each), lambda scratch, each=each: cut(scratch, each))
+            if tally.made % _TELL_EVERY == 0:
+                print(f"{tally.made} of {len(cuts)} cuts, {tally.failed} failed", flush=True)
+    seed = arguments.seed
+    while arguments.only != "cuts" and (left_s := ends - time.monotonic()) > 0:
+        seconds = min(left_s, _ROUNDS_AT_ONCE_S)
+        tally.attempt(
+            f"ledger with seed {seed}",
+            lambda scratch, seed=seed, seconds=seconds: print(torture(scratch, seed, seconds)),
+        )
+        seed += 1
+    print(f"{tally.made} done, {tally.failed} failed", flush=True)
+    return 1 if tally.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,305 @@
+"""Who runs the processes of the ledger, kills and stops them, and compares what is there.
+
+A round starts a server (with its indexer), three writers and three readers on one folder; every
+second or so something is killed or stopped that a seed chooses. Then all are ended, and the folder
+is compared with what was said: as it is, and again when everything was brought into graphs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing.process
+import os
+import random
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vecdb
+from tests.model import Model
+from tests.serving import ServerProcess
+from tests.torture import ledger
+from tests.torture.cutting import assert_content
+from tests.torture.history import History
+from tests.torture.ledger import COLLECTION, DIM, METRIC, READERS, WRITERS, Place
+
+__all__ = ["Controller", "torture"]
+
+ROUND_S = 12.0
+_EVENT_EVERY_S = (0.3, 2.5)
+_STOPPED_S = (0.2, 1.0)
+_INDEXER_S = 5.0
+"""It starts when the server has some work for it."""
+
+_END_S = 40.0
+_OPTIMIZED_S = 60.0
+
+
+class Controller:
+    """All processes of one folder. A context manager that lets none of them live on.
+
+    Attributes:
+        done: how often each thing was done, and how many batches ended how.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.place = Place(folder, seed, f"127.0.0.1:{_free_port()}")
+        self.done: Counter[str] = Counter()
+        self._rng = random.Random(seed)
+        self._server: ServerProcess | None = None
+        self._children: dict[tuple[str, int], multiprocessing.process.BaseProcess] = {}
+        self._pids: set[int] = set()
+        self._histories = [History(DIM, METRIC) for _ in range(WRITERS)]
+        self._next = [0] * WRITERS
+        with vecdb.open(self.place.data, indexer=False) as database:
+            database.create_collection(COLLECTION, DIM, METRIC, M=8, ef_construction=64)
+
+    def __enter__(self) -> Controller:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for pid in self._pids:
+            _signal(pid, signal.SIGCONT)
+        for process in self._children.values():
+            process.kill()
+            process.join(10)
+        if self._server is not None:
+            self._server.__exit__()
+
+    def round(self, seconds: float) -> None:
+        """Work, harm, end, compare.
+
+        Raises:
+            AssertionError: something is not as it was said.
+        """
+        self._start_all()
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            time.sleep(self._rng.uniform(*_EVENT_EVERY_S))
+            event = self._rng.choice(
+                [
+                    *(self._kill_server, self._kill_server_and_indexer, self._kill_indexer),
+                    *(self._kill_writer, self._kill_reader, self._kill_all),
+                    *(self._stop_server, self._stop_indexer, self._stop_writer),
+                ]
+            )
+            event()
+            self.done[event.__name__.strip("_")] += 1
+            self.raise_defects()
+            self._start_all()
+        self._end_all()
+        self.raise_defects()
+        self.compare()
+        self.done["rounds"] += 1
+
+    # Starting and ending.
+
+    def _start_all(self) -> None:
+        if self._server is None:
+            self._server = ServerProcess(
+                self.place.data, self.place.address, seal_bytes=ledger.SEAL_BYTES
+            )
+            self._pids.add(self._server.pid)
+        for kind, count in (("writer", WRITERS), ("reader", READERS)):
+            for number in range(count):
+                known = self._children.get((kind, number))
+                if known is None or not known.is_alive():
+                    self._children[kind, number] = ledger.start(self.place, kind, number)
+
+    def _end_all(self) -> None:
+        """Some rounds end in order, some by killing what is there."""
+        if self._rng.random() < 0.3:
+            self._kill_all()
+            return
+        for process in self._children.values():
+            process.terminate()
+        ends = time.monotonic() + _END_S
+        for name, process in self._children.items():
+            process.join(max(0.1, ends - time.monotonic()))
+            assert not process.is_alive(), f"{name} does not end"
+        self._children.clear()
+        assert self._server is not None
+        self._server.signal(signal.SIGTERM)
+        assert self._server.wait(_END_S) in (0, -signal.SIGTERM)
+        self._server.__exit__()
+        self._server = None
+
+    def raise_defects(self) -> None:
+        """What one of the processes saw that must not be."""
+        for file in self.place.folder.glob("*.ledger"):
+            text = file.read_text()
+            assert "defect" not in text, f"{file.name}: {text[text.index('defect') :]}"
+
+    # Killing.
+
+    def _kill_server(self) -> None:
+        """Its indexer notices and ends."""
+        if self._server is not None:
+            self._server.__exit__()
+            self._server = None
+
+    def _kill_server_and_indexer(self) -> None:
+        indexers = self._indexers()
+        self._kill_server()
+        for pid in indexers:
+            _signal(pid, signal.SIGKILL)
+
+    def _kill_indexer(self) -> None:
+        for pid in self._indexers(wait_s=_INDEXER_S):
+            _signal(pid, signal.SIGKILL)
+            self.done["indexers killed"] += 1
+
+    def _kill_writer(self) -> None:
+        self._kill(("writer", self._rng.randrange(WRITERS)))
+
+    def _kill_reader(self) -> None:
+        self._kill(("reader", self._rng.randrange(READERS)))
+
+    def _kill(self, name: tuple[str, int]) -> None:
+        process = self._children.pop(name)
+        process.kill()
+        process.join(_END_S)
+        assert process.exitcode is not None
+
+    def _kill_all(self) -> None:
+        """The whole group, as nearly at once as can be."""
+        pids = [p.pid for p in self._children.values() if p.pid is not None] + self._indexers()
+        if self._server is not None:
+            pids.append(self._server.pid)
+        for pid in pids:
+            _signal(pid, signal.SIGKILL)
+        for name in list(self._children):
+            self._kill(name)
+        self._kill_server()
+
+    # Stopping for a while.
+
+    def _stop_server(self) -> None:
+        if self._server is not None:
+            self._stop(self._server.pid)
+
+    def _stop_indexer(self) -> None:
+        for pid in self._indexers(wait_s=_INDEXER_S):
+            self._stop(pid)
+            self.done["indexers stopped"] += 1
+
+    def _stop_writer(self) -> None:
+        pid = self._children["writer", self._rng.randrange(WRITERS)].pid
+        assert pid is not None
+        self._stop(pid)
+
+    def _stop(self, pid: int) -> None:
+        """Whoever it is, and whatever it holds: embedded readers go on."""
+        before = self._reads()
+        _signal(pid, signal.SIGSTOP)
+        try:
+            time.sleep(self._rng.uniform(*_STOPPED_S))
+            ends = time.monotonic() + _END_S
+            while self._reads() == before:
+                assert time.monotonic() < ends, "nobody reads while a process is stopped"
+                self.raise_defects()
+                time.sleep(0.01)
+        finally:
+            _signal(pid, signal.SIGCONT)
+
+    def _reads(self) -> int:
+        return sum(self.place.file(f"reader-{n}").stat().st_size for n in (0, 1) if
+                   self.place.file(f"reader-{n}").exists())  # fmt: skip
+
+    def _indexers(self, *, wait_s: float = 0.0) -> list[int]:
+        """Children of the server, which may have to be waited for."""
+        if self._server is None:
+            return []
+        ends = time.monotonic() + wait_s
+        while not (found := list(_children_of(self._server.pid))) and time.monotonic() < ends:
+            time.sleep(0.02)
+        self._pids.update(found)
+        return found
+
+    # Comparing.
+
+    def compare(self) -> None:
+        """Nothing runs: the folder is as the ledgers say, before and after optimizing."""
+        for writer, history in enumerate(self._histories):
+            self._next[writer] = ledger.history_of(self.place, writer, history, self._next[writer])
+        self._count_outcomes()
+        with vecdb.open(self.place.data, seal_bytes=ledger.SEAL_BYTES) as database:
+            docs = database.collection(COLLECTION)
+            self._compare_with(docs)
+            docs.optimize(timeout_s=_OPTIMIZED_S)
+            self._compare_with(docs)
+        assert_content(self.place.data)
+
+    def _compare_with(self, docs: Any) -> None:
+        """Each writer's rows are as it was told; the whole is searched exactly; seq counts all."""
+        model = Model(DIM, METRIC)
+        for history in self._histories:
+            model.rows |= history.settle(docs).model.rows
+        seqs = {
+            sum(chosen)
+            for chosen in itertools.product(
+                *([each.seq for each in history.possible] for history in self._histories)
+            )
+        }
+        assert docs.count() == len(model.rows)
+        rng = np.random.default_rng(max(seqs))
+        for query in rng.normal(size=(5, DIM)).astype(np.float32):
+            for k in (10, len(model.rows) + 1):
+                hits = docs.search(query, k=k, exact=True)
+                assert hits.info.seq in seqs, f"seq {hits.info.seq}, expected one of {seqs}"
+                model.check_hits(hits, query, k, exact=True)
+            model.check_hits(docs.search(query, k=10), query, 10, exact=False)
+
+    def _count_outcomes(self) -> None:
+        for word in ("ack", "refused", "unknown"):
+            self.done[word] = 0
+        for writer in range(WRITERS):
+            for words in ledger.lines_of(self.place.file(f"writer-{writer}")):
+                if words[0] in ("ack", "refused", "unknown"):
+                    self.done[words[0]] += 1
+
+
+def torture(folder: Path, seed: int, seconds: float) -> Counter[str]:
+    """Rounds for so many seconds, one at least; returns what was done.
+
+    Raises:
+        AssertionError: something acknowledged is gone, or whatever else must not be.
+    """
+    ends = time.monotonic() + seconds
+    with Controller(folder, seed) as controller:
+        while True:
+            controller.round(min(ROUND_S, seconds))
+            if time.monotonic() + ROUND_S > ends:
+                return controller.done
+
+
+def _free_port() -> int:
+    with contextlib.closing(socket.socket()) as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _children_of(pid: int) -> Iterator[int]:
+    """Processes whose parent this is."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            yield int(entry.name)

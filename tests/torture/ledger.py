@@ -1,0 +1,261 @@
+"""What the processes of the ledger do: writers and readers of one folder, embedded and remote.
+
+Each keeps a file beside the data folder, and writes a line before it begins something and one when
+it knows the end. That needs no fsync: killing a process loses nothing that it wrote to a file.
+
+    begin 7 · ack 7 42 (the seq) · refused 7 UNAVAILABLE · unknown 7      a writer's nth batch
+    read 1200                                                             a reader has read so often
+    defect …                                                              any of them saw a mistake
+
+Every writer owns its ids, and its nth batch follows from seed, writer and n alone: what should be
+there is known from its file. A row's metadata say which batch it is of, so that a reader can tell
+for each hit what its vector must be.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.process
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vecdb
+from tests.torture.history import Batch, History
+
+__all__ = ["COLLECTION", "DIM", "METRIC", "SEAL_BYTES", "Place", "batch_of", "history_of", "start"]
+
+COLLECTION, DIM, METRIC = "docs", 16, "euclidean"
+WRITERS, READERS = 3, 3
+SEAL_BYTES = 32 * 1024
+"""Small, so that segments come and go all the time."""
+
+_MAP_BYTES = 1024**2
+"""Small, so that embedded processes outgrow it, and follow the growth of others."""
+
+_BATCH_ROWS, _IDS = 40, 400
+_DELETES_EVERY = 4
+_PAUSE_S = 0.004
+_CALL_S = 20.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where it all happens. ``folder``: holds the data folder and the files of the processes."""
+
+    folder: Path
+    seed: int
+    address: str
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def file(self, name: str) -> Path:
+        return self.folder / f"{name}.ledger"
+
+
+def marks_of(writer: int) -> list[str]:
+    """Two ids that are in each upsert of a writer: they always agree."""
+    return [f"w{writer}-first", f"w{writer}-last"]
+
+
+def batch_of(seed: int, writer: int, number: int) -> Batch:
+    """A writer's nth batch: an upsert, in part of ids that are there, or now and then a delete."""
+    rng = np.random.default_rng([seed, writer, number])
+    chosen = rng.choice(_IDS, _BATCH_ROWS, replace=False)
+    names = [f"w{writer}-{i}" for i in chosen.tolist()]
+    if number % _DELETES_EVERY == _DELETES_EVERY - 1:
+        return Batch(names)
+    first, last = marks_of(writer)
+    names = [first, *names, last]
+    vectors = rng.normal(size=(len(names), DIM)).astype(np.float32)
+    return Batch(names, vectors, [{"w": writer, "n": number}] * len(names))
+
+
+def history_of(place: Place, writer: int, history: History, first: int) -> int:
+    """Add what a writer's file tells from its ``first`` batch on; returns the number of the next.
+
+    Raises:
+        AssertionError: its seqs do not rise.
+    """
+    number, is_open, last_seq = first, False, 0
+    for words in lines_of(place.file(f"writer-{writer}")):
+        if words[0] == "defect" or int(words[1]) < first:
+            continue
+        if words[0] == "begin":
+            if is_open:  # It was killed, and another went on.
+                history.unknown(batch_of(place.seed, writer, number))
+            number, is_open = int(words[1]), True
+            continue
+        is_open = False
+        batch = batch_of(place.seed, writer, number)
+        if words[0] == "ack":
+            history.acknowledged(batch)
+            assert int(words[2]) > last_seq, f"seq {words[2]} after {last_seq}"
+            last_seq = int(words[2])
+        elif words[0] == "unknown":
+            history.unknown(batch)
+    if is_open:
+        history.unknown(batch_of(place.seed, writer, number))
+    return max(first, number + 1)
+
+
+def lines_of(file: Path) -> Iterator[list[str]]:
+    """The whole lines of a file, in words."""
+    if file.exists():
+        yield from (line.split() for line in file.read_text().split("\n")[:-1] if line)
+
+
+class _Ledger:
+    """The file of one process, and whether it has been told to end."""
+
+    def __init__(self, file: Path) -> None:
+        self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self.stopping = False
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
+
+    def say(self, *words: object) -> None:
+        os.write(self._descriptor, (" ".join(map(str, words)) + "\n").encode())
+
+
+@contextmanager
+def _collection(place: Place, *, embedded: bool) -> Iterator[Any]:
+    if embedded:
+        with vecdb.open(
+            place.data, indexer=False, seal_bytes=SEAL_BYTES, map_bytes=_MAP_BYTES
+        ) as database:
+            yield database.collection(COLLECTION)
+    else:
+        with vecdb.connect(place.address, timeout_s=_CALL_S) as client:
+            yield client.collection(COLLECTION)
+
+
+def _write(place: Place, writer: int, ledger: _Ledger) -> None:
+    begun = [int(w[1]) for w in lines_of(place.file(f"writer-{writer}")) if w[0] == "begin"]
+    number = max(begun, default=-1) + 1
+    with _collection(place, embedded=writer == 0) as collection:
+        while not ledger.stopping:
+            ledger.say("begin", number)
+            try:
+                receipt = batch_of(place.seed, writer, number).send(collection)
+                ledger.say("ack", number, receipt.seq)
+            except (vecdb.OutcomeUnknownError, vecdb.DeadlineExceededError):
+                ledger.say("unknown", number)
+            except (vecdb.UnavailableError, vecdb.ResourceExhaustedError) as error:
+                if writer == 0:
+                    raise  # It is embedded: nothing that is done to others may refuse it.
+                ledger.say("refused", number, error.reason)
+                time.sleep(10 * _PAUSE_S)
+            number += 1
+            time.sleep(_PAUSE_S)
+
+
+class _Reader:
+    """What one reader has seen, which must never be undone."""
+
+    def __init__(self, place: Place, collection: Any) -> None:
+        self._place, self._collection = place, collection
+        self._seq = 0
+        self._marks = [-1] * WRITERS
+        self._newest: dict[str, int] = {}
+
+    def look(self, rng: np.random.Generator) -> None:
+        """One search and one get."""
+        query = rng.normal(size=DIM).astype(np.float32)
+        exact = bool(rng.integers(2))
+        hits = self._collection.search(query, k=10, exact=exact)
+        assert hits.info.seq >= self._seq, f"seq {hits.info.seq} after {self._seq}"
+        self._seq = hits.info.seq
+        assert (np.diff(hits.distances) >= 0).all() and len(set(hits.ids)) == len(hits.ids)
+        for name, distance, metadata in zip(hits.ids, hits.distances, hits.metadata, strict=True):
+            batch = batch_of(self._place.seed, metadata["w"], metadata["n"])
+            assert batch.vectors is not None
+            true = np.linalg.norm(batch.vectors[batch.ids.index(name)] - query)
+            assert abs(true - distance) < 1e-3, (name, metadata, true, distance)
+            newest = self._newest.get(name, -1)
+            assert metadata["n"] >= newest, f"{name} is of batch {metadata['n']} after {newest}"
+            self._newest[name] = metadata["n"]
+        self._compare_marks(int(rng.integers(WRITERS)))
+
+    def _compare_marks(self, writer: int) -> None:
+        acknowledged = self._acknowledged(writer)
+        found = self._collection.get(marks_of(writer))
+        numbers = {metadata["n"] for metadata in found.metadata}
+        assert len(found.ids) in (0, 2) and len(numbers) <= 1, f"half of a batch: {numbers}"
+        number = max(numbers, default=-1)
+        assert number >= acknowledged, f"batch {acknowledged} of {writer} is lost, there: {number}"
+        assert number >= self._marks[writer], f"batch {number} after {self._marks[writer]}"
+        self._marks[writer] = number
+
+    def _acknowledged(self, writer: int) -> int:
+        """The last upsert that a writer has noted as acknowledged."""
+        file = self._place.file(f"writer-{writer}")
+        if not file.exists():
+            return -1
+        with open(file, "rb") as opened:
+            opened.seek(max(0, file.stat().st_size - 400))
+            lines = [line.split() for line in opened.read().split(b"\n")[1:-1]]
+        numbers = [int(w[1]) for w in lines if len(w) == 3 and w[0] == b"ack"]
+        return max((n for n in numbers if n % _DELETES_EVERY != _DELETES_EVERY - 1), default=-1)
+
+
+def _read(place: Place, number: int, ledger: _Ledger) -> None:
+    rng = np.random.default_rng([place.seed, number, os.getpid()])
+    embedded = number < 2
+    looks = 0
+    with _collection(place, embedded=embedded) as collection:
+        reader = _Reader(place, collection)
+        while not ledger.stopping:
+            try:
+                reader.look(rng)
+            except (vecdb.UnavailableError, vecdb.DeadlineExceededError):
+                if embedded:
+                    raise  # Nothing that is done to others may keep it from reading.
+                time.sleep(10 * _PAUSE_S)
+                continue
+            looks += 1
+            ledger.say("read", looks)
+            time.sleep(_PAUSE_S)
+
+
+def _until_served(work: Callable[[], None], ledger: _Ledger) -> None:
+    """A client's first call may find no server."""
+    while not ledger.stopping:
+        try:
+            return work()
+        except vecdb.UnavailableError:
+            time.sleep(0.1)
+
+
+def _child(place: Place, kind: str, number: int) -> None:
+    warnings.simplefilter("error")
+    ledger = _Ledger(place.file(f"{kind}-{number}"))
+    work = _write if kind == "writer" else _read
+    try:
+        _until_served(lambda: work(place, number, ledger), ledger)
+    except BaseException:
+        ledger.say("defect", repr(traceback.format_exc()))
+        sys.exit(1)
+
+
+def start(place: Place, kind: str, number: int) -> multiprocessing.process.BaseProcess:
+    """A writer or a reader, as a process of its own. SIGTERM lets it finish what it is at."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.torture.workload"])
+    process = context.Process(target=_child, args=(place, kind, number), daemon=True)
+    process.start()
+    return process

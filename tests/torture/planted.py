@@ -1,0 +1,100 @@
+"""Defects that are put into a process on purpose, so that the checkers are checked.
+
+Each replaces a function of the engine by one with a mistake that somebody might make.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vecdb.engine import environment, indexing, publication, sealing
+from vecdb.engine.rows import RowReader
+from vecdb.engine.store import Store
+from vecdb.engine.writer import Writer
+
+__all__ = ["PLANTED", "plant"]
+
+
+def _no_sync() -> None:
+    """LMDB does not sync its data before the meta page."""
+    real = environment.lmdb.open
+    environment.lmdb.open = lambda *arguments, **named: real(*arguments, **named, sync=False)
+
+
+def _early_acknowledgement() -> None:
+    """Batches are answered when they were applied, before the commit."""
+
+    def write(self: Writer, group: list[Any]) -> None:
+        store = group[0].store
+
+        def function(transaction: Any) -> None:
+            for job in group:
+                job.answer.set_result(store.apply(transaction, job.batch))
+            time.sleep(0.05)  # So that the answer is seen first, as it would be now and then.
+
+        store.environment.transact(function)
+
+    Writer._write = write  # type: ignore[method-assign]
+
+
+def _forgotten_death() -> None:
+    """The rows that an update or a delete kills are not written down."""
+    Store._bury = lambda self, transaction, died, seq: None  # type: ignore[method-assign]
+
+
+def _publication_before_sync() -> None:
+    """The files of a segment are synced after the commit that publishes it."""
+    real_sync, real_publish = os.fsync, publication.publish
+    skipped: list[str] = []
+
+    def later(descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if "/segments/" in path:
+            skipped.append(path)
+        else:
+            real_sync(descriptor)
+
+    def publish(*arguments: Any) -> bool:
+        published = real_publish(*arguments)
+        for path in skipped:
+            descriptor = os.open(path, os.O_RDONLY)
+            real_sync(descriptor)
+            os.close(descriptor)
+        skipped.clear()
+        return published
+
+    os.fsync = later  # type: ignore[assignment]
+    sealing.publish = indexing.publish = publish
+
+
+def _skipped_log_entry() -> None:
+    """A view that is advanced passes over the deaths of the last batch."""
+    real = RowReader.read_log
+
+    def read_log(self: RowReader, transaction: Any, after: int, to: int) -> Any:
+        entries = real(self, transaction, after, to)
+        if entries:
+            entries[-1] = replace(entries[-1], died=np.zeros(0, np.uint64))
+        return entries
+
+    RowReader.read_log = read_log  # type: ignore[method-assign]
+
+
+PLANTED: dict[str, Callable[[], None]] = {
+    "no sync": _no_sync,
+    "early acknowledgement": _early_acknowledgement,
+    "forgotten death": _forgotten_death,
+    "publication before sync": _publication_before_sync,
+    "skipped log entry": _skipped_log_entry,
+}
+
+
+def plant(name: str) -> None:
+    """Put a defect into this process, which is of no use for anything else after that."""
+    PLANTED[name]()

@@ -1,0 +1,38 @@
+"""What a test of this folder needs beside Python: strace, that can attach to a process of ours.
+
+Elsewhere such tests are skipped by name; with VECDB_REQUIRE_TORTURE=1, as in continuous
+integration, they fail instead, so that they are not left out without anybody noticing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+
+__all__ = ["needs_strace"]
+
+
+@cache
+def _why_not() -> str:
+    """Empty if strace works."""
+    if sys.platform != "linux":
+        return "strace is Linux's"
+    if shutil.which("strace") is None:
+        return "strace is not installed"
+    command = ["strace", "-o", os.devnull, "-e", "trace=fsync", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return "" if done.returncode == 0 else f"strace may not trace here: {done.stderr.strip()}"
+
+
+def needs_strace() -> None:
+    """Skip the test, or fail it where it must not be skipped, if strace can't be used."""
+    why = _why_not()
+    if why and os.environ.get("VECDB_REQUIRE_TORTURE"):
+        pytest.fail(f"{why}, and VECDB_REQUIRE_TORTURE is set")
+    if why:
+        pytest.skip(why)

@@ -1,0 +1,73 @@
+"""The workload is killed, or gets an error, at its Nth call of each kind that changes a disk.
+
+Here a sample; ``python -m tests.torture`` makes every cut. VECDB_TORTURE_SEED chooses another
+sample, VECDB_TORTURE_CUTS_S how long it takes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.torture import workload
+from tests.torture.cutting import Cut, Run, all_cuts, check, cut, run, sample
+from tests.torture.requirements import needs_strace
+
+SEED = int(os.environ.get("VECDB_TORTURE_SEED", "0")) or random.randrange(1, 1_000_000)
+SECONDS = float(os.environ.get("VECDB_TORTURE_CUTS_S", "150"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 120)
+def test_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    needs_strace()
+    print(f"VECDB_TORTURE_SEED={SEED}")
+    cuts = all_cuts(tmp_path / "whole")
+    pairs = {(each.thread, each.call, each.kind) for each in cuts}
+    ends = time.monotonic() + SECONDS
+    made, hit = 0, set()
+    for each in sample(cuts, random.Random(SEED)):
+        if time.monotonic() > ends and made >= len(pairs):
+            break
+        scratch = tmp_path / str(each)
+        scratch.mkdir()
+        try:
+            if cut(scratch, each):
+                hit.add((each.thread, each.call, each.kind))
+        except AssertionError as error:
+            raise AssertionError(f"{each} of VECDB_TORTURE_SEED={SEED}: {error}") from error
+        made += 1
+    assert made >= len(pairs) and hit == pairs, (made, pairs - hit)
+
+
+WRITER = workload.Manner(writer=True)
+
+
+def traced(scratch: Path, *expressions: str) -> Run:
+    """The writer's thread, as far as a commit shows in it."""
+    scratch.mkdir()
+    return run(scratch, *expressions, manner=WRITER, trace=("pwrite64", "fdatasync"))
+
+
+@pytest.mark.parametrize("kind", ["EIO", "ENOSPC"])
+def test_a_commit_that_fails_in_its_last_step_is_of_unknown_outcome(
+    tmp_path: Path, kind: str
+) -> None:
+    """And one that fails in the step before is refused; either way the next one is taken."""
+    needs_strace()
+    calls = [line.partition("(")[0] for line in traced(tmp_path / "whole").log if "(" in line]
+    synced = calls.index("fdatasync")
+    assert calls[synced + 1] == "pwrite64"  # The meta page.
+    meta = calls[:synced].count("pwrite64") + 1
+    for call, number, event in (("pwrite64", meta, "unknown"), ("fdatasync", 1, "refused")):
+        where = Cut("writer", call, kind, number)
+        result = traced(tmp_path / call, where.inject())
+        assert result.said("done"), result.messages[-3:]
+        told = [m for m in result.messages if m["step"] == workload.FIRST_STEPS]
+        assert [m["event"] for m in told][:2] == ["begin", event], told
+        assert len(result.said("unknown")) == (event == "unknown")
+        check(tmp_path / call / "data", result.messages)

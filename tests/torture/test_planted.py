@@ -1,0 +1,120 @@
+"""The checkers are checked: a defect that somebody might make is caught by each; see planted.py.
+
+Those of syncing are caught in ``test_fsync.py``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.torture.cutting import Run, check, run
+from tests.torture.history import Batch, History
+from tests.torture.planted import PLANTED
+from tests.torture.requirements import needs_strace
+from tests.torture.workload import Manner
+
+
+def test_every_planted_defect_is_used() -> None:
+    texts = "".join(p.read_text() for p in Path(__file__).parent.glob("test_*.py"))
+    assert [name for name in PLANTED if f'"{name}"' not in texts] == []
+
+
+def outcome(scratch: Path, plant: str | None, *, failpoints: str = "", looks: bool = True) -> Run:
+    scratch.mkdir()
+    return run(scratch, manner=Manner(plant, failpoints, looks))
+
+
+def test_an_early_acknowledgement_is_caught_by_a_kill_at_the_commit(tmp_path: Path) -> None:
+    needs_strace()
+    # Three commits make the collection; this is the second batch's.
+    crash = "commit.begin=crash:5"
+    sound = outcome(tmp_path / "sound", None, failpoints=crash, looks=False)
+    assert sound.exit_code == -9 and sound.messages[-1]["event"] == "begin"
+    check(tmp_path / "sound" / "data", sound.messages)
+    planted = outcome(tmp_path / "planted", "early acknowledgement", failpoints=crash, looks=False)
+    assert planted.exit_code == -9
+    with pytest.raises(AssertionError, match="possible"):
+        check(tmp_path / "planted" / "data", planted.messages)
+
+
+def test_a_view_that_skips_a_log_entry_is_caught_by_who_reads_what_he_wrote(
+    tmp_path: Path,
+) -> None:
+    needs_strace()
+    assert outcome(tmp_path / "sound", None).said("done")
+    defects = outcome(tmp_path / "planted", "skipped log entry").said("defect")
+    assert "AssertionError" in defects[0]["why"]
+
+
+def test_a_forgotten_death_is_caught_by_exact_search(tmp_path: Path) -> None:
+    needs_strace()
+    sound = outcome(tmp_path / "sound", None)
+    check(tmp_path / "sound" / "data", sound.messages)
+    planted = outcome(tmp_path / "planted", "forgotten death")
+    defects = planted.said("defect")
+    assert "check_hits" in defects[0]["why"]
+    with pytest.raises(AssertionError):
+        check(tmp_path / "planted" / "data", planted.messages)
+
+
+class Shelf:
+    """A collection that can only be read, and says whatever it was told to."""
+
+    def __init__(self, held: dict[str, np.ndarray]) -> None:
+        self.held = held
+
+    def get(self, ids: list[str]) -> Shelf:
+        self.ids = [name for name in ids if name in self.held]
+        self.vectors = [self.held[name] for name in self.ids]
+        self.metadata: list[dict[str, int]] = [{} for _ in self.ids]
+        return self
+
+
+def history_of(acknowledged: bool) -> tuple[History, Batch]:
+    history, batch = History(2, "dot"), Batch(["a", "b"], np.ones((2, 2), np.float32))
+    if acknowledged:
+        history.acknowledged(batch)
+    else:
+        history.unknown(batch)
+    return history, batch
+
+
+ONE, OTHER = np.ones(2, np.float32), np.array([1, 2], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("held", "acknowledged", "fine"),
+    [
+        ({"a": ONE, "b": ONE}, True, True),
+        ({}, True, False),  # Lost.
+        ({"a": ONE, "b": ONE}, False, True),
+        ({}, False, True),
+        ({"a": ONE}, False, False),  # Half of a batch.
+        ({"a": ONE, "b": OTHER}, True, False),  # Not what was written.
+    ],
+)
+def test_a_history_knows_what_may_be_there(
+    held: dict[str, np.ndarray], acknowledged: bool, fine: bool
+) -> None:
+    history, _ = history_of(acknowledged)
+    if fine:
+        assert set(history.settle(Shelf(held)).model.rows) == set(held)
+    else:
+        with pytest.raises(AssertionError, match="possible"):
+            history.settle(Shelf(held))
+
+
+def test_what_was_refused_must_not_be_there() -> None:
+    history, batch = history_of(acknowledged=False)
+    history.possible = history.possible[:1]  # As if it had been refused.
+    with pytest.raises(AssertionError, match="not expected"):
+        history.settle(Shelf(dict.fromkeys(batch.ids, ONE)))
+
+
+def test_an_acknowledgement_with_the_wrong_seq_is_caught() -> None:
+    history, batch = history_of(acknowledged=True)
+    with pytest.raises(AssertionError, match="acknowledged at seq 3"):
+        history.acknowledged(batch, seq=3)
