@@ -12,6 +12,7 @@ import pytest
 import vecdb
 from vecdb.engine import backpressure
 from vecdb.engine.backpressure import DELAY_S_MAX, Backpressure
+from vecdb.engine.publication import GRAPH_LOCK, claim
 
 DIM = 16
 ROW_BYTES = 4 * DIM
@@ -92,6 +93,27 @@ def test_segments_stay_few_under_steady_writing(tmp_path: Path) -> None:
             most = max(most, len(docs.stats().segments))
         assert most <= 16
         assert docs.optimize().unindexed_rows == 0
+
+
+def test_sixteen_holds_while_a_graph_job_has_claimed_what_it_may(tmp_path: Path) -> None:
+    """The twelve segments of the job can't be joined until it ends, however long it takes."""
+    with vecdb.open(tmp_path, indexer=False, seal_bytes=20 * ROW_BYTES) as database:
+        docs = database.create_collection("docs", DIM)
+
+        def written(step: int) -> int:
+            docs.upsert(range(40 * step, 40 * step + 40), rows(40, step))
+            docs._opened.seal(1)
+            return len(docs.stats().segments)
+
+        for step in range(12):
+            written(step)
+        segments = docs.stats().segments[:12]
+        store = docs._opened.store
+        assert claim(store, GRAPH_LOCK, segments[0].first_row, segments[-1].end_row) is not None
+        assert max(written(step) for step in range(12, 60)) <= 16
+        assert docs.count() == 60 * 40
+        queries = rows(3, 99)
+        assert all(h.info.matches == 2400 for h in docs.search(queries, exact=True))
 
 
 def test_a_small_cap_makes_many_graphs_that_are_searched_as_one(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock
 from vecdb.engine.hnsw import Builder, Space
-from vecdb.engine.planning import plan
+from vecdb.engine.planning import GROUP_SEGMENTS_MAX, plan
 from vecdb.engine.publication import (
     GRAPH_LOCK,
     SEAL_LOCK,
@@ -50,6 +50,9 @@ __all__ = ["CollectionIndexer"]
 FIRST_PUBLICATION_ROWS = 50_000
 """A growing graph is published once it has this many rows, then each time it has doubled."""
 
+
+_MERGED_SEGMENTS_MAX = GROUP_SEGMENTS_MAX + 2
+"""Segments of a merge, those included that it takes up on its way."""
 
 _STEP_ROWS = 50_000
 
@@ -189,7 +192,10 @@ class CollectionIndexer:
         growing, remaining = self._begin(group)
         for segment in remaining:
             growing.add(self._live_part(segment), self._progressed)
-        while not self._should_stop():
+        # Not too many at once, since none of them can be joined meanwhile.
+        for _ in range(_MERGED_SEGMENTS_MAX - len(group)):
+            if self._should_stop():
+                break
             more = self._sealed_to_the_right(taken, growing)
             wider = None if more is None else widen(self._store, taken, more.end_row)
             if more is None or wider is None:

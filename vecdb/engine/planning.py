@@ -9,11 +9,15 @@ from __future__ import annotations
 from vecdb.engine.segment import padded_width
 from vecdb.engine.view import DEAD_FRACTION_MAX, SegmentView, is_clean
 
-__all__ = ["graph_row_bytes", "plan"]
+__all__ = ["GROUP_SEGMENTS_MAX", "graph_row_bytes", "plan"]
 
 WORTHWHILE_FRACTION = 1 / 8
 """Rows outside the graph, as a fraction of those inside, at which extending pays without a pause
 in the writing; each extension writes the whole segment again."""
+
+GROUP_SEGMENTS_MAX = 10
+"""Segments that are merged at once. What a merge has claimed can't be joined meanwhile, so that
+this is what leaves room for what is sealed during a merge (``sealing.SEGMENTS_MAX``)."""
 
 FLAT_SEGMENTS_MAX = 6
 """Segments of a group at which it is merged even if it is early."""
@@ -42,7 +46,7 @@ def plan(
     groups: list[list[SegmentView]] = []
     room = 0
     for segment in segments:
-        if not groups or segment.live_count > room:
+        if not groups or segment.live_count > room or len(groups[-1]) == GROUP_SEGMENTS_MAX:
             groups.append([])
             room = rows_max
         groups[-1].append(segment)

@@ -47,9 +47,10 @@ _SLICE_ROWS, _SLICE_BYTES = 4_000, 64 * 1024**2
 SEGMENTS_BEFORE_JOINING = 12
 """Segments in place before flat ones join."""
 
-SEGMENTS_MAX = 16
-"""Flat segments have a usual greatest size, since joining writes both anew; with this many segments
-it no longer counts."""
+SEGMENTS_MAX = 13
+"""Flat segments have a usual greatest size, since joining writes both anew; with more segments than
+this it no longer counts. A graph job holds at most 12 of them, so that there are never more than
+16, as long as they fit into one graph."""
 
 
 def row_bytes(store: Store) -> int:
@@ -248,7 +249,7 @@ def _smallest_pair(entries: dict[int, dict[str, Any]], rows_max: int, joined_row
     placed = in_place(entries)
     if len(placed) <= SEGMENTS_BEFORE_JOINING:
         return None
-    if len(placed) >= SEGMENTS_MAX:
+    if len(placed) > SEGMENTS_MAX:
         rows_max = joined_rows_max
     claimed = [e for e in entries.values() if e["state"] == "claimed"]
 
