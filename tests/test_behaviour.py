@@ -329,9 +329,10 @@ def test_the_package_exports_what_it_lists() -> None:
     for name in vecdb.__all__:
         assert hasattr(vecdb, name), name
     public_names = {n for n in vars(vecdb) if not n.startswith("_")}
-    modules = {"annotations", "importlib", "os", "Any", "TYPE_CHECKING"}
+    modules = {"annotations", "importlib", "os", "Any", "Callable", "TYPE_CHECKING"}
     submodules = {
         "batching",
+        "checking",
         "checks",
         "engine",
         "errors",

@@ -59,13 +59,18 @@ def check(docs: Any, model: Model) -> None:
         model.check_hits(docs.search(query, k=20), query, 20, exact=False)
 
 
+def batch_rows(count: int) -> int:
+    return min(500, count // 10)
+
+
 def replaced(docs: Any, model: Model, count: int, seed: int) -> None:
-    """All rows anew, in another order, a hundred a batch."""
+    """All rows anew, in another order, in ten batches or more."""
     order = np.random.default_rng(seed).permutation(count)
     vectors = rows(count, seed)
-    for start in range(0, count, 100):
-        ids = [f"id-{i}" for i in order[start : start + 100]]
-        part = vectors[start : start + 100]
+    size = batch_rows(count)
+    for start in range(0, count, size):
+        ids = [f"id-{i}" for i in order[start : start + size]]
+        part = vectors[start : start + size]
         metadata = [{"n": seed}] * len(ids)
         docs.upsert(ids, part, metadata)
         model.upsert(ids, part, metadata)
@@ -100,7 +105,7 @@ def test_ten_replacements_stay_within_two_and_a_half_fresh_loads(
         check(docs, model)
         exact = docs.search(queries, k=10, exact=True)
         assert recall(docs.search(queries, k=10), exact) >= 0.95
-        assert docs.upsert(["later"], rows(1)).seq == 11 * -(-count // 100) + 1
+        assert docs.upsert(["later"], rows(1)).seq == 11 * -(-count // batch_rows(count)) + 1
 
 
 def test_what_died_stays_for_a_minute_and_then_goes(
@@ -219,7 +224,7 @@ def test_a_damaged_log_entry_holds_nothing_up(database: Any) -> None:
     docs.delete(names(10, 10))
     model.delete(names(20))
     environment = docs._opened.store.environment
-    key = layout.row_key(4)
+    key = layout.row_key(11)
     environment.transact(lambda t: t.put(key, b"nonsense", db=environment.database(b"log")))
     purge_all(docs._opened.store, grace_s=0.0)
     # What died in it is dead, and only its bytes stay.
