@@ -17,6 +17,7 @@ import pytest
 
 import vecdb
 from tests.serving import running_server
+from tests.torture.requirements import cannot
 
 DIM = 64
 ROWS = 400
@@ -42,7 +43,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         text=True,
     )
     if mounted.returncode != 0:
-        pytest.skip(f"mount is refused: {mounted.stderr.strip()}")
+        cannot(f"mount is refused: {mounted.stderr.strip()}")
     try:
         yield folder
     finally:

@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from typing import NoReturn
 
 import pytest
 
-__all__ = ["needs_strace"]
+__all__ = ["cannot", "needs_strace"]
 
 
 @cache
@@ -31,8 +32,12 @@ def _why_not() -> str:
 
 def needs_strace() -> None:
     """Skip the test, or fail it where it must not be skipped, if strace can't be used."""
-    why = _why_not()
-    if why and os.environ.get("VECDB_REQUIRE_TORTURE"):
+    if why := _why_not():
+        cannot(why)
+
+
+def cannot(why: str) -> NoReturn:
+    """Skip the test, or fail it where it must not be skipped."""
+    if os.environ.get("VECDB_REQUIRE_TORTURE"):
         pytest.fail(f"{why}, and VECDB_REQUIRE_TORTURE is set")
-    if why:
-        pytest.skip(why)
+    pytest.skip(why)
