@@ -1,12 +1,20 @@
-"""Random operations against the model, with reopening, sealing and graph building in between."""
+"""Random operations against the model, by two processes that have the folder open.
+
+Each rule is done by this process or by the second one: batches with conditions and request ids,
+searches, scrolls that stay open over everything else, sealing, graph building, purging, compaction,
+reopening, renaming, dropping and making again. What comes back must be what the model says,
+whichever process wrote it; a check must be content with what lies on disk, at the end and in
+between.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,50 +22,130 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
-    initialize,
     invariant,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
 
 import vecdb
-from tests.model import Model, index_now, seal_now
+from tests.second_process import Hand, SecondProcess
+from tests.state_model import Batch, OpenScroll, StateModel
 
 DIM = 5
+HERE, THERE = False, True
+SIDES = st.booleans()
 NAMES = st.integers(0, 40).map(lambda i: f"id-{i}")
 METADATA = st.none() | st.fixed_dictionaries({"n": st.integers(-(2**63), 2**63)})
+REQUEST_IDS = st.none() | st.none() | st.integers(0, 9).map(lambda i: f"request-{i}")
+# None, or how many seqs ago the ids were read; -1 is a read that has not been.
+CONDITIONS = st.none() | st.none() | st.sampled_from(["insert_only", "absent"]) | st.integers(-1, 9)
+SCROLLS_MAX = 4
+CHECKED_EVERY = 40
+"""Examples of a metric of which one ends with a check in a process of its own, as users make it."""
+
+
+def has_scrolls(machine: CollectionMachine) -> bool:
+    return bool(machine.scrolls)
 
 
 class CollectionMachine(RuleBasedStateMachine):
     """One collection, small numbers, every operation."""
 
     metric = "cosine"
+    second: SecondProcess
+    examples: ClassVar[int] = 0
 
     def __init__(self) -> None:
         super().__init__()
         # Thousands of commits: in memory if there is such a place, as durability is not the point.
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.folder = Path(tempfile.mkdtemp(prefix="vecdb-machine-", dir=memory))
-        self.model = Model(DIM, self.metric)
-        self.seq = 0
-        self._open()
+        self.data = self.folder / "data"
+        self.hands: dict[bool, Any] = {HERE: Hand(), THERE: self.second}
+        self.opened: list[bool] = []
+        self.name = "docs"
+        self.scrolls: list[OpenScroll] = []
+        self._create(HERE)
 
-    def _open(self) -> None:
-        self.database = vecdb.open(self.folder / "data", indexer=False)
+    def _create(self, side: bool) -> None:
+        self.model = StateModel(DIM, self.metric)
+        self._open(side)
+        self.hands[side].create(self.name, DIM, self.metric, M=4, ef_construction=32)
 
-    @initialize()
-    def create(self) -> None:
-        self.collection = self.database.create_collection(
-            "docs", DIM, self.metric, M=4, ef_construction=32
-        )
+    def _open(self, side: bool) -> None:
+        if side not in self.opened:
+            self.hands[side].open(self.data)
+            self.opened.append(side)
+
+    def hand(self, side: bool) -> Any:
+        """The hold of one process, which opens the folder when it is first wanted."""
+        if side not in self.opened:
+            self._open(side)
+            self.hands[side].take(self.name)
+        return self.hands[side]
+
+    def _close(self, *sides: bool) -> None:
+        for side in sides:
+            if side in self.opened:
+                self.opened.remove(side)
+                self.hands[side].close()
+
+    def _write(self, side: bool, batch: Batch) -> None:
+        expected = self.model.write(batch)
+        if isinstance(expected, str):
+            assert self._refusal(batch.send, self.hand(side)) == expected
+        else:
+            assert batch.send(self.hand(side)) == expected
+
+    @staticmethod
+    def _refusal(call: Callable[..., Any], *arguments: Any) -> str:
+        with pytest.raises(vecdb.VecdbError) as caught:
+            call(*arguments)
+        return caught.value.reason
+
+    def _terms(self, condition: Any) -> dict[str, Any]:
+        if condition is None:
+            return {}
+        if condition == "insert_only":
+            return {"insert_only": True}
+        return {"if_seq": 0 if condition == "absent" else max(0, self.model.seq - condition)}
+
+    def _fitting(self, names: list[str], terms: dict[str, Any]) -> list[str]:
+        """Those of the names for which the condition holds; all if it does for none."""
+        fitting = []
+        for name in names:
+            version, if_seq = self.model.version.get(name), terms.get("if_seq", 0)
+            if (version is None) if if_seq == 0 else (version is not None and version <= if_seq):
+                fitting.append(name)
+        return fitting if terms and fitting else names
+
+    # Batches.
 
     @rule(
         names=st.lists(NAMES, min_size=1, max_size=30, unique=True),
         seed=st.integers(0, 2**32 - 1),
         few=st.booleans(),
         metadata=st.data(),
+        side=SIDES,
+        condition=CONDITIONS,
+        fits=st.booleans(),
+        request_id=REQUEST_IDS,
     )
-    def upsert(self, names: list[str], seed: int, few: bool, metadata: Any) -> None:
+    def upsert(
+        self,
+        names: list[str],
+        seed: int,
+        few: bool,
+        metadata: Any,
+        side: bool,
+        condition: Any,
+        fits: bool,
+        request_id: str | None,
+    ) -> None:
+        terms = self._terms(condition)
+        if fits:
+            names = self._fitting(names, terms)
         rng = np.random.default_rng(seed)
         # Few different vectors: ties, and updates that change nothing but metadata.
         vectors = (
@@ -68,91 +156,213 @@ class CollectionMachine(RuleBasedStateMachine):
         given = metadata.draw(
             st.none() | st.lists(METADATA, min_size=len(names), max_size=len(names))
         )
-        receipt = self.collection.upsert(names, vectors, given)
-        self.seq += 1
-        assert (receipt.seq, receipt.count) == (self.seq, len(names))
-        self.model.upsert(names, vectors, given)
+        self._write(side, Batch(names, vectors, given, request_id=request_id, **terms))
 
-    @rule(names=st.lists(NAMES, min_size=1, max_size=10))
-    def repeat_with_other_metadata(self, names: list[str]) -> None:
-        """The same vectors again: no row is added."""
+    @rule(names=st.lists(NAMES, min_size=1, max_size=10), other=st.booleans(), side=SIDES)
+    def repeat_vectors(self, names: list[str], other: bool, side: bool) -> None:
+        """The same vectors again, with the same metadata or others: no row is added."""
         known = sorted({n for n in names if n in self.model.rows})
         if not known:
             return
-        rows = self.collection.stats().next_row
+        rows = self.hand(side).call("stats").next_row
         vectors = np.stack([self.model.rows[n][0] for n in known])
-        given = [{"again": self.seq}] * len(known)
-        self.collection.upsert(known, vectors, given)
-        self.seq += 1
-        self.model.upsert(known, vectors, given)
-        assert self.collection.stats().next_row == rows
+        given = [{"again": self.model.seq} if other else self.model.rows[n][1] for n in known]
+        self._write(side, Batch(known, vectors, given))
+        assert self.hand(side).call("stats").next_row == rows
 
-    @rule(names=st.lists(NAMES, min_size=1, max_size=20))
-    def delete(self, names: list[str]) -> None:
-        receipt = self.collection.delete(names)
-        self.seq += 1
-        assert (receipt.seq, receipt.count) == (self.seq, self.model.delete(names))
+    @rule(
+        names=st.lists(NAMES, min_size=1, max_size=20),
+        side=SIDES,
+        condition=CONDITIONS.filter(lambda condition: condition != "insert_only"),
+        fits=st.booleans(),
+        request_id=REQUEST_IDS,
+    )
+    def delete(
+        self, names: list[str], side: bool, condition: Any, fits: bool, request_id: str | None
+    ) -> None:
+        terms = self._terms(condition)
+        if fits:
+            names = self._fitting(names, terms)
+        self._write(side, Batch(names, request_id=request_id, **terms))
 
-    @rule(names=st.lists(NAMES, min_size=1, max_size=20))
-    def get(self, names: list[str]) -> None:
-        self.model.check_records(self.collection.get(names), names)
+    @precondition(lambda self: self.model.requests)
+    @rule(which=st.integers(0, 9), side=SIDES)
+    def repeat_request(self, which: int, side: bool) -> None:
+        """A batch that was applied under an id is sent again, whatever has happened since."""
+        known = list(self.model.requests.values())
+        batch, receipt = known[which % len(known)]
+        self._write(side, batch)
+        assert batch.send(self.hand(side)) == vecdb.Receipt(receipt.seq, receipt.count, True)
 
-    @rule(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 60), exact=st.booleans())
-    def search(self, seed: int, k: int, exact: bool) -> None:
+    # Reading.
+
+    @rule(names=st.lists(NAMES, min_size=1, max_size=20), side=SIDES)
+    def get(self, names: list[str], side: bool) -> None:
+        records = self.hand(side).call("get", names)
+        self.model.check_records(records, names)
+        assert records.seq == self.model.seq
+
+    @rule(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 60), exact=st.booleans(), side=SIDES)
+    def search(self, seed: int, k: int, exact: bool, side: bool) -> None:
         queries = np.random.default_rng(seed).normal(size=(3, DIM)).astype(np.float32)
-        for hits, query in zip(
-            self.collection.search(queries, k=k, exact=exact), queries, strict=True
-        ):
+        found = self.hand(side).call("search", queries, k=k, exact=exact)
+        for hits, query in zip(found, queries, strict=True):
             self.model.check_hits(hits, query, k, exact=exact or hits.info.exact)
-            assert hits.info.seq == self.seq
+            assert hits.info.seq == self.model.seq
             assert hits.info.matches == len(self.model.rows)
 
-    @rule(name=NAMES)
-    def find_itself(self, name: str) -> None:
+    @rule(name=NAMES, side=SIDES)
+    def find_itself(self, name: str, side: bool) -> None:
         """A row searched by its own vector is there, whatever has happened to the graph."""
         if name in self.model.rows and self.metric != "dot":
-            hits = self.collection.search(self.model.rows[name][0], k=50)
+            hits = self.hand(side).call("search", self.model.rows[name][0], k=50)
             assert name in hits.ids
 
-    @rule()
-    def seal(self) -> None:
-        seal_now(self.collection)
+    # Scrolls, which either process may go on with.
 
-    @rule(rows_max=st.sampled_from([1 << 40, 25]))
-    def optimize(self, rows_max: int) -> None:
-        seal_now(self.collection)
-        index_now(self.collection, rows_max)
-        stats = self.collection.stats()
+    @precondition(lambda self: len(self.scrolls) < SCROLLS_MAX)
+    @rule(batch=st.integers(1, 15), side=SIDES)
+    def begin_scroll(self, batch: int, side: bool) -> None:
+        scroll = OpenScroll(self.model.seq, self.model.content(), batch)
+        if not scroll.add(self.hand(side).call("scroll_page", None, batch)):
+            self.scrolls.append(scroll)
+
+    @precondition(has_scrolls)
+    @rule(which=st.integers(0, SCROLLS_MAX - 1), to_the_end=st.booleans(), side=SIDES)
+    def continue_scroll(self, which: int, to_the_end: bool, side: bool) -> None:
+        scroll = self.scrolls[which % len(self.scrolls)]
+        last = False
+        while not last:
+            last = scroll.add(self.hand(side).call("scroll_page", scroll.token, scroll.batch))
+            if not to_the_end:
+                break
+        if last:
+            self.scrolls.remove(scroll)
+
+    @precondition(has_scrolls)
+    @rule(which=st.integers(0, SCROLLS_MAX - 1), side=SIDES)
+    def end_scroll(self, which: int, side: bool) -> None:
+        scroll = self.scrolls.pop(which % len(self.scrolls))
+        self.hand(side).call("end_scroll", scroll.token)
+        assert self._page_refusal(not side, scroll) == "PIN_EXPIRED"
+
+    def _page_refusal(self, side: bool, scroll: OpenScroll) -> str:
+        return self._refusal(self.hand(side).call, "scroll_page", scroll.token, scroll.batch)
+
+    # Maintenance.
+
+    @rule(side=SIDES)
+    def seal(self, side: bool) -> None:
+        self.hand(side).seal()
+
+    @rule(rows_max=st.sampled_from([1 << 40, 25]), side=SIDES)
+    def optimize(self, rows_max: int, side: bool) -> None:
+        self.hand(side).seal()
+        self.hand(side).index(rows_max)
+        stats = self.hand(side).call("stats")
         assert stats.unindexed_rows == 0
         if rows_max > 25:
             assert len(stats.segments) <= 1
 
+    @rule(steps=st.none() | st.integers(0, 2), side=SIDES)
+    def purge(self, steps: int | None, side: bool) -> None:
+        """All that no scroll holds, or a pass that is cut short."""
+        garbage = self.hand(side).purge(steps)
+        if steps is None and not self.scrolls:
+            assert garbage == 0
+
     @rule()
-    def reopen(self) -> None:
-        self.database.close()
-        self._open()
-        self.collection = self.database.collection("docs")
+    def compact(self) -> None:
+        """It ends all scrolls; content, seq, versions and requests stay."""
+        self._close(HERE, THERE)
+        vecdb.compact(self.data)
+        for scroll in self.scrolls:
+            assert self._page_refusal(HERE, scroll) == "PIN_EXPIRED"
+        self.scrolls.clear()
+        assert self.hand(HERE).purge() == 0
+
+    @rule(side=SIDES)
+    def reopen(self, side: bool) -> None:
+        self._close(side)
+
+    @rule()
+    def check(self) -> None:
+        """By the second process, beside this one."""
+        self._close(THERE)
+        assert self.hands[THERE].checked(self.data) == []
+
+    # Names.
+
+    @rule(side=SIDES)
+    def rename(self, side: bool) -> None:
+        """Handles are bound to the collection; the new name is there for both at once."""
+        hand, other = self.hand(side), self.hand(not side)
+        old, self.name = self.name, "texts" if self.name == "docs" else "docs"
+        hand.rename(old, self.name)
+        assert self._refusal(other.take, old) == "NO_COLLECTION"
+        assert other.call("count") == len(self.model.rows)
+        other.take(self.name)
+
+    @precondition(lambda self: self.model.seq > 3)
+    @rule(drops=SIDES, creates=SIDES)
+    def drop_and_create(self, drops: bool, creates: bool) -> None:
+        """Old handles say so in both processes; the new collection knows nothing of the old."""
+        for side in (HERE, THERE):
+            self.hand(side).call("count")
+        self.hand(drops).drop(self.name)
+        self._check_dropped()
+        self._create(creates)
+        self._check_dropped(not creates)
+        self.hand(not creates).take(self.name)
+        for scroll in self.scrolls:
+            assert self._page_refusal(creates, scroll) == "BAD_TOKEN"
+        self.scrolls.clear()
+
+    def _check_dropped(self, *sides: bool) -> None:
+        for side in sides or (HERE, THERE):
+            call = self.hand(side).call
+            for method, argument in (
+                ("get", ["id-0"]),
+                ("delete", ["id-0"]),
+                ("search", np.ones(DIM, np.float32)),
+                ("scroll_page", None),
+            ):
+                assert self._refusal(call, method, argument) == "DROPPED"
 
     @invariant()
     def counts_agree(self) -> None:
-        if not hasattr(self, "collection"):
-            return
-        stats = self.collection.stats()
-        assert self.collection.count() == stats.live_count == len(self.model.rows)
-        edge = 0
-        for segment in stats.segments:
-            assert segment.first_row == edge
-            edge = segment.end_row
-        assert edge == stats.sealed_to <= stats.next_row
+        for side in self.opened:
+            stats = self.hands[side].call("stats")
+            assert self.hands[side].call("count") == stats.live_count == len(self.model.rows)
+            assert stats.seq == self.model.seq
+            assert stats.oldest_pin_seq == min((s.seq for s in self.scrolls), default=None)
+            edge = 0
+            for segment in stats.segments:
+                assert segment.first_row == edge
+                edge = segment.end_row
+            assert edge == stats.sealed_to <= stats.next_row
 
     def teardown(self) -> None:
-        self.database.close()
-        shutil.rmtree(self.folder)
+        try:
+            self._close(HERE, THERE)
+            type(self).examples += 1
+            assert Hand().checked(self.data) == []
+            if self.examples % CHECKED_EVERY == 0:
+                report = vecdb.check(self.data)
+                assert report.content and report.complete, report.problems
+        finally:
+            shutil.rmtree(self.folder)
+
+
+@pytest.fixture(scope="module")
+def second() -> Iterator[SecondProcess]:
+    with SecondProcess() as process:
+        yield process
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
-def test_random_operations(metric: str) -> None:
-    machine = type(f"Machine_{metric}", (CollectionMachine,), {"metric": metric})
+def test_random_operations(metric: str, second: SecondProcess) -> None:
+    machine = type(f"Machine_{metric}", (CollectionMachine,), {"metric": metric, "second": second})
     run_state_machine_as_test(
         machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
     )
