@@ -166,9 +166,13 @@ def mark_lost(store: Store, number: int, generation: int | None = None) -> bool:
 
     Returns:
         True if it was marked now.
+
+    Raises:
+        NotFoundError: its files are gone since the collection was dropped.
     """
 
     def write(transaction: Any) -> bool:
+        store.check_not_dropped(transaction)
         if generation not in (None, store.read_state(transaction).generation):
             return False
         entry = store.read_segments(transaction).get(number)
