@@ -59,9 +59,8 @@ class Hand:
     def index(self, rows_max: int) -> None:
         index_now(self.collection, rows_max)
 
-    def purge(self, steps: int | None = None) -> int:
-        """Purge all that no pin holds and trim, or leave a pass after so many steps. Returns how
-        much garbage is left: records of no live row, and replaced ones."""
+    def purge(self, steps: int | None) -> None:
+        """Purge all that no pin holds and trim, or leave a pass after so many steps."""
         opened = self.collection._opened
         store = opened.store
         if steps is None:
@@ -71,6 +70,10 @@ class Hand:
             for _ in range(steps):
                 if not purge.done:
                     purge.step()
+
+    def garbage(self) -> int:
+        """Records of no live row, and those that have been replaced."""
+        store = self.collection._opened.store
         with store.environment.read() as transaction:
             return garbage_rows(store, transaction)
 

@@ -22,6 +22,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -37,9 +38,10 @@ HERE, THERE = False, True
 SIDES = st.booleans()
 NAMES = st.integers(0, 40).map(lambda i: f"id-{i}")
 METADATA = st.none() | st.fixed_dictionaries({"n": st.integers(-(2**63), 2**63)})
-REQUEST_IDS = st.none() | st.none() | st.integers(0, 9).map(lambda i: f"request-{i}")
-# None, or how many seqs ago the ids were read; -1 is a read that has not been.
-CONDITIONS = st.none() | st.none() | st.sampled_from(["insert_only", "absent"]) | st.integers(-1, 9)
+SEEDS = st.integers(0, 2**32 - 1)
+CONDITIONS = st.sampled_from(["insert_only", "absent"]) | st.integers(-1, 9)
+"""A number says how many seqs ago the ids were read; -1 is a read that has not been."""
+
 SCROLLS_MAX = 4
 CHECKED_EVERY = 40
 """Examples of a metric of which one ends with a check in a process of its own, as users make it."""
@@ -120,43 +122,48 @@ class CollectionMachine(RuleBasedStateMachine):
                 fitting.append(name)
         return fitting if terms and fitting else names
 
+    def _vectors(self, seed: int, count: int, few: bool) -> np.ndarray:
+        """Few different ones give ties, and updates that change nothing but metadata."""
+        rng = np.random.default_rng(seed)
+        vectors = rng.integers(-2, 3, (count, DIM)) if few else rng.normal(size=(count, DIM))
+        vectors = vectors.astype(np.float32)
+        vectors[(vectors == 0).all(axis=1), 0] = 1
+        return vectors
+
     # Batches.
+
+    @initialize(seed=SEEDS, count=st.integers(0, 40), side=SIDES)
+    def fill(self, seed: int, count: int, side: bool) -> None:
+        if count:
+            names = [f"id-{i}" for i in range(count)]
+            self._write(side, Batch(names, self._vectors(seed, count, False)))
 
     @rule(
         names=st.lists(NAMES, min_size=1, max_size=30, unique=True),
-        seed=st.integers(0, 2**32 - 1),
+        seed=SEEDS,
         few=st.booleans(),
         metadata=st.data(),
         side=SIDES,
-        condition=CONDITIONS,
-        fits=st.booleans(),
-        request_id=REQUEST_IDS,
     )
-    def upsert(
-        self,
-        names: list[str],
-        seed: int,
-        few: bool,
-        metadata: Any,
-        side: bool,
-        condition: Any,
-        fits: bool,
-        request_id: str | None,
-    ) -> None:
-        terms = self._terms(condition)
-        if fits:
-            names = self._fitting(names, terms)
-        rng = np.random.default_rng(seed)
-        # Few different vectors: ties, and updates that change nothing but metadata.
-        vectors = (
-            rng.integers(-2, 3, (len(names), DIM)) if few else rng.normal(size=(len(names), DIM))
-        )
-        vectors = vectors.astype(np.float32)
-        vectors[(vectors == 0).all(axis=1), 0] = 1
+    def upsert(self, names: list[str], seed: int, few: bool, metadata: Any, side: bool) -> None:
         given = metadata.draw(
             st.none() | st.lists(METADATA, min_size=len(names), max_size=len(names))
         )
-        self._write(side, Batch(names, vectors, given, request_id=request_id, **terms))
+        self._write(side, Batch(names, self._vectors(seed, len(names), few), given))
+
+    @rule(seed=SEEDS)
+    def churn(self, seed: int) -> None:
+        """Batch after batch by turns, with pages of open scrolls and earlier requests between."""
+        rng = np.random.default_rng(seed)
+        for i in range(rng.integers(2, 7)):
+            names = [f"id-{n}" for n in rng.permutation(41)[: rng.integers(1, 41)]]
+            vectors = None if i % 3 == 2 else self._vectors(seed + i, len(names), bool(seed % 2))
+            request_id = f"churn-{self.model.seq}" if rng.random() < 0.3 else None
+            self._write(bool(i % 2), Batch(names, vectors, request_id=request_id))
+            if self.scrolls and rng.random() < 0.5:
+                self.continue_scroll(int(rng.integers(SCROLLS_MAX)), False, bool(i % 2))
+            if self.model.requests and rng.random() < 0.3:
+                self.repeat_a_request(int(rng.integers(100)), not i % 2)
 
     @rule(names=st.lists(NAMES, min_size=1, max_size=10), other=st.booleans(), side=SIDES)
     def repeat_vectors(self, names: list[str], other: bool, side: bool) -> None:
@@ -170,28 +177,55 @@ class CollectionMachine(RuleBasedStateMachine):
         self._write(side, Batch(known, vectors, given))
         assert self.hand(side).call("stats").next_row == rows
 
+    @rule(names=st.lists(NAMES, min_size=1, max_size=20), side=SIDES)
+    def delete(self, names: list[str], side: bool) -> None:
+        self._write(side, Batch(names))
+
     @rule(
-        names=st.lists(NAMES, min_size=1, max_size=20),
-        side=SIDES,
-        condition=CONDITIONS.filter(lambda condition: condition != "insert_only"),
+        names=st.lists(NAMES, min_size=1, max_size=8, unique=True),
+        seed=st.none() | SEEDS,
+        condition=CONDITIONS,
         fits=st.booleans(),
-        request_id=REQUEST_IDS,
+        side=SIDES,
     )
-    def delete(
-        self, names: list[str], side: bool, condition: Any, fits: bool, request_id: str | None
+    def write_under_a_condition(
+        self, names: list[str], seed: int | None, condition: Any, fits: bool, side: bool
     ) -> None:
+        """Without a seed it is a delete. Of random names it is mostly refused, so some fit."""
         terms = self._terms(condition)
         if fits:
             names = self._fitting(names, terms)
-        self._write(side, Batch(names, request_id=request_id, **terms))
+        if seed is None:
+            terms.pop("insert_only", None)
+            self._write(side, Batch(names, **terms))
+        else:
+            self._write(side, Batch(names, self._vectors(seed, len(names), True), **terms))
+
+    @rule(
+        names=st.lists(NAMES, min_size=1, max_size=8, unique=True),
+        seed=st.none() | SEEDS,
+        number=st.integers(0, 4),
+        condition=st.none() | CONDITIONS,
+        side=SIDES,
+    )
+    def write_under_a_request_id(
+        self, names: list[str], seed: int | None, number: int, condition: Any, side: bool
+    ) -> None:
+        """If the id was used, it is refused as another batch's; if it is refused, it is free."""
+        terms = {**self._terms(condition), "request_id": f"request-{number}"}
+        if seed is None:
+            terms.pop("insert_only", None)
+            self._write(side, Batch(names, **terms))
+        else:
+            self._write(side, Batch(names, self._vectors(seed, len(names), False), **terms))
 
     @precondition(lambda self: self.model.requests)
-    @rule(which=st.integers(0, 9), side=SIDES)
-    def repeat_request(self, which: int, side: bool) -> None:
+    @rule(which=st.integers(0, 99), side=SIDES)
+    def repeat_a_request(self, which: int, side: bool) -> None:
         """A batch that was applied under an id is sent again, whatever has happened since."""
         known = list(self.model.requests.values())
         batch, receipt = known[which % len(known)]
-        self._write(side, batch)
+        assert self.model.write(batch) == vecdb.Receipt(receipt.seq, receipt.count, True)
         assert batch.send(self.hand(side)) == vecdb.Receipt(receipt.seq, receipt.count, True)
 
     # Reading.
@@ -202,7 +236,7 @@ class CollectionMachine(RuleBasedStateMachine):
         self.model.check_records(records, names)
         assert records.seq == self.model.seq
 
-    @rule(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 60), exact=st.booleans(), side=SIDES)
+    @rule(seed=SEEDS, k=st.integers(1, 60), exact=st.booleans(), side=SIDES)
     def search(self, seed: int, k: int, exact: bool, side: bool) -> None:
         queries = np.random.default_rng(seed).normal(size=(3, DIM)).astype(np.float32)
         found = self.hand(side).call("search", queries, k=k, exact=exact)
@@ -221,7 +255,7 @@ class CollectionMachine(RuleBasedStateMachine):
     # Scrolls, which either process may go on with.
 
     @precondition(lambda self: len(self.scrolls) < SCROLLS_MAX)
-    @rule(batch=st.integers(1, 15), side=SIDES)
+    @rule(batch=st.integers(1, 5), side=SIDES)
     def begin_scroll(self, batch: int, side: bool) -> None:
         scroll = OpenScroll(self.model.seq, self.model.content(), batch)
         if not scroll.add(self.hand(side).call("scroll_page", None, batch)):
@@ -267,29 +301,27 @@ class CollectionMachine(RuleBasedStateMachine):
     @rule(steps=st.none() | st.integers(0, 2), side=SIDES)
     def purge(self, steps: int | None, side: bool) -> None:
         """All that no scroll holds, or a pass that is cut short."""
-        garbage = self.hand(side).purge(steps)
+        self.hand(side).purge(steps)
         if steps is None and not self.scrolls:
-            assert garbage == 0
+            assert self.hand(not side).garbage() == 0
 
-    @rule()
-    def compact(self) -> None:
-        """It ends all scrolls; content, seq, versions and requests stay."""
-        self._close(HERE, THERE)
+    @rule(side=SIDES, meanwhile=st.sampled_from(["nothing", "check", "compact"]))
+    def reopen(self, side: bool, meanwhile: str) -> None:
+        """A check goes on beside the other process, compaction has the folder to itself."""
+        self._close(side)
+        if meanwhile == "check":
+            assert self.hands[side].checked(self.data) == []
+        elif meanwhile == "compact":
+            self._close(not side)
+            self._compact(side)
+
+    def _compact(self, side: bool) -> None:
+        """It ends all scrolls and leaves no garbage; content, versions and requests stay."""
         vecdb.compact(self.data)
         for scroll in self.scrolls:
-            assert self._page_refusal(HERE, scroll) == "PIN_EXPIRED"
+            assert self._page_refusal(side, scroll) == "PIN_EXPIRED"
         self.scrolls.clear()
-        assert self.hand(HERE).purge() == 0
-
-    @rule(side=SIDES)
-    def reopen(self, side: bool) -> None:
-        self._close(side)
-
-    @rule()
-    def check(self) -> None:
-        """By the second process, beside this one."""
-        self._close(THERE)
-        assert self.hands[THERE].checked(self.data) == []
+        assert self.hand(side).garbage() == 0
 
     # Names.
 
@@ -361,8 +393,12 @@ def second() -> Iterator[SecondProcess]:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
-def test_random_operations(metric: str, second: SecondProcess) -> None:
+def test_random_operations(
+    metric: str, second: SecondProcess, caplog: pytest.LogCaptureFixture
+) -> None:
     machine = type(f"Machine_{metric}", (CollectionMachine,), {"metric": metric, "second": second})
     run_state_machine_as_test(
         machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
     )
+    # Nothing was wrong, so nothing is told.
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("vecdb")] == []
