@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -32,6 +32,9 @@ from hypothesis.stateful import (
 import vecdb
 from tests.second_process import Hand, SecondProcess
 from tests.state_model import Batch, OpenScroll, StateModel
+from vecdb.engine import compaction, conditions, layout, pins
+from vecdb.engine import store as store_module
+from vecdb.engine.requests import Requests
 
 DIM = 5
 HERE, THERE = False, True
@@ -402,3 +405,64 @@ def test_random_operations(
     )
     # Nothing was wrong, so nothing is told.
     assert [r.getMessage() for r in caplog.records if r.name.startswith("vecdb")] == []
+
+
+def plant_compaction_that_forgets_requests(patch: pytest.MonkeyPatch) -> None:
+    copy = compaction._copy_values
+    patch.setattr(
+        compaction,
+        "_copy_values",
+        lambda source, target, name: name == b"requests" or copy(source, target, name),
+    )
+
+
+def plant_purging_under_a_scroll(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pins, "oldest_pinned_seq", lambda store, transaction: None)
+
+
+def plant_any_batch_under_a_used_id(patch: pytest.MonkeyPatch) -> None:
+    answered = Requests.answered
+
+    def careless(self: Any, transaction: Any, request_id: bytes, digest: bytes) -> Any:
+        known = self._known(transaction, request_id)
+        return answered(self, transaction, request_id, known.digest if known else digest)
+
+    patch.setattr(Requests, "answered", careless)
+
+
+def plant_a_condition_on_the_first_id_alone(patch: pytest.MonkeyPatch) -> None:
+    check = conditions.check_condition
+    patch.setattr(
+        store_module,
+        "check_condition",
+        lambda rows, t, ids, order, seq, **terms: check(rows, t, ids[:1], [0], seq, **terms),
+    )
+
+
+def plant_requests_without_age(patch: pytest.MonkeyPatch) -> None:
+    """Only a check sees that: they would stay for ever."""
+    patch.setattr(layout, "request_age_key", lambda seq: layout.REQUEST_AGES + layout.row_key(0))
+
+
+PLANTS = [each for name, each in list(globals().items()) if name.startswith("plant_")]
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__[6:])
+def test_a_planted_defect_is_caught(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    second: SecondProcess,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In this process alone; the other one is sound."""
+    plant(monkeypatch)
+    machine = type("Machine_planted", (CollectionMachine,), {"second": second})
+    chosen = settings(
+        max_examples=200,
+        stateful_step_count=40,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+    )
+    with pytest.raises((AssertionError, vecdb.VecdbError, pytest.fail.Exception)):
+        run_state_machine_as_test(machine, settings=chosen)
