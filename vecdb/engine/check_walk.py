@@ -355,7 +355,8 @@ def _read_segments(walk: Walk, facts: Facts) -> None:
             (number,) = _KEY.unpack(key)
             entry = json.loads(payload)
             wanted = {"state": str, "first_row": int, "end_row": int, "seq": int}
-            if entry.get("state") != "claimed":
+            # What was claimed and given up is retired without more.
+            if entry.get("state") not in ("claimed", "retired"):
                 wanted |= {"kind": str, "count": int, "bytes": int, "manifest_crc": int}
             if any(type(entry[name]) is not kind for name, kind in wanted.items()):
                 raise ValueError(f"a segment's entry is {entry!r}")
