@@ -40,7 +40,8 @@ def fill(folder: Path) -> None:
 
     Rows 0 to 199 lie in a graph, 200 to 299 in a flat segment, 300 to 349 in none. Rows 0 to 9 are
     dead (seq 2) and were when the graph was built; 20 and 21 (seq 6) and 310 (seq 7) died later.
-    Rows 30 to 39 have two versions of their record, the second of seq 5.
+    Rows 30 to 39 have two versions of their record, the second of seq 5. The batches of seq 3 and 7
+    had the request ids "r-3" and "r-7".
     """
     with vecdb.open(folder, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
@@ -48,12 +49,12 @@ def fill(folder: Path) -> None:
         docs.delete(ids_of(0, 10))
         seal_now(docs)
         index_now(docs)
-        docs.upsert(ids_of(200, 100), vectors_of(1, 100))
+        docs.upsert(ids_of(200, 100), vectors_of(1, 100), request_id="r-3")
         seal_now(docs)
         docs.upsert(ids_of(300, 50), vectors_of(2, 50))
         docs.upsert(ids_of(30, 10), vectors_of(0, 200)[30:40], [{"n": -1}] * 10)
         docs.delete(["id-20", "id-21"])
-        docs.delete(["id-310"])
+        docs.delete(["id-310"], request_id="r-7")
         store = docs._opened.store
         store.environment.transact(lambda transaction: pins.take_pin(store, transaction))
 

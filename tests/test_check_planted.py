@@ -54,6 +54,7 @@ PIN_TAIL = struct.Struct("<QQQ")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("check") / "data"
     fill(folder)
+    assert (folder / "use.lock").is_file()  # It stays, and is no leftover.
     assert checked(folder)[0] == []
     return folder
 
@@ -122,6 +123,14 @@ def change_record(folder: Path, number: int, seq: int, encoded: bytes, metadata:
     put(folder, "records", key, layout.pack_record(key, encoded, metadata)[:-4])
 
 
+def put_request(folder: Path, name: str, seq: int) -> None:
+    """A request under both of its keys."""
+    request = layout.Request(seq, 0, bytes(32), 1)
+    packed = layout.pack_request(name.encode(), request)
+    put(folder, "requests", name.encode(), packed[:-4])
+    put(folder, "requests", layout.request_age_key(seq), name.encode())
+
+
 def overwrite_meta(folder: Path, **values: Any) -> None:
     entry = json.loads(get(folder, "meta", b"collection"))
     put(folder, "meta", b"collection", json.dumps({**entry, **values}).encode())
@@ -144,7 +153,32 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     "death of no seq": ({"VALUE"}, lambda f: put(f, "dead", row(20), b"0123")),
     "numbers past all": ({"VALUE", "META"}, lambda f: put(f, "meta", b"state", b"\xff" * 16)),
     "pin cut short": ({"VALUE"}, lambda f: put(f, "pins", b"p" * 16, b"0123")),
-    "request cut short": ({"VALUE"}, lambda f: put(f, "requests", b"r", b"0123")),
+    "purging of no seq": ({"VALUE"}, lambda f: put(f, "meta", b"purging", b"0123")),
+    "purging ahead": ({"META"}, lambda f: put(f, "meta", b"purging", u64(8))),
+    **{
+        f"flip request {name}": ({"CHECKSUM"}, lambda f, key=key: flip(f, "requests", key))
+        for name, key in (("by id", b"r-3"), ("by age", layout.request_age_key(3)))
+    },
+    "request cut short": ({"VALUE"}, lambda f: put(f, "requests", b"r-3", b"0123")),
+    "request too long": ({"VALUE"}, lambda f: put(f, "requests", b"r-3", bytes(53))),
+    "age of no seq": ({"VALUE"}, lambda f: put(f, "requests", b"\xff123", b"r-3")),
+    "request ahead": ({"REQUESTS"}, lambda f: put_request(f, "r-9", 99)),
+    "request without age": (
+        {"REQUESTS"},
+        lambda f: put(f, "requests", layout.request_age_key(3), None),
+    ),
+    "age without request": ({"REQUESTS"}, lambda f: put(f, "requests", b"r-3", None)),
+    "age of another seq": (
+        {"REQUESTS"},
+        lambda f: (
+            put(f, "requests", layout.request_age_key(3), None),
+            put(f, "requests", layout.request_age_key(5), b"r-3"),
+        ),
+    ),
+    "age of another request": (
+        {"REQUESTS"},
+        lambda f: put(f, "requests", layout.request_age_key(3), b"r-7"),
+    ),
     "no state": ({"META"}, lambda f: put(f, "meta", b"state", None)),
     "dropped": ({"META"}, lambda f: put(f, "meta", b"dropped", b"")),
     "foreign store": ({"META"}, lambda f: overwrite_meta(f, id="0123456789abcdef")),
@@ -180,7 +214,6 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     "log skips rows": ({"LOG"}, lambda f: change_log(f, 3, first_row=201)),
     "log forgets a death": ({"LOG"}, lambda f: change_log(f, 7, died=np.zeros(0, np.uint64))),
     "pin ahead": ({"PINS"}, lambda f: put(f, "pins", b"p" * 16, PIN_TAIL.pack(99, 350, 0))),
-    "request ahead": ({"REQUESTS"}, lambda f: put(f, "requests", b"r", u64(99) + bytes(40))),
     "next_row too small": (
         {"COUNTERS", "VECTORS", "LOG", "PINS"},
         lambda f: change_counters(f, next_row=349),
@@ -209,7 +242,12 @@ CONTENT_PLANTS: dict[str, Plant] = {
         change_counters(f, next_segment=100),
         change_entry(f, 99, state="claimed", lock="seal", first_row=300, end_row=350, seq=7),
     ),
-    "a request": lambda f: put(f, "requests", b"r", u64(3) + bytes(40) + b"result"),
+    "purging to the last seq": lambda f: put(f, "meta", b"purging", u64(7)),
+    "no requests": lambda f: [
+        put(f, "requests", key, None)
+        for seq in (3, 7)
+        for key in (b"r-%d" % seq, layout.request_age_key(seq))
+    ],
 }
 
 
@@ -371,6 +409,17 @@ def test_planted_into_the_store(folder: Path, plant: str) -> None:
     function(folder)
     problems, _ = checked(folder)
     assert kinds_of(problems) == expected, problems
+
+
+def test_requests_are_named_by_their_seq(folder: Path) -> None:
+    put(folder, "requests", layout.request_age_key(3), b"r-7")
+    put_request(folder, "r-9", 99)
+    problems, _ = checked(folder)
+    assert sorted(p.detail for p in problems) == [
+        "1 entries by age that lead to no request: seq 3",
+        "1 request ids that are not found by their age: seq 3",
+        "2 requests are ahead of seq 7: 'r-9': seq 99, the one of seq 99 by age: seq 99",
+    ]
 
 
 def test_what_is_lost_is_named(folder: Path) -> None:

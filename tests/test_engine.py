@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.checking import checked
 from tests.model import Model, index_now, indexer_of, seal_now
 from vecdb.engine import layout, publication, writer
 from vecdb.engine.segment import RowArrays, Segment, SegmentDamagedError, padded_width
@@ -57,6 +58,35 @@ def test_a_segment_lives_from_claimed_to_removed(database: Any) -> None:
     assert number > taken.number + 1  # Numbers are never given twice.
     folders = [entry.name for entry in (opened.folder / "segments").iterdir()]
     assert folders == [str(number)]
+
+
+def test_files_that_can_not_be_unlinked_are_tried_again(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of replaced segments and of work that was given up; else their space would be lost."""
+    docs = database.create_collection("docs", 8)
+    docs.upsert(names(100), rows(100))
+    opened = docs._opened
+    segments = opened.folder / "segments"
+    with monkeypatch.context() as patch:
+        patch.setattr(publication, "remove_segment_folder", lambda folder: False)
+        taken = publication.claim(opened.store, publication.GRAPH_LOCK, 0, 50)
+        (segments / str(taken.number)).mkdir()
+        publication.discard_claims(opened.store, segments, publication.GRAPH_LOCK)
+        seal_now(docs)
+        index_now(docs)
+        states = {number: entry["state"] for number, entry in entries_of(docs).items()}
+        assert list(states.values()) == ["retired", "retired", "published"]
+        assert {path.name for path in segments.iterdir()} == set(map(str, states))
+        assert docs.count() == len(docs.search(rows(1)[0], k=200).ids) == 100
+    database.close()
+    assert checked(database.path)[0] == []  # They are waited for, and no problem.
+    with vecdb.open(database.path, indexer=False) as again:
+        docs = again.collection("docs")
+        index_now(docs)
+        (number,) = entries_of(docs)
+        assert [path.name for path in segments.iterdir()] == [str(number)]
+    assert checked(database.path)[0] == []
 
 
 def test_publishing_checks_that_the_interval_still_fits(database: Any) -> None:

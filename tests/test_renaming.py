@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.model import seal_now
 from tests.serving import running_server
 from vecdb.engine import upkeep
 from vecdb.engine.database import Database
@@ -206,6 +207,25 @@ def test_what_another_process_dropped_is_let_go(
         assert reason_of(docs.count) == "DROPPED"
         assert list(database._collections) == [kept._opened.id]
         assert kept.count() == 0
+
+
+def test_files_that_went_with_a_dropped_collection_are_not_called_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever just compares its segments in the background has nothing to tell."""
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["a", "b"], rows(2))
+        seal_now(docs)
+        opened = docs._opened
+        (segment,) = [s.segment for s in opened.views.view().segments]
+        segment.verified = False
+        in_another_process(tmp_path, "db.drop_collection('docs')")
+        assert reason_of(lambda: opened.views._verified.compare(segment, lambda: None)) == "DROPPED"
+        with opened.store.environment.read() as transaction:
+            states = [e["state"] for e in opened.store.read_segments(transaction).values()]
+        assert states == ["published"]
+    assert [r for r in caplog.records if r.name == "vecdb.engine"] == []
 
 
 # -------------------------------------------------------------------------------------------- races

@@ -50,7 +50,7 @@ KINDS: Final = {
     "DEATHS": "deaths at a seq that has not been yet",
     "LOG": "the log has gaps, or contradicts rows and deaths",
     "PINS": "a pin on a state that has not been yet",
-    "REQUESTS": "a request answered at a seq that has not been yet",
+    "REQUESTS": "requests at a seq that has not been yet, or not found both by id and by age",
     "SEGMENT_ENTRIES": "the entries of segments don't fit each other",
     # Segments and graphs.
     "SEGMENT_MISSING": "files of a segment are gone",

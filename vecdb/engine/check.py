@@ -44,6 +44,7 @@ from vecdb.engine.check_store import (
     check_ids,
     check_log,
     check_pins,
+    check_requests,
 )
 from vecdb.engine.check_vectors import BlockWalk, check_segment_rows
 from vecdb.engine.check_walk import Facts, Walk, read_entries, read_facts
@@ -144,6 +145,7 @@ class CollectionCheck:
         check_ids(walk, facts, findings)
         check_entries(facts, findings)
         check_pins(walk, facts, findings)
+        check_requests(walk, facts, findings)
         if config is None:
             return []
         segments, self._suspects = open_segments(self._folder, self._id, facts, config, findings)

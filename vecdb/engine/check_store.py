@@ -8,6 +8,7 @@
                  follow those of the one before; its deaths are those in ``dead``, until a row has
                  left blocks and segments: then its death may have gone too
     segments     those in place partition [0, sealed_to); a claim names its lock
+    requests     each id and its entry by age name each other
     numbers      nothing is of a later seq than the last one, nor past next_row or next_segment
 
 If a database can't be read to its end, what would need all of it is left out.
@@ -15,7 +16,7 @@ If a database can't be read to its end, what would need all of it is left out.
 
 from __future__ import annotations
 
-import struct
+from array import array
 from typing import Any, Final
 
 import numpy as np
@@ -26,10 +27,16 @@ from vecdb.engine.check_findings import Few, Findings, shown_id
 from vecdb.engine.check_walk import BAD_VALUE, Facts, Rows, Walk, is_among, named_rows
 from vecdb.engine.publication import GRAPH_LOCK, SEAL_LOCK, in_place
 
-__all__ = ["check_counters", "check_entries", "check_ids", "check_log", "check_pins"]
+__all__ = [
+    "check_counters",
+    "check_entries",
+    "check_ids",
+    "check_log",
+    "check_pins",
+    "check_requests",
+]
 
 _STATES: Final = ("claimed", "published", "retired", "lost")
-_REQUEST_HEAD: Final = struct.Struct("<QQ32s")
 
 
 def check_ids(walk: Walk, facts: Facts, findings: Findings) -> None:
@@ -73,6 +80,9 @@ def check_counters(facts: Facts, findings: Findings) -> None:
                 findings.add("META", f"the store has no {name} that can be read")
         return
     counters = facts.counters
+    if facts.purging is not None and facts.purging > facts.state.seq:
+        what = f"purging goes up to seq {facts.purging}, the last one is {facts.state.seq}"
+        findings.add("META", what)
     if "ids" not in facts.incomplete and facts.id_count != counters.live_count:
         findings.add(
             "COUNTERS", f"{facts.id_count:,} ids, live_count is {counters.live_count:,}", WARNING
@@ -210,34 +220,79 @@ def _check_deaths(
 
 
 def check_pins(walk: Walk, facts: Facts, findings: Findings) -> None:
-    """Pins and requests: of a state that has been."""
+    """Pins are on states that have been."""
     if facts.state is None or facts.counters is None:
         return
     bad, ahead = Few(), Few()
     for key, payload in walk.values("pins", bytes.hex):
         try:
-            seq, next_row, _ = _PIN.unpack(payload)
+            pin = layout.parse_pin(key, payload)
         except BAD_VALUE:
             bad.add(key.hex())
             continue
-        if seq > facts.state.seq or next_row > facts.counters.next_row:
-            ahead.add(f"{key.hex()}: seq {seq}, next_row {next_row}")
+        if pin.seq > facts.state.seq or pin.next_row > facts.counters.next_row:
+            ahead.add(f"{key.hex()}: seq {pin.seq}, next_row {pin.next_row}")
     bad.tell(findings, "VALUE", "pins can't be read")
     ahead.tell(findings, "PINS", f"pins are ahead of seq {facts.state.seq}")
+
+
+def check_requests(walk: Walk, facts: Facts, findings: Findings) -> None:
+    """Requests are of a seq that has been, and each has its entry by age."""
+    if facts.state is None:
+        return
     bad, ahead = Few(), Few()
-    for key, payload in walk.values("requests", shown_id):
+    by_id, by_age = (array("q"), array("q")), (array("q"), array("q"))
+    whole = True
+
+    def on_bad(key: bytes) -> None:
+        nonlocal whole
+        whole = False
+
+    for key, payload in walk.values("requests", _shown_request, on_bad):
+        is_age = key.startswith(layout.REQUEST_AGES)
         try:
-            seq = _REQUEST_HEAD.unpack_from(payload)[0]
+            seqs, hashes = by_age if is_age else by_id
+            seq = _seq_of_age(key) if is_age else layout.parse_request(payload).seq
+            seqs.append(seq)
+            hashes.append(hash(payload if is_age else key))
         except BAD_VALUE:
-            bad.add(shown_id(key))
+            bad.add(_shown_request(key))
+            on_bad(key)
             continue
         if seq > facts.state.seq:
-            ahead.add(f"{shown_id(key)}: seq {seq}")
+            ahead.add(f"{_shown_request(key)}: seq {seq}")
     bad.tell(findings, "VALUE", "requests can't be read")
     ahead.tell(findings, "REQUESTS", f"requests are ahead of seq {facts.state.seq}")
+    # Where one half can't be read, the other one would be told as well.
+    if whole and "requests" not in walk.incomplete:
+        ids, ages = _pairs(by_id), _pairs(by_age)
+        findings.many("REQUESTS", "request ids that are not found by their age", _others(ids, ages))
+        findings.many("REQUESTS", "entries by age that lead to no request", _others(ages, ids))
 
 
-_PIN: Final = struct.Struct("<QQQ")
+def _seq_of_age(key: bytes) -> int:
+    """Raises ValueError, struct.error: it is no key of an entry by age."""
+    seq = int.from_bytes(key[len(layout.REQUEST_AGES) :], "big")
+    if key != layout.request_age_key(seq):
+        raise ValueError(f"expected 8 bytes of a seq, got {len(key) - len(layout.REQUEST_AGES)}")
+    return seq
+
+
+def _pairs(columns: tuple[array[int], array[int]]) -> Any:
+    """Seqs and hashes of ids, as one array of records."""
+    dtype = [("seq", np.int64), ("id", np.int64)]
+    return np.rec.fromarrays([np.array(c, np.int64) for c in columns], dtype=dtype)
+
+
+def _others(pairs: Any, known: Any) -> list[str]:
+    """The pairs that are not among the known ones, by their seqs."""
+    return [f"seq {seq}" for seq in np.setdiff1d(pairs, known)["seq"].tolist()]
+
+
+def _shown_request(key: bytes) -> str:
+    if key.startswith(layout.REQUEST_AGES):
+        return f"the one of seq {int.from_bytes(key[1:9], 'big')} by age"
+    return shown_id(key)
 
 
 def _shown_seq(key: bytes) -> str:

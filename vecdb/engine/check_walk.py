@@ -54,6 +54,7 @@ class Facts:
 
     Attributes:
         state, counters: None if they can't be read. entry: the configuration as JSON, or None.
+        purging: seq up to which deaths are being purged, None if nothing is.
         id_rows, id_hashes: of each id, in its own order. id_count: with those that can't be read.
         bad_id_hashes: ids whose row can't be read.
         record_rows, record_hashes: of each row with a record, ascending, and the hash of its id.
@@ -68,6 +69,7 @@ class Facts:
     counters: layout.Counters | None = None
     entry: dict[str, Any] | None = None
     dropped: bool = False
+    purging: int | None = None
     id_rows: Rows = field(default_factory=lambda: _NONE)
     id_hashes: Rows = field(default_factory=lambda: _NONE)
     id_count: int = 0
@@ -210,6 +212,8 @@ def _read_meta(walk: Walk, facts: Facts) -> None:
                 facts.entry = dict(json.loads(payload))
             elif key == b"dropped":
                 facts.dropped = True
+            elif key == b"purging":
+                (facts.purging,) = _U64.unpack(_in_range(payload))
         except BAD_VALUE:
             walk.findings.add("VALUE", f"the {key.decode()} in meta can't be read")
 
@@ -351,7 +355,8 @@ def _read_segments(walk: Walk, facts: Facts) -> None:
             (number,) = _KEY.unpack(key)
             entry = json.loads(payload)
             wanted = {"state": str, "first_row": int, "end_row": int, "seq": int}
-            if entry.get("state") != "claimed":
+            # What was claimed and given up is retired without more.
+            if entry.get("state") not in ("claimed", "retired"):
                 wanted |= {"kind": str, "count": int, "bytes": int, "manifest_crc": int}
             if any(type(entry[name]) is not kind for name, kind in wanted.items()):
                 raise ValueError(f"a segment's entry is {entry!r}")

@@ -81,6 +81,8 @@ __all__ = [
     "pack_u64",
     "parse_block",
     "parse_log",
+    "parse_pin",
+    "parse_request",
     "record_key",
     "request_age_key",
     "row_key",
@@ -438,7 +440,12 @@ def pack_pin(pin: Pin) -> bytes:
 
 def unpack_pin(key: bytes | memoryview, value: bytes | memoryview) -> Pin:
     """The pin of ``pack_pin``."""
-    return Pin(bytes(key), *_PIN.unpack(open_value(key, value, "pin")))
+    return parse_pin(bytes(key), open_value(key, value, "pin"))
+
+
+def parse_pin(key: bytes, payload: bytes | memoryview) -> Pin:
+    """``unpack_pin`` of a payload whose checksum was compared. Raises as ``parse_block``."""
+    return Pin(key, *_PIN.unpack(payload))
 
 
 def pack_request(key: bytes, request: Request) -> bytes:
@@ -448,7 +455,12 @@ def pack_request(key: bytes, request: Request) -> bytes:
 
 def unpack_request(key: bytes | memoryview, value: bytes | memoryview) -> Request:
     """The request of ``pack_request``."""
-    return Request(*_REQUEST.unpack(open_value(key, value, "request")))
+    return parse_request(open_value(key, value, "request"))
+
+
+def parse_request(payload: bytes | memoryview) -> Request:
+    """``unpack_request`` of a payload whose checksum was compared. Raises as ``parse_block``."""
+    return Request(*_REQUEST.unpack(payload))
 
 
 def request_age_key(seq: int) -> bytes:

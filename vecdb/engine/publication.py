@@ -166,9 +166,13 @@ def mark_lost(store: Store, number: int, generation: int | None = None) -> bool:
 
     Returns:
         True if it was marked now.
+
+    Raises:
+        NotFoundError: its files are gone since the collection was dropped.
     """
 
     def write(transaction: Any) -> bool:
+        store.check_not_dropped(transaction)
         if generation not in (None, store.read_state(transaction).generation):
             return False
         entry = store.read_segments(transaction).get(number)
@@ -216,16 +220,17 @@ def sweep(store: Store, segments: Path) -> None:
 
 
 def _remove(store: Store, segments: Path, numbers: list[int]) -> None:
+    """What can't be unlinked now stays known as retired, so that a later sweep tries again."""
     if not numbers:
         return
-    for number in numbers:
-        remove_segment_folder(segments / str(number))
+    gone = {number: remove_segment_folder(segments / str(number)) for number in numbers}
     failpoint("sweep.unlinked")
 
     def write(transaction: Any) -> None:
         present = store.read_segments(transaction)
         for number in numbers:
             if number in present:
-                store.write_segment(transaction, number, None)
+                retired = {**present[number], "state": "retired"}
+                store.write_segment(transaction, number, None if gone[number] else retired)
 
     store.environment.transact(write)

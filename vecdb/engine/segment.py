@@ -361,6 +361,11 @@ def write_segment(
     return {**entry, "verified": True}
 
 
-def remove_segment_folder(folder: Path) -> None:
-    """Unlink a segment's files; processes that map them keep their copy. Gone already is fine."""
+def remove_segment_folder(folder: Path) -> bool:
+    """Unlink a segment's files; processes that map them keep their copy. Gone already is fine.
+
+    Returns:
+        False if something of it could not be removed.
+    """
     shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()

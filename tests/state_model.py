@@ -1,0 +1,134 @@
+"""The oracle of the state machine: a collection in every clause that a write may have.
+
+``StateModel`` adds to ``Model`` what decides whether a batch is applied: the seq, the version of
+each live id, and the batches that had a request id. ``OpenScroll`` is a scroll that is under way,
+with the rows that were there when it began.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+import vecdb
+from tests.model import Model
+
+Content = dict[str, tuple[bytes, dict[str, Any]]]
+"""Id → vector's bytes and metadata."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A write with all of its terms; without vectors it is a delete."""
+
+    ids: list[str]
+    vectors: np.ndarray | None = None
+    metadata: list[Any] | None = None
+    insert_only: bool = False
+    if_seq: int | None = None
+    request_id: str | None = None
+
+    def send(self, hand: Any) -> vecdb.Receipt:
+        """Write it by way of a hand of ``second_process``."""
+        receipt: vecdb.Receipt
+        terms: dict[str, Any] = {"if_seq": self.if_seq, "request_id": self.request_id}
+        if self.vectors is None:
+            receipt = hand.call("delete", self.ids, **terms)
+        else:
+            terms["insert_only"] = self.insert_only
+            receipt = hand.call("upsert", self.ids, self.vectors, self.metadata, **terms)
+        return receipt
+
+    def asked(self) -> tuple[Any, ...]:
+        """What makes it the same batch as another one."""
+        if self.vectors is None:
+            return "delete", sorted(set(self.ids)), self.if_seq
+        entries = [m or {} for m in self.metadata or [None] * len(self.ids)]
+        return "upsert", self.ids, self.vectors.tobytes(), entries, self.insert_only, self.if_seq
+
+
+class StateModel(Model):
+    """One collection from its creation on.
+
+    Attributes:
+        seq: of the last batch that was applied.
+        version: id → seq of the batch that last changed it, of live ids.
+        requests: request id → the batch that was applied under it, and its receipt.
+    """
+
+    def __init__(self, dim: int, metric: str) -> None:
+        super().__init__(dim, metric)
+        self.seq = 0
+        self.version: dict[str, int] = {}
+        self.requests: dict[str, tuple[Batch, vecdb.Receipt]] = {}
+
+    def content(self) -> Content:
+        """The rows as they are now, for comparing later."""
+        return {name: (vector.tobytes(), entry) for name, (vector, entry) in self.rows.items()}
+
+    def write(self, batch: Batch) -> vecdb.Receipt | str:
+        """Apply a batch; the receipt that it must get, or the reason why it must be refused."""
+        if batch.request_id in self.requests:
+            known, receipt = self.requests[batch.request_id]
+            if known.asked() != batch.asked():
+                return "REQUEST_ID_REUSED"
+            return replace(receipt, repeated=True)
+        if batch.insert_only and self.version.keys() & set(batch.ids):
+            return "CONDITION_EXISTS"
+        if batch.if_seq is not None and not self._is_as_read(batch.ids, batch.if_seq):
+            return "CONDITION_CHANGED"
+        self.seq += 1
+        receipt = vecdb.Receipt(self.seq, self._apply(batch))
+        if batch.request_id is not None:
+            self.requests[batch.request_id] = (batch, receipt)
+        return receipt
+
+    def _is_as_read(self, ids: list[str], seq: int) -> bool:
+        if seq > self.seq:
+            return False
+        if seq == 0:
+            return not self.version.keys() & set(ids)
+        return all(self.version.get(name, seq + 1) <= seq for name in ids)
+
+    def _apply(self, batch: Batch) -> int:
+        if batch.vectors is None:
+            for name in batch.ids:
+                self.version.pop(name, None)
+            return self.delete(batch.ids)
+        before = self.content()
+        self.upsert(batch.ids, batch.vectors, batch.metadata)
+        after = self.content()
+        # What repeats the stored row, bit for bit, is no new version of it.
+        changed = [name for name in batch.ids if before.get(name) != after[name]]
+        self.version.update(dict.fromkeys(changed, self.seq))
+        return len(batch.ids)
+
+
+@dataclass
+class OpenScroll:
+    """A scroll between two pages. rows: all that it must bring. seen: what it has brought."""
+
+    seq: int
+    rows: Content
+    batch: int
+    token: str | None = None
+    seen: Content = field(default_factory=dict)
+
+    def add(self, page: vecdb.ScrollPage) -> bool:
+        """Compare a page; True if it was the last one, and then all rows have come."""
+        records = page.records
+        assert records.seq == self.seq
+        assert len(records) <= self.batch
+        for name, vector, entry in zip(records.ids, records.vectors, records.metadata, strict=True):
+            assert name not in self.seen
+            self.seen[name] = (vector.tobytes(), entry)
+            assert self.seen[name] == self.rows[name]
+        self.token = page.next_token
+        if self.token is None:
+            assert self.seen == self.rows
+            return True
+        # A page is full unless it is the last.
+        assert len(records) == self.batch
+        return False
