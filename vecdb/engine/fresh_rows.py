@@ -20,7 +20,7 @@ from vecdb.engine.compiled import load_kernels
 
 __all__ = ["FreshRows", "aligned_rows", "nodes_of"]
 
-_ROWS_AT_FIRST = 1_024
+_ROWS_AT_FIRST = 64
 _DEAD_PARTS_WORTH_IT = 4
 """The buffer is written anew when a row in so many is dead."""
 

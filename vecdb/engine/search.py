@@ -210,7 +210,7 @@ class Searcher:
             None,
         )
         nodes = found.nodes
-        for area in self._areas_in_no_segment(view):
+        for area in self._areas_in_no_segment(view, deadline):
             nodes -= _BEFORE
 
             def scan(_: Any, first: int, last: int, area: Area = area) -> None:
@@ -229,14 +229,15 @@ class Searcher:
         )
         return found
 
-    def _areas_in_no_segment(self, view: View) -> Iterator[Area]:
+    def _areas_in_no_segment(self, view: View, deadline: Deadline) -> Iterator[Area]:
         """The parts of ``_scan_unread``, ascending; one is to be used before the next."""
-        for rows, vectors in read_slices(self._store, view.lost, view.state.seq):
+        seq = view.state.seq
+        for rows, vectors in read_slices(self._store, view.lost, seq, deadline):
             yield Area(vectors, len(rows), NOTHING_DEAD, len(rows), rows)
         if view.fresh.live_count:
             yield view.fresh_area
         if view.rest is not None:
-            for rows, vectors in read_slices(self._store, (view.rest,), view.state.seq):
+            for rows, vectors in read_slices(self._store, (view.rest,), seq, deadline):
                 yield Area(vectors, len(rows), NOTHING_DEAD, len(rows), rows)
 
     def _scan_where_short(

@@ -8,13 +8,14 @@ they have been purged since, and each transaction says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.compiled import load_kernels
+from vecdb.engine.deadline import Deadline
 from vecdb.engine.fresh_rows import aligned_rows
 from vecdb.engine.segment import padded_width
 from vecdb.engine.store import Store
@@ -25,6 +26,9 @@ __all__ = ["OvertakenError", "Unread", "count_live", "read_slices"]
 
 _SLICE_BYTES = 4 * 1024**2
 """Vectors of a slice: some 5 ms to read."""
+
+_SLICE_DEATHS = 20_000
+"""Deaths of a slice: some 10 ms. More are there only if most rows have been purged."""
 
 _COUNTED_ROWS = 100_000
 """Row numbers of a transaction that only counts."""
@@ -50,7 +54,7 @@ class Unread(NamedTuple):
 
 
 def read_slices(
-    store: Store, intervals: Iterable[Unread], seq: int
+    store: Store, intervals: Sequence[Unread], seq: int, deadline: Deadline
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
     """The rows of intervals that were live at ``seq``, ascending, as (rows int64 (n,), vectors
     float32 (n, width) in the kernels' form); both are overwritten by the next slice.
@@ -58,6 +62,7 @@ def read_slices(
     Raises:
         OvertakenError: some of them have been purged.
         DataLossError: the bytes of some are damaged.
+        DeadlineExceededError, CancelledError: before a slice is read.
     """
     width = padded_width(store.config.dim)
     capacity = max(1, _SLICE_BYTES // (4 * width))
@@ -68,6 +73,7 @@ def read_slices(
     for interval in intervals:
         row = interval.first_row
         while row < interval.end_row:
+            deadline.check()
             count, row = _read_slice(store, row, interval.end_row, seq, rows, raw)
             if count:
                 prepare_rows(raw[:count], vectors[:count], unit)
@@ -98,11 +104,11 @@ def _read_slice(
                 break
         if count == 0:
             return 0, end_row
+        first, end = int(rows[0]), int(rows[count - 1]) + 1
         dead, known_to = store.rows.read_dead_slice(
-            transaction, int(rows[0]), int(rows[count - 1]) + 1, seq, len(rows)
+            transaction, first, end, seq, min(end - first, _SLICE_DEATHS)
         )
-    if known_to <= int(rows[count - 1]):
-        # More deaths than a transaction should read: of purged rows, as they outnumber the others.
+    if known_to < end:  # There are more deaths: the next slice goes on there.
         count, next_row = int(np.searchsorted(rows[:count], known_to)), known_to
     kept = np.flatnonzero(~np.isin(rows[:count], dead, assume_unique=True))
     if len(kept) < count:
