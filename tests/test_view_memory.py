@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -346,6 +347,57 @@ def test_another_process_searches_what_is_written_and_purged(tmp_path: Path) -> 
         assert reader.returncode == 0
         searches, next_row = map(int, out.split())
         assert searches >= 5 and next_row == 30_000
+
+
+def test_threads_under_a_tight_budget_see_one_state(tmp_path: Path) -> None:
+    """Views are made, let go, advanced and overtaken while all collections are rewritten. There is
+    memory for those of two."""
+    budget = int(150 * ROW_BYTES)
+    with opened(tmp_path / "data", 100, view_bytes_max=budget) as database:
+        every = [database.create_collection(name, DIM) for name in ("a", "b", "c")]
+        vectors, ids = rows(300), names(300)
+        for docs in every:
+            docs.upsert(ids, vectors, [{"n": 0}] * 300)
+        stop, failures = threading.Event(), []
+
+        def guarded(work: Callable[[], None]) -> threading.Thread:
+            def run() -> None:
+                try:
+                    work()
+                except Exception as error:
+                    failures.append(error)
+                    stop.set()
+
+            thread = threading.Thread(target=run)
+            thread.start()
+            return thread
+
+        def search_all() -> None:
+            last = [0, 0, 0]
+            while not stop.is_set():
+                for i, docs in enumerate(every):
+                    hits = docs.search(vectors[0], k=400, exact=True)
+                    assert sorted(hits.ids) == sorted(ids)
+                    assert len({metadata["n"] for metadata in hits.metadata}) == 1
+                    assert hits.info.seq >= last[i]
+                    last[i] = hits.info.seq
+
+        searchers = [guarded(search_all) for _ in range(2)]
+        for turn in range(1, 17):
+            for docs in every:
+                docs.upsert(ids, np.roll(vectors, turn, 0), [{"n": turn}] * 300)
+                if turn % 4 == 0:
+                    purge_all(docs._opened.store, grace_s=0.0)
+                if turn % 7 == 0:
+                    seal_now(docs)
+        stop.set()
+        for searcher in searchers:
+            searcher.join(60)
+            assert not searcher.is_alive()
+        assert failures == []
+        for docs in every:
+            docs.search(vectors[0])
+            assert database.view_budget.bytes_used <= budget
 
 
 def test_views_used_least_recently_go(tmp_path: Path) -> None:
