@@ -84,6 +84,8 @@ class Searcher:
         Raises:
             InvalidArgumentError: a query, k or ef is wrong.
             DeadlineExceededError, CancelledError: between two slices of work.
+            OvertakenError: rows that are read from the store were purged meanwhile, twice, as
+                nothing could be written that holds them.
         """
         config = self._store.config
         queries = _checked_queries(request.queries, config)

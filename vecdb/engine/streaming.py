@@ -9,7 +9,7 @@ they have been purged since, and each transaction says so.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from vecdb.engine.store import Store
 from vecdb.errors import UnavailableError
 from vecdb.types import Metric
 
-__all__ = ["OvertakenError", "Unread", "count_live", "read_slices"]
+__all__ = ["OvertakenError", "Unread", "check_not_overtaken", "count_live", "read_slices"]
 
 _SLICE_BYTES = 4 * 1024**2
 """Vectors of a slice: some 5 ms to read."""
@@ -38,12 +38,6 @@ class OvertakenError(UnavailableError):
     """Rows that died after the state of a view were purged before they were read: a newer view does
     not need them."""
 
-    def __init__(self, seq: int, purged_to: int) -> None:
-        super().__init__(
-            f"rows were purged up to seq {purged_to} while they were read as of seq {seq}",
-            "OVERTAKEN",
-        )
-
 
 class Unread(NamedTuple):
     """An interval of rows that a view does not hold, and how many of them live."""
@@ -51,6 +45,16 @@ class Unread(NamedTuple):
     first_row: int
     end_row: int
     live_count: int
+
+
+def check_not_overtaken(store: Store, transaction: Any, seq: int) -> None:
+    """Raise OvertakenError if something may be missing of what was live at ``seq``."""
+    purged_to = store.purged_to(transaction)
+    if purged_to > seq:
+        raise OvertakenError(
+            f"rows were purged up to seq {purged_to} while they were read as of seq {seq}",
+            "OVERTAKEN",
+        )
 
 
 def read_slices(
@@ -91,9 +95,7 @@ def _read_slice(
     """Fill the arrays with live rows; returns how many, and the row to go on at."""
     count, next_row = 0, end_row
     with store.environment.read() as transaction:
-        purged_to = store.purged_to(transaction)
-        if purged_to > seq:
-            raise OvertakenError(seq, purged_to)
+        check_not_overtaken(store, transaction, seq)
         for some, vectors in store.rows.iterate_blocks(transaction, first_row, end_row):
             taken = min(len(some), len(rows) - count)
             rows[count : count + taken] = some[:taken]

@@ -27,7 +27,7 @@ from vecdb.engine.publication import in_place, mark_lost
 from vecdb.engine.sealing import load_rows, row_bytes
 from vecdb.engine.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 from vecdb.engine.store import Store
-from vecdb.engine.streaming import OvertakenError, Unread, count_live
+from vecdb.engine.streaming import OvertakenError, Unread, check_not_overtaken, count_live
 from vecdb.engine.verifying import VerifiedSegments, Verifier
 from vecdb.engine.view import NOTHING_DEAD, SegmentView, View, is_clean
 from vecdb.engine.view_budget import KeepsViews, ViewBudget
@@ -303,9 +303,7 @@ class ViewKeeper:
             segments.append(segment)
         fresh = self._filled_in_slices(fresh, counters.next_row, state.seq)
         with self._store.environment.read() as transaction:
-            purged_to = self._store.purged_to(transaction)
-            if purged_to > state.seq:
-                raise OvertakenError(state.seq, purged_to)
+            check_not_overtaken(self._store, transaction, state.seq)
         return self._view(state, counters, tuple(reversed(segments)), fresh)
 
     def _dead_of(
