@@ -1,9 +1,9 @@
 """From what the parts of a view found to the hits that a caller gets.
 
-Each part (a segment, or the fresh rows) gives scores and nodes for all queries of a call. Here they
-are merged by (distance, row), and named: ids come from the segments, metadata and the ids of fresh
-rows from the store, in short transactions. All of it is done for the whole batch at once, as
-numpy calls cost more than the numbers in them.
+Each part (a segment, or all rows that are in none, which come last) gives scores and nodes for all
+queries of a call. Here they are merged by (distance, row), and named: ids come from the segments,
+metadata and the ids of other rows from the store, in short transactions. All of it is done for the
+whole batch at once, as numpy calls cost more than the numbers in them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Found(NamedTuple):
         scores: float32 (q, k), ascending; only the first ``counts[i]`` of row i are set.
         nodes: int64 (q, k). counts, visited: int64 (q,).
         walked: by the graph, rather than scanned.
-        content: the segment's arrays, or None for the fresh rows.
+        rows: int64, row numbers of the nodes, or None if nodes are row numbers themselves.
+        content: the segment's arrays, or None for rows of no segment.
     """
 
     scores: npt.NDArray[np.float32]
@@ -41,6 +42,7 @@ class Found(NamedTuple):
     counts: npt.NDArray[np.int64]
     visited: npt.NDArray[np.int64]
     walked: bool
+    rows: npt.NDArray[np.int64] | None
     content: RowArrays | None
 
 
@@ -70,7 +72,7 @@ def answers(
         vectors = np.zeros((0, store.config.dim), np.float32) if wanted.vectors else None
         nothing = np.zeros(0, np.float32)
         return HitColumns([0] * queries, [], nothing, None, vectors, info, visited.tolist())
-    best = _merged(view, parts, wanted.k)
+    best = _merged(parts, wanted.k)
     ids, raw, vectors = _named(store, view, parts, best, wanted, deadline)
     distances = _distances(best.scores, store.config.metric)
     return HitColumns(best.counts.tolist(), ids, distances, raw, vectors, info, visited.tolist())
@@ -89,14 +91,14 @@ class _Best(NamedTuple):
     counts: npt.NDArray[np.int64]
 
 
-def _rows_of(view: View, part: Found, nodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    if part.content is None:
-        return nodes + view.fresh.first_row
-    rows: npt.NDArray[np.int64] = part.content.rows[nodes]
+def _rows_of(part: Found, nodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    if part.rows is None:
+        return nodes
+    rows: npt.NDArray[np.int64] = part.rows[nodes]
     return rows
 
 
-def _merged(view: View, parts: Sequence[Found], k: int) -> _Best:
+def _merged(parts: Sequence[Found], k: int) -> _Best:
     """The k nearest of all parts by (score, row); within a part they are in that order already."""
     if len(parts) == 1:
         part = parts[0]
@@ -111,7 +113,7 @@ def _merged(view: View, parts: Sequence[Found], k: int) -> _Best:
         used = np.arange(part.nodes.shape[1]) < part.counts[:, None]
         nodes = np.where(used, part.nodes, 0)
         scores_by_part.append(np.where(used, part.scores, np.float32(np.inf)))
-        rows_by_part.append(np.where(used, _rows_of(view, part, nodes), _NO_ROW))
+        rows_by_part.append(np.where(used, _rows_of(part, nodes), _NO_ROW))
         nodes_by_part.append(nodes)
     scores, rows = np.concatenate(scores_by_part, axis=1), np.concatenate(rows_by_part, axis=1)
     nodes = np.concatenate(nodes_by_part, axis=1)
@@ -147,7 +149,9 @@ def _named(
         return [r.id for r in records], [r.metadata for r in records], vectors
     ids = _segment_ids(parts, best)
     if fresh:
-        at = [i for i, row in enumerate(rows) if row >= view.fresh.first_row]
+        at = list(range(len(rows)))
+        if best.origins is not None:
+            at = np.flatnonzero(best.origins == len(parts) - 1).tolist()
         late = read_records(store, [rows[i] for i in at], seq, deadline)
         for i, record in zip(at, late, strict=True):
             ids[i] = record.id
@@ -157,12 +161,12 @@ def _named(
 def _rows(view: View, parts: Sequence[Found], best: _Best) -> list[int]:
     """The rows of the hits."""
     if best.origins is None:
-        rows = _rows_of(view, parts[0], best.nodes)
+        rows = _rows_of(parts[0], best.nodes)
     else:
         rows = np.empty(len(best.nodes), np.int64)
         for number, part in enumerate(parts):
             at = np.flatnonzero(best.origins == number)
-            rows[at] = _rows_of(view, part, best.nodes[at])
+            rows[at] = _rows_of(part, best.nodes[at])
     numbers: list[int] = rows.tolist()
     if numbers and not 0 <= min(numbers) <= max(numbers) < view.counters.next_row:
         raise SegmentDamagedError(

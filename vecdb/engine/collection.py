@@ -391,13 +391,13 @@ class Collection:
                 kind="flat" if s.graph is None else "graph",
                 first_row=s.first_row,
                 end_row=s.end_row,
-                rows=len(s.content.rows),
+                rows=s.node_count,
                 dead=s.dead_count,
                 bytes=size.get(s.number, 0),
             )
             for s in view.segments
         ]
-        unindexed = view.fresh.live_count + sum(
+        unindexed = view.fresh_live_count + sum(
             s.live_count for s in view.segments if s.graph is None
         )
         return CollectionStats(
@@ -406,7 +406,7 @@ class Collection:
             generation=view.state.generation,
             next_row=view.counters.next_row,
             sealed_to=view.counters.sealed_to,
-            fresh_rows=view.fresh.live_count,
+            fresh_rows=view.fresh_live_count,
             unindexed_rows=unindexed,
             store_bytes=store.environment.file_bytes(),
             segment_bytes=sum(s.bytes for s in segments),

@@ -42,6 +42,7 @@ from vecdb.engine.resting import Resting
 from vecdb.engine.supervisor import Supervisor
 from vecdb.engine.upkeep import Upkeep
 from vecdb.engine.verifying import Verifier
+from vecdb.engine.view_budget import ViewBudget
 from vecdb.engine.writer import Writer
 from vecdb.errors import (
     DataLossError,
@@ -124,6 +125,7 @@ class Database:
         self.pool = KernelPool(options.threads)
         self._writer = Writer(options.queue_bytes_max)
         self.verifier = Verifier()
+        self.view_budget = ViewBudget(options.view_bytes_max)
         self._supervisor = Supervisor(root, options, on_progress=self._indexer_progressed)
         self._dropped_looked_at = self._catalog.environment.last_commit()
         self._upkeep = Upkeep(

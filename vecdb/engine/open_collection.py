@@ -83,6 +83,10 @@ class OpenCollection:
             collection_id,
             on_work=lambda: database.wake_indexer(collection_id),
             verifier=database.verifier,
+            held_bytes_max=min(
+                database.options.fresh_bytes_max, database.options.view_bytes_max // 2
+            ),
+            budget=database.view_budget,
         )
         self.searcher = Searcher(self.store, self.views, database.pool)
         config = self.store.config

@@ -34,6 +34,13 @@ class Options:
             RESOURCE_EXHAUSTED.
         backlog_bytes_max: bytes of rows in no graph past which each upsert is delayed, by at most
             a second, so that the indexer can follow.
+        fresh_bytes_max: a collection's rows that are in no segment yet are held in memory up to
+            this; a search reads those beyond from the store, which is slower. Only if sealing falls
+            behind are there so many. The same bound holds for rows of segments whose files are
+            lost, until they are built again.
+        view_bytes_max: memory for what searches hold of all collections beside mapped files; past
+            it, what is held of those searched least recently is let go. One collection takes at
+            most half of it for its fresh rows.
         map_bytes: address space reserved for a store at first; doubled when it is full.
         open_collections_max: collections whose files are held open at once; further ones are opened
             for a use and those least recently used let go. Each takes some ten files.
@@ -48,6 +55,8 @@ class Options:
     segment_bytes_max: int = field(default_factory=lambda: _memory_bytes() // 4)
     queue_bytes_max: int = 256 * MEBIBYTE
     backlog_bytes_max: int = 1024 * MEBIBYTE
+    fresh_bytes_max: int = 64 * MEBIBYTE
+    view_bytes_max: int = 1024 * MEBIBYTE
     map_bytes: int = 16 * 1024 * MEBIBYTE
     open_collections_max: int = 128
     indexer: bool = True
@@ -60,6 +69,8 @@ class Options:
             "segment_bytes_max",
             "queue_bytes_max",
             "backlog_bytes_max",
+            "fresh_bytes_max",
+            "view_bytes_max",
             "map_bytes",
             "open_collections_max",
         ):

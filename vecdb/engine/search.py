@@ -2,12 +2,14 @@
 
 Fresh rows and flat segments are scanned exactly; graphs are walked. k means k: where a walk finds
 fewer live rows than there are (dead regions, unreachable nodes), that segment is scanned instead.
+Rows that the view does not hold are scanned as they are read from the store, a slice at a time.
 
 One query runs on its caller's thread, a batch on several (``kernel_pool``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,8 @@ from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.pins import pinned
 from vecdb.engine.segment import padded_width
 from vecdb.engine.store import Store
-from vecdb.engine.view import Area, View
+from vecdb.engine.streaming import OvertakenError, read_slices
+from vecdb.engine.view import NOTHING_DEAD, Area, View
 from vecdb.engine.view_keeper import ViewKeeper
 from vecdb.errors import DataLossError, InvalidArgumentError
 from vecdb.types import CollectionConfig, HitColumns, Metric
@@ -41,6 +44,9 @@ SORT_SLICE_HITS = 250_000
 
 _PERHAPS_A_SEGMENT = ("SEGMENT", "RECORD_MISSING", "VECTOR_MISSING")
 """Reasons of a DataLossError that a damaged segment may have, as its rows are believed."""
+
+_BEFORE = 2**62
+"""What row numbers are lowered by while a slice is scanned, so that they come before its nodes."""
 
 _WALKS_AT_FIRST, _SCANS_AT_FIRST = 4, 16
 """Queries of the first slices; later ones are sized by what these took."""
@@ -78,6 +84,8 @@ class Searcher:
         Raises:
             InvalidArgumentError: a query, k or ef is wrong.
             DeadlineExceededError, CancelledError: between two slices of work.
+            OvertakenError: rows that are read from the store were purged meanwhile, twice, as
+                nothing could be written that holds them.
         """
         config = self._store.config
         queries = _checked_queries(request.queries, config)
@@ -99,9 +107,11 @@ class Searcher:
             # more under a pin, the bytes are really bad.
             if self._views.view() is view:
                 raise
-            with pinned(self._store):
-                newer = self._views.view()
-                return self._answer(newer, prepared, wanted, request.exact, deadline)
+        except OvertakenError:
+            pass  # The same, of rows that are read from the store.
+        with pinned(self._store):
+            newer = self._views.view()
+            return self._answer(newer, prepared, wanted, request.exact, deadline)
 
     def _answer(
         self,
@@ -121,6 +131,8 @@ class Searcher:
             if min(found.counts.tolist()) < expected:
                 self._scan_where_short(found, area, queries, expected, deadline)
             parts.append(found)
+        if not view.holds_all and len(queries):
+            parts.append(self._scan_unread(view, queries, wanted.k, deadline))
         return answers(self._store, view, parts, len(queries), wanted, deadline)
 
     def _walk(
@@ -148,27 +160,87 @@ class Searcher:
         self, area: Area, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
     ) -> Found:
         found = _nothing_yet(area, len(queries), k, walked=False)
-        k, metric, kernels = found.nodes.shape[1], self._metric_code, load_kernels()
 
         def scan(_: Any, first: int, last: int) -> None:
-            # Queries of a slice share each block of rows while it is in the cache.
-            pair = area.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
-            step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
-            for start in range(0, area.count, step):
-                deadline.check()
-                kernels.scan_rows(
-                    area.vectors, area.dead, start, min(area.count, start + step), queries,
-                    first, last, metric, k, found.scores, found.nodes, found.counts,
-                )  # fmt: skip
-            step = max(1, SORT_SLICE_HITS // k)
-            for start in range(first, last, step):
-                deadline.check()
-                end = min(last, start + step)
-                kernels.sort_heaps(found.scores, found.nodes, found.counts, start, end)
+            self._scan_slice(area, found, queries, first, last, deadline)
+            _sort(found, first, last, deadline)
 
         self._pool.run(len(queries), _SCANS_AT_FIRST, deadline, scan)
         found.visited[:] = area.count
         return found
+
+    def _scan_slice(
+        self,
+        area: Area,
+        found: Found,
+        queries: npt.NDArray[np.float32],
+        first: int,
+        last: int,
+        deadline: Deadline,
+    ) -> None:
+        """Add what is near in an area to the heaps of queries first to last - 1."""
+        # Queries of a slice share each block of rows while it is in the cache.
+        k, scan_rows = found.nodes.shape[1], load_kernels().scan_rows
+        pair = area.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
+        step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
+        for start in range(0, area.count, step):
+            deadline.check()
+            scan_rows(
+                area.vectors, area.dead, start, min(area.count, start + step), queries,
+                first, last, self._metric_code, k, found.scores, found.nodes, found.counts,
+            )  # fmt: skip
+
+    def _scan_unread(
+        self, view: View, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
+    ) -> Found:
+        """Scan the rows that belong to no mapped segment, those that the view holds too, in the
+        order of their numbers; nodes are row numbers.
+
+        One set of heaps goes through all slices. Between two of them it holds row numbers, during
+        a slice the nodes of that, and row numbers lowered so far that they come before.
+        """
+        intervals = view.lost if view.rest is None else (*view.lost, view.rest)
+        count = view.fresh.count + sum(i.end_row - i.first_row for i in intervals)
+        shape = (len(queries), min(k, count))
+        found = Found(
+            np.empty(shape, np.float32),
+            np.full(shape, -1, np.int64),
+            np.zeros(len(queries), np.int64),
+            np.zeros(len(queries), np.int64),
+            False,
+            None,
+            None,
+        )
+        nodes = found.nodes
+        for area in self._areas_in_no_segment(view, deadline):
+            nodes -= _BEFORE
+
+            def scan(_: Any, first: int, last: int, area: Area = area) -> None:
+                self._scan_slice(area, found, queries, first, last, deadline)
+
+            self._pool.run(len(queries), _SCANS_AT_FIRST, deadline, scan)
+            found.visited[:] += area.count
+            of_slice = nodes >= 0
+            nodes[~of_slice] += _BEFORE
+            nodes[of_slice] = area.rows[nodes[of_slice]]
+        self._pool.run(
+            len(queries),
+            _SCANS_AT_FIRST,
+            deadline,
+            lambda _, first, last: _sort(found, first, last, deadline),
+        )
+        return found
+
+    def _areas_in_no_segment(self, view: View, deadline: Deadline) -> Iterator[Area]:
+        """The parts of ``_scan_unread``, ascending; one is to be used before the next."""
+        seq = view.state.seq
+        for rows, vectors in read_slices(self._store, view.lost, seq, deadline):
+            yield Area(vectors, len(rows), NOTHING_DEAD, len(rows), rows)
+        if view.fresh.live_count:
+            yield view.fresh_area
+        if view.rest is not None:
+            for rows, vectors in read_slices(self._store, (view.rest,), seq, deadline):
+                yield Area(vectors, len(rows), NOTHING_DEAD, len(rows), rows)
 
     def _scan_where_short(
         self,
@@ -196,8 +268,18 @@ def _nothing_yet(area: Area, queries: int, k: int, *, walked: bool) -> Found:
         np.zeros(queries, np.int64),
         np.zeros(queries, np.int64),
         walked,
+        area.rows,
         area.content,
     )
+
+
+def _sort(found: Found, first: int, last: int, deadline: Deadline) -> None:
+    """Turn the heaps of queries first to last - 1 into lists."""
+    sort_heaps = load_kernels().sort_heaps
+    step = max(1, SORT_SLICE_HITS // found.nodes.shape[1])
+    for start in range(first, last, step):
+        deadline.check()
+        sort_heaps(found.scores, found.nodes, found.counts, start, min(last, start + step))
 
 
 def _checked_queries(queries: Any, config: CollectionConfig) -> npt.NDArray[np.float32]:

@@ -94,6 +94,12 @@ class RowArrays:
             np.concatenate([part.id_bytes for part in parts]),
         )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        arrays = (self.vectors, self.rows, self.id_offsets, self.id_bytes)
+        return sum(array.nbytes for array in arrays)
+
     def ids_of(self, nodes: npt.NDArray[np.int64]) -> list[str]:
         """The ids of nodes."""
         starts, ends = self.id_offsets[nodes], self.id_offsets[nodes + 1]

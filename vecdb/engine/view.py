@@ -1,50 +1,39 @@
 """Views: what a search sees. A view is immutable and stands for one committed state.
 
 It holds the segments in place, a bitmap of dead nodes for each, and the fresh rows (those at or
-past sealed_to) in one buffer. ``view_keeper`` makes views.
+past sealed_to, ``fresh_rows``) in one buffer. ``view_keeper`` makes views.
 
-Fresh rows lie in an append-only buffer that successive views share: a newer view only knows a
-greater length of it. Row r is at position r - first_row, so rows need no table.
+What would take too much memory it does not hold: fresh rows that there was no room for, and large
+segments whose files are lost. Of those it knows the intervals, and a search reads them from the
+store (``streaming``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine import layout
+from vecdb.engine.fresh_rows import FreshRows, nodes_of
 from vecdb.engine.graph import Graph
-from vecdb.engine.segment import (
-    RowArrays,
-    Segment,
-)
+from vecdb.engine.segment import RowArrays, Segment
+from vecdb.engine.streaming import Unread
 
 __all__ = [
     "DEAD_FRACTION_MAX",
     "NOTHING_DEAD",
     "Area",
-    "FreshRows",
     "SegmentView",
     "View",
-    "aligned_rows",
     "is_clean",
 ]
 
 NOTHING_DEAD = np.zeros(0, np.uint8)
 DEAD_FRACTION_MAX = 0.2
 """A segment with more dead nodes than this is built anew."""
-
-_FRESH_ROWS_AT_FIRST = 1_024
-
-
-def aligned_rows(count: int, width: int) -> npt.NDArray[np.float32]:
-    """float32 (count, width), zeros, beginning on a cache line."""
-    buffer = np.zeros(count * width * 4 + 64, np.uint8)
-    start = -buffer.ctypes.data % 64
-    return buffer[start : start + count * width * 4].view(np.float32).reshape(count, width)
 
 
 @dataclass(frozen=True)
@@ -57,6 +46,8 @@ class SegmentView:
         dead: uint8 bitmap of dead nodes, bit i & 7 of byte i >> 3; empty if there are none.
         dead_count: bits set.
         segment: the mapped files, or None if it is lost and its rows were read from the store.
+        unread_count: live rows of a lost segment that is too large to be held: ``content`` has
+            none of its rows, and each search reads them.
     """
 
     number: int
@@ -67,6 +58,7 @@ class SegmentView:
     dead: npt.NDArray[np.uint8]
     dead_count: int
     segment: Segment | None
+    unread_count: int = 0
 
     @property
     def verified(self) -> bool:
@@ -76,13 +68,26 @@ class SegmentView:
 
     @property
     def live_count(self) -> int:
-        """Nodes that may be returned."""
-        return len(self.content.rows) - self.dead_count
+        """Rows that may be returned."""
+        return self.node_count - self.dead_count
+
+    @property
+    def node_count(self) -> int:
+        """Rows in it, dead ones included as far as they are known to be in it."""
+        return len(self.content.rows) + self.unread_count
+
+    @property
+    def private_bytes(self) -> int:
+        """Memory that it takes beside mapped files."""
+        return self.dead.nbytes + (self.content.nbytes if self.segment is None else 0)
 
     def with_deaths(self, rows: npt.NDArray[np.int64]) -> SegmentView:
-        """The same with more rows dead (ascending); those that are not in it are passed over."""
+        """The same with more rows dead (ascending), none of which was known of; those that are
+        not in it are passed over."""
         inside = rows[np.searchsorted(rows, self.first_row) : np.searchsorted(rows, self.end_row)]
-        nodes = _nodes_of(self.content.rows, inside)
+        if self.unread_count and len(inside):
+            return replace(self, unread_count=self.unread_count - len(inside))
+        nodes = nodes_of(self.content.rows, inside)
         if len(nodes) == 0:
             return self
         bits = self.dead.copy()
@@ -90,92 +95,7 @@ class SegmentView:
             bits = np.zeros((len(self.content.rows) + 7) // 8, np.uint8)
         newly = int(np.count_nonzero((bits[nodes >> 3] >> (nodes & 7).astype(np.uint8)) & 1 == 0))
         np.bitwise_or.at(bits, nodes >> 3, np.uint8(1) << (nodes & 7).astype(np.uint8))
-        return SegmentView(
-            self.number,
-            self.first_row,
-            self.end_row,
-            self.content,
-            self.graph,
-            bits,
-            self.dead_count + newly,
-            self.segment,
-        )
-
-
-def _nodes_of(own: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    if len(own) == 0 or len(rows) == 0:
-        return np.zeros(0, np.int64)
-    nodes = np.searchsorted(own, rows)
-    nodes[nodes == len(own)] = 0
-    inside: npt.NDArray[np.int64] = nodes[own[nodes] == rows]
-    # They ascend with the rows, unless the segment's own are damaged: then none is counted twice.
-    return inside[np.diff(inside, prepend=-1) > 0]
-
-
-@dataclass(frozen=True)
-class FreshRows:
-    """Rows from ``first_row`` on that are in no segment: the first ``count`` of a shared buffer.
-
-    buffer: float32 (capacity, width). dead: uint8 bitmap over capacity. dead_count: dead among
-    count.
-    """
-
-    first_row: int
-    buffer: npt.NDArray[np.float32]
-    count: int
-    dead: npt.NDArray[np.uint8]
-    dead_count: int
-
-    @property
-    def live_count(self) -> int:
-        """Rows that may be returned."""
-        return self.count - self.dead_count
-
-    @staticmethod
-    def empty(first_row: int, width: int) -> FreshRows:
-        """No rows yet."""
-        return FreshRows(
-            first_row,
-            aligned_rows(_FRESH_ROWS_AT_FIRST, width),
-            0,
-            np.zeros(_FRESH_ROWS_AT_FIRST // 8, np.uint8),
-            0,
-        )
-
-    def room_for(self, count: int) -> FreshRows:
-        """The same rows in a buffer that holds at least ``count``."""
-        capacity = len(self.buffer)
-        if count <= capacity:
-            return self
-        while capacity < count:
-            capacity *= 2
-        buffer = aligned_rows(capacity, self.buffer.shape[1])
-        buffer[: self.count] = self.buffer[: self.count]
-        dead = np.zeros(capacity // 8, np.uint8)
-        dead[: len(self.dead)] = self.dead
-        return FreshRows(self.first_row, buffer, self.count, dead, self.dead_count)
-
-    def from_row(self, first_row: int) -> FreshRows:
-        """Without the rows below ``first_row``, which have become part of a segment."""
-        skipped = min(first_row - self.first_row, self.count)
-        kept = FreshRows.empty(first_row, self.buffer.shape[1]).room_for(self.count - skipped)
-        count = self.count - skipped
-        kept.buffer[:count] = self.buffer[skipped : self.count]
-        bits = np.unpackbits(self.dead, count=self.count, bitorder="little")[skipped:]
-        packed = np.packbits(bits, bitorder="little")
-        kept.dead[: len(packed)] = packed
-        return FreshRows(first_row, kept.buffer, count, kept.dead, int(bits.sum()))
-
-    def with_deaths(self, rows: npt.NDArray[np.int64]) -> FreshRows:
-        """The same with more rows dead; those past the last one are passed over."""
-        positions = rows - self.first_row
-        positions = positions[positions < self.count]
-        if len(positions) == 0:
-            return self
-        dead = self.dead.copy()
-        np.bitwise_or.at(dead, positions >> 3, np.uint8(1) << (positions & 7).astype(np.uint8))
-        bits = np.unpackbits(dead, count=self.count, bitorder="little")
-        return FreshRows(self.first_row, self.buffer, self.count, dead, int(bits.sum()))
+        return replace(self, dead=bits, dead_count=self.dead_count + newly)
 
 
 @dataclass(frozen=True)
@@ -185,49 +105,92 @@ class Area:
     Attributes:
         vectors: float32 (at least count, width). dead: bitmap, empty if none is dead.
         live_count: rows that may be returned.
-        content: the segment's arrays, None for the fresh rows. graph: None to be scanned.
+        rows: int64 (at least count,), ascending row numbers.
+        content: the segment's arrays, None for rows of no segment. graph: None to be scanned.
     """
 
     vectors: npt.NDArray[np.float32]
     count: int
     dead: npt.NDArray[np.uint8]
     live_count: int
-    content: RowArrays | None
-    graph: Graph | None
+    rows: npt.NDArray[np.int64]
+    content: RowArrays | None = None
+    graph: Graph | None = None
 
 
 @dataclass(frozen=True)
 class View:
-    """One committed state of a collection; see the module docstring."""
+    """One committed state of a collection; see the module docstring.
+
+    Attributes:
+        rest: fresh rows that are not held; None if all that live are.
+    """
 
     state: layout.State
     counters: layout.Counters
     segments: tuple[SegmentView, ...]
     fresh: FreshRows
+    rest: Unread | None = None
 
     @cached_property
     def live_count(self) -> int:
         """Rows that a search can return."""
-        return sum(s.live_count for s in self.segments) + self.fresh.live_count
+        return sum(s.live_count for s in self.segments) + self.fresh_live_count
+
+    @property
+    def fresh_live_count(self) -> int:
+        """Those of them that are in no segment."""
+        return self.fresh.live_count + (self.rest.live_count if self.rest else 0)
 
     @property
     def verified(self) -> bool:
         """True if all segments are; it becomes true as they are compared."""
         return all(segment.verified for segment in self.segments)
 
+    @property
+    def private_bytes(self) -> int:
+        """Memory that it takes beside mapped files; successive views share most of it."""
+        return self.fresh.nbytes + sum(segment.private_bytes for segment in self.segments)
+
     @cached_property
     def areas(self) -> tuple[Area, ...]:
-        """What a search goes through: segments with live rows, then the fresh rows if any live."""
+        """What a search goes through: segments with live rows, then the fresh rows if any live.
+        Unless all rows are held, those of no segment are left out: they are searched together."""
         areas = [
-            Area(s.content.vectors, len(s.content.rows), s.dead, s.live_count, s.content, s.graph)
+            Area(
+                s.content.vectors,
+                len(s.content.rows),
+                s.dead,
+                s.live_count,
+                s.content.rows,
+                s.content,
+                s.graph,
+            )
             for s in self.segments
-            if s.live_count
+            if s.live_count and not s.unread_count
         ]
-        fresh = self.fresh
-        if fresh.live_count:
-            dead = fresh.dead if fresh.dead_count else NOTHING_DEAD
-            areas.append(Area(fresh.buffer, fresh.count, dead, fresh.live_count, None, None))
+        if self.fresh.live_count and self.holds_all:
+            areas.append(self.fresh_area)
         return tuple(areas)
+
+    @property
+    def fresh_area(self) -> Area:
+        """The fresh rows that are held."""
+        fresh = self.fresh
+        dead = fresh.dead if fresh.dead_count else NOTHING_DEAD
+        return Area(fresh.buffer, fresh.count, dead, fresh.live_count, fresh.rows)
+
+    @cached_property
+    def lost(self) -> tuple[Unread, ...]:
+        """Intervals of lost segments that are not held, ascending."""
+        return tuple(
+            Unread(s.first_row, s.end_row, s.unread_count) for s in self.segments if s.unread_count
+        )
+
+    @cached_property
+    def holds_all(self) -> bool:
+        """No search needs to read rows from the store."""
+        return self.rest is None and not self.lost
 
 
 def is_clean(segment: SegmentView, dead_fraction_max: float = DEAD_FRACTION_MAX) -> bool:

@@ -12,22 +12,25 @@ import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine import layout
-from vecdb.engine.compiled import load_kernels
 from vecdb.engine.files import os_errors_translated
+from vecdb.engine.fresh_rows import FreshRows
 from vecdb.engine.lookup import read_dead, read_died_since
 from vecdb.engine.pins import pinned
 from vecdb.engine.publication import in_place, mark_lost
-from vecdb.engine.sealing import load_rows
-from vecdb.engine.segment import Segment, SegmentDamagedError, padded_width
+from vecdb.engine.sealing import load_rows, row_bytes
+from vecdb.engine.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 from vecdb.engine.store import Store
+from vecdb.engine.streaming import OvertakenError, Unread, check_not_overtaken, count_live
 from vecdb.engine.verifying import VerifiedSegments, Verifier
-from vecdb.engine.view import NOTHING_DEAD, FreshRows, SegmentView, View, is_clean
+from vecdb.engine.view import NOTHING_DEAD, SegmentView, View, is_clean
+from vecdb.engine.view_budget import KeepsViews, ViewBudget
 from vecdb.errors import (
     DataLossError,
     OutcomeUnknownError,
@@ -43,6 +46,7 @@ _OVERTAKEN_MAX = 2
 """Times that purging may overtake the making of a view before a pin holds it up."""
 
 _BATCHES_AT_ONCE = 1_000
+_ANY_NUMBER = 2**62
 _SLICE_ROWS, _SLICE_BYTES = 100_000, 32 * 1024**2
 """Batches of the log and fresh rows that one transaction reads at most."""
 
@@ -53,10 +57,6 @@ class _SegmentGoneError(Exception):
     def __init__(self, number: int, generation: int) -> None:
         super().__init__(number, generation)
         self.number, self.generation = number, generation
-
-
-class _OvertakenError(Exception):
-    """Rows that died after the state of a view were purged before they were read."""
 
 
 class ViewKeeper:
@@ -71,6 +71,8 @@ class ViewKeeper:
         with_fresh: bool = True,
         on_work: Callable[[], None] | None = None,
         verifier: Verifier | None = None,
+        held_bytes_max: int | None = None,
+        budget: ViewBudget | None = None,
     ) -> None:
         """Make no view yet.
 
@@ -79,6 +81,9 @@ class ViewKeeper:
             on_work: called when a new view shows work for the indexer; must return at once.
             verifier: compares segments with their checksums once they were opened; without it they
                 stay unverified until ``Segment.verify`` is called.
+            held_bytes_max: fresh rows, and rows of lost segments, are held in memory up to so many
+                bytes each; a search reads the others from the store. None: all are held.
+            budget: told how large each view is, to have others forgotten.
         """
         self._store = store
         self._on_work = on_work
@@ -91,6 +96,12 @@ class ViewKeeper:
         self._width = padded_width(store.config.dim)
         self._slice_rows = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * store.config.dim)))
         self._unit = store.config.metric is Metric.COSINE
+        self._held_bytes_max = held_bytes_max
+        self._fresh_rows_max = _ANY_NUMBER
+        if held_bytes_max is not None:
+            self._fresh_rows_max = max(1, int(held_bytes_max / FreshRows.row_bytes(self._width)))
+        self._budget = budget
+        self.used_at = 0.0
         # The newest view, and a commit whose state it covers, numbered by the transaction that read
         # the state: ``last_commit`` may already name one that readers do not see yet.
         self._known: tuple[int, View | None] = (-1, None)
@@ -98,6 +109,7 @@ class ViewKeeper:
 
     def view(self) -> View:
         """A view of the state that is committed now, or of a newer one."""
+        self.used_at = monotonic()
         known_commit, view = self._known
         if view is not None and self._store.environment.last_commit() == known_commit:
             return view
@@ -110,17 +122,37 @@ class ViewKeeper:
                     self._known = (commit, view)
                 self._making.release()
             return view
+        excess: list[KeepsViews] = []
         with self._making:
             _, view = self._known
             if view is None or not _covers(view.state, state):
                 view = self._next(view)
                 self._known = (commit, view)
-            return view
+                if self._budget is not None:
+                    excess = self._budget.note(self, view.private_bytes)
+        for keeper in excess:
+            keeper.let_go()
+        return view
 
     def forget(self) -> None:
         """Let the kept view go, as when the collection is closed."""
         with self._making:
-            self._known = (-1, None)
+            self._forget()
+
+    def let_go(self) -> bool:
+        """As ``forget``, but without waiting: False if a view is just being made."""
+        if not self._making.acquire(blocking=False):
+            return False
+        try:
+            self._forget()
+        finally:
+            self._making.release()
+        return True
+
+    def _forget(self) -> None:
+        self._known = (-1, None)
+        if self._budget is not None:
+            self._budget.note(self, 0)
 
     def verify(self, check: Callable[[], None]) -> bool:
         """Compare the segments of the newest view now that were not compared yet; True if there is
@@ -158,7 +190,7 @@ class ViewKeeper:
                 if self._store.current_state().generation == gone.generation:
                     self._give_up(gone)
                 continue
-            except _OvertakenError:
+            except OvertakenError:
                 overtaken += 1
                 continue
             self._tell_of_work(view)
@@ -192,10 +224,10 @@ class ViewKeeper:
             if state.generation != last.state.generation:
                 return None
             counters = self._store.read_counters(transaction)
-            added = counters.next_row - last.fresh.first_row - last.fresh.count
-            if state.seq - last.state.seq > _BATCHES_AT_ONCE or (
-                self._with_fresh and added > self._slice_rows
-            ):
+            added = counters.next_row - last.fresh.end_row
+            if not (self._with_fresh and last.fresh.has_room):
+                added = 0
+            if state.seq - last.state.seq > _BATCHES_AT_ONCE or added > self._slice_rows:
                 return None  # Too much for one transaction.
             try:
                 entries = self._store.rows.read_log(transaction, last.state.seq, state.seq)
@@ -203,13 +235,33 @@ class ViewKeeper:
                 return None  # The log only saves work: everything follows from ``dead`` too.
             if entries is None:
                 return None
-            fresh = self._filled(transaction, last.fresh, counters.next_row)
+            fresh = last.fresh
+            if added:
+                dead = self._store.rows.read_dead(
+                    transaction, fresh.end_row, counters.next_row, state.seq
+                )
+                fresh = self._filled(transaction, fresh, counters.next_row, dead)
         died = _deaths(entries)
-        if len(died) == 0:
-            return View(state, counters, last.segments, fresh)
-        segments = tuple(s.with_deaths(died) for s in last.segments)
-        fresh = fresh.with_deaths(died[np.searchsorted(died, fresh.first_row) :])
-        return View(state, counters, segments, fresh)
+        segments = last.segments
+        if len(died):
+            segments = tuple(s.with_deaths(died) for s in segments)
+            fresh = fresh.with_deaths(died[np.searchsorted(died, fresh.first_row) :])
+        return self._view(state, counters, segments, fresh)
+
+    def _view(
+        self,
+        state: layout.State,
+        counters: layout.Counters,
+        segments: tuple[SegmentView, ...],
+        fresh: FreshRows,
+    ) -> View:
+        """A view with what is not held; how many rows of that live is what the others leave."""
+        rest = None
+        if self._with_fresh and fresh.end_row < counters.next_row:
+            held = fresh.live_count + sum(segment.live_count for segment in segments)
+            if counters.live_count > held:
+                rest = Unread(fresh.end_row, counters.next_row, counters.live_count - held)
+        return View(state, counters, segments, fresh, rest)
 
     def _built(self, last: View | None) -> View:
         """A view from the store; what the last one has in common with it is used again.
@@ -229,7 +281,7 @@ class ViewKeeper:
         if last is not None and last.fresh.first_row <= counters.sealed_to:
             died = read_died_since(self._store, last.state.seq, state.seq)
         if last is None or died is None:
-            fresh = FreshRows.empty(counters.sealed_to, self._width)
+            fresh = FreshRows.empty(counters.sealed_to, self._width, self._fresh_rows_max)
         else:
             lost = {n for n, e in placed if e["state"] == "lost" or n in self._unreadable}
             known = {
@@ -240,18 +292,19 @@ class ViewKeeper:
             fresh = last.fresh.from_row(counters.sealed_to)
             fresh = fresh.with_deaths(died[np.searchsorted(died, counters.sealed_to) :])
         segments = []
+        held_bytes = sum(s.private_bytes for s in known.values() if s.segment is None)
         # From the right: there segments are small and soon replaced by others.
         for number, entry in reversed(placed):
             segment = known.get(number)
             if segment is None:
                 dead = self._dead_of(number, entry, state)
-                segment = self._opened(number, entry, state).with_deaths(dead)
+                segment = self._opened(number, entry, state, dead, held_bytes)
+                held_bytes += segment.private_bytes if segment.segment is None else 0
             segments.append(segment)
         fresh = self._filled_in_slices(fresh, counters.next_row, state.seq)
         with self._store.environment.read() as transaction:
-            if self._store.purged_to(transaction) > state.seq:
-                raise _OvertakenError
-        return View(state, counters, tuple(reversed(segments)), fresh)
+            check_not_overtaken(self._store, transaction, state.seq)
+        return self._view(state, counters, tuple(reversed(segments)), fresh)
 
     def _dead_of(
         self, number: int, entry: dict[str, Any], state: layout.State
@@ -266,23 +319,36 @@ class ViewKeeper:
         return read_dead(self._store, entry["first_row"], entry["end_row"], state.seq, check)
 
     def _filled_in_slices(self, fresh: FreshRows, next_row: int, seq: int) -> FreshRows:
-        """With the rows up to ``next_row`` and those of their deaths that were by ``seq``."""
-        if not self._with_fresh:
-            return fresh
-        fresh = fresh.room_for(next_row - fresh.first_row)
-        deaths = [np.zeros(0, np.int64)]
-        while (begin := fresh.first_row + fresh.count) < next_row:
-            end = min(next_row, begin + self._slice_rows)
+        """With the rows up to ``next_row`` that were live at ``seq``, or as many as there is room
+        for."""
+        while self._with_fresh and fresh.end_row < next_row and fresh.has_room:
+            begin, end = fresh.end_row, min(next_row, fresh.end_row + self._slice_rows)
             with self._store.environment.read() as transaction:
-                deaths.append(self._store.rows.read_dead(transaction, begin, end, seq))
-                fresh = self._filled(transaction, fresh, end)
-        return fresh.with_deaths(np.concatenate(deaths))
+                dead = self._store.rows.read_dead(transaction, begin, end, seq)
+                fresh = self._filled(transaction, fresh, end, dead)
+        return fresh
 
-    def _opened(self, number: int, entry: dict[str, Any], state: layout.State) -> SegmentView:
+    def _opened(
+        self,
+        number: int,
+        entry: dict[str, Any],
+        state: layout.State,
+        dead: npt.NDArray[np.int64],
+        held_bytes: int,
+    ) -> SegmentView:
+        """A segment in place with its deaths; a lost one's rows from the store, if they are not too
+        many beside ``held_bytes`` of others."""
         first, end = entry["first_row"], entry["end_row"]
         if entry["state"] == "lost" or number in self._unreadable:
-            content = load_rows(self._store, first, end, state.seq)
-            return SegmentView(number, first, end, content, None, NOTHING_DEAD, 0, None)
+            content, unread_count = RowArrays.joined([], self._width), 0
+            wanted = held_bytes + entry["count"] * row_bytes(self._store)
+            if self._held_bytes_max is None or wanted <= self._held_bytes_max:
+                content = load_rows(self._store, first, end, state.seq)
+            else:
+                unread_count = count_live(self._store, first, end, dead)
+            return SegmentView(
+                number, first, end, content, None, NOTHING_DEAD, 0, None, unread_count
+            )
         folder = self._segments_folder / str(number)
         try:
             with os_errors_translated(str(folder)):
@@ -290,49 +356,25 @@ class ViewKeeper:
         except (FileNotFoundError, NotADirectoryError, SegmentDamagedError) as error:
             raise _SegmentGoneError(number, state.generation) from error
         self._verified.opened(segment)
-        return SegmentView(
+        opened = SegmentView(
             number, first, end, segment.content, segment.graph, NOTHING_DEAD, 0, segment
         )
+        return opened.with_deaths(dead)
 
-    def _filled(self, transaction: Any, fresh: FreshRows, next_row: int) -> FreshRows:
-        """With the rows up to ``next_row``, read from the store."""
-        known_to = fresh.first_row + fresh.count
-        if next_row <= known_to or not self._with_fresh:
-            return fresh
-        grown = fresh.room_for(next_row - fresh.first_row)
-        present = np.zeros(next_row - known_to, bool)
-        for rows, vectors in self._store.rows.iterate_blocks(transaction, known_to, next_row):
-            raw = np.ascontiguousarray(vectors)
-            if not raw.flags.aligned or raw is vectors:
-                raw = raw.copy()
-            start = int(rows[0]) - fresh.first_row
-            self._prepare(raw, rows, grown, start)
-            present[rows - known_to] = True
-        grown = FreshRows(
-            grown.first_row,
-            grown.buffer,
-            next_row - fresh.first_row,
-            grown.dead,
-            grown.dead_count,
-        )
-        missing = np.flatnonzero(~present) + known_to
-        return grown.with_deaths(missing)
-
-    def _prepare(
-        self,
-        raw: npt.NDArray[np.float32],
-        rows: npt.NDArray[np.int64],
-        fresh: FreshRows,
-        start: int,
-    ) -> None:
-        """Rows in the kernels' form into the buffer; a block's rows may have gaps."""
-        prepare_rows = load_kernels().prepare_rows
-        if int(rows[-1]) - int(rows[0]) + 1 == len(rows):
-            prepare_rows(raw, fresh.buffer[start : start + len(raw)], self._unit)
-            return
-        prepared = np.zeros((len(raw), self._width), np.float32)
-        prepare_rows(raw, prepared, self._unit)
-        fresh.buffer[rows - fresh.first_row] = prepared
+    def _filled(
+        self, transaction: Any, fresh: FreshRows, end_row: int, dead: npt.NDArray[np.int64]
+    ) -> FreshRows:
+        """With the rows up to ``end_row`` but for dead ones, or as many as there is room for."""
+        blocks = self._store.rows.iterate_blocks(transaction, fresh.end_row, end_row)
+        for rows, vectors in blocks:
+            first, last = np.searchsorted(dead, [rows[0], rows[-1] + 1])
+            if last > first:
+                alive = ~np.isin(rows, dead[first:last], assume_unique=True)
+                rows, vectors = rows[alive], vectors[alive]
+            fresh = fresh.appended(rows, vectors, self._unit)
+            if len(rows) and fresh.end_row <= rows[-1]:
+                return fresh
+        return fresh.known_to(end_row)
 
 
 def _deaths(entries: list[layout.LogEntry]) -> npt.NDArray[np.int64]:
