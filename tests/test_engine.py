@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import vecdb
 from tests.checking import checked
 from tests.model import Model, index_now, indexer_of, seal_now
 from vecdb.engine import layout, publication, writer
+from vecdb.engine import segment as segment_module
 from vecdb.engine.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 
 RNG = np.random.default_rng(3)
@@ -159,6 +161,38 @@ def test_a_damaged_segment_is_noticed(database: Any, file: str, damage: str) -> 
     path.write_bytes(changed)
     with pytest.raises(SegmentDamagedError):
         Segment(folder, number, docs._opened.id, entries_of(docs)[number]).verify()
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<i4", "<i8", "|u1"])
+@pytest.mark.parametrize("shape", [(0,), (7,), (0, 16), (123_456, 48), (2, 3, 4)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_headers_of_npy_files_are_read_as_numpy_wrote_them(
+    tmp_path: Path, dtype: str, shape: tuple[int, ...], order: Any
+) -> None:
+    np.save(tmp_path / "a.npy", np.empty(shape, dtype, order))
+    with open(tmp_path / "a.npy", "rb") as file:
+        np.lib.format.read_magic(file)
+        expected = np.lib.format.read_array_header_1_0(file)
+        at = file.tell()
+    with open(tmp_path / "a.npy", "rb") as file:
+        assert segment_module._read_header(file) == (*expected, at)
+
+
+def test_a_segment_is_opened_while_python_can_not_parse(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CPython's parser may fail in a thread for what another one does: no segment is lost by it."""
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise SystemError("AST constructor recursion depth mismatch")
+
+    docs = database.create_collection("docs", 8)
+    docs.upsert(names(100), rows(100))
+    monkeypatch.setattr(ast, "parse", fail)
+    seal_now(docs)
+    index_now(docs)
+    assert [entry["state"] for entry in entries_of(docs).values()] == ["published"]
+    assert len(docs.search(rows(1)[0], k=100).ids) == 100
 
 
 def test_a_foreign_segment_is_refused(database: Any) -> None:

@@ -26,6 +26,7 @@ and what cannot be right (an id that is no text, a row of nowhere) is a SegmentD
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
@@ -277,23 +278,34 @@ class Segment:
         self.verified = True
 
 
+_NPY_HEADER: Final = re.compile(
+    rb"\{'descr': '([<>|][a-z][0-9]+)', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:[0-9]+, ?)*[0-9]*)\), \} *\n"
+)
+"""The header of a .npy file of version 1.0 as NumPy writes it."""
+
+
 def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Shape, whether in Fortran's order, dtype, and where the data of a .npy file begin.
 
     Raises:
         SegmentDamagedError: it can't be read.
     """
+    # NumPy's own reader has Python parse the header, which may fail in one thread for what another
+    # one is parsing: a sound segment would be taken for a damaged one.
     try:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
             raise ValueError(f"version {version}")
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    except OSError:
-        raise
-    except Exception as error:
-        # NumPy evaluates the header as a literal of Python, which fails in many ways.
+        header = file.read(int.from_bytes(file.read(2), "little"))
+        found = _NPY_HEADER.fullmatch(header)
+        if found is None:
+            raise ValueError(f"{header[:80]!r}")
+        shape = tuple(int(size) for size in found[3].split(b",") if size.strip())
+        dtype = np.dtype(found[1].decode())
+    except (ValueError, TypeError) as error:
         raise SegmentDamagedError(f"{file.name}: bad header ({error})", "SEGMENT") from error
-    return shape, bool(fortran_order), dtype, file.tell()
+    return shape, found[2] == b"True", dtype, file.tell()
 
 
 def write_segment(
