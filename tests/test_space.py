@@ -14,9 +14,9 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, recall, seal_now
-from vecdb.engine import folder_use, layout, search
+from vecdb.engine import folder_use, layout, sealing, search
 from vecdb.engine.compaction import folder_bytes
-from vecdb.engine.publication import GRAPH_LOCK, SEAL_LOCK, claim, discard_claims
+from vecdb.engine.publication import GRAPH_LOCK, SEAL_LOCK, claim, discard_claims, widen
 from vecdb.engine.purging import GRACE_S, PurgePass, purge_all
 from vecdb.engine.trimming import trim_dead
 from vecdb.engine.view_keeper import ViewKeeper
@@ -42,7 +42,8 @@ def held(docs: Any) -> set[int]:
     """Rows whose vectors are in the store."""
     store = docs._opened.store
     with store.environment.read() as transaction:
-        return set(store.rows.held(transaction, 0, 1 << 62).tolist())
+        every = np.arange(store.read_counters(transaction).next_row)
+        return {int(r) for _, _, own in store.rows.blocks_holding(transaction, every) for r in own}
 
 
 def check(docs: Any, model: Model) -> None:
@@ -215,6 +216,133 @@ def test_a_pass_that_is_cut_short_is_made_again(tmp_path: Path) -> None:
         assert purge_all(store, grace_s=0.0) == 2_000  # Once more, with no other effect.
         assert entries(docs, b"records") == 7_000 and entries(docs, b"log") == 0
         check(docs, model)
+
+
+def test_no_row_outlives_its_death(tmp_path: Path) -> None:
+    """A pass is left after its first step; the blocks that this touched held rows of later ones."""
+    model = Model(DIM, "cosine")
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        for start in range(0, 50_000, 10_000):
+            part, vectors = names(10_000, start), rows(10_000, start)
+            docs.upsert(part, vectors)
+            model.upsert(part, vectors, None)
+        for start in (8_000, 14_000):
+            docs.delete(names(6_000, start))
+            model.delete(names(6_000, start))
+        purge = PurgePass.begin(docs._opened.store, rows_max=10**6, grace_s=0.0)
+        assert purge is not None
+        for _ in range(2):
+            purge.step()
+            assert sorted(n for page in docs.scroll(10_000) for n in page.ids) == sorted(model.rows)
+    assert vecdb.check(tmp_path).content
+    vecdb.compact(tmp_path)
+    assert vecdb.check(tmp_path).content
+    with vecdb.open(tmp_path, indexer=False) as database:
+        assert database.collection("docs").count() == len(model.rows)
+
+
+def test_a_pass_that_ends_says_nothing_of_another(database: Any) -> None:
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(names(300), rows(300))
+    docs.delete(names(10))
+    store = docs._opened.store
+    first = PurgePass.begin(store, rows_max=10**6, grace_s=0.0)
+    docs.delete(names(10, 10))
+    second = PurgePass.begin(store, rows_max=10**6, grace_s=0.0)
+    assert first is not None and second is not None
+    second.step()
+    while not first.done:
+        first.step()
+    with store.environment.read() as transaction:
+        assert store.purged_to(transaction) == 3  # The second one is still at work up to there.
+    while not second.done:
+        second.step()
+    with store.environment.read() as transaction:
+        assert store.purged_to(transaction) == 3
+
+
+def test_writers_do_not_wait_for_what_a_scroll_has_held(database: Any) -> None:
+    """Much garbage at once is purged beside the writes, not before them."""
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    other = database.create_collection("other", DIM)
+    replaced(docs, model, 2_000, 0)
+    with docs.scroll(10) as scroll:
+        next(scroll)
+        for seed in range(1, 25):
+            replaced(docs, model, 2_000, seed)
+        assert entries(docs, b"records") == 50_000
+    docs.upsert(["one more"], rows(1))
+    model.upsert(["one more"], rows(1), None)
+    other.upsert(["at once"], rows(1))
+    assert entries(docs, b"records") > 10_000
+    ends = time.monotonic() + 60
+    while entries(docs, b"records") > 2 * 2_000:
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    check(docs, model)
+
+
+def test_a_segment_is_not_made_of_what_was_replaced_meanwhile(database: Any) -> None:
+    """The deaths of its rows may be gone: a claim names the segments that it was planned for."""
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(names(100), rows(100))
+    seal_now(docs)
+    opened = docs._opened
+    (planned,) = opened.views.view().segments
+    docs.delete(names(90))
+    opened.trim()  # A new flat segment in its place.
+    assert [s.number for s in opened.views.view().segments] != [planned.number]
+    purge_all(opened.store, grace_s=0.0)
+    opened.trim()
+    for lock in (SEAL_LOCK, GRAPH_LOCK):
+        assert claim(opened.store, lock, 0, 100, replacing=[planned.number]) is None
+    docs.upsert(names(100, 200), rows(100))
+    seal_now(docs)
+    first, second = opened.views.view().segments
+    taken = claim(opened.store, GRAPH_LOCK, 0, 100, replacing=[first.number])
+    assert taken is not None
+    assert widen(opened.store, taken, 200, replacing=[planned.number]) is None
+    assert widen(opened.store, taken, 200, replacing=[second.number], lost_seq=0) is None
+    assert widen(opened.store, taken, 200, replacing=[second.number]) is not None
+
+
+def test_rows_that_are_purged_while_they_are_sealed_are_left_out(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They died after the claim: their vectors are still there, their records are not."""
+    docs, model = database.create_collection("docs", 64), Model(64, "cosine")
+    docs.upsert(names(1_000), rows(1_000, dim=64))
+    model.upsert(names(1_000), rows(1_000, dim=64), None)
+    real = sealing.load_rows
+
+    def late(*arguments: Any) -> Any:
+        docs.delete(names(5, 20))
+        model.delete(names(5, 20))
+        purge_all(docs._opened.store, grace_s=0.0)
+        return real(*arguments)
+
+    monkeypatch.setattr(sealing, "load_rows", late)
+    seal_now(docs)
+    (segment,) = docs._opened.views.view().segments
+    assert len(segment.content.rows) == len(segment.content.id_offsets) - 1 == 995
+    for query in rows(3, 7, dim=64):
+        model.check_hits(docs.search(query, k=30), query, 30, exact=True)
+    monkeypatch.setattr(sealing, "load_rows", real)
+    key = layout.record_key(500, 1)
+    environment = docs._opened.store.environment
+    environment.transact(lambda t: t.delete(key, db=environment.database(b"records")))
+    with pytest.raises(vecdb.DataLossError):
+        sealing.load_rows(docs._opened.store, 0, 1_000, 2)
+
+
+def test_a_damaged_pin_holds_nothing_up(database: Any) -> None:
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(names(300), rows(300))
+    docs.delete(names(10))
+    environment = docs._opened.store.environment
+    environment.transact(lambda t: t.put(b"p" * 16, b"bad", db=environment.database(b"pins")))
+    assert purge_all(docs._opened.store, grace_s=0.0) == 10
 
 
 def test_a_damaged_log_entry_holds_nothing_up(database: Any) -> None:

@@ -32,9 +32,11 @@ from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock, fsync_folder, os_errors_translated
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.indexing import CollectionIndexer
+from vecdb.engine.lookup import read_dead
 from vecdb.engine.options import Options
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
+from vecdb.engine.rows import to_last_version
 from vecdb.engine.sealing import row_bytes, seal
 from vecdb.engine.segment import Segment
 from vecdb.engine.store import Store
@@ -45,7 +47,7 @@ __all__ = ["compact"]
 
 _DRAFT_NAME: Final = "store.compact"
 _DEAD_FRACTION_MAX: Final = 0.01
-_SLICE_ROWS: Final = 20_000
+_SLICE_ROWS, _SLICE_BYTES = 20_000, 32 * 1024**2
 
 Block = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 
@@ -147,15 +149,14 @@ def _copy(store: Store, target: Environment, segments: Path, collection_id: str)
     with source.read() as transaction:
         counters = store.read_counters(transaction)
         placed = dict(in_place(store.read_segments(transaction)))
-        dead = store.rows.read_dead(
-            transaction, 0, counters.next_row, store.read_state(transaction).seq
-        )
+        seq = store.read_state(transaction).seq
+    dead = read_dead(store, 0, counters.next_row, seq)
     held = np.zeros(0, np.int64)
     for number, entry in placed.items():
         if entry["state"] == "published":
             mapped = Segment(segments / str(number), number, collection_id, entry)
             held = np.union1d(held, mapped.content.rows)
-    counters.metadata_count = _copy_records(store, target, dead, counters.next_row)
+    counters.metadata_count = _copy_records(store, target, dead)
     _copy_blocks(store, target, dead, counters.next_row)
     _copy_values(source, target, b"ids")
     _copy_values(source, target, b"requests")
@@ -204,7 +205,7 @@ def _copy_values(source: Environment, target: Environment, name: bytes) -> None:
             else:
                 found = cursor.set_range(last) and (cursor.key() != last or cursor.next())
             items: list[tuple[bytes, bytes]] = []
-            while found and len(items) < _SLICE_ROWS:
+            while found and len(items) < _SLICE_ROWS:  # An id and its row, or a request: small.
                 layout.open_value(cursor.key(), cursor.value(), name.decode())
                 items.append((bytes(cursor.key()), bytes(cursor.value())))
                 found = cursor.next()
@@ -222,26 +223,38 @@ def _append(target: Environment, name: bytes, items: list[tuple[bytes, bytes]]) 
     target.transact(write)
 
 
-def _copy_records(
-    store: Store, target: Environment, dead: npt.NDArray[np.int64], next_row: int
-) -> int:
+def _copy_records(store: Store, target: Environment, dead: npt.NDArray[np.int64]) -> int:
     """The last version of each live row's record; returns how many have metadata."""
-    records, with_metadata = store.environment.database(b"records"), 0
-    for start in range(0, next_row, _SLICE_ROWS):
-        end_key = layout.row_key(min(next_row, start + _SLICE_ROWS))
-        last: dict[int, tuple[bytes, bytes]] = {}
-        with store.environment.read() as reading, reading.cursor(records) as cursor:
-            found = cursor.set_range(layout.record_key(start, 0))
-            while found and bytes(cursor.key())[:8] < end_key:
-                key, value = bytes(cursor.key()), bytes(cursor.value())
-                last[layout.unpack_record_key(key)[0]] = (key, value)
-                found = cursor.next()
-        alive = ~np.isin(np.array(list(last), np.int64), dead, assume_unique=True)
-        kept = [item for item, lives in zip(last.values(), alive, strict=True) if lives]
-        with_metadata += sum(bool(layout.unpack_record(k, v)[1]) for k, v in kept)
+    with_metadata, next_row = 0, 0
+    while True:
+        with store.environment.read() as reading:
+            kept, next_row = _some_records(store, reading, next_row, dead)
+        with_metadata += sum(bool(layout.unpack_record(key, value)[1]) for key, value in kept)
         if kept:
             _append(target, b"records", kept)
-    return with_metadata
+        if next_row < 0:
+            return with_metadata
+
+
+def _some_records(
+    store: Store, reading: Any, first_row: int, dead: npt.NDArray[np.int64]
+) -> tuple[list[tuple[bytes, bytes]], int]:
+    """Records from a row on, of at most 32 MB, and the row to go on at; -1 at the end."""
+    kept: list[tuple[bytes, bytes]] = []
+    size = 0
+    with reading.cursor(store.environment.database(b"records")) as cursor:
+        found = cursor.set_range(layout.record_key(first_row, 0))
+        while found:
+            row = layout.unpack_record_key(cursor.key())[0]
+            if size > _SLICE_BYTES or len(kept) >= _SLICE_ROWS:
+                return kept, row
+            to_last_version(cursor, row)
+            at = int(np.searchsorted(dead, row))
+            if at == len(dead) or dead[at] != row:
+                kept.append((bytes(cursor.key()), bytes(cursor.value())))
+                size += len(kept[-1][1])
+            found = cursor.next()
+    return kept, -1
 
 
 def _copy_blocks(
@@ -253,7 +266,7 @@ def _copy_blocks(
         key = layout.row_key(int(rows[0]))
         consecutive = int(rows[-1]) - int(rows[0]) + 1 == len(rows)
         waiting.append((key, layout.pack_block(key, vectors, None if consecutive else rows)))
-        if len(waiting) * layout.BLOCK_BYTES_MAX > 32 * 1024**2:
+        if len(waiting) * layout.BLOCK_BYTES_MAX > _SLICE_BYTES:
             _append(target, b"blocks", waiting)
             waiting = []
     if waiting:
@@ -261,8 +274,9 @@ def _copy_blocks(
 
 
 def _alive(store: Store, dead: npt.NDArray[np.int64], next_row: int) -> Iterator[Block]:
-    for start in range(0, next_row, _SLICE_ROWS):
-        end = min(next_row, start + _SLICE_ROWS)
+    step = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * store.config.dim)))
+    for start in range(0, next_row, step):
+        end = min(next_row, start + step)
         parts: list[Block] = []
         with store.environment.read() as reading:
             for rows, vectors in store.rows.iterate_blocks(reading, start, end):

@@ -396,7 +396,8 @@ class Database:
     def _committed(self, opened: OpenCollection) -> None:
         """After a commit, in the writer's thread: who writes pays for the space that it takes."""
         self._look_for_work(opened)
-        opened.relieve()
+        if opened.relieve():
+            self._upkeep.purge_now(opened.id)
 
     def _look_for_work(self, opened: OpenCollection) -> None:
         work = opened.work(self.options.seal_bytes)

@@ -59,6 +59,8 @@ class FolderUse:
     def close(self) -> None:
         """Let it go. Closing twice is fine."""
         if self._descriptor >= 0:
+            # Said aloud, as a child that was forked meanwhile holds the same lock by its copy.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 

@@ -167,7 +167,15 @@ class CollectionIndexer:
             if group is None:
                 return view, [], None
             first, end = group[0].first_row, group[-1].end_row
-            return view, group, claim(self._store, GRAPH_LOCK, first, end)
+            taken = claim(
+                self._store,
+                GRAPH_LOCK,
+                first,
+                end,
+                replacing=[s.number for s in group],
+                lost_seq=_lost_seq(group, view),
+            )
+            return view, group, taken
 
     def _intact(self, group: list[SegmentView], view: View) -> bool:
         """Compare the checksums of what is about to be built from.
@@ -197,11 +205,20 @@ class CollectionIndexer:
             if self._should_stop():
                 break
             more = self._sealed_to_the_right(taken, growing)
-            wider = None if more is None else widen(self._store, taken, more.end_row)
-            if more is None or wider is None:
+            if more is None:
+                break
+            segment, view = more
+            wider = widen(
+                self._store,
+                taken,
+                segment.end_row,
+                replacing=[segment.number],
+                lost_seq=_lost_seq([segment], view),
+            )
+            if wider is None:
                 break
             taken = wider
-            growing.add(self._live_part(more), self._progressed)
+            growing.add(self._live_part(segment), self._progressed)
         self._publish(taken, growing)
         took_s = round(time.monotonic() - began, 2)
         self._report({"event": "built", "rows": growing.rows, "seconds": took_s})
@@ -254,8 +271,11 @@ class CollectionIndexer:
             dead = self._store.rows.read_dead(transaction, segment.first_row, segment.end_row, seq)
         return segment.content.without(dead)
 
-    def _sealed_to_the_right(self, taken: Claim, growing: _Growing) -> SegmentView | None:
-        """A flat segment that was sealed meanwhile just behind the claim and still fits."""
+    def _sealed_to_the_right(
+        self, taken: Claim, growing: _Growing
+    ) -> tuple[SegmentView, View] | None:
+        """A flat segment that was sealed meanwhile just behind the claim and still fits, and the
+        view that shows it."""
         unpublished = growing.rows - growing.published_rows
         if unpublished >= max(growing.published_rows, FIRST_PUBLICATION_ROWS):
             return None
@@ -263,7 +283,7 @@ class CollectionIndexer:
         for segment in view.segments:
             if segment.first_row == taken.end_row and segment.graph is None:
                 fits = growing.rows + segment.live_count <= self._rows_max
-                return segment if fits and self._intact([segment], view) else None
+                return (segment, view) if fits and self._intact([segment], view) else None
         return None
 
     def _publish(self, taken: Claim, growing: _Growing) -> None:
@@ -286,3 +306,8 @@ class CollectionIndexer:
             self._kept = growing
             failpoint("graph.published")
         sweep(self._store, self._segments)
+
+
+def _lost_seq(group: list[SegmentView], view: View) -> int | None:
+    """The seq of lost segments' rows, which were read from the store; None without any."""
+    return view.state.seq if any(segment.segment is None for segment in group) else None

@@ -112,9 +112,10 @@ class OpenCollection:
         """Let go what has been dead for a while."""
         self._purger.purge_old()
 
-    def relieve(self) -> None:
-        """Let go of some of what has died, if that is too much."""
-        self._purger.relieve(self.garbage, self._live_count)
+    def relieve(self) -> bool:
+        """Let go of some of what has died, if that is too much; True if ``purge_old`` should go
+        on."""
+        return self._purger.relieve(self.garbage, self._live_count)
 
     def trim(self) -> None:
         """Remove dead rows from flat segments that hardly hold others, and deaths that nobody

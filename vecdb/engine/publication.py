@@ -9,6 +9,7 @@ own intervals of rows that partition [0, sealed_to).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,29 @@ def in_place(entries: dict[int, dict[str, Any]]) -> list[tuple[int, dict[str, An
     return sorted(chosen, key=lambda item: item[1]["first_row"])
 
 
-def claim(store: Store, lock: str, first_row: int, end_row: int) -> Claim | None:
-    """Take a number for an interval; None if work under the other lock has claimed some of it."""
+def claim(
+    store: Store,
+    lock: str,
+    first_row: int,
+    end_row: int,
+    *,
+    replacing: Sequence[int] | None = None,
+    lost_seq: int | None = None,
+) -> Claim | None:
+    """Take a number for an interval; None if work under the other lock has claimed some of it.
+
+    Args:
+        replacing: numbers of the segments whose content will be used: None is returned if others
+            are in place by now, as deaths of rows in these may have been removed then.
+        lost_seq: some of them are lost, and were read from the store at this seq: None is returned
+            if rows that have died since were purged, for the same reason.
+    """
 
     def write(transaction: Any) -> Claim | None:
         store.check_not_dropped(transaction)
         if _claimed_by_another(store, transaction, lock, first_row, end_row):
+            return None
+        if _has_changed(store, transaction, (first_row, end_row), replacing, lost_seq):
             return None
         counters = store.read_counters(transaction)
         taken = Claim(counters.next_segment, first_row, end_row, store.read_state(transaction).seq)
@@ -87,11 +105,21 @@ def claimed_intervals(store: Store, transaction: Any) -> list[tuple[int, int, in
     ]
 
 
-def widen(store: Store, old: Claim, end_row: int) -> Claim | None:
-    """Let a claim of the graph lock reach further to the right; None if that is claimed already."""
+def widen(
+    store: Store,
+    old: Claim,
+    end_row: int,
+    *,
+    replacing: Sequence[int] | None = None,
+    lost_seq: int | None = None,
+) -> Claim | None:
+    """Let a claim of the graph lock reach further to the right; None, and the other arguments, as
+    for ``claim``."""
 
     def write(transaction: Any) -> Claim | None:
         if _claimed_by_another(store, transaction, GRAPH_LOCK, old.end_row, end_row):
+            return None
+        if _has_changed(store, transaction, (old.end_row, end_row), replacing, lost_seq):
             return None
         entry = store.read_segments(transaction)[old.number]
         seq = store.read_state(transaction).seq
@@ -111,6 +139,27 @@ def _claimed_by_another(
         and entry["end_row"] > first_row
         for entry in store.read_segments(transaction).values()
     )
+
+
+def _has_changed(
+    store: Store,
+    transaction: Any,
+    interval: tuple[int, int],
+    replacing: Sequence[int] | None,
+    lost_seq: int | None,
+) -> bool:
+    """Other segments than these are in place in the interval, or lost rows were purged since."""
+    if lost_seq is not None and store.purged_to(transaction) > lost_seq:
+        return True
+    if replacing is None:
+        return False
+    first, end = interval
+    present = {
+        number
+        for number, entry in in_place(store.read_segments(transaction))
+        if entry["first_row"] < end and entry["end_row"] > first
+    }
+    return present != set(replacing)
 
 
 def publish(store: Store, claimed: Claim, entry: dict[str, Any]) -> bool:

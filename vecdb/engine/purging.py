@@ -20,9 +20,9 @@ seldom is what the grace is for: the last minute's deaths stay, unless there wou
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -44,7 +44,9 @@ GARBAGE_ROWS_MIN: Final = 256
 grace, or a collection that is written anew each minute would take many times its size."""
 
 _FAR_TOO_MUCH: Final = 2.0
-"""As a multiple of that: here a commit waits until it is less."""
+"""As a multiple of that: here a commit waits until it is less, or for so many seconds."""
+
+_RELIEF_S: Final = 0.25
 
 LIVING_FRACTION_MIN: Final = 0.75
 """A block of which less is alive is written anew."""
@@ -74,39 +76,66 @@ class Purger:
         self._deaths: dict[int, int] = {}
 
     def purge_old(self) -> None:
-        """Let go what has been dead for a while."""
-        with self._busy:
-            purge_all(self._store)
+        """Let go of what is too much, whatever its age, and of all that has been dead for a
+        while."""
+        while True:
+            with self._store.environment.read() as transaction:
+                garbage = garbage_rows(self._store, transaction)
+                live_count = self._store.read_counters(transaction).live_count
+            if not self._is_pressing(garbage, live_count):
+                break
+            with self._busy:
+                if not self._step(garbage):
+                    break  # A pin holds the rest.
+        purge_all(self._store)
 
-    def relieve(self, garbage: int, live_count: int) -> None:
-        """Purge a little, whatever its age, if too much has died; as much as it takes if it is far
-        too much. Called after each commit, so that writers pay for the space that they take.
+    def relieve(self, garbage: int, live_count: int) -> bool:
+        """Purge a little, whatever its age, if too much has died, or for a moment if it is far too
+        much. Called after each commit, so that writers pay for the space that they take.
 
         Args:
             garbage, live_count: rows, as of that commit.
+
+        Returns:
+            True if it is still far too much: then ``purge_old`` should go on, in another thread.
         """
-        tolerated = max(GARBAGE_ROWS_MIN, GARBAGE_FRACTION_MAX * live_count)
-        is_pressing = garbage > tolerated or self._pass is not None
-        if not is_pressing or not self._busy.acquire(blocking=False):
-            return
+        if not self._is_pressing(garbage, live_count) or not self._busy.acquire(blocking=False):
+            return False
+        ends = time.monotonic() + _RELIEF_S
         try:
             while True:
+                purged = self._step(garbage)
+                garbage -= purged
+                if not purged or garbage <= _FAR_TOO_MUCH * _tolerated(live_count):
+                    return False
+                if time.monotonic() > ends:
+                    return True
+        finally:
+            self._busy.release()
+
+    def _is_pressing(self, garbage: int, live_count: int) -> bool:
+        return garbage > _tolerated(live_count) or self._pass is not None
+
+    def _step(self, garbage: int) -> int:
+        """Go on with the pass under way, or with a new one; 0 if there is nothing to do."""
+        try:
+            if self._pass is None:
+                wanted = max(GARBAGE_ROWS_MIN, garbage // 2)
+                self._pass = PurgePass.begin(self._store, rows_max=wanted, grace_s=0.0)
                 if self._pass is None:
-                    wanted = max(GARBAGE_ROWS_MIN, garbage // 2)
-                    self._pass = PurgePass.begin(self._store, rows_max=wanted, grace_s=0.0)
-                    if self._pass is None:
-                        return  # A pin holds the rest.
-                    self._pass.deaths = self._deaths
-                garbage -= self._pass.step()
-                if self._pass.done:
-                    self._pass = None
-                if garbage <= _FAR_TOO_MUCH * tolerated:
-                    return
+                    return 0
+                self._pass.deaths = self._deaths
+            purged = self._pass.step()
+            if self._pass.done:
+                self._pass = None
+            return max(1, purged)
         except BaseException:
             self._pass = None
             raise
-        finally:
-            self._busy.release()
+
+
+def _tolerated(live_count: int) -> float:
+    return max(GARBAGE_ROWS_MIN, GARBAGE_FRACTION_MAX * live_count)
 
 
 def purge_all(store: Store, grace_s: float = GRACE_S) -> int:
@@ -148,7 +177,8 @@ class PurgePass:
         Raises:
             NotFoundError: the collection was dropped.
         """
-        with store.environment.read() as transaction:
+        # A damaged pin is removed with those that have expired, when something is written.
+        with contextlib.suppress(DataLossError), store.environment.read() as transaction:
             if _chosen(store, transaction, 1, grace_s) is None:
                 return None
 
@@ -234,7 +264,7 @@ def _end(store: Store, transaction: Any, seq: int) -> None:
         while found and int.from_bytes(cursor.key(), "big") <= seq:
             cursor.delete()
             found = bool(cursor.key())
-    store.write_purging(transaction, None)
+    store.end_purging(transaction, seq)
 
 
 def _delete_records(store: Store, transaction: Any, rows: npt.NDArray[np.int64]) -> None:
@@ -281,7 +311,7 @@ def _thin_blocks(
     blocks, dim = store.environment.database(b"blocks"), store.config.dim
     claims = claimed_intervals(store, transaction)
     sealed_to = store.read_counters(transaction).sealed_to
-    for key, value, own in _blocks_of(store, transaction, rows):
+    for key, value, own in store.rows.blocks_holding(transaction, rows):
         held, first = layout.held_rows(key, value, dim), int.from_bytes(key, "big")
         if first in deaths:
             deaths[first] += len(own)
@@ -310,35 +340,6 @@ def _thin_blocks(
         gone = gone[gone >= sealed_to]
         for begin, end, _ in claims:
             gone = gone[(gone < begin) | (gone >= end)]
+        # Some of them are another step's: without its death a record would be a live row's.
+        _delete_records(store, transaction, gone)
         store.forget_deaths(transaction, gone)
-
-
-def _blocks_of(
-    store: Store, transaction: Any, rows: npt.NDArray[np.int64]
-) -> Iterator[tuple[bytes, memoryview, npt.NDArray[np.int64]]]:
-    """Each block that holds some of the rows (ascending), once, with those that it holds."""
-    blocks, dim = store.environment.database(b"blocks"), store.config.dim
-    at = 0
-    while at < len(rows):
-        with transaction.cursor(blocks) as cursor:
-            wanted = layout.row_key(int(rows[at]))
-            found = cursor.set_range(wanted)
-            next_key = bytes(cursor.key()) if found else None
-            if next_key != wanted:
-                found = cursor.prev() if found else cursor.last()
-                # Rows between this block's and the next one's first are in no other.
-                end = len(rows)
-                if next_key is not None:
-                    end = int(np.searchsorted(rows, int.from_bytes(next_key, "big")))
-            else:
-                end = len(rows)
-                if cursor.next():
-                    end = int(np.searchsorted(rows, int.from_bytes(cursor.key(), "big")))
-                found = cursor.set_key(wanted)
-            inside, at = rows[at:end], end
-            if not found:
-                continue
-            key, value = bytes(cursor.key()), memoryview(cursor.value())
-        inside = inside[np.isin(inside, layout.held_rows(key, value, dim), assume_unique=True)]
-        if len(inside):
-            yield key, value, inside

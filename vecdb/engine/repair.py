@@ -38,6 +38,7 @@ from vecdb.engine.check_walk import Facts, Walk, read_entries, read_facts
 from vecdb.engine.data_folder import FORMAT_LINE
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock, fsync_folder, write_file
+from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.indexing import CollectionIndexer
 from vecdb.engine.options import Options
 from vecdb.engine.planning import graph_row_bytes
@@ -268,7 +269,8 @@ def main() -> None:
     arguments = parser.parse_args()
     job = read_job()
     threading.Thread(target=end_with_input, name="input", daemon=True).start()
-    _run(Path(arguments.folder), job)
+    with FolderUse(Path(arguments.folder)):
+        _run(Path(arguments.folder), job)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from vecdb.engine.environment import Environment
 from vecdb.engine.named_database import NamedDatabase
 from vecdb.errors import DataLossError
 
-__all__ = ["BlockReader", "Record", "RowReader"]
+__all__ = ["BlockReader", "Record", "RowReader", "to_last_version"]
 
 _EVERY_SEQ = 2**63 - 1
 
@@ -68,7 +68,7 @@ class RowReader:
         versions = {}
         with transaction.cursor(self._records) as cursor:
             for row in sorted(rows):
-                _to_last_version(cursor, row)
+                to_last_version(cursor, row)
                 key = cursor.key()
                 found = layout.unpack_record_key(key) if key else (-1, 0)
                 if found[0] != row:
@@ -122,19 +122,29 @@ class RowReader:
                     yield rows[inside], vectors[inside]
                 found = cursor.next()
 
-    def held(self, transaction: Any, first_row: int, end_row: int) -> npt.NDArray[np.int64]:
-        """Rows of an interval whose vectors are there, ascending; checksums are not compared."""
-        parts = [np.zeros(0, np.int64)]
-        with transaction.cursor(self._blocks) as cursor:
-            found = _to_block_of(cursor, first_row)
-            while found:
+    def blocks_holding(
+        self, transaction: Any, rows: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[bytes, memoryview, npt.NDArray[np.int64]]]:
+        """Key and value of each block that holds some of the rows (ascending), and those that it
+        holds; checksums are not compared."""
+        at = 0
+        while at < len(rows):
+            wanted, end = layout.row_key(int(rows[at])), len(rows)
+            with transaction.cursor(self._blocks) as cursor:
+                found = _to_block_of(cursor, int(rows[at]))
+                if not found:
+                    return
                 key, value = bytes(cursor.key()), memoryview(cursor.value())
-                if int.from_bytes(key, "big") >= end_row:
-                    break
-                parts.append(layout.held_rows(key, value, self._dim))
-                found = cursor.next()
-        rows = np.concatenate(parts)
-        return rows[(rows >= first_row) & (rows < end_row)]
+                if key > wanted:  # It begins behind them: none is held up to there.
+                    at = int(np.searchsorted(rows, int.from_bytes(key, "big")))
+                    continue
+                if cursor.next():
+                    end = int(np.searchsorted(rows, int.from_bytes(cursor.key(), "big")))
+            held = layout.held_rows(key, value, self._dim)
+            inside, at = rows[at:end], end
+            inside = inside[np.isin(inside, held, assume_unique=True)]
+            if len(inside):
+                yield key, value, inside
 
     def _live_between(self, transaction: Any, first_row: int, end_row: int) -> bool:
         """Some row of the interval has a record and has not died."""
@@ -148,7 +158,7 @@ class RowReader:
                     return False
                 if row not in died:
                     return True
-                _to_last_version(cursor, row)
+                to_last_version(cursor, row)
                 found = cursor.next()
         return False
 
@@ -168,7 +178,7 @@ class RowReader:
                     last = row
                     yield row, layout.unpack_record(key, value)[0]
                 else:
-                    _to_last_version(cursor, row)
+                    to_last_version(cursor, row)
 
     def iterate_records(
         self, transaction: Any, first_row: int, end_row: int, seq: int
@@ -192,7 +202,7 @@ class RowReader:
                 else:
                     # The version wanted is found, and all others passed over, however many.
                     record = self._version_at(cursor, row, seq)
-                    _to_last_version(cursor, row)
+                    to_last_version(cursor, row)
             if record is not None:
                 yield last, *record
 
@@ -272,7 +282,7 @@ def _to_block_of(cursor: Any, row: int) -> bool:
     return found
 
 
-def _to_last_version(cursor: Any, row: int) -> None:
+def to_last_version(cursor: Any, row: int) -> None:
     """To the last record of a row, so that the next one is another row's."""
     if not cursor.set_range(layout.record_key(row + 1, 0)):
         cursor.last()

@@ -37,6 +37,7 @@ from vecdb.engine.segment import (
 )
 from vecdb.engine.store import Store
 from vecdb.engine.view import View
+from vecdb.errors import DataLossError
 from vecdb.types import Metric
 
 __all__ = ["flat_rows_max", "load_rows", "row_bytes", "seal", "thin_flat"]
@@ -88,11 +89,16 @@ def _load_slice(store: Store, first_row: int, end_row: int, seq: int) -> RowArra
             raw[rows - first_row] = vectors
             present[rows - first_row] = True
         present[store.rows.read_dead(transaction, first_row, end_row, seq) - first_row] = False
-        ids = [
-            encoded
-            for row, encoded in store.rows.iterate_ids(transaction, first_row, end_row)
-            if present[row - first_row]
-        ]
+        recorded = np.zeros(len(present), bool)
+        for row, encoded in store.rows.iterate_ids(transaction, first_row, end_row):
+            if present[row - first_row]:
+                recorded[row - first_row] = True
+                ids.append(encoded)
+        if (present & ~recorded).any() and store.purged_to(transaction) <= seq:
+            row = first_row + int(np.flatnonzero(present & ~recorded)[0])
+            raise DataLossError(f"row {row} has no record", "RECORD_MISSING")
+        # Where purging has passed this seq, a row without a record has died since.
+        present &= recorded
     kept = np.flatnonzero(present)
     if len(kept) < len(raw):
         raw = raw[kept]
@@ -137,7 +143,7 @@ def seal(
             if fresh <= 0 or fresh * row_bytes(store) < bytes_min:
                 break
             end_row = counters.sealed_to + min(fresh, rows_max)
-            taken = claim(store, SEAL_LOCK, counters.sealed_to, end_row)
+            taken = claim(store, SEAL_LOCK, counters.sealed_to, end_row, replacing=[])
             if taken is None:
                 break
             failpoint("seal.claimed")
@@ -167,7 +173,13 @@ def thin_flat(store: Store, folder: Path, collection_id: str, view: View) -> Non
             content = _intact(store, segments, collection_id, segment.number, entry)
             taken = None
             if content is not None:
-                taken = claim(store, SEAL_LOCK, segment.first_row, segment.end_row)
+                taken = claim(
+                    store,
+                    SEAL_LOCK,
+                    segment.first_row,
+                    segment.end_row,
+                    replacing=[segment.number],
+                )
             if content is None or taken is None:
                 continue
             dead = read_dead(store, taken.first_row, taken.end_row, taken.seq)
@@ -212,7 +224,13 @@ def _join_flat(
         ]
         if None in parts:
             return
-        taken = claim(store, SEAL_LOCK, left_entry["first_row"], right_entry["end_row"])
+        taken = claim(
+            store,
+            SEAL_LOCK,
+            left_entry["first_row"],
+            right_entry["end_row"],
+            replacing=[left, right],
+        )
         if taken is None:
             return
         # None of these deaths is removed while the interval is claimed.

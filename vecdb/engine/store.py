@@ -128,11 +128,17 @@ class Store:
                 return max(under_way, int.from_bytes(cursor.key(), "big") - 1)
         return self.read_state(transaction).seq
 
-    def write_purging(self, transaction: Any, seq: int | None) -> None:
-        """Deaths up to this seq are being purged; None: that is done, and out of the log."""
-        if seq is None:
-            transaction.delete(_PURGING, db=self._meta)
+    def end_purging(self, transaction: Any, seq: int) -> None:
+        """Deaths up to this seq have been purged, and are out of the log. Another pass may be
+        further on."""
+        if transaction.get(_PURGING, db=self._meta) is None:
             return
+        under_way: int = self._get(transaction, _PURGING, int.from_bytes, "little")
+        if under_way <= seq:
+            transaction.delete(_PURGING, db=self._meta)
+
+    def write_purging(self, transaction: Any, seq: int) -> None:
+        """Deaths up to this seq are being purged."""
         seq = max(seq, self.purged_to(transaction))
         value = layout.seal_value(_PURGING, seq.to_bytes(8, "little"))
         transaction.put(_PURGING, value, db=self._meta)

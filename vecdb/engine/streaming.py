@@ -124,7 +124,7 @@ def count_live(store: Store, first_row: int, end_row: int, dead: npt.NDArray[np.
     count = 0
     for start in range(first_row, end_row, _COUNTED_ROWS):
         with store.environment.read() as transaction:
-            end = min(end_row, start + _COUNTED_ROWS)
-            held = store.rows.held(transaction, start, end)
-        count += len(held) - int(np.isin(held, dead, assume_unique=True).sum())
+            wanted = np.arange(start, min(end_row, start + _COUNTED_ROWS))
+            for _, _, held in store.rows.blocks_holding(transaction, wanted):
+                count += len(held) - int(np.isin(held, dead, assume_unique=True).sum())
     return count

@@ -58,9 +58,9 @@ def _in_no_block(store: Store, transaction: Any, first_row: int) -> tuple[_Death
     the end."""
     end_row = store.read_counters(transaction).next_row
     rows, seqs, reached = store.rows.read_deaths(transaction, first_row, end_row, _DEATHS_AT_ONCE)
-    if len(rows):
-        held = store.rows.held(transaction, int(rows[0]), int(rows[-1]) + 1)
-        gone = ~np.isin(rows, held, assume_unique=True)
+    held = [own for _, _, own in store.rows.blocks_holding(transaction, rows)]
+    if held:
+        gone = ~np.isin(rows, np.concatenate(held), assume_unique=True)
         rows, seqs = rows[gone], seqs[gone]
     return (rows, seqs), reached if reached < end_row else None
 

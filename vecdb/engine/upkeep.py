@@ -78,6 +78,12 @@ class Upkeep:
             self._purge_at.setdefault(collection_id, time.monotonic() + GRACE_S + _SEAL_POLL_S)
             self._changed.notify()
 
+    def purge_now(self, collection_id: str) -> None:
+        """There is far too much to purge."""
+        with self._changed:
+            self._purge_at[collection_id] = time.monotonic()
+            self._changed.notify()
+
     def status(self, collection_id: str) -> str:
         """For ``stats``: what fails; empty if all is well."""
         return self._seal_failures.status(collection_id)
