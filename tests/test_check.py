@@ -451,7 +451,7 @@ def test_what_could_not_be_checked_is_status_2(
     )
     stub.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vecdb.engine.check_process.sys.executable", str(stub))
+        patch.setattr("vecdb.engine.child_process.sys.executable", str(stub))
         assert command_line.run(["check", str(folder)]) == 2
     said = capsys.readouterr().out
     assert "CHECK_FAILED" in said and "status -9" in said

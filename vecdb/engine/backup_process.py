@@ -10,15 +10,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import vecdb
 from vecdb import errors
+from vecdb.engine.child_process import start_child
 from vecdb.engine.partial_folder import remove_stale
 from vecdb.errors import DataLossError, UnavailableError, VecdbError
 from vecdb.types import BackupReport
@@ -66,28 +65,9 @@ def run_backup(
 
 
 def _start(root: Path, target: Path, include_segments: bool) -> subprocess.Popen[str]:
-    home = str(Path(vecdb.__file__).resolve().parent.parent)
-    path = os.environ.get("PYTHONPATH")
-    command = [
-        sys.executable,
-        "-P",  # What lies in the caller's current folder is no business of the child's.
-        "-m",
-        "vecdb.engine.backup",
-        *([] if include_segments else ["--no-segments"]),
-        "--",
-        os.fspath(root),
-        os.fspath(target),
-    ]
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env={**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{path}" if path else home},
-        start_new_session=True,  # Ctrl-C is this process's matter.
-    )
+    options = [] if include_segments else ["--no-segments"]
+    paths = os.fspath(root), os.fspath(target)
+    return start_child("vecdb.engine.backup", *options, "--", *paths, own_session=True)
 
 
 def _listen(child: subprocess.Popen[str], lines: deque[str]) -> None:

@@ -12,19 +12,17 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import vecdb
 from vecdb import checks
 from vecdb.checking import ERROR, NOTE, WARNING, CheckedCollection, CheckReport, Problem
 from vecdb.engine.backup_manifest import MANIFEST_NAME
 from vecdb.engine.check_catalog import check_format
+from vecdb.engine.child_process import start_child
 from vecdb.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -229,25 +227,7 @@ class _Child:
     """A process that is given one line and answers in lines of JSON."""
 
     def __init__(self, module: str, root: Path) -> None:
-        home = str(Path(vecdb.__file__).resolve().parent.parent)
-        path = os.environ.get("PYTHONPATH")
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",  # What lies in the caller's current folder is no business of the child's.
-                "-m",
-                module,
-                "--",
-                os.fspath(root),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{path}" if path else home},
-            start_new_session=True,  # Ctrl-C is this process's matter.
-        )
+        self._process = start_child(module, "--", os.fspath(root), own_session=True)
 
     def events(self, job: Job) -> Iterator[Job]:
         """What it says of the job; at last, if it did not say that it has finished,

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import vecdb
+from vecdb.engine.child_process import start_child
 from vecdb.engine.options import Options
 
 __all__ = ["Supervisor"]
@@ -197,29 +196,15 @@ class Supervisor:
             child.stdin.flush()
 
     def _start(self) -> subprocess.Popen[str]:
-        home = str(Path(vecdb.__file__).resolve().parent.parent)
-        path = os.environ.get("PYTHONPATH")
-        command = [
-            sys.executable,
-            "-P",  # What lies in the caller's current folder is no business of the child's.
-            "-m",
+        outlives = self._options.indexer_outlives_parent
+        return start_child(
             "vecdb.indexer",
             os.fspath(self._root),
             f"--threads={self._options.threads}",
             f"--segment-bytes-max={self._options.segment_bytes_max}",
             f"--map-bytes={self._options.map_bytes}",
-        ]
-        if self._options.indexer_outlives_parent:
-            command.append("--finish-when-orphaned")
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{path}" if path else home},
-            start_new_session=self._options.indexer_outlives_parent,
+            *(["--finish-when-orphaned"] if outlives else []),
+            own_session=outlives,
         )
 
     def _listen(self, child: subprocess.Popen[str]) -> None:
