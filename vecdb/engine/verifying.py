@@ -35,7 +35,7 @@ __all__ = ["VerifiedSegments", "Verifier"]
 
 _Compare = Callable[[Segment, Callable[[], None]], Any]
 
-_BEGIN_AFTER_S = 0.1
+_BEGIN_AFTER_S = 0.5
 """Who opens a collection wants an answer first."""
 
 _REST_S_MAX = 0.05
