@@ -196,18 +196,26 @@ class Controller:
         self._stop(pid)
 
     def _stop(self, pid: int) -> None:
-        """Whoever it is, and whatever it holds: embedded readers go on."""
-        before = self._reads()
+        """Whoever it is, and whatever it holds: embedded readers go on.
+
+        One of them has it open by then. Who is about to open it waits for LMDB's write lock, which
+        opening takes for a moment, and so for a process that is stopped in a commit.
+        """
+        self._wait_for_a_read("nobody reads before a process is stopped")
         _signal(pid, signal.SIGSTOP)
         try:
             time.sleep(self._rng.uniform(*_STOPPED_S))
-            ends = time.monotonic() + _END_S
-            while self._reads() == before:
-                assert time.monotonic() < ends, "nobody reads while a process is stopped"
-                self.raise_defects()
-                time.sleep(0.01)
+            self._wait_for_a_read("nobody reads while a process is stopped")
         finally:
             _signal(pid, signal.SIGCONT)
+
+    def _wait_for_a_read(self, otherwise: str) -> None:
+        before = self._reads()
+        ends = time.monotonic() + _END_S
+        while self._reads() == before:
+            assert time.monotonic() < ends, otherwise
+            self.raise_defects()
+            time.sleep(0.01)
 
     def _reads(self) -> int:
         return sum(self.place.file(f"reader-{n}").stat().st_size for n in (0, 1) if
