@@ -15,8 +15,8 @@ from tests.model import index_now, seal_now
 from vecdb.checking import CheckedCollection, Problem
 from vecdb.engine import layout, pins
 from vecdb.engine.catalog import catalog_environment
-from vecdb.engine.check import CollectionCheck
-from vecdb.engine.check_catalog import check_catalog
+from vecdb.engine.checking.catalog import check_catalog
+from vecdb.engine.checking.check import CollectionCheck
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock
 from vecdb.engine.graph import Graph

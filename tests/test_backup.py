@@ -29,7 +29,7 @@ import vecdb
 from tests.model import Model, index_now, seal_now
 from tests.serving import running_server
 from vecdb.engine import layout, publication
-from vecdb.engine.backup_manifest import read_manifest, write_manifest
+from vecdb.engine.backup.manifest import read_manifest, write_manifest
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock
@@ -90,7 +90,7 @@ class PausedBackup:
     """The process that makes a backup, stopped just before it calls a function.
 
     Args:
-        function: as "Environment.copy", in the namespace of ``vecdb.engine.backup``.
+        function: as "Environment.copy", in the namespace of ``vecdb.engine.backup.backup``.
         call: which call of it, counted from 1.
     """
 
@@ -101,7 +101,7 @@ class PausedBackup:
         holder, _, name = f"backup.{function}".rpartition(".")
         code = f"""
 import itertools, os, time
-from vecdb.engine import backup
+from vecdb.engine.backup import backup
 real, calls = {holder}.{name}, itertools.count(1)
 def paused(*arguments, **named):
     if next(calls) == {call}:

@@ -35,7 +35,7 @@ from tests.checking import (
     vectors_of,
 )
 from tests.model import index_now, seal_now
-from vecdb.engine.check_graph import graph_faults
+from vecdb.engine.checking.graph import graph_faults
 from vecdb.engine.graph import Graph
 from vecdb.engine.hnsw import Builder
 from vecdb.engine.publication import SEAL_LOCK, claim

@@ -40,8 +40,8 @@ from tests.checking import (
 )
 from vecdb.checking import KINDS, NOTE, Problem
 from vecdb.engine import layout
+from vecdb.engine.checking.repair import CollectionRepair, repair_folder
 from vecdb.engine.graph import Graph
-from vecdb.engine.repair import CollectionRepair, repair_folder
 from vecdb.engine.segment import RowArrays
 from vecdb.engine.store import Store
 
@@ -556,7 +556,7 @@ FOLDER_PLANTS: dict[str, tuple[set[str], Plant, bool]] = {
 def test_planted_into_the_catalogue(
     folder: Path, plant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vecdb.engine.check_catalog._UNDER_WAY_S", 0.1)
+    monkeypatch.setattr("vecdb.engine.checking.catalog._UNDER_WAY_S", 0.1)
     expected, function, repaired = FOLDER_PLANTS[plant]
     function(folder)
     problems, _ = checked(folder)

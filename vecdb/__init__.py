@@ -148,7 +148,7 @@ def restore(
         ResourceExhaustedError: the disk is full.
     """
     _check_engine("vecdb.restore")
-    from vecdb.engine.restore import restore as run
+    from vecdb.engine.backup.restore import restore as run
 
     return run(backup, path, include_segments=include_segments)
 
@@ -190,7 +190,7 @@ def check(
         UnavailableError: the process that checks could not be heard.
     """
     _check_engine("vecdb.check")
-    from vecdb.engine.check_process import check as run
+    from vecdb.engine.checking.process import check as run
 
     return run(path, repair=repair, findable=findable, sample=sample, progress=progress)
 

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from vecdb import checks
 from vecdb.engine import layout
-from vecdb.engine.backup import finish_store, open_copy
+from vecdb.engine.backup.backup import finish_store, open_copy
 from vecdb.engine.catalog import Catalog
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock, fsync_folder, os_errors_translated

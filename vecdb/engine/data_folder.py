@@ -12,7 +12,7 @@ import resource
 from pathlib import Path
 from typing import Final
 
-from vecdb.engine.backup_manifest import MANIFEST_NAME
+from vecdb.engine.backup.manifest import MANIFEST_NAME
 from vecdb.engine.files import fsync_folder, write_file
 from vecdb.errors import FailedPreconditionError
 

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 
 from vecdb import checks
 from vecdb.engine.backpressure import NO_PROGRESS_S
-from vecdb.engine.backup_process import run_backup
+from vecdb.engine.backup.process import run_backup
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.catalog import Catalog
 from vecdb.engine.collection import Collection

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from vecdb.checking import NOTE, WARNING, Problem
 from vecdb.engine.catalog import catalog_environment
-from vecdb.engine.check_findings import Few, Findings, shown_id
-from vecdb.engine.check_walk import BAD_VALUE, Walk
+from vecdb.engine.checking.findings import Few, Findings, shown_id
+from vecdb.engine.checking.walk import BAD_VALUE, Walk
 from vecdb.engine.data_folder import FORMAT_NUMBER, FORMAT_WORD
 from vecdb.errors import (
     FailedPreconditionError,

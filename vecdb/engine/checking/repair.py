@@ -1,4 +1,4 @@
-"""Repairing a data folder: ``python -m vecdb.engine.repair FOLDER``, started by ``vecdb.check``.
+"""Repairing a data folder: ``python -m vecdb.engine.checking.repair FOLDER``, for ``vecdb.check``.
 
 What is only a cache is built again, never the truth:
 
@@ -31,10 +31,10 @@ from typing import Any, Final
 
 from vecdb.engine import layout
 from vecdb.engine.catalog import Catalog, catalog_environment
-from vecdb.engine.check import end_with_input, read_job, say
-from vecdb.engine.check_findings import Findings
-from vecdb.engine.check_store import check_entries
-from vecdb.engine.check_walk import Facts, Walk, read_entries, read_facts
+from vecdb.engine.checking.check import end_with_input, read_job, say
+from vecdb.engine.checking.findings import Findings
+from vecdb.engine.checking.store import check_entries
+from vecdb.engine.checking.walk import Facts, Walk, read_entries, read_facts
 from vecdb.engine.data_folder import FORMAT_LINE
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock, fsync_folder, write_file
@@ -264,7 +264,8 @@ def _run(root: Path, job: dict[str, Any]) -> None:
 
 def main() -> None:
     """Repair what the input says."""
-    parser = argparse.ArgumentParser(prog="python -m vecdb.engine.repair", description=__doc__)
+    program = "python -m vecdb.engine.checking.repair"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("folder")
     arguments = parser.parse_args()
     job = read_job()

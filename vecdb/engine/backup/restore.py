@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from vecdb import checks
-from vecdb.engine.backup import finish_store, fsync_folders, open_copy, settle
-from vecdb.engine.backup_manifest import read_manifest
+from vecdb.engine.backup.backup import finish_store, fsync_folders, open_copy, settle
+from vecdb.engine.backup.manifest import read_manifest
+from vecdb.engine.backup.partial_folder import PartialFolder
 from vecdb.engine.data_folder import FORMAT_LINE
 from vecdb.engine.files import (
     checksum_of_file,
@@ -22,7 +23,6 @@ from vecdb.engine.files import (
     os_errors_translated,
     write_file,
 )
-from vecdb.engine.partial_folder import PartialFolder
 from vecdb.errors import AlreadyExistsError, DataLossError, InvalidArgumentError
 from vecdb.types import BackupReport
 

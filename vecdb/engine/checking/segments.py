@@ -17,9 +17,9 @@ import numpy as np
 
 from vecdb import checks
 from vecdb.checking import NOTE, WARNING
-from vecdb.engine.check_findings import Findings
-from vecdb.engine.check_graph import graph_faults, self_links
-from vecdb.engine.check_walk import BAD_VALUE, Facts, Rows, is_among
+from vecdb.engine.checking.findings import Findings
+from vecdb.engine.checking.graph import graph_faults, self_links
+from vecdb.engine.checking.walk import BAD_VALUE, Facts, Rows, is_among
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.publication import GRAPH_LOCK
 from vecdb.engine.reachability import reachable_nodes

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 from vecdb import checks
 from vecdb.checking import ERROR, NOTE, WARNING, CheckedCollection, CheckReport, Problem
-from vecdb.engine.backup_manifest import MANIFEST_NAME
-from vecdb.engine.check_catalog import check_format
+from vecdb.engine.backup.manifest import MANIFEST_NAME
+from vecdb.engine.checking.catalog import check_format
 from vecdb.engine.child_process import start_child
 from vecdb.errors import (
     FailedPreconditionError,
@@ -126,7 +126,7 @@ class _Round:
     def _some(self, waiting: list[Any] | None) -> list[Any]:
         """Have these checked (None: the catalogue and all that it names); those that are left."""
         at: str | None = None
-        for event in _Child("vecdb.engine.check", self._root).events(
+        for event in _Child("vecdb.engine.checking.check", self._root).events(
             {**self._options, "collections": waiting}
         ):
             kind = event["event"]
@@ -193,7 +193,7 @@ def _repair(root: Path, found: _Round, progress: Callable[[str], None]) -> None:
         kinds = []
     while True:
         at, name = None, ""
-        for event in _Child("vecdb.engine.repair", root).events(
+        for event in _Child("vecdb.engine.checking.repair", root).events(
             {"kinds": kinds, "collections": jobs}
         ):
             if event["event"] == "begin":

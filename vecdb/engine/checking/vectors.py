@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from vecdb.checking import WARNING
 from vecdb.engine import layout
-from vecdb.engine.check_findings import EXAMPLES_MAX, Few, Findings
-from vecdb.engine.check_walk import BAD_VALUE, Facts, Rows, Walk, is_among, named_rows
+from vecdb.engine.checking.findings import EXAMPLES_MAX, Few, Findings
+from vecdb.engine.checking.walk import BAD_VALUE, Facts, Rows, Walk, is_among, named_rows
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.segment import Segment, padded_width
 from vecdb.types import CollectionConfig, Metric

@@ -23,8 +23,8 @@ import numpy as np
 
 from vecdb.checking import WARNING
 from vecdb.engine import layout
-from vecdb.engine.check_findings import Few, Findings, shown_id
-from vecdb.engine.check_walk import BAD_VALUE, Facts, Rows, Walk, is_among, named_rows
+from vecdb.engine.checking.findings import Few, Findings, shown_id
+from vecdb.engine.checking.walk import BAD_VALUE, Facts, Rows, Walk, is_among, named_rows
 from vecdb.engine.publication import GRAPH_LOCK, SEAL_LOCK, in_place
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Checking a data folder: ``python -m vecdb.engine.check FOLDER``, started by ``vecdb.check``.
+"""Checking a data folder: ``python -m vecdb.engine.checking.check FOLDER``, for ``vecdb.check``.
 
 For each collection, one after the other:
 
@@ -10,7 +10,7 @@ For each collection, one after the other:
 Nothing is changed; LMDB writes into its file for locks as for any reader. This runs in a process of
 its own, as LMDB may crash on a damaged file, and must not open a path twice in one process. The
 first line of the input says what to check, the end of the input ends it; what is found goes out as
-lines of JSON. ``check_process`` starts it again for the rest if it dies.
+lines of JSON. ``process`` starts it again for the rest if it dies.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from typing import Any, Final
 
 from vecdb.checking import WARNING, CheckedCollection, Problem
 from vecdb.engine import layout
-from vecdb.engine.check_catalog import check_catalog, is_elsewhere, is_ready, tell_missing
-from vecdb.engine.check_findings import Findings
-from vecdb.engine.check_segments import (
+from vecdb.engine.checking.catalog import check_catalog, is_elsewhere, is_ready, tell_missing
+from vecdb.engine.checking.findings import Findings
+from vecdb.engine.checking.segments import (
     Leftovers,
     Suspect,
     check_graphs,
@@ -38,7 +38,7 @@ from vecdb.engine.check_segments import (
     open_segments,
     verify,
 )
-from vecdb.engine.check_store import (
+from vecdb.engine.checking.store import (
     check_counters,
     check_entries,
     check_ids,
@@ -46,8 +46,8 @@ from vecdb.engine.check_store import (
     check_pins,
     check_requests,
 )
-from vecdb.engine.check_vectors import BlockWalk, check_segment_rows
-from vecdb.engine.check_walk import Facts, Walk, read_entries, read_facts
+from vecdb.engine.checking.vectors import BlockWalk, check_segment_rows
+from vecdb.engine.checking.walk import Facts, Walk, read_entries, read_facts
 from vecdb.engine.environment import Environment
 from vecdb.engine.publication import in_place
 from vecdb.engine.segment import Segment
@@ -269,7 +269,8 @@ def read_job() -> dict[str, Any]:
 
 def main() -> None:
     """Check what the input says."""
-    parser = argparse.ArgumentParser(prog="python -m vecdb.engine.check", description=__doc__)
+    program = "python -m vecdb.engine.checking.check"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("folder")
     arguments = parser.parse_args()
     if hasattr(os, "nice"):

@@ -1,4 +1,4 @@
-"""Starts the process that makes a backup (``vecdb.engine.backup``), waits for it and hears it out.
+"""Starts the process that makes a backup (``backup.py``), waits for it and hears it out.
 
 The child is told to stop by the end of its input, which also comes when this process is killed.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from vecdb import errors
+from vecdb.engine.backup.partial_folder import remove_stale
 from vecdb.engine.child_process import start_child
-from vecdb.engine.partial_folder import remove_stale
 from vecdb.errors import DataLossError, UnavailableError, VecdbError
 from vecdb.types import BackupReport
 
@@ -67,7 +67,7 @@ def run_backup(
 def _start(root: Path, target: Path, include_segments: bool) -> subprocess.Popen[str]:
     options = [] if include_segments else ["--no-segments"]
     paths = os.fspath(root), os.fspath(target)
-    return start_child("vecdb.engine.backup", *options, "--", *paths, own_session=True)
+    return start_child("vecdb.engine.backup.backup", *options, "--", *paths, own_session=True)
 
 
 def _listen(child: subprocess.Popen[str], lines: deque[str]) -> None:

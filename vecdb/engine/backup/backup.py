@@ -1,4 +1,4 @@
-"""Making a backup: ``python -m vecdb.engine.backup FOLDER PATH``, started by an open database.
+"""Making a backup: ``python -m vecdb.engine.backup.backup FOLDER PATH``, for an open database.
 
 A backup is a folder in the layout of a data folder, with backup.json in the place of FORMAT, so
 that nobody opens and changes it by mistake: it is restored into a data folder of its own.
@@ -38,7 +38,8 @@ from typing import Any, BinaryIO, Final
 
 import vecdb
 from vecdb.engine import layout
-from vecdb.engine.backup_manifest import write_manifest
+from vecdb.engine.backup.manifest import write_manifest
+from vecdb.engine.backup.partial_folder import LOCK_NAME, PartialFolder
 from vecdb.engine.catalog import copy_catalog
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import (
@@ -50,7 +51,6 @@ from vecdb.engine.files import (
     os_errors_translated,
 )
 from vecdb.engine.folder_use import FolderUse
-from vecdb.engine.partial_folder import LOCK_NAME, PartialFolder
 from vecdb.engine.publication import in_place, raise_generation
 from vecdb.engine.segment import Segment, SegmentDamagedError
 from vecdb.engine.store import Store
@@ -323,7 +323,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Make one backup and say how it went, in a line of JSON."""
-    parser = argparse.ArgumentParser(prog="python -m vecdb.engine.backup", description=__doc__)
+    program = "python -m vecdb.engine.backup.backup"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("folder")
     parser.add_argument("target")
     parser.add_argument("--no-segments", action="store_true")

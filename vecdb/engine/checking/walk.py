@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from vecdb.checking import ERROR, WARNING
 from vecdb.engine import layout
-from vecdb.engine.check_findings import EXAMPLES_MAX, Few, Findings, shown_id
+from vecdb.engine.checking.findings import EXAMPLES_MAX, Few, Findings, shown_id
 from vecdb.engine.environment import Environment
 from vecdb.errors import VecdbError
 from vecdb.types import CollectionConfig
