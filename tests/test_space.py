@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, recall, seal_now
-from vecdb.engine import folder_use, layout, purging, sealing, search
+from vecdb.engine import folder_use, layout, lookup, pins, purging, sealing, search
 from vecdb.engine.compaction import folder_bytes
 from vecdb.engine.publication import GRAPH_LOCK, SEAL_LOCK, claim, discard_claims, widen
-from vecdb.engine.purging import GRACE_S, PurgePass, purge_all
+from vecdb.engine.purging import GRACE_S, PurgePass, Purger, purge_all
 from vecdb.engine.trimming import trim_dead
+from vecdb.engine.upkeep import Upkeep
 from vecdb.engine.view_keeper import ViewKeeper
 
 DIM = 16
@@ -216,6 +218,55 @@ def test_a_pass_that_is_cut_short_is_made_again(tmp_path: Path) -> None:
         assert purge_all(store, grace_s=0.0) == 2_000  # Once more, with no other effect.
         assert entries(docs, b"records") == 7_000 and entries(docs, b"log") == 0
         check(docs, model)
+
+
+def test_closing_ends_a_purge_after_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upkeep thread is held in its first step until closing has begun, of ten; the next one to
+    open the folder goes on with the others."""
+    model = Model(DIM, "cosine")
+    monkeypatch.setattr(purging, "_STEP_ROWS", 300)
+    in_a_step, closing = threading.Event(), threading.Event()
+    step, close, taken = PurgePass.step, Upkeep.close, []
+
+    def held_step(self: PurgePass) -> int:
+        taken.append(self)
+        in_a_step.set()
+        assert closing.wait(20)
+        return step(self)
+
+    def told_close(self: Upkeep) -> None:
+        with self._changed:
+            self._closed = True
+        closing.set()
+        close(self)
+
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(names(9_000), rows(9_000))
+        model.upsert(names(9_000), rows(9_000), None)
+        # What follows the commit itself leaves all of it to the other thread.
+        monkeypatch.setattr(Purger, "relieve", lambda *_: False)
+        docs.delete(names(3_000))
+        model.delete(names(3_000))
+        monkeypatch.setattr(PurgePass, "step", held_step)
+        monkeypatch.setattr(Upkeep, "close", told_close)
+        database._upkeep.purge_now(docs._opened.id)
+        assert in_a_step.wait(20)
+    assert len(taken) == 1
+    monkeypatch.setattr(PurgePass, "step", step)
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.collection("docs")
+        assert 6_000 < entries(docs, b"records") < 9_000
+        check(docs, model)
+        docs._opened.purge_old()
+        # What is no more than a quarter of what lives has its minute of grace.
+        assert entries(docs, b"records") <= 1.25 * 6_000
+        purge_all(docs._opened.store, grace_s=0.0)
+        assert entries(docs, b"records") == 6_000 and entries(docs, b"log") == 0
+        check(docs, model)
+    assert vecdb.check(tmp_path).content
 
 
 def test_no_row_outlives_its_death(tmp_path: Path) -> None:
@@ -425,6 +476,53 @@ def test_a_search_that_is_overtaken_looks_again(
     assert hits.info.seq >= 2
     # The second time it was under a pin: what died then was still there.
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("part", ["vectors", "records"])
+def test_a_look_up_that_is_overtaken_is_made_again_under_a_pin(
+    database: Any, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Each time that rows were found and are to be read, all is replaced and purged: the second
+    time a pin holds what was found."""
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    replaced(docs, model, 400, 1)
+    real, finds = lookup._find, []
+
+    def overtaken(*arguments: Any) -> Any:
+        found = real(*arguments)
+        if len(finds) == 1:
+            then.rows.update(model.rows)
+        finds.append(1)
+        replaced(docs, model, 400, 1 + len(finds))
+        purge_all(docs._opened.store, grace_s=0.0)
+        return found
+
+    then = Model(DIM, "cosine")
+    monkeypatch.setattr(lookup, "_find", overtaken)
+    if part == "records":  # The vectors were read just before it.
+        vectors = np.zeros((3, DIM), np.float32)
+        monkeypatch.setattr(lookup, "read_vectors", lambda *_: vectors)
+    got = docs.get(names(3))
+    assert len(finds) == 2 and got.missing == []
+    if part == "vectors":
+        then.check_records(got, names(3))
+    assert [m["n"] for m in got.metadata] == [2, 2, 2]
+    with docs._opened.store.environment.read() as transaction:
+        assert pins.oldest_pin(docs._opened.store, transaction) is None
+    monkeypatch.undo()
+    check(docs, model)
+
+
+def test_a_look_up_of_damaged_rows_says_so_at_once(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(names(3), rows(3))
+    environment, key = docs._opened.store.environment, layout.record_key(1, 1)
+    environment.transact(lambda t: t.put(key, b"bad", db=environment.database(b"records")))
+    monkeypatch.setattr(pins, "take_pin", None)  # It would be called to look again.
+    with pytest.raises(vecdb.DataLossError):
+        docs.get(names(3))
 
 
 def test_a_view_that_is_overtaken_is_made_again(

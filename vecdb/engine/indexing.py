@@ -135,8 +135,8 @@ class CollectionIndexer:
                     discard_claims(self._store, self._segments, GRAPH_LOCK)
             self._kept = None
             sweep(self._store, self._segments)
-            purge_all(self._store)
-            trim_dead(self._store, self._views.view())
+            purge_all(self._store, should_stop=self._should_stop)
+            trim_dead(self._store, self._views.view(), self._should_stop)
             return self._plan(self._views.view(), urgent=True) is not None
 
     def _plan(self, view: View, *, urgent: bool) -> list[SegmentView] | None:

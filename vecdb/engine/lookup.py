@@ -3,9 +3,9 @@ and however large they are.
 
 What is read belongs to one seq. The first transaction says which rows are live at it; their records
 and vectors don't change after that, so they are read in slices. A row that dies meanwhile is still
-there: what has died is purged a minute later at the earliest. Should it be gone all the same, the
-look-up is made again. Deaths and log entries of a seq never change either, but they may be removed,
-as the functions say.
+there: what has died is purged a minute later, or earlier if it is too much. Should it be gone, the
+look-up is made once more, under a pin, which nothing overtakes. Deaths and log entries of a seq
+never change either, but they may be removed, as the functions say.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.deadline import Deadline
+from vecdb.engine.pins import pinned
 from vecdb.engine.rows import Record
 from vecdb.engine.store import Store
 from vecdb.errors import DataLossError
@@ -30,8 +31,6 @@ _SLICE_ROWS = 2_000
 _SLICE_DEATHS, _SLICE_BATCHES = 100_000, 1_000
 """Deaths and batches of a transaction: some 50 ms."""
 
-_ATTEMPTS_MAX = 3
-
 
 def get_records(store: Store, texts: list[str]) -> Records:
     """Rows by id, in the order of ``texts``, which are checked.
@@ -41,25 +40,36 @@ def get_records(store: Store, texts: list[str]) -> Records:
         DataLossError.
     """
     encoded = [text.encode() for text in texts]
-    wanted = sorted(set(encoded))
-    for attempt in range(1, _ATTEMPTS_MAX + 1):
-        with store.environment.read() as transaction:
-            store.check_not_dropped(transaction)
-            seq = store.read_state(transaction).seq
-            row_of = store.rows.find(transaction, wanted)
-        rows = [row_of[key] for key in encoded if key in row_of]
-        try:
-            vectors = read_vectors(store, rows)
-            raw = [record.metadata for record in read_records(store, rows, seq)]
-        except DataLossError:
-            if attempt == _ATTEMPTS_MAX or store.current_state().seq == seq:
-                raise
-            continue
-        pairs = list(zip(texts, encoded, strict=True))
-        found = [text for text, key in pairs if key in row_of]
-        missing = [text for text, key in pairs if key not in row_of]
-        return Records(found, vectors, raw, missing, seq)
-    raise AssertionError("the last attempt returns or raises")
+    seq, row_of = _find(store, encoded)
+    try:
+        return _read(store, texts, encoded, seq, row_of)
+    except DataLossError:
+        # Without a write since then no row has died, so that none was purged: it is damage.
+        if store.current_state().seq == seq:
+            raise
+    with pinned(store):
+        seq, row_of = _find(store, encoded)
+        return _read(store, texts, encoded, seq, row_of)
+
+
+def _find(store: Store, encoded: list[bytes]) -> tuple[int, dict[bytes, int]]:
+    """The last seq, and the rows of those ids that are there at it."""
+    with store.environment.read() as transaction:
+        store.check_not_dropped(transaction)
+        seq = store.read_state(transaction).seq
+        return seq, store.rows.find(transaction, sorted(set(encoded)))
+
+
+def _read(
+    store: Store, texts: list[str], encoded: list[bytes], seq: int, row_of: dict[bytes, int]
+) -> Records:
+    rows = [row_of[key] for key in encoded if key in row_of]
+    vectors = read_vectors(store, rows)
+    raw = [record.metadata for record in read_records(store, rows, seq)]
+    pairs = list(zip(texts, encoded, strict=True))
+    found = [text for text, key in pairs if key in row_of]
+    missing = [text for text, key in pairs if key not in row_of]
+    return Records(found, vectors, raw, missing, seq)
 
 
 def read_records(

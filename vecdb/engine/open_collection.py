@@ -7,7 +7,7 @@ delay of writers. It may be put to rest (``resting.py``) and wakes by itself whe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,18 +108,20 @@ class OpenCollection:
                 joined_rows_max=self.graph_rows_max,
             )
 
-    def purge_old(self) -> None:
-        """Let go what has been dead for a while."""
-        self._purger.purge_old()
+    def purge_old(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Let go what has been dead for a while; ``should_stop`` is asked between steps."""
+        self._purger.purge_old(should_stop)
 
     def relieve(self) -> bool:
         """Let go of some of what has died, if that is too much; True if ``purge_old`` should go
         on."""
         return self._purger.relieve(self.garbage, self._live_count)
 
-    def trim(self) -> None:
+    def trim(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Remove dead rows from flat segments that hardly hold others, and deaths that nobody
-        needs, if there are enough of them."""
+        needs, if there are enough of them; ``should_stop`` is asked between steps."""
+        if should_stop():
+            return
         with _gone_is_dropped(self.folder):
             thin_flat(self.store, self.folder, self.id, self.views.view())
         view = self.views.view()
@@ -127,7 +129,7 @@ class OpenCollection:
             deaths = transaction.stat(self.store.environment.database(b"dead"))["entries"]
         needed = sum(segment.dead_count for segment in view.segments)
         if deaths - needed > max(_DEATHS_WORTH_A_TRIM, _DEATHS_WORTH_A_LOOK * view.live_count):
-            trim_dead(self.store, view)
+            trim_dead(self.store, view, should_stop)
 
     def note_backlog(self) -> layout.Counters:
         """Tell the back-pressure how much is in no graph; returns the counters."""

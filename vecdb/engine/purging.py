@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -75,10 +76,14 @@ class Purger:
         self._pass: PurgePass | None = None
         self._deaths: dict[int, int] = {}
 
-    def purge_old(self) -> None:
+    def purge_old(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Let go of what is too much, whatever its age, and of all that has been dead for a
-        while."""
-        while True:
+        while.
+
+        Args:
+            should_stop: asked before each step; whoever purges next goes on with what is left.
+        """
+        while not should_stop():
             with self._store.environment.read() as transaction:
                 garbage = garbage_rows(self._store, transaction)
                 live_count = self._store.read_counters(transaction).live_count
@@ -87,7 +92,7 @@ class Purger:
             with self._busy:
                 if not self._step(garbage):
                     break  # A pin holds the rest.
-        purge_all(self._store)
+        purge_all(self._store, should_stop=should_stop)
 
     def relieve(self, garbage: int, live_count: int) -> bool:
         """Purge a little, whatever its age, if too much has died, or for a moment if it is far too
@@ -138,11 +143,17 @@ def _tolerated(live_count: int) -> float:
     return max(GARBAGE_ROWS_MIN, GARBAGE_FRACTION_MAX * live_count)
 
 
-def purge_all(store: Store, grace_s: float = GRACE_S) -> int:
-    """Purge all that has been dead for so long; returns rows purged."""
+def purge_all(
+    store: Store, grace_s: float = GRACE_S, should_stop: Callable[[], bool] = lambda: False
+) -> int:
+    """Purge all that has been dead for so long, or until ``should_stop``, which is asked before
+    each step; returns rows purged."""
     total = 0
-    while (purge := PurgePass.begin(store, rows_max=_PASS_ROWS, grace_s=grace_s)) is not None:
-        while not purge.done:
+    while not should_stop():
+        purge = PurgePass.begin(store, rows_max=_PASS_ROWS, grace_s=grace_s)
+        if purge is None:
+            break
+        while not purge.done and not should_stop():
             total += purge.step()
     return total
 

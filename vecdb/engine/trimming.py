@@ -10,6 +10,7 @@ at the seq of its claim: a row that is in none and died before that is not in it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -28,18 +29,19 @@ _Deaths = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Rows, ascending, and the seqs of their deaths."""
 
 
-def trim_dead(store: Store, view: View) -> int:
+def trim_dead(store: Store, view: View, should_stop: Callable[[], bool] = lambda: False) -> int:
     """Remove deaths of rows whose bytes have gone, from the store and from every segment.
 
     Args:
         view: says what is in the segments; if they have changed since, nothing is removed.
+        should_stop: asked before each step.
 
     Returns:
         Deaths removed.
     """
     removed = 0
     next_row: int | None = 0
-    while next_row is not None:
+    while next_row is not None and not should_stop():
         with store.environment.read() as transaction:
             (rows, seqs), next_row = _in_no_block(store, transaction, next_row)
         for segment in view.segments:

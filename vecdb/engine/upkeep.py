@@ -3,7 +3,8 @@
 Sealing is asked for by a commit that brought enough fresh rows; purging comes by itself a minute
 after a commit that left something to purge. Between them, and every few seconds, it looks whether
 other processes have dropped what is open here. All of that is only for speed and space: what fails
-is told in the log and asked for again by a later commit.
+is told in the log and asked for again by a later commit. Closing waits for a step of purging at
+most; who opens the collection next goes on with the rest.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Upkeep:
         self._seal_failures.settled(collection_id)
 
     def close(self) -> None:
-        """Seal what was asked for, then end."""
+        """Seal what was asked for, then end; what is being purged is left after its step."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -121,8 +122,11 @@ class Upkeep:
             self._seal_failures.settled(opened.id)
             self._on_sealed(opened.id)
         else:
-            opened.purge_old()
-        opened.trim()
+            opened.purge_old(self._is_closed)
+        opened.trim(self._is_closed)
+
+    def _is_closed(self) -> bool:
+        return self._closed
 
     def _next(self) -> tuple[str, str] | None:
         """A collection and what it needs; none but a look is the empty id; None at the end."""
