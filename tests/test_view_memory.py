@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, seal_now
-from vecdb.engine import search, streaming
+from vecdb import limits
+from vecdb.engine import pins, search, streaming
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.fresh_rows import FreshRows
 from vecdb.engine.purging import purge_all
@@ -311,6 +313,53 @@ def test_a_search_that_purging_overtakes_looks_again(
         model.check_hits(hits, vectors[900], 1_000, exact=True)
         with docs._opened.store.environment.read() as transaction:
             assert docs._opened.store.purged_to(transaction) == 2
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_search_keeps_its_pin_for_as_long_as_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """The clock goes on by half a lease with each slice, and each time a row dies that is still to
+    be read, and is purged; without a renewed lease the search is overtaken once more."""
+    now_ns = [time.time_ns()]
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns[0])
+    if not kept:
+        monkeypatch.setattr(pins, "keep_pin", lambda store, pin: pin)
+    with opened(tmp_path / "data") as database:
+        docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+        vectors = rows(1_000)
+        docs.upsert(names(1_000), vectors)
+        model.upsert(names(1_000), vectors, None)
+        read, searches = search.read_slices, []
+
+        def slow(*arguments: Any) -> Any:
+            if not arguments[1]:
+                return
+            searches.append(0)
+            for part in read(*arguments):
+                yield part
+                if len(searches) == 1:
+                    dying = names(300, 400)
+                    model.delete(dying)
+                else:
+                    now_ns[0] += int(0.5e9 * limits.PIN_LEASE_S)
+                    dying = names(1, 999 - searches[-1])
+                searches[-1] += 1
+                docs.delete(dying)
+                purge_all(docs._opened.store, grace_s=0.0)
+
+        monkeypatch.setattr(search, "read_slices", slow)
+        if not kept:
+            with pytest.raises(vecdb.UnavailableError) as caught:
+                docs.search(vectors[900], k=1_000)
+            assert caught.value.reason == "OVERTAKEN"
+            return
+        hits = docs.search(vectors[900], k=1_000)
+        assert searches[0] == 1 and searches[1] > 10 and hits.info.seq == 2
+        model.check_hits(hits, vectors[900], 1_000, exact=True)
+        with docs._opened.store.environment.read() as transaction:
+            assert docs._opened.store.purged_to(transaction) == 2
+            assert pins.oldest_pin(docs._opened.store, transaction) is None
 
 
 READER = """

@@ -46,6 +46,28 @@ class Deadline:
         if self._is_cancelled is not None and self._is_cancelled():
             raise CancelledError("the caller cancelled the call")
 
+    def also(self, function: Callable[[], None]) -> Deadline:
+        """The same deadline, each of whose checks calls ``function`` too, in whichever thread."""
+        return _Also(self, function)
+
     def remaining_s(self) -> float | None:
         """Seconds left, at least 0; None without an end."""
         return None if self._ends is None else max(0.0, self._ends - time.monotonic())
+
+
+class _Also(Deadline):
+    """A deadline whose checks do something else besides."""
+
+    __slots__ = ("_deadline", "_function")
+
+    def __init__(self, deadline: Deadline, function: Callable[[], None]) -> None:
+        super().__init__()
+        self._deadline, self._function = deadline, function
+        self.timeout_s = deadline.timeout_s
+
+    def check(self) -> None:
+        self._deadline.check()
+        self._function()
+
+    def remaining_s(self) -> float | None:
+        return self._deadline.remaining_s()

@@ -12,10 +12,11 @@ of ``environment.transact``. Neither seq nor generation changes with pins.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from vecdb import limits
 from vecdb.engine import layout
@@ -32,6 +33,7 @@ from vecdb.errors import (
 
 __all__ = [
     "check_pin",
+    "keep_pin",
     "oldest_pin",
     "oldest_pinned_seq",
     "pinned",
@@ -40,6 +42,12 @@ __all__ = [
     "renew_pin",
     "take_pin",
 ]
+
+
+_RENEWED_BELOW: Final = 0.75
+"""A lease of which less is left is renewed: doing it each time would cost a commit."""
+
+_UNWRITABLE: Final = (ResourceExhaustedError, UnavailableError, OutcomeUnknownError)
 
 
 def take_pin(store: Store, transaction: Any) -> Pin:
@@ -82,21 +90,53 @@ def check_pin(store: Store, transaction: Any, pin_id: bytes) -> Pin:
 
 
 @contextlib.contextmanager
-def pinned(store: Store) -> Iterator[None]:
+def pinned(store: Store) -> Iterator[Callable[[], None]]:
     """Nothing that can be read now is purged in the meantime. Not inside a transaction.
+
+    Gives a function that keeps the pin: whoever may take longer than a lease calls it between the
+    steps of the work, outside of transactions, from any thread; mostly it does nothing.
 
     Where nothing can be written it does without: purging then can't be under way either.
     """
     pin = None
-    with contextlib.suppress(ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
+    with contextlib.suppress(*_UNWRITABLE):
         pin = store.environment.transact(lambda transaction: take_pin(store, transaction))
+    if pin is None:
+        yield lambda: None
+        return
+    held, renewing = [pin], threading.Lock()
+
+    def keep() -> None:
+        if not renewing.acquire(blocking=False):
+            return  # Another thread is at it.
+        try:
+            if held:
+                held[0] = keep_pin(store, held[0])
+        except FailedPreconditionError:
+            held.clear()  # Too late: who is overtaken now is told where it reads.
+        finally:
+            renewing.release()
+
     try:
-        yield
+        yield keep
     finally:
-        if pin is not None:
-            pin_id = pin.id
-            with contextlib.suppress(VecdbError):  # Its lease ends by itself.
-                store.environment.transact(lambda t: release_pin(store, t, pin_id))
+        with contextlib.suppress(VecdbError):  # Its lease ends by itself.
+            store.environment.transact(lambda t: release_pin(store, t, pin.id))
+
+
+def keep_pin(store: Store, pin: Pin) -> Pin:
+    """The pin, its lease begun anew if a good part of it is over. Not inside a transaction.
+
+    Where nothing can be written, the lease that there is goes on.
+
+    Raises:
+        FailedPreconditionError: it has expired or was released.
+    """
+    left_s = (pin.expiry_ns - time.time_ns()) / 1e9
+    if left_s < _RENEWED_BELOW * limits.PIN_LEASE_S:
+        with contextlib.suppress(*_UNWRITABLE):
+            return store.environment.transact(lambda t: renew_pin(store, t, pin.id))
+    return pin
 
 
 def renew_pin(store: Store, transaction: Any, pin_id: bytes) -> Pin:

@@ -16,7 +16,6 @@ what it reads was not purged, and it is short however many dead rows or versions
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,8 +45,6 @@ _SLICE_BYTES = 32 * 1024**2
 """What a transaction reads at most, about: some 30 ms."""
 
 _ROW_OVERHEAD = 16
-_RENEWED_BELOW = 0.75
-"""A lease of which less is left is renewed: a commit a page would cost more than the page."""
 
 
 @dataclass(frozen=True)
@@ -133,21 +130,13 @@ def _page(store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadli
             break
     token = None
     if row < pin.next_row:
-        _renew(store, pin)
+        pins.keep_pin(store, pin)
         token = pack_token(place._replace(row=row))
     else:
         # That was all. If the pin can't be let go now, its lease ends by itself.
         with contextlib.suppress(ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
             _release(store, pin.id)
     return ScrollPage(_records(store, got, asked, pin.seq), token)
-
-
-def _renew(store: Store, pin: Pin) -> None:
-    left_s = (pin.expiry_ns - time.time_ns()) / 1e9
-    if left_s < _RENEWED_BELOW * limits.PIN_LEASE_S:
-        # Where nothing can be written, reading goes on for as long as the lease lasts.
-        with contextlib.suppress(ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
-            store.environment.transact(lambda t: pins.renew_pin(store, t, pin.id))
 
 
 def _read_slice(

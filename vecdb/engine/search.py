@@ -109,9 +109,10 @@ class Searcher:
                 raise
         except OvertakenError:
             pass  # The same, of rows that are read from the store.
-        with pinned(self._store):
+        with pinned(self._store) as keep:
             newer = self._views.view()
-            return self._answer(newer, prepared, wanted, request.exact, deadline)
+            # It may take longer than a lease: each check of the deadline keeps the pin.
+            return self._answer(newer, prepared, wanted, request.exact, deadline.also(keep))
 
     def _answer(
         self,
