@@ -16,6 +16,11 @@ use. After an I/O error it is opened again in the same way, since LMDB refuses e
 meta page could not be written. Reads go on at once then; writes only after a commit of nothing has
 reached the disk: what an earlier commit left in the page cache without a sync is durable then too.
 While the disk keeps failing, both are tried again ever less often.
+
+Opening waits for LMDB's write lock: a named database that is opened outside of a transaction of
+ours is opened in a write transaction of its own, and py-lmdb keeps no handle that was opened in a
+read transaction, which it resets instead of committing it. Where another process is stopped in the
+middle of a commit, opening lasts until that process goes on or ends.
 """
 
 from __future__ import annotations
