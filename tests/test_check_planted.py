@@ -387,6 +387,10 @@ CACHE_PLANTS: dict[str, tuple[set[str], Plant]] = {
         {"SEGMENT_LEFTOVER"},
         lambda f: (collection_folder(f) / "graph-abc.hnsw").write_bytes(b"draft"),
     ),
+    "a store's draft": (
+        {"COMPACTION_LEFTOVER"},
+        lambda f: (collection_folder(f) / "store.compact").mkdir(),
+    ),
     "live_count": ({"COUNTERS"}, lambda f: change_counters(f, live_count=1)),
     "metadata_count": ({"COUNTERS"}, lambda f: change_counters(f, metadata_count=0)),
     "next_segment": ({"COUNTERS"}, lambda f: change_counters(f, next_segment=1)),

@@ -52,6 +52,7 @@ KINDS: Final = {
     "PINS": "a pin on a state that has not been yet",
     "REQUESTS": "requests at a seq that has not been yet, or not found both by id and by age",
     "SEGMENT_ENTRIES": "the entries of segments don't fit each other",
+    "COMPACTION_LEFTOVER": "what a compaction was writing beside the store when it was killed",
     # Segments and graphs.
     "SEGMENT_MISSING": "files of a segment are gone",
     "SEGMENT_DAMAGED": "files of a segment are not what was written",

@@ -9,7 +9,8 @@ One collection after the other:
 
 LMDB's file never shrinks by itself, and pages that were written in no order are two thirds full;
 here everything is appended in order. Every value's checksum is compared on the way; a collection in
-which one is wrong stays as it was. Row numbers and seqs stay. Scrolls that were under way end.
+which one is wrong stays as it was. Row numbers and seqs stay. Scrolls that were under way end. What
+a compaction leaves that is killed goes when the folder is opened or compacted next.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from vecdb import checks
 from vecdb.engine import layout
 from vecdb.engine.backup.backup import finish_store, open_copy
 from vecdb.engine.catalog import Catalog
+from vecdb.engine.data_folder import COMPACTION_DRAFT, remove_compaction_drafts
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock, fsync_folder, os_errors_translated
 from vecdb.engine.folder_use import FolderUse
@@ -45,7 +47,6 @@ from vecdb.types import CompactionReport
 
 __all__ = ["compact"]
 
-_DRAFT_NAME: Final = "store.compact"
 _DEAD_FRACTION_MAX: Final = 0.01
 _SLICE_ROWS, _SLICE_BYTES = 20_000, 32 * 1024**2
 
@@ -61,6 +62,7 @@ def compact(path: str | os.PathLike[str]) -> CompactionReport:
     options = Options()
     with os_errors_translated(str(root)), FolderUse(root, alone=True):
         before = folder_bytes(root)
+        remove_compaction_drafts(root)
         catalog = Catalog(root, options.map_bytes)  # It also empties the trash.
         try:
             names = [each.name for each in catalog.list()]
@@ -89,8 +91,7 @@ def folder_bytes(root: Path) -> int:
 
 
 def _compact_collection(folder: Path, collection_id: str, options: Options) -> None:
-    draft = folder / _DRAFT_NAME
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = folder / COMPACTION_DRAFT
     store = open_copy(folder / "store", collection_id)
     try:
         _finish_graphs(store, folder, collection_id, options)

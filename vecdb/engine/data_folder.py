@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +17,22 @@ from vecdb.engine.backup.manifest import MANIFEST_NAME
 from vecdb.engine.files import fsync_folder, write_file
 from vecdb.errors import FailedPreconditionError
 
-__all__ = ["FORMAT_LINE", "FORMAT_NUMBER", "FORMAT_WORD", "prepare_folder", "raise_file_limit"]
+__all__ = [
+    "COMPACTION_DRAFT",
+    "FORMAT_LINE",
+    "FORMAT_NUMBER",
+    "FORMAT_WORD",
+    "prepare_folder",
+    "raise_file_limit",
+    "remove_compaction_drafts",
+]
 
 FORMAT_WORD: Final = "vecdb"
 FORMAT_NUMBER: Final = 1
 FORMAT_LINE: Final = f"{FORMAT_WORD} {FORMAT_NUMBER}\n".encode()
+
+COMPACTION_DRAFT: Final = "store.compact"
+"""What a compaction writes beside a store, until it takes the store's place."""
 
 
 def raise_file_limit() -> None:
@@ -89,3 +101,10 @@ def _check_format(root: Path, file: Path) -> None:
         raise FailedPreconditionError(
             f"{root} has format {words[1]}, this vecdb knows up to {FORMAT_NUMBER}", "NEWER_FORMAT"
         )
+
+
+def remove_compaction_drafts(root: Path) -> None:
+    """Remove what a compaction that was killed has left. For who holds the folder's lock, shared or
+    alone: then no other compaction is under way."""
+    for draft in (root / "collections").glob(f"*/{COMPACTION_DRAFT}"):
+        shutil.rmtree(draft, ignore_errors=True)

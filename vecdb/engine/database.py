@@ -30,7 +30,11 @@ from vecdb.engine.backup.process import run_backup
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.catalog import Catalog
 from vecdb.engine.collection import Collection
-from vecdb.engine.data_folder import prepare_folder, raise_file_limit
+from vecdb.engine.data_folder import (
+    prepare_folder,
+    raise_file_limit,
+    remove_compaction_drafts,
+)
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.files import os_errors_translated
 from vecdb.engine.folder_use import FolderUse
@@ -118,6 +122,7 @@ class Database:
         prepare_folder(root)
         self._use = FolderUse(root)
         try:
+            remove_compaction_drafts(root)
             self._catalog = Catalog(root, options.map_bytes)
         except BaseException:
             self._use.close()

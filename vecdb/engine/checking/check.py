@@ -100,7 +100,7 @@ class CollectionCheck:
             UnavailableError, ResourceExhaustedError, FailedPreconditionError: something other than
                 the data keeps it from being read.
         """
-        leftovers = Leftovers(self._folder)
+        leftovers = Leftovers(self._root, self._folder)
         try:
             environment = Environment(
                 self._folder / "store", layout.DATABASES, create=False, map_bytes=_MAP_BYTES

@@ -35,7 +35,7 @@ from vecdb.engine.checking.check import end_with_input, read_job, say
 from vecdb.engine.checking.findings import Findings
 from vecdb.engine.checking.store import check_entries
 from vecdb.engine.checking.walk import Facts, Walk, read_entries, read_facts
-from vecdb.engine.data_folder import FORMAT_LINE
+from vecdb.engine.data_folder import COMPACTION_DRAFT, FORMAT_LINE
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock, fsync_folder, write_file
 from vecdb.engine.folder_use import FolderUse
@@ -134,6 +134,8 @@ class CollectionRepair:
                 path.unlink(missing_ok=True)
         for draft in self._folder.glob("graph-*.hnsw"):
             draft.unlink(missing_ok=True)
+        # Whoever repairs has the folder open with others, so no compaction is under way.
+        shutil.rmtree(self._folder / COMPACTION_DRAFT, ignore_errors=True)
 
     def _rebuild(self, store: Store) -> None:
         """Seal what is worth it and do all graph work, as a process that writes would."""

@@ -21,10 +21,12 @@ from vecdb.engine.checking.findings import Findings
 from vecdb.engine.checking.graph import graph_faults, self_links
 from vecdb.engine.checking.walk import BAD_VALUE, Facts, Rows, is_among
 from vecdb.engine.compiled import load_kernels
+from vecdb.engine.data_folder import COMPACTION_DRAFT
+from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.publication import GRAPH_LOCK
 from vecdb.engine.reachability import reachable_nodes
 from vecdb.engine.segment import Segment, SegmentDamagedError, padded_width
-from vecdb.errors import DataLossError
+from vecdb.errors import DataLossError, UnavailableError
 from vecdb.types import CollectionConfig, Metric
 
 __all__ = ["Leftovers", "Suspect", "check_graphs", "findable_share", "open_segments", "verify"]
@@ -185,15 +187,20 @@ class Leftovers:
 
     A segment's folder is made after its entry and unlinked before it. So one that was there before
     the state was read, is in no entry of that state, and is still there afterwards belongs to
-    nobody; and likewise the draft of a graph, if no graph is claimed.
+    nobody; and likewise the draft of a graph, if no graph is claimed. The draft of a store is that
+    of a compaction, which is alone in the data folder ``root``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, root: Path, folder: Path) -> None:
         self._before = _listed(folder)
-        self._folder = folder
+        self._root, self._folder = root, folder
 
     def tell(self, facts: Facts, findings: Findings) -> None:
         """What is left; the state must have been read since."""
+        draft = self._folder / COMPACTION_DRAFT
+        if _is_left(self._root, draft):
+            detail = f"{draft} is of a compaction that has ended; opening the folder removes it"
+            findings.add("COMPACTION_LEFTOVER", detail, NOTE)
         if facts.bad_segments or "segments" in facts.incomplete:
             return
         entries = facts.segments
@@ -207,6 +214,17 @@ class Leftovers:
             or (name.startswith("graph-") and not building)
         ]
         findings.many("SEGMENT_LEFTOVER", "files or folders of no segment", left, NOTE)
+
+
+def _is_left(root: Path, draft: Path) -> bool:
+    """Whether the draft is there while nobody compacts; False too if that can't be told."""
+    if not draft.exists():
+        return False
+    try:
+        with FolderUse(root):
+            return draft.exists()
+    except (UnavailableError, OSError):
+        return False
 
 
 def _is_number_in(name: str, entries: dict[int, dict[str, Any]]) -> bool:
