@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vecdb.engine import layout
+from vecdb.engine.child_process import give_way
 from vecdb.engine.environment import Environment
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.indexing import CollectionIndexer
@@ -29,9 +30,6 @@ __all__ = ["main"]
 
 _PAUSE_S = 2.0
 """Seconds without a word from the parent after which leftovers are done too."""
-
-_NICENESS = 5
-"""Searches and writes go first."""
 
 
 def _say(event: dict[str, Any]) -> None:
@@ -124,8 +122,7 @@ def main() -> None:
     parser.add_argument("--map-bytes", type=int, default=16 * 1024**3)
     parser.add_argument("--finish-when-orphaned", action="store_true")
     arguments = parser.parse_args()
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
+    give_way()
     try:
         use = FolderUse(Path(arguments.folder))
     except FileNotFoundError:

@@ -6,7 +6,8 @@ decides what comes next; ``CollectionIndexer`` does it.
 Merging by extending: the first graph of a group is loaded into hnswlib and the rows of its
 neighbours to the right are added to it, which costs only the new rows. During a bulk load the graph
 stays in memory between publications, and each publication at least doubles the one before, so that
-all of them together cost little more than the last.
+all of them together cost little more than the last. Beside steady writing it is published as soon
+as it has caught up.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ FIRST_PUBLICATION_ROWS = 50_000
 
 _MERGED_SEGMENTS_MAX = GROUP_SEGMENTS_MAX + 2
 """Segments of a merge, those included that it takes up on its way."""
+
+_WAITING_FRACTION = 1 / 4
+"""A growing graph is published earlier if neither so many rows wait beside it, as a fraction of its
+own, nor as many as were just added: then they come slowly, and searches scan what is not in it."""
 
 _STEP_ROWS = 50_000
 
@@ -280,6 +285,9 @@ class CollectionIndexer:
         if unpublished >= max(growing.published_rows, FIRST_PUBLICATION_ROWS):
             return None
         view = self._views.view()
+        waiting = sum(s.live_count for s in view.segments if s.first_row >= taken.end_row)
+        if waiting < min(unpublished, _WAITING_FRACTION * growing.rows):
+            return None
         for segment in view.segments:
             if segment.first_row == taken.end_row and segment.graph is None:
                 fits = growing.rows + segment.live_count <= self._rows_max

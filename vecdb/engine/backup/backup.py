@@ -41,6 +41,7 @@ from vecdb.engine import layout
 from vecdb.engine.backup.manifest import write_manifest
 from vecdb.engine.backup.partial_folder import LOCK_NAME, PartialFolder
 from vecdb.engine.catalog import copy_catalog
+from vecdb.engine.child_process import give_way
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import (
     checksum_of_file,
@@ -61,9 +62,6 @@ __all__ = ["file_entries", "finish_store", "fsync_folders", "main", "open_copy",
 
 _MAP_BYTES: Final = 64 * 1024**2
 """Address space of a store at first: it is twice the file's size at least, and follows others."""
-
-_NICENESS = 5
-"""Searches and writes go first."""
 
 OpenFiles = dict[str, BinaryIO]
 
@@ -329,8 +327,7 @@ def main() -> None:
     parser.add_argument("target")
     parser.add_argument("--no-segments", action="store_true")
     arguments = parser.parse_args()
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
+    give_way()
     threading.Thread(target=_end_with_parent, name="input", daemon=True).start()
     print(json.dumps(_run(arguments)), flush=True)
 

@@ -48,6 +48,7 @@ from vecdb.engine.checking.store import (
 )
 from vecdb.engine.checking.vectors import BlockWalk, check_segment_rows
 from vecdb.engine.checking.walk import Facts, Walk, read_entries, read_facts
+from vecdb.engine.child_process import give_way
 from vecdb.engine.environment import Environment
 from vecdb.engine.publication import in_place
 from vecdb.engine.segment import Segment
@@ -58,9 +59,6 @@ __all__ = ["CollectionCheck", "end_with_input", "main", "read_job", "say"]
 
 _MAP_BYTES: Final = 64 * 1024**2
 """Address space of a store at first: it is twice the file's size at least, and follows others."""
-
-_NICENESS: Final = 5
-"""Searches and writes go first."""
 
 
 class CollectionCheck:
@@ -273,8 +271,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("folder")
     arguments = parser.parse_args()
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
+    give_way()
     job = read_job()
     threading.Thread(target=end_with_input, name="input", daemon=True).start()
     _run(Path(arguments.folder), job)
