@@ -105,8 +105,10 @@ class _Import:
             why = self._why_not(collection.config)
             held = not why and stack.enter_context(file_lock(lock, wait=False))
             first = first_row_of(opened.store, names)
+            before = _rows_ever(opened)
             indexed = in_graphs(opened.store, first, index.count)
             seq = self._write(collection, names, delayed=bool(why))
+            indexed = indexed and _rows_ever(opened) == before
             if not why and not indexed:
                 held = held or self._wait_for(lock, stack)
                 why = "another process is building a graph"
@@ -200,3 +202,8 @@ class _Import:
     def _settle(self, opened: OpenCollection) -> None:
         opened.note_backlog()
         self._database.wake_indexer(opened.id)
+
+
+def _rows_ever(opened: OpenCollection) -> int:
+    with opened.store.environment.read() as transaction:
+        return opened.store.read_counters(transaction).next_row
