@@ -128,7 +128,7 @@ def words_that_matter(kind: str, size: int) -> st.SearchStrategy[tuple[int, int]
     return st.tuples(st.integers(0, size - 4), numbers)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_what_is_accepted_answers_exactly(
     data: st.DataObject, files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
@@ -189,7 +189,7 @@ def test_promised_terabytes_are_not_allocated(
     kind: str, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     whole, promises = files[kind], (2**40, 2**62, 2**64 - 1)
-    changes = [(at, struct.pack("<Q", promises[at % 3])) for at in range(len(whole) - 8)]
+    changes = [(at, struct.pack("<Q", promises[at % 6 // 2])) for at in range(0, len(whole) - 8, 2)]
     outcomes_of_changes(kind, tmp_path / "warm", whole, [])  # Kernels are loaded here.
     tracemalloc.start()
     try:

@@ -187,9 +187,7 @@ def _compare(
     found = dict(store.rows.iterate_ids(transaction, first_row, end_row))
     for position in np.flatnonzero(~dead).tolist():
         if found.get(first_row + position) != keys[position]:
-            raise _DiffersError(
-                "rows of others lie between its rows, or they were in the collection"
-            )
+            raise _DiffersError("its rows do not lie one after the other")
     equal = dead
     for rows, vectors in store.rows.iterate_blocks(transaction, first_row, end_row):
         mine = raw[rows - first_row].view(np.uint32)
