@@ -210,6 +210,19 @@ def test_the_indexer_goes_on_from_an_imported_graph(tmp_path: Path) -> None:
     assert vecdb.check(tmp_path / "data").problems == ()
 
 
+def test_a_graph_whose_nodes_are_not_connected_is_built_anew(database: Any, tmp_path: Path) -> None:
+    rows = vectors(100, 3)
+    index = faiss_index("hnsw", rows)
+    links = np.full(index.hnsw.neighbors.size(), -1, np.int32)
+    faiss.copy_array_to_vector(links, index.hnsw.neighbors)
+    report = database.import_faiss(saved(tmp_path / "index", index), "docs")
+    assert report.graph == (
+        "to be built: no search could come to 99 of the 100 nodes of the file's graph"
+    )
+    docs = database.collection("docs")
+    assert [h.ids[0] for h in docs.search(rows, k=1)] == [str(i) for i in range(100)]
+
+
 def refusal(database: Any, path: Path, name: str = "docs", **options: Any) -> Any:
     with pytest.raises(InvalidArgumentError) as caught:
         database.import_faiss(path, name, **options)

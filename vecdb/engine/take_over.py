@@ -46,8 +46,14 @@ _SLICE_ROWS: Final = 4_000
 _SLICE_BYTES: Final = 16 * 1024**2
 
 
+_LOST_FRACTION_MAX: Final = 0.5
+"""A graph with more nodes than this that no search can come to is no use."""
+
+_PASSES_MAX: Final = 8
+
+
 class _DiffersError(Exception):
-    """The store holds something else than the file; why, for people."""
+    """The graph can't be taken over; why, for people."""
 
 
 def first_row_of(store: Store, names: Names) -> int:
@@ -135,10 +141,13 @@ def _publish(
 
 def _connected(graph: Graph) -> tuple[Graph, int]:
     """Nodes that no search can come to get a link; all others keep theirs as they were."""
-    lost = len(graph.links) - int(np.count_nonzero(reachable_nodes(graph)))
+    n = len(graph.links)
+    lost = n - int(np.count_nonzero(reachable_nodes(graph)))
     if not lost:
         return graph, 0
-    return graph, lost - connect(graph)
+    if lost > _LOST_FRACTION_MAX * n:
+        raise _DiffersError(f"no search could come to {lost} of the {n} nodes of the file's graph")
+    return graph, lost - connect(graph, _PASSES_MAX)
 
 
 def _compared(store: Store, index: ForeignIndex, names: Names, first: int) -> RowArrays:
