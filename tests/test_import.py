@@ -7,6 +7,10 @@ are damaged.
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,8 @@ import pytest
 
 import vecdb
 from tests.index_files import faiss_index, vectors
-from vecdb.engine import importing
-from vecdb.errors import InvalidArgumentError, NotFoundError
+from vecdb.engine import failpoints, importing
+from vecdb.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from vecdb_server import command_line
 
 N, DIM = 2_000, 24
@@ -142,6 +146,47 @@ def test_an_import_that_was_stopped_goes_on(
     assert docs.stats().next_row == N
     third = database.import_faiss(path, "docs")
     assert (third.graph, docs.stats().next_row) == ("there already", N)
+
+
+CRASHING = """
+import sys, vecdb
+with vecdb.open(sys.argv[1], indexer=False) as database:
+    database.import_faiss(sys.argv[2], "docs")
+"""
+
+
+@pytest.mark.parametrize("point", ["import.written", "import.published"])
+def test_an_import_that_was_killed_goes_on(point: str, tmp_path: Path) -> None:
+    rows = vectors(300, 8)
+    path = saved(tmp_path / "index", faiss_index("hnsw", rows))
+    arguments = [sys.executable, "-c", CRASHING, str(tmp_path / "data"), str(path)]
+    environment = {**os.environ, failpoints.VARIABLE: f"{point}=crash"}
+    killed = subprocess.run(arguments, env=environment, timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = database.collection("docs")
+        assert docs.count() == 300
+        assert [h.ids[0] for h in docs.search(rows, k=1)] == [str(i) for i in range(300)]
+        report = database.import_faiss(path, "docs")
+        assert report.graph == ("there already" if point == "import.published" else "taken over")
+        assert kinds_of(docs) == [("graph", 0, 300)]
+        assert docs.stats().next_row == 300
+
+
+@pytest.mark.parametrize("point", ["import.claimed", "import.written"])
+def test_a_full_disk_leaves_the_rows_and_no_claim(
+    point: str, database: Any, tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "index", faiss_index("hnsw", vectors(300, 8)))
+    failpoints.arm(f"{point}=ENOSPC")
+    try:
+        with pytest.raises(ResourceExhaustedError):
+            database.import_faiss(path, "docs")
+    finally:
+        failpoints.arm("")
+    assert database.collection("docs").count() == 300
+    assert list((database.path / "collections").glob("*/segments/*")) == []
+    assert database.import_faiss(path, "docs").graph == "taken over"
 
 
 def test_rows_of_others_keep_the_graph_out(
