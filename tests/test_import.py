@@ -217,6 +217,22 @@ def test_rows_of_others_keep_the_graph_out(
     assert full.count() == 401
 
 
+def test_a_collection_that_is_dropped_meanwhile(
+    database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "index", faiss_index("hnsw", vectors(100, 8)))
+    take_over = importing.take_over
+
+    def after_drop(*arguments: Any) -> Any:
+        database.drop_collection("docs")
+        return take_over(*arguments)
+
+    monkeypatch.setattr(importing, "take_over", after_drop)
+    with pytest.raises(NotFoundError):
+        database.import_faiss(path, "docs")
+    assert database.list_collections() == []
+
+
 def test_rows_that_die_meanwhile_are_dead_nodes(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

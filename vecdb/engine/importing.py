@@ -25,6 +25,7 @@ from vecdb.engine.files import file_lock, os_errors_translated
 from vecdb.engine.foreign_index import ForeignIndex
 from vecdb.engine.hnsw_file import read_hnswlib
 from vecdb.engine.import_names import Names
+from vecdb.engine.open_collection import OpenCollection, gone_is_dropped
 from vecdb.engine.take_over import first_row_of, in_graphs, take_over
 from vecdb.engine.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError, NotFoundError
@@ -33,7 +34,6 @@ from vecdb.types import CollectionConfig, ImportReport, Metric
 if TYPE_CHECKING:
     from vecdb.engine.collection import Collection
     from vecdb.engine.database import Database
-    from vecdb.engine.open_collection import OpenCollection
 
 __all__ = ["import_faiss", "import_hnswlib"]
 
@@ -101,6 +101,7 @@ class _Import:
         collection = there or self._make(metric)
         opened = collection._opened
         with contextlib.ExitStack() as stack:
+            stack.enter_context(gone_is_dropped(opened.folder))
             lock = opened.folder / "graph.lock"
             why = self._why_not(collection.config)
             held = not why and stack.enter_context(file_lock(lock, wait=False))
@@ -205,5 +206,6 @@ class _Import:
 
 
 def _rows_ever(opened: OpenCollection) -> int:
+    """Row numbers given so far: it has not risen if all rows were there already."""
     with opened.store.environment.read() as transaction:
         return opened.store.read_counters(transaction).next_row
