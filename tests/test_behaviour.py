@@ -300,7 +300,7 @@ def public(cls: type) -> dict[str, Any]:
             Client,
             {
                 *("check_usable", "submit", "indexer_status", "optimize", "wake_indexer"),
-                *("run_backup", "woke"),
+                *("run_backup", "woke", "import_faiss", "import_hnswlib"),
             },
         ),
         (

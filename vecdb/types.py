@@ -21,6 +21,7 @@ __all__ = [
     "Hit",
     "HitColumns",
     "Hits",
+    "ImportReport",
     "IngestProgress",
     "Metric",
     "Receipt",
@@ -104,6 +105,33 @@ class BackupReport:
     collections: int
     rows: int
     bytes: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What came in from another library's index file.
+
+    Attributes:
+        collection: name of the collection that it went into.
+        made: whether it was made for it.
+        kind: what the file's library calls what is in it, "IndexIDMap2(IndexHNSWFlat)".
+        rows: rows of the file that were written, or were there already bit for bit.
+        skipped: rows of the file that are marked deleted in it.
+        graph: "taken over"; or "to be built: " and why; or "there already", if its rows were.
+        connected: nodes of the file's graph that no search could come to, and that were linked.
+        seq: the collection's when the last of the rows were there.
+        elapsed_s: seconds that it took.
+    """
+
+    collection: str
+    made: bool
+    kind: str
+    rows: int
+    skipped: int
+    graph: str
+    connected: int
+    seq: int
     elapsed_s: float
 
 

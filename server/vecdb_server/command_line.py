@@ -5,7 +5,7 @@
     vecdb rename   a collection                   vecdb warm     compile the kernels
     vecdb backup   while it is in use             vecdb restore  a backup into a new folder
     vecdb check    is all of it right?            vecdb compact  a folder that nobody has open
-    vecdb demo     the first five minutes
+    vecdb import   another library's index        vecdb demo     the first five minutes
 
 ``load``, ``search``, ``stats``, ``rename`` and ``backup`` work on a server (``--url``) or, with no
 server in between, on a folder (``--data``). Everything heavy is imported inside the command that
@@ -21,6 +21,7 @@ import typer
 
 import vecdb
 from vecdb.errors import VecdbError
+from vecdb_server.commands import importing
 
 __all__ = ["app", "run"]
 
@@ -165,6 +166,9 @@ def load(
     )
     if summary.replaced:
         typer.echo(f"{summary.replaced:,} of them replaced rows with the same id")
+
+
+app.add_typer(importing.app, name="import")
 
 
 @app.command()

@@ -38,6 +38,7 @@ from vecdb.engine.data_folder import (
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.files import os_errors_translated
 from vecdb.engine.folder_use import FolderUse
+from vecdb.engine.importing import import_faiss, import_hnswlib
 from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.options import Options
@@ -57,7 +58,7 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
-from vecdb.types import BackupReport, CollectionDescription, Receipt
+from vecdb.types import BackupReport, CollectionDescription, ImportReport, Receipt
 
 __all__ = ["Database"]
 
@@ -278,6 +279,51 @@ class Database:
                 with contextlib.suppress(VecdbError):
                     opened.store.environment.forget_dead_readers()
             raise
+
+    def import_faiss(
+        self,
+        path: str | os.PathLike[str],
+        collection: str,
+        *,
+        metric: str | None = None,
+        meta: str | os.PathLike[str] | bool | None = None,
+    ) -> ImportReport:
+        """Bring in a FAISS index file: IndexFlat or IndexHNSWFlat, in IndexIDMap(2) or after a
+        normalisation or not. ``importing.py`` says what becomes of its graph.
+
+        Args:
+            path: the file. It is not trusted: all of it is checked before anything is written.
+            collection: made if it is not there, with the file's dim, M and metric.
+            metric: None for that of the collection, or the file's: L2 is "euclidean", inner product
+                "dot", after a normalisation "cosine". "cosine": all vectors have length 1.
+            meta: JSON Lines of ``faiss_id``, ``id`` and ``metadata``; None for the file
+                ``<path>.meta.jsonl`` if it is there, False for none. Without it the FAISS ids, or
+                the row numbers, become ids by their decimal text.
+
+        Raises:
+            InvalidArgumentError: BAD_FILE, with byte and field; FAISS_INDEX: of a kind that can't
+                be taken; DIM_MISMATCH, METRIC_MISMATCH: not what the collection has.
+            NotFoundError: NO_FILE. Otherwise as for ``upsert``: run it again to go on.
+        """
+        self.check_usable()
+        return import_faiss(self, path, collection, metric, meta)
+
+    def import_hnswlib(
+        self,
+        path: str | os.PathLike[str],
+        collection: str,
+        *,
+        dim: int,
+        metric: str,
+        meta: str | os.PathLike[str] | bool | None = None,
+    ) -> ImportReport:
+        """Bring in a file of ``hnswlib.Index.save_index``; everything else as ``import_faiss``.
+
+        Args:
+            dim, metric: what the file does not say. "euclidean" is hnswlib's l2, "dot" its ip.
+        """
+        self.check_usable()
+        return import_hnswlib(self, path, collection, dim, metric, meta)
 
     def close(self) -> None:
         """Close it once for each time it was opened; the last one waits for batches at hand.

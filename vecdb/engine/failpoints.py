@@ -40,6 +40,9 @@ FAILPOINTS: Final = (
     "graph.claimed",
     "graph.built",
     "graph.published",
+    "import.claimed",
+    "import.written",
+    "import.published",
     "sweep.unlinked",
 )
 

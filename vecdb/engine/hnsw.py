@@ -1,14 +1,8 @@
-"""Building graphs with hnswlib: the only module that knows it and the file that it writes.
+"""Building graphs with hnswlib: the only module that calls it.
 
 hnswlib builds an excellent graph fast and is used for nothing else; what it saves is taken apart
-into plain arrays at once (``Graph``), which ``kernels.walk_graph`` searches. The file,
-little-endian, without padding:
-
-    header     _HEADER, 96 bytes
-    level 0    n records (_record): link count u16, deletion mark u8, 0 u8, 2M neighbours u32,
-               the vector, label u64. Neighbours past the count are stale, not zeros.
-    above      n times: size u32, then for each level 1.. of the node: count u32, M neighbours u32.
-               size = levels * (4 + 4M), so most nodes have the 4 bytes alone.
+into plain arrays at once (``Graph``), which ``kernels.walk_graph`` searches. ``hnsw_file.py`` draws
+the file.
 
 Neighbours are internal numbers, in order of arrival; with several threads these differ from the
 row numbers, which are the labels. A ``Graph`` is in row order.
@@ -27,7 +21,6 @@ import contextlib
 import errno
 import math
 import os
-import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +32,8 @@ import numpy.typing as npt
 
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.graph import Graph
+from vecdb.engine.hnsw_file import HEADER as _HEADER
+from vecdb.engine.hnsw_file import record as _record
 from vecdb.engine.reachability import connect
 from vecdb.errors import DataLossError
 
@@ -47,9 +42,6 @@ __all__ = ["Builder", "Space"]
 Space = Literal["ip", "l2"]
 """hnswlib's names: inner product, for cosine (of unit vectors) and dot; squared Euclidean."""
 
-# Offset of level 0, max_elements, n, bytes a record, label at, vector at, top level, entry,
-# maxM, maxM0, M, 1 / ln M, ef_construction.
-_HEADER: Final = struct.Struct("<QQQQQQiIQQQdQ")
 _BLOCK_ROWS: Final = 65_536
 
 
@@ -221,19 +213,6 @@ def _temporary_file(folder: str | os.PathLike[str]) -> Iterator[Path]:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-def _record(M: int, width: int) -> np.dtype[Any]:
-    return np.dtype(
-        [
-            ("count", "<u2"),
-            ("deleted", "u1"),
-            ("zero", "u1"),
-            ("links", "<u4", (2 * M,)),
-            ("vector", "<f4", (width,)),
-            ("label", "<u8"),
-        ]
-    )
 
 
 def _read(path: Path, first_of: npt.NDArray[np.int64], M: int, width: int) -> Graph:

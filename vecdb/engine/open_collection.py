@@ -27,7 +27,7 @@ from vecdb.engine.view_keeper import ViewKeeper
 if TYPE_CHECKING:
     from vecdb.engine.database import Database
 
-__all__ = ["OpenCollection"]
+__all__ = ["OpenCollection", "gone_is_dropped"]
 
 _DEATHS_WORTH_A_LOOK = 0.1
 """Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
@@ -36,7 +36,7 @@ _DEATHS_WORTH_A_TRIM = 1_000
 
 
 @contextlib.contextmanager
-def _gone_is_dropped(folder: Path) -> Iterator[None]:
+def gone_is_dropped(folder: Path) -> Iterator[None]:
     """A file that is not there because the folder was moved away: another process dropped it."""
     try:
         yield
@@ -58,7 +58,7 @@ class OpenCollection:
         )
         try:
             self.store = Store(environment, collection_id)
-            with _gone_is_dropped(folder):
+            with gone_is_dropped(folder):
                 (folder / "segments").mkdir(exist_ok=True)
             with environment.read() as transaction:
                 check_counters(self.store, transaction)
@@ -98,7 +98,7 @@ class OpenCollection:
 
     def seal(self, bytes_min: int) -> bool:
         """Seal fresh rows if they take that much; False if another process is at it."""
-        with _gone_is_dropped(self.folder):
+        with gone_is_dropped(self.folder):
             return seal(
                 self.store,
                 self.folder,
@@ -122,7 +122,7 @@ class OpenCollection:
         needs, if there are enough of them; ``should_stop`` is asked between steps."""
         if should_stop():
             return
-        with _gone_is_dropped(self.folder):
+        with gone_is_dropped(self.folder):
             thin_flat(self.store, self.folder, self.id, self.views.view())
         view = self.views.view()
         with self.store.environment.read() as transaction:

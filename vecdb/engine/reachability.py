@@ -41,12 +41,17 @@ def reachable_nodes(graph: Graph) -> Mask:
     return seen
 
 
-def connect(graph: Graph) -> int:
+def connect(graph: Graph, passes_max: int | None = None) -> int:
     """Make nodes reachable that are not, in place, by links from neighbours of theirs (or these
-    ones' neighbours) that have room for one; how many are left. Nothing else changes."""
+    ones' neighbours) that have room for one; how many are left. Nothing else changes.
+
+    Args:
+        passes_max: of a graph from elsewhere, as one may be made to need a pass for each node.
+    """
     seen = reachable_nodes(graph)
-    lost = np.flatnonzero(~seen)
-    while len(lost):
+    lost, passes = np.flatnonzero(~seen), 0
+    while len(lost) and passes != passes_max:
+        passes += 1
         for node in lost.tolist():
             if not seen[node] and _connect(graph.links, node, seen):
                 _walk(graph.links, np.array([node]), seen)

@@ -1,0 +1,135 @@
+"""Why a FAISS file can't come in, and what its owner can do instead, by its fourcc.
+
+An index that keeps vectors whole can be taken in by a detour through numpy; one that keeps codes
+has lost the vectors, and only their owner can say whether approximations will do.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["METRICS", "explain", "explain_transform"]
+
+_CODES: Final = (
+    "{what} can't be recovered exactly; load the vectors that were indexed from an .npy file, or "
+    "what index.reconstruct_n(0, index.ntotal) gives if approximations will do"
+)
+_WHOLE: Final = (
+    "{what} are whole, but in another order and without a graph that can be used; save "
+    "index.reconstruct_n(0, index.ntotal) as an .npy file and load that"
+)
+_IVF: Final = (
+    "{what} are whole, but in lists without a graph; call index.make_direct_map(), save "
+    "index.reconstruct_n(0, index.ntotal) as an .npy file and load that"
+)
+_BITS: Final = "{what} are bits, and a collection holds floats; there is no metric for them"
+_GRAPH: Final = (
+    "{what} are whole, but the graph is no HNSW graph; save "
+    "index.reconstruct_n(0, index.ntotal) as an .npy file and load that"
+)
+
+_KINDS: Final[dict[bytes, tuple[str, str]]] = {
+    b"IxPq": ("product-quantised vectors", _CODES),
+    b"IxPo": ("product-quantised vectors", _CODES),
+    b"IxPp": ("product-quantised vectors", _CODES),
+    b"IxSQ": ("scalar-quantised vectors", _CODES),
+    b"IxRQ": ("residual-quantised vectors", _CODES),
+    b"IxRq": ("residual-quantised vectors", _CODES),
+    b"IxLS": ("additive-quantised vectors", _CODES),
+    b"IxLs": ("additive-quantised vectors", _CODES),
+    b"IPfs": ("product-quantised vectors", _CODES),
+    b"IPf2": ("product-quantised vectors", _CODES),
+    b"IHNs": ("scalar-quantised vectors of an HNSW graph", _CODES),
+    b"IHNp": ("product-quantised vectors of an HNSW graph", _CODES),
+    b"IHN2": ("two-level codes of an HNSW graph", _CODES),
+    b"Ix2L": ("two-level codes", _CODES),
+    b"IxHe": ("locality-sensitive hashes", _CODES),
+    b"IxHE": ("locality-sensitive hashes", _CODES),
+    b"IxLa": ("lattice codes", _CODES),
+    b"IwPQ": ("product-quantised vectors", _CODES),
+    b"IvPQ": ("product-quantised vectors", _CODES),
+    b"IwQR": ("product-quantised vectors", _CODES),
+    b"IvQR": ("product-quantised vectors", _CODES),
+    b"IwPf": ("product-quantised vectors", _CODES),
+    b"IwSq": ("scalar-quantised vectors", _CODES),
+    b"IwSQ": ("scalar-quantised vectors", _CODES),
+    b"IvSQ": ("scalar-quantised vectors", _CODES),
+    b"IwSh": ("spectral hashes", _CODES),
+    b"IwRQ": ("residual-quantised vectors", _CODES),
+    b"IwRq": ("residual-quantised vectors", _CODES),
+    b"IwRf": ("residual-quantised vectors", _CODES),
+    b"IwLS": ("additive-quantised vectors", _CODES),
+    b"Imiq": ("codes of a multi-index", _CODES),
+    b"ImiQ": ("codes of a multi-index", _CODES),
+    b"IwFl": ("vectors of an inverted file", _IVF),
+    b"IvFl": ("vectors of an inverted file", _IVF),
+    b"IvFL": ("vectors of an inverted file", _IVF),
+    b"IwFd": ("vectors of an inverted file", _IVF),
+    b"IwPn": ("vectors of an inverted file", _IVF),
+    b"IxF1": ("numbers of an IndexFlat1D", _WHOLE),
+    b"IxRF": ("vectors of an IndexRefineFlat", _WHOLE),
+    b"IxRP": ("vectors of an IndexRefinePanorama", _WHOLE),
+    b"ISpl": ("vectors of a split index", _WHOLE),
+    b"INSf": ("vectors of an NSG graph", _GRAPH),
+    b"INSp": ("product-quantised vectors of an NSG graph", _CODES),
+    b"INSs": ("scalar-quantised vectors of an NSG graph", _CODES),
+    b"INNf": ("vectors of an NN-descent graph", _GRAPH),
+    b"IHNc": ("vectors of a CAGRA graph", _GRAPH),
+    b"IHc2": ("vectors of a CAGRA graph", _GRAPH),
+    b"IHfP": ("vectors of an HNSW graph in panorama order", _GRAPH),
+    b"null": (
+        "vectors",
+        "{what} were left out when it was written (IO_FLAG_SKIP_STORAGE); write the index whole",
+    ),
+}
+
+_TRANSFORMS: Final = {
+    b"rrot": "vectors turned at random",
+    b"Pcam": "vectors of a principal component analysis",
+    b"PcAm": "vectors of a principal component analysis",
+    b"LTra": "linearly transformed vectors",
+    b"RmDT": "vectors with components in another order",
+    b"Viqt": "vectors of an ITQ transform",
+    b"VCnt": "centred vectors",
+    b"VHad": "vectors of a Hadamard rotation",
+}
+
+METRICS: Final = {
+    2: "L1",
+    3: "Linf",
+    4: "Lp",
+    20: "Canberra",
+    21: "BrayCurtis",
+    22: "JensenShannon",
+    23: "Jaccard",
+    24: "NaNEuclidean",
+    25: "GOWER",
+}
+"""FAISS's metrics beside inner product and L2."""
+
+_TAKEN: Final = "IndexFlat, IndexHNSWFlat, IndexIDMap, IndexIDMap2 and normalisation are read"
+
+
+def explain(fourcc: bytes) -> str:
+    """A sentence on an index that is not read."""
+    name = _name(fourcc)
+    if fourcc in _KINDS:
+        what, sentence = _KINDS[fourcc]
+        return f"{name}: {sentence.format(what=what)}"
+    if fourcc[:2] == b"IB":
+        return f"{name}: {_BITS.format(what='vectors of a binary index')}"
+    return f"{name} is no FAISS index that is known here; {_TAKEN}"
+
+
+def explain_transform(fourcc: bytes) -> str:
+    """A sentence on a transform that is not read."""
+    what = _TRANSFORMS.get(fourcc, "transformed vectors")
+    return (
+        f"{_name(fourcc)}: {what} are not what was given to the index; load the vectors that were "
+        "indexed from an .npy file, or save what index.reconstruct_n(0, index.ntotal) gives"
+    )
+
+
+def _name(fourcc: bytes) -> str:
+    """As text, whatever the bytes are."""
+    return fourcc.decode("ascii") if fourcc.isalnum() else repr(fourcc)

@@ -1,0 +1,155 @@
+"""What rows of another library's index are called here, and their metadata.
+
+A file of JSON Lines beside the index brings both back; our export writes it, with the fields
+
+    faiss_id   integer, the row's id in the index
+    id         the row's id here, text
+    metadata   a JSON object, or its text, or null
+
+in the order of the index. It is read a line at a time, twice: once before anything is written, and
+again with the vectors. Rows that it does not name are called by the decimal text of their number in
+the index; what it says of rows that the index does not have is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb import checks
+from vecdb.engine.foreign_index import ForeignIndex
+from vecdb.errors import InvalidArgumentError
+
+__all__ = ["Names"]
+
+_LINE_BYTES_MAX: Final = 1024**2
+_PIECE_ROWS: Final = 1_000
+
+Entry = tuple[int, str, bytes]
+
+
+class Names:
+    """Ids and metadata of an index's rows.
+
+    Args:
+        meta: the file beside it, or None.
+
+    Raises:
+        InvalidArgumentError: BAD_META, with the line: it is not what it should be, or some ids
+            would be alike.
+        NotFoundError: it is not there.
+    """
+
+    def __init__(self, index: ForeignIndex, meta: Path | None) -> None:
+        self._index = index
+        self._meta = meta
+        self._has_entry: npt.NDArray[np.bool_] | None = None
+        self._in_index: npt.NDArray[np.bool_] | None = None
+        if meta is not None:
+            self._match(meta)
+            self._check_unique(meta)
+
+    def pieces(self, rows: int) -> Iterator[tuple[int, int, list[str], list[bytes]]]:
+        """(first, end, ids, metadata) of so many rows at a time; metadata is empty for none."""
+        index, has_entry = self._index, self._has_entry
+        entries = self._entries_of_index()
+        for first, end in index.rows.pieces(rows):
+            numbers = index.numbers(first, end)
+            if has_entry is None:
+                yield first, end, [str(number) for number in numbers], []
+                continue
+            ids, metadata = [], []
+            for number, named in zip(numbers, has_entry[first:end].tolist(), strict=True):
+                _, text, raw = next(entries) if named else (number, str(number), b"")
+                ids.append(text)
+                metadata.append(raw)
+            yield first, end, ids, metadata
+
+    def _entries_of_index(self) -> Iterator[Entry]:
+        if self._meta is None or self._in_index is None:
+            return
+        for entry, known in zip(_entries(self._meta), self._in_index.tolist(), strict=False):
+            if known:
+                yield entry
+
+    def _match(self, meta: Path) -> None:
+        """Which entries are of rows of the index, and which rows have one."""
+        numbers: list[npt.NDArray[np.int64]] = []
+        entries = _entries(meta)
+        while piece := list(islice(entries, _PIECE_ROWS)):
+            numbers.append(np.array([entry[0] for entry in piece], np.int64))
+            try:
+                checks.check_ids([entry[1] for entry in piece], unique=False)
+                checks.check_raw_metadata([entry[2] for entry in piece], len(piece))
+            except InvalidArgumentError as error:
+                first = sum(map(len, numbers[:-1])) + 1
+                raise _wrong(meta, f"in the lines from {first}", error.message) from None
+        named = np.concatenate([np.zeros(0, np.int64), *numbers])
+        index = self._index
+        rows = np.arange(index.count) if index.ids is None else index.ids.astype(np.int64)
+        self._in_index, self._has_entry = np.isin(named, rows), np.isin(rows, named)
+        wanted, found = rows[self._has_entry], named[self._in_index]
+        if len(found) > len(wanted):
+            order = np.argsort(named, kind="stable")
+            again = order[1:][named[order][1:] == named[order][:-1]]
+            line = int(again[self._in_index[again]].min())
+            raise _wrong(meta, f"line {line + 1}", f"faiss_id {named[line]} stands twice")
+        differ = np.flatnonzero(wanted != found)
+        if len(differ):
+            line = int(np.flatnonzero(self._in_index)[differ[0]])
+            what = f"expected faiss_id {wanted[differ[0]]}, in the index's order, got {named[line]}"
+            raise _wrong(meta, f"line {line + 1}", what)
+
+    def _check_unique(self, meta: Path) -> None:
+        seen: set[str] = set()
+        for first, _, ids, _ in self.pieces(_PIECE_ROWS):
+            for row, text in enumerate(ids, first):
+                if text in seen:
+                    raise _wrong(meta, f"row {row} of the index", f"id {text!r} stands twice")
+                seen.add(text)
+
+
+def _entries(meta: Path) -> Iterator[Entry]:
+    with meta.open("rb") as file:
+        number = 0
+        while line := file.readline(_LINE_BYTES_MAX + 1):
+            number += 1
+            if len(line) > _LINE_BYTES_MAX:
+                what = f"expected at most {_LINE_BYTES_MAX} bytes, got more"
+                raise _wrong(meta, f"line {number}", what)
+            yield _entry(meta, number, line)
+
+
+def _entry(meta: Path, number: int, line: bytes) -> Entry:
+    place = f"line {number}"
+    try:
+        found: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _wrong(meta, place, f"not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise _wrong(meta, place, f"expected a JSON object, got {type(found).__name__}")
+    faiss_id, text, metadata = (found.get(key) for key in ("faiss_id", "id", "metadata"))
+    if type(faiss_id) is not int or not 0 <= faiss_id < 2**63:
+        raise _wrong(meta, place, f"faiss_id must be an integer, 0 to 2**63 - 1, got {faiss_id!r}")
+    if not isinstance(text, str):
+        raise _wrong(meta, place, f"id must be text, got {type(text).__name__}")
+    if isinstance(metadata, str):
+        try:
+            return faiss_id, text, metadata.encode()
+        except UnicodeEncodeError as error:
+            raise _wrong(meta, place, f"metadata is not valid Unicode: {error.reason}") from None
+    try:
+        raw = checks.check_metadata([metadata], 1)
+    except InvalidArgumentError as error:
+        raise _wrong(meta, place, error.message) from None
+    return faiss_id, text, raw[0] if raw else b""
+
+
+def _wrong(meta: Path, place: str, what: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{meta}: {place}: {what}", "BAD_META")

@@ -1,0 +1,211 @@
+"""Another library's index file becomes rows of a collection, and its graph the collection's.
+
+First all of the file is looked at, so that a bad one leaves no trace. Then its rows are upserted in
+the order of its nodes, a batch at a time, each whole or not at all. A row that is there bit for bit
+stays as it is: who runs an import again after it was stopped goes on where it ended.
+
+The graph is taken over (``take_over.py``) if the rows lie in the store one after the other, with
+nothing alive before them, as they do in a collection that was empty. Meanwhile ``graph.lock`` keeps
+the indexer from building one. Otherwise the rows are indexed as any others are, and the report says
+why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from vecdb import checks, limits
+from vecdb.engine.batch import make_batch
+from vecdb.engine.faiss.read import read_faiss
+from vecdb.engine.files import file_lock, os_errors_translated
+from vecdb.engine.foreign_index import ForeignIndex
+from vecdb.engine.hnsw_file import read_hnswlib
+from vecdb.engine.import_names import Names
+from vecdb.engine.open_collection import OpenCollection, gone_is_dropped
+from vecdb.engine.take_over import first_row_of, in_graphs, take_over
+from vecdb.engine.untrusted_file import UntrustedFile
+from vecdb.errors import InvalidArgumentError, NotFoundError
+from vecdb.types import CollectionConfig, ImportReport, Metric
+
+if TYPE_CHECKING:
+    from vecdb.engine.collection import Collection
+    from vecdb.engine.database import Database
+
+__all__ = ["import_faiss", "import_hnswlib"]
+
+_BATCH_BYTES: Final = 8 * 1024**2
+_LOCK_WAIT_S: Final = 30.0
+"""So long an import waits for graph work of another process once all rows are written."""
+
+_LOCK_POLL_S: Final = 0.05
+
+
+def import_faiss(database: Database, path: Any, name: str, metric: Any, meta: Any) -> ImportReport:
+    """``Database.import_faiss``."""
+    file_path = Path(checks.check_path(path)).expanduser()
+    with os_errors_translated(str(file_path)), UntrustedFile(file_path) as file:
+        index = read_faiss(file)
+        return _Import(database, name, index, metric, _meta_path(file_path, meta)).run()
+
+
+def import_hnswlib(
+    database: Database, path: Any, name: str, dim: Any, metric: Any, meta: Any
+) -> ImportReport:
+    """``Database.import_hnswlib``."""
+    file_path = Path(checks.check_path(path)).expanduser()
+    components, chosen = checks.check_limit(limits.DIM, dim), _metric(metric)
+    with os_errors_translated(str(file_path)), UntrustedFile(file_path) as file:
+        index = read_hnswlib(file, components, chosen)
+        return _Import(database, name, index, chosen, _meta_path(file_path, meta)).run()
+
+
+def _metric(metric: Any) -> Metric:
+    return checks.check_config(1, metric, limits.M.default, limits.EF_CONSTRUCTION.default).metric
+
+
+def _meta_path(path: Path, meta: Any) -> Path | None:
+    if meta is None:
+        beside = path.with_name(path.name + ".meta.jsonl")
+        return beside if beside.exists() else None
+    if meta is False:
+        return None
+    chosen = Path(checks.check_path(meta)).expanduser()
+    if not chosen.is_file():
+        raise NotFoundError(f"there is no file {chosen}", "NO_FILE")
+    return chosen
+
+
+class _Import:
+    """One import, from a file that was read to the report."""
+
+    def __init__(
+        self, database: Database, name: str, index: ForeignIndex, metric: Any, meta: Path | None
+    ) -> None:
+        self._began = time.monotonic()
+        self._database, self._name, self._index = database, checks.check_name(name), index
+        self._wanted = None if metric is None else _metric(metric)
+        self._meta = meta
+        self._connected = 0
+
+    def run(self) -> ImportReport:
+        """Check all of it, write the rows, take the graph over."""
+        index = self._index
+        there = self._find()
+        metric = index.metric_for(self._checked_wish(there))
+        index.check_lengths(metric, index.survey())
+        names = Names(index, self._meta)
+        collection = there or self._make(metric)
+        opened = collection._opened
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(gone_is_dropped(opened.folder))
+            lock = opened.folder / "graph.lock"
+            why = self._why_not(collection.config)
+            held = not why and stack.enter_context(file_lock(lock, wait=False))
+            first = first_row_of(opened.store, names)
+            before = _rows_ever(opened)
+            indexed = in_graphs(opened.store, first, index.count)
+            seq = self._write(collection, names, delayed=bool(why))
+            indexed = indexed and _rows_ever(opened) == before
+            if not why and not indexed:
+                held = held or self._wait_for(lock, stack)
+                why = "another process is building a graph"
+                if held:
+                    why, self._connected = take_over(
+                        opened.store, opened.folder, opened.id, index, names, first
+                    )
+        self._settle(opened)
+        return ImportReport(
+            collection=self._name,
+            made=there is None,
+            kind=index.kind,
+            rows=index.count,
+            skipped=index.skipped,
+            graph=f"to be built: {why}" if why else "there already" if indexed else "taken over",
+            connected=self._connected,
+            seq=seq,
+            elapsed_s=time.monotonic() - self._began,
+        )
+
+    def _find(self) -> Collection | None:
+        try:
+            return self._database.collection(self._name)
+        except NotFoundError:
+            return None
+
+    def _checked_wish(self, there: Collection | None) -> Metric | None:
+        """The metric that is asked for, by the caller or by the collection that is there."""
+        if there is None:
+            return self._wanted
+        if there.dim != self._index.dim:
+            raise InvalidArgumentError(
+                f"collection {self._name} has {there.dim} dimensions, the file {self._index.dim}",
+                "DIM_MISMATCH",
+            )
+        if self._wanted not in (None, there.metric):
+            raise InvalidArgumentError(
+                f"collection {self._name} has metric {there.metric}, got {self._wanted}",
+                "METRIC_MISMATCH",
+            )
+        return there.metric
+
+    def _make(self, metric: Metric) -> Collection:
+        ef, allowed = self._index.ef_construction, limits.EF_CONSTRUCTION
+        assert limits.M.default is not None and allowed.default is not None
+        return self._database.create_collection(
+            self._name,
+            self._index.dim,
+            metric.value,
+            M=self._index.M or limits.M.default,
+            # What the file was built with may be less or more than is allowed here.
+            ef_construction=min(max(ef or allowed.default, allowed.minimum), allowed.maximum),
+        )
+
+    def _why_not(self, config: CollectionConfig) -> str:
+        """Why the graph can't be the collection's, whatever lies in it; empty if it can."""
+        index = self._index
+        if index.graph is None:
+            return index.no_graph
+        if index.M != config.M:
+            return f"the collection's M is {config.M}, the file's {index.M}"
+        return ""
+
+    def _write(self, collection: Collection, names: Names, *, delayed: bool) -> int:
+        """Upsert all rows; the seq of the last batch."""
+        index, opened = self._index, collection._opened
+        rows = max(1, min(limits.BATCH_ROWS.maximum, _BATCH_BYTES // (4 * index.dim)))
+        seq = opened.store.current_state().seq
+        for first, end, ids, raw in names.pieces(rows):
+            vectors = index.rows.read(first, end)
+            if delayed:
+                receipt = collection.upsert_raw(ids, vectors, raw)
+            else:
+                # Not slowed down for the indexer, which will have nothing to do with these.
+                texts = checks.check_ids(ids, unique=True)
+                array = checks.check_vectors(vectors, index.dim, collection.metric)
+                batch = make_batch(texts, array, checks.check_raw_metadata(raw, len(texts)))
+                receipt = self._database.submit(opened, batch).result()
+            seq = max(seq, receipt.seq)
+        return seq
+
+    def _wait_for(self, lock: os.PathLike[str], stack: contextlib.ExitStack) -> bool:
+        ends = time.monotonic() + _LOCK_WAIT_S
+        while time.monotonic() < ends:
+            if stack.enter_context(file_lock(Path(lock), wait=False)):
+                return True
+            self._database.check_usable()
+            time.sleep(_LOCK_POLL_S)
+        return False
+
+    def _settle(self, opened: OpenCollection) -> None:
+        opened.note_backlog()
+        self._database.wake_indexer(opened.id)
+
+
+def _rows_ever(opened: OpenCollection) -> int:
+    """Row numbers given so far: it has not risen if all rows were there already."""
+    with opened.store.environment.read() as transaction:
+        return opened.store.read_counters(transaction).next_row
