@@ -243,21 +243,24 @@ def test_twins_are_found(indexed: Any, tmp_path: Path) -> None:
     assert set(found[0].tolist()) == {*range(500, 800)} - {500, 501, 640}
 
 
+ID_CASES = [
+    (["0", "7", "9223372036854775807"], True),
+    (["0", "7", "9223372036854775808"], False),
+    (["1", "007"], False),
+    (["1", "-1"], False),
+    (["1", "+1"], False),
+    (["1", "1.0"], False),
+    (["1", "\u0661"], False),
+    (["1", "99999999999999999999"], False),
+    (["a"], False),
+]
+
+
 @pytest.mark.parametrize(
-    ("ids", "numbered"),
-    [
-        (["0", "7", "9223372036854775807"], True),
-        (["0", "7", "9223372036854775808"], False),
-        (["1", "007"], False),
-        (["1", "-1"], False),
-        (["1", "+1"], False),
-        (["1", "1.0"], False),
-        (["1", "\u0661"], False),
-        (["1", "99999999999999999999"], False),
-        (["a"], False),
-    ],
+    ("ids", "numbered", "flat"),
+    [(ids, numbered, True) for ids, numbered in ID_CASES]
+    + [(ids, numbered, False) for ids, numbered in ID_CASES[:3]],
 )
-@pytest.mark.parametrize("flat", [False, True])
 def test_which_ids_are_numbers(
     database: Any, ids: list[str], numbered: bool, flat: bool, tmp_path: Path
 ) -> None:

@@ -80,8 +80,9 @@ def test_embedded_and_remote_write_the_same(surface: Any, tmp_path: Path) -> Non
     assert drafts(tmp_path) == []
 
 
-@pytest.mark.parametrize("metric", ["cosine", "dot"])
-@pytest.mark.parametrize("n", [0, 1, 400])
+@pytest.mark.parametrize(
+    ("metric", "n"), [("cosine", 0), ("dot", 1), ("cosine", 400), ("dot", 400)]
+)
 def test_hnswlib_opens_it(database: Any, metric: str, n: int, tmp_path: Path) -> None:
     docs = database.create_collection("docs", DIM, metric, M=4)
     if n:
@@ -119,7 +120,7 @@ def test_one_seq_while_everything_is_replaced(indexer: bool, flat: bool, tmp_pat
         writer = threading.Thread(target=write)
         writer.start()
         try:
-            for number in range(3):
+            for number in range(2):
                 report = docs.export_faiss(tmp_path / f"{number}.faiss", flat=flat)
                 index = faiss.read_index(report.path)
                 assert index.ntotal == report.rows == n
@@ -193,7 +194,7 @@ def test_what_comes_damaged_is_not_kept(
     assert left_in(tmp_path) == set()
 
 
-@pytest.mark.parametrize("array", ["vectors", "links", "rows", "id_bytes"])
+@pytest.mark.parametrize("array", ["vectors", "links"])
 def test_flipped_bits_do_not_go_out(array: str, tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data") as database:
         docs = database.create_collection("docs", DIM, "euclidean")

@@ -6,7 +6,12 @@ import contextlib
 import errno
 from collections.abc import Iterator
 
-from vecdb.errors import FailedPreconditionError, ResourceExhaustedError, UnavailableError
+from vecdb.errors import (
+    FailedPreconditionError,
+    ResourceExhaustedError,
+    UnavailableError,
+    VecdbError,
+)
 
 __all__ = ["os_errors_translated"]
 
@@ -17,8 +22,8 @@ def os_errors_translated(what: str) -> Iterator[None]:
     better."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise
+    except (FileNotFoundError, NotADirectoryError, VecdbError):
+        raise  # A DeadlineExceededError is a TimeoutError, and so one of the system's too.
     except OSError as error:
         text = f"{what}: {error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
