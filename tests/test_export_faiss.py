@@ -34,10 +34,10 @@ def clustered(n: int, dim: int, seed: int) -> Any:
     return rows.astype(np.float32)
 
 
-def filled(database: Any, metric: str, n: int, dim: int = 12, M: int = 16, seed: int = 1) -> Any:
-    docs = database.create_collection(f"{metric}-{n}-{M}", dim, metric, M=M)
+def filled(database: Any, metric: str, n: int, **how: Any) -> Any:
+    docs = database.create_collection(f"{metric}-{n}", 12, metric, **how)
     if n:
-        docs.upsert_many(map(str, range(n)), clustered(n, dim, seed), batch_rows=10_000)
+        docs.upsert_many(map(str, range(n)), clustered(n, 12, seed=1), batch_rows=10_000)
     return docs
 
 
@@ -145,7 +145,7 @@ def check_more(outer: Any, metric: str, n: int) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_faiss_finds_what_we_find(indexed: Any, metric: str, tmp_path: Path) -> None:
-    docs = filled(indexed, metric, 50_000)
+    docs = filled(indexed, metric, 50_000, ef_construction=60)
     docs.optimize()
     report = docs.export_faiss(tmp_path / "x.faiss")
     assert report.work == "nothing"
@@ -153,11 +153,10 @@ def test_faiss_finds_what_we_find(indexed: Any, metric: str, tmp_path: Path) -> 
     check_answers(docs, index, metric, clustered(500, 12, seed=1)[:, ::-1].copy())
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("M", [4, 16, 48])
+@pytest.mark.parametrize(("metric", "M"), [("cosine", 4), ("euclidean", 16), ("dot", 48)])
 def test_after_deletes_and_updates(indexed: Any, metric: str, M: int, tmp_path: Path) -> None:
     """Dead nodes are healed; with them go fresh rows, by a graph job; recall is a fresh build's."""
-    n = 4_000
+    n = 3_000
     docs = filled(indexed, metric, n, M=M)
     docs.optimize()
     docs.delete(range(0, n, 9))
@@ -267,7 +266,8 @@ def test_which_ids_are_numbers(
     docs = database.create_collection("docs", 12, "euclidean")
     docs.upsert(ids, clustered(len(ids), 12, seed=7), [{"at": i} for i in range(len(ids))])
     report = docs.export_faiss(tmp_path / "x.faiss", flat=flat)
-    names = faiss.vector_to_array(faiss.read_index(str(tmp_path / "x.faiss")).id_map).tolist()
+    index = faiss.read_index(str(tmp_path / "x.faiss"))  # It owns its table of ids.
+    names = faiss.vector_to_array(index.id_map).tolist()
     assert names == ([int(each) for each in ids] if numbered else list(range(len(ids))))
     assert pyarrow.parquet.read_table(report.side_path).to_pydict() == {
         "faiss_id": names,
@@ -291,7 +291,7 @@ def test_the_systems_faiss_reads_it(database: Any, tmp_path: Path) -> None:
         "print(index.ntotal, *index.search(query, 5)[1].ravel().tolist())"
     )
     for metric in METRICS:
-        docs = filled(database, metric, 2_000)
+        docs = filled(database, metric, 500)
         for flat in (False, True):
             path = tmp_path / f"{metric}-{flat}.faiss"
             docs.export_faiss(path, flat=flat)
@@ -300,4 +300,4 @@ def test_the_systems_faiss_reads_it(database: Any, tmp_path: Path) -> None:
             command = [SYSTEM_PYTHON, "-I", "-c", code, str(path), str(tmp_path / "queries.npy")]
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
             _, found = faiss.read_index(str(path)).search(queries, 5)
-            assert [int(word) for word in done.stdout.split()] == [2_000, *found.ravel().tolist()]
+            assert [int(word) for word in done.stdout.split()] == [500, *found.ravel().tolist()]
