@@ -163,9 +163,9 @@ def test_after_deletes_and_updates(indexed: Any, metric: str, M: int, tmp_path: 
     report = docs.export_faiss(tmp_path / "healed.faiss")
     assert report.work == f"healed {len(range(0, n, 9)):,} dead" and report.work_s > 0
     check_recall(docs, metric, M, tmp_path / "healed.faiss", tmp_path)
-    docs.upsert_many(map(str, range(1, n, 20)), clustered(200, 12, seed=3))
+    docs.upsert_many(map(str, range(1, n, 20)), clustered(150, 12, seed=3))
     report = docs.export_faiss(tmp_path / "merged.faiss")
-    assert report.work.startswith("merged 1 segment and 200 fresh rows")
+    assert report.work.startswith("merged 1 segment and 150 fresh rows")
     assert report.seq == docs.stats().seq
     check_recall(docs, metric, M, tmp_path / "merged.faiss", tmp_path)
 
