@@ -28,7 +28,7 @@ HEALED_FRACTION_MAX: Final = 0.25
 """Dead nodes as a fraction of all up to which a graph is healed."""
 
 _BLOCK_NODES = 8_192
-_ATTACHED_MAX = 1_000
+_ATTACHED_MAX = 100
 _NEAR = 4
 """Lists' lengths of near nodes that are looked at for one with room."""
 
@@ -79,7 +79,7 @@ def healed(
         entry = int(np.argmax(levels[live]))
     result = Graph(links, offsets, upper, entry, top_level)
     if connect(result):
-        _attach(result, vectors, live, metric)
+        _attach(result, vectors, live, metric, check)
     return result
 
 
@@ -88,11 +88,13 @@ def _attach(
     vectors: npt.NDArray[np.float32],
     live: npt.NDArray[np.int64],
     metric: Metric,
+    check: Callable[[], None],
 ) -> None:
     """Link nodes in that have lost all around them, with the nearest ones by an exact scan, as far
     as these have room."""
     seen = reachable_nodes(graph)
     for node in np.flatnonzero(~seen)[:_ATTACHED_MAX].tolist():
+        check()
         scores = np.empty(len(live), np.float32)
         query = vectors[live[node]]
         for first in range(0, len(live), _BLOCK_NODES):
