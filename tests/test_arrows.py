@@ -1,6 +1,6 @@
 """Which part may import which: design rules that are read from the source, and from a real import.
 
-    vocabulary (vecdb/*.py)     numpy and itself
+    vocabulary (vecdb/*.py)     numpy and itself; pyarrow, if it is there, for side files
     engine (vecdb/engine)       vocabulary; no gRPC, no protobuf
     wire contract (vecdb_proto) vocabulary's errors and limits; protobuf and gRPC
     client (vecdb_client)       vocabulary, wire contract
@@ -42,7 +42,7 @@ ARROWS = {
 }
 COMMAND_LINE = ("vecdb_server.command_line", "vecdb_server.commands", "vecdb_server.demo")
 FOREIGN = {
-    "vocabulary": {"numpy"},
+    "vocabulary": {"numpy", "pyarrow"},
     "engine": {"numpy", "lmdb", "hnswlib", "numba", "llvmlite"},
     "vecdb_proto": {"numpy", "google", "grpc", "grpc_tools"},
     "vecdb_client": {"numpy", "google", "grpc"},
@@ -150,6 +150,15 @@ def test_one_module_imports(library: str) -> None:
         if part_of(each.target) == library and part_of(each.module) != "vecdb_bench"
     }
     assert homes == {HOMES[library]}
+
+
+def test_the_vocabulary_imports_pyarrow_for_side_files_alone_and_when_it_writes_one() -> None:
+    found = {
+        (each.module, each.lazy)
+        for each in imports()
+        if part_of(each.target) == "pyarrow" and part_of(each.module) == "vocabulary"
+    }
+    assert found == {("vecdb.export_files", True)}
 
 
 def test_the_rules_see_something() -> None:

@@ -306,7 +306,7 @@ def public(cls: type) -> dict[str, Any]:
         (
             EngineCollection,
             ClientCollection,
-            {"upsert_raw", "run_search", "run_scroll_page", "run_optimize"},
+            {"upsert_raw", "run_search", "run_scroll_page", "run_optimize", "run_export"},
         ),
     ],
 )
@@ -336,8 +336,10 @@ def test_the_package_exports_what_it_lists() -> None:
         "checks",
         "engine",
         "errors",
+        "export_files",
         "indexer",
         "limits",
+        "os_errors",
         "scrolling",
         "types",
     }

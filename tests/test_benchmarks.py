@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from vecdb_bench.beside import measure_beside
+from vecdb_bench.export import measure_export
 from vecdb_bench.indexing import measure_indexing
 from vecdb_bench.ingest import measure_ingest
 from vecdb_bench.opening import measure_memory, measure_opening, measure_view_check
@@ -53,6 +54,11 @@ def test_memory_and_view_check() -> None:
 def test_beside() -> None:
     result = measure_beside(rows=4000, seconds=1.0)
     assert result["sustained"]["rows_per_s"] > 0 < result["full"]["rows_per_s"]
+
+
+def test_export() -> None:
+    result = measure_export(rows=3000, dim=24)
+    assert result["ratio"] > 0 and result["alike"] > 0.95
 
 
 def test_an_unknown_benchmark_is_refused() -> None:

@@ -118,6 +118,7 @@ def test_half_a_number_is_refused() -> None:
         (wire.BackupReport, types.BackupReport, set()),
         (wire.CollectionStats, types.CollectionStats, set()),
         (wire.SegmentStats, types.SegmentStats, set()),
+        (wire.ExportEnd, types.ExportEnd, set()),
         (wire.SearchInfo, types.SearchInfo, {"visited"}),  # a column of its own
     ],
 )
@@ -147,6 +148,9 @@ DropCollectionRequest collection=1 namespace=2
 DropCollectionResponse
 EndScrollRequest collection=1 namespace=2 token=3
 EndScrollResponse
+ExportEnd rows=1 seq=2 bytes=3 sha256=4 work=5 work_s=6 numbered=7 token=8
+ExportRequest collection=1 namespace=2 format=3 normalize_queries=4
+ExportResponse chunk=1 end=2
 Failure code=1 reason=2 message=3
 Filter all_of=1 any_of=2 negated=3 comparison=4
 FilterList filters=1
@@ -210,5 +214,5 @@ def test_every_reason_of_a_refused_argument_is_in_the_contract() -> None:
 def test_reserved_fields_are_marked() -> None:
     contract = (PACKAGE / "vecdb.proto").read_text().splitlines()
     reserved = [line for line in contract if "namespace = 2" in line]
-    assert len(reserved) == 14  # every call but ServerInfo and Backup
+    assert len(reserved) == 15  # every call but ServerInfo and Backup
     assert all("[reserved]" in line for line in reserved)

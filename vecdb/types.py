@@ -18,6 +18,8 @@ __all__ = [
     "CollectionDescription",
     "CollectionStats",
     "CompactionReport",
+    "ExportEnd",
+    "ExportReport",
     "Hit",
     "HitColumns",
     "Hits",
@@ -150,6 +152,50 @@ class CompactionReport:
     collections: int
     bytes_before: int
     bytes_after: int
+    elapsed_s: float
+
+
+class ExportEnd(NamedTuple):
+    """What is known of an export when its last byte has gone out; see ``ExportReport``.
+
+    Attributes:
+        numbered: the rows have their ids as numbers, instead of being counted from 0.
+        token: of a scroll at the export's seq, for ids and metadata in the order of its rows.
+    """
+
+    rows: int
+    seq: int
+    bytes: int
+    sha256: str
+    work: str
+    work_s: float
+    numbered: bool
+    token: str
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """A file that a collection was exported to, fsynced, and what it took.
+
+    Attributes:
+        path: the file, absolute. side_path: the file beside it with each row's ``faiss_id`` (its
+            number in the export), ``id`` and ``metadata`` (JSON text).
+        rows: rows in it, all that were live at one seq. seq: that one.
+        bytes: its size. sha256: of its bytes, in hexadecimal digits.
+        work: what had to be done to the graph first: "nothing", "healed 1,234 dead" or "merged 3
+            segments and 56 fresh rows", or such things one after the other.
+        work_s: seconds that this took.
+        elapsed_s: seconds for all of it.
+    """
+
+    path: str
+    side_path: str
+    rows: int
+    seq: int
+    bytes: int
+    sha256: str
+    work: str
+    work_s: float
     elapsed_s: float
 
 

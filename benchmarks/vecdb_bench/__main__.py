@@ -19,6 +19,7 @@ _BENCHMARKS = {
     "memory": ("opening", "measure_memory"),
     "view": ("opening", "measure_view_check"),
     "beside": ("beside", "measure_beside"),
+    "export": ("export", "measure_export"),
 }
 
 

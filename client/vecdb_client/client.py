@@ -11,7 +11,7 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import grpc
@@ -264,6 +264,24 @@ class Client:
     def _wait(self, method: Callable[..., Any], request: Any, timeout_s: float | None) -> Any:
         """Like ``_read`` for work that may take hours: without a timeout it has no end."""
         return self._send(method, request, _checked_timeout(timeout_s), is_write=False)
+
+    def _stream(
+        self, method: Callable[..., Any], request: Any, timeout_s: float | None
+    ) -> Iterator[Any]:
+        """The answers to a request that changes nothing; without a timeout it has no end. If the
+        iterator is closed before that, so is the call."""
+        limit_s = _checked_timeout(timeout_s)
+        self._check_usable()
+        try:
+            call = method(request, timeout=limit_s)
+        except ValueError as error:
+            raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise translation.error_of(error, self._address, is_write=False) from None
+        finally:
+            call.cancel()
 
     def _start_write(self, method: Any, request: Any) -> Any:
         """Send a write and return its gRPC future, to be given to ``_finish_write``."""

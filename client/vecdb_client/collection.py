@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vecdb import checks, limits
+from vecdb.export_files import SIDE_PAGE_ROWS, save_export
 from vecdb.scrolling import Scroll
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
+    ExportReport,
     IngestProgress,
     Metric,
     Receipt,
@@ -19,6 +22,7 @@ from vecdb.types import (
     ScrollPage,
 )
 from vecdb_client import translation
+from vecdb_client.exports import export_stream
 from vecdb_client.ingest import ingest, upsert_request
 from vecdb_client.translation import write_terms
 from vecdb_proto import vecdb_pb2 as wire
@@ -350,6 +354,81 @@ class Collection:
         request = wire.OptimizeRequest(collection=self._name)
         response = self._client._wait(self._client._stub.Optimize, request, timeout_s)
         return translation.stats_of(response.stats)
+
+    def export_faiss(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        flat: bool = False,
+        normalize_queries: bool = False,
+        overwrite: bool = False,
+        timeout_s: float | None = None,
+    ) -> ExportReport:
+        """Write a file that ``faiss.read_index`` opens and searches at once, with this collection's
+        graph in it: an IndexIDMap2 around an IndexHNSWFlat. Writes and searches go on.
+
+        It holds all rows that are live at one seq, by the order in which they were added: vectors
+        at unit length under cosine; inner products, or squared distances under Euclidean. The graph
+        is taken as it is, healed on the way if nodes of it have died; if rows are in no graph or in
+        several, they are brought into one first. So the seq is that of a moment between call and
+        end, and what is written after that moment is not in the file.
+
+        If all ids are decimal integers below 2^63, they are the ids in FAISS; if not, rows are
+        counted from 0. A file beside it, ``PATH.meta.parquet`` (``PATH.meta.jsonl`` without
+        pyarrow), has each row's faiss_id, id and metadata.
+
+        Args:
+            path: in a folder that is there; the file appears when it is whole.
+            flat: vectors alone, as an IndexFlat; there is no graph job then.
+            normalize_queries: under cosine, have FAISS bring queries to unit length.
+            overwrite: replace what is there.
+            timeout_s: seconds to wait, None for as long as it takes.
+
+        Raises:
+            AlreadyExistsError: PATH_TAKEN: the file, or the one beside it, is there already.
+            NotFoundError: NO_FOLDER, or the collection was dropped.
+            InvalidArgumentError: normalize_queries under another metric than cosine.
+            ResourceExhaustedError: EXPORT_TOO_LARGE: the rows do not fit one graph, use ``flat``;
+                or a disk is full.
+            DataLossError: stored bytes fail their checksum, or some were lost on the way.
+            DeadlineExceededError: it takes longer.
+            UnavailableError, UnsupportedError: the server stops, or is too old.
+        """
+        kind = wire.EXPORT_FORMAT_FAISS_FLAT if flat else wire.EXPORT_FORMAT_FAISS
+        return self._save(path, kind, bool(normalize_queries), bool(overwrite), timeout_s)
+
+    def export_hnswlib(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        timeout_s: float | None = None,
+    ) -> ExportReport:
+        """Write a file that ``hnswlib.Index(space, dim).load_index`` opens; the space is "cosine",
+        "l2" or "ip" (for dot). Labels are what ``export_faiss`` has as FAISS ids, also in the file
+        beside it, and all else is as there.
+        """
+        kind = wire.EXPORT_FORMAT_HNSWLIB
+        return self._save(path, kind, False, bool(overwrite), timeout_s)
+
+    def _save(
+        self,
+        path: str | os.PathLike[str],
+        kind: Any,
+        normalize_queries: bool,
+        overwrite: bool,
+        timeout_s: float | None,
+    ) -> ExportReport:
+        request = wire.ExportRequest(
+            collection=self._name, format=kind, normalize_queries=normalize_queries
+        )
+        return save_export(
+            path,
+            lambda: export_stream(self._client, request, timeout_s),
+            lambda token: self.scroll_page(token, SIDE_PAGE_ROWS, include_vectors=False),
+            self.end_scroll,
+            overwrite=overwrite,
+        )
 
     def __repr__(self) -> str:
         return f"Collection({self._name!r}, dim={self.dim}, metric={self.metric.value!r})"

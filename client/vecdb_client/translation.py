@@ -18,6 +18,7 @@ from vecdb.types import (
     CollectionConfig,
     CollectionDescription,
     CollectionStats,
+    ExportEnd,
     HitColumns,
     Hits,
     Metric,
@@ -34,6 +35,7 @@ __all__ = [
     "description_of",
     "error_of",
     "error_of_failure",
+    "export_end_of",
     "hits_of",
     "page_of",
     "records_of",
@@ -246,6 +248,11 @@ def stats_of(message: wire.CollectionStats) -> CollectionStats:
 def report_of(message: wire.BackupReport) -> BackupReport:
     """What a backup has put on disk."""
     return BackupReport(**_numbers(message, wire.BackupReport))
+
+
+def export_end_of(message: wire.ExportEnd) -> ExportEnd:
+    """What is known of an export at its end."""
+    return ExportEnd(**_numbers(message, wire.ExportEnd))
 
 
 def _numbers(message: Any, kind: Any, skipped: str = "") -> dict[str, Any]:

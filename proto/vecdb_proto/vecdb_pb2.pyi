@@ -18,12 +18,23 @@ class Metric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     METRIC_COSINE: _ClassVar[Metric]
     METRIC_EUCLIDEAN: _ClassVar[Metric]
     METRIC_DOT: _ClassVar[Metric]
+
+class ExportFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXPORT_FORMAT_UNSPECIFIED: _ClassVar[ExportFormat]
+    EXPORT_FORMAT_FAISS: _ClassVar[ExportFormat]
+    EXPORT_FORMAT_FAISS_FLAT: _ClassVar[ExportFormat]
+    EXPORT_FORMAT_HNSWLIB: _ClassVar[ExportFormat]
 DTYPE_UNSPECIFIED: DType
 DTYPE_FLOAT32: DType
 METRIC_UNSPECIFIED: Metric
 METRIC_COSINE: Metric
 METRIC_EUCLIDEAN: Metric
 METRIC_DOT: Metric
+EXPORT_FORMAT_UNSPECIFIED: ExportFormat
+EXPORT_FORMAT_FAISS: ExportFormat
+EXPORT_FORMAT_FAISS_FLAT: ExportFormat
+EXPORT_FORMAT_HNSWLIB: ExportFormat
 
 class Matrix(_message.Message):
     __slots__ = ("rows", "dim", "dtype", "data")
@@ -522,6 +533,46 @@ class SegmentStats(_message.Message):
     dead: int
     bytes: int
     def __init__(self, number: _Optional[int] = ..., kind: _Optional[str] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., rows: _Optional[int] = ..., dead: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class ExportRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "format", "normalize_queries")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZE_QUERIES_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    format: ExportFormat
+    normalize_queries: bool
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., format: _Optional[_Union[ExportFormat, str]] = ..., normalize_queries: _Optional[bool] = ...) -> None: ...
+
+class ExportResponse(_message.Message):
+    __slots__ = ("chunk", "end")
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    chunk: bytes
+    end: ExportEnd
+    def __init__(self, chunk: _Optional[bytes] = ..., end: _Optional[_Union[ExportEnd, _Mapping]] = ...) -> None: ...
+
+class ExportEnd(_message.Message):
+    __slots__ = ("rows", "seq", "bytes", "sha256", "work", "work_s", "numbered", "token")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    WORK_S_FIELD_NUMBER: _ClassVar[int]
+    NUMBERED_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    seq: int
+    bytes: int
+    sha256: str
+    work: str
+    work_s: float
+    numbered: bool
+    token: str
+    def __init__(self, rows: _Optional[int] = ..., seq: _Optional[int] = ..., bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., work: _Optional[str] = ..., work_s: _Optional[float] = ..., numbered: _Optional[bool] = ..., token: _Optional[str] = ...) -> None: ...
 
 class ServerInfoRequest(_message.Message):
     __slots__ = ()

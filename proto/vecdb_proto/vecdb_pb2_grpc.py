@@ -119,6 +119,11 @@ class VecdbStub:
                 request_serializer=vecdb__proto_dot_vecdb__pb2.BackupRequest.SerializeToString,
                 response_deserializer=vecdb__proto_dot_vecdb__pb2.BackupResponse.FromString,
                 _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/vecdb.v1.Vecdb/Export',
+                request_serializer=vecdb__proto_dot_vecdb__pb2.ExportRequest.SerializeToString,
+                response_deserializer=vecdb__proto_dot_vecdb__pb2.ExportResponse.FromString,
+                _registered_method=True)
 
 
 class VecdbServicer:
@@ -254,6 +259,15 @@ class VecdbServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Export(self, request, context):
+        """A collection as a file that others open: its bytes in chunks, then what is known of them. If it
+        takes a graph job first, that is waited for. Cancelling ends it. A server never writes it to a
+        path of the caller's; who receives it compares size and SHA-256.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VecdbServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -341,6 +355,11 @@ def add_VecdbServicer_to_server(servicer, server):
                     servicer.Backup,
                     request_deserializer=vecdb__proto_dot_vecdb__pb2.BackupRequest.FromString,
                     response_serializer=vecdb__proto_dot_vecdb__pb2.BackupResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=vecdb__proto_dot_vecdb__pb2.ExportRequest.FromString,
+                    response_serializer=vecdb__proto_dot_vecdb__pb2.ExportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -802,6 +821,33 @@ class Vecdb:
             '/vecdb.v1.Vecdb/Backup',
             vecdb__proto_dot_vecdb__pb2.BackupRequest.SerializeToString,
             vecdb__proto_dot_vecdb__pb2.BackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vecdb.v1.Vecdb/Export',
+            vecdb__proto_dot_vecdb__pb2.ExportRequest.SerializeToString,
+            vecdb__proto_dot_vecdb__pb2.ExportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,11 +5,12 @@
     vecdb rename   a collection                   vecdb warm     compile the kernels
     vecdb backup   while it is in use             vecdb restore  a backup into a new folder
     vecdb check    is all of it right?            vecdb compact  a folder that nobody has open
-    vecdb import   another library's index        vecdb demo     the first five minutes
+    vecdb export   to a file for FAISS …          vecdb import   another library's index
+    vecdb demo     the first five minutes
 
-``load``, ``search``, ``stats``, ``rename`` and ``backup`` work on a server (``--url``) or, with no
-server in between, on a folder (``--data``). Everything heavy is imported inside the command that
-needs it, so that ``--help`` is quick.
+``load``, ``export``, ``search``, ``stats``, ``rename`` and ``backup`` work on a server (``--url``)
+or, with no server in between, on a folder (``--data``). Everything heavy is imported inside the
+command that needs it, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import typer
 
 import vecdb
 from vecdb.errors import VecdbError
-from vecdb_server.commands import importing
+from vecdb_server.commands import export, importing
 
 __all__ = ["app", "run"]
 
@@ -32,6 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(export.app)
 
 Url = Annotated[
     str | None,

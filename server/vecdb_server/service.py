@@ -6,12 +6,15 @@ the transport, of which it needs two questions (``Call``). ``transport`` puts gR
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import vecdb
 from vecdb import checks, limits
 from vecdb.engine.deadline import Deadline
+from vecdb.engine.exporting import CHUNK_BYTES
 from vecdb.engine.layout import FORMAT_NUMBER
 from vecdb.engine.scroll import PageRequest
 from vecdb.engine.search import SearchRequest
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Service"]
 
-_FEATURES = ("request_id", "conditions", "rename")
+_FEATURES = ("request_id", "conditions", "rename", "export")
 _PAGE_MARGIN_BYTES = 1_024
 """Of a message, for what a page of a scroll holds beside its rows."""
 
@@ -226,6 +229,21 @@ class Service:
             self.check_ready()  # If it was a drain, that is what the caller is told.
             raise
         return wire.BackupResponse(report=translation.report_message(report))
+
+    def export(self, request: wire.ExportRequest, call: Call) -> Iterator[wire.ExportResponse]:
+        """A file in chunks; the caller's leaving and a drain end it."""
+        collection = self._collection(request)
+        left_s = _check_still_wanted(call)
+        gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
+        chunk_bytes = min(CHUNK_BYTES, self._message_bytes - _PAGE_MARGIN_BYTES)
+        asked = translation.export_request(request, chunk_bytes)
+        try:
+            with contextlib.closing(collection.run_export(asked, gone)) as pieces:
+                for piece in pieces:
+                    yield translation.export_response(piece)
+        except CancelledError:
+            self.check_ready()  # If it was a drain, that is what the caller is told.
+            raise
 
     def _collection(self, request: Any, *reserved: str) -> Any:
         """The collection that has the name now."""

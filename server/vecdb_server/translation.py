@@ -7,17 +7,19 @@ built here, so that ``service`` reads like the contract.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import grpc
 
 from vecdb import errors, limits
+from vecdb.engine.exporting import ExportRequest
 from vecdb.errors import InternalError, InvalidArgumentError, UnsupportedError, VecdbError
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
     CollectionDescription,
     CollectionStats,
+    ExportEnd,
     HitColumns,
     Metric,
     Receipt,
@@ -35,6 +37,8 @@ __all__ = [
     "config_arguments",
     "delete_response",
     "delete_terms",
+    "export_request",
+    "export_response",
     "failure_answer",
     "limits_message",
     "page_response",
@@ -140,6 +144,28 @@ def delete_terms(request: wire.DeleteRequest) -> dict[str, Any]:
 
 def _reserved(field: str) -> UnsupportedError:
     return UnsupportedError(f"{field} is reserved and not supported yet", "RESERVED")
+
+
+_EXPORT_KIND_OF_WIRE: Final[dict[int, Literal["faiss", "faiss_flat", "hnswlib"]]] = {
+    int(wire.EXPORT_FORMAT_FAISS): "faiss",
+    int(wire.EXPORT_FORMAT_FAISS_FLAT): "faiss_flat",
+    int(wire.EXPORT_FORMAT_HNSWLIB): "hnswlib",
+}
+
+
+def export_request(request: wire.ExportRequest, chunk_bytes: int) -> ExportRequest:
+    """What is to be exported.
+
+    Raises:
+        InvalidArgumentError: a format that this server does not know.
+    """
+    kind = _EXPORT_KIND_OF_WIRE.get(int(request.format))
+    if kind is None:
+        known = ", ".join(f"{number} ({name})" for number, name in _EXPORT_KIND_OF_WIRE.items())
+        raise InvalidArgumentError(
+            f"format must be one of {known}, got {int(request.format)}", "BAD_FORMAT"
+        )
+    return ExportRequest(kind, request.normalize_queries, chunk_bytes)
 
 
 _METRIC_OF_WIRE: Final = {
@@ -315,6 +341,13 @@ def report_message(report: BackupReport) -> wire.BackupReport:
         bytes=report.bytes,
         elapsed_s=report.elapsed_s,
     )
+
+
+def export_response(piece: bytes | ExportEnd) -> wire.ExportResponse:
+    """A chunk of an export, or its end."""
+    if isinstance(piece, ExportEnd):
+        return wire.ExportResponse(end=wire.ExportEnd(**piece._asdict()))
+    return wire.ExportResponse(chunk=piece)
 
 
 def limits_message(message_bytes: int) -> wire.Limits:

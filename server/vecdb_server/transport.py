@@ -3,10 +3,10 @@
 Messages are parsed and built in the thread of the call, not on grpcio's single serving thread, and
 an unreadable one gets INVALID_ARGUMENT. No interceptors: they would run under the server's lock.
 
-Writes, Optimize (with Backup) and open streams may each hold a quarter of the threads; one more is
-refused at once with RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES, TOO_MANY_STREAMS)
-instead of taking a thread from the searches. Nothing of it was written, so that the caller can try
-again; our client does.
+Writes, Optimize (with Backup and Export) and open streams may each hold a quarter of the threads;
+one more is refused at once with RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES,
+TOO_MANY_STREAMS) instead of taking a thread from the searches. Nothing of it was written, so that
+the caller can try again; our client does.
 
 A stream of searches is one call in which each message is handled as a call would be: so to gRPC it
 costs a message, which is a third of a call.
@@ -14,10 +14,11 @@ costs a message, which is a third of a call.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
@@ -72,13 +73,13 @@ def service_handler(
 
     Args:
         activity: is told of each call.
-        threads: of the server; a quarter of them may be in writes, a quarter in Optimize and
-            Backup, a quarter in open streams.
+        threads: of the server; a quarter of them may be in writes, a quarter in Optimize,
+            Backup and Export, a quarter in open streams.
         message_bytes: an answer that is larger is refused by us, with a reason.
     """
     share = max(1, threads // 4)
     writes = _Places("TOO_MANY_WRITES", "writes", share)
-    optimizes = _Places("TOO_MANY_OPTIMIZES", "Optimize and Backup calls", share)
+    optimizes = _Places("TOO_MANY_OPTIMIZES", "Optimize, Backup and Export calls", share)
     streams = _Places("TOO_MANY_STREAMS", "streams", share)
     table: dict[str, tuple[Any, Callable[..., Any], _Places | None]] = {
         "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
@@ -110,6 +111,8 @@ def service_handler(
     handlers["SearchStream"] = grpc.stream_stream_rpc_method_handler(
         _stream_handler(searches, streams)
     )
+    exports = _Rpc("Export", wire.ExportRequest, service.export, activity, message_bytes)
+    handlers["Export"] = grpc.unary_stream_rpc_method_handler(_export_handler(exports, optimizes))
     return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
 
@@ -167,13 +170,7 @@ class _Rpc:
                 log.event("slow-call", logging.WARNING, call=self.name, took_s=f"{took_s:.2f}")
 
     def _answer(self, data: bytes, call: Call) -> bytes:
-        try:
-            request = self._parse(data)
-        except DecodeError:
-            raise InvalidArgumentError(
-                f"the {len(data)} bytes of the request are no {self.name} message", "BAD_MESSAGE"
-            ) from None
-        response: bytes = self._method(request, call).SerializeToString()
+        response: bytes = self._method(self._parsed(data), call).SerializeToString()
         if len(response) > self._message_bytes:
             raise ResourceExhaustedError(
                 f"the answer has {len(response)} bytes, a message may have {self._message_bytes}; "
@@ -181,6 +178,23 @@ class _Rpc:
                 "MESSAGE_TOO_LARGE",
             )
         return response
+
+    def answers(self, data: bytes, call: Call) -> Generator[bytes, None, None]:
+        """The answers of an rpc that has many, the error raised that they end with. Counted."""
+        self._activity.enter()
+        try:
+            for response in self._method(self._parsed(data), call):
+                yield response.SerializeToString()
+        finally:
+            self._activity.leave()
+
+    def _parsed(self, data: bytes) -> Any:
+        try:
+            return self._parse(data)
+        except DecodeError:
+            raise InvalidArgumentError(
+                f"the {len(data)} bytes of the request are no {self.name} message", "BAD_MESSAGE"
+            ) from None
 
     def told(self, error: Exception) -> Status:
         """What the caller hears of an error; what nobody foresaw is written to the log only."""
@@ -231,6 +245,23 @@ def _stream_handler(rpc: _Rpc, places: _Places) -> StreamHandler:
                     yield outcome
         except ResourceExhaustedError as full:
             _abort(rpc.told(full), context)
+
+    return handle
+
+
+def _export_handler(rpc: _Rpc, places: _Places) -> Callable[..., Iterator[bytes]]:
+    """One message in, many out: an error ends the call with its status. Who receives them slower
+    than they are made holds it up: the next one is asked for when gRPC has room for it."""
+
+    def handle(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        try:
+            with places.taken(), contextlib.closing(rpc.answers(data, context)) as answers:
+                yield from answers
+        except Exception as error:
+            failure = error
+        else:
+            return
+        _abort(rpc.told(failure), context)
 
     return handle
 

@@ -7,42 +7,38 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from vecdb import checks, limits
 from vecdb.batching import attach_progress, batches, request_id_of_part
-from vecdb.engine.batch import (
-    DeleteBatch,
-    Terms,
-    UpsertBatch,
-    make_batch,
-    make_delete,
-    make_terms,
-)
+from vecdb.engine.batch import DeleteBatch, Terms, UpsertBatch, make_batch, make_delete, make_terms
+from vecdb.engine.collection_stats import collection_stats
 from vecdb.engine.deadline import Deadline
+from vecdb.engine.exporting import ExportRequest, export
 from vecdb.engine.lookup import get_records
-from vecdb.engine.pins import oldest_pin
-from vecdb.engine.publication import in_place
 from vecdb.engine.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.search import SearchRequest
 from vecdb.errors import ResourceExhaustedError
+from vecdb.export_files import SIDE_PAGE_ROWS, save_export
 from vecdb.scrolling import Scroll
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
+    ExportEnd,
+    ExportReport,
     HitColumns,
     IngestProgress,
     Metric,
     Receipt,
     Records,
     ScrollPage,
-    SegmentStats,
 )
 
 if TYPE_CHECKING:
@@ -377,48 +373,7 @@ class Collection:
     def stats(self) -> CollectionStats:
         """Rows, segments and bytes at one seq."""
         self._database.check_usable()
-        opened, store = self._opened, self._opened.store
-        view = opened.views.view()
-        with store.environment.read() as transaction:
-            store.check_not_dropped(transaction)
-            entries = store.read_segments(transaction)
-            pin = oldest_pin(store, transaction)
-        readers, oldest_reader_lag = store.environment.readers()
-        size = {number: entry["bytes"] for number, entry in in_place(entries)}
-        segments = [
-            SegmentStats(
-                number=s.number,
-                kind="flat" if s.graph is None else "graph",
-                first_row=s.first_row,
-                end_row=s.end_row,
-                rows=s.node_count,
-                dead=s.dead_count,
-                bytes=size.get(s.number, 0),
-            )
-            for s in view.segments
-        ]
-        unindexed = view.fresh_live_count + sum(
-            s.live_count for s in view.segments if s.graph is None
-        )
-        return CollectionStats(
-            live_count=view.live_count,
-            seq=view.state.seq,
-            generation=view.state.generation,
-            next_row=view.counters.next_row,
-            sealed_to=view.counters.sealed_to,
-            fresh_rows=view.fresh_live_count,
-            unindexed_rows=unindexed,
-            store_bytes=store.environment.file_bytes(),
-            segment_bytes=sum(s.bytes for s in segments),
-            indexer=self._database.indexer_status(opened),
-            backlog_bytes=opened.backpressure.backlog_bytes,
-            write_delay_s=opened.backpressure.delay_s,
-            segments=segments,
-            oldest_pin_seq=None if pin is None else pin.seq,
-            oldest_pin_expires_s=None if pin is None else pin.expiry_ns / 1e9 - time.time(),
-            readers=readers,
-            oldest_reader_lag=oldest_reader_lag,
-        )
+        return collection_stats(self._database, self._opened)
 
     def optimize(self, timeout_s: float | None = None) -> CollectionStats:
         """Bring everything into graphs, as few as the cap on segments allows, and wait for it.
@@ -439,6 +394,86 @@ class Collection:
         self._database.check_usable()
         self._database.optimize(self._opened, deadline)
         return self.stats()
+
+    def export_faiss(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        flat: bool = False,
+        normalize_queries: bool = False,
+        overwrite: bool = False,
+        timeout_s: float | None = None,
+    ) -> ExportReport:
+        """Write a file that ``faiss.read_index`` opens and searches at once, with this collection's
+        graph in it: an IndexIDMap2 around an IndexHNSWFlat. Writes and searches go on.
+
+        It holds all rows that are live at one seq, by the order in which they were added: vectors
+        at unit length under cosine; inner products, or squared distances under Euclidean. The graph
+        is taken as it is, healed on the way if nodes of it have died; if rows are in no graph or in
+        several, they are brought into one first. So the seq is that of a moment between call and
+        end, and what is written after that moment is not in the file.
+
+        If all ids are decimal integers below 2^63, they are the ids in FAISS; if not, rows are
+        counted from 0. A file beside it, ``PATH.meta.parquet`` (``PATH.meta.jsonl`` without
+        pyarrow), has each row's faiss_id, id and metadata.
+
+        Args:
+            path: in a folder that is there; the file appears when it is whole.
+            flat: vectors alone, as an IndexFlat; there is no graph job then.
+            normalize_queries: under cosine, have FAISS bring queries to unit length.
+            overwrite: replace what is there.
+            timeout_s: seconds to wait, None for as long as it takes.
+
+        Raises:
+            AlreadyExistsError: PATH_TAKEN: the file, or the one beside it, is there already.
+            NotFoundError: NO_FOLDER, or the collection was dropped.
+            InvalidArgumentError: normalize_queries under another metric than cosine.
+            ResourceExhaustedError: EXPORT_TOO_LARGE: the rows do not fit one graph, use ``flat``;
+                or a disk is full.
+            DataLossError: stored bytes fail their checksum, or some were lost on the way.
+            DeadlineExceededError: it takes longer.
+        """
+        kind: Literal["faiss", "faiss_flat"] = "faiss_flat" if flat else "faiss"
+        asked = ExportRequest(kind, bool(normalize_queries))
+        return self._save(path, asked, bool(overwrite), timeout_s)
+
+    def export_hnswlib(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        timeout_s: float | None = None,
+    ) -> ExportReport:
+        """Write a file that ``hnswlib.Index(space, dim).load_index`` opens; the space is "cosine",
+        "l2" or "ip" (for dot). Labels are what ``export_faiss`` has as FAISS ids, also in the file
+        beside it, and all else is as there.
+        """
+        return self._save(path, ExportRequest("hnswlib"), bool(overwrite), timeout_s)
+
+    def run_export(
+        self, asked: ExportRequest, deadline: Deadline
+    ) -> Generator[bytes | ExportEnd, None, None]:
+        """The bytes of an export, then what is known of them, with a deadline that can be
+        cancelled; for servers. To be closed if it is not read to its end."""
+        self._database.check_usable()
+        return export(self._database, self._opened, asked, deadline)
+
+    def _save(
+        self,
+        path: str | os.PathLike[str],
+        asked: ExportRequest,
+        overwrite: bool,
+        timeout_s: float | None,
+    ) -> ExportReport:
+        deadline = Deadline(timeout_s)
+        wanted = self._page_request(SIDE_PAGE_ROWS, True, False)
+        return save_export(
+            path,
+            lambda: self.run_export(asked, deadline),
+            lambda token: self.run_scroll_page(token, wanted, deadline),
+            self.end_scroll,
+            overwrite=overwrite,
+        )
 
     def _batch(
         self, ids: Any, vectors: Any, metadata: Any, terms: Terms | None = None

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.errors import FailedPreconditionError, ResourceExhaustedError, UnavailableError
+from vecdb.os_errors import os_errors_translated
 
 __all__ = [
     "checksum_of_file",
@@ -156,24 +156,3 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def os_errors_translated(what: str) -> Iterator[None]:
-    """The system's errors with files as ours; that something is not there passes, as callers know
-    better."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except OSError as error:
-        text = f"{what}: {error}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise ResourceExhaustedError(f"the disk is full ({text})", "DISK_FULL") from error
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise ResourceExhaustedError(f"too many open files ({text})", "FILES") from error
-        if error.errno == errno.ENOMEM:
-            raise ResourceExhaustedError(f"out of memory ({text})", "OUT_OF_MEMORY") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise FailedPreconditionError(f"not allowed ({text})", "PERMISSION") from error
-        raise UnavailableError(f"I/O error ({text})", "IO_ERROR") from error

@@ -22,7 +22,7 @@ import errno
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -37,7 +37,7 @@ from vecdb.engine.hnsw_file import record as _record
 from vecdb.engine.reachability import connect
 from vecdb.errors import DataLossError
 
-__all__ = ["Builder", "Space"]
+__all__ = ["Builder", "Space", "file_pieces"]
 
 Space = Literal["ip", "l2"]
 """hnswlib's names: inner product, for cosine (of unit vectors) and dot; squared Euclidean."""
@@ -358,36 +358,65 @@ def _write(
     capacity: int,
 ) -> None:
     """The file that hnswlib would have saved for a graph of these of the vectors."""
-    n, width = len(rows), vectors.shape[1]
-    record = _record(M, width)
-    vector_at = 4 + 4 * 2 * M
-    label_at = vector_at + 4 * width
+    starts = range(0, len(rows), _BLOCK_ROWS)
+    blocks = (vectors[rows[start : start + _BLOCK_ROWS]] for start in starts)
     with open(path, "wb") as file:
-        file.write(
-            _HEADER.pack(
-                0,
-                capacity,
-                n,
-                record.itemsize,
-                label_at,
-                vector_at,
-                graph.top_level,
-                graph.entry,
-                M,
-                2 * M,
-                M,
-                1.0 / math.log(M),
-                max(ef_construction, M),
+        file.writelines(
+            file_pieces(
+                graph,
+                blocks,
+                rows,
+                width=vectors.shape[1],
+                M=M,
+                ef_construction=ef_construction,
+                capacity=capacity,
             )
         )
-        for start in range(0, n, _BLOCK_ROWS):
-            stop = min(n, start + _BLOCK_ROWS)
-            block = np.zeros(stop - start, record)
-            block["count"], block["links"] = _counted(graph.links[start:stop])
-            block["vector"] = vectors[rows[start:stop]]
-            block["label"] = rows[start:stop]
-            file.write(block.data)
-        file.write(_upper_words(graph, M).data)
+
+
+def file_pieces(
+    graph: Graph,
+    vectors: Iterable[npt.NDArray[np.float32]],
+    labels: npt.NDArray[np.int64],
+    *,
+    width: int,
+    M: int,
+    ef_construction: int,
+    capacity: int,
+) -> Iterator[bytes | memoryview]:
+    """The pieces of a file that hnswlib's ``load_index`` opens.
+
+    Args:
+        graph: of n nodes.
+        vectors: blocks of float32 (m, width), n rows in all, by node.
+        labels: int64 (n,).
+        capacity: rows that the index has room for once it is loaded.
+    """
+    record, start = _record(M, width), 0
+    vector_at = 4 + 4 * 2 * M
+    yield _HEADER.pack(
+        0,
+        capacity,
+        len(labels),
+        record.itemsize,
+        vector_at + 4 * width,
+        vector_at,
+        graph.top_level,
+        graph.entry & 0xFFFF_FFFF,
+        M,
+        2 * M,
+        M,
+        1.0 / math.log(M),
+        max(ef_construction, M),
+    )
+    for block in vectors:
+        stop = start + len(block)
+        records = np.zeros(len(block), record)
+        records["count"], records["links"] = _counted(graph.links[start:stop])
+        records["vector"], records["label"] = block, labels[start:stop]
+        yield memoryview(records.view(np.uint8).data)
+        start = stop
+    yield memoryview(_upper_words(graph, M).view(np.uint8).data)
 
 
 def _counted(lists: npt.NDArray[np.int32]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -29,6 +29,7 @@ from vecdb.engine.publication import (
     discard_claims,
     mark_lost,
     publish,
+    remove_drafts,
     sweep,
     widen,
 )
@@ -156,8 +157,7 @@ class CollectionIndexer:
         """Remove what an earlier holder of the lock left when it was killed."""
         self._segments.mkdir(exist_ok=True)
         discard_claims(self._store, self._segments, GRAPH_LOCK)
-        for draft in self._folder.glob("graph-*.hnsw"):
-            draft.unlink(missing_ok=True)
+        remove_drafts(self._folder)
 
     def _take(self, *, urgent: bool) -> tuple[View, list[SegmentView], Claim | None]:
         """The next group, claimed; None for the claim if there is nothing to do.

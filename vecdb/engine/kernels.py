@@ -3,6 +3,7 @@
     walk_graph    nearest rows through a graph: greedy descent, then best-first on level 0
     scan_rows     nearest rows exactly, in slices; sort_heaps puts the result in order
     prepare_rows  vectors as given -> padded to whole cache lines, of unit length under cosine
+    heal_lists    lists of neighbours without the dead ones
     Scratch       the memory that a walk needs, kept from one call to the next
 
 A **score** is smaller for nearer rows: the squared Euclidean distance, or the inner product
@@ -44,6 +45,7 @@ __all__ = [
     "Scratch",
     "find_levels",
     "hash_rows",
+    "heal_lists",
     "prepare_rows",
     "scan_rows",
     "sort_heaps",
@@ -717,5 +719,61 @@ def hash_rows(words, out):
         out[i] = bits
 
 
-KERNELS: Final = (walk_graph, scan_rows, sort_heaps, prepare_rows, find_levels, hash_rows)
+@_compiled(types.void(
+    _FLOATS, _INTS, _read(types.int64, 1), _read(types.int64, 1), _BYTES, _INT,
+    _written(types.int32, 2),
+))  # fmt: skip
+def heal_lists(vectors, lists, places, owners, dead, metric, out):
+    """Lists of neighbours without the dead: who is live stays, and the live neighbours of those who
+    died take the places of these, closest first.
+
+    Args:
+        vectors: float32 (n, width).
+        lists: int32 (…, slots) of one level, each read up to its first number that is no node.
+        places: int64 (n,), where each node's list is, -1 if it has none on this level.
+        owners: int64 (m,), nodes whose lists are wanted.
+        dead: bitmap. metric: metric code.
+        out: int32 (m, slots), written; padded with -1.
+    """
+    n, slots = vectors.shape[0], lists.shape[1]
+    pool = np.empty(slots * slots + 1, np.uint64)
+    for k in range(owners.shape[0]):
+        node, count, size = owners[k], 0, 0
+        out[k, :] = -1
+        for neighbour in lists[places[node]]:
+            if neighbour < 0 or neighbour >= n:
+                break
+            if not is_dead(dead, np.int64(neighbour)):
+                out[k, count] = neighbour
+                count += 1
+                continue
+            if places[neighbour] < 0:
+                continue
+            for beyond in lists[places[neighbour]]:
+                if beyond < 0 or beyond >= n:
+                    break
+                if beyond == node or is_dead(dead, np.int64(beyond)):
+                    continue
+                score = pair_score(vectors, np.int64(beyond), vectors, node, metric)
+                key = pack(score, np.int64(beyond))
+                at = position_of(pool, size, key)
+                if at == size or pool[at] != key:
+                    move(pool, at + 1, at, size - at)
+                    pool[at] = key
+                    size += 1
+        for at in range(size):
+            if count == slots:
+                break
+            found = node_of(pool[at])
+            known = False
+            for place in range(count):
+                known = known or out[k, place] == found
+            if not known:
+                out[k, count] = found
+                count += 1
+
+
+KERNELS: Final = (
+    *(walk_graph, scan_rows, sort_heaps, prepare_rows, find_levels, hash_rows, heal_lists),
+)
 """Each has one signature, whatever arrays it was called with; a test says so."""

@@ -9,6 +9,7 @@ own intervals of rows that partition [0, sealed_to).
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "in_place",
     "mark_lost",
     "publish",
+    "remove_drafts",
     "sweep",
     "widen",
 ]
@@ -259,6 +261,15 @@ def discard_claims(store: Store, segments: Path, lock: str) -> None:
         entries = store.read_segments(transaction)
     stale = [n for n, e in entries.items() if e["state"] == "claimed" and e["lock"] == lock]
     _remove(store, segments, stale)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what dead processes left in a collection's folder of graphs that were never published:
+    hnswlib's files, and segments of exports. The graph lock must be held."""
+    for draft in folder.glob("graph-*.hnsw"):
+        draft.unlink(missing_ok=True)
+    for draft in folder.glob("export-*"):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def sweep(store: Store, segments: Path) -> None:

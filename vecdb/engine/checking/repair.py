@@ -42,7 +42,7 @@ from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.indexing import CollectionIndexer
 from vecdb.engine.options import Options
 from vecdb.engine.planning import graph_row_bytes
-from vecdb.engine.publication import forget_segments, mark_lost
+from vecdb.engine.publication import forget_segments, mark_lost, remove_drafts
 from vecdb.engine.sealing import flat_rows_max, seal
 from vecdb.engine.store import Store
 from vecdb.errors import UnavailableError
@@ -132,8 +132,7 @@ class CollectionRepair:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-        for draft in self._folder.glob("graph-*.hnsw"):
-            draft.unlink(missing_ok=True)
+        remove_drafts(self._folder)
         # Whoever repairs has the folder open with others, so no compaction is under way.
         shutil.rmtree(self._folder / COMPACTION_DRAFT, ignore_errors=True)
 

@@ -1,0 +1,60 @@
+"""What ``Collection.stats`` tells: rows, segments and bytes at one seq."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from vecdb.engine.pins import oldest_pin
+from vecdb.engine.publication import in_place
+from vecdb.types import CollectionStats, SegmentStats
+
+if TYPE_CHECKING:
+    from vecdb.engine.database import Database
+    from vecdb.engine.open_collection import OpenCollection
+
+__all__ = ["collection_stats"]
+
+
+def collection_stats(database: Database, opened: OpenCollection) -> CollectionStats:
+    """The state of a collection that is open."""
+    store = opened.store
+    view = opened.views.view()
+    with store.environment.read() as transaction:
+        store.check_not_dropped(transaction)
+        entries = store.read_segments(transaction)
+        pin = oldest_pin(store, transaction)
+    readers, oldest_reader_lag = store.environment.readers()
+    size = {number: entry["bytes"] for number, entry in in_place(entries)}
+    segments = [
+        SegmentStats(
+            number=s.number,
+            kind="flat" if s.graph is None else "graph",
+            first_row=s.first_row,
+            end_row=s.end_row,
+            rows=s.node_count,
+            dead=s.dead_count,
+            bytes=size.get(s.number, 0),
+        )
+        for s in view.segments
+    ]
+    unindexed = view.fresh_live_count + sum(s.live_count for s in view.segments if s.graph is None)
+    return CollectionStats(
+        live_count=view.live_count,
+        seq=view.state.seq,
+        generation=view.state.generation,
+        next_row=view.counters.next_row,
+        sealed_to=view.counters.sealed_to,
+        fresh_rows=view.fresh_live_count,
+        unindexed_rows=unindexed,
+        store_bytes=store.environment.file_bytes(),
+        segment_bytes=sum(s.bytes for s in segments),
+        indexer=database.indexer_status(opened),
+        backlog_bytes=opened.backpressure.backlog_bytes,
+        write_delay_s=opened.backpressure.delay_s,
+        segments=segments,
+        oldest_pin_seq=None if pin is None else pin.seq,
+        oldest_pin_expires_s=None if pin is None else pin.expiry_ns / 1e9 - time.time(),
+        readers=readers,
+        oldest_reader_lag=oldest_reader_lag,
+    )

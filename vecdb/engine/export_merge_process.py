@@ -1,0 +1,127 @@
+"""Starts the process that merges a collection into one graph for an export (``export_merge``),
+waits for it, and takes over what it made.
+
+The draft's files are mapped and unlinked at once: they take their space until the export lets them
+go, and nothing is left of them whichever process is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import subprocess
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from vecdb import errors
+from vecdb.engine.child_process import start_child
+from vecdb.engine.segment import Segment
+from vecdb.errors import UnavailableError, VecdbError
+
+if TYPE_CHECKING:
+    from vecdb.engine.database import Database
+    from vecdb.engine.deadline import Deadline
+    from vecdb.engine.export_pin import ExportPin
+    from vecdb.engine.open_collection import OpenCollection
+
+__all__ = ["Merged", "run_merge"]
+
+_POLL_S: Final = 0.05
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was made. segment: a graph of all that was live at its seq. work: in words."""
+
+    segment: Segment
+    work: str
+
+
+def run_merge(
+    database: Database, opened: OpenCollection, pin: ExportPin, deadline: Deadline
+) -> Merged:
+    """Have all that is live merged into one graph, and move the pin to the seq of that.
+
+    Args:
+        pin: held; it is renewed meanwhile.
+
+    Raises:
+        VecdbError: as the child says, or because it died.
+    """
+    child = _start(database, opened)
+    said: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    words: deque[str] = deque(maxlen=20)
+    reader = threading.Thread(
+        target=_listen, args=(child, said, words), name="vecdb-export-reader", daemon=True
+    )
+    reader.start()
+    try:
+        while True:
+            deadline.check()
+            database.check_usable()
+            pin.renew()
+            with contextlib.suppress(queue.Empty):
+                answer = said.get(timeout=_POLL_S)
+                break
+        return _taken_over(opened, pin, answer, words)
+    finally:
+        child.kill()
+        child.wait()
+        reader.join()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _start(database: Database, opened: OpenCollection) -> subprocess.Popen[str]:
+    options = database.options
+    return start_child(
+        "vecdb.engine.export_merge",
+        os.fspath(database.path),
+        opened.id,
+        f"--threads={options.threads}",
+        f"--map-bytes={options.map_bytes}",
+        own_session=True,
+    )
+
+
+def _listen(
+    child: subprocess.Popen[str],
+    said: queue.SimpleQueue[dict[str, Any] | None],
+    words: deque[str],
+) -> None:
+    """The first line that is an answer of the child, or None at its end."""
+    assert child.stdout is not None
+    for line in child.stdout:
+        try:
+            said.put(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            words.append(line.strip())
+    said.put(None)
+
+
+def _taken_over(
+    opened: OpenCollection, pin: ExportPin, answer: dict[str, Any] | None, words: deque[str]
+) -> Merged:
+    if answer is None:
+        opened.store.current_state()  # If the collection was dropped, that is what is told.
+        raise UnavailableError(
+            f"the process that merged for an export ended: {words[-1] if words else 'no word'}",
+            "EXPORT_ENDED",
+        )
+    if "error" in answer:
+        kind: type[VecdbError] = getattr(errors, answer["error"], errors.DataLossError)
+        raise kind(answer["message"], answer["reason"])
+    merged = answer["merged"]
+    folder = opened.folder / merged["draft"]
+    try:
+        segment = Segment(folder, 0, opened.id, merged["entry"])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    pin.move_to(segment.seq, merged["next_row"])
+    return Merged(segment, merged["work"])

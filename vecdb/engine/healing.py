@@ -1,0 +1,156 @@
+"""A graph without its dead nodes: their neighbours are linked to each other instead.
+
+Neither FAISS nor hnswlib's index can be told of nodes that are walked through and not returned as
+our views do. So what is live is taken out, in its order, and renumbered; where a list of neighbours
+named a dead node, that one's own live neighbours on the same level take its place, closest first,
+as long as there is room. What then can't be reached any more gets a link (``reachability``).
+
+It costs a few distances a link, far less than building. Past a quarter of dead nodes too much of
+the graph would be such patches: build anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.compiled import load_kernels
+from vecdb.engine.graph import Graph
+from vecdb.engine.reachability import connect, reachable_nodes
+from vecdb.types import Metric
+
+__all__ = ["HEALED_FRACTION_MAX", "healed", "live_nodes"]
+
+HEALED_FRACTION_MAX: Final = 0.25
+"""Dead nodes as a fraction of all up to which a graph is healed."""
+
+_BLOCK_NODES = 8_192
+_ATTACHED_MAX = 100
+_NEAR = 4
+"""Lists' lengths of near nodes that are looked at for one with room."""
+
+
+def live_nodes(count: int, dead: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Nodes that are not dead, int64, ascending. dead: bitmap of ``SegmentView``."""
+    if len(dead) == 0:
+        return np.arange(count)
+    return np.flatnonzero(np.unpackbits(dead, count=count, bitorder="little") == 0)
+
+
+def healed(
+    graph: Graph,
+    vectors: npt.NDArray[np.float32],
+    dead: npt.NDArray[np.uint8],
+    metric: Metric,
+    check: Callable[[], None] = lambda: None,
+) -> Graph:
+    """The graph of the nodes that are not dead, numbered in their order.
+
+    Args:
+        vectors: float32 (n, width), of all nodes.
+        dead: bitmap, bit i & 7 of byte i >> 3; empty if there are none.
+        check: called between pieces of a few milliseconds, to raise if it is to end.
+    """
+    live = live_nodes(len(graph.links), dead)
+    if len(live) == len(graph.links):
+        return graph
+    M = graph.upper_links.shape[1]
+    if len(live) == 0:
+        empty = np.empty((0, 2 * M), np.int32), np.zeros(1, np.int32), np.empty((0, M), np.int32)
+        return Graph(*empty, -1, -1)
+    healer = _Healer(vectors, dead, live, metric, check)
+    levels = np.diff(graph.upper_offsets)
+    offsets = np.zeros(len(live) + 1, np.int32)
+    np.cumsum(levels[live], out=offsets[1:])
+    links = healer.lists(graph.links, np.arange(len(graph.links)), live)
+    upper = np.empty((int(offsets[-1]), M), np.int32)
+    top_level = int(levels[live].max())
+    for level in range(1, top_level + 1):
+        places = np.where(levels >= level, graph.upper_offsets[:-1] + level - 1, -1)
+        inside = np.flatnonzero(levels[live] >= level)
+        upper[offsets[inside] + level - 1] = healer.lists(
+            graph.upper_links, places.astype(np.int64), live[inside]
+        )
+    entry = int(healer.number[graph.entry])
+    if entry < 0 or levels[graph.entry] < top_level:
+        entry = int(np.argmax(levels[live]))
+    result = Graph(links, offsets, upper, entry, top_level)
+    if connect(result):
+        _attach(result, vectors, live, metric, check)
+    return result
+
+
+def _attach(
+    graph: Graph,
+    vectors: npt.NDArray[np.float32],
+    live: npt.NDArray[np.int64],
+    metric: Metric,
+    check: Callable[[], None],
+) -> None:
+    """Link nodes in that have lost all around them, with the nearest ones by an exact scan, as far
+    as these have room."""
+    seen = reachable_nodes(graph)
+    for node in np.flatnonzero(~seen)[:_ATTACHED_MAX].tolist():
+        check()
+        scores = np.empty(len(live), np.float32)
+        query = vectors[live[node]]
+        for first in range(0, len(live), _BLOCK_NODES):
+            rows = vectors[live[first : first + _BLOCK_NODES]]
+            if metric is Metric.EUCLIDEAN:
+                scores[first : first + len(rows)] = np.square(rows - query).sum(axis=1)
+            else:
+                scores[first : first + len(rows)] = -(rows @ query)
+        scores[~seen] = np.inf
+        near = np.argsort(scores, kind="stable")[: _NEAR * graph.links.shape[1]]
+        near = near[seen[near]]
+        if graph.links[node, 0] < 0:
+            some = near[: graph.upper_links.shape[1]]
+            graph.links[node, : len(some)] = some
+        roomy = near[graph.links[near, -1] < 0]
+        if len(roomy):
+            host = roomy[0]
+            graph.links[host, np.count_nonzero(graph.links[host] >= 0)] = node
+            seen[node] = True
+
+
+class _Healer:
+    """What the levels of a graph have in common.
+
+    Attributes:
+        number: int32 (n + 1,), new numbers of the nodes, -1 for those that are dead; the last one
+            stands for the padding.
+    """
+
+    def __init__(
+        self,
+        vectors: npt.NDArray[np.float32],
+        dead: npt.NDArray[np.uint8],
+        live: npt.NDArray[np.int64],
+        metric: Metric,
+        check: Callable[[], None],
+    ) -> None:
+        self._vectors, self._dead, self._check = vectors, dead, check
+        kernels = load_kernels()
+        self._heal = kernels.heal_lists
+        self._metric = kernels.EUCLIDEAN if metric is Metric.EUCLIDEAN else kernels.INNER
+        self.number = np.full(len(vectors) + 1, -1, np.int32)
+        self.number[live] = np.arange(len(live), dtype=np.int32)
+
+    def lists(
+        self,
+        lists: npt.NDArray[np.int32],
+        places: npt.NDArray[np.int64],
+        owners: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.int32]:
+        """The lists of some nodes on one level, in new numbers. places: see ``heal_lists``."""
+        healed_lists = np.empty((len(owners), lists.shape[1]), np.int32)
+        for first in range(0, len(owners), _BLOCK_NODES):
+            self._check()
+            out = healed_lists[first : first + _BLOCK_NODES]
+            some = owners[first : first + _BLOCK_NODES]
+            self._heal(self._vectors, lists, places, some, self._dead, self._metric, out)
+            out[:] = self.number[out]
+        return healed_lists

@@ -1,0 +1,37 @@
+"""The system's errors with files as ours, for the engine's files and for those of a client."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+
+from vecdb.errors import (
+    FailedPreconditionError,
+    ResourceExhaustedError,
+    UnavailableError,
+    VecdbError,
+)
+
+__all__ = ["os_errors_translated"]
+
+
+@contextlib.contextmanager
+def os_errors_translated(what: str) -> Iterator[None]:
+    """The system's errors with files as ours; that something is not there passes, as callers know
+    better."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, VecdbError):
+        raise  # A DeadlineExceededError is a TimeoutError, and so one of the system's too.
+    except OSError as error:
+        text = f"{what}: {error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ResourceExhaustedError(f"the disk is full ({text})", "DISK_FULL") from error
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise ResourceExhaustedError(f"too many open files ({text})", "FILES") from error
+        if error.errno == errno.ENOMEM:
+            raise ResourceExhaustedError(f"out of memory ({text})", "OUT_OF_MEMORY") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise FailedPreconditionError(f"not allowed ({text})", "PERMISSION") from error
+        raise UnavailableError(f"I/O error ({text})", "IO_ERROR") from error
