@@ -1,0 +1,73 @@
+"""The targets there are: what each needs, where it runs, and what its acknowledgement is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vecdb.errors import InvalidArgumentError
+
+__all__ = ["TARGETS", "Description", "describe"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """One target.
+
+    Attributes:
+        title: for people.
+        module: of ``vecdb_bench.targets``, with the adapter.
+        library: the module whose presence means that no environment of its own is needed; empty to
+            always make one.
+        requirements: for pip.
+        kind: "library" (memory of a process), "embedded" (a folder) or "served".
+        durability: what has happened when a write is acknowledged.
+    """
+
+    title: str
+    module: str
+    library: str
+    requirements: tuple[str, ...]
+    kind: str
+    durability: str
+
+    @property
+    def durable(self) -> bool:
+        """Whether anything is left after its process was killed."""
+        return self.kind != "library"
+
+
+_NOTHING = "nothing: lives in memory"
+
+TARGETS = {
+    "vecdb": Description(
+        "vecdb, embedded", "embedded", "vecdb", (), "embedded", "fsynced, each batch"
+    ),
+    "vecdb-served": Description(
+        "vecdb, served", "served", "vecdb_server", (), "served", "fsynced, each batch"
+    ),
+    "hnswlib": Description(
+        "hnswlib", "hnswlib_", "hnswlib", ("hnswlib==0.8.0", "numpy"), "library", _NOTHING
+    ),
+    "faiss": Description(
+        "FAISS HNSW", "faiss_", "faiss", ("faiss-cpu==1.15.1", "numpy"), "library", _NOTHING
+    ),
+    "usearch": Description(
+        "USearch", "usearch_", "usearch", ("usearch==2.26.6", "numpy"), "library", _NOTHING
+    ),
+    "echo": Description(
+        "bare grpcio echo", "grpc_echo", "grpc", (), "served", "nothing: sends back what it gets"
+    ),
+}
+
+
+def describe(name: str) -> Description:
+    """The target of that name.
+
+    Raises:
+        InvalidArgumentError: there is none.
+    """
+    if name not in TARGETS:
+        raise InvalidArgumentError(
+            f"no target {name!r}, expected one of {', '.join(TARGETS)}", "NO_TARGET"
+        )
+    return TARGETS[name]
