@@ -5,7 +5,7 @@
     vecdb rename   a collection                   vecdb warm     compile the kernels
     vecdb backup   while it is in use             vecdb restore  a backup into a new folder
     vecdb check    is all of it right?            vecdb compact  a folder that nobody has open
-    vecdb demo     the first five minutes
+    vecdb demo     the first five minutes    vecdb bench    recall and latency
 
 ``load``, ``search``, ``stats``, ``rename`` and ``backup`` work on a server (``--url``) or, with no
 server in between, on a folder (``--data``). Everything heavy is imported inside the command that
@@ -21,6 +21,7 @@ import typer
 
 import vecdb
 from vecdb.errors import VecdbError
+from vecdb_server.commands import bench
 
 __all__ = ["app", "run"]
 
@@ -31,6 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench.app)
 
 Url = Annotated[
     str | None,

@@ -14,7 +14,8 @@ from vecdb_bench.targets.registry import TARGETS
 __all__ = ["page"]
 
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1a1a1a;--soft:#5c5c5c;--line:#d4d4d4;--back:#fff;--card:#f6f6f4}
+:root{color-scheme:light dark;--ink:#1a1a1a;--soft:#5c5c5c;--line:#d4d4d4;
+--back:#fff;--card:#f6f6f4}
 @media(prefers-color-scheme:dark){:root{--ink:#e8e8e6;--soft:#a6a6a2;--line:#454543;--back:#191918;
 --card:#232322}}
 body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);max-width:1180px;
@@ -25,11 +26,13 @@ h3{font-size:1.05rem;margin:1.5rem 0 .4rem}p{max-width:48rem}.soft{color:var(--s
 figure{margin:0;background:var(--card);border-radius:8px;padding:.7rem}
 h4{margin:0 0 .3rem;font-size:.95rem}svg{width:100%;height:auto;font:12px system-ui,sans-serif}
 svg text{fill:var(--soft)}svg .label{fill:var(--ink)}.grid{stroke:var(--line);stroke-width:.6}
-.axis{stroke:var(--soft);fill:none}.legend{display:flex;flex-wrap:wrap;gap:.2rem 1rem;font-size:.85rem}
+.axis{stroke:var(--soft);fill:none}.legend{display:flex;flex-wrap:wrap;gap:.2rem 1rem;
+font-size:.85rem}
 .key{width:14px;height:14px;vertical-align:-2px;margin-right:4px}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;
 font-variant-numeric:tabular-nums}th,td{padding:.25rem .7rem;text-align:right;
-border-bottom:1px solid var(--line);white-space:nowrap}th:first-child,td:first-child{text-align:left}
+border-bottom:1px solid var(--line);white-space:nowrap}
+th:first-child,td:first-child{text-align:left}
 pre{white-space:pre-wrap;font-size:.8rem;background:var(--card);padding:.6rem;border-radius:6px}
 """
 

