@@ -7,6 +7,7 @@ from typing import Any
 
 import chromadb
 import numpy as np
+from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.config import Settings as ChromaSettings
 
 from vecdb_bench.targets.base import Ids, Settings, Target
@@ -22,9 +23,8 @@ class Adapter(Target):
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         self._ids = Ids(settings.ids)
         self._effort = 0
-        self._client: Any = chromadb.PersistentClient(
-            str(folder), ChromaSettings(anonymized_telemetry=False)
-        )
+        self._folder = folder
+        self._client: Any = self._connected()
         graph = {
             "space": _SPACES[metric],
             "max_neighbors": settings.M,
@@ -33,6 +33,11 @@ class Adapter(Target):
         }
         self._docs = self._client.get_or_create_collection(
             "bench", configuration={"hnsw": graph}, embedding_function=None
+        )
+
+    def _connected(self) -> Any:
+        return chromadb.PersistentClient(
+            str(self._folder), ChromaSettings(anonymized_telemetry=False)
         )
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
@@ -49,7 +54,9 @@ class Adapter(Target):
         if effort != self._effort:
             self._effort = effort
             self._docs.modify(configuration={"hnsw": {"ef_search": max(effort, k)}})
-            # The segment that is loaded keeps its effort; a new client loads it anew.
+            # The graph that is loaded keeps its effort; only a new system loads it anew.
+            SharedSystemClient.clear_system_cache()
+            self._client = self._connected()
             self._docs = self._client.get_collection("bench", embedding_function=None)
         found = self._docs.query(query_embeddings=queries, n_results=k, include=["distances"])
         return self._ids.matrix(found["ids"], k)

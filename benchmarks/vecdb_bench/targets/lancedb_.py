@@ -1,7 +1,8 @@
 """LanceDB, embedded: a table with an IVF_HNSW_SQ index, the nearest that it has to a bare graph.
 
-Vectors in the index are 8-bit codes; ``refine_factor`` compares ten times as many in full. Rows
-that came after the index was made are scanned until ``optimize``.
+Vectors in the index are 8-bit codes; ``refine_factor`` compares up to ten times as many in full, as
+far as the effort allows: it refuses an ef below the candidates that are to be compared. Rows that
+came after the index was made are scanned until ``optimize``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["Adapter"]
 
 _METRICS = {"cosine": "cosine", "euclidean": "l2", "dot": "dot"}
 _LEAST_INDEXED = 256
-_REFINE = 10
+_REFINE_MAX = 10
 
 
 class Adapter(Target):
@@ -66,9 +67,10 @@ class Adapter(Target):
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
         rows = np.full((len(queries), k), -1, np.int64)
+        refine = max(1, min(_REFINE_MAX, effort // k))
         for at, query in enumerate(queries):
             asked = self._table.search(query).distance_type(_METRICS[self._metric]).limit(k)
-            found = asked.ef(max(effort, k)).refine_factor(_REFINE).select(["id"]).to_arrow()
+            found = asked.ef(max(effort, k)).refine_factor(refine).select(["id"]).to_arrow()
             names = found.column("id").to_numpy()
             rows[at, : len(names)] = names
         return rows
