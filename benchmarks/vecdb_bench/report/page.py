@@ -28,11 +28,11 @@ h4{margin:0 0 .3rem;font-size:.95rem}svg{width:100%;height:auto;font:12px system
 svg text{fill:var(--soft)}svg .label{fill:var(--ink)}.grid{stroke:var(--line);stroke-width:.6}
 .axis{stroke:var(--soft);fill:none}.legend{display:flex;flex-wrap:wrap;gap:.2rem 1rem;
 font-size:.85rem}
-.key{width:14px;height:14px;vertical-align:-2px;margin-right:4px}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;
+.key{width:28px;height:14px;vertical-align:-2px;margin-right:4px}
+.scroll{overflow-x:auto;margin-top:.8rem}table{border-collapse:collapse;font-size:.88rem;
 font-variant-numeric:tabular-nums}th,td{padding:.25rem .7rem;text-align:right;
 border-bottom:1px solid var(--line);white-space:nowrap}
-th:first-child,td:first-child{text-align:left}
+th:first-child,td:first-child,.text{text-align:left}
 pre{white-space:pre-wrap;font-size:.8rem;background:var(--card);padding:.6rem;border-radius:6px}
 """
 
@@ -104,11 +104,19 @@ def _plots(*plots: tuple[str, str]) -> str:
 def _table(head: list[str], rows: list[list[str]]) -> str:
     if not rows:
         return ""
-    top = "".join(f"<th>{escape(each)}</th>" for each in head)
+    kinds = ["" if _is_number(cell) else ' class="text"' for cell in rows[0]]
+    top = "".join(f"<th{kind}>{escape(each)}</th>" for kind, each in zip(kinds, head, strict=True))
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>"
+        + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+        + "</tr>"
+        for row in rows
     )
     return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _is_number(cell: str) -> bool:
+    return not cell.strip("0123456789.,-–")
 
 
 def _search(lines: Lines) -> str:
@@ -173,12 +181,24 @@ def _latency(lines: Lines) -> str:
             str(line["point"]["clients"]),
             line["point"]["loop"],
             *(f"{line['figures'][name]:.2f}" for name in names),
-            f"{line['figures']['answers_per_s']:,.0f}",
+            _text(line["figures"]["answers_per_s"], ",.0f"),
+            _text(line["figures"]["rate_per_s"], ",.0f"),
             _text(line["figures"]["recall_10"], ".3f"),
         ]
         for line in found
     ]
-    head = ["target", "clients", "loop", "p50 ms", "p95", "p99", "p99.9", "max", "answers/s"]
+    head = [
+        "target",
+        "clients",
+        "loop",
+        "p50 ms",
+        "p95",
+        "p99",
+        "p99.9",
+        "max",
+        "answers/s",
+        "due/s",
+    ]
     return _section("Latency of single queries", _plots(*plots), _table([*head, "recall@10"], rows))
 
 

@@ -17,6 +17,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 _WIDTH, _HEIGHT = 560, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 14, 46
 _TICKS = 6
+_TICK_SPACE = 42
+"""Texts under the axis need so much room each."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,12 @@ def _axes(
 ) -> list[str]:
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     parts = []
-    for place, text in x.ticks(*x_range):
+    last = math.inf
+    for place, text in reversed(x.ticks(*x_range)):
         across = _LEFT + (place - x_range[0]) / (x_range[1] - x_range[0]) * (right - _LEFT)
+        if last - across < _TICK_SPACE:
+            continue
+        last = across
         parts.append(f'<path class="grid" d="M{across:.1f} {_TOP}V{bottom}"/>')
         parts.append(f'<text x="{across:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
     for place, text in y.ticks(*y_range):
@@ -144,9 +150,16 @@ def _axes(
     return parts
 
 
+def _colour(series: Series) -> str:
+    return COLOURS[series.number % len(COLOURS)]
+
+
+def _dash(series: Series) -> str:
+    return ' stroke-dasharray="6 4"' if series.number >= len(COLOURS) else ""
+
+
 def _curve(series: Series, places: Sequence[tuple[float, float]]) -> list[str]:
-    colour = COLOURS[series.number % len(COLOURS)]
-    dash = ' stroke-dasharray="6 4"' if series.number >= len(COLOURS) else ""
+    colour, dash = _colour(series), _dash(series)
     line = " ".join(f"{across:.1f},{up:.1f}" for across, up in places)
     parts = [f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>']
     for (across, up), point in zip(places, series.points, strict=True):
@@ -173,8 +186,9 @@ def _marker(number: int, across: float, up: float, colour: str, told: str = "") 
 
 def _legend(series: Sequence[Series]) -> str:
     entries = "".join(
-        '<span><svg class="key" viewBox="-7 -7 14 14">'
-        + _marker(each.number, 0, 0, COLOURS[each.number % len(COLOURS)])
+        '<span><svg class="key" viewBox="-14 -7 28 14">'
+        + f'<path d="M-14 0H14" stroke-width="2" stroke="{_colour(each)}"{_dash(each)}/>'
+        + _marker(each.number, 0, 0, _colour(each))
         + f"</svg>{escape(each.name)}</span>"
         for each in series
     )

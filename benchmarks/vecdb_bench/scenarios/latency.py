@@ -79,7 +79,7 @@ def _one_load(
     """All rounds of a point; answers a second that were reached. rate 0: a closed loop."""
     known = context.known(target, **point)
     if known is not None:
-        return float(known["figures"]["answers_per_s"])
+        return float(known["figures"]["answers_per_s"] or rate)
     context.say(f"{target}: {point['clients']} clients, {point['loop']}")
     rounds = [_round(context, bench, workers, rate) for _ in range(context.scale.rounds)]
     together = np.concatenate(rounds)
@@ -91,7 +91,8 @@ def _one_load(
             **latency_figures(together),
             "p50_ms_of_rounds": summary([1000 * percentile(each, 50) for each in rounds]),
             "p99_ms_of_rounds": summary([1000 * percentile(each, 99) for each in rounds]),
-            "answers_per_s": reached,
+            # Of a fixed rate what was reached says nothing: calls may have been given up.
+            "answers_per_s": None if rate else reached,
             "rate_per_s": rate or None,
             "recall_10": recall,
             "effort": EFFORT,
