@@ -64,7 +64,10 @@ def run(context: Context) -> None:
     """Measure each target that has not all its points."""
     points = [*(f"{share:.0%} replaced" for share in _STEPS), "optimized", "fresh load"]
     for target in context.targets:
-        if any(context.known(target, state=name) is None for name in points):
+        known = [context.known(target, state=name) for name in points]
+        if any(line is not None and line["status"] == "cannot" for line in known):
+            continue  # What comes after it can't be had either.
+        if None in known:
             context.say(f"{target}: churn")
             with context.attempt(target, state=points[0]), Bench(context) as bench:
                 _measure(context, bench, target)
