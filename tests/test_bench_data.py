@@ -61,6 +61,7 @@ def test_queries_are_held_out_and_the_same_name_gives_the_same_bytes(tmp_path: P
     assert made[0].metric == "euclidean" and made[0].neighbours.shape == (50, 100)
     base = {row.tobytes() for row in made[0].base}
     assert not base & {row.tobytes() for row in made[0].queries}
+    assert (made[0].base == matrix[np.load(made[0].folder / "rows.npy")]).all()
     assert made[0].manifest == made[1].manifest
     for name in ("base.npy", "queries.npy", "neighbours.npy", "distances.npy", "manifest.json"):
         assert (made[0].folder / name).read_bytes() == (made[1].folder / name).read_bytes()

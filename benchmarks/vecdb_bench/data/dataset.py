@@ -5,6 +5,9 @@
                         queries.npy       float32 (q, dim), none of them a row of base
                         neighbours.npy    int64 (q, 100), rows of base, nearest first
                         distances.npy     float64 (q, 100)
+                        rows.npy          int64 (n,), which row of its source each row of base is:
+                                          text-256 has a line of metadata a row of its source, in
+                                          <cache>/data/.text/metadata.jsonl
 
 A folder appears whole (it is made beside and renamed) and is known by its manifest's format and
 recipe; another recipe is another folder.
@@ -130,14 +133,15 @@ def _make(
 ) -> None:
     progress("reading", 0, 1)
     vectors, asked = source.read()
-    base, queries = _held_out(vectors, asked, recipe["queries"], source.identity)
+    rows, queries = _held_out(vectors, asked, recipe["queries"], source.identity)
     if recipe["rows"] is not None:
-        if recipe["rows"] > len(base):
+        if recipe["rows"] > len(rows):
             raise InvalidArgumentError(
-                f"{source.identity} has {len(base):,} rows, {recipe['rows']:,} were asked for",
+                f"{source.identity} has {len(rows):,} rows, {recipe['rows']:,} were asked for",
                 "TOO_FEW_ROWS",
             )
-        base = base[: recipe["rows"]]
+        rows = rows[: recipe["rows"]]
+    base = vectors[rows]
     neighbours, distances = true_neighbours(
         base,
         queries,
@@ -154,6 +158,7 @@ def _make(
             "queries": queries,
             "neighbours": neighbours,
             "distances": distances,
+            "rows": rows,
         }
         sums = {}
         for what, array in arrays.items():
@@ -177,8 +182,8 @@ def _held_out(
     asked: npt.NDArray[np.float32] | None,
     count: int,
     identity: str,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Base and queries, in an order drawn by the seed; equal rows are kept on one side only."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Rows of the base, in an order drawn by the seed, and queries; none of them equals a row."""
     if asked is None:
         if len(vectors) <= count:
             raise InvalidArgumentError(
@@ -186,11 +191,11 @@ def _held_out(
                 "TOO_FEW_ROWS",
             )
         order = np.random.default_rng(SEED).permutation(len(vectors))
-        asked, base = vectors[order[:count]], vectors[order[count:]]
+        asked, rows = vectors[order[:count]], order[count:]
     else:
-        base = vectors[np.random.default_rng(SEED).permutation(len(vectors))]
+        rows = np.random.default_rng(SEED).permutation(len(vectors))
     known = {query.tobytes() for query in asked}
-    return base[[row.tobytes() not in known for row in base]], asked
+    return rows[[vectors[row].tobytes() not in known for row in rows]], asked
 
 
 def _opened(name: str, folder: Path) -> Dataset:

@@ -180,4 +180,11 @@ def _made(
             raise InternalError(f"{path.name} failed:\n{done.stderr[-2000:]}", "DATA_FAILED")
         return np.load(folder / "vectors.npy"), None
 
-    return Source(f"{script} of {' '.join(requirements)}", metric, read)
+    files = [Path(each) for value in given.values() for each in _listed(value)]
+    sizes = sum(path.stat().st_size for path in files)
+    identity = f"{script} of {' '.join(requirements)}, {len(files)} inputs, {sizes} bytes"
+    return Source(identity, metric, read)
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
