@@ -8,6 +8,7 @@ environment of its own (``vecdb_bench.targets.environments``), by a script of ``
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -150,11 +151,15 @@ def _text_files() -> dict[str, Any]:
 
 
 def _photos() -> dict[str, Any]:
-    folder = Path("/usr/share/backgrounds/mate/nature")
+    folder = Path("/usr/share/backgrounds/mate")
     if not folder.exists():
         raise NotFoundError(f"there is no {folder}: {_PHOTO_PACKAGES}", "NO_FILE")
-    # One photograph ships in three sizes outside this folder; those in it are different ones.
-    return {"photos": [str(path) for path in sorted(folder.glob("*.jpg"))]}
+    # Of a picture in several sizes the largest file, since the others would be its near twins.
+    largest: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*"), key=lambda path: path.stat().st_size):
+        if path.suffix in {".jpg", ".png"}:
+            largest[re.sub(r"_\d+x\d+$", "", path.stem)] = path
+    return {"photos": sorted(str(path) for path in largest.values())}
 
 
 def _made(
