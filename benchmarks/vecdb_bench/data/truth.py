@@ -1,0 +1,144 @@
+"""True neighbours by comparing all pairs, and recall that lets ties count.
+
+A blocked float32 product picks a few more candidates than are wanted; these are compared in
+float64, term by term, so that neither BLAS nor the number of threads decides which rows are true.
+Distances are those of vecdb: 1 - cos, Euclidean distance, negated dot product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.errors import InvalidArgumentError
+
+__all__ = ["METRICS", "distances_to", "recall", "true_neighbours"]
+
+METRICS = ("cosine", "euclidean", "dot")
+
+Floats = npt.NDArray[np.float32]
+
+_SPARE = 28
+"""Candidates beyond those wanted, against rounding of the float32 product."""
+_BLOCK_BYTES = 256 * 1024**2
+TIE = 1e-6
+"""A row farther than the k-th true one by this share is as near, in float32."""
+
+
+def true_neighbours(
+    base: Floats,
+    queries: Floats,
+    metric: str,
+    k: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The k nearest rows of each query by (distance, row).
+
+    Args:
+        base: float32, shape (n, dim). queries: float32, shape (q, dim).
+        progress: called with how many queries are done.
+
+    Returns:
+        rows int64 and distances float64, both of shape (q, min(k, n)).
+
+    Raises:
+        InvalidArgumentError: the metric is unknown.
+    """
+    if metric not in METRICS:
+        raise InvalidArgumentError(f"metric {metric!r}, expected one of {METRICS}", "BAD_METRIC")
+    count = min(k, len(base))
+    wide = min(count + _SPARE, len(base))
+    rows = np.empty((len(queries), count), np.int64)
+    distances = np.empty((len(queries), count), np.float64)
+    keys = _Keys(base, metric)
+    step = max(1, _BLOCK_BYTES // (4 * len(base)))
+    for first in range(0, len(queries), step):
+        part = queries[first : first + step]
+        scores = keys.scores(part)
+        if wide < len(base):
+            candidates = np.argpartition(scores, wide - 1, axis=1)[:, :wide]
+        else:
+            candidates = np.broadcast_to(np.arange(len(base)), scores.shape)
+        for at, (query, near) in enumerate(zip(part, candidates, strict=True), first):
+            exact = distances_to(base, query, near, metric)
+            order = np.lexsort((near, exact))[:count]
+            rows[at], distances[at] = near[order], exact[order]
+        progress(min(first + step, len(queries)))
+    return rows, distances
+
+
+class _Keys:
+    """Scores in float32 that order rows as the metric does; smaller is nearer."""
+
+    def __init__(self, base: Floats, metric: str) -> None:
+        self._metric = metric
+        self._base = base
+        if metric == "cosine":
+            norms = np.linalg.norm(base, axis=1, keepdims=True)
+            self._base = base / np.maximum(norms, np.finfo(np.float32).tiny)
+        elif metric == "euclidean":
+            self._squares = np.einsum("ij,ij->i", base, base)
+
+    def scores(self, queries: Floats) -> Floats:
+        products: Floats = queries @ self._base.T
+        if self._metric == "euclidean":
+            products *= -2
+            products += self._squares
+        else:
+            np.negative(products, out=products)
+        return products
+
+
+def distances_to(
+    base: Floats, query: Floats, rows: npt.NDArray[np.integer], metric: str
+) -> npt.NDArray[np.float64]:
+    """Distances of one query to some rows, in float64.
+
+    Args:
+        query: float32, shape (dim,). rows: integers, shape (r,).
+
+    Returns:
+        float64, shape (r,).
+    """
+    near, asked = base[rows].astype(np.float64), query.astype(np.float64)
+    if metric == "euclidean":
+        return np.sqrt(np.square(near - asked).sum(axis=1))
+    products: npt.NDArray[np.float64] = (near * asked).sum(axis=1)
+    if metric == "dot":
+        return -products
+    norms = np.sqrt(np.square(near).sum(axis=1) * np.square(asked).sum())
+    return 1.0 - products / np.maximum(norms, np.finfo(np.float64).tiny)
+
+
+def recall(
+    found: npt.NDArray[np.integer],
+    base: Floats,
+    queries: Floats,
+    metric: str,
+    true_distances: npt.NDArray[np.floating],
+    k: int,
+) -> npt.NDArray[np.float64]:
+    """Share of the k true neighbours that each answer holds; ties with the k-th count.
+
+    The distances of what was found are computed here: a target's own are not believed. A row that
+    comes twice in an answer counts once, and -1 (nothing found) not at all.
+
+    Args:
+        found: rows of ``base``, shape (q, at least k); -1 for none.
+        true_distances: ascending, shape (q, at least min(k, n)).
+
+    Returns:
+        float64, shape (q,), each 0 to 1.
+    """
+    shares = np.empty(len(found))
+    possible = min(k, len(base))
+    for at, (answer, query) in enumerate(zip(found[:, :k], queries, strict=True)):
+        rows = np.unique(answer[(answer >= 0) & (answer < len(base))])
+        limit = true_distances[at, possible - 1]
+        # Of 1 - cos the error grows with the terms, not with their difference.
+        limit += TIE * max(abs(limit), 1.0 if metric == "cosine" else 0.0)
+        near = distances_to(base, query, rows, metric) <= limit
+        shares[at] = min(int(near.sum()), possible) / possible
+    return shares

@@ -1,0 +1,160 @@
+"""Recall, speed, memory and disk while rows are replaced and others deleted.
+
+The first half of the data set is loaded; its rows are then replaced, 10, 50 and 100 % of them, by
+rows of the second half, and at each of these steps two in a hundred ids go for good. The truth of
+each state is computed anew. At the end operators' housekeeping is run (``optimize``), and a fresh
+load of the last state is measured beside, which is what a perfect answer to churn would equal.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb_bench.data.truth import recall, true_neighbours
+from vecdb_bench.scenarios.context import Bench, Context
+from vecdb_bench.targets.process import WorkerProcess
+
+__all__ = ["EFFORT", "TITLE", "run"]
+
+TITLE = "Churn: rows replaced and deleted"
+EFFORT = 64
+K = 10
+_STEPS = (0.0, 0.1, 0.5, 1.0)
+_DELETED_EACH_STEP = 0.02
+_SEED = 11
+_BATCH = 1_000
+
+
+class _State:
+    """Which row of the data set each id has; -1 for none."""
+
+    def __init__(self, context: Context) -> None:
+        self.rows = min(context.scale.ingest_rows, len(context.dataset.base) // 2)
+        self._base = context.dataset.base
+        self._order = np.random.default_rng(_SEED).permutation(self.rows)
+        self.row_of = np.arange(self.rows)
+        self._replaced = 0
+
+    def replace_up_to(self, share: float) -> npt.NDArray[np.int64]:
+        """Ids that get their row of the second half; those deleted before come back with it."""
+        end = round(share * self.rows)
+        ids = self._order[self._replaced : end]
+        self.row_of[ids] = ids + self.rows
+        self._replaced = end
+        return ids
+
+    def delete_some(self, step: int) -> npt.NDArray[np.int64]:
+        """Ids that go."""
+        count = max(1, round(_DELETED_EACH_STEP * self.rows))
+        live = np.flatnonzero(self.row_of >= 0)
+        ids = np.random.default_rng(_SEED + step).choice(live, count, replace=False)
+        self.row_of[ids] = -1
+        return ids
+
+    def live(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Ids, ascending, and their vectors."""
+        ids = np.flatnonzero(self.row_of >= 0)
+        return ids, self._base[self.row_of[ids]]
+
+
+def run(context: Context) -> None:
+    """Measure each target that has not all its points."""
+    points = [*(f"{share:.0%} replaced" for share in _STEPS), "optimized", "fresh load"]
+    for target in context.targets:
+        known = [context.known(target, state=name) for name in points]
+        if any(line is not None and line["status"] == "cannot" for line in known):
+            continue  # What comes after it can't be had either.
+        if None in known:
+            context.say(f"{target}: churn")
+            with context.attempt(target, state=points[0]), Bench(context) as bench:
+                _measure(context, bench, target)
+
+
+def _measure(context: Context, bench: Bench, target: str) -> None:
+    state = _State(context)
+    worker = bench.opened(target)
+    bench.load(worker, state.rows, _BATCH)
+    _record(context, bench, worker, state, f"{_STEPS[0]:.0%} replaced", 0.0)
+    for step, share in enumerate(_STEPS[1:], 1):
+        name = f"{share:.0%} replaced"
+        with context.attempt(target, state=name):
+            seconds = _change(context, bench, worker, state, share, step)
+            _record(context, bench, worker, state, name, seconds)
+        known = context.known(target, state=name)
+        if known is None or known["status"] != "measured":
+            return
+    _record(context, bench, worker, state, "optimized", worker.call("optimize")["seconds"])
+    ids, vectors = state.live()
+    fresh = bench.opened(target, "fresh")
+    file = bench.array_file(vectors)
+    order = bench.array_file(np.arange(len(ids)))
+    done = fresh.call("upsert", vectors=file, first=0, end=len(ids), batch=_BATCH, ids=order)
+    seconds = done["seconds"] + fresh.call("finish")["seconds"]
+    # Ids are rows of ``live`` here, so that FAISS, which knows no others, can be asked too.
+    _record(context, bench, fresh, state, "fresh load", seconds, ids_are_places=True)
+
+
+def _change(
+    context: Context,
+    bench: Bench,
+    worker: WorkerProcess,
+    state: _State,
+    share: float,
+    step: int,
+) -> float:
+    """Replace and delete; seconds until that is acknowledged."""
+    ids = state.replace_up_to(share)
+    vectors = context.dataset.base[ids + state.rows]
+    done = worker.call(
+        "upsert",
+        vectors=bench.array_file(vectors),
+        first=0,
+        end=len(ids),
+        batch=_BATCH,
+        ids=bench.array_file(ids),
+    )
+    gone = state.delete_some(step)
+    deleted = worker.call("delete", ids=bench.array_file(gone))
+    return float(done["seconds"] + deleted["seconds"])
+
+
+def _record(
+    context: Context,
+    bench: Bench,
+    worker: WorkerProcess,
+    state: _State,
+    name: str,
+    seconds: float,
+    *,
+    ids_are_places: bool = False,
+) -> None:
+    ids, vectors = state.live()
+    queries, metric = context.dataset.queries, context.dataset.metric
+    _, distances = true_neighbours(vectors, queries, metric, K)
+    found = bench.answers(worker, bench.queries, K, EFFORT)
+    if not ids_are_places:
+        place_of = np.full(state.rows, -1)
+        place_of[ids] = np.arange(len(ids))
+        # What is deleted and found all the same is -1: it counts for nothing.
+        found = np.where(found >= 0, place_of[np.maximum(found, 0)], -1)
+    figures: dict[str, Any] = {
+        "recall_10": float(recall(found, vectors, queries, metric, distances, K).mean()),
+        "answers_with_fewer": int((found < 0).any(axis=1).sum()),
+        "queries_per_s": worker.call(
+            "speed",
+            queries=bench.queries,
+            k=K,
+            effort=EFFORT,
+            batch=1,
+            callers=1,
+            seconds=context.scale.seconds,
+        ),
+        "change_s": seconds,
+        "rows": len(ids),
+        "effort": EFFORT,
+        **worker.call("sizes"),
+    }
+    context.record(worker.name, {"state": name}, figures)

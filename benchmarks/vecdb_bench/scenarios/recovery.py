@@ -1,0 +1,99 @@
+"""kill -9 in the midst of a load: rows lost, time until it answers again, recall after.
+
+The worker notes each acknowledged batch in a file before it sends the next one. When a third of the
+rows are noted, everything that the target runs is killed. Then it is opened again: every noted row
+must be there, and recall is that over all rows which are there.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vecdb.errors import UnsupportedError
+from vecdb_bench.data.truth import recall, true_neighbours
+from vecdb_bench.figures import summary
+from vecdb_bench.scenarios.context import Bench, Context
+from vecdb_bench.targets.process import TargetFailedError
+from vecdb_bench.targets.registry import describe
+
+__all__ = ["TITLE", "run"]
+
+TITLE = "kill -9 during a load"
+EFFORT = 128
+K = 10
+_BATCH = 100
+_WAIT_S = 600.0
+
+
+def run(context: Context) -> None:
+    """Measure each target that has no line yet."""
+    for target in context.targets:
+        if context.known(target, what="killed") is not None:
+            continue
+        with context.attempt(target, what="killed"):
+            if not describe(target).durable:
+                raise UnsupportedError(f"{target} lives in memory: all of it is gone", "NO_DISK")
+            context.say(f"{target}: killed during a load")
+            rounds = []
+            for _ in range(context.scale.rounds):
+                with Bench(context) as bench:
+                    rounds.append(_once(context, bench, target))
+            figures: dict[str, Any] = {
+                name: summary([each[name] for each in rounds]) for name in rounds[0]
+            }
+            figures["rows_lost_in_all"] = sum(each["rows_lost"] for each in rounds)
+            context.record(target, {"what": "killed"}, figures)
+
+
+def _once(context: Context, bench: Bench, target: str) -> dict[str, float]:
+    rows = min(context.scale.ingest_rows, len(context.dataset.base))
+    ledger = bench.folder / "ledger"
+    worker = bench.opened(target)
+    worker.start(
+        "upsert",
+        vectors=str(context.dataset.folder / "base.npy"),
+        first=0,
+        end=rows,
+        batch=_BATCH,
+        ledger=str(ledger),
+    )
+    ends = time.monotonic() + _WAIT_S
+    while _noted(ledger) < rows // 3:
+        if time.monotonic() > ends:
+            raise TargetFailedError(f"{target}: {_noted(ledger)} rows in {_WAIT_S:.0f} s")
+        time.sleep(0.001)
+    worker.kill()
+    noted = _noted(ledger)
+    began = time.perf_counter()
+    again = bench.worker(target)
+    bench.open(again, target)
+    bench.answers(again, bench.array_file(context.dataset.queries[:1]), K, EFFORT)
+    ready_s = time.perf_counter() - began
+    missing = again.call("present", ids=bench.array_file(np.arange(rows)))
+    there = np.setdiff1d(np.arange(rows), missing)
+    again.call("finish")
+    vectors, queries = context.dataset.base[there], context.dataset.queries
+    _, distances = true_neighbours(vectors, queries, context.dataset.metric, K)
+    found = bench.answers(again, bench.queries, K, EFFORT)
+    place_of = np.full(rows, -1)
+    place_of[there] = np.arange(len(there))
+    places = np.where(found >= 0, place_of[np.maximum(found, 0)], -1)
+    shares = recall(places, vectors, queries, context.dataset.metric, distances, K)
+    return {
+        "rows_acknowledged": noted,
+        "rows_lost": int(np.sum(np.asarray(missing, np.int64) < noted)),
+        "ready_s": ready_s,
+        "recall_10": float(shares.mean()),
+    }
+
+
+def _noted(ledger: Path) -> int:
+    """Rows of whole lines."""
+    if not ledger.exists():
+        return 0
+    lines = ledger.read_text().split("\n")[:-1]
+    return int(lines[-1].split()[1]) if lines else 0

@@ -1,0 +1,117 @@
+"""A run: scenarios over data sets and targets, into a file of results; plans of what is run.
+
+``run`` goes through a plan; what the file has already is not measured again. The standard plan is
+small enough for a coffee, the full one takes an evening.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vecdb.errors import InvalidArgumentError
+from vecdb_bench.data.dataset import prepare
+from vecdb_bench.results import Results
+from vecdb_bench.scenarios import SCENARIOS
+from vecdb_bench.scenarios.context import Context, Scale
+from vecdb_bench.targets.base import Settings
+from vecdb_bench.targets.registry import TARGETS, describe
+
+__all__ = ["FULL", "PLANS", "STANDARD", "TINY", "Plan", "run"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Attributes:
+        datasets, targets, scenarios: by name. queries: held out of each data set.
+    """
+
+    datasets: tuple[str, ...]
+    targets: tuple[str, ...]
+    scenarios: tuple[str, ...] = SCENARIOS
+    scale: Scale = field(default_factory=Scale)
+    queries: int = 1_000
+
+
+STANDARD = Plan(
+    ("glove-50:20000",),
+    ("vecdb", "vecdb-served", "hnswlib", "faiss"),
+    scale=Scale(
+        seconds=0.2,
+        latency_seconds=2.0,
+        clients=(1, 4),
+        efforts=(10, 16, 32, 64, 128, 256),
+        batches=(100, 1_000),
+        sizes=(5_000, 10_000, 20_000),
+        ingest_rows=10_000,
+    ),
+)
+FULL = Plan(
+    ("glove-50", "text-256", "sift-128"),
+    tuple(name for name in TARGETS if name != "echo"),
+    scale=Scale(sizes=(10_000, 30_000, 100_000, 300_000), ingest_rows=100_000),
+)
+TINY = Plan(
+    ("glove-50:1000",),
+    ("vecdb", "hnswlib"),
+    scale=Scale(
+        rounds=1,
+        seconds=0.01,
+        latency_seconds=0.1,
+        clients=(1,),
+        efforts=(10, 100),
+        batches=(100,),
+        sizes=(200, 400),
+        ingest_rows=400,
+    ),
+    queries=50,
+)
+PLANS = {"standard": STANDARD, "full": FULL, "tiny": TINY}
+
+
+def run(
+    plan: Plan,
+    results: Path,
+    cache: Path,
+    *,
+    again: bool = False,
+    say: Callable[[str], None] = lambda sentence: None,
+    step: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Results:
+    """Measure what is not in the file yet.
+
+    Args:
+        results: the file of JSON lines, made or added to.
+        again: measure all of it.
+        say: told what is being done. step: told the scenario at hand, how many are done, of all.
+
+    Raises:
+        InvalidArgumentError: a name in the plan is unknown.
+        NotFoundError, MissingExtraError: a data set can't be had here.
+    """
+    for target in plan.targets:
+        describe(target)
+    unknown = set(plan.scenarios) - set(SCENARIOS)
+    if unknown:
+        raise InvalidArgumentError(
+            f"no scenario {sorted(unknown)[0]!r}, expected one of {', '.join(SCENARIOS)}",
+            "NO_SCENARIO",
+        )
+    file = Results(results, again=again)
+    settings = Settings(threads=len(os.sched_getaffinity(0)))
+    total = len(plan.datasets) * len(plan.scenarios)
+    for at, name in enumerate(plan.datasets):
+        dataset = prepare(name, cache, queries=plan.queries)
+        for number, scenario in enumerate(plan.scenarios):
+            step(f"{scenario} on {name}", at * len(plan.scenarios) + number, total)
+            context = Context(
+                scenario, dataset, plan.targets, settings, plan.scale, file, cache, say
+            )
+            importlib.import_module(f"vecdb_bench.scenarios.{scenario}").run(context)
+    step("done", total, total)
+    return file

@@ -1,0 +1,56 @@
+"""FAISS: IndexHNSWFlat, in memory; no deletes and no replacing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from vecdb_bench.targets.base import Settings, Target
+
+__all__ = ["Adapter"]
+
+
+class Adapter(Target):
+    """Row numbers are FAISS's own, so rows must come in order."""
+
+    def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "index.faiss"
+        self._normalised = metric == "cosine"
+        faiss.omp_set_num_threads(settings.threads)
+        if self._file.exists():
+            self._index = faiss.read_index(str(self._file))
+            return
+        product = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
+        self._index = faiss.IndexHNSWFlat(dim, settings.M, product)
+        self._index.hnsw.efConstruction = settings.ef_construction
+
+    def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
+        if ids[0] != self._index.ntotal or (np.diff(ids) != 1).any():
+            raise NotImplementedError("its HNSW index neither replaces nor deletes")
+        self._index.add(self._prepared(vectors))
+
+    def delete(self, ids: np.ndarray) -> None:
+        raise NotImplementedError("its HNSW index neither replaces nor deletes")
+
+    def set_threads(self, threads: int) -> None:
+        faiss.omp_set_num_threads(threads)
+
+    def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
+        parameters = faiss.SearchParametersHNSW(efSearch=max(effort, k))
+        rows = self._index.search(self._prepared(queries), k, params=parameters)[1]
+        return rows.astype(np.int64)
+
+    def version(self) -> str:
+        return str(faiss.__version__)
+
+    def close(self) -> None:
+        if hasattr(self, "_index"):
+            faiss.write_index(self._index, str(self._file))
+
+    def _prepared(self, vectors: np.ndarray) -> np.ndarray:
+        if not self._normalised:
+            return vectors
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)

