@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.test_hnsw import built, check_layout, clustered, metric_of, prepared, recall
+from vecdb.engine.export.healing import healed, live_nodes
 from vecdb.engine.graph import Graph
-from vecdb.engine.healing import healed, live_nodes
 from vecdb.engine.reachability import reachable_nodes
 from vecdb.types import Metric
 

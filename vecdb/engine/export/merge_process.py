@@ -1,4 +1,4 @@
-"""Starts the process that merges a collection into one graph for an export (``export_merge``),
+"""Starts the process that merges a collection into one graph for an export (``merge.py``),
 waits for it, and takes over what it made.
 
 The draft's files are mapped and unlinked at once: they take their space until the export lets them
@@ -26,7 +26,7 @@ from vecdb.errors import UnavailableError, VecdbError
 if TYPE_CHECKING:
     from vecdb.engine.database import Database
     from vecdb.engine.deadline import Deadline
-    from vecdb.engine.export_pin import ExportPin
+    from vecdb.engine.export.pin import ExportPin
     from vecdb.engine.open_collection import OpenCollection
 
 __all__ = ["Merged", "run_merge"]
@@ -81,7 +81,7 @@ def run_merge(
 def _start(database: Database, opened: OpenCollection) -> subprocess.Popen[str]:
     options = database.options
     return start_child(
-        "vecdb.engine.export_merge",
+        "vecdb.engine.export.merge",
         os.fspath(database.path),
         opened.id,
         f"--threads={options.threads}",

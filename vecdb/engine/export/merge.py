@@ -1,4 +1,4 @@
-"""One graph of all that is live now, for an export: ``python -m vecdb.engine.export_merge``.
+"""One graph of all that is live now, for an export: ``python -m vecdb.engine.export.merge``.
 
 It runs in a process of its own, as the indexer does and for the same reasons, under ``graph.lock``,
 and changes nothing that others see: the result is a segment in a folder ``export-<12 hexadecimal
@@ -26,11 +26,11 @@ import numpy as np
 
 from vecdb.engine import layout
 from vecdb.engine.environment import Environment
-from vecdb.engine.export_source import parts_text
+from vecdb.engine.export.healing import HEALED_FRACTION_MAX, healed, live_nodes
+from vecdb.engine.export.source import parts_text
 from vecdb.engine.files import file_lock, os_errors_translated
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.graph import Graph
-from vecdb.engine.healing import HEALED_FRACTION_MAX, healed, live_nodes
 from vecdb.engine.hnsw import Builder, Space
 from vecdb.engine.publication import mark_lost, remove_drafts
 from vecdb.engine.sealing import load_rows
@@ -190,7 +190,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Make one draft."""
-    parser = argparse.ArgumentParser(prog="python -m vecdb.engine.export_merge")
+    parser = argparse.ArgumentParser(prog="python -m vecdb.engine.export.merge")
     parser.add_argument("folder")
     parser.add_argument("collection")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

@@ -5,7 +5,7 @@ is a view whose live rows are all in one published graph; dead nodes in it are h
 converting (``healing.py``), which changes nothing in the collection. Anything else needs a graph
 job first: once the indexer is asked for its end state, as ``optimize`` does it, and that stays. If
 writers are at it, fresh rows are there again by then; so a second time the rest is brought together
-in a graph of the export's own (``export_merge.py``), at a seq of its own. Hence an export ends
+in a graph of the export's own (``merge.py``), at a seq of its own. Hence an export ends
 however much is written, and whatever died or was replaced meanwhile is in it as it was at its seq.
 
 Files of a segment are compared with their checksums right before they are read. They may be
@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.export_ids import numbers_of_content
-from vecdb.engine.export_merge_process import run_merge
-from vecdb.engine.export_pin import ExportPin
+from vecdb.engine.export.healing import HEALED_FRACTION_MAX, healed, live_nodes
+from vecdb.engine.export.ids import numbers_of_content
+from vecdb.engine.export.merge_process import run_merge
+from vecdb.engine.export.pin import ExportPin
 from vecdb.engine.graph import Graph
-from vecdb.engine.healing import HEALED_FRACTION_MAX, healed, live_nodes
 from vecdb.engine.publication import mark_lost
 from vecdb.engine.segment import RowArrays, SegmentDamagedError
 from vecdb.engine.view import NOTHING_DEAD, SegmentView, View
