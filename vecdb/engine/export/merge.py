@@ -6,8 +6,8 @@ digits>`` of the collection, which is in place nowhere. The process that asked f
 and removes the folder, and only then ends this one by the end of its input, so that a draft which
 is found under the lock is a dead process's.
 
-The first segment's graph is healed and extended by all other rows, if few of its nodes died;
-otherwise the graph is built anew. Rows keep their order.
+The first segment's graph is healed and extended by all other rows, if few of its nodes died and the
+others stay within reach; otherwise the graph is built anew. Rows keep their order.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class _Merger:
         seq, counters = view.state.seq, view.counters
         fresh = load_rows(self._store, counters.sealed_to, counters.next_row, seq)
         parts, builder = self._begin(view)
+        anew = not parts
         for segment in view.segments[len(parts) :]:
             parts.append(_live_part(segment))
             self._add(builder, parts[-1])
@@ -86,7 +87,7 @@ class _Merger:
             "draft": name,
             "entry": entry,
             "next_row": counters.next_row,
-            "work": parts_text(len(view.segments), len(fresh.rows), dead),
+            "work": parts_text(len(view.segments), len(fresh.rows), dead, anew=anew),
         }
 
     def _sound_view(self) -> View:
@@ -119,11 +120,12 @@ class _Merger:
         config = self._store.config
         capacity = max(1, view.counters.live_count)
         first = view.segments[0] if view.segments else None
-        if first is not None and first.graph is not None and _is_healable(first):
+        graph = None if first is None else self._healed(first)
+        if first is not None and graph is not None:
             part = _live_part(first)
             try:
                 builder = Builder.from_graph(
-                    self._healed(first, first.graph),
+                    graph,
                     part.vectors,
                     space=self._space,
                     M=config.M,
@@ -145,17 +147,16 @@ class _Merger:
         )
         return [], builder
 
-    def _healed(self, segment: SegmentView, graph: Graph) -> Graph:
+    def _healed(self, segment: SegmentView) -> Graph | None:
+        """The segment's graph of its live rows; None if there is none that is good enough."""
+        if segment.graph is None or segment.dead_count > HEALED_FRACTION_MAX * segment.node_count:
+            return None
         metric = self._store.config.metric
-        return healed(graph, segment.content.vectors, segment.dead, metric)
+        return healed(segment.graph, segment.content.vectors, segment.dead, metric)
 
     def _add(self, builder: Builder, part: RowArrays) -> None:
         for start in range(0, len(part.rows), _STEP_ROWS):
             builder.add(part.vectors[start : start + _STEP_ROWS])
-
-
-def _is_healable(segment: SegmentView) -> bool:
-    return segment.dead_count <= HEALED_FRACTION_MAX * segment.node_count
 
 
 def _live_part(segment: SegmentView) -> RowArrays:
