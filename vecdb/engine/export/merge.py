@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 
 from vecdb.engine import layout
+from vecdb.engine.child_process import give_way
 from vecdb.engine.environment import Environment
 from vecdb.engine.export.healing import HEALED_FRACTION_MAX, healed, live_nodes
 from vecdb.engine.export.source import parts_text
@@ -43,7 +44,6 @@ from vecdb.types import Metric
 
 __all__ = ["main"]
 
-_NICENESS: Final = 5
 _ATTEMPTS_MAX: Final = 20
 _STEP_ROWS: Final = 50_000
 
@@ -70,18 +70,22 @@ class _Merger:
         parts.append(fresh)
         self._add(builder, fresh)
         content = RowArrays.joined(parts, self._width)
-        name = f"export-{uuid.uuid4().hex[:12]}"
-        entry = write_segment(
-            self._folder / name,
-            number=0,
-            collection_id=self._id,
-            metric=self._store.config.metric,
-            first_row=0,
-            end_row=counters.next_row,
-            seq=seq,
-            content=content,
-            graph=builder.graph(self._folder),
-        )
+        name, graph = f"export-{uuid.uuid4().hex[:12]}", builder.graph(self._folder)
+        try:
+            entry = write_segment(
+                self._folder / name,
+                number=0,
+                collection_id=self._id,
+                metric=self._store.config.metric,
+                first_row=0,
+                end_row=counters.next_row,
+                seq=seq,
+                content=content,
+                graph=graph,
+            )
+        except BaseException:
+            remove_drafts(self._folder)  # If the disk is full, others need the room.
+            raise
         dead = sum(segment.dead_count for segment in view.segments)
         return {
             "draft": name,
@@ -197,8 +201,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--map-bytes", type=int, default=16 * 1024**3)
     arguments = parser.parse_args()
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
+    give_way()
     threading.Thread(target=_end_with_parent, name="input", daemon=True).start()
     try:
         _run(arguments)
