@@ -387,6 +387,10 @@ CACHE_PLANTS: dict[str, tuple[set[str], Plant]] = {
         {"SEGMENT_LEFTOVER"},
         lambda f: (collection_folder(f) / "graph-abc.hnsw").write_bytes(b"draft"),
     ),
+    "leftover draft of an export": (
+        {"SEGMENT_LEFTOVER"},
+        lambda f: (collection_folder(f) / "export-0123456789ab").mkdir(),
+    ),
     "a store's draft": (
         {"COMPACTION_LEFTOVER"},
         lambda f: (collection_folder(f) / "store.compact").mkdir(),

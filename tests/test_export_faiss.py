@@ -13,6 +13,8 @@ import pyarrow.parquet
 import pytest
 
 import vecdb
+from tests.test_healing import torn
+from vecdb.engine.faiss.write import hnsw_index
 from vecdb.engine.view import View
 
 METRICS = ("cosine", "euclidean", "dot")
@@ -240,6 +242,30 @@ def test_twins_are_found(indexed: Any, tmp_path: Path) -> None:
     faiss.downcast_index(index.index).hnsw.efSearch = 400
     _, found = index.search(rows[500:501], 297)
     assert set(found[0].tolist()) == {*range(500, 800)} - {500, 501, 640}
+
+
+def test_a_graph_that_healing_would_tear_is_built_anew(indexed: Any, tmp_path: Path) -> None:
+    """FAISS finds every row by walking where a build would let it."""
+    rows, graph = torn()
+    n, dim = rows.shape
+    pieces = hnsw_index(
+        graph,
+        [rows],
+        [np.arange(n)],
+        dim=dim,
+        metric=vecdb.Metric.EUCLIDEAN,
+        M=4,
+        ef_construction=100,
+        ef_search=64,
+    )
+    (tmp_path / "in.faiss").write_bytes(b"".join(map(bytes, pieces)))
+    assert indexed.import_faiss(tmp_path / "in.faiss", "docs").graph == "taken over"
+    docs = indexed.collection("docs")
+    docs.delete([n - 2, n - 1])
+    report = docs.export_faiss(tmp_path / "x.faiss")
+    assert report.work == "built a graph of 1 segment without 2 dead"
+    _, found = faiss.read_index(str(tmp_path / "x.faiss")).search(rows[: n - 2], 1)
+    assert (found[:, 0] == np.arange(n - 2)).mean() > 0.98  # Half of them would be out of reach.
 
 
 ID_CASES = [

@@ -21,8 +21,8 @@ import pytest
 import vecdb
 from tests.serving import running_server
 from vecdb import export_files
-from vecdb.engine import exporting
 from vecdb.engine.deadline import Deadline
+from vecdb.engine.export.export import ExportRequest, export
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server.command_line import run
 
@@ -178,7 +178,7 @@ def test_what_comes_damaged_is_not_kept(
 ) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(["a", "b"], rows(2))
-    real = exporting.export
+    real = export
 
     def broken(*arguments: Any) -> Any:
         for piece in real(*arguments):
@@ -227,7 +227,7 @@ def test_who_leaves_early_holds_nothing(database: Any, tmp_path: Path) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert_many(map(str, range(3_000)), rows(3_000))
     for kind in ("faiss_flat", "faiss"):
-        asked = exporting.ExportRequest(kind, chunk_bytes=1_000)  # type: ignore[arg-type]
+        asked = ExportRequest(kind, chunk_bytes=1_000)  # type: ignore[arg-type]
         pieces = docs.run_export(asked, Deadline())
         assert len(next(pieces)) == 1_000
         assert docs.stats().oldest_pin_seq is not None

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.test_hnsw import built, check_layout, clustered, metric_of, prepared, recall
+from vecdb.engine.export.healing import LOST_FRACTION_MAX, healed, live_nodes
 from vecdb.engine.graph import Graph
-from vecdb.engine.healing import healed, live_nodes
 from vecdb.engine.reachability import reachable_nodes
 from vecdb.types import Metric
 
@@ -96,3 +96,43 @@ def test_lists_are_read_within_bounds(tmp_path: Path) -> None:
     damaged = Graph(links, graph.upper_offsets, graph.upper_links, graph.entry, graph.top_level)
     after = healed(damaged, rows, bitmap(300, [1, 2, 3]), Metric.EUCLIDEAN)
     check_layout(after, 297, 4)
+
+
+SIDE = 200  # Nodes of each half of a graph that two nodes hold together.
+
+
+def torn() -> tuple[Any, Graph]:
+    """Rows in two clouds, a ring of full lists in each, and from one to the other a single way over
+    two nodes, the last ones."""
+    random = np.random.default_rng(8)
+    rows = random.standard_normal((2 * SIDE + 2, 16)).astype(np.float32)
+    rows[SIDE : 2 * SIDE, 0] += 6
+    rows[0, 0] -= 6  # The one node that will have room is near nobody.
+    ring = (np.arange(SIDE)[:, None] + np.arange(1, 9)) % SIDE
+    links = np.concatenate([ring, SIDE + ring, np.zeros((2, 8), np.int64)]).astype(np.int32)
+    links[0, 7] = 2 * SIDE
+    links[2 * SIDE] = [2 * SIDE + 1, *range(1, 8)]
+    links[2 * SIDE + 1] = [2 * SIDE, *range(SIDE, SIDE + 7)]
+    no_upper = np.zeros(len(rows) + 1, np.int32), np.empty((0, 4), np.int32)
+    return rows, Graph(links, *no_upper, 0, 0)
+
+
+def test_a_graph_that_is_torn_is_not_healed() -> None:
+    rows, graph = torn()
+    n = len(rows)
+    assert reachable_nodes(graph).all()
+    one = healed(graph, rows, bitmap(n, [n - 2]), Metric.EUCLIDEAN)
+    assert one is not None and reachable_nodes(one).all()
+    assert healed(graph, rows, bitmap(n, [n - 2, n - 1]), Metric.EUCLIDEAN) is None
+
+
+def test_nodes_that_were_out_of_reach_before_may_stay_so() -> None:
+    """One in two thousand, that nobody has room for."""
+    n = 2_000
+    rows = np.random.default_rng(9).standard_normal((n, 16)).astype(np.float32)
+    links = ((np.arange(n)[:, None] + np.arange(1, 9)) % (n - 1)).astype(np.int32)
+    graph = Graph(links, np.zeros(n + 1, np.int32), np.empty((0, 4), np.int32), 0, 0)
+    assert np.flatnonzero(~reachable_nodes(graph)).tolist() == [n - 1]
+    after = healed(graph, rows, bitmap(n, [700]), Metric.EUCLIDEAN)
+    assert after is not None
+    assert np.count_nonzero(~reachable_nodes(after)) <= LOST_FRACTION_MAX * n

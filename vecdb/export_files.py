@@ -148,8 +148,10 @@ def save_export(
             raise _taken(other)  # It would be taken for this export's.
         file = stack.enter_context(NewFile(target, overwrite=overwrite))
         side = stack.enter_context(NewFile(side_target, overwrite=overwrite))
-        end = _receive(stack.enter_context(contextlib.closing(begin())), file)
+        end, size, sha256 = _receive(stack.enter_context(contextlib.closing(begin())), file)
         try:
+            _check_whole(end, size, sha256)
+            file.sync()
             _write_side(side, end, next_page, with_arrow=with_arrow)
         except BaseException:
             with contextlib.suppress(VecdbError):  # Its lease ends by itself.
@@ -176,23 +178,25 @@ def save_export(
     )
 
 
-def _receive(pieces: Iterator[bytes | ExportEnd], file: NewFile) -> ExportEnd:
-    """Write the bytes down; raise unless they are all that were sent."""
+def _receive(pieces: Iterator[bytes | ExportEnd], file: NewFile) -> tuple[ExportEnd, int, str]:
+    """Write the bytes down; what is said of them at the end, and how many they are and their
+    SHA-256."""
     size, digest = 0, hashlib.sha256()
     for piece in pieces:
         if isinstance(piece, ExportEnd):
-            if (size, digest.hexdigest()) != (piece.bytes, piece.sha256):
-                raise DataLossError(
-                    f"expected {piece.bytes} bytes with SHA-256 {piece.sha256}, "
-                    f"got {size} with {digest.hexdigest()}",
-                    "EXPORT_DAMAGED",
-                )
-            file.sync()
-            return piece
+            return piece, size, digest.hexdigest()
         size += len(piece)
         digest.update(piece)
         file.stream.write(piece)
     raise DataLossError(f"the export ended after {size} bytes, before its end", "EXPORT_CUT")
+
+
+def _check_whole(end: ExportEnd, size: int, sha256: str) -> None:
+    if (size, sha256) != (end.bytes, end.sha256):
+        raise DataLossError(
+            f"expected {end.bytes} bytes with SHA-256 {end.sha256}, got {size} with {sha256}",
+            "EXPORT_DAMAGED",
+        )
 
 
 def _write_side(

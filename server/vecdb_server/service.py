@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import vecdb
 from vecdb import checks, limits
 from vecdb.engine.deadline import Deadline
-from vecdb.engine.exporting import CHUNK_BYTES
+from vecdb.engine.export.export import CHUNK_BYTES
 from vecdb.engine.layout import FORMAT_NUMBER
 from vecdb.engine.scroll import PageRequest
 from vecdb.engine.search import SearchRequest

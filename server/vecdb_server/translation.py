@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import grpc
 
 from vecdb import errors, limits
-from vecdb.engine.exporting import ExportRequest
+from vecdb.engine.export.export import ExportRequest
 from vecdb.errors import InternalError, InvalidArgumentError, UnsupportedError, VecdbError
 from vecdb.types import (
     BackupReport,

@@ -21,7 +21,7 @@ from vecdb.batching import attach_progress, batches, request_id_of_part
 from vecdb.engine.batch import DeleteBatch, Terms, UpsertBatch, make_batch, make_delete, make_terms
 from vecdb.engine.collection_stats import collection_stats
 from vecdb.engine.deadline import Deadline
-from vecdb.engine.exporting import ExportRequest, export
+from vecdb.engine.export.export import ExportRequest, export
 from vecdb.engine.lookup import get_records
 from vecdb.engine.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.search import SearchRequest

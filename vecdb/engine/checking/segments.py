@@ -22,6 +22,7 @@ from vecdb.engine.checking.graph import graph_faults, self_links
 from vecdb.engine.checking.walk import BAD_VALUE, Facts, Rows, is_among
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.data_folder import COMPACTION_DRAFT
+from vecdb.engine.files import file_lock
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.publication import GRAPH_LOCK
 from vecdb.engine.reachability import reachable_nodes
@@ -187,8 +188,9 @@ class Leftovers:
 
     A segment's folder is made after its entry and unlinked before it. So one that was there before
     the state was read, is in no entry of that state, and is still there afterwards belongs to
-    nobody; and likewise the draft of a graph, if no graph is claimed. The draft of a store is that
-    of a compaction, which is alone in the data folder ``root``.
+    nobody; and likewise the draft of a graph, if no graph is claimed. An export's draft is under
+    way while ``graph.lock`` is held. The draft of a store is that of a compaction, which is alone
+    in the data folder ``root``.
     """
 
     def __init__(self, root: Path, folder: Path) -> None:
@@ -212,6 +214,7 @@ class Leftovers:
             for name in sorted(self._before & _listed(self._folder))
             if (name.startswith("segments/") and not _is_number_in(name[9:], entries))
             or (name.startswith("graph-") and not building)
+            or (name.startswith("export-") and _is_free(self._folder / "graph.lock"))
         ]
         findings.many("SEGMENT_LEFTOVER", "files or folders of no segment", left, NOTE)
 
@@ -227,12 +230,21 @@ def _is_left(root: Path, draft: Path) -> bool:
         return False
 
 
+def _is_free(lock: Path) -> bool:
+    """Whether nobody holds a lock now; False too if that can't be told."""
+    try:
+        with file_lock(lock, wait=False) as held:
+            return held
+    except OSError:
+        return False
+
+
 def _is_number_in(name: str, entries: dict[int, dict[str, Any]]) -> bool:
     return name.isdecimal() and str(int(name)) == name and int(name) in entries
 
 
 def _listed(folder: Path) -> set[str]:
-    names = {path.name for path in folder.glob("graph-*.hnsw")}
+    names = {path.name for kind in ("graph-*.hnsw", "export-*") for path in folder.glob(kind)}
     segments = folder / "segments"
     if segments.is_dir():
         names |= {f"segments/{name}" for name in os.listdir(segments)}

@@ -6,7 +6,7 @@ file can tell a whole one from a cut one. What belongs beside the file (each row
 metadata) is read afterwards by a scroll at the same seq, whose token comes at the end: its rows are
 those of the file in the same order.
 
-A graph comes from ``export_source``. Without one, flat, rows are read from the store page by page.
+A graph comes from ``source.py``. Without one, flat, rows are read from the store page by page.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from vecdb import limits
 from vecdb.engine.compiled import load_kernels
-from vecdb.engine.export_ids import numbers_of_texts
-from vecdb.engine.export_pin import ExportPin
-from vecdb.engine.export_source import GraphSource, find_graph
+from vecdb.engine.export.ids import numbers_of_texts
+from vecdb.engine.export.pin import ExportPin
+from vecdb.engine.export.source import GraphSource, find_graph
 from vecdb.engine.faiss.write import flat_index, hnsw_index
 from vecdb.engine.hnsw import file_pieces
 from vecdb.engine.scroll import PageRequest, read_page

@@ -1,4 +1,4 @@
-"""One graph of all that is live now, for an export: ``python -m vecdb.engine.export_merge``.
+"""One graph of all that is live now, for an export: ``python -m vecdb.engine.export.merge``.
 
 It runs in a process of its own, as the indexer does and for the same reasons, under ``graph.lock``,
 and changes nothing that others see: the result is a segment in a folder ``export-<12 hexadecimal
@@ -6,8 +6,8 @@ digits>`` of the collection, which is in place nowhere. The process that asked f
 and removes the folder, and only then ends this one by the end of its input, so that a draft which
 is found under the lock is a dead process's.
 
-The first segment's graph is healed and extended by all other rows, if few of its nodes died;
-otherwise the graph is built anew. Rows keep their order.
+The first segment's graph is healed and extended by all other rows, if few of its nodes died and the
+others stay within reach; otherwise the graph is built anew. Rows keep their order.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from typing import Any, Final
 import numpy as np
 
 from vecdb.engine import layout
+from vecdb.engine.child_process import give_way
 from vecdb.engine.environment import Environment
-from vecdb.engine.export_source import parts_text
+from vecdb.engine.export.healing import HEALED_FRACTION_MAX, healed, live_nodes
+from vecdb.engine.export.source import parts_text
 from vecdb.engine.files import file_lock, os_errors_translated
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.graph import Graph
-from vecdb.engine.healing import HEALED_FRACTION_MAX, healed, live_nodes
 from vecdb.engine.hnsw import Builder, Space
 from vecdb.engine.publication import mark_lost, remove_drafts
 from vecdb.engine.sealing import load_rows
@@ -43,7 +44,6 @@ from vecdb.types import Metric
 
 __all__ = ["main"]
 
-_NICENESS: Final = 5
 _ATTEMPTS_MAX: Final = 20
 _STEP_ROWS: Final = 50_000
 
@@ -63,30 +63,35 @@ class _Merger:
         seq, counters = view.state.seq, view.counters
         fresh = load_rows(self._store, counters.sealed_to, counters.next_row, seq)
         parts, builder = self._begin(view)
+        anew = not parts
         for segment in view.segments[len(parts) :]:
             parts.append(_live_part(segment))
             self._add(builder, parts[-1])
         parts.append(fresh)
         self._add(builder, fresh)
         content = RowArrays.joined(parts, self._width)
-        name = f"export-{uuid.uuid4().hex[:12]}"
-        entry = write_segment(
-            self._folder / name,
-            number=0,
-            collection_id=self._id,
-            metric=self._store.config.metric,
-            first_row=0,
-            end_row=counters.next_row,
-            seq=seq,
-            content=content,
-            graph=builder.graph(self._folder),
-        )
+        name, graph = f"export-{uuid.uuid4().hex[:12]}", builder.graph(self._folder)
+        try:
+            entry = write_segment(
+                self._folder / name,
+                number=0,
+                collection_id=self._id,
+                metric=self._store.config.metric,
+                first_row=0,
+                end_row=counters.next_row,
+                seq=seq,
+                content=content,
+                graph=graph,
+            )
+        except BaseException:
+            remove_drafts(self._folder)  # If the disk is full, others need the room.
+            raise
         dead = sum(segment.dead_count for segment in view.segments)
         return {
             "draft": name,
             "entry": entry,
             "next_row": counters.next_row,
-            "work": parts_text(len(view.segments), len(fresh.rows), dead),
+            "work": parts_text(len(view.segments), len(fresh.rows), dead, anew=anew),
         }
 
     def _sound_view(self) -> View:
@@ -119,11 +124,12 @@ class _Merger:
         config = self._store.config
         capacity = max(1, view.counters.live_count)
         first = view.segments[0] if view.segments else None
-        if first is not None and first.graph is not None and _is_healable(first):
+        graph = None if first is None else self._healed(first)
+        if first is not None and graph is not None:
             part = _live_part(first)
             try:
                 builder = Builder.from_graph(
-                    self._healed(first, first.graph),
+                    graph,
                     part.vectors,
                     space=self._space,
                     M=config.M,
@@ -145,17 +151,16 @@ class _Merger:
         )
         return [], builder
 
-    def _healed(self, segment: SegmentView, graph: Graph) -> Graph:
+    def _healed(self, segment: SegmentView) -> Graph | None:
+        """The segment's graph of its live rows; None if there is none that is good enough."""
+        if segment.graph is None or segment.dead_count > HEALED_FRACTION_MAX * segment.node_count:
+            return None
         metric = self._store.config.metric
-        return healed(graph, segment.content.vectors, segment.dead, metric)
+        return healed(segment.graph, segment.content.vectors, segment.dead, metric)
 
     def _add(self, builder: Builder, part: RowArrays) -> None:
         for start in range(0, len(part.rows), _STEP_ROWS):
             builder.add(part.vectors[start : start + _STEP_ROWS])
-
-
-def _is_healable(segment: SegmentView) -> bool:
-    return segment.dead_count <= HEALED_FRACTION_MAX * segment.node_count
 
 
 def _live_part(segment: SegmentView) -> RowArrays:
@@ -190,14 +195,13 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Make one draft."""
-    parser = argparse.ArgumentParser(prog="python -m vecdb.engine.export_merge")
+    parser = argparse.ArgumentParser(prog="python -m vecdb.engine.export.merge")
     parser.add_argument("folder")
     parser.add_argument("collection")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--map-bytes", type=int, default=16 * 1024**3)
     arguments = parser.parse_args()
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
+    give_way()
     threading.Thread(target=_end_with_parent, name="input", daemon=True).start()
     try:
         _run(arguments)

@@ -1,8 +1,9 @@
-"""Starts the process that merges a collection into one graph for an export (``export_merge``),
+"""Starts the process that merges a collection into one graph for an export (``merge.py``),
 waits for it, and takes over what it made.
 
 The draft's files are mapped and unlinked at once: they take their space until the export lets them
-go, and nothing is left of them whichever process is killed.
+go. One that was not finished, whatever ended its process, is removed here, or by whoever holds
+``graph.lock`` next.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vecdb import errors
 from vecdb.engine.child_process import start_child
+from vecdb.engine.files import file_lock
+from vecdb.engine.publication import remove_drafts
 from vecdb.engine.segment import Segment
 from vecdb.errors import UnavailableError, VecdbError
 
 if TYPE_CHECKING:
     from vecdb.engine.database import Database
     from vecdb.engine.deadline import Deadline
-    from vecdb.engine.export_pin import ExportPin
+    from vecdb.engine.export.pin import ExportPin
     from vecdb.engine.open_collection import OpenCollection
 
 __all__ = ["Merged", "run_merge"]
 
 _POLL_S: Final = 0.05
+_END_S: Final = 5.0
+"""So long a process that has closed its output may take to end."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,9 @@ def run_merge(
             with contextlib.suppress(queue.Empty):
                 answer = said.get(timeout=_POLL_S)
                 break
-        return _taken_over(opened, pin, answer, words)
+        if answer is None:
+            raise _died(opened, child, words)
+        return _taken_over(opened, pin, answer)
     finally:
         child.kill()
         child.wait()
@@ -76,12 +83,25 @@ def run_merge(
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
                 pipe.close()
+        _clean_up(opened)
+
+
+def _clean_up(opened: OpenCollection) -> None:
+    """Remove what is left of the draft, unless others have taken up graph work, who then do."""
+    if not any(opened.folder.glob("export-*")):
+        return
+    with (
+        contextlib.suppress(OSError),  # The folder may be gone, with its collection.
+        file_lock(opened.folder / "graph.lock", wait=False) as held,
+    ):
+        if held:
+            remove_drafts(opened.folder)
 
 
 def _start(database: Database, opened: OpenCollection) -> subprocess.Popen[str]:
     options = database.options
     return start_child(
-        "vecdb.engine.export_merge",
+        "vecdb.engine.export.merge",
         os.fspath(database.path),
         opened.id,
         f"--threads={options.threads}",
@@ -105,15 +125,20 @@ def _listen(
     said.put(None)
 
 
-def _taken_over(
-    opened: OpenCollection, pin: ExportPin, answer: dict[str, Any] | None, words: deque[str]
-) -> Merged:
-    if answer is None:
-        opened.store.current_state()  # If the collection was dropped, that is what is told.
-        raise UnavailableError(
-            f"the process that merged for an export ended: {words[-1] if words else 'no word'}",
-            "EXPORT_ENDED",
-        )
+def _died(
+    opened: OpenCollection, child: subprocess.Popen[str], words: deque[str]
+) -> UnavailableError:
+    opened.store.current_state()  # If the collection was dropped, that is what is told.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(_END_S)
+    status, last = child.returncode, words[-1] if words else "it said nothing"
+    how = f"was killed by signal {-status}" if status and status < 0 else f"ended with {status}"
+    return UnavailableError(
+        f"the process that merged for an export {how} ({last}): try again", "EXPORT_ENDED"
+    )
+
+
+def _taken_over(opened: OpenCollection, pin: ExportPin, answer: dict[str, Any]) -> Merged:
     if "error" in answer:
         kind: type[VecdbError] = getattr(errors, answer["error"], errors.DataLossError)
         raise kind(answer["message"], answer["reason"])

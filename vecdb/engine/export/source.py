@@ -2,11 +2,13 @@
 
 The seq is that of a view, taken under a pin: all of it and nothing that comes later. What is clean
 is a view whose live rows are all in one published graph; dead nodes in it are healed away while
-converting (``healing.py``), which changes nothing in the collection. Anything else needs a graph
-job first: once the indexer is asked for its end state, as ``optimize`` does it, and that stays. If
-writers are at it, fresh rows are there again by then; so a second time the rest is brought together
-in a graph of the export's own (``export_merge.py``), at a seq of its own. Hence an export ends
-however much is written, and whatever died or was replaced meanwhile is in it as it was at its seq.
+converting (``healing.py``), which changes nothing in the collection. If healing would tear it, a
+graph is built of the export's own (``merge.py``), at a seq of its own.
+
+Anything else needs a graph job first: once the indexer is asked for its end state, as ``optimize``
+does it, and that stays. If writers are at it, fresh rows are there again by then; so a second time
+the rest is brought together in a graph of the export's own, too. Hence an export ends however much
+is written, and whatever died or was replaced meanwhile is in it as it was at its seq.
 
 Files of a segment are compared with their checksums right before they are read. They may be
 unlinked while they are; what is mapped stays.
@@ -24,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.export_ids import numbers_of_content
-from vecdb.engine.export_merge_process import run_merge
-from vecdb.engine.export_pin import ExportPin
+from vecdb.engine.export.healing import HEALED_FRACTION_MAX, healed, live_nodes
+from vecdb.engine.export.ids import numbers_of_content
+from vecdb.engine.export.merge_process import run_merge
+from vecdb.engine.export.pin import ExportPin
 from vecdb.engine.graph import Graph
-from vecdb.engine.healing import HEALED_FRACTION_MAX, healed, live_nodes
 from vecdb.engine.publication import mark_lost
 from vecdb.engine.segment import RowArrays, SegmentDamagedError
 from vecdb.engine.view import NOTHING_DEAD, SegmentView, View
@@ -128,9 +130,11 @@ def find_graph(
         if part is not None:
             if not _intact(opened, view, part, deadline):
                 continue
-            return _from_segment(opened, part, done, began, deadline)
+            source = _from_segment(opened, part, done, began, deadline)
+            if source is not None:
+                return source
         _check_size(opened, view)
-        if database.options.indexer and not optimized:
+        if part is None and database.options.indexer and not optimized:
             pin.release()
             done.append(parts_text(len(view.segments), view.fresh_live_count))
             database.optimize(opened, deadline)
@@ -148,11 +152,12 @@ def find_graph(
     )
 
 
-def parts_text(segments: int, fresh: int, dead: int = 0) -> str:
-    """What a merge brings together, in words."""
+def parts_text(segments: int, fresh: int, dead: int = 0, *, anew: bool = False) -> str:
+    """What a merge brings together, in words. anew: none of the segments' graphs was gone on
+    from."""
     parts = [_counted(segments, "segment")] if segments else []
     parts += [_counted(fresh, "fresh row")] if fresh or not segments else []
-    verb = "merged" if segments else "built a graph of"
+    verb = "merged" if segments and not anew else "built a graph of"
     return f"{verb} {' and '.join(parts)}" + (f" without {dead:,} dead" if dead else "")
 
 
@@ -192,7 +197,8 @@ def _intact(opened: OpenCollection, view: View, part: SegmentView, deadline: Dea
 
 def _from_segment(
     opened: OpenCollection, part: SegmentView, done: list[str], began: float, deadline: Deadline
-) -> GraphSource:
+) -> GraphSource | None:
+    """A published graph without its dead nodes; None if healing would tear it."""
     M = opened.store.config.M
     if part.graph is None:
         links = np.empty((0, 2 * M), np.int32), np.zeros(1, np.int32), np.empty((0, M), np.int32)
@@ -202,7 +208,10 @@ def _from_segment(
     else:
         nodes = live_nodes(part.node_count, part.dead)
         vectors, metric = part.content.vectors, opened.store.config.metric
-        graph = healed(part.graph, vectors, part.dead, metric, deadline.check)
+        whole = healed(part.graph, vectors, part.dead, metric, deadline.check)
+        if whole is None:
+            return None
+        graph = whole
         done = [*done, f"healed {part.dead_count:,} dead"]
     work_s = time.monotonic() - began if done else 0.0
     return GraphSource(graph, part.content, nodes, ", ".join(done) or "nothing", work_s)

@@ -6,7 +6,8 @@ named a dead node, that one's own live neighbours on the same level take its pla
 as long as there is room. What then can't be reached any more gets a link (``reachability``).
 
 It costs a few distances a link, far less than building. Past a quarter of dead nodes too much of
-the graph would be such patches: build anew.
+the graph would be such patches: build anew. And so where what died held the graph together, and
+rows would be left that no walk comes to: bounds of both say when.
 """
 
 from __future__ import annotations
@@ -22,12 +23,18 @@ from vecdb.engine.graph import Graph
 from vecdb.engine.reachability import connect, reachable_nodes
 from vecdb.types import Metric
 
-__all__ = ["HEALED_FRACTION_MAX", "healed", "live_nodes"]
+__all__ = ["HEALED_FRACTION_MAX", "LOST_FRACTION_MAX", "healed", "live_nodes"]
 
 HEALED_FRACTION_MAX: Final = 0.25
 """Dead nodes as a fraction of all up to which a graph is healed."""
 
+LOST_FRACTION_MAX: Final = 0.001
+"""Nodes that healing may leave out of reach which were within it, as a fraction of those that
+live."""
+
+_LOST_IN_ALL_MAX: Final = 0.01
 _BLOCK_NODES = 8_192
+_CONNECT_PASSES_MAX = 8
 _ATTACHED_MAX = 100
 _NEAR = 4
 """Lists' lengths of near nodes that are looked at for one with room."""
@@ -46,8 +53,10 @@ def healed(
     dead: npt.NDArray[np.uint8],
     metric: Metric,
     check: Callable[[], None] = lambda: None,
-) -> Graph:
-    """The graph of the nodes that are not dead, numbered in their order.
+) -> Graph | None:
+    """The graph of the nodes that are not dead, numbered in their order; None if too many of them
+    could no longer be reached, and a graph is to be built instead: more than ``LOST_FRACTION_MAX``
+    beyond those that can't be reached in ``graph``, or a hundredth in all.
 
     Args:
         vectors: float32 (n, width), of all nodes.
@@ -78,9 +87,20 @@ def healed(
     if entry < 0 or levels[graph.entry] < top_level:
         entry = int(np.argmax(levels[live]))
     result = Graph(links, offsets, upper, entry, top_level)
-    if connect(result):
+    if connect(result, _CONNECT_PASSES_MAX):
         _attach(result, vectors, live, metric, check)
+        if _is_torn(graph, live, result):
+            return None
     return result
+
+
+def _is_torn(graph: Graph, live: npt.NDArray[np.int64], result: Graph) -> bool:
+    """Whether healing has lost more nodes than it may."""
+    lost = int(np.count_nonzero(~reachable_nodes(result)))
+    if lost <= LOST_FRACTION_MAX * len(live):
+        return False
+    before = int(np.count_nonzero(~reachable_nodes(graph)[live]))
+    return lost > before + LOST_FRACTION_MAX * len(live) or lost > _LOST_IN_ALL_MAX * len(live)
 
 
 def _attach(

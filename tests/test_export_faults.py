@@ -1,0 +1,214 @@
+"""Exports that are broken off: a process killed, a disk full, a server that stops. Each says so,
+leaves nothing behind, and the next one succeeds."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+import vecdb
+from tests.test_full_disk import disk, resize, use_up
+from vecdb import export_files
+from vecdb.engine import failpoints
+from vecdb.engine.export import merge_process, pin
+from vecdb.engine.files import file_lock
+from vecdb_server.process import Server
+
+__all__ = ["disk"]  # A fixture.
+
+N, DIM = 3_000, 16
+
+
+def rows(n: int = N) -> Any:
+    return np.random.default_rng(1).standard_normal((n, DIM)).astype(np.float32)
+
+
+def filled(database: Any, n: int = N) -> Any:
+    docs = database.create_collection("docs", DIM, "euclidean")
+    docs.upsert_many([f"w{i}" for i in range(n)], rows(n))
+    return docs
+
+
+def left(folder: Path) -> list[str]:
+    """What is there of exports, whole or not."""
+    kinds = ("export-*", "graph-*", "*.partial-*", "x.faiss*")
+    return sorted(str(path) for kind in kinds for path in folder.rglob(kind))
+
+
+def check_goes_on(docs: Any, target: Path, n: int = N) -> None:
+    assert docs.stats().oldest_pin_seq is None
+    report = docs.export_faiss(target)
+    assert faiss.read_index(report.path).ntotal == n
+    assert docs.stats().oldest_pin_seq is None
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Processes that merge, in the order in which they are started."""
+    started: list[Any] = []
+    real = merge_process._start
+
+    def start(*arguments: Any) -> Any:
+        started.append(real(*arguments))
+        return started[-1]
+
+    monkeypatch.setattr(merge_process, "_start", start)
+    return started
+
+
+@pytest.mark.parametrize("point", ["segment.arrays", "segment.synced"])
+def test_a_merge_that_is_killed(
+    database: Any, point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = filled(database)
+    with monkeypatch.context() as patched:
+        patched.setenv(failpoints.VARIABLE, f"{point}=crash")  # For the child, which reads it.
+        with pytest.raises(vecdb.UnavailableError, match=r"killed by signal 9.*try") as caught:
+            docs.export_faiss(tmp_path / "x.faiss")
+    assert caught.value.reason == "EXPORT_ENDED"
+    assert left(tmp_path) == []
+    assert not vecdb.check(database.path).problems
+    check_goes_on(docs, tmp_path / "x.faiss")
+
+
+def test_a_draft_that_nobody_removed(database: Any, tmp_path: Path) -> None:
+    """As a process leaves it that was killed with its child: harmless, and gone with the next."""
+    docs = filled(database)
+    draft = docs._opened.folder / "export-0123456789ab"
+    draft.mkdir()
+    (draft / "vectors.npy").write_bytes(b"half")
+    with file_lock(docs._opened.folder / "graph.lock", wait=True):
+        assert not vecdb.check(database.path).problems, "it may be under way"
+    (problem,) = vecdb.check(database.path).problems
+    assert (problem.kind, problem.severity) == ("SEGMENT_LEFTOVER", "note")
+    check_goes_on(docs, tmp_path / "x.faiss")
+    assert not vecdb.check(database.path).problems and not draft.exists()
+
+
+def test_no_room_for_the_merge(
+    database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = filled(database)
+    with monkeypatch.context() as patched:
+        patched.setenv(failpoints.VARIABLE, "segment.arrays=ENOSPC")
+        with pytest.raises(vecdb.ResourceExhaustedError) as caught:
+            docs.export_faiss(tmp_path / "x.faiss")
+    assert caught.value.reason == "DISK_FULL"
+    assert left(tmp_path) == []
+    check_goes_on(docs, tmp_path / "x.faiss")
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_no_room_for_the_file(database: Any, disk: Path, flat: bool) -> None:
+    docs = filled(database)
+    use_up(disk)
+    with pytest.raises(vecdb.ResourceExhaustedError) as caught:
+        docs.export_faiss(disk / "x.faiss", flat=flat)
+    assert caught.value.reason == "DISK_FULL"
+    assert [path.name for path in disk.iterdir()] == ["filler"]
+    assert docs.count() == N
+    resize(disk, "100m")
+    check_goes_on(docs, disk / "x.faiss")
+
+
+@pytest.mark.parametrize("which", ["x.faiss", "x.faiss.meta.parquet"])
+def test_a_disk_that_is_full_at_the_last_moment(
+    surface: Any, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems say so only when a file is synced."""
+    docs = filled(surface, 300)
+    real = export_files.NewFile.sync
+
+    def sync(file: Any) -> None:
+        if file.path.name.startswith(f".{which}.partial"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vecdb.export_files.NewFile.sync", sync)
+        with pytest.raises(vecdb.ResourceExhaustedError) as caught:
+            docs.export_faiss(tmp_path / "x.faiss", flat=True)
+    assert caught.value.reason == "DISK_FULL"
+    assert left(tmp_path) == []
+    check_goes_on(docs, tmp_path / "x.faiss", 300)
+
+
+class Exporting(threading.Thread):
+    """An export under way, and what it ended with."""
+
+    def __init__(self, docs: Any, target: Path, **how: Any) -> None:
+        super().__init__(daemon=True)
+        self._docs, self._target, self._how = docs, target, how
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._docs.export_faiss(self._target, **self._how)
+        except BaseException as error:
+            self.error = error
+
+
+def until(condition: Any) -> None:
+    ends = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("phase", ["merging", "sending"])
+def test_a_server_that_stops(
+    phase: str, children: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export that does not end within the grace is broken off, on both sides."""
+    chunks: list[None] = []
+    real = pin.ExportPin.renew
+
+    def slowly(self: Any) -> None:
+        chunks.append(time.sleep(0.2))
+        real(self)
+
+    with contextlib.ExitStack() as stack:
+        server = Server(tmp_path / "data", "127.0.0.1:0", indexer=False, message_bytes=64 * 1024)
+        server.start()
+        stack.callback(server.drain, 0.0)
+        client = stack.enter_context(vecdb.connect(server.address))
+        docs = filled(client)
+        if phase == "sending":
+            monkeypatch.setattr(pin.ExportPin, "renew", slowly)
+        else:  # The merge waits for who is at the graph.
+            (folder,) = (tmp_path / "data" / "collections").iterdir()
+            stack.enter_context(file_lock(folder / "graph.lock", wait=True))
+        export = Exporting(docs, tmp_path / "x.faiss", flat=phase == "sending")
+        until(lambda: len(chunks) > 1 if phase == "sending" else children)
+        began = time.monotonic()
+        server.drain(grace_s=0.1)
+        assert time.monotonic() - began < 10
+        export.join(20)
+        assert isinstance(export.error, vecdb.UnavailableError), export.error
+        assert left(tmp_path) == []
+        assert all(child.poll() is not None for child in children)
+    monkeypatch.undo()
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        assert database.collection("docs").export_faiss(tmp_path / "x.faiss").rows == N
+
+
+def test_who_asked_has_no_time_left(database: Any, children: list[Any], tmp_path: Path) -> None:
+    docs = filled(database)
+    with (
+        file_lock(docs._opened.folder / "graph.lock", wait=True),
+        pytest.raises(vecdb.DeadlineExceededError),
+    ):
+        docs.export_faiss(tmp_path / "x.faiss", timeout_s=0.5)
+    (child,) = children
+    assert child.poll() is not None
+    assert left(tmp_path) == []
+    check_goes_on(docs, tmp_path / "x.faiss")
