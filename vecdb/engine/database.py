@@ -38,7 +38,7 @@ from vecdb.engine.data_folder import (
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.files import os_errors_translated
 from vecdb.engine.folder_use import FolderUse
-from vecdb.engine.importing import import_faiss, import_hnswlib
+from vecdb.engine.importing.import_file import import_faiss, import_hnswlib
 from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.options import Options
@@ -289,7 +289,7 @@ class Database:
         meta: str | os.PathLike[str] | bool | None = None,
     ) -> ImportReport:
         """Bring in a FAISS index file: IndexFlat or IndexHNSWFlat, in IndexIDMap(2) or after a
-        normalisation or not. ``importing.py`` says what becomes of its graph.
+        normalisation or not. ``importing/import_file.py`` says what becomes of its graph.
 
         Args:
             path: the file. It is not trusted: all of it is checked before anything is written.

@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from vecdb import limits
 from vecdb.engine.compiled import load_kernels
-from vecdb.engine.foreign_index import ForeignIndex, Measure, Rows, check_ids_unique
 from vecdb.engine.graph import Graph
-from vecdb.engine.untrusted_file import UntrustedFile
+from vecdb.engine.importing.foreign_index import ForeignIndex, Measure, Rows, check_ids_unique
+from vecdb.engine.importing.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError
 from vecdb.types import Metric
 

@@ -22,12 +22,12 @@ from vecdb import checks, limits
 from vecdb.engine.batch import make_batch
 from vecdb.engine.faiss.read import read_faiss
 from vecdb.engine.files import file_lock, os_errors_translated
-from vecdb.engine.foreign_index import ForeignIndex
 from vecdb.engine.hnsw_file import read_hnswlib
-from vecdb.engine.import_names import Names
+from vecdb.engine.importing.foreign_index import ForeignIndex
+from vecdb.engine.importing.names import Names
+from vecdb.engine.importing.take_over import first_row_of, in_graphs, take_over
+from vecdb.engine.importing.untrusted_file import UntrustedFile
 from vecdb.engine.open_collection import OpenCollection, gone_is_dropped
-from vecdb.engine.take_over import first_row_of, in_graphs, take_over
-from vecdb.engine.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError, NotFoundError
 from vecdb.types import CollectionConfig, ImportReport, Metric
 

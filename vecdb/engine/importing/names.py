@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb import checks
-from vecdb.engine.foreign_index import ForeignIndex
+from vecdb.engine.importing.foreign_index import ForeignIndex
 from vecdb.errors import InvalidArgumentError
 
 __all__ = ["Names"]
