@@ -120,7 +120,7 @@ def _read_header(file: UntrustedFile, dim: int) -> _Fields:
         found = (label_at - vector_at) // 4
         if 0 < found <= limits.DIM.maximum:
             raise InvalidArgumentError(
-                f"{file.path}: expected {dim} dimensions, the file has {found}", "DIM_MISMATCH"
+                f"{file.called}: expected {dim} dimensions, the file has {found}", "DIM_MISMATCH"
             )
     kind = record(M, dim)
     wanted = [
