@@ -125,6 +125,21 @@ def write_side(path: Path, entries: list[tuple[int, str, str | None]]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
+def test_what_went_out_comes_back(surface: Any, tmp_path: Path) -> None:
+    docs = surface.create_collection("docs", 8)
+    names = [f"row-{i}" for i in range(300)]
+    docs.upsert(names, vectors(300, 8), [{"n": i} if i % 2 else None for i in range(300)])
+    docs.optimize(timeout_s=60)
+    docs.export_faiss(tmp_path / "index")
+    report = surface.import_faiss(tmp_path / "index", "back", metric="cosine")
+    assert (report.rows, report.graph, report.connected) == (300, "taken over", 0)
+    back = surface.collection("back")
+    assert back.get(names).metadata == docs.get(names).metadata
+    queries = vectors(50, 8, seed=6)
+    answers = zip(docs.search(queries, k=10), back.search(queries, k=10), strict=True)
+    assert all(ours.ids == theirs.ids for ours, theirs in answers)
+
+
 def test_refusals_have_one_reason(surface: Any, tmp_path: Path) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(50, 3)))
     surface.create_collection("four", 4, "euclidean")
