@@ -52,8 +52,8 @@ class Client:
 
     Args:
         address: host:port of the server.
-        timeout_s: seconds that a call may take, None for no end. ``search`` and ``optimize`` take
-            their own; ``optimize`` has no end by default, and ``backup`` has none.
+        timeout_s: seconds that a call may take, None for no end. ``search``, ``optimize`` and
+            imports take their own; the last two have no end by default, and ``backup`` has none.
 
     Raises:
         InvalidArgumentError: the address is not host:port, or timeout_s is not above 0.

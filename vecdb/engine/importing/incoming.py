@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Announced", "Chunk", "TransferEnd", "receive_import", "sweep_incoming"]
 
-ROOM_FACTOR: Final = 2.5
+_ROOM_FACTOR: Final = 2.5
 """Free space that an import needs, in sizes of its files: one for the spool, the rest for rows,
 their vectors again in a segment while the spool is there, and pages that LMDB leaves."""
 
@@ -194,7 +194,7 @@ class _Receiving:
 
 
 def _check_room(root: Path, size: int) -> None:
-    free, needed = shutil.disk_usage(root).free, int(ROOM_FACTOR * size)
+    free, needed = shutil.disk_usage(root).free, int(_ROOM_FACTOR * size)
     if free < needed:
         raise ResourceExhaustedError(
             f"an import of {size} bytes needs {needed} free on the disk of the data folder, which "
