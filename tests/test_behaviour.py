@@ -300,7 +300,7 @@ def public(cls: type) -> dict[str, Any]:
             Client,
             {
                 *("check_usable", "submit", "indexer_status", "optimize", "wake_indexer"),
-                *("run_backup", "woke", "import_faiss", "import_hnswlib"),
+                *("run_backup", "woke"),
             },
         ),
         (
@@ -337,6 +337,7 @@ def test_the_package_exports_what_it_lists() -> None:
         "engine",
         "errors",
         "export_files",
+        "import_files",
         "indexer",
         "limits",
         "os_errors",

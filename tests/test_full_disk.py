@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
 import vecdb
+from tests.index_files import faiss_index
 from tests.serving import running_server
 from tests.torture.requirements import cannot
 
@@ -181,3 +183,28 @@ def test_dropping_on_a_full_disk(disk: Path) -> None:
         assert not list((disk / "data" / "trash").iterdir())
         assert len(list((disk / "data" / "collections").iterdir())) == 1
         database.create_collection("one", DIM)
+
+
+def test_an_import_that_does_not_fit_leaves_nothing(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = faiss_index("flat", np.ones((20_000, 100), np.float32))
+    faiss.write_index(index, str(tmp_path / "index"))
+    data = disk / "data"
+    with running_server(data, indexer=False) as address, vecdb.connect(address) as client:
+
+        def refusal() -> str:
+            with pytest.raises(vecdb.ResourceExhaustedError) as caught:
+                client.import_faiss(tmp_path / "index", "docs")
+            assert caught.value.reason == "DISK_FULL"
+            assert not (data / "incoming").exists() or not os.listdir(data / "incoming")
+            return caught.value.message
+
+        assert "needs 20000112 free" in refusal()
+        with monkeypatch.context() as patch:
+            room = os.statvfs_result((4096, 4096, *[10**9] * 8))
+            patch.setattr(os, "statvfs", lambda path: room)
+            assert "No space left" in refusal()
+        assert client.list_collections() == []
+        resize(disk, "64m")
+        assert client.import_faiss(tmp_path / "index", "docs").rows == 20_000

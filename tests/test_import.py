@@ -21,7 +21,8 @@ import pytest
 
 import vecdb
 from tests.index_files import faiss_index, vectors
-from vecdb.engine import failpoints, importing
+from vecdb.engine import failpoints
+from vecdb.engine.importing import import_file
 from vecdb.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from vecdb_server import command_line
 
@@ -126,7 +127,7 @@ def test_an_import_that_was_stopped_goes_on(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(N, DIM), M=8))
-    monkeypatch.setattr(importing, "_BATCH_BYTES", 4 * DIM * 300)
+    monkeypatch.setattr(import_file, "_BATCH_BYTES", 4 * DIM * 300)
     submit, calls = type(database).submit, []
 
     def stopped(self: Any, opened: Any, batch: Any) -> Any:
@@ -194,7 +195,7 @@ def test_rows_of_others_keep_the_graph_out(
 ) -> None:
     rows = vectors(400, 8)
     path = saved(tmp_path / "index", faiss_index("hnsw", rows))
-    monkeypatch.setattr(importing, "_BATCH_BYTES", 4 * 8 * 100)
+    monkeypatch.setattr(import_file, "_BATCH_BYTES", 4 * 8 * 100)
     submit = type(database).submit
 
     def beside(self: Any, opened: Any, batch: Any) -> Any:
@@ -221,13 +222,13 @@ def test_a_collection_that_is_dropped_meanwhile(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(100, 8)))
-    take_over = importing.take_over
+    take_over = import_file.take_over
 
     def after_drop(*arguments: Any) -> Any:
         database.drop_collection("docs")
         return take_over(*arguments)
 
-    monkeypatch.setattr(importing, "take_over", after_drop)
+    monkeypatch.setattr(import_file, "take_over", after_drop)
     with pytest.raises(NotFoundError):
         database.import_faiss(path, "docs")
     assert database.list_collections() == []
@@ -238,7 +239,7 @@ def test_rows_that_die_meanwhile_are_dead_nodes(
 ) -> None:
     rows = vectors(400, 8)
     path = saved(tmp_path / "index", faiss_index("hnsw", rows))
-    take_over = importing.take_over
+    take_over = import_file.take_over
 
     def after_others(*arguments: Any) -> Any:
         docs = database.collection("docs")
@@ -246,7 +247,7 @@ def test_rows_that_die_meanwhile_are_dead_nodes(
         docs.upsert(["0"], vectors(1, 8, seed=9))
         return take_over(*arguments)
 
-    monkeypatch.setattr(importing, "take_over", after_others)
+    monkeypatch.setattr(import_file, "take_over", after_others)
     assert database.import_faiss(path, "docs").graph == "taken over"
     docs = database.collection("docs")
     assert kinds_of(docs)[0] == ("graph", 0, 400)

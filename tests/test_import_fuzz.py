@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 import vecdb
 from tests import index_files
 from tests.index_files import KINDS
-from vecdb.engine.foreign_index import ForeignIndex
 from vecdb.engine.hnsw import _check
+from vecdb.engine.importing.foreign_index import ForeignIndex
+from vecdb.engine.importing.untrusted_file import UntrustedFile
 from vecdb.engine.reachability import reachable_nodes
-from vecdb.engine.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError
 
 REASONS = {"BAD_FILE", "FAISS_INDEX", "DIM_MISMATCH"}

@@ -119,6 +119,7 @@ def test_half_a_number_is_refused() -> None:
         (wire.CollectionStats, types.CollectionStats, set()),
         (wire.SegmentStats, types.SegmentStats, set()),
         (wire.ExportEnd, types.ExportEnd, set()),
+        (wire.ImportReport, types.ImportReport, set()),
         (wire.SearchInfo, types.SearchInfo, {"visited"}),  # a column of its own
     ],
 )
@@ -158,6 +159,11 @@ GetCollectionRequest collection=1 namespace=2
 GetCollectionResponse collection=1
 GetRequest collection=1 namespace=2 ids=3
 GetResponse ids=1 vectors=2 metadata=3 missing=4 seq=5
+ImportBegin collection=1 namespace=2 kind=3 metric=4 dim=5 bytes=6 side_bytes=7 file_name=8 side_name=9
+ImportEnd sha256=1 side_sha256=2
+ImportReport collection=1 made=2 kind=3 rows=4 skipped=5 graph=6 connected=7 seq=8 elapsed_s=9
+ImportRequest begin=1 chunk=2 side_chunk=3 end=4
+ImportResponse report=1
 Limits dim_max=1 k_max=2 ef_max=3 results_per_call_max=4 batch_rows_max=5 id_bytes_max=6 metadata_bytes_max=7 metadata_depth_max=8 message_bytes=9
 ListCollectionsRequest namespace=2
 ListCollectionsResponse collections=1
@@ -214,5 +220,5 @@ def test_every_reason_of_a_refused_argument_is_in_the_contract() -> None:
 def test_reserved_fields_are_marked() -> None:
     contract = (PACKAGE / "vecdb.proto").read_text().splitlines()
     reserved = [line for line in contract if "namespace = 2" in line]
-    assert len(reserved) == 15  # every call but ServerInfo and Backup
+    assert len(reserved) == 16  # every call but ServerInfo and Backup
     assert all("[reserved]" in line for line in reserved)

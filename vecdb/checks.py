@@ -81,15 +81,20 @@ def check_path(path: Any, *, absolute: bool = False) -> str:
     return text
 
 
-def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> CollectionConfig:
-    """The configuration of a new collection."""
+def check_metric(metric: Any) -> Metric:
+    """One of the metrics, by its name."""
     try:
-        chosen = Metric(metric)
+        return Metric(metric)
     except ValueError:
         known = ", ".join(m.value for m in Metric)
         raise InvalidArgumentError(
             f"metric must be one of {known}, got {_shown(metric)}", "BAD_METRIC"
         ) from None
+
+
+def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> CollectionConfig:
+    """The configuration of a new collection."""
+    chosen = check_metric(metric)
     return CollectionConfig(
         dim=check_limit(limits.DIM, dim),
         metric=chosen,

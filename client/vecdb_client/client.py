@@ -26,9 +26,10 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
-from vecdb.types import BackupReport, CollectionDescription
+from vecdb.types import BackupReport, CollectionDescription, ImportReport
 from vecdb_client import translation
 from vecdb_client.collection import Collection
+from vecdb_client.imports import send_import
 from vecdb_client.streams import SearchStreams
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
@@ -51,8 +52,8 @@ class Client:
 
     Args:
         address: host:port of the server.
-        timeout_s: seconds that a call may take, None for no end. ``search`` and ``optimize`` take
-            their own; ``optimize`` has no end by default, and ``backup`` has none.
+        timeout_s: seconds that a call may take, None for no end. ``search``, ``optimize`` and
+            imports take their own; the last two have no end by default, and ``backup`` has none.
 
     Raises:
         InvalidArgumentError: the address is not host:port, or timeout_s is not above 0.
@@ -183,6 +184,61 @@ class Client:
         )
         return translation.report_of(self._wait(self._stub.Backup, request, None).report)
 
+    def import_faiss(
+        self,
+        path: str | os.PathLike[str],
+        collection: str,
+        *,
+        metric: str | None = None,
+        meta: str | os.PathLike[str] | bool | None = None,
+        timeout_s: float | None = None,
+    ) -> ImportReport:
+        """Bring in a FAISS index file: IndexFlat or IndexHNSWFlat, in IndexIDMap(2) or after a
+        normalisation or not, and its graph without building it where that can be.
+
+        The file is sent to the server, which keeps it in its data folder until the call ends.
+
+        Args:
+            path: the file, on this machine. The server checks all of it before anything is written.
+            collection: made if it is not there, with the file's dim, M and metric.
+            metric: None for that of the collection, or the file's: L2 is "euclidean", inner product
+                "dot", after a normalisation "cosine". "cosine": all vectors have length 1.
+            meta: JSON Lines or Parquet of ``faiss_id``, ``id`` and ``metadata``; None for what is
+                there of ``<path>.meta.parquet`` and ``.jsonl``, False for none. Without it the
+                FAISS ids, or the row numbers, become ids by their decimal text.
+            timeout_s: seconds, None for no end; what was written when they are over stays.
+
+        Raises:
+            InvalidArgumentError: BAD_FILE, with byte and field; FAISS_INDEX: of a kind that can't
+                be taken; DIM_MISMATCH, METRIC_MISMATCH: not what the collection has; BAD_META;
+                TRANSFER_DAMAGED: bytes were changed on the way.
+            NotFoundError: NO_FILE.
+            ResourceExhaustedError: the server has too little disk for it (DISK_FULL), or too many
+                of these already.
+            DeadlineExceededError, OutcomeUnknownError: some rows may be there: run it again to go
+                on. Otherwise as for ``upsert``.
+        """
+        begin = translation.import_begin("faiss", collection, metric)
+        return send_import(self, begin, path, meta, timeout_s)
+
+    def import_hnswlib(
+        self,
+        path: str | os.PathLike[str],
+        collection: str,
+        *,
+        dim: int,
+        metric: str,
+        meta: str | os.PathLike[str] | bool | None = None,
+        timeout_s: float | None = None,
+    ) -> ImportReport:
+        """Bring in a file of ``hnswlib.Index.save_index``; everything else as ``import_faiss``.
+
+        Args:
+            dim, metric: what the file does not say. "euclidean" is hnswlib's l2, "dot" its ip.
+        """
+        begin = translation.import_begin("hnswlib", collection, metric, dim)
+        return send_import(self, begin, path, meta, timeout_s)
+
     def close(self) -> None:
         """Close the connection; calls under way in other threads end with an error."""
         if self._unusable is None:
@@ -282,6 +338,23 @@ class Client:
             raise translation.error_of(error, self._address, is_write=False) from None
         finally:
             call.cancel()
+
+    def _upload(self, method: Any, messages: Iterator[Any], timeout_s: float | None) -> Any:
+        """The answer to many messages that change something; without a timeout it has no end."""
+        limit_s = _checked_timeout(timeout_s)
+        self._check_usable()
+        try:
+            future = method.future(messages, timeout=limit_s)
+        except ValueError as error:
+            raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
+        try:
+            return future.result()
+        except grpc.RpcError as error:
+            raise translation.error_of(error, self._address, is_write=True) from None
+        except grpc.FutureCancelledError:
+            raise FailedPreconditionError("the client was closed", "CLOSED") from None
+        finally:
+            future.cancel()  # Who is interrupted sends no more.
 
     def _start_write(self, method: Any, request: Any) -> Any:
         """Send a write and return its gRPC future, to be given to ``_finish_write``."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import grpc
 
-from vecdb import checks, errors
+from vecdb import checks, errors, limits
 from vecdb.errors import InternalError, VecdbError
 from vecdb.types import (
     BackupReport,
@@ -21,6 +21,7 @@ from vecdb.types import (
     ExportEnd,
     HitColumns,
     Hits,
+    ImportReport,
     Metric,
     Records,
     ScrollPage,
@@ -37,6 +38,8 @@ __all__ = [
     "error_of_failure",
     "export_end_of",
     "hits_of",
+    "import_begin",
+    "import_report_of",
     "page_of",
     "records_of",
     "report_of",
@@ -253,6 +256,31 @@ def report_of(message: wire.BackupReport) -> BackupReport:
 def export_end_of(message: wire.ExportEnd) -> ExportEnd:
     """What is known of an export at its end."""
     return ExportEnd(**_numbers(message, wire.ExportEnd))
+
+
+_KIND_OF_IMPORT: Final[dict[str, wire.ImportKind]] = {
+    "faiss": wire.IMPORT_KIND_FAISS,
+    "hnswlib": wire.IMPORT_KIND_HNSWLIB,
+}
+
+
+def import_begin(kind: str, collection: Any, metric: Any, dim: Any = None) -> wire.ImportBegin:
+    """What an import is to be, checked; without its files.
+
+    Args:
+        kind: "faiss" or "hnswlib", which needs metric and dim.
+    """
+    begin = wire.ImportBegin(collection=checks.check_name(collection), kind=_KIND_OF_IMPORT[kind])
+    if kind == "hnswlib":
+        begin.dim = checks.check_limit(limits.DIM, dim)
+    if kind == "hnswlib" or metric is not None:
+        begin.metric = _WIRE_OF_METRIC[checks.check_metric(metric)]
+    return begin
+
+
+def import_report_of(message: wire.ImportReport) -> ImportReport:
+    """What an import has brought."""
+    return ImportReport(**_numbers(message, wire.ImportReport))
 
 
 def _numbers(message: Any, kind: Any, skipped: str = "") -> dict[str, Any]:

@@ -25,6 +25,12 @@ class ExportFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EXPORT_FORMAT_FAISS: _ClassVar[ExportFormat]
     EXPORT_FORMAT_FAISS_FLAT: _ClassVar[ExportFormat]
     EXPORT_FORMAT_HNSWLIB: _ClassVar[ExportFormat]
+
+class ImportKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    IMPORT_KIND_UNSPECIFIED: _ClassVar[ImportKind]
+    IMPORT_KIND_FAISS: _ClassVar[ImportKind]
+    IMPORT_KIND_HNSWLIB: _ClassVar[ImportKind]
 DTYPE_UNSPECIFIED: DType
 DTYPE_FLOAT32: DType
 METRIC_UNSPECIFIED: Metric
@@ -35,6 +41,9 @@ EXPORT_FORMAT_UNSPECIFIED: ExportFormat
 EXPORT_FORMAT_FAISS: ExportFormat
 EXPORT_FORMAT_FAISS_FLAT: ExportFormat
 EXPORT_FORMAT_HNSWLIB: ExportFormat
+IMPORT_KIND_UNSPECIFIED: ImportKind
+IMPORT_KIND_FAISS: ImportKind
+IMPORT_KIND_HNSWLIB: ImportKind
 
 class Matrix(_message.Message):
     __slots__ = ("rows", "dim", "dtype", "data")
@@ -573,6 +582,76 @@ class ExportEnd(_message.Message):
     numbered: bool
     token: str
     def __init__(self, rows: _Optional[int] = ..., seq: _Optional[int] = ..., bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., work: _Optional[str] = ..., work_s: _Optional[float] = ..., numbered: _Optional[bool] = ..., token: _Optional[str] = ...) -> None: ...
+
+class ImportRequest(_message.Message):
+    __slots__ = ("begin", "chunk", "side_chunk", "end")
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SIDE_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    begin: ImportBegin
+    chunk: bytes
+    side_chunk: bytes
+    end: ImportEnd
+    def __init__(self, begin: _Optional[_Union[ImportBegin, _Mapping]] = ..., chunk: _Optional[bytes] = ..., side_chunk: _Optional[bytes] = ..., end: _Optional[_Union[ImportEnd, _Mapping]] = ...) -> None: ...
+
+class ImportBegin(_message.Message):
+    __slots__ = ("collection", "namespace", "kind", "metric", "dim", "bytes", "side_bytes", "file_name", "side_name")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SIDE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FILE_NAME_FIELD_NUMBER: _ClassVar[int]
+    SIDE_NAME_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    kind: ImportKind
+    metric: Metric
+    dim: int
+    bytes: int
+    side_bytes: int
+    file_name: str
+    side_name: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., kind: _Optional[_Union[ImportKind, str]] = ..., metric: _Optional[_Union[Metric, str]] = ..., dim: _Optional[int] = ..., bytes: _Optional[int] = ..., side_bytes: _Optional[int] = ..., file_name: _Optional[str] = ..., side_name: _Optional[str] = ...) -> None: ...
+
+class ImportEnd(_message.Message):
+    __slots__ = ("sha256", "side_sha256")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIDE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    side_sha256: str
+    def __init__(self, sha256: _Optional[str] = ..., side_sha256: _Optional[str] = ...) -> None: ...
+
+class ImportResponse(_message.Message):
+    __slots__ = ("report",)
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    report: ImportReport
+    def __init__(self, report: _Optional[_Union[ImportReport, _Mapping]] = ...) -> None: ...
+
+class ImportReport(_message.Message):
+    __slots__ = ("collection", "made", "kind", "rows", "skipped", "graph", "connected", "seq", "elapsed_s")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    made: bool
+    kind: str
+    rows: int
+    skipped: int
+    graph: str
+    connected: int
+    seq: int
+    elapsed_s: float
+    def __init__(self, collection: _Optional[str] = ..., made: _Optional[bool] = ..., kind: _Optional[str] = ..., rows: _Optional[int] = ..., skipped: _Optional[int] = ..., graph: _Optional[str] = ..., connected: _Optional[int] = ..., seq: _Optional[int] = ..., elapsed_s: _Optional[float] = ...) -> None: ...
 
 class ServerInfoRequest(_message.Message):
     __slots__ = ()

@@ -124,6 +124,11 @@ class VecdbStub:
                 request_serializer=vecdb__proto_dot_vecdb__pb2.ExportRequest.SerializeToString,
                 response_deserializer=vecdb__proto_dot_vecdb__pb2.ExportResponse.FromString,
                 _registered_method=True)
+        self.Import = channel.stream_unary(
+                '/vecdb.v1.Vecdb/Import',
+                request_serializer=vecdb__proto_dot_vecdb__pb2.ImportRequest.SerializeToString,
+                response_deserializer=vecdb__proto_dot_vecdb__pb2.ImportResponse.FromString,
+                _registered_method=True)
 
 
 class VecdbServicer:
@@ -268,6 +273,17 @@ class VecdbServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Import(self, request_iterator, context):
+        """An index file of another library into a collection, which is made if it is not there: rows and,
+        without building it, the graph. The file comes in chunks and is spooled into the data folder
+        for as long as the call lasts; all of it is checked before anything is written. Then rows are
+        upserted a batch at a time: those that were stay if the call ends early, and the same import
+        goes on from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VecdbServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -360,6 +376,11 @@ def add_VecdbServicer_to_server(servicer, server):
                     servicer.Export,
                     request_deserializer=vecdb__proto_dot_vecdb__pb2.ExportRequest.FromString,
                     response_serializer=vecdb__proto_dot_vecdb__pb2.ExportResponse.SerializeToString,
+            ),
+            'Import': grpc.stream_unary_rpc_method_handler(
+                    servicer.Import,
+                    request_deserializer=vecdb__proto_dot_vecdb__pb2.ImportRequest.FromString,
+                    response_serializer=vecdb__proto_dot_vecdb__pb2.ImportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -848,6 +869,33 @@ class Vecdb:
             '/vecdb.v1.Vecdb/Export',
             vecdb__proto_dot_vecdb__pb2.ExportRequest.SerializeToString,
             vecdb__proto_dot_vecdb__pb2.ExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Import(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/vecdb.v1.Vecdb/Import',
+            vecdb__proto_dot_vecdb__pb2.ImportRequest.SerializeToString,
+            vecdb__proto_dot_vecdb__pb2.ImportResponse.FromString,
             options,
             channel_credentials,
             insecure,

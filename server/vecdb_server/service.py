@@ -15,6 +15,7 @@ import vecdb
 from vecdb import checks, limits
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.export.export import CHUNK_BYTES
+from vecdb.engine.importing.incoming import receive_import
 from vecdb.engine.layout import FORMAT_NUMBER
 from vecdb.engine.scroll import PageRequest
 from vecdb.engine.search import SearchRequest
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Service"]
 
-_FEATURES = ("request_id", "conditions", "rename", "export")
+_FEATURES = ("request_id", "conditions", "rename", "export", "import")
 _PAGE_MARGIN_BYTES = 1_024
 """Of a message, for what a page of a scroll holds beside its rows."""
 
@@ -244,6 +245,23 @@ class Service:
         except CancelledError:
             self.check_ready()  # If it was a drain, that is what the caller is told.
             raise
+
+    def import_index(
+        self, requests: Iterator[wire.ImportRequest], call: Call
+    ) -> wire.ImportResponse:
+        """A file in chunks becomes rows; the caller's leaving and a drain end it between two
+        batches, and nothing is left of the file."""
+        database = self.check_ready()
+        left_s = _check_still_wanted(call)
+        gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
+        asked, announced = translation.import_begin(requests)
+        try:
+            parts = translation.import_parts(requests)
+            report = receive_import(database, asked, announced, parts, gone)
+        except CancelledError:
+            self.check_ready()  # If it was a drain, that is what the caller is told.
+            raise
+        return wire.ImportResponse(report=translation.import_report_message(report))
 
     def _collection(self, request: Any, *reserved: str) -> Any:
         """The collection that has the name now."""

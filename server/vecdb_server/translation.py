@@ -6,13 +6,16 @@ built here, so that ``service`` reads like the contract.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import grpc
 
 from vecdb import errors, limits
 from vecdb.engine.export.export import ExportRequest
+from vecdb.engine.importing.import_file import ImportRequest
+from vecdb.engine.importing.incoming import Announced, Chunk, TransferEnd
 from vecdb.errors import InternalError, InvalidArgumentError, UnsupportedError, VecdbError
 from vecdb.types import (
     BackupReport,
@@ -21,6 +24,7 @@ from vecdb.types import (
     CollectionStats,
     ExportEnd,
     HitColumns,
+    ImportReport,
     Metric,
     Receipt,
     Records,
@@ -40,6 +44,9 @@ __all__ = [
     "export_request",
     "export_response",
     "failure_answer",
+    "import_begin",
+    "import_parts",
+    "import_report_message",
     "limits_message",
     "page_response",
     "refuse_reserved",
@@ -182,18 +189,80 @@ _WIRE_OF_METRIC: Final[dict[Metric, wire.Metric]] = {
 
 def config_arguments(config: wire.CollectionConfig) -> dict[str, Any]:
     """Arguments of ``create_collection`` after the name; what is unset keeps its default."""
-    metric = _METRIC_OF_WIRE.get(int(config.metric))
-    if metric is None:
-        known = ", ".join(f"{number} ({name})" for number, name in _METRIC_OF_WIRE.items())
-        raise InvalidArgumentError(
-            f"metric must be one of {known}, got {int(config.metric)}", "BAD_METRIC"
-        )
-    arguments: dict[str, Any] = {"dim": config.dim, "metric": metric}
+    arguments: dict[str, Any] = {"dim": config.dim, "metric": _metric(config.metric)}
     if config.HasField("m"):
         arguments["M"] = config.m
     if config.HasField("ef_construction"):
         arguments["ef_construction"] = config.ef_construction
     return arguments
+
+
+def _metric(given: Any) -> Metric:
+    metric = _METRIC_OF_WIRE.get(int(given))
+    if metric is None:
+        known = ", ".join(f"{number} ({name})" for number, name in _METRIC_OF_WIRE.items())
+        raise InvalidArgumentError(f"metric must be one of {known}, got {int(given)}", "BAD_METRIC")
+    return metric
+
+
+_IMPORT_KIND_OF_WIRE: Final[dict[int, Literal["faiss", "hnswlib"]]] = {
+    int(wire.IMPORT_KIND_FAISS): "faiss",
+    int(wire.IMPORT_KIND_HNSWLIB): "hnswlib",
+}
+
+
+def import_begin(messages: Iterator[wire.ImportRequest]) -> tuple[ImportRequest, Announced]:
+    """What the first message of an import says.
+
+    Raises:
+        InvalidArgumentError: it is another, or wrong: BAD_TRANSFER, BAD_FORMAT, BAD_NAME,
+            BAD_METRIC, OUT_OF_RANGE.
+    """
+    part = next(messages, wire.ImportRequest())
+    if part.WhichOneof("part") != "begin":
+        raise InvalidArgumentError(
+            f"an import opens with begin, got {part.WhichOneof('part')}", "BAD_TRANSFER"
+        )
+    begin = part.begin
+    refuse_reserved(begin)
+    kind = _IMPORT_KIND_OF_WIRE.get(int(begin.kind))
+    if kind is None:
+        known = ", ".join(f"{number} ({name})" for number, name in _IMPORT_KIND_OF_WIRE.items())
+        raise InvalidArgumentError(
+            f"kind must be one of {known}, got {int(begin.kind)}", "BAD_FORMAT"
+        )
+    given = int(begin.metric) != int(wire.METRIC_UNSPECIFIED) or kind == "hnswlib"
+    metric = _metric(begin.metric) if given else None
+    side_bytes = begin.side_bytes if begin.HasField("side_bytes") else None
+    return (
+        ImportRequest(kind, begin.collection, metric, begin.dim).checked(),
+        Announced(
+            begin.bytes,
+            side_bytes,
+            begin.file_name or "the file",
+            begin.side_name or "the side file",
+        ),
+    )
+
+
+def import_parts(messages: Iterator[wire.ImportRequest]) -> Iterator[Chunk | TransferEnd]:
+    """What the messages behind it say.
+
+    Raises:
+        InvalidArgumentError: BAD_TRANSFER: one is neither some bytes nor the end.
+    """
+    for message in messages:
+        kind = message.WhichOneof("part")
+        if kind == "chunk":
+            yield Chunk(message.chunk, False)
+        elif kind == "side_chunk":
+            yield Chunk(message.side_chunk, True)
+        elif kind == "end":
+            yield TransferEnd(message.end.sha256, message.end.side_sha256)
+        else:
+            raise InvalidArgumentError(
+                f"begin is followed by chunk, side_chunk or end, got {kind}", "BAD_TRANSFER"
+            )
 
 
 # --------------------------------------------------------------------------------------- responses
@@ -348,6 +417,11 @@ def export_response(piece: bytes | ExportEnd) -> wire.ExportResponse:
     if isinstance(piece, ExportEnd):
         return wire.ExportResponse(end=wire.ExportEnd(**piece._asdict()))
     return wire.ExportResponse(chunk=piece)
+
+
+def import_report_message(report: ImportReport) -> wire.ImportReport:
+    """What an import has brought."""
+    return wire.ImportReport(**dataclasses.asdict(report))
 
 
 def limits_message(message_bytes: int) -> wire.Limits:

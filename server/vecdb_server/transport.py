@@ -3,8 +3,8 @@
 Messages are parsed and built in the thread of the call, not on grpcio's single serving thread, and
 an unreadable one gets INVALID_ARGUMENT. No interceptors: they would run under the server's lock.
 
-Writes, Optimize (with Backup and Export) and open streams may each hold a quarter of the threads;
-one more is refused at once with RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES,
+Writes, Optimize (with Backup, Export and Import) and open streams may each hold a quarter of the
+threads; one more is refused at once with RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES,
 TOO_MANY_STREAMS) instead of taking a thread from the searches. Nothing of it was written, so that
 the caller can try again; our client does.
 
@@ -25,7 +25,7 @@ from typing import Any, Final, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from vecdb.errors import InvalidArgumentError, ResourceExhaustedError
+from vecdb.errors import CancelledError, InvalidArgumentError, ResourceExhaustedError
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server import log
 from vecdb_server.service import Call, Service
@@ -35,9 +35,9 @@ __all__ = ["SERVICE_NAME", "Activity", "service_handler"]
 
 SERVICE_NAME: Final = "vecdb.v1.Vecdb"
 _SLOW_CALL_S: Final = 1.0
-_NEVER_SLOW: Final = frozenset({"Optimize", "Backup"})
+_NEVER_SLOW: Final = frozenset({"Optimize", "Backup", "Import"})
 
-Handler = Callable[[bytes, grpc.ServicerContext], bytes]
+Handler = Callable[[Any, grpc.ServicerContext], bytes]
 StreamHandler = Callable[[Iterable[bytes], grpc.ServicerContext], Iterator[bytes]]
 
 
@@ -74,12 +74,12 @@ def service_handler(
     Args:
         activity: is told of each call.
         threads: of the server; a quarter of them may be in writes, a quarter in Optimize,
-            Backup and Export, a quarter in open streams.
+            Backup, Export and Import, a quarter in open streams.
         message_bytes: an answer that is larger is refused by us, with a reason.
     """
     share = max(1, threads // 4)
     writes = _Places("TOO_MANY_WRITES", "writes", share)
-    optimizes = _Places("TOO_MANY_OPTIMIZES", "Optimize, Backup and Export calls", share)
+    optimizes = _Places("TOO_MANY_OPTIMIZES", "Optimize, Backup, Export and Import calls", share)
     streams = _Places("TOO_MANY_STREAMS", "streams", share)
     table: dict[str, tuple[Any, Callable[..., Any], _Places | None]] = {
         "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
@@ -113,6 +113,10 @@ def service_handler(
     )
     exports = _Rpc("Export", wire.ExportRequest, service.export, activity, message_bytes)
     handlers["Export"] = grpc.unary_stream_rpc_method_handler(_export_handler(exports, optimizes))
+    imports = _StreamRpc(
+        "Import", wire.ImportRequest, service.import_index, activity, message_bytes
+    )
+    handlers["Import"] = grpc.stream_unary_rpc_method_handler(_handler(imports, optimizes))
     return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
 
@@ -155,7 +159,7 @@ class _Rpc:
         self._activity = activity
         self._message_bytes = message_bytes
 
-    def attempt(self, data: bytes, call: Call) -> bytes | Exception:
+    def attempt(self, data: Any, call: Call) -> bytes | Exception:
         """The answer, or the error that it ended with. Counted, and logged if it was slow."""
         self._activity.enter()
         began = time.monotonic()
@@ -169,7 +173,7 @@ class _Rpc:
             if took_s > _SLOW_CALL_S and self.name not in _NEVER_SLOW:
                 log.event("slow-call", logging.WARNING, call=self.name, took_s=f"{took_s:.2f}")
 
-    def _answer(self, data: bytes, call: Call) -> bytes:
+    def _answer(self, data: Any, call: Call) -> bytes:
         response: bytes = self._method(self._parsed(data), call).SerializeToString()
         if len(response) > self._message_bytes:
             raise ResourceExhaustedError(
@@ -188,7 +192,7 @@ class _Rpc:
         finally:
             self._activity.leave()
 
-    def _parsed(self, data: bytes) -> Any:
+    def _parsed(self, data: Any) -> Any:
         try:
             return self._parse(data)
         except DecodeError:
@@ -212,10 +216,22 @@ class _Rpc:
         return status
 
 
+class _StreamRpc(_Rpc):
+    """An rpc whose request is many messages, of which the method is given an iterator."""
+
+    def _parsed(self, data: Iterable[bytes]) -> Iterator[Any]:
+        try:
+            for each in data:
+                yield super()._parsed(each)
+        except grpc.RpcError:
+            # How grpcio says that there will be no further message.
+            raise CancelledError("the caller has gone") from None
+
+
 def _handler(rpc: _Rpc, places: _Places | None) -> Handler:
     """A call of its own: an error is its status."""
 
-    def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
+    def handle(data: Any, context: grpc.ServicerContext) -> bytes:
         outcome: bytes | Exception
         if places is None:
             outcome = rpc.attempt(data, context)

@@ -29,7 +29,7 @@ from vecdb import checks
 from vecdb.engine import layout
 from vecdb.engine.backup.backup import finish_store, open_copy
 from vecdb.engine.catalog import Catalog
-from vecdb.engine.data_folder import COMPACTION_DRAFT, remove_compaction_drafts
+from vecdb.engine.data_folder import COMPACTION_DRAFT, remove_leftovers
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock, fsync_folder, os_errors_translated
 from vecdb.engine.folder_use import FolderUse
@@ -62,7 +62,7 @@ def compact(path: str | os.PathLike[str]) -> CompactionReport:
     options = Options()
     with os_errors_translated(str(root)), FolderUse(root, alone=True):
         before = folder_bytes(root)
-        remove_compaction_drafts(root)
+        remove_leftovers(root)
         catalog = Catalog(root, options.map_bytes)  # It also empties the trash.
         try:
             names = [each.name for each in catalog.list()]

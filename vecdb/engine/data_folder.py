@@ -15,6 +15,7 @@ from typing import Final
 
 from vecdb.engine.backup.manifest import MANIFEST_NAME
 from vecdb.engine.files import fsync_folder, write_file
+from vecdb.engine.importing.incoming import sweep_incoming
 from vecdb.errors import FailedPreconditionError
 
 __all__ = [
@@ -24,7 +25,7 @@ __all__ = [
     "FORMAT_WORD",
     "prepare_folder",
     "raise_file_limit",
-    "remove_compaction_drafts",
+    "remove_leftovers",
 ]
 
 FORMAT_WORD: Final = "vecdb"
@@ -103,8 +104,9 @@ def _check_format(root: Path, file: Path) -> None:
         )
 
 
-def remove_compaction_drafts(root: Path) -> None:
-    """Remove what a compaction that was killed has left. For who holds the folder's lock, shared or
-    alone: then no other compaction is under way."""
+def remove_leftovers(root: Path) -> None:
+    """Remove what compactions and imports that were killed have left. For who holds the folder's
+    lock, shared or alone: then no other compaction is under way."""
+    sweep_incoming(root)
     for draft in (root / "collections").glob(f"*/{COMPACTION_DRAFT}"):
         shutil.rmtree(draft, ignore_errors=True)

@@ -7,6 +7,7 @@
       collections/<id>/segments/<number>/    arrays that kernels read (segment.py)
       collections/<id>/seal.lock, graph.lock
       trash/                                 dropped collections on their way out
+      incoming/                              files of imports on their way in
 
 Opening a folder twice in a process gives the same database, counted. After a fork every call of the
 child fails, opening the folder too: LMDB's locks and maps do not survive it.
@@ -30,15 +31,11 @@ from vecdb.engine.backup.process import run_backup
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.catalog import Catalog
 from vecdb.engine.collection import Collection
-from vecdb.engine.data_folder import (
-    prepare_folder,
-    raise_file_limit,
-    remove_compaction_drafts,
-)
+from vecdb.engine.data_folder import prepare_folder, raise_file_limit, remove_leftovers
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.files import os_errors_translated
 from vecdb.engine.folder_use import FolderUse
-from vecdb.engine.importing import import_faiss, import_hnswlib
+from vecdb.engine.importing.import_file import ImportRequest, import_file
 from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.options import Options
@@ -123,7 +120,7 @@ class Database:
         prepare_folder(root)
         self._use = FolderUse(root)
         try:
-            remove_compaction_drafts(root)
+            remove_leftovers(root)
             self._catalog = Catalog(root, options.map_bytes)
         except BaseException:
             self._use.close()
@@ -287,18 +284,20 @@ class Database:
         *,
         metric: str | None = None,
         meta: str | os.PathLike[str] | bool | None = None,
+        timeout_s: float | None = None,
     ) -> ImportReport:
         """Bring in a FAISS index file: IndexFlat or IndexHNSWFlat, in IndexIDMap(2) or after a
-        normalisation or not. ``importing.py`` says what becomes of its graph.
+        normalisation or not. ``importing/import_file.py`` says what becomes of its graph.
 
         Args:
             path: the file. It is not trusted: all of it is checked before anything is written.
             collection: made if it is not there, with the file's dim, M and metric.
             metric: None for that of the collection, or the file's: L2 is "euclidean", inner product
                 "dot", after a normalisation "cosine". "cosine": all vectors have length 1.
-            meta: JSON Lines of ``faiss_id``, ``id`` and ``metadata``; None for the file
-                ``<path>.meta.jsonl`` if it is there, False for none. Without it the FAISS ids, or
-                the row numbers, become ids by their decimal text.
+            meta: JSON Lines or Parquet of ``faiss_id``, ``id`` and ``metadata``; None for what is
+                there of ``<path>.meta.parquet`` and ``.jsonl``, False for none. Without it the
+                FAISS ids, or the row numbers, become ids by their decimal text.
+            timeout_s: seconds, None for no end; what was written when they are over stays.
 
         Raises:
             InvalidArgumentError: BAD_FILE, with byte and field; FAISS_INDEX: of a kind that can't
@@ -306,7 +305,8 @@ class Database:
             NotFoundError: NO_FILE. Otherwise as for ``upsert``: run it again to go on.
         """
         self.check_usable()
-        return import_faiss(self, path, collection, metric, meta)
+        request = ImportRequest("faiss", collection, metric)
+        return import_file(self, path, request, meta, timeout_s)
 
     def import_hnswlib(
         self,
@@ -316,6 +316,7 @@ class Database:
         dim: int,
         metric: str,
         meta: str | os.PathLike[str] | bool | None = None,
+        timeout_s: float | None = None,
     ) -> ImportReport:
         """Bring in a file of ``hnswlib.Index.save_index``; everything else as ``import_faiss``.
 
@@ -323,7 +324,8 @@ class Database:
             dim, metric: what the file does not say. "euclidean" is hnswlib's l2, "dot" its ip.
         """
         self.check_usable()
-        return import_hnswlib(self, path, collection, dim, metric, meta)
+        request = ImportRequest("hnswlib", collection, metric, dim)
+        return import_file(self, path, request, meta, timeout_s)
 
     def close(self) -> None:
         """Close it once for each time it was opened; the last one waits for batches at hand.

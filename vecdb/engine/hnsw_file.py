@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from vecdb import limits
 from vecdb.engine.compiled import load_kernels
-from vecdb.engine.foreign_index import ForeignIndex, Measure, Rows, check_ids_unique
 from vecdb.engine.graph import Graph
-from vecdb.engine.untrusted_file import UntrustedFile
+from vecdb.engine.importing.foreign_index import ForeignIndex, Measure, Rows, check_ids_unique
+from vecdb.engine.importing.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError
 from vecdb.types import Metric
 
@@ -120,7 +120,7 @@ def _read_header(file: UntrustedFile, dim: int) -> _Fields:
         found = (label_at - vector_at) // 4
         if 0 < found <= limits.DIM.maximum:
             raise InvalidArgumentError(
-                f"{file.path}: expected {dim} dimensions, the file has {found}", "DIM_MISMATCH"
+                f"{file.called}: expected {dim} dimensions, the file has {found}", "DIM_MISMATCH"
             )
     kind = record(M, dim)
     wanted = [

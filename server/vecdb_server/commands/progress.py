@@ -1,8 +1,8 @@
 """Progress of long commands: a bar that moves on a terminal, a line now and then elsewhere.
 
-``Rows`` counts rows with their rate and the time left, ``Status`` tells in a sentence what is being
-waited for. Both write to stderr, so that a command's output stays its own; a file, a pipe or a
-terminal that can't move its cursor (TERM=dumb) gets plain lines.
+``Rows`` counts rows with their rate and the time left, ``Bytes`` bytes, and ``Status`` tells in a
+sentence what is being waited for. All write to stderr, so that a command's output stays its own; a
+file, a pipe or a terminal that can't move its cursor (TERM=dumb) gets plain lines.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.status import Status as Spinner
 
-__all__ = ["Rows", "Status", "is_live"]
+__all__ = ["Bytes", "Rows", "Status", "is_live"]
 
 _LINE_EVERY_S = 10.0
 
@@ -32,6 +32,8 @@ class Rows:
         elapsed_s: seconds since it was entered, until it was left.
     """
 
+    _unit, _unit_size, _form = "rows", 1, ",.0f"
+
     def __init__(self, console: Console, what: str, total: int) -> None:
         self._console, self._what, self._total = console, what, total
         self._rows = 0
@@ -42,14 +44,14 @@ class Rows:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=30),
-                TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows, {task.fields[rate]}"),
+                TextColumn("{task.fields[amount]}"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
                 console=console,
                 transient=True,
             )
-            self._task = self._bar.add_task(what, total=total, rate="starting")
+            self._task = self._bar.add_task(what, total=total, amount="starting")
 
     @property
     def elapsed_s(self) -> float:
@@ -60,23 +62,24 @@ class Rows:
         """``rows`` are done, counted from the first."""
         self._rows = rows
         elapsed = max(self.elapsed_s, 1e-9)
+        amount = f"{self._text(rows)} of {self._text(self._total, self._unit)}, "
+        amount += self._text(rows / elapsed, f"{self._unit}/s")
         if self._bar is not None:
-            self._bar.update(self._task, completed=rows, rate=f"{rows / elapsed:,.0f} rows/s")
+            self._bar.update(self._task, completed=rows, total=self._total, amount=amount)
         elif time.monotonic() - self._last_line >= _LINE_EVERY_S and rows:
             self._last_line = time.monotonic()
             left = elapsed / rows * (self._total - rows)
-            _print_plain(
-                self._console,
-                f"{self._what}: {rows:,} of {self._total:,} rows, {rows / elapsed:,.0f} rows/s, "
-                f"about {left:.0f} s left",
-            )
+            _print_plain(self._console, f"{self._what}: {amount}, about {left:.0f} s left")
+
+    def _text(self, count: float, unit: str = "") -> str:
+        return f"{count / self._unit_size:{self._form}} {unit}".rstrip()
 
     def __enter__(self) -> Self:
         self._began = self._last_line = time.monotonic()
         if self._bar is not None:
             self._bar.start()
         else:
-            _print_plain(self._console, f"{self._what}: {self._total:,} rows")
+            _print_plain(self._console, f"{self._what}: {self._text(self._total, self._unit)}")
         return self
 
     def __exit__(
@@ -89,7 +92,19 @@ class Rows:
         if self._bar is not None:
             self._bar.stop()
         elif error is not None:
-            _print_plain(self._console, f"{self._what}: stopped after {self._rows:,} rows")
+            done = self._text(self._rows, self._unit)
+            _print_plain(self._console, f"{self._what}: stopped after {done}")
+
+
+class Bytes(Rows):
+    """The same of bytes that are sent, shown as megabytes."""
+
+    _unit, _unit_size, _form = "MB", 1_000_000, ",.1f"
+
+    def sent(self, count: int, total: int) -> None:
+        """So many are on their way, of as many as is known by now."""
+        self._total = total
+        self.update(count)
 
 
 class Status:

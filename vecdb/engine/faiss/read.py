@@ -22,8 +22,8 @@ from vecdb import limits
 from vecdb.engine.faiss import layout
 from vecdb.engine.faiss.read_graph import GraphFields, read_graph, read_graph_fields
 from vecdb.engine.faiss.refusals import METRICS, explain, explain_transform
-from vecdb.engine.foreign_index import ForeignIndex, Measure, Rows, check_ids_unique
-from vecdb.engine.untrusted_file import UntrustedFile
+from vecdb.engine.importing.foreign_index import ForeignIndex, Measure, Rows, check_ids_unique
+from vecdb.engine.importing.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError
 
 __all__ = ["read_faiss"]

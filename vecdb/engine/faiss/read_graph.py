@@ -16,7 +16,7 @@ import numpy.typing as npt
 from vecdb import limits
 from vecdb.engine.faiss import layout
 from vecdb.engine.graph import Graph
-from vecdb.engine.untrusted_file import UntrustedFile
+from vecdb.engine.importing.untrusted_file import UntrustedFile
 
 __all__ = ["GraphFields", "read_graph", "read_graph_fields"]
 

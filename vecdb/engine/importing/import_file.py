@@ -8,6 +8,9 @@ The graph is taken over (``take_over.py``) if the rows lie in the store one afte
 nothing alive before them, as they do in a collection that was empty. Meanwhile ``graph.lock`` keeps
 the indexer from building one. Otherwise the rows are indexed as any others are, and the report says
 why.
+
+A deadline ends an import between two batches; what was written stays. Taking the graph over is not
+interrupted.
 """
 
 from __future__ import annotations
@@ -16,26 +19,28 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from vecdb import checks, limits
 from vecdb.engine.batch import make_batch
+from vecdb.engine.deadline import Deadline
 from vecdb.engine.faiss.read import read_faiss
 from vecdb.engine.files import file_lock, os_errors_translated
-from vecdb.engine.foreign_index import ForeignIndex
 from vecdb.engine.hnsw_file import read_hnswlib
-from vecdb.engine.import_names import Names
+from vecdb.engine.importing.foreign_index import ForeignIndex
+from vecdb.engine.importing.names import Names
+from vecdb.engine.importing.take_over import first_row_of, in_graphs, take_over
+from vecdb.engine.importing.untrusted_file import UntrustedFile
 from vecdb.engine.open_collection import OpenCollection, gone_is_dropped
-from vecdb.engine.take_over import first_row_of, in_graphs, take_over
-from vecdb.engine.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError, NotFoundError
+from vecdb.import_files import SideFile, side_lines
 from vecdb.types import CollectionConfig, ImportReport, Metric
 
 if TYPE_CHECKING:
     from vecdb.engine.collection import Collection
     from vecdb.engine.database import Database
 
-__all__ = ["import_faiss", "import_hnswlib"]
+__all__ = ["ImportRequest", "import_file", "run_import"]
 
 _BATCH_BYTES: Final = 8 * 1024**2
 _LOCK_WAIT_S: Final = 30.0
@@ -44,51 +49,82 @@ _LOCK_WAIT_S: Final = 30.0
 _LOCK_POLL_S: Final = 0.05
 
 
-def import_faiss(database: Database, path: Any, name: str, metric: Any, meta: Any) -> ImportReport:
-    """``Database.import_faiss``."""
-    file_path = Path(checks.check_path(path)).expanduser()
-    with os_errors_translated(str(file_path)), UntrustedFile(file_path) as file:
-        index = read_faiss(file)
-        return _Import(database, name, index, metric, _meta_path(file_path, meta)).run()
+class ImportRequest(NamedTuple):
+    """What is to come in, and where to.
+
+    Attributes:
+        kind: the library whose file it is.
+        collection: its name; made if it is not there.
+        metric: None for the usual one; hnswlib's files don't say theirs.
+        dim: for hnswlib's alone.
+    """
+
+    kind: Literal["faiss", "hnswlib"]
+    collection: Any
+    metric: Any = None
+    dim: Any = None
+
+    def checked(self) -> ImportRequest:
+        """The same, as far as it can be known to be right without the file.
+
+        Raises:
+            InvalidArgumentError: BAD_NAME, BAD_METRIC; OUT_OF_RANGE: dim.
+        """
+        metric = self.metric
+        if self.kind == "hnswlib" or metric is not None:
+            metric = checks.check_metric(metric)
+        dim = checks.check_limit(limits.DIM, self.dim) if self.kind == "hnswlib" else None
+        return ImportRequest(self.kind, checks.check_name(self.collection), metric, dim)
 
 
-def import_hnswlib(
-    database: Database, path: Any, name: str, dim: Any, metric: Any, meta: Any
+def import_file(
+    database: Database, path: Any, request: ImportRequest, meta: Any, timeout_s: float | None
 ) -> ImportReport:
-    """``Database.import_hnswlib``."""
-    file_path = Path(checks.check_path(path)).expanduser()
-    components, chosen = checks.check_limit(limits.DIM, dim), _metric(metric)
-    with os_errors_translated(str(file_path)), UntrustedFile(file_path) as file:
-        index = read_hnswlib(file, components, chosen)
-        return _Import(database, name, index, chosen, _meta_path(file_path, meta)).run()
+    """``Database.import_faiss`` and ``import_hnswlib``: a file of the caller's own."""
+    deadline = Deadline(timeout_s)
+    file_path, chosen = Path(checks.check_path(path)).expanduser(), request.checked()
+    with (
+        os_errors_translated(str(file_path)),
+        UntrustedFile(file_path) as file,
+        side_lines(file_path, meta) as side,
+    ):
+        return run_import(database, chosen, file, side, deadline)
 
 
-def _metric(metric: Any) -> Metric:
-    return checks.check_config(1, metric, limits.M.default, limits.EF_CONSTRUCTION.default).metric
+def run_import(
+    database: Database,
+    request: ImportRequest,
+    file: UntrustedFile,
+    side: SideFile | None,
+    deadline: Deadline,
+) -> ImportReport:
+    """Import a file that is open; the request is checked.
 
-
-def _meta_path(path: Path, meta: Any) -> Path | None:
-    if meta is None:
-        beside = path.with_name(path.name + ".meta.jsonl")
-        return beside if beside.exists() else None
-    if meta is False:
-        return None
-    chosen = Path(checks.check_path(meta)).expanduser()
-    if not chosen.is_file():
-        raise NotFoundError(f"there is no file {chosen}", "NO_FILE")
-    return chosen
+    Raises:
+        As ``Database.import_faiss``.
+    """
+    if request.kind == "faiss":
+        index = read_faiss(file)
+    else:
+        index = read_hnswlib(file, request.dim, request.metric)
+    return _Import(database, request, index, side, deadline).run()
 
 
 class _Import:
     """One import, from a file that was read to the report."""
 
     def __init__(
-        self, database: Database, name: str, index: ForeignIndex, metric: Any, meta: Path | None
+        self,
+        database: Database,
+        request: ImportRequest,
+        index: ForeignIndex,
+        side: SideFile | None,
+        deadline: Deadline,
     ) -> None:
         self._began = time.monotonic()
-        self._database, self._name, self._index = database, checks.check_name(name), index
-        self._wanted = None if metric is None else _metric(metric)
-        self._meta = meta
+        self._database, self._name, self._index = database, request.collection, index
+        self._wanted: Metric | None = request.metric
+        self._side, self._deadline = side, deadline
         self._connected = 0
 
     def run(self) -> ImportReport:
@@ -96,8 +132,9 @@ class _Import:
         index = self._index
         there = self._find()
         metric = index.metric_for(self._checked_wish(there))
-        index.check_lengths(metric, index.survey())
-        names = Names(index, self._meta)
+        index.check_lengths(metric, index.survey(self._deadline.check))
+        names = Names(index, self._side)
+        self._deadline.check()
         collection = there or self._make(metric)
         opened = collection._opened
         with contextlib.ExitStack() as stack:
@@ -179,6 +216,7 @@ class _Import:
         rows = max(1, min(limits.BATCH_ROWS.maximum, _BATCH_BYTES // (4 * index.dim)))
         seq = opened.store.current_state().seq
         for first, end, ids, raw in names.pieces(rows):
+            self._deadline.check()
             vectors = index.rows.read(first, end)
             if delayed:
                 receipt = collection.upsert_raw(ids, vectors, raw)
@@ -197,6 +235,7 @@ class _Import:
             if stack.enter_context(file_lock(Path(lock), wait=False)):
                 return True
             self._database.check_usable()
+            self._deadline.check()
             time.sleep(_LOCK_POLL_S)
         return False
 

@@ -20,9 +20,9 @@ import numpy.typing as npt
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock
-from vecdb.engine.foreign_index import ForeignIndex
 from vecdb.engine.graph import Graph
-from vecdb.engine.import_names import Names
+from vecdb.engine.importing.foreign_index import ForeignIndex
+from vecdb.engine.importing.names import Names
 from vecdb.engine.publication import (
     GRAPH_LOCK,
     SEAL_LOCK,

@@ -7,7 +7,7 @@ a bad file leaves no trace.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from vecdb import limits
 from vecdb.engine.graph import Graph
-from vecdb.engine.untrusted_file import UntrustedFile
+from vecdb.engine.importing.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError
 from vecdb.types import Metric
 
@@ -139,14 +139,18 @@ class ForeignIndex:
         """The ids of rows first to end in the file."""
         return list(range(first, end)) if self.ids is None else self.ids[first:end].tolist()
 
-    def survey(self) -> Lengths:
+    def survey(self, check: Callable[[], None] = lambda: None) -> Lengths:
         """Read all vectors.
+
+        Args:
+            check: called again and again; what it raises ends the survey.
 
         Raises:
             InvalidArgumentError: BAD_FILE: one is NaN or infinite, or too large for any metric.
         """
         oddest_row, oddest, zero_row = -1, 1.0, -1
         for first, end in self.rows.pieces():
+            check()
             vectors = self.rows.read(first, end)
             with np.errstate(over="ignore", invalid="ignore"):
                 squares = np.einsum("ij,ij->i", vectors, vectors)
@@ -191,13 +195,13 @@ class ForeignIndex:
         }[self.measure]
         if usual is None:
             raise InvalidArgumentError(
-                f"{self.rows.file.path}: the file does not say its metric: give one", "BAD_METRIC"
+                f"{self.rows.file.called}: the file does not say its metric: give one", "BAD_METRIC"
             )
         if wanted in (None, usual):
             return usual
         if wanted is not Metric.COSINE:
             raise InvalidArgumentError(
-                f"{self.rows.file.path}: {self.kind} compares by {self.measure}, which is metric "
+                f"{self.rows.file.called}: {self.kind} compares by {self.measure}, which is metric "
                 f"{usual}, got {wanted}",
                 "METRIC_MISMATCH",
             )
@@ -218,9 +222,9 @@ class ForeignIndex:
             raise file.wrong(place, "vectors", what)
         if not lengths.unit:
             raise InvalidArgumentError(
-                f"{file.path}: metric cosine needs vectors of length 1 here, as the index compares "
-                f"by {self.measure or 'them as they are'}: row {lengths.oddest_row} has length "
-                f"{lengths.oddest:.6g}",
+                f"{file.called}: metric cosine needs vectors of length 1 here, as the index "
+                f"compares by {self.measure or 'them as they are'}: row {lengths.oddest_row} has "
+                f"length {lengths.oddest:.6g}",
                 "METRIC_MISMATCH",
             )
 

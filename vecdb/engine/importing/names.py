@@ -16,15 +16,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb import checks
-from vecdb.engine.foreign_index import ForeignIndex
+from vecdb.engine.importing.foreign_index import ForeignIndex
 from vecdb.errors import InvalidArgumentError
+from vecdb.import_files import SideFile
 
 __all__ = ["Names"]
 
@@ -46,7 +46,7 @@ class Names:
         NotFoundError: it is not there.
     """
 
-    def __init__(self, index: ForeignIndex, meta: Path | None) -> None:
+    def __init__(self, index: ForeignIndex, meta: SideFile | None) -> None:
         self._index = index
         self._meta = meta
         self._has_entry: npt.NDArray[np.bool_] | None = None
@@ -78,7 +78,7 @@ class Names:
             if known:
                 yield entry
 
-    def _match(self, meta: Path) -> None:
+    def _match(self, meta: SideFile) -> None:
         """Which entries are of rows of the index, and which rows have one."""
         numbers: list[npt.NDArray[np.int64]] = []
         entries = _entries(meta)
@@ -106,7 +106,7 @@ class Names:
             what = f"expected faiss_id {wanted[differ[0]]}, in the index's order, got {named[line]}"
             raise _wrong(meta, f"line {line + 1}", what)
 
-    def _check_unique(self, meta: Path) -> None:
+    def _check_unique(self, meta: SideFile) -> None:
         seen: set[str] = set()
         for first, _, ids, _ in self.pieces(_PIECE_ROWS):
             for row, text in enumerate(ids, first):
@@ -115,8 +115,8 @@ class Names:
                 seen.add(text)
 
 
-def _entries(meta: Path) -> Iterator[Entry]:
-    with meta.open("rb") as file:
+def _entries(meta: SideFile) -> Iterator[Entry]:
+    with meta.path.open("rb") as file:
         number = 0
         while line := file.readline(_LINE_BYTES_MAX + 1):
             number += 1
@@ -126,7 +126,7 @@ def _entries(meta: Path) -> Iterator[Entry]:
             yield _entry(meta, number, line)
 
 
-def _entry(meta: Path, number: int, line: bytes) -> Entry:
+def _entry(meta: SideFile, number: int, line: bytes) -> Entry:
     place = f"line {number}"
     try:
         found: Any = json.loads(line)
@@ -151,5 +151,5 @@ def _entry(meta: Path, number: int, line: bytes) -> Entry:
     return faiss_id, text, raw[0] if raw else b""
 
 
-def _wrong(meta: Path, place: str, what: str) -> InvalidArgumentError:
+def _wrong(meta: SideFile, place: str, what: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{meta}: {place}: {what}", "BAD_META")

@@ -8,7 +8,6 @@ are read rather than mapped: a file that is cut while it is read is an error the
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.errors import InvalidArgumentError, NotFoundError
+from vecdb.errors import InvalidArgumentError
+from vecdb.import_files import open_regular
 
 __all__ = ["UntrustedFile"]
 
@@ -27,33 +27,30 @@ class UntrustedFile:
 
     Attributes:
         path, size: where it is, and its bytes when it was opened.
+        called: what messages call it.
         position: where the next field begins.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], called: str | None = None) -> None:
         """Open a regular file.
+
+        Args:
+            called: what messages call it, None for its path.
 
         Raises:
             NotFoundError: NO_FILE.
             InvalidArgumentError: BAD_FILE: a folder, a pipe, a device.
         """
         self.path = Path(path)
-        try:
-            # Opening a pipe would wait for somebody who writes to it.
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFoundError(f"there is no file {self.path}", "NO_FILE") from None
-        self._file = os.fdopen(descriptor, "rb", buffering=0) if _is_regular(descriptor) else None
-        if self._file is None:
-            os.close(descriptor)
-            raise InvalidArgumentError(f"{self.path} is no regular file", "BAD_FILE")
+        self.called = called or str(path)
+        descriptor = open_regular(self.path, self.called)
+        self._file = os.fdopen(descriptor, "rb", buffering=0)
         self.size = os.fstat(descriptor).st_size
         self.position = 0
 
     def close(self) -> None:
         """Close it; twice is fine."""
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +95,6 @@ class UntrustedFile:
 
     def read_into(self, start: int, out: memoryview, field: str) -> None:
         """Fill a buffer of bytes."""
-        assert self._file is not None
         filled = 0
         while filled < len(out):
             got = os.preadv(self._file.fileno(), [out[filled:]], start + filled)
@@ -113,8 +109,4 @@ class UntrustedFile:
 
     def wrong(self, offset: int, field: str, what: str) -> InvalidArgumentError:
         """The error for what is wrong at a byte."""
-        return InvalidArgumentError(f"{self.path}: byte {offset}, {field}: {what}", "BAD_FILE")
-
-
-def _is_regular(descriptor: int) -> bool:
-    return stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return InvalidArgumentError(f"{self.called}: byte {offset}, {field}: {what}", "BAD_FILE")

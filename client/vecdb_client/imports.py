@@ -1,0 +1,133 @@
+"""Sending an index file: its announcement, its bytes in chunks, and what they must add up to.
+
+gRPC asks for one message after the other in a thread of its own, as fast as the server takes them,
+so that memory stays bounded. What goes wrong there is kept and raised where the call was made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from vecdb import checks
+from vecdb.errors import InvalidArgumentError
+from vecdb.import_files import open_regular, side_lines
+from vecdb.os_errors import os_errors_translated
+from vecdb.types import ImportReport
+from vecdb_client import translation
+from vecdb_proto import vecdb_pb2 as wire
+
+if TYPE_CHECKING:
+    from vecdb_client.client import Client
+
+__all__ = ["send_import"]
+
+_CHUNK_BYTES: Final = 1024**2
+_MESSAGE_MARGIN_BYTES: Final = 1_024
+
+
+def send_import(
+    client: Client,
+    begin: wire.ImportBegin,
+    path: Any,
+    meta: Any,
+    timeout_s: float | None,
+    progress: Callable[[int, int], None] = lambda sent, total: None,
+) -> ImportReport:
+    """``Client.import_faiss`` and ``import_hnswlib``.
+
+    Args:
+        begin: of ``translation.import_begin``; what it says of the files is put in here.
+        progress: told bytes sent so far, and of how many, by another thread.
+    """
+    began = time.monotonic()
+    file_path = Path(checks.check_path(path)).expanduser()
+    with os_errors_translated(str(file_path)), contextlib.ExitStack() as stack:
+        files = [_Outgoing(stack, file_path, str(file_path))]
+        begin.bytes, begin.file_name = files[0].size, files[0].called
+        side = stack.enter_context(side_lines(file_path, meta))
+        if side is not None:
+            files.append(_Outgoing(stack, side.path, side.called))
+            begin.side_bytes, begin.side_name = files[1].size, files[1].called
+        chunk_bytes = min(_CHUNK_BYTES, client._server_message_bytes() - _MESSAGE_MARGIN_BYTES)
+        messages = _Messages(begin, files, chunk_bytes, progress)
+        try:
+            response = client._upload(client._stub.Import, iter(messages), timeout_s)
+        except Exception:
+            if messages.failure is not None:
+                raise messages.failure from None
+            raise
+    report = translation.import_report_of(response.report)
+    return dataclasses.replace(report, elapsed_s=time.monotonic() - began)
+
+
+class _Outgoing:
+    """A file to be sent, as long as it was when it was opened; the stack closes it."""
+
+    def __init__(self, stack: contextlib.ExitStack, path: Path, called: str) -> None:
+        self.called = called
+        # Buffered, as then closing it waits for who is reading.
+        self._stream: IO[bytes] = stack.enter_context(os.fdopen(open_regular(path, called), "rb"))
+        self.size = os.fstat(self._stream.fileno()).st_size
+        self.digest = hashlib.sha256()
+
+    def chunks(self, chunk_bytes: int) -> Iterator[bytes]:
+        left = self.size
+        while left:
+            data = self._stream.read(min(chunk_bytes, left))
+            if not data:
+                raise InvalidArgumentError(
+                    f"{self.called}: expected {self.size} bytes, got {self.size - left}: it has "
+                    "become shorter",
+                    "BAD_FILE",
+                )
+            left -= len(data)
+            self.digest.update(data)
+            yield data
+
+
+class _Messages:
+    """The messages of an import, to be gone through once.
+
+    Attributes:
+        failure: what ended them early; the server takes what it got for a transfer that stopped.
+    """
+
+    def __init__(
+        self,
+        begin: wire.ImportBegin,
+        files: list[_Outgoing],
+        chunk_bytes: int,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._begin, self._files, self._chunk_bytes = begin, files, chunk_bytes
+        self._progress = progress
+        self.failure: Exception | None = None
+
+    def __iter__(self) -> Iterator[wire.ImportRequest]:
+        try:
+            yield from self._all()
+        except Exception as error:
+            self.failure = error
+
+    def _all(self) -> Iterator[wire.ImportRequest]:
+        sent, total = 0, sum(file.size for file in self._files)
+        yield wire.ImportRequest(begin=self._begin)
+        for number, file in enumerate(self._files):
+            for data in file.chunks(self._chunk_bytes):
+                yield (
+                    wire.ImportRequest(side_chunk=data)
+                    if number
+                    else wire.ImportRequest(chunk=data)
+                )
+                sent += len(data)
+                self._progress(sent, total)
+        names = ("sha256", "side_sha256")
+        end = {n: file.digest.hexdigest() for n, file in zip(names, self._files, strict=False)}
+        yield wire.ImportRequest(end=wire.ImportEnd(**end))
