@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ import pytest
 import vecdb
 from tests.index_files import faiss_index, vectors
 from vecdb.engine import failpoints
-from vecdb.engine.importing import import_file
+from vecdb.engine.importing import import_file, take_over
+from vecdb.engine.importing.foreign_index import Rows
+from vecdb.engine.importing.untrusted_file import UntrustedFile
+from vecdb.engine.purging import purge_all
+from vecdb.engine.trimming import trim_dead
 from vecdb.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from vecdb_server import command_line
 
@@ -449,3 +454,75 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     path.write_bytes(path.read_bytes()[:-1])
     assert command_line.run(["import", "faiss", str(path), "docs", *data]) == 1
     assert "byte" in capsys.readouterr().err
+
+
+def test_a_death_before_the_claim_is_not_forgotten_while_the_graph_is_written(
+    database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = vectors(N, DIM)
+    path = saved(tmp_path / "index", faiss_index("hnsw", rows, faiss.METRIC_L2, M=8))
+    gone = [str(i) for i in range(N * 15 // 100)]  # Whole blocks, which are rewritten.
+    take, write = import_file.take_over, take_over.write_segment
+
+    def delete_then_take(*arguments: Any) -> Any:
+        database.collection("docs").delete(gone)
+        return take(*arguments)
+
+    def write_then_tidy(*arguments: Any, **named: Any) -> Any:
+        entry = write(*arguments, **named)
+        opened = database.collection("docs")._opened
+        purge_all(opened.store, 0.0)
+        trim_dead(opened.store, opened.views.view())
+        return entry
+
+    monkeypatch.setattr(import_file, "take_over", delete_then_take)
+    monkeypatch.setattr(take_over, "write_segment", write_then_tidy)
+    assert database.import_faiss(path, "docs").graph == "taken over"
+    docs = database.collection("docs")
+    assert docs.count() == N - len(gone) and kinds_of(docs) == [("graph", 0, N)]
+    for exact in (False, True):
+        found = docs.search(rows[:50], k=10, exact=exact)
+        assert not {text for hits in found for text in hits.ids} & set(gone)
+
+
+def test_other_vectors_under_the_same_ids_bring_their_own_graph(
+    database: Any, tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        rows = vectors(N, DIM, seed=seed)
+        path = saved(tmp_path / f"{seed}", faiss_index("hnsw", rows, faiss.METRIC_L2, M=8))
+        report = database.import_faiss(path, "docs")
+        assert report.graph == "taken over"
+    docs = database.collection("docs")
+    assert kinds_of(docs) == [("graph", 0, 2 * N)] and docs.count() == N
+    assert docs.search(rows[7], k=1).ids == ["7"]
+    assert docs.search(rows[7], k=1).info.plan == "graph"
+
+
+def test_a_graph_whose_rows_have_died_is_left(
+    database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "index", faiss_index("hnsw", vectors(N, DIM), faiss.METRIC_L2, M=8))
+    take, dead = import_file.take_over, N * 22 // 100
+
+    def delete_then_take(*arguments: Any) -> Any:
+        database.collection("docs").delete([str(i) for i in range(dead)])
+        return take(*arguments)
+
+    monkeypatch.setattr(import_file, "take_over", delete_then_take)
+    report = database.import_faiss(path, "docs")
+    assert report.graph == f"to be built: {dead} of its {N} rows have died since"
+    assert database.collection("docs").count() == N - dead
+
+
+def test_memory_is_bounded_where_few_rows_count(tmp_path: Path) -> None:
+    count, dim, kept = 60_000, 64, np.arange(0, 60_000, 400)
+    path = tmp_path / "rows"
+    path.write_bytes(np.zeros((count, dim), np.float32).tobytes())
+    with UntrustedFile(path) as file:
+        rows = Rows(file, 0, 4 * dim, dim, len(kept), kept)
+        tracemalloc.start()
+        read = rows.read(0, len(kept))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert not read.any() and peak < 10e6 < path.stat().st_size

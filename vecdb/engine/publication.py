@@ -65,6 +65,7 @@ def claim(
     *,
     replacing: Sequence[int] | None = None,
     lost_seq: int | None = None,
+    keep_deaths: bool = False,
 ) -> Claim | None:
     """Take a number for an interval; None if work under the other lock has claimed some of it.
 
@@ -73,6 +74,8 @@ def claim(
             are in place by now, as deaths of rows in these may have been removed then.
         lost_seq: some of them are lost, and were read from the store at this seq: None is returned
             if rows that have died since were purged, for the same reason.
+        keep_deaths: rows that are dead already will be in the segment too, so that no death in the
+            interval may be removed, rather than only none that is later than the claim.
     """
 
     def write(transaction: Any) -> Claim | None:
@@ -90,7 +93,7 @@ def claim(
             "lock": lock,
             "first_row": taken.first_row,
             "end_row": taken.end_row,
-            "seq": taken.seq,
+            "seq": 0 if keep_deaths else taken.seq,
         }
         store.write_segment(transaction, taken.number, entry)
         return taken
@@ -99,7 +102,8 @@ def claim(
 
 
 def claimed_intervals(store: Store, transaction: Any) -> list[tuple[int, int, int]]:
-    """First row, end row and seq of the claims: somebody makes a segment of what was live then."""
+    """First row, end row and seq of the claims: somebody makes a segment of what was live then, so
+    that deaths since are needed."""
     return [
         (entry["first_row"], entry["end_row"], entry["seq"])
         for entry in store.read_segments(transaction).values()

@@ -59,8 +59,8 @@ class Rows:
         numbers = np.arange(first, end) if self.kept is None else self.kept[first:end]
         for at in range(0, len(numbers), self._step):
             some = numbers[at : at + self._step]
-            # Marked rows between those that count are read too, so long as they are few.
-            for part in np.split(some, np.flatnonzero(np.diff(some) > self._step) + 1):
+            # Marked rows between those that count are read too, no more than a piece at a time.
+            for part in np.split(some, np.flatnonzero(np.diff(some // self._step)) + 1):
                 low, high = int(part[0]), int(part[-1]) + 1
                 place = self.start + low * self.stride
                 size = (high - low - 1) * self.stride + 4 * self.dim

@@ -142,8 +142,10 @@ class _Import:
             lock = opened.folder / "graph.lock"
             why = self._why_not(collection.config)
             held = not why and stack.enter_context(file_lock(lock, wait=False))
-            first = first_row_of(opened.store, names)
             before = _rows_ever(opened)
+            first = first_row_of(opened.store, names)
+            if first is None:
+                first = before
             indexed = in_graphs(opened.store, first, index.count)
             seq = self._write(collection, names, delayed=bool(why))
             indexed = indexed and _rows_ever(opened) == before
@@ -151,6 +153,9 @@ class _Import:
                 held = held or self._wait_for(lock, stack)
                 why = "another process is building a graph"
                 if held:
+                    # Where its rows lie now: those that were there may have been replaced.
+                    now = first_row_of(opened.store, names)
+                    first = first if now is None else now
                     why, self._connected = take_over(
                         opened.store, opened.folder, opened.id, index, names, first
                     )

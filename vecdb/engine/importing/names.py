@@ -66,7 +66,11 @@ class Names:
                 continue
             ids, metadata = [], []
             for number, named in zip(numbers, has_entry[first:end].tolist(), strict=True):
-                _, text, raw = next(entries) if named else (number, str(number), b"")
+                entry = next(entries, None) if named else (number, str(number), b"")
+                if entry is None or entry[0] != number:
+                    assert self._meta is not None
+                    raise _wrong(self._meta, f"row {number}", "the file has changed meanwhile")
+                _, text, raw = entry
                 ids.append(text)
                 metadata.append(raw)
             yield first, end, ids, metadata

@@ -2,11 +2,12 @@
 
 Node i of the file is row ``first + i``: its rows were upserted in order. Others may have written at
 the same time, so all of that is compared with the store once the interval is claimed: from then on
-no death in it is forgotten. The segment owns all rows from 0 on, of which those before ``first``
-are dead, and replaces whatever was sealed of them meanwhile; publishing it is one transaction.
+no death in it is forgotten, not even an old one. The segment owns all rows from 0 on, of which
+those before ``first`` are dead, and replaces whatever was sealed of them meanwhile; publishing it
+is one transaction.
 
-A row that died since it was written is a dead node, as in any segment. Any other difference, and
-the graph is left: the rows are safe in the store and will be indexed.
+A row that died since it was written is a dead node, as in any segment, unless too many have. Any
+other difference, and the graph is left: the rows are safe in the store and will be indexed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from vecdb.engine.publication import (
 from vecdb.engine.reachability import connect, reachable_nodes
 from vecdb.engine.segment import RowArrays, padded_width, write_segment
 from vecdb.engine.store import Store
+from vecdb.engine.view import DEAD_FRACTION_MAX
 from vecdb.types import Metric
 
 __all__ = ["first_row_of", "in_graphs", "take_over"]
@@ -56,15 +58,13 @@ class _DiffersError(Exception):
     """The graph can't be taken over; why, for people."""
 
 
-def first_row_of(store: Store, names: Names) -> int:
-    """Before anything is written: the row of the first node, as an import that was stopped has left
-    it, or else the next one."""
+def first_row_of(store: Store, names: Names) -> int | None:
+    """The row where the id of the first node lies, None if it is not live."""
     for _, _, ids, _ in names.pieces(1):
         key = ids[0].encode()
         with store.environment.read() as transaction:
-            row = store.rows.find(transaction, [key]).get(key)
-            return store.read_counters(transaction).next_row if row is None else row
-    return 0
+            return store.rows.find(transaction, [key]).get(key)
+    return None
 
 
 def in_graphs(store: Store, first: int, count: int) -> bool:
@@ -94,7 +94,7 @@ def take_over(
         discard_claims(store, segments, SEAL_LOCK)
         with store.environment.read() as transaction:
             next_row = store.read_counters(transaction).next_row
-        taken = claim(store, GRAPH_LOCK, 0, end) if end <= next_row else None
+        taken = claim(store, GRAPH_LOCK, 0, end, keep_deaths=True) if end <= next_row else None
     if taken is None:
         return "its rows do not lie one after the other", 0
     failpoint("import.claimed")
@@ -156,17 +156,20 @@ def _compared(store: Store, index: ForeignIndex, names: Names, first: int) -> Ro
     n, dim = index.count, store.config.dim
     vectors = np.empty((n, padded_width(dim)), np.float32)
     lengths, encoded = np.empty(n, np.int64), bytearray()
+    dead_count = 0
     normalise = store.config.metric is Metric.COSINE
     step = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * dim)))
     for start, end, ids, _ in names.pieces(step):
         raw = index.rows.read(start, end)
         keys = [text.encode() for text in ids]
         with store.environment.read() as transaction:
-            _compare(store, transaction, first + start, keys, raw)
+            dead_count += _compare(store, transaction, first + start, keys, raw)
         # As sealing does it, so that answers are the same to the bit.
         load_kernels().prepare_rows(raw, vectors[start:end], normalise)
         lengths[start:end] = [len(key) for key in keys]
         encoded += b"".join(keys)
+    if dead_count > DEAD_FRACTION_MAX * n:
+        raise _DiffersError(f"{dead_count} of its {n} rows have died since")
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     rows = np.arange(first, first + n, dtype=np.int64)
     return RowArrays(vectors, rows, offsets, np.frombuffer(bytes(encoded), np.uint8))
@@ -188,8 +191,9 @@ def _compare(
     first_row: int,
     keys: list[bytes],
     raw: npt.NDArray[np.float32],
-) -> None:
-    """Rows that live are those of the file: their ids and, bit for bit, their vectors."""
+) -> int:
+    """Rows that live are those of the file: their ids and, bit for bit, their vectors. Returns how
+    many are dead."""
     end_row = first_row + len(keys)
     dead = np.zeros(len(keys), bool)
     dead[_read_dead(store, transaction, first_row, end_row) - first_row] = True
@@ -197,12 +201,13 @@ def _compare(
     for position in np.flatnonzero(~dead).tolist():
         if found.get(first_row + position) != keys[position]:
             raise _DiffersError("its rows do not lie one after the other")
-    equal = dead
+    equal = dead.copy()
     for rows, vectors in store.rows.iterate_blocks(transaction, first_row, end_row):
         mine = raw[rows - first_row].view(np.uint32)
         equal[rows - first_row] |= (mine == vectors.view(np.uint32)).all(axis=1)
     if not equal.all():
         raise _DiffersError("another process wrote other vectors under its ids")
+    return int(np.count_nonzero(dead))
 
 
 def _read_dead(
