@@ -24,7 +24,7 @@ from vecdb_server.process import Server
 
 __all__ = ["disk"]  # A fixture.
 
-N, DIM = 3_000, 16
+N, DIM = 2_000, 16
 
 
 def rows(n: int = N) -> Any:
@@ -43,9 +43,9 @@ def left(folder: Path) -> list[str]:
     return sorted(str(path) for kind in kinds for path in folder.rglob(kind))
 
 
-def check_goes_on(docs: Any, target: Path, n: int = N) -> None:
+def check_goes_on(docs: Any, target: Path, n: int = N, *, flat: bool = False) -> None:
     assert docs.stats().oldest_pin_seq is None
-    report = docs.export_faiss(target)
+    report = docs.export_faiss(target, flat=flat)
     assert faiss.read_index(report.path).ntotal == n
     assert docs.stats().oldest_pin_seq is None
 
@@ -64,18 +64,16 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return started
 
 
-@pytest.mark.parametrize("point", ["segment.arrays", "segment.synced"])
 def test_a_merge_that_is_killed(
-    database: Any, point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = filled(database)
     with monkeypatch.context() as patched:
-        patched.setenv(failpoints.VARIABLE, f"{point}=crash")  # For the child, which reads it.
+        patched.setenv(failpoints.VARIABLE, "segment.arrays=crash")  # The child reads it.
         with pytest.raises(vecdb.UnavailableError, match=r"killed by signal 9.*try") as caught:
             docs.export_faiss(tmp_path / "x.faiss")
     assert caught.value.reason == "EXPORT_ENDED"
     assert left(tmp_path) == []
-    assert not vecdb.check(database.path).problems
     check_goes_on(docs, tmp_path / "x.faiss")
 
 
@@ -116,7 +114,7 @@ def test_no_room_for_the_file(database: Any, disk: Path, flat: bool) -> None:
     assert [path.name for path in disk.iterdir()] == ["filler"]
     assert docs.count() == N
     resize(disk, "100m")
-    check_goes_on(docs, disk / "x.faiss")
+    check_goes_on(docs, disk / "x.faiss", flat=flat)
 
 
 @pytest.mark.parametrize("which", ["x.faiss", "x.faiss.meta.parquet"])
@@ -138,7 +136,7 @@ def test_a_disk_that_is_full_at_the_last_moment(
             docs.export_faiss(tmp_path / "x.faiss", flat=True)
     assert caught.value.reason == "DISK_FULL"
     assert left(tmp_path) == []
-    check_goes_on(docs, tmp_path / "x.faiss", 300)
+    check_goes_on(docs, tmp_path / "x.faiss", 300, flat=True)
 
 
 class Exporting(threading.Thread):
@@ -198,7 +196,7 @@ def test_a_server_that_stops(
         assert all(child.poll() is not None for child in children)
     monkeypatch.undo()
     with vecdb.open(tmp_path / "data", indexer=False) as database:
-        assert database.collection("docs").export_faiss(tmp_path / "x.faiss").rows == N
+        assert database.collection("docs").export_faiss(tmp_path / "x.faiss", flat=True).rows == N
 
 
 def test_who_asked_has_no_time_left(database: Any, children: list[Any], tmp_path: Path) -> None:

@@ -80,9 +80,7 @@ def test_embedded_and_remote_write_the_same(surface: Any, tmp_path: Path) -> Non
     assert drafts(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("metric", "n"), [("cosine", 0), ("dot", 1), ("cosine", 400), ("dot", 400)]
-)
+@pytest.mark.parametrize(("metric", "n"), [("cosine", 0), ("cosine", 400), ("dot", 400)])
 def test_hnswlib_opens_it(database: Any, metric: str, n: int, tmp_path: Path) -> None:
     docs = database.create_collection("docs", DIM, metric, M=4)
     if n:
@@ -99,8 +97,7 @@ def test_hnswlib_opens_it(database: Any, metric: str, n: int, tmp_path: Path) ->
         assert np.mean(agree) > 0.9 and distances.shape == (20, 1)
 
 
-@pytest.mark.parametrize("indexer", [False, True])
-@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(("indexer", "flat"), [(False, False), (True, False), (False, True)])
 def test_one_seq_while_everything_is_replaced(indexer: bool, flat: bool, tmp_path: Path) -> None:
     """Each batch replaces all rows: an export that mixed two seqs would show two versions."""
     n, ended = 300, threading.Event()
@@ -113,14 +110,14 @@ def test_one_seq_while_everything_is_replaced(indexer: bool, flat: bool, tmp_pat
                 vectors = np.full((n, DIM), version, np.float32)
                 vectors[:, 0] = np.arange(n)
                 docs.upsert(ids, vectors, [{"version": version}] * n)
-                if ended.is_set():
+                if ended.wait(0.02):
                     return
 
         docs.upsert(ids, np.zeros((n, DIM), np.float32), [{"version": 0}] * n)
         writer = threading.Thread(target=write)
         writer.start()
         try:
-            for number in range(2):
+            for number in range(2 if flat else 1):
                 report = docs.export_faiss(tmp_path / f"{number}.faiss", flat=flat)
                 index = faiss.read_index(report.path)
                 assert index.ntotal == report.rows == n
@@ -144,13 +141,13 @@ def test_nothing_is_overwritten_unless_told(database: Any, tmp_path: Path) -> No
     for taken in (path, *export_files.side_paths(path)):
         taken.write_bytes(b"mine")
         with pytest.raises(vecdb.AlreadyExistsError, match=taken.name):
-            docs.export_faiss(path)
+            docs.export_faiss(path, flat=True)
         assert left_in(tmp_path) == {taken.name} and taken.read_bytes() == b"mine"
         taken.unlink()
     _, lines = export_files.side_paths(path)
     for taken in (path, lines):
         taken.write_bytes(b"old")
-    docs.export_faiss(path, overwrite=True)
+    docs.export_faiss(path, flat=True, overwrite=True)
     assert faiss.read_index(str(path)).ntotal == 2
     assert left_in(tmp_path) == {"x.faiss", "x.faiss.meta.parquet"}
     with pytest.raises(vecdb.NotFoundError, match="no folder"):
@@ -163,7 +160,7 @@ def test_the_side_file_without_pyarrow(
     docs = database.create_collection("docs", DIM)
     docs.upsert(["ä", "b\n"], rows(2), [{"x": "ü"}, None])
     monkeypatch.setattr(export_files.importlib.util, "find_spec", lambda name: None)
-    report = docs.export_faiss(tmp_path / "x.faiss")
+    report = docs.export_faiss(tmp_path / "x.faiss", flat=True)
     lines = Path(report.side_path).read_text().splitlines()
     assert report.side_path.endswith(".meta.jsonl")
     assert [json.loads(line) for line in lines] == [
@@ -189,7 +186,7 @@ def test_what_comes_damaged_is_not_kept(
 
     monkeypatch.setattr("vecdb.engine.collection.export", broken)
     with pytest.raises(vecdb.DataLossError) as caught:
-        docs.export_faiss(tmp_path / "x.faiss")
+        docs.export_faiss(tmp_path / "x.faiss", flat=True)
     assert caught.value.reason == ("EXPORT_CUT" if damage == "endless" else "EXPORT_DAMAGED")
     assert left_in(tmp_path) == set()
 
@@ -200,7 +197,8 @@ def test_flipped_bits_do_not_go_out(array: str, tmp_path: Path) -> None:
         docs = database.create_collection("docs", DIM, "euclidean")
         docs.upsert_many(map(str, range(1_000)), rows(1_000))
         docs.optimize()
-        (path,) = (tmp_path / "data").rglob(f"{array}.npy")
+        (segment,) = docs.stats().segments  # What it replaced may still lie beside it.
+        (path,) = (tmp_path / "data").rglob(f"segments/{segment.number}/{array}.npy")
         with path.open("r+b") as file:
             file.seek(200)
             old = file.read(1)
