@@ -391,7 +391,7 @@ def test_no_error_stands_beside_the_table() -> None:
     while left:
         for child in left.pop().__subclasses__():
             left.append(child)
-            if child.__module__.startswith("vecdb"):
+            if child.__module__.partition(".")[0] in ("vecdb", "vecdb_server", "vecdb_client"):
                 assert any(base in translation.STATUS_OF_ERROR for base in child.__mro__), child
                 assert translation.status_of(_made(child)).code.name == child.code
 
