@@ -22,9 +22,11 @@ import vecdb
 from tests.serving import running_server
 from vecdb import export_files
 from vecdb.engine.deadline import Deadline
+from vecdb.engine.export import export as exporting
 from vecdb.engine.export.export import ExportRequest, export
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server.command_line import run
+from vecdb_server.service import Service
 
 DIM = 8
 
@@ -221,21 +223,54 @@ def test_more_than_a_graph_may_have(tmp_path: Path) -> None:
         assert docs.export_faiss(tmp_path / "x.faiss", flat=True).rows == 2_000
 
 
-def test_who_leaves_early_holds_nothing(database: Any, tmp_path: Path) -> None:
+def test_who_leaves_early_holds_nothing(
+    database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither within the first of several pages, nor within the last, nor at the end, where the
+    token is."""
     docs = database.create_collection("docs", DIM)
     docs.upsert_many(map(str, range(3_000)), rows(3_000))
+    monkeypatch.setattr(exporting, "CHUNK_BYTES", 1_000 * 4 * DIM)
     for kind in ("faiss_flat", "faiss"):
         asked = ExportRequest(kind, chunk_bytes=1_000)  # type: ignore[arg-type]
-        pieces = docs.run_export(asked, Deadline())
-        assert len(next(pieces)) == 1_000
-        assert docs.stats().oldest_pin_seq is not None
-        pieces.close()
+        *chunks, end = docs.run_export(asked, Deadline())
+        docs.end_scroll(end.token)
+        count = len(chunks) + 1
+        assert count > 90 and docs.stats().oldest_pin_seq is None
+        for taken in (1, 50, 80, count):
+            pieces = docs.run_export(asked, Deadline())
+            for _ in range(taken):
+                piece = next(pieces)
+            assert isinstance(piece, bytes) == (taken < count)
+            assert docs.stats().oldest_pin_seq is not None
+            pieces.close()
+            assert docs.stats().oldest_pin_seq is None, taken
     with pytest.raises(vecdb.DeadlineExceededError):
         docs.export_faiss(tmp_path / "x.faiss", timeout_s=1e-6)
     assert left_in(tmp_path) == set() and drafts(tmp_path) == []
 
 
-def test_a_client_that_goes_ends_the_stream(tmp_path: Path) -> None:
+def test_a_client_that_goes_ends_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two chunks: it is gone before the rest has been sent."""
+    calls: list[Any] = []
+    real_export, real_chunks = Service.export, exporting._chunks
+
+    def watched(self: Any, request: Any, call: Any) -> Any:
+        calls.append(call)
+        return real_export(self, request, call)
+
+    def until_it_is_gone(*arguments: Any) -> Any:
+        chunks = real_chunks(*arguments)
+        yield next(chunks)
+        ends = time.monotonic() + 20
+        while calls[0].is_active():
+            assert time.monotonic() < ends
+            time.sleep(0.001)
+        yield from chunks
+
+    monkeypatch.setattr(Service, "export", watched)  # Before the server binds it.
     with (
         running_server(tmp_path / "data", indexer=False, message_bytes=64 * 1024) as address,
         vecdb.connect(address) as client,
@@ -243,15 +278,17 @@ def test_a_client_that_goes_ends_the_stream(tmp_path: Path) -> None:
         docs = client.create_collection("docs", DIM)
         docs.upsert_many(map(str, range(20_000)), rows(20_000))
         request = wire.ExportRequest(collection="docs", format=wire.EXPORT_FORMAT_FAISS_FLAT)
-        call = client._stub.Export(request)
-        first = next(call)
-        assert 0 < len(first.chunk) < 64 * 1024
-        assert docs.stats().oldest_pin_seq is not None
-        call.cancel()
-        ends = time.monotonic() + 20
-        while docs.stats().oldest_pin_seq is not None:  # Well before the lease of 60 s.
-            assert time.monotonic() < ends
-            time.sleep(0.02)
+        with monkeypatch.context() as patched:
+            patched.setattr(exporting, "_chunks", until_it_is_gone)
+            call = client._stub.Export(request)
+            first = next(call)
+            assert 0 < len(first.chunk) < 64 * 1024
+            assert docs.stats().oldest_pin_seq is not None
+            call.cancel()
+            ends = time.monotonic() + 20
+            while docs.stats().oldest_pin_seq is not None:  # Well before the lease of 60 s.
+                assert time.monotonic() < ends
+                time.sleep(0.02)
         report = docs.export_faiss(tmp_path / "x.faiss", flat=True)
         assert faiss.read_index(report.path).ntotal == 20_000
         with pytest.raises(vecdb.InvalidArgumentError, match="format must be one of") as caught:

@@ -69,11 +69,20 @@ class _Rows:
 
 
 def read_page(
-    store: Store, collection_id: str, token: str | None, asked: PageRequest, deadline: Deadline
+    store: Store,
+    collection_id: str,
+    token: str | None,
+    asked: PageRequest,
+    deadline: Deadline,
+    *,
+    ends: bool = True,
 ) -> ScrollPage:
     """The first page, or the one that a token stands for; the last one ends the scroll.
 
     A page that fails leaves the scroll as it was: it can be asked for again by its token.
+
+    Args:
+        ends: False if whoever holds the scroll's pin lets it go, and not the last page.
 
     Raises:
         InvalidArgumentError: BAD_TOKEN.
@@ -83,11 +92,12 @@ def read_page(
     """
     if token is not None:
         place = _checked_token(token, collection_id)
-        return _page(store, place, asked, deadline)
+        return _page(store, place, asked, deadline, ends=ends)
     deadline.check()
     pin = store.environment.transact(lambda transaction: pins.take_pin(store, transaction))
     try:
-        return _page(store, ScrollToken(pin.id, pin.seq, 0, collection_id), asked, deadline)
+        place = ScrollToken(pin.id, pin.seq, 0, collection_id)
+        return _page(store, place, asked, deadline, ends=ends)
     except BaseException:
         with contextlib.suppress(VecdbError):
             _release(store, pin.id)
@@ -116,7 +126,9 @@ def _checked_token(token: Any, collection_id: str) -> ScrollToken:
     return place
 
 
-def _page(store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadline) -> ScrollPage:
+def _page(
+    store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadline, *, ends: bool
+) -> ScrollPage:
     got, row = _Rows(), place.row
     while True:
         deadline.check()
@@ -132,7 +144,7 @@ def _page(store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadli
     if row < pin.next_row:
         pins.keep_pin(store, pin)
         token = pack_token(place._replace(row=row))
-    else:
+    elif ends:
         # That was all. If the pin can't be let go now, its lease ends by itself.
         with contextlib.suppress(ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
             _release(store, pin.id)

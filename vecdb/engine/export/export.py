@@ -98,8 +98,9 @@ def export(
             work=source.work,
             work_s=source.work_s,
             numbered=source.numbered,
-            token=pin.hand_over(),
+            token=pin.token(),
         )
+        pin.hand_over()  # Only now: who leaves at the end, or does not get it, has no token.
     finally:
         pin.release()
 
@@ -196,9 +197,12 @@ class _Flat:
         opened, config = self._opened, self._opened.store.config
         rows = max(1, min(limits.BATCH_ROWS.maximum, CHUNK_BYTES // (4 * config.dim)))
         wanted = PageRequest(rows, include_metadata=False)
-        token: str | None = self._pin.second_token()
+        token: str | None = self._pin.token()
         while token is not None:
-            records, token = read_page(opened.store, opened.id, token, wanted, self._deadline)
+            # The pin is needed for the side file, too.
+            records, token = read_page(
+                opened.store, opened.id, token, wanted, self._deadline, ends=False
+            )
             if self._numbers is not None:
                 numbers = numbers_of_texts(records.ids)
                 if numbers is None:

@@ -2,14 +2,15 @@
 need it.
 
 It is handed on as the token of a scroll at that seq, by which ids and metadata are read afterwards,
-in the order of the export's rows, by the same process or by a client.
+in the order of the export's rows, by the same process or by a client. Until the token has gone out
+the pin is the export's, and ends with it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-import uuid
 from typing import Any
 
 from vecdb import limits
@@ -92,35 +93,20 @@ class ExportPin:
         )
         self._renewed_at = time.monotonic()
 
-    def second_token(self) -> str:
-        """The token of another scroll at the same seq, under a pin of its own."""
-        assert self._pin is not None
-        first = self._pin
-
-        def write(transaction: Any) -> Pin:
-            held = pins.check_pin(self._store, transaction, first.id)
-            second = held._replace(id=uuid.uuid4().bytes)
-            database = self._store.environment.database(b"pins")
-            transaction.put(second.id, layout.pack_pin(second), db=database)
-            return second
-
-        return self._token_of(self._store.environment.transact(write))
-
-    def hand_over(self) -> str:
-        """The token of a scroll that goes on under this pin, which is no longer ours; its lease
-        begins anew.
+    def token(self) -> str:
+        """The token of a scroll at the seq, under this pin, whose lease begins anew.
 
         Raises:
             FailedPreconditionError: PIN_EXPIRED.
         """
         assert self._pin is not None
-        self._renewed_at = -limits.PIN_LEASE_S
+        self._renewed_at = -math.inf
         self.renew()
-        pin, self._pin = self._pin, None
-        return self._token_of(pin)
+        return pack_token(ScrollToken(self._pin.id, self._pin.seq, 0, self._collection_id))
 
-    def _token_of(self, pin: Pin) -> str:
-        return pack_token(ScrollToken(pin.id, pin.seq, 0, self._collection_id))
+    def hand_over(self) -> None:
+        """Leave it to whoever was given the token."""
+        self._pin = None
 
     def release(self) -> None:
         """Let it go, if it is held and not handed over."""
