@@ -16,10 +16,12 @@ import pytest
 
 import vecdb
 from tests.test_full_disk import disk, resize, use_up
-from vecdb import export_files
+from vecdb import export_files, limits
 from vecdb.engine import failpoints
-from vecdb.engine.export import merge_process, pin
+from vecdb.engine.export import healing, merge_process, pin
 from vecdb.engine.files import file_lock
+from vecdb.engine.segment import Segment
+from vecdb.export_files import NewFile
 from vecdb_server.process import Server
 
 __all__ = ["disk"]  # A fixture.
@@ -137,6 +139,50 @@ def test_a_disk_that_is_full_at_the_last_moment(
     assert caught.value.reason == "DISK_FULL"
     assert left(tmp_path) == []
     check_goes_on(docs, tmp_path / "x.faiss", 300, flat=True)
+
+
+@pytest.mark.parametrize("slow", ["comparing", "healing", "syncing"])
+def test_work_that_takes_longer_than_a_lease(
+    slow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with vecdb.open(tmp_path / "data") as indexed:
+        filled(indexed, 300).optimize()
+    lease_s = 0.4
+    monkeypatch.setattr(limits, "PIN_LEASE_S", lease_s)
+    monkeypatch.setattr(pin, "_RENEWED_BELOW_S", lease_s / 2)
+
+    def slowly(check: Any) -> None:
+        for _ in range(15):
+            time.sleep(lease_s / 10)
+            check()
+
+    real_verify, real_connect, real_sync = Segment.verify, healing.connect, NewFile.sync
+
+    def verify(self: Any, check: Any) -> None:
+        slowly(check)
+        real_verify(self, check)
+
+    def connect(graph: Any, passes_max: int, check: Any) -> int:
+        slowly(check)
+        return real_connect(graph, passes_max, check)
+
+    def sync(self: Any) -> None:
+        slowly(lambda: None)
+        real_sync(self)
+
+    if slow == "comparing":
+        monkeypatch.setattr(Segment, "verify", verify)
+    elif slow == "healing":
+        monkeypatch.setattr(healing, "connect", connect)
+    else:
+        monkeypatch.setattr(NewFile, "sync", sync)
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = database.collection("docs")
+        if slow == "healing":
+            docs.delete(["w3"])
+        report = docs.export_faiss(tmp_path / "x.faiss")
+    assert report.rows == (299 if slow == "healing" else 300)
+    assert report.work == ("healed 1 dead" if slow == "healing" else "nothing")
 
 
 class Exporting(threading.Thread):

@@ -151,8 +151,8 @@ def save_export(
         end, size, sha256 = _receive(stack.enter_context(contextlib.closing(begin())), file)
         try:
             _check_whole(end, size, sha256)
-            file.sync()
             _write_side(side, end, next_page, with_arrow=with_arrow)
+            file.sync()  # It may take long, and the scroll needs no lease any more.
         except BaseException:
             with contextlib.suppress(VecdbError):  # Its lease ends by itself.
                 end_scroll(end.token)
