@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import threading
 import time
 from pathlib import Path
@@ -16,10 +17,12 @@ import pytest
 
 import vecdb
 from tests.test_full_disk import disk, resize, use_up
-from vecdb import export_files
+from vecdb import export_files, limits
 from vecdb.engine import failpoints
-from vecdb.engine.export import merge_process, pin
+from vecdb.engine.export import healing, merge_process, pin
 from vecdb.engine.files import file_lock
+from vecdb.engine.segment import Segment
+from vecdb.export_files import NewFile
 from vecdb_server.process import Server
 
 __all__ = ["disk"]  # A fixture.
@@ -126,7 +129,7 @@ def test_a_disk_that_is_full_at_the_last_moment(
     real = export_files.NewFile.sync
 
     def sync(file: Any) -> None:
-        if file.path.name.startswith(f".{which}.partial"):
+        if file.target.name == which:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(file)
 
@@ -137,6 +140,105 @@ def test_a_disk_that_is_full_at_the_last_moment(
     assert caught.value.reason == "DISK_FULL"
     assert left(tmp_path) == []
     check_goes_on(docs, tmp_path / "x.faiss", 300, flat=True)
+
+
+def test_what_a_full_disk_does_not_take_is_not_left(tmp_path: Path) -> None:
+    file = NewFile(tmp_path / "x", overwrite=False)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, file.stream.fileno())
+    os.close(full)
+    file.stream.write(b"held back until the file is closed")
+    file.__exit__(None, None, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("cut", [1, 2])
+def test_cut_between_renames_no_file_has_another_beside_it(
+    database: Any, cut: int, overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ends before the n-th rename runs nothing of what follows."""
+    docs = filled(database, 20)
+    path, (side, _) = tmp_path / "x.faiss", export_files.side_paths(tmp_path / "x.faiss")
+    old = b""
+    if overwrite:
+        docs.export_faiss(path, flat=True)
+        old = path.read_bytes()
+        docs.delete(["w0"])
+    real, finished = NewFile.finish, []
+
+    def finish(self: Any) -> None:
+        finished.append(self)
+        if len(finished) == cut:
+            assert not side.exists()
+            assert path.exists() == (overwrite or cut == 2)
+            assert cut == 1 or path.read_bytes() != old
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(NewFile, "finish", finish)
+    with pytest.raises(KeyboardInterrupt):
+        docs.export_faiss(path, flat=True, overwrite=overwrite)
+    assert not side.exists() and path.exists() == overwrite
+    monkeypatch.undo()
+    docs.export_faiss(path, flat=True, overwrite=overwrite)
+    assert side.exists()
+
+
+def test_names_that_are_long_taken_or_a_folder(database: Any, tmp_path: Path) -> None:
+    docs = filled(database, 20)
+    assert docs.export_faiss(tmp_path / ("n" * 240), flat=True).rows == 20
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(vecdb.AlreadyExistsError, match="is a folder"):
+        docs.export_faiss(tmp_path / "folder", flat=True, overwrite=True)
+    side = tmp_path / "x.faiss.meta.parquet"
+    side.write_bytes(b"of a file that is gone")
+    with pytest.raises(vecdb.AlreadyExistsError, match=r"parquet is in the way.*x\.faiss: remove"):
+        docs.export_faiss(tmp_path / "x.faiss", flat=True)
+
+
+@pytest.mark.parametrize("slow", ["comparing", "healing", "syncing"])
+def test_work_that_takes_longer_than_a_lease(
+    slow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with vecdb.open(tmp_path / "data") as indexed:
+        filled(indexed, 300).optimize()
+    lease_s = 0.4
+    monkeypatch.setattr(limits, "PIN_LEASE_S", lease_s)
+    monkeypatch.setattr(pin, "_RENEWED_BELOW_S", lease_s / 2)
+
+    def slowly(check: Any) -> None:
+        for _ in range(15):
+            time.sleep(lease_s / 10)
+            check()
+
+    real_verify, real_connect, real_sync = Segment.verify, healing.connect, NewFile.sync
+
+    def verify(self: Any, check: Any) -> None:
+        slowly(check)
+        real_verify(self, check)
+
+    def connect(graph: Any, passes_max: int, check: Any) -> int:
+        slowly(check)
+        return real_connect(graph, passes_max, check)
+
+    def sync(self: Any) -> None:
+        slowly(lambda: None)
+        real_sync(self)
+
+    if slow == "comparing":
+        monkeypatch.setattr(Segment, "verify", verify)
+    elif slow == "healing":
+        monkeypatch.setattr(healing, "connect", connect)
+    else:
+        monkeypatch.setattr(NewFile, "sync", sync)
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = database.collection("docs")
+        if slow == "healing":
+            docs.delete(["w3"])
+        report = docs.export_faiss(tmp_path / "x.faiss")
+    assert report.rows == (299 if slow == "healing" else 300)
+    assert report.work == ("healed 1 dead" if slow == "healing" else "nothing")
 
 
 class Exporting(threading.Thread):

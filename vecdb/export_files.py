@@ -2,8 +2,9 @@
 
 ``save_export`` is told how the bytes come and how pages of ids and metadata are read; so it writes
 what an embedded database or a server sends alike. Both files are written under other names, fsynced
-and renamed when the size and the SHA-256 of what was written are those that the sender knows, the
-side file first.
+and renamed when the size and the SHA-256 of what was written are those that the sender knows. An
+older side file goes before that, and the new one comes last: cut short, an export may leave a file
+with nothing beside it, never one beside which another's ids lie.
 
 The side file ``FILE.meta.parquet``, or ``FILE.meta.jsonl`` where pyarrow is not installed, has an
 entry a row, in the order of the file's rows:
@@ -23,7 +24,7 @@ import os
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
@@ -32,7 +33,7 @@ from vecdb.errors import AlreadyExistsError, DataLossError, NotFoundError, Vecdb
 from vecdb.os_errors import os_errors_translated
 from vecdb.types import ExportEnd, ExportReport, Records, ScrollPage
 
-__all__ = ["SIDE_PAGE_ROWS", "NewFile", "save_export", "side_paths"]
+__all__ = ["SIDE_PAGE_ROWS", "NewFile", "put_in_place", "save_export", "side_paths"]
 
 SIDE_PAGE_ROWS: Final = 10_000
 """Rows of a page that ``next_page`` of ``save_export`` is to read."""
@@ -50,7 +51,8 @@ class NewFile:
     """A file that appears under its name when ``finish`` is called; a context manager.
 
     Attributes:
-        path: where it is written until then, beside its place.
+        target: its place. path: where it is written until then, in the same folder.
+        overwrite: whether what is there is replaced. placed: whether it is in its place.
         stream: open for writing bytes.
 
     Raises:
@@ -63,10 +65,10 @@ class NewFile:
             raise NotFoundError(
                 f"{target.parent}, where {target.name} should go, is no folder", "NO_FOLDER"
             )
-        self._target, self._overwrite = target, overwrite
-        if target.is_dir() or (not overwrite and os.path.lexists(target)):
-            raise _taken(target)
-        self.path = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:12]}")
+        self.target, self.overwrite, self.placed = target, overwrite, False
+        _check_free(target, overwrite=overwrite)
+        # Short, as the longest name that a file may have leaves no room for more.
+        self.path = target.with_name(f".vecdb.partial-{uuid.uuid4().hex[:12]}")
         self.stream: IO[bytes] = open(self.path, "xb")  # noqa: SIM115  __exit__ closes it.
 
     def sync(self) -> None:
@@ -81,33 +83,73 @@ class NewFile:
         Raises:
             AlreadyExistsError: there is something by now, which is left as it is.
         """
-        if self._overwrite:
-            os.replace(self.path, self._target)
+        if self.overwrite:
+            os.replace(self.path, self.target)
         else:
             try:
-                os.link(self.path, self._target)  # Unlike a rename it replaces nothing.
+                os.link(self.path, self.target)  # Unlike a rename it replaces nothing.
             except FileExistsError:
-                raise _taken(self._target) from None
+                raise _taken(self.target) from None
             except OSError:
                 # Not every file system has links.
-                if os.path.lexists(self._target):
-                    raise _taken(self._target) from None
-                os.rename(self.path, self._target)
+                if os.path.lexists(self.target):
+                    raise _taken(self.target) from None
+                os.rename(self.path, self.target)
             else:
                 os.unlink(self.path)
-        descriptor = os.open(self._target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        self.placed = True
+        _sync_folder(self.target.parent)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.stream.close()
+        with contextlib.suppress(OSError):
+            self.stream.close()  # What a full disk has no room for is not wanted either.
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
+
+
+def put_in_place(file: NewFile, beside: Sequence[NewFile], stale: Sequence[Path] = ()) -> None:
+    """Put files that belong together in their places; all of them are synced.
+
+    Whenever this is cut short, no file lies beside one that it does not belong to.
+
+    Args:
+        beside: what is only right beside ``file``.
+        stale: what lay beside an earlier one and would be taken for this one's; removed only where
+            files may be overwritten.
+
+    Raises:
+        AlreadyExistsError: there is something by now; none of the files is in its place.
+    """
+    if file.overwrite:
+        for path in (*(each.target for each in beside), *stale):
+            path.unlink(missing_ok=True)
+        _sync_folder(file.target.parent)
+    try:
+        for each in (file, *beside):
+            each.finish()
+    except BaseException:
+        for each in (file, *beside):
+            if each.placed and not each.overwrite:
+                each.target.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_free(target: Path, *, overwrite: bool) -> None:
+    if target.is_dir():
+        raise AlreadyExistsError(f"{target} is a folder; give the name of a file", "PATH_TAKEN")
+    if not overwrite and os.path.lexists(target):
+        raise _taken(target)
 
 
 def _taken(target: Path) -> AlreadyExistsError:
@@ -144,27 +186,20 @@ def save_export(
         parquet, lines = side_paths(target)
         with_arrow = importlib.util.find_spec("pyarrow") is not None
         side_target, other = (parquet, lines) if with_arrow else (lines, parquet)
-        if not overwrite and other.exists():
-            raise _taken(other)  # It would be taken for this export's.
         file = stack.enter_context(NewFile(target, overwrite=overwrite))
+        for each in (side_target, other):
+            _check_nothing_beside(target, each, overwrite=overwrite)
         side = stack.enter_context(NewFile(side_target, overwrite=overwrite))
         end, size, sha256 = _receive(stack.enter_context(contextlib.closing(begin())), file)
         try:
             _check_whole(end, size, sha256)
-            file.sync()
             _write_side(side, end, next_page, with_arrow=with_arrow)
+            file.sync()  # It may take long, and the scroll needs no lease any more.
         except BaseException:
             with contextlib.suppress(VecdbError):  # Its lease ends by itself.
                 end_scroll(end.token)
             raise
-        other.unlink(missing_ok=True)
-        side.finish()
-        try:
-            file.finish()
-        except BaseException:
-            if not overwrite:
-                side_target.unlink(missing_ok=True)
-            raise
+        put_in_place(file, [side], [other])
     return ExportReport(
         path=str(target),
         side_path=str(side_target),
@@ -176,6 +211,16 @@ def save_export(
         work_s=end.work_s,
         elapsed_s=time.monotonic() - began,
     )
+
+
+def _check_nothing_beside(target: Path, side: Path, *, overwrite: bool) -> None:
+    """An import would take it for what belongs to the file."""
+    if side.is_dir() or (not overwrite and os.path.lexists(side)):
+        raise AlreadyExistsError(
+            f"{side} is in the way, as it would be taken for what belongs to {target.name}: "
+            "remove it, give another name, or overwrite=True (--overwrite)",
+            "PATH_TAKEN",
+        )
 
 
 def _receive(pieces: Iterator[bytes | ExportEnd], file: NewFile) -> tuple[ExportEnd, int, str]:

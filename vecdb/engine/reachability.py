@@ -14,6 +14,8 @@ though, and most lists have room: ``connect`` adds a link there, and takes none 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -41,18 +43,22 @@ def reachable_nodes(graph: Graph) -> Mask:
     return seen
 
 
-def connect(graph: Graph, passes_max: int | None = None) -> int:
+def connect(
+    graph: Graph, passes_max: int | None = None, check: Callable[[], None] = lambda: None
+) -> int:
     """Make nodes reachable that are not, in place, by links from neighbours of theirs (or these
     ones' neighbours) that have room for one; how many are left. Nothing else changes.
 
     Args:
         passes_max: of a graph from elsewhere, as one may be made to need a pass for each node.
+        check: called for each node that could not be reached, to raise if it is to end.
     """
     seen = reachable_nodes(graph)
     lost, passes = np.flatnonzero(~seen), 0
     while len(lost) and passes != passes_max:
         passes += 1
         for node in lost.tolist():
+            check()
             if not seen[node] and _connect(graph.links, node, seen):
                 _walk(graph.links, np.array([node]), seen)
         # Neighbours of those that are left may have been reached by now.

@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from vecdb.errors import InvalidArgumentError, MissingExtraError
-from vecdb.export_files import NewFile
+from vecdb.export_files import NewFile, put_in_place
 from vecdb.os_errors import os_errors_translated
 from vecdb.types import Records
 
@@ -112,9 +112,7 @@ def save_npy(collection: Any, path: Path, *, overwrite: bool) -> PlainReport:
         for file in (chosen, metadata, matrix):
             file.sync()
         size = matrix.path.stat().st_size
-        other.unlink(missing_ok=True)  # Of an earlier export: it would be read instead.
-        for file in (chosen, metadata, matrix):
-            file.finish()
+        put_in_place(matrix, [chosen, metadata], [other])
     beside = f"{(listed if broken else texts).name}, {lines.name}"
     return PlainReport(str(path), beside, pages.rows, pages.seq, size, time.monotonic() - began)
 

@@ -76,6 +76,8 @@ def export(
             "BAD_METRIC",
         )
     pin = ExportPin(opened.store, opened.id)
+    # All that may take longer than a lease asks the deadline now and then.
+    deadline = deadline.also(pin.renew)
     try:
         source: _Flat | _WithGraph
         if asked.kind == "faiss_flat":
@@ -86,7 +88,6 @@ def export(
         for chunk in _chunks(source.pieces(asked), asked.chunk_bytes):
             deadline.check()
             database.check_usable()
-            pin.renew()
             digest.update(chunk)
             size += len(chunk)
             yield chunk

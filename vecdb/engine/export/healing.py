@@ -87,7 +87,7 @@ def healed(
     if entry < 0 or levels[graph.entry] < top_level:
         entry = int(np.argmax(levels[live]))
     result = Graph(links, offsets, upper, entry, top_level)
-    if connect(result, _CONNECT_PASSES_MAX):
+    if connect(result, _CONNECT_PASSES_MAX, check):
         _attach(result, vectors, live, metric, check)
         if _is_torn(graph, live, result):
             return None
