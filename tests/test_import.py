@@ -526,3 +526,14 @@ def test_memory_is_bounded_where_few_rows_count(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert not read.any() and peak < 10e6 < path.stat().st_size
+
+
+def test_a_table_without_a_column_is_refused(database: Any, tmp_path: Path) -> None:
+    from pyarrow import parquet, table
+
+    path = saved(tmp_path / "index", faiss_index("hnsw-ids", vectors(4, 3)))
+    columns = {"faiss_id": [100, 103, 106, 109], "id": list("abcd")}
+    parquet.write_table(table(columns), tmp_path / "index.meta.parquet")
+    with pytest.raises(InvalidArgumentError, match="no column metadata") as refused:
+        database.import_faiss(path, "docs")
+    assert refused.value.reason == "BAD_META" and not database.list_collections()

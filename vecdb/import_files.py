@@ -103,6 +103,9 @@ def _copy_table(table: Path, lines: Path) -> None:
         raise MissingExtraError("reading Parquet", "demo") from None
     try:
         with parquet.ParquetFile(table) as source, lines.open("w") as out:
+            absent = [name for name in _FIELDS if name not in source.schema_arrow.names]
+            if absent:
+                raise ValueError(f"it has no column {absent[0]}")
             for batch in source.iter_batches(_PARQUET_ROWS, columns=list(_FIELDS)):
                 for row in batch.to_pylist():
                     out.write(json.dumps(row) + "\n")
