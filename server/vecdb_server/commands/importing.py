@@ -71,7 +71,7 @@ def import_hnswlib(
     file: File,
     collection: Collection,
     dim: Annotated[int, typer.Option(help="Components of a vector.")],
-    metric: Annotated[str, typer.Option(help="cosine, euclidean or dot; hnswlib says cosine, l2 or ip.")],
+    metric: Annotated[str, typer.Option(help="cosine, euclidean or dot (hnswlib: l2, ip).")],
     url: Url = None,
     data: Data = None,
     meta: Meta = None,
