@@ -23,6 +23,7 @@ import typer
 import vecdb
 from vecdb.errors import VecdbError
 from vecdb_server.commands import bench, export, importing
+from vecdb_server.commands.options import Data, Url
 
 __all__ = ["app", "run"]
 
@@ -36,14 +37,6 @@ app = typer.Typer(
 app.add_typer(bench.app)
 app.add_typer(export.app)
 
-Url = Annotated[
-    str | None,
-    typer.Option("--url", metavar="HOST:PORT", help="A server; 127.0.0.1:7801 if not given."),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="A folder, opened in this process, no server."),
-]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
 
 

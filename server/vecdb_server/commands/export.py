@@ -17,6 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
+from vecdb_server.commands.options import Data, Json, Url
+
 __all__ = ["app"]
 
 app = typer.Typer(
@@ -27,16 +29,7 @@ app = typer.Typer(
 
 Collection = Annotated[str, typer.Argument(help="The collection.")]
 File = Annotated[Path, typer.Argument(help="The file; it appears when it is whole.")]
-Url = Annotated[
-    str | None,
-    typer.Option("--url", metavar="HOST:PORT", help="A server; 127.0.0.1:7801 if not given."),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="A folder, opened in this process, no server."),
-]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")]
 
 
 @app.command()

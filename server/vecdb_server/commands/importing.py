@@ -11,6 +11,7 @@ import typer
 
 from vecdb.errors import InvalidArgumentError
 from vecdb.types import ImportReport
+from vecdb_server.commands.options import Json, Url
 
 __all__ = ["app"]
 
@@ -22,10 +23,6 @@ File = Annotated[
     Path, typer.Argument(help="The index file; it is checked before anything is written.")
 ]
 Collection = Annotated[str, typer.Argument(help="Made if it is not there.")]
-Url = Annotated[
-    str | None,
-    typer.Option("--url", metavar="HOST:PORT", help="A server; 127.0.0.1:7801 if not given."),
-]
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="A folder instead, made if it is not there."),
@@ -39,7 +36,6 @@ Meta = Annotated[
     ),
 ]
 NoMeta = Annotated[bool, typer.Option("--no-meta", help="Leave out what lies beside the file.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")]
 
 
 @app.command("faiss")
