@@ -280,13 +280,16 @@ class CollectionIndexer:
         self, taken: Claim, growing: _Growing
     ) -> tuple[SegmentView, View] | None:
         """A flat segment that was sealed meanwhile just behind the claim and still fits, and the
-        view that shows it."""
+        view that shows it; None also once a merge pays that begins further left."""
         unpublished = growing.rows - growing.published_rows
         if unpublished >= max(growing.published_rows, FIRST_PUBLICATION_ROWS):
             return None
         view = self._views.view()
         waiting = sum(s.live_count for s in view.segments if s.first_row >= taken.end_row)
         if waiting < min(unpublished, _WAITING_FRACTION * growing.rows):
+            return None
+        wider = self._plan(view, urgent=False)
+        if wider is not None and wider[0].first_row < taken.first_row:
             return None
         for segment in view.segments:
             if segment.first_row == taken.end_row and segment.graph is None:

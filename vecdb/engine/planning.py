@@ -13,14 +13,19 @@ __all__ = ["GROUP_SEGMENTS_MAX", "graph_row_bytes", "plan"]
 
 WORTHWHILE_FRACTION = 1 / 8
 """Rows outside the graph, as a fraction of those inside, at which extending pays without a pause
-in the writing; each extension writes the whole segment again."""
+in the writing; each extension writes the whole segment again. Until then the rows to the right of
+it get a graph of their own."""
+
+TIER_ROWS = 4_000
+"""Rows beside a graph that are worth one of their own: walking it costs about what scanning 2,500
+rows costs."""
 
 GROUP_SEGMENTS_MAX = 10
 """Segments that are merged at once. What a merge has claimed can't be joined meanwhile, so that
 this is what leaves room for what is sealed during a merge (``sealing.SEGMENTS_MAX``)."""
 
 FLAT_SEGMENTS_MAX = 6
-"""Segments of a group at which it is merged even if it is early."""
+"""Segments beside the graphs past which they are merged even if it is early."""
 
 
 def graph_row_bytes(dim: int, M: int) -> int:
@@ -54,12 +59,32 @@ def plan(
     for group in groups:
         if len(group) == 1 and is_clean(group[0], dead_fraction_max):
             continue
-        if urgent or _worthwhile(group):
+        if urgent:
             return group
+        paying = _paying(group)
+        if paying:
+            return paying
     return None
 
 
-def _worthwhile(group: list[SegmentView]) -> bool:
-    inside = sum(s.live_count for s in group if is_clean(s))
-    outside = sum(s.live_count for s in group if not is_clean(s))
-    return outside >= WORTHWHILE_FRACTION * inside or len(group) > FLAT_SEGMENTS_MAX
+def _paying(group: list[SegmentView]) -> list[SegmentView]:
+    """The right part of a group whose merging pays while writes go on; none if that is nothing.
+
+    All of it if there is much beside its largest graph; otherwise the same is asked of what lies to
+    the right of that, and so on. So steady writing leaves graphs that are each a fraction of the
+    one before, and few rows in none.
+    """
+    worth_rows = 0.0
+    while group:
+        graphs = [i for i, segment in enumerate(group) if is_clean(segment)]
+        largest = max(graphs, key=lambda i: group[i].live_count, default=None)
+        inside = 0 if largest is None else group[largest].live_count
+        outside = sum(s.live_count for s in group) - inside
+        others = len(group) - (largest is not None)
+        if others and outside >= max(worth_rows, WORTHWHILE_FRACTION * inside):
+            return group
+        if largest is None:
+            break
+        worth_rows = TIER_ROWS
+        group = group[largest + 1 :]
+    return group if len(group) > FLAT_SEGMENTS_MAX else []
