@@ -133,7 +133,6 @@ class Database:
         self._dropped_looked_at = self._catalog.environment.last_commit()
         self._upkeep = Upkeep(
             self._collections.get,
-            options.seal_bytes,
             on_sealed=self._supervisor.wake,
             on_look=self._let_dropped_go,
         )
@@ -453,7 +452,7 @@ class Database:
             self._upkeep.purge_now(opened.id)
 
     def _look_for_work(self, opened: OpenCollection) -> None:
-        work = opened.work(self.options.seal_bytes)
+        work = opened.work()
         if work == "seal":
             self._upkeep.seal(opened.id)
         elif work == "index":

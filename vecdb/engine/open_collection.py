@@ -7,6 +7,7 @@ delay of writers. It may be put to rest (``resting.py``) and wakes by itself whe
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,9 @@ _DEATHS_WORTH_A_LOOK = 0.1
 """Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
 
 _DEATHS_WORTH_A_TRIM = 1_000
+
+_CALM_S, _CALM_PART = 1.0, 4
+"""Where nothing was sealed for so long, a quarter of ``seal_bytes`` is sealed."""
 
 
 @contextlib.contextmanager
@@ -76,6 +80,8 @@ class OpenCollection:
         self._live_count = 0
         self._purger = Purger(self.store)
         self.backpressure = Backpressure(database.options.backlog_bytes_max)
+        self._seal_bytes_max = database.options.seal_bytes
+        self._sealed_to, self._sealed_at = 0, time.monotonic()
         self._flat_rows = (-1, 0, 0)  # Generation, rows in flat segments, rows in graphs.
         self.views = ViewKeeper(
             self.store,
@@ -96,14 +102,15 @@ class OpenCollection:
         )
         self._flat_rows_max = flat_rows_max(self.store, options.seal_bytes, self.graph_rows_max)
 
-    def seal(self, bytes_min: int) -> bool:
-        """Seal fresh rows if they take that much; False if another process is at it."""
+    def seal(self, bytes_min: int | None = None) -> bool:
+        """Seal fresh rows if they take that much, by default a part of the option ``seal_bytes``;
+        False if another process is at it."""
         with gone_is_dropped(self.folder):
             return seal(
                 self.store,
                 self.folder,
                 self.id,
-                bytes_min=bytes_min,
+                bytes_min=bytes_min or max(1, self._seal_bytes_max // _CALM_PART),
                 rows_max=self._flat_rows_max,
                 joined_rows_max=self.graph_rows_max,
             )
@@ -147,11 +154,19 @@ class OpenCollection:
         self.backpressure.note(unindexed * row_bytes(self.store), self._flat_rows[2])
         return counters
 
-    def work(self, seal_bytes: int) -> str | None:
-        """What the last commits left to do: "seal" if so many bytes are in no segment yet, "index"
+    def _seal_bytes(self, sealed_to: int) -> int:
+        """Fresh bytes to be sealed: fewer where they come slowly, so that searches scan little."""
+        if sealed_to != self._sealed_to:
+            self._sealed_to, self._sealed_at = sealed_to, time.monotonic()
+        hurried = time.monotonic() - self._sealed_at < _CALM_S
+        return self._seal_bytes_max if hurried else max(1, self._seal_bytes_max // _CALM_PART)
+
+    def work(self) -> str | None:
+        """What the last commits left to do: "seal" if there is enough in no segment yet, "index"
         if rows worth a look at the graphs' dead have died since that was last said, else None."""
         counters = self.note_backlog()
-        if (counters.next_row - counters.sealed_to) * row_bytes(self.store) >= seal_bytes:
+        fresh_bytes = (counters.next_row - counters.sealed_to) * row_bytes(self.store)
+        if fresh_bytes >= self._seal_bytes(counters.sealed_to):
             return "seal"
         ever_died = counters.next_row - counters.live_count
         if ever_died - self._died_when_woken < _DEATHS_WORTH_A_LOOK * (counters.live_count + 1):

@@ -38,7 +38,6 @@ class Upkeep:
 
     Args:
         find: the open collection of an id, or None.
-        seal_bytes: fresh rows that are sealed.
         on_sealed: called with the id of a collection that was sealed.
         on_look: called every few seconds.
     """
@@ -46,13 +45,11 @@ class Upkeep:
     def __init__(
         self,
         find: Callable[[str], OpenCollection | None],
-        seal_bytes: int,
         *,
         on_sealed: Callable[[str], None],
         on_look: Callable[[], None],
     ) -> None:
         self._find = find
-        self._seal_bytes = seal_bytes
         self._on_sealed = on_sealed
         self._on_look = on_look
         self._changed = threading.Condition()
@@ -118,7 +115,7 @@ class Upkeep:
 
     def _tend(self, opened: OpenCollection, what: str) -> None:
         if what == _SEAL:
-            opened.seal(self._seal_bytes)
+            opened.seal()
             self._seal_failures.settled(opened.id)
             self._on_sealed(opened.id)
         else:
