@@ -173,6 +173,9 @@ def _explain_bad_row(array: Vectors, suspects: npt.NDArray[Any], metric: Metric,
             )
 
 
+_INTEGER_ID_END = 10**limits.ID_BYTES.maximum
+
+
 def check_ids(ids: Any, *, unique: bool, limit: Limit = limits.BATCH_ROWS) -> list[str]:
     """Ids as a list of str; integers become their decimal text.
 
@@ -219,7 +222,7 @@ def _id_text(value: Any) -> str:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        if abs(int(value)) >= 10**limits.ID_BYTES.maximum:
+        if abs(int(value)) >= _INTEGER_ID_END:
             raise InvalidArgumentError(
                 f"{limits.ID_BYTES.name} must be at most {limits.ID_BYTES.maximum}, "
                 "got an integer with more digits",
