@@ -1,9 +1,11 @@
-"""A collection out as a FAISS file, beside FAISS building that index from the same vectors.
+"""A collection out as a FAISS file and in again, beside building that index from its vectors.
 
 FAISS alone: the vectors are in memory and one ``IndexHNSWFlat.add`` builds the graph with the same
 M and ef_construction. Ours: ``export_faiss`` over gRPC from a server whose graph is there, until
 file and side file are fsynced. How much the server's memory grew meanwhile is read ten times a
-second; mapped files count as long as their pages are held.
+second; mapped files count as long as their pages are held. Back in: ``import_faiss`` over gRPC into
+a new collection of that server, until all rows are durable and the graph answers, beside
+``upsert_many`` and ``optimize`` of the same vectors.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import re
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +31,34 @@ _LOOK_EVERY_S = 0.1
 
 
 class _Memory(threading.Thread):
-    """Looks at a process's resident memory until it is told to stop. Attributes: peak, in bytes."""
+    """Looks at a process's resident memory until it is told to stop. Attributes: grown, bytes."""
 
     def __init__(self, pid: int) -> None:
         super().__init__()
         self._status = Path(f"/proc/{pid}/status")
+        self._before = self._now()
         self.stopping = threading.Event()
-        self.peak = self.now()
+        self.grown = 0
 
-    def now(self) -> int:
+    def _now(self) -> int:
         found = re.search(r"VmRSS:\s+(\d+) kB", self._status.read_text())
         assert found is not None
         return 1024 * int(found[1])
 
     def run(self) -> None:
         while not self.stopping.wait(_LOOK_EVERY_S):
-            self.peak = max(self.peak, self.now())
+            self.grown = max(self.grown, self._now() - self._before)
+
+
+@contextmanager
+def _watched(pid: int) -> Iterator[_Memory]:
+    memory = _Memory(pid)
+    memory.start()
+    try:
+        yield memory
+    finally:
+        memory.stopping.set()
+        memory.join()
 
 
 def measure_export(
@@ -57,30 +73,37 @@ def measure_export(
     base += 0.5 * random.standard_normal((rows, dim), np.float32)
     queries = base[random.integers(0, rows, 200)]
     queries = queries + 0.3 * random.standard_normal(queries.shape, np.float32)
-    exports: list[float] = []
-    grown: list[float] = []
+    taken: dict[str, list[float]] = {name: [] for name in ("export", "import")}
+    grown: dict[str, list[float]] = {name: [] for name in taken}
     with tempfile.TemporaryDirectory() as place:
         with (
             served_process(Path(place) / "data") as (pid, address),
             vecdb.connect(address) as client,
         ):
+            began = time.perf_counter()
             docs = client.create_collection(
                 "docs", dim, "euclidean", M=_M, ef_construction=_EF_CONSTRUCTION
             )
             docs.upsert_many(map(str, range(rows)), base, batch_rows=2_000)
             docs.optimize()
-            for number in range(rounds):
-                memory = _Memory(pid)
-                before = memory.now()
-                memory.start()
-                report = docs.export_faiss(Path(place) / f"{number}.faiss")
-                memory.stopping.set()
-                memory.join()
-                assert (report.rows, report.work) == (rows, "nothing")
-                exports.append(report.elapsed_s)
-                grown.append(memory.peak - before)
+            loaded_s = time.perf_counter() - began
+            file = Path(place) / "docs.faiss"
+            for _ in range(rounds):
+                with _watched(pid) as memory:
+                    out = docs.export_faiss(file, overwrite=True)
+                assert (out.rows, out.work) == (rows, "nothing")
+                taken["export"].append(out.elapsed_s)
+                grown["export"].append(memory.grown)
+                with _watched(pid) as memory:
+                    back = client.import_faiss(file, "back")
+                assert (back.rows, back.graph) == (rows, "taken over"), back
+                taken["import"].append(back.elapsed_s)
+                grown["import"].append(memory.grown)
+                again = client.collection("back").search(queries, _K)
+                client.drop_collection("back")
             hits = docs.search(queries, _K)
-        index = faiss.read_index(str(Path(place) / "0.faiss"))
+            assert all(a.ids == b.ids for a, b in zip(hits, again, strict=True))
+        index = faiss.read_index(str(file))
         found = index.search(queries, _K)[1]
         alike = np.mean(
             [set(map(int, h.ids)) == set(f.tolist()) for h, f in zip(hits, found, strict=True)]
@@ -91,12 +114,16 @@ def measure_export(
     built.hnsw.efConstruction = _EF_CONSTRUCTION
     built.add(base)
     built_s = time.perf_counter() - began
-    ratio = built_s / median(exports)
-    print(f"{rows} x {dim} out of a server as a FAISS file, M {_M}; seconds")
-    print(f"  export_faiss over gRPC   {spread(exports)}, {rows / median(exports):,.0f} rows/s")
+    exported_s, imported_s = median(taken["export"]), median(taken["import"])
+    print(f"{rows} x {dim} between a server and a FAISS file over gRPC, M {_M}; seconds")
+    print(f"  export_faiss             {spread(taken['export'])}, {rows / exported_s:,.0f} rows/s")
     print(f"  IndexHNSWFlat.add alone  {built_s:.3g}, {rows / built_s:,.0f} rows/s")
-    print(f"  built / exported: {ratio:.3g}")
-    print(f"  the server's memory grew by {max(grown) / 1e6:.0f} MB (bound: 300)")
+    print(f"  built / exported: {built_s / exported_s:.3g}")
+    print(f"  import_faiss             {spread(taken['import'])}, {rows / imported_s:,.0f} rows/s")
+    print(f"  upsert_many, optimize    {loaded_s:.3g}, {rows / loaded_s:,.0f} rows/s")
+    print(f"  loaded / imported: {loaded_s / imported_s:.3g}")
+    print(f"  the server's memory grew by {max(grown['export']) / 1e6:.0f} MB (bound: 300)", end="")
+    print(f", importing by {max(grown['import']) / 1e6:.0f} MB")
     print(f"  FAISS found the same {_K} as the server for {alike:.1%} of the queries")
-    return {"exported_s": exports, "built_s": built_s, "ratio": ratio, "grown_bytes": max(grown),
-            "alike": float(alike)}  # fmt: skip
+    return {"taken_s": taken, "built_s": built_s, "loaded_s": loaded_s, "grown_bytes": grown,
+            "ratio": built_s / exported_s, "alike": float(alike)}  # fmt: skip
