@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+import hnswlib
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -84,8 +85,9 @@ def lists_of(hnsw: Any, node: int, level: int) -> list[int]:
 
 def check_answers(docs: Any, index: Any, metric: str, queries: Any) -> None:
     """FAISS's top 10 are ours, but where two distances are the same within the float's error."""
-    ids, distances = top(docs, queries, ef=EF)
-    scores, found = index.search(unit(queries, metric), 10)
+    k = min(10, index.ntotal)
+    ids, distances = top(docs, queries, k, ef=EF)
+    scores, found = index.search(unit(queries, metric), k)
     theirs = distances_of(scores, metric)
     np.testing.assert_allclose(theirs, distances, rtol=1e-3, atol=2e-4)
     agree = ids == found
@@ -97,12 +99,13 @@ def check_answers(docs: Any, index: Any, metric: str, queries: Any) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
-    ("n", "M"), [(0, 16), (1, 4), (2, 48), (1_000, 4), (1_000, 16), (1_000, 48)]
+    ("n", "ef_construction"), [(0, 128), (1, 128), (2, 128), (1_000, 128), (50_000, 40)]
 )
+@pytest.mark.parametrize("M", [4, 16, 48])
 def test_a_clean_graph_goes_out_as_it_is(
-    indexed: Any, metric: str, n: int, M: int, tmp_path: Path
+    indexed: Any, metric: str, n: int, ef_construction: int, M: int, tmp_path: Path
 ) -> None:
-    docs = filled(indexed, metric, n, M=M)
+    docs = filled(indexed, metric, n, M=M, ef_construction=ef_construction)
     docs.optimize()
     path = tmp_path / "x.faiss"
     report = docs.export_faiss(path)
@@ -114,10 +117,11 @@ def test_a_clean_graph_goes_out_as_it_is(
     assert index.metric_type == (
         faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
     )
-    assert index.hnsw.efSearch == EF and index.hnsw.efConstruction == 128
+    assert index.hnsw.efSearch == EF and index.hnsw.efConstruction == ef_construction
     assert same_bytes(outer, path, tmp_path)
     if n == 0:
         return
+    check_answers(docs, outer, metric, clustered(500, 12, seed=1)[:, ::-1].copy())
     (segment,) = view_of(docs).segments
     graph = segment.graph
     assert graph is not None
@@ -147,28 +151,29 @@ def check_more(outer: Any, metric: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_faiss_finds_what_we_find(indexed: Any, metric: str, tmp_path: Path) -> None:
-    docs = filled(indexed, metric, 50_000, M=8, ef_construction=40)
-    docs.optimize()
-    report = docs.export_faiss(tmp_path / "x.faiss")
-    assert report.work == "nothing"
-    index = faiss.read_index(str(tmp_path / "x.faiss"))
-    check_answers(docs, index, metric, clustered(500, 12, seed=1)[:, ::-1].copy())
+@pytest.mark.parametrize("M", [4, 16, 48])
+def test_after_deletes_and_updates(indexed: Any, metric: str, M: int, tmp_path: Path) -> None:
+    check_after_deletes_and_updates(indexed, metric, 3_000, M, tmp_path)
 
 
 @pytest.mark.parametrize(("metric", "M"), [("cosine", 4), ("euclidean", 16), ("dot", 48)])
-def test_after_deletes_and_updates(indexed: Any, metric: str, M: int, tmp_path: Path) -> None:
+def test_many_after_deletes_and_updates(indexed: Any, metric: str, M: int, tmp_path: Path) -> None:
+    check_after_deletes_and_updates(indexed, metric, 50_000, M, tmp_path, ef_construction=40)
+
+
+def check_after_deletes_and_updates(
+    indexed: Any, metric: str, n: int, M: int, tmp_path: Path, ef_construction: int = 128
+) -> None:
     """Dead nodes are healed; with them go fresh rows, by a graph job; recall is a fresh build's."""
-    n = 3_000
-    docs = filled(indexed, metric, n, M=M)
+    docs = filled(indexed, metric, n, M=M, ef_construction=ef_construction)
     docs.optimize()
     docs.delete(range(0, n, 9))
     report = docs.export_faiss(tmp_path / "healed.faiss")
     assert report.work == f"healed {len(range(0, n, 9)):,} dead" and report.work_s > 0
     check_recall(docs, metric, M, tmp_path / "healed.faiss", tmp_path)
-    docs.upsert_many(map(str, range(1, n, 20)), clustered(150, 12, seed=3))
+    docs.upsert_many(map(str, range(1, n, 20)), clustered(n // 20, 12, seed=3))
     report = docs.export_faiss(tmp_path / "merged.faiss")
-    assert report.work.startswith("merged 1 segment and 150 fresh rows")
+    assert report.work.startswith(f"merged 1 segment and {n // 20:,} fresh rows")
     assert report.seq == docs.stats().seq
     check_recall(docs, metric, M, tmp_path / "merged.faiss", tmp_path)
 
@@ -180,10 +185,8 @@ def check_recall(docs: Any, metric: str, M: int, path: Path, tmp_path: Path) -> 
     queries = clustered(300, 12, seed=4)
     truth, _ = top(docs, queries, exact=True)
     stored = faiss.downcast_index(outer.index)
+    assert stored.hnsw.efSearch == EF
     vectors = stored.storage.reconstruct_n(0, stored.ntotal)
-    afresh = faiss.IndexHNSWFlat(12, M, stored.metric_type)
-    afresh.hnsw.efConstruction, afresh.hnsw.efSearch = 128, EF
-    afresh.add(vectors)
     names = faiss.vector_to_array(outer.id_map)
 
     def recall(found: Any) -> float:
@@ -191,8 +194,16 @@ def check_recall(docs: Any, metric: str, M: int, path: Path, tmp_path: Path) -> 
             np.mean([len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True)])
         )
 
-    ours = recall(outer.search(unit(queries, metric), 10)[1])
-    assert ours >= recall(names[afresh.search(unit(queries, metric), 10)[1]]) - 0.1  # Of 10.
+    # By the library that builds ours too: FAISS's own build of the same parameters differs. And of
+    # three, as builds with few links differ by more than the bound among themselves.
+    afresh = []
+    for seed in range(3):
+        fresh = hnswlib.Index("l2" if metric == "euclidean" else "ip", 12)
+        fresh.init_index(len(vectors), M, stored.hnsw.efConstruction, random_seed=seed)
+        fresh.add_items(vectors)
+        fresh.set_ef(EF)
+        afresh.append(recall(names[fresh.knn_query(unit(queries, metric), 10)[0]]))
+    assert recall(outer.search(unit(queries, metric), 10)[1]) >= min(afresh) - 0.1  # Of 10.
     assert set(names.tolist()) == {int(i) for page in docs.scroll() for i in page.ids}
 
 
