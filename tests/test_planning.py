@@ -1,0 +1,96 @@
+"""Which graph work comes next: a pure function of the segments."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+
+from vecdb.engine.planning import FLAT_SEGMENTS_MAX, GROUP_SEGMENTS_MAX, TIER_ROWS, plan
+from vecdb.engine.segment import RowArrays
+from vecdb.engine.view import SegmentView
+
+ROWS_MAX = 1_000_000
+
+
+def segments(*kinds: tuple[str, int] | tuple[str, int, int]) -> tuple[SegmentView, ...]:
+    """Neighbours: "graph" or "flat", rows, and how many of them are dead."""
+    made: list[SegmentView] = []
+    first = 0
+    for number, (kind, rows, *dead) in enumerate(kinds):
+        content = RowArrays(
+            np.zeros((rows, 0), np.float32),
+            np.arange(first, first + rows),
+            np.zeros(rows + 1, np.int64),
+            np.zeros(0, np.uint8),
+        )
+        graph = cast(Any, object()) if kind == "graph" else None
+        bits = np.zeros(0, np.uint8)
+        made.append(SegmentView(number, first, first + rows, content, graph, bits, sum(dead), None))
+        first += rows
+    return tuple(made)
+
+
+def planned(*kinds: Any, urgent: bool = False, rows_max: int = ROWS_MAX) -> list[int] | None:
+    group = plan(segments(*kinds), rows_max, urgent=urgent)
+    return None if group is None else [segment.number for segment in group]
+
+
+def test_nothing_to_do() -> None:
+    assert planned() is None
+    assert planned(("graph", 1000)) is None
+    assert planned(("graph", 1000), urgent=True) is None
+    assert planned(("graph", 1000, 100), urgent=True) is None
+
+
+def test_without_a_graph_all_becomes_one() -> None:
+    assert planned(("flat", 1)) == [0]
+    assert planned(("flat", 10), ("flat", 5000)) == [0, 1]
+
+
+def test_a_graph_with_many_dead_is_built_anew() -> None:
+    assert planned(("graph", 1000, 300)) == [0]
+
+
+def test_an_eighth_beside_a_graph_extends_it() -> None:
+    assert planned(("graph", 80_000), ("flat", 10_000)) == [0, 1]
+    assert planned(("graph", 80_000), ("graph", 5_000), ("flat", 5_000)) == [0, 1, 2]
+
+
+def test_less_than_an_eighth_gets_a_graph_of_its_own() -> None:
+    few = TIER_ROWS - 1
+    assert planned(("graph", 80_000), ("flat", few)) is None
+    assert planned(("graph", 80_000), ("flat", few), urgent=True) == [0, 1]
+    assert planned(("graph", 80_000), ("flat", few), ("flat", 1)) == [1, 2]
+    assert planned(("graph", 80_000), ("graph", TIER_ROWS)) is None
+
+
+def test_the_same_holds_for_what_lies_beside_the_small_one() -> None:
+    big, medium = ("graph", 8_000_000), ("graph", 400_000)
+    assert planned(big, medium, ("flat", TIER_ROWS), rows_max=10**8) == [2]
+    assert planned(big, medium, ("graph", 20_000), ("flat", 2_000), rows_max=10**8) is None
+    assert planned(big, medium, ("graph", 20_000), ("flat", 4_000), rows_max=10**8) == [2, 3]
+    assert planned(big, medium, ("flat", 50_000), rows_max=10**8) == [1, 2]
+    assert planned(big, medium, ("flat", 600_000), rows_max=10**8) == [0, 1, 2]
+
+
+def test_too_many_small_ones_are_merged_early() -> None:
+    tiny = [("flat", 1)] * FLAT_SEGMENTS_MAX
+    assert planned(("graph", 80_000), *tiny) is None
+    assert planned(("graph", 80_000), *tiny, ("flat", 1)) == list(range(1, FLAT_SEGMENTS_MAX + 2))
+
+
+def test_no_graph_grows_past_its_bound() -> None:
+    assert planned(("graph", 900), ("flat", 200), rows_max=1000) == [1]
+    assert planned(("graph", 900), ("graph", 200), urgent=True, rows_max=1000) is None
+
+
+def test_one_merge_takes_a_bounded_number() -> None:
+    many = [("flat", 10)] * (GROUP_SEGMENTS_MAX + 5)
+    assert planned(*many) == list(range(GROUP_SEGMENTS_MAX))
+
+
+def test_empty_segments_do_not_keep_it_busy() -> None:
+    assert planned(("graph", 0)) is None
+    assert planned(("graph", 0), ("graph", 0)) == [0, 1]
+    assert planned(("graph", 80_000), ("flat", 10, 10)) is None
