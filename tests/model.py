@@ -87,7 +87,7 @@ def indexer_of(collection: Any, rows_max: int = 1 << 40) -> CollectionIndexer:
 
 def index_now(collection: Any, rows_max: int = 1 << 40) -> None:
     """Build and merge graphs of an embedded collection in this process."""
-    assert indexer_of(collection, rows_max).run(urgent=True) is False
+    assert indexer_of(collection, rows_max).run("optimizing") is False
 
 
 def recall(found: list[Any], exact: list[Any]) -> float:

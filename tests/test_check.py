@@ -209,7 +209,7 @@ with vecdb.open(sys.argv[1], indexer=False) as database:
         with contextlib.suppress(OSError, vecdb.VecdbError):
             docs._opened.seal(1)
             if turn % 3 == 0:
-                indexer_of(docs).run(urgent=True)
+                indexer_of(docs).run("optimizing")
         if turn % 5 == 0:
             database.create_collection(f"brief{turn}", 8).upsert(["a"], vectors_of(0, 1))
             database.drop_collection(f"brief{turn}")

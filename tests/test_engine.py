@@ -135,7 +135,7 @@ def test_an_indexer_whose_folder_was_deleted_ends(database: Any) -> None:
     indexer._views.view()
     shutil.rmtree(docs._opened.folder)
     with pytest.raises(FileNotFoundError):
-        indexer.run(urgent=True)
+        indexer.run("optimizing")
     assert not docs._opened.folder.exists()
 
 

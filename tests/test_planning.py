@@ -6,11 +6,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from vecdb.engine.planning import FLAT_SEGMENTS_MAX, GROUP_SEGMENTS_MAX, TIER_ROWS, plan
+from vecdb.engine.planning import FLAT_SEGMENTS_MAX, GROUP_SEGMENTS_MAX, Pace, plan
 from vecdb.engine.segment import RowArrays
 from vecdb.engine.view import SegmentView
 
 ROWS_MAX = 1_000_000
+TIER_ROWS = 4_000
 
 
 def segments(*kinds: tuple[str, int] | tuple[str, int, int]) -> tuple[SegmentView, ...]:
@@ -31,16 +32,16 @@ def segments(*kinds: tuple[str, int] | tuple[str, int, int]) -> tuple[SegmentVie
     return tuple(made)
 
 
-def planned(*kinds: Any, urgent: bool = False, rows_max: int = ROWS_MAX) -> list[int] | None:
-    group = plan(segments(*kinds), rows_max, urgent=urgent)
+def planned(*kinds: Any, pace: Pace = "writing", rows_max: int = ROWS_MAX) -> list[int] | None:
+    group = plan(segments(*kinds), rows_max, pace=pace)
     return None if group is None else [segment.number for segment in group]
 
 
 def test_nothing_to_do() -> None:
     assert planned() is None
     assert planned(("graph", 1000)) is None
-    assert planned(("graph", 1000), urgent=True) is None
-    assert planned(("graph", 1000, 100), urgent=True) is None
+    assert planned(("graph", 1000), pace="optimizing") is None
+    assert planned(("graph", 1000, 100), pace="optimizing") is None
 
 
 def test_without_a_graph_all_becomes_one() -> None:
@@ -60,9 +61,16 @@ def test_an_eighth_beside_a_graph_extends_it() -> None:
 def test_less_than_an_eighth_gets_a_graph_of_its_own() -> None:
     few = TIER_ROWS - 1
     assert planned(("graph", 80_000), ("flat", few)) is None
-    assert planned(("graph", 80_000), ("flat", few), urgent=True) == [0, 1]
+    assert planned(("graph", 80_000), ("flat", few), pace="optimizing") == [0, 1]
     assert planned(("graph", 80_000), ("flat", few), ("flat", 1)) == [1, 2]
     assert planned(("graph", 80_000), ("graph", TIER_ROWS)) is None
+
+
+def test_a_pause_leaves_no_row_in_no_graph_but_large_graphs_alone() -> None:
+    assert planned(("graph", 80_000), ("flat", 2_500), pace="pausing") == [0, 1]
+    assert planned(("graph", 80_000), ("flat", 2_499), pace="pausing") == [1]
+    assert planned(("graph", 80_000), ("graph", 2_000), ("flat", 1), pace="pausing") == [2]
+    assert planned(("graph", 80_000), ("graph", 2_000), ("graph", 1), pace="pausing") is None
 
 
 def test_the_same_holds_for_what_lies_beside_the_small_one() -> None:
@@ -82,7 +90,7 @@ def test_too_many_small_ones_are_merged_early() -> None:
 
 def test_no_graph_grows_past_its_bound() -> None:
     assert planned(("graph", 900), ("flat", 200), rows_max=1000) == [1]
-    assert planned(("graph", 900), ("graph", 200), urgent=True, rows_max=1000) is None
+    assert planned(("graph", 900), ("graph", 200), pace="optimizing", rows_max=1000) is None
 
 
 def test_one_merge_takes_a_bounded_number() -> None:

@@ -22,7 +22,7 @@ from vecdb.engine.child_process import give_way
 from vecdb.engine.environment import Environment
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.indexing import CollectionIndexer
-from vecdb.engine.planning import graph_row_bytes
+from vecdb.engine.planning import Pace, graph_row_bytes
 from vecdb.engine.store import Store
 from vecdb.errors import NotFoundError
 
@@ -65,21 +65,21 @@ class _Worker:
             except queue.Empty:
                 # Writing pauses: what did not pay before is done now.
                 collection_id = self._leftover.pop()
-                self._work(collection_id, urgent=True)
+                self._work(collection_id, "pausing")
                 _say({"event": "rested", "left": len(self._leftover)})
                 continue
             if line is None:
                 return
             word, _, collection_id = line.partition(" ")
-            self._work(collection_id, urgent=word == "optimize")
+            self._work(collection_id, "optimizing" if word == "optimize" else "writing")
             _say({"event": "done", "left": len(self._leftover)})
 
-    def _work(self, collection_id: str, *, urgent: bool) -> None:
+    def _work(self, collection_id: str, pace: Pace) -> None:
         """One collection; whatever fails there is told and keeps no other from its turn."""
         folder = self._root / "collections" / collection_id
         self._leftover.discard(collection_id)
         try:
-            if self._index(folder, collection_id, urgent=urgent):
+            if self._index(folder, collection_id, pace):
                 self._leftover.add(collection_id)
         except Exception as error:
             # A dropped collection's folder is moved away under us: that is no failure.
@@ -89,7 +89,7 @@ class _Worker:
                 return
         _say({"event": "worked", "collection": collection_id})
 
-    def _index(self, folder: Path, collection_id: str, *, urgent: bool) -> bool:
+    def _index(self, folder: Path, collection_id: str, pace: Pace) -> bool:
         environment = Environment(
             folder / "store",
             layout.DATABASES,
@@ -108,7 +108,7 @@ class _Worker:
                 report=lambda event: _say({**event, "collection": collection_id}),
                 should_stop=self._orphaned.is_set,
             )
-            return indexer.run(urgent=urgent)
+            return indexer.run(pace)
         finally:
             environment.close()
 

@@ -136,7 +136,7 @@ def _finish_graphs(store: Store, folder: Path, collection_id: str, options: Opti
         report=lambda event: None,
         should_stop=lambda: False,
         dead_fraction_max=_DEAD_FRACTION_MAX,
-    ).run(urgent=True)
+    ).run("optimizing")
     with file_lock(folder / "seal.lock", wait=True), store.environment.read() as transaction:
         known = set(store.read_segments(transaction))
     for entry in os.scandir(segments):

@@ -397,7 +397,7 @@ class Database:
             # What is sealed meanwhile is not waited for, or writers could keep this from ending.
             segments = opened.views.view().segments
             asked = tuple(s for s in segments if s.first_row < wanted_row)
-            if plan(asked, opened.graph_rows_max, urgent=True) is None:
+            if plan(asked, opened.graph_rows_max, pace="optimizing") is None:
                 if opened.views.verify(check):
                     return
                 continue

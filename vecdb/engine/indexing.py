@@ -20,7 +20,7 @@ from typing import Any
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock
 from vecdb.engine.hnsw import Builder, Space
-from vecdb.engine.planning import GROUP_SEGMENTS_MAX, plan
+from vecdb.engine.planning import GROUP_SEGMENTS_MAX, Pace, plan
 from vecdb.engine.publication import (
     GRAPH_LOCK,
     SEAL_LOCK,
@@ -121,7 +121,7 @@ class CollectionIndexer:
         self._views = ViewKeeper(store, folder, collection_id, with_fresh=False)
         self._kept: _Growing | None = None
 
-    def run(self, *, urgent: bool) -> bool:
+    def run(self, pace: Pace) -> bool:
         """Do what is to be done now.
 
         Returns True if something was left: what does not pay yet, or what another process is at.
@@ -131,7 +131,7 @@ class CollectionIndexer:
                 return True
             self._clear_up()
             while not self._should_stop():
-                view, group, taken = self._take(urgent=urgent)
+                view, group, taken = self._take(pace)
                 if taken is None:
                     break
                 failpoint("graph.claimed")
@@ -143,13 +143,14 @@ class CollectionIndexer:
             sweep(self._store, self._segments)
             purge_all(self._store, should_stop=self._should_stop)
             trim_dead(self._store, self._views.view(), self._should_stop)
-            return self._plan(self._views.view(), urgent=True) is not None
+            later: Pace = "pausing" if pace == "writing" else pace
+            return self._plan(self._views.view(), later) is not None
 
-    def _plan(self, view: View, *, urgent: bool) -> list[SegmentView] | None:
+    def _plan(self, view: View, pace: Pace) -> list[SegmentView] | None:
         return plan(
             view.segments,
             self._rows_max,
-            urgent=urgent,
+            pace=pace,
             dead_fraction_max=self._dead_fraction_max,
         )
 
@@ -159,7 +160,7 @@ class CollectionIndexer:
         discard_claims(self._store, self._segments, GRAPH_LOCK)
         remove_drafts(self._folder)
 
-    def _take(self, *, urgent: bool) -> tuple[View, list[SegmentView], Claim | None]:
+    def _take(self, pace: Pace) -> tuple[View, list[SegmentView], Claim | None]:
         """The next group, claimed; None for the claim if there is nothing to do.
 
         Sealing is held off for that moment, or it might be joining some of the group: then the
@@ -168,7 +169,7 @@ class CollectionIndexer:
         with file_lock(self._folder / "seal.lock", wait=True):
             discard_claims(self._store, self._segments, SEAL_LOCK)
             view = self._views.view()
-            group = self._plan(view, urgent=urgent)
+            group = self._plan(view, pace)
             if group is None:
                 return view, [], None
             first, end = group[0].first_row, group[-1].end_row
@@ -288,7 +289,7 @@ class CollectionIndexer:
         waiting = sum(s.live_count for s in view.segments if s.first_row >= taken.end_row)
         if waiting < min(unpublished, _WAITING_FRACTION * growing.rows):
             return None
-        wider = self._plan(view, urgent=False)
+        wider = self._plan(view, "writing")
         if wider is not None and wider[0].first_row < taken.first_row:
             return None
         for segment in view.segments:

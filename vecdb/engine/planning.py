@@ -1,24 +1,27 @@
 """What graph work a collection needs next: a pure function of its segments.
 
-The end state is graphs alone: one segment for the whole collection, or as few as the cap on a
-segment's size allows, none with many dead nodes.
+After ``optimize`` there is one graph for the whole collection, or as few as the cap on a segment's
+size allows, none with many dead nodes. Otherwise there may be smaller ones to the right of a large
+graph, each a fraction of the one before: writing the large one again for every few rows would wear
+the disk out.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 from vecdb.engine.segment import padded_width
 from vecdb.engine.view import DEAD_FRACTION_MAX, SegmentView, is_clean
 
-__all__ = ["GROUP_SEGMENTS_MAX", "graph_row_bytes", "plan"]
+__all__ = ["GROUP_SEGMENTS_MAX", "Pace", "graph_row_bytes", "plan"]
 
-WORTHWHILE_FRACTION = 1 / 8
-"""Rows outside the graph, as a fraction of those inside, at which extending pays without a pause
-in the writing; each extension writes the whole segment again. Until then the rows to the right of
-it get a graph of their own."""
+Pace = Literal["writing", "pausing", "optimizing"]
+"""Work that pays while writes go on; work for a pause between them; all that can be done."""
 
-TIER_ROWS = 4_000
-"""Rows beside a graph that are worth one of their own: walking it costs about what scanning 2,500
-rows costs."""
+_WORTH: dict[Pace, tuple[float, int]] = {"writing": (1 / 8, 4_000), "pausing": (1 / 32, 0)}
+"""Rows beside a graph, as a fraction of those inside, at which extending it pays, as that writes
+the whole segment again. Until then they get a graph of their own, from so many rows on: walking one
+costs about what scanning 2,500 rows costs."""
 
 GROUP_SEGMENTS_MAX = 10
 """Segments that are merged at once. What a merge has claimed can't be joined meanwhile, so that
@@ -37,7 +40,7 @@ def plan(
     segments: tuple[SegmentView, ...],
     rows_max: int,
     *,
-    urgent: bool,
+    pace: Pace,
     dead_fraction_max: float = DEAD_FRACTION_MAX,
 ) -> list[SegmentView] | None:
     """The neighbours to make one graph of next; None if there is nothing to do.
@@ -45,7 +48,6 @@ def plan(
     Args:
         segments: in place, by first row.
         rows_max: live rows that a graph may have.
-        urgent: do what can be done, rather than what pays while writes go on.
         dead_fraction_max: a graph with more dead nodes than this is built anew.
     """
     groups: list[list[SegmentView]] = []
@@ -59,32 +61,30 @@ def plan(
     for group in groups:
         if len(group) == 1 and is_clean(group[0], dead_fraction_max):
             continue
-        if urgent:
-            return group
-        paying = _paying(group)
+        paying = group if pace == "optimizing" else _paying(group, *_WORTH[pace])
         if paying:
             return paying
     return None
 
 
-def _paying(group: list[SegmentView]) -> list[SegmentView]:
-    """The right part of a group whose merging pays while writes go on; none if that is nothing.
+def _paying(group: list[SegmentView], fraction: float, tier_rows: int) -> list[SegmentView]:
+    """The right part of a group whose merging pays; none if that is nothing.
 
     All of it if there is much beside its largest graph; otherwise the same is asked of what lies to
     the right of that, and so on. So steady writing leaves graphs that are each a fraction of the
     one before, and few rows in none.
     """
-    worth_rows = 0.0
+    least = 0
     while group:
         graphs = [i for i, segment in enumerate(group) if is_clean(segment)]
         largest = max(graphs, key=lambda i: group[i].live_count, default=None)
         inside = 0 if largest is None else group[largest].live_count
         outside = sum(s.live_count for s in group) - inside
         others = len(group) - (largest is not None)
-        if others and outside >= max(worth_rows, WORTHWHILE_FRACTION * inside):
+        if others and outside >= max(least, fraction * inside):
             return group
         if largest is None:
             break
-        worth_rows = TIER_ROWS
+        least = tier_rows
         group = group[largest + 1 :]
     return group if len(group) > FLAT_SEGMENTS_MAX else []

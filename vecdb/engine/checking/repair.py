@@ -159,7 +159,7 @@ class CollectionRepair:
                 rows_max=flat_rows_max(store, options.seal_bytes, rows_max),
                 joined_rows_max=rows_max,
             )
-            if (not indexer.run(urgent=True) and sealed) or time.monotonic() > patience:
+            if (not indexer.run("optimizing") and sealed) or time.monotonic() > patience:
                 return
             time.sleep(_POLL_S)
 
