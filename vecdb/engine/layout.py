@@ -115,6 +115,8 @@ BLOCK_HAS_OFFSETS: Final = 1
 REQUEST_AGES: Final = b"\xff"
 
 _CRC = struct.Struct("<I")
+_CRC_OF_SEALED = 0x2144DF1C
+"""The CRC-32 of bytes that end with their own, whatever they are."""
 _KEY = struct.Struct(">Q")
 _RECORD_KEY = struct.Struct(">QQ")
 _U64 = struct.Struct("<Q")
@@ -329,11 +331,10 @@ def unpack_record(key: bytes | memoryview, value: bytes | memoryview) -> tuple[b
     """Id and metadata of a record, as copies."""
     # Slices of bytes cost half of what those of a memoryview do, and this is done for every row.
     raw = bytes(value)
-    payload = raw[:-4]
-    if zlib.crc32(payload, zlib.crc32(key)) != int.from_bytes(raw[-4:], "little"):
+    if zlib.crc32(raw, zlib.crc32(key)) != _CRC_OF_SEALED:
         open_value(key, value, "record")
-    end = 2 + _ID_LENGTH.unpack_from(payload)[0]
-    return payload[2:end], payload[end:]
+    end = 2 + _ID_LENGTH.unpack_from(raw)[0]
+    return raw[2:end], raw[end:-4]
 
 
 def block_rows_max(dim: int, *, with_offsets: bool = False) -> int:
