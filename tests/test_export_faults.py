@@ -203,7 +203,7 @@ def test_work_that_takes_longer_than_a_lease(
 ) -> None:
     with vecdb.open(tmp_path / "data") as indexed:
         filled(indexed, 300).optimize()
-    lease_s = 0.4
+    lease_s = 1.2
     monkeypatch.setattr(limits, "PIN_LEASE_S", lease_s)
     monkeypatch.setattr(pin, "_RENEWED_BELOW_S", lease_s / 2)
 

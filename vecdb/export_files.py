@@ -25,6 +25,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
@@ -37,6 +38,9 @@ __all__ = ["SIDE_PAGE_ROWS", "NewFile", "put_in_place", "save_export", "side_pat
 
 SIDE_PAGE_ROWS: Final = 10_000
 """Rows of a page that ``next_page`` of ``save_export`` is to read."""
+
+_SYNC_BYTES: Final = 64 * 1024**2
+"""Written bytes that the disk is asked to take up before the end."""
 
 
 def side_paths(path: Path) -> tuple[Path, Path]:
@@ -190,11 +194,13 @@ def save_export(
         for each in (side_target, other):
             _check_nothing_beside(target, each, overwrite=overwrite)
         side = stack.enter_context(NewFile(side_target, overwrite=overwrite))
-        end, size, sha256 = _receive(stack.enter_context(contextlib.closing(begin())), file)
+        disk = stack.enter_context(ThreadPoolExecutor(1, "vecdb-export-sync"))
+        end, size, sha256 = _receive(stack.enter_context(contextlib.closing(begin())), file, disk)
         try:
             _check_whole(end, size, sha256)
+            syncing = disk.submit(file.sync)  # While pages keep the scroll's lease.
             _write_side(side, end, next_page, with_arrow=with_arrow)
-            file.sync()  # It may take long, and the scroll needs no lease any more.
+            syncing.result()
         except BaseException:
             with contextlib.suppress(VecdbError):  # Its lease ends by itself.
                 end_scroll(end.token)
@@ -223,16 +229,23 @@ def _check_nothing_beside(target: Path, side: Path, *, overwrite: bool) -> None:
         )
 
 
-def _receive(pieces: Iterator[bytes | ExportEnd], file: NewFile) -> tuple[ExportEnd, int, str]:
+def _receive(
+    pieces: Iterator[bytes | ExportEnd], file: NewFile, disk: Executor
+) -> tuple[ExportEnd, int, str]:
     """Write the bytes down; what is said of them at the end, and how many they are and their
-    SHA-256."""
-    size, digest = 0, hashlib.sha256()
+    SHA-256. The disk takes them up meanwhile."""
+    size, digest, unsynced = 0, hashlib.sha256(), 0
+    syncing: Future[None] = disk.submit(lambda: None)
     for piece in pieces:
         if isinstance(piece, ExportEnd):
+            syncing.result()
             return piece, size, digest.hexdigest()
-        size += len(piece)
+        size, unsynced = size + len(piece), unsynced + len(piece)
         digest.update(piece)
         file.stream.write(piece)
+        if unsynced >= _SYNC_BYTES and syncing.done():
+            syncing.result()  # An error is told once: a later sync would not see it.
+            syncing, unsynced = disk.submit(os.fdatasync, file.stream.fileno()), 0
     raise DataLossError(f"the export ended after {size} bytes, before its end", "EXPORT_CUT")
 
 
