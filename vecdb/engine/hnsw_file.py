@@ -120,7 +120,9 @@ def _read_header(file: UntrustedFile, dim: int) -> _Fields:
         found = (label_at - vector_at) // 4
         if 0 < found <= limits.DIM.maximum:
             raise InvalidArgumentError(
-                f"{file.called}: expected {dim} dimensions, the file has {found}", "DIM_MISMATCH"
+                f"{file.called}: expected {dim} dimensions, the file has {found} (byte 32, offset "
+                "of the label)",
+                "DIM_MISMATCH",
             )
     kind = record(M, dim)
     wanted = [
