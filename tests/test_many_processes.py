@@ -24,6 +24,7 @@ from tests.serving import ServerProcess
 from vecdb.engine import environment as environment_module
 from vecdb.engine import failpoints, layout
 from vecdb.engine.environment import Environment
+from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.store import Store
 from vecdb.engine.supervisor import Supervisor
 
@@ -268,6 +269,7 @@ import os, signal, sys
 from pathlib import Path
 from vecdb.engine import layout
 from vecdb.engine.environment import Environment
+from vecdb.engine.open_collection import OpenCollection
 environment = Environment(Path(sys.argv[1]), layout.DATABASES, create=False, map_bytes=1 << 26)
 with environment.read() as transaction:
     transaction.get(b"state", db=environment.database(b"meta"))
@@ -320,6 +322,25 @@ def test_a_killed_reader_holds_nothing_back_for_long(
         assert environment.readers()[0] == 0
     finally:
         environment.close()
+
+
+def test_a_drop_right_after_a_commit_is_nothing_to_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process may drop the collection before it is looked what the commit left to do."""
+    errors = [vecdb.NotFoundError("the collection was dropped", "NO_COLLECTION"), OSError("bad")]
+
+    def work(_: OpenCollection) -> str | None:
+        raise errors.pop(0)
+
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        monkeypatch.setattr(OpenCollection, "work", work)
+        docs.upsert(["a"], rows(1))
+        docs.upsert(["b"], rows(1))
+        monkeypatch.undo()
+    (told,) = [r.getMessage() for r in caplog.records if r.name.startswith("vecdb")]
+    assert told.endswith("bad") and errors == []
 
 
 def test_opening_looks_for_killed_readers(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from vecdb.errors import (
     ConditionFailedError,
     FailedPreconditionError,
     InternalError,
+    NotFoundError,
     OutcomeUnknownError,
     ResourceExhaustedError,
     VecdbError,
@@ -157,6 +158,8 @@ class Writer:
                 job.answer.set_result(outcome)
         try:
             group[-1].after_commit()
+        except NotFoundError:
+            pass  # The collection was dropped since: there is nothing left to do.
         except Exception as error:
             # The batches are on disk and answered; what failed only asks for sealing.
             _log.warning("after a commit in %s: %s", store.environment.folder, error)
