@@ -1,11 +1,15 @@
-"""Which graph work comes next: a pure function of the segments."""
+"""Which graph work comes next: a pure function of the segments, and what comes of it."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+import vecdb
 from vecdb.engine.planning import FLAT_SEGMENTS_MAX, GROUP_SEGMENTS_MAX, Pace, plan
 from vecdb.engine.segment import RowArrays
 from vecdb.engine.view import SegmentView
@@ -102,3 +106,37 @@ def test_empty_segments_do_not_keep_it_busy() -> None:
     assert planned(("graph", 0)) is None
     assert planned(("graph", 0), ("graph", 0)) == [0, 1]
     assert planned(("graph", 80_000), ("flat", 10, 10)) is None
+
+
+def eventually(condition: Callable[[], Any]) -> Any:
+    ends = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+def test_one_graph_after_a_bulk_load_which_a_trickle_does_not_write_again(tmp_path: Path) -> None:
+    count, few, seal_rows = 20_000, 400, 256
+    vectors = np.random.default_rng(5).normal(size=(count + few, 16)).astype(np.float32)
+    with vecdb.open(tmp_path / "data", seal_bytes=64 * seal_rows) as database:
+        docs = database.create_collection("docs", 16, M=8, ef_construction=40)
+
+        def graphs_alone() -> Any:
+            segments = docs.stats().segments
+            settled = all(s.kind == "graph" for s in segments) and docs.stats().indexer == "idle"
+            return settled and segments
+
+        docs.upsert_many(range(count), vectors[:count])
+        (big,) = eventually(lambda: len(graphs_alone() or ()) == 1 and graphs_alone())
+        assert count - seal_rows <= big.rows <= count
+        for start in range(count, count + few, 100):
+            docs.upsert(range(start, start + 100), vectors[start : start + 100])
+            eventually(lambda: docs.stats().unindexed_rows < seal_rows)
+        segments = eventually(graphs_alone)
+        assert segments[0] == big and len(segments) > 1
+        hits = docs.search(vectors[count : count + few], k=1)
+        assert np.mean([int(h.ids[0]) == count + i for i, h in enumerate(hits)]) > 0.97
+        docs.optimize()
+        (all_of_it,) = docs.stats().segments
+        assert all_of_it.rows == count + few

@@ -48,6 +48,7 @@ class _Worker:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._orphaned = threading.Event()
         self._leftover: set[str] = set()
+        self._settled_rows: dict[str, int | None] = {}  # As ``CollectionIndexer`` says.
 
     def read_input(self) -> None:
         """The thread that notices the parent's end."""
@@ -107,8 +108,11 @@ class _Worker:
                 rows_max=max(1, self._arguments.segment_bytes_max // size),
                 report=lambda event: _say({**event, "collection": collection_id}),
                 should_stop=self._orphaned.is_set,
+                settled_rows=self._settled_rows.get(collection_id),
             )
-            return indexer.run(pace)
+            left = indexer.run(pace)
+            self._settled_rows[collection_id] = indexer.settled_rows
+            return left
         finally:
             environment.close()
 

@@ -60,6 +60,9 @@ _WAITING_FRACTION = 1 / 4
 """A growing graph is published earlier if neither so many rows wait beside it, as a fraction of its
 own, nor as many as were just added: then they come slowly, and searches scan what is not in it."""
 
+_BULK_FRACTION = 1 / 16
+"""Rows that came since there was nothing left to do, as a fraction of all, that are a bulk load."""
+
 _STEP_ROWS = 50_000
 
 
@@ -95,6 +98,11 @@ class CollectionIndexer:
         report: told what is being done, as a dict that JSON can hold.
         should_stop: asked between steps.
         dead_fraction_max: a graph with more dead nodes than this is built anew.
+        settled_rows: live rows when there was nothing left to do; None: those there are now. Where
+            many have come since, a pause is for making one graph of all.
+
+    Attributes:
+        settled_rows: the same after a run.
     """
 
     def __init__(
@@ -108,6 +116,7 @@ class CollectionIndexer:
         report: Callable[[dict[str, Any]], None],
         should_stop: Callable[[], bool],
         dead_fraction_max: float = DEAD_FRACTION_MAX,
+        settled_rows: int | None = None,
     ) -> None:
         self._store = store
         self._folder = folder
@@ -120,6 +129,7 @@ class CollectionIndexer:
         self._dead_fraction_max = dead_fraction_max
         self._views = ViewKeeper(store, folder, collection_id, with_fresh=False)
         self._kept: _Growing | None = None
+        self.settled_rows = settled_rows
 
     def run(self, pace: Pace) -> bool:
         """Do what is to be done now.
@@ -130,6 +140,10 @@ class CollectionIndexer:
             if not held:
                 return True
             self._clear_up()
+            if self.settled_rows is None:
+                self.settled_rows = self._views.view().live_count
+            if pace == "pausing":
+                pace = self._pace_of_a_pause(self._views.view())
             while not self._should_stop():
                 view, group, taken = self._take(pace)
                 if taken is None:
@@ -143,8 +157,17 @@ class CollectionIndexer:
             sweep(self._store, self._segments)
             purge_all(self._store, should_stop=self._should_stop)
             trim_dead(self._store, self._views.view(), self._should_stop)
-            later: Pace = "pausing" if pace == "writing" else pace
-            return self._plan(self._views.view(), later) is not None
+            view = self._views.view()
+            later = pace if pace == "optimizing" else self._pace_of_a_pause(view)
+            left = self._plan(view, later) is not None
+            if not left:
+                self.settled_rows = view.live_count
+            return left
+
+    def _pace_of_a_pause(self, view: View) -> Pace:
+        """After a bulk load the large graph was written several times already: once more pays."""
+        grown = view.live_count - (self.settled_rows or 0)
+        return "optimizing" if grown >= _BULK_FRACTION * view.live_count else "pausing"
 
     def _plan(self, view: View, pace: Pace) -> list[SegmentView] | None:
         return plan(

@@ -1,9 +1,9 @@
 """What graph work a collection needs next: a pure function of its segments.
 
-After ``optimize`` there is one graph for the whole collection, or as few as the cap on a segment's
-size allows, none with many dead nodes. Otherwise there may be smaller ones to the right of a large
-graph, each a fraction of the one before: writing the large one again for every few rows would wear
-the disk out.
+After ``optimize`` or a bulk load there is one graph for the whole collection, or as few as the cap
+on a segment's size allows, none with many dead nodes. Otherwise there may be smaller ones to the
+right of a large graph, each a fraction of the one before: writing the large one again for every few
+rows would wear the disk out.
 """
 
 from __future__ import annotations
