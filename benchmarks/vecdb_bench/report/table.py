@@ -18,7 +18,7 @@ BEGIN = "<!-- vecdb bench: begin -->"
 END = "<!-- vecdb bench: end -->"
 _MODE = "one query, one caller"
 _HEAD = (
-    "| target | queries/s at 0.95 | at 0.99 | p50 / p99 ms | durable rows/s | indexed s "
+    "| target | queries/s at 0.95 | at 0.99 | p50 / p99 ms | rows/s acknowledged | indexed s "
     "| ready after kill -9, s | memory MB | disk MB |"
 )
 
