@@ -142,12 +142,14 @@ def test_a_clean_graph_goes_out_as_it_is(
 
 def check_more(outer: Any, metric: str, n: int) -> None:
     """FAISS goes on adding to it."""
-    more = unit(clustered(20, 12, seed=8), metric)
-    outer.add_with_ids(more, np.arange(20) + 10**9)
-    assert outer.ntotal == n + 20
+    count = 200  # As with 4 links a few are never found.
+    more, names = unit(clustered(count, 12, seed=8), metric), np.arange(count) + 10**9
+    outer.add_with_ids(more, names)
+    assert outer.ntotal == n + count
+    assert outer.reconstruct(int(names[-1])).tobytes() == more[-1].tobytes()
     _, found = outer.search(more, 10)
     if metric != "dot":  # Under dot another may have the greater product.
-        assert (found == (np.arange(20) + 10**9)[:, None]).any(axis=1).mean() > 0.9
+        assert (found == names[:, None]).any(axis=1).mean() > 0.9
 
 
 @pytest.mark.parametrize("metric", METRICS)
