@@ -98,7 +98,7 @@ class CollectionIndexer:
         report: told what is being done, as a dict that JSON can hold.
         should_stop: asked between steps.
         dead_fraction_max: a graph with more dead nodes than this is built anew.
-        settled_rows: live rows when there was nothing left to do; None: those there are now. Where
+        settled_rows: live rows when there was nothing left to do; None: those in graphs now. Where
             many have come since, a pause is for making one graph of all.
 
     Attributes:
@@ -141,7 +141,8 @@ class CollectionIndexer:
                 return True
             self._clear_up()
             if self.settled_rows is None:
-                self.settled_rows = self._views.view().live_count
+                view = self._views.view()
+                self.settled_rows = sum(s.live_count for s in view.segments if s.graph is not None)
             if pace == "pausing":
                 pace = self._pace_of_a_pause(self._views.view())
             while not self._should_stop():
