@@ -18,7 +18,7 @@ from tests.torture.cutting import Cut, Run, all_cuts, check, cut, run, sample
 from tests.torture.requirements import needs_strace
 
 SEED = int(os.environ.get("VECDB_TORTURE_SEED", "0")) or random.randrange(1, 1_000_000)
-SECONDS = float(os.environ.get("VECDB_TORTURE_CUTS_S", "90"))
+SECONDS = float(os.environ.get("VECDB_TORTURE_CUTS_S", "70"))
 CHECKED_EVERY = 3
 """Of so many cuts one is followed by a whole check of the folder."""
 
