@@ -81,6 +81,7 @@ class OpenCollection:
         self._purger = Purger(self.store)
         self.backpressure = Backpressure(database.options.backlog_bytes_max)
         self._seal_bytes_max = database.options.seal_bytes
+        self._seal_bytes_min = max(1, self._seal_bytes_max // _CALM_PART)
         self._sealed_to, self._sealed_at = 0, time.monotonic()
         self._flat_rows = (-1, 0, 0)  # Generation, rows in flat segments, rows in graphs.
         self.views = ViewKeeper(
@@ -110,7 +111,7 @@ class OpenCollection:
                 self.store,
                 self.folder,
                 self.id,
-                bytes_min=bytes_min or max(1, self._seal_bytes_max // _CALM_PART),
+                bytes_min=bytes_min or self._seal_bytes_min,
                 rows_max=self._flat_rows_max,
                 joined_rows_max=self.graph_rows_max,
             )
@@ -159,7 +160,7 @@ class OpenCollection:
         if sealed_to != self._sealed_to:
             self._sealed_to, self._sealed_at = sealed_to, time.monotonic()
         hurried = time.monotonic() - self._sealed_at < _CALM_S
-        return self._seal_bytes_max if hurried else max(1, self._seal_bytes_max // _CALM_PART)
+        return self._seal_bytes_max if hurried else self._seal_bytes_min
 
     def work(self) -> str | None:
         """What the last commits left to do: "seal" if there is enough in no segment yet, "index"

@@ -26,8 +26,9 @@ class Options:
 
     Attributes:
         threads: kernels that run at once in this process, and threads of a graph build.
-        seal_bytes: fresh rows are sealed into a segment once they are this large. Smaller means
-            cheaper searches beside writes and more, smaller files.
+        seal_bytes: fresh rows are sealed into a segment once they are this large, or a quarter of
+            it where nothing was sealed for a second. Smaller means cheaper searches beside writes
+            and more, smaller files.
         segment_bytes_max: a graph segment grows no larger than this; building one takes about as
             much memory again. Default: a quarter of the machine's memory.
         queue_bytes_max: batches that may wait for the writer; past it writes are refused with

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["EFFORTS", "Ids", "Settings", "Target", "folder_bytes", "memory_bytes"]
+__all__ = ["EFFORTS", "Ids", "Settings", "Target", "folder_bytes", "memory_bytes", "unit"]
 
 EFFORTS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """The sweep of ef, or of what a target has in its place."""
@@ -126,6 +126,11 @@ class Ids:
         for at, answer in enumerate(answers):
             rows[at, : len(answer)] = self.decode(answer)
         return rows
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1, for targets that know cosine as the inner product of such rows."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
 
 
 def folder_bytes(folder: Path) -> int:

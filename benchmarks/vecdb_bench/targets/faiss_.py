@@ -7,7 +7,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from vecdb_bench.targets.base import Settings, Target
+from vecdb_bench.targets.base import Settings, Target, unit
 
 __all__ = ["Adapter"]
 
@@ -51,6 +51,4 @@ class Adapter(Target):
             faiss.write_index(self._index, str(self._file))
 
     def _prepared(self, vectors: np.ndarray) -> np.ndarray:
-        if not self._normalised:
-            return vectors
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+        return unit(vectors) if self._normalised else vectors

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import svs
 
-from vecdb_bench.targets.base import Settings, Target
+from vecdb_bench.targets.base import Settings, Target, unit
 
 __all__ = ["Adapter"]
 
@@ -85,6 +85,4 @@ class Adapter(Target):
             self._index.save(*(str(self._folder / part) for part in _PARTS))
 
     def _prepared(self, vectors: np.ndarray) -> np.ndarray:
-        if not self._normalised:
-            return vectors
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+        return unit(vectors) if self._normalised else vectors
