@@ -442,6 +442,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     }
     parquet.write_table(table(columns), tmp_path / "index.meta.parquet")
     data = ["--data", str(tmp_path / "data")]
+    assert command_line.run(["import", "faiss", f"{path}-other", "docs", *data]) == 1
+    assert f"there is no file {path}-other" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
     assert command_line.run(["import", "faiss", str(path), "docs", *data]) == 0
     said = capsys.readouterr().out
     assert "made collection docs, from IndexIDMap2(IndexHNSWFlat)" in said

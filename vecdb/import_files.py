@@ -111,7 +111,9 @@ def _copy_table(table: Path, lines: Path) -> None:
                     out.write(json.dumps(row) + "\n")
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {table}", "NO_FILE") from None
-    except (ArrowException, KeyError, TypeError, ValueError) as error:
+    except (ArrowException, KeyError, OSError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # The disk's. Arrow raises one without a number for what it can't decode.
         wanted = ", ".join(_FIELDS)
         raise InvalidArgumentError(
             f"{table}: no readable Parquet table of {wanted}: {error}", "BAD_META"

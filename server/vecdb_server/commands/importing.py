@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vecdb.errors import InvalidArgumentError
+from vecdb.import_files import open_regular
+from vecdb.os_errors import os_errors_translated
 from vecdb.types import ImportReport
 from vecdb_server.commands.options import Json, Url
 
@@ -57,7 +60,7 @@ def import_faiss(
     if data is None:
         report = _send(url, file, beside, "faiss", collection, metric)
     else:
-        with _opened(url, data) as database:
+        with _opened(url, data, file) as database:
             report = database.import_faiss(file, collection, metric=metric, meta=beside)
     _print(report, as_json=as_json)
 
@@ -79,7 +82,7 @@ def import_hnswlib(
     if data is None:
         report = _send(url, file, beside, "hnswlib", collection, metric, dim)
     else:
-        with _opened(url, data) as database:
+        with _opened(url, data, file) as database:
             report = database.import_hnswlib(file, collection, dim=dim, metric=metric, meta=beside)
     _print(report, as_json=as_json)
 
@@ -90,9 +93,13 @@ def _beside(meta: Path | None, no_meta: bool) -> Path | bool | None:
     return False if no_meta else meta
 
 
-def _opened(url: str | None, data: Path) -> Any:
+def _opened(url: str | None, data: Path, file: Path) -> Any:
+    """The database in a folder, which is not made for a file that is not there."""
     from vecdb_server.commands.target import open_target
 
+    if not data.exists():
+        with os_errors_translated(str(file)):
+            os.close(open_regular(file.expanduser(), str(file)))
     return open_target(url, data, create=True)
 
 
