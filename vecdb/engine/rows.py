@@ -23,7 +23,9 @@ from vecdb.errors import DataLossError
 
 __all__ = ["BlockReader", "Record", "RowReader", "to_last_version"]
 
-_DEATHS_AT_ONCE = 500
+_DEATHS_AT_ONCE = 100
+"""So few that their buffers don't set off the garbage collector, which would go through all that a
+process holds while a transaction is open."""
 
 _EVERY_SEQ = 2**63 - 1
 
@@ -244,7 +246,7 @@ class RowReader:
         with transaction.cursor(self._dead) as cursor:
             found = cursor.set_range(layout.row_key(first_row))
             entries = cursor.iternext(keys=True, values=True) if found else iter(())
-            # In small lists: a loop takes twice as long, and so do many buffers alive at once.
+            # In small lists: a loop takes twice as long.
             while some := list(itertools.islice(entries, _DEATHS_AT_ONCE)):
                 some_keys = b"".join([key for key, _ in some])
                 numbers = np.frombuffer(some_keys, ">u8").astype(np.int64)
