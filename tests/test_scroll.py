@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 import time
@@ -104,6 +105,30 @@ def test_without_metadata_and_vectors(surface: Any) -> None:
     page = docs.scroll_page(include_metadata=False).records
     assert page.metadata == [{}] * 10
     assert page.vectors.tobytes() == np.stack([v for v, _ in model.rows.values()]).tobytes()
+
+
+@pytest.mark.parametrize("batch", [7, 1_600])
+def test_each_row_has_the_metadata_of_its_seq(
+    database: Any, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PIN_LEASE_S", 3600.0)
+    docs, model = filled(database, 1_600)
+    begun = []
+    for turn in range(4):
+        # One row has hundreds of versions.
+        several = [f"row-{i}" for i in (0, *range(498, 503), *range(997, 1_004), 1_599)]
+        for version in range(150):
+            some = [*several, "row-900"] if version % 50 == 0 else ["row-900"]
+            vectors = np.stack([model.rows[name][0] for name in some])
+            metadata = [{"version": [turn, version, name]} for name in some]
+            docs.upsert(some, vectors, metadata)
+            model.upsert(some, vectors, metadata)
+        begun.append((docs.scroll_page(batch=3), copy.deepcopy(model)))
+        gone = [f"row-{i}" for i in range(504 + turn, 1_590, 97) if f"row-{i}" not in several]
+        docs.delete(gone)
+        model.delete(gone)
+    for page, then in begun:
+        check(rest_of(docs, page, batch=batch), then)
 
 
 def test_what_is_written_after_the_first_page_is_not_seen(surface: Any) -> None:

@@ -773,7 +773,7 @@ def test_a_watcher_of_health_does_not_hold_up_a_drain(tmp_path: Path) -> None:
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     began = time.monotonic()
     server.drain()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8
     assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
     raw.channel.close()
 
@@ -808,7 +808,7 @@ def test_a_signal_while_kernels_compile_ends_it(tmp_path: Path) -> None:
         server.signal()
         began = time.monotonic()
         assert server.wait(20) == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         assert not any(" INFO ready " in line for line in server.log)
 
 
