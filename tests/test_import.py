@@ -431,7 +431,9 @@ def test_hnswlib_files(space: str, database: Any, tmp_path: Path) -> None:
     assert fewer.get(["6", "804"]).vectors.tobytes() == stored.tobytes()
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pyarrow import parquet, table
 
     path = saved(tmp_path / "index", faiss_index("hnsw-ids", vectors(4, 3)))
@@ -455,6 +457,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     plain = ["import", "faiss", str(path), "plain", "--no-meta", "--json", *data]
     assert command_line.run(plain) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == 4
+    monkeypatch.setenv("HOME", str(tmp_path))
+    other = ["--data", str(tmp_path / "other")]
+    assert command_line.run(["import", "faiss", f"~/{path.name}", "docs", *other]) == 0
     path.write_bytes(path.read_bytes()[:-1])
     assert command_line.run(["import", "faiss", str(path), "docs", *data]) == 1
     assert "byte" in capsys.readouterr().err
