@@ -9,7 +9,6 @@ when its input ends: at once, or after the job at hand with ``--finish-when-orph
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import queue
@@ -23,15 +22,13 @@ from vecdb.engine.child_process import give_way
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.environment import Environment
 from vecdb.engine.folder_use import FolderUse
+from vecdb.engine.garbage import keep_what_is_loaded
 from vecdb.engine.indexing import CollectionIndexer
 from vecdb.engine.planning import Pace, graph_row_bytes
 from vecdb.engine.store import Store
 from vecdb.errors import NotFoundError
 
 __all__ = ["main"]
-
-_GARBAGE_THRESHOLD = 20_000
-"""Containers made before Python looks for cycles among the new ones; ours are in none."""
 
 _PAUSE_S = 2.0
 """Seconds without a word from the parent after which leftovers are done too."""
@@ -137,13 +134,11 @@ def main() -> None:
     except FileNotFoundError:
         return  # The folder was deleted.
     with use:
-        load_kernels()
-        # What is loaded by now stays. To go through it takes 60 ms of a core, ten times as long by
-        # the clock beside searches, and often while a transaction keeps the store from shrinking.
-        gc.freeze()
-        gc.set_threshold(_GARBAGE_THRESHOLD)
         worker = _Worker(arguments)
+        # Before the kernels, which may have to be compiled: the parent may end meanwhile.
         threading.Thread(target=worker.read_input, name="input", daemon=True).start()
+        load_kernels()
+        keep_what_is_loaded()
         worker.run()
 
 

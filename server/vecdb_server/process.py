@@ -14,7 +14,6 @@ There is no access control yet, so that only loopback addresses are served.
 
 from __future__ import annotations
 
-import gc
 import ipaddress
 import logging
 import os
@@ -55,10 +54,6 @@ DEFAULT_THREADS: Final = 32
 GRACE_S: Final = 10.0
 _FLUSH_S: Final = 1.0
 """For answers that are on their way when the port is closed."""
-
-_GARBAGE_THRESHOLD: Final = 20_000
-"""Containers made before Python looks for cycles among the new ones; a batch's answer makes some
-hundreds, and none of them is in a cycle."""
 
 _CALLS_WAITING_MAX: Final = 1_024
 """Calls accepted at once, those included that wait for a thread; gRPC refuses further ones."""
@@ -276,9 +271,9 @@ class _Opening(threading.Thread):
         except Exception as error:
             log.failure("failed", error)
         else:
-            # What is loaded by now stays: the collector need not look at it again and again.
-            gc.freeze()
-            gc.set_threshold(_GARBAGE_THRESHOLD)
+            from vecdb.engine.garbage import keep_what_is_loaded
+
+            keep_what_is_loaded()
             return
         self.failed = True
         self._stop_event.set()
