@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import grpc
 
-import vecdb
 from vecdb import checks, limits
 from vecdb.errors import (
     FailedPreconditionError,
@@ -28,6 +27,7 @@ from vecdb.errors import (
 )
 from vecdb.types import BackupReport, CollectionDescription, ImportReport
 from vecdb_client import translation
+from vecdb_client.channel import UseOfChannel, in_background, leave_channel, new_channel
 from vecdb_client.collection import Collection
 from vecdb_client.imports import send_import
 from vecdb_client.streams import SearchStreams
@@ -48,7 +48,8 @@ class Client:
 
     Connecting happens with the first call. Safe to use from many threads, which share one
     connection; not after a fork, where every call raises FailedPreconditionError: make a new client
-    in the child. A context manager: leaving it closes the connection.
+    in the child. After Ctrl-C in the middle of a call it goes on working. A context manager:
+    leaving it closes the connection.
 
     Args:
         address: host:port of the server.
@@ -69,26 +70,7 @@ class Client:
         self._timeout_s = _checked_timeout(timeout_s)
         self._pid = os.getpid()
         self._unusable: str | None = None
-        # The server's limit on messages decides; ours is the greatest that it may have.
-        size = limits.MESSAGE_BYTES.maximum
-        self._channel = grpc.insecure_channel(
-            address,
-            options=(
-                ("grpc.max_send_message_length", size),
-                ("grpc.max_receive_message_length", size),
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.keepalive_timeout_ms", 10_000),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 2_000),
-                ("grpc.primary_user_agent", f"vecdb-client/{vecdb.__version__}"),
-            ),
-        )
-        self._stub: Any = VecdbStub(self._channel)
-        self._streams = SearchStreams(self._stub.SearchStream)
-        # A client that is let go unclosed takes its streams with it.
-        self._let_go = weakref.finalize(self, self._streams.close)
+        self._connect()
         self._message_bytes: int | None = None
 
     def create_collection(
@@ -262,6 +244,20 @@ class Client:
         description = translation.description_of(made)
         return Collection(self, description.name, description.config)
 
+    def _connect(self) -> None:
+        self._channel = new_channel(self._address)
+        self._stub: Any = VecdbStub(self._channel)
+        self._streams = SearchStreams(self._stub.SearchStream)
+        # A client that is let go unclosed takes its streams with it.
+        self._let_go = weakref.finalize(self, self._streams.close)
+
+    def _connect_anew(self) -> None:
+        """After an interrupt, see ``UseOfChannel``."""
+        if self._unusable is None:
+            leave_channel(self._channel)
+            in_background(self._let_go)
+            self._connect()
+
     def _check_usable(self) -> None:
         # Asking for the pid takes 0.1 µs; gRPC in a forked child may hang without end.
         if os.getpid() != self._pid:
@@ -286,13 +282,15 @@ class Client:
         """Like ``_read``, but only begun: the function that is returned waits for the answer."""
         self._check_usable()
         try:
-            future = method.future(request, timeout=self._timeout_s)
+            with UseOfChannel(self._connect_anew):
+                future = method.future(request, timeout=self._timeout_s)
         except ValueError as error:
             raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
 
         def wait() -> Any:
             try:
-                return future.result()
+                with UseOfChannel(self._connect_anew):
+                    return future.result()
             except grpc.RpcError as error:
                 raise translation.error_of(error, self._address, is_write=False) from None
             except grpc.FutureCancelledError:
@@ -305,7 +303,8 @@ class Client:
         limit_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
         self._check_usable()
         began = time.monotonic()
-        answer: wire.SearchResponse | None = self._streams.ask(request, limit_s)
+        with UseOfChannel(self._connect_anew):
+            answer: wire.SearchResponse | None = self._streams.ask(request, limit_s)
         if answer is None:
             request.timeout_us = 0
             left_s = None if limit_s is None else max(1e-3, limit_s - (time.monotonic() - began))
@@ -329,38 +328,43 @@ class Client:
         limit_s = _checked_timeout(timeout_s)
         self._check_usable()
         try:
-            call = method(request, timeout=limit_s)
+            with UseOfChannel(self._connect_anew):
+                call = method(request, timeout=limit_s)
         except ValueError as error:
             raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
         try:
-            yield from call
+            with UseOfChannel(self._connect_anew):
+                yield from call
         except grpc.RpcError as error:
             raise translation.error_of(error, self._address, is_write=False) from None
         finally:
-            call.cancel()
+            in_background(call.cancel)
 
     def _upload(self, method: Any, messages: Iterator[Any], timeout_s: float | None) -> Any:
         """The answer to many messages that change something; without a timeout it has no end."""
         limit_s = _checked_timeout(timeout_s)
         self._check_usable()
         try:
-            future = method.future(messages, timeout=limit_s)
+            with UseOfChannel(self._connect_anew):
+                future = method.future(messages, timeout=limit_s)
         except ValueError as error:
             raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
         try:
-            return future.result()
+            with UseOfChannel(self._connect_anew):
+                return future.result()
         except grpc.RpcError as error:
             raise translation.error_of(error, self._address, is_write=True) from None
         except grpc.FutureCancelledError:
             raise FailedPreconditionError("the client was closed", "CLOSED") from None
         finally:
-            future.cancel()  # Who is interrupted sends no more.
+            in_background(future.cancel)  # Who is interrupted sends no more.
 
     def _start_write(self, method: Any, request: Any) -> Any:
         """Send a write and return its gRPC future, to be given to ``_finish_write``."""
         self._check_usable()
         try:
-            return method.future(request, timeout=self._timeout_s)
+            with UseOfChannel(self._connect_anew):
+                return method.future(request, timeout=self._timeout_s)
         except ValueError as error:
             raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
 
@@ -368,7 +372,8 @@ class Client:
         """The answer to a write that was started; what ``_write`` would send again is given to
         it."""
         try:
-            return future.result()
+            with UseOfChannel(self._connect_anew):
+                return future.result()
         except grpc.RpcError as error:
             translated = translation.error_of(error, self._address, is_write=True)
         attempts = _Attempts(request)
@@ -404,7 +409,8 @@ class Client:
     ) -> Any:
         self._check_usable()
         try:
-            return method(request, timeout=timeout_s)
+            with UseOfChannel(self._connect_anew):
+                return method(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise translation.error_of(error, self._address, is_write=is_write) from None
         except ValueError as error:

@@ -21,6 +21,7 @@ from vecdb import checks, limits
 from vecdb.batching import Batch, attach_progress, batches, request_id_of_part
 from vecdb.errors import VecdbError
 from vecdb.types import IngestProgress
+from vecdb_client.channel import in_background
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 
@@ -176,4 +177,4 @@ class _Ingest:
     def cancel(self) -> None:
         """After an interrupt: don't wait for anything."""
         while self._under_way:
-            self._under_way.popleft().future.cancel()
+            in_background(self._under_way.popleft().future.cancel)

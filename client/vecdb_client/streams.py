@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import grpc
 
+from vecdb_client.channel import interrupt_in
 from vecdb_proto import vecdb_pb2 as wire
 
 __all__ = ["SearchStreams"]
@@ -43,7 +44,9 @@ class SearchStreams:
         self._method = method
         self._idle: list[_Stream] = []
         self._open: set[_Stream] = set()
-        self._changed = threading.Condition(threading.Lock())
+        # Taken as it is and not through the condition, whose steps an interrupt may come between.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._closed = False
         self._searched_once = False
         self._refused_until = -math.inf
@@ -59,7 +62,6 @@ class SearchStreams:
         stream = self._take()
         if stream is None:
             return None
-        healthy = False
         try:
             if timeout_s is not None:
                 request.timeout_us = max(1, int(1e6 * timeout_s))
@@ -67,27 +69,30 @@ class SearchStreams:
                 if stream.ends_at < self._guard_looks_at:
                     self._wake_guard()
             answer = stream.ask(request)
-            healthy = True
-            return answer
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 # No room for a stream, or a server that has none; or one search that is too large,
                 # for which a pause does no harm.
                 self._refused_until = time.monotonic() + _REFUSED_PAUSE_S
+            self._drop(stream)
             return None
         except StopIteration:
-            return None  # Ended by the server, or by ``close``.
-        finally:
-            stream.ends_at = math.inf
-            if healthy:
-                self._idle.append(stream)
-            else:
-                # Interrupted, it would give the next search the answer to this one.
+            # Ended by the server, or by ``close``.
+            self._drop(stream)
+            return None
+        except Exception as error:
+            if interrupt_in(error) is None:
                 self._drop(stream)
+            raise
+        # One whose search was interrupted would give the next search the answer to that; the client
+        # closes all of them then.
+        stream.ends_at = math.inf
+        self._idle.append(stream)
+        return answer
 
     def close(self) -> None:
         """End all streams; searches under way in other threads end with them."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._idle.clear()
             streams, self._open = self._open, set()
@@ -100,7 +105,7 @@ class SearchStreams:
             return self._idle.pop()
         except IndexError:
             pass
-        with self._changed:
+        with self._lock:
             if self._closed or len(self._open) >= _STREAMS_MAX:
                 return None
             if not self._searched_once:
@@ -114,12 +119,12 @@ class SearchStreams:
             return stream
 
     def _drop(self, stream: _Stream) -> None:
-        with self._changed:
+        with self._lock:
             self._open.discard(stream)
         stream.end()
 
     def _wake_guard(self) -> None:
-        with self._changed:
+        with self._lock:
             if self._guard is None:
                 self._guard = threading.Thread(
                     target=self._run_guard, name="vecdb-client-deadlines", daemon=True
@@ -128,7 +133,7 @@ class SearchStreams:
             self._changed.notify_all()
 
     def _run_guard(self) -> None:
-        with self._changed:
+        with self._lock:
             while not self._closed:
                 # Set before the streams are read: a search that begins meanwhile wakes us again.
                 self._guard_looks_at = math.inf

@@ -30,6 +30,7 @@ import vecdb
 from vecdb.errors import FailedPreconditionError, MissingExtraError, NotFoundError
 from vecdb.types import CollectionConfig
 from vecdb_server.commands.answers import bytes_text
+from vecdb_server.commands.apart import run_apart
 from vecdb_server.commands.child import ServerProcess
 from vecdb_server.commands.progress import Rows, Status
 
@@ -115,8 +116,7 @@ def _run(console: Console, options: DemoOptions) -> int:
         with Status(console, f"starting a server on {options.data.absolute()}"):
             address = server.wait_ready()
         _say(console, f"server ready at {address}, data in {options.data.absolute()}")
-        with vecdb.connect(address, timeout_s=None) as client:
-            _show(console, client, words, options)
+        run_apart(lambda: _show(console, address, words, options), give_up=server.stop)
         if options.keep_serving:
             _say(console, f"serving at {address} until Ctrl-C")
             with suppress(KeyboardInterrupt):
@@ -128,8 +128,13 @@ def _run(console: Console, options: DemoOptions) -> int:
     return status
 
 
-def _show(console: Console, client: Any, words: Words, options: DemoOptions) -> None:
+def _show(console: Console, address: str, words: Words, options: DemoOptions) -> None:
     """All that needs the server."""
+    with vecdb.connect(address, timeout_s=None) as client:
+        _load_and_measure(console, client, words, options)
+
+
+def _load_and_measure(console: Console, client: Any, words: Words, options: DemoOptions) -> None:
     figures = Figures()
     collection, full = _prepared(console, client, words, options.fresh)
     began = time.monotonic()
