@@ -24,7 +24,7 @@ help: ## this list
 	@echo "make serve   serve a folder: make serve DATA=data LISTEN=127.0.0.1:7801"
 	@echo "make test    ruff and all tests; ARGS='-k name' for some"
 	@echo "make torture kill and stop it for hours: make torture ARGS='--hours 8' (needs strace)"
-	@echo "make bench   measure vecdb beside hnswlib and FAISS, minutes; make bench-full: peers too, hours"
+	@echo "make bench   measure vecdb beside hnswlib and FAISS, minutes; make bench-full: peers too, a night"
 	@echo "make lint    ruff and mypy"
 	@echo "make proto   generate the code of the wire contract anew"
 	@echo "make clean   remove .venv, caches, builds and the demo's data"

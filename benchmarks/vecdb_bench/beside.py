@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,9 @@ def measure_beside(rows: int = 400_000, seconds: float = 30.0) -> dict[str, Any]
     return {**results, "ratio": ratio}
 
 
-def _told(name: str, took_ms: list[float], unindexed: list[int], rate: float) -> dict[str, float]:
+def _told(
+    name: str, took_ms: list[float], unindexed: Sequence[float], rate: float
+) -> dict[str, float]:
     p50, p99 = np.percentile(took_ms, [50, 99])
     print(
         f"  {name:10s} p50 {p50:.2f} ms, p99 {p99:.2f} ms; {rate:,.0f} rows a second written; "

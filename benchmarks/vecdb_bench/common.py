@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def glove(rows: int, seed: int = 1) -> tuple[npt.NDArray[np.float32], npt.NDArra
     words = words[order]
     if rows + 1000 <= len(words):
         return words[:rows], words[rows : rows + 1000]
-    return words[:rows], (words[:1000] + words[1000:2000]) / 2
+    return words[:rows], (words[:1000] + words[1000:2000]) * np.float32(0.5)
 
 
 def uuids(count: int, seed: int = 7) -> list[str]:
@@ -58,7 +58,7 @@ def uuids(count: int, seed: int = 7) -> list[str]:
     ]
 
 
-def median(values: list[float]) -> float:
+def median(values: Sequence[float]) -> float:
     """The middle one."""
     return statistics.median(values)
 

@@ -14,7 +14,7 @@ import grpc
 METHOD = "/echo.Echo/Echo"
 
 
-class _Echo(grpc.GenericRpcHandler):  # type: ignore[misc]
+class _Echo(grpc.GenericRpcHandler):
     def service(self, handler_call_details: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(lambda request, context: request)
 

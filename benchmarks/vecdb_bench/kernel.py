@@ -31,7 +31,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine import kernels
-from vecdb.engine.hnsw import Builder, Graph, Space
+from vecdb.engine.graph import Graph
+from vecdb.engine.hnsw import Builder, Space
 
 __all__ = ["DATASETS", "Comparison", "compare", "main"]
 

@@ -106,10 +106,10 @@ def measure_memory(rows: int = 400_000) -> dict[str, Any]:
             words.upsert_many(range(rows), base)
             words.optimize()
         with served_process(folder) as (pid, address), vecdb.connect(address) as client:
-            words = client.collection("words")
+            served = client.collection("words")
             for query in queries[:200]:
-                assert len(words.search(query, k=10)) == 10
-            words.search(queries, k=10)
+                assert len(served.search(query, k=10)) == 10
+            served.search(queries, k=10)
             time.sleep(1.0)
             private = _private_bytes(pid)
     bound = 300e6 + 0.05 * base.nbytes

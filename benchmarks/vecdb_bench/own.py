@@ -122,7 +122,9 @@ def measure(
                 ef,
                 float(shares.mean()),
                 float(shares.min()),
-                *(1000 * percentile(took, share) for share in (50, 95, 99)),
+                1000 * percentile(took, 50),
+                1000 * percentile(took, 95),
+                1000 * percentile(took, 99),
                 visited / len(queries),
             )
         )

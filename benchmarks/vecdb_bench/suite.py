@@ -1,7 +1,7 @@
 """A run: scenarios over data sets and targets, into a file of results; plans of what is run.
 
 ``run`` goes through a plan; what the file has already is not measured again. The standard plan is
-small enough for a coffee, the full one takes an evening.
+small enough for a coffee, that of all peers takes an hour or three, the full one a night.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vecdb_bench.scenarios.context import Context, Scale
 from vecdb_bench.targets.base import Settings
 from vecdb_bench.targets.registry import TARGETS, describe
 
-__all__ = ["FULL", "PLANS", "STANDARD", "TINY", "Plan", "run"]
+__all__ = ["FULL", "PEERS", "PLANS", "STANDARD", "TINY", "Plan", "run"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,19 @@ FULL = Plan(
     tuple(name for name in TARGETS if name != "echo"),
     scale=Scale(sizes=(10_000, 30_000, 100_000, 300_000), ingest_rows=100_000),
 )
+PEERS = Plan(
+    ("glove-50:50000", "text-256:50000", "sift-128:50000"),
+    FULL.targets,
+    scale=Scale(
+        seconds=0.3,
+        latency_seconds=2.0,
+        clients=(1, 4),
+        efforts=(10, 16, 32, 64, 128, 256, 512),
+        batches=(100, 1_000),
+        sizes=(10_000, 25_000, 50_000),
+        ingest_rows=20_000,
+    ),
+)
 TINY = Plan(
     ("glove-50:1000",),
     ("vecdb", "hnswlib"),
@@ -71,7 +84,7 @@ TINY = Plan(
     ),
     queries=50,
 )
-PLANS = {"standard": STANDARD, "full": FULL, "tiny": TINY}
+PLANS = {"standard": STANDARD, "peers": PEERS, "full": FULL, "tiny": TINY}
 
 
 def run(

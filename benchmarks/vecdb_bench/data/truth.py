@@ -104,11 +104,12 @@ def distances_to(
     """
     near, asked = base[rows].astype(np.float64), query.astype(np.float64)
     if metric == "euclidean":
-        return np.sqrt(np.square(near - asked).sum(axis=1))
+        squares: npt.NDArray[np.float64] = np.square(near - asked).sum(axis=1)
+        return np.sqrt(squares)
     products: npt.NDArray[np.float64] = (near * asked).sum(axis=1)
     if metric == "dot":
         return -products
-    norms = np.sqrt(np.square(near).sum(axis=1) * np.square(asked).sum())
+    norms: npt.NDArray[np.float64] = np.sqrt(np.square(near).sum(axis=1) * np.square(asked).sum())
     return 1.0 - products / np.maximum(norms, np.finfo(np.float64).tiny)
 
 

@@ -285,6 +285,11 @@ def _churn(lines: Lines) -> str:
     )
 
 
+def _restart(figures: dict[str, Any]) -> str:
+    # Results of earlier versions have none.
+    return f"{figures['restart_s']['median']:.2f}" if "restart_s" in figures else "–"
+
+
 def _recovery(lines: Lines) -> str:
     rows = [
         [
@@ -292,12 +297,14 @@ def _recovery(lines: Lines) -> str:
             f"{line['figures']['rows_acknowledged']['median']:,.0f}",
             f"{line['figures']['rows_lost_in_all']:,}",
             f"{line['figures']['ready_s']['median']:.2f}",
+            _restart(line["figures"]),
             f"{line['figures']['recall_10']['min']:.4f}",
         ]
         for line in of(lines, scenario="recovery")
     ]
     head = ["target", "rows acknowledged", "rows lost, all rounds", "ready after s"]
-    return _section("kill -9 during a load", _table([*head, "least recall@10 after"], rows))
+    head += ["restarted s", "least recall@10 after"]
+    return _section("kill -9 during a load", _table(head, rows))
 
 
 def _size(lines: Lines) -> str:

@@ -19,8 +19,9 @@ END = "<!-- vecdb bench: end -->"
 _MODE = "one query, one caller"
 _HEAD = (
     "| target | queries/s at 0.95 | at 0.99 | p50 / p99 ms | rows/s acknowledged | indexed s "
-    "| ready after kill -9, s | memory MB | disk MB |"
+    "| restart s | ready after kill -9, s | memory MB | disk MB |"
 )
+_RULE = "|---" * (_HEAD.count("|") - 1) + "|"
 
 
 def markdown(lines: Lines) -> str:
@@ -30,7 +31,7 @@ def markdown(lines: Lines) -> str:
         here = [line for line in lines if line["dataset"] == dataset]
         targets = [name for name in TARGETS if any(line["target"] == name for line in here)]
         rows = [_row(here, name) for name in targets if name != "echo"]
-        parts.append("\n".join([f"**{dataset}**", "", _HEAD, "|---" * 9 + "|", *rows]))
+        parts.append("\n".join([f"**{dataset}**", "", _HEAD, _RULE, *rows]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -54,7 +55,9 @@ def _row(lines: Lines, target: str) -> str:
         cells.append("–")
     cells.append(_cell(ingest["figures"]["rows_per_s"]["median"] if ingest else None, ",.0f"))
     cells.append(_cell(load[0]["figures"]["indexed_s"] if load else None, ".1f"))
-    cells.append(_cell(killed[0]["figures"]["ready_s"]["median"] if killed else None, ".2f"))
+    for what in ("restart_s", "ready_s"):
+        measured = killed[0]["figures"].get(what) if killed else None
+        cells.append(_cell(measured["median"] if measured else None, ".2f"))
     for what in ("private_bytes", "disk_bytes"):
         cells.append(_cell(load[0]["figures"][what] / 1e6 if load else None, ",.0f"))
     if not load and of(mine, "failed"):

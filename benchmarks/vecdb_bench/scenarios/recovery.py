@@ -1,4 +1,5 @@
-"""kill -9 in the midst of a load: rows lost, time until it answers again, recall after.
+"""kill -9 in the midst of a load: rows lost, time until it answers again, recall after; beside it
+the time that a start takes after an orderly stop.
 
 The worker notes each acknowledged batch in a file before it sends the next one. When a third of the
 rows are noted, everything that the target runs is killed. Then it is opened again: every noted row
@@ -17,7 +18,7 @@ from vecdb.errors import UnsupportedError
 from vecdb_bench.data.truth import recall, true_neighbours
 from vecdb_bench.figures import summary
 from vecdb_bench.scenarios.context import Bench, Context
-from vecdb_bench.targets.process import TargetFailedError
+from vecdb_bench.targets.process import TargetFailedError, WorkerProcess
 from vecdb_bench.targets.registry import describe
 
 __all__ = ["TITLE", "run"]
@@ -68,11 +69,7 @@ def _once(context: Context, bench: Bench, target: str) -> dict[str, float]:
         time.sleep(0.001)
     worker.kill()
     noted = _noted(ledger)
-    began = time.perf_counter()
-    again = bench.worker(target)
-    bench.open(again, target)
-    bench.answers(again, bench.array_file(context.dataset.queries[:1]), K, EFFORT)
-    ready_s = time.perf_counter() - began
+    again, ready_s = _started(context, bench, target)
     missing = again.call("present", ids=bench.array_file(np.arange(rows)))
     there = np.setdiff1d(np.arange(rows), missing)
     again.call("finish")
@@ -82,13 +79,25 @@ def _once(context: Context, bench: Bench, target: str) -> dict[str, float]:
     place_of = np.full(rows, -1)
     place_of[there] = np.arange(len(there))
     places = np.where(found >= 0, place_of[np.maximum(found, 0)], -1)
+    again.close()
+    _, restart_s = _started(context, bench, target)
     shares = recall(places, vectors, queries, context.dataset.metric, distances, K)
     return {
         "rows_acknowledged": noted,
         "rows_lost": int(np.sum(np.asarray(missing, np.int64) < noted)),
         "ready_s": ready_s,
+        "restart_s": restart_s,
         "recall_10": float(shares.mean()),
     }
+
+
+def _started(context: Context, bench: Bench, target: str) -> tuple[WorkerProcess, float]:
+    """It in a new process; seconds until that has answered one query."""
+    began = time.perf_counter()
+    worker = bench.worker(target)
+    bench.open(worker, target)
+    bench.answers(worker, bench.array_file(context.dataset.queries[:1]), K, EFFORT)
+    return worker, time.perf_counter() - began
 
 
 def _noted(ledger: Path) -> int:

@@ -7,7 +7,7 @@ ends when its recall is enough.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vecdb.errors import VecdbError
 from vecdb_bench.figures import summary
@@ -105,7 +105,7 @@ def _measure(context: Context, bench: Bench, workers: dict[str, WorkerProcess], 
                 continue
             with context.attempt(target, **point):
                 found = bench.answers(going[target], bench.queries, mode.k, effort)
-                figures = {
+                figures: dict[str, Any] = {
                     f"recall_{k}": context.dataset.recall(found, k)
                     for k in ((1, 10) if mode.k == 10 else (100,))
                 }

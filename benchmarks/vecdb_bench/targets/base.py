@@ -130,7 +130,8 @@ class Ids:
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Rows of length 1, for targets that know cosine as the inner product of such rows."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+    lengths: np.ndarray = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-30))
 
 
 def folder_bytes(folder: Path) -> int:

@@ -39,8 +39,9 @@ class Adapter(Target):
         faiss.omp_set_num_threads(threads)
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
-        parameters = faiss.SearchParametersHNSW(efSearch=max(effort, k))
-        rows = self._index.search(self._prepared(queries), k, params=parameters)[1]
+        # Unknown to its stubs.
+        parameters = faiss.SearchParametersHNSW(efSearch=max(effort, k))  # type: ignore[attr-defined]
+        rows: np.ndarray = self._index.search(self._prepared(queries), k, params=parameters)[1]
         return rows.astype(np.int64)
 
     def version(self) -> str:

@@ -53,7 +53,8 @@ class Adapter(Target):
         if effort != self._effort:  # It is the index's, not the call's.
             self._effort = effort
             self._index.set_ef(max(effort, k))
-        return self._index.knn_query(queries, k)[0].astype(np.int64)
+        rows: np.ndarray = self._index.knn_query(queries, k)[0].astype(np.int64)
+        return rows
 
     def version(self) -> str:
         return version("hnswlib")

@@ -113,7 +113,10 @@ def data(
 def run(
     results: Out = _RESULTS,
     plan: Annotated[
-        str, typer.Option("--plan", help="standard (minutes), full (hours) or tiny (seconds).")
+        str,
+        typer.Option(
+            "--plan", help="standard: minutes; peers: hours; full: a night; tiny: seconds."
+        ),
     ] = "standard",
     dataset: Annotated[
         list[str] | None, typer.Option("--dataset", help="In place of the plan's; repeatable.")

@@ -75,9 +75,9 @@ def _entries(path: Path) -> Iterator[Text]:
     everything = gzip.decompress(path.read_bytes())
     places = set()
     for line in path.with_name("gcide.index").read_text(encoding="utf-8").splitlines():
-        word, first, length = line.split("\t")[:3]
+        word, place, size = line.split("\t")[:3]
         if not word.startswith("00-"):
-            places.add((_number(first), _number(length)))
+            places.add((_number(place), _number(size)))
     for first, length in sorted(places):
         text = " ".join(everything[first : first + length].decode("utf-8", "replace").split())
         found = _WORD_CLASS.search(text[:200])
