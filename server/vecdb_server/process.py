@@ -17,10 +17,12 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import queue
 import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -234,14 +236,14 @@ def serve(
         pid=os.getpid(),
     )
     # Compiling may take a minute in which the main thread must hear signals.
-    opening = _Opening(server, stopping.event)
+    opening = _Opening(server, stopping.stop)
     try:
         server.bind()
     except VecdbError as error:
         log.event("refused", logging.ERROR, reason=error.reason, message=error.message)
         return 1
     opening.start()
-    stopping.event.wait()
+    stopping.wait()
     server.folder_settled.wait(grace_s)
     server.drain(grace_s)
     status = 1 if opening.failed else 0
@@ -255,10 +257,10 @@ def serve(
 class _Opening(threading.Thread):
     """Opens the database beside the main thread; its failure ends the server."""
 
-    def __init__(self, server: Server, stop: threading.Event) -> None:
+    def __init__(self, server: Server, stop: Callable[[], None]) -> None:
         super().__init__(name="vecdb-open", daemon=True)
         self._server = server
-        self._stop_event = stop
+        self._stop_server = stop
         self.failed = False
 
     def run(self) -> None:
@@ -276,22 +278,36 @@ class _Opening(threading.Thread):
             keep_what_is_loaded()
             return
         self.failed = True
-        self._stop_event.set()
+        self._stop_server()
 
 
 class _Stopping:
-    """An event that SIGTERM and SIGINT set."""
+    """What the main thread waits for: SIGTERM, SIGINT or ``stop``.
+
+    A handler runs between any two steps of the main thread, which may be those of an Event and hold
+    its lock; a SimpleQueue takes what a handler puts at any time.
+    """
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._signalled = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._heard)
 
+    def stop(self) -> None:
+        """End the wait."""
+        self._calls.put(None)
+
+    def wait(self) -> None:
+        """Until then."""
+        self._calls.get()
+
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.event.is_set():
+        if self._signalled:
             # What is committed is on disk; nothing else is worth a wait now.
             os._exit(1)
-        self.event.set()
+        self._signalled = True
+        self.stop()
 
 
 def check_listen(listen: str) -> tuple[str, int]:

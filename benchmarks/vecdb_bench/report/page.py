@@ -22,7 +22,7 @@ body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);
 margin:2rem auto;padding:0 1.2rem}
 h1{font-size:1.7rem;margin:0}h2{margin:2.6rem 0 .3rem;border-bottom:1px solid var(--line)}
 h3{font-size:1.05rem;margin:1.5rem 0 .4rem}p{max-width:48rem}.soft{color:var(--soft)}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:1.2rem}
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,480px),1fr));gap:1.2rem}
 figure{margin:0;background:var(--card);border-radius:8px;padding:.7rem}
 h4{margin:0 0 .3rem;font-size:.95rem}svg{width:100%;height:auto;font:12px system-ui,sans-serif}
 svg text{fill:var(--soft)}svg .label{fill:var(--ink)}.grid{stroke:var(--line);stroke-width:.6}
