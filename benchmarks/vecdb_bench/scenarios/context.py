@@ -26,6 +26,9 @@ from vecdb_bench.targets.process import WorkerProcess
 
 __all__ = ["Bench", "Context", "Scale"]
 
+_OF_EACH_LINE = ("rounds", "seconds", "latency_seconds", "ingest_rows")
+"""What of the scale is in a measurement's key; the other parts are points of their own."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -112,7 +115,10 @@ class Context:
             "target": target,
             "dataset": self.dataset.name,
             "data": self.dataset.folder.name,
-            "settings": {**asdict(self.settings), "rounds": self.scale.rounds},
+            "settings": {
+                **asdict(self.settings),
+                **{name: getattr(self.scale, name) for name in _OF_EACH_LINE},
+            },
             "point": point,
         }
 

@@ -3,7 +3,8 @@ the time that a start takes after an orderly stop.
 
 The worker notes each acknowledged batch in a file before it sends the next one. When a third of the
 rows are noted, everything that the target runs is killed. Then it is opened again: every noted row
-must be there, and recall is that over all rows which are there.
+must be there, and recall is that over all rows which are there. After the orderly stop all of them
+must be there again.
 """
 
 from __future__ import annotations
@@ -79,8 +80,11 @@ def _once(context: Context, bench: Bench, target: str) -> dict[str, float]:
     place_of = np.full(rows, -1)
     place_of[there] = np.arange(len(there))
     places = np.where(found >= 0, place_of[np.maximum(found, 0)], -1)
-    again.close()
-    _, restart_s = _started(context, bench, target)
+    again.stop()
+    restarted, restart_s = _started(context, bench, target)
+    gone = restarted.call("present", ids=bench.array_file(there))
+    if gone:
+        raise TargetFailedError(f"{target}: {len(gone)} rows are gone after an orderly stop")
     shares = recall(places, vectors, queries, context.dataset.metric, distances, K)
     return {
         "rows_acknowledged": noted,

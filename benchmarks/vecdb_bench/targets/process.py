@@ -105,25 +105,32 @@ class WorkerProcess:
             pass
         self._process.wait()
 
+    def stop(self) -> None:
+        """End it in good order, and see to it that it was.
+
+        Raises:
+            TargetFailedError: it had to be killed, or ended with an error.
+        """
+        self._end_input()
+        try:
+            status = self._process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise TargetFailedError(
+                self._last_words(f"did not end within {_END_TIMEOUT_S:.0f} s"), "TARGET_FAILED"
+            ) from None
+        if status:
+            raise TargetFailedError(self._last_words("failed as it ended"), "TARGET_FAILED")
+
     def close(self) -> None:
         """End it in good order, by force if it takes too long."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None and self._process.poll() is None and pipe is self._process.stdin:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass
+        self._end_input()
         try:
             self._process.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             pass
         self.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         self._errors.close()
 
     def __enter__(self) -> Self:
@@ -131,6 +138,13 @@ class WorkerProcess:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _end_input(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass
 
     def _line(self, timeout_s: float) -> bytes:
         assert self._process.stdout is not None
