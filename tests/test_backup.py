@@ -726,20 +726,20 @@ def test_a_server_checks_the_path_and_stops_when_its_caller_goes(tmp_path: Path)
     database, _ = filled(tmp_path / "data", 60)
     database.close()
     with running_server(tmp_path / "data") as address, vecdb.connect(address) as client:
-        backup = client._stub.Backup
+        calls = client._calls
         with pytest.raises(vecdb.InvalidArgumentError, match="must be absolute"):
-            client._wait(backup, wire.BackupRequest(path="backup"), None)
+            calls.wait("Backup", wire.BackupRequest(path="backup"), None)
         request = wire.BackupRequest(path=str(tmp_path / "backup"))
         with file_lock(tmp_path / "data" / "catalog.lock", wait=True):
-            call = backup.future(request)
+            begun = calls.start_write("Backup", request)
             wait_for(tmp_path / "backup.partial-*")
-            call.cancel()
+            begun.cancel()
             ends = time.monotonic() + 30
             while partials(tmp_path):
                 assert time.monotonic() < ends
                 time.sleep(0.005)
         assert sorted(tmp_path.iterdir()) == [tmp_path / "data"]
-        assert client._wait(backup, request, None).report.rows == 48
+        assert calls.wait("Backup", request, None).report.rows == 48
         assert list((tmp_path / "backup").rglob("*.npy"))  # With segments if nothing is said.
 
 

@@ -209,12 +209,6 @@ def test_queries_of_any_kind(docs: Any, query: Any) -> None:
         (lambda c: c.upsert(["a"], rows(1), [[1]]), INVALID, "BAD_METADATA"),
         (lambda c: c.get([]), INVALID, "BATCH_SIZE"),
         (lambda c: c.delete("a"), INVALID, "NOT_A_LIST"),
-        (lambda c: c._client.collection("no such"), INVALID, "BAD_NAME"),
-        (lambda c: c._client.collection("nobody"), vecdb.NotFoundError, None),
-        (lambda c: c._client.drop_collection("nobody"), vecdb.NotFoundError, None),
-        (lambda c: c._client.create_collection("docs", 3), vecdb.AlreadyExistsError, None),
-        (lambda c: c._client.create_collection("x", 0), INVALID, "OUT_OF_RANGE"),
-        (lambda c: c._client.create_collection("x", 3, "l2"), INVALID, "BAD_METRIC"),
         (lambda c: c.optimize(), vecdb.UnavailableError, "NO_INDEXER"),
     ],
 )  # fmt: skip
@@ -224,6 +218,27 @@ def test_refusals(docs: Any, call: Any, kind: type[vecdb.VecdbError], reason: st
     assert type(caught.value) is kind
     assert reason is None or caught.value.reason == reason
     assert docs.stats().seq == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "reason"),
+    [
+        (lambda c: c.collection("no such"), INVALID, "BAD_NAME"),
+        (lambda c: c.collection("nobody"), vecdb.NotFoundError, None),
+        (lambda c: c.drop_collection("nobody"), vecdb.NotFoundError, None),
+        (lambda c: c.create_collection("docs", 3), vecdb.AlreadyExistsError, None),
+        (lambda c: c.create_collection("x", 0), INVALID, "OUT_OF_RANGE"),
+        (lambda c: c.create_collection("x", 3, "l2"), INVALID, "BAD_METRIC"),
+    ],
+)
+def test_refusals_of_names_and_configurations(
+    client: Client, docs: Any, call: Any, kind: type[vecdb.VecdbError], reason: str | None
+) -> None:
+    with pytest.raises(kind) as caught:
+        call(client)
+    assert type(caught.value) is kind
+    assert reason is None or caught.value.reason == reason
+    assert [each.name for each in client.list_collections()] == [docs.name]
 
 
 def test_a_handle_is_bound_to_the_name(client: Client, docs: Any) -> None:
@@ -413,7 +428,7 @@ def test_optimize_has_no_deadline_by_default(docs: Any, monkeypatch: pytest.Monk
         return self.stats()
 
     monkeypatch.setattr(EngineCollection, "run_optimize", done)
-    docs._client._timeout_s = 25.0
+    docs._calls.timeout_s = 25.0
     docs.optimize()
     docs.optimize(timeout_s=20.0)
     assert remaining[0] is None or remaining[0] > 3600
@@ -616,11 +631,11 @@ def _in_a_child(client: Client, docs: Any, pipe: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Threads: that is the test.
-def test_after_a_fork_every_call_fails_at_once(docs: Any) -> None:
+def test_after_a_fork_every_call_fails_at_once(client: Client, docs: Any) -> None:
     assert docs.count() == 0
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
-    child = fork.Process(target=_in_a_child, args=(docs._client, docs, theirs))
+    child = fork.Process(target=_in_a_child, args=(client, docs, theirs))
     child.start()
     assert ours.poll(20), "the child hangs"
     assert ours.recv() == ["FORKED"] * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ import pytest
 from tests.interrupted_client import DIM, KINDS, ROWS
 from tests.serving import running_server
 from vecdb_client import Client
+from vecdb_client.interrupts import interrupt_in
 
-ROUNDS = 100
+ROUNDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +34,32 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_interrupted_calls_leave_a_client_that_works(
     address: str, kind: str, tmp_path: Path
 ) -> None:
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")
     child = [sys.executable, "-m", "tests.interrupted_client"]
     ended = subprocess.run(
-        [*child, address, kind, str(ROUNDS), str(tmp_path)],
+        [*child, address, kind, str(ROUNDS), str(tmp_path), str(seed)],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
     )
     assert ended.returncode == 0, ended.stderr[-10_000:]
-    assert ended.stdout == f"{ROUNDS} rounds\n"
+    # What another thread has under way in the very moment may never be answered.
+    assert int(ended.stdout) >= (0.9 if "beside" in kind else 1.0) * ROUNDS
+
+
+def test_an_interrupt_is_told_from_other_errors() -> None:
+    def chained(error: BaseException, context: BaseException | None) -> BaseException:
+        error.__context__ = context
+        return error
+
+    interrupt, release = KeyboardInterrupt(), RuntimeError("release unlocked lock")
+    assert interrupt_in(interrupt, None) is interrupt
+    assert isinstance(interrupt_in(SystemExit(1), None), SystemExit)
+    for error in (ValueError(), RuntimeError(), GeneratorExit()):
+        assert interrupt_in(error, None) is None
+    assert interrupt_in(chained(release, interrupt), None) is interrupt
+    assert interrupt_in(chained(RuntimeError(), release), None) is interrupt
+    # One that was being handled when the call began is not the call's.
+    assert interrupt_in(release, interrupt) is None
+    assert interrupt_in(chained(RuntimeError(), ValueError()), None) is None

@@ -287,11 +287,11 @@ def test_a_client_that_goes_ends_the_stream(
         request = wire.ExportRequest(collection="docs", format=wire.EXPORT_FORMAT_FAISS_FLAT)
         with monkeypatch.context() as patched:
             patched.setattr(exporting, "_chunks", until_it_is_gone)
-            call = client._stub.Export(request)
-            first = next(call)
+            answers = client._calls.answers("Export", request, None)
+            first = next(answers)
             assert 0 < len(first.chunk) < 64 * 1024
             assert docs.stats().oldest_pin_seq is not None
-            call.cancel()
+            answers.close()
             ends = time.monotonic() + 20
             while docs.stats().oldest_pin_seq is not None:  # Well before the lease of 60 s.
                 assert time.monotonic() < ends
@@ -299,11 +299,11 @@ def test_a_client_that_goes_ends_the_stream(
         report = docs.export_faiss(tmp_path / "x.faiss", flat=True)
         assert faiss.read_index(report.path).ntotal == 20_000
         with pytest.raises(vecdb.InvalidArgumentError, match="format must be one of") as caught:
-            list(client._stream(client._stub.Export, wire.ExportRequest(collection="docs"), 9.0))
+            list(client._calls.answers("Export", wire.ExportRequest(collection="docs"), 9.0))
         assert caught.value.reason == "BAD_FORMAT"
         gone = wire.ExportRequest(collection="none", format=wire.EXPORT_FORMAT_FAISS)
         with pytest.raises(vecdb.NotFoundError):
-            list(client._stream(client._stub.Export, gone, 9.0))
+            list(client._calls.answers("Export", gone, 9.0))
 
 
 def test_the_command_line(

@@ -22,6 +22,7 @@ from vecdb import limits
 from vecdb.engine import failpoints, layout, requests
 from vecdb.engine.batch import make_batch, make_terms
 from vecdb_client import Client
+from vecdb_client.calls import Calls
 from vecdb_proto import vecdb_pb2 as wire
 
 DIM = 4
@@ -276,7 +277,7 @@ def test_a_client_sends_again_what_a_killed_server_never_read(tmp_path: Path) ->
         with ServerProcess(data, listen) as server:
             assert server.address == listen
             docs = client.create_collection("docs", DIM)
-            client._server_message_bytes()
+            client._calls.server_message_bytes()
             os.kill(server.pid, signal.SIGSTOP)
             outcome = pool.submit(
                 docs.upsert_many, range(30), vectors, batch_rows=10, request_id="r"
@@ -291,7 +292,7 @@ def test_a_lost_answer_stays_a_doubt_if_the_server_does_not_come_back(tmp_path: 
     with ServerProcess(tmp_path / "data") as server, Client(server.address) as client:
         docs = client.create_collection("docs", DIM)
         os.kill(server.pid, signal.SIGSTOP)
-        client._timeout_s = 2.0
+        client._calls.timeout_s = 2.0
         with ThreadPoolExecutor(1) as pool:
             outcome = pool.submit(docs.upsert, ["b"], rows(1), request_id="r")
             time.sleep(0.3)
@@ -301,7 +302,7 @@ def test_a_lost_answer_stays_a_doubt_if_the_server_does_not_come_back(tmp_path: 
     assert type(error) is vecdb.OutcomeUnknownError
     with Client(f"127.0.0.1:{free_port()}", timeout_s=30) as client:
         # Where no answer was lost there is no doubt, and nothing to wait for.
-        docs = type(docs)(client, "docs", docs.config)
+        docs = type(docs)(client._calls, "docs", docs.config)
         began = time.monotonic()
         with pytest.raises(vecdb.UnavailableError):
             docs.upsert(["b"], rows(1), request_id="r")
@@ -340,11 +341,11 @@ def test_which_answers_are_followed_by_another_attempt(
             raise answer
         return answer
 
-    monkeypatch.setattr(Client, "_send", send)
+    monkeypatch.setattr(Calls, "_send", send)
     with Client("127.0.0.1:1") as client:
         request = wire.UpsertRequest(request_id=request_id)
         try:
-            outcome = client._write(None, request)  # type: ignore[arg-type,unused-ignore]
+            outcome = client._calls.write("Upsert", request)
         except vecdb.VecdbError as error:
             outcome = error
     assert outcome is expected
@@ -357,12 +358,12 @@ def test_a_deadline_is_not_followed_by_another_attempt(
     with running_server(tmp_path / "data", indexer=False) as address, Client(address) as client:
         docs = client.create_collection("docs", DIM)
         entered, release = held(monkeypatch, "upsert_raw")
-        client._timeout_s = 0.3
+        client._calls.timeout_s = 0.3
         with pytest.raises(vecdb.DeadlineExceededError):
             docs.upsert(["a"], rows(1), request_id="r")
         assert entered.is_set()
         release.set()
-        client._timeout_s = 10
+        client._calls.timeout_s = 10
         # Whichever of the two came first, the other found its receipt.
         assert docs.upsert(["a"], rows(1), request_id="r").seq == 1
         assert docs.stats().seq == 1

@@ -1,46 +1,19 @@
-"""A connection to a server, and the way of every call out and back.
-
-Calls have a deadline. Reads may be repeated by whoever likes; a write is sent once, and again only
-if the server said that it did nothing of it because too many were under way, or if its answer was
-lost and it has a request id, so that being applied twice is not possible.
-"""
+"""A client of a server: collections by name, and what is done to all of them."""
 
 from __future__ import annotations
 
 import os
-import random
-import time
-import weakref
-from collections.abc import Callable, Iterator
-from typing import Any, Final
 
-import grpc
-
-from vecdb import checks, limits
-from vecdb.errors import (
-    FailedPreconditionError,
-    InvalidArgumentError,
-    OutcomeUnknownError,
-    ResourceExhaustedError,
-    UnavailableError,
-    VecdbError,
-)
+from vecdb import checks
+from vecdb.errors import InvalidArgumentError
 from vecdb.types import BackupReport, CollectionDescription, ImportReport
 from vecdb_client import translation
-from vecdb_client.channel import UseOfChannel, in_background, leave_channel, new_channel
+from vecdb_client.calls import Calls
 from vecdb_client.collection import Collection
 from vecdb_client.imports import send_import
-from vecdb_client.streams import SearchStreams
 from vecdb_proto import vecdb_pb2 as wire
-from vecdb_proto.vecdb_pb2_grpc import VecdbStub
 
 __all__ = ["Client"]
-
-_BACK_OFF_FIRST_S: Final = 0.002
-_BACK_OFF_MAX_S: Final = 0.1
-
-_SERVER_AWAY: Final = frozenset({"CONNECTION", "STARTING", "DRAINING"})
-"""Reasons that end with a server that starts again."""
 
 
 class Client:
@@ -48,8 +21,9 @@ class Client:
 
     Connecting happens with the first call. Safe to use from many threads, which share one
     connection; not after a fork, where every call raises FailedPreconditionError: make a new client
-    in the child. After Ctrl-C in the middle of a call it goes on working. A context manager:
-    leaving it closes the connection.
+    in the child. After Ctrl-C in the middle of a call it goes on working, over a connection of its
+    own; only what other threads have under way at that moment may, rarely, wait for their timeout
+    or, in ``search``, without end. A context manager: leaving it closes the connection.
 
     Args:
         address: host:port of the server.
@@ -67,11 +41,7 @@ class Client:
                 f"address must be host:port, as in 127.0.0.1:7801, got {address!r}", "BAD_ADDRESS"
             )
         self._address = address
-        self._timeout_s = _checked_timeout(timeout_s)
-        self._pid = os.getpid()
-        self._unusable: str | None = None
-        self._connect()
-        self._message_bytes: int | None = None
+        self._calls = Calls(address, timeout_s)
 
     def create_collection(
         self,
@@ -98,7 +68,7 @@ class Client:
         request = wire.CreateCollectionRequest(
             collection=checks.check_name(name), config=translation.config_message(config)
         )
-        made = self._write(self._stub.CreateCollection, request).collection
+        made = self._calls.write("CreateCollection", request).collection
         return self._handle(made)
 
     def collection(self, name: str) -> Collection:
@@ -108,11 +78,11 @@ class Client:
             NotFoundError: there is none of that name.
         """
         request = wire.GetCollectionRequest(collection=checks.check_name(name))
-        return self._handle(self._read(self._stub.GetCollection, request).collection)
+        return self._handle(self._calls.read("GetCollection", request).collection)
 
     def list_collections(self) -> list[CollectionDescription]:
         """All collections, by name."""
-        response = self._read(self._stub.ListCollections, wire.ListCollectionsRequest())
+        response = self._calls.read("ListCollections", wire.ListCollectionsRequest())
         return [translation.description_of(each) for each in response.collections]
 
     def rename_collection(self, old: str, new: str) -> None:
@@ -126,7 +96,7 @@ class Client:
         request = wire.RenameCollectionRequest(
             collection=checks.check_name(old), new_name=checks.check_name(new)
         )
-        self._write(self._stub.RenameCollection, request)
+        self._calls.write("RenameCollection", request)
 
     def drop_collection(self, name: str) -> None:
         """Drop a collection with all that is in it, for everyone.
@@ -135,7 +105,7 @@ class Client:
             NotFoundError: there is none of that name.
         """
         request = wire.DropCollectionRequest(collection=checks.check_name(name))
-        self._write(self._stub.DropCollection, request)
+        self._calls.write("DropCollection", request)
 
     def backup(
         self, path: str | os.PathLike[str], *, include_segments: bool = True
@@ -164,7 +134,7 @@ class Client:
         request = wire.BackupRequest(
             path=checks.check_path(path, absolute=True), include_segments=bool(include_segments)
         )
-        return translation.report_of(self._wait(self._stub.Backup, request, None).report)
+        return translation.report_of(self._calls.wait("Backup", request, None).report)
 
     def import_faiss(
         self,
@@ -223,13 +193,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; calls under way in other threads end with an error."""
-        if self._unusable is None:
-            self._unusable = f"the client of {self._address} is closed"
-            if os.getpid() == self._pid:
-                self._let_go()
-                self._channel.close()
-            else:
-                self._let_go.detach()
+        self._calls.close()
 
     def __enter__(self) -> Client:
         return self
@@ -242,222 +206,4 @@ class Client:
 
     def _handle(self, made: wire.CollectionDescription) -> Collection:
         description = translation.description_of(made)
-        return Collection(self, description.name, description.config)
-
-    def _connect(self) -> None:
-        self._channel = new_channel(self._address)
-        self._stub: Any = VecdbStub(self._channel)
-        self._streams = SearchStreams(self._stub.SearchStream)
-        # A client that is let go unclosed takes its streams with it.
-        self._let_go = weakref.finalize(self, self._streams.close)
-
-    def _connect_anew(self) -> None:
-        """After an interrupt, see ``UseOfChannel``."""
-        if self._unusable is None:
-            leave_channel(self._channel)
-            in_background(self._let_go)
-            self._connect()
-
-    def _check_usable(self) -> None:
-        # Asking for the pid takes 0.1 µs; gRPC in a forked child may hang without end.
-        if os.getpid() != self._pid:
-            raise FailedPreconditionError(
-                f"the client of {self._address} was made before a fork; make one in the child",
-                "FORKED",
-            )
-        if self._unusable is not None:
-            raise FailedPreconditionError(self._unusable, "CLOSED")
-
-    def _read(
-        self,
-        method: Callable[..., Any],
-        request: Any,
-        timeout_s: float | None = None,
-    ) -> Any:
-        """Send a request that changes nothing; ``timeout_s`` None for the client's."""
-        limit_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
-        return self._send(method, request, limit_s, is_write=False)
-
-    def _start_read(self, method: Any, request: Any) -> Callable[[], Any]:
-        """Like ``_read``, but only begun: the function that is returned waits for the answer."""
-        self._check_usable()
-        try:
-            with UseOfChannel(self._connect_anew):
-                future = method.future(request, timeout=self._timeout_s)
-        except ValueError as error:
-            raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
-
-        def wait() -> Any:
-            try:
-                with UseOfChannel(self._connect_anew):
-                    return future.result()
-            except grpc.RpcError as error:
-                raise translation.error_of(error, self._address, is_write=False) from None
-            except grpc.FutureCancelledError:
-                raise FailedPreconditionError("the client was closed", "CLOSED") from None
-
-        return wait
-
-    def _search(self, request: wire.SearchRequest, timeout_s: float | None) -> wire.SearchResponse:
-        """Send a search: in an open stream, or as a call of its own if there is none to be had."""
-        limit_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
-        self._check_usable()
-        began = time.monotonic()
-        with UseOfChannel(self._connect_anew):
-            answer: wire.SearchResponse | None = self._streams.ask(request, limit_s)
-        if answer is None:
-            request.timeout_us = 0
-            left_s = None if limit_s is None else max(1e-3, limit_s - (time.monotonic() - began))
-            response: wire.SearchResponse = self._send(
-                self._stub.Search, request, left_s, is_write=False
-            )
-            return response
-        if answer.HasField("failure"):
-            raise translation.error_of_failure(answer.failure)
-        return answer
-
-    def _wait(self, method: Callable[..., Any], request: Any, timeout_s: float | None) -> Any:
-        """Like ``_read`` for work that may take hours: without a timeout it has no end."""
-        return self._send(method, request, _checked_timeout(timeout_s), is_write=False)
-
-    def _stream(
-        self, method: Callable[..., Any], request: Any, timeout_s: float | None
-    ) -> Iterator[Any]:
-        """The answers to a request that changes nothing; without a timeout it has no end. If the
-        iterator is closed before that, so is the call."""
-        limit_s = _checked_timeout(timeout_s)
-        self._check_usable()
-        try:
-            with UseOfChannel(self._connect_anew):
-                call = method(request, timeout=limit_s)
-        except ValueError as error:
-            raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
-        try:
-            with UseOfChannel(self._connect_anew):
-                yield from call
-        except grpc.RpcError as error:
-            raise translation.error_of(error, self._address, is_write=False) from None
-        finally:
-            in_background(call.cancel)
-
-    def _upload(self, method: Any, messages: Iterator[Any], timeout_s: float | None) -> Any:
-        """The answer to many messages that change something; without a timeout it has no end."""
-        limit_s = _checked_timeout(timeout_s)
-        self._check_usable()
-        try:
-            with UseOfChannel(self._connect_anew):
-                future = method.future(messages, timeout=limit_s)
-        except ValueError as error:
-            raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
-        try:
-            with UseOfChannel(self._connect_anew):
-                return future.result()
-        except grpc.RpcError as error:
-            raise translation.error_of(error, self._address, is_write=True) from None
-        except grpc.FutureCancelledError:
-            raise FailedPreconditionError("the client was closed", "CLOSED") from None
-        finally:
-            in_background(future.cancel)  # Who is interrupted sends no more.
-
-    def _start_write(self, method: Any, request: Any) -> Any:
-        """Send a write and return its gRPC future, to be given to ``_finish_write``."""
-        self._check_usable()
-        try:
-            with UseOfChannel(self._connect_anew):
-                return method.future(request, timeout=self._timeout_s)
-        except ValueError as error:
-            raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
-
-    def _finish_write(self, method: Callable[..., Any], request: Any, future: Any) -> Any:
-        """The answer to a write that was started; what ``_write`` would send again is given to
-        it."""
-        try:
-            with UseOfChannel(self._connect_anew):
-                return future.result()
-        except grpc.RpcError as error:
-            translated = translation.error_of(error, self._address, is_write=True)
-        attempts = _Attempts(request)
-        attempts.failed(translated)
-        return self._write(method, request, attempts)
-
-    def _write(
-        self, method: Callable[..., Any], request: Any, attempts: _Attempts | None = None
-    ) -> Any:
-        """Send a request that changes something, in the end once, within the client's timeout."""
-        ends = None if self._timeout_s is None else time.monotonic() + self._timeout_s
-        pause_s = _BACK_OFF_FIRST_S
-        attempts = attempts or _Attempts(request)
-        while True:
-            left_s = None if ends is None else max(1e-3, ends - time.monotonic())
-            try:
-                return self._send(method, request, left_s, is_write=True)
-            except VecdbError as error:
-                attempts.failed(error)
-                if ends is not None and time.monotonic() + pause_s >= ends:
-                    raise attempts.doubt or error from None
-            # Random, so that clients which were refused together don't come back together.
-            time.sleep(pause_s * random.uniform(0.5, 1.5))
-            pause_s = min(2 * pause_s, _BACK_OFF_MAX_S)
-
-    def _send(
-        self,
-        method: Callable[..., Any],
-        request: Any,
-        timeout_s: float | None,
-        *,
-        is_write: bool,
-    ) -> Any:
-        self._check_usable()
-        try:
-            with UseOfChannel(self._connect_anew):
-                return method(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise translation.error_of(error, self._address, is_write=is_write) from None
-        except ValueError as error:
-            # Closed by another thread between the check and the call.
-            raise FailedPreconditionError(f"the client is closed: {error}", "CLOSED") from None
-
-    def _server_message_bytes(self) -> int:
-        """The server's limit on messages, asked for once."""
-        if self._message_bytes is None:
-            response = self._read(self._stub.ServerInfo, wire.ServerInfoRequest())
-            self._message_bytes = min(response.limits.message_bytes, limits.MESSAGE_BYTES.maximum)
-        return self._message_bytes
-
-
-class _Attempts:
-    """What is known of a write after each attempt that failed.
-
-    Once an answer was lost, only one that tells of this batch settles its fate; that an attempt
-    after it wrote nothing says nothing of those before it.
-
-    Attributes:
-        doubt: the first error that left it open, None if there was none.
-    """
-
-    def __init__(self, request: Any) -> None:
-        self._repeatable = bool(getattr(request, "request_id", ""))
-        self.doubt: OutcomeUnknownError | None = None
-
-    def failed(self, error: VecdbError) -> None:
-        """Return if it may be sent again, and raise what the caller is to be told if not."""
-        if isinstance(error, OutcomeUnknownError) and self._repeatable:
-            self.doubt = self.doubt or error
-            return
-        if error.reason == "TOO_MANY_WRITES":
-            return
-        if self.doubt is None:
-            raise error
-        if error.reason in _SERVER_AWAY:
-            return
-        if isinstance(error, UnavailableError | ResourceExhaustedError):
-            raise self.doubt
-        raise error
-
-
-def _checked_timeout(timeout_s: float | None) -> float | None:
-    if timeout_s is not None and not timeout_s > 0:
-        raise InvalidArgumentError(
-            f"timeout_s must be above 0 or None, got {timeout_s!r}", "OUT_OF_RANGE"
-        )
-    return timeout_s
+        return Collection(self._calls, description.name, description.config)

@@ -29,7 +29,7 @@ from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 
 if TYPE_CHECKING:
-    from vecdb_client.client import Client
+    from vecdb_client.calls import Calls
 
 __all__ = ["Collection"]
 
@@ -44,8 +44,8 @@ class Collection:
     the server starts or stops) and DeadlineExceededError.
     """
 
-    def __init__(self, client: Client, name: str, config: CollectionConfig) -> None:
-        self._client = client
+    def __init__(self, calls: Calls, name: str, config: CollectionConfig) -> None:
+        self._calls = calls
         self._name = name
         self._config = config
 
@@ -120,7 +120,7 @@ class Collection:
         checks.check_same_count("vectors", len(array), len(texts))
         raw = checks.check_metadata(metadata, len(texts))
         request = upsert_request(self._name, texts, array, raw, terms)
-        response = self._client._write(self._client._stub.Upsert, request)
+        response = self._calls.write("Upsert", request)
         return Receipt(response.seq, response.count, response.repeated_request)
 
     def upsert_many(
@@ -155,7 +155,7 @@ class Collection:
                 input. The batch behind that may have been applied too.
         """
         rows = ids, vectors, metadata
-        return ingest(self._client, self, rows, batch_rows, progress, request_id)
+        return ingest(self._calls, self, rows, batch_rows, progress, request_id)
 
     def get(self, ids: Any) -> Records:
         """Look up rows by id: vectors bit for bit as given, metadata, and which ids are missing.
@@ -168,7 +168,7 @@ class Collection:
             InvalidArgumentError, NotFoundError.
         """
         request = wire.GetRequest(collection=self._name, ids=checks.check_ids(ids, unique=False))
-        return translation.records_of(self._client._read(self._client._stub.Get, request))
+        return translation.records_of(self._calls.read("Get", request))
 
     def delete(
         self, ids: Any, *, if_seq: int | None = None, request_id: str | None = None
@@ -186,13 +186,13 @@ class Collection:
         terms = write_terms(False, if_seq, request_id)
         texts = checks.check_ids(ids, unique=False)
         request = wire.DeleteRequest(collection=self._name, ids=texts, **terms)
-        response = self._client._write(self._client._stub.Delete, request)
+        response = self._calls.write("Delete", request)
         return Receipt(response.seq, response.count, response.repeated_request)
 
     def count(self) -> int:
         """Live rows."""
         request = wire.CountRequest(collection=self._name)
-        count: int = self._client._read(self._client._stub.Count, request).count
+        count: int = self._calls.read("Count", request).count
         return count
 
     def search(
@@ -245,7 +245,7 @@ class Collection:
             include_metadata=bool(include_metadata),
             include_vectors=bool(include_vectors),
         )
-        response = self._client._search(request, timeout_s)
+        response = self._calls.search(request, timeout_s)
         answers = translation.hits_of(
             response, len(queries), with_metadata=include_metadata, with_vectors=include_vectors
         )
@@ -278,7 +278,7 @@ class Collection:
 
         def fetch(token: str | None) -> Callable[[], ScrollPage]:
             request = self._page_request(token, batch, include_metadata, include_vectors)
-            answer = self._client._start_read(self._client._stub.ScrollPage, request)
+            answer = self._calls.start_read("ScrollPage", request)
             return lambda: translation.page_of(answer())
 
         return Scroll(fetch, self.end_scroll)
@@ -307,7 +307,7 @@ class Collection:
             ResourceExhaustedError, NotFoundError.
         """
         request = self._page_request(token, batch, include_metadata, include_vectors)
-        return translation.page_of(self._client._read(self._client._stub.ScrollPage, request))
+        return translation.page_of(self._calls.read("ScrollPage", request))
 
     def end_scroll(self, token: str) -> None:
         """End a scroll before its last page: what it holds may be purged.
@@ -319,7 +319,7 @@ class Collection:
             InvalidArgumentError: BAD_TOKEN.
         """
         request = wire.EndScrollRequest(collection=self._name, token=checks.check_token(token))
-        self._client._read(self._client._stub.EndScroll, request)
+        self._calls.read("EndScroll", request)
 
     def _page_request(
         self, token: str | None, batch: Any, include_metadata: Any, include_vectors: Any
@@ -335,7 +335,7 @@ class Collection:
     def stats(self) -> CollectionStats:
         """Rows, segments and bytes at one seq."""
         request = wire.StatsRequest(collection=self._name)
-        response = self._client._read(self._client._stub.Stats, request)
+        response = self._calls.read("Stats", request)
         return translation.stats_of(response.stats)
 
     def optimize(self, timeout_s: float | None = None) -> CollectionStats:
@@ -352,7 +352,7 @@ class Collection:
             UnavailableError: the server runs no indexer.
         """
         request = wire.OptimizeRequest(collection=self._name)
-        response = self._client._wait(self._client._stub.Optimize, request, timeout_s)
+        response = self._calls.wait("Optimize", request, timeout_s)
         return translation.stats_of(response.stats)
 
     def export_faiss(
@@ -424,7 +424,7 @@ class Collection:
         )
         return save_export(
             path,
-            lambda: export_stream(self._client, request, timeout_s),
+            lambda: export_stream(self._calls, request, timeout_s),
             lambda token: self.scroll_page(token, SIDE_PAGE_ROWS, include_vectors=False),
             self.end_scroll,
             overwrite=overwrite,

@@ -10,20 +10,20 @@ from vecdb_client import translation
 from vecdb_proto import vecdb_pb2 as wire
 
 if TYPE_CHECKING:
-    from vecdb_client.client import Client
+    from vecdb_client.calls import Calls
 
 __all__ = ["export_stream"]
 
 
 def export_stream(
-    client: Client, request: wire.ExportRequest, timeout_s: float | None
+    calls: Calls, request: wire.ExportRequest, timeout_s: float | None
 ) -> Generator[bytes | ExportEnd, None, None]:
     """What ``vecdb.export_files.save_export`` begins with; closing it cancels the call.
 
     Args:
         timeout_s: seconds for all of the stream, None for no end.
     """
-    for response in client._stream(client._stub.Export, request, timeout_s):
+    for response in calls.answers("Export", request, timeout_s):
         if response.HasField("end"):
             yield translation.export_end_of(response.end)
             return

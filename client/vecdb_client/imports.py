@@ -55,10 +55,12 @@ def send_import(
         if side is not None:
             files.append(_Outgoing(stack, side.path, side.called))
             begin.side_bytes, begin.side_name = files[1].size, files[1].called
-        chunk_bytes = min(_CHUNK_BYTES, client._server_message_bytes() - _MESSAGE_MARGIN_BYTES)
+        chunk_bytes = min(
+            _CHUNK_BYTES, client._calls.server_message_bytes() - _MESSAGE_MARGIN_BYTES
+        )
         messages = _Messages(begin, files, chunk_bytes, progress)
         try:
-            response = client._upload(client._stub.Import, iter(messages), timeout_s)
+            response = client._calls.upload("Import", iter(messages), timeout_s)
         except Exception:
             if messages.failure is not None:
                 raise messages.failure from None

@@ -21,13 +21,13 @@ from vecdb import checks, limits
 from vecdb.batching import Batch, attach_progress, batches, request_id_of_part
 from vecdb.errors import VecdbError
 from vecdb.types import IngestProgress
-from vecdb_client.channel import in_background
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 
 if TYPE_CHECKING:
-    from vecdb_client.client import Client
+    from vecdb_client.calls import Calls
     from vecdb_client.collection import Collection
+    from vecdb_client.connection import Begun
 
 __all__ = ["ingest", "upsert_request"]
 
@@ -50,7 +50,7 @@ def upsert_request(
 
 
 def ingest(
-    client: Client,
+    calls: Calls,
     collection: Collection,
     source: tuple[Any, Any, Any],
     batch_rows: int,
@@ -58,11 +58,11 @@ def ingest(
     request_id: str | None,
 ) -> IngestProgress:
     """See ``Collection.upsert_many``. source: ids, vectors, metadata."""
-    job = _Ingest(client, collection, progress)
+    job = _Ingest(calls, collection, progress)
     try:
         job.stem = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
         checks.check_limit(limits.BATCH_ROWS, batch_rows)
-        job.message_bytes = client._server_message_bytes()
+        job.message_bytes = calls.server_message_bytes()
         rows = max(1, min(batch_rows, job.message_bytes // (4 * collection.dim)))
         parts = batches(*source, collection.dim, rows)
         job.begin(parts.total)
@@ -84,18 +84,17 @@ class _UnderWay(NamedTuple):
     """A batch that was sent and not answered yet."""
 
     request: wire.UpsertRequest
-    future: Any
+    begun: Begun
     ids: set[str]
 
 
 class _Ingest:
     """The state of one ``upsert_many``."""
 
-    def __init__(self, client: Client, collection: Collection, progress: Progress | None) -> None:
-        self._client = client
+    def __init__(self, calls: Calls, collection: Collection, progress: Progress | None) -> None:
+        self._calls = calls
         self._collection = collection
         self._progress = progress
-        self._method = client._stub.Upsert
         self._began = time.monotonic()
         self._under_way: deque[_UnderWay] = deque()
         self._has_gap = False
@@ -119,8 +118,8 @@ class _Ingest:
             self.settle(at_most=_UNDER_WAY_MAX - 1)
             while any(not sent_ids.isdisjoint(other.ids) for other in self._under_way):
                 self.settle(at_most=len(self._under_way) - 1)
-            future = self._client._start_write(self._method, request)
-            self._under_way.append(_UnderWay(request, future, sent_ids))
+            begun = self._calls.start_write("Upsert", request)
+            self._under_way.append(_UnderWay(request, begun, sent_ids))
 
     def _fitting(
         self, ids: list[str], vectors: npt.NDArray[np.float32], metadata: list[bytes] | None
@@ -152,7 +151,7 @@ class _Ingest:
         oldest = self._under_way.popleft()
         # While the answer is open, or if it is a failure, what comes behind is no prefix.
         self._has_gap = True
-        response = self._client._finish_write(self._method, oldest.request, oldest.future)
+        response = self._calls.finish_write("Upsert", oldest.request, oldest.begun)
         self._has_gap = False
         self.done = IngestProgress(
             self.done.rows + len(oldest.ids),
@@ -172,9 +171,10 @@ class _Ingest:
                     self._acknowledge_oldest()
                 else:
                     behind = self._under_way.popleft()
-                    self._client._finish_write(self._method, behind.request, behind.future)
+                    self._calls.finish_write("Upsert", behind.request, behind.begun)
 
     def cancel(self) -> None:
         """After an interrupt: don't wait for anything."""
         while self._under_way:
-            in_background(self._under_way.popleft().future.cancel)
+            # Here and in no other thread, which could wait for a lock that the interrupt left.
+            self._under_way.popleft().begun.cancel()

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import grpc
 
-from vecdb_client.channel import interrupt_in
+from vecdb_client.interrupts import in_background, keep_until_ended
 from vecdb_proto import vecdb_pb2 as wire
 
 __all__ = ["SearchStreams"]
@@ -44,7 +44,9 @@ class SearchStreams:
         self._method = method
         self._idle: list[_Stream] = []
         self._open: set[_Stream] = set()
+        self._opening = 0
         # Taken as it is and not through the condition, whose steps an interrupt may come between.
+        # Nothing of gRPC is called while it is held: that may wait without end.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closed = False
@@ -80,25 +82,34 @@ class SearchStreams:
             # Ended by the server, or by ``close``.
             self._drop(stream)
             return None
-        except Exception as error:
-            if interrupt_in(error) is None:
-                self._drop(stream)
+        except Exception:
+            # Behind it may be an interrupt, after which ending a stream may take for ever.
+            self._forget(stream)
+            in_background(stream.end)
             raise
-        # One whose search was interrupted would give the next search the answer to that; the client
-        # closes all of them then.
+        # Not if its search was interrupted: the next one would be given the answer to that. The
+        # client abandons all of them then.
         stream.ends_at = math.inf
         self._idle.append(stream)
         return answer
 
     def close(self) -> None:
         """End all streams; searches under way in other threads end with them."""
+        for stream in self._closing():
+            stream.end()
+
+    def abandon(self) -> None:
+        """Like ``close``, for a connection that was interrupted: don't wait for any of it."""
+        for stream in self._closing():
+            in_background(stream.end)
+
+    def _closing(self) -> set[_Stream]:
         with self._lock:
             self._closed = True
             self._idle.clear()
             streams, self._open = self._open, set()
             self._changed.notify_all()
-        for stream in streams:
-            stream.end()
+        return streams
 
     def _take(self) -> _Stream | None:
         try:
@@ -106,7 +117,7 @@ class SearchStreams:
         except IndexError:
             pass
         with self._lock:
-            if self._closed or len(self._open) >= _STREAMS_MAX:
+            if self._closed or len(self._open) + self._opening >= _STREAMS_MAX:
                 return None
             if not self._searched_once:
                 # A single search is not worth a stream.
@@ -114,14 +125,28 @@ class SearchStreams:
                 return None
             if time.monotonic() < self._refused_until:
                 return None
+            self._opening += 1
+        stream = None
+        try:
             stream = _Stream(self._method)
-            self._open.add(stream)
-            return stream
+        finally:
+            with self._lock:
+                self._opening -= 1
+                is_closed = self._closed
+                if stream is not None and not is_closed:
+                    self._open.add(stream)
+        if is_closed:
+            stream.end()
+            return None
+        return stream
 
     def _drop(self, stream: _Stream) -> None:
+        self._forget(stream)
+        stream.end()
+
+    def _forget(self, stream: _Stream) -> None:
         with self._lock:
             self._open.discard(stream)
-        stream.end()
 
     def _wake_guard(self) -> None:
         with self._lock:
@@ -133,18 +158,22 @@ class SearchStreams:
             self._changed.notify_all()
 
     def _run_guard(self) -> None:
-        with self._lock:
-            while not self._closed:
+        while True:
+            with self._lock:
+                if self._closed:
+                    return
                 # Set before the streams are read: a search that begins meanwhile wakes us again.
                 self._guard_looks_at = math.inf
                 now = time.monotonic()
-                for stream in self._open:
-                    if stream.ends_at <= now:
-                        stream.end()
-                ends = [s.ends_at for s in self._open if s.ends_at > now]
-                self._guard_looks_at = min(ends, default=math.inf)
-                wait_s = self._guard_looks_at - now
-                self._changed.wait(None if wait_s == math.inf else wait_s)
+                late = [stream for stream in self._open if stream.ends_at <= now]
+                if not late:
+                    ends = [stream.ends_at for stream in self._open]
+                    self._guard_looks_at = min(ends, default=math.inf)
+                    wait_s = self._guard_looks_at - now
+                    self._changed.wait(None if wait_s == math.inf else wait_s)
+            for stream in late:
+                stream.ends_at = math.inf
+                stream.end()
 
 
 class _Stream:
@@ -154,6 +183,7 @@ class _Stream:
         self.ends_at = math.inf
         self._requests: queue.SimpleQueue[wire.SearchRequest | None] = queue.SimpleQueue()
         self._answers = method(iter(self._requests.get, None))
+        keep_until_ended(self._answers)
 
     def ask(self, request: wire.SearchRequest) -> Any:
         self._requests.put(request)

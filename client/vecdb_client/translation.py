@@ -97,8 +97,7 @@ def error_of(error: grpc.RpcError, address: str, *, is_write: bool) -> VecdbErro
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return _too_much(text, address)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        doubt = "; the write may still have been applied" if is_write else ""
-        return errors.DeadlineExceededError(f"no answer from {address} in time{doubt}")
+        return no_answer_in_time(address, is_write=is_write)
     never_connected = code is grpc.StatusCode.UNAVAILABLE and text.startswith(_NEVER_CONNECTED)
     if is_write and not never_connected and code not in _NOT_APPLIED:
         return errors.OutcomeUnknownError(
@@ -111,6 +110,12 @@ def error_of(error: grpc.RpcError, address: str, *, is_write: bool) -> VecdbErro
     if kind in (errors.OutcomeUnknownError, errors.ConditionFailedError):
         kind = InternalError  # Said of a read, and not by us.
     return kind(f"{code.name} from {address}: {text}")
+
+
+def no_answer_in_time(address: str, *, is_write: bool) -> errors.DeadlineExceededError:
+    """What a call raises whose timeout has passed."""
+    doubt = "; the write may still have been applied" if is_write else ""
+    return errors.DeadlineExceededError(f"no answer from {address} in time{doubt}")
 
 
 def error_of_failure(failure: wire.Failure) -> VecdbError:

@@ -6,6 +6,7 @@ Python drops it, or in gRPC, which is left in a state that it may never leave.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -20,7 +21,7 @@ def run_apart(work: Callable[[], None], give_up: Callable[[], object]) -> None:
 
     Args:
         give_up: called if a signal handler raises meanwhile; ends what ``work`` waits for. The
-            handler's exception is raised when ``work`` has ended, too.
+            handler's exception is raised when ``work`` has ended, or 10 s later.
     """
     ended: SimpleQueue[BaseException | None] = SimpleQueue()
 
@@ -38,7 +39,8 @@ def run_apart(work: Callable[[], None], give_up: Callable[[], object]) -> None:
         error = ended.get()
     except BaseException:
         give_up()
-        thread.join(_GIVE_UP_S)
+        with contextlib.suppress(RuntimeError):  # The interrupt came before it was started.
+            thread.join(_GIVE_UP_S)
         raise
     if error is not None:
         raise error
