@@ -35,7 +35,8 @@ _TWICE_S = 0.001
 _AGAIN_S = 3.0
 """Python drops what is raised in a ``__del__``; who sees nothing happen presses Ctrl-C again."""
 _ROUND_S_MAX = 40.0
-_BESIDE_S_MAX = 15.0
+_BESIDE_TIMEOUT_S = 10.0
+_BESIDE_S_MAX = 2.5 * _BESIDE_TIMEOUT_S
 
 
 def _calls(client: Client, kind: str, folder: Path) -> Callable[[], object]:
@@ -113,26 +114,32 @@ class _Beside:
     def __init__(self, client: Client) -> None:
         self._docs = client.collection("docs")
         self._is_over = False
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def ended(self) -> bool:
-        """Whether what it had under way came to an end."""
+        """Whether what it had under way came to an end; raises what nobody expects."""
         self._is_over = True
         self._thread.join(_BESIDE_S_MAX)
+        if self._failure is not None:
+            raise self._failure
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         ids = [f"beside {at}" for at in range(200)]
-        while not self._is_over:
-            with contextlib.suppress(vecdb.DeadlineExceededError, vecdb.OutcomeUnknownError):
-                self._docs.upsert_many(ids, _VECTORS[:200], batch_rows=20)
+        try:
+            while not self._is_over:
+                with contextlib.suppress(vecdb.DeadlineExceededError, vecdb.OutcomeUnknownError):
+                    self._docs.upsert_many(ids, _VECTORS[:200], batch_rows=20)
+        except BaseException as error:
+            self._failure = error
 
 
 def _round(address: str, kind: str, folder: Path) -> bool:
     what, _, how = kind.partition(", ")
     what, _, beside = what.partition(" beside ")
-    client = Client(address, timeout_s=2.0 if beside else None)
+    client = Client(address, timeout_s=_BESIDE_TIMEOUT_S if beside else None)
     writer = _Beside(client) if beside else None
     _Interrupts(how == "twice").around(_calls(client, what, folder))
     docs = client.collection("docs")

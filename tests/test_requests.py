@@ -314,6 +314,7 @@ AWAY = [vecdb.UnavailableError("", r) for r in ("CONNECTION", "STARTING", "DRAIN
 BUSY = vecdb.ResourceExhaustedError("", "TOO_MANY_WRITES")
 FULL = vecdb.ResourceExhaustedError("", "DISK_FULL")
 REFUSED = vecdb.ConditionFailedError("", "CONDITION_EXISTS")
+CLOSED = vecdb.FailedPreconditionError("", "CLOSED")
 RECEIPT = wire.UpsertResponse(seq=3)
 
 
@@ -327,6 +328,8 @@ RECEIPT = wire.UpsertResponse(seq=3)
         ("r", [LOST, *AWAY, BUSY, LOST, RECEIPT], RECEIPT),
         ("r", [LOST, REFUSED], REFUSED),  # Had it been applied, its receipt would have come.
         ("r", [LOST, FULL], LOST),
+        ("r", [LOST, CLOSED], LOST),
+        ("r", [CLOSED], CLOSED),
         ("r", [BUSY, LOST, AWAY[0], vecdb.UnavailableError("", "STORE_FAILED")], LOST),
     ],
 )

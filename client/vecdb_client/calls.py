@@ -109,8 +109,8 @@ class Calls:
         try:
             return begun.result()
         except BaseException:
-            # Who is interrupted sends no more. gRPC's thread that sends may have a lock which it
-            # does not give back.
+            # Who is interrupted sends no more. The cancelling may wait without end for a lock that
+            # gRPC's sending thread has.
             in_background(begun.cancel)
             raise
 
@@ -162,8 +162,16 @@ class Calls:
             if self._unusable is not None:
                 return
             self._unusable = because
-        for connection in (*self._left, self._connection):
-            connection.close()
+        connections = [*self._left, self._connection]
+        try:
+            while connections:
+                connections[-1].close()
+                connections.pop()
+        except BaseException:
+            for connection in connections:
+                connection.leave()
+                connection.close()
+            raise
 
     def _send(self, method: str, request: Any, timeout_s: float | None, *, is_write: bool) -> Any:
         return self._current().call(method, request, timeout_s, is_write=is_write)
@@ -174,6 +182,7 @@ class Calls:
         connection = self._connection
         if not connection.is_left:
             return connection
+        connection.leave()  # It may be known only from what was interrupted twice.
         with self._changing:
             self._check_usable()
             if self._connection is connection:
@@ -224,6 +233,8 @@ class _Attempts:
         if error.reason in _SERVER_AWAY:
             return
         if isinstance(error, UnavailableError | ResourceExhaustedError):
+            raise self.doubt
+        if error.reason == "CLOSED":  # Another thread has closed the client meanwhile.
             raise self.doubt
         raise error
 

@@ -21,9 +21,10 @@ class Client:
 
     Connecting happens with the first call. Safe to use from many threads, which share one
     connection; not after a fork, where every call raises FailedPreconditionError: make a new client
-    in the child. After Ctrl-C in the middle of a call it goes on working, over a connection of its
-    own; only what other threads have under way at that moment may, rarely, wait for their timeout
-    or, in ``search``, without end. A context manager: leaving it closes the connection.
+    in the child. After Ctrl-C in the middle of a call it goes on working, over a new connection;
+    but what other threads have under way at that moment may, rarely, wait without end, or in
+    ``upsert_many``, imports and scrolls for their timeout. A context manager: leaving it closes the
+    connection.
 
     Args:
         address: host:port of the server.

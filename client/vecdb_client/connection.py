@@ -1,8 +1,8 @@
 """A connection to a server: a gRPC channel, the stub on it, and the open streams of searches.
 
-A connection in which a call was interrupted is *left* (see ``interrupts``): no call begins on it
-any more, it is never collected, and its channel is closed in the background. A client goes on with
-a new one. gRPC lets both share a socket, if that is sound.
+A connection in which a call was interrupted is *left* (see ``interrupts``): its client begins its
+next calls on a new one. Its channel is never collected, and closed only with the client, in the
+background. gRPC lets both share a socket, if that is sound.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from threading import get_ident, main_thread
+from time import monotonic
 from typing import Any, Final
 
 import grpc
@@ -55,8 +56,9 @@ class Connection:
     @property
     def is_left(self) -> bool:
         """Whether a call was interrupted in it."""
-        # Another interrupt may come before the first one is seen to. Then the main thread, which
-        # asks this between its calls, still counts as being within one.
+        # An interrupt that came while another was being handled has kept ``exit`` and ``leave``
+        # from being called. The main thread asks this between its calls: if it is noted as being
+        # within one, that one was interrupted.
         return self._is_left or (self._has_main_thread and get_ident() == _MAIN_THREAD)
 
     def use(self, *, is_write: bool) -> _Use:
@@ -82,10 +84,11 @@ class Connection:
 
     def answers(self, method: str, request: Any, timeout_s: float | None) -> Iterator[Any]:
         """The stream of answers to a read; closing the iterator early cancels the call."""
-        with self.use(is_write=False):
-            call = getattr(self._stub, method)(request, timeout=timeout_s)
-            keep_until_ended(call)
+        call = None
         try:
+            with self.use(is_write=False):
+                call = getattr(self._stub, method)(request, timeout=timeout_s)
+                keep_until_ended(call)
             while True:
                 with self.use(is_write=False):
                     answer = next(call, None)
@@ -93,10 +96,11 @@ class Connection:
                     return
                 yield answer
         finally:
-            # Here and in no other thread, which could wait for a lock that an interrupt has left
-            # with this one. Does nothing if the call has ended.
-            with self.use(is_write=False):
-                call.cancel()
+            if call is not None:
+                # Here and in no other thread, which could wait for a lock that an interrupt has
+                # left with this one. Does nothing if the call has ended.
+                with self.use(is_write=False):
+                    call.cancel()
 
     def enter(self) -> None:
         """gRPC is about to be called."""
@@ -142,14 +146,15 @@ class Begun:
         self, connection: Connection, future: Any, timeout_s: float | None, is_write: bool
     ) -> None:
         self.connection = connection
-        self._future, self._timeout_s, self._is_write = future, timeout_s, is_write
+        self._future, self._is_write = future, is_write
+        # gRPC keeps the deadline, unless an interrupt has left nobody to do so.
+        self._ends = None if timeout_s is None else monotonic() + timeout_s + _GRPC_MAY_BE_LATE_S
 
     def result(self) -> Any:
         """Wait for the answer; raises as ``Connection.call`` does."""
         with self.connection.use(is_write=self._is_write):
-            # gRPC keeps the deadline, unless an interrupt has left nobody to do so.
-            limit_s = None if self._timeout_s is None else self._timeout_s + _GRPC_MAY_BE_LATE_S
-            return self._future.result(limit_s)
+            left_s = None if self._ends is None else max(0.0, self._ends - monotonic())
+            return self._future.result(left_s)
 
     def cancel(self) -> None:
         """Don't wait for the answer."""
@@ -186,8 +191,9 @@ class _Use:
         if isinstance(error, grpc.FutureTimeoutError):
             raise translation.no_answer_in_time(address, is_write=self._is_write) from None
         if isinstance(error, ValueError | grpc.FutureCancelledError):
+            why = str(error) or "the call was cancelled"
             raise FailedPreconditionError(
-                f"the client of {address} was closed: {error}", "CLOSED"
+                f"the client of {address} was closed: {why}", "CLOSED"
             ) from None
 
 

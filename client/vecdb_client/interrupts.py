@@ -18,10 +18,10 @@ __all__ = ["in_background", "interrupt_in", "keep_until_ended", "never_collect"]
 
 
 def interrupt_in(error: BaseException, handled: BaseException | None) -> BaseException | None:
-    """The interrupt that this is or hides, None if it is another error.
+    """The interrupt that an error is, or that led to it; None if there was none.
 
     Args:
-        handled: what was being handled before, and is no part of this.
+        handled: what the caller was handling already when it called gRPC: that led to nothing here.
     """
     while isinstance(error, RuntimeError):
         # It may have come between two steps of a lock, which then could not be released.
@@ -51,6 +51,6 @@ def _do_nothing(call: grpc.Future) -> None:
 
 
 def in_background(end: Callable[[], object]) -> None:
-    """Cancel or close what may wait without end, in a thread that nobody waits for."""
+    """Run a cancel or close that may never return, in a thread that nobody waits for."""
     # Not a threading.Thread, whose start waits for locks of its own.
     _thread.start_new_thread(end, ())

@@ -33,6 +33,10 @@ _SERVER_MAY_BE_LATE_S: Final = 0.25
 """It answers when a deadline has passed; only if it doesn't do that either, the stream is cut."""
 
 
+_TIMEOUT_S_MAX: Final = 1e9
+"""Thirty years; what the wire can't hold is longer."""
+
+
 class SearchStreams:
     """The open streams of a client. Safe to use from many threads.
 
@@ -66,7 +70,7 @@ class SearchStreams:
             return None
         try:
             if timeout_s is not None:
-                request.timeout_us = max(1, int(1e6 * timeout_s))
+                request.timeout_us = max(1, int(1e6 * min(timeout_s, _TIMEOUT_S_MAX)))
                 stream.ends_at = time.monotonic() + timeout_s + _SERVER_MAY_BE_LATE_S
                 if stream.ends_at < self._guard_looks_at:
                     self._wake_guard()
@@ -87,8 +91,8 @@ class SearchStreams:
             self._forget(stream)
             in_background(stream.end)
             raise
-        # Not if its search was interrupted: the next one would be given the answer to that. The
-        # client abandons all of them then.
+        # A stream whose search was interrupted does not come here: it would give the next search
+        # the answer to that one. The client abandons all its streams then.
         stream.ends_at = math.inf
         self._idle.append(stream)
         return answer
@@ -97,19 +101,20 @@ class SearchStreams:
         """End all streams; searches under way in other threads end with them."""
         for stream in self._closing():
             stream.end()
+            self._forget(stream)
 
     def abandon(self) -> None:
         """Like ``close``, for a connection that was interrupted: don't wait for any of it."""
         for stream in self._closing():
             in_background(stream.end)
+            self._forget(stream)
 
-    def _closing(self) -> set[_Stream]:
+    def _closing(self) -> list[_Stream]:
         with self._lock:
             self._closed = True
             self._idle.clear()
-            streams, self._open = self._open, set()
             self._changed.notify_all()
-        return streams
+            return list(self._open)
 
     def _take(self) -> _Stream | None:
         try:
@@ -136,7 +141,7 @@ class SearchStreams:
                 if stream is not None and not is_closed:
                     self._open.add(stream)
         if is_closed:
-            stream.end()
+            in_background(stream.end)
             return None
         return stream
 
@@ -182,8 +187,12 @@ class _Stream:
     def __init__(self, method: Any) -> None:
         self.ends_at = math.inf
         self._requests: queue.SimpleQueue[wire.SearchRequest | None] = queue.SimpleQueue()
-        self._answers = method(iter(self._requests.get, None))
-        keep_until_ended(self._answers)
+        try:
+            self._answers = method(iter(self._requests.get, None))
+            keep_until_ended(self._answers)
+        except BaseException:
+            self._requests.put(None)  # Nobody else has it yet who could end it.
+            raise
 
     def ask(self, request: wire.SearchRequest) -> Any:
         self._requests.put(request)

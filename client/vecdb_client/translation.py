@@ -40,6 +40,7 @@ __all__ = [
     "hits_of",
     "import_begin",
     "import_report_of",
+    "no_answer_in_time",
     "page_of",
     "records_of",
     "report_of",

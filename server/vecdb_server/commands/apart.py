@@ -21,7 +21,7 @@ def run_apart(work: Callable[[], None], give_up: Callable[[], object]) -> None:
 
     Args:
         give_up: called if a signal handler raises meanwhile; ends what ``work`` waits for. The
-            handler's exception is raised when ``work`` has ended, or 10 s later.
+            handler's exception is raised when ``work`` has ended, at most 10 s later.
     """
     ended: SimpleQueue[BaseException | None] = SimpleQueue()
 
@@ -39,7 +39,7 @@ def run_apart(work: Callable[[], None], give_up: Callable[[], object]) -> None:
         error = ended.get()
     except BaseException:
         give_up()
-        with contextlib.suppress(RuntimeError):  # The interrupt came before it was started.
+        with contextlib.suppress(RuntimeError):  # It is not known to have started yet.
             thread.join(_GIVE_UP_S)
         raise
     if error is not None:
