@@ -16,7 +16,7 @@ from tests.serving import running_server
 from vecdb_client import Client
 from vecdb_client.interrupts import interrupt_in
 
-ROUNDS, ROUNDS_BESIDE = 60, 20
+ROUNDS, ROUNDS_BESIDE = 40, 15
 
 
 @pytest.fixture(scope="module")

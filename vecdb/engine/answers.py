@@ -25,6 +25,7 @@ from vecdb.types import HitColumns, Metric, SearchInfo
 __all__ = ["Found", "Wanted", "answers"]
 
 _NO_ROW = np.int64(2**63 - 1)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 _FEW_HITS = 256
 """Up to so many are sorted as tuples, in less time than numpy's calls take by themselves."""
@@ -68,9 +69,12 @@ def answers(
     deadline: Deadline,
 ) -> HitColumns:
     """What the parts gave, merged and named."""
-    visited = np.zeros(queries, np.int64)
-    for part in parts:
-        visited += part.visited
+    if len(parts) == 1:
+        visited = parts[0].visited
+    else:
+        visited = np.zeros(queries, np.int64)
+        for part in parts:
+            visited += part.visited
     info = _info(view, parts, wanted)
     if not parts:
         vectors = np.zeros((0, store.config.dim), np.float32) if wanted.vectors else None
@@ -224,8 +228,8 @@ def _segment_ids(parts: Sequence[Found], best: _Best) -> list[str]:
 
 
 def _info(view: View, parts: Sequence[Found], wanted: Wanted) -> SearchInfo:
-    walked = any(part.walked for part in parts)
-    scanned = any(not part.walked for part in parts) or not parts
+    ways = {part.walked for part in parts}
+    walked, scanned = True in ways, False in ways or not ways
     plan = "graph+scan" if walked and scanned else "graph" if walked else "scan"
     ef = wanted.ef if walked else 0
     return SearchInfo(plan, not walked, ef, 0, view.live_count, view.state.seq, view.verified)
@@ -234,7 +238,7 @@ def _info(view: View, parts: Sequence[Found], wanted: Wanted) -> SearchInfo:
 def _distances(scores: npt.NDArray[np.float32], metric: Metric) -> Any:
     """Kernels score by squared distance or negated product; callers get what ``Metric`` says."""
     if metric is Metric.EUCLIDEAN:
-        return np.sqrt(np.maximum(scores, np.float32(0)))
+        return np.sqrt(np.maximum(scores, _ZERO))
     if metric is Metric.COSINE:
-        return np.maximum(scores + np.float32(1), np.float32(0))
+        return np.maximum(scores + _ONE, _ZERO)
     return scores.copy()

@@ -10,8 +10,7 @@ One query runs on its caller's thread, a batch on several (``kernel_pool``).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,8 +51,7 @@ _WALKS_AT_FIRST, _SCANS_AT_FIRST = 4, 16
 """Queries of the first slices; later ones are sized by what these took."""
 
 
-@dataclass(frozen=True)
-class SearchRequest:
+class SearchRequest(NamedTuple):
     """One call of ``search``, as given: checked by ``Searcher.run``.
 
     queries: anything that converts to float32 of shape (q, dim).

@@ -103,7 +103,7 @@ class RowArrays:
 
     def ids_of(self, nodes: npt.NDArray[np.int64]) -> list[str]:
         """The ids of nodes."""
-        starts, ends = self.id_offsets[nodes], self.id_offsets[nodes + 1]
+        starts, ends = self.id_offsets.take(nodes), self.id_offsets[1:].take(nodes)
         try:
             return self._texts(starts, ends)
         except UnicodeDecodeError as error:
