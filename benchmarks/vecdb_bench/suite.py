@@ -1,7 +1,7 @@
 """A run: scenarios over data sets and targets, into a file of results; plans of what is run.
 
 ``run`` goes through a plan; what the file has already is not measured again. The standard plan is
-small enough for a coffee, that of all peers takes an hour or three, the full one a night.
+small enough for a coffee, that of all peers takes two hours, the full one a night.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ FULL = Plan(
 PEERS = Plan(
     ("glove-50:50000", "text-256:50000", "sift-128:50000"),
     FULL.targets,
+    ("search", "recovery", "latency", "ingest"),
     scale=Scale(
         seconds=0.3,
         latency_seconds=2.0,
-        clients=(1, 4),
+        clients=(1,),
         efforts=(10, 16, 32, 64, 128, 256, 512),
-        batches=(100, 1_000),
-        sizes=(10_000, 25_000, 50_000),
+        batches=(1_000,),
         ingest_rows=20_000,
     ),
 )

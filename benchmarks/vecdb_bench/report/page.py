@@ -63,10 +63,11 @@ def _head(lines: Lines) -> str:
         return "<h1>vecdb bench</h1><p>No results yet.</p>"
     last = lines[-1]["provenance"]
     loads = [line["provenance"]["load_average"][0] for line in lines]
+    times = [line["provenance"]["time"] for line in lines]  # What was measured again has moved.
     facts = (
         f"{escape(last['processor'])}, {last['cores']} cores; Python {last['python']}; vecdb "
-        f"{last['vecdb']} {last['commit'][:10]}; {lines[0]['provenance']['time']} to "
-        f"{last['time']}; load average {min(loads):.1f} to {max(loads):.1f}"
+        f"{last['vecdb']} {last['commit'][:10]}; {min(times)} to "
+        f"{max(times)}; load average {min(loads):.1f} to {max(loads):.1f}"
     )
     targets = [name for name in TARGETS if any(line["target"] == name for line in lines)]
     rows = [[title_of(name), TARGETS[name].kind, TARGETS[name].durability] for name in targets]

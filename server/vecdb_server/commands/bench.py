@@ -115,7 +115,7 @@ def run(
     plan: Annotated[
         str,
         typer.Option(
-            "--plan", help="standard: minutes; peers: hours; full: a night; tiny: seconds."
+            "--plan", help="standard: minutes; peers: two hours; full: a night; tiny: seconds."
         ),
     ] = "standard",
     dataset: Annotated[
