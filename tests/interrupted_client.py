@@ -39,7 +39,7 @@ _BESIDE_TIMEOUT_S = 10.0
 _BESIDE_S_MAX = 2.5 * _BESIDE_TIMEOUT_S
 
 
-def _calls(client: Client, kind: str, folder: Path) -> Callable[[], object]:
+def _calls(client: Client, address: str, kind: str, folder: Path) -> Callable[[], object]:
     """What goes on for longer than the interrupt lets it."""
     docs = client.collection("docs")
 
@@ -61,7 +61,7 @@ def _calls(client: Client, kind: str, folder: Path) -> Callable[[], object]:
             client.import_faiss(folder / "in.faiss", "imported")
 
     def open_and_close() -> None:
-        other = Client(repr(client).split("'")[1])
+        other = Client(address)
         for _ in range(3):
             other.collection("docs").search(_VECTORS[0])
         other.close()
@@ -141,7 +141,7 @@ def _round(address: str, kind: str, folder: Path) -> bool:
     what, _, beside = what.partition(" beside ")
     client = Client(address, timeout_s=_BESIDE_TIMEOUT_S if beside else None)
     writer = _Beside(client) if beside else None
-    _Interrupts(how == "twice").around(_calls(client, what, folder))
+    _Interrupts(how == "twice").around(_calls(client, address, what, folder))
     docs = client.collection("docs")
     progress = docs.upsert_many(range(200), _VECTORS[:200], batch_rows=50)
     assert progress.rows == 200

@@ -232,9 +232,8 @@ class _Attempts:
             raise error
         if error.reason in _SERVER_AWAY:
             return
-        if isinstance(error, UnavailableError | ResourceExhaustedError):
-            raise self.doubt
-        if error.reason == "CLOSED":  # Another thread has closed the client meanwhile.
+        # CLOSED: another thread has closed the client meanwhile.
+        if isinstance(error, UnavailableError | ResourceExhaustedError) or error.reason == "CLOSED":
             raise self.doubt
         raise error
 

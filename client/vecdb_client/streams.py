@@ -32,7 +32,6 @@ _REFUSED_PAUSE_S: Final = 10.0
 _SERVER_MAY_BE_LATE_S: Final = 0.25
 """It answers when a deadline has passed; only if it doesn't do that either, the stream is cut."""
 
-
 _TIMEOUT_S_MAX: Final = 1e9
 """Thirty years; what the wire can't hold is longer."""
 
