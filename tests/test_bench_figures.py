@@ -1,12 +1,20 @@
-"""Figures of the benchmark suite: percentiles, slopes, and loops that leave no slow call out."""
+"""Figures of the benchmark suite: percentiles, slopes, sizes, and loops that leave no slow call
+out."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from vecdb.errors import InvalidArgumentError
 from vecdb_bench.figures import latency_figures, percentile, slope, summary
+from vecdb_bench.targets.base import folder_bytes, memory_bytes
 from vecdb_bench.targets.timing import closed_loop, open_loop
 
 
@@ -82,3 +90,40 @@ def test_a_rate_that_is_too_high_ends_in_time_and_counts_what_was_not_called() -
     shifted = Clock()
     open_loop(lambda _: None, 10.0, 0.1, offset=0.5, clock=shifted, sleep=shifted.sleep)
     assert shifted.now == pytest.approx(100.05)
+
+
+def test_sizes_are_told_while_files_and_folders_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_bytes(bytes(10_000))
+    kept = folder_bytes(tmp_path)
+    assert kept >= 10_000
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    scandir = os.scandir
+
+    def scanned_too_late(path: str) -> Any:
+        if Path(path).name == "first":
+            os.rmdir(path)
+        return scandir(path)
+
+    lstat = os.lstat
+
+    def seen_too_late(path: str) -> os.stat_result:
+        if Path(path).name == "second":
+            os.rmdir(path)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "scandir", scanned_too_late)
+    monkeypatch.setattr(os, "lstat", seen_too_late)
+    assert folder_bytes(tmp_path) >= kept
+    assert os.listdir(tmp_path) == ["kept"]
+
+
+def test_memory_of_a_process_that_has_ended_is_none() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    assert memory_bytes(process.pid) == (0, 0)
+    private, proportional = memory_bytes(os.getpid())
+    assert private > 0 and proportional > 0

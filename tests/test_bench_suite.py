@@ -59,7 +59,9 @@ def lines(cache: Path) -> list[dict[str, Any]]:
             run.result()
     path = cache / "results.jsonl"
     path.write_text("".join(file.read_text() for file in files))
-    return read_results(path)
+    found = read_results(path)
+    assert [line for line in found if line["status"] == "failed"] == []
+    return found
 
 
 def figures(lines: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:

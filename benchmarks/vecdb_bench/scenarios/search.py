@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from vecdb.errors import VecdbError
+from vecdb.errors import UnsupportedError
 from vecdb_bench.figures import summary
 from vecdb_bench.scenarios.context import Bench, Context
 from vecdb_bench.targets.process import WorkerProcess
@@ -123,20 +123,16 @@ def _measure(context: Context, bench: Bench, workers: dict[str, WorkerProcess], 
 def _threads_set(context: Context, worker: WorkerProcess, target: str, mode: Mode) -> bool:
     """Whether a batch has as many threads as the mode says; a note in the results if it can't."""
     threads = mode.threads or context.settings.threads
-    if mode.batch == 1 or threads == context.settings.threads:
-        # A target that can't be told uses what it was opened with.
+    done = False
+    with context.attempt(target, mode=mode.name, k=mode.k, effort=_efforts(context, mode)[0]):
         try:
             worker.call("threads", threads=threads)
-        except VecdbError:
-            pass
-        return True
-    first = _efforts(context, mode)[0]
-    before = len(context.failed)
-    done = False
-    with context.attempt(target, mode=mode.name, k=mode.k, effort=first):
-        worker.call("threads", threads=threads)
+        except UnsupportedError:
+            # What can't be told uses the threads that it was opened with.
+            if mode.batch > 1 and threads != context.settings.threads:
+                raise
         done = True
-    return done and len(context.failed) == before
+    return done
 
 
 def _speed(context: Context, bench: Bench, worker: WorkerProcess, mode: Mode, effort: int) -> float:

@@ -135,13 +135,17 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def folder_bytes(folder: Path) -> int:
-    """What the folder takes on disk (blocks, since files may have holes)."""
+    """What the folder takes on disk (blocks, since files may have holes).
+
+    Whoever has it open may remove files and folders meanwhile; what is gone takes nothing.
+    """
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_blocks * 512
-        except FileNotFoundError:
-            continue  # It was removed meanwhile.
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            try:
+                total += os.lstat(os.path.join(place, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
     return total
 
 
@@ -167,9 +171,14 @@ def memory_bytes(pid: int) -> tuple[int, int]:
 
 def _descendants(pid: int) -> list[int]:
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+    tasks = Path(f"/proc/{pid}/task")
+    try:
+        numbers = os.listdir(tasks)
+    except OSError:
+        return found  # It has ended.
+    for number in numbers:
         try:
-            children = [int(child) for child in task.read_text().split()]
+            children = [int(child) for child in (tasks / number / "children").read_text().split()]
         except OSError:
             continue
         for child in children:

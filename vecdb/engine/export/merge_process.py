@@ -88,14 +88,11 @@ def run_merge(
 
 def _clean_up(opened: OpenCollection) -> None:
     """Remove what is left of the draft, unless others have taken up graph work, who then do."""
-    if not any(opened.folder.glob("export-*")):
-        return
-    with (
-        contextlib.suppress(OSError),  # The folder may be gone, with its collection.
-        file_lock(opened.folder / "graph.lock", wait=False) as held,
-    ):
-        if held:
-            remove_drafts(opened.folder)
+    with contextlib.suppress(OSError):  # The folder may be gone, with its collection.
+        if any(opened.folder.glob("export-*")):
+            with file_lock(opened.folder / "graph.lock", wait=False) as held:
+                if held:
+                    remove_drafts(opened.folder)
 
 
 def _start(database: Database, opened: OpenCollection) -> subprocess.Popen[str]:
