@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,60 @@ def test_a_server_without_a_thread_for_a_stream_serves_calls(
         assert ways == ["Search"] * 3
         assert len(docs.search(VECTORS[0], k=3)) == 3
         assert ways[-1] == "SearchStream"
+
+
+def test_a_stream_that_is_idle_makes_room_for_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        running_server(tmp_path / "data", threads=4) as address,
+        Client(address) as first,
+        Client(address) as second,
+    ):
+        docs = first.create_collection("docs", VECTORS.shape[1])
+        docs.upsert(range(len(VECTORS)), VECTORS)
+        other = second.collection("docs")
+        ways = _served_by(monkeypatch)
+        for each in (docs, docs, other):
+            each.search(VECTORS[0])
+        monkeypatch.setattr("vecdb_server.transport._IDLE_STREAM_S", 0.0)
+        assert len(other.search(VECTORS[0], k=3)) == 3
+        assert ways == ["Search", "SearchStream", "Search", "SearchStream"]
+        # Whose stream it was finds it ended, searches by a call, and asks for no other at once.
+        for _ in range(2):
+            assert len(docs.search(VECTORS[0], k=3)) == 3
+            assert len(other.search(VECTORS[0], k=3)) == 3
+        assert ways[4:] == ["Search", "SearchStream"] * 2
+
+
+def test_a_stream_with_a_search_under_way_keeps_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vecdb_server.transport._IDLE_STREAM_S", 0.0)
+    with (
+        running_server(tmp_path / "data", threads=4) as address,
+        Client(address) as first,
+        Client(address) as second,
+    ):
+        docs = first.create_collection("docs", VECTORS.shape[1])
+        docs.upsert(range(len(VECTORS)), VECTORS)
+        other = second.collection("docs")
+        docs.search(VECTORS[0])
+        docs.search(VECTORS[0])
+        other.search(VECTORS[0])
+        entered, release = held(monkeypatch, "run_search")
+        ways = _served_by(monkeypatch)
+        with ThreadPoolExecutor() as pool:
+            held_one = pool.submit(docs.search, VECTORS[0], k=3)
+            assert entered.wait(10)
+            by_call = pool.submit(other.search, VECTORS[0], k=3)
+            ends = time.monotonic() + 10
+            while ways != ["Search"]:
+                assert time.monotonic() < ends
+                time.sleep(0.01)
+            release.set()
+            assert len(held_one.result(10)) == len(by_call.result(10)) == 3
+        assert ways == ["Search", "SearchStream"]
 
 
 def test_a_stream_that_the_server_does_not_answer_is_cut(

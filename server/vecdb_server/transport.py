@@ -6,7 +6,8 @@ an unreadable one gets INVALID_ARGUMENT. No interceptors: they would run under t
 Writes, Optimize (with Backup, Export and Import) and open streams may each hold a quarter of the
 threads; one more is refused at once with RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES,
 TOO_MANY_STREAMS) instead of taking a thread from the searches. Nothing of it was written, so that
-the caller can try again; our client does.
+the caller can try again; our client does. A stream that nothing has come by for a while makes room
+for a new one: its client may be asleep, or may have lost it.
 
 A stream of searches is one call in which each message is handled as a call would be: so to gRPC it
 costs a message, which is a third of a call.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -36,6 +38,10 @@ __all__ = ["SERVICE_NAME", "Activity", "service_handler"]
 SERVICE_NAME: Final = "vecdb.v1.Vecdb"
 _SLOW_CALL_S: Final = 1.0
 _NEVER_SLOW: Final = frozenset({"Optimize", "Backup", "Import"})
+
+_IDLE_STREAM_S: Final = 5.0
+"""A stream that is idle for so long may be ended; its client's next search is a call, and then it
+opens another."""
 
 Handler = Callable[[Any, grpc.ServicerContext], bytes]
 StreamHandler = Callable[[Iterable[bytes], grpc.ServicerContext], Iterator[bytes]]
@@ -80,7 +86,7 @@ def service_handler(
     share = max(1, threads // 4)
     writes = _Places("TOO_MANY_WRITES", "writes", share)
     optimizes = _Places("TOO_MANY_OPTIMIZES", "Optimize, Backup, Export and Import calls", share)
-    streams = _Places("TOO_MANY_STREAMS", "streams", share)
+    streams = _Streams(share)
     table: dict[str, tuple[Any, Callable[..., Any], _Places | None]] = {
         "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
         "CreateCollection": (wire.CreateCollectionRequest, service.create_collection, writes),
@@ -140,6 +146,46 @@ class _Places:
             yield
         finally:
             self._free.release()
+
+
+class _OpenStream:
+    """A stream that has a place. idle_since: by time.monotonic, infinite during a search."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self.context = context
+        self.idle_since = time.monotonic()
+
+
+class _Streams:
+    """Places for streams. With none free, the one that is idle for longest gives its own to a new
+    one, if that is long enough; else the new one is refused."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._lock = threading.Lock()
+        self._open: set[_OpenStream] = set()
+
+    @contextmanager
+    def taken(self, context: grpc.ServicerContext) -> Iterator[_OpenStream]:
+        stream, ended = _OpenStream(context), None
+        with self._lock:
+            if len(self._open) >= self._count:
+                ended = min(self._open, key=lambda each: each.idle_since)
+                if time.monotonic() - ended.idle_since < _IDLE_STREAM_S:
+                    raise ResourceExhaustedError(
+                        f"{self._count} streams are in use, as many as may be; use Search",
+                        "TOO_MANY_STREAMS",
+                    )
+                self._open.remove(ended)
+            self._open.add(stream)
+        if ended is not None:
+            # A search that arrives on it in this moment is sent again by its client, as a call.
+            ended.context.cancel()
+        try:
+            yield stream
+        finally:
+            with self._lock:
+                self._open.discard(stream)
 
 
 class _Rpc:
@@ -248,17 +294,19 @@ def _handler(rpc: _Rpc, places: _Places | None) -> Handler:
     return handle
 
 
-def _stream_handler(rpc: _Rpc, places: _Places) -> StreamHandler:
+def _stream_handler(rpc: _Rpc, streams: _Streams) -> StreamHandler:
     """Many messages on one call: an error is the answer to its message, and the stream goes on."""
 
     def handle(requests: Iterable[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            with places.taken():
+            with streams.taken(context) as stream:
                 for data in requests:
+                    stream.idle_since = math.inf
                     outcome = rpc.attempt(data, context)
                     if isinstance(outcome, Exception):
                         outcome = failure_answer(rpc.told(outcome)).SerializeToString()
                     yield outcome
+                    stream.idle_since = time.monotonic()
         except ResourceExhaustedError as full:
             _abort(rpc.told(full), context)
 
