@@ -1,7 +1,8 @@
 """A run: scenarios over data sets and targets, into a file of results; plans of what is run.
 
 ``run`` goes through a plan; what the file has already is not measured again. The standard plan is
-small enough for a coffee, that of all peers takes two hours, the full one a night.
+small enough for a coffee; that of all peers takes an afternoon, growth an hour, the full one a
+night.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from vecdb_bench.scenarios.context import Context, Scale
 from vecdb_bench.targets.base import Settings
 from vecdb_bench.targets.registry import TARGETS, describe
 
-__all__ = ["FULL", "PEERS", "PLANS", "STANDARD", "TINY", "Plan", "run"]
+__all__ = ["FULL", "GROWTH", "PEERS", "PLANS", "STANDARD", "TINY", "Plan", "run"]
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,16 @@ FULL = Plan(
 PEERS = Plan(
     ("glove-50:50000", "text-256:50000", "sift-128:50000"),
     FULL.targets,
-    ("search", "recovery", "latency", "ingest"),
+    tuple(name for name in SCENARIOS if name != "size"),
     scale=Scale(
         seconds=0.3,
         latency_seconds=2.0,
-        clients=(1,),
         efforts=(10, 16, 32, 64, 128, 256, 512),
         batches=(1_000,),
         ingest_rows=20_000,
     ),
 )
+GROWTH = Plan(("glove-50",), FULL.targets, ("size",), scale=FULL.scale)
 TINY = Plan(
     ("glove-50:1000",),
     ("vecdb", "hnswlib"),
@@ -84,7 +85,7 @@ TINY = Plan(
     ),
     queries=50,
 )
-PLANS = {"standard": STANDARD, "peers": PEERS, "full": FULL, "tiny": TINY}
+PLANS = {"standard": STANDARD, "peers": PEERS, "growth": GROWTH, "full": FULL, "tiny": TINY}
 
 
 def run(

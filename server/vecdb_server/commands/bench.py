@@ -115,7 +115,9 @@ def run(
     plan: Annotated[
         str,
         typer.Option(
-            "--plan", help="standard: minutes; peers: two hours; full: a night; tiny: seconds."
+            "--plan",
+            help="standard: minutes; growth: an hour; peers: an afternoon; full: a night; "
+            "tiny: seconds.",
         ),
     ] = "standard",
     dataset: Annotated[
