@@ -8,6 +8,7 @@ import errno
 import os
 import threading
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,13 @@ def filled(database: Any, n: int = N) -> Any:
 def left(folder: Path) -> list[str]:
     """What is there of exports, whole or not."""
     kinds = ("export-*", "graph-*", "*.partial-*", "x.faiss*")
-    return sorted(str(path) for kind in kinds for path in folder.rglob(kind))
+    # Unlike rglob, walk does not mind what goes while it looks: an indexer may be at it.
+    return sorted(
+        os.path.join(place, name)
+        for place, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+        if any(fnmatch(name, kind) for kind in kinds)
+    )
 
 
 def check_goes_on(docs: Any, target: Path, n: int = N, *, flat: bool = False) -> None:
