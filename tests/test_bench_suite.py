@@ -91,6 +91,7 @@ def test_churn_and_recovery_keep_their_promises(lines: list[dict[str, Any]]) -> 
         churned = figures(lines, scenario="churn", target=target)
         assert len(churned) == 6
         assert min(each["recall_10"] for each in churned) > 0.95
+        assert min(each["queries_per_s"]["min"] for each in churned) > 0
     assert all(
         each["answers_with_fewer"] == 0 for each in figures(lines, target="vecdb", effort=64)
     )

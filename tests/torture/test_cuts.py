@@ -18,13 +18,13 @@ from tests.torture.cutting import Cut, Run, all_cuts, check, cut, run, sample
 from tests.torture.requirements import needs_strace
 
 SEED = int(os.environ.get("VECDB_TORTURE_SEED", "0")) or random.randrange(1, 1_000_000)
-SECONDS = float(os.environ.get("VECDB_TORTURE_CUTS_S", "70"))
+SECONDS = float(os.environ.get("VECDB_TORTURE_CUTS_S", "45"))
 CHECKED_EVERY = 3
 """Of so many cuts one is followed by a whole check of the folder."""
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 120)
+@pytest.mark.timeout(SECONDS + 180)
 def test_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     needs_strace()
     print(f"VECDB_TORTURE_SEED={SEED}")
@@ -33,7 +33,8 @@ def test_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     ends = time.monotonic() + SECONDS
     made, hit = 0, set()
     for each in sample(cuts, random.Random(SEED)):
-        if time.monotonic() > ends and made >= len(pairs):
+        # A run may make fewer calls than another: what was missed has its turn again.
+        if time.monotonic() > ends and hit == pairs:
             break
         scratch = tmp_path / str(each)
         scratch.mkdir()

@@ -18,7 +18,7 @@ from tests.torture.history import History
 from tests.torture.ledger import COLLECTION, DIM, METRIC, Place, batch_of, history_of, marks_of
 
 SEED = int(os.environ.get("VECDB_TORTURE_SEED", "0")) or random.randrange(1, 1_000_000)
-SECONDS = float(os.environ.get("VECDB_TORTURE_LEDGER_S", "50"))
+SECONDS = float(os.environ.get("VECDB_TORTURE_LEDGER_S", "40"))
 
 
 @pytest.mark.slow

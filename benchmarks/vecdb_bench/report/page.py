@@ -263,7 +263,7 @@ def _churn(lines: Lines) -> str:
         )
         for what, label, get in (
             ("recall@10 under churn", "recall@10", lambda f: f["recall_10"]),
-            ("queries a second under churn", "queries/s", lambda f: f["queries_per_s"]),
+            ("queries a second under churn", "queries/s", lambda f: _median(f["queries_per_s"])),
             ("disk under churn", "MB", lambda f: f["disk_bytes"] / 1e6),
             ("memory under churn", "MB", lambda f: f["private_bytes"] / 1e6),
         )
@@ -274,7 +274,7 @@ def _churn(lines: Lines) -> str:
             line["point"]["state"],
             f"{line['figures']['recall_10']:.4f}",
             str(line["figures"]["answers_with_fewer"]),
-            f"{line['figures']['queries_per_s']:,.0f}",
+            f"{_median(line['figures']['queries_per_s']):,.0f}",
             f"{line['figures']['private_bytes'] / 1e6:,.0f}",
             f"{line['figures']['disk_bytes'] / 1e6:,.1f}",
         ]
@@ -284,6 +284,11 @@ def _churn(lines: Lines) -> str:
     return _section(
         "Churn: rows replaced and deleted", _plots(*plots), _table([*head, "disk MB"], rows)
     )
+
+
+def _median(figure: Any) -> float:
+    # Results of earlier versions have one value where there are several rounds now.
+    return float(figure["median"] if isinstance(figure, dict) else figure)
 
 
 def _restart(figures: dict[str, Any]) -> str:
@@ -348,8 +353,7 @@ def _wire(lines: Lines) -> str:
     found = of(lines, scenario="wire")
     rows = []
     for name, figure in found[0]["figures"].items() if found else ():
-        value = figure["median"] if isinstance(figure, dict) else figure
-        rows.append([name.replace("_", " "), f"{value:,.1f}"])
+        rows.append([name.replace("_", " "), f"{_median(figure):,.1f}"])
     return _section("The wire", _table(["what", "figure"], rows))
 
 

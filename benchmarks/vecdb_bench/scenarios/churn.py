@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb_bench.data.truth import recall, true_neighbours
+from vecdb_bench.figures import summary
 from vecdb_bench.scenarios.context import Bench, Context
 from vecdb_bench.targets.process import WorkerProcess
 
@@ -140,10 +141,9 @@ def _record(
         place_of[ids] = np.arange(len(ids))
         # What is deleted and found all the same is -1: it counts for nothing.
         found = np.where(found >= 0, place_of[np.maximum(found, 0)], -1)
-    figures: dict[str, Any] = {
-        "recall_10": float(recall(found, vectors, queries, metric, distances, K).mean()),
-        "answers_with_fewer": int((found < 0).any(axis=1).sum()),
-        "queries_per_s": worker.call(
+
+    def speed() -> float:
+        rate: float = worker.call(
             "speed",
             queries=bench.queries,
             k=K,
@@ -151,7 +151,13 @@ def _record(
             batch=1,
             callers=1,
             seconds=context.scale.seconds,
-        ),
+        )
+        return rate
+
+    figures: dict[str, Any] = {
+        "recall_10": float(recall(found, vectors, queries, metric, distances, K).mean()),
+        "answers_with_fewer": int((found < 0).any(axis=1).sum()),
+        "queries_per_s": summary([speed() for _ in range(context.scale.rounds)]),
         "change_s": seconds,
         "rows": len(ids),
         "effort": EFFORT,
