@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -45,7 +48,12 @@ def lines(cache: Path) -> list[dict[str, Any]]:
     plans = [
         replace(suite.TINY, targets=("hnswlib",)),
         replace(suite.TINY, targets=("vecdb",), scenarios=("search", "recovery")),
-        replace(suite.TINY, targets=("vecdb-served", "echo"), scenarios=("search", "wire")),
+        replace(
+            suite.TINY,
+            targets=("vecdb-served", "echo"),
+            scenarios=("search", "latency", "ingest", "wire"),
+            scale=replace(suite.TINY.scale, clients=(1, 2)),
+        ),
         replace(suite.TINY, targets=("faiss", "vecdb"), scenarios=("churn",)),
     ]
     files = [cache / f"part-{at}.jsonl" for at in range(len(plans))]
@@ -111,6 +119,14 @@ def test_latency_ingest_size_and_wire(lines: list[dict[str, Any]]) -> None:
         assert 0 < each["p50_ms"] <= each["p99_ms"] <= each["max_ms"]
         assert each["recall_10"] > 0.95
     assert figures(lines, scenario="latency", target="echo")
+    served = figures(lines, scenario="latency", target="vecdb-served", clients=2)
+    assert len(served) == 3
+    assert min(each["recall_10"] for each in served) > 0.95
+    (beside,) = figures(lines, scenario="ingest", target="vecdb-served", what="search beside")
+    assert beside["calls"] > 0 and beside["rows_per_s"] > 0
+    for target, status in (("vecdb-served", "measured"), ("hnswlib", "cannot")):
+        of_uuids = [line for line in lines if line["point"].get("ids") == "uuid"]
+        assert [x["status"] for x in of_uuids if x["target"] == target] == [status]
     written = figures(lines, scenario="ingest", target="hnswlib", batch=100)
     assert written and min(each["rows_per_s"]["min"] for each in written) > 0
     (fitted,) = figures(lines, scenario="size", what="exponents")
@@ -124,6 +140,9 @@ def test_a_line_says_all_that_repeating_needs(lines: list[dict[str, Any]]) -> No
     for line in lines:
         told = line["provenance"]
         assert {"commit", "processor", "cores", "packages", "load_average", "time"} <= set(told)
+        assert {"seed", "queries"} <= set(told)
+        if line["status"] == "measured" and line["scenario"] in ("search", "latency"):
+            assert told["target_version"]
         assert line["settings"]["M"] == 16 and line["settings"]["rounds"] == 1
         assert line["data"].startswith("glove-50")
 
@@ -208,6 +227,10 @@ def test_the_table_goes_between_its_markers(lines: list[dict[str, Any]], tmp_pat
     text = table.markdown(lines)
     rows = [line for line in text.splitlines() if line.startswith("| vecdb, embedded")]
     assert len(rows) == 1 and rows[0].count("|") == 11
+    (first, *_) = figures(lines, scenario="latency", target="hnswlib")
+    assert f"({first['recall_10']:.3f})" in text
+    failed = [{**x, "status": "failed"} if x["scenario"] == "recovery" else x for x in lines]
+    assert table.markdown(failed).count("failed") == 4  # Two targets, two columns.
     path = tmp_path / "README.md"
     path.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
     table.replace_between_markers(path, text)
@@ -220,13 +243,15 @@ def test_the_table_goes_between_its_markers(lines: list[dict[str, Any]], tmp_pat
 
 def test_speed_at_a_recall_lies_between_the_efforts_around_it() -> None:
     def line(recall: float, speed: float) -> dict[str, Any]:
-        return {"figures": {"recall_10": recall, "queries_per_s": {"median": speed}}}
+        spread = {"median": speed, "min": speed / 2, "max": speed * 2}
+        return {"figures": {"recall_10": recall, "queries_per_s": spread}}
 
     sweep = [line(0.9, 10_000), line(1.0, 100)]
     assert at_recall(sweep, 0.95) == pytest.approx(1000)
     assert at_recall(sweep, 1.0) == pytest.approx(100)
     assert at_recall(sweep, 0.5) == 10_000
     assert at_recall(sweep[:1], 0.95) is None
+    assert at_recall(sweep, 0.95, of_rounds="min") == pytest.approx(500)
 
 
 def test_a_worker_says_what_went_wrong(cache: Path, tmp_path: Path) -> None:
@@ -240,6 +265,20 @@ def test_a_worker_says_what_went_wrong(cache: Path, tmp_path: Path) -> None:
         worker.kill()
         with pytest.raises(TargetFailedError, match="ended"):
             worker.call("finish")
+
+
+def test_what_left_the_group_of_a_worker_is_killed_with_it(cache: Path) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with (
+        subprocess.Popen(sleep, start_new_session=True) as server,
+        subprocess.Popen(sleep, start_new_session=True) as other,
+        WorkerProcess("hnswlib", cache) as worker,
+    ):
+        worker.watch([server.pid])
+        worker.kill()
+        assert server.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
 
 
 def test_ids_come_back() -> None:

@@ -40,14 +40,19 @@ def number_of(target: str) -> int:
     return names.index(target) if target in TARGETS else len(names)
 
 
-def at_recall(lines: Iterable[dict[str, Any]], wanted: float, k: int = 10) -> float | None:
+def at_recall(
+    lines: Iterable[dict[str, Any]], wanted: float, k: int = 10, of_rounds: str = "median"
+) -> float | None:
     """Queries a second at a recall, between the two measured efforts around it.
 
     The logarithm of the speed is interpolated over recall. None if no effort came so far; the speed
     of the least effort if all of them did.
+
+    Args:
+        of_rounds: "median", or "min" or "max" of the rounds at each effort.
     """
     points = sorted(
-        (line["figures"][f"recall_{k}"], line["figures"]["queries_per_s"]["median"])
+        (line["figures"][f"recall_{k}"], line["figures"]["queries_per_s"][of_rounds])
         for line in lines
         if f"recall_{k}" in line["figures"]
     )

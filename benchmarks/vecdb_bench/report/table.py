@@ -7,6 +7,7 @@ hand.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vecdb.errors import FailedPreconditionError
 from vecdb_bench.report.lookup import Lines, at_recall, of, title_of
@@ -18,8 +19,8 @@ BEGIN = "<!-- vecdb bench: begin -->"
 END = "<!-- vecdb bench: end -->"
 _MODE = "one query, one caller"
 _HEAD = (
-    "| target | queries/s at 0.95 | at 0.99 | p50 / p99 ms | rows/s acknowledged | indexed s "
-    "| restart s | ready after kill -9, s | memory MB | disk MB |"
+    "| target | queries/s at 0.95 | at 0.99 | p50 / p99 ms (recall) | rows/s acknowledged "
+    "| indexed s | restart s | ready after kill -9, s | memory MB | disk MB |"
 )
 _RULE = "|---" * (_HEAD.count("|") - 1) + "|"
 
@@ -38,35 +39,45 @@ def markdown(lines: Lines) -> str:
 def _row(lines: Lines, target: str) -> str:
     mine = [line for line in lines if line["target"] == target]
     sweep = of(mine, scenario="search", mode=_MODE)
-    speeds = [at_recall(sweep, wanted) for wanted in (0.95, 0.99)]
     latency = of(mine, scenario="latency", clients=1, loop="closed")
-    ingest = max(
+    written = max(
         of(mine, scenario="ingest", ids="integer"),
         key=lambda line: line["point"]["batch"],
         default=None,
     )
     killed = of(mine, scenario="recovery")
     load = of(mine, scenario="search", what="load")
-    cells = [title_of(target), *(_cell(speed, ",.0f") for speed in speeds)]
-    if latency:
-        figures = latency[0]["figures"]
-        cells.append(f"{figures['p50_ms']:.2f} / {figures['p99_ms']:.2f}")
-    else:
-        cells.append("–")
-    cells.append(_cell(ingest["figures"]["rows_per_s"]["median"] if ingest else None, ",.0f"))
-    cells.append(_cell(load[0]["figures"]["indexed_s"] if load else None, ".1f"))
+    missing = {
+        scenario: "failed" if of(mine, "failed", scenario=scenario) else "–"
+        for scenario in ("search", "latency", "ingest", "recovery")
+    }
+    cells = [_speed(sweep, wanted) or missing["search"] for wanted in (0.95, 0.99)]
+    cells.append(_latency(latency[0]["figures"]) if latency else missing["latency"])
+    for what, form in (("rows_per_s", ",.0f"), ("indexed_s", ".1f")):
+        cells.append(_median(written, what, form) or missing["ingest"])
     for what in ("restart_s", "ready_s"):
-        measured = killed[0]["figures"].get(what) if killed else None
-        cells.append(_cell(measured["median"] if measured else None, ".2f"))
+        cells.append(_median(killed[0] if killed else None, what, ".2f") or missing["recovery"])
     for what in ("private_bytes", "disk_bytes"):
-        cells.append(_cell(load[0]["figures"][what] / 1e6 if load else None, ",.0f"))
-    if not load and of(mine, "failed"):
-        cells[1] = "failed"
-    return "| " + " | ".join(cells) + " |"
+        cells.append(f"{load[0]['figures'][what] / 1e6:,.0f}" if load else missing["search"])
+    return "| " + " | ".join([title_of(target), *cells]) + " |"
 
 
-def _cell(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+def _speed(sweep: Lines, wanted: float) -> str:
+    """The median, and the least and the greatest of the rounds."""
+    median, least, greatest = (
+        at_recall(sweep, wanted, of_rounds=which) for which in ("median", "min", "max")
+    )
+    return "" if median is None else f"{median:,.0f} ({least:,.0f} to {greatest:,.0f})"
+
+
+def _latency(figures: dict[str, Any]) -> str:
+    recall = figures["recall_10"]
+    return f"{figures['p50_ms']:.2f} / {figures['p99_ms']:.2f} ({recall:.3f})"
+
+
+def _median(line: dict[str, Any] | None, what: str, form: str) -> str:
+    # Results of earlier versions have not all of them.
+    return format(line["figures"][what]["median"], form) if line and what in line["figures"] else ""
 
 
 def replace_between_markers(path: Path, text: str) -> None:

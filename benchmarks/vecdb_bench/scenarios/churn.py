@@ -70,24 +70,39 @@ def run(context: Context) -> None:
             continue  # What comes after it can't be had either.
         if None in known:
             context.say(f"{target}: churn")
-            with context.attempt(target, state=points[0]), Bench(context) as bench:
+            with Bench(context) as bench:
                 _measure(context, bench, target)
 
 
 def _measure(context: Context, bench: Bench, target: str) -> None:
     state = _State(context)
-    worker = bench.opened(target)
-    bench.load(worker, state.rows, _BATCH)
-    _record(context, bench, worker, state, f"{_STEPS[0]:.0%} replaced", 0.0)
+    name = f"{_STEPS[0]:.0%} replaced"
+    with context.attempt(target, state=name):
+        worker = bench.opened(target)
+        bench.load(worker, state.rows, _BATCH)
+        _record(context, bench, worker, state, name, 0.0)
+    if not _measured(context, target, name):
+        return
     for step, share in enumerate(_STEPS[1:], 1):
         name = f"{share:.0%} replaced"
         with context.attempt(target, state=name):
             seconds = _change(context, bench, worker, state, share, step)
             _record(context, bench, worker, state, name, seconds)
-        known = context.known(target, state=name)
-        if known is None or known["status"] != "measured":
+        if not _measured(context, target, name):
             return
-    _record(context, bench, worker, state, "optimized", worker.call("optimize")["seconds"])
+    with context.attempt(target, state="optimized"):
+        _record(context, bench, worker, state, "optimized", worker.call("optimize")["seconds"])
+    with context.attempt(target, state="fresh load"):
+        _fresh(context, bench, state, target)
+
+
+def _measured(context: Context, target: str, state: str) -> bool:
+    known = context.known(target, state=state)
+    return known is not None and known["status"] == "measured"
+
+
+def _fresh(context: Context, bench: Bench, state: _State, target: str) -> None:
+    """The last state, as a new load has it."""
     ids, vectors = state.live()
     fresh = bench.opened(target, "fresh")
     file = bench.array_file(vectors)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.errors import UnsupportedError, VecdbError
-from vecdb_bench.data.dataset import Dataset
+from vecdb_bench.data.dataset import SEED, Dataset
 from vecdb_bench.provenance import provenance
 from vecdb_bench.results import Results
 from vecdb_bench.targets.base import Settings
@@ -61,6 +61,7 @@ class Context:
 
     Attributes:
         say: told what is being done, for people.
+        failed: targets that are left out from here on. versions: of targets, as they say it.
     """
 
     scenario: str
@@ -72,6 +73,7 @@ class Context:
     cache: Path
     say: Callable[[str], None] = lambda sentence: None
     failed: set[str] = field(default_factory=set)
+    versions: dict[str, str] = field(default_factory=dict)
 
     def known(self, target: str, **point: Any) -> dict[str, Any] | None:
         """The line of that point, if it needs no measuring."""
@@ -83,7 +85,7 @@ class Context:
             **self._key(target, point),
             figures=figures,
             status="measured",
-            provenance=provenance(),
+            provenance=self._provenance(target),
         )
 
     @contextmanager
@@ -106,8 +108,16 @@ class Context:
             **self._key(target, point),
             status=status,
             error=error.message,
-            provenance=provenance(),
+            provenance=self._provenance(target),
         )
+
+    def _provenance(self, target: str) -> dict[str, Any]:
+        return {
+            **provenance(),
+            "target_version": self.versions.get(target, ""),
+            "queries": len(self.dataset.queries),
+            "seed": SEED,
+        }
 
     def _key(self, target: str, point: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -129,7 +139,8 @@ class Bench:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._stack = ExitStack()
-        self._place = tempfile.TemporaryDirectory(prefix="vecdb-bench-")
+        # Whoever was killed may still be writing, for all that is known here.
+        self._place = tempfile.TemporaryDirectory(prefix="vecdb-bench-", ignore_cleanup_errors=True)
         self.folder = Path(self._place.name)
         self._arrays = 0
 
@@ -159,13 +170,16 @@ class Bench:
     ) -> Any:
         """Have a worker open a folder; what it says of it."""
         context = self.context
-        return worker.call(
+        told = worker.call(
             "open",
             folder=str(self.folder / folder),
             dim=dim or context.dataset.dim,
             metric=context.dataset.metric,
             settings=asdict(replace(context.settings, **settings)),
         )
+        worker.watch(told["processes"])
+        context.versions[worker.name] = told["version"]
+        return told
 
     def attached(self, target: str, address: str) -> WorkerProcess:
         """A further client of what another worker has open."""

@@ -6,6 +6,7 @@ thread calls an adapter, but ``search``, which several may call at once.
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from dataclasses import dataclass
@@ -14,7 +15,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["EFFORTS", "Ids", "Settings", "Target", "folder_bytes", "memory_bytes", "unit"]
+__all__ = [
+    "EFFORTS",
+    "Ids",
+    "Settings",
+    "Target",
+    "descendants",
+    "folder_bytes",
+    "memory_bytes",
+    "unit",
+]
 
 EFFORTS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """The sweep of ef, or of what a target has in its place."""
@@ -27,7 +37,7 @@ class Settings:
     Attributes:
         M: links a node of the graph; ef_construction: effort of building.
         threads: of building, and of batches where a target has a number for it.
-        ids: "integer" (ascending) or "uuid" (random order), for targets with ids of text.
+        ids: "integer" (ascending) or "uuid" (in random order).
     """
 
     M: int = 16
@@ -38,6 +48,9 @@ class Settings:
 
 class Target:
     """One collection of one target; an adapter's class is called ``Adapter``."""
+
+    ids_of_text = False
+    """Whether it takes UUIDs as ids."""
 
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         """Open what is in the folder, or make it; a served target's server is started."""
@@ -85,9 +98,6 @@ class Target:
         """Process numbers whose memory is the target's, this one among them if it is."""
         return [os.getpid()]
 
-    def kill(self) -> None:
-        """End the processes that store, by SIGKILL; the last call before the worker is killed."""
-
     def version(self) -> str:
         """Of the library or the server."""
         return ""
@@ -130,6 +140,9 @@ class Ids:
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Rows of length 1, for targets that know cosine as the inner product of such rows."""
+    if len(vectors) == 1:  # A query, whose caller pays for what is done here.
+        row = vectors[0]
+        return np.asarray(vectors / max(math.sqrt(row.dot(row)), 1e-30))
     lengths: np.ndarray = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-30))
 
@@ -156,7 +169,7 @@ def memory_bytes(pid: int) -> tuple[int, int]:
     counts shared and mapped pages by their share.
     """
     private = proportional = 0
-    for one in (pid, *_descendants(pid)):
+    for one in (pid, *descendants(pid)):
         try:
             text = Path(f"/proc/{one}/smaps_rollup").read_text()
         except OSError:
@@ -169,7 +182,8 @@ def memory_bytes(pid: int) -> tuple[int, int]:
     return private, proportional
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Processes that it started, that these started, and so on."""
     found: list[int] = []
     tasks = Path(f"/proc/{pid}/task")
     try:
@@ -182,5 +196,5 @@ def _descendants(pid: int) -> list[int]:
         except OSError:
             continue
         for child in children:
-            found += [child, *_descendants(child)]
+            found += [child, *descendants(child)]
     return found

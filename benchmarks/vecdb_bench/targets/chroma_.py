@@ -20,6 +20,8 @@ _SPACES = {"cosine": "cosine", "euclidean": "l2", "dot": "ip"}
 class Adapter(Target):
     """Effort is the collection's, not the call's."""
 
+    ids_of_text = True
+
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         self._ids = Ids(settings.ids)
         self._effort = 0

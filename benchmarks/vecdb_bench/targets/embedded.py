@@ -18,6 +18,7 @@ NAME = "bench"
 class Collection(Target):
     """What is the same embedded and served: ``_docs`` is a collection of either."""
 
+    ids_of_text = True
     _docs: Any
     _ids: Ids
 

@@ -13,12 +13,13 @@ __all__ = ["Adapter"]
 
 
 class Adapter(Target):
-    """Row numbers are FAISS's own, so rows must come in order."""
+    """Row numbers are FAISS's own, so rows must come in order. The effort is the index's."""
 
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "index.faiss"
         self._normalised = metric == "cosine"
+        self._effort = 0
         faiss.omp_set_num_threads(settings.threads)
         if self._file.exists():
             self._index = faiss.read_index(str(self._file))
@@ -39,9 +40,10 @@ class Adapter(Target):
         faiss.omp_set_num_threads(threads)
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
-        # Unknown to its stubs.
-        parameters = faiss.SearchParametersHNSW(efSearch=max(effort, k))  # type: ignore[attr-defined]
-        rows: np.ndarray = self._index.search(self._prepared(queries), k, params=parameters)[1]
+        if effort != self._effort:  # Parameters of a call cost more than those of the index.
+            self._effort = effort
+            self._index.hnsw.efSearch = max(effort, k)  # type: ignore[attr-defined]
+        rows: np.ndarray = self._index.search(self._prepared(queries), k)[1]
         return rows.astype(np.int64)
 
     def version(self) -> str:

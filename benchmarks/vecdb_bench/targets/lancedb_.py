@@ -1,8 +1,6 @@
-"""LanceDB, embedded: a table with an IVF_HNSW_SQ index, the nearest that it has to a bare graph.
+"""LanceDB, embedded: a table with an IVF_HNSW_FLAT index of one partition, float32 in its graph.
 
-Vectors in the index are 8-bit codes; ``refine_factor`` compares up to ten times as many in full, as
-far as the effort allows: it refuses an ef below the candidates that are to be compared. Rows that
-came after the index was made are scanned until ``optimize``.
+Rows that came after the index was made are scanned until ``optimize``.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ __all__ = ["Adapter"]
 
 _METRICS = {"cosine": "cosine", "euclidean": "l2", "dot": "dot"}
 _LEAST_INDEXED = 256
-_REFINE_MAX = 10
 
 
 class Adapter(Target):
@@ -59,7 +56,7 @@ class Adapter(Target):
             self._table.create_index(
                 metric=_METRICS[self._metric],
                 vector_column_name="vector",
-                index_type="IVF_HNSW_SQ",
+                index_type="IVF_HNSW_FLAT",
                 num_partitions=1,
                 m=self._settings.M,
                 ef_construction=self._settings.ef_construction,
@@ -67,10 +64,9 @@ class Adapter(Target):
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
         rows = np.full((len(queries), k), -1, np.int64)
-        refine = max(1, min(_REFINE_MAX, effort // k))
         for at, query in enumerate(queries):
             asked = self._table.search(query).distance_type(_METRICS[self._metric]).limit(k)
-            found = asked.ef(max(effort, k)).refine_factor(refine).select(["id"]).to_arrow()
+            found = asked.ef(max(effort, k)).select(["id"]).to_arrow()
             names = found.column("id").to_numpy()
             rows[at, : len(names)] = names
         return rows

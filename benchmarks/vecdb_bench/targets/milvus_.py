@@ -20,7 +20,8 @@ _NAME = "bench"
 
 
 class Adapter(Target):
-    """The effort is sent with each search; versions up to 3.2 are known to drop it."""
+    """Rows are scanned until they are indexed: ``flush`` leaves that to a thread in the background,
+    loading anew waits for it."""
 
     _server: ServerProcess | None = None
     _client: Any = None
@@ -61,6 +62,7 @@ class Adapter(Target):
 
     def finish(self) -> None:
         self._client.flush(_NAME)
+        self._client.release_collection(_NAME)
         self._client.load_collection(_NAME)
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:

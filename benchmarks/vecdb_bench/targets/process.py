@@ -6,6 +6,7 @@ last wrote to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -15,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
 from vecdb.errors import UnsupportedError, VecdbError
+from vecdb_bench.targets.base import descendants
 from vecdb_bench.targets.environments import Environment
 from vecdb_bench.targets.registry import describe
 
@@ -63,6 +66,7 @@ class WorkerProcess:
             start_new_session=True,
         )
         self._buffer = b""
+        self._watched: dict[int, str] = {}
 
     @property
     def pid(self) -> int:
@@ -97,13 +101,33 @@ class WorkerProcess:
             raise TargetFailedError(f"{self.name}: {answer['error']}", "TARGET_FAILED")
         return answer["ok"]
 
+    def watch(self, pids: Iterable[int]) -> None:
+        """Have these end with the worker: what a target runs in may have left the worker's group,
+        as PostgreSQL does."""
+        self._watched.update((pid, _began(pid)) for pid in pids if pid != self.pid)
+
     def kill(self) -> None:
-        """SIGKILL to the worker and all that it started."""
-        try:
+        """SIGKILL to the worker and to all that the target runs in; none is left afterwards.
+
+        Raises:
+            TargetFailedError: one does not end.
+        """
+        roots = [pid for pid, began in self._watched.items() if began and _began(pid) == began]
+        if self._process.poll() is None:
+            roots.append(self._process.pid)
+        doomed = {each: _began(each) for root in roots for each in (root, *descendants(root))}
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        for pid, began in doomed.items():
+            if began and _began(pid) == began:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        ends = time.monotonic() + _END_TIMEOUT_S
+        while any(began and _began(pid) == began for pid, began in doomed.items()):
+            if time.monotonic() > ends:
+                raise TargetFailedError(f"{self.name}: it outlives SIGKILL", "TARGET_FAILED")
+            time.sleep(0.005)
 
     def stop(self) -> None:
         """End it in good order, and see to it that it was.
@@ -171,3 +195,14 @@ class WorkerProcess:
         self._errors.seek(max(0, self._errors.tell() - 1500))
         said = self._errors.read().decode("utf-8", "replace").strip()
         return f"{self.name}: the worker {what}, status {status}; it last said:\n{said}"
+
+
+def _began(pid: int) -> str:
+    """When a process was started, which tells it from a later one of its number; empty text if it
+    is gone. One that has ended and that somebody else has not reaped is there: PostgreSQL's package
+    takes it for a server that runs."""
+    try:
+        state, parent, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state == "Z" and int(parent) == os.getpid() else fields[17]

@@ -13,7 +13,7 @@ _KEY = "bench"
 
 
 class Adapter(RedisTarget):
-    """Calls are sent in a pipeline a batch."""
+    """The commands of a batch are sent together."""
 
     def attach(self, address: str, dim: int, metric: str, settings: Settings) -> None:
         if metric != "cosine":
@@ -21,32 +21,22 @@ class Adapter(RedisTarget):
         super().attach(address, dim, metric, settings)
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
-        with self._client.pipeline(transaction=False) as pipeline:
-            for name, vector in zip(self._ids.encode(ids), vectors, strict=True):
-                pipeline.execute_command(
-                    *("VADD", _KEY, "FP32", vector.tobytes(), name, "NOQUANT"),
-                    *("EF", self._settings.ef_construction, "M", self._settings.M),
-                )
-            pipeline.execute()
+        build = ("EF", self._settings.ef_construction, "M", self._settings.M)
+        self.sent(
+            [
+                ("VADD", _KEY, "FP32", vector.tobytes(), name, "NOQUANT", *build)
+                for name, vector in zip(self._ids.encode(ids), vectors, strict=True)
+            ]
+        )
 
     def delete(self, ids: np.ndarray) -> None:
-        with self._client.pipeline(transaction=False) as pipeline:
-            for name in self._ids.encode(ids):
-                pipeline.execute_command("VREM", _KEY, name)
-            pipeline.execute()
+        self.sent([("VREM", _KEY, name) for name in self._ids.encode(ids)])
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
-        with self._client.pipeline(transaction=False) as pipeline:
-            for query in queries:
-                pipeline.execute_command(
-                    *("VSIM", _KEY, "FP32", query.tobytes()),
-                    *("COUNT", k, "EF", max(effort, k)),
-                )
-            found = pipeline.execute()
+        wanted = ("COUNT", k, "EF", max(effort, k))
+        found = self.sent([("VSIM", _KEY, "FP32", query.tobytes(), *wanted) for query in queries])
         return self._ids.matrix([[name.decode() for name in answer] for answer in found], k)
 
     def present(self, ids: np.ndarray) -> np.ndarray:
-        with self._client.pipeline(transaction=False) as pipeline:
-            for name in self._ids.encode(ids):
-                pipeline.execute_command("VEMB", _KEY, name)
-            return np.array([answer is not None for answer in pipeline.execute()])
+        found = self.sent([("VEMB", _KEY, name) for name in self._ids.encode(ids)])
+        return np.array([answer is not None for answer in found])

@@ -6,6 +6,7 @@ the end of the process nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = ["RedisTarget"]
 class RedisTarget(Target):
     """Starts a server, or is one more client of one."""
 
+    ids_of_text = True
     _server: ServerProcess | None = None
 
     def module(self) -> Path | None:
@@ -59,6 +61,16 @@ class RedisTarget(Target):
 
     def address(self) -> str:
         return self._address
+
+    def sent(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """The answers to commands, which share a way there and back if they are several."""
+        if len(commands) == 1:
+            return [self._client.execute_command(*commands[0])]
+        with self._client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: list[Any] = pipeline.execute()
+        return answers
 
     def processes(self) -> list[int]:
         return [self._server.pid] if self._server is not None else []

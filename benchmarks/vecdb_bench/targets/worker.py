@@ -33,11 +33,17 @@ class Worker:
         self._arrays: dict[str, np.ndarray] = {}
 
     def do_open(self, folder: str, dim: int, metric: str, settings: dict[str, Any]) -> Any:
-        """Open or make it; how long that took, and what it is."""
+        """Open or make it; how long that took, what it is, and the processes that it runs in."""
+        if settings.get("ids") == "uuid" and not self._target.ids_of_text:
+            raise NotImplementedError("ids are integers here")
         self._folder = Path(folder)
         began = time.perf_counter()
         self._target.open(self._folder, dim, metric, Settings(**settings))
-        return {"seconds": time.perf_counter() - began, "version": self._target.version()}
+        return {
+            "seconds": time.perf_counter() - began,
+            "version": self._target.version(),
+            "processes": self._target.processes(),
+        }
 
     def do_attach(self, address: str, dim: int, metric: str, settings: dict[str, Any]) -> None:
         """Be a further client."""
@@ -161,10 +167,6 @@ class Worker:
             "proportional_bytes": sum(proportional for _, proportional in sums),
             "disk_bytes": folder_bytes(self._folder),
         }
-
-    def do_kill(self) -> None:
-        """SIGKILL to a served target's server."""
-        self._target.kill()
 
     def do_close(self) -> None:
         """In good order."""

@@ -201,7 +201,10 @@ def own(
     from vecdb_bench import own as measuring
     from vecdb_server.commands.target import open_target
 
-    with open_target(url, data) as target, _Steps(Console(stderr=True)) as steps:
+    with (
+        open_target(url, data, indexer=False) as target,
+        _Steps(Console(stderr=True)) as steps,
+    ):
         there: Any = target.collection(collection)
         ids = None
         if queries is not None:

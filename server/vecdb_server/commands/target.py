@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import vecdb
 from vecdb.errors import InvalidArgumentError, NotFoundError
@@ -19,11 +19,14 @@ __all__ = ["DEFAULT_URL", "open_target"]
 DEFAULT_URL = "127.0.0.1:7801"
 
 
-def open_target(url: str | None, data: Path | None, *, create: bool = False) -> Target:
+def open_target(
+    url: str | None, data: Path | None, *, create: bool = False, **options: Any
+) -> Target:
     """The database at a server's address or in a folder; the default server if neither is given.
 
     Args:
         create: make the folder if it is not there, as a load does and a search does not.
+        options: of ``vecdb.open``, for a folder.
 
     Raises:
         InvalidArgumentError: both are given.
@@ -35,4 +38,4 @@ def open_target(url: str | None, data: Path | None, *, create: bool = False) -> 
         return vecdb.connect(url or DEFAULT_URL)
     if not create and not (data / "FORMAT").exists():
         raise NotFoundError(f"there is no database in {data}", "NO_DATABASE")
-    return vecdb.open(data)
+    return vecdb.open(data, **options)
