@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -315,7 +316,10 @@ def test_own_collection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         rows = own.measure(docs, asked, ids, efforts=(16, 256), sleep=lambda _: None)
         assert rows[1].recall > 0.99 and rows[0].recall <= rows[1].recall
         assert rows[0].visited < rows[1].visited and 0 < rows[1].p50_ms <= rows[1].p99_ms
-        assert (docs.stats().seq, docs.stats().readers) == (before.seq, before.readers)
+        assert docs.stats().seq == before.seq
+        ends = time.monotonic() + 20
+        while docs.stats().readers > before.readers:  # The database's own come and go.
+            assert time.monotonic() < ends
         with pytest.raises(InvalidArgumentError, match="8 dimensions"):
             own.measure(docs, vectors[:, :3], None)
     command = ["bench", "own", "docs", "--data", str(tmp_path / "data"), "--count", "5", "--json"]

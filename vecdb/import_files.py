@@ -100,7 +100,7 @@ def _copy_table(table: Path, lines: Path) -> None:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise MissingExtraError("reading Parquet", "demo") from None
+        raise MissingExtraError("reading Parquet", "parquet") from None
     try:
         with parquet.ParquetFile(table) as source, lines.open("w") as out:
             absent = [name for name in _FIELDS if name not in source.schema_arrow.names]

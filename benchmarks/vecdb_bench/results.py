@@ -1,11 +1,11 @@
 """Results: JSON lines, one measurement a line, each whole by itself; the file is what is resumed.
 
     {"format": 1, "scenario": "search", "target": "faiss",
-     "dataset": "glove-50:20000", "data": "glove-50-20000-6cb15426ff",
+     "dataset": "glove-50:20000", "data": "glove-50-20000-6cb15426ff-0c53c1f5a2",
      "settings": {…}, "point": {"mode": "one query, one caller", "k": 10, "effort": 64},
      "status": "measured", "figures": {…}, "provenance": {…}}
 
-Scenario, target, data set (as asked for, and its folder), settings and point are a measurement's
+Scenario, target, data set (as asked for, and by checksums), settings and point are a measurement's
 **key**: what has a line with status "measured" or "cannot" is not measured again. "failed" has the
 error, and is tried again.
 Lines are only ever added; of several with one key the last one counts. A line cut short by a crash

@@ -10,6 +10,8 @@ A data set is named by a text, ``SOURCE[:ROWS][@METRIC]``:
     glove-50:20000      its first 20,000 rows, for the same queries
 
 ``sources`` reads them, ``truth`` finds the true neighbours, ``dataset`` puts both into a folder of
-a cache where later runs find them. The same name gives the same bytes: rows are drawn by a fixed
-seed, and the true neighbours are sums in float64 whose order does not depend on the machine.
+a cache where later runs find them. The same name and the same source give the same bytes: rows are
+drawn by a fixed seed, and the true neighbours are sums in float64 whose order does not depend on
+the machine. (text-256 has the descriptions of the packages that the machine's lists name: lines of
+results hold a checksum of the rows.)
 """

@@ -71,6 +71,11 @@ class Dataset:
     manifest: dict[str, Any]
 
     @property
+    def identity(self) -> str:
+        """Its recipe, and its rows: equal texts are equal bytes."""
+        return f"{self.folder.name}-{self.manifest['sha256']['base.npy'][:10]}"
+
+    @property
     def dim(self) -> int:
         """Components of each vector."""
         return int(self.base.shape[1])

@@ -124,7 +124,7 @@ class Context:
             "scenario": self.scenario,
             "target": target,
             "dataset": self.dataset.name,
-            "data": self.dataset.folder.name,
+            "data": self.dataset.identity,
             "settings": {
                 **asdict(self.settings),
                 **{name: getattr(self.scale, name) for name in _OF_EACH_LINE},

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.compiled import load_kernels
 from vecdb.engine.export.healing import HEALED_FRACTION_MAX, healed, live_nodes
 from vecdb.engine.export.ids import numbers_of_content
 from vecdb.engine.export.merge_process import run_merge
@@ -119,6 +120,7 @@ def find_graph(
         DataLossError: rows of the store are damaged.
         DeadlineExceededError, CancelledError, NotFoundError.
     """
+    load_kernels()  # Compiling them may take longer than a pin lasts unattended.
     began, optimized = time.monotonic(), False
     done: list[str] = []
     for _ in range(_ATTEMPTS_MAX):
