@@ -209,6 +209,30 @@ def test_what_another_process_dropped_is_let_go(
         assert kept.count() == 0
 
 
+def test_a_damaged_entry_is_no_drop(tmp_path: Path) -> None:
+    """A collection whose entry can't be read is open and stays so; a dropped one is let go."""
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["a"], rows(1))
+        going = database.create_collection("going", DIM)
+        environment = database._catalog.environment
+
+        def damage(transaction: Any) -> None:
+            names = environment.database(b"names")
+            raw = bytearray(transaction.get(b"docs", db=names))
+            raw[1] ^= 1
+            transaction.put(b"docs", bytes(raw), db=names)
+
+        environment.transact(damage)
+        in_another_process(tmp_path, "db.drop_collection('going')")
+        database._let_dropped_go()
+        assert list(database._collections) == [docs._opened.id]
+        assert docs.upsert(["b"], rows(1)).seq == 2 and docs.count() == 2
+        assert reason_of(going.count) == "DROPPED"
+        with pytest.raises(vecdb.DataLossError, match="docs"):
+            database.collection("docs")
+
+
 def test_files_that_went_with_a_dropped_collection_are_not_called_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

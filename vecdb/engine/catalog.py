@@ -22,6 +22,7 @@ import logging
 import os
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,11 @@ class Catalog:
         """Ids of all collections, in whatever state."""
         with self.environment.read() as transaction:
             return {str(entry["id"]) for entry in self._entries(transaction).values()}
+
+    def dropped(self, ids: Iterable[str]) -> set[str]:
+        """Those of some collections that were there and are not any more."""
+        # No entry is not enough, as it may be there and damaged; the folder goes before the entry.
+        return {each for each in set(ids) - self.ids() if not self.folder(each).exists()}
 
     def drop(self, name: str) -> str:
         """The first step of dropping a collection, after which nobody finds it; returns its id. One

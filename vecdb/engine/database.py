@@ -466,10 +466,8 @@ class Database:
         if commit == self._dropped_looked_at:
             return
         with self._lock:
-            # What is open was in the catalogue before; what is not in it now was dropped since.
-            known = self._catalog.ids()
-            for opened in [o for o in self._collections.values() if o.id not in known]:
-                del self._collections[opened.id]
+            for collection_id in self._catalog.dropped(self._collections):
+                opened = self._collections.pop(collection_id)
                 self._resting.forget(opened)
                 opened.close(dropped=True)
         self._dropped_looked_at = commit
