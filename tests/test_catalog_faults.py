@@ -90,6 +90,43 @@ def test_a_drop_that_failed_is_finished(tmp_path: Path, name: str, again: str) -
         use(database)
 
 
+def leave_half_done(data: Path) -> None:
+    """A collection that is whole, one half made and one half dropped."""
+    with vecdb.open(data, indexer=False) as database:
+        kept = database.create_collection("kept", DIM)
+        kept.upsert(["a"], np.ones((1, DIM), np.float32))
+        database.create_collection("dropping", DIM)
+        database._catalog.drop("dropping")  # Only its first step.
+        with database._catalog.environment.read() as transaction:
+            entry = database._catalog._entry(transaction, "kept")
+        (data / "collections" / ("f" * 16)).mkdir()
+        database._catalog._put("creating", {**entry, "id": "f" * 16, "state": "creating"})
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(f"commit.{step}=EIO:{at}" for step in ("begin", "end") for at in (1, 2, 3, 4)),
+        *(f"drop.{step}=EIO" for step in ("marked", "moved", "removed")),
+    ],
+)
+def test_what_can_not_be_finished_hinders_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    leave_half_done(tmp_path / "data")
+    failpoints.arm(fault)
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        assert [r.message for r in caplog.records if "stays half" in r.message]
+        assert [d.name for d in database.list_collections()] == ["kept"]
+        assert database.collection("kept").get(["a"]).ids == ["a"]
+    failpoints.arm("")
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        assert len(list((database.path / "collections").iterdir())) == 1
+        assert not list((database.path / "trash").iterdir())
+        for name in ("creating", "dropping"):
+            database.create_collection(name, DIM)
+
+
 def test_a_draft_of_the_format_file_does_not_stay(tmp_path: Path) -> None:
     """A process that was killed while it made the folder left it."""
     data = tmp_path / "data"

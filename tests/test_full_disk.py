@@ -185,6 +185,37 @@ def test_dropping_on_a_full_disk(disk: Path) -> None:
         database.create_collection("one", DIM)
 
 
+def test_opening_what_is_half_done_on_a_full_disk(
+    disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was left half made and half dropped waits for room; all else can be read."""
+    with vecdb.open(disk / "data", indexer=False) as database:
+        database.create_collection("kept", DIM).upsert(names(0), rows(0))
+        database.create_collection("dropping", DIM).upsert(names(0), rows(0))
+        catalog = database._catalog
+        catalog.drop("dropping")  # Only its first step.
+        with catalog.environment.read() as transaction:
+            entry = catalog._entry(transaction, "kept")
+        catalog._put("creating", {**entry, "id": "f" * 16, "state": "creating"})
+        fill_up(database.collection("kept"), kept := [0], 1)
+    use_up(disk)
+    with vecdb.open(disk / "data", indexer=False) as database:
+        left = [r.message for r in caplog.records if "stays half" in r.message]
+        assert left and all("disk is full" in message for message in left)
+        assert [d.name for d in database.list_collections()] == ["kept"]
+        docs = database.collection("kept")
+        assert docs.count() == ROWS * len(kept)
+        assert docs.get(names(0)).vectors.tobytes() == rows(0).tobytes()
+        resize(disk, "100m")
+        os.unlink(disk / "filler")
+        docs.upsert(names(0), rows(0))
+    with vecdb.open(disk / "data", indexer=False) as database:
+        assert len(list((disk / "data" / "collections").iterdir())) == 1
+        assert not list((disk / "data" / "trash").iterdir())
+        for name in ("creating", "dropping"):
+            database.create_collection(name, DIM)
+
+
 def test_an_import_that_does_not_fit_leaves_nothing(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

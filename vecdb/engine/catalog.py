@@ -10,9 +10,10 @@ A collection is made and dropped in steps that each leave a state from which any
     rename: the entry under another name, in one transaction
 
 All hold catalog.lock; who opens the folder finishes drops and undoes creations that a dead process
-left behind, and who drops or creates the same name again finishes what failed half way. The name of
-a collection that is being dropped stays taken until the end. Nothing but the catalogue knows the
-name of a collection: its store and segments bear its id, which is never given again.
+left behind, and who drops or creates the same name again finishes what failed half way. What can't
+be finished then, as on a full disk, stays as it is and hinders nothing else. The name of a
+collection that is being dropped stays taken until the end. Nothing but the catalogue knows the name
+of a collection: its store and segments bear its id, which is never given again.
 """
 
 from __future__ import annotations
@@ -258,10 +259,15 @@ class Catalog:
             with self.environment.read() as transaction:
                 entries = self._entries(transaction)
             for name, entry in entries.items():
-                if entry["state"] == "creating":
-                    self._undo_create(name, entry)
-                elif entry["state"] == "dropping":
-                    self._finish_drop(name, entry, None)
+                try:
+                    if entry["state"] == "creating":
+                        self._undo_create(name, entry)
+                    elif entry["state"] == "dropping":
+                        self._finish_drop(name, entry, None)
+                except (VecdbError, OSError) as error:
+                    # The others can be read, and this one isn't found: it waits for a better time.
+                    what = "made" if entry["state"] == "creating" else "dropped"
+                    _log.warning("%r stays half %s for now: %s", name, what, error)
             self.empty_trash()
 
     def _entry(self, transaction: Any, name: str) -> dict[str, Any] | None:
