@@ -28,12 +28,19 @@ from pathlib import Path
 from typing import Any
 
 from vecdb.engine import layout
-from vecdb.engine.environment import Environment
+from vecdb.engine.environment import Environment, fill_cut_file
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock, fsync_folder
 from vecdb.engine.named_database import NamedDatabase
-from vecdb.engine.store import Store
-from vecdb.errors import AlreadyExistsError, DataLossError, NotFoundError, VecdbError
+from vecdb.engine.store import Store, mark_dropped
+from vecdb.errors import (
+    AlreadyExistsError,
+    DataLossError,
+    FailedPreconditionError,
+    InternalError,
+    NotFoundError,
+    VecdbError,
+)
 from vecdb.types import CollectionConfig, CollectionDescription
 
 __all__ = ["Catalog", "catalog_environment", "copy_catalog"]
@@ -229,19 +236,7 @@ class Catalog:
     def _finish_drop(self, name: str, entry: dict[str, Any], store: Store | None) -> None:
         folder = self.folder(entry["id"])
         if folder.exists():
-            if store is not None:
-                store.mark_dropped()
-            elif (folder / "store" / "data.mdb").is_file():
-                environment = Environment(
-                    folder / "store",
-                    layout.DATABASES,
-                    create=False,
-                    map_bytes=self._store_map_bytes,
-                )
-                try:
-                    Store(environment, entry["id"]).mark_dropped()
-                finally:
-                    environment.close()
+            self._mark_dropped(folder / "store", store)
             failpoint("drop.marked")
             folder.rename(self._root / "trash" / entry["id"])
         fsync_folder(self._root / "trash")
@@ -249,6 +244,26 @@ class Catalog:
         failpoint("drop.moved")
         self._remove(name)
         failpoint("drop.removed")
+
+    def _mark_dropped(self, folder: Path, store: Store | None) -> None:
+        """Tell everyone who has the store open, if its damage allows it: else the catalogue tells
+        them, a little later."""
+        try:
+            if store is not None:
+                mark_dropped(store.environment)
+            elif (folder / "data.mdb").is_file():
+                fill_cut_file(folder)
+                environment = Environment(
+                    folder, layout.DATABASES, create=False, map_bytes=self._store_map_bytes
+                )
+                try:
+                    mark_dropped(environment)
+                finally:
+                    environment.close()
+        except VecdbError as error:
+            if not _is_damage(error):
+                raise
+            _log.warning("%s is dropped without a mark in it: %s", folder, error)
 
     def _recover(self) -> None:
         """Finish or undo what a process left half done; if one is at it now, it is not half
@@ -295,6 +310,13 @@ class Catalog:
         self.environment.transact(
             lambda transaction: transaction.delete(name.encode(), db=self._names)
         )
+
+
+def _is_damage(error: VecdbError) -> bool:
+    """It comes of the bytes of a store and will come again, unlike an error of the disk."""
+    if isinstance(error, FailedPreconditionError):
+        return error.reason == "LMDB_VERSION"
+    return isinstance(error, DataLossError | NotFoundError | InternalError)
 
 
 def catalog_environment(root: Path) -> Environment:

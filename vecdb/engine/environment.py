@@ -50,7 +50,7 @@ from vecdb.errors import (
     VecdbError,
 )
 
-__all__ = ["Environment"]
+__all__ = ["Environment", "fill_cut_file"]
 
 Result = TypeVar("Result")
 READERS_MAX = 4096
@@ -415,6 +415,18 @@ class Environment:
                 )
                 if self._lmdb is not None:
                     self._lmdb.close()
+
+
+def fill_cut_file(folder: Path) -> None:
+    """Give a file that was cut its length again, of zeros, which LMDB calls damaged: reading where
+    nothing is would end the process. For a file that this process does not have open."""
+    chosen: dict[str, Any] = {"readonly": True, "lock": False, "lib_version": _LMDB_FORMAT_0_9}
+    with _translated(folder), lmdb.open(os.fspath(folder), **chosen) as handle:
+        wanted = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
+    with open(folder / "data.mdb", "r+b") as file:
+        if os.fstat(file.fileno()).st_size < wanted:
+            # Unlike a truncation, it takes nothing from who makes the file longer meanwhile.
+            os.posix_fallocate(file.fileno(), wanted - 1, 1)
 
 
 @contextlib.contextmanager

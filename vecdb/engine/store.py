@@ -28,7 +28,7 @@ from vecdb.engine.rows import RowReader
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
 from vecdb.types import CollectionConfig, Receipt
 
-__all__ = ["Store", "dropped_error"]
+__all__ = ["Store", "dropped_error", "mark_dropped"]
 
 _FORMAT, _COLLECTION, _STATE = b"format", b"collection", b"state"
 _COUNTERS, _DROPPED, _PURGING = b"counters", b"dropped", b"purging"
@@ -100,7 +100,12 @@ class Store:
 
     def read_state(self, transaction: Any) -> layout.State:
         """Seq and generation as committed."""
-        state: layout.State = self._get(transaction, _STATE, layout.State.unpack)
+        try:
+            state: layout.State = self._get(transaction, _STATE, layout.State.unpack)
+        except DataLossError:
+            # Who dropped it could not raise the generation, and everyone is to be told the same.
+            self.check_not_dropped(transaction)
+            raise
         return state
 
     def current_state(self) -> layout.State:
@@ -155,16 +160,6 @@ class Store:
         """Raise NotFoundError if the collection was dropped, by whichever process."""
         if transaction.get(_DROPPED, db=self._meta) is not None:
             raise dropped_error()
-
-    def mark_dropped(self) -> None:
-        """From this commit on every use is refused; the new generation makes views look."""
-
-        def write(transaction: Any) -> None:
-            state = self.read_state(transaction)
-            transaction.put(_DROPPED, layout.seal_value(_DROPPED, b""), db=self._meta)
-            self.write_state(transaction, layout.State(state.seq, state.generation + 1))
-
-        self.environment.transact(write)
 
     def clear_dropped(self, transaction: Any) -> None:
         """Undo ``mark_dropped`` in a copy of the store."""
@@ -366,3 +361,23 @@ def _check_appended(done: tuple[int, int], what: str) -> None:
 def dropped_error() -> NotFoundError:
     """What every use of a dropped collection raises."""
     return NotFoundError("the collection was dropped", "DROPPED")
+
+
+def mark_dropped(environment: Environment) -> None:
+    """From this commit on every use is refused; the new generation makes views look.
+
+    Nothing is asked of the store but that this can be written: one that is too damaged to be opened
+    can still be dropped.
+    """
+
+    def write(transaction: Any) -> None:
+        meta = environment.database(b"meta")
+        transaction.put(_DROPPED, layout.seal_value(_DROPPED, b""), db=meta)
+        # A state that can't be read stays as it is: in a backup it must not look sound.
+        with contextlib.suppress(DataLossError):
+            raw = memoryview(transaction.get(_STATE, default=b"", db=meta))
+            state = layout.State.unpack(bytes(layout.open_value(_STATE, raw, "meta")))
+            later = layout.State(state.seq, state.generation + 1)
+            transaction.put(_STATE, layout.seal_value(_STATE, later.pack()), db=meta)
+
+    environment.transact(write)
