@@ -19,6 +19,7 @@ from tests.model import Model, index_now, seal_now
 from tests.serving import running_server
 from vecdb.engine import kernels, lookup, sealing, view_keeper
 from vecdb.engine import search as search_module
+from vecdb.engine.collection import Collection
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.environment import Environment
 from vecdb.engine.search import SearchRequest
@@ -109,14 +110,22 @@ def test_a_remote_scan_stops_when_its_caller_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search_module, "SCAN_SLICE_FLOATS", 20_000)
-    scanned, entered = [0], threading.Event()
-    scan = kernels.scan_rows
+    scanned = [0]
+    entered, cancelled, ended = threading.Event(), threading.Event(), threading.Event()
+    scan, run_search = kernels.scan_rows, Collection.run_search
 
     def slowly(*arguments: Any) -> None:
         scanned[0] += arguments[3] - arguments[2]
         entered.set()
-        time.sleep(0.005)
+        assert cancelled.wait(60)
+        time.sleep(0.2)  # The server hears of it while there is much left to scan.
         scan(*arguments)
+
+    def run_to_the_end(self: Collection, *arguments: Any) -> Any:
+        try:
+            return run_search(self, *arguments)
+        finally:
+            ended.set()
 
     with running_server(tmp_path / "data") as address, vecdb.connect(address) as client:
         docs = client.create_collection("docs", 8)
@@ -126,14 +135,13 @@ def test_a_remote_scan_stops_when_its_caller_goes(
             collection="docs", queries=encode_matrix(rows(1)), k=1, exact=True
         )
         monkeypatch.setattr(kernels, "scan_rows", slowly)
+        monkeypatch.setattr(Collection, "run_search", run_to_the_end)
         with grpc.insecure_channel(address) as channel:
             call = VecdbStub(channel).Search.future(request)
             assert entered.wait(20)
             call.cancel()
-            before = -1
-            while scanned[0] != before:
-                before = scanned[0]
-                time.sleep(0.2)
+            cancelled.set()
+            assert ended.wait(60)
         assert 0 < scanned[0] < 75_000
 
 
