@@ -36,7 +36,7 @@ def _early_acknowledgement() -> None:
         def function(transaction: Any) -> None:
             for job in group:
                 job.answer.set_result(store.apply(transaction, job.batch))
-            time.sleep(0.05)  # So that the answer is seen first, as it would be now and then.
+            time.sleep(1.0)  # So that the answer is seen first, as it would be now and then.
 
         store.environment.transact(function)
 
