@@ -158,6 +158,7 @@ def test_after_deletes_and_updates(indexed: Any, metric: str, M: int, tmp_path: 
     check_after_deletes_and_updates(indexed, metric, 3_000, M, tmp_path)
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("metric", "M"), [("cosine", 4), ("euclidean", 16), ("dot", 48)])
 def test_many_after_deletes_and_updates(indexed: Any, metric: str, M: int, tmp_path: Path) -> None:
     check_after_deletes_and_updates(indexed, metric, 50_000, M, tmp_path, ef_construction=40)

@@ -397,6 +397,7 @@ def second() -> Iterator[SecondProcess]:
         yield process
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 def test_random_operations(
     metric: str, second: SecondProcess, caplog: pytest.LogCaptureFixture
@@ -449,6 +450,7 @@ def plant_requests_without_age(patch: pytest.MonkeyPatch) -> None:
 PLANTS = [each for name, each in list(globals().items()) if name.startswith("plant_")]
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__[6:])
 def test_a_planted_defect_is_caught(
     plant: Callable[[pytest.MonkeyPatch], None],
