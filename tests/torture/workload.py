@@ -85,6 +85,20 @@ STEPS: tuple[tuple[str, int], ...] = (
 FIRST_STEPS = 2
 
 
+class _Patience:
+    """How long a step is tried again: counted from its first error, since a step may be slow."""
+
+    def __init__(self) -> None:
+        self._ends: float | None = None
+
+    def is_over(self) -> bool:
+        """To be asked after each error."""
+        now = time.monotonic()
+        if self._ends is None:
+            self._ends = now + PATIENCE_S
+        return now > self._ends
+
+
 class _Work:
     """One run."""
 
@@ -152,7 +166,7 @@ class _Work:
     ) -> None:
         """Do it again after an error, for a while."""
         expected = (vecdb.VecdbError, OSError) if maintenance else (vecdb.VecdbError,)
-        ends = time.monotonic() + PATIENCE_S
+        patience = _Patience()
         while True:
             self.say("begin", step)
             try:
@@ -166,14 +180,14 @@ class _Work:
                 break
             except expected as error:
                 self.say("refused", step, code=getattr(error, "code", "OSError"), why=str(error))
-                if time.monotonic() > ends:
+                if patience.is_over():
                     raise
                 time.sleep(_PAUSE_S)
         self.say("acknowledged", step)
 
     def _write(self, step: int, batch: Batch) -> None:
         """Until it is there: refused batches are sent again, unknown ones are looked for."""
-        ends = time.monotonic() + PATIENCE_S
+        patience = _Patience()
         while True:
             self.say("begin", step)
             try:
@@ -187,20 +201,21 @@ class _Work:
                 break
             except vecdb.VecdbError as error:
                 self.say("refused", step, code=error.code, why=str(error))
-                if time.monotonic() > ends:
+                if patience.is_over():
                     raise
                 time.sleep(_PAUSE_S)
         if self._looks:
-            self._look(ends)
+            self._look()
 
-    def _look(self, ends: float) -> None:
+    def _look(self) -> None:
         """What was acknowledged can be read at once; reading may be unavailable for a moment."""
+        patience = _Patience()
         while True:
             try:
                 self._history.check(self._docs(), queries=1)
                 return
             except vecdb.UnavailableError:
-                if time.monotonic() > ends:
+                if patience.is_over():
                     raise
                 time.sleep(_PAUSE_S)
 
