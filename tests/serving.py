@@ -6,7 +6,9 @@ with ServerProcess(tmp_path / "data") as server: server.address, server.signal(S
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -28,11 +30,19 @@ READY_WITHIN_S = 110.0
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback that nobody listens on now, nor is given by chance later.
+
+    It is none of those that the system gives to outgoing connections: a client that waits for a
+    server to come back could be given the server's own.
+    """
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [port for port in range(10_000, 65_536) if not first <= port <= last]
+    while True:
+        # Not by the usual generator: several test processes may have seeded it alike.
+        port = random.SystemRandom().choice(ports or range(10_000, 65_536))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import multiprocessing.process
 import os
 import random
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ import numpy as np
 
 import vecdb
 from tests.model import Model
-from tests.serving import ServerProcess
+from tests.serving import ServerProcess, free_port
 from tests.torture import ledger
 from tests.torture.cutting import assert_content
 from tests.torture.history import History
@@ -50,7 +49,7 @@ class Controller:
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.place = Place(folder, seed, f"127.0.0.1:{_free_port()}")
+        self.place = Place(folder, seed, f"127.0.0.1:{free_port()}")
         self.done: Counter[str] = Counter()
         self._rng = random.Random(seed)
         self._server: ServerProcess | None = None
@@ -286,13 +285,6 @@ def torture(folder: Path, seed: int, seconds: float) -> Counter[str]:
             controller.round(min(ROUND_S, seconds))
             if time.monotonic() + ROUND_S > ends:
                 return controller.done
-
-
-def _free_port() -> int:
-    with contextlib.closing(socket.socket()) as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def _signal(pid: int, number: int) -> None:
