@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from hypothesis import HealthCheck, settings
 
 import vecdb
 from tests.serving import running_server
+from vecdb.engine import pins
+from vecdb.engine.export import pin as export_pin
 
 settings.register_profile(
     "vecdb",
@@ -44,6 +48,24 @@ def surface(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         return
     with running_server(tmp_path / "data") as address, vecdb.connect(address) as client:
         yield client
+
+
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A function that has so many seconds pass for the leases of pins, and for nothing else.
+
+    A lease short enough to wait for would also end when a machine is busy for a moment.
+    """
+    passed_ns = [0]
+
+    def pass_time(seconds: float) -> None:
+        passed_ns[0] += int(seconds * 1e9)
+
+    clock = SimpleNamespace(time_ns=lambda: time.time_ns() + passed_ns[0])
+    monkeypatch.setattr(pins, "time", clock)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed_ns[0] / 1e9)
+    monkeypatch.setattr(export_pin, "time", clock)
+    return pass_time
 
 
 @functools.cache

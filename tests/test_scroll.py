@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -19,7 +18,7 @@ import vecdb
 from tests.model import Model, index_now, seal_now
 from tests.serving import running_server
 from vecdb import limits
-from vecdb.engine import layout, pins
+from vecdb.engine import layout
 from vecdb.engine import scroll as scroll_module
 from vecdb.engine.scroll_token import pack_token, unpack_token
 from vecdb_client.translation import error_of
@@ -227,22 +226,9 @@ def test_a_page_can_be_asked_for_again(surface: Any) -> None:
     assert second.next_token == again.next_token
 
 
-def clock_of_leases(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """A function that has so many seconds pass for leases alone: no test need be quick or wait."""
-    passed_ns = [0]
-    clock = SimpleNamespace(time_ns=lambda: time.time_ns() + passed_ns[0])
-    monkeypatch.setattr(pins, "time", clock)
-
-    def pass_time(seconds: float) -> None:
-        passed_ns[0] += int(seconds * 1e9)
-
-    return pass_time
-
-
 def test_a_scroll_that_was_left_alone_has_ended(
-    surface: Any, monkeypatch: pytest.MonkeyPatch
+    surface: Any, pass_time: Callable[[float], None]
 ) -> None:
-    pass_time = clock_of_leases(monkeypatch)
     docs, _ = filled(surface, 30)
     page, scroll = docs.scroll_page(batch=10), docs.scroll(10)
     next(scroll)
@@ -255,8 +241,7 @@ def test_a_scroll_that_was_left_alone_has_ended(
     assert list(scroll) == []  # An iterator that has failed stays at its end.
 
 
-def test_each_page_begins_the_lease_anew(surface: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pass_time = clock_of_leases(monkeypatch)
+def test_each_page_begins_the_lease_anew(surface: Any, pass_time: Callable[[float], None]) -> None:
     docs, model = filled(surface, 50)
     pages = []
     for page in docs.scroll(10):
