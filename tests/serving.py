@@ -28,6 +28,9 @@ from vecdb_server.process import Server
 READY_WITHIN_S = 110.0
 """Kernels may have to be compiled first."""
 
+REQUEST_BYTES_MIN = 60
+"""An upsert of one short row takes some 90 bytes on the wire, a ping 17."""
+
 
 def free_port() -> int:
     """A port of the loopback that nobody listens on now, nor is given by chance later.
@@ -114,6 +117,14 @@ class ServerProcess:
                     raise AssertionError(f"no line with {text!r} in:\n" + "".join(self.log))
                 self._grown.wait(min(left_s, 0.5))
 
+    def wait_for_unread(self, size: int, timeout_s: float = 60.0) -> None:
+        """Until so many bytes have come that it has not read, as it is stopped: then a request
+        has left its client."""
+        ends = time.monotonic() + timeout_s
+        while (unread := _unread_bytes(int(self.address.rpartition(":")[2]))) < size:
+            assert time.monotonic() < ends, f"{unread} bytes came of {size}"
+            time.sleep(0.01)
+
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Send a signal."""
         self._child.send_signal(number)
@@ -141,6 +152,18 @@ class ServerProcess:
         self._reader.join(5.0)
         assert self._child.stderr is not None
         self._child.stderr.close()
+
+
+def _unread_bytes(port: int) -> int:
+    """What lies in the queues of connections to a port of this machine, as the kernel says."""
+    unread = 0
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        lines = table.read_text().splitlines()[1:] if table.exists() else []
+        for words in map(str.split, lines):
+            local, state, queues = words[1], words[3], words[4]
+            if state == "01" and int(local.rpartition(":")[2], 16) == port:  # It is established.
+                unread += int(queues.rpartition(":")[2], 16)
+    return unread
 
 
 def held(monkeypatch: pytest.MonkeyPatch, method: str) -> tuple[threading.Event, threading.Event]:

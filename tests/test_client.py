@@ -23,7 +23,7 @@ import pytest
 
 import vecdb
 import vecdb_client
-from tests.serving import ServerProcess, free_port, held, running_server
+from tests.serving import REQUEST_BYTES_MIN, ServerProcess, free_port, held, running_server
 from vecdb import limits
 from vecdb.engine.collection import Collection as EngineCollection
 from vecdb.types import IngestProgress
@@ -478,7 +478,7 @@ def test_a_killed_server_leaves_a_write_open(tmp_path: Path) -> None:
         os.kill(server.pid, signal.SIGSTOP)
         with ThreadPoolExecutor(1) as pool:
             outcome = pool.submit(docs.upsert, ["b"], rows(1))
-            time.sleep(0.5)
+            server.wait_for_unread(REQUEST_BYTES_MIN)
             os.kill(server.pid, signal.SIGKILL)
             error = outcome.exception(10)
         assert type(error) is vecdb.OutcomeUnknownError

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.serving import ServerProcess, free_port, held, running_server
+from tests.serving import REQUEST_BYTES_MIN, ServerProcess, free_port, held, running_server
 from vecdb import limits
 from vecdb.engine import failpoints, layout, requests
 from vecdb.engine.batch import make_batch, make_terms
@@ -272,7 +272,7 @@ def test_a_client_finds_out_by_itself_after_the_server_was_killed(tmp_path: Path
 
 def test_a_client_sends_again_what_a_killed_server_never_read(tmp_path: Path) -> None:
     data, listen = tmp_path / "data", f"127.0.0.1:{free_port()}"
-    vectors = rows(30)
+    vectors = rows(3000)
     with Client(listen, timeout_s=60) as client, ThreadPoolExecutor(1) as pool:
         with ServerProcess(data, listen) as server:
             assert server.address == listen
@@ -280,22 +280,22 @@ def test_a_client_sends_again_what_a_killed_server_never_read(tmp_path: Path) ->
             client._calls.server_message_bytes()
             os.kill(server.pid, signal.SIGSTOP)
             outcome = pool.submit(
-                docs.upsert_many, range(30), vectors, batch_rows=10, request_id="r"
+                docs.upsert_many, range(3000), vectors, batch_rows=1000, request_id="r"
             )
-            time.sleep(0.3)
+            server.wait_for_unread(vectors[:2000].nbytes)  # Two are under way at a time.
         with ServerProcess(data, listen):
-            assert outcome.result(60).rows == 30
-            assert (docs.count(), docs.stats().seq) == (30, 3)
+            assert outcome.result(60).rows == 3000
+            assert (docs.count(), docs.stats().seq) == (3000, 3)
 
 
 def test_a_lost_answer_stays_a_doubt_if_the_server_does_not_come_back(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as server, Client(server.address) as client:
         docs = client.create_collection("docs", DIM)
         os.kill(server.pid, signal.SIGSTOP)
-        client._calls.timeout_s = 2.0
+        client._calls.timeout_s = 5.0
         with ThreadPoolExecutor(1) as pool:
             outcome = pool.submit(docs.upsert, ["b"], rows(1), request_id="r")
-            time.sleep(0.3)
+            server.wait_for_unread(REQUEST_BYTES_MIN)
             os.kill(server.pid, signal.SIGKILL)
             error = outcome.exception(20)
     # Not what the last attempt came to, which wrote nothing: the first may have.
