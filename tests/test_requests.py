@@ -229,6 +229,98 @@ def test_what_is_past_the_window_goes_a_few_at_a_time(
     assert docs.upsert(["b"], vectors, request_id="new-1").repeated
 
 
+def age_key(docs: Any, request_id: str) -> bytes:
+    store = docs._opened.store
+    with store.environment.read() as transaction:
+        value = transaction.get(request_id.encode(), db=store.environment.database(b"requests"))
+        return layout.request_age_key(layout.unpack_request(request_id.encode(), value).seq)
+
+
+def flip(docs: Any, key: bytes) -> None:
+    """Change a bit of an entry of the requests."""
+    environment = docs._opened.store.environment
+
+    def write(transaction: Any) -> None:
+        database = environment.database(b"requests")
+        value = bytearray(transaction.get(key, db=database))
+        value[1] ^= 0x10
+        transaction.put(key, bytes(value), db=database)
+
+    environment.transact(write)
+
+
+def test_a_damaged_entry_is_forgotten_when_a_younger_one_is(
+    docs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=10**18, time_ns=lambda: clock.now)
+    monkeypatch.setattr(requests, "time", clock)
+    window, vectors = int(limits.REQUEST_WINDOW_S * 1e9), rows(1)
+    for name in ("a", "b", "c"):
+        docs.upsert([name], vectors, request_id=name)
+        clock.now += 1
+    flip(docs, age_key(docs, "a"))
+    flip(docs, b"b")
+    # Neither says when it was written, and both are the oldest: all others go on.
+    for name in ("d", "e"):
+        assert not docs.upsert([name], vectors, request_id=name).repeated
+    assert entries(docs) == 2 * 5
+    # That "a" is not found by its age makes no difference to who sends it again.
+    assert docs.upsert(["a"], vectors, request_id="a").repeated
+    docs.delete(["b"])
+    for _ in range(2):
+        with pytest.raises(vecdb.DataLossError, match="request b'b'"):
+            docs.upsert(["b"], vectors, request_id="b")
+    assert docs.get(["b"]).missing == ["b"]
+    clock.now += window - 1  # The younger one, "c", is known to its last moment.
+    docs.upsert(["f"], vectors, request_id="f")
+    assert docs.upsert(["c"], vectors, request_id="c").repeated
+    with pytest.raises(vecdb.DataLossError):
+        docs.upsert(["b"], vectors, request_id="b")
+    clock.now += 1
+    docs.upsert(["g"], vectors, request_id="g")
+    assert not docs.upsert(["b"], vectors, request_id="b").repeated
+    assert not docs.upsert(["a"], vectors, request_id="a").repeated
+
+
+def test_an_age_that_leads_to_nothing_says_nothing_of_damaged_ones(docs: Any) -> None:
+    for name in ("a", "b"):
+        docs.upsert([name], rows(1), request_id=name)
+    environment = docs._opened.store.environment
+    environment.transact(lambda t: t.delete(b"b", db=environment.database(b"requests")))
+    flip(docs, b"a")
+    docs.upsert(["c"], rows(1), request_id="c")
+    with pytest.raises(vecdb.DataLossError):
+        docs.upsert(["a"], rows(1), request_id="a")
+
+
+def test_compaction_keeps_damaged_requests_and_mends_their_ages(tmp_path: Path) -> None:
+    vectors = rows(1)
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        for name in ("a", "b", "c", "d"):
+            docs.upsert([name], vectors, request_id=name)
+        ages = [age_key(docs, name) for name in ("a", "c", "d")]
+        flip(docs, ages[0])
+        flip(docs, b"b")
+        flip(docs, b"c")
+        flip(docs, ages[1])
+        environment = docs._opened.store.environment
+        environment.transact(lambda t: t.delete(ages[2], db=environment.database(b"requests")))
+    vecdb.compact(tmp_path)
+    said = [problem.detail for problem in vecdb.check(tmp_path).problems]
+    assert len(said) == 1 and "2 values" in said[0] and "'b'" in said[0], said
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.collection("docs")
+        # Of "c" neither half can be read: only the half that refuses it stays.
+        assert entries(docs) == 2 * 4 - 1
+        for name in ("a", "d"):
+            assert docs.upsert([name], vectors, request_id=name).repeated
+        for name in ("b", "c"):
+            with pytest.raises(vecdb.DataLossError):
+                docs.upsert([name], vectors, request_id=name)
+        assert not docs.upsert(["e"], vectors, request_id="e").repeated
+
+
 def test_the_digest_never_changes() -> None:
     """It is stored: another way to compute it would refuse every write that is repeated."""
     ids, vectors = [b"a", "ž".encode()], np.arange(4, dtype=np.float32).reshape(2, 2)

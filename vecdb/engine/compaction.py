@@ -9,16 +9,18 @@ One collection after the other:
 
 LMDB's file never shrinks by itself, and pages that were written in no order are two thirds full;
 here everything is appended in order. Every value's checksum is compared on the way; a collection in
-which one is wrong stays as it was. Row numbers and seqs stay. Scrolls that were under way end. What
-a compaction leaves that is killed goes when the folder is opened or compacted next.
+which one is wrong stays as it was, but for one of a request, which is copied damaged. Row numbers
+and seqs stay. Scrolls that were under way end. What a compaction leaves that is killed goes when
+the folder is opened or compacted next.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,11 +40,12 @@ from vecdb.engine.lookup import read_dead
 from vecdb.engine.options import Options
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
+from vecdb.engine.requests import Requests
 from vecdb.engine.rows import to_last_version
 from vecdb.engine.sealing import row_bytes, seal
 from vecdb.engine.segment import Segment
 from vecdb.engine.store import Store
-from vecdb.errors import NotFoundError
+from vecdb.errors import DataLossError, NotFoundError
 from vecdb.types import CompactionReport
 
 __all__ = ["compact"]
@@ -160,7 +163,7 @@ def _copy(store: Store, target: Environment, segments: Path, collection_id: str)
     counters.metadata_count = _copy_records(store, target, dead)
     _copy_blocks(store, target, dead, counters.next_row)
     _copy_values(source, target, b"ids")
-    _copy_values(source, target, b"requests")
+    _copy_requests(source, target)
 
     def write(transaction: Any) -> None:
         _put_all(transaction, target, b"dead", source, np.intersect1d(dead, held))
@@ -196,8 +199,17 @@ def _put_all(
             transaction.put(key, bytes(value), db=target.database(name), append=True)
 
 
-def _copy_values(source: Environment, target: Environment, name: bytes) -> None:
-    """Copy a database as it is, checksums compared."""
+def _copy_values(
+    source: Environment,
+    target: Environment,
+    name: bytes,
+    is_kept: Callable[[Any, memoryview, memoryview], bool] | None = None,
+) -> None:
+    """Copy a database as it is, checksums compared.
+
+    Args:
+        is_kept: asked instead whether a key and its value, of this transaction, are copied.
+    """
     last: bytes | None = None
     while True:
         with source.read() as reading, reading.cursor(source.database(name)) as cursor:
@@ -206,14 +218,46 @@ def _copy_values(source: Environment, target: Environment, name: bytes) -> None:
             else:
                 found = cursor.set_range(last) and (cursor.key() != last or cursor.next())
             items: list[tuple[bytes, bytes]] = []
-            while found and len(items) < _SLICE_ROWS:  # An id and its row, or a request: small.
-                layout.open_value(cursor.key(), cursor.value(), name.decode())
-                items.append((bytes(cursor.key()), bytes(cursor.value())))
+            seen = 0
+            while found and seen < _SLICE_ROWS:  # An id and its row, or a request: small.
+                key, value = cursor.key(), cursor.value()
+                if is_kept is None:
+                    layout.open_value(key, value, name.decode())
+                last, seen = bytes(key), seen + 1
+                if is_kept is None or is_kept(reading, key, value):
+                    items.append((last, bytes(value)))
                 found = cursor.next()
-        if not items:
+        if not seen:
             return
-        last = items[-1][0]
-        _append(target, name, items)
+        if items:
+            _append(target, name, items)
+
+
+def _copy_requests(source: Environment, target: Environment) -> None:
+    """Copy what is known of requests. One that is damaged stays so, since who sends it again is to
+    be told; an entry by age that is damaged or missing is made anew from its request."""
+    requests = Requests(source)
+    anew: list[tuple[bytes, bytes]] = []
+
+    def is_kept(reading: Any, key: memoryview, value: memoryview) -> bool:
+        request_id = bytes(key)
+        age_key = requests.lost_age(reading, request_id, value)
+        if age_key is not None:
+            anew.append((age_key, layout.seal_value(age_key, request_id)))
+        if request_id.startswith(layout.REQUEST_AGES):
+            with contextlib.suppress(DataLossError):
+                layout.open_value(key, value, "request")
+                return True
+            return False
+        return True
+
+    _copy_values(source, target, b"requests", is_kept)
+
+    def write(transaction: Any) -> None:
+        for key, value in anew:
+            transaction.put(key, value, db=target.database(b"requests"))
+
+    target.transact(write)
 
 
 def _append(target: Environment, name: bytes, items: list[tuple[bytes, bytes]]) -> None:

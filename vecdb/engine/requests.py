@@ -10,10 +10,14 @@ A second entry a request, by its seq, leads from the oldest to the newest. Each 
 removes a few that have passed the window: more than it adds, so that what is kept is bounded by
 what is written in a window. Where nobody writes with ids nothing is removed and nothing grows. A
 clock that is set back makes the window longer.
+
+A damaged entry concerns nobody else's write. While a request can't be read, a write under its id is
+refused with DATA_LOSS, since it may be a second one; it is forgotten when a younger one is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -22,7 +26,7 @@ from vecdb.engine import layout
 from vecdb.engine.environment import Environment
 from vecdb.engine.layout import Request
 from vecdb.engine.named_database import NamedDatabase
-from vecdb.errors import FailedPreconditionError
+from vecdb.errors import DataLossError, FailedPreconditionError
 from vecdb.types import Receipt
 
 __all__ = ["Requests"]
@@ -47,6 +51,7 @@ class Requests:
 
         Raises:
             FailedPreconditionError: REQUEST_ID_REUSED: it was another batch.
+            DataLossError: what is known of this id can't be read.
         """
         known = self._known(transaction, request_id)
         if known is None or known.time_ns < _oldest_ns():
@@ -77,19 +82,40 @@ class Requests:
     def _forget_expired(self, transaction: Any) -> None:
         oldest_ns = _oldest_ns()
         expired: list[bytes] = []
+        damaged: list[bytes] = []
         with transaction.cursor(self._requests) as cursor:
             if not cursor.set_range(layout.REQUEST_AGES):
                 return
             for key, value in cursor.iternext(keys=True, values=True):
-                request_id = bytes(layout.open_value(key, value, "request"))
-                known = self._known(transaction, request_id)
-                if known is not None and known.time_ns >= oldest_ns:
-                    break
-                expired += (bytes(key), request_id)
+                entries = [bytes(key)]
+                try:
+                    entries.append(bytes(layout.open_value(key, value, "request")))
+                    known = self._known(transaction, entries[1])
+                except DataLossError:
+                    # Nothing says when it was written, but a younger one that is past the window.
+                    damaged += entries
+                    continue
+                if known is not None:
+                    if known.time_ns >= oldest_ns:
+                        break
+                    expired += damaged
+                    damaged.clear()
+                expired += entries
                 if len(expired) >= 2 * REMOVED_AT_ONCE_MAX:
                     break
         for entry in expired:
             transaction.delete(entry, db=self._requests)
+
+    def lost_age(self, transaction: Any, key: bytes, value: memoryview) -> bytes | None:
+        """The key under which a request should be found by its age, if it is not; None if it is,
+        if nothing can be known of it, and of an entry by age."""
+        if key.startswith(layout.REQUEST_AGES):
+            return None
+        with contextlib.suppress(DataLossError):
+            age_key = layout.request_age_key(layout.unpack_request(key, value).seq)
+            age = transaction.get(age_key, db=self._requests)
+            return None if age == layout.seal_value(age_key, key) else age_key
+        return None
 
     def _known(self, transaction: Any, request_id: bytes) -> Request | None:
         value = transaction.get(request_id, db=self._requests)
