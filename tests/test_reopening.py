@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import numpy as np
 import pytest
 
@@ -241,3 +242,116 @@ def _environment(points: str) -> dict[str, str]:
 
     path = os.pathsep.join(p for p in sys.path if p)
     return {**os.environ, "PYTHONPATH": path, failpoints.VARIABLE: points}
+
+
+class Mapped:
+    """LMDB's handle, of which a resize fails, and which must only be closed from then on.
+
+    Args:
+        resized: beginning a transaction says that another process has made the map grow.
+    """
+
+    def __init__(self, handle: Any, resized: bool = False) -> None:
+        self._handle = handle
+        self._resized = resized
+        self._unmapped = False
+
+    def set_mapsize(self, size: int) -> None:
+        self._unmapped = True
+        raise lmdb.MemoryError("mdb_env_set_mapsize: Cannot allocate memory")
+
+    def begin(self, **arguments: Any) -> Any:
+        assert not self._unmapped
+        if self._resized:
+            raise lmdb.MapResizedError("resized")
+        return self._handle.begin(**arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        assert name == "close" or not self._unmapped, name
+        return getattr(self._handle, name)
+
+
+def no_room_for(monkeypatch: pytest.MonkeyPatch, map_bytes: int) -> None:
+    """Maps of so many bytes can't be made, smaller ones can."""
+    real = lmdb.open
+
+    def open_if_small(*arguments: Any, map_size: int, **options: Any) -> Any:
+        if map_size >= map_bytes:
+            raise lmdb.MemoryError("Cannot allocate memory")
+        return Mapped(real(*arguments, map_size=map_size, **options))
+
+    monkeypatch.setattr(lmdb, "open", open_if_small)
+
+
+def test_a_map_that_can_not_grow_refuses_writes_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    map_bytes = 1 << 20
+    with vecdb.open(tmp_path / "data", indexer=False, map_bytes=map_bytes) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["kept"], rows(1))
+        environment = docs._opened.store.environment
+        large = [{"text": "x" * 60_000}] * 20
+        environment._lmdb = Mapped(environment._lmdb)
+        no_room_for(monkeypatch, map_bytes)
+        for _ in range(3):
+            with pytest.raises(vecdb.ResourceExhaustedError) as caught:
+                docs.upsert([f"l{i}" for i in range(20)], rows(20), large)
+            assert caught.value.reason == "OUT_OF_MEMORY"
+            assert docs.count() == 1 and docs.get(["kept", "l0"]).missing == ["l0"]
+            assert docs.search(rows(1)[0], k=3).ids == ["kept"]
+            assert environment.last_commit() > 0
+        monkeypatch.undo()
+        environment.rest()
+        docs.upsert([f"l{i}" for i in range(20)], rows(20), large)
+        assert docs.count() == 21
+
+
+def test_what_can_not_follow_another_process_growth_is_opened_again(docs: Any) -> None:
+    environment = docs._opened.store.environment
+    environment._lmdb = Mapped(environment._lmdb, resized=True)
+    with pytest.raises(vecdb.ResourceExhaustedError):
+        docs.get(["kept"])
+    assert docs.get(["kept"]).ids == ["kept"]
+    assert docs.upsert(["later"], rows(1)).seq == 2
+
+
+_WITHOUT_ROOM = """
+import resource, sys
+from pathlib import Path
+from vecdb.engine.environment import Environment
+from vecdb.errors import ResourceExhaustedError
+
+environment = Environment(Path(sys.argv[1]), (b"x",), create=True, map_bytes=64 << 20)
+
+def write(transaction, first, count):
+    for i in range(first, first + count):
+        transaction.put(b"%08d" % i, b"v" * 100_000, db=environment.database(b"x"))
+
+def entries():
+    with environment.read() as transaction:
+        return transaction.stat(db=environment.database(b"x"))["entries"]
+
+for i in range(5):
+    environment.transact(lambda transaction: write(transaction, 100 * i, 100))
+held = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
+limit = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (held + (50 << 20), limit[1]))
+for _ in range(2):
+    try:
+        environment.transact(lambda transaction: write(transaction, 500, 300))
+    except ResourceExhaustedError:
+        assert entries() == 500
+    else:
+        raise AssertionError("there was room")
+resource.setrlimit(resource.RLIMIT_AS, limit)
+environment.transact(lambda transaction: write(transaction, 500, 300))
+assert entries() == 800
+print("done")
+"""
+
+
+def test_a_process_that_runs_out_of_address_space_lives(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", _WITHOUT_ROOM, str(tmp_path)]
+    ended = subprocess.run(script, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr

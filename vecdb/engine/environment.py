@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import threading
 import time
@@ -107,15 +108,19 @@ class Environment:
         map_bytes = self._map_bytes
         while map_bytes < 2 * held:
             map_bytes *= 2
+        open_mapped = functools.partial(
+            lmdb.open,
+            os.fspath(self.folder),
+            max_dbs=len(self._names) + 4,
+            max_readers=READERS_MAX,
+            create=create,
+            lib_version=_LMDB_FORMAT_0_9,
+        )
         with _translated(self.folder):
-            handle = lmdb.open(
-                os.fspath(self.folder),
-                map_size=map_bytes,
-                max_dbs=len(self._names) + 4,
-                max_readers=READERS_MAX,
-                create=create,
-                lib_version=_LMDB_FORMAT_0_9,
-            )
+            try:
+                handle = open_mapped(map_size=map_bytes)
+            except lmdb.MemoryError:  # Reading needs no room to grow.
+                handle = open_mapped(map_size=held)
             try:
                 handle.reader_check()
                 self._databases = {n: handle.open_db(n, create=create) for n in self._names}
@@ -291,8 +296,8 @@ class Environment:
             except lmdb.MapResizedError:
                 self._gate.leave()
                 with self._gate.alone(), _translated(self.folder):
-                    if self._lmdb is handle:
-                        handle.set_mapsize(0)
+                    if self._lmdb is handle and self._failed is None:
+                        self._resize(0)
             except lmdb.PanicError as error:
                 self._gate.leave()
                 self._failed, self._doubtful = str(error), True
@@ -387,8 +392,20 @@ class Environment:
 
     def _grow(self) -> None:
         with self._gate.alone(), _translated(self.folder):
-            if self._lmdb is not None:
-                self._lmdb.set_mapsize(2 * self._lmdb.info()["map_size"])
+            if self._lmdb is not None and self._failed is None:
+                self._resize(2 * self._lmdb.info()["map_size"])
+
+    def _resize(self, map_bytes: int) -> None:
+        """Change the map's size, alone in the gate; 0: to what another process made of it.
+
+        LMDB lets its map go first; where there is no room for a new one it has none at all, and
+        whatever touches it may end this process. So it is opened again before it is used.
+        """
+        try:
+            self._lmdb.set_mapsize(map_bytes)
+        except BaseException as error:
+            self._failed = str(error)
+            raise
 
     def file_bytes(self) -> int:
         """Size of the file on disk."""
