@@ -4,6 +4,7 @@ readers that were killed, forks.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
@@ -22,9 +23,10 @@ import pytest
 import vecdb
 from tests.serving import ServerProcess
 from vecdb.engine import environment as environment_module
-from vecdb.engine import failpoints, layout
+from vecdb.engine import failpoints, layout, supervisor
 from vecdb.engine.environment import Environment
 from vecdb.engine.open_collection import OpenCollection
+from vecdb.engine.options import Options
 from vecdb.engine.store import Store
 from vecdb.engine.supervisor import Supervisor
 
@@ -304,6 +306,59 @@ def test_a_scripts_build_outlives_it(tmp_path: Path, killed: bool) -> None:
         stats = docs.optimize(timeout_s=SLOW_S)
         assert stats.unindexed_rows == 0 and stats.live_count == 16_001
         assert "crash" not in stats.indexer
+
+
+# An indexer that can't be started, or that was stopped.
+
+
+def test_an_indexer_that_can_not_be_started_is_tried_again_ever_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for a collection that is wanted for no other reason than that it failed before."""
+    tried = []
+
+    def start(self: Supervisor) -> subprocess.Popen[str]:
+        tried.append(time.monotonic())
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(Supervisor, "_start", start)
+    watching = Supervisor(tmp_path, Options())
+    with watching._changed:
+        watching._failed("before", "it was killed")
+    watching.wake("now")
+    eventually(lambda: watching.failures("before") == 3)
+    assert len(tried) <= 2 * 3 and watching.failures("now") >= 1
+    assert "could not be started" in watching.status("before")
+    watching.close()
+
+
+@pytest.mark.parametrize("lines", [1, 5_000])
+@pytest.mark.parametrize("outlives", [False, True])
+def test_closing_does_not_wait_for_an_indexer_that_was_stopped(
+    tmp_path: Path,
+    children: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    outlives: bool,
+    lines: int,
+) -> None:
+    """Nor for its pipe, however many collections there are; one that outlives us is not killed."""
+    monkeypatch.setattr(supervisor, "_END_S_MAX", 0.5)
+    watching = Supervisor(tmp_path, Options(indexer_outlives_parent=outlives))
+    watching.wake("first")
+    child = eventually(lambda: children and children[0])
+    os.kill(child.pid, signal.SIGSTOP)
+    try:
+        for i in range(lines):
+            watching.wake(f"{i:032}")
+        time.sleep(0.5)
+        closing = threading.Thread(target=watching.close, daemon=True)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive()
+        assert child.returncode == (None if outlives else -signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
 
 
 # Readers that were killed.

@@ -10,6 +10,7 @@ no other waiting.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -29,6 +30,12 @@ __all__ = ["Supervisor"]
 
 _BACKOFF_S_MAX = 60.0
 _LINGER_S = 5.0
+_END_S_MAX = 5.0
+"""A child that was told to end and is there so long afterwards is killed."""
+
+_UNANSWERED_MAX = 64
+"""Lines that the child was given and has not answered yet. Its pipe holds more than these, so that
+writing to it never waits: it may have been stopped."""
 
 
 @dataclass
@@ -133,7 +140,8 @@ class Supervisor:
             child = self._start()
         except OSError as error:
             with self._changed:
-                for collection_id in self._wanted:
+                # Those too that are wanted again after a failure, or this would spin.
+                for collection_id in {*self._wanted, *self._due()}:
                     self._failed(collection_id, f"the indexer could not be started: {error}")
             return
         reader = threading.Thread(
@@ -145,10 +153,14 @@ class Supervisor:
         assert child.stdin is not None
         with contextlib.suppress(OSError):
             child.stdin.close()  # It ends by itself, at once or after the job at hand.
+        told_at = time.monotonic()
         while reader.is_alive():
             reader.join(0.1)
             if self._closed and self._options.indexer_outlives_parent:
                 return
+            # It has nothing at hand, or nothing that may not be broken off: it was stopped.
+            if time.monotonic() - told_at > _END_S_MAX:
+                child.kill()
         if child.wait() != 0 and not self._closed:
             self._blame(given)
 
@@ -175,10 +187,10 @@ class Supervisor:
         idle_since = time.monotonic()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._due() or self._closed, timeout=0.2)
+                self._changed.wait_for(lambda: self._next_lines() or self._closed, timeout=0.2)
                 if self._closed or child.poll() is not None:
                     return
-                lines = self._due()
+                lines = self._next_lines()
                 for collection_id in lines:
                     self._wanted.pop(collection_id, None)
                     if collection_id in self._failures:
@@ -194,6 +206,11 @@ class Supervisor:
             for collection_id, urgent in lines.items():
                 child.stdin.write(f"{'optimize' if urgent else 'work'} {collection_id}\n")
             child.stdin.flush()
+
+    def _next_lines(self) -> dict[str, bool]:
+        """What is due, as much of it as the child may be given now."""
+        room = _UNANSWERED_MAX - (self._sent - self._answered)
+        return dict(itertools.islice(self._due().items(), max(0, room)))
 
     def _start(self) -> subprocess.Popen[str]:
         outlives = self._options.indexer_outlives_parent
