@@ -18,8 +18,9 @@ import pytest
 import vecdb
 from tests.checking import checked
 from tests.model import Model, index_now, indexer_of, seal_now
-from vecdb.engine import layout, publication, writer
+from vecdb.engine import indexing, layout, publication, writer
 from vecdb.engine import segment as segment_module
+from vecdb.engine.files import file_lock
 from vecdb.engine.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 
 RNG = np.random.default_rng(3)
@@ -263,6 +264,29 @@ def test_work_under_the_two_locks_keeps_apart(database: Any) -> None:
     assert joining is not None
     assert publication.widen(store, taken, 60) is None
     assert publication.claim(store, publication.GRAPH_LOCK, 70, 90) is None
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_who_was_stopped_while_sealing_is_not_waited_for_without_end(
+    database: Any, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """The indexer leaves the collection for later, or ends when it is told to."""
+    docs = database.create_collection("docs", 8)
+    docs.upsert(names(100), rows(100))
+    seal_now(docs)
+    monkeypatch.setattr(indexing, "_SEALING_S_MAX", 60.0 if stops else 0.3)
+    began = time.monotonic()
+    indexer = indexer_of(docs)
+    indexer._should_stop = lambda: stops and time.monotonic() - began > 0.3
+    left: list[bool] = []
+    with file_lock(docs._opened.folder / "seal.lock", wait=True):
+        working = threading.Thread(target=lambda: left.append(indexer.run("writing")), daemon=True)
+        working.start()
+        working.join(20)
+        assert not working.is_alive() and left == [True]
+        assert [s.kind for s in docs.stats().segments] == ["flat"]
+    index_now(docs)
+    assert [s.kind for s in docs.stats().segments] == ["graph"]
 
 
 def test_a_join_never_copies_bytes_that_have_changed(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ as it has caught up.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ _BULK_FRACTION = 1 / 16
 """Rows that came since there was nothing left to do, as a fraction of all, that are a bulk load."""
 
 _STEP_ROWS = 50_000
+
+_SEALING_S_MAX, _SEALING_POLL_S = 10.0, 0.01
+"""How long whoever seals is waited for, and how often it is looked whether it is done."""
 
 
 class _Growing:
@@ -185,12 +189,14 @@ class CollectionIndexer:
         remove_drafts(self._folder)
 
     def _take(self, pace: Pace) -> tuple[View, list[SegmentView], Claim | None]:
-        """The next group, claimed; None for the claim if there is nothing to do.
+        """The next group, claimed; None for the claim if there is nothing to do, or not now.
 
         Sealing is held off for that moment, or it might be joining some of the group: then the
         claim would be refused, and under steady writing again and again.
         """
-        with file_lock(self._folder / "seal.lock", wait=True):
+        with self._sealing_held_off() as held:
+            if not held:
+                return self._views.view(), [], None
             discard_claims(self._store, self._segments, SEAL_LOCK)
             view = self._views.view()
             group = self._plan(view, pace)
@@ -206,6 +212,21 @@ class CollectionIndexer:
                 lost_seq=_lost_seq(group, view),
             )
             return view, group, taken
+
+    @contextlib.contextmanager
+    def _sealing_held_off(self) -> Iterator[bool]:
+        """Gives False if whoever seals was not done in time: it may have been stopped, and other
+        collections have work too."""
+        patience = time.monotonic() + _SEALING_S_MAX
+        while True:
+            with file_lock(self._folder / "seal.lock", wait=False) as held:
+                if held:
+                    yield True
+                    return
+            if self._should_stop() or time.monotonic() > patience:
+                yield False
+                return
+            time.sleep(_SEALING_POLL_S)
 
     def _intact(self, group: list[SegmentView], view: View) -> bool:
         """Compare the checksums of what is about to be built from.
