@@ -37,6 +37,8 @@ from tests.checking import (
 )
 from tests.model import index_now, seal_now
 from vecdb.checking import NOTE
+from vecdb.engine.checking import process, segments
+from vecdb.engine.checking.catalog import check_catalog
 from vecdb.engine.checking.graph import graph_faults
 from vecdb.engine.graph import Graph
 from vecdb.engine.hnsw import Builder
@@ -278,6 +280,26 @@ def test_repair_beside_a_writer(tmp_path: Path, writer: subprocess.Popen[str]) -
     left = [each for each in report.problems if not each.repaired and each.severity != NOTE]
     assert kinds_of(left) <= UNDER_WAY
     assert writer.poll() is None
+
+
+def test_folders_that_go_while_they_are_listed_hold_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a drop beside the check moves them away, at the worst moment."""
+    listdir, collection = os.listdir, tmp_path / "collections" / "c"
+
+    def just_gone(folder: Any) -> list[str]:
+        shutil.rmtree(folder, ignore_errors=True)
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", just_gone)
+    for work in (
+        lambda: segments._listed(collection),
+        lambda: process._Round(tmp_path, {}, lambda text: None)._found_on_disk(),
+        lambda: check_catalog(tmp_path, lambda problem: None),
+    ):
+        (collection / "segments" / "1").mkdir(parents=True)
+        assert not work()
 
 
 def collection_named(folder: Path, name: str) -> Path:

@@ -25,6 +25,7 @@ __all__ = [
     "fsync_file",
     "fsync_folder",
     "is_full",
+    "names_in",
     "os_errors_translated",
     "write_array",
     "write_file",
@@ -43,6 +44,14 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def names_in(folder: Path) -> set[str]:
+    """Names of what lies in a folder; none if there is no such folder, or not any more: one that is
+    looked for first may go before it is listed."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return set(os.listdir(folder))
+    return set()
 
 
 def write_file(path: Path, content: bytes) -> int:

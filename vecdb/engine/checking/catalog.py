@@ -7,7 +7,6 @@ making or dropping can be told from what was left half done: that stays as it is
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from vecdb.engine.catalog import catalog_environment
 from vecdb.engine.checking.findings import Few, Findings, shown_id
 from vecdb.engine.checking.walk import BAD_VALUE, Walk
 from vecdb.engine.data_folder import FORMAT_NUMBER, FORMAT_WORD
+from vecdb.engine.files import names_in
 from vecdb.errors import (
     FailedPreconditionError,
     ResourceExhaustedError,
@@ -66,7 +66,7 @@ def check_catalog(root: Path, tell: Callable[[Problem], None]) -> Entries:
             data keeps it from being read.
     """
     findings = Findings("", tell)
-    folders = _folders(root / "collections")
+    folders = names_in(root / "collections")
     entries, whole = _read(root, findings)
     ready = {name: entry for name, entry in entries.items() if entry["state"] == "ready"}
     _tell_unfinished(root, entries, tell)
@@ -105,13 +105,13 @@ def tell_missing(root: Path, name: str, collection_id: str, findings: Findings) 
 def _tell_unfinished(root: Path, entries: Entries, tell: Callable[[Problem], None]) -> None:
     """What is half made, half dropped or dropped and not unlinked, and stays so."""
     unfinished = {n: e for n, e in entries.items() if e["state"] != "ready"}
-    trash = _folders(root / "trash")
+    trash = names_in(root / "trash")
     patience = time.monotonic() + _UNDER_WAY_S
     while (unfinished or trash) and time.monotonic() < patience:
         time.sleep(_POLL_S)
         now, _ = _read(root, Findings("", lambda problem: None))
         unfinished = {n: e for n, e in unfinished.items() if now.get(n) == e}
-        trash &= _folders(root / "trash")
+        trash &= names_in(root / "trash")
     for name, entry in unfinished.items():
         what = "made" if entry["state"] == "creating" else "dropped"
         detail = f"it is half {what}; opening the folder finishes that"
@@ -156,7 +156,3 @@ def is_elsewhere(error: VecdbError) -> bool:
     return isinstance(error, ResourceExhaustedError | UnavailableError) or (
         isinstance(error, FailedPreconditionError) and error.reason == "PERMISSION"
     )
-
-
-def _folders(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()

@@ -23,6 +23,7 @@ from vecdb.checking import ERROR, NOTE, WARNING, CheckedCollection, CheckReport,
 from vecdb.engine.backup.manifest import MANIFEST_NAME
 from vecdb.engine.checking.catalog import check_format
 from vecdb.engine.child_process import start_child
+from vecdb.engine.files import names_in
 from vecdb.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -164,7 +165,7 @@ class _Round:
     def _found_on_disk(self) -> list[Any]:
         """Collections by their folders, where the catalogue can't be read."""
         folder = self._root / "collections"
-        names = sorted(os.listdir(folder)) if folder.is_dir() else []
+        names = sorted(names_in(folder))
         stores = [n for n in names if (folder / n / "store" / "data.mdb").is_file()]
         self.listed = [[name, name, None] for name in stores]
         return self.listed

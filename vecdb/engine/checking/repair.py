@@ -37,7 +37,7 @@ from vecdb.engine.checking.store import check_entries
 from vecdb.engine.checking.walk import Facts, Walk, read_entries, read_facts
 from vecdb.engine.data_folder import COMPACTION_DRAFT, FORMAT_LINE
 from vecdb.engine.environment import Environment
-from vecdb.engine.files import file_lock, fsync_folder, write_file
+from vecdb.engine.files import file_lock, fsync_folder, names_in, write_file
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.indexing import CollectionIndexer
 from vecdb.engine.options import Options
@@ -124,7 +124,7 @@ class CollectionRepair:
             return
         entries = facts.segments
         known = {str(number) for number in entries}
-        for name in os.listdir(self._segments):
+        for name in names_in(self._segments):
             path = self._segments / name
             if name in known:
                 continue
@@ -215,7 +215,7 @@ def _remove_orphans(root: Path) -> None:
         environment.close()
     if bad or walk.incomplete:
         return
-    for name in os.listdir(root / "collections"):
+    for name in names_in(root / "collections"):
         folder = root / "collections" / name
         if name.encode() not in named and not (folder / "store" / "data.mdb").exists():
             shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ are a problem only if the store still speaks of them at the end.
 
 from __future__ import annotations
 
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from vecdb.engine.checking.graph import graph_faults, self_links
 from vecdb.engine.checking.walk import BAD_VALUE, Facts, Rows, is_among
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.data_folder import COMPACTION_DRAFT
-from vecdb.engine.files import file_lock
+from vecdb.engine.files import file_lock, names_in
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.publication import GRAPH_LOCK
 from vecdb.engine.reachability import reachable_nodes
@@ -33,6 +33,7 @@ from vecdb.types import CollectionConfig, Metric
 __all__ = ["Leftovers", "Suspect", "check_graphs", "findable_share", "open_segments", "verify"]
 
 _SEED: Final = 0
+_DRAFT: Final = re.compile(r"graph-.*\.hnsw|export-.*", re.DOTALL)
 _GONE: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -244,8 +245,5 @@ def _is_number_in(name: str, entries: dict[int, dict[str, Any]]) -> bool:
 
 
 def _listed(folder: Path) -> set[str]:
-    names = {path.name for kind in ("graph-*.hnsw", "export-*") for path in folder.glob(kind)}
-    segments = folder / "segments"
-    if segments.is_dir():
-        names |= {f"segments/{name}" for name in os.listdir(segments)}
-    return names
+    names = {name for name in names_in(folder) if _DRAFT.fullmatch(name)}
+    return names | {f"segments/{name}" for name in names_in(folder / "segments")}
