@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -39,9 +40,8 @@ class _Tally:
             self.failed += 1
             print(f"FAILED {name}, see {scratch}\n{traceback.format_exc()}", flush=True)
             return
-        for path in sorted(scratch.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        scratch.rmdir()
+        # An indexer that outlives its database may still be writing there.
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def main() -> int:
