@@ -118,6 +118,22 @@ def test_there_are_never_too_many(database: Any, monkeypatch: pytest.MonkeyPatch
     assert len(docs.scroll_page(batch=10).records) == 10
 
 
+def test_a_read_pins_beside_as_many_scrolls_as_may_be(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = filled(database)
+    monkeypatch.setattr(limits, "PINS_MAX", 2)
+    docs.upsert(["later"], RNG.normal(size=(1, 8)))
+    for _ in range(2):
+        run(docs, pins.take_pin)
+    taken = entries(docs)
+    with pins.pinned(docs._opened.store):
+        assert entries(docs) == taken + 1
+        with pytest.raises(vecdb.ResourceExhaustedError):
+            run(docs, pins.take_pin)
+    assert entries(docs) == taken == 2
+
+
 def test_pins_are_seen_by_other_processes(tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     code = (

@@ -50,8 +50,12 @@ _RENEWED_BELOW: Final = 0.75
 _UNWRITABLE: Final = (ResourceExhaustedError, UnavailableError, OutcomeUnknownError)
 
 
-def take_pin(store: Store, transaction: Any) -> Pin:
+def take_pin(store: Store, transaction: Any, *, limited: bool = True) -> Pin:
     """Pin what is committed now. Expired pins of others are removed on the way.
+
+    Args:
+        limited: refuse it beside as many as scrolls may be. A read that pins what it needs for a
+            moment is there for no longer than its call, and must not fail because scrolls are many.
 
     Raises:
         NotFoundError: the collection was dropped.
@@ -60,7 +64,7 @@ def take_pin(store: Store, transaction: Any) -> Pin:
     store.check_not_dropped(transaction)
     remove_expired_pins(store, transaction)
     held = transaction.stat(_database(store))["entries"]
-    if held >= limits.PINS_MAX:
+    if limited and held >= limits.PINS_MAX:
         raise ResourceExhaustedError(
             f"{held} scrolls of the collection are under way, at most {limits.PINS_MAX} may be; "
             f"those that are asked for no page end after {limits.PIN_LEASE_S:g} s",
@@ -96,11 +100,12 @@ def pinned(store: Store) -> Iterator[Callable[[], None]]:
     Gives a function that keeps the pin: whoever may take longer than a lease calls it between the
     steps of the work, outside of transactions, from any thread; mostly it does nothing.
 
-    Where nothing can be written it does without: purging then can't be under way either.
+    Where nothing can be written it does without, as nothing can be purged there either; beside
+    another process that can, who is overtaken is told where it reads.
     """
     pin = None
     with contextlib.suppress(*_UNWRITABLE):
-        pin = store.environment.transact(lambda transaction: take_pin(store, transaction))
+        pin = store.environment.transact(lambda t: take_pin(store, t, limited=False))
     if pin is None:
         yield lambda: None
         return
@@ -158,8 +163,8 @@ def release_pin(store: Store, transaction: Any, pin_id: bytes) -> bool:
 
 
 def remove_expired_pins(store: Store, transaction: Any) -> int:
-    """Remove pins that have expired or are damaged; how many. There are never more
-    than ``limits.PINS_MAX``.
+    """Remove pins that have expired or are damaged; how many. There are hardly more
+    than ``limits.PINS_MAX``: those of reads at this moment.
 
     Who purges does this in the same transaction: then a clock that is set back can't bring a pin
     back whose rows have gone.
