@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -239,3 +240,38 @@ def test_an_import_that_does_not_fit_leaves_nothing(
         assert client.list_collections() == []
         resize(disk, "64m")
         assert client.import_faiss(tmp_path / "index", "docs").rows == 20_000
+
+
+_OPENED_BY_A_CHILD = """
+import sys, vecdb
+from vecdb.errors import ResourceExhaustedError
+with vecdb.open(sys.argv[1], indexer=False) as database:
+    try:
+        docs = database.collection("docs")
+        print(docs.count())
+        held = [docs._opened.store.environment._lmdb.begin() for _ in range(150)]
+        print(len(held), docs.count())
+        database.create_collection("other", 4)
+    except ResourceExhaustedError as error:
+        print(error.reason)
+"""
+
+
+@pytest.mark.parametrize("lock_files", ["there", "missing"])
+def test_the_lock_file_of_a_store_has_its_room(disk: Path, lock_files: str) -> None:
+    """A process is told of a full disk, and not ended by a byte that has no place on it."""
+    with vecdb.open(disk / "data", indexer=False) as database:
+        database.create_collection("docs", DIM).upsert(names(1), rows(1))
+    if lock_files == "missing":  # As a compaction leaves a store.
+        (lock_file,) = (disk / "data" / "collections").glob("*/store/lock.mdb")
+        lock_file.unlink()
+    use_up(disk)
+    child = [sys.executable, "-c", _OPENED_BY_A_CHILD, str(disk / "data")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(child, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, (done.returncode, done.stderr[-500:])
+    told = done.stdout.splitlines()
+    if lock_files == "missing":
+        assert told == ["DISK_FULL"]
+    else:
+        assert told == [str(ROWS), f"150 {ROWS}", "DISK_FULL"]

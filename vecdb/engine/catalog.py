@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from vecdb.engine import layout
-from vecdb.engine.environment import Environment, fill_cut_file
+from vecdb.engine.environment import Environment
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock, fsync_folder
+from vecdb.engine.lmdb_files import fill_cut_file
 from vecdb.engine.named_database import NamedDatabase
 from vecdb.engine.store import Store, mark_dropped
 from vecdb.errors import (

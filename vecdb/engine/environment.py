@@ -1,4 +1,4 @@
-"""One LMDB environment: the only module that imports lmdb.
+"""One LMDB environment: with ``lmdb_files`` and ``lmdb_errors`` all that imports lmdb.
 
 What it adds to lmdb: a gate, growth of the map, reopening, and our errors instead of LMDB's.
 
@@ -26,7 +26,6 @@ middle of a commit, opening lasts until that process goes on or ends.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import os
 import threading
@@ -40,22 +39,21 @@ import lmdb
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import is_full
 from vecdb.engine.gate import BackOff, Gate
+from vecdb.engine.lmdb_errors import disk_full, located, translated, translation
+from vecdb.engine.lmdb_files import LMDB_FORMAT_0_9, make_lock_file
 from vecdb.errors import (
     DataLossError,
     FailedPreconditionError,
-    InternalError,
     NotFoundError,
     OutcomeUnknownError,
-    ResourceExhaustedError,
     UnavailableError,
     VecdbError,
 )
 
-__all__ = ["Environment", "fill_cut_file"]
+__all__ = ["READERS_MAX", "Environment"]
 
 Result = TypeVar("Result")
 READERS_MAX = 4096
-_LMDB_FORMAT_0_9 = 0
 _READER_CHECK_S = 10.0
 """Readers that died without a word are looked for this often while there are writes."""
 
@@ -114,9 +112,10 @@ class Environment:
             max_dbs=len(self._names) + 4,
             max_readers=READERS_MAX,
             create=create,
-            lib_version=_LMDB_FORMAT_0_9,
+            lib_version=LMDB_FORMAT_0_9,
         )
-        with _translated(self.folder):
+        with translated(self.folder):
+            make_lock_file(self.folder)
             try:
                 handle = open_mapped(map_size=map_bytes)
             except lmdb.MemoryError:  # Reading needs no room to grow.
@@ -140,7 +139,7 @@ class Environment:
         nothing."""
         transaction = self._begin(write=False)
         try:
-            with _translated(self.folder):
+            with translated(self.folder):
                 yield transaction
         finally:
             transaction.abort()
@@ -148,7 +147,7 @@ class Environment:
 
     def errors_translated(self) -> contextlib.AbstractContextManager[None]:
         """LMDB's errors as ours, for who wants to go on in the same transaction after one."""
-        return _translated(self.folder)
+        return translated(self.folder)
 
     def last_commit(self) -> int:
         """Number of the last transaction that was committed, by whichever process.
@@ -199,7 +198,7 @@ class Environment:
         transaction = self._begin(write=True)
         try:
             try:
-                with _located(self.folder):
+                with located(self.folder):
                     result = function(transaction)
             except lmdb.MapFullError:
                 transaction.abort()
@@ -246,13 +245,13 @@ class Environment:
 
     def _failure(self, error: Exception) -> VecdbError:
         """Our error for one of LMDB's in a write; after an I/O error the environment is suspect."""
-        translation = _translation(error, self.folder)
-        if translation.reason == "IO_ERROR" and is_full(self.folder, self.file_bytes()):
+        told = translation(error, self.folder)
+        if told.reason == "IO_ERROR" and is_full(self.folder, self.file_bytes()):
             # LMDB takes a write that was cut short, as a full disk does it, for an I/O error.
-            return _disk_full(f"{self.folder}: {error}")
-        if isinstance(translation, UnavailableError):
+            return disk_full(f"{self.folder}: {error}")
+        if isinstance(told, UnavailableError):
             self._failed, self._doubtful = str(error), True
-        return translation
+        return told
 
     def _enter(self) -> Any:
         """Go inside the gate, with the environment open: what LMDB's handle is now.
@@ -284,7 +283,7 @@ class Environment:
                     f"LMDB finds its file damaged ({self.folder}: {error})", "LMDB_CORRUPTED"
                 ) from error
             except lmdb.Error as error:
-                raise _translation(error, f"{self.folder} copied to {folder}") from error
+                raise translation(error, f"{self.folder} copied to {folder}") from error
 
     def _begin(self, *, write: bool) -> Any:
         """A transaction, with the gate entered. Other processes may have grown the map: follow."""
@@ -295,7 +294,7 @@ class Environment:
                 return handle.begin(write=write, buffers=True)
             except lmdb.MapResizedError:
                 self._gate.leave()
-                with self._gate.alone(), _translated(self.folder):
+                with self._gate.alone(), translated(self.folder):
                     if self._lmdb is handle and self._failed is None:
                         self._resize(0)
             except lmdb.PanicError as error:
@@ -304,12 +303,12 @@ class Environment:
             except lmdb.ReadersFullError as error:
                 self._gate.leave()
                 if readers_checked:
-                    raise _translation(error, self.folder) from error
+                    raise translation(error, self.folder) from error
                 readers_checked = True
                 self.forget_dead_readers()
             except lmdb.Error as error:
                 self._gate.leave()
-                raise _translation(error, self.folder) from error
+                raise translation(error, self.folder) from error
             except BaseException:
                 self._gate.leave()
                 raise
@@ -320,7 +319,7 @@ class Environment:
         self._readers_checked_at = time.monotonic()
         handle = self._enter()
         try:
-            with _translated(self.folder):
+            with translated(self.folder):
                 handle.reader_check()
         finally:
             self._gate.leave()
@@ -391,7 +390,7 @@ class Environment:
             self._committing.worked()
 
     def _grow(self) -> None:
-        with self._gate.alone(), _translated(self.folder):
+        with self._gate.alone(), translated(self.folder):
             if self._lmdb is not None and self._failed is None:
                 self._resize(2 * self._lmdb.info()["map_size"])
 
@@ -432,81 +431,3 @@ class Environment:
                 )
                 if self._lmdb is not None:
                     self._lmdb.close()
-
-
-def fill_cut_file(folder: Path) -> None:
-    """Give a file that was cut its length again, of zeros, which LMDB calls damaged: reading where
-    nothing is would end the process. For a file that this process does not have open."""
-    chosen: dict[str, Any] = {"readonly": True, "lock": False, "lib_version": _LMDB_FORMAT_0_9}
-    with _translated(folder), lmdb.open(os.fspath(folder), **chosen) as handle:
-        wanted = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
-    with open(folder / "data.mdb", "r+b") as file:
-        if os.fstat(file.fileno()).st_size < wanted:
-            # Unlike a truncation, it takes nothing from who makes the file longer meanwhile.
-            os.posix_fallocate(file.fileno(), wanted - 1, 1)
-
-
-@contextlib.contextmanager
-def _translated(folder: Path) -> Iterator[None]:
-    with _located(folder):
-        try:
-            yield
-        except lmdb.Error as error:
-            raise _translation(error, folder) from error
-
-
-@contextlib.contextmanager
-def _located(folder: Path) -> Iterator[None]:
-    """What is damaged is named where it is noticed; here it is known where it lies."""
-    try:
-        yield
-    except DataLossError as error:
-        if str(folder) not in error.message:
-            error.message += f" ({folder})"
-        raise
-
-
-def _translation(error: Exception, folder: Path | str) -> VecdbError:
-    """LMDB's error as ours: the one table for it."""
-    text = f"{folder}: {error}"
-    if isinstance(error, lmdb.DiskError) or _says(error, _FULL):
-        return _disk_full(text)
-    if _says(error, _FORBIDDEN):
-        return FailedPreconditionError(f"not allowed, nothing was written ({text})", "PERMISSION")
-    if _says(error, (errno.EMFILE, errno.ENFILE)):
-        return ResourceExhaustedError(f"too many open files ({text})", "FILES")
-    if isinstance(error, lmdb.MemoryError) or _says(error, (errno.ENOMEM,)):
-        return ResourceExhaustedError(f"out of memory or address space ({text})", "OUT_OF_MEMORY")
-    if isinstance(error, lmdb.ReadersFullError | lmdb.TlsFullError | lmdb.TxnFullError):
-        return ResourceExhaustedError(f"too much at once for LMDB ({text})", "LMDB_FULL")
-    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
-        return DataLossError(f"LMDB finds its file damaged ({text})", "LMDB_CORRUPTED")
-    if isinstance(error, lmdb.VersionMismatchError | lmdb.IncompatibleError):
-        return FailedPreconditionError(
-            f"written by another version of LMDB ({text})", "LMDB_VERSION"
-        )
-    if isinstance(error, lmdb.PanicError):
-        return UnavailableError(
-            f"the store stopped after an I/O error and is being opened again ({text})", "PANIC"
-        )
-    if _says(error, (errno.ENOENT,)):
-        return NotFoundError(f"there is no store ({text})", "STORE_MISSING")
-    if isinstance(error, OSError) or _says(error, (errno.EIO,)):
-        return UnavailableError(f"I/O error, nothing was written ({text})", "IO_ERROR")
-    return InternalError(f"unexpected LMDB error ({type(error).__name__}: {text})", "LMDB")
-
-
-def _disk_full(text: str) -> ResourceExhaustedError:
-    return ResourceExhaustedError(f"the disk is full, nothing was written ({text})", "DISK_FULL")
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-def _says(error: Exception, numbers: tuple[int, ...]) -> bool:
-    """True if the error is one of the system's with one of these numbers, of which LMDB's own
-    exceptions keep only the text."""
-    if isinstance(error, OSError):
-        return error.errno in numbers
-    return any(os.strerror(number) in str(error) for number in numbers)

@@ -1,0 +1,52 @@
+"""LMDB's two files, before it opens them: bytes of a mapped file that are not on the disk, for want
+of room or since the file was cut, end the process that touches them (SIGBUS)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from vecdb.engine.lmdb_errors import translated, translation
+
+__all__ = ["LMDB_FORMAT_0_9", "fill_cut_file", "make_lock_file"]
+
+LMDB_FORMAT_0_9 = 0
+_LOCK_BYTES = 16 * 1024
+"""Of the lock file: its head and 250 readers, who take the first free place. LMDB makes it longer,
+with a hole for the readers that hardly ever come."""
+
+
+def make_lock_file(folder: Path) -> None:
+    """Make the lock file if there is none, with room on the disk for what is used of it.
+
+    Raises:
+        ResourceExhaustedError: there is no such room.
+    """
+    path = folder / "lock.mdb"
+    try:
+        # Never one that is there: closing it would let go of the locks that this process has on it.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return  # It is there; where it can't be made LMDB says why.
+    try:
+        os.posix_fallocate(descriptor, 0, _LOCK_BYTES)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise translation(error, folder) from error
+    finally:
+        os.close(descriptor)
+
+
+def fill_cut_file(folder: Path) -> None:
+    """Give a file that was cut its length again, of zeros, which LMDB calls damaged: reading where
+    nothing is would end the process. For a file that this process does not have open."""
+    chosen: dict[str, Any] = {"readonly": True, "lock": False, "lib_version": LMDB_FORMAT_0_9}
+    with translated(folder), lmdb.open(os.fspath(folder), **chosen) as handle:
+        wanted = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
+    with open(folder / "data.mdb", "r+b") as file:
+        if os.fstat(file.fileno()).st_size < wanted:
+            # Unlike a truncation, it takes nothing from who makes the file longer meanwhile.
+            os.posix_fallocate(file.fileno(), wanted - 1, 1)
