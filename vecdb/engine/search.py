@@ -47,8 +47,11 @@ _PERHAPS_A_SEGMENT = ("SEGMENT", "RECORD_MISSING", "VECTOR_MISSING")
 _BEFORE = 2**62
 """What row numbers are lowered by while a slice is scanned, so that they come before its nodes."""
 
-_WALKS_AT_FIRST, _SCANS_AT_FIRST = 4, 16
+_WALKS_AT_FIRST = 4
 """Queries of the first slices; later ones are sized by what these took."""
+
+_SCANNED_TOGETHER = 16
+"""Queries that go through an area together."""
 
 
 class SearchRequest(NamedTuple):
@@ -160,15 +163,15 @@ class Searcher:
     ) -> Found:
         found = _nothing_yet(area, len(queries), k, walked=False)
 
-        def scan(_: Any, first: int, last: int) -> None:
-            self._scan_slice(area, found, queries, first, last, deadline)
-            _sort(found, first, last, deadline)
+        def scan(until: Deadline, first: int, last: int) -> None:
+            self._scan_area(area, found, queries, first, last, until)
+            self._sort(found, first, last, until)
 
-        self._pool.run(len(queries), _SCANS_AT_FIRST, deadline, scan)
+        self._pool.share(len(queries), _SCANNED_TOGETHER, deadline, scan)
         found.visited[:] = area.count
         return found
 
-    def _scan_slice(
+    def _scan_area(
         self,
         area: Area,
         found: Found,
@@ -178,16 +181,32 @@ class Searcher:
         deadline: Deadline,
     ) -> None:
         """Add what is near in an area to the heaps of queries first to last - 1."""
-        # Queries of a slice share each block of rows while it is in the cache.
+        # Queries of a piece share each block of rows while it is in the cache.
         k, scan_rows = found.nodes.shape[1], load_kernels().scan_rows
         pair = area.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
-        for start in range(0, area.count, step):
-            deadline.check()
+
+        def scan_slice(_: Any, start: int, stop: int) -> None:
             scan_rows(
-                area.vectors, area.dead, start, min(area.count, start + step), queries,
-                first, last, self._metric_code, k, found.scores, found.nodes, found.counts,
+                area.vectors, area.dead, start, stop, queries, first, last, self._metric_code, k,
+                found.scores, found.nodes, found.counts,
             )  # fmt: skip
+
+        for start in range(0, area.count, step):
+            self._pool.call(deadline, scan_slice, start, min(area.count, start + step))
+            self._pool.give_way()
+
+    def _sort(self, found: Found, first: int, last: int, deadline: Deadline) -> None:
+        """Turn the heaps of queries first to last - 1 into lists."""
+        sort_heaps = load_kernels().sort_heaps
+
+        def sort_slice(_: Any, start: int, stop: int) -> None:
+            sort_heaps(found.scores, found.nodes, found.counts, start, stop)
+
+        step = max(1, SORT_SLICE_HITS // found.nodes.shape[1])
+        for start in range(first, last, step):
+            self._pool.call(deadline, sort_slice, start, min(last, start + step))
+            self._pool.give_way()
 
     def _scan_unread(
         self, view: View, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
@@ -214,19 +233,19 @@ class Searcher:
         for area in self._areas_in_no_segment(view, deadline):
             nodes -= _BEFORE
 
-            def scan(_: Any, first: int, last: int, area: Area = area) -> None:
-                self._scan_slice(area, found, queries, first, last, deadline)
+            def scan(until: Deadline, first: int, last: int, area: Area = area) -> None:
+                self._scan_area(area, found, queries, first, last, until)
 
-            self._pool.run(len(queries), _SCANS_AT_FIRST, deadline, scan)
+            self._pool.share(len(queries), _SCANNED_TOGETHER, deadline, scan)
             found.visited[:] += area.count
             of_slice = nodes >= 0
             nodes[~of_slice] += _BEFORE
             nodes[of_slice] = area.rows[nodes[of_slice]]
-        self._pool.run(
+        self._pool.share(
             len(queries),
-            _SCANS_AT_FIRST,
+            _SCANNED_TOGETHER,
             deadline,
-            lambda _, first, last: _sort(found, first, last, deadline),
+            lambda until, first, last: self._sort(found, first, last, until),
         )
         return found
 
@@ -270,15 +289,6 @@ def _nothing_yet(area: Area, queries: int, k: int, *, walked: bool) -> Found:
         area.rows,
         area.content,
     )
-
-
-def _sort(found: Found, first: int, last: int, deadline: Deadline) -> None:
-    """Turn the heaps of queries first to last - 1 into lists."""
-    sort_heaps = load_kernels().sort_heaps
-    step = max(1, SORT_SLICE_HITS // found.nodes.shape[1])
-    for start in range(first, last, step):
-        deadline.check()
-        sort_heaps(found.scores, found.nodes, found.counts, start, min(last, start + step))
 
 
 def _checked_queries(queries: Any, config: CollectionConfig) -> npt.NDArray[np.float32]:
