@@ -333,6 +333,13 @@ def test_the_command_line(
     assert run(["export", "npy", "docs", "x.npy", *folder]) == 0
     assert np.load("x.npy").tobytes() == rows(301).tobytes()
     check_loads_again(ids, metadata)
+    with running_server(tmp_path / "data", indexer=False) as address:
+        for kind in ("faiss", "hnswlib", "parquet", "npy"):
+            assert run(["export", kind, "docs", f"served.{kind}", "--url", address]) == 0
+    assert faiss.read_index("served.faiss").ntotal == 301
+    assert Path("served.hnswlib").read_bytes() == Path("x.hnsw").read_bytes()
+    assert pyarrow.parquet.read_table("served.parquet").to_pydict() == table
+    assert np.load("served.npy").tobytes() == rows(301).tobytes()
     odd = "with a\nbreak"
     with vecdb.open("data") as database:
         database.collection("docs").upsert([odd], rows(1))

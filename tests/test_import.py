@@ -161,7 +161,7 @@ with vecdb.open(sys.argv[1], indexer=False) as database:
 """
 
 
-@pytest.mark.parametrize("point", ["import.written", "import.published"])
+@pytest.mark.parametrize("point", ["import.claimed", "import.written", "import.published"])
 def test_an_import_that_was_killed_goes_on(point: str, tmp_path: Path) -> None:
     rows = vectors(300, 8)
     path = saved(tmp_path / "index", faiss_index("hnsw", rows))

@@ -234,7 +234,8 @@ class VecdbServicer:
         call each time. One search is answered before the next is begun, in the order of the requests.
         What is wrong with one search is told in its answer (failure) and the stream goes on; the
         deadline of one search goes with it (timeout_us). A stream holds a thread of the server: one
-        too many is refused with RESOURCE_EXHAUSTED (TOO_MANY_STREAMS), and Search does as well.
+        too many is refused with RESOURCE_EXHAUSTED (TOO_MANY_STREAMS), or ends another one on which
+        nothing has come for five seconds (CANCELLED). In both cases Search does as well.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
