@@ -20,6 +20,7 @@ import numpy as np
 __all__ = ["closed_loop", "open_loop", "queries_per_second"]
 
 Clock = Callable[[], float]
+_PATIENCE = 4
 MAX_CALLS = 5_000_000
 """Bounds memory and time of a loop, whatever it is asked for."""
 
@@ -97,7 +98,8 @@ def queries_per_second(
 ) -> float:
     """Queries a second, in calls of ``batch``, by so many threads in a closed loop each.
 
-    Each goes through the queries from another place on, at least once through a tenth of them.
+    Each goes through the queries from another place on, through a tenth of them at least, unless
+    that takes several times as long.
     """
     least = max(1, len(queries) // (10 * batch))
 
@@ -105,8 +107,8 @@ def queries_per_second(
         first = caller * len(queries) // callers
         done = 0
         before = time.perf_counter()
-        ends = before + seconds
-        while done < least or time.perf_counter() < ends:
+        ends, late = before + seconds, before + _PATIENCE * seconds
+        while (now := time.perf_counter()) < ends or (done < least and now < late) or not done:
             at = (first + done * batch) % len(queries)
             part = queries[at : at + batch]
             search(part if len(part) == batch else queries[:batch])
