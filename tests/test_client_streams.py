@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import vecdb
 from tests.serving import held, running_server
 from vecdb_client import Client
 from vecdb_client.streams import SearchStreams
+from vecdb_server import transport
 
 VECTORS = np.random.default_rng(5).normal(size=(20, 8)).astype(np.float32)
 
@@ -33,6 +36,19 @@ def docs(address: str) -> Iterator[Any]:
         docs = client.create_collection("docs", VECTORS.shape[1])
         docs.upsert(range(len(VECTORS)), VECTORS)
         yield docs
+
+
+@contextmanager
+def one_place_for_two(data: Path) -> Iterator[tuple[Any, Any]]:
+    """A collection as two clients have it, whose server has one thread for a stream."""
+    with (
+        running_server(data, threads=4) as address,
+        Client(address) as first,
+        Client(address) as second,
+    ):
+        docs = first.create_collection("docs", VECTORS.shape[1])
+        docs.upsert(range(len(VECTORS)), VECTORS)
+        yield docs, second.collection("docs")
 
 
 def _served_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -75,16 +91,9 @@ def test_a_search_that_fails_leaves_its_stream_open(
 def test_a_server_without_a_thread_for_a_stream_serves_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (
-        running_server(tmp_path / "data", threads=4) as address,
-        Client(address) as first,
-        Client(address) as second,
-    ):
-        docs = first.create_collection("docs", VECTORS.shape[1])
-        docs.upsert(range(len(VECTORS)), VECTORS)
+    with one_place_for_two(tmp_path / "data") as (docs, other):
         docs.search(VECTORS[0])
         docs.search(VECTORS[0])  # Holds the one thread that streams may have.
-        other = second.collection("docs")
         ways = _served_by(monkeypatch)
         for _ in range(3):
             assert len(other.search(VECTORS[0], k=3)) == 3
@@ -96,17 +105,21 @@ def test_a_server_without_a_thread_for_a_stream_serves_calls(
 def test_a_stream_that_is_idle_makes_room_for_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (
-        running_server(tmp_path / "data", threads=4) as address,
-        Client(address) as first,
-        Client(address) as second,
-    ):
-        docs = first.create_collection("docs", VECTORS.shape[1])
-        docs.upsert(range(len(VECTORS)), VECTORS)
-        other = second.collection("docs")
+    with one_place_for_two(tmp_path / "data") as (docs, other):
         ways = _served_by(monkeypatch)
+        open_stream, opened = transport._OpenStream, []
+
+        def noted(context: Any) -> Any:
+            opened.append(open_stream(context))
+            return opened[-1]
+
+        monkeypatch.setattr(transport, "_OpenStream", noted)
         for each in (docs, docs, other):
             each.search(VECTORS[0])
+        ends = time.monotonic() + 10
+        while opened[0].idle_since == math.inf:  # The server is not yet done with the answer.
+            assert time.monotonic() < ends
+            time.sleep(0.001)
         monkeypatch.setattr("vecdb_server.transport._IDLE_STREAM_S", 0.0)
         assert len(other.search(VECTORS[0], k=3)) == 3
         assert ways == ["Search", "SearchStream", "Search", "SearchStream"]
@@ -121,14 +134,7 @@ def test_a_stream_with_a_search_under_way_keeps_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vecdb_server.transport._IDLE_STREAM_S", 0.0)
-    with (
-        running_server(tmp_path / "data", threads=4) as address,
-        Client(address) as first,
-        Client(address) as second,
-    ):
-        docs = first.create_collection("docs", VECTORS.shape[1])
-        docs.upsert(range(len(VECTORS)), VECTORS)
-        other = second.collection("docs")
+    with one_place_for_two(tmp_path / "data") as (docs, other):
         docs.search(VECTORS[0])
         docs.search(VECTORS[0])
         other.search(VECTORS[0])
