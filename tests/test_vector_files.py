@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from vecdb_server.vector_files import open_vectors
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 WORDS = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters=" \n\r"), min_size=1, max_size=20
+    st.characters(exclude_categories=["Cs"], exclude_characters=" \n\r\t\ufeff"),
+    min_size=1,
+    max_size=20,
 )
 
 
@@ -231,6 +235,156 @@ def test_text_refusals(tmp_path: Path, text: str, pattern: str) -> None:
     path = tmp_path / "words.vec"
     path.write_text(text)
     refused(path, pattern)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff{header}a 1 2 3\nb 4 5 6\n",
+        "{header}a 1 2 3\r\nb 4 5 6\r\n\r\n",
+        "{header}a 1 2 3\nb 4 5 6\n\n \n\t\n",
+        "{header}a\t1\t2\t3\nb\t4\t5\t6\n",
+        "{header}a\t1 2 3\nb 4\t5 6\t\n",
+        "{header}a   1  2 3\n  b 4 5    6  \n",
+        "{header}a 1e0 +2.0 .3e1\nb 4. 5 6",
+    ],
+    ids=["bom", "crlf", "blank end", "tabs", "mixed", "spaces", "numbers"],
+)
+@pytest.mark.parametrize("header", ["", "2 3\n", "2\t3\r\n"])
+def test_text_as_other_programs_write_it_loads(tmp_path: Path, text: str, header: str) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes(text.format(header=header).encode())
+    ids, vectors, _ = read(path)
+    assert ids == ["a", "b"]
+    assert vectors.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_words_with_spaces_and_separators_of_another_kind(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes("a\t1\t2\nof the\t3\t4\n\u00a0 x\u3000y  5 6\n".encode())
+    ids, vectors, _ = read(path)
+    assert ids == ["a", "of the", "\u00a0 x\u3000y"]
+    assert vectors.tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("a 1 2 3\nb 1 2\nc 1 2 3\n", "line 2: expected a word and 3 numbers, got 3 fields"),
+        ("a 1 2 3\nb 1 2\n", "line 2: expected a word and 3 numbers, got 3 fields"),
+        ("a 1 2\nb 1 2 3\n", "line 1: expected a word and 3 numbers, got 3 fields"),
+        ("a 1 2\nb 1 2 3\nc 1 2\n", "line 2: expected a word and 2 numbers, got more numbers"),
+        ("a 1 2\n\nb 1 2\n", "line 2: expected a word and 2 numbers, got 0 fields"),
+        ("a 1 1_000\nb 1 2\n", "line 1: b'1_000' is not a number"),
+        ("new_york 1 1_000\n", "line 1: b'1_000' is not a number"),
+        ("a 1 0x1p3\nb 1 2\n", "line 1: b'0x1p3' is not a number"),
+        ("a 1 2\vb\nb 1 2\n", "line 1: b'2.x0bb' is not a number"),
+        ("a 1 2\f\nb 1 2\n", "line 1: b'2.x0c' is not a number"),
+        ("a 1 \u0663\nb 1 2\n", "line 1: .* is not a number"),
+        ("a 1 2\0\nb 1 2\n", "line 1: b'2.x00' is not a number"),
+        ("a 1 2\nb 1\n" + 8 * "c 1 2\n" + "d 1,5 2\n", "line 2: expected a word and 2 numbers"),
+        ("2 3\n", "the header says 2 rows, got 0"),
+        ("\ufeff2 3\na 1 2 3\n\n\n", "the header says 2 rows, got 1"),
+        ("\n\n", "the file is empty"),
+        ("a 1 2\nb " + "1" * 2**20 + " 2\n", "line 2 is longer than 1,048,576 bytes"),
+    ],
+)
+def test_the_line_at_fault_is_named(tmp_path: Path, text: str, pattern: str) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes(text.encode())
+    refused(path, pattern)
+
+
+def test_bad_rows_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "words.vec"
+    path.write_bytes(b"6 2\na 1 2\nb 1\n\nd 1 x\n\xff 1 2\nf 3 4\n")
+    (tmp_path / "words.metadata.jsonl").write_text('{"n": 1}\n' * 5 + '{"n": 6}\n')
+    told: list[str] = []
+    (block,) = open_vectors(path).blocks(10, on_bad=lambda error: told.append(error.message))
+    assert block.ids == ["a", "f"] and block.numbers == [0, 5]
+    assert block.vectors.tolist() == [[1, 2], [3, 4]]
+    assert block.metadata == [{"n": 1}, {"n": 6}]
+    assert [message.partition(": line ")[2][:1] for message in told] == ["3", "4", "5", "6"]
+    # What is no row's fault is refused all the same.
+    path.write_bytes(b"3 2\na 1 2\nb 1\n")
+    (tmp_path / "words.metadata.jsonl").unlink()
+    with pytest.raises(InvalidArgumentError, match="the header says 3 rows, got 2"):
+        list(open_vectors(path).blocks(10, on_bad=lambda error: None))
+
+
+# --- compressed, and endings in capitals
+
+
+def test_endings_in_capitals_and_compressed_files_load(tmp_path: Path) -> None:
+    vectors = rows(3)
+    words = ["a", "b", "c"]
+    np.save(tmp_path / "x.npy", vectors)
+    write_bin(tmp_path / "x.bin", [word.encode() for word in words], vectors)
+    (tmp_path / "x.vec").write_text("".join(map(text_line, words, vectors)))
+    for ending in ("npy", "bin", "vec"):
+        plain = (tmp_path / f"x.{ending}").read_bytes()
+        (tmp_path / f"Y.{ending.upper()}").write_bytes(plain)
+        (tmp_path / f"Z.{ending.upper()}.GZ").write_bytes(gzip.compress(plain))
+    (tmp_path / "Y.ids.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\r\nc\r\n\r\n")
+    (tmp_path / "Z.ids.json.gz").write_bytes(gzip.compress(b'["a", "b", "c"]'))
+    (tmp_path / "Z.metadata.jsonl.gz").write_bytes(gzip.compress(b'{"n": 1}\n\n\n\n'))
+    for name in ("Y", "Z"):
+        for ending in ("NPY", "BIN", "VEC"):
+            path = tmp_path / f"{name}.{ending}{'.GZ' if name == 'Z' else ''}"
+            ids, got, metadata = read(path)
+            assert ids == words and np.array_equal(got, vectors)
+            assert metadata == ([{"n": 1}, None, None] if name == "Z" else [])
+
+
+@pytest.mark.parametrize("ending", ["npy", "bin", "vec"])
+def test_a_compressed_file_that_is_cut_or_none_is_refused(tmp_path: Path, ending: str) -> None:
+    vectors = np.random.default_rng(1).standard_normal((500, 8)).astype(np.float32)
+    np.save(tmp_path / "x.npy", vectors)
+    write_bin(tmp_path / "x.bin", [b"w%d" % i for i in range(500)], vectors)
+    lines = (text_line(f"w{i}", vector) for i, vector in enumerate(vectors))
+    (tmp_path / "x.vec").write_text("".join(lines))
+    plain = (tmp_path / f"x.{ending}").read_bytes()
+    path = tmp_path / f"X.{ending}.gz"
+    packed = gzip.compress(plain)
+    path.write_bytes(packed[: len(packed) // 2])
+    refused(path, "not a whole gzip file")
+    path.write_bytes(plain)
+    refused(path, "not a whole gzip file")
+    path.write_bytes(packed[:200] + b"\xff" * 50 + packed[250:])
+    refused(
+        path, "not a whole gzip file|not a readable .npy|not a number|expected a word|truncated"
+    )
+    # Whole, but what was packed is cut.
+    path.write_bytes(gzip.compress(plain[:-5]))
+    if ending != "vec":
+        refused(path, "not a readable .npy file|truncated: expected 32 bytes")
+
+
+def test_a_folder_is_no_file_of_vectors(tmp_path: Path) -> None:
+    for name in ("x.npy", "x.vec", "x.bin", "x.vec.gz"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(OSError, match="directory"):
+            open_vectors(tmp_path / name)
+
+
+@pytest.mark.parametrize("form", ["vec", "bin", "npy"])
+def test_a_pipe_is_read_once(tmp_path: Path, form: str) -> None:
+    vectors, words = rows(3), ["a", "b", "c"]
+    np.save(tmp_path / "x.npy", vectors)
+    write_bin(tmp_path / "x.bin", [word.encode() for word in words], vectors)
+    (tmp_path / "x.vec").write_text("".join(map(text_line, words, vectors)))
+    reading, writing = os.pipe()
+    with os.fdopen(reading):
+        with os.fdopen(writing, "wb") as stream:
+            stream.write((tmp_path / f"x.{form}").read_bytes())
+        file = open_vectors(f"/dev/fd/{reading}", form=form)
+        (block,) = file.blocks(10)
+    assert block.ids == (words if form != "npy" else [0, 1, 2])
+    assert np.array_equal(block.vectors, vectors)
+    with pytest.raises(InvalidArgumentError, match=r"one of .npy, .vec, .txt, .bin"):
+        open_vectors("/dev/fd/0")
+    with pytest.raises(InvalidArgumentError, match="the form must be one of"):
+        open_vectors("/dev/fd/0", form="csv")
 
 
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ command that needs it, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,6 +39,16 @@ app.add_typer(bench.app)
 app.add_typer(export.app)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
+
+_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+class BadRows(enum.StrEnum):
+    """What a load does about a row that can't be stored."""
+
+    REFUSE = "refuse"
+    SKIP = "skip"
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -124,44 +135,60 @@ def load(
     ef_construction: Annotated[
         int | None, typer.Option("--ef-construction", help="Effort of a new graph; 128.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Load only so many rows.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Read only the first so many rows.")
+    ] = None,
     batch_rows: Annotated[
         int | None, typer.Option(min=1, max=10_000, help="Rows a batch; at most 1,000 by itself.")
     ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="npy, vec, txt or bin, if the name does not say it: a pipe."),
+    ] = None,
+    on_bad_row: Annotated[
+        BadRows,
+        typer.Option(
+            "--on-bad-row", help="A zero vector, a broken line: refuse the file, or skip."
+        ),
+    ] = BadRows.REFUSE,
 ) -> None:
     """Load a file of vectors into a collection.
 
     An .npy is a matrix with ids and metadata in files beside it; .vec, .txt and .bin are word
-    vectors as fastText, GloVe and word2vec write them. Loading a file again replaces its rows.
+    vectors as fastText, GloVe and word2vec write them; each also as .gz. Loading a file again
+    replaces its rows. All of a file is checked before anything is written; what a pipe has brought
+    into a new collection is removed if the rest is bad.
     """
     from rich.console import Console
 
     from vecdb_server.commands import loading
-    from vecdb_server.commands.progress import Rows
     from vecdb_server.commands.target import open_target
     from vecdb_server.vector_files import open_vectors
 
-    vectors = open_vectors(file, ids, metadata)
+    vectors = open_vectors(file, ids, metadata, form=form)
+    options = loading.LoadOptions(
+        metric, M, ef_construction, limit, batch_rows, on_bad_row is BadRows.SKIP
+    )
+
+    def say_where(found: Any, made: bool) -> None:
+        verb = "made" if made else "found"
+        typer.echo(f"{verb} collection {collection}: dim {found.dim}, {found.metric}")
+
     with open_target(url, data, create=True) as target:
-        found, made = loading.find_or_create(
-            target, collection, vectors.dim, metric, M, ef_construction
-        )
-        typer.echo(
-            f"{'made' if made else 'found'} collection {collection}: dim {found.dim}, "
-            f"{found.metric}"
-        )
-        total = vectors.rows if limit is None else min(limit, vectors.rows)
-        with Rows(Console(stderr=True), f"loading {file.name}", total) as bar:
-            summary = loading.load(
-                found, vectors, limit=limit, batch_rows=batch_rows, progress=bar.update
-            )
-    seconds = max(bar.elapsed_s, 1e-9)
+        console = Console(stderr=True)
+        try:
+            summary = loading.load(target, collection, vectors, options, console, say_where)
+        except KeyboardInterrupt:  # How far it got has been said.
+            raise typer.Exit(_INTERRUPTED) from None
+    seconds = max(summary.elapsed_s, 1e-9)
     typer.echo(
         f"{summary.rows:,} rows in {seconds:.1f} s, {summary.rows / seconds:,.0f} rows/s, "
         "all on disk"
     )
     if summary.replaced:
         typer.echo(f"{summary.replaced:,} of them replaced rows with the same id")
+    if summary.skipped:
+        typer.echo(f"{summary.skipped:,} bad rows were skipped")
 
 
 app.add_typer(importing.app, name="import")

@@ -1,15 +1,22 @@
 """What lies beside a file of vectors (its ids, its metadata) and what all readers of files share.
 
 Ids come as text (one a line), as an .npy of text or integers, or as a JSON list; metadata as JSON
-Lines, an object a row, where an empty line or null stands for none.
+Lines, an object a row, where an empty line or null stands for none. Endings count in any case, and
+all but .npy may be compressed: X.ids.txt.gz. A byte order mark and empty last lines are no data.
+
+An entry that is not what it should be is given out as the error that says so, in its place: whether
+it ends the reading or costs its row alone is for the reader to choose.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,36 +24,144 @@ import numpy.typing as npt
 from vecdb.errors import InvalidArgumentError
 
 __all__ = [
+    "LINE_BYTES_MAX",
     "READ_BYTES",
+    "base_name",
     "beside",
     "check_count",
     "count_lines",
     "decoded",
     "id_source",
+    "is_compressed",
+    "lines_of",
     "mapped",
-    "metadata_lines",
+    "metadata_source",
+    "open_bytes",
+    "suffix_of",
+    "without_bom",
     "wrong",
 ]
 
 READ_BYTES = 1024**2
 """Files are read in pieces of this size."""
 
+LINE_BYTES_MAX = 1024**2
+"""A longer line is an error, since a binary file may be one endless line. A row of the largest
+dimension and the largest metadata, every character escaped, take less than half of it."""
+
+_BOM = b"\xef\xbb\xbf"
+_BLANK = b" \t\r\n"
+
+
+def suffix_of(path: Path) -> str:
+    """The ending that says what a file is, in lower case: ".vec" of "Words.VEC.gz"."""
+    return _plain(path).suffix.lower()
+
+
+def base_name(path: Path) -> str:
+    """The name without its endings: "Words" of "Words.VEC.gz"."""
+    return _plain(path).stem
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether its name ends with .gz."""
+    return path.suffix.lower() == ".gz"
+
+
+def _plain(path: Path) -> Path:
+    return path.with_suffix("") if is_compressed(path) else path
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, decompressed on the way if its name ends with .gz.
+
+    Raises:
+        InvalidArgumentError: also while it is read: not a whole gzip file.
+        OSError: it can't be read.
+    """
+    with path.open("rb", buffering=READ_BYTES) as raw:
+        if not is_compressed(path):
+            yield raw
+            return
+        with _Unpacked(path, raw) as stream:
+            yield cast(IO[bytes], stream)
+
+
+class _Unpacked(gzip.GzipFile):
+    """A compressed file whose errors are ours, whoever reads it."""
+
+    def __init__(self, path: Path, raw: IO[bytes]) -> None:
+        super().__init__(fileobj=raw)
+        self._path = path
+
+    def read(self, size: int | None = -1) -> bytes:
+        with self._errors_translated():
+            return super().read(size)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        with self._errors_translated():
+            return super().readline(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with self._errors_translated():
+            return super().seek(offset, whence)
+
+    @contextmanager
+    def _errors_translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise wrong(self._path, f"not a whole gzip file: {error}") from None
+
+
+def without_bom(line: bytes) -> bytes:
+    """The first line of a text, without the mark that some editors put before it."""
+    return line.removeprefix(_BOM)
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a text, without their ends; a longer one than may be is an error."""
+    with open_bytes(path) as stream:
+        number = 0
+        while line := stream.readline(LINE_BYTES_MAX):
+            number += 1
+            if len(line) == LINE_BYTES_MAX and not line.endswith(b"\n"):
+                raise wrong(path, f"line {number} is longer than {LINE_BYTES_MAX:,} bytes")
+            yield (without_bom(line) if number == 1 else line).rstrip(b"\r\n")
+
+
+def count_lines(path: Path) -> tuple[int, int]:
+    """Lines up to the last one that is not blank, and lines altogether."""
+    full = ended = 0
+    last = b"\n"
+    with open_bytes(path) as stream:
+        while chunk := stream.read(READ_BYTES):
+            if text := chunk.rstrip(_BLANK):
+                full = ended + text.count(b"\n") + 1
+            ended += chunk.count(b"\n")
+            last = chunk[-1:]
+    return full, ended + (last != b"\n")
+
 
 def id_source(path: Path) -> tuple[Callable[[], Iterator[Any]], int]:
-    """How to iterate over a file of ids, and how many there are."""
-    if path.suffix == ".txt":
-        return lambda: _text_lines(path), count_lines(path)
-    if path.suffix == ".npy":
+    """How to iterate over a file of ids (str, int, or an error), and how many there are."""
+    kind = suffix_of(path)
+    if kind == ".txt":
+        return lambda: _text_ids(path), count_lines(path)[0]
+    if kind == ".npy" and not is_compressed(path):
         array = mapped(path)
         if array.ndim != 1 or array.dtype.kind not in "iuU":
             raise wrong(
                 path, f"expected text or integers with 1 axis, got {array.dtype} with {array.ndim}"
             )
         return lambda: _array_items(array), len(array)
-    if path.suffix == ".json":
+    if kind == ".json":
+        with open_bytes(path) as stream:
+            text = stream.read()
         try:
-            listed = json.loads(path.read_bytes())
-        except ValueError as error:
+            listed = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise wrong(path, f"not JSON: {error}") from None
         if not isinstance(listed, list):
             raise wrong(path, f"expected a JSON list, got {type(listed).__name__}")
@@ -60,34 +175,35 @@ def _array_items(array: npt.NDArray[Any]) -> Iterator[Any]:
         yield from array[first : first + 4096].tolist()
 
 
-def _text_lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            yield decoded(path, f"line {number}", line.rstrip(b"\r\n"))
+def _text_ids(path: Path) -> Iterator[str | InvalidArgumentError]:
+    for number, line in enumerate(lines_of(path), 1):
+        yield decoded(path, f"line {number}", line)
 
 
-def metadata_lines(path: Path) -> Iterator[dict[str, Any] | None]:
-    """Each row's metadata."""
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                yield None
-                continue
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise wrong(path, f"line {number}: not JSON: {error}") from None
-            if entry is not None and not isinstance(entry, dict):
-                got = type(entry).__name__
-                raise wrong(path, f"line {number}: expected a JSON object, got {got}")
-            yield entry
+def metadata_source(path: Path) -> Iterator[dict[str, Any] | InvalidArgumentError | None]:
+    """Each row's metadata, or an error in its place."""
+    for number, line in enumerate(lines_of(path), 1):
+        yield _metadata_entry(path, number, line) if line.strip() else None
+
+
+def _metadata_entry(
+    path: Path, number: int, line: bytes
+) -> dict[str, Any] | InvalidArgumentError | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return wrong(path, f"line {number}: not JSON: {error}")
+    if entry is not None and not isinstance(entry, dict):
+        got = type(entry).__name__
+        return wrong(path, f"line {number}: expected a JSON object, got {got}")
+    return entry
 
 
 def mapped(path: Path) -> npt.NDArray[Any]:
     """An .npy file, mapped read-only."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, OverflowError) as error:
         # numpy says what: no magic, a pickle, or fewer bytes than the header's shape needs.
         raise wrong(path, f"not a readable .npy file: {error}") from None
     if not isinstance(array, np.ndarray):
@@ -95,29 +211,20 @@ def mapped(path: Path) -> npt.NDArray[Any]:
     return np.asarray(array)
 
 
-def count_lines(path: Path) -> int:
-    """Lines of a file, with a last one that has no newline."""
-    count, last = 0, b"\n"
-    with path.open("rb") as stream:
-        while chunk := stream.read(READ_BYTES):
-            count += chunk.count(b"\n")
-            last = chunk[-1:]
-    return count + (last != b"\n")
-
-
-def decoded(path: Path, place: str, raw: bytes) -> str:
-    """An id as text; ``place`` is said if it is none."""
+def decoded(path: Path, place: str, raw: bytes) -> str | InvalidArgumentError:
+    """An id as text, or the error that says why it is none, and where."""
     if not raw:
-        raise wrong(path, f"{place}: the id is empty")
+        return wrong(path, f"{place}: the id is empty")
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise wrong(path, f"{place}: {raw[:40]!r} is not UTF-8: {error.reason}") from None
+        return wrong(path, f"{place}: {raw[:40]!r} is not UTF-8: {error.reason}")
 
 
 def beside(path: Path, *endings: str) -> Path | None:
-    """The first file that lies beside ``path`` with another ending."""
-    found = (path.with_name(path.stem + ending) for ending in endings)
+    """The first file that lies beside ``path`` with another ending, compressed or not."""
+    name = base_name(path)
+    found = (path.with_name(name + each + gz) for each in endings for gz in ("", ".gz"))
     return next((candidate for candidate in found if candidate.exists()), None)
 
 

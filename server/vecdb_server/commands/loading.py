@@ -1,27 +1,51 @@
 """``vecdb load``: a file of vectors into a collection, in blocks, so that memory stays bounded.
 
+All of a file is read and checked before anything is written, but for a pipe, which can be read only
+once: if that turns out to be bad, a collection that was made for it is removed. A bad row (a line
+that is none, a vector or id that the engine refuses) ends the load, or is left out if that was
+asked for.
+
 Rows are upserted in the order of the file. An id that stands twice in it ends with its last row, as
 if the rows had been written one by one; how many rows gave way to others is told at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vecdb import limits
-from vecdb.errors import InvalidArgumentError, NotFoundError
+from rich.console import Console
+
+from vecdb import checks, limits
+from vecdb.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, VecdbError
 from vecdb.types import Metric
-from vecdb_server.vector_files import Block, VectorFile
+from vecdb_server.commands.progress import Rows
+from vecdb_server.sidecars import wrong
+from vecdb_server.vector_files import Block, OnBad, VectorFile
 
 if TYPE_CHECKING:
     from vecdb_server.commands.target import Target
 
-__all__ = ["LoadSummary", "batch_rows_for", "find_or_create", "load"]
+__all__ = ["LoadOptions", "LoadSummary", "batch_rows_for", "find_collection", "load"]
 
 _BLOCK_BYTES = 8 * 1024**2
 _BATCH_BYTES = 4 * 1024**2
+_BAD_ROWS_SHOWN = 5
+_ROW_0 = re.compile(r"^(?:vectors|metadata): row 0 ")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """The command's options, see its help."""
+
+    metric: str | None = None
+    M: int | None = None
+    ef_construction: int | None = None
+    limit: int | None = None
+    batch_rows: int | None = None
+    skip_bad_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,76 +53,242 @@ class LoadSummary:
     """What a load did.
 
     Attributes:
-        rows: rows of the file that were read and acknowledged.
+        rows: rows of the file that were acknowledged.
         replaced: of those, rows whose id was in the collection already or stands again in the file.
             Rows that others write at the same time blur this number.
+        skipped: bad rows that were left out.
+        elapsed_s: seconds that the writing took.
     """
 
     rows: int
     replaced: int
+    skipped: int
+    elapsed_s: float
 
 
-def find_or_create(
-    target: Target, name: str, dim: int, metric: str | None, M: int | None, ef: int | None
-) -> tuple[Any, bool]:
-    """The collection, and whether it was made now. What is asked for must agree with what is there.
+class _BadRows:
+    """Counts bad rows and shows the first of them; or refuses the first, if none may be bad."""
+
+    def __init__(self, console: Console, skip: bool) -> None:
+        self._console = console
+        self._skip = skip
+        self.count = 0
+        self.first: InvalidArgumentError | None = None
+
+    def __call__(self, error: InvalidArgumentError) -> None:
+        if not self._skip:
+            what = "; --on-bad-row skip leaves such rows out"
+            raise InvalidArgumentError(error.message + what, error.reason)
+        self.count += 1
+        self.first = self.first or error
+        if self.count <= _BAD_ROWS_SHOWN:
+            _say(self._console, f"skipped {error.message}")
+        elif self.count == _BAD_ROWS_SHOWN + 1:
+            _say(self._console, "further rows are skipped without a line each")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def find_collection(
+    target: Target, name: str, file: VectorFile, options: LoadOptions
+) -> Any | None:
+    """The collection, or None if it is to be made. What is asked for must agree with what is there.
 
     Raises:
-        InvalidArgumentError: it exists with another dimension, metric, M or ef_construction.
+        InvalidArgumentError: it exists with another dimension, metric, M or ef_construction, or
+            cannot be made with what was asked for.
     """
-    chosen = {"M": M, "ef_construction": ef}
+    wanted = {
+        "metric": options.metric,
+        "M": options.M,
+        "ef_construction": options.ef_construction,
+    }
     try:
         collection = target.collection(name)
     except NotFoundError:
-        options = {key: value for key, value in chosen.items() if value is not None}
-        made = target.create_collection(name, dim, metric or Metric.COSINE.value, **options)
-        return made, True
+        chosen = {key: value for key, value in wanted.items() if value is not None}
+        checks.check_config(
+            file.dim, **{"metric": Metric.COSINE, "M": 16, "ef_construction": 128, **chosen}
+        )
+        return None
     config = collection.config
-    for what, wanted in {"dim": dim, "metric": metric, **chosen}.items():
+    if config.dim != file.dim:
+        raise InvalidArgumentError(
+            f"collection {name} exists with dim {config.dim}, {file.path} has dim {file.dim}",
+            "CONFIG_MISMATCH",
+        )
+    for what, value in wanted.items():
         there = getattr(config, what)
-        if wanted is not None and wanted != there:
+        if value is not None and value != there:
             raise InvalidArgumentError(
-                f"collection {name} exists with {what} {there}, got {wanted}", "CONFIG_MISMATCH"
+                f"collection {name} exists with {what} {there}, got {value}", "CONFIG_MISMATCH"
             )
-    return collection, False
+    return collection
 
 
 def load(
-    collection: Any,
+    target: Target,
+    name: str,
     file: VectorFile,
-    *,
-    limit: int | None = None,
-    batch_rows: int | None = None,
-    progress: Callable[[int], None] = lambda rows: None,
+    options: LoadOptions,
+    console: Console,
+    on_found: Callable[[Any, bool], None],
 ) -> LoadSummary:
-    """Upsert the file's rows.
+    """Check a file and upsert its rows.
 
     Args:
-        limit: stop after so many rows.
-        batch_rows: rows a batch; None for as many as a few megabytes hold.
-        progress: told the number of rows acknowledged so far.
+        console: for progress, and for rows that are left out.
+        on_found: called with the collection, and whether it was made now.
 
     Raises:
-        InvalidArgumentError: the file is broken, or a row is refused; what came before is stored.
+        InvalidArgumentError: the file is broken, or a row is refused. Nothing was written, unless
+            the file is a pipe or was changed meanwhile.
     """
-    batch = batch_rows or batch_rows_for(file.dim)
+    found = find_collection(target, name, file, options)
+    metric = Metric(options.metric or Metric.COSINE) if found is None else found.config.metric
+    bad = _BadRows(console, options.skip_bad_rows)
+    total = file.rows
+    if options.limit is not None:
+        total = options.limit if total is None else min(options.limit, total)
+    if not file.is_pipe:
+        _check_all(file, metric, options, bad, Rows(console, f"checking {file.path.name}", total))
+        # The same rows are bad the second time; they are told once.
+        bad = _BadRows(Console(quiet=True), options.skip_bad_rows)
+    blocks = _acceptable(file, metric, options, bad)
+    first = next(blocks, None)
+    if first is None:
+        _check_some_are_good(0, bad)
+    collection, made = found, found is None
+    if collection is None:
+        collection, made = _create(target, name, file, options)
+    on_found(collection, made)
+    with Rows(console, f"loading {file.path.name}", total) as bar:
+        writing = _Writing(collection, file, options, bar)
+        try:
+            rows, replaced = writing.write(first, blocks)
+        except (InvalidArgumentError, OSError):
+            if made and writing.is_alone():
+                target.drop_collection(name)
+                _say(console, f"collection {name} was made for this file and is removed again")
+            raise
+        except KeyboardInterrupt:
+            of = "" if total is None else f" of {total:,}"
+            _say(
+                console,
+                f"interrupted: at least {bar.rows:,}{of} rows are on disk in collection {name}; "
+                "loading the file again replaces them and goes on",
+            )
+            raise
+    return LoadSummary(rows, replaced, bad.count, bar.elapsed_s)
+
+
+def _check_all(
+    file: VectorFile, metric: Metric, options: LoadOptions, bad: _BadRows, bar: Rows
+) -> None:
+    """Read a file to its end, before anything is written."""
+    good = 0
+    with bar:
+        for block in _acceptable(file, metric, options, bad):
+            good += len(block.ids)
+            bar.update(block.numbers[-1] + 1)
+    _check_some_are_good(good, bad)
+
+
+def _check_some_are_good(good: int, bad: _BadRows) -> None:
+    if good == 0 and bad.first is not None:
+        what = f"none of {bad.count:,} rows is good; the first: {bad.first.message}"
+        raise InvalidArgumentError(what, bad.first.reason)
+
+
+def _create(target: Target, name: str, file: VectorFile, options: LoadOptions) -> tuple[Any, bool]:
+    chosen = {"M": options.M, "ef_construction": options.ef_construction}
+    given = {key: value for key, value in chosen.items() if value is not None}
+    try:
+        metric = options.metric or Metric.COSINE.value
+        return target.create_collection(name, file.dim, metric, **given), True
+    except AlreadyExistsError:  # Somebody made it while the file was checked.
+        found = find_collection(target, name, file, options)
+        if found is None:
+            raise
+        return found, False
+
+
+class _Writing:
+    """The rows of one load on their way."""
+
+    def __init__(self, collection: Any, file: VectorFile, options: LoadOptions, bar: Rows) -> None:
+        self._collection = collection
+        self._batch = options.batch_rows or batch_rows_for(file.dim)
+        self._bar = bar
+        self._batches = 0
+
+    def write(self, first: Block | None, others: Iterator[Block]) -> tuple[int, int]:
+        """All blocks; how many rows there were, and how many of them gave way to others."""
+        live_before: int = self._collection.count()
+        rows, block = 0, first
+        while block is not None:
+            kept, start = _without_repeats(block), block.numbers[0]
+            self._batches += -(-len(kept.ids) // self._batch)
+            self._collection.upsert_many(
+                kept.ids,
+                kept.vectors,
+                kept.metadata,
+                batch_rows=self._batch,
+                progress=lambda done, start=start: self._bar.update(start + done.rows),
+            )
+            rows += len(block.ids)
+            self._bar.update(block.numbers[-1] + 1)
+            block = next(others, None)
+        grown: int = self._collection.count() - live_before
+        return rows, max(0, rows - grown)
+
+    def is_alone(self) -> bool:
+        """Whether the collection, which was empty, holds no batch of anybody else."""
+        try:
+            return bool(self._collection.stats().seq <= self._batches)
+        except VecdbError:
+            return False
+
+
+def _acceptable(
+    file: VectorFile, metric: Metric, options: LoadOptions, on_bad: OnBad
+) -> Iterator[Block]:
+    """The rows of a file that the engine will take."""
+    batch = options.batch_rows or batch_rows_for(file.dim)
     block_rows = batch * max(1, _BLOCK_BYTES // (4 * file.dim * batch))
-    live_before: int = collection.count()
-    read = 0
-    for block in file.blocks(block_rows, limit):
-        kept = _without_repeats(block)
-        start = read
-        collection.upsert_many(
-            kept.ids,
-            kept.vectors,
-            kept.metadata,
-            batch_rows=batch,
-            progress=lambda done, start=start: progress(start + done.rows),
-        )
-        read += len(block.ids)
-        progress(read)
-    grown: int = collection.count() - live_before
-    return LoadSummary(read, max(0, read - grown))
+    for block in file.blocks(block_rows, options.limit, on_bad):
+        bad = set()
+        for first in range(0, len(block.ids), limits.BATCH_ROWS.maximum):
+            rows = range(first, min(first + limits.BATCH_ROWS.maximum, len(block.ids)))
+            if _refusal(block, rows, metric) is None:
+                continue
+            for row in rows:
+                error = _refusal(block, range(row, row + 1), metric)
+                if error is not None:
+                    place = file.place(block.numbers[row])
+                    # It was looked at alone, so that it was row 0 to the check.
+                    reason = _ROW_0.sub("", error.message)
+                    what = f"{place}, id {str(block.ids[row])[:40]!r}: {reason}"
+                    on_bad(wrong(file.path, what))
+                    bad.add(row)
+        good = [row for row in range(len(block.ids)) if row not in bad]
+        if good:
+            yield block if not bad else block.only(good)
+
+
+def _refusal(block: Block, rows: range, metric: Metric) -> InvalidArgumentError | None:
+    """What the engine would say to these rows."""
+    try:
+        checks.check_ids(block.ids[rows.start : rows.stop], unique=False)
+        vectors = block.vectors[rows.start : rows.stop]
+        checks.check_vectors(vectors, vectors.shape[1], metric)
+        if block.metadata is not None:
+            checks.check_metadata(block.metadata[rows.start : rows.stop], len(rows))
+    except InvalidArgumentError as error:
+        return error
+    return None
 
 
 def batch_rows_for(dim: int) -> int:
@@ -110,8 +300,4 @@ def batch_rows_for(dim: int) -> int:
 def _without_repeats(block: Block) -> Block:
     """A batch must not hold an id twice: the last row stays, as the later batch would win."""
     last = {str(name): row for row, name in enumerate(block.ids)}
-    if len(last) == len(block.ids):
-        return block
-    rows = sorted(last.values())
-    metadata = None if block.metadata is None else [block.metadata[row] for row in rows]
-    return Block([block.ids[row] for row in rows], block.vectors[rows], metadata)
+    return block if len(last) == len(block.ids) else block.only(sorted(last.values()))

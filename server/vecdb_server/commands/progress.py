@@ -28,15 +28,18 @@ def is_live(console: Console) -> bool:
 class Rows:
     """A context manager: ``update`` is told how many rows are done.
 
+    Args:
+        total: how many there are, None if that is not known.
+
     Attributes:
-        elapsed_s: seconds since it was entered, until it was left.
+        rows: how many are done. elapsed_s: seconds since it was entered, until it was left.
     """
 
     _unit, _unit_size, _form = "rows", 1, ",.0f"
 
-    def __init__(self, console: Console, what: str, total: int) -> None:
+    def __init__(self, console: Console, what: str, total: int | None) -> None:
         self._console, self._what, self._total = console, what, total
-        self._rows = 0
+        self.rows = 0
         self._began = self._last_line = time.monotonic()
         self._ended: float | None = None
         self._bar: Progress | None = None
@@ -60,16 +63,23 @@ class Rows:
 
     def update(self, rows: int) -> None:
         """``rows`` are done, counted from the first."""
-        self._rows = rows
+        self.rows = rows
         elapsed = max(self.elapsed_s, 1e-9)
-        amount = f"{self._text(rows)} of {self._text(self._total, self._unit)}, "
+        amount = f"{self._done()}, "
         amount += self._text(rows / elapsed, f"{self._unit}/s")
         if self._bar is not None:
             self._bar.update(self._task, completed=rows, total=self._total, amount=amount)
         elif time.monotonic() - self._last_line >= _LINE_EVERY_S and rows:
             self._last_line = time.monotonic()
-            left = elapsed / rows * (self._total - rows)
-            _print_plain(self._console, f"{self._what}: {amount}, about {left:.0f} s left")
+            if self._total is not None:
+                left = elapsed / rows * (self._total - rows)
+                amount += f", about {left:.0f} s left"
+            _print_plain(self._console, f"{self._what}: {amount}")
+
+    def _done(self) -> str:
+        if self._total is None:
+            return self._text(self.rows, self._unit)
+        return f"{self._text(self.rows)} of {self._text(self._total, self._unit)}"
 
     def _text(self, count: float, unit: str = "") -> str:
         return f"{count / self._unit_size:{self._form}} {unit}".rstrip()
@@ -79,7 +89,8 @@ class Rows:
         if self._bar is not None:
             self._bar.start()
         else:
-            _print_plain(self._console, f"{self._what}: {self._text(self._total, self._unit)}")
+            total = "" if self._total is None else f": {self._text(self._total, self._unit)}"
+            _print_plain(self._console, f"{self._what}{total}")
         return self
 
     def __exit__(
@@ -91,9 +102,8 @@ class Rows:
         self._ended = time.monotonic()
         if self._bar is not None:
             self._bar.stop()
-        elif error is not None:
-            done = self._text(self._rows, self._unit)
-            _print_plain(self._console, f"{self._what}: stopped after {done}")
+        if error is not None:
+            _print_plain(self._console, f"{self._what}: stopped after {self._done()}")
 
 
 class Bytes(Rows):
