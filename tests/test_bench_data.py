@@ -106,6 +106,53 @@ def test_ann_benchmarks_hdf5(tmp_path: Path) -> None:
         prepare(str(path), tmp_path / "cache")
 
 
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        ({"train": None}, "no set 'train' in it, only test"),
+        ({"test": None}, "no set 'test' in it, only train"),
+        ({"train": None, "test": None}, "only nothing"),
+        ({"train": np.zeros((0, 12), np.float32)}, r"train: .* got float32 of shape \(0, 12\)"),
+        ({"test": np.zeros((0, 12), np.float32)}, r"test: .* got float32 of shape \(0, 12\)"),
+        ({"train": np.zeros((9, 0), np.float32)}, r"train: .* of shape \(9, 0\)"),
+        ({"train": np.zeros(9, np.float32)}, r"train: .* of shape \(9,\)"),
+        ({"train": np.zeros((3, 3, 12), np.float32)}, r"train: .* of shape \(3, 3, 12\)"),
+        ({"train": np.float32(1)}, r"train: .* of shape \(\)"),
+        ({"train": np.array([[b"a", b"b"]])}, "train: expected numbers"),
+        ({"test": vectors(9, 5)}, r"equal width, got \(300, 12\) and \(9, 5\)"),
+        ({"test": vectors(300)}, "each of its 300 rows is a query too"),
+        ({"train": "folder"}, "no set 'train' in it, only test, train"),
+    ],
+)
+def test_an_hdf5_file_of_another_shape_is_refused(
+    tmp_path: Path, change: dict[str, object], pattern: str
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "made.hdf5"
+    with h5py.File(path, "w") as file:
+        file.attrs["distance"] = "euclidean"
+        for name, array in {"train": vectors(300), "test": vectors(9), **change}.items():
+            if isinstance(array, str):
+                file.create_group(name)
+            elif array is not None:
+                file[name] = array
+    with pytest.raises(InvalidArgumentError, match=pattern):
+        prepare(str(path), tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_a_file_that_is_no_hdf5_or_npy_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    np.save(tmp_path / "flat.npy", np.zeros(5))
+    np.save(tmp_path / "none.npy", np.zeros((0, 5)))
+    np.save(tmp_path / "pickle.npy", np.array([[object()]]), allow_pickle=True)
+    for name in ("text.hdf5", "empty.hdf5", "text.npy", "empty.npy"):
+        (tmp_path / name).write_text("some text" if "text" in name else "")
+    for path in tmp_path.iterdir():
+        with pytest.raises(InvalidArgumentError, match=path.name):
+            prepare(str(path), tmp_path / "cache")
+
+
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "few.npy", vectors(5))
     for name, error in (

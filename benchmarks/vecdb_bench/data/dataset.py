@@ -200,7 +200,12 @@ def _held_out(
     else:
         rows = np.random.default_rng(SEED).permutation(len(vectors))
     known = {query.tobytes() for query in asked}
-    return rows[[vectors[row].tobytes() not in known for row in rows]], asked
+    rows = rows[[vectors[row].tobytes() not in known for row in rows]]
+    if len(rows) == 0:
+        raise InvalidArgumentError(
+            f"{identity}: each of its {len(vectors):,} rows is a query too", "TOO_FEW_ROWS"
+        )
+    return rows, asked
 
 
 def _opened(name: str, folder: Path) -> Dataset:

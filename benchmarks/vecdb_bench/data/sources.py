@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -107,16 +108,42 @@ def _glove() -> Source:
 
 def _matrices(paths: list[Path]) -> Source:
     def read() -> Reading:
-        base, *asked = (np.ascontiguousarray(np.load(path), np.float32) for path in paths)
-        for matrix in (base, *asked):
-            if matrix.ndim != 2 or matrix.shape[1] != base.shape[1]:
-                raise InvalidArgumentError(
-                    f"expected matrices of equal width, got {base.shape} and {matrix.shape}",
-                    "DIM_MISMATCH",
-                )
+        base, *asked = (_loaded(path) for path in paths)
+        _check_widths(base, *asked)
         return base, asked[0] if asked else None
 
     return Source(" ".join(map(_file_identity, paths)), "cosine", read)
+
+
+def _loaded(path: Path) -> Floats:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InvalidArgumentError(
+            f"{path}: not a readable .npy file: {error}", "BAD_FILE"
+        ) from None
+    return _as_matrix(array, str(path))
+
+
+def _as_matrix(array: Any, what: str) -> Floats:
+    """Numbers with 2 axes, none of which is empty."""
+    kind, shape = getattr(array.dtype, "kind", "O"), tuple(array.shape or ())
+    if kind not in "fiu" or len(shape) != 2 or 0 in shape:
+        raise InvalidArgumentError(
+            f"{what}: expected numbers of shape (rows, dim), both above 0, got {array.dtype} of "
+            f"shape {shape}",
+            "BAD_FILE",
+        )
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _check_widths(base: Floats, *others: Floats) -> None:
+    for matrix in others:
+        if matrix.shape[1] != base.shape[1]:
+            raise InvalidArgumentError(
+                f"expected matrices of equal width, got {base.shape} and {matrix.shape}",
+                "DIM_MISMATCH",
+            )
 
 
 def _hdf5(path: Path) -> Source:
@@ -126,7 +153,17 @@ def _hdf5(path: Path) -> Source:
     except ImportError:
         raise MissingExtraError("an HDF5 data set", "bench") from None
     names = {"angular": "cosine", "cosine": "cosine", "euclidean": "euclidean", "dot": "dot"}
-    with h5py.File(path) as file:
+
+    @contextmanager
+    def opened() -> Iterator[Any]:
+        try:
+            with h5py.File(path) as file:
+                yield file
+        except OSError as error:  # Of h5py, also for what is no such file or is cut.
+            what = f"{path}: not a readable HDF5 file: {error}"
+            raise InvalidArgumentError(what, "BAD_FILE") from None
+
+    with opened() as file:
         told = file.attrs.get("distance", "")
     told = told.decode() if isinstance(told, bytes) else str(told)
     if told not in names:
@@ -135,9 +172,17 @@ def _hdf5(path: Path) -> Source:
         )
 
     def read() -> Reading:
-        with h5py.File(path) as file:
-            train, test = (np.asarray(file[what], np.float32) for what in ("train", "test"))
-        return np.ascontiguousarray(train), np.ascontiguousarray(test)
+        with opened() as file:
+            found = []
+            for what in ("train", "test"):
+                if not isinstance(file.get(what), h5py.Dataset):
+                    sets = ", ".join(sorted(file)) or "nothing"
+                    raise InvalidArgumentError(
+                        f"{path}: there is no set {what!r} in it, only {sets}", "BAD_FILE"
+                    )
+                found.append(_as_matrix(file[what], f"{path}: {what}"))
+        _check_widths(*found)
+        return found[0], found[1]
 
     return Source(_file_identity(path), names[told], read)
 
