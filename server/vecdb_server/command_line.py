@@ -1,16 +1,18 @@
 """The command line ``vecdb``: options and their help; what a command does is in ``commands``.
 
     vecdb serve    a folder over gRPC             vecdb search   neighbours of an id or a vector
-    vecdb load     a file into a collection       vecdb stats    collections, rows, segments
-    vecdb rename   a collection                   vecdb warm     compile the kernels
+    vecdb load     a file into a collection       vecdb get      rows by their ids
+    vecdb create   a collection                   vecdb stats    collections, rows, segments
+    vecdb rename   a collection                   vecdb optimize all rows into graphs, now
+    vecdb drop     a collection                   vecdb warm     compile the kernels
     vecdb backup   while it is in use             vecdb restore  a backup into a new folder
     vecdb check    is all of it right?            vecdb compact  a folder that nobody has open
     vecdb export   to a file for FAISS …          vecdb import   another library's index
     vecdb demo     the first five minutes         vecdb bench    recall and latency
 
-``load``, ``export``, ``search``, ``stats``, ``rename`` and ``backup`` work on a server (``--url``)
-or, with no server in between, on a folder (``--data``). Everything heavy is imported inside the
-command that needs it, so that ``--help`` is quick.
+All but ``serve``, ``restore``, ``check``, ``compact``, ``warm``, ``demo`` and ``bench`` work on a
+server (``--url``) or, with no server in between, on a folder (``--data``). Everything heavy is
+imported inside the command that needs it, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import typer
 
 import vecdb
 from vecdb.errors import VecdbError
-from vecdb_server.commands import bench, export, importing
+from vecdb_server.commands import bench, export, importing, managing
 from vecdb_server.commands.options import Data, Url
 
 __all__ = ["app", "run"]
@@ -39,9 +41,6 @@ app.add_typer(bench.app)
 app.add_typer(export.app)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
-
-_INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 
 class BadRows(enum.StrEnum):
@@ -179,7 +178,7 @@ def load(
         try:
             summary = loading.load(target, collection, vectors, options, console, say_where)
         except KeyboardInterrupt:  # How far it got has been said.
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(managing.INTERRUPTED) from None
     seconds = max(summary.elapsed_s, 1e-9)
     typer.echo(
         f"{summary.rows:,} rows in {seconds:.1f} s, {summary.rows / seconds:,.0f} rows/s, "
@@ -192,6 +191,7 @@ def load(
 
 
 app.add_typer(importing.app, name="import")
+app.add_typer(managing.app)
 
 
 @app.command()
@@ -213,14 +213,13 @@ def search(
     as_json: Json = False,
 ) -> None:
     """The nearest rows to a stored one or to a vector."""
-    from rich.console import Console
-
     from vecdb_server.commands import answers
+    from vecdb_server.commands.console import output
     from vecdb_server.commands.target import open_target
 
     options = answers.SearchOptions(id, vector, k, ef, exact)
     with open_target(url, data) as target:
-        answers.print_search(Console(), target, collection, options, as_json=as_json)
+        answers.print_search(output(), target, collection, options, as_json=as_json)
 
 
 @app.command()
@@ -231,16 +230,15 @@ def stats(
     as_json: Json = False,
 ) -> None:
     """Collections, rows, segments and what the indexer does."""
-    from rich.console import Console
-
     from vecdb_server.commands import answers
+    from vecdb_server.commands.console import output
     from vecdb_server.commands.target import open_target
 
     with open_target(url, data) as target:
         if collection is None:
-            answers.print_all_stats(Console(), target, as_json=as_json)
+            answers.print_all_stats(output(), target, as_json=as_json)
         else:
-            answers.print_stats(Console(), target, collection, as_json=as_json)
+            answers.print_stats(output(), target, collection, as_json=as_json)
 
 
 @app.command()
@@ -276,12 +274,13 @@ def backup(
     from rich.console import Console
 
     from vecdb_server.commands import backups
+    from vecdb_server.commands.console import output
     from vecdb_server.commands.progress import Status
     from vecdb_server.commands.target import open_target
 
     with open_target(url, data) as target, Status(Console(stderr=True), f"backing up to {path}"):
         report = target.backup(path, include_segments=segments)
-    backups.print_report(Console(), "backup", report, as_json=as_json)
+    backups.print_report(output(), "backup", report, as_json=as_json)
 
 
 @app.command()
@@ -300,11 +299,12 @@ def restore(
     from rich.console import Console
 
     from vecdb_server.commands import backups
+    from vecdb_server.commands.console import output
     from vecdb_server.commands.progress import Status
 
     with Status(Console(stderr=True), f"restoring {backup}"):
         report = vecdb.restore(backup, data, include_segments=segments)
-    backups.print_report(Console(), "data folder", report, as_json=as_json)
+    backups.print_report(output(), "data folder", report, as_json=as_json)
 
 
 @app.command()
@@ -316,11 +316,12 @@ def compact(
     from rich.console import Console
 
     from vecdb_server.commands import backups
+    from vecdb_server.commands.console import output
     from vecdb_server.commands.progress import Status
 
     with Status(Console(stderr=True), f"compacting {data}"):
         report = vecdb.compact(data)
-    backups.print_compaction(Console(), report, as_json=as_json)
+    backups.print_compaction(output(), report, as_json=as_json)
 
 
 @app.command()
@@ -346,6 +347,7 @@ def check(
     from rich.console import Console
 
     from vecdb_server.commands import checking
+    from vecdb_server.commands.console import output
     from vecdb_server.commands.progress import Status
 
     try:
@@ -356,7 +358,7 @@ def check(
     except (VecdbError, OSError) as error:
         _failed(str(error))
         raise typer.Exit(checking.NOT_CHECKED) from None
-    checking.print_report(Console(), report, as_json=as_json)
+    checking.print_report(output(), report, as_json=as_json)
     raise typer.Exit(checking.exit_status(report))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from vecdb.types import CollectionConfig
 from vecdb_server.commands.answers import bytes_text
 from vecdb_server.commands.apart import run_apart
 from vecdb_server.commands.child import ServerProcess
+from vecdb_server.commands.optimizing import wait_for_graphs
 from vecdb_server.commands.progress import Rows, Status
 
 __all__ = ["DemoOptions", "run_demo"]
@@ -180,7 +180,8 @@ def _prepared(console: Console, client: Any, words: Words, fresh: bool) -> tuple
         return client.create_collection(COLLECTION, dim=dim, metric="cosine"), False
     if collection.config != CollectionConfig(dim=dim):
         raise FailedPreconditionError(
-            f"the collection {COLLECTION} in this folder is not the demo's; choose another --data"
+            f"the collection {COLLECTION} in this folder has dim {collection.dim} and "
+            f"{collection.config.metric}, the demo's dim {dim} and cosine; choose another --data"
         )
     count = collection.count()
     if count == len(words.words) and not fresh:
@@ -213,38 +214,10 @@ def _load(console: Console, collection: Any, words: Words) -> float:
 
 
 def _wait_for_index(console: Console, collection: Any) -> None:
-    """Wait in a second thread, so that this one can tell how it goes and hear Ctrl-C."""
     if collection.stats().unindexed_rows == 0:
         _say(console, "every word is in a graph")
         return
-    failure: list[BaseException] = []
-
-    def optimize() -> None:
-        try:
-            collection.optimize()
-        except BaseException as error:
-            failure.append(error)
-
-    waiter = threading.Thread(target=optimize, name="vecdb-demo-optimize", daemon=True)
-    began = time.monotonic()
-    with Status(console, "indexing: the server builds its graphs") as status:
-        waiter.start()
-        while waiter.is_alive():
-            waiter.join(0.5)
-            stats = collection.stats()
-            status.update(
-                f"indexing for {time.monotonic() - began:.0f} s: "
-                f"{stats.live_count - stats.unindexed_rows:,} of {stats.live_count:,} words in "
-                f"graphs, indexer {stats.indexer}"
-            )
-    if failure:
-        raise failure[0]
-    graphs = len(collection.stats().segments)
-    _say(
-        console,
-        f"all in graphs after {time.monotonic() - began:.1f} s more, "
-        f"{graphs} segment{'' if graphs == 1 else 's'}",
-    )
+    _say(console, wait_for_graphs(console, collection, COLLECTION))
 
 
 def _measure(console: Console, collection: Any, words: Words, figures: Figures) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
 from vecdb.types import CollectionConfig, CollectionStats, Hits
 from vecdb_server.sidecars import mapped
@@ -56,10 +57,14 @@ def print_search(
         found = collection.get([options.id])
         if found.missing:
             raise NotFoundError(f"collection {name} holds no id {options.id!r}", "NO_SUCH_ID")
-        hits = collection.search(
-            found.vectors[0], options.k + 1, ef=options.ef, exact=options.exact
-        )
-        chosen = [row for row, hit in enumerate(hits.ids) if hit != options.id][: options.k]
+        # The row itself is among its neighbours: one more is asked for where that may be, with the
+        # effort of what the user asked for.
+        k, ef = checks.check_k(options.k, 1), options.ef
+        if ef is None:
+            ef = checks.check_effort(None, k)
+        more = min(k + 1, limits.K.maximum)
+        hits = collection.search(found.vectors[0], more, ef=ef, exact=options.exact)
+        chosen = [row for row, hit in enumerate(hits.ids) if hit != options.id][:k]
     if as_json:
         print_json(_search_document(name, hits, chosen))
     else:

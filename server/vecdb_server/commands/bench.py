@@ -16,6 +16,7 @@ from rich.table import Table
 
 from vecdb.errors import InvalidArgumentError
 from vecdb_server.commands.answers import print_json
+from vecdb_server.commands.console import output
 from vecdb_server.commands.progress import is_live
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def data(
     from vecdb_bench.data.dataset import cache_folder, prepare
     from vecdb_bench.data.sources import NAMED
 
-    console = Console()
+    console = output()
     for name in names or list(NAMED):
         with _Steps(Console(stderr=True)) as steps:
             made = prepare(
@@ -230,4 +231,4 @@ def own(
             f"{row.p99_ms:.2f}",
             f"{row.visited:,.0f}",
         )
-    Console().print(table)
+    output().print(table)

@@ -132,10 +132,10 @@ def _save(
 
 
 def _print(report: Any, *, as_json: bool) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     from vecdb_server.commands.answers import bytes_text, print_json
+    from vecdb_server.commands.console import output
 
     if as_json:
         print_json(dataclasses.asdict(report))
@@ -146,7 +146,7 @@ def _print(report: Any, *, as_json: bool) -> None:
         took = f", {report.work_s:.1f} s" if report.work_s else ""
         facts += [("graph work", report.work + took), ("SHA-256", report.sha256)]
     facts.append(("took", f"{report.elapsed_s:.1f} s, all on disk"))
-    console = Console()
+    console = output()
     for name, value in facts:
         # No table, which would break a long path.
         console.print(Text(f"{name:<12} {value}"), soft_wrap=True)
