@@ -4,16 +4,21 @@ Reads lines from standard input: "work ID" (a collection may have graph work tha
 "optimize ID" (do all of it). Answers each with a JSON line {"event": "done", …} and tells between
 what it is doing. What does not pay while writes go on is done after a pause in the writing. Ends
 when its input ends: at once, or after the job at hand with ``--finish-when-orphaned``.
+
+With ``--finish ID…`` it reads no input: it brings all rows of these collections into graphs, those
+too that are in no segment yet, and ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import queue
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +26,12 @@ from vecdb.engine import layout
 from vecdb.engine.child_process import give_way
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.environment import Environment
+from vecdb.engine.files import file_lock
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.garbage import keep_what_is_loaded
 from vecdb.engine.indexing import CollectionIndexer
 from vecdb.engine.planning import Pace, graph_row_bytes
+from vecdb.engine.sealing import flat_rows_max, seal
 from vecdb.engine.store import Store
 from vecdb.errors import NotFoundError
 
@@ -32,6 +39,10 @@ __all__ = ["main"]
 
 _PAUSE_S = 2.0
 """Seconds without a word from the parent after which leftovers are done too."""
+
+_FINISHING_RUNS_MAX = 10
+"""Runs of a collection with ``--finish``: each does all that is there when it begins, so that more
+are needed only after another process, and writers can't keep it from ending."""
 
 
 def _say(event: dict[str, Any]) -> None:
@@ -77,6 +88,20 @@ class _Worker:
             self._work(collection_id, "optimizing" if word == "optimize" else "writing")
             _say({"event": "done", "left": len(self._leftover)})
 
+    def finish(self, collection_ids: list[str]) -> None:
+        """Do all that there is to do now in these collections."""
+        for collection_id in collection_ids:
+            _say({"event": "finishing", "collection": collection_id, "time": time.ctime()})
+            for _ in range(_FINISHING_RUNS_MAX):
+                self._work(collection_id, "optimizing")
+                if collection_id not in self._leftover:
+                    break
+                # Another process is at it, or writes more.
+                lock = self._root / "collections" / collection_id / "graph.lock"
+                with contextlib.suppress(OSError), file_lock(lock, wait=True):
+                    pass
+            _say({"event": "finished", "collection": collection_id, "time": time.ctime()})
+
     def _work(self, collection_id: str, pace: Pace) -> None:
         """One collection; whatever fails there is told and keeps no other from its turn."""
         folder = self._root / "collections" / collection_id
@@ -102,19 +127,28 @@ class _Worker:
         try:
             store = Store(environment, collection_id)
             size = graph_row_bytes(store.config.dim, store.config.M)
+            rows_max = max(1, self._arguments.segment_bytes_max // size)
+            sealed = not self._arguments.finish or seal(
+                store,
+                folder,
+                collection_id,
+                bytes_min=1,
+                rows_max=flat_rows_max(store, self._arguments.seal_bytes, rows_max),
+                joined_rows_max=rows_max,
+            )
             indexer = CollectionIndexer(
                 store,
                 folder,
                 collection_id,
                 threads=self._arguments.threads,
-                rows_max=max(1, self._arguments.segment_bytes_max // size),
+                rows_max=rows_max,
                 report=lambda event: _say({**event, "collection": collection_id}),
                 should_stop=self._orphaned.is_set,
                 settled_rows=self._settled_rows.get(collection_id),
             )
             left = indexer.run(pace)
             self._settled_rows[collection_id] = indexer.settled_rows
-            return left
+            return left or not sealed
         finally:
             environment.close()
 
@@ -127,6 +161,8 @@ def main() -> None:
     parser.add_argument("--segment-bytes-max", type=int, default=4 * 1024**3)
     parser.add_argument("--map-bytes", type=int, default=16 * 1024**3)
     parser.add_argument("--finish-when-orphaned", action="store_true")
+    parser.add_argument("--seal-bytes", type=int, default=8 * 1024**2)
+    parser.add_argument("--finish", nargs="+", metavar="ID", default=[])
     arguments = parser.parse_args()
     give_way()
     try:
@@ -135,6 +171,10 @@ def main() -> None:
         return  # The folder was deleted.
     with use:
         worker = _Worker(arguments)
+        if arguments.finish:
+            load_kernels()
+            worker.finish(arguments.finish)
+            return
         # Before the kernels, which may have to be compiled: the parent may end meanwhile.
         threading.Thread(target=worker.read_input, name="input", daemon=True).start()
         load_kernels()

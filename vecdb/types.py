@@ -229,6 +229,10 @@ class SearchInfo(NamedTuple):
         verified: True if all bytes that it rests on are known to be those that were written:
             those of segments were compared with their checksums since the files were opened, or
             written meanwhile. False for a while after opening; the answer is as good as the bytes.
+        unindexed_rows: live rows that are in no graph yet, so that each was compared with the
+            query. Up to a few thousand take no longer than a graph. If there are more for long,
+            no indexer is at work: call ``Collection.optimize``, or open the folder with
+            ``optimize=True``.
     """
 
     plan: str
@@ -238,6 +242,7 @@ class SearchInfo(NamedTuple):
     matches: int
     seq: int
     verified: bool
+    unindexed_rows: int = 0
 
 
 class Hit(NamedTuple):
@@ -332,19 +337,17 @@ class HitColumns(NamedTuple):
     def hits(self) -> list[Hits]:
         """One ``Hits`` a query; arrays are cut, not copied."""
         ids, distances, raw, vectors = self.ids, self.distances, self.raw_metadata, self.vectors
-        plan, exact, ef, _, matches, seq, verified = self.info
         answers = []
         start = 0
         for count, visited in zip(self.counts, self.visited, strict=True):
             end = start + count
-            info = SearchInfo(plan, exact, ef, visited, matches, seq, verified)
             answers.append(
                 Hits(
                     ids[start:end],
                     distances[start:end],
                     None if raw is None else raw[start:end],
                     None if vectors is None else vectors[start:end],
-                    info,
+                    self.info._replace(visited=visited),
                 )
             )
             start = end

@@ -216,7 +216,14 @@ def hits_of(
 
 def _info_of(info: wire.SearchInfo, visited: int) -> SearchInfo:
     return SearchInfo(
-        info.plan, info.exact, info.ef, visited, info.matches, info.seq, info.verified
+        info.plan,
+        info.exact,
+        info.ef,
+        visited,
+        info.matches,
+        info.seq,
+        info.verified,
+        unindexed_rows=info.unindexed_rows,
     )
 
 

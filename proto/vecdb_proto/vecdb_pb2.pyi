@@ -350,20 +350,22 @@ class Failure(_message.Message):
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class SearchInfo(_message.Message):
-    __slots__ = ("plan", "exact", "ef", "matches", "seq", "verified")
+    __slots__ = ("plan", "exact", "ef", "matches", "seq", "verified", "unindexed_rows")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
     EF_FIELD_NUMBER: _ClassVar[int]
     MATCHES_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    UNINDEXED_ROWS_FIELD_NUMBER: _ClassVar[int]
     plan: str
     exact: bool
     ef: int
     matches: int
     seq: int
     verified: bool
-    def __init__(self, plan: _Optional[str] = ..., exact: _Optional[bool] = ..., ef: _Optional[int] = ..., matches: _Optional[int] = ..., seq: _Optional[int] = ..., verified: _Optional[bool] = ...) -> None: ...
+    unindexed_rows: int
+    def __init__(self, plan: _Optional[str] = ..., exact: _Optional[bool] = ..., ef: _Optional[int] = ..., matches: _Optional[int] = ..., seq: _Optional[int] = ..., verified: _Optional[bool] = ..., unindexed_rows: _Optional[int] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("all_of", "any_of", "negated", "comparison")

@@ -347,6 +347,7 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
             matches=info.matches,
             seq=info.seq,
             verified=info.verified,
+            unindexed_rows=info.unindexed_rows,
         )
     return response
 

@@ -232,7 +232,16 @@ def _info(view: View, parts: Sequence[Found], wanted: Wanted) -> SearchInfo:
     walked, scanned = True in ways, False in ways or not ways
     plan = "graph+scan" if walked and scanned else "graph" if walked else "scan"
     ef = wanted.ef if walked else 0
-    return SearchInfo(plan, not walked, ef, 0, view.live_count, view.state.seq, view.verified)
+    return SearchInfo(
+        plan,
+        not walked,
+        ef,
+        0,
+        view.live_count,
+        view.state.seq,
+        view.verified,
+        unindexed_rows=view.unindexed_count,
+    )
 
 
 def _distances(scores: npt.NDArray[np.float32], metric: Metric) -> Any:

@@ -10,16 +10,19 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Final
 
 import vecdb
 
-__all__ = ["give_way", "start_child"]
+__all__ = ["give_way", "start_child", "start_detached"]
 
 _NICENESS: Final = 10
 """It still gets a tenth of a core that searches want for themselves, so that it never stands
 still: rows that wait for a graph are scanned by every search."""
+
+_LOG_BYTES_MAX: Final = 1024**2
 
 
 def start_child(module: str, *arguments: str, own_session: bool) -> subprocess.Popen[str]:
@@ -28,19 +31,49 @@ def start_child(module: str, *arguments: str, own_session: bool) -> subprocess.P
     Args:
         own_session: signals to this process's group, as Ctrl-C sends them, are not for the child.
     """
-    home = str(Path(vecdb.__file__).resolve().parent.parent)
-    path = os.environ.get("PYTHONPATH")
     return subprocess.Popen(
-        # -P: what lies in the caller's current folder is no business of the child's.
-        [sys.executable, "-P", "-m", module, *arguments],
+        _command(module, arguments),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{path}" if path else home},
+        env=_environment(),
         start_new_session=own_session,
     )
+
+
+def start_detached(module: str, *arguments: str, log: Path) -> None:
+    """The same for a process that goes on without this one: it ends by itself, and what it says is
+    added to a file, which is begun again when it has grown."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
+        flags |= os.O_TRUNC
+    descriptor = os.open(log, flags, 0o600)
+    try:
+        child = subprocess.Popen(
+            _command(module, arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            env=_environment(),
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+    # While this process lives, it is the one to collect it.
+    threading.Thread(target=child.wait, name="vecdb-detached", daemon=True).start()
+
+
+def _command(module: str, arguments: tuple[str, ...]) -> list[str]:
+    # -P: what lies in the caller's current folder is no business of the child's.
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def _environment() -> dict[str, str]:
+    home = str(Path(vecdb.__file__).resolve().parent.parent)
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{path}" if path else home}
 
 
 def give_way() -> None:

@@ -38,7 +38,6 @@ def collection_stats(database: Database, opened: OpenCollection) -> CollectionSt
         )
         for s in view.segments
     ]
-    unindexed = view.fresh_live_count + sum(s.live_count for s in view.segments if s.graph is None)
     return CollectionStats(
         live_count=view.live_count,
         seq=view.state.seq,
@@ -46,7 +45,7 @@ def collection_stats(database: Database, opened: OpenCollection) -> CollectionSt
         next_row=view.counters.next_row,
         sealed_to=view.counters.sealed_to,
         fresh_rows=view.fresh_live_count,
-        unindexed_rows=unindexed,
+        unindexed_rows=view.unindexed_count,
         store_bytes=store.environment.file_bytes(),
         segment_bytes=sum(s.bytes for s in segments),
         indexer=database.indexer_status(opened),

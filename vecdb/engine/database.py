@@ -340,7 +340,7 @@ class Database:
             self._unusable = f"the database in {self.path} is closed"
             self._writer.close()
             self._upkeep.close()
-            self._supervisor.close()
+            self._supervisor.close(list(self._collections.values()))
             self.verifier.close()
             self.pool.close()
             with self._lock:

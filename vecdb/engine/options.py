@@ -49,6 +49,11 @@ class Options:
             searches scan what no graph covers.
         indexer_outlives_parent: finish the job at hand when this process ends (an embedded
             database), or stop with it (a server).
+        optimize: when the database is closed, a process of its own brings all rows of the
+            collections that were used into graphs, as ``Collection.optimize`` does, and ends. It
+            goes on when this process ends or its terminal is closed, lets others open the folder,
+            keeps a compaction waiting, and tells what it does in the folder's file indexer.log.
+            For programs that write and end at once; one that is killed begins at the next closing.
     """
 
     threads: int = field(default_factory=_core_count)
@@ -62,6 +67,7 @@ class Options:
     open_collections_max: int = 128
     indexer: bool = True
     indexer_outlives_parent: bool = True
+    optimize: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -80,3 +86,5 @@ class Options:
                 raise InvalidArgumentError(
                     f"option {name} must be an integer of at least 1, got {value!r}", "BAD_OPTION"
                 )
+        if self.optimize and not self.indexer:
+            raise InvalidArgumentError("option optimize needs the option indexer", "BAD_OPTION")

@@ -12,19 +12,25 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import math
 import os
 import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vecdb.engine.child_process import start_child
+from vecdb.engine.child_process import start_child, start_detached
 from vecdb.engine.options import Options
+from vecdb.engine.planning import plan
+from vecdb.errors import VecdbError
+
+if TYPE_CHECKING:
+    from vecdb.engine.open_collection import OpenCollection
 
 __all__ = ["Supervisor"]
 
@@ -36,6 +42,12 @@ _END_S_MAX = 5.0
 _UNANSWERED_MAX = 64
 """Lines that the child was given and has not answered yet. Its pipe holds more than these, so that
 writing to it never waits: it may have been stopped."""
+
+
+_LOG_NAME = "indexer.log"
+"""In the data folder: what a detached indexer says."""
+
+_log = logging.getLogger("vecdb.engine")
 
 
 @dataclass
@@ -100,13 +112,36 @@ class Supervisor:
         failure = self._failures.get(collection_id)
         return 0 if failure is None else failure.count
 
-    def close(self) -> None:
-        """End the supervisor. An embedded database's child finishes the job at hand by itself."""
+    def close(self, collections: Iterable[OpenCollection] = ()) -> None:
+        """End the supervisor. An embedded database's child finishes the job at hand by itself.
+
+        Args:
+            collections: those that are open; with the option ``optimize`` a detached indexer
+                finishes what is left to do in them.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
+        if self._options.optimize:
+            unfinished = [opened.id for opened in collections if _is_unfinished(opened)]
+            if unfinished:
+                self._finish_detached(unfinished)
+
+    def _finish_detached(self, collection_ids: list[str]) -> None:
+        try:
+            start_detached(
+                "vecdb.indexer",
+                *self._arguments(),
+                f"--seal-bytes={self._options.seal_bytes}",
+                "--finish",
+                *collection_ids,
+                log=self._root / _LOG_NAME,
+            )
+        except OSError as error:
+            # Closing goes on: the rows are on disk, and the next who opens them indexes them.
+            _log.warning("no indexer was started for %s: %s", self._root, error)
 
     # The rest runs in the supervisor's thread, and ``_listen`` in one a child.
 
@@ -216,13 +251,18 @@ class Supervisor:
         outlives = self._options.indexer_outlives_parent
         return start_child(
             "vecdb.indexer",
+            *self._arguments(),
+            *(["--finish-when-orphaned"] if outlives else []),
+            own_session=outlives,
+        )
+
+    def _arguments(self) -> list[str]:
+        return [
             os.fspath(self._root),
             f"--threads={self._options.threads}",
             f"--segment-bytes-max={self._options.segment_bytes_max}",
             f"--map-bytes={self._options.map_bytes}",
-            *(["--finish-when-orphaned"] if outlives else []),
-            own_session=outlives,
-        )
+        ]
 
     def _listen(self, child: subprocess.Popen[str]) -> None:
         """The thread that hears the child out and collects it, perhaps after we have closed."""
@@ -251,3 +291,14 @@ class Supervisor:
             self._failures.pop(event["collection"], None)
         elif kind == "failed":
             self._failed(event["collection"], event["detail"])
+
+
+def _is_unfinished(opened: OpenCollection) -> bool:
+    """Whether rows are in no graph, or in more graphs than they need be."""
+    try:
+        view = opened.views.view()
+    except (VecdbError, OSError) as error:
+        _log.warning("closing %s: %s", opened.folder, error)
+        return False
+    work = plan(view.segments, opened.graph_rows_max, pace="optimizing")
+    return view.fresh_live_count > 0 or work is not None

@@ -142,6 +142,11 @@ class View:
         """Those of them that are in no segment."""
         return self.fresh.live_count + (self.rest.live_count if self.rest else 0)
 
+    @cached_property
+    def unindexed_count(self) -> int:
+        """Live rows that are in no graph."""
+        return self.fresh_live_count + sum(s.live_count for s in self.segments if s.graph is None)
+
     @property
     def verified(self) -> bool:
         """True if all segments are; it becomes true as they are compared."""

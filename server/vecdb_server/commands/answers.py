@@ -15,6 +15,7 @@ from rich.table import Table
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
 from vecdb.types import CollectionConfig, CollectionStats, Hits
+from vecdb_server.commands.target import place_of
 from vecdb_server.sidecars import mapped
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ __all__ = [
     "print_stats",
     "read_vector",
 ]
+
+
+_UNINDEXED_ROWS_SAID = 4_000
+"""Rows in no graph that are worth a word: fewer are compared about as fast as a graph is walked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +80,17 @@ def print_search(
             console,
             f"{info.plan}, {way}; {info.visited:,} of {info.matches:,} vectors compared; "
             f"seq {info.seq}",
+        )
+        _say_unindexed(console, target, name, info.unindexed_rows, info.matches)
+
+
+def _say_unindexed(console: Console, target: Target, name: str, unindexed: int, live: int) -> None:
+    """That rows are in no graph, if they are so many that searches take longer for it."""
+    if unindexed >= _UNINDEXED_ROWS_SAID:
+        _say(
+            console,
+            f"{unindexed:,} of {live:,} rows are in no graph yet, so that each search compares "
+            f"them one by one: vecdb optimize {name}{place_of(target)}",
         )
 
 
@@ -149,6 +165,7 @@ def print_stats(console: Console, target: Target, name: str, *, as_json: bool) -
     ):
         facts.add_row(what, _literal(value))
     console.print(facts)
+    _say_unindexed(console, target, name, stats.unindexed_rows, stats.live_count)
     if stats.segments:
         table = Table("segment", "kind", box=None, pad_edge=False)
         for heading in ("first row", "end row", "rows", "dead", "size"):
@@ -198,8 +215,8 @@ def print_all_stats(console: Console, target: Target, *, as_json: bool) -> None:
     for heading in ("dim", "vectors", "not in a graph", "seq", "on disk"):
         table.add_column(heading, justify="right")
     table.add_column("indexer")
-    for each in collections:
-        stats = each.stats()
+    known = [(each, each.stats()) for each in collections]
+    for each, stats in known:
         table.add_row(
             each.name,
             str(each.config.metric),
@@ -211,6 +228,8 @@ def print_all_stats(console: Console, target: Target, *, as_json: bool) -> None:
             _literal(stats.indexer),
         )
     console.print(table)
+    for each, stats in known:
+        _say_unindexed(console, target, each.name, stats.unindexed_rows, stats.live_count)
 
 
 def _stats_document(name: str, config: CollectionConfig, stats: CollectionStats) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     Target: TypeAlias = Database | Client
 
-__all__ = ["DEFAULT_URL", "open_target"]
+__all__ = ["DEFAULT_URL", "open_target", "place_of"]
 
 DEFAULT_URL = "127.0.0.1:7801"
 
@@ -39,3 +40,12 @@ def open_target(
     if not create and not (data / "FORMAT").exists():
         raise NotFoundError(f"there is no database in {data}", "NO_DATABASE")
     return vecdb.open(data, **options)
+
+
+def place_of(target: Target) -> str:
+    """The option that names it, to be put behind another command."""
+    folder = getattr(target, "path", None)
+    if folder is not None:
+        return f" --data {shlex.quote(str(folder))}"
+    address = str(getattr(target, "address", DEFAULT_URL))
+    return "" if address == DEFAULT_URL else f" --url {address}"
