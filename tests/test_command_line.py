@@ -451,3 +451,59 @@ def test_batches_of_wide_vectors_are_small() -> None:
     assert batch_rows_for(8) == 1000
     assert batch_rows_for(1536) == 682
     assert batch_rows_for(16_384) == 64
+
+
+def rows_of(where: list[str], name: str) -> tuple[int, int]:
+    """Live rows, and those in no graph."""
+    with opened(where) as database:
+        stats = database.collection(name).stats()
+        return stats.live_count, stats.unindexed_rows
+
+
+def test_optimize_waits_until_all_is_in_graphs(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).standard_normal((4100, 4)))
+    load = ["load", str(tmp_path / "X.npy")]
+    assert command_line.run([*load, "few", "--limit", "3999", *where]) == 0
+    capsys.readouterr()
+    # A few rows are no matter; more are said, with the command that helps.
+    assert command_line.run(["search", "few", "--id", "1", *where]) == 0
+    assert command_line.run(["stats", "few", *where]) == 0
+    assert "vecdb optimize" not in capsys.readouterr().out
+    assert command_line.run([*load, "many", *where]) == 0
+    hint = f"vecdb optimize many {' '.join(where)}"
+    assert (hint in capsys.readouterr().out) is (where[0] == "--data")
+    for command in (["search", "many", "--id", "1"], ["stats", "many"], ["stats"]):
+        assert command_line.run([*command, *where]) == 0
+        said = capsys.readouterr().out
+        assert "4,100 of 4,100 rows are in no graph yet" in said and hint in said
+        assert "optimize few" not in said
+    search = ["search", "many", "--vector", "1,2,3,4", "--json", *where]
+    assert command_line.run(search) == 0
+    assert json.loads(capsys.readouterr().out)["info"]["unindexed_rows"] == 4100
+
+    assert command_line.run(["optimize", "many", *where]) == 0
+    said = capsys.readouterr()
+    assert "many: 4,100 of 4,100 rows in graphs after" in said.out and "1 graph" in said.out
+    assert "indexing many: 0 of 4,100 rows in graphs" in said.err
+    assert rows_of(where, "many") == (4100, 0)
+    assert command_line.run(search) == 0
+    info = json.loads(capsys.readouterr().out)["info"]
+    assert (info["unindexed_rows"], info["plan"]) == (0, "graph")
+    assert command_line.run(["optimize", *where]) == 0
+    said = capsys.readouterr().out
+    assert "few: 3,999 of 3,999 rows in graphs" in said and "many: 4,100 of" in said
+    assert rows_of(where, "few") == (3999, 0)
+    assert command_line.run(["optimize", "none", *where]) == 1
+
+
+def test_load_optimize_waits_for_the_graph(
+    where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).standard_normal((5000, 4)))
+    assert command_line.run(["load", str(tmp_path / "X.npy"), "X", "--optimize", *where]) == 0
+    said = capsys.readouterr()
+    assert "X: 5,000 of 5,000 rows in graphs after" in said.out
+    assert "in no graph" not in said.out
+    assert rows_of(where, "X") == (5000, 0)

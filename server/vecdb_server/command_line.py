@@ -150,6 +150,9 @@ def load(
             "--on-bad-row", help="A zero vector, a broken line: refuse the file, or skip."
         ),
     ] = BadRows.REFUSE,
+    optimize: Annotated[
+        bool, typer.Option("--optimize", help="Then wait until all rows are in graphs.")
+    ] = False,
 ) -> None:
     """Load a file of vectors into a collection.
 
@@ -160,8 +163,10 @@ def load(
     """
     from rich.console import Console
 
-    from vecdb_server.commands import loading
-    from vecdb_server.commands.target import open_target
+    from vecdb_server.commands import answers, loading
+    from vecdb_server.commands.console import output
+    from vecdb_server.commands.optimizing import wait_for_graphs
+    from vecdb_server.commands.target import open_target, place_of
     from vecdb_server.vector_files import open_vectors
 
     vectors = open_vectors(file, ids, metadata, form=form)
@@ -177,17 +182,14 @@ def load(
         console = Console(stderr=True)
         try:
             summary = loading.load(target, collection, vectors, options, console, say_where)
+            loading.print_summary(summary)
+            found = target.collection(collection)
+            if optimize:
+                typer.echo(wait_for_graphs(console, found, collection))
         except KeyboardInterrupt:  # How far it got has been said.
             raise typer.Exit(managing.INTERRUPTED) from None
-    seconds = max(summary.elapsed_s, 1e-9)
-    typer.echo(
-        f"{summary.rows:,} rows in {seconds:.1f} s, {summary.rows / seconds:,.0f} rows/s, "
-        "all on disk"
-    )
-    if summary.replaced:
-        typer.echo(f"{summary.replaced:,} of them replaced rows with the same id")
-    if summary.skipped:
-        typer.echo(f"{summary.skipped:,} bad rows were skipped")
+        if data is not None and not optimize:  # A server's indexer gets there by itself.
+            answers.print_unindexed(output(), target, collection, place_of(url, data))
 
 
 app.add_typer(importing.app, name="import")
@@ -215,11 +217,13 @@ def search(
     """The nearest rows to a stored one or to a vector."""
     from vecdb_server.commands import answers
     from vecdb_server.commands.console import output
-    from vecdb_server.commands.target import open_target
+    from vecdb_server.commands.target import open_target, place_of
 
     options = answers.SearchOptions(id, vector, k, ef, exact)
     with open_target(url, data) as target:
-        answers.print_search(output(), target, collection, options, as_json=as_json)
+        answers.print_search(
+            output(), target, collection, options, as_json=as_json, place=place_of(url, data)
+        )
 
 
 @app.command()
@@ -232,13 +236,15 @@ def stats(
     """Collections, rows, segments and what the indexer does."""
     from vecdb_server.commands import answers
     from vecdb_server.commands.console import output
-    from vecdb_server.commands.target import open_target
+    from vecdb_server.commands.target import open_target, place_of
 
     with open_target(url, data) as target:
         if collection is None:
-            answers.print_all_stats(output(), target, as_json=as_json)
+            answers.print_all_stats(output(), target, as_json=as_json, place=place_of(url, data))
         else:
-            answers.print_stats(output(), target, collection, as_json=as_json)
+            answers.print_stats(
+                output(), target, collection, as_json=as_json, place=place_of(url, data)
+            )
 
 
 @app.command()

@@ -43,9 +43,13 @@ def start_child(module: str, *arguments: str, own_session: bool) -> subprocess.P
     )
 
 
-def start_detached(module: str, *arguments: str, log: Path) -> None:
+def start_detached(module: str, *arguments: str, log: Path, holding: int) -> None:
     """The same for a process that goes on without this one: it ends by itself, and what it says is
-    added to a file, which is begun again when it has grown."""
+    added to a file, which is begun again when it has grown.
+
+    Args:
+        holding: a descriptor that it is born with, and a lock by it.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
         flags |= os.O_TRUNC
@@ -58,6 +62,7 @@ def start_detached(module: str, *arguments: str, log: Path) -> None:
             stderr=descriptor,
             env=_environment(),
             start_new_session=True,
+            pass_fds=(holding,),
         )
     finally:
         os.close(descriptor)

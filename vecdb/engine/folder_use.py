@@ -64,6 +64,17 @@ class FolderUse:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    @property
+    def descriptor(self) -> int:
+        """What holds the lock, for a process that is started with it."""
+        return self._descriptor
+
+    def hand_on(self) -> None:
+        """Let go of it without ending the lock, which a process that was started with the
+        descriptor holds until its own end."""
+        os.close(self._descriptor)
+        self._descriptor = -1
+
     def __enter__(self) -> FolderUse:
         return self
 

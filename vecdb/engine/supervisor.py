@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vecdb.engine.child_process import start_child, start_detached
+from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.options import Options
 from vecdb.engine.planning import plan
 from vecdb.errors import VecdbError
@@ -131,14 +132,17 @@ class Supervisor:
 
     def _finish_detached(self, collection_ids: list[str]) -> None:
         try:
-            start_detached(
-                "vecdb.indexer",
-                *self._arguments(),
-                f"--seal-bytes={self._options.seal_bytes}",
-                "--finish",
-                *collection_ids,
-                log=self._root / _LOG_NAME,
-            )
+            with FolderUse(self._root) as use:  # So that no compaction comes before it.
+                start_detached(
+                    "vecdb.indexer",
+                    *self._arguments(),
+                    f"--seal-bytes={self._options.seal_bytes}",
+                    "--finish",
+                    *collection_ids,
+                    log=self._root / _LOG_NAME,
+                    holding=use.descriptor,
+                )
+                use.hand_on()
         except OSError as error:
             # Closing goes on: the rows are on disk, and the next who opens them indexes them.
             _log.warning("no indexer was started for %s: %s", self._root, error)

@@ -15,7 +15,6 @@ from rich.table import Table
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
 from vecdb.types import CollectionConfig, CollectionStats, Hits
-from vecdb_server.commands.target import place_of
 from vecdb_server.sidecars import mapped
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ __all__ = [
     "print_json",
     "print_search",
     "print_stats",
+    "print_unindexed",
     "read_vector",
 ]
 
@@ -48,9 +48,19 @@ class SearchOptions:
 
 
 def print_search(
-    console: Console, target: Target, name: str, options: SearchOptions, *, as_json: bool
+    console: Console,
+    target: Target,
+    name: str,
+    options: SearchOptions,
+    *,
+    as_json: bool,
+    place: str = "",
 ) -> None:
-    """Search and print. The row that is searched for by its id is left out of its neighbours."""
+    """Search and print. The row that is searched for by its id is left out of its neighbours.
+
+    Args:
+        place: the option that names the target, as ``place_of`` gives it.
+    """
     if (options.id is None) == (options.vector is None):
         raise InvalidArgumentError("give --id or --vector, one of them")
     collection = target.collection(name)
@@ -81,16 +91,22 @@ def print_search(
             f"{info.plan}, {way}; {info.visited:,} of {info.matches:,} vectors compared; "
             f"seq {info.seq}",
         )
-        _say_unindexed(console, target, name, info.unindexed_rows, info.matches)
+        _say_unindexed(console, place, name, info.unindexed_rows, info.matches)
 
 
-def _say_unindexed(console: Console, target: Target, name: str, unindexed: int, live: int) -> None:
+def print_unindexed(console: Console, target: Target, name: str, place: str) -> None:
+    """What there is to say after a load."""
+    stats = target.collection(name).stats()
+    _say_unindexed(console, place, name, stats.unindexed_rows, stats.live_count)
+
+
+def _say_unindexed(console: Console, place: str, name: str, unindexed: int, live: int) -> None:
     """That rows are in no graph, if they are so many that searches take longer for it."""
     if unindexed >= _UNINDEXED_ROWS_SAID:
         _say(
             console,
             f"{unindexed:,} of {live:,} rows are in no graph yet, so that each search compares "
-            f"them one by one: vecdb optimize {name}{place_of(target)}",
+            f"them one by one; to have them in one now: vecdb optimize {name}{place}",
         )
 
 
@@ -143,7 +159,9 @@ def _search_document(name: str, hits: Hits, chosen: list[int]) -> dict[str, Any]
     }
 
 
-def print_stats(console: Console, target: Target, name: str, *, as_json: bool) -> None:
+def print_stats(
+    console: Console, target: Target, name: str, *, as_json: bool, place: str = ""
+) -> None:
     """One collection, with its segments."""
     collection = target.collection(name)
     config, stats = collection.config, collection.stats()
@@ -165,7 +183,7 @@ def print_stats(console: Console, target: Target, name: str, *, as_json: bool) -
     ):
         facts.add_row(what, _literal(value))
     console.print(facts)
-    _say_unindexed(console, target, name, stats.unindexed_rows, stats.live_count)
+    _say_unindexed(console, place, name, stats.unindexed_rows, stats.live_count)
     if stats.segments:
         table = Table("segment", "kind", box=None, pad_edge=False)
         for heading in ("first row", "end row", "rows", "dead", "size"):
@@ -202,7 +220,7 @@ def _readers_text(stats: CollectionStats) -> str:
     return f"{stats.readers:,}, the oldest {stats.oldest_reader_lag:,} commits behind"
 
 
-def print_all_stats(console: Console, target: Target, *, as_json: bool) -> None:
+def print_all_stats(console: Console, target: Target, *, as_json: bool, place: str = "") -> None:
     """All collections, a line each."""
     collections = [target.collection(each.name) for each in target.list_collections()]
     if as_json:
@@ -229,7 +247,7 @@ def print_all_stats(console: Console, target: Target, *, as_json: bool) -> None:
         )
     console.print(table)
     for each, stats in known:
-        _say_unindexed(console, target, each.name, stats.unindexed_rows, stats.live_count)
+        _say_unindexed(console, place, each.name, stats.unindexed_rows, stats.live_count)
 
 
 def _stats_document(name: str, config: CollectionConfig, stats: CollectionStats) -> dict[str, Any]:

@@ -28,7 +28,14 @@ from vecdb_server.vector_files import Block, OnBad, VectorFile
 if TYPE_CHECKING:
     from vecdb_server.commands.target import Target
 
-__all__ = ["LoadOptions", "LoadSummary", "batch_rows_for", "find_collection", "load"]
+__all__ = [
+    "LoadOptions",
+    "LoadSummary",
+    "batch_rows_for",
+    "find_collection",
+    "load",
+    "print_summary",
+]
 
 _BLOCK_BYTES = 8 * 1024**2
 _BATCH_BYTES = 4 * 1024**2
@@ -64,6 +71,17 @@ class LoadSummary:
     replaced: int
     skipped: int
     elapsed_s: float
+
+
+def print_summary(summary: LoadSummary) -> None:
+    """On stdout."""
+    seconds = max(summary.elapsed_s, 1e-9)
+    rate = f"{summary.rows / seconds:,.0f} rows/s"
+    print(f"{summary.rows:,} rows in {seconds:.1f} s, {rate}, all on disk", flush=True)
+    if summary.replaced:
+        print(f"{summary.replaced:,} of them replaced rows with the same id")
+    if summary.skipped:
+        print(f"{summary.skipped:,} bad rows were skipped")
 
 
 class _BadRows:

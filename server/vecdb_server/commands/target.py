@@ -42,10 +42,8 @@ def open_target(
     return vecdb.open(data, **options)
 
 
-def place_of(target: Target) -> str:
+def place_of(url: str | None, data: Path | None) -> str:
     """The option that names it, to be put behind another command."""
-    folder = getattr(target, "path", None)
-    if folder is not None:
-        return f" --data {shlex.quote(str(folder))}"
-    address = str(getattr(target, "address", DEFAULT_URL))
-    return "" if address == DEFAULT_URL else f" --url {address}"
+    if data is not None:
+        return f" --data {shlex.quote(str(data))}"
+    return "" if url in (None, DEFAULT_URL) else f" --url {url}"
