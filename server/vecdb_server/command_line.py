@@ -370,7 +370,7 @@ def check(
 
 @app.command()
 def warm() -> None:
-    """Compile the search kernels for this processor now, not at the first start."""
+    """Compile the search kernels for this processor now, not when a folder is first opened."""
     from vecdb.engine.compiled import load_kernels
 
     load_kernels(typer.echo)

@@ -3,12 +3,18 @@
 Compiling takes tens of seconds, so one process does it under a lock while others wait for its
 result. The cache lies where numba puts it (``NUMBA_CACHE_DIR``, beside the source, or the user's
 cache folder), never in a data folder: it holds pickles.
+
+A program that opens a folder would stand still meanwhile without a word, so it gets a warning of
+the logger ``vecdb.kernels``, which Python prints on stderr unless logging is set up otherwise:
+``logging.getLogger("vecdb.kernels").setLevel("ERROR")`` turns it off, ``vecdb warm`` compiles
+beforehand.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import threading
 import time
@@ -18,12 +24,20 @@ from typing import Any
 
 from vecdb.engine.files import file_lock
 
-__all__ = ["kernels_ready", "load_kernels"]
+__all__ = ["kernels_ready", "load_kernels", "warn_when_compiling"]
 
 _MODULE = "vecdb.engine.kernels"
 _lock = threading.Lock()
 _loaded: Any = None
 _SLOW_S = 1.0
+_log = logging.getLogger("vecdb.kernels")
+_warns = False
+
+
+def warn_when_compiling() -> None:
+    """For a process that belongs to others: have ``load_kernels`` warn in the log, once."""
+    global _warns
+    _warns = True
 
 
 def kernels_ready() -> bool:
@@ -35,15 +49,22 @@ def load_kernels(on_compile: Callable[[str], None] | None = None) -> Any:
     """The module ``vecdb.engine.kernels``, compiled.
 
     Args:
-        on_compile: told in a sentence when it takes longer than a moment, and when it is done.
+        on_compile: told in a sentence when it takes longer than a moment, and when it is done;
+            None for a warning in the log, if there is to be any.
     """
     global _loaded
     if _loaded is not None:
         return _loaded
     with _lock:
         if _loaded is None:
-            _loaded = _load(on_compile)
+            _loaded = _load(on_compile or (_warning() if _warns else None))
     return _loaded
+
+
+def _warning() -> Callable[[str], None]:
+    """The first sentence is a warning; that it is done is for who wants to know all."""
+    levels = iter((logging.WARNING,))
+    return lambda sentence: _log.log(next(levels, logging.INFO), "vecdb: %s", sentence)
 
 
 def _load(on_compile: Callable[[str], None] | None) -> Any:
@@ -54,7 +75,10 @@ def _load(on_compile: Callable[[str], None] | None) -> Any:
         if done.wait(_SLOW_S) or on_compile is None:
             return
         if ours.is_set():
-            on_compile("compiling the search kernels for this processor, once; up to a minute")
+            on_compile(
+                "compiling the search kernels for this processor, once; up to a minute "
+                "(vecdb warm does it beforehand)"
+            )
         else:
             on_compile("waiting for another process that is compiling the search kernels")
 

@@ -31,6 +31,7 @@ from vecdb.engine.backup.process import run_backup
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.catalog import Catalog
 from vecdb.engine.collection import Collection
+from vecdb.engine.compiled import warn_when_compiling
 from vecdb.engine.data_folder import prepare_folder, raise_file_limit, remove_leftovers
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.files import os_errors_translated
@@ -117,6 +118,7 @@ class Database:
         self._collections: dict[str, OpenCollection] = {}
         self._resting = Resting(options.open_collections_max)
         raise_file_limit()
+        warn_when_compiling()
         prepare_folder(root)
         self._use = FolderUse(root)
         try:
