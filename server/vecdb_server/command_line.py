@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -161,35 +161,21 @@ def load(
     replaces its rows. All of a file is checked before anything is written; what a pipe has brought
     into a new collection is removed if the rest is bad.
     """
-    from rich.console import Console
-
-    from vecdb_server.commands import answers, loading
-    from vecdb_server.commands.console import output
-    from vecdb_server.commands.optimizing import wait_for_graphs
+    from vecdb_server.commands import loading
     from vecdb_server.commands.target import open_target, place_of
     from vecdb_server.vector_files import open_vectors
 
     vectors = open_vectors(file, ids, metadata, form=form)
     options = loading.LoadOptions(
-        metric, M, ef_construction, limit, batch_rows, on_bad_row is BadRows.SKIP
+        metric, M, ef_construction, limit, batch_rows, on_bad_row is BadRows.SKIP, optimize
     )
-
-    def say_where(found: Any, made: bool) -> None:
-        verb = "made" if made else "found"
-        typer.echo(f"{verb} collection {collection}: dim {found.dim}, {found.metric}")
-
     with open_target(url, data, create=True) as target:
-        console = Console(stderr=True)
+        # A server's indexer gets to the rows by itself.
+        hint = None if data is None else place_of(url, data)
         try:
-            summary = loading.load(target, collection, vectors, options, console, say_where)
-            loading.print_summary(summary)
-            found = target.collection(collection)
-            if optimize:
-                typer.echo(wait_for_graphs(console, found, collection))
+            loading.run_load(target, collection, vectors, options, hint)
         except KeyboardInterrupt:  # How far it got has been said.
             raise typer.Exit(managing.INTERRUPTED) from None
-        if data is not None and not optimize:  # A server's indexer gets there by itself.
-            answers.print_unindexed(output(), target, collection, place_of(url, data))
 
 
 app.add_typer(importing.app, name="import")

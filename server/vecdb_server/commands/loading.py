@@ -21,6 +21,9 @@ from rich.console import Console
 from vecdb import checks, limits
 from vecdb.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, VecdbError
 from vecdb.types import Metric
+from vecdb_server.commands.answers import print_unindexed
+from vecdb_server.commands.console import output
+from vecdb_server.commands.optimizing import wait_for_graphs
 from vecdb_server.commands.progress import Rows
 from vecdb_server.sidecars import wrong
 from vecdb_server.vector_files import Block, OnBad, VectorFile
@@ -34,7 +37,7 @@ __all__ = [
     "batch_rows_for",
     "find_collection",
     "load",
-    "print_summary",
+    "run_load",
 ]
 
 _BLOCK_BYTES = 8 * 1024**2
@@ -53,6 +56,7 @@ class LoadOptions:
     limit: int | None = None
     batch_rows: int | None = None
     skip_bad_rows: bool = False
+    optimize: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,30 @@ class LoadSummary:
     elapsed_s: float
 
 
-def print_summary(summary: LoadSummary) -> None:
-    """On stdout."""
+def run_load(
+    target: Target, name: str, file: VectorFile, options: LoadOptions, place: str | None
+) -> None:
+    """Load a file and say so.
+
+    Args:
+        place: the option that names the target, to say how rows come into graphs; None if that
+            needs no saying.
+    """
+    console = Console(stderr=True)
+
+    def say_where(found: Any, made: bool) -> None:
+        verb = "made" if made else "found"
+        print(f"{verb} collection {name}: dim {found.dim}, {found.metric}", flush=True)
+
+    summary = load(target, name, file, options, console, say_where)
+    _print_summary(summary)
+    if options.optimize:
+        print(wait_for_graphs(console, target.collection(name), name), flush=True)
+    elif place is not None:
+        print_unindexed(output(), target, name, place)
+
+
+def _print_summary(summary: LoadSummary) -> None:
     seconds = max(summary.elapsed_s, 1e-9)
     rate = f"{summary.rows / seconds:,.0f} rows/s"
     print(f"{summary.rows:,} rows in {seconds:.1f} s, {rate}, all on disk", flush=True)
