@@ -295,6 +295,12 @@ def test_the_line_at_fault_is_named(tmp_path: Path, text: str, pattern: str) -> 
     refused(path, pattern)
 
 
+def test_utf16_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes("a 1 2\n".encode("utf-16"))
+    refused(path, "this is UTF-16, expected UTF-8")
+
+
 def test_bad_rows_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "words.vec"
     path.write_bytes(b"6 2\na 1 2\nb 1\n\nd 1 x\n\xff 1 2\nf 3 4\n")

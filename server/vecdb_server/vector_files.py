@@ -277,6 +277,8 @@ class _TextFile(VectorFile):
             first = [line for line in islice(self._lines, _FIRST_LINES) if line.strip()]
             if not first:
                 raise wrong(path, "the file is empty")
+            if first[0].startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise wrong(path, "this is UTF-16, expected UTF-8")
             header = header_of(first[0])
             self._header_lines = 0 if header is None else 1
             if header is not None:

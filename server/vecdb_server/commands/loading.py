@@ -197,7 +197,12 @@ def load(
     if options.limit is not None:
         total = options.limit if total is None else min(options.limit, total)
     if not file.is_pipe:
-        _check_all(file, metric, options, bad, Rows(console, f"checking {file.path.name}", total))
+        bar = Rows(console, f"checking {file.path.name}", total)
+        try:
+            _check_all(file, metric, options, bad, bar)
+        except KeyboardInterrupt:
+            _say(console, "interrupted: nothing was written")
+            raise
         # The same rows are bad the second time; they are told once.
         bad = _BadRows(Console(quiet=True), options.skip_bad_rows)
     blocks = _acceptable(file, metric, options, bad)
