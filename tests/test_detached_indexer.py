@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,3 +170,27 @@ def test_one_that_was_killed_is_taken_up_by_the_next_closing(tmp_path: Path) -> 
 def test_it_needs_an_indexer(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="needs the option indexer"):
         vecdb.open(tmp_path / "data", optimize=True, indexer=False)
+
+
+def test_searches_and_stats_say_how_many_rows_are_in_no_graph(surface: Any) -> None:
+    vectors = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
+    collection = surface.create_collection("X", dim=4)
+
+    def said() -> set[int]:
+        answers = collection.search(vectors[:20], 3)
+        found = {hits.info.unindexed_rows for hits in answers}
+        found.add(collection.search(vectors[0], 3).info.unindexed_rows)
+        found.add(collection.search(vectors[0], 3, exact=True).info.unindexed_rows)
+        return found | {collection.stats().unindexed_rows}
+
+    assert said() == {0}
+    collection.upsert(range(300), vectors)
+    assert said() == {300}
+    collection.optimize()
+    assert said() == {0}
+    collection.upsert(range(300, 305), vectors[:5])
+    assert said() == {5}
+    collection.delete([300, 301])
+    assert said() == {3}
+    collection.delete([1])
+    assert said() == {3}

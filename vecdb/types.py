@@ -443,7 +443,8 @@ class CollectionStats:
         live_count: rows that a search can return.
         seq: number of the last batch. generation: changes of the set of segments so far.
         next_row: rows ever added. sealed_to: rows below it are in segments, those above are fresh.
-        fresh_rows: live rows that are in no segment. unindexed_rows: live rows in no graph.
+        fresh_rows: live rows that are in no segment. unindexed_rows: live rows in no graph, see
+            ``SearchInfo``.
         store_bytes: size of the LMDB file on disk. segment_bytes: size of all segments.
         segments: list of SegmentStats, by first_row.
         indexer: what this process's indexer does: "idle", "building", "waiting after a crash"

@@ -31,6 +31,7 @@ from vecdb.types import CollectionConfig
 from vecdb_server.commands.answers import bytes_text
 from vecdb_server.commands.apart import run_apart
 from vecdb_server.commands.child import ServerProcess
+from vecdb_server.commands.console import output
 from vecdb_server.commands.optimizing import wait_for_graphs
 from vecdb_server.commands.progress import Rows, Status
 
@@ -92,7 +93,7 @@ class Figures:
 
 def run_demo(options: DemoOptions) -> int:
     """Run it; the exit status. Ctrl-C, SIGTERM and a closed terminal end the server, too."""
-    console = Console(highlight=False)
+    console = output(highlight=False)
     before = {number: signal.signal(number, _interrupt) for number in _ENDING_SIGNALS}
     try:
         return _run(console, options)

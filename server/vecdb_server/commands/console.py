@@ -9,8 +9,8 @@ __all__ = ["output"]
 _WIDE = 2**24
 
 
-def output() -> Console:
+def output(*, highlight: bool = True) -> Console:
     """A console on stdout. What a pipe or a file gets is neither wrapped nor cut: a line that is
     longer than a terminal is a line all the same to who reads it there."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDE)
+    console = Console(highlight=highlight)
+    return console if console.is_terminal else Console(highlight=highlight, width=_WIDE)
