@@ -122,6 +122,11 @@ def test_npy_refusals(tmp_path: Path) -> None:
     np.save(path, rows(100))
     path.write_bytes(path.read_bytes()[:-8])
     refused(path, "not a readable .npy file")
+    np.save(path, rows(3))
+    whole = path.read_bytes()
+    for change in ((b"}", b" "), (b"'shape'", b"b'shap'"), (b"(3, 4)", b"(-3,4)")):
+        path.write_bytes(whole.replace(*change))
+        refused(path, "not a readable .npy file")
     np.save(path, np.zeros(5))
     refused(path, "2 axes, got float64 with 1")
     np.save(path, np.array([["a", "b"]]))

@@ -203,8 +203,11 @@ def mapped(path: Path) -> npt.NDArray[Any]:
     """An .npy file, mapped read-only."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OverflowError) as error:
-        # numpy says what: no magic, a pickle, or fewer bytes than the header's shape needs.
+    except OSError:
+        raise
+    except Exception as error:
+        # numpy says what: no magic, a pickle, or fewer bytes than the header's shape needs. Of a
+        # header that is no Python text it raises whatever Python's tokenizer does.
         raise wrong(path, f"not a readable .npy file: {error}") from None
     if not isinstance(array, np.ndarray):
         raise wrong(path, "not a .npy file but an archive")

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from vecdb.errors import InternalError, InvalidArgumentError, MissingExtraError, NotFoundError
 from vecdb_bench.targets.environments import Environment
+from vecdb_server.sidecars import mapped
 
 __all__ = ["NAMED", "Source", "source_of"]
 
@@ -108,21 +109,11 @@ def _glove() -> Source:
 
 def _matrices(paths: list[Path]) -> Source:
     def read() -> Reading:
-        base, *asked = (_loaded(path) for path in paths)
+        base, *asked = (_as_matrix(mapped(path), str(path)) for path in paths)
         _check_widths(base, *asked)
         return base, asked[0] if asked else None
 
     return Source(" ".join(map(_file_identity, paths)), "cosine", read)
-
-
-def _loaded(path: Path) -> Floats:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InvalidArgumentError(
-            f"{path}: not a readable .npy file: {error}", "BAD_FILE"
-        ) from None
-    return _as_matrix(array, str(path))
 
 
 def _as_matrix(array: Any, what: str) -> Floats:
