@@ -574,5 +574,4 @@ def test_a_sparse_graph_is_reachable_as_built(tmp_path: Path) -> None:
     graph = builder.graph(tmp_path)
     assert lost > 0 and reachable_nodes(graph).all()
     assert graph_faults(graph, 4) == []
-    kept = (bare.links == graph.links) | (bare.links < 0)
-    assert kept.all(), "links were only added"
+    assert np.count_nonzero(bare.links != graph.links) <= lost, "a link each at most"
