@@ -1,5 +1,7 @@
 """Recall has a floor in every metric and in every shape that a collection takes: several segments,
-half of the rows in none, many identical vectors, and after all rows were replaced again and again.
+half of the rows in none, many identical vectors, and after all rows were replaced again and again;
+for inner products of many distributions, and for rows in an order or a shape that graphs suffer
+from.
 
 Recall counts by distance, so that it does not matter which of several equal rows are found.
 """
@@ -137,3 +139,153 @@ def test_ten_replacements_of_all_rows(tmp_path: Path, glove: np.ndarray, metric:
         assert found >= FLOOR
         assert found >= measured(fresh, queries) - REBUILT_MAX
         check_answers(words, model, queries[:10], 20)
+
+
+def double_scores(metric: str, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(q, n), smaller for nearer rows, in double."""
+    wide, near = rows.astype(np.float64), queries.astype(np.float64)
+    if metric == "cosine":
+        wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+    if metric == "euclidean":
+        return np.stack([np.square(wide - query).sum(axis=1) for query in near])
+    return np.asarray(-(near @ wide.T))
+
+
+def loaded(folder: Path, metric: str, *parts: np.ndarray, M: int = 16) -> Any:
+    """A collection of one graph that was built for the first part and extended by each other."""
+    database = vecdb.open(folder / "data", indexer=False)
+    words = database.create_collection("words", parts[0].shape[1], metric, M=M)
+    first = 0
+    for part in parts:
+        words.upsert_many([str(first + i) for i in range(len(part))], part)
+        first += len(part)
+        seal_now(words)
+        index_now(words)
+    assert [s.kind for s in words.stats().segments] == ["graph"]
+    return database, words
+
+
+def share_found(words: Any, scores: np.ndarray, queries: np.ndarray, k: int) -> float:
+    """Recall at the default effort beside double precision; rows as near as the k-th one count,
+    where near means to what float32 can tell apart."""
+    shares = []
+    for hits, score in zip(words.search(queries, k=k), scores, strict=True):
+        last = np.partition(score, k - 1)[k - 1]
+        found = score[[int(i) for i in hits.ids]]
+        shares.append(np.count_nonzero(found <= last + 1e-6 * abs(last)) / k)
+    return float(np.mean(shares))
+
+
+def lengths_of(sigma: float) -> Any:
+    def make(random: np.random.Generator, count: int, dim: int) -> np.ndarray:
+        rows = random.standard_normal((count, dim))
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows * np.exp(sigma * random.standard_normal((count, 1)))
+
+    return make
+
+
+def with_bias(random: np.random.Generator, count: int, dim: int) -> np.ndarray:
+    """Items, whose last component is a bias; a query has 1 there."""
+    rows = random.standard_normal((count, dim))
+    rows[:, -1] *= 3
+    return rows
+
+
+def with_a_large_constant(random: np.random.Generator, count: int, dim: int) -> np.ndarray:
+    rows = random.standard_normal((count, dim))
+    rows[:, 0] = 1e6
+    return rows
+
+
+INNER_PRODUCTS: dict[str, Any] = {
+    "normal": lambda random, count, dim: random.standard_normal((count, dim)),
+    "positive": lambda random, count, dim: np.abs(random.standard_normal((count, dim))) + 0.5,
+    "lengths_0.1": lengths_of(0.1),
+    "lengths_0.5": lengths_of(0.5),
+    "lengths_1.5": lengths_of(1.5),
+    "bias": with_bias,
+    "short": lambda *shape: 2e-4 * lengths_of(0)(*shape),
+    "large_constant": with_a_large_constant,
+}
+
+
+@pytest.mark.parametrize("name", INNER_PRODUCTS)
+def test_dot_recall_has_a_floor_for_every_distribution(name: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    rows = INNER_PRODUCTS[name](random, 8_000, 64).astype(np.float32)
+    queries = INNER_PRODUCTS[name](random, 100, 64).astype(np.float32)
+    if name == "bias":
+        queries[:, -1] = 1
+    if name == "large_constant":
+        queries[:, 0] = 0
+    database, words = loaded(tmp_path, "dot", rows)
+    with database:
+        scores = double_scores("dot", queries, rows)
+        assert share_found(words, scores, queries, 10) >= FLOOR
+        assert share_found(words, scores, queries, 100) >= FLOOR
+        few, some = scores[:10], queries[:10]
+        assert share_found(words, few, some, 1_000) >= FLOOR
+
+
+def test_dot_recall_survives_rows_that_become_longer(tmp_path: Path) -> None:
+    """Each part is longer than all before, the last one by more than a scale has room for."""
+    random = np.random.default_rng(6)
+    parts = [
+        (scale * random.standard_normal((1_000, 32))).astype(np.float32)
+        for scale in (1e-9, 1e-3, 1, 3, 1e4, 1e9)
+    ]
+    rows = np.concatenate(parts)
+    queries = random.standard_normal((50, 32)).astype(np.float32)
+    database, words = loaded(tmp_path, "dot", *parts)
+    with database:
+        scores = double_scores("dot", queries, rows)
+        for k in (10, 100, 500):
+            assert share_found(words, scores, queries, k) >= FLOOR
+
+
+def test_outliers_that_come_first_are_found(tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    outliers = 10 * random.standard_normal((200, 32))
+    rows = np.concatenate([outliers, 1 + 1e-3 * random.standard_normal((5_000, 32))])
+    database, words = loaded(tmp_path, "euclidean", rows.astype(np.float32))
+    with database:
+        found = [hits.ids[0] for hits in words.search(outliers.astype(np.float32), k=1)]
+        assert np.mean([name == str(i) for i, name in enumerate(found)]) >= 0.9
+
+
+def near_duplicates(random: np.random.Generator) -> np.ndarray:
+    centres = random.standard_normal((60, 32))
+    return np.repeat(centres, 50, axis=0) + 1e-3 * random.standard_normal((3_000, 32))
+
+
+def one_hot(random: np.random.Generator) -> np.ndarray:
+    rows = np.zeros((3_000, 256))
+    rows[np.arange(3_000), random.integers(0, 256, 3_000)] = random.uniform(1, 2, 3_000)
+    return rows
+
+
+def heavy_outliers(random: np.random.Generator) -> np.ndarray:
+    return np.asarray(random.standard_cauchy((3_000, 32)))
+
+
+SHAPES: dict[str, Any] = {
+    "near_duplicates": near_duplicates,
+    "one_hot": one_hot,
+    "copies": lambda random: np.repeat(random.standard_normal((40, 32)), 80, axis=0),
+    "low_dimension": lambda random: random.standard_normal((3_000, 2)),
+    "heavy_outliers": heavy_outliers,
+}
+
+
+@METRICS
+@pytest.mark.parametrize("shape", SHAPES)
+def test_recall_has_a_floor_in_awkward_shapes(shape: str, metric: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(8)
+    rows = SHAPES[shape](random).astype(np.float32)
+    queries = rows[random.permutation(len(rows))[:100]]
+    database, words = loaded(tmp_path, metric, rows)
+    with database:
+        scores = double_scores(metric, queries, rows)
+        for k in (1, 10, 100):
+            assert share_found(words, scores, queries, k) >= FLOOR, k

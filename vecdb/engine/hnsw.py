@@ -4,8 +4,9 @@ hnswlib builds an excellent graph fast and is used for nothing else; what it sav
 into plain arrays at once (``Graph``), which ``kernels.walk_graph`` searches. ``hnsw_file.py`` draws
 the file.
 
-Neighbours are internal numbers, in order of arrival; with several threads these differ from the
-row numbers, which are the labels. A ``Graph`` is in row order.
+Rows are inserted in shuffled order: if the first rows are far from all others, a graph built in row
+order loses them. Neighbours are internal numbers, in order of insertion; the row numbers are the
+labels. A ``Graph`` is in row order. ``build_space.py`` chooses the vectors to build on.
 
 **Twins.** In hnswlib, rows that are equal to the bit link to each other alone as soon as there are
 more than M of them, and a walk that comes upon them never leaves. So it gets the first of them
@@ -22,40 +23,41 @@ import errno
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import hnswlib
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.build_space import BuildSpace, Space, fill_lists
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.graph import Graph
 from vecdb.engine.hnsw_file import HEADER as _HEADER
 from vecdb.engine.hnsw_file import record as _record
-from vecdb.engine.reachability import connect
+from vecdb.engine.reachability import connect, distances_of
 from vecdb.errors import DataLossError
 
 __all__ = ["Builder", "Space", "file_pieces"]
 
-Space = Literal["ip", "l2"]
-"""hnswlib's names: inner product, for cosine (of unit vectors) and dot; squared Euclidean."""
-
 _BLOCK_ROWS: Final = 65_536
+_STEP_ROWS: Final = 50_000
+_STEP_BYTES: Final = 64 * 1024**2
+"""Rows inserted in one go, a copy in shuffled order, are no more than either."""
 
 
 class Builder:
     """A graph under construction. For one thread at a time; it uses ``threads`` of its own.
 
     Args:
-        space: "ip" or "l2".
+        space: "ip" for unit vectors, "l2" or "dot".
         width: components of a row, those that pad it included.
         M: links a node on the upper levels, twice as many on level 0.
         ef_construction: candidates kept while a row is linked in.
         capacity: rows to make room for; it grows when they are exceeded, at the cost of a copy.
         threads: of ``add``.
-        seed: of the levels that nodes are given.
+        seed: of the levels that nodes are given, and of the order of insertion.
     """
 
     def __init__(
@@ -68,15 +70,26 @@ class Builder:
         threads: int = 2,
         seed: int = 100,
     ) -> None:
-        index = hnswlib.Index(space, width)
-        index.init_index(max(capacity, 1), M=M, ef_construction=ef_construction, random_seed=seed)
-        self._take(index, width, M, max(capacity, 1), threads)
-
-    def _take(self, index: Any, width: int, M: int, capacity: int, threads: int) -> None:
-        self.index, self._width, self._M = index, width, M
-        self._capacity, self._threads = capacity, threads
+        self._space, self._width, self._M, self._ef_construction = space, width, M, ef_construction
+        self._capacity, self._threads, self._seed = max(capacity, 1), threads, seed
+        self._shuffle = np.random.default_rng(seed)
         self._known = _Known(np.empty(0, np.uint64), np.empty(0, np.int64))
         self._first_of = np.empty(0, np.int64)  # For each row the first equal one: itself, mostly.
+        self._blocks: list[npt.NDArray[np.float32]] = []  # The rows as given; not copies of them.
+        self._build_space: BuildSpace | None = None
+        self.index = hnswlib.Index("l2" if space == "l2" else "ip", width)
+        self._by_angle = hnswlib.Index("ip", width) if space == "dot" else None
+
+    def _make_empty(self) -> None:
+        """Make room for rows, without those that are there."""
+        M, ef = self._M, self._ef_construction
+        self.index = hnswlib.Index(self.index.space, self._width)
+        self.index.init_index(self._capacity, M=M, ef_construction=ef, random_seed=self._seed)
+        if self._by_angle is not None:
+            self._by_angle = hnswlib.Index("ip", self._width)
+            self._by_angle.init_index(
+                self._capacity, M=M, ef_construction=ef, random_seed=self._seed + 1
+            )
 
     @classmethod
     def from_graph(
@@ -98,7 +111,7 @@ class Builder:
             graph, vectors: the graph and its rows, float32 (n, width).
             space, M, ef_construction, capacity, threads: as for ``Builder``; M as it was built.
             work_dir: folder for a temporary file of the graph's and the vectors' size together.
-            seed: used if the graph is empty; hnswlib restarts its own on loading.
+            seed: of the order of insertion; hnswlib restarts its own on loading.
 
         Raises:
             DataLossError: the graph's arrays contradict each other; hnswlib would crash on them.
@@ -109,14 +122,19 @@ class Builder:
             return cls(space, width, M, ef_construction, capacity, threads, seed)
         _check(graph, n, M)
         capacity = max(capacity, n)
-        builder = cls.__new__(cls)
-        builder._take(hnswlib.Index(space, width), width, M, capacity, threads)
-        builder._first_of = builder._firsts(vectors)
-        rows = np.flatnonzero(builder._first_of == np.arange(n))
-        with _temporary_file(work_dir) as path:
-            small = graph if len(rows) == n else _without_twins(graph, rows)
-            _write(path, small, vectors, rows, M, ef_construction, capacity)
-            builder.index.load_index(str(path), max_elements=capacity)
+        builder = cls(space, width, M, ef_construction, capacity, threads, seed)
+        builder._append(vectors)
+        rows = builder._firsts_from(0)
+        small = graph if len(rows) == n else _without_twins(graph, rows)
+        options = {"M": M, "ef_construction": ef_construction, "capacity": capacity}
+        chosen = builder._build_space = BuildSpace(space, [vectors])
+        for which, index in enumerate(builder._indices):
+            starts = range(0, len(rows), step := builder._step_rows)
+            blocks = (chosen.of(vectors[rows[at : at + step]])[which] for at in starts)
+            with _temporary_file(work_dir) as path:
+                with open(path, "wb") as file:
+                    file.writelines(file_pieces(small, blocks, rows, width=width, **options))
+                index.load_index(str(path), max_elements=capacity)
         return builder
 
     @property
@@ -124,29 +142,86 @@ class Builder:
         """Rows added so far."""
         return len(self._first_of)
 
+    @property
+    def _indices(self) -> list[Any]:
+        return [self.index] if self._by_angle is None else [self.index, self._by_angle]
+
+    @property
+    def _step_rows(self) -> int:
+        return max(1, min(_STEP_ROWS, _STEP_BYTES // (4 * self._width)))
+
     def resize(self, capacity: int) -> None:
         """Make room for that many rows."""
-        self.index.resize_index(capacity)
+        for index in self._indices:
+            index.resize_index(capacity)
         self._capacity = capacity
 
-    def add(self, vectors: npt.NDArray[np.float32]) -> None:
-        """Append rows, float32 (m, width); they get the next row numbers."""
-        if vectors.ndim != 2 or vectors.shape[1] != self._width:
-            raise ValueError(
-                f"expected rows of {self._width} components, got shape {vectors.shape}"
-            )
-        if len(vectors) == 0:
+    def add(
+        self,
+        *blocks: npt.NDArray[np.float32],
+        on_step: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Append rows, float32 (m, width) each; they get the next row numbers. The arrays are kept
+        and must not change.
+
+        Args:
+            on_step: told now and then how many rows there are.
+        """
+        for block in blocks:
+            if block.ndim != 2 or block.shape[1] != self._width:
+                raise ValueError(
+                    f"expected rows of {self._width} components, got shape {block.shape}"
+                )
+        start = self.count
+        for block in blocks:
+            self._append(block)
+        if self.count == start:
             return
-        firsts = self._firsts(vectors)
-        rows = np.arange(self.count, self.count + len(vectors))
-        new = firsts == rows
-        self._first_of = np.concatenate([self._first_of, firsts])
-        needed = self.index.get_current_count() + np.count_nonzero(new)
+        rows, chosen = self._firsts_from(start), self._build_space
+        if chosen is None or not all(chosen.fits(block) for block in blocks):
+            # Far longer rows than all before: those are inserted again, on the new scale.
+            self._build_space = BuildSpace(self._space, self._blocks)
+            self._make_empty()
+            rows = self._firsts_from(0)
+        needed = self.index.get_current_count() + len(rows)
         if needed > self._capacity:
             self.resize(max(needed, self._capacity + self._capacity // 2))
-        if needed > self.index.get_current_count():
-            unlike = vectors if new.all() else vectors[new]
-            self.index.add_items(unlike, rows[new].astype(np.uint64), num_threads=self._threads)
+        self._insert(rows, on_step)
+
+    def _append(self, block: npt.NDArray[np.float32]) -> None:
+        if len(block):
+            firsts = self._firsts(block)
+            self._first_of = np.concatenate([self._first_of, firsts])
+            self._blocks.append(block)
+
+    def _firsts_from(self, start: int) -> npt.NDArray[np.int64]:
+        """Rows from start on that equal none before them."""
+        rows = np.arange(start, self.count)
+        return np.asarray(rows[self._first_of[start:] == rows], np.int64)
+
+    def _insert(self, rows: npt.NDArray[np.int64], on_step: Callable[[int], None]) -> None:
+        assert self._build_space is not None
+        rows, before = self._shuffle.permutation(rows), self.count - len(rows)
+        for at in range(0, len(rows), self._step_rows):
+            some = rows[at : at + self._step_rows]
+            built = self._build_space.of(self._gathered(some))
+            self.index.add_items(built[0], some.astype(np.uint64), num_threads=self._threads)
+            if self._by_angle is not None:
+                # In another order, so that it finds other neighbours where both spaces are alike.
+                order = self._shuffle.permutation(len(some))
+                labels = some[order].astype(np.uint64)
+                self._by_angle.add_items(built[1][order], labels, num_threads=self._threads)
+            on_step(before + at + len(some))
+
+    def _gathered(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Rows as they were given, a copy."""
+        starts = np.cumsum([0] + [len(block) for block in self._blocks])
+        of = np.searchsorted(starts, rows, side="right") - 1
+        out = np.empty((len(rows), self._width), np.float32)
+        for block in np.unique(of).tolist():
+            mine = np.flatnonzero(of == block)
+            out[mine] = self._blocks[block][rows[mine] - starts[block]]
+        return out
 
     def _firsts(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """For each of these rows, to be added next, the row number of the first equal row."""
@@ -162,7 +237,7 @@ class Builder:
         before = np.flatnonzero(firsts < start)
         if len(before):
             wanted, which = np.unique(firsts[before], return_inverse=True)
-            stored = np.asarray(self.index.get_items(wanted, return_type="numpy"), np.float32)
+            stored = self._gathered(wanted)
             differ = np.any(bits[before] != stored.view(np.uint32)[which], axis=1)
             firsts[before[differ]] = rows[before[differ]]
         return firsts
@@ -181,11 +256,21 @@ class Builder:
                 -1,
                 -1,
             )
-        with _temporary_file(work_dir) as path:
-            self.index.save_index(str(path))
-            graph = _read(path, self._first_of, self._M, self._width)
-        connect(graph)
+        graph = self._saved(self.index, work_dir)
+        if self._by_angle is not None:
+            fill_lists(graph.links, self._saved(self._by_angle, work_dir).links)
+        _chain_twins(graph.links, self._first_of)
+        connect(graph, distances=self._distances)
         return graph
+
+    def _saved(self, index: Any, work_dir: str | os.PathLike[str]) -> Graph:
+        with _temporary_file(work_dir) as path:
+            index.save_index(str(path))
+            return _read(path, self._first_of, self._M, self._width)
+
+    def _distances(self, node: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        row = self._gathered(np.array([node]))[0]
+        return distances_of(row, self._gathered(others), euclidean=self._space == "l2")
 
 
 class _Known:
@@ -233,12 +318,11 @@ def _read(path: Path, first_of: npt.NDArray[np.int64], M: int, width: int) -> Gr
     row_of = nodes["label"].astype(np.int64)
     if not np.array_equal(np.sort(row_of), rows):
         raise DataLossError(f"{path}: the labels are not the rows that were added", "GRAPH")
-    links = np.empty((count, 2 * M), np.int32)
+    links = np.full((count, 2 * M), -1, np.int32)
     for start in range(0, n, _BLOCK_ROWS):
         block = nodes[start : start + _BLOCK_ROWS]
         lists = _renumbered(block["links"], block["count"], row_of)
         links[row_of[start : start + _BLOCK_ROWS]] = lists
-    _chain_twins(links, first_of)
     tail = np.memmap(path, "<u4", "r", tail_at).view(np.ndarray)
     upper_offsets, upper_links = _read_upper(path, tail, row_of, count, M, top_level)
     return Graph(links, upper_offsets, upper_links, int(row_of[entry]), top_level)
@@ -276,7 +360,6 @@ def _chain_twins(links: npt.NDArray[np.int32], first_of: npt.NDArray[np.int64]) 
     twins = np.flatnonzero(first_of != np.arange(len(first_of)))
     twins = twins[np.argsort(first_of[twins], kind="stable")]
     firsts = first_of[twins]
-    links[twins] = -1
     links[twins, 0] = firsts
     for ahead in range(1, min(slots, len(twins))):
         together = firsts[ahead:] == firsts[:-ahead]
@@ -346,32 +429,6 @@ def _check(graph: Graph, n: int, M: int) -> None:
     outside = (lists < -1) | (lists >= n)
     if outside.any() or np.any((lists >= 0) & (levels[lists] < level[:, None])):
         raise DataLossError("a neighbour is missing from the level where it is named", "GRAPH")
-
-
-def _write(
-    path: Path,
-    graph: Graph,
-    vectors: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.int64],
-    M: int,
-    ef_construction: int,
-    capacity: int,
-) -> None:
-    """The file that hnswlib would have saved for a graph of these of the vectors."""
-    starts = range(0, len(rows), _BLOCK_ROWS)
-    blocks = (vectors[rows[start : start + _BLOCK_ROWS]] for start in starts)
-    with open(path, "wb") as file:
-        file.writelines(
-            file_pieces(
-                graph,
-                blocks,
-                rows,
-                width=vectors.shape[1],
-                M=M,
-                ef_construction=ef_construction,
-                capacity=capacity,
-            )
-        )
 
 
 def file_pieces(

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vecdb.engine.build_space import space_of
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock
-from vecdb.engine.hnsw import Builder, Space
+from vecdb.engine.hnsw import Builder
 from vecdb.engine.planning import GROUP_SEGMENTS_MAX, Pace, plan
 from vecdb.engine.publication import (
     GRAPH_LOCK,
@@ -46,7 +47,6 @@ from vecdb.engine.trimming import trim_dead
 from vecdb.engine.view import DEAD_FRACTION_MAX, SegmentView, View, is_clean
 from vecdb.engine.view_keeper import ViewKeeper
 from vecdb.errors import DataLossError
-from vecdb.types import Metric
 
 __all__ = ["CollectionIndexer"]
 
@@ -63,8 +63,6 @@ own, nor as many as were just added: then they come slowly, and searches scan wh
 
 _BULK_FRACTION = 1 / 16
 """Rows that came since there was nothing left to do, as a fraction of all, that are a bulk load."""
-
-_STEP_ROWS = 50_000
 
 _SEALING_S_MAX, _SEALING_POLL_S = 10.0, 0.01
 """How long whoever seals is waited for, and how often it is looked whether it is done."""
@@ -83,14 +81,10 @@ class _Growing:
     def rows(self) -> int:
         return sum(len(part.rows) for part in self.parts)
 
-    def add(self, part: RowArrays, on_step: Callable[[int], None]) -> None:
-        """Add rows in steps, telling after each how many rows there are."""
-        before = self.rows
-        for start in range(0, len(part.rows), _STEP_ROWS):
-            step = part.vectors[start : start + _STEP_ROWS]
-            self.builder.add(step)
-            on_step(before + start + len(step))
-        self.parts.append(part)
+    def add(self, parts: Sequence[RowArrays], on_step: Callable[[int], None]) -> None:
+        """Add rows, shuffled among each other, telling now and then how many rows there are."""
+        self.builder.add(*(part.vectors for part in parts), on_step=on_step)
+        self.parts.extend(parts)
 
 
 class CollectionIndexer:
@@ -249,8 +243,7 @@ class CollectionIndexer:
         began = time.monotonic()
         self._report({"event": "building", "rows": sum(s.live_count for s in group)})
         growing, remaining = self._begin(group)
-        for segment in remaining:
-            growing.add(self._live_part(segment), self._progressed)
+        growing.add([self._live_part(segment) for segment in remaining], self._progressed)
         # Not too many at once, since none of them can be joined meanwhile.
         for _ in range(_MERGED_SEGMENTS_MAX - len(group)):
             if self._should_stop():
@@ -269,7 +262,7 @@ class CollectionIndexer:
             if wider is None:
                 break
             taken = wider
-            growing.add(self._live_part(segment), self._progressed)
+            growing.add([self._live_part(segment)], self._progressed)
         self._publish(taken, growing)
         took_s = round(time.monotonic() - began, 2)
         self._report({"event": "built", "rows": growing.rows, "seconds": took_s})
@@ -288,7 +281,7 @@ class CollectionIndexer:
             and is_clean(first, self._dead_fraction_max)
         ):
             return kept, group[1:]
-        space: Space = "l2" if config.metric is Metric.EUCLIDEAN else "ip"
+        space = space_of(config.metric)
         rows = sum(len(s.content.rows) for s in group)
         if first.graph is not None and is_clean(first, self._dead_fraction_max):
             try:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.graph import Graph
-from vecdb.engine.reachability import connect, reachable_nodes
+from vecdb.engine.reachability import connect, distances_of, reachable_nodes
 from vecdb.types import Metric
 
 __all__ = ["HEALED_FRACTION_MAX", "LOST_FRACTION_MAX", "healed", "live_nodes"]
@@ -91,6 +91,13 @@ def healed(
         _attach(result, vectors, live, metric, check)
         if _is_torn(graph, live, result):
             return None
+
+        def distances(node: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+            rows = vectors[live[others]]
+            euclidean = metric is Metric.EUCLIDEAN
+            return distances_of(vectors[live[node]], rows, euclidean=euclidean)
+
+        connect(result, _CONNECT_PASSES_MAX, check, distances=distances)
     return result
 
 

@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 
 from vecdb.engine import layout
+from vecdb.engine.build_space import space_of
 from vecdb.engine.child_process import give_way
 from vecdb.engine.environment import Environment
 from vecdb.engine.export.healing import HEALED_FRACTION_MAX, healed, live_nodes
@@ -32,7 +33,7 @@ from vecdb.engine.export.source import parts_text
 from vecdb.engine.files import file_lock, os_errors_translated
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.graph import Graph
-from vecdb.engine.hnsw import Builder, Space
+from vecdb.engine.hnsw import Builder
 from vecdb.engine.publication import mark_lost, remove_drafts
 from vecdb.engine.sealing import load_rows
 from vecdb.engine.segment import RowArrays, SegmentDamagedError, padded_width, write_segment
@@ -40,12 +41,10 @@ from vecdb.engine.store import Store
 from vecdb.engine.view import SegmentView, View
 from vecdb.engine.view_keeper import ViewKeeper
 from vecdb.errors import DataLossError, UnavailableError, VecdbError
-from vecdb.types import Metric
 
 __all__ = ["main"]
 
 _ATTEMPTS_MAX: Final = 20
-_STEP_ROWS: Final = 50_000
 
 
 class _Merger:
@@ -53,8 +52,7 @@ class _Merger:
         self._store, self._folder, self._id = store, folder, collection_id
         self._threads = threads
         self._width = padded_width(store.config.dim)
-        metric = store.config.metric
-        self._space: Space = "l2" if metric is Metric.EUCLIDEAN else "ip"
+        self._space = space_of(store.config.metric)
 
     def run(self) -> dict[str, Any]:
         """Make the draft; what the process that asked for it has to know."""
@@ -64,11 +62,9 @@ class _Merger:
         fresh = load_rows(self._store, counters.sealed_to, counters.next_row, seq)
         parts, builder = self._begin(view)
         anew = not parts
-        for segment in view.segments[len(parts) :]:
-            parts.append(_live_part(segment))
-            self._add(builder, parts[-1])
-        parts.append(fresh)
-        self._add(builder, fresh)
+        others = [*(_live_part(segment) for segment in view.segments[len(parts) :]), fresh]
+        builder.add(*(part.vectors for part in others))
+        parts += others
         content = RowArrays.joined(parts, self._width)
         name, graph = f"export-{uuid.uuid4().hex[:12]}", builder.graph(self._folder)
         try:
@@ -157,10 +153,6 @@ class _Merger:
             return None
         metric = self._store.config.metric
         return healed(segment.graph, segment.content.vectors, segment.dead, metric)
-
-    def _add(self, builder: Builder, part: RowArrays) -> None:
-        for start in range(0, len(part.rows), _STEP_ROWS):
-            builder.add(part.vectors[start : start + _STEP_ROWS])
 
 
 def _live_part(segment: SegmentView) -> RowArrays:

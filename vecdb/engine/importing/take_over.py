@@ -34,7 +34,7 @@ from vecdb.engine.publication import (
     publish,
     sweep,
 )
-from vecdb.engine.reachability import connect, reachable_nodes
+from vecdb.engine.reachability import connect, distances_of, reachable_nodes
 from vecdb.engine.segment import RowArrays, padded_width, write_segment
 from vecdb.engine.store import Store
 from vecdb.engine.view import DEAD_FRACTION_MAX
@@ -119,7 +119,7 @@ def _publish(
 ) -> tuple[str, int]:
     content = _compared(store, index, names, first)
     assert index.graph is not None
-    graph, connected = _connected(index.graph)
+    graph, connected = _connected(index.graph, content.vectors, store.config.metric)
     entry = write_segment(
         segments / str(taken.number),
         number=taken.number,
@@ -139,15 +139,20 @@ def _publish(
     return "", connected
 
 
-def _connected(graph: Graph) -> tuple[Graph, int]:
-    """Nodes that no search can come to get a link; all others keep theirs as they were."""
+def _connected(graph: Graph, vectors: npt.NDArray[np.float32], metric: Metric) -> tuple[Graph, int]:
+    """Nodes that no search can come to get a link, where there is room if there is some."""
     n = len(graph.links)
     lost = n - int(np.count_nonzero(reachable_nodes(graph)))
     if not lost:
         return graph, 0
     if lost > _LOST_FRACTION_MAX * n:
         raise _DiffersError(f"no search could come to {lost} of the {n} nodes of the file's graph")
-    return graph, lost - connect(graph, _PASSES_MAX)
+
+    def distances(node: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        euclidean = metric is Metric.EUCLIDEAN
+        return distances_of(vectors[node], vectors[others], euclidean=euclidean)
+
+    return graph, lost - connect(graph, _PASSES_MAX, distances=distances)
 
 
 def _compared(store: Store, index: ForeignIndex, names: Names, first: int) -> RowArrays:

@@ -1,0 +1,135 @@
+"""The vectors that a graph is built on, which are not always those that it is searched on.
+
+A walk scores the rows as they are stored. Which links serve it best is another question, and
+hnswlib answers it in float32:
+
+    ip     unit vectors of cosine: as they are.
+    l2     Euclidean: times a power of two, so that squared distances neither overflow nor vanish.
+           That is exact, so the graph is the one of the rows themselves.
+    dot    two graphs: by the inner product of the centred rows, times a power of two, and by the
+           angle between the centred rows. The lists of the first get the second one's neighbours
+           where they have room.
+
+**Dot product.** Subtracting one vector from all rows shifts every score of a query by the same
+number, so the order of answers is that of the centred rows; without it, rows that share a large
+component are all alike. A graph by the inner product finds the best rows for queries that lie far
+from all rows, as they do when lengths differ (Morozov & Babenko 2018, ip-NSW). Its lists are short,
+as few rows are nearer to a row than a long one is, and many rows are in no list. A graph by the
+angle has all of them and leads between them (Liu et al. 2020, ip-NSW+). Making all lengths equal by
+one more component (Bachrach et al. 2014) is right for queries that lie among the rows; where
+lengths differ, rows then crowd at a pole, far from all queries, and recall falls below 0.3.
+
+hnswlib computes 1 - inner product: rows are made so long that the 1 is lost in none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.types import Metric
+
+__all__ = ["BuildSpace", "Space", "fill_lists", "space_of"]
+
+Space = Literal["ip", "l2", "dot"]
+"""What graphs are built for: unit vectors, Euclidean distance, inner product."""
+
+_LARGEST: Final[dict[Space, int]] = {"l2": 0, "dot": 20}
+"""Power of two that the largest component of the rows at hand is scaled to."""
+
+_AS_THEY_ARE: Final = 2.0**-30, 2.0**30
+"""Under Euclidean distance, rows whose largest component is between these are not scaled."""
+
+_LARGEST_MAX: Final = 2.0**50
+"""Components past this are too large for the scale: 16,384 of them, squared, fit a float32."""
+
+_BLOCK_BYTES: Final = 4 * 1024**2
+_LISTS: Final = 4_096
+
+Vectors = npt.NDArray[np.float32]
+
+
+def space_of(metric: Metric) -> Space:
+    """The space that graphs of a metric are built in."""
+    spaces: dict[Metric, Space] = {Metric.EUCLIDEAN: "l2", Metric.COSINE: "ip", Metric.DOT: "dot"}
+    return spaces[metric]
+
+
+class BuildSpace:
+    """Centre and scale for some rows; rows that come later use the same as long as they fit.
+
+    Args:
+        space: see the module's docstring.
+        blocks: float32 (m, width) each, not all empty.
+    """
+
+    def __init__(self, space: Space, blocks: Iterable[Vectors]) -> None:
+        self._space = space
+        self._exponent = 0
+        self._centre = 0.0 if space != "dot" else _mean(blocks := list(blocks))
+        if space == "ip":
+            return
+        largest = max(self._largest(block) for block in blocks)
+        if largest > 0 and not (space == "l2" and _AS_THEY_ARE[0] < largest < _AS_THEY_ARE[1]):
+            self._exponent = _LARGEST[space] - int(np.frexp(largest)[1])
+
+    def fits(self, vectors: Vectors) -> bool:
+        """Whether the scale is right for these rows too, or is to be chosen again."""
+        if self._space == "ip":
+            return True
+        return bool(np.ldexp(self._largest(vectors), self._exponent) <= _LARGEST_MAX)
+
+    def of(self, vectors: Vectors) -> tuple[Vectors, ...]:
+        """The rows to build on, float32 (m, width): one array for each graph."""
+        if self._space == "ip":
+            return (vectors,)
+        if self._space == "l2":
+            return (vectors if self._exponent == 0 else np.ldexp(vectors, self._exponent),)
+        scaled, unit = np.empty_like(vectors), np.empty_like(vectors)
+        for chosen, rows in self._centred(vectors):
+            scaled[chosen] = np.ldexp(rows, self._exponent)
+            lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+            unit[chosen] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+        return scaled, unit
+
+    def _largest(self, vectors: Vectors) -> float:
+        """The largest component of centred rows, without its sign."""
+        parts = (float(np.abs(rows).max(initial=0.0)) for _, rows in self._centred(vectors))
+        return max(parts, default=0.0)
+
+    def _centred(self, vectors: Vectors) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+        for chosen in _slices(vectors):
+            yield chosen, vectors[chosen].astype(np.float64) - self._centre
+
+
+def _slices(vectors: Vectors) -> Iterator[slice]:
+    step = max(1, _BLOCK_BYTES // (8 * max(1, vectors.shape[1])))
+    for start in range(0, len(vectors), step):
+        yield slice(start, start + step)
+
+
+def _mean(blocks: list[Vectors]) -> npt.NDArray[np.float64]:
+    total = np.zeros(blocks[0].shape[1])
+    for block in blocks:
+        for chosen in _slices(block):
+            total += block[chosen].sum(axis=0, dtype=np.float64)
+    return np.asarray(total / max(1, sum(len(block) for block in blocks)))
+
+
+def fill_lists(links: npt.NDArray[np.int32], others: npt.NDArray[np.int32]) -> None:
+    """Put the neighbours of ``others`` behind those of ``links``, in place, where there is room.
+
+    Args:
+        links, others: int32 (n, slots), padded at the end with -1.
+    """
+    slots = links.shape[1]
+    for start in range(0, len(links), _LISTS):
+        mine, more = links[start : start + _LISTS], others[start : start + _LISTS].copy()
+        for slot in range(slots):
+            more[more == mine[:, slot, None]] = -1
+        both = np.concatenate([mine, more], axis=1)
+        order = np.argsort(both < 0, axis=1, kind="stable")[:, :slots]
+        mine[:] = np.take_along_axis(both, order, axis=1)
