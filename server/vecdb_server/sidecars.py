@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vecdb import json_objects
 from vecdb.errors import InvalidArgumentError
+from vecdb.json_objects import NotJsonError
 
 __all__ = [
     "READ_BYTES",
@@ -74,8 +76,8 @@ def metadata_lines(path: Path) -> Iterator[dict[str, Any] | None]:
                 yield None
                 continue
             try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                entry = json_objects.decode(line)
+            except (NotJsonError, RecursionError) as error:
                 raise wrong(path, f"line {number}: not JSON: {error}") from None
             if entry is not None and not isinstance(entry, dict):
                 got = type(entry).__name__
