@@ -286,7 +286,7 @@ def _encoded(entry: Any, row: int) -> bytes:
         raw = json_objects.encode(entry)
         _check_metadata_size(raw, row)
         _check_brackets(raw, entry, row)
-        json_objects.check_comes_back(entry, raw)
+        json_objects.check_comes_back(entry)
     except RecursionError:
         _check_depth(entry, row)
         raise
