@@ -203,8 +203,13 @@ class Database:
             AlreadyExistsError: the name ``new`` is taken, be it by the collection itself.
         """
         self.check_usable()
+        checks.check_name(new)
+        checks.check_name(old)
+        note = None
+        with contextlib.suppress(VecdbError):  # The catalogue says what is wrong with the names.
+            note = self.collection(old)._opened.note_name(new)
         with os_errors_translated(str(self.path)):
-            self._catalog.rename(checks.check_name(old), checks.check_name(new))
+            self._catalog.rename(old, new, note)
 
     def drop_collection(self, name: str) -> None:
         """Drop a collection with all that is in it, for every process that has it open.

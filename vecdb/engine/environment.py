@@ -41,6 +41,7 @@ from vecdb.engine.files import is_full
 from vecdb.engine.gate import BackOff, Gate
 from vecdb.engine.lmdb_errors import disk_full, located, translated, translation
 from vecdb.engine.lmdb_files import LMDB_FORMAT_0_9, make_lock_file
+from vecdb.engine.lmdb_pages import check_whole
 from vecdb.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -103,6 +104,8 @@ class Environment:
         if not create and not file.is_file():
             raise self._missing()
         held = file.stat().st_size if file.is_file() else 0
+        if held or not create:
+            check_whole(file)
         map_bytes = self._map_bytes
         while map_bytes < 2 * held:
             map_bytes *= 2
