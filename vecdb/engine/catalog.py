@@ -32,7 +32,7 @@ from vecdb.engine import layout
 from vecdb.engine.catalog_loss import catalog_fault, catalog_lost, stores_on_disk
 from vecdb.engine.environment import Environment
 from vecdb.engine.failpoints import failpoint
-from vecdb.engine.files import file_lock, fsync_folder
+from vecdb.engine.files import file_lock, fsync_folder, patient_lock
 from vecdb.engine.lmdb_files import fill_cut_file
 from vecdb.engine.named_database import NamedDatabase
 from vecdb.engine.store import Store, mark_dropped
@@ -50,6 +50,7 @@ __all__ = ["Catalog", "catalog_environment", "copy_catalog", "new_catalog"]
 
 _DATABASES = (b"names", b"aliases")
 _MAP_BYTES = 1024**3
+_PATIENCE_S = 8.0
 _WHAT = "catalogue entry"
 _log = logging.getLogger("vecdb.engine")
 
@@ -84,7 +85,7 @@ class Catalog:
         store and goes after it."""
         if self._is_empty() and stores_on_disk(self._root):
             # Another process may just make the first one, or drop the last one.
-            with file_lock(self._root / "catalog.lock", wait=True):
+            with self._locked():
                 if self._is_empty() and stores_on_disk(self._root):
                     raise catalog_lost(self._root, f"{self.environment.folder} names no collection")
 
@@ -133,7 +134,7 @@ class Catalog:
         Raises:
             AlreadyExistsError: the name is taken.
         """
-        with file_lock(self._root / "catalog.lock", wait=True):
+        with self._locked():
             with self.environment.read() as transaction:
                 taken = self._entry(transaction, name)
             if taken is not None and taken["state"] == "creating":
@@ -179,7 +180,7 @@ class Catalog:
             transaction.delete(old.encode(), db=self._names)
             return str(entry["id"])
 
-        with file_lock(self._root / "catalog.lock", wait=True):
+        with self._locked():
             collection_id = self.environment.transact(write)
             try:
                 if note is not None:
@@ -204,7 +205,7 @@ class Catalog:
         Raises:
             NotFoundError: there is none of that name.
         """
-        with file_lock(self._root / "catalog.lock", wait=True):
+        with self._locked():
             with self.environment.read() as transaction:
                 entry = self._entry(transaction, name)
             if entry is None or entry["state"] == "creating":
@@ -230,7 +231,7 @@ class Catalog:
             collection_id: what ``drop`` returned.
             store: the open one of this process, or None.
         """
-        with file_lock(self._root / "catalog.lock", wait=True):
+        with self._locked():
             with self.environment.read() as transaction:
                 entry = self._entry(transaction, name)
             # Another process may have finished it, and even made one of that name since.
@@ -245,6 +246,10 @@ class Catalog:
     def close(self) -> None:
         """Close the catalogue's environment."""
         self.environment.close()
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        """catalog.lock, which no step holds for long."""
+        return patient_lock(self._root / "catalog.lock", _PATIENCE_S)
 
     def _make_store(self, collection_id: str, name: str, config: CollectionConfig) -> None:
         folder = self.folder(collection_id)

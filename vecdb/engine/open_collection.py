@@ -199,10 +199,10 @@ class OpenCollection:
         """The store is open."""
         return self.store.environment.awake
 
-    def rest(self) -> None:
-        """Let files and mappings go until the next use."""
+    def rest(self) -> bool:
+        """Let files and mappings go until the next use; False if the store can't be closed now."""
         self.views.forget()
-        self.store.environment.rest()
+        return self.store.environment.rest()
 
     def close(self, *, dropped: bool = False) -> None:
         """Let everything go."""

@@ -40,7 +40,7 @@ from vecdb.engine.checking.store import check_entries
 from vecdb.engine.checking.walk import Facts, Walk, read_entries, read_facts
 from vecdb.engine.data_folder import COMPACTION_DRAFT, FORMAT_LINE
 from vecdb.engine.environment import Environment
-from vecdb.engine.files import file_lock, fsync_folder, names_in, write_file
+from vecdb.engine.files import fsync_folder, names_in, patient_lock, write_file
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.indexing import CollectionIndexer
 from vecdb.engine.options import Options
@@ -48,7 +48,6 @@ from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import forget_segments, mark_lost, remove_drafts
 from vecdb.engine.sealing import flat_rows_max, seal
 from vecdb.engine.store import Store
-from vecdb.errors import UnavailableError
 
 __all__ = ["CollectionRepair", "main", "repair_folder"]
 
@@ -238,22 +237,8 @@ def _tend_orphans(root: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; waits, but not for ever.
-
-    Raises:
-        UnavailableError: it was held all the time.
-    """
-    patience = time.monotonic() + _PATIENCE_S
-    while True:
-        with file_lock(path, wait=False) as held:
-            if held:
-                yield
-                return
-        if time.monotonic() > patience:
-            raise UnavailableError(f"{path} was held for {_PATIENCE_S:g} s", "LOCKED")
-        time.sleep(_POLL_S)
+def _lock(path: Path) -> contextlib.AbstractContextManager[None]:
+    return patient_lock(path, _PATIENCE_S)
 
 
 def _unheard() -> Findings:
