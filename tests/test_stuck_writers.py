@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.serving import ServerProcess, running_server
+from tests.serving import ServerProcess
 from vecdb.engine import catalog, environment, write_lock, writer
 from vecdb.engine.files import file_lock
 from vecdb.engine.write_lock import WriteLock
 from vecdb.errors import UnavailableError
 
 DIM = 8
+IMPATIENT = "from vecdb.engine import write_lock; write_lock.PATIENCE_S = 1.0"
 ENDS_S = 60.0
 """Far more than any of this takes; a call that waits for ever fails the test."""
 
@@ -36,7 +37,7 @@ HOLDER = """
 import os, signal, sys
 from pathlib import Path
 from vecdb.engine.environment import Environment
-environment = Environment(Path(sys.argv[1]), (b"meta",), create=False, map_bytes=1 << 26)
+environment = Environment(Path(sys.argv[1]), (), create=False, map_bytes=1 << 26)
 def stop(transaction):
     print("held", flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -162,18 +163,18 @@ def test_write_to_a_stuck_collection_is_refused_and_nothing_of_it_written(
 
 def test_collections_are_written_while_many_are_stuck(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
-        names = ["a", "b", "c", "free"]
+        names = ["a", "b", "free"]
         collections = [database.create_collection(name, DIM) for name in names]
-        holders = [Holder(each._opened.store.environment.folder) for each in collections[:3]]
+        holders = [Holder(each._opened.store.environment.folder) for each in collections[:2]]
         try:
             answers = [
                 database.submit(each._opened, each._batch(["x"], rows(1), None))
                 for each in collections
             ]
-            assert answers[3].result().seq == 1
-            for answer in answers[:3]:
+            assert answers[2].result().seq == 1
+            for answer in answers[:2]:
                 check_refused(within(answer.exception))
-            assert collections[3].upsert_many(["p", "q"], rows(2), batch_rows=1).rows == 2
+            assert collections[2].upsert_many(["p", "q"], rows(2), batch_rows=1).rows == 2
         finally:
             for holder in holders:
                 holder.__exit__()
@@ -295,8 +296,10 @@ def test_lock_that_is_passed_on_is_not_stuck(tmp_path: Path) -> None:
 def test_server_with_a_stuck_collection_starts_serves_the_others_and_ends(
     folder: Path, holder: Holder
 ) -> None:
-    """With the patience that it has: the grace holds for who waits when the signal comes."""
-    with ServerProcess(folder, grace_s=10.0) as server, vecdb.connect(server.address) as client:
+    with (
+        ServerProcess(folder, before=IMPATIENT) as server,
+        vecdb.connect(server.address) as client,
+    ):
         assert "reason=STORE_LOCKED" in server.wait_for("collection=stuck")
         assert client.collection("free").upsert(["second"], rows(1)).seq == 2
         server.signal(signal.SIGTERM)
@@ -306,15 +309,13 @@ def test_server_with_a_stuck_collection_starts_serves_the_others_and_ends(
 def test_server_whose_collection_gets_stuck_serves_the_others_and_ends(
     tmp_path: Path,
 ) -> None:
-    before = "from vecdb.engine import write_lock; write_lock.PATIENCE_S = 1.0"
     with (
-        ServerProcess(tmp_path / "data", before=before) as server,
+        ServerProcess(tmp_path / "data", before=IMPATIENT) as server,
         vecdb.connect(server.address, timeout_s=30) as client,
     ):
-        stuck, free = (client.create_collection(name, DIM) for name in ("stuck", "free"))
-        stuck.upsert(["first"], rows(1))
-        folders = (tmp_path / "data" / "collections").iterdir()
-        (folder,) = (f for f in folders if client_count(f, server) == "stuck")
+        stuck = client.create_collection("stuck", DIM)
+        (folder,) = (tmp_path / "data" / "collections").iterdir()
+        free = client.create_collection("free", DIM)
         with Holder(folder / "store"):
             outcomes: list[Any] = []
             threads = [

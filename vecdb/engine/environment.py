@@ -17,9 +17,9 @@ meta page could not be written. Reads go on at once then; writes only after a co
 reached the disk: what an earlier commit left in the page cache without a sync is durable then too.
 While the disk keeps failing, both are tried again ever less often.
 
-Opening waits for LMDB's write lock: a named database that is opened outside of a transaction of
-ours is opened in a write transaction of its own, and py-lmdb keeps no handle that was opened in a
-read transaction, which it resets instead of committing it. Where another process is stopped in the
+Opening waits for LMDB's write lock: named databases are opened in a write transaction, as py-lmdb
+keeps no handle that was opened in a read transaction, which it resets instead of committing it.
+Where another process is stopped in the
 middle of a commit, opening and writing are given up after some seconds (``write_lock.py``).
 """
 

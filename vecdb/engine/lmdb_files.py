@@ -50,8 +50,8 @@ def open_files(
     held: int,
     readers_max: int,
 ) -> tuple[Any, dict[bytes, Any]]:
-    """An open environment and the handles of its named databases, for each of which LMDB waits for
-    the write lock.
+    """An open environment and the handles of its named databases, for which LMDB waits for the
+    write lock.
 
     Args:
         map_bytes: address space to reserve. held: bytes of the file, which is enough for reading.
@@ -72,7 +72,11 @@ def open_files(
             handle = open_mapped(map_size=held)
         try:
             handle.reader_check()
-            return handle, {n: handle.open_db(n, create=create) for n in names}
+            # In one transaction, as open_db would begin its own with the GIL held: while it waits
+            # for the lock, this process would stand still.
+            with handle.begin(write=True) as transaction:
+                databases = {n: handle.open_db(n, transaction, create=create) for n in names}
+            return handle, databases
         except BaseException:
             handle.close()
             raise

@@ -179,11 +179,11 @@ class Writer:
 
     def _staff(self) -> None:
         """See to it that a thread comes for each collection with jobs. The lock is held."""
-        if self._next_store() is None:
-            return
-        if self._idle:
+        wanted = len({job.store for job in self._jobs} - self._at.keys())
+        if wanted and self._idle:
             self._changed.notify_all()
-        elif self._threads < THREADS_MAX:
+        # Those that are at no collection are idle, or come to a job by themselves.
+        while wanted > self._threads - len(self._at) and self._threads < THREADS_MAX:
             start_thread(self._run, "vecdb-writer")
             self._threads += 1
 
