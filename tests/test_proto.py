@@ -120,7 +120,7 @@ def test_half_a_number_is_refused() -> None:
         (wire.SegmentStats, types.SegmentStats, set()),
         (wire.ExportEnd, types.ExportEnd, set()),
         (wire.ImportReport, types.ImportReport, set()),
-        (wire.SearchInfo, types.SearchInfo, {"visited"}),  # a column of its own
+        (wire.SearchInfo, types.SearchInfo, {"visited", "deleted_visited"}),  # columns
     ],
 )
 def test_fields_are_called_as_in_the_vocabulary(
@@ -176,7 +176,7 @@ ScrollPageRequest collection=1 namespace=2 filter=3 token=4 batch=5 include_meta
 ScrollPageResponse ids=1 vectors=2 metadata=3 seq=4 next_token=5
 SearchInfo plan=1 exact=2 ef=3 matches=4 seq=5 verified=6 unindexed_rows=7
 SearchRequest collection=1 namespace=2 queries=3 k=4 ef=5 exact=6 include_metadata=7 include_vectors=8 target_recall=9 filter=10 timeout_us=11
-SearchResponse counts=1 ids=2 distances=3 metadata=4 vectors=5 infos=6 visited=7 failure=8
+SearchResponse counts=1 ids=2 distances=3 metadata=4 vectors=5 infos=6 visited=7 failure=8 deleted_visited=9
 SegmentStats number=1 kind=2 first_row=3 end_row=4 rows=5 dead=6 bytes=7
 ServerInfoRequest
 ServerInfoResponse version=1 data_format=2 limits=3 features=4

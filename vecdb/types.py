@@ -233,6 +233,7 @@ class SearchInfo(NamedTuple):
             query. Up to a few thousand take no longer than a graph. If there are more for long,
             no indexer is at work: call ``Collection.optimize``, or open the folder with
             ``optimize=True``.
+        deleted_visited: deleted rows that the graph walk passed through.
     """
 
     plan: str
@@ -243,6 +244,7 @@ class SearchInfo(NamedTuple):
     seq: int
     verified: bool
     unindexed_rows: int = 0
+    deleted_visited: int = 0
 
 
 class Hit(NamedTuple):
@@ -322,8 +324,9 @@ class HitColumns(NamedTuple):
         distances: float32, shape (sum(counts),).
         raw_metadata: UTF-8 JSON a hit, empty for none; None if no hit has any.
         vectors: float32, shape (sum(counts), dim), or None if not asked for.
-        info: SearchInfo that holds for every query but for ``visited``.
+        info: SearchInfo that holds for every query but for ``visited`` and ``deleted_visited``.
         visited: list of int, vectors compared with each query.
+        deleted_visited: list of int, deleted rows that each query's walk passed through.
     """
 
     counts: list[int]
@@ -333,13 +336,15 @@ class HitColumns(NamedTuple):
     vectors: npt.NDArray[np.float32] | None
     info: SearchInfo
     visited: list[int]
+    deleted_visited: list[int]
 
     def hits(self) -> list[Hits]:
         """One ``Hits`` a query; arrays are cut, not copied."""
         ids, distances, raw, vectors = self.ids, self.distances, self.raw_metadata, self.vectors
         answers = []
         start = 0
-        for count, visited in zip(self.counts, self.visited, strict=True):
+        columns = zip(self.counts, self.visited, self.deleted_visited, strict=True)
+        for count, visited, deleted in columns:
             end = start + count
             answers.append(
                 Hits(
@@ -347,7 +352,7 @@ class HitColumns(NamedTuple):
                     distances[start:end],
                     None if raw is None else raw[start:end],
                     None if vectors is None else vectors[start:end],
-                    self.info._replace(visited=visited),
+                    self.info._replace(visited=visited, deleted_visited=deleted),
                 )
             )
             start = end

@@ -203,23 +203,25 @@ def hits_of(
         decode_floats(response.distances, writable=True),
         metadata or None,
         decode_matrix(response.vectors, writable=True) if with_vectors else None,
-        _info_of(response.infos[0], 0),
+        _info_of(response.infos[0]),
         list(response.visited),
+        list(response.deleted_visited) or [0] * query_count,
     )
-    if len(response.infos) == 1:
-        return columns.hits()
     answers = columns.hits()
-    for hits, info, visited in zip(answers, response.infos, columns.visited, strict=True):
-        hits.info = _info_of(info, visited)
+    if len(response.infos) > 1:
+        for hits, info in zip(answers, response.infos, strict=True):
+            visited, deleted = hits.info.visited, hits.info.deleted_visited
+            hits.info = _info_of(info)._replace(visited=visited, deleted_visited=deleted)
     return answers
 
 
-def _info_of(info: wire.SearchInfo, visited: int) -> SearchInfo:
+def _info_of(info: wire.SearchInfo) -> SearchInfo:
+    """What holds for a whole answer; the counts of each query are columns of their own."""
     return SearchInfo(
         info.plan,
         info.exact,
         info.ef,
-        visited,
+        0,
         info.matches,
         info.seq,
         info.verified,

@@ -336,6 +336,7 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
         distances=encode_floats(found.distances),
         metadata=_metadata_column(found.raw_metadata),
         visited=found.visited,
+        deleted_visited=found.deleted_visited if any(found.deleted_visited) else None,
     )
     if found.vectors is not None:
         response.vectors.CopyFrom(encode_matrix(found.vectors))

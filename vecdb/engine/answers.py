@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
     Attributes:
         scores: float32 (q, k), ascending; only the first ``counts[i]`` of row i are set.
-        nodes: int64 (q, k). counts, visited: int64 (q,).
+        nodes: int64 (q, k). counts, visited, deleted: int64 (q,).
         walked: by the graph, rather than scanned.
         rows: int64, row numbers of the nodes, or None if nodes are row numbers themselves.
         content: the segment's arrays, or None for rows of no segment.
@@ -46,6 +46,7 @@ class Found(NamedTuple):
     nodes: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
     visited: npt.NDArray[np.int64]
+    deleted: npt.NDArray[np.int64]
     walked: bool
     rows: npt.NDArray[np.int64] | None
     content: RowArrays | None
@@ -69,21 +70,26 @@ def answers(
     deadline: Deadline,
 ) -> HitColumns:
     """What the parts gave, merged and named."""
-    if len(parts) == 1:
-        visited = parts[0].visited
-    else:
-        visited = np.zeros(queries, np.int64)
-        for part in parts:
-            visited += part.visited
+    visited = _summed([part.visited for part in parts], queries).tolist()
+    deleted = _summed([part.deleted for part in parts], queries).tolist()
     info = _info(view, parts, wanted)
     if not parts:
         vectors = np.zeros((0, store.config.dim), np.float32) if wanted.vectors else None
         nothing = np.zeros(0, np.float32)
-        return HitColumns([0] * queries, [], nothing, None, vectors, info, visited.tolist())
+        return HitColumns([0] * queries, [], nothing, None, vectors, info, visited, deleted)
     best = _merged(parts, wanted.k)
     ids, raw, vectors = _named(store, view, parts, best, wanted, deadline)
     distances = _distances(best.scores, store.config.metric)
-    return HitColumns(best.counts.tolist(), ids, distances, raw, vectors, info, visited.tolist())
+    counts = best.counts.tolist()
+    return HitColumns(counts, ids, distances, raw, vectors, info, visited, deleted)
+
+
+def _summed(counts: Sequence[npt.NDArray[np.int64]], queries: int) -> npt.NDArray[np.int64]:
+    """Counts of each query, int64 (q,), added up over the parts."""
+    total = counts[0].copy() if counts else np.zeros(queries, np.int64)
+    for more in counts[1:]:
+        total += more
+    return total
 
 
 class _Best(NamedTuple):

@@ -53,6 +53,9 @@ __all__ = [
     "walk_graph",
 ]
 
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
 EUCLIDEAN: Final = 0
 """Metric code: the score is the squared Euclidean distance."""
 INNER: Final = 1
@@ -61,15 +64,14 @@ LANES: Final = 16
 """Floats in a cache line; rows are padded with zeros to a multiple of it."""
 
 _LEVELS_MAX: Final = 64  # A level above this has probability 2**-64 even at M = 2.
-_TILE_BYTES: Final = (
-    16 * 1024
-)  # Rows that scan_rows scores against every query while they lie in L1.
+_TILE_BYTES: Final = 16 * 1024  # Rows that scan_rows scores against all queries while in L1.
 _ROWS_AHEAD: Final = 4  # Rows asked for before they are scored: more stalls the asking,
 _LINES_AHEAD: Final = (
     8  # as does asking for more of their lines; the processor sees the rest coming.
 )
 _PEEK_BEFORE_END: Final = 2  # Rows still to be scored when the next candidate's rows are asked for.
 _NO_BOUND: Final = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_DELETED_MIN: Final = 256  # Deleted nodes that a walk may meet beside a quarter of all nodes.
 
 
 # ---------------------------------------------------------------------------------------------
@@ -359,33 +361,45 @@ def peek(vectors, links, node, n, visited):
 
 
 @_inlined
+def nearest_of(pool, cursor, count, heap, waiting):
+    """The nearest candidate that is not expanded, live or deleted; _NO_BOUND if there is none."""
+    key = pool[cursor] if cursor < count else _NO_BOUND
+    return min(key, pool[heap]) if waiting > 0 else key
+
+
+@_inlined
 def best_first(
-    vectors, links, dead, node, score, queries, query, metric, ef, capacity, visited, seen, pool
+    vectors, links, dead, node, score, queries, query, metric, ef, deleted_max, visited, seen, pool
 ):  # fmt: skip
     """Level 0 from node on: expand the nearest candidate until ef live ones are nearer than it.
 
-    Without dead nodes the pool holds the ef best. With them, it also holds dead ones still to be
-    expanded, up to its capacity. Returns how many are in the pool, and how many were visited.
+    pool[: ef + 1] holds the nearest live candidates, ascending. Deleted ones wait to be expanded in
+    a heap behind them: however many there are, they take no live one's place.
+
+    Returns how many live ones are in the pool, how many nodes were visited, and how many deleted
+    ones were expanded. Past deleted_max deleted candidates it gives up with 0 live ones.
     """
-    n, has_dead = vectors.shape[0], dead.shape[0] > 0
+    n, has_dead, heap = vectors.shape[0], dead.shape[0] > 0, ef + 1
     visited[node >> 6] |= np.uint64(1) << np.uint64(node & 63)
     seen[0], end = node, 1
-    pool[0], count, cursor = pack(score, node), 1, 0
-    live = 0 if has_dead and is_dead(dead, node) else 1
-    bound = _NO_BOUND if live < ef else pool[0]
-    while cursor < count:  # The cursor is at the nearest candidate that is not expanded.
-        key = pool[cursor]
+    key = pack(score, node)
+    count = 0 if has_dead and is_dead(dead, node) else 1
+    pool[heap if count == 0 else 0] = key
+    waiting = deleted = 1 - count
+    cursor = passed = 0
+    bound = _NO_BOUND if count < ef else key
+    while key <= bound and key != _NO_BOUND:
         node = node_of(key)
-        if has_dead and is_dead(dead, node):
-            move(pool, cursor, cursor + 1, count - cursor - 1)
-            count -= 1
-            bound = pool[count - 1] if live >= ef else _NO_BOUND
-        else:
+        if cursor < count and key == pool[cursor]:
             pool[cursor] = key | np.uint64(1)
+        else:
+            remove_nearest(pool, heap, waiting)
+            waiting, passed = waiting - 1, passed + 1
         while cursor < count and pool[cursor] & np.uint64(1):
             cursor += 1
-        if cursor < count:
-            prefetch_row(links, node_of(pool[cursor]), _LINES_AHEAD)
+        key = nearest_of(pool, cursor, count, heap, waiting)
+        if key != _NO_BOUND:
+            prefetch_row(links, node_of(key), _LINES_AHEAD)
         fresh = end
         end = gather(links, node, n, visited, seen, end)
         for i in range(fresh, min(fresh + _ROWS_AHEAD, end)):
@@ -399,30 +413,44 @@ def best_first(
             key = pack(pair_score(vectors, node, queries, query, metric), node)
             if key >= bound:
                 continue
+            if has_dead and is_dead(dead, node):
+                add_waiting(pool, heap, waiting, key)
+                waiting, deleted = waiting + 1, deleted + 1
+                continue
             place = position_of(pool, count, key)
             move(pool, place + 1, place, count - place)
             pool[place] = key
             cursor = min(cursor, place)
-            count += 1
-            if has_dead:
-                live += 0 if is_dead(dead, node) else 1
-                count, live = trim(pool, count, live, dead, ef, capacity)
-            else:
-                live = count = min(count, ef)
-            bound = pool[count - 1] if live >= ef or count >= capacity else _NO_BOUND
-    return count, end
+            count = min(count + 1, ef)
+            bound = pool[count - 1] if count >= ef else _NO_BOUND
+        if deleted > deleted_max:
+            return 0, end, passed
+        key = nearest_of(pool, cursor, count, heap, waiting)
+    return count, end, passed
 
 
 @_inlined
-def trim(pool, count, live, dead, ef, capacity):
-    """Drop what lies behind the ef-th live candidate, and what is past the capacity."""
-    while count > 0:
-        last_is_dead = is_dead(dead, node_of(pool[count - 1]))
-        if not (live > ef or count > capacity or (live == ef and last_is_dead)):
+def add_waiting(pool, heap, size, key):
+    """Add a key to the min-heap of that size that begins at pool[heap]."""
+    hole = size
+    while hole > 0 and key < pool[heap + ((hole - 1) >> 1)]:
+        pool[heap + hole] = pool[heap + ((hole - 1) >> 1)]
+        hole = (hole - 1) >> 1
+    pool[heap + hole] = key
+
+
+@_inlined
+def remove_nearest(pool, heap, size):
+    """Remove the least key of the min-heap of that size that begins at pool[heap]."""
+    key, hole = pool[heap + size - 1], 0
+    while 2 * hole + 2 < size:
+        child = 2 * hole + 1
+        child += np.int64(pool[heap + child + 1] < pool[heap + child])
+        if key <= pool[heap + child]:
             break
-        count -= 1
-        live -= 0 if last_is_dead else 1
-    return count, live
+        pool[heap + hole] = pool[heap + child]
+        hole = child
+    pool[heap + hole] = key
 
 
 @_inlined
@@ -449,11 +477,11 @@ def check_results(first, last, k, queries, scores, nodes, counts):
     _FLOATS, _INTS, _read(types.int32, 1), _INTS, _INT, _INT, _BYTES, _FLOATS, _INT, _INT, _INT,
     _INT, _INT, _written(types.uint64, 1), _written(types.int32, 1), _written(types.uint64, 1),
     _written(types.int64, 2), _written(types.float32, 2), _written(types.int64, 1),
-    _written(types.int64, 1),
+    _written(types.int64, 1), _written(types.int64, 1),
 ))  # fmt: skip
 def walk_graph(
     vectors, links, upper_offsets, upper_links, entry, top_level, dead, queries, first, last,
-    metric, k, ef, visited, seen, pool, out_nodes, out_scores, out_counts, out_visited,
+    metric, k, ef, visited, seen, pool, out_nodes, out_scores, out_counts, out_visited, out_deleted,
 ):  # fmt: skip
     """The k nearest live rows that a walk with effort ef finds, for queries first to last - 1.
 
@@ -463,54 +491,54 @@ def walk_graph(
         upper_offsets, upper_links: int32 (n + 1,) and (u, M). Row upper_offsets[i] + L - 1 has the
             neighbours of node i on level L, 1 to upper_offsets[i + 1] - upper_offsets[i].
         entry, top_level: where a walk begins; an entry outside the rows finds nothing.
-        dead: uint8, bit i & 7 of byte i >> 3 set if node i is dead; (0,) if none is. Dead nodes
-            are walked through, never returned.
+        dead: uint8, bit i & 7 of byte i >> 3 set if node i is deleted; (0,) if none is. Deleted
+            nodes are walked through, never returned.
         queries: float32 (q, width).
         metric: EUCLIDEAN or INNER.
         ef: live candidates kept; at least k are.
-        visited, seen, pool: the arrays of a ``Scratch`` reserved for n and max(ef, k).
+        visited, seen, pool: the arrays of a ``Scratch`` reserved for these arguments.
         out_nodes, out_scores: int64 and float32 (q, k), ascending by (score, node).
-        out_counts: int64 (q,), how many were found; the rest of a row is left as it was.
+        out_counts: int64 (q,), how many were found; the rest of a row is left as it was. 0 also
+            where the walk gave up, as it met so many deleted nodes that a scan costs less.
         out_visited: int64 (q,), how many nodes were scored on level 0.
+        out_deleted: int64 (q,), how many deleted nodes were walked through.
     """
     n = vectors.shape[0]
     ef = min(max(ef, k), n)
-    capacity = ef if dead.shape[0] == 0 else 4 * ef + 64
+    deleted_max = 0 if dead.shape[0] == 0 else (n >> 2) + _DELETED_MIN
     check_shapes(vectors, n, dead, queries)
     if links.shape[0] != n or upper_offsets.shape[0] != n + 1:
         raise ValueError("walk_graph: arrays that don't belong together")
-    if visited.shape[0] << 6 < n or seen.shape[0] <= n or pool.shape[0] <= capacity:
+    pool_size = ef + 1 + deleted_max + links.shape[1]
+    if visited.shape[0] << 6 < n or seen.shape[0] <= n or pool.shape[0] < pool_size:
         raise ValueError("walk_graph: too little scratch memory")
     check_results(first, last, k, queries, out_scores, out_nodes, out_counts)
-    if last > out_visited.shape[0]:
-        raise ValueError("walk_graph: queries past the end of out_visited")
+    if last > min(out_visited.shape[0], out_deleted.shape[0]):
+        raise ValueError("walk_graph: queries past the end of out_visited or out_deleted")
     for query in range(first, last):
-        out_counts[query] = out_visited[query] = 0
+        out_counts[query] = out_visited[query] = out_deleted[query] = 0
         if entry < 0 or entry >= n or k < 1:
             continue
         node, score = descend(
             vectors, upper_offsets, upper_links, entry, top_level, queries, query, metric
         )
-        count, end = best_first(
-            vectors, links, dead, node, score, queries, query, metric, ef, capacity,
+        count, end, passed = best_first(
+            vectors, links, dead, node, score, queries, query, metric, ef, deleted_max,
             visited, seen, pool,
         )  # fmt: skip
         for i in range(end):
             visited[np.int64(seen[i]) >> 6] = np.uint64(0)
-        found = 0
-        for i in range(count):
-            node = node_of(pool[i])
-            if found < k and not (dead.shape[0] > 0 and is_dead(dead, node)):
-                out_nodes[query, found], out_scores[query, found] = node, score_of(pool[i])
-                found += 1
-        out_counts[query], out_visited[query] = found, end
+        for i in range(min(count, k)):
+            out_nodes[query, i], out_scores[query, i] = node_of(pool[i]), score_of(pool[i])
+        out_counts[query], out_visited[query], out_deleted[query] = min(count, k), end, passed
 
 
 class Scratch:
     """The memory of one walk at a time; a thread that walks owns one meanwhile.
 
     ``walk_graph`` leaves the visited marks clear, so one Scratch serves graphs of any size in turn.
-    It takes n/8 bytes, 4 bytes a node for as many as a walk visits, and 32 bytes for each of ef.
+    It takes n/8 bytes, 4 bytes a node for as many as a walk visits, 8 bytes for each of ef, and
+    with deleted nodes 8 bytes for each of a quarter of all nodes, as far as so many are met.
     """
 
     def __init__(self) -> None:
@@ -518,39 +546,32 @@ class Scratch:
         self.seen: npt.NDArray[np.int32] = np.empty(0, np.int32)
         self.pool: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
 
-    def reserve(self, n: int, ef: int) -> Scratch:
-        """Grow to what graphs of n nodes need at effort ef, which is at least k; returns itself."""
+    def reserve(self, n: int, ef: int, slots: int, has_deleted: bool) -> Scratch:
+        """Grow to what graphs of n nodes with lists of so many slots need at effort ef, which is
+        at least k; return self."""
         if self.seen.size <= n:
             self.visited = np.zeros((n + 63) // 64, np.uint64)
             self.seen = np.empty(n + 1, np.int32)
-        entries = 4 * min(ef, n) + 64 + 1
+        entries = min(ef, n) + slots + 1
+        if has_deleted:
+            entries += (n >> 2) + _DELETED_MIN
         if self.pool.size < entries:
             self.pool = np.empty(entries, np.uint64)
         return self
 
 
 def walk(
-    scratch: Scratch,
-    vectors: npt.NDArray[np.float32],
-    graph: Any,
-    dead: npt.NDArray[np.uint8],
-    queries: npt.NDArray[np.float32],
-    first: int,
-    last: int,
-    metric: int,
-    k: int,
-    ef: int,
-    out_nodes: npt.NDArray[np.int64],
-    out_scores: npt.NDArray[np.float32],
-    out_counts: npt.NDArray[np.int64],
-    out_visited: npt.NDArray[np.int64],
-) -> None:
+    scratch: Scratch, vectors: Floats, graph: Any, dead: npt.NDArray[np.uint8], queries: Floats,
+    first: int, last: int, metric: int, k: int, ef: int, out_nodes: Ints, out_scores: Floats,
+    out_counts: Ints, out_visited: Ints, out_deleted: Ints | None = None,
+) -> None:  # fmt: skip
     """``walk_graph`` with its scratch memory and the five fields of a graph filled in."""
-    scratch.reserve(len(vectors), max(ef, k))
+    out_deleted = np.zeros_like(out_visited) if out_deleted is None else out_deleted
+    scratch.reserve(len(vectors), max(ef, k), graph.links.shape[1], len(dead) > 0)
     walk_graph(
         vectors, graph.links, graph.upper_offsets, graph.upper_links, graph.entry, graph.top_level,
         dead, queries, first, last, metric, k, ef, scratch.visited, scratch.seen, scratch.pool,
-        out_nodes, out_scores, out_counts, out_visited,
+        out_nodes, out_scores, out_counts, out_visited, out_deleted,
     )  # fmt: skip
 
 

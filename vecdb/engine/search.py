@@ -1,7 +1,7 @@
 """Searching: a view, a plan for each of its parts, kernels over them, and one merged answer.
 
 Fresh rows and flat segments are scanned exactly; graphs are walked. k means k: where a walk finds
-fewer live rows than there are (dead regions, unreachable nodes), that segment is scanned instead.
+fewer live rows than there are (it gave up among deleted rows), that segment is scanned instead.
 Rows that the view does not hold are scanned as they are read from the store, a slice at a time.
 
 One query runs on its caller's thread, a batch on several (``kernel_pool``).
@@ -152,7 +152,7 @@ class Searcher:
         def walk(scratch: Any, first: int, last: int) -> None:
             walk_graph(
                 scratch, area.vectors, graph, area.dead, queries, first, last, metric, k,
-                wanted.ef, found.nodes, found.scores, found.counts, found.visited,
+                wanted.ef, found.nodes, found.scores, found.counts, found.visited, found.deleted,
             )  # fmt: skip
 
         self._pool.run(len(queries), _WALKS_AT_FIRST, deadline, walk)
@@ -225,6 +225,7 @@ class Searcher:
             np.full(shape, -1, np.int64),
             np.zeros(len(queries), np.int64),
             np.zeros(len(queries), np.int64),
+            np.zeros(len(queries), np.int64),
             False,
             None,
             None,
@@ -283,6 +284,7 @@ def _nothing_yet(area: Area, queries: int, k: int, *, walked: bool) -> Found:
     return Found(
         np.empty(shape, np.float32),
         np.empty(shape, np.int64),
+        np.zeros(queries, np.int64),
         np.zeros(queries, np.int64),
         np.zeros(queries, np.int64),
         walked,

@@ -86,10 +86,12 @@ def print_search(
         console.print(_search_table(hits, chosen))
         info = hits.info
         way = "exactly" if info.exact else f"ef {info.ef}"
+        passed = info.deleted_visited
+        through = f"{passed:,} deleted rows walked through; " if passed else ""
         _say(
             console,
             f"{info.plan}, {way}; {info.visited:,} of {info.matches:,} vectors compared; "
-            f"seq {info.seq}",
+            f"{through}seq {info.seq}",
         )
         _say_unindexed(console, place, name, info.unindexed_rows, info.matches)
 

@@ -1,0 +1,112 @@
+"""Recall beside deleted rows: whatever share of a graph is deleted, and in whatever shape, searches
+find as much as in a collection that was built from the live rows alone.
+
+No indexer runs, so that no segment is rebuilt: this is what a search meets before it comes round.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.model import index_now, recall, seal_now
+from tests.serving import running_server
+from vecdb.types import SearchInfo
+
+ROWS, DIM, QUERIES = 3_000, 8, 100
+LESS_MAX = 0.01
+METRICS = pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+
+
+def names_of(rows: Any) -> list[str]:
+    return [str(i) for i in rows]
+
+
+def filled(database: Any, name: str, metric: str, rows: Any, vectors: np.ndarray) -> Any:
+    docs = database.create_collection(name, vectors.shape[1], metric)
+    docs.upsert_many(names_of(rows), vectors[rows])
+    seal_now(docs)
+    index_now(docs)
+    assert [s.kind for s in docs.stats().segments] == ["graph"]
+    return docs
+
+
+def measured(docs: Any, queries: np.ndarray, k: int) -> float:
+    return recall(docs.search(queries, k=k), docs.search(queries, k=k, exact=True))
+
+
+def shapes(vectors: np.ndarray, share: float, rng: np.random.Generator) -> dict[str, Any]:
+    """Rows to delete: those nearest to row 0, a few whole clusters, each m-th row, any rows."""
+    n, count = len(vectors), int(len(vectors) * share)
+    order = np.argsort(np.square(vectors - vectors[0]).sum(axis=1))
+    centers = vectors[rng.choice(n, 10, replace=False)]
+    distance = np.square(vectors[:, None] - centers).sum(axis=2)
+    by_cluster = np.argsort(distance.argmin(axis=1), kind="stable")
+    return {
+        "nearest": order[:count],
+        "clusters": by_cluster[:count],
+        "tenant": np.arange(n)[np.arange(n) * share % 1 < share][:count],
+        "random": rng.choice(n, count, replace=False),
+    }
+
+
+@METRICS
+def test_recall_beside_deleted_rows_is_that_of_a_fresh_build(tmp_path: Path, metric: str) -> None:
+    rng = np.random.default_rng(7)
+    vectors = rng.standard_normal((ROWS, DIM), dtype=np.float32)
+    with vecdb.open(tmp_path / "whole", indexer=False) as database:
+        filled(database, "docs", metric, np.arange(ROWS), vectors)
+    for share in (0.15, 0.5):
+        for shape, gone in shapes(vectors, share, rng).items():
+            data = tmp_path / f"{shape}-{share}"
+            shutil.copytree(tmp_path / "whole", data)
+            with vecdb.open(data, indexer=False) as database:
+                docs = database.collection("docs")
+                docs.delete(names_of(gone))
+                live = np.setdiff1d(np.arange(ROWS), gone)
+                fresh = filled(database, "fresh", metric, live, vectors)
+                # In the middle of what is deleted, and everywhere.
+                inside = vectors[rng.choice(gone, QUERIES)]
+                queries = np.concatenate([inside, vectors[rng.choice(ROWS, QUERIES)]])
+                for k in (10, 100):
+                    floor = measured(fresh, queries, k) - LESS_MAX
+                    assert measured(docs, queries, k) >= floor, (shape, share, k)
+
+
+def test_deleted_first_row_of_equal_ones_does_not_hide_the_others(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    vectors = rng.standard_normal((1_000, DIM), dtype=np.float32)
+    vectors[100:160] = vectors[100]
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = filled(database, "docs", "euclidean", np.arange(1_000), vectors)
+        docs.delete(names_of(range(100, 150)))
+        hits = docs.search(vectors[100], k=10)
+        assert set(hits.ids) == set(names_of(range(150, 160)))
+        assert not hits.info.exact
+
+
+def test_info_counts_the_deleted_rows_walked_through(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    vectors = rng.standard_normal((2_000, DIM), dtype=np.float32)
+    near = np.argsort(np.square(vectors - vectors[0]).sum(axis=1))[:200]
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = filled(database, "docs", "euclidean", np.arange(2_000), vectors)
+        assert docs.search(vectors[0], k=5).info.deleted_visited == 0
+        docs.delete(names_of(near))
+        inside, far = docs.search(np.stack([vectors[0], vectors[0] * 0 + 9]), k=5)
+        # All of them are nearer than any live row.
+        assert inside.info.deleted_visited == 200 and inside.info.visited > 200
+        assert far.info.deleted_visited < 200
+        assert docs.search(vectors[0], k=5, exact=True).info.deleted_visited == 0
+        embedded = inside.info
+    with (
+        running_server(tmp_path / "data", indexer=False) as address,
+        vecdb.connect(address) as client,
+    ):
+        remote: SearchInfo = client.collection("docs").search(vectors[0], k=5).info
+        assert remote.deleted_visited == embedded.deleted_visited
