@@ -442,7 +442,7 @@ def add_waiting(pool, heap, size, key):
 @_inlined
 def remove_nearest(pool, heap, size):
     """Remove the least key of the min-heap of that size that begins at pool[heap]."""
-    key, hole = pool[heap + size - 1], 0
+    hole, key = np.int64(0), pool[heap + size - 1]
     while 2 * hole + 2 < size:
         child = 2 * hole + 1
         child += np.int64(pool[heap + child + 1] < pool[heap + child])
