@@ -343,6 +343,7 @@ def test_the_package_exports_what_it_lists() -> None:
         "limits",
         "os_errors",
         "scrolling",
+        "side_header",
         "types",
     }
     assert public_names - modules - submodules == set(vecdb.__all__) - {"__version__"}

@@ -25,6 +25,7 @@ from vecdb import export_files
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.export import export as exporting
 from vecdb.engine.export.export import ExportRequest, export
+from vecdb.side_header import KEY
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server.command_line import run
 from vecdb_server.service import Service
@@ -163,6 +164,9 @@ def test_nothing_is_overwritten_unless_told(database: Any, tmp_path: Path) -> No
         docs.export_faiss(tmp_path / "none" / "x.faiss")
 
 
+HEADER = {"metric": "cosine", "normalized": True, "dim": DIM, "M": 16, "ef_construction": 128}
+
+
 def test_the_side_file_without_pyarrow(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +177,7 @@ def test_the_side_file_without_pyarrow(
     lines = Path(report.side_path).read_text().splitlines()
     assert report.side_path.endswith(".meta.jsonl")
     assert [json.loads(line) for line in lines] == [
-        {"faiss_id": 0, "id": "ä", "metadata": '{"x":"ü"}'},
+        {"faiss_id": 0, "id": "ä", "metadata": '{"x":"ü"}', KEY: HEADER},
         {"faiss_id": 1, "id": "b\n", "metadata": None},
     ]
 

@@ -227,29 +227,24 @@ def test_garbage_neither_crashes_nor_hangs(
             assert counts[i] <= visited[i] <= 40
 
 
-def test_walk_with_deleted_rows_finds_all_that_live_at_full_effort(
+def test_walk_with_deleted_rows_finds_all_others_that_it_can_reach(
     small: tuple[Any, Graph],
 ) -> None:
     rows, graph = small
-    n = len(rows)
-    order = np.argsort(scanned(rows, rows[:1], kernels.EUCLIDEAN, n)[1][0])
+    n, query = len(rows), rows[:1]
+    order = scanned(rows, query, kernels.EUCLIDEAN, n)[0][0]
+    reached, _, found, _ = walked(rows, graph, query, kernels.EUCLIDEAN, n, n)
+    reached = np.sort(reached[0, : found[0]])
     random = np.random.default_rng(5)
     for count in (1, n // 10, n // 4):
         for gone in (order[:count], order[-count:], random.choice(n, count, replace=False)):
             dead = np.zeros(n, bool)
             dead[gone] = True
-            live = n - count
-            deleted = np.zeros(1, np.int64)
-            out = (
-                np.zeros((1, live), np.int64), np.zeros((1, live), np.float32),
-                np.zeros(1, np.int64), np.zeros(1, np.int64), deleted,
-            )  # fmt: skip
-            kernels.walk(
-                kernels.Scratch(), rows, graph, bitmap(dead), rows[:1], 0, 1,
-                kernels.EUCLIDEAN, live, live, *out,
-            )  # fmt: skip
-            np.testing.assert_array_equal(np.sort(out[0][0]), np.flatnonzero(~dead))
-            assert out[2][0] == live and out[3][0] == n and deleted[0] == count
+            nodes, _, counts, visited = walked(
+                rows, graph, query, kernels.EUCLIDEAN, n, n, bitmap(dead)
+            )
+            np.testing.assert_array_equal(np.sort(nodes[0, : counts[0]]), reached[~dead[reached]])
+            assert visited[0] == len(reached)
 
 
 # -- the scan -----------------------------------------------------------------------------------

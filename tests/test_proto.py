@@ -149,7 +149,7 @@ DropCollectionRequest collection=1 namespace=2
 DropCollectionResponse
 EndScrollRequest collection=1 namespace=2 token=3
 EndScrollResponse
-ExportEnd rows=1 seq=2 bytes=3 sha256=4 work=5 work_s=6 numbered=7 token=8
+ExportEnd rows=1 seq=2 bytes=3 sha256=4 work=5 work_s=6 numbered=7 token=8 config=9 normalized=10
 ExportRequest collection=1 namespace=2 format=3 normalize_queries=4
 ExportResponse chunk=1 end=2
 Failure code=1 reason=2 message=3
@@ -161,7 +161,7 @@ GetRequest collection=1 namespace=2 ids=3
 GetResponse ids=1 vectors=2 metadata=3 missing=4 seq=5
 ImportBegin collection=1 namespace=2 kind=3 metric=4 dim=5 bytes=6 side_bytes=7 file_name=8 side_name=9
 ImportEnd sha256=1 side_sha256=2
-ImportReport collection=1 made=2 kind=3 rows=4 skipped=5 graph=6 connected=7 seq=8 elapsed_s=9
+ImportReport collection=1 made=2 kind=3 rows=4 skipped=5 graph=6 connected=7 seq=8 elapsed_s=9 assumed=10
 ImportRequest begin=1 chunk=2 side_chunk=3 end=4
 ImportResponse report=1
 Limits dim_max=1 k_max=2 ef_max=3 results_per_call_max=4 batch_rows_max=5 id_bytes_max=6 metadata_bytes_max=7 metadata_depth_max=8 message_bytes=9

@@ -12,6 +12,8 @@ entry a row, in the order of the file's rows:
     faiss_id   the row's number in the file
     id         its id, text
     metadata   its metadata as JSON text, null if it has none
+
+and a header, in which the index file's metric and graph parameters stand (``side_header.py``).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from typing import IO, Any, Final, Self
 from vecdb import checks
 from vecdb.errors import AlreadyExistsError, DataLossError, NotFoundError, VecdbError
 from vecdb.os_errors import os_errors_translated
+from vecdb.side_header import KEY, SideHeader
 from vecdb.types import ExportEnd, ExportReport, Records, ScrollPage
 
 __all__ = ["SIDE_PAGE_ROWS", "NewFile", "put_in_place", "save_export", "side_paths"]
@@ -262,7 +265,8 @@ def _write_side(
 ) -> None:
     rows = 0
     token: str | None = end.token
-    with (_ParquetSide if with_arrow else _LinesSide)(file) as writer:
+    header = None if end.config is None else SideHeader.of(end.config, normalized=end.normalized)
+    with (_ParquetSide if with_arrow else _LinesSide)(file, header) as writer:
         while token is not None:
             records, token = next_page(token)
             count = len(records)
@@ -278,7 +282,7 @@ class _SideFile(ABC):
     """A side file under way; a context manager."""
 
     @abstractmethod
-    def __init__(self, file: NewFile) -> None: ...
+    def __init__(self, file: NewFile, header: SideHeader | None) -> None: ...
 
     @abstractmethod
     def add(self, numbers: list[int], records: Records) -> None:
@@ -290,24 +294,29 @@ class _SideFile(ABC):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def close(self) -> None:  # noqa: B027  Not all have an end to write.
+    @abstractmethod
+    def close(self) -> None:
         """Write what comes at the end."""
 
 
 class _LinesSide(_SideFile):
-    def __init__(self, file: NewFile) -> None:
+    def __init__(self, file: NewFile, header: SideHeader | None) -> None:
         self._file = file
+        self._to_come: dict[str, Any] = {} if header is None else {KEY: header.as_json()}
 
     def add(self, numbers: list[int], records: Records) -> None:
-        lines = [
-            json.dumps({"faiss_id": number, "id": name, "metadata": raw.decode() if raw else None})
-            for number, name, raw in zip(numbers, records.ids, records.raw_metadata, strict=True)
-        ]
-        self._file.stream.write("".join(f"{line}\n" for line in lines).encode())
+        for number, name, raw in zip(numbers, records.ids, records.raw_metadata, strict=True):
+            entry = {"faiss_id": number, "id": name, "metadata": raw.decode() if raw else None}
+            self._file.stream.write(f"{json.dumps(entry | self._to_come)}\n".encode())
+            self._to_come = {}
+
+    def close(self) -> None:
+        if self._to_come:
+            self._file.stream.write(f"{json.dumps(self._to_come)}\n".encode())
 
 
 class _ParquetSide(_SideFile):
-    def __init__(self, file: NewFile) -> None:
+    def __init__(self, file: NewFile, header: SideHeader | None) -> None:
         import pyarrow
         import pyarrow.parquet
 
@@ -317,7 +326,8 @@ class _ParquetSide(_SideFile):
             ("id", pyarrow.string()),
             ("metadata", pyarrow.string()),
         ]
-        self._schema = pyarrow.schema(columns)
+        described = None if header is None else {KEY: json.dumps(header.as_json())}
+        self._schema = pyarrow.schema(columns, described)
         self._writer = pyarrow.parquet.ParquetWriter(file.stream, self._schema)
 
     def add(self, numbers: list[int], records: Records) -> None:

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from vecdb import checks
+from vecdb import checks, json_objects
 from vecdb.errors import InvalidArgumentError, MissingExtraError, NotFoundError
 from vecdb.export_files import side_paths
+from vecdb.side_header import KEY
 
 __all__ = ["SideFile", "open_regular", "side_lines"]
 
@@ -106,12 +107,17 @@ def _copy_table(table: Path, lines: Path) -> None:
             absent = [name for name in _FIELDS if name not in source.schema_arrow.names]
             if absent:
                 raise ValueError(f"it has no column {absent[0]}")
+            header = (source.schema_arrow.metadata or {}).get(KEY.encode())
+            to_come = {} if header is None else {KEY: json_objects.decode(header)}
             for batch in source.iter_batches(_PARQUET_ROWS, columns=list(_FIELDS)):
                 for row in batch.to_pylist():
-                    out.write(json.dumps(row) + "\n")
+                    out.write(json.dumps(row | to_come) + "\n")
+                    to_come = {}
+            if to_come:
+                out.write(json.dumps(to_come) + "\n")
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {table}", "NO_FILE") from None
-    except (ArrowException, KeyError, OSError, TypeError, ValueError) as error:
+    except (ArrowException, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # The disk's. Arrow raises one without a number for what it can't decode.
         wanted = ", ".join(_FIELDS)

@@ -124,6 +124,8 @@ class ImportReport:
         connected: nodes of the file's graph that no search could come to, and that were linked.
         seq: the collection's when the last of the rows were there.
         elapsed_s: seconds that it took.
+        assumed: what neither file nor sidecar nor caller said and was taken to be so, or could not
+            be as they said; a sentence each, for people.
     """
 
     collection: str
@@ -135,6 +137,7 @@ class ImportReport:
     connected: int
     seq: int
     elapsed_s: float
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,8 @@ class ExportEnd(NamedTuple):
     Attributes:
         numbered: the rows have their ids as numbers, instead of being counted from 0.
         token: of a scroll at the export's seq, for ids and metadata in the order of its rows.
+        config: of the collection; None if a server does not say it.
+        normalized: vectors went out at unit length, not as they were given.
     """
 
     rows: int
@@ -171,6 +176,8 @@ class ExportEnd(NamedTuple):
     work_s: float
     numbered: bool
     token: str
+    config: CollectionConfig | None = None
+    normalized: bool = False
 
 
 @dataclass(frozen=True)

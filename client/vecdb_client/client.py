@@ -153,8 +153,8 @@ class Client:
 
         Args:
             path: the file, on this machine. The server checks all of it before anything is written.
-            collection: made if it is not there, with the file's dim, M and metric.
-            metric: None for that of the collection, or the file's: L2 is "euclidean", inner product
+            collection: made if it is not there, with the dim, M and metric of file and sidecar.
+            metric: None for that of collection, sidecar or file: L2 is "euclidean", inner product
                 "dot", after a normalisation "cosine". "cosine": all vectors have length 1.
             meta: JSON Lines or Parquet of ``faiss_id``, ``id`` and ``metadata``; None for what is
                 there of ``<path>.meta.parquet`` and ``.jsonl``, False for none. Without it the
@@ -163,8 +163,8 @@ class Client:
 
         Raises:
             InvalidArgumentError: BAD_FILE, with byte and field; FAISS_INDEX: of a kind that can't
-                be taken; DIM_MISMATCH, METRIC_MISMATCH: not what the collection has; BAD_META;
-                TRANSFER_DAMAGED: bytes were changed on the way.
+                be taken; DIM_MISMATCH, METRIC_MISMATCH, CONFIG_MISMATCH: two say different things;
+                BAD_META; TRANSFER_DAMAGED: bytes were changed on the way.
             NotFoundError: NO_FILE.
             ResourceExhaustedError: the server has too little disk for it (DISK_FULL), or too many
                 of these already.

@@ -161,17 +161,17 @@ def description_of(message: wire.CollectionDescription) -> CollectionDescription
     Raises:
         UnsupportedError: a metric that this client is too old to know.
     """
-    config = message.config
+    return CollectionDescription(message.name, _config_of(message.name, message.config))
+
+
+def _config_of(name: str, config: wire.CollectionConfig) -> CollectionConfig:
     metric = _METRIC_OF_WIRE.get(int(config.metric))
     if metric is None:
         raise errors.UnsupportedError(
-            f"collection {message.name} has metric {int(config.metric)}, which this client "
-            "does not know",
+            f"collection {name} has metric {int(config.metric)}, which this client does not know",
             "UNKNOWN_METRIC",
         )
-    return CollectionDescription(
-        message.name, CollectionConfig(config.dim, metric, config.m, config.ef_construction)
-    )
+    return CollectionConfig(config.dim, metric, config.m, config.ef_construction)
 
 
 # -------------------------------------------------------------------------------------------- rows
@@ -270,7 +270,10 @@ def report_of(message: wire.BackupReport) -> BackupReport:
 
 def export_end_of(message: wire.ExportEnd) -> ExportEnd:
     """What is known of an export at its end."""
-    return ExportEnd(**_numbers(message, wire.ExportEnd))
+    fields = _numbers(message, wire.ExportEnd)
+    if fields["config"] is not None:
+        fields["config"] = _config_of("that is exported", message.config)
+    return ExportEnd(**fields)
 
 
 _KIND_OF_IMPORT: Final[dict[str, wire.ImportKind]] = {
@@ -295,7 +298,8 @@ def import_begin(kind: str, collection: Any, metric: Any, dim: Any = None) -> wi
 
 def import_report_of(message: wire.ImportReport) -> ImportReport:
     """What an import has brought."""
-    return ImportReport(**_numbers(message, wire.ImportReport))
+    fields = _numbers(message, wire.ImportReport)
+    return ImportReport(**{**fields, "assumed": tuple(message.assumed)})
 
 
 def _numbers(message: Any, kind: Any, skipped: str = "") -> dict[str, Any]:

@@ -568,7 +568,7 @@ class ExportResponse(_message.Message):
     def __init__(self, chunk: _Optional[bytes] = ..., end: _Optional[_Union[ExportEnd, _Mapping]] = ...) -> None: ...
 
 class ExportEnd(_message.Message):
-    __slots__ = ("rows", "seq", "bytes", "sha256", "work", "work_s", "numbered", "token")
+    __slots__ = ("rows", "seq", "bytes", "sha256", "work", "work_s", "numbered", "token", "config", "normalized")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -577,6 +577,8 @@ class ExportEnd(_message.Message):
     WORK_S_FIELD_NUMBER: _ClassVar[int]
     NUMBERED_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZED_FIELD_NUMBER: _ClassVar[int]
     rows: int
     seq: int
     bytes: int
@@ -585,7 +587,9 @@ class ExportEnd(_message.Message):
     work_s: float
     numbered: bool
     token: str
-    def __init__(self, rows: _Optional[int] = ..., seq: _Optional[int] = ..., bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., work: _Optional[str] = ..., work_s: _Optional[float] = ..., numbered: _Optional[bool] = ..., token: _Optional[str] = ...) -> None: ...
+    config: CollectionConfig
+    normalized: bool
+    def __init__(self, rows: _Optional[int] = ..., seq: _Optional[int] = ..., bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., work: _Optional[str] = ..., work_s: _Optional[float] = ..., numbered: _Optional[bool] = ..., token: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., normalized: _Optional[bool] = ...) -> None: ...
 
 class ImportRequest(_message.Message):
     __slots__ = ("begin", "chunk", "side_chunk", "end")
@@ -636,7 +640,7 @@ class ImportResponse(_message.Message):
     def __init__(self, report: _Optional[_Union[ImportReport, _Mapping]] = ...) -> None: ...
 
 class ImportReport(_message.Message):
-    __slots__ = ("collection", "made", "kind", "rows", "skipped", "graph", "connected", "seq", "elapsed_s")
+    __slots__ = ("collection", "made", "kind", "rows", "skipped", "graph", "connected", "seq", "elapsed_s", "assumed")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     MADE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -646,6 +650,7 @@ class ImportReport(_message.Message):
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
+    ASSUMED_FIELD_NUMBER: _ClassVar[int]
     collection: str
     made: bool
     kind: str
@@ -655,7 +660,8 @@ class ImportReport(_message.Message):
     connected: int
     seq: int
     elapsed_s: float
-    def __init__(self, collection: _Optional[str] = ..., made: _Optional[bool] = ..., kind: _Optional[str] = ..., rows: _Optional[int] = ..., skipped: _Optional[int] = ..., graph: _Optional[str] = ..., connected: _Optional[int] = ..., seq: _Optional[int] = ..., elapsed_s: _Optional[float] = ...) -> None: ...
+    assumed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, collection: _Optional[str] = ..., made: _Optional[bool] = ..., kind: _Optional[str] = ..., rows: _Optional[int] = ..., skipped: _Optional[int] = ..., graph: _Optional[str] = ..., connected: _Optional[int] = ..., seq: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., assumed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServerInfoRequest(_message.Message):
     __slots__ = ()

@@ -270,14 +270,15 @@ def import_parts(messages: Iterator[wire.ImportRequest]) -> Iterator[Chunk | Tra
 
 def description_message(name: str, config: CollectionConfig) -> wire.CollectionDescription:
     """A collection with its whole configuration."""
-    return wire.CollectionDescription(
-        name=name,
-        config=wire.CollectionConfig(
-            dim=config.dim,
-            metric=_WIRE_OF_METRIC[config.metric],
-            m=config.M,
-            ef_construction=config.ef_construction,
-        ),
+    return wire.CollectionDescription(name=name, config=_config_message(config))
+
+
+def _config_message(config: CollectionConfig) -> wire.CollectionConfig:
+    return wire.CollectionConfig(
+        dim=config.dim,
+        metric=_WIRE_OF_METRIC[config.metric],
+        m=config.M,
+        ef_construction=config.ef_construction,
     )
 
 
@@ -417,7 +418,8 @@ def report_message(report: BackupReport) -> wire.BackupReport:
 def export_response(piece: bytes | ExportEnd) -> wire.ExportResponse:
     """A chunk of an export, or its end."""
     if isinstance(piece, ExportEnd):
-        return wire.ExportResponse(end=wire.ExportEnd(**piece._asdict()))
+        config = None if piece.config is None else _config_message(piece.config)
+        return wire.ExportResponse(end=wire.ExportEnd(**{**piece._asdict(), "config": config}))
     return wire.ExportResponse(chunk=piece)
 
 

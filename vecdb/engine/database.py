@@ -289,8 +289,8 @@ class Database:
 
         Args:
             path: the file. It is not trusted: all of it is checked before anything is written.
-            collection: made if it is not there, with the file's dim, M and metric.
-            metric: None for that of the collection, or the file's: L2 is "euclidean", inner product
+            collection: made if it is not there, with the dim, M and metric of file and sidecar.
+            metric: None for that of collection, sidecar or file: L2 is "euclidean", inner product
                 "dot", after a normalisation "cosine". "cosine": all vectors have length 1.
             meta: JSON Lines or Parquet of ``faiss_id``, ``id`` and ``metadata``; None for what is
                 there of ``<path>.meta.parquet`` and ``.jsonl``, False for none. Without it the
@@ -299,7 +299,7 @@ class Database:
 
         Raises:
             InvalidArgumentError: BAD_FILE, with byte and field; FAISS_INDEX: of a kind that can't
-                be taken; DIM_MISMATCH, METRIC_MISMATCH: not what the collection has.
+                be taken; DIM_MISMATCH, METRIC_MISMATCH, CONFIG_MISMATCH: two say different things.
             NotFoundError: NO_FILE. Otherwise as for ``upsert``: run it again to go on.
         """
         self.check_usable()

@@ -143,3 +143,5 @@ def _print(report: ImportReport, *, as_json: bool) -> None:
     typer.echo(f"graph: {report.graph}")
     if report.connected:
         typer.echo(f"{report.connected:,} nodes that no search could come to were linked")
+    for sentence in report.assumed:
+        typer.echo(f"assumed: {sentence}")

@@ -100,6 +100,9 @@ def export(
             work_s=source.work_s,
             numbered=source.numbered,
             token=pin.token(),
+            config=config,
+            # Whichever the format: queries are compared with unit vectors by all of them.
+            normalized=config.metric is Metric.COSINE,
         )
         pin.hand_over()  # Only now: who leaves at the end, or does not get it, has no token.
     finally:

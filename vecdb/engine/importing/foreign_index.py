@@ -178,11 +178,13 @@ class ForeignIndex:
         place = self.rows.place_of(row, component)
         return self.rows.file.wrong(place, "vectors", f"row {row}, component {component} is {what}")
 
-    def metric_for(self, wanted: Metric | None) -> Metric:
+    def metric_for(self, wanted: Metric | None, by: str = "") -> Metric:
         """The metric of a collection that answers as the index did.
 
         Args:
-            wanted: what the caller or the collection that is there says; None for the usual one.
+            wanted: what the caller, the sidecar or the collection that is there says; None for the
+                usual one.
+            by: who says so, to be put at the end of a message.
 
         Raises:
             InvalidArgumentError: METRIC_MISMATCH: they order neighbours differently.
@@ -202,7 +204,7 @@ class ForeignIndex:
         if wanted is not Metric.COSINE:
             raise InvalidArgumentError(
                 f"{self.rows.file.called}: {self.kind} compares by {self.measure}, which is metric "
-                f"{usual}, got {wanted}",
+                f"{usual}, got {wanted}{by}",
                 "METRIC_MISMATCH",
             )
         return Metric.COSINE

@@ -29,10 +29,11 @@ from vecdb.engine.files import file_lock, os_errors_translated
 from vecdb.engine.hnsw_file import read_hnswlib
 from vecdb.engine.importing.foreign_index import ForeignIndex
 from vecdb.engine.importing.names import Names
+from vecdb.engine.importing.settings import Settings
 from vecdb.engine.importing.take_over import first_row_of, in_graphs, take_over
 from vecdb.engine.importing.untrusted_file import UntrustedFile
 from vecdb.engine.open_collection import OpenCollection, gone_is_dropped
-from vecdb.errors import InvalidArgumentError, NotFoundError
+from vecdb.errors import NotFoundError
 from vecdb.import_files import SideFile, side_lines
 from vecdb.types import CollectionConfig, ImportReport, Metric
 
@@ -131,11 +132,19 @@ class _Import:
         """Check all of it, write the rows, take the graph over."""
         index = self._index
         there = self._find()
-        metric = index.metric_for(self._checked_wish(there))
-        index.check_lengths(metric, index.survey(self._deadline.check))
         names = Names(index, self._side)
+        settings = Settings(
+            index,
+            self._name,
+            None if there is None else there.config,
+            self._wanted,
+            names.header,
+            self._side and self._side.called,
+        )
+        lengths = index.survey(self._deadline.check)
+        settings.check_lengths(lengths)
         self._deadline.check()
-        collection = there or self._make(metric)
+        collection = there or self._make(settings)
         opened = collection._opened
         with contextlib.ExitStack() as stack:
             stack.enter_context(gone_is_dropped(opened.folder))
@@ -170,6 +179,7 @@ class _Import:
             connected=self._connected,
             seq=seq,
             elapsed_s=time.monotonic() - self._began,
+            assumed=settings.assumed(lengths),
         )
 
     def _find(self) -> Collection | None:
@@ -178,32 +188,13 @@ class _Import:
         except NotFoundError:
             return None
 
-    def _checked_wish(self, there: Collection | None) -> Metric | None:
-        """The metric that is asked for, by the caller or by the collection that is there."""
-        if there is None:
-            return self._wanted
-        if there.dim != self._index.dim:
-            raise InvalidArgumentError(
-                f"collection {self._name} has {there.dim} dimensions, the file {self._index.dim}",
-                "DIM_MISMATCH",
-            )
-        if self._wanted not in (None, there.metric):
-            raise InvalidArgumentError(
-                f"collection {self._name} has metric {there.metric}, got {self._wanted}",
-                "METRIC_MISMATCH",
-            )
-        return there.metric
-
-    def _make(self, metric: Metric) -> Collection:
-        ef, allowed = self._index.ef_construction, limits.EF_CONSTRUCTION
-        assert limits.M.default is not None and allowed.default is not None
+    def _make(self, settings: Settings) -> Collection:
         return self._database.create_collection(
             self._name,
             self._index.dim,
-            metric.value,
-            M=self._index.M or limits.M.default,
-            # What the file was built with may be less or more than is allowed here.
-            ef_construction=min(max(ef or allowed.default, allowed.minimum), allowed.maximum),
+            settings.metric.value,
+            M=settings.M,
+            ef_construction=settings.ef_construction,
         )
 
     def _why_not(self, config: CollectionConfig) -> str:

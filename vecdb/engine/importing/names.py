@@ -6,9 +6,10 @@ A file of JSON Lines beside the index brings both back; our export writes it, wi
     id         the row's id here, text
     metadata   a JSON object, or its text, or null
 
-in the order of the index. It is read a line at a time, twice: once before anything is written, and
-again with the vectors. Rows that it does not name are called by the decimal text of their number in
-the index; what it says of rows that the index does not have is passed over.
+in the order of the index, and a header (``vecdb/side_header.py``) in one of them. It is read a line
+at a time, twice: once before anything is written, and again with the vectors. Rows that it does not
+name are called by the decimal text of their number in the index; what it says of rows that the
+index does not have is passed over.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from vecdb.engine.importing.foreign_index import ForeignIndex
 from vecdb.errors import InvalidArgumentError
 from vecdb.import_files import SideFile
 from vecdb.json_objects import NotJsonError
+from vecdb.side_header import KEY, SideHeader
 
 __all__ = ["Names"]
 
@@ -41,6 +43,9 @@ class Names:
     Args:
         meta: the file beside it, or None.
 
+    Attributes:
+        header: what that says of the collection; empty if it says nothing.
+
     Raises:
         InvalidArgumentError: BAD_META, with the line: it is not what it should be, or some ids
             would be alike.
@@ -52,6 +57,7 @@ class Names:
         self._meta = meta
         self._has_entry: npt.NDArray[np.bool_] | None = None
         self._in_index: npt.NDArray[np.bool_] | None = None
+        self.header = SideHeader()
         if meta is not None:
             self._match(meta)
             self._check_unique(meta)
@@ -86,7 +92,8 @@ class Names:
     def _match(self, meta: SideFile) -> None:
         """Which entries are of rows of the index, and which rows have one."""
         numbers: list[npt.NDArray[np.int64]] = []
-        entries = _entries(meta)
+        headers: list[SideHeader] = []
+        entries = _entries(meta, headers)
         while piece := list(islice(entries, _PIECE_ROWS)):
             numbers.append(np.array([entry[0] for entry in piece], np.int64))
             try:
@@ -95,6 +102,7 @@ class Names:
             except InvalidArgumentError as error:
                 first = sum(map(len, numbers[:-1])) + 1
                 raise _wrong(meta, f"in the lines from {first}", error.message) from None
+        self.header = headers[0] if headers else self.header
         named = np.concatenate([np.zeros(0, np.int64), *numbers])
         index = self._index
         rows = np.arange(index.count) if index.ids is None else index.ids.astype(np.int64)
@@ -120,18 +128,37 @@ class Names:
                 seen.add(text)
 
 
-def _entries(meta: SideFile) -> Iterator[Entry]:
+def _entries(meta: SideFile, headers: list[SideHeader] | None = None) -> Iterator[Entry]:
+    """The entries of the file; its headers are put into the list, if there is one."""
     with meta.path.open("rb") as file:
-        number = 0
+        number, ended = 0, False
         while line := file.readline(_LINE_BYTES_MAX + 1):
             number += 1
             if len(line) > _LINE_BYTES_MAX:
                 what = f"expected at most {_LINE_BYTES_MAX} bytes, got more"
                 raise _wrong(meta, f"line {number}", what)
-            yield _entry(meta, number, line)
+            found = _object(meta, number, line)
+            if ended:
+                raise _wrong(meta, f"line {number}", f"{KEY} alone must be the last line, got more")
+            if headers is not None and KEY in found:
+                _add_header(meta, number, found[KEY], headers)
+            ended = KEY in found and "faiss_id" not in found
+            if not ended:
+                yield _entry(meta, number, found)
 
 
-def _entry(meta: SideFile, number: int, line: bytes) -> Entry:
+def _add_header(meta: SideFile, number: int, found: Any, headers: list[SideHeader]) -> None:
+    try:
+        header = SideHeader.read(found)
+    except InvalidArgumentError as error:
+        raise _wrong(meta, f"line {number}", error.message) from None
+    if headers and header != headers[0]:
+        was, now = headers[0].as_json(), header.as_json()
+        raise _wrong(meta, f"line {number}", f"expected {KEY} as before, {was}, got {now}")
+    headers[:] = [header]
+
+
+def _object(meta: SideFile, number: int, line: bytes) -> dict[str, Any]:
     place = f"line {number}"
     try:
         found: Any = json_objects.decode(line.removeprefix(_BOM) if number == 1 else line)
@@ -139,6 +166,11 @@ def _entry(meta: SideFile, number: int, line: bytes) -> Entry:
         raise _wrong(meta, place, f"not JSON: {error}") from None
     if not isinstance(found, dict):
         raise _wrong(meta, place, f"expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _entry(meta: SideFile, number: int, found: dict[str, Any]) -> Entry:
+    place = f"line {number}"
     faiss_id, text, metadata = (found.get(key) for key in ("faiss_id", "id", "metadata"))
     if type(faiss_id) is not int or not 0 <= faiss_id < 2**63:
         raise _wrong(meta, place, f"faiss_id must be an integer, 0 to 2**63 - 1, got {faiss_id!r}")
