@@ -38,6 +38,7 @@ from vecdb.engine.importing.import_file import ImportRequest, import_file
 from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.options import Options
+from vecdb.engine.place import not_in_place
 from vecdb.engine.planning import plan
 from vecdb.engine.resting import Resting
 from vecdb.engine.supervisor import Supervisor
@@ -59,8 +60,7 @@ from vecdb.types import BackupReport, CollectionDescription, ImportReport, Recei
 
 __all__ = ["Database"]
 
-_OPTIMIZE_POLL_S = 0.02
-_FAILURES_MAX = 3
+_OPTIMIZE_POLL_S, _FAILURES_MAX = 0.02, 3
 
 _log = logging.getLogger("vecdb.engine")
 
@@ -264,10 +264,10 @@ class Database:
         if Path(os.path.realpath(target)).is_relative_to(self.path):
             raise InvalidArgumentError(f"{target} lies in the data folder {self.path}", "BAD_PATH")
 
-        check = deadline.also(self.check_usable).check
         try:
             with os_errors_translated(str(target)):
-                return run_backup(self.path, target, include_segments=include_segments, check=check)
+                segments, check = include_segments, deadline.also(self.check_usable).check
+                return run_backup(self.path, target, include_segments=segments, check=check)
         except BaseException:
             # If it was killed while it copied a store, that store would never use a page again.
             for opened in list(self._collections.values()):
@@ -416,10 +416,15 @@ class Database:
         """A collection at rest was opened again by its use."""
         self._resting.woke(opened)
 
+    def gone_error(self) -> VecdbError | None:
+        """What to say of a store that is not in its place, if all of the folder isn't."""
+        return None if self._catalog.environment.is_in_place() else not_in_place(self.path)
+
     def _open_collection(self, collection_id: str) -> OpenCollection:
         with self._turns.of(collection_id), os_errors_translated(str(self.path)):
             opened = self._collections.get(collection_id)
             if opened is None:
+                self._catalog.environment.check_in_place()
                 opened = OpenCollection(self, collection_id, self._catalog.folder(collection_id))
                 with self._lock:
                     if self._unusable is not None:

@@ -41,6 +41,7 @@ from vecdb.engine.gate import BackOff, Gate
 from vecdb.engine.lmdb_errors import disk_full, located, translated, translation
 from vecdb.engine.lmdb_files import open_files
 from vecdb.engine.lmdb_pages import check_whole
+from vecdb.engine.place import Place, not_in_place, unknown_where
 from vecdb.engine.write_lock import Errand, Openings, WriteLock, run_claimed
 from vecdb.errors import (
     DataLossError,
@@ -101,6 +102,7 @@ class Environment:
         if create:
             folder.mkdir(parents=True, exist_ok=True)
         self._lmdb: Any = None
+        self._place: Place | None = None
         self._open(create=create)
 
     def _open(self, *, create: bool) -> None:
@@ -113,7 +115,7 @@ class Environment:
         map_bytes = self._map_bytes
         while map_bytes < 2 * held:
             map_bytes *= 2
-        self._lmdb, self._databases = _openings.run(
+        handle, databases, place = _openings.run(
             self.folder,
             lambda: open_files(
                 self.folder,
@@ -124,6 +126,10 @@ class Environment:
                 readers_max=READERS_MAX,
             ),
         )
+        if not (place.holds() and (self._place is None or self._place.holds())):
+            handle.close()
+            raise not_in_place(self.folder)
+        self._lmdb, self._databases, self._place = handle, databases, place
 
     def database(self, name: bytes) -> Any:
         """The handle that cursors and transactions take; ask for it in the transaction, since it
@@ -180,7 +186,8 @@ class Environment:
         The function is run in another thread, or not at all: if the lock is stuck.
 
         Raises:
-            OutcomeUnknownError: the commit failed in its last step; it may be on disk or not.
+            OutcomeUnknownError: the commit failed in its last step; it may be on disk or not. Or it
+                is on disk in a folder that was moved or removed meanwhile.
             ResourceExhaustedError, UnavailableError: nothing was written.
         """
         return run_claimed(self.lock, self.transact_here, function)
@@ -191,11 +198,39 @@ class Environment:
             self._confirm()
         if time.monotonic() - self._readers_checked_at > _READER_CHECK_S:
             self.forget_dead_readers()
+        self.check_in_place()
         while True:
             try:
-                return self._attempt(function)
+                result = self._attempt(function)
+                break
             except lmdb.MapFullError:
                 self._grow()
+        # Between commit and acknowledgement; what was dropped since is told as ever.
+        if not self.is_in_place():
+            error = self._missing()
+            raise error if isinstance(error, NotFoundError) else unknown_where(self.folder)
+        return result
+
+    def is_in_place(self) -> bool:
+        """The file that was opened is the one that has the name."""
+        return self._place is not None and self._place.holds()
+
+    def check_in_place(self) -> None:
+        """Raise unless the file that was opened is the one that has the name, and is whole.
+
+        Raises:
+            UnavailableError: FOLDER_GONE.
+            DataLossError: STORE_CUT, it was cut short since; it is not touched again.
+            NotFoundError: the collection was dropped.
+        """
+        if not self.is_in_place():
+            raise self._missing()
+        if self._place is not None and self._place.is_shorter():
+            try:
+                check_whole(self.folder / "data.mdb")
+            except DataLossError as error:
+                self._failed = error.message
+                raise
 
     def _attempt(self, function: Callable[[Any], Result]) -> Result:
         transaction = self._begin(write=True)
@@ -432,6 +467,8 @@ class Environment:
     def _missing(self) -> VecdbError:
         if self.missing_error is not None:
             return self.missing_error()
+        if self._place is not None:
+            return not_in_place(self.folder)
         return NotFoundError(f"{self.folder} holds no store", "STORE_MISSING")
 
     def close(self, why: VecdbError | None = None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import lmdb
 
 from vecdb.engine.lmdb_errors import translated, translation
+from vecdb.engine.place import Place
 
 __all__ = ["LMDB_FORMAT_0_9", "fill_cut_file", "make_lock_file", "open_files"]
 
@@ -49,9 +50,9 @@ def open_files(
     map_bytes: int,
     held: int,
     readers_max: int,
-) -> tuple[Any, dict[bytes, Any]]:
-    """An open environment and the handles of its named databases, for which LMDB waits for the
-    write lock.
+) -> tuple[Any, dict[bytes, Any], Place]:
+    """An open environment, the handles of its named databases, for which LMDB waits for the write
+    lock, and where its file was.
 
     Args:
         map_bytes: address space to reserve. held: bytes of the file, which is enough for reading.
@@ -66,6 +67,9 @@ def open_files(
     )
     with translated(folder):
         make_lock_file(folder)
+        place = Place(folder / "data.mdb")
+        if held:
+            place.found()  # Before, so that another one that comes meanwhile is noticed.
         try:
             handle = open_mapped(map_size=map_bytes)
         except lmdb.MemoryError:  # Reading needs no room to grow.
@@ -76,7 +80,9 @@ def open_files(
             # for the lock, this process would stand still.
             with handle.begin(write=True) as transaction:
                 databases = {n: handle.open_db(n, transaction, create=create) for n in names}
-            return handle, databases
+            if not held:
+                place.found()
+            return handle, databases, place
         except BaseException:
             handle.close()
             raise

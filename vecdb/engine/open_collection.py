@@ -16,6 +16,7 @@ from vecdb.engine import layout
 from vecdb.engine.backpressure import Backpressure
 from vecdb.engine.environment import Environment
 from vecdb.engine.opening_checks import check_counters
+from vecdb.engine.place import not_in_place
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
 from vecdb.engine.purging import Purger, garbage_rows
@@ -48,6 +49,8 @@ def gone_is_dropped(folder: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         if folder.is_dir():
             raise
+        if not folder.parent.is_dir():
+            raise not_in_place(folder.parent.parent) from error
         raise dropped_error() from error
 
 
@@ -73,7 +76,7 @@ class OpenCollection:
         self.id = collection_id
         self.folder = folder
         environment.on_wake = lambda: database.woke(self)
-        environment.missing_error = dropped_error
+        environment.missing_error = lambda: database.gone_error() or dropped_error()
         self._died_when_woken = 0
         self.garbage = 0
         """Rows and versions to be purged sooner or later, as of the last commit in this process."""
