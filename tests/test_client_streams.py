@@ -19,7 +19,7 @@ import vecdb
 from tests.serving import held, running_server
 from vecdb_client import Client
 from vecdb_client.streams import SearchStreams
-from vecdb_server import transport
+from vecdb_server import admission, transport
 
 VECTORS = np.random.default_rng(5).normal(size=(20, 8)).astype(np.float32)
 
@@ -102,25 +102,39 @@ def test_a_server_without_a_thread_for_a_stream_serves_calls(
         assert ways[-1] == "SearchStream"
 
 
+def _noted_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, admission.Places]:
+    """Those of the server that is started next, by the reason of their refusal."""
+    made = {}
+
+    class Noted(admission.Places):
+        def __init__(self, reason: str, *arguments: Any) -> None:
+            super().__init__(reason, *arguments)
+            made[reason] = self
+
+    monkeypatch.setattr(transport, "Places", Noted)
+    return made
+
+
 def test_a_stream_that_is_idle_makes_room_for_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    places = _noted_places(monkeypatch)
     with one_place_for_two(tmp_path / "data") as (docs, other):
         ways = _served_by(monkeypatch)
-        open_stream, opened = transport._OpenStream, []
+        take_place, opened = admission.Place, []
 
         def noted(context: Any) -> Any:
-            opened.append(open_stream(context))
+            opened.append(take_place(context))
             return opened[-1]
 
-        monkeypatch.setattr(transport, "_OpenStream", noted)
+        monkeypatch.setattr(admission, "Place", noted)
         for each in (docs, docs, other):
             each.search(VECTORS[0])
         ends = time.monotonic() + 10
         while opened[0].idle_since == math.inf:  # The server is not yet done with the answer.
             assert time.monotonic() < ends
             time.sleep(0.001)
-        monkeypatch.setattr("vecdb_server.transport._IDLE_STREAM_S", 0.0)
+        places["TOO_MANY_STREAMS"].idle_s = 0.0
         assert len(other.search(VECTORS[0], k=3)) == 3
         assert ways == ["Search", "SearchStream", "Search", "SearchStream"]
         # Whose stream it was finds it ended, searches by a call, and asks for no other at once.
@@ -133,7 +147,7 @@ def test_a_stream_that_is_idle_makes_room_for_a_new_one(
 def test_a_stream_with_a_search_under_way_keeps_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vecdb_server.transport._IDLE_STREAM_S", 0.0)
+    monkeypatch.setattr(transport, "_IDLE_STREAM_S", 0.0)
     with one_place_for_two(tmp_path / "data") as (docs, other):
         docs.search(VECTORS[0])
         docs.search(VECTORS[0])

@@ -23,13 +23,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 import vecdb
 from vecdb import limits
@@ -41,6 +40,9 @@ from vecdb.errors import (
     VecdbError,
 )
 from vecdb_server import log
+from vecdb_server.admission import Reception
+from vecdb_server.call_threads import CallThreads
+from vecdb_server.health import HEALTH_CALLS_MAX, Health
 from vecdb_server.service import Service
 from vecdb_server.transport import SERVICE_NAME, Activity, service_handler
 
@@ -51,14 +53,28 @@ __all__ = ["DEFAULT_LISTEN", "DEFAULT_THREADS", "Server", "check_listen", "serve
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7801"
 DEFAULT_THREADS: Final = 32
-"""Calls served at once; threads beyond the cores wait for disks, kernels and the writer."""
+"""Calls worked on at once; those beyond the cores wait for disks, kernels and the writer."""
 
 GRACE_S: Final = 10.0
 _FLUSH_S: Final = 1.0
 """For answers that are on their way when the port is closed."""
 
-_CALLS_WAITING_MAX: Final = 1_024
-"""Calls accepted at once, those included that wait for a thread; gRPC refuses further ones."""
+_CALLS_MAX: Final = 1_024
+"""Open calls, those included that wait for a message or a worker."""
+
+_CALLS_OF_CONNECTION_MAX: Final = 256
+"""Open calls of one connection; its client keeps further ones back."""
+
+_SLOW_CALLS_MAX: Final = 64
+"""Open calls whose message has not come for a second: each may take its bytes meanwhile."""
+
+_CALLS_LEAVING: Final = 128
+"""Calls that are ended to make room for others stay for a moment."""
+
+_THREADS_MAX: Final = _CALLS_MAX + HEALTH_CALLS_MAX + _CALLS_LEAVING
+
+_CONNECTIONS_MAX: Final = 1_024
+_HANDSHAKE_S: Final = 20
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -71,7 +87,7 @@ class Server:
         data: the folder; made if it is not there.
         listen: loopback address and port, "127.0.0.1:7801"; port 0 for any that is free.
         message_bytes: greatest request and answer, ``limits.MESSAGE_BYTES``.
-        threads: calls served at once.
+        threads: calls worked on at once.
         options: fields of ``vecdb.engine.options.Options``.
 
     Attributes:
@@ -99,9 +115,10 @@ class Server:
         self._data = Path(data).absolute()
         self._options = {"indexer_outlives_parent": False, **options}
         self._service = Service(self._message_bytes)
-        self._health = health.HealthServicer()
+        self._health = Health()
         self._activity = Activity()
-        self._pool = ThreadPoolExecutor(threads, "vecdb-call")
+        self._reception = Reception(_CALLS_MAX, _SLOW_CALLS_MAX)
+        self._pool = CallThreads(_THREADS_MAX, threads, self._reception.end_longest_wait)
         self._grpc: grpc.Server | None = None
         self._threads = threads
         self._draining = threading.Lock()
@@ -136,15 +153,18 @@ class Server:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", self._message_bytes),
                 ("grpc.max_send_message_length", self._message_bytes),
+                ("grpc.max_concurrent_streams", _CALLS_OF_CONNECTION_MAX),
+                ("grpc.max_allowed_incoming_connections", _CONNECTIONS_MAX),
+                ("grpc.server_handshake_timeout_ms", 1_000 * _HANDSHAKE_S),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ),
-            maximum_concurrent_rpcs=_CALLS_WAITING_MAX,
+            maximum_concurrent_rpcs=_THREADS_MAX,
         )
-        server.add_generic_rpc_handlers(
-            (service_handler(self._service, self._activity, self._threads, self._message_bytes),)
+        served = service_handler(
+            self._service, self._activity, self._reception, self._threads, self._message_bytes
         )
+        server.add_generic_rpc_handlers((served, self._health.handler()))
         self._set_health(_NOT_SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         try:
             self._port = server.add_insecure_port(self.address)
         except RuntimeError:
@@ -179,7 +199,7 @@ class Server:
                 return
             self._stopped = True
             self._service.refusal = UnavailableError("the server is stopping", "DRAINING")
-            self._health.enter_graceful_shutdown()
+            self._health.end()
             log.event("drain", calls=self._activity.count, grace_s=grace_s)
             if not self._activity.wait_for_none(grace_s):
                 log.event("cancel", logging.WARNING, calls=self._activity.count)
@@ -189,7 +209,7 @@ class Server:
             database, self._service.database = self._service.database, None
             if database is not None:
                 database.close()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=False)
             log.event("stop")
 
     def _is_starting(self) -> bool:

@@ -3,11 +3,15 @@
 Messages are parsed and built in the thread of the call, not on grpcio's single serving thread, and
 an unreadable one gets INVALID_ARGUMENT. No interceptors: they would run under the server's lock.
 
-Writes, Optimize (with Backup, Export and Import) and open streams may each hold a quarter of the
-threads; one more is refused at once with RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES,
-TOO_MANY_STREAMS) instead of taking a thread from the searches. Nothing of it was written, so that
-the caller can try again; our client does. A stream that nothing has come by for a while makes room
-for a new one: its client may be asleep, or may have lost it.
+To grpcio every call is one that sends a stream of messages, also where the contract says that it
+sends one: so its handler has it before its message is there, can wait for that without a worker,
+and can be told to stop waiting (``admission.py``).
+
+Writes, Optimize (with Backup, Export and Import) and open streams may each be as many as a quarter
+of the workers; one more is refused at once with RESOURCE_EXHAUSTED (TOO_MANY_WRITES,
+TOO_MANY_OPTIMIZES, TOO_MANY_STREAMS). Nothing of it was written, so that the caller can try again;
+our client does. A stream, an Import or an Export whose caller has kept it waiting for a while makes
+room for a new one: its client may be asleep, or may have lost it.
 
 A stream of searches is one call in which each message is handled as a call would be: so to gRPC it
 costs a message, which is a third of a call.
@@ -16,20 +20,25 @@ costs a message, which is a third of a call.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from vecdb.errors import CancelledError, InvalidArgumentError, ResourceExhaustedError
+from vecdb.errors import (
+    CancelledError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    VecdbError,
+)
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server import log
+from vecdb_server.admission import Place, Places, Reception, Workers
 from vecdb_server.service import Call, Service
 from vecdb_server.translation import REASON_KEY, Status, failure_answer, status_of
 
@@ -43,8 +52,12 @@ _IDLE_STREAM_S: Final = 5.0
 """A stream that is idle for so long may be ended; its client's next search is a call, and then it
 opens another."""
 
-Handler = Callable[[Any, grpc.ServicerContext], bytes]
-StreamHandler = Callable[[Iterable[bytes], grpc.ServicerContext], Iterator[bytes]]
+_IDLE_TRANSFER_S: Final = 10.0
+"""An Import that no bytes have come by for so long, or an Export that nobody has taken any from,
+may be ended."""
+
+Handler = Callable[[Iterator[bytes], grpc.ServicerContext], bytes]
+StreamHandler = Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
 
 
 class Activity:
@@ -73,21 +86,34 @@ class Activity:
 
 
 def service_handler(
-    service: Service, activity: Activity, threads: int, message_bytes: int
+    service: Service, activity: Activity, reception: Reception, threads: int, message_bytes: int
 ) -> grpc.GenericRpcHandler:
     """What a ``grpc.Server`` needs to serve ``vecdb.v1.Vecdb``.
 
     Args:
         activity: is told of each call.
-        threads: of the server; a quarter of them may be in writes, a quarter in Optimize,
-            Backup, Export and Import, a quarter in open streams.
+        reception: where they wait for their messages.
+        threads: calls that are worked on at once; as many as a quarter of it may be writes, and
+            besides there may be a quarter of it in Optimize, Backup, Export and Import, and a
+            quarter of it in open streams.
         message_bytes: an answer that is larger is refused by us, with a reason.
     """
     share = max(1, threads // 4)
-    writes = _Places("TOO_MANY_WRITES", "writes", share)
-    optimizes = _Places("TOO_MANY_OPTIMIZES", "Optimize, Backup, Export and Import calls", share)
-    streams = _Streams(share)
-    table: dict[str, tuple[Any, Callable[..., Any], _Places | None]] = {
+    full = "are under way, as many as may be; try again shortly"
+    writes = Places("TOO_MANY_WRITES", f"writes {full}", share)
+    optimizes = Places(
+        "TOO_MANY_OPTIMIZES",
+        f"Optimize, Backup, Export and Import calls {full}",
+        share,
+        _IDLE_TRANSFER_S,
+    )
+    streams = Places(
+        "TOO_MANY_STREAMS",
+        "streams are in use, as many as may be; use Search",
+        share,
+        _IDLE_STREAM_S,
+    )
+    table: dict[str, tuple[Any, Callable[..., Any], Places | None]] = {
         "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
         "CreateCollection": (wire.CreateCollectionRequest, service.create_collection, writes),
         "GetCollection": (wire.GetCollectionRequest, service.get_collection, None),
@@ -105,9 +131,15 @@ def service_handler(
         "Optimize": (wire.OptimizeRequest, service.optimize, optimizes),
         "Backup": (wire.BackupRequest, service.backup, optimizes),
     }
+    workers = Workers(threads)
     handlers = {
-        name: grpc.unary_unary_rpc_method_handler(
-            _handler(_Rpc(name, request_type, method, activity, message_bytes), places)
+        name: grpc.stream_unary_rpc_method_handler(
+            _handler(
+                _Rpc(name, request_type, method, activity, message_bytes),
+                reception,
+                None if places is optimizes else workers,
+                places,
+            )
         )
         for name, (request_type, method, places) in table.items()
     }
@@ -115,77 +147,19 @@ def service_handler(
         "SearchStream", wire.SearchRequest, service.search_in_stream, activity, message_bytes
     )
     handlers["SearchStream"] = grpc.stream_stream_rpc_method_handler(
-        _stream_handler(searches, streams)
+        _stream_handler(searches, reception, streams)
     )
     exports = _Rpc("Export", wire.ExportRequest, service.export, activity, message_bytes)
-    handlers["Export"] = grpc.unary_stream_rpc_method_handler(_export_handler(exports, optimizes))
+    handlers["Export"] = grpc.stream_stream_rpc_method_handler(
+        _export_handler(exports, reception, optimizes)
+    )
     imports = _StreamRpc(
         "Import", wire.ImportRequest, service.import_index, activity, message_bytes
     )
-    handlers["Import"] = grpc.stream_unary_rpc_method_handler(_handler(imports, optimizes))
+    handlers["Import"] = grpc.stream_unary_rpc_method_handler(
+        _import_handler(imports, reception, optimizes)
+    )
     return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
-
-
-class _Places:
-    """How many calls of a kind may run at once; a further one is refused, never kept waiting."""
-
-    def __init__(self, reason: str, what: str, count: int) -> None:
-        self._reason = reason
-        self._what = what
-        self._count = count
-        self._free = threading.BoundedSemaphore(count)
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        if not self._free.acquire(blocking=False):
-            raise ResourceExhaustedError(
-                f"{self._count} {self._what} are under way, as many as may be; try again shortly",
-                self._reason,
-            )
-        try:
-            yield
-        finally:
-            self._free.release()
-
-
-class _OpenStream:
-    """A stream that has a place. idle_since: by time.monotonic, infinite during a search."""
-
-    def __init__(self, context: grpc.ServicerContext) -> None:
-        self.context = context
-        self.idle_since = time.monotonic()
-
-
-class _Streams:
-    """Places for streams. With none free, the one that is idle for longest gives its own to a new
-    one, if that is long enough; else the new one is refused."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._lock = threading.Lock()
-        self._open: set[_OpenStream] = set()
-
-    @contextmanager
-    def taken(self, context: grpc.ServicerContext) -> Iterator[_OpenStream]:
-        stream, ended = _OpenStream(context), None
-        with self._lock:
-            if len(self._open) >= self._count:
-                ended = min(self._open, key=lambda each: each.idle_since)
-                if time.monotonic() - ended.idle_since < _IDLE_STREAM_S:
-                    raise ResourceExhaustedError(
-                        f"{self._count} streams are in use, as many as may be; use Search",
-                        "TOO_MANY_STREAMS",
-                    )
-                self._open.remove(ended)
-            self._open.add(stream)
-        if ended is not None:
-            # A search that arrives on it in this moment is sent again by its client, as a call.
-            ended.context.cancel()
-        try:
-            yield stream
-        finally:
-            with self._lock:
-                self._open.discard(stream)
 
 
 class _Rpc:
@@ -274,53 +248,88 @@ class _StreamRpc(_Rpc):
             raise CancelledError("the caller has gone") from None
 
 
-def _handler(rpc: _Rpc, places: _Places | None) -> Handler:
+def _handler(
+    rpc: _Rpc, reception: Reception, workers: Workers | None, places: Places | None
+) -> Handler:
     """A call of its own: an error is its status."""
 
-    def handle(data: Any, context: grpc.ServicerContext) -> bytes:
+    def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         outcome: bytes | Exception
-        if places is None:
-            outcome = rpc.attempt(data, context)
-        else:
+        try:
+            reception.enter(context)
             try:
-                with places.taken():
-                    outcome = rpc.attempt(data, context)
-            except ResourceExhaustedError as full:
-                outcome = full
+                data = reception.receive(requests, context)
+                if places is None:
+                    outcome = worked_on(data, context)
+                else:
+                    with places.taken(context):
+                        outcome = worked_on(data, context)
+            finally:
+                reception.leave(context)
+        except VecdbError as refusal:
+            outcome = refusal
         if isinstance(outcome, Exception):
             _abort(rpc.told(outcome), context)
         return outcome
 
+    def worked_on(data: bytes, context: grpc.ServicerContext) -> bytes | Exception:
+        if workers is None:
+            return rpc.attempt(data, context)
+        workers.take(context)
+        try:
+            return rpc.attempt(data, context)
+        finally:
+            workers.give_back()
+
     return handle
 
 
-def _stream_handler(rpc: _Rpc, streams: _Streams) -> StreamHandler:
+def _stream_handler(rpc: _Rpc, reception: Reception, streams: Places) -> StreamHandler:
     """Many messages on one call: an error is the answer to its message, and the stream goes on."""
 
-    def handle(requests: Iterable[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            with streams.taken(context) as stream:
-                for data in requests:
-                    stream.idle_since = math.inf
-                    outcome = rpc.attempt(data, context)
-                    if isinstance(outcome, Exception):
-                        outcome = failure_answer(rpc.told(outcome)).SerializeToString()
-                    yield outcome
-                    stream.idle_since = time.monotonic()
-        except ResourceExhaustedError as full:
-            _abort(rpc.told(full), context)
+            reception.enter(context)
+            try:
+                data: bytes | None = reception.receive(requests, context)
+                with streams.taken(context) as stream:
+                    while data is not None:
+                        stream.work()
+                        outcome = rpc.attempt(data, context)
+                        if isinstance(outcome, Exception):
+                            outcome = failure_answer(rpc.told(outcome)).SerializeToString()
+                        yield outcome
+                        stream.rest()
+                        data = next(requests, None)
+            finally:
+                reception.leave(context)
+        except VecdbError as refusal:
+            _abort(rpc.told(refusal), context)
 
     return handle
 
 
-def _export_handler(rpc: _Rpc, places: _Places) -> Callable[..., Iterator[bytes]]:
+def _export_handler(rpc: _Rpc, reception: Reception, places: Places) -> StreamHandler:
     """One message in, many out: an error ends the call with its status. Who receives them slower
     than they are made holds it up: the next one is asked for when gRPC has room for it."""
 
-    def handle(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            with places.taken(), contextlib.closing(rpc.answers(data, context)) as answers:
-                yield from answers
+            reception.enter(context)
+            try:
+                data = reception.receive(requests, context)
+                with (
+                    places.taken(context) as place,
+                    contextlib.closing(rpc.answers(data, context)) as answers,
+                ):
+                    for answer in answers:
+                        place.rest()
+                        yield answer
+                        place.work()
+            finally:
+                reception.leave(context)
+        except grpc.RpcError:
+            raise
         except Exception as error:
             failure = error
         else:
@@ -328,6 +337,40 @@ def _export_handler(rpc: _Rpc, places: _Places) -> Callable[..., Iterator[bytes]
         _abort(rpc.told(failure), context)
 
     return handle
+
+
+def _import_handler(rpc: _Rpc, reception: Reception, places: Places) -> Handler:
+    """Many messages in, one out."""
+
+    def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        outcome: bytes | Exception
+        try:
+            reception.enter(context)
+            try:
+                first = reception.receive(requests, context)
+                with places.taken(context) as place:
+                    messages = itertools.chain((first,), _noted(requests, place))
+                    outcome = rpc.attempt(messages, context)
+            finally:
+                reception.leave(context)
+        except VecdbError as refusal:
+            outcome = refusal
+        if isinstance(outcome, Exception):
+            _abort(rpc.told(outcome), context)
+        return outcome
+
+    return handle
+
+
+def _noted(requests: Iterator[bytes], place: Place) -> Iterator[bytes]:
+    """The messages; while one is waited for, the place is idle."""
+    while True:
+        place.rest()
+        data = next(requests, None)
+        place.work()
+        if data is None:
+            return
+        yield data
 
 
 def _abort(status: Status, context: grpc.ServicerContext) -> NoReturn:
