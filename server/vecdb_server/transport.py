@@ -113,24 +113,7 @@ def service_handler(
         share,
         _IDLE_STREAM_S,
     )
-    table: dict[str, tuple[Any, Callable[..., Any], Places | None]] = {
-        "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
-        "CreateCollection": (wire.CreateCollectionRequest, service.create_collection, writes),
-        "GetCollection": (wire.GetCollectionRequest, service.get_collection, None),
-        "ListCollections": (wire.ListCollectionsRequest, service.list_collections, None),
-        "RenameCollection": (wire.RenameCollectionRequest, service.rename_collection, writes),
-        "DropCollection": (wire.DropCollectionRequest, service.drop_collection, writes),
-        "Upsert": (wire.UpsertRequest, service.upsert, writes),
-        "Delete": (wire.DeleteRequest, service.delete, writes),
-        "Get": (wire.GetRequest, service.get, None),
-        "ScrollPage": (wire.ScrollPageRequest, service.scroll_page, None),
-        "EndScroll": (wire.EndScrollRequest, service.end_scroll, None),
-        "Count": (wire.CountRequest, service.count, None),
-        "Search": (wire.SearchRequest, service.search, None),
-        "Stats": (wire.StatsRequest, service.stats, None),
-        "Optimize": (wire.OptimizeRequest, service.optimize, optimizes),
-        "Backup": (wire.BackupRequest, service.backup, optimizes),
-    }
+    table = _unary_methods(service, writes, optimizes)
     workers = Workers(threads)
     handlers = {
         name: grpc.stream_unary_rpc_method_handler(
@@ -160,6 +143,31 @@ def service_handler(
         _import_handler(imports, reception, optimizes)
     )
     return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+
+
+def _unary_methods(
+    service: Service, writes: Places, optimizes: Places
+) -> dict[str, tuple[Any, Callable[..., Any], Places | None]]:
+    """By the name of each rpc of one message in and one out: its request, its method, and the
+    places that its calls share."""
+    return {
+        "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
+        "CreateCollection": (wire.CreateCollectionRequest, service.create_collection, writes),
+        "GetCollection": (wire.GetCollectionRequest, service.get_collection, None),
+        "ListCollections": (wire.ListCollectionsRequest, service.list_collections, None),
+        "RenameCollection": (wire.RenameCollectionRequest, service.rename_collection, writes),
+        "DropCollection": (wire.DropCollectionRequest, service.drop_collection, writes),
+        "Upsert": (wire.UpsertRequest, service.upsert, writes),
+        "Delete": (wire.DeleteRequest, service.delete, writes),
+        "Get": (wire.GetRequest, service.get, None),
+        "ScrollPage": (wire.ScrollPageRequest, service.scroll_page, None),
+        "EndScroll": (wire.EndScrollRequest, service.end_scroll, None),
+        "Count": (wire.CountRequest, service.count, None),
+        "Search": (wire.SearchRequest, service.search, None),
+        "Stats": (wire.StatsRequest, service.stats, None),
+        "Optimize": (wire.OptimizeRequest, service.optimize, optimizes),
+        "Backup": (wire.BackupRequest, service.backup, optimizes),
+    }
 
 
 class _Rpc:
