@@ -375,8 +375,7 @@ class Database:
         return status
 
     def optimize(self, opened: OpenCollection, deadline: Deadline) -> None:
-        """Seal everything, then have the indexer finish, and wait for it; what it leaves is
-        verified."""
+        """Seal everything, wait until the indexer has finished, and verify what it leaves."""
         if not self.options.indexer:
             raise UnavailableError("this database was opened with indexer=False", "NO_INDEXER")
         with os_errors_translated(str(opened.folder)):
@@ -384,8 +383,7 @@ class Database:
                 deadline.check()
                 time.sleep(_OPTIMIZE_POLL_S)
         wanted_row = opened.views.view().counters.sealed_to
-        failures = self._supervisor.failures(opened.id)
-        last_wake = 0.0
+        failures, last_wake = self._supervisor.failures(opened.id), 0.0
         check = deadline.also(self.check_usable).check
         while True:
             # What is sealed meanwhile is not waited for, or writers could keep this from ending.
