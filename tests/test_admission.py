@@ -62,9 +62,14 @@ class Idle:
         self.calls += started
         return started
 
-    def close(self) -> None:
-        for call, more in zip(self.calls, self._ends, strict=True):
+    def finish_sending(self) -> None:
+        """Nothing more will come on any of them."""
+        for more in self._ends:
             more.put(None)
+
+    def close(self) -> None:
+        self.finish_sending()
+        for call in self.calls:
             call.cancel()
         self.channel.close()
 
@@ -128,6 +133,17 @@ def test_calls_without_a_message_hold_up_nobody(started: Any) -> None:
         check_served(server, stub)
         assert server._activity.count == 0
     assert len(idle.calls) > 100
+
+
+def test_a_call_that_ends_without_a_message_is_refused(started: Any) -> None:
+    server, stub, idle = started(threads=4)
+    for method in set(METHODS) - {"Import"}:
+        (call,) = idle.open(f"/vecdb.v1.Vecdb/{method}")
+        idle.finish_sending()
+        assert code_of(call) is grpc.StatusCode.INVALID_ARGUMENT, method
+        assert call.details() == "the call ended without its message"
+    eventually(lambda: server._reception.open_count == 0)
+    check_served(server, stub)
 
 
 def test_of_calls_without_a_message_only_a_few_stay(
