@@ -77,7 +77,8 @@ PIN_LEASE_S: Final = 60.0
 """Seconds for which a scroll may rest between two pages; each page begins them anew."""
 
 PINS_MAX: Final = 1_000
-"""Scrolls of a collection under way at a time; one more is refused with RESOURCE_EXHAUSTED."""
+"""Scrolls of a collection under way at a time; one more ends the one that has rested for longest,
+or is refused with RESOURCE_EXHAUSTED if all of them are in use."""
 
 SCROLL_PAGE_BYTES_MAX: Final = 8 * 1024**2
 """A page of a scroll holds no more than this, unless one row is larger."""

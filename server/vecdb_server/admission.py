@@ -23,7 +23,6 @@ from typing import Any, Final
 from vecdb.errors import (
     CancelledError,
     DeadlineExceededError,
-    InvalidArgumentError,
     ResourceExhaustedError,
 )
 
@@ -77,20 +76,17 @@ class Reception:
         """It has ended."""
         self._open.pop(context, None)
 
-    def receive(self, requests: Iterator[bytes], context: Any) -> bytes:
-        """Its first message.
+    def receive(self, requests: Iterator[bytes], context: Any) -> bytes | None:
+        """Its first message, None if its caller has ended it without one.
 
         Raises:
-            InvalidArgumentError: BAD_MESSAGE: it has none.
             grpc.RpcError: the caller has gone, or the call was ended to make room.
         """
         self._waiting[context] = time.monotonic()
         try:
             if len(self._waiting) > self._slow_max:
                 self._call_guard()
-            return next(requests)
-        except StopIteration:
-            raise InvalidArgumentError("the call ended without a message", "BAD_MESSAGE") from None
+            return next(requests, None)
         finally:
             self._waiting.pop(context, None)
 

@@ -112,7 +112,7 @@ class Health:
                 data = self._reception.receive(requests, context)
             finally:
                 self._reception.leave(context)
-            service: str = health_pb2.HealthCheckRequest.FromString(data).service
+            service: str = health_pb2.HealthCheckRequest.FromString(data or b"").service
             return service
         except DecodeError:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is no message of health")

@@ -20,7 +20,6 @@ costs a message, which is a third of a call.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
 import time
@@ -266,7 +265,7 @@ def _handler(
         try:
             reception.enter(context)
             try:
-                data = reception.receive(requests, context)
+                data = _sent(reception.receive(requests, context))
                 if places is None:
                     outcome = worked_on(data, context)
                 else:
@@ -299,7 +298,7 @@ def _stream_handler(rpc: _Rpc, reception: Reception, streams: Places) -> StreamH
         try:
             reception.enter(context)
             try:
-                data: bytes | None = reception.receive(requests, context)
+                data: bytes | None = _sent(reception.receive(requests, context))
                 with streams.taken(context) as stream:
                     while data is not None:
                         stream.work()
@@ -325,7 +324,7 @@ def _export_handler(rpc: _Rpc, reception: Reception, places: Places) -> StreamHa
         try:
             reception.enter(context)
             try:
-                data = reception.receive(requests, context)
+                data = _sent(reception.receive(requests, context))
                 with (
                     places.taken(context) as place,
                     contextlib.closing(rpc.answers(data, context)) as answers,
@@ -357,7 +356,7 @@ def _import_handler(rpc: _Rpc, reception: Reception, places: Places) -> Handler:
             try:
                 first = reception.receive(requests, context)
                 with places.taken(context) as place:
-                    messages = itertools.chain((first,), _noted(requests, place))
+                    messages = iter(()) if first is None else _noted(first, requests, place)
                     outcome = rpc.attempt(messages, context)
             finally:
                 reception.leave(context)
@@ -370,15 +369,25 @@ def _import_handler(rpc: _Rpc, reception: Reception, places: Places) -> Handler:
     return handle
 
 
-def _noted(requests: Iterator[bytes], place: Place) -> Iterator[bytes]:
-    """The messages; while one is waited for, the place is idle."""
-    while True:
+def _sent(data: bytes | None) -> bytes:
+    """The one message of a call.
+
+    Raises:
+        InvalidArgumentError: there is none.
+    """
+    if data is None:
+        raise InvalidArgumentError("the call ended without its message", "BAD_MESSAGE")
+    return data
+
+
+def _noted(first: bytes, requests: Iterator[bytes], place: Place) -> Iterator[bytes]:
+    """The first message and those after it; while one is waited for, the place is idle."""
+    data: bytes | None = first
+    while data is not None:
+        yield data
         place.rest()
         data = next(requests, None)
         place.work()
-        if data is None:
-            return
-        yield data
 
 
 def _abort(status: Status, context: grpc.ServicerContext) -> NoReturn:

@@ -59,12 +59,13 @@ def take_pin(store: Store, transaction: Any, *, limited: bool = True) -> Pin:
 
     Raises:
         NotFoundError: the collection was dropped.
-        ResourceExhaustedError: there are as many as may be.
+        ResourceExhaustedError: there are as many as may be, and no scroll of this process has
+            rested for long enough to end for it.
     """
     store.check_not_dropped(transaction)
     remove_expired_pins(store, transaction)
     held = transaction.stat(_database(store))["entries"]
-    if limited and held >= limits.PINS_MAX:
+    if limited and held >= limits.PINS_MAX and not _end_idle_scroll(store, transaction):
         raise ResourceExhaustedError(
             f"{held} scrolls of the collection are under way, at most {limits.PINS_MAX} may be; "
             f"those that are asked for no page end after {limits.PIN_LEASE_S:g} s",
@@ -87,7 +88,8 @@ def check_pin(store: Store, transaction: Any, pin_id: bytes) -> Pin:
     if pin is None or pin.expiry_ns <= time.time_ns():
         raise FailedPreconditionError(
             "the scroll has ended: no page was asked for in "
-            f"{limits.PIN_LEASE_S:g} s, or it was closed; begin a new one",
+            f"{limits.PIN_LEASE_S:g} s, or for a while beside too many others, or it was closed; "
+            "begin a new one",
             "PIN_EXPIRED",
         )
     return pin
@@ -181,6 +183,15 @@ def remove_expired_pins(store: Store, transaction: Any) -> int:
     for pin_id in expired:
         transaction.delete(pin_id, db=_database(store))
     return len(expired)
+
+
+def _end_idle_scroll(store: Store, transaction: Any) -> bool:
+    """End the scroll of this process that has rested for longest; False if none has for long."""
+    for pin_id in store.scroll_uses.idle():
+        if release_pin(store, transaction, pin_id):
+            return True
+        store.scroll_uses.forget(pin_id)
+    return False
 
 
 def oldest_pin(store: Store, transaction: Any) -> Pin | None:

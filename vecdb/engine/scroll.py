@@ -114,6 +114,7 @@ def end_scroll(store: Store, collection_id: str, token: str) -> None:
 
 
 def _release(store: Store, pin_id: bytes) -> None:
+    store.scroll_uses.forget(pin_id)
     store.environment.transact(lambda transaction: pins.release_pin(store, transaction, pin_id))
 
 
@@ -143,6 +144,8 @@ def _page(
     token = None
     if row < pin.next_row:
         pins.keep_pin(store, pin)
+        if ends:
+            store.scroll_uses.note(pin.id)
         token = pack_token(place._replace(row=row))
     elif ends:
         # That was all. If the pin can't be let go now, its lease ends by itself.

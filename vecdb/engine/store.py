@@ -25,6 +25,7 @@ from vecdb.engine.files import fsync_folder
 from vecdb.engine.named_database import NamedDatabase
 from vecdb.engine.requests import Requests
 from vecdb.engine.rows import RowReader
+from vecdb.engine.scroll_uses import ScrollUses
 from vecdb.engine.stored_name import NAME_KEY
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
 from vecdb.types import CollectionConfig, Receipt
@@ -63,6 +64,7 @@ class Store:
         self.config = layout.config_of(entry)
         self.rows = RowReader(environment, self.config.dim)
         self.requests = Requests(environment)
+        self.scroll_uses = ScrollUses()
 
     @staticmethod
     def create(
