@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vecdb.engine.files import file_lock
+from vecdb.engine.modes import make_root
 
 __all__ = ["kernels_ready", "load_kernels"]
 
@@ -79,6 +80,6 @@ def _one_process_at_a_time() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home.
             cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vecdb"
-            cache.mkdir(parents=True, exist_ok=True)
+            make_root(cache, group=False)
             stack.enter_context(file_lock(cache / "kernels.lock", wait=True))
         yield

@@ -115,7 +115,7 @@ class Database:
         self._collections: dict[str, OpenCollection] = {}
         self._resting = Resting(options.open_collections_max)
         raise_file_limit()
-        prepare_folder(root)
+        prepare_folder(root, group_access=options.group_access)
         self._use = FolderUse(root)
         try:
             remove_leftovers(root)

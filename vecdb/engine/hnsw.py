@@ -34,6 +34,7 @@ from vecdb.engine.compiled import load_kernels
 from vecdb.engine.graph import Graph
 from vecdb.engine.hnsw_file import HEADER as _HEADER
 from vecdb.engine.hnsw_file import record as _record
+from vecdb.engine.modes import creating
 from vecdb.engine.reachability import connect
 from vecdb.errors import DataLossError
 
@@ -360,7 +361,7 @@ def _write(
     """The file that hnswlib would have saved for a graph of these of the vectors."""
     starts = range(0, len(rows), _BLOCK_ROWS)
     blocks = (vectors[rows[start : start + _BLOCK_ROWS]] for start in starts)
-    with open(path, "wb") as file:
+    with open(path, "wb", opener=creating) as file:
         file.writelines(
             file_pieces(
                 graph,
