@@ -104,12 +104,17 @@ def serve(
         int | None,
         typer.Option("--message-mb", help="Greatest request and answer in MiB, 1 to 64; 16."),
     ] = None,
+    group_access: Annotated[
+        bool,
+        typer.Option("--group-access", help="Make a new folder for its group too: 0770, not 0700."),
+    ] = False,
 ) -> None:
     """Serve a folder over gRPC until SIGTERM or Ctrl-C."""
     from vecdb_server import process
 
     size = None if message_mb is None else message_mb * 1024**2
-    raise typer.Exit(process.serve(data, listen, message_bytes=size))
+    status = process.serve(data, listen, message_bytes=size, group_access=group_access)
+    raise typer.Exit(status)
 
 
 @app.command()

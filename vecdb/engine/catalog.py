@@ -34,6 +34,7 @@ from vecdb.engine.environment import Environment
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock, fsync_folder, patient_lock
 from vecdb.engine.lmdb_files import fill_cut_file
+from vecdb.engine.modes import make_folder, make_folders
 from vecdb.engine.named_database import NamedDatabase
 from vecdb.engine.store import Store, mark_dropped
 from vecdb.errors import (
@@ -71,7 +72,7 @@ class Catalog:
         self._found: tuple[int, dict[str, tuple[str, CollectionConfig]]] = (-1, {})
         try:
             for folder in ("collections", "trash"):
-                (root / folder).mkdir(exist_ok=True)
+                make_folder(root / folder, exist_ok=True)
             fsync_folder(root / "catalog")
             fsync_folder(root)
             self._check_not_emptied()
@@ -253,7 +254,7 @@ class Catalog:
 
     def _make_store(self, collection_id: str, name: str, config: CollectionConfig) -> None:
         folder = self.folder(collection_id)
-        (folder / "segments").mkdir(parents=True)
+        make_folders(folder / "segments")
         Store.create(folder / "store", collection_id, config, self._store_map_bytes, name)
         fsync_folder(folder)
         fsync_folder(folder.parent)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ from vecdb.engine.files import file_lock, fsync_folder, os_errors_translated
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.indexing import CollectionIndexer
 from vecdb.engine.lookup import read_dead
+from vecdb.engine.modes import make_folder
 from vecdb.engine.options import Options
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
@@ -110,6 +112,7 @@ def _compact_collection(folder: Path, collection_id: str, options: Options) -> N
         raise
     finally:
         store.close()
+    os.chmod(draft / "data.mdb", stat.S_IMODE((folder / "store" / "data.mdb").stat().st_mode))
     os.rename(draft / "data.mdb", folder / "store" / "data.mdb")
     (folder / "store" / "lock.mdb").unlink(missing_ok=True)
     fsync_folder(folder / "store")
@@ -121,7 +124,7 @@ def _finish_graphs(store: Store, folder: Path, collection_id: str, options: Opti
     config = store.config
     rows_max = max(1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M))
     segments = folder / "segments"
-    segments.mkdir(exist_ok=True)
+    make_folder(segments, exist_ok=True)
     seal(
         store,
         folder,

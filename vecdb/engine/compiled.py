@@ -1,8 +1,9 @@
 """Loading the kernels: compiled once on a machine, then read from numba's cache on disk.
 
-Compiling takes tens of seconds, so one process does it under a lock while others wait for its
-result. The cache lies where numba puts it (``NUMBA_CACHE_DIR``, beside the source, or the user's
-cache folder), never in a data folder: it holds pickles.
+Compiling takes tens of seconds, so one process does it while others wait for its result, and none
+waits where there is nothing to compile (``kernel_cache.py``). The cache lies where numba puts it
+(``NUMBA_CACHE_DIR``, beside the source, or the user's cache folder), never in a data folder: it
+holds pickles.
 
 A program that opens a folder would stand still meanwhile without a word, so it gets a warning of
 the logger ``vecdb.kernels``, which Python prints on stderr unless logging is set up otherwise:
@@ -15,14 +16,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from vecdb.engine.files import file_lock
+from vecdb.engine.kernel_cache import compiling, is_warm, note_warm
 
 __all__ = ["kernels_ready", "load_kernels", "warn_when_compiling"]
 
@@ -85,9 +84,11 @@ def _load(on_compile: Callable[[str], None] | None) -> Any:
     teller = threading.Thread(target=tell, name="vecdb-compile-notice", daemon=True)
     teller.start()
     try:
-        with _one_process_at_a_time():
+        with contextlib.nullcontext() if is_warm() else compiling():
             ours.set()
             module = importlib.import_module(_MODULE)
+        if not is_warm():
+            note_warm(module)
     finally:
         done.set()
         teller.join()
@@ -95,14 +96,3 @@ def _load(on_compile: Callable[[str], None] | None) -> Any:
     if took_s > _SLOW_S and on_compile is not None:
         on_compile(f"kernels ready after {took_s:.1f} s")
     return module
-
-
-@contextlib.contextmanager
-def _one_process_at_a_time() -> Iterator[None]:
-    """Without a place to lock, several processes may compile at once; that is slow, not wrong."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home.
-            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vecdb"
-            cache.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(file_lock(cache / "kernels.lock", wait=True))
-        yield

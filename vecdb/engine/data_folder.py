@@ -17,6 +17,7 @@ from vecdb.engine.backup.manifest import MANIFEST_NAME
 from vecdb.engine.catalog_loss import stores_on_disk
 from vecdb.engine.files import fsync_folder, write_file
 from vecdb.engine.importing.incoming import sweep_incoming
+from vecdb.engine.modes import is_for_group, make_root
 from vecdb.errors import FailedPreconditionError
 
 __all__ = [
@@ -63,12 +64,17 @@ def _write_format(root: Path, file: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def prepare_folder(root: Path) -> None:
+def prepare_folder(root: Path, *, group_access: bool = False) -> None:
     """Make the folder or check that it is ours."""
     if root.exists() and not root.is_dir():
         raise FailedPreconditionError(f"{root} is not a folder", "NOT_A_FOLDER")
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
-    root.mkdir(parents=True, exist_ok=True)
+    make_root(root, group=group_access)
+    if group_access and not is_for_group(root):
+        raise FailedPreconditionError(
+            f"{root} is there and not for its group (group_access): chmod -R g+rwX {root}",
+            "PERMISSION",
+        )
     file = root / "FORMAT"
     _check_format(root, file)
     if not (root / "catalog").exists():

@@ -117,7 +117,7 @@ class Database:
         self._resting = Resting(options.open_collections_max)
         raise_file_limit()
         warn_when_compiling()
-        prepare_folder(root)
+        prepare_folder(root, group_access=options.group_access)
         self._use = FolderUse(root)
         try:
             remove_leftovers(root)

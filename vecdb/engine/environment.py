@@ -41,6 +41,7 @@ from vecdb.engine.gate import BackOff, Gate
 from vecdb.engine.lmdb_errors import disk_full, located, translated, translation
 from vecdb.engine.lmdb_files import open_files
 from vecdb.engine.lmdb_pages import check_whole
+from vecdb.engine.modes import make_folder, set_file_mode
 from vecdb.engine.place import Place, not_in_place, unknown_where
 from vecdb.engine.write_lock import Errand, Openings, WriteLock, run_claimed
 from vecdb.errors import (
@@ -100,7 +101,7 @@ class Environment:
         self._opening, self._committing = BackOff(), BackOff()
         self._readers_checked_at = time.monotonic()
         if create:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder, exist_ok=True)
         self._lmdb: Any = None
         self._place: Place | None = None
         self._open(create=create)
@@ -315,6 +316,7 @@ class Environment:
         with self.read() as transaction:
             try:
                 self._lmdb.copy(os.fspath(folder), compact=True, txn=transaction)
+                set_file_mode(folder / "data.mdb")
             except lmdb.IncompatibleError as error:
                 # What LMDB says when the pages in use are not as many as they should be.
                 raise DataLossError(

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.modes import creating, open_lock
 from vecdb.errors import UnavailableError
 from vecdb.os_errors import os_errors_translated
 
@@ -60,7 +61,7 @@ def names_in(folder: Path) -> set[str]:
 
 def write_file(path: Path, content: bytes) -> int:
     """Write a file and fsync it; its folder is the caller's. Returns the CRC-32 of the content."""
-    with open(path, "wb") as file:
+    with open(path, "wb", opener=creating) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -86,7 +87,7 @@ def copy_file(source: BinaryIO, path: Path) -> tuple[int, int]:
         Size and CRC-32 of the bytes that were read.
     """
     size = crc = 0
-    with open(path, "xb") as file:
+    with open(path, "xb", opener=creating) as file:
         while chunk := source.read(_CHUNK_BYTES):
             crc = zlib.crc32(chunk, crc)
             size += len(chunk)
@@ -136,7 +137,7 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
     array = np.ascontiguousarray(array)
     raw = memoryview(array.reshape(-1).view(np.uint8).data if array.size else b"")
     crc = 0
-    with open(path, "wb") as file:
+    with open(path, "wb", opener=creating) as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         for start in range(0, len(raw), _CHUNK_BYTES):
             chunk = raw[start : start + _CHUNK_BYTES]
@@ -177,7 +178,7 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
     Yields True with the lock held, or False at once if ``wait`` is false and another holds it. The
     lock ends with the block or with the process, whichever is first.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = open_lock(path)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

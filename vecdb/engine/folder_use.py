@@ -12,6 +12,7 @@ import os
 import time
 from pathlib import Path
 
+from vecdb.engine.modes import open_lock
 from vecdb.errors import FailedPreconditionError, UnavailableError
 
 __all__ = ["FolderUse"]
@@ -36,7 +37,7 @@ class FolderUse:
     """
 
     def __init__(self, root: Path, *, alone: bool = False) -> None:
-        self._descriptor = os.open(root / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor = open_lock(root / _LOCK_NAME)
         wanted = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
         ends = time.monotonic() + PATIENCE_S
         while True:

@@ -22,6 +22,7 @@ from vecdb.engine.build_space import space_of
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock
 from vecdb.engine.hnsw import Builder
+from vecdb.engine.modes import make_folder
 from vecdb.engine.planning import GROUP_SEGMENTS_MAX, Pace, plan
 from vecdb.engine.publication import (
     GRAPH_LOCK,
@@ -178,7 +179,7 @@ class CollectionIndexer:
 
     def _clear_up(self) -> None:
         """Remove what an earlier holder of the lock left when it was killed."""
-        self._segments.mkdir(exist_ok=True)
+        make_folder(self._segments, exist_ok=True)
         discard_claims(self._store, self._segments, GRAPH_LOCK)
         remove_drafts(self._folder)
 

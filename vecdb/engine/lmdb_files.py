@@ -11,6 +11,7 @@ from typing import Any
 import lmdb
 
 from vecdb.engine.lmdb_errors import translated, translation
+from vecdb.engine.modes import creating, set_file_mode
 from vecdb.engine.place import Place
 
 __all__ = ["LMDB_FORMAT_0_9", "fill_cut_file", "make_lock_file", "open_files"]
@@ -30,7 +31,7 @@ def make_lock_file(folder: Path) -> None:
     path = folder / "lock.mdb"
     try:
         # Never one that is there: closing it would let go of the locks that this process has on it.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        descriptor = creating(os.fspath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
     except OSError:
         return  # It is there; where it can't be made LMDB says why.
     try:
@@ -63,6 +64,7 @@ def open_files(
         max_dbs=len(names) + 4,
         max_readers=readers_max,
         create=create,
+        mode=0o600,
         lib_version=LMDB_FORMAT_0_9,
     )
     with translated(folder):
@@ -81,6 +83,7 @@ def open_files(
             with handle.begin(write=True) as transaction:
                 databases = {n: handle.open_db(n, transaction, create=create) for n in names}
             if not held:
+                set_file_mode(folder / "data.mdb")
                 place.found()
             return handle, databases, place
         except BaseException:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from vecdb.engine import layout
 from vecdb.engine.backpressure import Backpressure
 from vecdb.engine.environment import Environment
+from vecdb.engine.modes import make_folder
 from vecdb.engine.opening_checks import check_counters
 from vecdb.engine.place import not_in_place
 from vecdb.engine.planning import graph_row_bytes
@@ -67,7 +68,7 @@ class OpenCollection:
         try:
             self.store = Store(environment, collection_id)
             with gone_is_dropped(folder):
-                (folder / "segments").mkdir(exist_ok=True)
+                make_folder(folder / "segments", exist_ok=True)
             with environment.read() as transaction:
                 check_counters(self.store, transaction)
         except BaseException:

@@ -45,6 +45,9 @@ class Options:
         map_bytes: address space reserved for a store at first; doubled when it is full.
         open_collections_max: collections whose files are held open at once; further ones are opened
             for a use and those least recently used let go. Each takes some ten files.
+        group_access: make a new folder for all users of its group, mode 0770 and files 0660, where
+            without it the user alone may open what is in it. A folder that is there keeps its mode,
+            and what is made in it goes by that.
         indexer: run a child process that builds graphs. Without it everything stays correct, but
             searches scan what no graph covers.
         indexer_outlives_parent: finish the job at hand when this process ends (an embedded
@@ -65,6 +68,7 @@ class Options:
     view_bytes_max: int = 1024 * MEBIBYTE
     map_bytes: int = 16 * 1024 * MEBIBYTE
     open_collections_max: int = 128
+    group_access: bool = False
     indexer: bool = True
     indexer_outlives_parent: bool = True
     optimize: bool = False

@@ -41,6 +41,7 @@ import numpy.typing as npt
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import fsync_folder, write_array, write_file
 from vecdb.engine.graph import Graph
+from vecdb.engine.modes import make_folder
 from vecdb.errors import DataLossError
 from vecdb.types import Metric
 
@@ -330,7 +331,7 @@ def write_segment(
     """
     if folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir()  # Not its parents: a data folder that was deleted must not come back.
+    make_folder(folder)  # Not its parents: a data folder that was deleted must not come back.
     failpoint("segment.folder")
     arrays: dict[str, npt.NDArray[Any]] = {
         "vectors": content.vectors,

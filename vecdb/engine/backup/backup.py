@@ -52,6 +52,7 @@ from vecdb.engine.files import (
     os_errors_translated,
 )
 from vecdb.engine.folder_use import FolderUse
+from vecdb.engine.modes import is_for_group, make_folder, make_folders
 from vecdb.engine.publication import in_place, raise_generation
 from vecdb.engine.segment import Segment, SegmentDamagedError
 from vecdb.engine.store import Store
@@ -77,7 +78,7 @@ def make_backup(root: Path, target: Path, *, include_segments: bool) -> BackupRe
     if os.path.lexists(target):
         raise AlreadyExistsError(f"{target} is there already", "PATH_TAKEN")
     with contextlib.ExitStack() as stack:
-        partial = stack.enter_context(PartialFolder(target))
+        partial = stack.enter_context(PartialFolder(target, group=is_for_group(root)))
         collections = []
         for name, store in _open_stores(root, partial.path, stack).items():
             place = Path("collections", store.environment.folder.parent.name)
@@ -106,7 +107,7 @@ def make_backup(root: Path, target: Path, *, include_segments: bool) -> BackupRe
 
 def _open_stores(root: Path, partial: Path, stack: contextlib.ExitStack) -> dict[str, Store]:
     """Copy the catalogue; name → store, open until the stack ends, of what is in it."""
-    (partial / "catalog").mkdir()
+    make_folder(partial / "catalog")
     stores = {}
     with file_lock(root / "catalog.lock", wait=True):
         for name, collection_id in copy_catalog(root, partial / "catalog").items():
@@ -121,7 +122,7 @@ def _copy_collection(
     store: Store, folder: Path, target: Path, include_segments: bool
 ) -> dict[str, Any]:
     """Copy one collection and read it back; what the manifest says of it."""
-    (target / "store").mkdir(parents=True)
+    make_folders(target / "store")
     with contextlib.ExitStack() as held:
         files: dict[int, OpenFiles] = {}
         if include_segments:
@@ -171,13 +172,13 @@ def _copy_segments(
     """Copy the segments that are published in the copied state; numbers of those that are whole."""
     with copy.environment.read() as transaction:
         entries = copy.read_segments(transaction)
-    target.mkdir()
+    make_folder(target)
     kept = set()
     for number, entry in entries.items():
         if entry["state"] != "published" or number not in files:
             continue
         folder = target / str(number)
-        folder.mkdir()
+        make_folder(folder)
         for name, file in files[number].items():
             copy_file(file, folder / name)
         try:

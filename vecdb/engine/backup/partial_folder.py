@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from vecdb.engine.files import fsync_folder
+from vecdb.engine.modes import make_folder, open_lock
 from vecdb.errors import AlreadyExistsError, NotFoundError
 
 __all__ = ["PartialFolder", "remove_stale"]
@@ -28,6 +29,10 @@ _IN_THE_WAY: Final = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 class PartialFolder:
     """A context manager; leaving it without ``finish`` removes what was built.
 
+    Args:
+        target: its place.
+        group: for the group as well; None as the folder that it lies in is.
+
     Attributes:
         path: where to build.
 
@@ -36,14 +41,14 @@ class PartialFolder:
             is not mounted would otherwise be taken for an empty folder.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, *, group: bool | None = None) -> None:
         self._target = target
         if not target.parent.is_dir():
             raise NotFoundError(
                 f"{target.parent}, where {target.name} should go, is no folder", "NO_FOLDER"
             )
         remove_stale(target)
-        self._lock, self.path = _made(target)
+        self._lock, self.path = _made(target, group)
 
     def finish(self) -> None:
         """Put it in its place, durably. Its files and folders must be fsynced.
@@ -95,13 +100,13 @@ def remove_stale(target: Path) -> None:
             os.close(lock)
 
 
-def _made(target: Path) -> tuple[int, Path]:
+def _made(target: Path, group: bool | None) -> tuple[int, Path]:
     """A new partial folder and its lock, held."""
     while True:
         folder = target.with_name(f"{target.name}.partial-{uuid.uuid4().hex[:12]}")
-        folder.mkdir()
+        make_folder(folder, group=group)
         try:
-            lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = open_lock(folder / LOCK_NAME)
         except FileNotFoundError:
             continue  # Another process took the empty folder for a dead one's.
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -23,6 +23,7 @@ from vecdb.engine.files import (
     os_errors_translated,
     write_file,
 )
+from vecdb.engine.modes import is_for_group, make_folders
 from vecdb.errors import AlreadyExistsError, DataLossError, InvalidArgumentError
 from vecdb.types import BackupReport
 
@@ -43,7 +44,7 @@ def restore(
     with os_errors_translated(os.fspath(target)):
         manifest = read_manifest(source)
         _check_free(target)
-        with PartialFolder(target) as partial:
+        with PartialFolder(target, group=is_for_group(source)) as partial:
             size = 0
             for name, said in manifest["files"].items():
                 if include_segments or not _is_of_segment(name):
@@ -79,7 +80,7 @@ def _is_of_segment(name: str) -> bool:
 
 def _copy(source: Path, target: Path, said: dict[str, int]) -> int:
     """Copy a file that must be what the manifest says; its size."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(target.parent)
     expected = (said["bytes"], said["crc32"])
     try:
         with open(source, "rb") as file:

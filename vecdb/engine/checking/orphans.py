@@ -17,6 +17,7 @@ from vecdb.engine import layout
 from vecdb.engine.catalog_loss import stores_on_disk
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import fsync_folder
+from vecdb.engine.modes import make_folder
 from vecdb.engine.store import Store
 from vecdb.engine.stored_name import read_name
 from vecdb.errors import NotFoundError, VecdbError
@@ -42,7 +43,7 @@ def adopt_orphans(root: Path, catalog: Environment, taken: set[str], named: set[
         try:
             wanted, entry = _said(folder, collection_id)
         except NotFoundError:
-            (root / "trash").mkdir(exist_ok=True)
+            make_folder(root / "trash", exist_ok=True)
             folder.rename(root / "trash" / collection_id)
             fsync_folder(root / "trash")
             fsync_folder(folder.parent)

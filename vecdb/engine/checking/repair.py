@@ -43,6 +43,7 @@ from vecdb.engine.environment import Environment
 from vecdb.engine.files import fsync_folder, names_in, patient_lock, write_file
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.indexing import CollectionIndexer
+from vecdb.engine.modes import make_folder
 from vecdb.engine.options import Options
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import forget_segments, mark_lost, remove_drafts
@@ -88,7 +89,7 @@ class CollectionRepair:
             with environment.read() as transaction:
                 facts = read_facts(Walk(environment, transaction, _unheard()))
             _correct_sums(store, facts)
-            self._segments.mkdir(exist_ok=True)
+            make_folder(self._segments, exist_ok=True)
             with self._locked():
                 wanting = self._may_rebuild and self._forget(store)
                 self._remove_leftovers(store)

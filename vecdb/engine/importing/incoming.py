@@ -26,6 +26,7 @@ from vecdb.engine.deadline import Deadline
 from vecdb.engine.files import os_errors_translated
 from vecdb.engine.importing.import_file import ImportRequest, run_import
 from vecdb.engine.importing.untrusted_file import UntrustedFile
+from vecdb.engine.modes import creating, make_folder
 from vecdb.errors import InvalidArgumentError, ResourceExhaustedError
 from vecdb.import_files import SideFile
 from vecdb.types import ImportReport
@@ -109,7 +110,7 @@ class _Spool:
     def __init__(self, root: Path, announced: Announced) -> None:
         self._announced = announced
         _check_room(root, announced.file_bytes + (announced.side_bytes or 0))
-        (root / _FOLDER).mkdir(exist_ok=True)
+        make_folder(root / _FOLDER, exist_ok=True)
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(PartialFolder(root / _FOLDER / _NAME)).path
             self.index = stack.enter_context(
@@ -163,7 +164,7 @@ class _Receiving:
         self.path, self.called, self.announced = path, called, announced
         self.bytes = 0
         self._digest = hashlib.sha256()
-        self._stream: IO[bytes] = open(path, "xb")  # noqa: SIM115  __exit__ closes it.
+        self._stream: IO[bytes] = open(path, "xb", opener=creating)  # noqa: SIM115  __exit__ closes it.
 
     def add(self, data: bytes) -> None:
         if self.bytes + len(data) > self.announced:

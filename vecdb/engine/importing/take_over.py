@@ -24,6 +24,7 @@ from vecdb.engine.files import file_lock
 from vecdb.engine.graph import Graph
 from vecdb.engine.importing.foreign_index import ForeignIndex
 from vecdb.engine.importing.names import Names
+from vecdb.engine.modes import make_folder
 from vecdb.engine.publication import (
     GRAPH_LOCK,
     SEAL_LOCK,
@@ -87,7 +88,7 @@ def take_over(
         Why it could not be done, empty if it was; and how many nodes had to be linked.
     """
     segments, end = folder / "segments", first + index.count
-    segments.mkdir(exist_ok=True)
+    make_folder(segments, exist_ok=True)
     discard_claims(store, segments, GRAPH_LOCK)
     # Held off, or it might be sealing or joining some of the rows.
     with file_lock(folder / "seal.lock", wait=True):
