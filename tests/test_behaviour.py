@@ -206,6 +206,26 @@ def test_a_bad_batch_is_refused_whole_with_both_numbers(surface: Any, case: str)
     assert docs.stats().seq == 1
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "dot"])
+def test_a_vector_too_short_for_its_scores_is_refused(surface: Any, metric: str) -> None:
+    docs = surface.create_collection("docs", 8, metric)
+    vectors = rows(3)
+    vectors[0] = 0
+    vectors[1] *= np.float32(1e-14) / np.linalg.norm(vectors[1])
+    docs.upsert(["zero", "short", "long"], vectors)
+    wide = vectors.astype(np.float64)
+    scores = -wide @ wide[1] if metric == "dot" else np.square(wide - wide[1]).sum(axis=1)
+    expected = [["zero", "short", "long"][i] for i in np.argsort(scores)]
+    assert docs.search(vectors[1], k=3).ids == expected
+    vectors[2] *= np.float32(1e-25) / np.linalg.norm(vectors[2])
+    for call in (lambda: docs.upsert(names(3), vectors), lambda: docs.search(vectors)):
+        with pytest.raises(vecdb.InvalidArgumentError, match=r"row 2 .* of 1e-25;.*least 1e-15"):
+            call()
+    with pytest.raises(vecdb.InvalidArgumentError, match=r"row 0 .* of 1e-25;.*least 1e-15"):
+        docs.search(vectors[2])
+    assert docs.count() == 3
+
+
 def test_good_rows_beside_a_bad_one_are_not_written(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
     vectors = rows(10)

@@ -107,8 +107,9 @@ def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> Collect
 def check_vectors(vectors: Any, dim: int, metric: Metric, what: str = "vectors") -> Vectors:
     """Vectors as C-contiguous float32, shape (n, dim); one vector of shape (dim,) becomes (1, dim).
 
-    Refused: a wrong dimension, a NaN or infinity, under cosine a length of zero, components whose
-    squared distance would not fit a float32, masked components.
+    Refused: a wrong dimension, a NaN or infinity, under cosine a length of zero, otherwise one so
+    near to zero that scores would vanish, components whose squared distance would not fit a
+    float32, masked components.
     """
     if type(vectors) is not np.ndarray:
         check_unmasked(vectors, what)
@@ -140,11 +141,13 @@ def check_vectors(vectors: Any, dim: int, metric: Metric, what: str = "vectors")
     # A float32 sum of squares that is within bounds proves at one pass that no component is NaN,
     # infinite or too large; only when it does not, the slow look finds out which.
     squares = np.einsum("ij,ij->i", array, array)
-    if len(array) == 1 and 1e-30 < float(squares[0]) <= limits.SQUARED_NORM_MAX:
+    least = limits.SQUARED_NORM_MIN
+    if len(array) == 1 and 2 * least < float(squares[0]) <= limits.SQUARED_NORM_MAX:
         return array
     fine = squares <= np.float32(limits.SQUARED_NORM_MAX)
-    if metric is Metric.COSINE:
-        fine &= squares > np.float32(1e-30)
+    fine &= squares > np.float32(2 * least)
+    if metric is not Metric.COSINE and not fine.all():
+        fine |= ~array.any(axis=1)
     if not fine.all():
         _explain_bad_row(array, np.flatnonzero(~fine), metric, what)
     return array
@@ -193,6 +196,13 @@ def _explain_bad_row(array: Vectors, suspects: npt.NDArray[Any], metric: Metric,
                 f"{what}: row {row} has a squared length of {square:.3g}; "
                 f"at most {limits.SQUARED_NORM_MAX:.3g} fits a float32 distance",
                 "TOO_LARGE",
+            )
+        if metric is not Metric.COSINE and 0.0 < square < limits.SQUARED_NORM_MIN:
+            raise InvalidArgumentError(
+                f"{what}: row {row} has a length of {square**0.5:.3g}; under {metric.value} a "
+                f"length is 0 or at least {limits.SQUARED_NORM_MIN**0.5:.3g}, or scores vanish in "
+                "float32; multiply all vectors by one number, or store zeros",
+                "TOO_SMALL",
             )
         if metric is Metric.COSINE and square == 0.0:
             raise InvalidArgumentError(

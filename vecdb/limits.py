@@ -29,6 +29,7 @@ __all__ = [
     "RESULTS_PER_CALL_MAX",
     "SCROLL_PAGE_BYTES_MAX",
     "SQUARED_NORM_MAX",
+    "SQUARED_NORM_MIN",
     "K",
     "Limit",
     "M",
@@ -88,3 +89,7 @@ NAME_PATTERN: Final = r"[A-Za-z0-9_-]{1,64}"
 
 SQUARED_NORM_MAX: Final = 3.4028234663852886e38 / 4
 """Greatest squared length of a vector: so the squared distance of any two fits a float32."""
+
+SQUARED_NORM_MIN: Final = 1e-30
+"""Least squared length of a vector other than zero, under Euclidean distance and inner product: so
+the scores of vectors as short as this still differ in a float32."""

@@ -6,21 +6,22 @@ hnswlib answers it in float32:
     ip     unit vectors of cosine: as they are.
     l2     Euclidean: times a power of two, so that squared distances neither overflow nor vanish.
            That is exact, so the graph is the one of the rows themselves.
-    dot    two graphs: by the inner product of the centred rows, times a power of two, and by the
-           angle between the centred rows. The lists of the first get the second one's neighbours
-           where they have room, and lists that are still short get random nodes.
+    dot    two graphs: by the inner product of the rows less most of what they have in common,
+           times a power of two, and by the angle between the centred rows. The lists of the
+           first get the second one's neighbours where they have room, and lists that are still
+           short get random nodes.
 
 **Dot product.** Subtracting one vector from all rows shifts every score of a query by the same
-number, so the order of answers is that of the centred rows; without it, rows that share a large
-component are all alike. A graph by the inner product finds the best rows for queries that lie far
-from all rows, as they do when lengths differ (Morozov & Babenko 2018, ip-NSW). Its lists are short,
-as few rows are nearer to a row than a long one is, and many rows are in no list. A graph by the
-angle has all of them and leads between them (Liu et al. 2020, ip-NSW+); it is built by Euclidean
-distance on unit vectors, which tells apart directions that 1 - inner product rounds together. Where
-both leave a list short, as among rows of few directions or few dimensions, scores do not lead on
-from it, and random nodes do. Making all lengths equal by
-one more component (Bachrach et al. 2014) is right for queries that lie among the rows; where
-lengths differ, rows then crowd at a pole, far from all queries, and recall falls below 0.3.
+number, so the order of answers stays the same; without it, rows that share a large component are
+all alike. A graph by the inner product finds the best rows for queries that are far from all rows,
+as they are when lengths differ (Morozov & Babenko 2018, ip-NSW). Its lists are short, as few rows
+are nearer to a row than a long one is, and many rows are in no list. A graph by the angle has all
+of them and leads between them (Liu et al. 2020, ip-NSW+); it is built by Euclidean distance on unit
+vectors, which tells apart directions that 1 - inner product rounds together. Where both leave a
+list short, as among rows of few directions or few dimensions, scores do not lead on from it, and
+random nodes do. Making all lengths equal by one more component (Bachrach et al. 2014) is right for
+queries that are among the rows; where lengths differ, rows then crowd at a pole, far from all
+queries, and recall falls below 0.3.
 
 hnswlib computes 1 - inner product: rows are made so long that the 1 is lost in none of them.
 """
@@ -42,6 +43,12 @@ Space = Literal["ip", "l2", "dot"]
 
 _LARGEST: Final[dict[Space, int]] = {"l2": 0, "dot": 20}
 """Power of two that the largest component of the rows at hand is scaled to."""
+
+_KEPT: Final = 0.5
+"""Length of the common vector left in rows of a graph by the inner product, beside their spread
+(root mean square). Without one, queries that share the vector, as rows do, lie far from all rows:
+at 40,000 positive rows of 64 components recall@10 was 0.914; with all of it, queries that don't
+share it fall from 0.904 to 0.789. With about this much, 0.996 and 0.865."""
 
 _AS_THEY_ARE: Final = 2.0**-30, 2.0**30
 """Under Euclidean distance, rows whose largest component is between these are not scaled."""
@@ -72,9 +79,13 @@ class BuildSpace:
     def __init__(self, space: Space, blocks: Iterable[Vectors]) -> None:
         self._space = space
         self._exponent = 0
-        self._centre = 0.0 if space != "dot" else _mean(blocks := list(blocks))
+        self._centre: npt.NDArray[np.float64] = np.zeros(1)  # Subtracted for the angle,
+        self._offset = self._centre  # and for the inner product.
         if space == "ip":
             return
+        if space == "dot":
+            self._centre = _mean(blocks := list(blocks))
+            self._offset = self._centre * self._drowned(blocks)
         largest = max(self._largest(block) for block in blocks)
         if largest > 0 and not (space == "l2" and _AS_THEY_ARE[0] < largest < _AS_THEY_ARE[1]):
             self._exponent = _LARGEST[space] - int(np.frexp(largest)[1])
@@ -92,26 +103,42 @@ class BuildSpace:
         if self._space == "l2":
             return (vectors if self._exponent == 0 else np.ldexp(vectors, self._exponent),)
         scaled, unit = np.empty_like(vectors), np.empty_like(vectors)
-        for chosen, rows in self._centred(vectors):
-            scaled[chosen] = np.ldexp(rows, self._exponent)
+        for chosen, rows in _shifted(vectors, self._centre):
+            scaled[chosen] = np.ldexp(rows + (self._centre - self._offset), self._exponent)
             lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
             unit[chosen] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
         return scaled, unit
 
     def _largest(self, vectors: Vectors) -> float:
-        """The largest component of centred rows, without its sign."""
-        parts = (float(np.abs(rows).max(initial=0.0)) for _, rows in self._centred(vectors))
+        """The largest component of the rows less the offset, without its sign."""
+        parts = (
+            float(np.abs(rows).max(initial=0.0)) for _, rows in _shifted(vectors, self._offset)
+        )
         return max(parts, default=0.0)
 
-    def _centred(self, vectors: Vectors) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-        for chosen in _slices(vectors):
-            yield chosen, vectors[chosen].astype(np.float64) - self._centre
+    def _drowned(self, blocks: list[Vectors]) -> float:
+        """The part of the centre that is more than a graph by the inner product is best with."""
+        length = float(np.sqrt(np.sum(np.square(self._centre))))
+        squares = (
+            float(np.sum(np.square(rows)))
+            for block in blocks
+            for _, rows in _shifted(block, self._centre)
+        )
+        spread = np.sqrt(sum(squares) / max(1, sum(len(block) for block in blocks)))
+        return max(0.0, 1.0 - _KEPT * float(spread) / length) if length > 0 else 0.0
 
 
 def _slices(vectors: Vectors) -> Iterator[slice]:
     step = max(1, _BLOCK_BYTES // (8 * max(1, vectors.shape[1])))
     for start in range(0, len(vectors), step):
         yield slice(start, start + step)
+
+
+def _shifted(
+    vectors: Vectors, centre: npt.NDArray[np.float64]
+) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+    for chosen in _slices(vectors):
+        yield chosen, vectors[chosen].astype(np.float64) - centre
 
 
 def _mean(blocks: list[Vectors]) -> npt.NDArray[np.float64]:

@@ -91,11 +91,12 @@ class Rows:
 @dataclass(frozen=True)
 class Lengths:
     """What a survey found out: the row whose length is least like 1, and that length; a row of
-    length 0, -1 if there is none."""
+    length 0, and one too short for any metric but cosine, -1 if there is none."""
 
     oddest_row: int
     oddest: float
     zero_row: int
+    short_row: int
 
     @property
     def unit(self) -> bool:
@@ -148,7 +149,7 @@ class ForeignIndex:
         Raises:
             InvalidArgumentError: BAD_FILE: one is NaN or infinite, or too large for any metric.
         """
-        oddest_row, oddest, zero_row = -1, 1.0, -1
+        oddest_row, oddest, zero_row, short_row = -1, 1.0, -1, -1
         for first, end in self.rows.pieces():
             check()
             vectors = self.rows.read(first, end)
@@ -158,7 +159,11 @@ class ForeignIndex:
             if len(bad):
                 raise self._bad_vector(first + int(bad[0]), vectors[bad[0]])
             # In double, as the square of what is small vanishes in float32.
-            small = np.flatnonzero(squares <= np.float32(1e-30))
+            small = np.flatnonzero(squares <= np.float32(2 * limits.SQUARED_NORM_MIN))
+            exact = np.square(vectors[small].astype(np.float64)).sum(axis=1)
+            short = small[(exact > 0) & (exact < limits.SQUARED_NORM_MIN)]
+            if len(short) and short_row < 0:
+                short_row = first + int(short[0])
             if len(small) and zero_row < 0:
                 zeros = small[~vectors[small].any(axis=1)]
                 zero_row = first + int(zeros[0]) if len(zeros) else -1
@@ -166,7 +171,7 @@ class ForeignIndex:
             at = int(np.argmax(np.abs(lengths - 1)))
             if abs(lengths[at] - 1) > abs(oddest - 1):
                 oddest_row, oddest = first + at, float(lengths[at])
-        return Lengths(oddest_row, oddest, zero_row)
+        return Lengths(oddest_row, oddest, zero_row, short_row)
 
     def _bad_vector(self, row: int, vector: npt.NDArray[np.float32]) -> InvalidArgumentError:
         odd = np.flatnonzero(~np.isfinite(vector))
@@ -210,14 +215,19 @@ class ForeignIndex:
         return Metric.COSINE
 
     def check_lengths(self, metric: Metric, lengths: Lengths) -> None:
-        """Vectors that are compared by their angles must be of unit length.
+        """Vectors that are compared by their angles must be of unit length, others not too short.
 
         Raises:
-            InvalidArgumentError: METRIC_MISMATCH: one is not; BAD_FILE: one is zero.
+            InvalidArgumentError: METRIC_MISMATCH: one is not; BAD_FILE: one is zero, or too short.
         """
-        if metric is not Metric.COSINE:
-            return
         file = self.rows.file
+        if metric is not Metric.COSINE:
+            if lengths.short_row >= 0:
+                place = self.rows.place_of(lengths.short_row)
+                least = limits.SQUARED_NORM_MIN**0.5
+                what = f"row {lengths.short_row} has a length above 0 and below {least:.3g}"
+                raise file.wrong(place, "vectors", what)
+            return
         if lengths.zero_row >= 0:
             place = self.rows.place_of(lengths.zero_row)
             what = f"row {lengths.zero_row} has length 0, which has no cosine"
