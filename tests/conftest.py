@@ -61,8 +61,8 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def pass_time(seconds: float) -> None:
         passed_ns[0] += int(seconds * 1e9)
 
-    clock = SimpleNamespace(time_ns=lambda: time.time_ns() + passed_ns[0])
-    monkeypatch.setattr(pins, "time", clock)
+    real = pins._now_ns
+    monkeypatch.setattr(pins, "_now_ns", lambda *of: real(*of) + passed_ns[0])
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed_ns[0] / 1e9)
     monkeypatch.setattr(export_pin, "time", clock)
     return pass_time

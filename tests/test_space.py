@@ -15,7 +15,16 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, recall, seal_now
-from vecdb.engine import folder_use, layout, lookup, pins, purging, sealing, search
+from vecdb.engine import (
+    folder_use,
+    layout,
+    lookup,
+    pins,
+    purging,
+    sealing,
+    search,
+    store_clock,
+)
 from vecdb.engine.compaction import folder_bytes
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.publication import GRAPH_LOCK, SEAL_LOCK, claim, discard_claims, widen
@@ -125,8 +134,9 @@ def test_what_died_stays_for_a_minute_and_then_goes(
     model.delete(names(10))
     store = docs._opened.store
     assert purge_all(store) == 0 and entries(docs, b"records") == 250
-    real = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: real() + int((GRACE_S + 1) * 1e9))
+    real = store_clock.boot_time_ns
+    passed_ns = int((GRACE_S + 1) * 1e9)
+    monkeypatch.setattr(store_clock, "boot_time_ns", lambda: real() + passed_ns)
     assert purge_all(store) == 60
     assert entries(docs, b"records") == 190 == docs.count()
     assert entries(docs, b"log") == 0

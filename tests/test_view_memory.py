@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 import vecdb
 from tests.model import Model, index_now, seal_now
 from vecdb import limits
-from vecdb.engine import pins, search, streaming
+from vecdb.engine import pins, search, store_clock, streaming
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.fresh_rows import FreshRows
 from vecdb.engine.purging import purge_all
@@ -321,8 +320,8 @@ def test_a_search_keeps_its_pin_for_as_long_as_it_works(
 ) -> None:
     """The clock goes on by half a lease with each slice, and each time a row dies that is still to
     be read, and is purged; without a renewed lease the search is overtaken once more."""
-    now_ns = [time.time_ns()]
-    monkeypatch.setattr(time, "time_ns", lambda: now_ns[0])
+    now_ns = [store_clock.boot_time_ns()]
+    monkeypatch.setattr(store_clock, "boot_time_ns", lambda: now_ns[0])
     if not kept:
         monkeypatch.setattr(pins, "keep_pin", lambda store, pin: pin)
     with opened(tmp_path / "data") as database:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from vecdb.engine.pins import oldest_pin
@@ -23,7 +22,7 @@ def collection_stats(database: Database, opened: OpenCollection) -> CollectionSt
     with store.environment.read() as transaction:
         store.check_not_dropped(transaction)
         entries = store.read_segments(transaction)
-        pin = oldest_pin(store, transaction)
+        pin, now_ns = oldest_pin(store, transaction), store.clock.read(transaction)
     readers, oldest_reader_lag = store.environment.readers()
     size = {number: entry["bytes"] for number, entry in in_place(entries)}
     segments = [
@@ -53,7 +52,7 @@ def collection_stats(database: Database, opened: OpenCollection) -> CollectionSt
         write_delay_s=opened.backpressure.delay_s,
         segments=segments,
         oldest_pin_seq=None if pin is None else pin.seq,
-        oldest_pin_expires_s=None if pin is None else pin.expiry_ns / 1e9 - time.time(),
+        oldest_pin_expires_s=None if pin is None else (pin.expiry_ns - now_ns) / 1e9,
         readers=readers,
         oldest_reader_lag=oldest_reader_lag,
     )

@@ -8,6 +8,7 @@ Format 1. Never change what is written here; a change is a new number in FORMAT.
                b"state"            u64 seq, u64 generation
                b"counters"         u64 next_row, live_count, next_segment, sealed_to, metadata_count
                b"name"             UTF-8 name, as noted last (optional; the catalogue decides)
+               b"clock"            the store's clock, as ``store_clock.py`` draws it (optional)
                b"dropped"          (empty; there only once the collection is dropped)
                b"purging"          u64 seq: deaths up to there are being purged (only meanwhile)
     ids        id, UTF-8           u64 row
@@ -19,7 +20,7 @@ Format 1. Never change what is written here; a change is a new number in FORMAT.
     dead       u64 row             u64 seq of its death
     segments   u64 number          JSON: state, lock, first_row, end_row, seq, kind, count, bytes,
                                    manifest_crc, verified
-    pins       16 bytes            u64 seq, u64 next_row, u64 expiry (ns since 1970)
+    pins       16 bytes            u64 seq, u64 next_row, u64 expiry (ns, by the store's clock)
     requests   request id, UTF-8   u64 seq, u64 time_ns, 32 bytes SHA-256 of the batch, u32 rows
                0xFF, u64 seq       request id (by age: no UTF-8 text begins with this byte)
 
@@ -190,8 +191,8 @@ class LogEntry:
 
 
 class Pin(NamedTuple):
-    """A lease on the state at ``seq``: its rows are those below ``next_row``. expiry_ns: since
-    1970."""
+    """A lease on the state at ``seq``: its rows are those below ``next_row``. expiry_ns: by the
+    store's clock."""
 
     id: bytes
     seq: int
@@ -200,8 +201,8 @@ class Pin(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What is known of a batch by its request id. time_ns: since 1970. rows: ``count`` of its
-    receipt."""
+    """What is known of a batch by its request id. time_ns: by the store's clock. rows: ``count``
+    of its receipt."""
 
     seq: int
     time_ns: int

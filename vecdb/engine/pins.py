@@ -3,7 +3,9 @@
 A pin is a lease on a seq, in the database ``pins``, so that every process respects it: as long as
 it lives nothing is purged that a reader at that seq needs. Whoever holds it renews it; one that was
 not renewed in time has expired, whatever became of its holder, and counts for nothing from then on.
-An expired pin never comes back to life.
+An expired pin never comes back to life. Leases go by the store's clock (``store_clock.py``), which
+no jump of the wall clock moves. One that lasts for longer than leases do was taken by the wall
+clock of an earlier version: it is cut to their length when expired ones are removed next.
 
 These functions do their work in a transaction of the caller; those that change something need one
 of ``environment.transact``. Neither seq nor generation changes with pins.
@@ -13,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -72,7 +73,8 @@ def take_pin(store: Store, transaction: Any, *, limited: bool = True) -> Pin:
             "TOO_MANY_SCROLLS",
         )
     state, counters = store.read_state(transaction), store.read_counters(transaction)
-    pin = Pin(uuid.uuid4().bytes, state.seq, counters.next_row, _lease_end())
+    now_ns = _now_ns(store, transaction)
+    pin = Pin(uuid.uuid4().bytes, state.seq, counters.next_row, _lease_end(now_ns))
     _put(store, transaction, pin)
     return pin
 
@@ -85,7 +87,7 @@ def check_pin(store: Store, transaction: Any, pin_id: bytes) -> Pin:
     """
     value = transaction.get(pin_id, db=_database(store))
     pin = None if value is None else layout.unpack_pin(pin_id, value)
-    if pin is None or pin.expiry_ns <= time.time_ns():
+    if pin is None or pin.expiry_ns <= _now_ns(store, transaction):
         raise FailedPreconditionError(
             "the scroll has ended: no page was asked for in "
             f"{limits.PIN_LEASE_S:g} s, or for a while beside too many others, or it was closed; "
@@ -139,7 +141,8 @@ def keep_pin(store: Store, pin: Pin) -> Pin:
     Raises:
         FailedPreconditionError: it has expired or was released.
     """
-    left_s = (pin.expiry_ns - time.time_ns()) / 1e9
+    with store.environment.read() as transaction:
+        left_s = (pin.expiry_ns - _now_ns(store, transaction)) / 1e9
     if left_s < _RENEWED_BELOW * limits.PIN_LEASE_S:
         with contextlib.suppress(*_UNWRITABLE):
             return store.environment.transact(lambda t: renew_pin(store, t, pin.id))
@@ -153,7 +156,8 @@ def renew_pin(store: Store, transaction: Any, pin_id: bytes) -> Pin:
         FailedPreconditionError: it has expired or was released.
     """
     pin = check_pin(store, transaction, pin_id)
-    renewed = pin._replace(expiry_ns=max(pin.expiry_ns, _lease_end()))
+    lease_end = _lease_end(_now_ns(store, transaction))
+    renewed = pin._replace(expiry_ns=max(pin.expiry_ns, lease_end))
     _put(store, transaction, renewed)
     return renewed
 
@@ -168,18 +172,23 @@ def remove_expired_pins(store: Store, transaction: Any) -> int:
     """Remove pins that have expired or are damaged; how many. There are hardly more
     than ``limits.PINS_MAX``: those of reads at this moment.
 
-    Who purges does this in the same transaction: then a clock that is set back can't bring a pin
-    back whose rows have gone.
+    Who purges does this in the same transaction, so that no pin is left whose rows have gone.
     """
-    now_ns = time.time_ns()
-    expired = []
+    store.clock.advance(transaction)
+    now_ns = _now_ns(store, transaction)
+    expired, shortened = [], []
     with transaction.cursor(_database(store)) as cursor:
         for key, value in cursor.iternext(keys=True, values=True):
             # One that is damaged says neither what it holds nor until when: its scroll ends here.
             with contextlib.suppress(DataLossError):
-                if layout.unpack_pin(key, value).expiry_ns > now_ns:
+                pin = layout.unpack_pin(key, value)
+                if pin.expiry_ns > _lease_end(now_ns):
+                    shortened.append(pin._replace(expiry_ns=_lease_end(now_ns)))
+                if pin.expiry_ns > now_ns:
                     continue
             expired.append(bytes(key))
+    for pin in shortened:
+        _put(store, transaction, pin)
     for pin_id in expired:
         transaction.delete(pin_id, db=_database(store))
     return len(expired)
@@ -197,7 +206,7 @@ def _end_idle_scroll(store: Store, transaction: Any) -> bool:
 def oldest_pin(store: Store, transaction: Any) -> Pin | None:
     """The living pin with the smallest seq, of several the one that lives longest; None without
     any."""
-    now_ns = time.time_ns()
+    now_ns = _now_ns(store, transaction)
     living = (pin for pin in _pins(store, transaction) if pin.expiry_ns > now_ns)
     return min(living, key=lambda pin: (pin.seq, -pin.expiry_ns), default=None)
 
@@ -215,6 +224,7 @@ def _pins(store: Store, transaction: Any) -> Iterator[Pin]:
 
 
 def _put(store: Store, transaction: Any, pin: Pin) -> None:
+    store.clock.advance(transaction)  # So that the lease ends though nobody writes.
     transaction.put(pin.id, layout.pack_pin(pin), db=_database(store))
 
 
@@ -222,5 +232,9 @@ def _database(store: Store) -> Any:
     return store.environment.database(b"pins")
 
 
-def _lease_end() -> int:
-    return time.time_ns() + int(limits.PIN_LEASE_S * 1e9)
+def _now_ns(store: Store, transaction: Any) -> int:
+    return store.clock.read(transaction)
+
+
+def _lease_end(now_ns: int) -> int:
+    return now_ns + int(limits.PIN_LEASE_S * 1e9)

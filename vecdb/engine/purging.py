@@ -195,8 +195,8 @@ class PurgePass:
 
         def write(transaction: Any) -> PurgePass | None:
             store.check_not_dropped(transaction)
-            # Expired pins go first, or a clock that is set back could bring one to life again. One
-            # that is taken later is of a later seq.
+            # Expired pins go first, or some would be left whose rows have gone. One that is taken
+            # later is of a later seq.
             pins.remove_expired_pins(store, transaction)
             chosen = _chosen(store, transaction, min(rows_max, _PASS_ROWS), grace_s)
             if chosen is None:
@@ -226,7 +226,7 @@ class PurgePass:
 
 def _chosen(store: Store, transaction: Any, rows_max: int, grace_s: float) -> PurgePass | None:
     pinned = pins.oldest_pinned_seq(store, transaction)
-    now_ns, grace_ns = time.time_ns(), int(grace_s * 1e9)
+    now_ns, grace_ns = store.clock.read(transaction), int(grace_s * 1e9)
     last_seq, rows, count = None, 0, 0
     died, changed = [_NO_ROWS.astype(np.uint64)], [_NO_ROWS.astype(np.uint64)]
     with transaction.cursor(store.environment.database(b"log")) as cursor:
@@ -240,8 +240,8 @@ def _chosen(store: Store, transaction: Any, rows_max: int, grace_s: float) -> Pu
                 # What died in it is not known, so its bytes stay. The log is only a help.
                 last_seq, count = seq, count + 1
                 continue
-            # An entry from the future was written before the clock was set back: nobody can say
-            # how old it is, and nothing depends on it.
+            # An entry from the future was written by the wall clock of an earlier version: nobody
+            # can say how old it is, and nothing depends on it.
             if now_ns - grace_ns < entry.time_ns <= now_ns:
                 break
             last_seq, count = seq, count + 1

@@ -8,8 +8,10 @@ be tried again under its id.
 
 A second entry a request, by its seq, leads from the oldest to the newest. Each write with an id
 removes a few that have passed the window: more than it adds, so that what is kept is bounded by
-what is written in a window. Where nobody writes with ids nothing is removed and nothing grows. A
-clock that is set back makes the window longer.
+what is written in a window. Where nobody writes with ids nothing is removed and nothing grows. Time
+is that of the store's clock (``store_clock.py``), which no jump of the wall clock moves. A stamp
+that lies ahead of it was made by the wall clock of an earlier version: the window of such a request
+begins when it becomes the oldest.
 
 A damaged entry concerns nobody else's write. While a request can't be read, a write under its id is
 refused with DATA_LOSS, since it may be a second one; it is forgotten when a younger one is.
@@ -18,7 +20,6 @@ refused with DATA_LOSS, since it may be a second one; it is forgotten when a you
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import Any
 
 from vecdb import limits
@@ -35,6 +36,10 @@ REMOVED_AT_ONCE_MAX = 16
 """Expired requests that one write removes at most."""
 
 
+_AHEAD_MAX = 1_000
+"""Oldest requests with a stamp ahead of the clock that one write puts right at most."""
+
+
 class Requests:
     """The requests that one store knows. Keeps nothing between calls."""
 
@@ -43,7 +48,9 @@ class Requests:
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
 
-    def answered(self, transaction: Any, request_id: bytes, digest: bytes) -> Receipt | None:
+    def answered(
+        self, transaction: Any, request_id: bytes, digest: bytes, now_ns: int
+    ) -> Receipt | None:
         """The receipt of the batch that was applied under this id, None if there is none.
 
         The entry is put again as it was. So the answer waits for a sync of its own, since the
@@ -54,7 +61,7 @@ class Requests:
             DataLossError: what is known of this id can't be read.
         """
         known = self._known(transaction, request_id)
-        if known is None or known.time_ns < _oldest_ns():
+        if known is None or known.time_ns < _oldest_ns(now_ns):
             return None
         if known.digest != digest:
             raise FailedPreconditionError(
@@ -67,21 +74,22 @@ class Requests:
         return Receipt(known.seq, known.rows, repeated=True)
 
     def remember(
-        self, transaction: Any, request_id: bytes, digest: bytes, receipt: Receipt
+        self, transaction: Any, request_id: bytes, digest: bytes, receipt: Receipt, now_ns: int
     ) -> None:
         """Write down that a batch was applied, and forget some that are past the window."""
-        self._forget_expired(transaction)
+        self._forget_expired(transaction, now_ns)
         known = self._known(transaction, request_id)
         if known is not None:  # Past the window, or it would have been the answer.
             transaction.delete(layout.request_age_key(known.seq), db=self._requests)
-        request = Request(receipt.seq, time.time_ns(), digest, receipt.count)
+        request = Request(receipt.seq, now_ns, digest, receipt.count)
         self._put(transaction, request_id, request)
         key = layout.request_age_key(receipt.seq)
         transaction.put(key, layout.seal_value(key, request_id), db=self._requests)
 
-    def _forget_expired(self, transaction: Any) -> None:
-        oldest_ns = _oldest_ns()
+    def _forget_expired(self, transaction: Any, now_ns: int) -> None:
+        oldest_ns = _oldest_ns(now_ns)
         expired: list[bytes] = []
+        ahead: list[tuple[bytes, Request]] = []
         damaged: list[bytes] = []
         with transaction.cursor(self._requests) as cursor:
             if not cursor.set_range(layout.REQUEST_AGES):
@@ -96,7 +104,10 @@ class Requests:
                     damaged += entries
                     continue
                 if known is not None:
-                    if known.time_ns >= oldest_ns:
+                    if known.time_ns > now_ns and len(ahead) < _AHEAD_MAX:
+                        ahead.append((entries[1], known._replace(time_ns=now_ns)))
+                        continue
+                    if known.time_ns >= oldest_ns or ahead:
                         break
                     expired += damaged
                     damaged.clear()
@@ -105,6 +116,8 @@ class Requests:
                     break
         for entry in expired:
             transaction.delete(entry, db=self._requests)
+        for request_id, request in ahead:
+            self._put(transaction, request_id, request)
 
     def lost_age(self, transaction: Any, key: bytes, value: memoryview) -> bytes | None:
         """The key under which a request should be found by its age, if it is not; None if it is,
@@ -126,6 +139,6 @@ class Requests:
         transaction.put(request_id, value, db=self._requests)
 
 
-def _oldest_ns() -> int:
+def _oldest_ns(now_ns: int) -> int:
     """What was written down before this is past the window."""
-    return time.time_ns() - int(limits.REQUEST_WINDOW_S * 1e9)
+    return now_ns - int(limits.REQUEST_WINDOW_S * 1e9)

@@ -9,7 +9,6 @@ in groups leaves no trace in the bytes.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from vecdb.engine.requests import Requests
 from vecdb.engine.rows import RowReader
 from vecdb.engine.scroll_uses import ScrollUses
 from vecdb.engine.stored_name import NAME_KEY
+from vecdb.engine.store_clock import StoreClock
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
 from vecdb.types import CollectionConfig, Receipt
 
@@ -65,6 +65,7 @@ class Store:
         self.rows = RowReader(environment, self.config.dim)
         self.requests = Requests(environment)
         self.scroll_uses = ScrollUses()
+        self.clock = StoreClock(environment)
 
     @staticmethod
     def create(
@@ -183,9 +184,9 @@ class Store:
         """
         self.check_not_dropped(transaction)
         state, counters = self.read_state(transaction), self.read_counters(transaction)
-        terms = batch.terms
+        terms, now_ns = batch.terms, self.clock.read(transaction)
         if terms is not None:
-            receipt = self._met(transaction, batch, terms, state.seq)
+            receipt = self._met(transaction, batch, terms, state.seq, now_ns)
             if receipt is not None:
                 return receipt
         seq = state.seq + 1
@@ -197,25 +198,28 @@ class Store:
             died, changed = self._delete(transaction, batch, counters), _NO_ROWS
             count = len(died)
         self._bury(transaction, died, seq)
-        key = layout.row_key(seq)
-        entry = layout.LogEntry(
-            time.time_ns(), first_row, counters.next_row - first_row, died, changed
-        )
+        key, now_ns = layout.row_key(seq), self.clock.advance(transaction)
+        entry = layout.LogEntry(now_ns, first_row, counters.next_row - first_row, died, changed)
         transaction.put(key, layout.pack_log(key, entry), db=self._log, append=True)
         self.write_counters(transaction, counters)
         self.write_state(transaction, layout.State(seq, state.generation))
         receipt = Receipt(seq, count)
         if terms is not None and terms.request_id:
-            self.requests.remember(transaction, terms.request_id, terms.digest, receipt)
+            self.requests.remember(transaction, terms.request_id, terms.digest, receipt, now_ns)
         return receipt
 
     def _met(
-        self, transaction: Any, batch: UpsertBatch | DeleteBatch, terms: Terms, seq: int
+        self,
+        transaction: Any,
+        batch: UpsertBatch | DeleteBatch,
+        terms: Terms,
+        seq: int,
+        now_ns: int,
     ) -> Receipt | None:
         """The receipt that a batch has already, or None if its conditions hold. A repeated batch
         comes first: it may itself be what its conditions would fail for."""
         if terms.request_id:
-            receipt = self.requests.answered(transaction, terms.request_id, terms.digest)
+            receipt = self.requests.answered(transaction, terms.request_id, terms.digest, now_ns)
             if receipt is not None:
                 return receipt
         if terms.insert_only or terms.if_seq is not None:
