@@ -230,11 +230,12 @@ def test_a_changed_value_is_named_or_harmless(
         if v[0] == name.encode()
     ]
     assert values
-    noticed = cases = 0
+    noticed = cases = unread = 0
     for number, (_, key, value) in enumerate(values):
         both = list(damages(chance, len(value)))
         for what, damage in both if EVERYTHING else [both[number % 2]]:
             cases += 1
+            unread += (name, key) == ("meta", b"name")
             folder = tmp_path / f"{number}-{what[:3]}"
             shutil.copytree(source, folder)
             store = folder / "collections" / collection_id / "store"
@@ -259,8 +260,9 @@ def test_a_changed_value_is_named_or_harmless(
                 assert collection_id in str(error), text
             shutil.rmtree(folder)
     if name in ("ids", "blocks", "dead", "segments", "meta"):
-        # Of records, some are old versions that nobody reads.
-        assert noticed == cases >= len(values)
+        # Of records, some are old versions that nobody reads; the note of the name is read by a
+        # repair alone.
+        assert noticed == cases - unread and cases >= len(values)
     if name == "log":
         assert noticed == 0
     if name == "requests":  # Half of them lead from a request's age to its id.

@@ -339,6 +339,7 @@ def test_the_package_exports_what_it_lists() -> None:
         "export_files",
         "import_files",
         "indexer",
+        "json_objects",
         "limits",
         "os_errors",
         "scrolling",

@@ -405,7 +405,14 @@ def test_every_kind_has_a_plant() -> None:
     planted = set().union(*(kinds for kinds, _ in (STORE_PLANTS | CACHE_PLANTS).values()))
     # These are planted into folders with more than one collection, or by other means.
     elsewhere = {
-        *("FORMAT", "COLLECTION_MISSING", "COLLECTION_ORPHAN", "COLLECTION_UNFINISHED", "TRASH"),
+        *(
+            "FORMAT",
+            "CATALOG_LOST",
+            "COLLECTION_MISSING",
+            "COLLECTION_ORPHAN",
+            "COLLECTION_UNFINISHED",
+            "TRASH",
+        ),
         *("STORE_CRASHED", "STORE_DAMAGED", "CHECK_FAILED", "NOT_FINDABLE"),
     }
     assert planted | elsewhere == set(KINDS)

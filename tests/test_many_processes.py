@@ -391,7 +391,7 @@ def test_a_killed_reader_holds_nothing_back_for_long(
     """What it read would never be used again, and the file would grow with each commit."""
     folder = tmp_path / "store"
     config = vecdb.CollectionConfig(DIM, vecdb.Metric.COSINE)
-    Store.create(folder, "0" * 16, config, 1 << 26)
+    Store.create(folder, "0" * 16, config, 1 << 26, "docs")
     environment = Environment(folder, layout.DATABASES, create=False, map_bytes=1 << 26)
 
     def overwrite(count: int) -> int:

@@ -333,13 +333,13 @@ def entries():
         return transaction.stat(db=environment.database(b"x"))["entries"]
 
 for i in range(5):
-    environment.transact(lambda transaction: write(transaction, 100 * i, 100))
+    environment.transact_here(lambda transaction: write(transaction, 100 * i, 100))
 held = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
 limit = resource.getrlimit(resource.RLIMIT_AS)
-resource.setrlimit(resource.RLIMIT_AS, (held + (50 << 20), limit[1]))
+resource.setrlimit(resource.RLIMIT_AS, (held + (20 << 20), limit[1]))
 for _ in range(2):
     try:
-        environment.transact(lambda transaction: write(transaction, 500, 300))
+        environment.transact_here(lambda transaction: write(transaction, 500, 300))
     except ResourceExhaustedError:
         assert entries() == 500
     else:

@@ -32,6 +32,7 @@ KINDS: Final = {
     # The folder and its catalogue.
     "FORMAT": "the file FORMAT is gone or says something else",
     "CATALOG": "an entry of the catalogue contradicts the store that it stands for",
+    "CATALOG_LOST": "the catalogue is gone, empty or cut short, and collections are on disk",
     "COLLECTION_MISSING": "the catalogue names a collection that has no store",
     "COLLECTION_ORPHAN": "a collection's folder that the catalogue does not name",
     "COLLECTION_UNFINISHED": "a collection half made or half dropped",

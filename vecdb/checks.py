@@ -5,7 +5,6 @@ server relies on the engine's; behind them nothing is checked again.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecdb import limits
+from vecdb import json_objects, limits
 from vecdb.errors import InvalidArgumentError, UnsupportedError
+from vecdb.json_objects import NotJsonError
 from vecdb.limits import Limit
 from vecdb.types import CollectionConfig, Metric
 
@@ -34,6 +34,7 @@ __all__ = [
     "check_reserved",
     "check_same_count",
     "check_token",
+    "check_unmasked",
     "check_vectors",
 ]
 
@@ -107,8 +108,10 @@ def check_vectors(vectors: Any, dim: int, metric: Metric, what: str = "vectors")
     """Vectors as C-contiguous float32, shape (n, dim); one vector of shape (dim,) becomes (1, dim).
 
     Refused: a wrong dimension, a NaN or infinity, under cosine a length of zero, components whose
-    squared distance would not fit a float32.
+    squared distance would not fit a float32, masked components.
     """
+    if type(vectors) is not np.ndarray:
+        check_unmasked(vectors, what)
     try:
         if isinstance(vectors, np.ndarray) and vectors.dtype == np.float32:
             array = np.ascontiguousarray(vectors)
@@ -145,6 +148,31 @@ def check_vectors(vectors: Any, dim: int, metric: Metric, what: str = "vectors")
     if not fine.all():
         _explain_bad_row(array, np.flatnonzero(~fine), metric, what)
     return array
+
+
+def check_unmasked(vectors: Any, what: str) -> None:
+    """Refuse numpy's masked arrays, alone or as rows of a list, where something is masked: a plain
+    array of them has what is under the mask.
+
+    To be called before ``np.asarray``, which takes the mask away.
+    """
+    if isinstance(vectors, np.ma.MaskedArray):
+        masks = [(0, np.atleast_2d(np.ma.getmaskarray(vectors)))]
+    elif isinstance(vectors, list | tuple):
+        masks = [
+            (row, np.atleast_2d(np.ma.getmaskarray(each)))
+            for row, each in enumerate(vectors)
+            if isinstance(each, np.ma.MaskedArray)
+        ]
+    else:
+        return
+    for first, mask in masks:
+        for place in np.argwhere(mask)[:1].tolist():
+            raise InvalidArgumentError(
+                f"{what}: row {first + place[0]} is masked at component {place[-1]}; "
+                "fill it (numpy.ma.filled) or leave the row out",
+                "MASKED",
+            )
 
 
 def _explain_bad_row(array: Vectors, suspects: npt.NDArray[Any], metric: Metric, what: str) -> None:
@@ -255,16 +283,17 @@ def _encoded(entry: Any, row: int) -> bytes:
             f"metadata: row {row} must be a JSON object, got {type(entry).__name__}", "BAD_METADATA"
         )
     try:
-        raw = _ENCODER.encode(entry).encode()
+        raw = json_objects.encode(entry)
+        _check_metadata_size(raw, row)
+        _check_brackets(raw, entry, row)
+        json_objects.check_comes_back(entry)
     except RecursionError:
         _check_depth(entry, row)
         raise
-    except (TypeError, ValueError) as error:
+    except NotJsonError as error:
         raise InvalidArgumentError(
             f"metadata: row {row} is not JSON: {error}", "BAD_METADATA"
         ) from None
-    _check_metadata_size(raw, row)
-    _check_brackets(raw, entry, row)
     return raw
 
 
@@ -283,8 +312,8 @@ def check_raw_metadata(raw: Sequence[bytes], count: int) -> list[bytes] | None:
             continue
         _check_metadata_size(text, row)
         try:
-            entry = _DECODER.decode(text.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
+            entry = json_objects.decode(text)
+        except (NotJsonError, RecursionError) as error:
             raise InvalidArgumentError(
                 f"metadata: row {row} is not JSON: {error}", "BAD_METADATA"
             ) from None
@@ -296,15 +325,6 @@ def check_raw_metadata(raw: Sequence[bytes], count: int) -> list[bytes] | None:
         _check_brackets(text, entry, row)
         out.append(bytes(text))
     return out
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-# Made once: the functions of json make one anew at each call with options.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _check_brackets(raw: bytes, entry: Any, row: int) -> None:

@@ -436,6 +436,7 @@ class Collection:
 
 def _as_array(query: Any, dim: int) -> Any:
     """The query as an array, so that its axes can be counted; one that is none is refused later."""
+    checks.check_unmasked(query, "query")
     try:
         array = np.asarray(query)
     except ValueError:

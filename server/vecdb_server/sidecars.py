@@ -21,7 +21,9 @@ from typing import IO, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from vecdb import json_objects
 from vecdb.errors import InvalidArgumentError
+from vecdb.json_objects import NotJsonError
 
 __all__ = [
     "LINE_BYTES_MAX",
@@ -190,8 +192,8 @@ def _metadata_entry(
     path: Path, number: int, line: bytes
 ) -> dict[str, Any] | InvalidArgumentError | None:
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        entry = json_objects.decode(line)
+    except (NotJsonError, RecursionError) as error:
         return wrong(path, f"line {number}: not JSON: {error}")
     if entry is not None and not isinstance(entry, dict):
         got = type(entry).__name__

@@ -8,14 +8,17 @@ hnswlib answers it in float32:
            That is exact, so the graph is the one of the rows themselves.
     dot    two graphs: by the inner product of the centred rows, times a power of two, and by the
            angle between the centred rows. The lists of the first get the second one's neighbours
-           where they have room.
+           where they have room, and lists that are still short get random nodes.
 
 **Dot product.** Subtracting one vector from all rows shifts every score of a query by the same
 number, so the order of answers is that of the centred rows; without it, rows that share a large
 component are all alike. A graph by the inner product finds the best rows for queries that lie far
 from all rows, as they do when lengths differ (Morozov & Babenko 2018, ip-NSW). Its lists are short,
 as few rows are nearer to a row than a long one is, and many rows are in no list. A graph by the
-angle has all of them and leads between them (Liu et al. 2020, ip-NSW+). Making all lengths equal by
+angle has all of them and leads between them (Liu et al. 2020, ip-NSW+); it is built by Euclidean
+distance on unit vectors, which tells apart directions that 1 - inner product rounds together. Where
+both leave a list short, as among rows of few directions or few dimensions, scores do not lead on
+from it, and random nodes do. Making all lengths equal by
 one more component (Bachrach et al. 2014) is right for queries that lie among the rows; where
 lengths differ, rows then crowd at a pole, far from all queries, and recall falls below 0.3.
 
@@ -32,7 +35,7 @@ import numpy.typing as npt
 
 from vecdb.types import Metric
 
-__all__ = ["BuildSpace", "Space", "fill_lists", "space_of"]
+__all__ = ["BuildSpace", "Space", "fill_lists", "scatter", "space_of"]
 
 Space = Literal["ip", "l2", "dot"]
 """What graphs are built for: unit vectors, Euclidean distance, inner product."""
@@ -133,3 +136,24 @@ def fill_lists(links: npt.NDArray[np.int32], others: npt.NDArray[np.int32]) -> N
         both = np.concatenate([mine, more], axis=1)
         order = np.argsort(both < 0, axis=1, kind="stable")[:, :slots]
         mine[:] = np.take_along_axis(both, order, axis=1)
+
+
+def scatter(
+    links: npt.NDArray[np.int32], rows: npt.NDArray[np.int64], least: int, seed: int
+) -> None:
+    """Fill the lists of some nodes up to ``least`` neighbours with random ones of them, in place.
+
+    Args:
+        links: int32 (n, slots), padded at the end with -1.
+        rows: the nodes, ascending.
+    """
+    used = np.count_nonzero(links[rows] >= 0, axis=1)
+    short = rows[used < least]
+    others = np.random.default_rng(seed).choice(rows, (len(short), least)).astype(np.int32)
+    others[np.arange(least) + used[used < least][:, None] >= least] = -1
+    others.sort(axis=1)
+    others[:, 1:][others[:, 1:] == others[:, :-1]] = -1
+    others[others == short[:, None]] = -1
+    lists = links[short]
+    fill_lists(lists, np.pad(others, ((0, 0), (0, links.shape[1] - least)), constant_values=-1))
+    links[short] = lists

@@ -12,8 +12,9 @@ A collection is made and dropped in steps that each leave a state from which any
 All hold catalog.lock; who opens the folder finishes drops and undoes creations that a dead process
 left behind, and who drops or creates the same name again finishes what failed half way. What can't
 be finished then, as on a full disk, stays as it is and hinders nothing else. The name of a
-collection that is being dropped stays taken until the end. Nothing but the catalogue knows the name
-of a collection: its store and segments bear its id, which is never given again.
+collection that is being dropped stays taken until the end. The catalogue alone decides what a
+collection is called: its store and segments bear its id, which is never given again. The store has
+a note of the name, for the case that the catalogue is lost (``catalog_loss.py``).
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from vecdb.engine import layout
+from vecdb.engine.catalog_loss import catalog_fault, catalog_lost, stores_on_disk
 from vecdb.engine.environment import Environment
 from vecdb.engine.failpoints import failpoint
-from vecdb.engine.files import file_lock, fsync_folder
+from vecdb.engine.files import file_lock, fsync_folder, patient_lock
 from vecdb.engine.lmdb_files import fill_cut_file
 from vecdb.engine.named_database import NamedDatabase
 from vecdb.engine.store import Store, mark_dropped
@@ -44,10 +46,11 @@ from vecdb.errors import (
 )
 from vecdb.types import CollectionConfig, CollectionDescription
 
-__all__ = ["Catalog", "catalog_environment", "copy_catalog"]
+__all__ = ["Catalog", "catalog_environment", "copy_catalog", "new_catalog"]
 
 _DATABASES = (b"names", b"aliases")
 _MAP_BYTES = 1024**3
+_PATIENCE_S = 8.0
 _WHAT = "catalogue entry"
 _log = logging.getLogger("vecdb.engine")
 
@@ -60,9 +63,10 @@ class Catalog:
     def __init__(self, root: Path, store_map_bytes: int) -> None:
         self._root = root
         self._store_map_bytes = store_map_bytes
-        self.environment = Environment(
-            root / "catalog", _DATABASES, create=True, map_bytes=_MAP_BYTES
-        )
+        fault = catalog_fault(root)
+        if fault is not None:
+            raise catalog_lost(root, fault)
+        self.environment = new_catalog(root)
         # What was found since which commit; replaced as a whole, so that nothing old gets into it.
         self._found: tuple[int, dict[str, tuple[str, CollectionConfig]]] = (-1, {})
         try:
@@ -70,10 +74,24 @@ class Catalog:
                 (root / folder).mkdir(exist_ok=True)
             fsync_folder(root / "catalog")
             fsync_folder(root)
+            self._check_not_emptied()
             self._recover()
         except BaseException:
             self.environment.close()
             raise
+
+    def _check_not_emptied(self) -> None:
+        """Raise if there are collections on disk and not one entry: an entry is there before its
+        store and goes after it."""
+        if self._is_empty() and stores_on_disk(self._root):
+            # Another process may just make the first one, or drop the last one.
+            with self._locked():
+                if self._is_empty() and stores_on_disk(self._root):
+                    raise catalog_lost(self._root, f"{self.environment.folder} names no collection")
+
+    def _is_empty(self) -> bool:
+        with self.environment.read() as transaction:
+            return not transaction.stat(self._names)["entries"]
 
     def folder(self, collection_id: str) -> Path:
         """Where a collection lies."""
@@ -116,7 +134,7 @@ class Catalog:
         Raises:
             AlreadyExistsError: the name is taken.
         """
-        with file_lock(self._root / "catalog.lock", wait=True):
+        with self._locked():
             with self.environment.read() as transaction:
                 taken = self._entry(transaction, name)
             if taken is not None and taken["state"] == "creating":
@@ -128,7 +146,7 @@ class Catalog:
             self._put(name, entry)
             failpoint("create.entered")
             try:
-                self._make_store(collection_id, config)
+                self._make_store(collection_id, name, config)
                 failpoint("create.made")
                 self._put(name, {**entry, "state": "ready"})
                 failpoint("create.ready")
@@ -139,15 +157,19 @@ class Catalog:
                 raise
         return collection_id
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, note: Callable[[str], None] | None = None) -> None:
         """Give a collection another name.
+
+        Args:
+            note: called with the collection's id in the lock, to note the name in its store. The
+                renaming counts if that fails.
 
         Raises:
             NotFoundError: there is none of the old name.
             AlreadyExistsError: the new name is taken, in whatever state.
         """
 
-        def write(transaction: Any) -> None:
+        def write(transaction: Any) -> str:
             entry = self._entry(transaction, old)
             if entry is None or entry["state"] != "ready":
                 raise NotFoundError(f"there is no collection {old!r}", "NO_COLLECTION")
@@ -156,9 +178,15 @@ class Catalog:
             key = new.encode()
             transaction.put(key, layout.pack_json(key, entry), db=self._names)
             transaction.delete(old.encode(), db=self._names)
+            return str(entry["id"])
 
-        with file_lock(self._root / "catalog.lock", wait=True):
-            self.environment.transact(write)
+        with self._locked():
+            collection_id = self.environment.transact(write)
+            try:
+                if note is not None:
+                    note(collection_id)
+            except VecdbError as error:
+                _log.warning("the store of %r has no note of that name: %s", new, error)
 
     def ids(self) -> set[str]:
         """Ids of all collections, in whatever state."""
@@ -177,7 +205,7 @@ class Catalog:
         Raises:
             NotFoundError: there is none of that name.
         """
-        with file_lock(self._root / "catalog.lock", wait=True):
+        with self._locked():
             with self.environment.read() as transaction:
                 entry = self._entry(transaction, name)
             if entry is None or entry["state"] == "creating":
@@ -203,7 +231,7 @@ class Catalog:
             collection_id: what ``drop`` returned.
             store: the open one of this process, or None.
         """
-        with file_lock(self._root / "catalog.lock", wait=True):
+        with self._locked():
             with self.environment.read() as transaction:
                 entry = self._entry(transaction, name)
             # Another process may have finished it, and even made one of that name since.
@@ -219,10 +247,14 @@ class Catalog:
         """Close the catalogue's environment."""
         self.environment.close()
 
-    def _make_store(self, collection_id: str, config: CollectionConfig) -> None:
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        """catalog.lock, which no step holds for long."""
+        return patient_lock(self._root / "catalog.lock", _PATIENCE_S)
+
+    def _make_store(self, collection_id: str, name: str, config: CollectionConfig) -> None:
         folder = self.folder(collection_id)
         (folder / "segments").mkdir(parents=True)
-        Store.create(folder / "store", collection_id, config, self._store_map_bytes)
+        Store.create(folder / "store", collection_id, config, self._store_map_bytes, name)
         fsync_folder(folder)
         fsync_folder(folder.parent)
 
@@ -318,6 +350,11 @@ def _is_damage(error: VecdbError) -> bool:
     if isinstance(error, FailedPreconditionError):
         return error.reason == "LMDB_VERSION"
     return isinstance(error, DataLossError | NotFoundError | InternalError)
+
+
+def new_catalog(root: Path) -> Environment:
+    """The catalogue of a data folder, made if there is none."""
+    return Environment(root / "catalog", _DATABASES, create=True, map_bytes=_MAP_BYTES)
 
 
 def catalog_environment(root: Path) -> Environment:

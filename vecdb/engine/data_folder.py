@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from vecdb.engine.backup.manifest import MANIFEST_NAME
+from vecdb.engine.catalog_loss import stores_on_disk
 from vecdb.engine.files import fsync_folder, write_file
 from vecdb.engine.importing.incoming import sweep_incoming
 from vecdb.errors import FailedPreconditionError
@@ -86,9 +87,10 @@ def _check_format(root: Path, file: Path) -> None:
                 "IS_BACKUP",
             )
         if others and not file.exists():  # Asked again: another process may just have made it.
-            raise FailedPreconditionError(
-                f"{root} is not empty and holds no vecdb database (no file FORMAT)", "NOT_VECDB"
-            )
+            text = f"{root} is not empty and holds no vecdb database (no file FORMAT)"
+            if stores_on_disk(root):
+                text = f"{file} is gone, and collections are there: run vecdb check --repair {root}"
+            raise FailedPreconditionError(text, "NOT_VECDB")
         _write_format(root, file)
         return
     words = file.read_text(errors="replace").split()

@@ -5,9 +5,7 @@
       catalog/                               LMDB: names (catalog.py)
       collections/<id>/store/                LMDB: the truth (store.py)
       collections/<id>/segments/<number>/    arrays that kernels read (segment.py)
-      collections/<id>/seal.lock, graph.lock
-      trash/                                 dropped collections on their way out
-      incoming/                              files of imports on their way in
+      trash/, incoming/                      what is dropped, what is imported
 
 Opening a folder twice in a process gives the same database, counted. After a fork every call of the
 child fails, opening the folder too: LMDB's locks and maps do not survive it.
@@ -44,6 +42,7 @@ from vecdb.engine.options import Options
 from vecdb.engine.planning import plan
 from vecdb.engine.resting import Resting
 from vecdb.engine.supervisor import Supervisor
+from vecdb.engine.turns import Turns
 from vecdb.engine.upkeep import Upkeep
 from vecdb.engine.verifying import Verifier
 from vecdb.engine.view_budget import ViewBudget
@@ -63,7 +62,6 @@ __all__ = ["Database"]
 
 _OPTIMIZE_POLL_S = 0.02
 _FAILURES_MAX = 3
-
 
 _log = logging.getLogger("vecdb.engine")
 
@@ -99,9 +97,8 @@ class Database(DatabaseSurface[Collection]):
                 raise UnavailableError(f"{root} is being closed; close it again", "CLOSING")
             if known is not None:
                 if options and chosen != known.options:
-                    raise InvalidArgumentError(
-                        f"{root} is open in this process with other options", "BAD_OPTION"
-                    )
+                    text = f"{root} is open in this process with other options"
+                    raise InvalidArgumentError(text, "BAD_OPTION")
                 known._references += 1
                 return known
             with os_errors_translated(str(root)):
@@ -115,7 +112,8 @@ class Database(DatabaseSurface[Collection]):
         self._references = 1
         self._unusable: str | None = None
         self._closed = self._forked_away = False
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._turns = Turns()
         self._collections: dict[str, OpenCollection] = {}
         self._resting = Resting(options.open_collections_max)
         raise_file_limit()
@@ -169,7 +167,7 @@ class Database(DatabaseSurface[Collection]):
         """
         self.check_usable()
         config = checks.check_config(dim, metric, M, ef_construction)
-        with self._lock, os_errors_translated(str(self.path)):
+        with os_errors_translated(str(self.path)):
             collection_id = self._catalog.create(checks.check_name(name), config)
             return Collection(self, name, self._open_collection(collection_id))
 
@@ -206,8 +204,11 @@ class Database(DatabaseSurface[Collection]):
             AlreadyExistsError: the name ``new`` is taken, be it by the collection itself.
         """
         self.check_usable()
+        old, new, note = checks.check_name(old), checks.check_name(new), None
+        with contextlib.suppress(VecdbError):  # What is wrong with names the catalogue says.
+            note = self.collection(old)._opened.note_name(new)
         with os_errors_translated(str(self.path)):
-            self._catalog.rename(checks.check_name(old), checks.check_name(new))
+            self._catalog.rename(old, new, note)
 
     def drop_collection(self, name: str) -> None:
         """Drop a collection with all that is in it, for every process that has it open.
@@ -218,17 +219,16 @@ class Database(DatabaseSurface[Collection]):
             NotFoundError: there is none of that name.
         """
         self.check_usable()
-        with self._lock, os_errors_translated(str(self.path)):
+        with os_errors_translated(str(self.path)):
             collection_id = self._catalog.drop(checks.check_name(name))
-            opened = self._collections.pop(collection_id, None)
-            self._upkeep.forget(collection_id)
-            try:
+            with self._turns.of(collection_id):
+                opened = self._collections.get(collection_id)
                 store = opened.store if opened else None
-                self._catalog.finish_drop(name, collection_id, store)
-            finally:
-                if opened is not None:
-                    self._resting.forget(opened)
-                    opened.close(dropped=True)
+                self._upkeep.forget(collection_id)
+                try:
+                    self._catalog.finish_drop(name, collection_id, store)
+                finally:
+                    self._let_go(collection_id)
             self._catalog.empty_trash()
 
     def backup(
@@ -265,10 +265,7 @@ class Database(DatabaseSurface[Collection]):
         if Path(os.path.realpath(target)).is_relative_to(self.path):
             raise InvalidArgumentError(f"{target} lies in the data folder {self.path}", "BAD_PATH")
 
-        def check() -> None:
-            deadline.check()
-            self.check_usable()
-
+        check = deadline.also(self.check_usable).check
         try:
             with os_errors_translated(str(target)):
                 return run_backup(self.path, target, include_segments=include_segments, check=check)
@@ -307,8 +304,7 @@ class Database(DatabaseSurface[Collection]):
             NotFoundError: NO_FILE. Otherwise as for ``upsert``: run it again to go on.
         """
         self.check_usable()
-        request = ImportRequest("faiss", collection, metric)
-        return import_file(self, path, request, meta, timeout_s)
+        return import_file(self, path, ImportRequest("faiss", collection, metric), meta, timeout_s)
 
     def import_hnswlib(
         self,
@@ -385,11 +381,7 @@ class Database(DatabaseSurface[Collection]):
         wanted_row = opened.views.view().counters.sealed_to
         failures = self._supervisor.failures(opened.id)
         last_wake = 0.0
-
-        def check() -> None:
-            deadline.check()
-            self.check_usable()
-
+        check = deadline.also(self.check_usable).check
         while True:
             # What is sealed meanwhile is not waited for, or writers could keep this from ending.
             segments = opened.views.view().segments
@@ -420,18 +412,21 @@ class Database(DatabaseSurface[Collection]):
         self._resting.woke(opened)
 
     def _open_collection(self, collection_id: str) -> OpenCollection:
-        with self._lock, os_errors_translated(str(self.path)):
+        with self._turns.of(collection_id), os_errors_translated(str(self.path)):
             opened = self._collections.get(collection_id)
             if opened is None:
-                folder = self._catalog.folder(collection_id)
-                opened = OpenCollection(self, collection_id, folder)
-                self._collections[collection_id] = opened
+                opened = OpenCollection(self, collection_id, self._catalog.folder(collection_id))
+                with self._lock:
+                    if self._unusable is not None:
+                        opened.close()
+                        self.check_usable()
+                    self._collections[collection_id] = opened
                 self._resting.woke(opened)
                 try:
                     self._take_up_work(opened)
                 except DataLossError as damage:
                     # Only what needs the segments fails; rows can be read.
-                    _log.warning("opening %s: %s", folder, damage)
+                    _log.warning("opening %s: %s", opened.folder, damage)
             return opened
 
     def _take_up_work(self, opened: OpenCollection) -> None:
@@ -462,12 +457,17 @@ class Database(DatabaseSurface[Collection]):
         commit = self._catalog.environment.last_commit()
         if commit == self._dropped_looked_at:
             return
-        with self._lock:
-            for collection_id in self._catalog.dropped(self._collections):
-                opened = self._collections.pop(collection_id)
-                self._resting.forget(opened)
-                opened.close(dropped=True)
+        for collection_id in self._catalog.dropped(list(self._collections)):
+            with self._turns.of(collection_id):
+                self._let_go(collection_id)
         self._dropped_looked_at = commit
+
+    def _let_go(self, collection_id: str) -> None:
+        """Close a collection that was dropped, in its turn."""
+        opened = self._collections.pop(collection_id, None)
+        if opened is not None:
+            self._resting.forget(opened)
+            opened.close(dropped=True)
 
     def _forked(self) -> None:
         self._forked_away = True

@@ -17,16 +17,15 @@ meta page could not be written. Reads go on at once then; writes only after a co
 reached the disk: what an earlier commit left in the page cache without a sync is durable then too.
 While the disk keeps failing, both are tried again ever less often.
 
-Opening waits for LMDB's write lock: a named database that is opened outside of a transaction of
-ours is opened in a write transaction of its own, and py-lmdb keeps no handle that was opened in a
-read transaction, which it resets instead of committing it. Where another process is stopped in the
-middle of a commit, opening lasts until that process goes on or ends.
+Opening waits for LMDB's write lock: named databases are opened in a write transaction, as py-lmdb
+keeps no handle that was opened in a read transaction, which it resets instead of committing it.
+Where another process is stopped in the
+middle of a commit, opening and writing are given up after some seconds (``write_lock.py``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import threading
 import time
@@ -40,7 +39,9 @@ from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import is_full
 from vecdb.engine.gate import BackOff, Gate
 from vecdb.engine.lmdb_errors import disk_full, located, translated, translation
-from vecdb.engine.lmdb_files import LMDB_FORMAT_0_9, make_lock_file
+from vecdb.engine.lmdb_files import open_files
+from vecdb.engine.lmdb_pages import check_whole
+from vecdb.engine.write_lock import Errand, Openings, WriteLock, run_claimed
 from vecdb.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -59,6 +60,9 @@ _READER_CHECK_S = 10.0
 
 _NOTHING = b"\x00"
 """A key that is never there after a commit."""
+
+_openings = Openings()
+os.register_at_fork(after_in_child=_openings.forget)
 
 
 class Environment:
@@ -87,6 +91,7 @@ class Environment:
         self._names = databases
         self._map_bytes = map_bytes
         self._gate = Gate()
+        self.lock = WriteLock(folder)
         self._closed: VecdbError | None = None
         self._failed: str | None = None  # LMDB refuses everything until it is opened again.
         self._doubtful = False  # No write before a commit has been seen to reach the disk.
@@ -103,30 +108,22 @@ class Environment:
         if not create and not file.is_file():
             raise self._missing()
         held = file.stat().st_size if file.is_file() else 0
+        if held or not create:
+            check_whole(file)
         map_bytes = self._map_bytes
         while map_bytes < 2 * held:
             map_bytes *= 2
-        open_mapped = functools.partial(
-            lmdb.open,
-            os.fspath(self.folder),
-            max_dbs=len(self._names) + 4,
-            max_readers=READERS_MAX,
-            create=create,
-            lib_version=LMDB_FORMAT_0_9,
+        self._lmdb, self._databases = _openings.run(
+            self.folder,
+            lambda: open_files(
+                self.folder,
+                self._names,
+                create=create,
+                map_bytes=map_bytes,
+                held=held,
+                readers_max=READERS_MAX,
+            ),
         )
-        with translated(self.folder):
-            make_lock_file(self.folder)
-            try:
-                handle = open_mapped(map_size=map_bytes)
-            except lmdb.MemoryError:  # Reading needs no room to grow.
-                handle = open_mapped(map_size=held)
-            try:
-                handle.reader_check()
-                self._databases = {n: handle.open_db(n, create=create) for n in self._names}
-            except BaseException:
-                handle.close()
-                raise
-        self._lmdb = handle
 
     def database(self, name: bytes) -> Any:
         """The handle that cursors and transactions take; ask for it in the transaction, since it
@@ -180,10 +177,16 @@ class Environment:
     def transact(self, function: Callable[[Any], Result]) -> Result:
         """Run ``function(transaction)`` in a write transaction and commit it to disk.
 
+        The function is run in another thread, or not at all: if the lock is stuck.
+
         Raises:
             OutcomeUnknownError: the commit failed in its last step; it may be on disk or not.
             ResourceExhaustedError, UnavailableError: nothing was written.
         """
+        return run_claimed(self.lock, self.transact_here, function)
+
+    def transact_here(self, function: Callable[[Any], Result]) -> Result:
+        """``transact`` in this thread, for as long as it takes to get the lock."""
         if self._doubtful:
             self._confirm()
         if time.monotonic() - self._readers_checked_at > _READER_CHECK_S:
@@ -291,10 +294,16 @@ class Environment:
         while True:
             handle = self._enter()
             try:
-                return handle.begin(write=write, buffers=True)
+                if not write:
+                    return handle.begin(buffers=True)
+                self.lock.ask()
+                try:
+                    return handle.begin(write=True, buffers=True)
+                finally:
+                    self.lock.got()
             except lmdb.MapResizedError:
                 self._gate.leave()
-                with self._gate.alone(), translated(self.folder):
+                with self._gate.alone(self.lock.check), translated(self.folder):
                     if self._lmdb is handle and self._failed is None:
                         self._resize(0)
             except lmdb.PanicError as error:
@@ -326,12 +335,19 @@ class Environment:
 
     # Rest, failure and the way back.
 
-    def rest(self) -> None:
-        """Close it until it is used again; waits for transactions at hand."""
-        with self._gate.alone():
+    def rest(self) -> bool:
+        """Close it until it is used again; waits for transactions at hand, but for none that waits
+        for the write lock: then it stays open, and False is returned."""
+        with contextlib.suppress(UnavailableError), self._gate.alone(self._check_unwanted):
             if self._lmdb is not None and self._closed is None:
                 self._lmdb.close()
                 self._lmdb = None
+            return True
+        return False
+
+    def _check_unwanted(self) -> None:
+        if self.lock.wanted:
+            raise self.lock.error()
 
     @property
     def awake(self) -> bool:
@@ -339,7 +355,7 @@ class Environment:
         return self._lmdb is not None and self._failed is None
 
     def _reopen(self) -> None:
-        with self._gate.alone():
+        with self._gate.alone(self.lock.check):
             if self._closed is not None:
                 raise type(self._closed)(self._closed.message, self._closed.reason)
             if self._failed is None and self._lmdb is not None:
@@ -390,7 +406,7 @@ class Environment:
             self._committing.worked()
 
     def _grow(self) -> None:
-        with self._gate.alone(), translated(self.folder):
+        with self._gate.alone(self.lock.check), translated(self.folder):
             if self._lmdb is not None and self._failed is None:
                 self._resize(2 * self._lmdb.info()["map_size"])
 
@@ -421,13 +437,23 @@ class Environment:
     def close(self, why: VecdbError | None = None) -> None:
         """End it; waits for transactions at hand. Closing twice is fine.
 
+        A transaction that waits for the write lock is not waited for: it changes nothing any more,
+        and LMDB's handle is closed after it.
+
         Args:
             why: raised by every later use; by default that the store is closed.
         """
-        with self._gate.alone():
-            if self._closed is None:
-                self._closed = why or FailedPreconditionError(
-                    f"the store in {self.folder} is closed", "CLOSED"
-                )
-                if self._lmdb is not None:
-                    self._lmdb.close()
+        if self._closed is None:
+            self._closed = why or FailedPreconditionError(
+                f"the store in {self.folder} is closed", "CLOSED"
+            )
+        try:
+            self._close_handle(self._check_unwanted)
+        except UnavailableError:
+            Errand(lambda: self._close_handle(lambda: None), "vecdb-close-store")
+
+    def _close_handle(self, check: Callable[[], None]) -> None:
+        with self._gate.alone(check):
+            if self._lmdb is not None:
+                self._lmdb.close()
+                self._lmdb = None

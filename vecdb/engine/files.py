@@ -8,6 +8,7 @@ import fcntl
 import os
 import resource
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.errors import UnavailableError
 from vecdb.os_errors import os_errors_translated
 
 __all__ = [
@@ -27,10 +29,12 @@ __all__ = [
     "is_full",
     "names_in",
     "os_errors_translated",
+    "patient_lock",
     "write_array",
     "write_file",
 ]
 
+_LOCK_POLL_S = 0.01
 _CHUNK_BYTES = 8 * 1024**2
 _PROBE_BYTES = 64 * 1024
 """Less room than this counts as a full disk."""
@@ -142,6 +146,28 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
         os.fsync(file.fileno())
         size = file.tell()
     return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": size, "crc32": crc}
+
+
+@contextlib.contextmanager
+def patient_lock(path: Path, patience_s: float) -> Iterator[None]:
+    """``file_lock`` that waits, but not for ever.
+
+    Raises:
+        UnavailableError: LOCKED, it was held all the time.
+    """
+    ends = time.monotonic() + patience_s
+    while True:
+        with file_lock(path, wait=False) as held:
+            if held:
+                yield
+                return
+        if time.monotonic() > ends:
+            raise UnavailableError(
+                f"another process has held {path} for {patience_s:g} s; continue or end that "
+                "process if it was stopped, and retry",
+                "LOCKED",
+            )
+        time.sleep(_LOCK_POLL_S)
 
 
 @contextlib.contextmanager

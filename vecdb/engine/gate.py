@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vecdb.errors import UnavailableError, VecdbError
@@ -13,6 +13,7 @@ from vecdb.errors import UnavailableError, VecdbError
 __all__ = ["BackOff", "Gate"]
 
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 2.0
+_LOOK_S = 0.1
 
 
 class Gate:
@@ -40,16 +41,24 @@ class Gate:
                 self._condition.notify_all()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be in there alone; waits until all others are out. Not for one who is inside."""
+    def alone(self, check: Callable[[], None]) -> Iterator[None]:
+        """Be in there alone; waits until all others are out. Not for one who is inside.
+
+        Args:
+            check: called now and then while waiting; what it raises ends that.
+        """
         with self._condition:
             while self._closing:
-                self._condition.wait()
+                self._condition.wait(_LOOK_S)
+                if self._closing:
+                    check()
             self._closing = True
         try:
             with self._condition:
                 while self._inside:
-                    self._condition.wait()
+                    self._condition.wait(_LOOK_S)
+                    if self._inside:
+                        check()
             yield
         finally:
             with self._condition:

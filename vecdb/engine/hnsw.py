@@ -31,7 +31,7 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.build_space import BuildSpace, Space, fill_lists
+from vecdb.engine.build_space import BuildSpace, Space, fill_lists, scatter
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.graph import Graph
 from vecdb.engine.hnsw_file import HEADER as _HEADER
@@ -78,7 +78,7 @@ class Builder:
         self._blocks: list[npt.NDArray[np.float32]] = []  # The rows as given; not copies of them.
         self._build_space: BuildSpace | None = None
         self.index = hnswlib.Index("l2" if space == "l2" else "ip", width)
-        self._by_angle = hnswlib.Index("ip", width) if space == "dot" else None
+        self._by_angle = hnswlib.Index("l2", width) if space == "dot" else None
 
     def _make_empty(self) -> None:
         """Make room for rows, without those that are there."""
@@ -86,7 +86,7 @@ class Builder:
         self.index = hnswlib.Index(self.index.space, self._width)
         self.index.init_index(self._capacity, M=M, ef_construction=ef, random_seed=self._seed)
         if self._by_angle is not None:
-            self._by_angle = hnswlib.Index("ip", self._width)
+            self._by_angle = hnswlib.Index("l2", self._width)
             self._by_angle.init_index(
                 self._capacity, M=M, ef_construction=ef, random_seed=self._seed + 1
             )
@@ -257,9 +257,11 @@ class Builder:
                 -1,
             )
         graph = self._saved(self.index, work_dir)
-        if self._by_angle is not None:
-            fill_lists(graph.links, self._saved(self._by_angle, work_dir).links)
         _chain_twins(graph.links, self._first_of)
+        if self._by_angle is not None:
+            connect(graph)  # First, as it links nodes in from where an inner product leads.
+            fill_lists(graph.links, self._saved(self._by_angle, work_dir).links)
+            scatter(graph.links, self._firsts_from(0), self._M, self._seed)
         connect(graph, distances=self._distances)
         return graph
 

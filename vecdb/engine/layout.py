@@ -7,6 +7,7 @@ Format 1. Never change what is written here; a change is a new number in FORMAT.
                b"collection"       JSON: id, dim, metric, M, ef_construction
                b"state"            u64 seq, u64 generation
                b"counters"         u64 next_row, live_count, next_segment, sealed_to, metadata_count
+               b"name"             UTF-8 name, as noted last (optional; the catalogue decides)
                b"dropped"          (empty; there only once the collection is dropped)
                b"purging"          u64 seq: deaths up to there are being purged (only meanwhile)
     ids        id, UTF-8           u64 row

@@ -50,6 +50,8 @@ def located(folder: Path) -> Iterator[None]:
 def translation(error: Exception, folder: Path | str) -> VecdbError:
     """LMDB's error as ours: the one table for it."""
     text = f"{folder}: {error}"
+    if "already open in this process" in str(error):
+        return UnavailableError(f"it is still being closed, retry ({text})", "STORE_LOCKED")
     if isinstance(error, lmdb.DiskError) or _says(error, _FULL):
         return disk_full(text)
     if _says(error, _FORBIDDEN):

@@ -3,6 +3,7 @@ of room or since the file was cut, end the process that touches them (SIGBUS).""
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import lmdb
 
 from vecdb.engine.lmdb_errors import translated, translation
 
-__all__ = ["LMDB_FORMAT_0_9", "fill_cut_file", "make_lock_file"]
+__all__ = ["LMDB_FORMAT_0_9", "fill_cut_file", "make_lock_file", "open_files"]
 
 LMDB_FORMAT_0_9 = 0
 _LOCK_BYTES = 16 * 1024
@@ -38,6 +39,47 @@ def make_lock_file(folder: Path) -> None:
         raise translation(error, folder) from error
     finally:
         os.close(descriptor)
+
+
+def open_files(
+    folder: Path,
+    names: tuple[bytes, ...],
+    *,
+    create: bool,
+    map_bytes: int,
+    held: int,
+    readers_max: int,
+) -> tuple[Any, dict[bytes, Any]]:
+    """An open environment and the handles of its named databases, for which LMDB waits for the
+    write lock.
+
+    Args:
+        map_bytes: address space to reserve. held: bytes of the file, which is enough for reading.
+    """
+    open_mapped = functools.partial(
+        lmdb.open,
+        os.fspath(folder),
+        max_dbs=len(names) + 4,
+        max_readers=readers_max,
+        create=create,
+        lib_version=LMDB_FORMAT_0_9,
+    )
+    with translated(folder):
+        make_lock_file(folder)
+        try:
+            handle = open_mapped(map_size=map_bytes)
+        except lmdb.MemoryError:  # Reading needs no room to grow.
+            handle = open_mapped(map_size=held)
+        try:
+            handle.reader_check()
+            # In one transaction, as open_db would begin its own with the GIL held: while it waits
+            # for the lock, this process would stand still.
+            with handle.begin(write=True) as transaction:
+                databases = {n: handle.open_db(n, transaction, create=create) for n in names}
+            return handle, databases
+        except BaseException:
+            handle.close()
+            raise
 
 
 def fill_cut_file(folder: Path) -> None:

@@ -22,6 +22,7 @@ from vecdb.engine.purging import Purger, garbage_rows
 from vecdb.engine.sealing import flat_rows_max, row_bytes, seal, thin_flat
 from vecdb.engine.search import Searcher
 from vecdb.engine.store import Store, dropped_error
+from vecdb.engine.stored_name import write_name
 from vecdb.engine.trimming import trim_dead
 from vecdb.engine.view_keeper import ViewKeeper
 
@@ -102,6 +103,15 @@ class OpenCollection:
             1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M)
         )
         self._flat_rows_max = flat_rows_max(self.store, options.seal_bytes, self.graph_rows_max)
+
+    def note_name(self, name: str) -> Callable[[str], None]:
+        """For ``Catalog.rename``: notes the name in the store, if it is the one that is renamed."""
+
+        def note(collection_id: str) -> None:
+            if collection_id == self.id:
+                write_name(self.store.environment, name)
+
+        return note
 
     def seal(self, bytes_min: int | None = None) -> bool:
         """Seal fresh rows if they take that much, by default a part of the option ``seal_bytes``;
@@ -189,10 +199,10 @@ class OpenCollection:
         """The store is open."""
         return self.store.environment.awake
 
-    def rest(self) -> None:
-        """Let files and mappings go until the next use."""
+    def rest(self) -> bool:
+        """Let files and mappings go until the next use; False if the store can't be closed now."""
         self.views.forget()
-        self.store.environment.rest()
+        return self.store.environment.rest()
 
     def close(self, *, dropped: bool = False) -> None:
         """Let everything go."""

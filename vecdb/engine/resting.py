@@ -24,8 +24,8 @@ class Awake(Protocol):
     def awake(self) -> bool:
         """It holds what rest would free."""
 
-    def rest(self) -> None:
-        """Free it until the next use; waits for transactions at hand."""
+    def rest(self) -> bool:
+        """Free it until the next use; waits for transactions at hand. False: not now."""
 
 
 class Resting:
@@ -43,7 +43,9 @@ class Resting:
                 self._ring.append(one)
             chosen = self._choose(one)
         for victim in chosen:
-            victim.rest()
+            if not victim.rest():
+                with self._lock:
+                    self._ring.append(victim)
 
     def forget(self, one: Awake) -> None:
         """It was closed for good."""

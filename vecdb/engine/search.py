@@ -294,6 +294,7 @@ def _nothing_yet(area: Area, queries: int, k: int, *, walked: bool) -> Found:
 def _checked_queries(queries: Any, config: CollectionConfig) -> npt.NDArray[np.float32]:
     if type(queries) is np.ndarray and queries.ndim == 1:
         return checks.check_vectors(queries, config.dim, config.metric, "query")
+    checks.check_unmasked(queries, "query")
     try:
         array = np.asarray(queries)
     except ValueError:

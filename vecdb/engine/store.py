@@ -25,6 +25,7 @@ from vecdb.engine.files import fsync_folder
 from vecdb.engine.named_database import NamedDatabase
 from vecdb.engine.requests import Requests
 from vecdb.engine.rows import RowReader
+from vecdb.engine.stored_name import NAME_KEY
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
 from vecdb.types import CollectionConfig, Receipt
 
@@ -64,7 +65,9 @@ class Store:
         self.requests = Requests(environment)
 
     @staticmethod
-    def create(folder: Path, collection_id: str, config: CollectionConfig, map_bytes: int) -> None:
+    def create(
+        folder: Path, collection_id: str, config: CollectionConfig, map_bytes: int, name: str
+    ) -> None:
         """Make the store of a new collection, on disk with its folders when this returns."""
         environment = Environment(folder, layout.DATABASES, create=True, map_bytes=map_bytes)
         entry = layout.config_entry(collection_id, config)
@@ -77,6 +80,7 @@ class Store:
                 (_COLLECTION, layout.pack_json(_COLLECTION, entry)),
                 (_STATE, layout.seal_value(_STATE, layout.State(0, 0).pack())),
                 (_COUNTERS, layout.seal_value(_COUNTERS, layout.Counters().pack())),
+                (NAME_KEY, layout.seal_value(NAME_KEY, name.encode())),
             ):
                 transaction.put(key, value, db=meta)
 

@@ -21,9 +21,9 @@ from typing import Any, Final
 from vecdb import checks
 from vecdb.checking import ERROR, NOTE, WARNING, CheckedCollection, CheckReport, Problem
 from vecdb.engine.backup.manifest import MANIFEST_NAME
+from vecdb.engine.catalog_loss import catalog_fault, has_bytes, stores_on_disk
 from vecdb.engine.checking.catalog import check_format
 from vecdb.engine.child_process import start_child
-from vecdb.engine.files import names_in
 from vecdb.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -90,9 +90,11 @@ def _check_folder(root: Path) -> None:
         raise FailedPreconditionError(
             f"{root} is a backup, which is checked whole when it is restored", "IS_BACKUP"
         )
-    if not (root / "FORMAT").exists() and not (root / "catalog" / "data.mdb").exists():
+    known = (root / "FORMAT").exists() or (root / "catalog" / "data.mdb").exists()
+    if not known and not stores_on_disk(root):
         raise FailedPreconditionError(
-            f"{root} holds no vecdb database (no file FORMAT, no catalogue)", "NOT_VECDB"
+            f"{root} holds no vecdb database (no file FORMAT, no catalogue, no collections)",
+            "NOT_VECDB",
         )
 
 
@@ -116,10 +118,11 @@ class _Round:
             self.problems.append(Problem("", "FORMAT", fault, WARNING))
         self._progress("checking the catalogue")
         waiting: list[Any] | None = None
-        if not (self._root / "catalog" / "data.mdb").is_file():
-            self.problems.append(
-                Problem("", "STORE_DAMAGED", f"{self._root / 'catalog'} holds no catalogue")
-            )
+        lost = catalog_fault(self._root)
+        if lost is None and not has_bytes(self._root / "catalog" / "data.mdb"):
+            return  # Nothing was ever made in it.
+        if lost is not None:
+            self.problems.append(Problem("", "CATALOG_LOST", lost))
             waiting = self._found_on_disk()
         while waiting is None or waiting:
             waiting = self._some(waiting)
@@ -164,10 +167,7 @@ class _Round:
 
     def _found_on_disk(self) -> list[Any]:
         """Collections by their folders, where the catalogue can't be read."""
-        folder = self._root / "collections"
-        names = sorted(names_in(folder))
-        stores = [n for n in names if (folder / n / "store" / "data.mdb").is_file()]
-        self.listed = [[name, name, None] for name in stores]
+        self.listed = [[each, each, None] for each in stores_on_disk(self._root)]
         return self.listed
 
     def _name(self, collection_id: str) -> str:

@@ -8,7 +8,8 @@ What is only a cache is built again, never the truth:
     sums         live_count, metadata_count and next_segment are computed from what they are sums of
                  (not where records or vectors are damaged: the segment may have the last copy)
     leftovers    of segments, drafts and dropped collections are unlinked
-    catalogue    what is half made or half dropped is finished, as by opening the folder
+    catalogue    what is half made or half dropped is finished, as by opening it; collections
+                 that it does not name get a name (``orphans.py``), also where all of it is lost
     FORMAT       is written again
 
 All of it goes through transactions and under the locks of those whose work it is, so that other
@@ -30,14 +31,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from vecdb.engine import layout
-from vecdb.engine.catalog import Catalog, catalog_environment
+from vecdb.engine.catalog import Catalog, catalog_environment, new_catalog
+from vecdb.engine.catalog_loss import catalog_fault
 from vecdb.engine.checking.check import end_with_input, read_job, say
 from vecdb.engine.checking.findings import Findings
+from vecdb.engine.checking.orphans import adopt_orphans, set_aside
 from vecdb.engine.checking.store import check_entries
 from vecdb.engine.checking.walk import Facts, Walk, read_entries, read_facts
 from vecdb.engine.data_folder import COMPACTION_DRAFT, FORMAT_LINE
 from vecdb.engine.environment import Environment
-from vecdb.engine.files import file_lock, fsync_folder, names_in, write_file
+from vecdb.engine.files import fsync_folder, names_in, patient_lock, write_file
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.indexing import CollectionIndexer
 from vecdb.engine.options import Options
@@ -45,7 +48,6 @@ from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import forget_segments, mark_lost, remove_drafts
 from vecdb.engine.sealing import flat_rows_max, seal
 from vecdb.engine.store import Store
-from vecdb.errors import UnavailableError
 
 __all__ = ["CollectionRepair", "main", "repair_folder"]
 
@@ -194,49 +196,49 @@ def repair_folder(root: Path, kinds: set[str]) -> None:
         write_file(draft, FORMAT_LINE)
         draft.rename(root / "FORMAT")
         fsync_folder(root)
+    if "CATALOG_LOST" in kinds:
+        _make_catalog(root)
     if not (root / "catalog" / "data.mdb").is_file():
         return
     if kinds & {"COLLECTION_UNFINISHED", "TRASH"}:
         Catalog(root, _MAP_BYTES).close()
-    if "COLLECTION_ORPHAN" in kinds:
+    if kinds & {"COLLECTION_ORPHAN", "CATALOG_LOST"}:
         with _lock(root / "catalog.lock"):
-            _remove_orphans(root)
+            _tend_orphans(root)
 
 
-def _remove_orphans(root: Path) -> None:
-    """Remove folders of collections that have neither a name nor a store."""
+def _make_catalog(root: Path) -> None:
+    """An empty catalogue instead of one that is gone or can't be opened."""
+    with _lock(root / "catalog.lock"):
+        if catalog_fault(root) is not None:
+            set_aside(root / "catalog")
+            new_catalog(root).close()
+
+
+def _tend_orphans(root: Path) -> None:
+    """Name collections that have a store and no name; remove folders that have neither."""
     environment = catalog_environment(root)
     try:
         with environment.read() as transaction:
             walk = Walk(environment, transaction, _unheard())
             bad: list[bytes] = []
-            named = b"".join(v for _, v in walk.values("names", repr, bad.append))
+            entries = dict(walk.values("names", repr, bad.append))
+        if bad or walk.incomplete:
+            return
+        values = b"".join(entries.values())
+        folders = names_in(root / "collections")
+        named = {each for each in folders if each.encode() in values}
+        adopt_orphans(root, environment, {key.decode() for key in entries}, named)
     finally:
         environment.close()
-    if bad or walk.incomplete:
-        return
-    for name in names_in(root / "collections"):
+    for name in folders - named:
         folder = root / "collections" / name
-        if name.encode() not in named and not (folder / "store" / "data.mdb").exists():
+        if not (folder / "store" / "data.mdb").exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; waits, but not for ever.
-
-    Raises:
-        UnavailableError: it was held all the time.
-    """
-    patience = time.monotonic() + _PATIENCE_S
-    while True:
-        with file_lock(path, wait=False) as held:
-            if held:
-                yield
-                return
-        if time.monotonic() > patience:
-            raise UnavailableError(f"{path} was held for {_PATIENCE_S:g} s", "LOCKED")
-        time.sleep(_POLL_S)
+def _lock(path: Path) -> contextlib.AbstractContextManager[None]:
+    return patient_lock(path, _PATIENCE_S)
 
 
 def _unheard() -> Findings:

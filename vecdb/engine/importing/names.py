@@ -13,7 +13,6 @@ the index; what it says of rows that the index does not have is passed over.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
@@ -21,15 +20,17 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecdb import checks
+from vecdb import checks, json_objects
 from vecdb.engine.importing.foreign_index import ForeignIndex
 from vecdb.errors import InvalidArgumentError
 from vecdb.import_files import SideFile
+from vecdb.json_objects import NotJsonError
 
 __all__ = ["Names"]
 
 _LINE_BYTES_MAX: Final = 1024**2
 _PIECE_ROWS: Final = 1_000
+_BOM: Final = b"\xef\xbb\xbf"
 
 Entry = tuple[int, str, bytes]
 
@@ -133,8 +134,8 @@ def _entries(meta: SideFile) -> Iterator[Entry]:
 def _entry(meta: SideFile, number: int, line: bytes) -> Entry:
     place = f"line {number}"
     try:
-        found: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        found: Any = json_objects.decode(line.removeprefix(_BOM) if number == 1 else line)
+    except (NotJsonError, RecursionError) as error:
         raise _wrong(meta, place, f"not JSON: {error}") from None
     if not isinstance(found, dict):
         raise _wrong(meta, place, f"expected a JSON object, got {type(found).__name__}")
@@ -144,10 +145,7 @@ def _entry(meta: SideFile, number: int, line: bytes) -> Entry:
     if not isinstance(text, str):
         raise _wrong(meta, place, f"id must be text, got {type(text).__name__}")
     if isinstance(metadata, str):
-        try:
-            return faiss_id, text, metadata.encode()
-        except UnicodeEncodeError as error:
-            raise _wrong(meta, place, f"metadata is not valid Unicode: {error.reason}") from None
+        return faiss_id, text, metadata.encode()  # Without lone surrogates, as all of the line.
     try:
         raw = checks.check_metadata([metadata], 1)
     except InvalidArgumentError as error:

@@ -1,0 +1,244 @@
+"""JSON objects that come back as they went in, or are refused with the place of what would not.
+
+``encode`` makes the UTF-8 text of a dict, ``decode`` reads a text that was not made here. Both
+refuse, naming the path as in ``a.b[2]``:
+
+    NaN, infinity, and numbers too large for a float, such as 1e999
+    integers with more digits than Python converts (``sys.get_int_max_str_digits``)
+    lone surrogates, in strings and in keys: they have no UTF-8
+    two entries of an object with one key
+    keys that are no str (``json`` writes 1, True and None as "1", "true" and "null", where they may
+        meet a key of that text), and values of a type that JSON has no word for
+
+What comes back equal is taken: subclasses of str, int and float (enumerations, numpy's float64) as
+what they are subclasses of, tuples as lists, integers of any size, -0.0. A text with more digits
+than a float holds is not refused: it is stored as it is, and rounded by whoever reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from vecdb import limits
+
+__all__ = ["NotJsonError", "check_comes_back", "decode", "encode"]
+
+_PLAIN: Final = {str, int, float, bool, type(None)}
+_KEYS: Final = {str}
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_SHOWN_KEYS: Final = (int, float, bytes, type(None))
+_SHOWN_MAX: Final = 40
+_PATH_MAX: Final = 200
+
+_DEPTH_MAX: Final = limits.METADATA_DEPTH.maximum + 1
+"""Of objects and lists that are looked at; one more for a line that has the metadata in it."""
+
+
+class NotJsonError(ValueError):
+    """What would not come back as it is; the message begins with its place."""
+
+
+def encode(entry: dict[Any, Any]) -> bytes:
+    """The text of an object; ``check_comes_back`` is to follow once its depth is known.
+
+    Raises:
+        NotJsonError: it can't be written.
+        RecursionError: it is nested too deep for that.
+    """
+    try:
+        return _ENCODER.encode(entry).encode()
+    except (TypeError, ValueError) as error:
+        # What json says of it does not say where.
+        raise NotJsonError(next(_losses(entry, "", ()), str(error))) from None
+
+
+def check_comes_back(entry: dict[Any, Any]) -> None:
+    """Check that reading what ``encode`` wrote gives the same again.
+
+    Raises:
+        NotJsonError: it does not.
+    """
+    if _is_plain(entry):
+        return  # What is left is what the encoder has refused.
+    loss = next(_losses(entry, "", ()), None)
+    if loss is not None:
+        raise NotJsonError(loss)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether all of an object or list is of the types that JSON has; nearly always, and fast."""
+    if type(value) is dict:
+        if not _KEYS.issuperset(map(type, value)):
+            return False
+        inside: Any = value.values()
+    elif type(value) is list:
+        inside = value
+    else:
+        return False
+    return _PLAIN.issuperset(map(type, inside)) or all(
+        _is_plain(each) for each in inside if type(each) not in _PLAIN
+    )
+
+
+def decode(text: bytes) -> Any:
+    """The value of a text in UTF-8.
+
+    Raises:
+        NotJsonError: it is no JSON, or some of it would be lost.
+        RecursionError: it is nested too deep to be read.
+    """
+    try:
+        decoded = text.decode()
+        # Only an escape can stand for half a character.
+        if not (b"\\u" in text and b"\\ud" in text.lower()):
+            with contextlib.suppress(_LossError):
+                return _DECODER.decode(decoded)
+        found = _EXPLAINING_DECODER.decode(decoded)
+    except UnicodeDecodeError as error:
+        raise NotJsonError(f"byte {error.start} is not UTF-8: {error.reason}") from None
+    except ValueError as error:
+        raise NotJsonError(str(error)) from None
+    loss = next(_losses(found, "", ()), None)
+    if loss is not None:
+        raise NotJsonError(loss)
+    return json.loads(decoded)
+
+
+class _LossError(Exception):
+    """Something would be lost; a second look finds out where."""
+
+
+class _BadNumber(str):
+    """The text of a number that is none here."""
+
+    __slots__ = ()
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The entries of an object, also those that have one key."""
+
+
+def _losses(value: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
+    """What would not come back, with its place, in the order of the text. What lies deeper than it
+    may is left out, as it is refused anyway.
+
+    Args:
+        above: id of each object and list that this is in.
+    """
+    if isinstance(value, _BadNumber):
+        yield _said(path, f"{_shown(value)} is a number that does not come back")
+    elif isinstance(value, str):
+        if found := _SURROGATE.search(value):
+            yield _said(path, f"lone surrogate U+{ord(found[0]):04X} at character {found.start()}")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield _said(path, f"expected a finite number, got {value}")
+    elif isinstance(value, dict | list | tuple):
+        if id(value) in above:
+            yield _said(path, f"the {type(value).__name__} contains itself")
+        elif len(above) < _DEPTH_MAX:
+            look = _losses_in_object if isinstance(value, _Pairs | dict) else _losses_in_list
+            yield from look(value, path, (*above, id(value)))
+    elif isinstance(value, int):
+        try:
+            json.dumps(value)
+        except ValueError as error:
+            yield _said(path, str(error))
+    elif value is not None:
+        yield _said(path, f"{type(value).__name__} is no type of JSON")
+
+
+def _losses_in_list(entries: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
+    for position, each in enumerate(entries):
+        yield from _losses(each, f"{path}[{position}]", above)
+
+
+def _losses_in_object(entries: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
+    seen: set[str] = set()
+    for key, value in entries if isinstance(entries, _Pairs) else entries.items():
+        if not isinstance(key, str):
+            shown = f" {_shown(key)}" if isinstance(key, _SHOWN_KEYS) else ""
+            yield _said(path, f"expected keys that are str, got {type(key).__name__}{shown}")
+            continue
+        if found := _SURROGATE.search(key):
+            where = f"at character {found.start()}"
+            yield _said(path, f"key {_shown(key)} has a lone surrogate {where}")
+        if str(key) in seen:
+            yield _said(path, f"key {_shown(key)} stands twice")
+        seen.add(str(key))
+        yield from _losses(value, _joined(path, str(key)), above)
+
+
+def _joined(path: str, key: str) -> str:
+    if not key.isidentifier():
+        return f"{path}[{_shown(key)}]"
+    return f"{path}.{key}" if path else key
+
+
+def _said(path: str, what: str) -> str:
+    if len(path) > _PATH_MAX:
+        path = f"...{path[3 - _PATH_MAX :]}"
+    return f"at {path}: {what}" if path else what
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(str(value) if isinstance(value, str) else value)
+    except ValueError:  # An integer with too many digits.
+        return "..."
+    return text if len(text) <= _SHOWN_MAX else f"{text[: _SHOWN_MAX - 3]}..."
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _LossError
+    return number
+
+
+def _finite_or_bad(text: str) -> float | _BadNumber:
+    number = float(text)
+    return _BadNumber(text) if math.isinf(number) else number
+
+
+def _integer_or_bad(text: str) -> int | _BadNumber:
+    try:
+        return int(text)
+    except ValueError:
+        return _BadNumber(text)
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise _LossError from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _LossError
+    return found
+
+
+def _refuse(name: str) -> None:
+    raise _LossError
+
+
+# Made once: the functions of json make one anew at each call with options.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_finite, parse_int=_integer, parse_constant=_refuse
+)
+_EXPLAINING_DECODER = json.JSONDecoder(
+    object_pairs_hook=_Pairs,
+    parse_float=_finite_or_bad,
+    parse_int=_integer_or_bad,
+    parse_constant=_BadNumber,
+)
