@@ -1,7 +1,7 @@
 """Cuts an input of any size into batches: what ``upsert_many`` does first, embedded and remote.
 
     for batch in batches(ids, vectors, metadata, dim, batch_rows):
-        collection.upsert(batch.ids, batch.vectors, batch.metadata)
+        check_rows(batch.ids, batch.vectors, batch.metadata, config, batch.first)
 
 Each of the three may be a sliceable thing (list, range, array, memory map, an HDF5 data set) or an
 iterator that is read only as far as batches are asked for. Lengths that can be known are compared
@@ -35,11 +35,13 @@ class Batch(NamedTuple):
     Attributes:
         ids: list of str or int. vectors: an array of shape (n, dim), or a list of rows.
         metadata: list of dict or None; None if the whole input has no metadata.
+        first: position of its first row in the whole input.
     """
 
     ids: Sequence[Any]
     vectors: Any
     metadata: Sequence[Any] | None
+    first: int
 
 
 def batches(ids: Any, vectors: Any, metadata: Any, dim: int, batch_rows: int) -> Batches:
@@ -93,8 +95,8 @@ class Batches(Iterator[Batch]):
             )
         if counts[0] == 0:
             raise StopIteration
-        self._rows += counts[0]
-        return Batch(parts[0], parts[1], parts[2] if len(parts) > 2 else None)
+        first, self._rows = self._rows, self._rows + counts[0]
+        return Batch(parts[0], parts[1], parts[2] if len(parts) > 2 else None, first)
 
 
 def attach_progress(error: BaseException, progress: IngestProgress) -> None:

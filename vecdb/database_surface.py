@@ -31,7 +31,13 @@ class DatabaseSurface(ABC, Generic[CollectionT]):
 
     @abstractmethod
     def create_collection(
-        self, name: str, dim: int, metric: str = "cosine", *, M: int = 16, ef_construction: int = 128
+        self,
+        name: str,
+        dim: int,
+        metric: str = "cosine",
+        *,
+        M: int = 16,
+        ef_construction: int = 128,
     ) -> CollectionT:
         """Create a collection."""
 
