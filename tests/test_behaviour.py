@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -105,6 +107,46 @@ def test_integers_are_ids_by_their_decimal_text(surface: Any) -> None:
     assert docs.get([0, "1", np.int64(2), 7, 8]).ids == ["0", "1", "2", "7", "8"]
 
 
+@pytest.mark.parametrize(
+    "vectors", [[], None, (), rows(0), np.zeros(0), np.zeros((0, 0))], ids=lambda v: repr(v)[:20]
+)
+def test_writes_and_reads_of_nothing_answer_with_the_last_seq(surface: Any, vectors: Any) -> None:
+    docs = surface.create_collection("docs", 8)
+    for seq in (0, 1):
+        for receipt in (
+            docs.upsert([], vectors),
+            docs.upsert((), vectors, [], insert_only=True, request_id="one"),
+            docs.upsert(np.zeros(0, np.int64), vectors, if_seq=0),
+            docs.upsert([]),
+            docs.delete([]),
+            docs.delete(iter(()), if_seq=7, request_id="one"),
+        ):
+            assert receipt == vecdb.Receipt(seq, 0)
+        found = docs.get([])
+        assert (found.ids, found.missing, found.metadata, found.seq) == ([], [], [], seq)
+        assert found.vectors.shape == (0, 8)
+        done = docs.upsert_many([], vectors)
+        assert (done.rows, done.total, done.seq) == (0, 0, 0)
+        assert docs.stats().seq == seq
+        docs.upsert(["a"], rows(1))
+    # A request id of nothing names no write.
+    assert not docs.upsert(["b"], rows(1), request_id="one").repeated
+    surface.drop_collection("docs")
+    for call in (docs.upsert, docs.delete, docs.get):
+        with pytest.raises(vecdb.NotFoundError):
+            call([])
+
+
+def test_a_search_for_no_queries_is_an_empty_list(surface: Any) -> None:
+    docs = surface.create_collection("docs", 8)
+    docs.upsert(["a"], rows(1))
+    for none in ([], (), np.zeros(0), np.zeros((0, 0)), rows(0)):
+        assert docs.search(none) == []
+    for other in ([[]], [[], []], np.zeros((0, 7)), np.zeros((1, 0))):
+        with pytest.raises(vecdb.InvalidArgumentError, match="query: expected 8 dimensions"):
+            docs.search(other)
+
+
 def test_upsert_many(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
     vectors, told = rows(2500), []
@@ -164,6 +206,44 @@ def test_a_dropped_collection_is_gone_and_its_name_free(surface: Any) -> None:
     assert again.count() == 0
 
 
+def test_get_or_create_finds_or_creates_or_refuses_with_both_values(surface: Any) -> None:
+    docs = surface.get_or_create_collection("docs", 8, "dot", M=8)
+    assert docs.config == vecdb.CollectionConfig(8, vecdb.Metric.DOT, 8, 128)
+    docs.upsert(["a"], rows(1))
+    again = surface.get_or_create_collection("docs", 8, "dot")
+    assert (again.name, again.count(), again.config.M) == ("docs", 1, 8)
+    assert surface.get_or_create_collection("docs", np.int64(8), vecdb.Metric.DOT, M=8).count() == 1
+    for arguments, said in (
+        ({"dim": 9, "metric": "dot"}, "exists with dim 8, expected dim 9"),
+        ({"dim": 8}, "exists with metric dot, expected metric cosine"),
+        ({"dim": 9}, "with dim 8 and metric dot, expected dim 9 and metric cosine"),
+        ({"dim": 8, "metric": "dot", "M": 16}, "with M 8, expected M 16"),
+        (
+            {"dim": 8, "metric": "dot", "ef_construction": 40},
+            "with ef_construction 128, expected ef_construction 40",
+        ),
+    ):
+        with pytest.raises(vecdb.InvalidArgumentError, match=said) as caught:
+            surface.get_or_create_collection("docs", **arguments)
+        assert caught.value.reason == "CONFIG_MISMATCH"
+    for wrong in ({"name": "a b"}, {"dim": 0}, {"metric": "near"}, {"M": 1}, {"M": "x"}):
+        with pytest.raises(vecdb.InvalidArgumentError):
+            surface.get_or_create_collection(**{"name": "docs", "dim": 8, **wrong})
+    assert len(surface.list_collections()) == 1
+
+
+def test_many_that_get_or_create_at_once_share_one_collection(surface: Any) -> None:
+    barrier = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        barrier.wait(30)
+        surface.get_or_create_collection("docs", 8).upsert([number], rows(1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert surface.collection("docs").count() == 8
+
+
 BAD_WRITES = {
     "wrong dim": (["a"], rows(1, 7), None, ["8", "7"]),
     "NaN": (["a"], np.full((1, 8), np.nan, np.float32), None, ["nan"]),
@@ -184,7 +264,7 @@ BAD_WRITES = {
         [{"1": {"2": {"3": {"4": {"5": {"6": {"7": {"8": {"9": 1}}}}}}}}}],
         ["8", "9"],
     ),
-    "no rows": ([], rows(0), None, ["1", "10000", "0"]),
+    "vectors without ids": ([], rows(1), None, ["expected 0 rows, got 1"]),
     "too many rows": (names(10_001), rows(10_001), None, ["10000", "10001"]),
 }
 
@@ -354,6 +434,7 @@ def test_the_package_exports_what_it_lists() -> None:
         "batching",
         "checking",
         "checks",
+        "database_surface",
         "engine",
         "errors",
         "export_files",
@@ -361,10 +442,13 @@ def test_the_package_exports_what_it_lists() -> None:
         "indexer",
         "json_objects",
         "limits",
+        "metadata_checks",
         "os_errors",
+        "row_names",
         "scrolling",
         "side_header",
         "types",
+        "vector_arrays",
     }
     assert public_names - modules - submodules == set(vecdb.__all__) - {"__version__"}
 

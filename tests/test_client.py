@@ -207,7 +207,7 @@ def test_queries_of_any_kind(docs: Any, query: Any) -> None:
         (lambda c: c.upsert(["a", "a"], rows(2)), INVALID, "DUPLICATE_ID"),
         (lambda c: c.upsert(["a"], rows(2)), INVALID, "COUNT_MISMATCH"),
         (lambda c: c.upsert(["a"], rows(1), [[1]]), INVALID, "BAD_METADATA"),
-        (lambda c: c.get([]), INVALID, "BATCH_SIZE"),
+        (lambda c: c.get(range(10_001)), INVALID, "BATCH_SIZE"),
         (lambda c: c.delete("a"), INVALID, "NOT_A_LIST"),
         (lambda c: c.optimize(), vecdb.UnavailableError, "NO_INDEXER"),
     ],

@@ -1,7 +1,7 @@
 """Cuts an input of any size into batches: what ``upsert_many`` does first, embedded and remote.
 
     for batch in batches(ids, vectors, metadata, dim, batch_rows):
-        collection.upsert(batch.ids, batch.vectors, batch.metadata)
+        check_rows(batch.ids, batch.vectors, batch.metadata, config, batch.first)
 
 Each of the three may be a sliceable thing (list, range, array, memory map, an HDF5 data set) or an
 iterator that is read only as far as batches are asked for. Lengths that can be known are compared
@@ -17,16 +17,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from vecdb import limits
 from vecdb.checks import check_limit
 from vecdb.errors import InvalidArgumentError
+from vecdb.row_names import shown
 from vecdb.types import IngestProgress
+from vecdb.vector_arrays import as_rows
 
 __all__ = ["Batch", "Batches", "attach_progress", "batches", "request_id_of_part"]
+
+
+_NO_ROWS: Final = (str, bytes, dict, set, frozenset)
+"""They can be iterated over, and are no rows in an order."""
 
 
 class Batch(NamedTuple):
@@ -35,11 +41,13 @@ class Batch(NamedTuple):
     Attributes:
         ids: list of str or int. vectors: an array of shape (n, dim), or a list of rows.
         metadata: list of dict or None; None if the whole input has no metadata.
+        first: position of its first row in the whole input.
     """
 
     ids: Sequence[Any]
     vectors: Any
     metadata: Sequence[Any] | None
+    first: int
 
 
 def batches(ids: Any, vectors: Any, metadata: Any, dim: int, batch_rows: int) -> Batches:
@@ -56,12 +64,15 @@ def batches(ids: Any, vectors: Any, metadata: Any, dim: int, batch_rows: int) ->
         InvalidArgumentError: lengths that are known differ, an array has another dimension, or an
             argument is no collection of rows. While iterating: one input ended before another.
     """
-    check_limit(limits.BATCH_ROWS, batch_rows)
+    check_limit(limits.BATCH_ROWS, batch_rows, "batch_rows")
     if isinstance(metadata, dict):
         raise InvalidArgumentError(
             "metadata must be a list or iterable of dict or None, got dict", "BAD_METADATA"
         )
-    sources = [_Source("ids", ids), _Source("vectors", _as_rows(vectors, dim))]
+    named = _Source("ids", ids)
+    if vectors is None and named.length == 0:
+        vectors = ()
+    sources = [named, _Source("vectors", _as_rows(vectors, dim))]
     if metadata is not None:
         sources.append(_Source("metadata", metadata))
     return Batches(sources, batch_rows)
@@ -93,8 +104,8 @@ class Batches(Iterator[Batch]):
             )
         if counts[0] == 0:
             raise StopIteration
-        self._rows += counts[0]
-        return Batch(parts[0], parts[1], parts[2] if len(parts) > 2 else None)
+        first, self._rows = self._rows, self._rows + counts[0]
+        return Batch(parts[0], parts[1], parts[2] if len(parts) > 2 else None, first)
 
 
 def attach_progress(error: BaseException, progress: IngestProgress) -> None:
@@ -123,13 +134,11 @@ class _Source:
         self._position = 0
         self._sliceable: Any = None
         self._iterator: Iterator[Any] = iter(())
-        if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
-            raise InvalidArgumentError(
-                f"{what} must be a list, an array or an iterable of rows, "
-                f"got {type(rows).__name__}",
-                "NOT_A_LIST",
-            )
-        rows = _plain(rows)
+        if isinstance(rows, _NO_ROWS) or not isinstance(rows, Iterable):
+            raise _no_rows(what, rows)
+        rows = _plain(what, rows)
+        if getattr(rows, "shape", None) == ():
+            raise _no_rows(what, rows)
         with suppress(TypeError, AttributeError):
             self.length = len(rows)
         if isinstance(rows, Sequence) or hasattr(rows, "shape"):
@@ -156,28 +165,46 @@ def _common_length(sources: list[_Source]) -> int | None:
     return known[0].length if known else None
 
 
-def _plain(rows: Any) -> Any:
+def _no_rows(what: str, rows: Any) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{what} must be a list, an array or an iterable of rows, "
+        f"got {shown(rows)} ({type(rows).__name__})",
+        "NOT_A_LIST",
+    )
+
+
+def _plain(what: str, rows: Any) -> Any:
     """Columns of pandas, Arrow and polars as numpy arrays: their own slices go by label."""
     convert = getattr(rows, "to_numpy", None)
-    return convert() if callable(convert) else rows
+    if not callable(convert):
+        return rows
+    try:
+        return convert()
+    except Exception as error:
+        raise InvalidArgumentError(
+            f"{what}: to_numpy() of a {type(rows).__name__} failed: {shown(error)}", "NOT_A_LIST"
+        ) from error
 
 
 def _as_rows(vectors: Any, dim: int) -> Any:
     """An array of vectors with its axes checked; anything else as it is."""
-    rows = _plain(vectors)
+    rows = _plain("vectors", vectors)
     shape = getattr(rows, "shape", None)
-    if shape is None or str(getattr(rows, "dtype", "")) == "object":
+    if not isinstance(shape, tuple) or not shape or str(getattr(rows, "dtype", "")) == "object":
         return rows
-    if len(shape) == 1:
-        # One vector stands for one row, as it does in upsert.
-        rows = rows.reshape(1, -1) if shape[0] else rows.reshape(0, dim)
+    if len(shape) == 1 or shape == (0, 0):
+        # One vector stands for one row, and an empty array for none, as in upsert.
+        rows = as_rows(rows, "vectors", dim)
         shape = rows.shape
     if len(shape) != 2:
         raise InvalidArgumentError(
-            f"vectors must have 2 axes, (n, {dim}), got {len(shape)}", "NOT_A_MATRIX"
+            f"vectors must have 2 axes, (n, {dim}), got {len(shape)}, of shape {shape}",
+            "NOT_A_MATRIX",
         )
     if shape[1] != dim:
-        raise InvalidArgumentError(f"expected {dim} dimensions, got {shape[1]}", "DIM_MISMATCH")
+        raise InvalidArgumentError(
+            f"vectors: expected {dim} dimensions, got {shape[1]}", "DIM_MISMATCH"
+        )
     return rows
 
 

@@ -7,59 +7,112 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from difflib import get_close_matches
+from itertools import islice
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from vecdb import json_objects, limits
+from vecdb import limits
 from vecdb.errors import InvalidArgumentError, UnsupportedError
-from vecdb.json_objects import NotJsonError
 from vecdb.limits import Limit
+from vecdb.metadata_checks import check_metadata, check_raw_metadata, check_same_count
+from vecdb.row_names import UNNAMED, RowNames, shown
 from vecdb.types import CollectionConfig, Metric
+from vecdb.vector_arrays import as_rows
 
 __all__ = [
+    "check_callable",
     "check_condition",
     "check_config",
     "check_effort",
+    "check_flag",
     "check_ids",
     "check_k",
     "check_limit",
     "check_metadata",
     "check_name",
+    "check_options",
     "check_path",
     "check_raw_metadata",
+    "check_raw_rows",
     "check_request_id",
     "check_reserved",
+    "check_rows",
     "check_same_count",
+    "check_timeout",
     "check_token",
-    "check_unmasked",
     "check_vectors",
 ]
 
 Vectors = npt.NDArray[np.float32]
 
+_TIMEOUT_S_MAX: Final = 1e9
+"""Thirty years; what is longer has no end."""
 
-def check_limit(limit: Limit, value: Any) -> int:
-    """An integer within a limit."""
+
+def check_limit(limit: Limit, value: Any, name: str | None = None) -> int:
+    """An integer within a limit; ``name`` where the argument is called otherwise than the limit."""
+    name = name or limit.name
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InvalidArgumentError(
-            f"{limit.name} must be an integer, got {type(value).__name__}", "NOT_AN_INTEGER"
+            f"{name} must be an integer, got {shown(value)} ({type(value).__name__})",
+            "NOT_AN_INTEGER",
         )
     number = int(value)
     if not limit.minimum <= number <= limit.maximum:
         raise InvalidArgumentError(
-            f"{limit.name} must be {limit.minimum} to {limit.maximum}, got {number}", "OUT_OF_RANGE"
+            f"{name} must be {limit.minimum} to {limit.maximum}, got {shown(number)}",
+            "OUT_OF_RANGE",
         )
     return number
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False, or 1 or 0."""
+    if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    raise InvalidArgumentError(f"{name} must be True or False, got {shown(value)}", "NOT_A_FLAG")
+
+
+def check_timeout(timeout_s: Any) -> float | None:
+    """Seconds that something may take; None, as infinity, for no end."""
+    if timeout_s is None:
+        return None
+    is_number = isinstance(timeout_s, int | float | np.integer | np.floating)
+    if isinstance(timeout_s, bool) or not is_number or not timeout_s > 0:
+        raise InvalidArgumentError(
+            f"timeout_s must be a number of seconds above 0, or None, got {shown(timeout_s)}",
+            "OUT_OF_RANGE",
+        )
+    return None if timeout_s > _TIMEOUT_S_MAX else float(timeout_s)
+
+
+def check_callable(name: str, value: Any) -> None:
+    """A function, or None."""
+    if value is not None and not callable(value):
+        raise InvalidArgumentError(
+            f"{name} must be a function or None, got {shown(value)}", "NOT_A_FUNCTION"
+        )
+
+
+def check_options(options: Mapping[str, Any], known: Iterable[str], of: str) -> None:
+    """Options by name: an unknown one is refused with those that are spelled like it, or all."""
+    names = sorted(known)
+    for option in options:
+        if option not in names:
+            near = get_close_matches(option, names)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+            raise InvalidArgumentError(f"{of} has no option {option!r}; {hint}", "BAD_OPTION")
 
 
 def check_name(name: Any) -> str:
     """A collection's name."""
     if not isinstance(name, str) or not re.fullmatch(limits.NAME_PATTERN, name):
         raise InvalidArgumentError(
-            f"a collection's name must match {limits.NAME_PATTERN}, got {_shown(name)}", "BAD_NAME"
+            f"a collection's name must match {limits.NAME_PATTERN}, got {shown(name)}", "BAD_NAME"
         )
     return name
 
@@ -71,13 +124,13 @@ def check_path(path: Any, *, absolute: bool = False) -> str:
         text.encode()
     except (TypeError, UnicodeError):
         raise InvalidArgumentError(
-            f"a path is a str or a pathlib.Path, in UTF-8, got {_shown(path)}", "BAD_PATH"
+            f"a path is a str or a pathlib.Path, in UTF-8, got {shown(path)}", "BAD_PATH"
         ) from None
     if not text or "\0" in text:
-        raise InvalidArgumentError(f"this is no path: {_shown(text)}", "BAD_PATH")
+        raise InvalidArgumentError(f"this is no path: {shown(text)}", "BAD_PATH")
     if absolute and not os.path.isabs(text):
         raise InvalidArgumentError(
-            f"a path on a server's machine must be absolute, got {_shown(text)}", "BAD_PATH"
+            f"a path on a server's machine must be absolute, got {shown(text)}", "BAD_PATH"
         )
     return text
 
@@ -89,7 +142,7 @@ def check_metric(metric: Any) -> Metric:
     except ValueError:
         known = ", ".join(m.value for m in Metric)
         raise InvalidArgumentError(
-            f"metric must be one of {known}, got {_shown(metric)}", "BAD_METRIC"
+            f"metric must be one of {known}, got {shown(metric)}", "BAD_METRIC"
         ) from None
 
 
@@ -104,40 +157,16 @@ def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> Collect
     )
 
 
-def check_vectors(vectors: Any, dim: int, metric: Metric, what: str = "vectors") -> Vectors:
+def check_vectors(
+    vectors: Any, dim: int, metric: Metric, what: str = "vectors", names: RowNames = UNNAMED
+) -> Vectors:
     """Vectors as C-contiguous float32, shape (n, dim); one vector of shape (dim,) becomes (1, dim).
 
     Refused: a wrong dimension, a NaN or infinity, under cosine a length of zero, otherwise one so
     near to zero that scores would vanish, components whose squared distance would not fit a
     float32, masked components.
     """
-    if type(vectors) is not np.ndarray:
-        check_unmasked(vectors, what)
-    try:
-        if isinstance(vectors, np.ndarray) and vectors.dtype == np.float32:
-            array = np.ascontiguousarray(vectors)
-        else:
-            given = np.asarray(vectors)
-            if given.dtype.kind not in "biufO":
-                raise TypeError(given.dtype)
-            with np.errstate(over="ignore"):
-                array = np.ascontiguousarray(given, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError):
-        raise InvalidArgumentError(
-            f"{what} must be float32 of shape (n, {dim}), got {_shown(type(vectors).__name__)} "
-            "that does not convert",
-            "NOT_A_MATRIX",
-        ) from None
-    if array.ndim == 1:
-        array = array.reshape(1, -1)
-    if array.ndim != 2:
-        raise InvalidArgumentError(
-            f"{what} must have 2 axes, (n, {dim}), got {array.ndim}", "NOT_A_MATRIX"
-        )
-    if array.shape[1] != dim:
-        raise InvalidArgumentError(
-            f"expected {dim} dimensions, got {array.shape[1]}", "DIM_MISMATCH"
-        )
+    array = as_rows(vectors, what, dim, names)
     # A float32 sum of squares that is within bounds proves at one pass that no component is NaN,
     # infinite or too large; only when it does not, the slow look finds out which.
     squares = np.einsum("ij,ij->i", array, array)
@@ -149,36 +178,15 @@ def check_vectors(vectors: Any, dim: int, metric: Metric, what: str = "vectors")
     if metric is not Metric.COSINE and not fine.all():
         fine |= ~array.any(axis=1)
     if not fine.all():
-        _explain_bad_row(array, np.flatnonzero(~fine), metric, what)
+        _explain_bad_row(
+            array, np.flatnonzero(~fine), metric, lambda row: f"{what}: {names.of(row)}"
+        )
     return array
 
 
-def check_unmasked(vectors: Any, what: str) -> None:
-    """Refuse numpy's masked arrays, alone or as rows of a list, where something is masked: a plain
-    array of them has what is under the mask.
-
-    To be called before ``np.asarray``, which takes the mask away.
-    """
-    if isinstance(vectors, np.ma.MaskedArray):
-        masks = [(0, np.atleast_2d(np.ma.getmaskarray(vectors)))]
-    elif isinstance(vectors, list | tuple):
-        masks = [
-            (row, np.atleast_2d(np.ma.getmaskarray(each)))
-            for row, each in enumerate(vectors)
-            if isinstance(each, np.ma.MaskedArray)
-        ]
-    else:
-        return
-    for first, mask in masks:
-        for place in np.argwhere(mask)[:1].tolist():
-            raise InvalidArgumentError(
-                f"{what}: row {first + place[0]} is masked at component {place[-1]}; "
-                "fill it (numpy.ma.filled) or leave the row out",
-                "MASKED",
-            )
-
-
-def _explain_bad_row(array: Vectors, suspects: npt.NDArray[Any], metric: Metric, what: str) -> None:
+def _explain_bad_row(
+    array: Vectors, suspects: npt.NDArray[Any], metric: Metric, named: Callable[[int], str]
+) -> None:
     """Raise for the first row that is really bad; return if all suspects are merely small."""
     for row in suspects:
         wide = array[row].astype(np.float64)
@@ -186,14 +194,14 @@ def _explain_bad_row(array: Vectors, suspects: npt.NDArray[Any], metric: Metric,
         if not finite.all():
             column = int(np.flatnonzero(~finite)[0])
             raise InvalidArgumentError(
-                f"{what}: row {row} has {wide[column]} at component {column}; "
+                f"{named(row)} has {wide[column]} at component {column}; "
                 "all components must be finite",
                 "NOT_FINITE",
             )
         square = float(wide @ wide)
         if square > limits.SQUARED_NORM_MAX:
             raise InvalidArgumentError(
-                f"{what}: row {row} has a squared length of {square:.3g}; "
+                f"{named(row)} has a squared length of {square:.3g}; "
                 f"at most {limits.SQUARED_NORM_MAX:.3g} fits a float32 distance",
                 "TOO_LARGE",
             )
@@ -206,7 +214,7 @@ def _explain_bad_row(array: Vectors, suspects: npt.NDArray[Any], metric: Metric,
             )
         if metric is Metric.COSINE and square == 0.0:
             raise InvalidArgumentError(
-                f"{what}: row {row} has length 0; under cosine a length above 0 is needed",
+                f"{named(row)} has length 0; under cosine a length above 0 is needed",
                 "ZERO_VECTOR",
             )
 
@@ -214,172 +222,132 @@ def _explain_bad_row(array: Vectors, suspects: npt.NDArray[Any], metric: Metric,
 _INTEGER_ID_END = 10**limits.ID_BYTES.maximum
 
 
-def check_ids(ids: Any, *, unique: bool, limit: Limit = limits.BATCH_ROWS) -> list[str]:
-    """Ids as a list of str; integers become their decimal text.
+def check_rows(
+    ids: Any, vectors: Any, metadata: Any, config: CollectionConfig, first: int = 0
+) -> tuple[list[str], Vectors, list[bytes] | None]:
+    """One batch to be written: ids, vectors, and metadata as JSON or None.
 
     Args:
-        unique: refuse an id that stands there twice.
+        first: position of its first row in the whole input, by which errors call its rows.
     """
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise InvalidArgumentError(
-            f"ids must be a list of str, got {_shown(type(ids).__name__)}", "NOT_A_LIST"
-        )
-    texts = [i if type(i) is str else _id_text(i) for i in ids]
-    if not limit.minimum <= len(texts) <= limit.maximum:
-        raise InvalidArgumentError(
-            f"{limit.name} must be {limit.minimum} to {limit.maximum}, got {len(texts)}",
-            "BATCH_SIZE",
-        )
+    texts = check_ids(ids, unique=True, first=first)
+    names = RowNames(first, texts)
+    array = _vectors_of(vectors, texts, config, names)
+    return texts, array, check_metadata(metadata, len(texts), names)
+
+
+def check_raw_rows(
+    ids: Any, vectors: Any, metadata: Sequence[bytes], config: CollectionConfig
+) -> tuple[list[str], Vectors, list[bytes] | None]:
+    """``check_rows`` with metadata that comes as JSON."""
+    texts = check_ids(ids, unique=True)
+    names = RowNames(0, texts)
+    array = _vectors_of(vectors, texts, config, names)
+    return texts, array, check_raw_metadata(metadata, len(texts), names)
+
+
+def _vectors_of(
+    vectors: Any, texts: list[str], config: CollectionConfig, names: RowNames
+) -> Vectors:
+    if vectors is None and not texts:
+        vectors = ()
+    array = check_vectors(vectors, config.dim, config.metric, "vectors", names)
+    check_same_count("vectors", len(array), len(texts))
+    return array
+
+
+def check_ids(
+    ids: Any, *, unique: bool, limit: Limit = limits.BATCH_ROWS, first: int = 0
+) -> list[str]:
+    """Ids as a list of str, perhaps empty; integers become their decimal text.
+
+    Args:
+        unique: refuse an id that stands there twice, and sets, which have no order.
+        first: position of the first one in the whole input.
+    """
+    given = _listed(ids, unique, limit)
+    if all(type(each) is str for each in given):
+        texts: list[str] = given
+    else:
+        texts = [_id_text(each, first + position) for position, each in enumerate(given)]
     try:
         sizes = [len(text.encode()) for text in texts]
-    except UnicodeEncodeError as error:
-        raise InvalidArgumentError(
-            f"an id is not valid Unicode: {error.reason}", "BAD_ID"
-        ) from None
-    if min(sizes) < limits.ID_BYTES.minimum or max(sizes) > limits.ID_BYTES.maximum:
-        bad = next(s for s in sizes if not limits.ID_BYTES.minimum <= s <= limits.ID_BYTES.maximum)
-        raise InvalidArgumentError(
-            f"{limits.ID_BYTES.name} must be {limits.ID_BYTES.minimum} to "
-            f"{limits.ID_BYTES.maximum}, got {bad}",
-            "BAD_ID",
+    except UnicodeEncodeError:
+        sizes = [_utf8_size(text, first + position) for position, text in enumerate(texts)]
+    least, most = limits.ID_BYTES.minimum, limits.ID_BYTES.maximum
+    if texts and (min(sizes) < least or max(sizes) > most):
+        bad = next(p for p, size in enumerate(sizes) if not least <= size <= most)
+        raise _bad_id(
+            texts[bad],
+            first + bad,
+            f"{limits.ID_BYTES.name} must be {least} to {most}, got {sizes[bad]}",
         )
     if unique and len(set(texts)) != len(texts):
-        seen: set[str] = set()
+        seen: dict[str, int] = {}
         for position, text in enumerate(texts):
             if text in seen:
                 raise InvalidArgumentError(
-                    f"id {_shown(text)} stands twice in the batch, first at {texts.index(text)}, "
-                    f"again at {position}",
+                    f"duplicate id {shown(text)} at positions {first + seen[text]} and "
+                    f"{first + position}; a batch has each id once",
                     "DUPLICATE_ID",
                 )
-            seen.add(text)
+            seen[text] = position
     return texts
 
 
-def _id_text(value: Any) -> str:
+def _listed(ids: Any, ordered: bool, limit: Limit) -> list[Any]:
+    """The ids as a list, no longer than the limit: what they come from may have no end."""
+    refused: Any = str | bytes | dict | (set | frozenset if ordered else str)
+    given = None
+    if not isinstance(ids, refused) and isinstance(ids, Iterable) and getattr(ids, "ndim", True):
+        given = list(islice(ids, limit.maximum + 1))
+    if given is None:
+        hint = "; put a single id into a list" if isinstance(ids, str | bytes) else ""
+        raise InvalidArgumentError(
+            f"ids must be a list of str, got {shown(ids)} ({type(ids).__name__}){hint}",
+            "NOT_A_LIST",
+        )
+    if len(given) > limit.maximum:
+        count = len(ids) if isinstance(ids, Sized) else f"more than {limit.maximum}"
+        raise InvalidArgumentError(
+            f"{limit.name} must be at most {limit.maximum}, got {count}; upsert_many takes any "
+            "number of rows",
+            "BATCH_SIZE",
+        )
+    return given
+
+
+def _id_text(value: Any, position: int) -> str:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        if abs(int(value)) >= _INTEGER_ID_END:
-            raise InvalidArgumentError(
-                f"{limits.ID_BYTES.name} must be at most {limits.ID_BYTES.maximum}, "
-                "got an integer with more digits",
-                "BAD_ID",
-            )
-        return str(int(value))
-    raise InvalidArgumentError(
-        f"an id must be a str or an integer, got {type(value).__name__}", "BAD_ID"
-    )
-
-
-def check_metadata(metadata: Any, count: int) -> list[bytes] | None:
-    """Metadata as UTF-8 JSON, one a row, empty for none; None if no row has any."""
-    if metadata is None:
-        return None
-    if isinstance(metadata, dict | str | bytes) or not isinstance(metadata, Sequence):
+        if abs(int(value)) < _INTEGER_ID_END:
+            return str(int(value))
+        most = limits.ID_BYTES.maximum
         raise InvalidArgumentError(
-            f"metadata must be a list of dict or None, got {type(metadata).__name__}",
-            "BAD_METADATA",
+            f"the id at position {position}: {limits.ID_BYTES.name} must be at most {most}, got an "
+            "integer with more digits",
+            "BAD_ID",
         )
-    check_same_count("metadata", len(metadata), count)
-    return [_encoded(entry, row) for row, entry in enumerate(metadata)]
+    raise _bad_id(value, position, f"expected a str or an integer, got {type(value).__name__}")
 
 
-def _encoded(entry: Any, row: int) -> bytes:
-    if not entry and (entry is None or isinstance(entry, dict)):
-        return b""
-    if not isinstance(entry, dict):
-        raise InvalidArgumentError(
-            f"metadata: row {row} must be a JSON object, got {type(entry).__name__}", "BAD_METADATA"
-        )
+def _utf8_size(text: str, position: int) -> int:
     try:
-        raw = json_objects.encode(entry)
-        _check_metadata_size(raw, row)
-        _check_brackets(raw, entry, row)
-        json_objects.check_comes_back(entry)
-    except RecursionError:
-        _check_depth(entry, row)
-        raise
-    except NotJsonError as error:
-        raise InvalidArgumentError(
-            f"metadata: row {row} is not JSON: {error}", "BAD_METADATA"
-        ) from None
-    return raw
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise _bad_id(text, position, f"not valid Unicode: {error.reason}") from None
 
 
-def check_raw_metadata(raw: Sequence[bytes], count: int) -> list[bytes] | None:
-    """Metadata that comes as JSON bytes: each an object within the limits, or empty for none.
-
-    What is stored is the text itself, so that numbers keep the digits that they were given with.
-    """
-    if not raw:
-        return None
-    check_same_count("metadata", len(raw), count)
-    out: list[bytes] = []
-    for row, text in enumerate(raw):
-        if text in (b"", b"{}"):
-            out.append(b"")
-            continue
-        _check_metadata_size(text, row)
-        try:
-            entry = json_objects.decode(text)
-        except (NotJsonError, RecursionError) as error:
-            raise InvalidArgumentError(
-                f"metadata: row {row} is not JSON: {error}", "BAD_METADATA"
-            ) from None
-        if not isinstance(entry, dict):
-            raise InvalidArgumentError(
-                f"metadata: row {row} must be a JSON object, got {type(entry).__name__}",
-                "BAD_METADATA",
-            )
-        _check_brackets(text, entry, row)
-        out.append(bytes(text))
-    return out
-
-
-def _check_brackets(raw: bytes, entry: Any, row: int) -> None:
-    """The depth, which only needs a look where there are brackets enough for it."""
-    if raw.count(b"{") + raw.count(b"[") > limits.METADATA_DEPTH.maximum:
-        _check_depth(entry, row)
-
-
-def _check_metadata_size(raw: bytes, row: int) -> None:
-    if len(raw) > limits.METADATA_BYTES.maximum:
-        raise InvalidArgumentError(
-            f"metadata: row {row} has {len(raw)} bytes, at most {limits.METADATA_BYTES.maximum}",
-            "METADATA_TOO_LARGE",
-        )
-
-
-def _check_depth(entry: Any, row: int) -> None:
-    """Objects and lists within each other; walked without recursion, as the input is untrusted."""
-    layer, depth = [entry], 0
-    while layer:
-        depth += 1
-        if depth > limits.METADATA_DEPTH.maximum:
-            raise InvalidArgumentError(
-                f"metadata: row {row} nests deeper than {limits.METADATA_DEPTH.maximum} levels "
-                f"(at least {depth})",
-                "METADATA_TOO_DEEP",
-            )
-        below: list[Any] = []
-        for value in layer:
-            children = value.values() if isinstance(value, dict) else value
-            below.extend(child for child in children if isinstance(child, dict | list | tuple))
-        layer = below
-
-
-def check_same_count(what: str, got: int, expected: int) -> None:
-    """As many entries as there are ids."""
-    if got != expected:
-        raise InvalidArgumentError(f"{what}: expected {expected} rows, got {got}", "COUNT_MISMATCH")
+def _bad_id(value: Any, position: int, why: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"id {shown(value)} at position {position}: {why}", "BAD_ID")
 
 
 def check_token(token: Any) -> str:
     """The token of a scroll, as far as it can be checked without the collection: some text."""
     if not isinstance(token, str) or not token.isascii() or not token:
         raise InvalidArgumentError(
-            f"a token is what next_token of a page was, got {_shown(token)}", "BAD_TOKEN"
+            f"a token is what next_token of a page was, got {shown(token)}", "BAD_TOKEN"
         )
     return token
 
@@ -407,13 +375,14 @@ def check_effort(ef: Any, k: int) -> int:
 def check_condition(insert_only: Any, if_seq: Any) -> tuple[bool, int | None]:
     """The conditions of a write; together they are refused where they can never hold."""
     seq = None if if_seq is None else check_limit(limits.IF_SEQ, if_seq)
-    if insert_only and seq:
+    must_be_new = check_flag("insert_only", insert_only)
+    if must_be_new and seq:
         raise InvalidArgumentError(
             f"insert_only wants ids that are not there, if_seq {seq} wants ids that are: "
             "no batch can have both",
             "BAD_CONDITION",
         )
-    return bool(insert_only), seq
+    return must_be_new, seq
 
 
 def check_request_id(request_id: Any, limit: Limit = limits.REQUEST_ID_BYTES) -> str | None:
@@ -426,7 +395,7 @@ def check_request_id(request_id: Any, limit: Limit = limits.REQUEST_ID_BYTES) ->
         size = len(request_id.encode())
     except (TypeError, UnicodeError):
         raise InvalidArgumentError(
-            f"a request_id is a str of valid Unicode, got {_shown(request_id)}", "BAD_REQUEST_ID"
+            f"a request_id is a str of valid Unicode, got {shown(request_id)}", "BAD_REQUEST_ID"
         ) from None
     if not limit.minimum <= size <= limit.maximum:
         raise InvalidArgumentError(
@@ -442,8 +411,3 @@ def check_reserved(**given: Any) -> None:
     for name, value in given.items():
         if value is not None:
             raise UnsupportedError(f"{name} is reserved and not supported yet", "RESERVED")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

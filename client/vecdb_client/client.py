@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from vecdb import checks
+from vecdb.database_surface import DatabaseSurface
 from vecdb.errors import InvalidArgumentError
 from vecdb.types import BackupReport, CollectionDescription, ImportReport
 from vecdb_client import translation
@@ -16,7 +17,7 @@ from vecdb_proto import vecdb_pb2 as wire
 __all__ = ["Client"]
 
 
-class Client:
+class Client(DatabaseSurface[Collection]):
     """Collections of a server, by name; the same interface as an embedded database.
 
     Connecting happens with the first call. Safe to use from many threads, which share one
@@ -195,12 +196,6 @@ class Client:
     def close(self) -> None:
         """Close the connection; calls under way in other threads end with an error."""
         self._calls.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Client({self._address!r})"

@@ -21,6 +21,7 @@ from vecdb.types import (
     Records,
     ScrollPage,
 )
+from vecdb.vector_arrays import as_queries
 from vecdb_client import translation
 from vecdb_client.exports import export_stream
 from vecdb_client.ingest import ingest, upsert_request
@@ -72,7 +73,7 @@ class Collection:
     def upsert(
         self,
         ids: Any,
-        vectors: Any,
+        vectors: Any = None,
         metadata: Any = None,
         *,
         insert_only: bool = False,
@@ -85,7 +86,8 @@ class Collection:
 
         Args:
             ids: list of n str (or integers, which become their decimal text), no id twice.
-            vectors: float32, shape (n, dim); n is 1 to 10,000.
+            vectors: float32, shape (n, dim); n is at most 10,000. Without any ids nothing is
+                written, and the receipt has the seq of the last batch.
             metadata: list of n dict or None; None for no metadata at all.
             insert_only: refuse the batch if any of its ids is live.
             if_seq: refuse the batch unless every id is as it was at this seq, at which it was read
@@ -115,11 +117,8 @@ class Collection:
             NotFoundError: the collection was dropped.
         """
         terms = write_terms(insert_only, if_seq, request_id)
-        texts = checks.check_ids(ids, unique=True)
-        array = checks.check_vectors(vectors, self.dim, self.metric)
-        checks.check_same_count("vectors", len(array), len(texts))
-        raw = checks.check_metadata(metadata, len(texts))
-        request = upsert_request(self._name, texts, array, raw, terms)
+        rows = checks.check_rows(ids, vectors, metadata, self.config)
+        request = upsert_request(self._name, *rows, terms)
         response = self._calls.write("Upsert", request)
         return Receipt(response.seq, response.count, response.repeated_request)
 
@@ -161,7 +160,7 @@ class Collection:
         """Look up rows by id: vectors bit for bit as given, metadata, and which ids are missing.
 
         Args:
-            ids: list of 1 to 10,000 str or integers.
+            ids: list of at most 10,000 str or integers.
 
         Raises:
             ResourceExhaustedError: the answer is larger than a message may be; ask for fewer.
@@ -176,7 +175,7 @@ class Collection:
         """Delete rows by id, one batch, whole or not at all; ids not there are passed over.
 
         Args:
-            ids: list of 1 to 10,000 str or integers.
+            ids: list of at most 10,000 str or integers.
             if_seq, request_id: as for ``upsert``; with an ``if_seq`` above 0, an id that is not
                 there refuses the batch.
 
@@ -213,7 +212,7 @@ class Collection:
         Many queries are one call on the wire.
 
         Args:
-            query: float32, shape (dim,) for one ``Hits``, (q, dim) for a list of q.
+            query: float32, shape (dim,) for one ``Hits``, (q, dim) for a list of q; [] for [].
             k: rows a query, 1 to 16,384; q times k at most 1,000,000.
             ef: candidates that a graph walk keeps, at least k; more finds more and takes longer.
                 None: 128, or 2k if that is more.
@@ -230,12 +229,9 @@ class Collection:
             ResourceExhaustedError: queries or answers are larger than a message may be.
         """
         checks.check_reserved(filter=filter, target_recall=target_recall)
-        if type(query) is np.ndarray and query.dtype == np.float32 and 1 <= query.ndim <= 2:
-            # The usual case goes out as it is; the engine checks the numbers, in the same words.
-            queries = query if query.ndim == 2 else query[np.newaxis]
-        else:
-            query = _as_array(query, self.dim)
-            queries = checks.check_vectors(query, self.dim, self.metric, "query")
+        # The engine checks the numbers, in the same words as here.
+        query = as_queries(query, self.dim)
+        queries = query if query.ndim == 2 else query[np.newaxis]
         request = wire.SearchRequest(
             collection=self._name,
             queries=encode_matrix(queries),
@@ -432,14 +428,3 @@ class Collection:
 
     def __repr__(self) -> str:
         return f"Collection({self._name!r}, dim={self.dim}, metric={self.metric.value!r})"
-
-
-def _as_array(query: Any, dim: int) -> Any:
-    """The query as an array, so that its axes can be counted; one that is none is refused later."""
-    checks.check_unmasked(query, "query")
-    try:
-        array = np.asarray(query)
-    except ValueError:
-        return query
-    # No queries need no dimension.
-    return np.zeros((0, dim), np.float32) if array.shape == (0, 0) else array

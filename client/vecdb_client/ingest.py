@@ -109,12 +109,8 @@ class _Ingest:
 
     def send(self, part: Batch) -> None:
         """Check a batch and send it as soon as there is a place for it."""
-        collection = self._collection
-        ids = checks.check_ids(part.ids, unique=True)
-        vectors = checks.check_vectors(part.vectors, collection.dim, collection.metric)
-        checks.check_same_count("vectors", len(vectors), len(ids))
-        metadata = checks.check_metadata(part.metadata, len(ids))
-        for request, sent_ids in self._fitting(ids, vectors, metadata):
+        rows = checks.check_rows(*part[:3], self._collection.config, part.first)
+        for request, sent_ids in self._fitting(*rows):
             self.settle(at_most=_UNDER_WAY_MAX - 1)
             while any(not sent_ids.isdisjoint(other.ids) for other in self._under_way):
                 self.settle(at_most=len(self._under_way) - 1)

@@ -14,11 +14,9 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from vecdb import checks, limits
 from vecdb.batching import attach_progress, batches, request_id_of_part
-from vecdb.engine.batch import DeleteBatch, Terms, UpsertBatch, make_batch, make_delete, make_terms
+from vecdb.engine.batch import DeleteBatch, UpsertBatch, make_batch, make_delete, make_terms
 from vecdb.engine.collection_stats import collection_stats
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.export.export import ExportRequest, export
@@ -40,6 +38,7 @@ from vecdb.types import (
     Records,
     ScrollPage,
 )
+from vecdb.vector_arrays import as_queries
 
 if TYPE_CHECKING:
     from vecdb.engine.database import Database
@@ -85,7 +84,7 @@ class Collection:
     def upsert(
         self,
         ids: Any,
-        vectors: Any,
+        vectors: Any = None,
         metadata: Any = None,
         *,
         insert_only: bool = False,
@@ -99,7 +98,8 @@ class Collection:
 
         Args:
             ids: list of n str (or integers, which become their decimal text), no id twice.
-            vectors: float32, shape (n, dim); n is 1 to 10,000.
+            vectors: float32, shape (n, dim); n is at most 10,000. Without any ids nothing is
+                written, and the receipt has the seq of the last batch.
             metadata: list of n dict or None; None for no metadata at all.
             insert_only: refuse the batch if any of its ids is live.
             if_seq: refuse the batch unless every id is as it was at this seq, at which it was read
@@ -126,7 +126,8 @@ class Collection:
             NotFoundError: the collection was dropped.
         """
         terms = make_terms(insert_only, if_seq, request_id)
-        return self._written(self._batch(ids, vectors, metadata, terms))
+        rows = checks.check_rows(ids, vectors, metadata, self.config)
+        return self._written(make_batch(*rows, terms))
 
     def upsert_raw(
         self,
@@ -140,11 +141,8 @@ class Collection:
     ) -> Receipt:
         """``upsert`` with metadata as UTF-8 JSON, one a row, empty for none; for servers."""
         terms = make_terms(insert_only, if_seq, request_id)
-        texts = checks.check_ids(ids, unique=True)
-        array = checks.check_vectors(vectors, self.dim, self.metric)
-        checks.check_same_count("vectors", len(array), len(texts))
-        metadata = checks.check_raw_metadata(raw_metadata, len(texts))
-        return self._written(make_batch(texts, array, metadata, terms))
+        rows = checks.check_raw_rows(ids, vectors, raw_metadata, self.config)
+        return self._written(make_batch(*rows, terms))
 
     def upsert_many(
         self,
@@ -198,7 +196,7 @@ class Collection:
         try:
             for number, part in enumerate(parts, 1):
                 terms = make_terms(False, None, request_id_of_part(stem, number))
-                batch = self._batch(*part, terms)
+                batch = make_batch(*checks.check_rows(*part[:3], self.config, part.first), terms)
                 try:
                     waiting.append(self._submit(batch))
                 except ResourceExhaustedError:
@@ -220,7 +218,7 @@ class Collection:
         """Look up rows by id: vectors bit for bit as given, metadata, and which ids are missing.
 
         Args:
-            ids: list of 1 to 10,000 str or integers.
+            ids: list of at most 10,000 str or integers.
         """
         self._database.check_usable()
         texts = checks.check_ids(ids, unique=False)
@@ -233,7 +231,7 @@ class Collection:
         over.
 
         Args:
-            ids: list of 1 to 10,000 str or integers.
+            ids: list of at most 10,000 str or integers.
             if_seq, request_id: as for ``upsert``; with an ``if_seq`` above 0, an id that is not
                 there refuses the batch.
 
@@ -267,7 +265,7 @@ class Collection:
         """The k nearest live rows of one query or of many; fewer only if fewer are live.
 
         Args:
-            query: float32, shape (dim,) for one ``Hits``, (q, dim) for a list of q.
+            query: float32, shape (dim,) for one ``Hits``, (q, dim) for a list of q; [] for [].
             k: rows a query, 1 to 16,384; q times k at most 1,000,000.
             ef: candidates that a graph walk keeps, at least k; more finds more and takes longer.
                 None: 128, or 2k if that is more.
@@ -283,9 +281,10 @@ class Collection:
             InvalidArgumentError, UnsupportedError, NotFoundError, DeadlineExceededError.
         """
         checks.check_reserved(filter=filter, target_recall=target_recall)
-        request = SearchRequest(query, k, ef, exact, include_metadata, include_vectors)
+        queries = as_queries(query, self.dim)
+        request = SearchRequest(queries, k, ef, exact, include_metadata, include_vectors)
         answers = self.run_search(request, Deadline(timeout_s)).hits()
-        return answers[0] if np.ndim(query) == 1 else answers
+        return answers[0] if queries.ndim == 1 else answers
 
     def run_search(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
         """``search`` in columns, with a deadline that can be cancelled; for servers."""
@@ -475,14 +474,6 @@ class Collection:
             overwrite=overwrite,
         )
 
-    def _batch(
-        self, ids: Any, vectors: Any, metadata: Any, terms: Terms | None = None
-    ) -> UpsertBatch:
-        texts = checks.check_ids(ids, unique=True)
-        array = checks.check_vectors(vectors, self.dim, self.metric)
-        checks.check_same_count("vectors", len(array), len(texts))
-        return make_batch(texts, array, checks.check_metadata(metadata, len(texts)), terms)
-
     def _submit(self, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
         pressure = self._opened.backpressure
         if pressure.delay_s > 0 and isinstance(batch, UpsertBatch):
@@ -491,7 +482,13 @@ class Collection:
         return self._database.submit(self._opened, batch)
 
     def _written(self, batch: UpsertBatch | DeleteBatch) -> Receipt:
-        return self._submit(batch).result()
+        if batch.ids:
+            return self._submit(batch).result()
+        self._database.check_usable()
+        store = self._opened.store
+        with store.environment.read() as transaction:
+            store.check_not_dropped(transaction)
+            return Receipt(store.read_state(transaction).seq, 0)
 
     def __repr__(self) -> str:
         return f"Collection({self._name!r}, dim={self.dim}, metric={self.metric.value!r})"

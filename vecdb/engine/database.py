@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vecdb import checks
+from vecdb.database_surface import DatabaseSurface
 from vecdb.engine.backpressure import NO_PROGRESS_S
 from vecdb.engine.backup.process import run_backup
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
@@ -65,7 +66,7 @@ _OPTIMIZE_POLL_S, _FAILURES_MAX = 0.02, 3
 _log = logging.getLogger("vecdb.engine")
 
 
-class Database:
+class Database(DatabaseSurface[Collection]):
     """An open database. Made by ``vecdb.open``; safe to use from many threads; a context
     manager."""
 
@@ -349,12 +350,6 @@ class Database:
             self._use.close()
             self._closed = True
             Database._open.pop(str(self.path), None)
-
-    def __enter__(self) -> Database:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Database({str(self.path)!r})"

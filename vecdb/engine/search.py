@@ -27,8 +27,9 @@ from vecdb.engine.store import Store
 from vecdb.engine.streaming import OvertakenError, read_slices
 from vecdb.engine.view import NOTHING_DEAD, Area, View
 from vecdb.engine.view_keeper import ViewKeeper
-from vecdb.errors import DataLossError, InvalidArgumentError
+from vecdb.errors import DataLossError
 from vecdb.types import CollectionConfig, HitColumns, Metric
+from vecdb.vector_arrays import as_queries
 
 __all__ = ["SCAN_SLICE_FLOATS", "SORT_SLICE_HITS", "SearchRequest", "Searcher"]
 
@@ -294,17 +295,4 @@ def _nothing_yet(area: Area, queries: int, k: int, *, walked: bool) -> Found:
 
 
 def _checked_queries(queries: Any, config: CollectionConfig) -> npt.NDArray[np.float32]:
-    if type(queries) is np.ndarray and queries.ndim == 1:
-        return checks.check_vectors(queries, config.dim, config.metric, "query")
-    checks.check_unmasked(queries, "query")
-    try:
-        array = np.asarray(queries)
-    except ValueError:
-        array = queries  # Ragged: refused below, with the reason.
-    if isinstance(array, np.ndarray) and array.ndim == 2 and len(array) == 0:
-        if array.shape[1] not in (0, config.dim):
-            raise InvalidArgumentError(
-                f"expected {config.dim} dimensions, got {array.shape[1]}", "DIM_MISMATCH"
-            )
-        return np.zeros((0, config.dim), np.float32)
-    return checks.check_vectors(array, config.dim, config.metric, "query")
+    return checks.check_vectors(as_queries(queries, config.dim), config.dim, config.metric, "query")

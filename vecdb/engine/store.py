@@ -25,8 +25,8 @@ from vecdb.engine.named_database import NamedDatabase
 from vecdb.engine.requests import Requests
 from vecdb.engine.rows import RowReader
 from vecdb.engine.scroll_uses import ScrollUses
-from vecdb.engine.stored_name import NAME_KEY
 from vecdb.engine.store_clock import StoreClock
+from vecdb.engine.stored_name import NAME_KEY
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
 from vecdb.types import CollectionConfig, Receipt
 

@@ -26,6 +26,7 @@ from vecdb.engine.importing.foreign_index import ForeignIndex
 from vecdb.errors import InvalidArgumentError
 from vecdb.import_files import SideFile
 from vecdb.json_objects import NotJsonError
+from vecdb.row_names import RowNames
 from vecdb.side_header import KEY, SideHeader
 
 __all__ = ["Names"]
@@ -95,13 +96,15 @@ class Names:
         headers: list[SideHeader] = []
         entries = _entries(meta, headers)
         while piece := list(islice(entries, _PIECE_ROWS)):
+            first = sum(map(len, numbers))
             numbers.append(np.array([entry[0] for entry in piece], np.int64))
+            texts = [entry[1] for entry in piece]
             try:
-                checks.check_ids([entry[1] for entry in piece], unique=False)
-                checks.check_raw_metadata([entry[2] for entry in piece], len(piece))
+                checks.check_ids(texts, unique=False, first=first)
+                names = RowNames(first, texts)
+                checks.check_raw_metadata([entry[2] for entry in piece], len(piece), names)
             except InvalidArgumentError as error:
-                first = sum(map(len, numbers[:-1])) + 1
-                raise _wrong(meta, f"in the lines from {first}", error.message) from None
+                raise _wrong(meta, f"in the lines from {first + 1}", error.message) from None
         self.header = headers[0] if headers else self.header
         named = np.concatenate([np.zeros(0, np.int64), *numbers])
         index = self._index

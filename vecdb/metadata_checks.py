@@ -1,0 +1,123 @@
+"""Metadata at the border: a JSON object a row, within the limits, or none.
+
+Part of ``vecdb.checks``, by whose name the rest of vecdb calls these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vecdb import json_objects, limits
+from vecdb.errors import InvalidArgumentError
+from vecdb.json_objects import NotJsonError
+from vecdb.row_names import UNNAMED, RowNames
+
+__all__ = ["check_metadata", "check_raw_metadata", "check_same_count"]
+
+
+def check_metadata(metadata: Any, count: int, names: RowNames = UNNAMED) -> list[bytes] | None:
+    """Metadata as UTF-8 JSON, one a row, empty for none; None if no row has any."""
+    if metadata is None:
+        return None
+    if isinstance(metadata, dict | str | bytes) or not isinstance(metadata, Sequence):
+        raise InvalidArgumentError(
+            f"metadata must be a list of dict or None, got {type(metadata).__name__}",
+            "BAD_METADATA",
+        )
+    check_same_count("metadata", len(metadata), count)
+    return [_encoded(entry, row, names) for row, entry in enumerate(metadata)]
+
+
+def _encoded(entry: Any, row: int, names: RowNames) -> bytes:
+    if entry is None or (isinstance(entry, dict) and not entry):
+        return b""
+    if not isinstance(entry, dict):
+        raise _no_object(entry, names.of(row))
+    try:
+        raw = json_objects.encode(entry)
+        _check_metadata_size(raw, row, names)
+        _check_brackets(raw, entry, row, names)
+        json_objects.check_comes_back(entry)
+    except RecursionError:
+        _check_depth(entry, row, names)
+        raise
+    except NotJsonError as error:
+        raise InvalidArgumentError(
+            f"metadata: {names.of(row)} is not JSON: {error}", "BAD_METADATA"
+        ) from None
+    return raw
+
+
+def _no_object(entry: Any, where: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"metadata: {where} must be a JSON object, got {type(entry).__name__}", "BAD_METADATA"
+    )
+
+
+def check_raw_metadata(
+    raw: Sequence[bytes], count: int, names: RowNames = UNNAMED
+) -> list[bytes] | None:
+    """Metadata that comes as JSON bytes: each an object within the limits, or empty for none.
+
+    What is stored is the text itself, so that numbers keep the digits that they were given with.
+    """
+    if not raw:
+        return None
+    check_same_count("metadata", len(raw), count)
+    out: list[bytes] = []
+    for row, text in enumerate(raw):
+        if text in (b"", b"{}"):
+            out.append(b"")
+            continue
+        _check_metadata_size(text, row, names)
+        try:
+            entry = json_objects.decode(text)
+        except (NotJsonError, RecursionError) as error:
+            raise InvalidArgumentError(
+                f"metadata: {names.of(row)} is not JSON: {error}", "BAD_METADATA"
+            ) from None
+        if not isinstance(entry, dict):
+            raise _no_object(entry, names.of(row))
+        _check_brackets(text, entry, row, names)
+        out.append(bytes(text))
+    return out
+
+
+def _check_brackets(raw: bytes, entry: Any, row: int, names: RowNames) -> None:
+    """The depth, which only needs a look where there are brackets enough for it."""
+    if raw.count(b"{") + raw.count(b"[") > limits.METADATA_DEPTH.maximum:
+        _check_depth(entry, row, names)
+
+
+def _check_metadata_size(raw: bytes, row: int, names: RowNames) -> None:
+    if len(raw) > limits.METADATA_BYTES.maximum:
+        raise InvalidArgumentError(
+            f"metadata: {names.of(row)} has {len(raw)} bytes, "
+            f"at most {limits.METADATA_BYTES.maximum}",
+            "METADATA_TOO_LARGE",
+        )
+
+
+def _check_depth(entry: Any, row: int, names: RowNames) -> None:
+    """Objects and lists within each other; walked without recursion, as the input is untrusted."""
+    layer, depth = [entry], 0
+    while layer:
+        depth += 1
+        if depth > limits.METADATA_DEPTH.maximum:
+            raise InvalidArgumentError(
+                f"metadata: {names.of(row)} nests deeper than "
+                f"{limits.METADATA_DEPTH.maximum} levels (at least {depth})",
+                "METADATA_TOO_DEEP",
+            )
+        below: list[Any] = []
+        for value in layer:
+            children = value.values() if isinstance(value, dict) else value
+            below.extend(child for child in children if isinstance(child, dict | list | tuple))
+        layer = below
+
+
+def check_same_count(what: str, got: int, expected: int) -> None:
+    """As many entries as there are ids."""
+    if got != expected:
+        raise InvalidArgumentError(f"{what}: expected {expected} rows, got {got}", "COUNT_MISMATCH")

@@ -1,0 +1,193 @@
+"""Vectors as callers have them become float32 arrays, or a sentence says why they do not.
+
+``as_floats`` converts and does not judge numbers; ``vecdb.checks`` does that. Where numpy gives up
+or would take text for numbers, the rows are looked at one by one, so that the first that is wrong
+is named: lists of different lengths, a None or a text among numbers.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any, Final, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.errors import InvalidArgumentError
+from vecdb.row_names import UNNAMED, RowNames, shown
+
+__all__ = ["as_floats", "as_queries", "as_rows", "check_unmasked"]
+
+Floats = npt.NDArray[np.float32]
+
+_REAL_KINDS: Final = "biuf"
+_NONE_SHAPES: Final = ((0,), (0, 0))
+"""Of no vectors at all: then nothing says how many components they would have."""
+
+_TEXT_HINT: Final = "; text becomes a vector by an embedding model, outside of vecdb"
+
+
+def as_floats(vectors: Any, what: str, dim: int, names: RowNames = UNNAMED) -> Floats:
+    """An array of float32, C-contiguous, of any shape but ().
+
+    Args:
+        what: the argument's name. dim: components that a row should have. names: of the rows.
+
+    Raises:
+        InvalidArgumentError: NOT_A_MATRIX: there is no such array; MASKED.
+    """
+    if type(vectors) is np.ndarray and vectors.dtype == np.float32 and vectors.ndim:
+        return np.ascontiguousarray(vectors)
+    check_unmasked(vectors, what, names)
+    try:
+        given, why = np.asarray(vectors), ""
+    except Exception as error:  # Ragged; or an object of the caller's that says it is an array.
+        given, why = None, f" ({shown(error)})"
+    if given is not None and given.ndim and given.dtype.kind in _REAL_KINDS:
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(given, dtype=np.float32)
+    if isinstance(vectors, list | tuple):
+        rows = list(vectors)
+    elif given is not None and given.ndim:
+        rows = list(given)
+    else:
+        _refuse(vectors, what, dim, why)
+    if all(_is_scalar(each) for each in rows):
+        return _components(rows, what, "")
+    return np.stack(list(_each_row(rows, what, dim, names)))
+
+
+def as_queries(query: Any, dim: int) -> Floats:
+    """One query as float32 of shape (dim,), several as (q, dim); a list of none as (0, dim).
+
+    Raises:
+        InvalidArgumentError: as ``as_floats``; DIM_MISMATCH.
+    """
+    array = as_floats(query, "query", dim)
+    if array.shape in _NONE_SHAPES:
+        return np.zeros((0, dim), np.float32)
+    _check_shape(array, "query", dim)
+    return array
+
+
+def as_rows(vectors: Any, what: str, dim: int, names: RowNames = UNNAMED) -> Floats:
+    """Vectors as float32 with two axes; one of shape (dim,) becomes (1, dim), no vectors (0, dim).
+
+    Raises:
+        InvalidArgumentError: as ``as_floats``; DIM_MISMATCH.
+    """
+    array = as_floats(vectors, what, dim, names)
+    if array.shape in _NONE_SHAPES:
+        return np.zeros((0, dim), np.float32)
+    _check_shape(array, what, dim)
+    return array.reshape(1, -1) if array.ndim == 1 else array
+
+
+def _check_shape(array: Floats, what: str, dim: int) -> None:
+    if array.ndim <= 2:
+        if array.shape[-1] != dim:
+            raise InvalidArgumentError(
+                f"{what}: expected {dim} dimensions, got {array.shape[-1]}", "DIM_MISMATCH"
+            )
+        return
+    raise InvalidArgumentError(
+        f"{what} must have 2 axes, (n, {dim}), got {array.ndim}, of shape {array.shape}",
+        "NOT_A_MATRIX",
+    )
+
+
+def check_unmasked(vectors: Any, what: str, names: RowNames = UNNAMED) -> None:
+    """Refuse numpy's masked arrays, alone or as rows of a list, where something is masked: a plain
+    array of them has what is under the mask.
+
+    To be called before ``np.asarray``, which takes the mask away.
+    """
+    if isinstance(vectors, np.ma.MaskedArray):
+        masks = [(0, np.atleast_2d(np.ma.getmaskarray(vectors)))]
+    elif isinstance(vectors, list | tuple):
+        masks = [
+            (row, np.atleast_2d(np.ma.getmaskarray(each)))
+            for row, each in enumerate(vectors)
+            if isinstance(each, np.ma.MaskedArray)
+        ]
+    else:
+        return
+    for first, mask in masks:
+        for place in np.argwhere(mask)[:1].tolist():
+            raise InvalidArgumentError(
+                f"{what}: {names.of(first + place[0])} is masked at component {place[-1]}; "
+                "fill it (numpy.ma.filled) or leave the row out",
+                "MASKED",
+            )
+
+
+def _refuse(vectors: Any, what: str, dim: int, why: str) -> NoReturn:
+    expected = f"float32 of shape (n, {dim})"
+    if vectors is None:
+        text = f"{what} must be {expected}, got None"
+    elif isinstance(vectors, str | bytes):
+        text = f"{what} must be numbers, {expected}, got {shown(vectors)}{_TEXT_HINT}"
+    elif isinstance(vectors, Iterator):
+        text = (
+            f"{what} must be a list or an array, {expected}, got {type(vectors).__name__}; "
+            "upsert_many takes iterables"
+        )
+    else:
+        text = f"{what} must be a list or an array, {expected}, got {type(vectors).__name__}{why}"
+    raise InvalidArgumentError(text, "NOT_A_MATRIX")
+
+
+def _each_row(rows: list[Any], what: str, dim: int, names: RowNames) -> Iterator[Floats]:
+    for position, row in enumerate(rows):
+        where = f": {names.of(position)}"
+        if _is_scalar(row):
+            raise InvalidArgumentError(
+                f"{what}{where} must be a list of {dim} numbers, got {shown(row)}", "NOT_A_MATRIX"
+            )
+        try:
+            array = np.asarray(row)
+        except Exception:
+            array = np.asarray(None)
+        if array.ndim != 1:
+            raise InvalidArgumentError(
+                f"{what}{where} must be a list of {dim} numbers, got {type(row).__name__}"
+                + (f" of shape {array.shape}" if array.ndim else ""),
+                "NOT_A_MATRIX",
+            )
+        if len(array) != dim:
+            raise InvalidArgumentError(
+                f"{what}{where} has {len(array)} components, expected {dim}", "NOT_A_MATRIX"
+            )
+        if array.dtype.kind in _REAL_KINDS:
+            with np.errstate(over="ignore"):
+                yield array.astype(np.float32)
+        else:
+            yield _components(list(row), what, where)
+
+
+def _components(values: list[Any], what: str, where: str) -> Floats:
+    """One vector of numbers of any types; what is no number is refused by its place."""
+    out = np.empty(len(values), np.float32)
+    for place, value in enumerate(values):
+        if not isinstance(value, numbers.Real | Decimal):
+            hint = _TEXT_HINT if isinstance(value, str | bytes) else ""
+            raise InvalidArgumentError(
+                f"{what}{where} has {shown(value)} ({type(value).__name__}) at component "
+                f"{place}, expected a real number{hint}",
+                "NOT_A_MATRIX",
+            )
+        try:
+            with np.errstate(over="ignore"):
+                out[place] = float(value)
+        except (OverflowError, ValueError):
+            raise InvalidArgumentError(
+                f"{what}{where} has a number at component {place} that no float32 holds",
+                "NOT_A_MATRIX",
+            ) from None
+    return out
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or np.isscalar(value) or isinstance(value, numbers.Number | Decimal)
