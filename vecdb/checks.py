@@ -207,7 +207,7 @@ def _explain_bad_row(
             )
         if metric is not Metric.COSINE and 0.0 < square < limits.SQUARED_NORM_MIN:
             raise InvalidArgumentError(
-                f"{what}: row {row} has a length of {square**0.5:.3g}; under {metric.value} a "
+                f"{named(row)} has a length of {square**0.5:.3g}; under {metric.value} a "
                 f"length is 0 or at least {limits.SQUARED_NORM_MIN**0.5:.3g}, or scores vanish in "
                 "float32; multiply all vectors by one number, or store zeros",
                 "TOO_SMALL",
