@@ -62,6 +62,7 @@ class OpenCollection:
         )
         try:
             self.store = Store(environment, collection_id)
+            self.store.call_memory = database.call_memory
             with gone_is_dropped(folder):
                 (folder / "segments").mkdir(exist_ok=True)
             with environment.read() as transaction:

@@ -9,6 +9,7 @@ in groups leaves no trace in the bytes.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from vecdb.engine import layout
 from vecdb.engine.batch import DeleteBatch, Terms, UpsertBatch
+from vecdb.engine.call_memory import MemoryBudget
 from vecdb.engine.conditions import check_condition
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import fsync_folder
@@ -64,6 +66,8 @@ class Store:
         self.rows = RowReader(environment, self.config.dim)
         self.requests = Requests(environment)
         self.scroll_uses = ScrollUses()
+        self.call_memory = MemoryBudget(sys.maxsize)
+        """That of the database, where there is one."""
 
     @staticmethod
     def create(folder: Path, collection_id: str, config: CollectionConfig, map_bytes: int) -> None:
