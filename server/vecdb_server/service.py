@@ -7,12 +7,14 @@ the transport, of which it needs two questions (``Call``). ``transport`` puts gR
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import vecdb
 from vecdb import checks, limits
+from vecdb.engine.call_memory import CallMemory, MemoryBudget
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.export.export import CHUNK_BYTES
 from vecdb.engine.importing.incoming import receive_import
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Service"]
 
 _FEATURES = ("request_id", "conditions", "rename", "export", "import")
+_UNCOUNTED = MemoryBudget(sys.maxsize)
+"""For calls that are refused, as there is no database."""
+
 _PAGE_MARGIN_BYTES = 1_024
 """Of a message, for what a page of a scroll holds beside its rows."""
 
@@ -81,6 +86,12 @@ class Service:
             raise UnavailableError(self.refusal.message, self.refusal.reason)
         assert self.database is not None
         return self.database
+
+    def memory(self) -> CallMemory:
+        """That of a call which begins."""
+        database = self.database
+        budget = _UNCOUNTED if database is None else database.call_memory
+        return budget.call(self._message_bytes)
 
     def server_info(self, request: wire.ServerInfoRequest, call: Call) -> wire.ServerInfoResponse:
         """Version and limits; answered in every state of the server."""

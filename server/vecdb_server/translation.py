@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import grpc
 
 from vecdb import errors, limits
+from vecdb.engine.call_memory import out_of_memory
 from vecdb.engine.export.export import ExportRequest
 from vecdb.engine.importing.import_file import ImportRequest
 from vecdb.engine.importing.incoming import Announced, Chunk, TransferEnd
@@ -90,6 +91,8 @@ class Status(NamedTuple):
 
 def status_of(error: BaseException) -> Status:
     """The status of any exception; one not raised on purpose says nothing of itself."""
+    if isinstance(error, MemoryError):
+        error = out_of_memory(error)
     # A subclass that some part keeps for itself goes out as the nearest class that is in the table.
     table: Mapping[Any, grpc.StatusCode] = STATUS_OF_ERROR
     code = next((table[kind] for kind in type(error).__mro__ if kind in table), None)

@@ -29,6 +29,7 @@ from typing import Any, Final, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
+from vecdb.engine.call_memory import CallMemory
 from vecdb.errors import (
     CancelledError,
     InvalidArgumentError,
@@ -51,9 +52,14 @@ _IDLE_STREAM_S: Final = 5.0
 """A stream that is idle for so long may be ended; its client's next search is a call, and then it
 opens another."""
 
+_LARGE_BYTES: Final = 64 * 1024
+"""Answers that are counted until they were sent."""
+
 _IDLE_TRANSFER_S: Final = 10.0
 """An Import that no bytes have come by for so long, or an Export that nobody has taken any from,
 may be ended."""
+
+_TRY_AGAIN: Final = "are under way, as many as may be; try again shortly"
 
 Handler = Callable[[Iterator[bytes], grpc.ServicerContext], bytes]
 StreamHandler = Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
@@ -98,58 +104,8 @@ def service_handler(
         message_bytes: an answer that is larger is refused by us, with a reason.
     """
     share = max(1, threads // 4)
-    full = "are under way, as many as may be; try again shortly"
-    writes = Places("TOO_MANY_WRITES", f"writes {full}", share)
-    optimizes = Places(
-        "TOO_MANY_OPTIMIZES",
-        f"Optimize, Backup, Export and Import calls {full}",
-        share,
-        _IDLE_TRANSFER_S,
-    )
-    streams = Places(
-        "TOO_MANY_STREAMS",
-        "streams are in use, as many as may be; use Search",
-        share,
-        _IDLE_STREAM_S,
-    )
-    table = _unary_methods(service, writes, optimizes)
-    workers = Workers(threads)
-    handlers = {
-        name: grpc.stream_unary_rpc_method_handler(
-            _handler(
-                _Rpc(name, request_type, method, activity, message_bytes),
-                reception,
-                None if places is optimizes else workers,
-                places,
-            )
-        )
-        for name, (request_type, method, places) in table.items()
-    }
-    searches = _Rpc(
-        "SearchStream", wire.SearchRequest, service.search_in_stream, activity, message_bytes
-    )
-    handlers["SearchStream"] = grpc.stream_stream_rpc_method_handler(
-        _stream_handler(searches, reception, streams)
-    )
-    exports = _Rpc("Export", wire.ExportRequest, service.export, activity, message_bytes)
-    handlers["Export"] = grpc.stream_stream_rpc_method_handler(
-        _export_handler(exports, reception, optimizes)
-    )
-    imports = _StreamRpc(
-        "Import", wire.ImportRequest, service.import_index, activity, message_bytes
-    )
-    handlers["Import"] = grpc.stream_unary_rpc_method_handler(
-        _import_handler(imports, reception, optimizes)
-    )
-    return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
-
-
-def _unary_methods(
-    service: Service, writes: Places, optimizes: Places
-) -> dict[str, tuple[Any, Callable[..., Any], Places | None]]:
-    """By the name of each rpc of one message in and one out: its request, its method, and the
-    places that its calls share."""
-    return {
+    writes, optimizes = _writes(share), _optimizes(share)
+    table: dict[str, tuple[Any, Callable[..., Any], Places | None]] = {
         "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
         "CreateCollection": (wire.CreateCollectionRequest, service.create_collection, writes),
         "GetCollection": (wire.GetCollectionRequest, service.get_collection, None),
@@ -167,6 +123,81 @@ def _unary_methods(
         "Optimize": (wire.OptimizeRequest, service.optimize, optimizes),
         "Backup": (wire.BackupRequest, service.backup, optimizes),
     }
+    workers = Workers(threads)
+    comes_in = _ComesIn(service, reception)
+
+    def rpc(name: str, request_type: Any, method: Callable[..., Any], kind: Any = _Rpc) -> Any:
+        return kind(name, request_type, method, activity, message_bytes)
+
+    handlers = {
+        name: grpc.stream_unary_rpc_method_handler(
+            _handler(
+                rpc(name, request_type, method),
+                comes_in,
+                None if places is optimizes else workers,
+                places,
+            )
+        )
+        for name, (request_type, method, places) in table.items()
+    }
+    searches = rpc("SearchStream", wire.SearchRequest, service.search_in_stream)
+    handlers["SearchStream"] = grpc.stream_stream_rpc_method_handler(
+        _stream_handler(searches, comes_in, _streams(share))
+    )
+    exports = rpc("Export", wire.ExportRequest, service.export)
+    handlers["Export"] = grpc.stream_stream_rpc_method_handler(
+        _export_handler(exports, comes_in, optimizes)
+    )
+    imports = rpc("Import", wire.ImportRequest, service.import_index, _StreamRpc)
+    handlers["Import"] = grpc.stream_unary_rpc_method_handler(
+        _import_handler(imports, comes_in, optimizes)
+    )
+    return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+
+
+def _writes(count: int) -> Places:
+    return Places("TOO_MANY_WRITES", f"writes {_TRY_AGAIN}", count)
+
+
+def _optimizes(count: int) -> Places:
+    calls = "Optimize, Backup, Export and Import calls"
+    return Places("TOO_MANY_OPTIMIZES", f"{calls} {_TRY_AGAIN}", count, _IDLE_TRANSFER_S)
+
+
+def _streams(count: int) -> Places:
+    refusal = "streams are in use, as many as may be; use Search"
+    return Places("TOO_MANY_STREAMS", refusal, count, _IDLE_STREAM_S)
+
+
+class _ComesIn:
+    """What all calls go through: they are open, and what they take is counted."""
+
+    def __init__(self, service: Service, reception: Reception) -> None:
+        self.memory = service.memory
+        self._reception = reception
+
+    @contextlib.contextmanager
+    def first(
+        self, requests: Iterator[bytes], context: grpc.ServicerContext
+    ) -> Iterator[bytes | None]:
+        """Its first message, None if there is none."""
+        self._reception.enter(context)
+        try:
+            yield self._reception.receive(requests, context)
+        finally:
+            self._reception.leave(context)
+
+    @contextlib.contextmanager
+    def message(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """The one that it has.
+
+        Raises:
+            InvalidArgumentError: there is none.
+        """
+        with self.first(requests, context) as data:
+            if data is None:
+                raise InvalidArgumentError("the call ended without its message", "BAD_MESSAGE")
+            yield data
 
 
 class _Rpc:
@@ -256,23 +287,25 @@ class _StreamRpc(_Rpc):
 
 
 def _handler(
-    rpc: _Rpc, reception: Reception, workers: Workers | None, places: Places | None
+    rpc: _Rpc, comes_in: _ComesIn, workers: Workers | None, places: Places | None
 ) -> Handler:
     """A call of its own: an error is its status."""
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         outcome: bytes | Exception
         try:
-            reception.enter(context)
-            try:
-                data = _sent(reception.receive(requests, context))
+            with comes_in.message(requests, context) as data, comes_in.memory() as memory:
+                memory.request(len(data))
                 if places is None:
                     outcome = worked_on(data, context)
                 else:
                     with places.taken(context):
                         outcome = worked_on(data, context)
-            finally:
-                reception.leave(context)
+                if isinstance(outcome, bytes) and len(outcome) > _LARGE_BYTES:
+                    # Sent as its reader takes it, when nobody here waits for that any more.
+                    memory.outlive(len(outcome))
+                    if not context.add_callback(memory.close):
+                        memory.close()
         except VecdbError as refusal:
             outcome = refusal
         if isinstance(outcome, Exception):
@@ -291,50 +324,52 @@ def _handler(
     return handle
 
 
-def _stream_handler(rpc: _Rpc, reception: Reception, streams: Places) -> StreamHandler:
+def _stream_handler(rpc: _Rpc, comes_in: _ComesIn, streams: Places) -> StreamHandler:
     """Many messages on one call: an error is the answer to its message, and the stream goes on."""
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            reception.enter(context)
-            try:
-                data: bytes | None = _sent(reception.receive(requests, context))
-                with streams.taken(context) as stream:
-                    while data is not None:
-                        stream.work()
-                        outcome = rpc.attempt(data, context)
-                        if isinstance(outcome, Exception):
-                            outcome = failure_answer(rpc.told(outcome)).SerializeToString()
-                        yield outcome
-                        stream.rest()
-                        data = next(requests, None)
-            finally:
-                reception.leave(context)
+            with comes_in.message(requests, context) as first, streams.taken(context) as stream:
+                data: bytes | None = first
+                while data is not None:
+                    stream.work()
+                    with comes_in.memory() as memory:
+                        yield answered(data, context, memory)
+                    stream.rest()
+                    data = next(requests, None)
         except VecdbError as refusal:
             _abort(rpc.told(refusal), context)
+
+    def answered(data: bytes, context: grpc.ServicerContext, memory: CallMemory) -> bytes:
+        outcome: bytes | Exception
+        try:
+            memory.request(len(data))
+            outcome = rpc.attempt(data, context)
+        except ResourceExhaustedError as full:
+            outcome = full
+        if isinstance(outcome, bytes):
+            return outcome
+        failure: bytes = failure_answer(rpc.told(outcome)).SerializeToString()
+        return failure
 
     return handle
 
 
-def _export_handler(rpc: _Rpc, reception: Reception, places: Places) -> StreamHandler:
+def _export_handler(rpc: _Rpc, comes_in: _ComesIn, places: Places) -> StreamHandler:
     """One message in, many out: an error ends the call with its status. Who receives them slower
     than they are made holds it up: the next one is asked for when gRPC has room for it."""
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            reception.enter(context)
-            try:
-                data = _sent(reception.receive(requests, context))
-                with (
-                    places.taken(context) as place,
-                    contextlib.closing(rpc.answers(data, context)) as answers,
-                ):
-                    for answer in answers:
-                        place.rest()
-                        yield answer
-                        place.work()
-            finally:
-                reception.leave(context)
+            with (
+                comes_in.message(requests, context) as data,
+                places.taken(context) as place,
+                contextlib.closing(rpc.answers(data, context)) as answers,
+            ):
+                for answer in answers:
+                    place.rest()
+                    yield answer
+                    place.work()
         except grpc.RpcError:
             raise
         except Exception as error:
@@ -346,20 +381,15 @@ def _export_handler(rpc: _Rpc, reception: Reception, places: Places) -> StreamHa
     return handle
 
 
-def _import_handler(rpc: _Rpc, reception: Reception, places: Places) -> Handler:
+def _import_handler(rpc: _Rpc, comes_in: _ComesIn, places: Places) -> Handler:
     """Many messages in, one out."""
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         outcome: bytes | Exception
         try:
-            reception.enter(context)
-            try:
-                first = reception.receive(requests, context)
-                with places.taken(context) as place:
-                    messages = iter(()) if first is None else _noted(first, requests, place)
-                    outcome = rpc.attempt(messages, context)
-            finally:
-                reception.leave(context)
+            with comes_in.first(requests, context) as first, places.taken(context) as place:
+                messages = iter(()) if first is None else _noted(first, requests, place)
+                outcome = rpc.attempt(messages, context)
         except VecdbError as refusal:
             outcome = refusal
         if isinstance(outcome, Exception):
@@ -367,17 +397,6 @@ def _import_handler(rpc: _Rpc, reception: Reception, places: Places) -> Handler:
         return outcome
 
     return handle
-
-
-def _sent(data: bytes | None) -> bytes:
-    """The one message of a call.
-
-    Raises:
-        InvalidArgumentError: there is none.
-    """
-    if data is None:
-        raise InvalidArgumentError("the call ended without its message", "BAD_MESSAGE")
-    return data
 
 
 def _noted(first: bytes, requests: Iterator[bytes], place: Place) -> Iterator[bytes]:

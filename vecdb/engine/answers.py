@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.call_memory import CallMemory
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.lookup import read_records, read_vectors
 from vecdb.engine.segment import RowArrays, SegmentDamagedError
@@ -53,12 +54,13 @@ class Found(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What the hits are to hold, and the effort that was used."""
+    """What the hits are to hold, the effort that was used, and the memory of the call."""
 
     k: int
     ef: int
     metadata: bool
     vectors: bool
+    memory: CallMemory
 
 
 def answers(
@@ -192,7 +194,7 @@ def _named(
     seq, rows = view.state.seq, _rows(view, parts, best)
     vectors = read_vectors(store, rows, deadline) if wanted.vectors else None
     if with_metadata:
-        records = read_records(store, rows, seq, deadline)
+        records = read_records(store, rows, seq, deadline, wanted.memory)
         return [r.id for r in records], [r.metadata for r in records], vectors
     ids = _segment_ids(parts, best)
     if fresh:

@@ -28,6 +28,7 @@ from vecdb.database_surface import DatabaseSurface
 from vecdb.engine.backpressure import NO_PROGRESS_S
 from vecdb.engine.backup.process import run_backup
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
+from vecdb.engine.call_memory import MemoryBudget
 from vecdb.engine.catalog import Catalog
 from vecdb.engine.collection import Collection
 from vecdb.engine.compiled import warn_when_compiling
@@ -130,6 +131,7 @@ class Database(DatabaseSurface[Collection]):
         self._writer = Writer(options.queue_bytes_max)
         self.verifier = Verifier()
         self.view_budget = ViewBudget(options.view_bytes_max)
+        self.call_memory = MemoryBudget(options.call_bytes_max)
         self._supervisor = Supervisor(root, options, on_progress=self._indexer_progressed)
         self._dropped_looked_at = self._catalog.environment.last_commit()
         self._upkeep = Upkeep(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.call_memory import CallMemory
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.pins import pinned
 from vecdb.engine.rows import Record
@@ -28,6 +29,12 @@ __all__ = ["get_records", "read_dead", "read_died_since", "read_records", "read_
 _SLICE_ROWS = 2_000
 """Rows of a transaction: each may take a block or a record of 64 KiB, so some 60 ms at most."""
 
+_SLICE_RECORDS = 500
+"""The same, of records whose size is counted as they are read."""
+
+_ROW_BYTES = 400
+"""Memory for a row as Python has it, without the bytes of its metadata."""
+
 _SLICE_DEATHS, _SLICE_BATCHES = 10_000, 100
 """Deaths and batches of a transaction: some 5 ms, or 50 for who gives way to others."""
 
@@ -36,20 +43,27 @@ def get_records(store: Store, texts: list[str]) -> Records:
     """Rows by id, in the order of ``texts``, which are checked.
 
     Raises:
+        ResourceExhaustedError: the answer would be too large, or memory is short.
         NotFoundError: the collection was dropped.
         DataLossError.
     """
+    with store.call_memory.of_call() as memory:
+        return _get(store, texts, memory)
+
+
+def _get(store: Store, texts: list[str], memory: CallMemory) -> Records:
     encoded = [text.encode() for text in texts]
     seq, row_of = _find(store, encoded)
     try:
-        return _read(store, texts, encoded, seq, row_of)
+        return _read(store, texts, encoded, seq, row_of, memory)
     except DataLossError:
         # Without a write since then no row has died, so that none was purged: it is damage.
         if store.current_state().seq == seq:
             raise
+    memory.begin_again()
     with pinned(store):
         seq, row_of = _find(store, encoded)
-        return _read(store, texts, encoded, seq, row_of)
+        return _read(store, texts, encoded, seq, row_of, memory)
 
 
 def _find(store: Store, encoded: list[bytes]) -> tuple[int, dict[bytes, int]]:
@@ -61,11 +75,18 @@ def _find(store: Store, encoded: list[bytes]) -> tuple[int, dict[bytes, int]]:
 
 
 def _read(
-    store: Store, texts: list[str], encoded: list[bytes], seq: int, row_of: dict[bytes, int]
+    store: Store,
+    texts: list[str],
+    encoded: list[bytes],
+    seq: int,
+    row_of: dict[bytes, int],
+    memory: CallMemory,
 ) -> Records:
     rows = [row_of[key] for key in encoded if key in row_of]
+    memory.answer(sum(map(len, encoded)) + len(rows) * 4 * store.config.dim)
+    memory.take(len(rows) * _ROW_BYTES)
     vectors = read_vectors(store, rows)
-    raw = [record.metadata for record in read_records(store, rows, seq)]
+    raw = [record.metadata for record in read_records(store, rows, seq, None, memory)]
     pairs = list(zip(texts, encoded, strict=True))
     found = [text for text, key in pairs if key in row_of]
     missing = [text for text, key in pairs if key not in row_of]
@@ -73,26 +94,44 @@ def _read(
 
 
 def read_records(
-    store: Store, rows: Sequence[int], seq: int, deadline: Deadline | None = None
+    store: Store,
+    rows: Sequence[int],
+    seq: int,
+    deadline: Deadline | None = None,
+    memory: CallMemory | None = None,
 ) -> list[Record]:
     """The records of rows as a reader at ``seq`` sees them, in the order given.
 
+    Args:
+        memory: that of the call whose answer their metadata is for.
+
     Raises:
+        ResourceExhaustedError: the answer would be too large, or memory is short.
         DataLossError: a row has none.
         DeadlineExceededError, CancelledError: between two slices.
     """
     read = store.rows.read_records
-    if len(rows) <= _SLICE_ROWS:
+    slice_rows = _SLICE_ROWS if memory is None else _SLICE_RECORDS
+    if len(rows) <= slice_rows:
         with store.environment.read() as transaction:
-            return read(transaction, rows, seq)
-    records: list[Any] = [None] * len(rows)
+            records = read(transaction, rows, seq)
+        _count(records, memory)
+        return records
+    filled: list[Any] = [None] * len(rows)
 
     def fill(transaction: Any, places: npt.NDArray[np.int64], some: list[int]) -> None:
-        for place, record in zip(places.tolist(), read(transaction, some, seq), strict=True):
-            records[place] = record
+        found = read(transaction, some, seq)
+        _count(found, memory)
+        for place, record in zip(places.tolist(), found, strict=True):
+            filled[place] = record
 
-    _in_slices(store, rows, deadline, fill)
-    return records
+    _in_slices(store, rows, deadline, fill, slice_rows)
+    return filled
+
+
+def _count(records: list[Record], memory: CallMemory | None) -> None:
+    if memory is not None:
+        memory.answer(sum([len(record.metadata) for record in records]))
 
 
 def read_vectors(
@@ -156,14 +195,15 @@ def _in_slices(
     rows: Sequence[int],
     deadline: Deadline | None,
     fill: Callable[[Any, npt.NDArray[np.int64], list[int]], None],
+    slice_rows: int = _SLICE_ROWS,
 ) -> None:
     """Call ``fill(transaction, places, rows)`` for all, by ascending row, so that each block is
     read once."""
     numbers = np.array(rows, np.int64)
     order = np.argsort(numbers, kind="stable")
-    for start in range(0, len(order), _SLICE_ROWS):
+    for start in range(0, len(order), slice_rows):
         if deadline is not None:
             deadline.check()
-        places = order[start : start + _SLICE_ROWS]
+        places = order[start : start + slice_rows]
         with store.environment.read() as transaction:
             fill(transaction, places, numbers[places].tolist())

@@ -67,6 +67,7 @@ class OpenCollection:
         )
         try:
             self.store = Store(environment, collection_id)
+            self.store.call_memory = database.call_memory
             with gone_is_dropped(folder):
                 make_folder(folder / "segments", exist_ok=True)
             with environment.read() as transaction:

@@ -42,6 +42,9 @@ class Options:
         view_bytes_max: memory for what searches hold of all collections beside mapped files; past
             it, what is held of those searched least recently is let go. One collection takes at
             most half of it for its fresh rows.
+        call_bytes_max: memory that searches and look-ups under way may take together for what they
+            bring; what does not fit is refused with RESOURCE_EXHAUSTED. Default: a quarter of the
+            machine's memory.
         map_bytes: address space reserved for a store at first; doubled when it is full.
         open_collections_max: collections whose files are held open at once; further ones are opened
             for a use and those least recently used let go. Each takes some ten files.
@@ -66,6 +69,7 @@ class Options:
     backlog_bytes_max: int = 1024 * MEBIBYTE
     fresh_bytes_max: int = 64 * MEBIBYTE
     view_bytes_max: int = 1024 * MEBIBYTE
+    call_bytes_max: int = field(default_factory=lambda: _memory_bytes() // 4)
     map_bytes: int = 16 * 1024 * MEBIBYTE
     open_collections_max: int = 128
     group_access: bool = False
@@ -82,6 +86,7 @@ class Options:
             "backlog_bytes_max",
             "fresh_bytes_max",
             "view_bytes_max",
+            "call_bytes_max",
             "map_bytes",
             "open_collections_max",
         ):

@@ -130,6 +130,19 @@ def _checked_token(token: Any, collection_id: str) -> ScrollToken:
 def _page(
     store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadline, *, ends: bool
 ) -> ScrollPage:
+    row_bytes = limits.ID_BYTES.maximum + _ROW_OVERHEAD
+    if asked.include_vectors:
+        row_bytes += 4 * store.config.dim
+    if asked.include_metadata:
+        row_bytes += limits.METADATA_BYTES.maximum
+    with store.call_memory.of_call() as memory:
+        memory.answer(min(asked.bytes_max, asked.batch * row_bytes))
+        return _filled_page(store, place, asked, deadline, ends)
+
+
+def _filled_page(
+    store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadline, ends: bool
+) -> ScrollPage:
     got, row = _Rows(), place.row
     while True:
         deadline.check()

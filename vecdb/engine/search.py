@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from vecdb import checks
 from vecdb.engine.answers import Found, Wanted, answers
+from vecdb.engine.call_memory import CallMemory
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.graph import Graph
@@ -41,6 +42,13 @@ _HEAP_FLOATS = 8
 
 SORT_SLICE_HITS = 250_000
 """Hits that are sorted between two checks of the deadline: about 20 ms."""
+
+_HIT_BYTES_MIN = 7
+"""A hit in an answer has at least a distance and an id of one byte with its length."""
+
+_FOUND_BYTES, _MERGED_BYTES, _NAMED_BYTES, _RECORD_BYTES = 12, 56, 160, 400
+"""Memory for a row that a part has found, for merging it with those of others, and for a hit as
+Python has it, with an id alone or with a record (without the bytes of its metadata)."""
 
 _PERHAPS_A_SEGMENT = ("SEGMENT", "RECORD_MISSING", "VECTOR_MISSING")
 """Reasons of a DataLossError that a damaged segment may have, as its rows are believed."""
@@ -85,10 +93,15 @@ class Searcher:
 
         Raises:
             InvalidArgumentError: a query, k or ef is wrong.
+            ResourceExhaustedError: the answer would be too large, or memory is short.
             DeadlineExceededError, CancelledError: between two slices of work.
             OvertakenError: rows that are read from the store were purged meanwhile, twice, as
                 nothing could be written that holds them.
         """
+        with self._store.call_memory.of_call() as memory:
+            return self._run(request, deadline, memory)
+
+    def _run(self, request: SearchRequest, deadline: Deadline, memory: CallMemory) -> HitColumns:
         config = self._store.config
         queries = _checked_queries(request.queries, config)
         k = checks.check_k(request.k, max(1, len(queries)))
@@ -96,7 +109,7 @@ class Searcher:
         kernels = load_kernels()
         prepared = np.empty((len(queries), padded_width(config.dim)), np.float32)
         kernels.prepare_rows(queries, prepared, config.metric is Metric.COSINE)
-        wanted = Wanted(k, ef, request.include_metadata, request.include_vectors)
+        wanted = Wanted(k, ef, request.include_metadata, request.include_vectors, memory)
         view = self._views.view()
         try:
             return self._answer(view, prepared, wanted, request.exact, deadline)
@@ -111,6 +124,7 @@ class Searcher:
                 raise
         except OvertakenError:
             pass  # The same, of rows that are read from the store.
+        memory.begin_again()
         with pinned(self._store) as keep:
             newer = self._views.view()
             # It may take longer than a lease: each check of the deadline keeps the pin.
@@ -124,6 +138,7 @@ class Searcher:
         exact: bool,
         deadline: Deadline,
     ) -> HitColumns:
+        _take_memory(view, len(queries), wanted, self._store.config.dim)
         parts: list[Found] = []
         for area in view.areas if len(queries) else ():
             if exact or area.graph is None:
@@ -276,6 +291,19 @@ class Searcher:
         found.scores[short], found.nodes[short] = scanned.scores, scanned.nodes
         found.counts[short] = scanned.counts
         found.visited[short] += scanned.visited
+
+
+def _take_memory(view: View, queries: int, wanted: Wanted, dim: int) -> None:
+    """Say what the answer to so many queries has at least, and what finding it takes."""
+    hits = queries * min(wanted.k, view.live_count)
+    wanted.memory.answer(hits * (_HIT_BYTES_MIN + (4 * dim if wanted.vectors else 0)))
+    counts = [area.count for area in view.areas]
+    if not view.holds_all:
+        counts.append(view.counters.next_row)
+    found = queries * sum(min(wanted.k, count) for count in counts)
+    merging = _MERGED_BYTES if len(counts) > 1 else 0
+    naming = _RECORD_BYTES if wanted.metadata else _NAMED_BYTES
+    wanted.memory.take(found * (_FOUND_BYTES + merging) + hits * naming)
 
 
 def _nothing_yet(area: Area, queries: int, k: int, *, walked: bool) -> Found:

@@ -9,6 +9,7 @@ in groups leaves no trace in the bytes.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from vecdb.engine import layout
 from vecdb.engine.batch import DeleteBatch, Terms, UpsertBatch
+from vecdb.engine.call_memory import MemoryBudget
 from vecdb.engine.conditions import check_condition
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import fsync_folder
@@ -66,6 +68,8 @@ class Store:
         self.requests = Requests(environment)
         self.scroll_uses = ScrollUses()
         self.clock = StoreClock(environment)
+        self.call_memory = MemoryBudget(sys.maxsize)
+        """That of the database, where there is one."""
 
     @staticmethod
     def create(

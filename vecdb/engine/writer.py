@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vecdb.engine.batch import DeleteBatch, UpsertBatch
+from vecdb.engine.call_memory import out_of_memory
 from vecdb.engine.store import Store
 from vecdb.engine.write_lock import POLL_S, Claim, start_thread
 from vecdb.errors import (
@@ -287,6 +288,8 @@ def _applied(
 def _presentable(error: BaseException) -> BaseException:
     if isinstance(error, VecdbError):
         return error
+    if isinstance(error, MemoryError):
+        return out_of_memory(error)
     failure = InternalError("the batch could not be written, a defect of vecdb", "WRITER")
     failure.__cause__ = error
     return failure
