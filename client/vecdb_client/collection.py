@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from vecdb import checks, limits
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
@@ -15,6 +14,7 @@ from vecdb.types import (
     CollectionConfig,
     CollectionStats,
     ExportReport,
+    Hits,
     IngestProgress,
     Metric,
     Receipt,
@@ -22,7 +22,7 @@ from vecdb.types import (
     ScrollPage,
 )
 from vecdb.vector_arrays import as_queries
-from vecdb_client import translation
+from vecdb_client import cutting, translation
 from vecdb_client.exports import export_stream
 from vecdb_client.ingest import ingest, upsert_request
 from vecdb_client.translation import write_terms
@@ -38,17 +38,22 @@ __all__ = ["Collection"]
 class Collection:
     """A handle on a collection of a server. Safe to use from many threads.
 
-    Made by ``Client.collection`` and ``Client.create_collection``. It is bound to the name: after a
-    drop every call raises NotFoundError until the name is given again.
+    Made by ``Client.collection`` and ``Client.create_collection``. It is bound to the collection
+    that had the name when it was made: it goes on working after a rename, and after a drop every
+    call raises NotFoundError, also if the name was given again. (A server of before this rule goes
+    by the name.)
 
     Beside the errors named at each method every call may raise UnavailableError (no connection, or
     the server starts or stops) and DeadlineExceededError.
     """
 
-    def __init__(self, calls: Calls, name: str, config: CollectionConfig) -> None:
+    def __init__(
+        self, calls: Calls, name: str, config: CollectionConfig, collection_id: str
+    ) -> None:
         self._calls = calls
         self._name = name
         self._config = config
+        self._target: dict[str, Any] = {"collection": name, "collection_id": collection_id}
 
     @property
     def name(self) -> str:
@@ -117,10 +122,14 @@ class Collection:
             NotFoundError: the collection was dropped.
         """
         terms = write_terms(insert_only, if_seq, request_id)
-        rows = checks.check_rows(ids, vectors, metadata, self.config)
-        request = upsert_request(self._name, *rows, terms)
-        response = self._calls.write("Upsert", request)
-        return Receipt(response.seq, response.count, response.repeated_request)
+        texts, array, raw = checks.check_rows(ids, vectors, metadata, self.config)
+
+        def build(rows: slice, terms: dict[str, Any]) -> wire.UpsertRequest:
+            some = None if raw is None else raw[rows]
+            return upsert_request(self._target, texts[rows], array[rows], some, terms)
+
+        size = cutting.rows_bytes_max(texts, self.dim, raw)
+        return cutting.write(self._calls, "Upsert", build, texts, size, terms)
 
     def upsert_many(
         self,
@@ -166,8 +175,14 @@ class Collection:
             ResourceExhaustedError: the answer is larger than a message may be; ask for fewer.
             InvalidArgumentError, NotFoundError.
         """
-        request = wire.GetRequest(collection=self._name, ids=checks.check_ids(ids, unique=False))
-        return translation.records_of(self._calls.read("Get", request))
+        texts = checks.check_ids(ids, unique=False)
+
+        def ask(some: slice) -> Records:
+            request = wire.GetRequest(**self._target, ids=texts[some])
+            return translation.records_of(self._calls.read("Get", request))
+
+        entry_bytes = 4 * self.dim + 4 * max(map(len, texts), default=0)
+        return cutting.joined_records(cutting.in_pieces(self._calls, len(texts), entry_bytes, ask))
 
     def delete(
         self, ids: Any, *, if_seq: int | None = None, request_id: str | None = None
@@ -184,13 +199,16 @@ class Collection:
         """
         terms = write_terms(False, if_seq, request_id)
         texts = checks.check_ids(ids, unique=False)
-        request = wire.DeleteRequest(collection=self._name, ids=texts, **terms)
-        response = self._calls.write("Delete", request)
-        return Receipt(response.seq, response.count, response.repeated_request)
+
+        def build(rows: slice, terms: dict[str, Any]) -> wire.DeleteRequest:
+            return wire.DeleteRequest(**self._target, ids=texts[rows], **terms)
+
+        size = cutting.rows_bytes_max(texts, 0, None)
+        return cutting.write(self._calls, "Delete", build, texts, size, terms)
 
     def count(self) -> int:
         """Live rows."""
-        request = wire.CountRequest(collection=self._name)
+        request = wire.CountRequest(**self._target)
         count: int = self._calls.read("Count", request).count
         return count
 
@@ -231,20 +249,31 @@ class Collection:
         checks.check_reserved(filter=filter, target_recall=target_recall)
         # The engine checks the numbers, in the same words as here.
         query = as_queries(query, self.dim)
-        queries = query if query.ndim == 2 else query[np.newaxis]
-        request = wire.SearchRequest(
-            collection=self._name,
-            queries=encode_matrix(queries),
-            k=checks.check_k(k, len(queries)),
-            ef=None if ef is None else checks.check_limit(limits.EF, ef),
-            exact=bool(exact),
-            include_metadata=bool(include_metadata),
-            include_vectors=bool(include_vectors),
-        )
-        response = self._calls.search(request, timeout_s)
-        answers = translation.hits_of(
-            response, len(queries), with_metadata=include_metadata, with_vectors=include_vectors
-        )
+        queries = query if query.ndim == 2 else query.reshape(1, -1)
+        limit_s = self._calls.limit_of(timeout_s)
+        ends = None if limit_s is None else time.monotonic() + limit_s
+        wanted: dict[str, Any] = {
+            **self._target,
+            "k": checks.check_k(k, max(1, len(queries))),
+            "ef": None if ef is None else checks.check_limit(limits.EF, ef),
+            "exact": checks.check_flag("exact", exact),
+            "include_metadata": checks.check_flag("include_metadata", include_metadata),
+            "include_vectors": checks.check_flag("include_vectors", include_vectors),
+        }
+
+        def ask(some: slice) -> list[Hits]:
+            part = queries[some]
+            request = wire.SearchRequest(**wanted, queries=encode_matrix(part))
+            left_s = None if ends is None else max(1e-3, ends - time.monotonic())
+            response = self._calls.search(request, left_s)
+            return translation.hits_of(
+                response, len(part), with_metadata=include_metadata, with_vectors=include_vectors
+            )
+
+        hit_bytes = 8 + (4 * self.dim if include_vectors else 0)
+        entry_bytes = max(4 * self.dim, wanted["k"] * hit_bytes)
+        parts = cutting.in_pieces(self._calls, len(queries), entry_bytes, ask, limit_s)
+        answers = [hits for part in parts for hits in part]
         return answers[0] if query.ndim == 1 else answers
 
     def scroll(
@@ -314,14 +343,14 @@ class Collection:
         Raises:
             InvalidArgumentError: BAD_TOKEN.
         """
-        request = wire.EndScrollRequest(collection=self._name, token=checks.check_token(token))
+        request = wire.EndScrollRequest(**self._target, token=checks.check_token(token))
         self._calls.read("EndScroll", request)
 
     def _page_request(
         self, token: str | None, batch: Any, include_metadata: Any, include_vectors: Any
     ) -> wire.ScrollPageRequest:
         return wire.ScrollPageRequest(
-            collection=self._name,
+            **self._target,
             token=None if token is None else checks.check_token(token),
             batch=checks.check_limit(limits.BATCH_ROWS, batch),
             include_metadata=bool(include_metadata),
@@ -330,7 +359,7 @@ class Collection:
 
     def stats(self) -> CollectionStats:
         """Rows, segments and bytes at one seq."""
-        request = wire.StatsRequest(collection=self._name)
+        request = wire.StatsRequest(**self._target)
         response = self._calls.read("Stats", request)
         return translation.stats_of(response.stats)
 
@@ -347,7 +376,7 @@ class Collection:
             ResourceExhaustedError: the server waits for too many of these already.
             UnavailableError: the server runs no indexer.
         """
-        request = wire.OptimizeRequest(collection=self._name)
+        request = wire.OptimizeRequest(**self._target)
         response = self._calls.wait("Optimize", request, timeout_s)
         return translation.stats_of(response.stats)
 
@@ -416,7 +445,7 @@ class Collection:
         timeout_s: float | None,
     ) -> ExportReport:
         request = wire.ExportRequest(
-            collection=self._name, format=kind, normalize_queries=normalize_queries
+            **self._target, format=kind, normalize_queries=normalize_queries
         )
         return save_export(
             path,

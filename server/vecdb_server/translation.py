@@ -268,10 +268,13 @@ def import_parts(messages: Iterator[wire.ImportRequest]) -> Iterator[Chunk | Tra
 # --------------------------------------------------------------------------------------- responses
 
 
-def description_message(name: str, config: CollectionConfig) -> wire.CollectionDescription:
+def description_message(
+    name: str, config: CollectionConfig, collection_id: str = ""
+) -> wire.CollectionDescription:
     """A collection with its whole configuration."""
     return wire.CollectionDescription(
         name=name,
+        id=collection_id,
         config=wire.CollectionConfig(
             dim=config.dim,
             metric=_WIRE_OF_METRIC[config.metric],
