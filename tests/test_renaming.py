@@ -412,7 +412,7 @@ def test_get_or_create_finds_what_another_process_creates_just_before(
     def late(self: Any, name: str, *rest: Any, **named: Any) -> Any:
         if not turns:
             turns.append(1)
-            in_another_process(tmp_path, "db.get_or_create_collection('docs', 4, M=8).upsert([1])")
+            in_another_process(tmp_path, "db.get_or_create_collection('docs', 4, M=8)")
         return real(self, name, *rest, **named)
 
     monkeypatch.setattr(Database, "create_collection", late)

@@ -87,14 +87,18 @@ class Collection:
     ) -> Receipt:
         """Write one batch, whole or not at all: new ids are added, known ones replaced.
 
-        An entry replaces all of what was stored under its id.
+        An entry replaces all of what was stored under its id. Rows that are more than a message
+        holds (16 MiB, unless the server was started with another limit) are sent as several
+        batches, one after the other: each of them is whole or not at all, the call is not. The
+        receipt has the last one's seq then.
 
         Args:
             ids: list of n str (or integers, which become their decimal text), no id twice.
             vectors: float32, shape (n, dim); n is at most 10,000. Without any ids nothing is
                 written, and the receipt has the seq of the last batch.
             metadata: list of n dict or None; None for no metadata at all.
-            insert_only: refuse the batch if any of its ids is live.
+            insert_only: refuse the batch if any of its ids is live. With a condition, rows that a
+                message can't hold are refused.
             if_seq: refuse the batch unless every id is as it was at this seq, at which it was read
                 (``Records.seq``, ``info.seq``): live, and not changed since. 0: unless none of
                 them is live. A batch that changed nothing does not count as a change; what was
@@ -104,14 +108,19 @@ class Collection:
                 ``repeated`` set; the conditions are those of the first time then. A write that was
                 refused may be tried again under its id.
                 If the connection breaks before the answer, it is sent again within the timeout.
+                Where the rows are sent as several batches, these get "<request_id>/1" and so on, at
+                most 48 bytes before that, and repeating the call has one effect as long as the
+                server has the same limit.
 
         Returns:
             Receipt: the batch is fsynced, and every later read in any process sees it.
 
         Raises:
             InvalidArgumentError: nothing was written.
-            ResourceExhaustedError: nothing was written; the batch is larger than a message may be
-                (MESSAGE_TOO_LARGE), or the server has no room.
+            ResourceExhaustedError: the server has no room; or, MESSAGE_TOO_LARGE, a message can't
+                hold a single row, or all of them where there is a condition.
+            Of several batches, all before the failed one were written: ``progress`` of the error
+            says how many rows those were, a prefix of the input; it is None otherwise.
             ConditionFailedError: CONDITION_EXISTS, CONDITION_CHANGED: ``insert_only`` or ``if_seq``
                 does not hold; nothing was written.
             FailedPreconditionError: REQUEST_ID_REUSED: another write had this id; nothing was
@@ -168,11 +177,14 @@ class Collection:
     def get(self, ids: Any) -> Records:
         """Look up rows by id: vectors bit for bit as given, metadata, and which ids are missing.
 
+        An answer that is more than a message holds comes in pieces, each of one committed state;
+        ``seq`` is the least of theirs, so that ``if_seq`` at it refuses rather too much.
+
         Args:
             ids: list of at most 10,000 str or integers.
 
         Raises:
-            ResourceExhaustedError: the answer is larger than a message may be; ask for fewer.
+            ResourceExhaustedError: MESSAGE_TOO_LARGE: a single row is larger than a message.
             InvalidArgumentError, NotFoundError.
         """
         texts = checks.check_ids(ids, unique=False)
@@ -187,7 +199,8 @@ class Collection:
     def delete(
         self, ids: Any, *, if_seq: int | None = None, request_id: str | None = None
     ) -> Receipt:
-        """Delete rows by id, one batch, whole or not at all; ids not there are passed over.
+        """Delete rows by id, one batch, whole or not at all; ids not there are passed over. What is
+        more than a message holds is sent as several batches, as by ``upsert``.
 
         Args:
             ids: list of at most 10,000 str or integers.
@@ -227,7 +240,8 @@ class Collection:
     ) -> Any:
         """The k nearest live rows of one query or of many; fewer only if fewer are live.
 
-        Many queries are one call on the wire.
+        Many queries are one call on the wire, or a few if queries or answers are more than a
+        message holds; each call sees one committed state, whose seq is in ``info``.
 
         Args:
             query: float32, shape (dim,) for one ``Hits``, (q, dim) for a list of q; [] for [].
@@ -244,7 +258,8 @@ class Collection:
 
         Raises:
             InvalidArgumentError, UnsupportedError, NotFoundError, DeadlineExceededError.
-            ResourceExhaustedError: queries or answers are larger than a message may be.
+            ResourceExhaustedError: MESSAGE_TOO_LARGE: the answer to a single query is larger than
+                a message may be: ask for fewer, or without vectors or metadata.
         """
         checks.check_reserved(filter=filter, target_recall=target_recall)
         # The engine checks the numbers, in the same words as here.
