@@ -400,13 +400,16 @@ def public(cls: type) -> dict[str, Any]:
             Client,
             {
                 *("check_usable", "submit", "indexer_status", "optimize", "wake_indexer"),
-                *("run_backup", "woke"),
+                *("run_backup", "woke", "collection_of_id"),
             },
         ),
         (
             EngineCollection,
             ClientCollection,
-            {"upsert_raw", "run_search", "run_scroll_page", "run_optimize", "run_export"},
+            {
+                *("upsert_raw", "run_search", "run_scroll_page", "run_optimize", "run_export"),
+                "collection_id",
+            },
         ),
     ],
 )

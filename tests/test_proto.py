@@ -136,28 +136,28 @@ BackupReport path=1 collections=2 rows=3 bytes=4 elapsed_s=5
 BackupRequest path=1 include_segments=2
 BackupResponse report=1
 CollectionConfig dim=1 metric=2 m=3 ef_construction=4
-CollectionDescription name=1 config=2
+CollectionDescription name=1 config=2 id=3
 CollectionStats live_count=1 seq=2 generation=3 next_row=4 sealed_to=5 fresh_rows=6 unindexed_rows=7 store_bytes=8 segment_bytes=9 indexer=10 segments=11 oldest_pin_seq=12 oldest_pin_expires_s=13 readers=14 oldest_reader_lag=15 backlog_bytes=20 write_delay_s=21
 Comparison path=1 operator=2 values=3
-CountRequest collection=1 namespace=2 filter=3
+CountRequest collection=1 namespace=2 filter=3 collection_id=4
 CountResponse count=1
 CreateCollectionRequest collection=1 namespace=2 config=3
 CreateCollectionResponse collection=1
-DeleteRequest collection=1 namespace=2 ids=3 filter=4 condition=6 request_id=7
+DeleteRequest collection=1 namespace=2 ids=3 filter=4 condition=6 request_id=7 collection_id=8
 DeleteResponse seq=1 count=2 repeated_request=3
 DropCollectionRequest collection=1 namespace=2
 DropCollectionResponse
-EndScrollRequest collection=1 namespace=2 token=3
+EndScrollRequest collection=1 namespace=2 token=3 collection_id=4
 EndScrollResponse
 ExportEnd rows=1 seq=2 bytes=3 sha256=4 work=5 work_s=6 numbered=7 token=8 config=9 normalized=10
-ExportRequest collection=1 namespace=2 format=3 normalize_queries=4
+ExportRequest collection=1 namespace=2 format=3 normalize_queries=4 collection_id=5
 ExportResponse chunk=1 end=2
 Failure code=1 reason=2 message=3
 Filter all_of=1 any_of=2 negated=3 comparison=4
 FilterList filters=1
 GetCollectionRequest collection=1 namespace=2
 GetCollectionResponse collection=1
-GetRequest collection=1 namespace=2 ids=3
+GetRequest collection=1 namespace=2 ids=3 collection_id=4
 GetResponse ids=1 vectors=2 metadata=3 missing=4 seq=5
 ImportBegin collection=1 namespace=2 kind=3 metric=4 dim=5 bytes=6 side_bytes=7 file_name=8 side_name=9
 ImportEnd sha256=1 side_sha256=2
@@ -168,21 +168,21 @@ Limits dim_max=1 k_max=2 ef_max=3 results_per_call_max=4 batch_rows_max=5 id_byt
 ListCollectionsRequest namespace=2
 ListCollectionsResponse collections=1
 Matrix rows=1 dim=2 dtype=3 data=4
-OptimizeRequest collection=1 namespace=2
+OptimizeRequest collection=1 namespace=2 collection_id=3
 OptimizeResponse stats=1
 RenameCollectionRequest collection=1 namespace=2 new_name=3
 RenameCollectionResponse
-ScrollPageRequest collection=1 namespace=2 filter=3 token=4 batch=5 include_metadata=6 include_vectors=7
+ScrollPageRequest collection=1 namespace=2 filter=3 token=4 batch=5 include_metadata=6 include_vectors=7 collection_id=8
 ScrollPageResponse ids=1 vectors=2 metadata=3 seq=4 next_token=5
 SearchInfo plan=1 exact=2 ef=3 matches=4 seq=5 verified=6 unindexed_rows=7
-SearchRequest collection=1 namespace=2 queries=3 k=4 ef=5 exact=6 include_metadata=7 include_vectors=8 target_recall=9 filter=10 timeout_us=11
+SearchRequest collection=1 namespace=2 queries=3 k=4 ef=5 exact=6 include_metadata=7 include_vectors=8 target_recall=9 filter=10 timeout_us=11 collection_id=12
 SearchResponse counts=1 ids=2 distances=3 metadata=4 vectors=5 infos=6 visited=7 failure=8 deleted_visited=9
 SegmentStats number=1 kind=2 first_row=3 end_row=4 rows=5 dead=6 bytes=7
 ServerInfoRequest
 ServerInfoResponse version=1 data_format=2 limits=3 features=4
-StatsRequest collection=1 namespace=2
+StatsRequest collection=1 namespace=2 collection_id=3
 StatsResponse stats=1
-UpsertRequest collection=1 namespace=2 ids=3 vectors=4 metadata=5 condition=6 request_id=7
+UpsertRequest collection=1 namespace=2 ids=3 vectors=4 metadata=5 condition=6 request_id=7 collection_id=8
 UpsertResponse seq=1 count=2 repeated_request=3
 Value null_value=1 bool_value=2 int_value=3 double_value=4 string_value=5
 WriteCondition insert_only=1 if_seq=2

@@ -16,15 +16,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
 import vecdb
 from tests.model import seal_now
-from tests.serving import running_server
+from tests.serving import free_port, running_server
 from vecdb.engine import upkeep
 from vecdb.engine.database import Database
+from vecdb_client import Collection
+from vecdb_proto import vecdb_pb2 as wire
+from vecdb_proto.vecdb_pb2_grpc import VecdbStub
 from vecdb_server import command_line
+from vecdb_server.process import Server
 
 DIM = 4
 GONE = {"DROPPED", "NO_COLLECTION"}
@@ -49,6 +54,28 @@ def in_another_process(data: Path, statements: str) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def running_server_at(data: Path, listen: str) -> Iterator[None]:
+    server = Server(data, listen, indexer=False)
+    server.start()
+    try:
+        yield
+    finally:
+        server.drain(grace_s=5.0)
+
+
+def wait_until_ready(client: Any) -> None:
+    """A client of a server that came back connects again within two seconds."""
+    ends = time.monotonic() + 60
+    while True:
+        try:
+            client.list_collections()
+            return
+        except vecdb.UnavailableError:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
 
 
 def all_ids(collection: Any) -> list[str]:
@@ -91,22 +118,113 @@ def test_rename(surface: Any) -> None:
     assert surface.collection("docs").count() == 2
 
 
-def test_handles_are_bound_to_the_collection_here_and_to_the_name_there(tmp_path: Path) -> None:
+USES: dict[str, Any] = {
+    "upsert": lambda c: c.upsert(["x"], rows(1)),
+    "upsert of nothing": lambda c: c.upsert([], []),
+    "upsert_many": lambda c: c.upsert_many(["x", "y"], rows(2), batch_rows=1),
+    "get": lambda c: c.get(["x"]),
+    "search": lambda c: c.search(rows(1)[0]),
+    "searches": lambda c: c.search(rows(3)),
+    "count": lambda c: c.count(),
+    "scroll": all_ids,
+    "scroll_page": lambda c: c.scroll_page(),
+    "stats": lambda c: c.stats(),
+    "delete": lambda c: c.delete(["x", "y"]),
+}
+
+
+def test_handle_goes_on_after_a_rename_and_ends_with_the_drop(surface: Any, tmp_path: Path) -> None:
+    """One rule, embedded and remote: a handle is bound to the collection and not to its name."""
+    docs = surface.create_collection("docs", DIM)
+    found = surface.collection("docs")
+    docs.upsert([f"r{i}" for i in range(20)], rows(20))
+    docs.search(rows(1)[0])  # Of a client, the next one goes through a stream.
+    docs.search(rows(1)[0])
+    scroll, page = docs.scroll(batch=5), docs.scroll_page(batch=5)
+    ids = list(next(scroll).ids)
+    surface.rename_collection("docs", "books")
+    other = surface.create_collection("docs", DIM, "dot")
+    other.upsert(["other"], rows(1))
+    for handle in (docs, found):
+        assert (handle.name, handle.metric) == ("docs", vecdb.Metric.COSINE)
+        for name, use in USES.items():
+            assert use(handle) is not None, name
+        assert (handle.count(), len(all_ids(handle))) == (20, 20)
+        assert handle.search(rows(1)[0], k=1).ids == ["r0"]
+    # What was under way at the rename goes on too.
+    ids += [name for records in scroll for name in records.ids]
+    assert ids == [f"r{i}" for i in range(20)]
+    assert docs.scroll_page(page.next_token, batch=20).records.ids == ids[5:]
+    docs.end_scroll(docs.scroll_page(batch=1).next_token)
+    report = docs.export_faiss(tmp_path / "docs.faiss", flat=True)
+    assert report.rows == 20
+    books = surface.collection("books")
+    books.upsert(["new"], rows(1))
+    assert docs.count() == books.count() == 21
+    assert (other.count(), surface.collection("docs").count()) == (1, 1)
+
+    scroll = docs.scroll(batch=5)
+    next(scroll)
+    surface.drop_collection("books")
+    surface.rename_collection("docs", "books")  # The name of the dropped one is another's.
+    for handle in (docs, found, books):
+        for name, use in USES.items():
+            assert reason_of(lambda: use(handle)) == "DROPPED", name  # noqa: B023
+        assert reason_of(lambda: handle.optimize()) == "DROPPED"  # noqa: B023
+        assert reason_of(lambda: handle.export_faiss(tmp_path / "x", flat=True)) == "DROPPED"  # noqa: B023
+    assert reason_of(lambda: list(scroll)) == "DROPPED"
+    assert other.count() == 1
+
+
+def test_handle_of_a_client_survives_what_other_processes_and_restarts_do(tmp_path: Path) -> None:
+    """The server finds a collection by its id also if it has not opened it yet."""
+    listen = f"127.0.0.1:{free_port()}"
+    with vecdb.connect(listen) as client:
+        with running_server_at(tmp_path, listen):
+            docs, gone = (client.create_collection(name, DIM) for name in ("docs", "gone"))
+            docs.upsert(["a"], rows(1))
+        in_another_process(
+            tmp_path,
+            "db.rename_collection('docs', 'books'); db.drop_collection('gone'); "
+            "db.create_collection('docs', 2); db.create_collection('gone', 4)",
+        )
+        with running_server_at(tmp_path, listen):
+            wait_until_ready(client)
+            assert docs.upsert(["b"], rows(1)).seq == 2
+            assert docs.get(["a", "b"]).missing == []
+            assert reason_of(gone.count) == "DROPPED"
+            assert client.collection("gone").count() == 0
+
+
+def test_calls_on_the_wire_without_an_id_go_by_the_name(tmp_path: Path) -> None:
+    """As those of clients of before, and of others."""
     with (
         running_server(tmp_path, indexer=False) as address,
         vecdb.connect(address) as client,
-        vecdb.open(tmp_path) as database,
+        grpc.insecure_channel(address) as channel,
     ):
-        here, there = database.create_collection("docs", DIM), client.collection("docs")
-        there.upsert(["a"], rows(1))
-        database.rename_collection("docs", "books")
-        assert here.upsert(["b"], rows(1)).seq == 2
-        assert (here.name, here.count()) == ("docs", 2)
-        assert reason_of(there.count) == "NO_COLLECTION"
-        assert reason_of(lambda: there.search(rows(1)[0])) == "NO_COLLECTION"
-        assert reason_of(lambda: there.upsert(["c"], rows(1))) == "NO_COLLECTION"
+        stub: Any = VecdbStub(channel)
+        docs = client.create_collection("docs", DIM)
+        docs.upsert(["a"], rows(1))
+        known = stub.GetCollection(wire.GetCollectionRequest(collection="docs")).collection.id
+        assert known
+        client.rename_collection("docs", "books")
+        with pytest.raises(grpc.RpcError, match="no collection 'docs'"):
+            stub.Count(wire.CountRequest(collection="docs"))
+        assert stub.Count(wire.CountRequest(collection="books")).count == 1
+        # With one the name does not matter.
+        for name in ("docs", "", "../up"):
+            request = wire.CountRequest(collection=name, collection_id=known)
+            assert stub.Count(request).count == 1
+        for unknown in ("f" * 16, "../collections", known + "0", "\0"):
+            with pytest.raises(grpc.RpcError, match="dropped") as caught:
+                stub.Count(wire.CountRequest(collection="books", collection_id=unknown))
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        # A server that gives no id is asked by the name.
+        handle = Collection(client._calls, "books", docs.config, "")
+        assert handle.count() == 1
         client.rename_collection("books", "docs")
-        assert there.count() == 2
+        assert reason_of(handle.count) == "NO_COLLECTION"
 
 
 def test_another_process_sees_it_at_once_and_after_reopening(tmp_path: Path) -> None:
@@ -286,6 +404,37 @@ def test_dropped_between_finding_and_opening(
             monkeypatch.undo()
 
 
+def test_get_or_create_finds_what_another_process_creates_just_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, turns = Database.create_collection, []
+
+    def late(self: Any, name: str, *rest: Any, **named: Any) -> Any:
+        if not turns:
+            turns.append(1)
+            in_another_process(tmp_path, "db.get_or_create_collection('docs', 4, M=8)")
+        return real(self, name, *rest, **named)
+
+    monkeypatch.setattr(Database, "create_collection", late)
+    with vecdb.open(tmp_path, indexer=False) as database:
+        assert database.get_or_create_collection("docs", DIM).config.M == 8
+        # Of another shape than it was asked for here.
+        turns.clear()
+        database.drop_collection("docs")
+        with pytest.raises(vecdb.InvalidArgumentError, match="exists with M 8, expected M 16"):
+            database.get_or_create_collection("docs", DIM, M=16)
+
+
+def test_get_or_create_of_a_name_whose_drop_has_not_finished_ends(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        database.create_collection("docs", DIM)
+        database._catalog.drop("docs")  # Only its first step.
+        with pytest.raises(vecdb.AlreadyExistsError):
+            database.get_or_create_collection("docs", DIM)
+        database.drop_collection("docs")
+        assert database.get_or_create_collection("docs", DIM).count() == 0
+
+
 def test_a_drop_that_was_finished_by_another_touches_no_later_collection(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         catalog = database._catalog
@@ -432,9 +581,11 @@ def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: 
     assert os.listdir(data / "trash") == []
 
 
-def test_remote_writers_go_to_what_has_the_name_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_remote_writers_lose_nothing_while_collections_are_renamed(tmp_path: Path) -> None:
+    """Those that hold a handle write into one collection, whatever it is called; the others into
+    what has the name when they ask."""
     with running_server(tmp_path, indexer=False) as address, vecdb.connect(address) as client:
-        docs = client.create_collection("docs", DIM)
+        first = client.create_collection("docs", DIM)
         stop, reasons = threading.Event(), set()
 
         def write(seed: int) -> list[str]:
@@ -442,10 +593,12 @@ def test_remote_writers_go_to_what_has_the_name_and_nothing_is_lost(tmp_path: Pa
             while not stop.is_set():
                 n += 1
                 try:
+                    docs = first if seed == 0 else client.collection("docs")
                     docs.upsert([f"{seed}-{n}"], rows(1, n), request_id=f"{seed}-{n}")
                     done.append(f"{seed}-{n}")
                     docs.search(rows(1, n)[0], k=2)
                 except vecdb.NotFoundError as error:
+                    assert seed > 0
                     reasons.add(error.reason)
             return done
 
@@ -458,9 +611,10 @@ def test_remote_writers_go_to_what_has_the_name_and_nothing_is_lost(tmp_path: Pa
                     client.create_collection("docs", DIM)
             finally:
                 stop.set()
-            acknowledged = sorted(name for writer in writers for name in writer.result(30))
-        assert reasons <= GONE
-        found = [
-            name for d in client.list_collections() for name in all_ids(client.collection(d.name))
-        ]
-        assert sorted(found) == acknowledged and len(found) > 50
+            acknowledged = [writer.result(30) for writer in writers]
+        assert reasons <= {"NO_COLLECTION"}
+        found = {d.name: all_ids(client.collection(d.name)) for d in client.list_collections()}
+        everything = sorted(name for names in acknowledged for name in names)
+        assert sorted(name for names in found.values() for name in names) == everything
+        assert len(everything) > 50
+        assert set(acknowledged[0]) <= set(found["kept-0"])

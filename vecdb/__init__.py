@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from vecdb import checks
 from vecdb.checking import CheckedCollection, CheckReport, Problem
 from vecdb.errors import (
     AlreadyExistsError,
@@ -118,7 +119,10 @@ def open(path: str | os.PathLike[str], **options: Any) -> Database:
 
     Raises:
         MissingExtraError: the engine is not installed here.
-        FailedPreconditionError: the folder was written by a newer version, or is no vecdb folder.
+        FailedPreconditionError: the folder was written by a newer version, is no vecdb folder, or
+            may not be written to.
+        NotFoundError: the folder is not there and can't be made.
+        InvalidArgumentError: the path is none, or an option is unknown or wrong.
     """
     _check_engine("vecdb.open")
     from vecdb.engine.database import Database
@@ -226,7 +230,12 @@ def _check_engine(what: str) -> None:
 
 def connect(address: str = "127.0.0.1:7801", **options: Any) -> Client:
     """A client of the server at ``host:port``; the same as ``vecdb_client.Client(address,
-    **options)``."""
+    **options)``.
+
+    Raises:
+        InvalidArgumentError: the address is not host:port, or an option is unknown or wrong.
+    """
     from vecdb_client import Client
 
+    checks.check_options(options, ("timeout_s",), "vecdb.connect")
     return Client(address, **options)

@@ -108,7 +108,9 @@ class Batches(Iterator[Batch]):
         return Batch(parts[0], parts[1], parts[2] if len(parts) > 2 else None, first)
 
 
-def attach_progress(error: BaseException, progress: IngestProgress) -> None:
+def attach_progress(
+    error: BaseException, progress: IngestProgress, what: str = "upsert_many"
+) -> None:
     """Make a failure of ``upsert_many`` tell how far it had come, whatever the failure is.
 
     An error from outside (the caller's own generator) gets a note too, as nothing else would say
@@ -117,7 +119,7 @@ def attach_progress(error: BaseException, progress: IngestProgress) -> None:
     with suppress(AttributeError):
         error.progress = progress  # type: ignore[attr-defined]
     total = "" if progress.total is None else f" of {progress.total}"
-    error.add_note(f"upsert_many: {progress.rows}{total} rows were acknowledged before this")
+    error.add_note(f"{what}: {progress.rows}{total} rows were acknowledged before this")
 
 
 def request_id_of_part(stem: str | None, number: int) -> str | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from difflib import get_close_matches
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -32,6 +33,7 @@ __all__ = [
     "check_ids",
     "check_k",
     "check_limit",
+    "check_local_path",
     "check_metadata",
     "check_name",
     "check_options",
@@ -133,6 +135,15 @@ def check_path(path: Any, *, absolute: bool = False) -> str:
             f"a path on a server's machine must be absolute, got {shown(text)}", "BAD_PATH"
         )
     return text
+
+
+def check_local_path(path: Any) -> Path:
+    """A path on this machine; ``~`` stands for the user's folder."""
+    text = check_path(path)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InvalidArgumentError(f"this is no path: {shown(text)}: {error}", "BAD_PATH") from None
 
 
 def check_metric(metric: Any) -> Metric:

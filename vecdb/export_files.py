@@ -187,7 +187,7 @@ def save_export(
         DataLossError: what came is not what was sent.
         ResourceExhaustedError: the disk is full. Nothing is left of the export.
     """
-    target = Path(checks.check_path(path)).expanduser().absolute()
+    target = checks.check_local_path(path).absolute()
     began = time.monotonic()
     with os_errors_translated(str(target)), contextlib.ExitStack() as stack:
         parquet, lines = side_paths(target)

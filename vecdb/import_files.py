@@ -91,7 +91,7 @@ def _chosen(path: Path, meta: Any) -> Path | None:
         return None
     if meta is None:
         return next((each for each in side_paths(path) if each.exists()), None)
-    chosen = Path(checks.check_path(meta)).expanduser()
+    chosen = checks.check_local_path(meta)
     if not chosen.is_file():
         raise NotFoundError(f"there is no file {chosen}", "NO_FILE")
     return chosen

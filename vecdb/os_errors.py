@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from vecdb.errors import (
     FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
     VecdbError,
@@ -17,13 +19,17 @@ __all__ = ["os_errors_translated"]
 
 
 @contextlib.contextmanager
-def os_errors_translated(what: str) -> Iterator[None]:
-    """The system's errors with files as ours; that something is not there passes, as callers know
-    better."""
+def os_errors_translated(what: str, *, missing: bool = False) -> Iterator[None]:
+    """The system's errors with files as ours. That something is not there passes, where callers
+    know better, or is NO_FOLDER if ``missing``."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError, VecdbError):
+    except VecdbError:
         raise  # A DeadlineExceededError is a TimeoutError, and so one of the system's too.
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not missing:
+            raise
+        raise NotFoundError(f"there is no such folder ({what}: {error})", "NO_FOLDER") from error
     except OSError as error:
         text = f"{what}: {error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -34,4 +40,6 @@ def os_errors_translated(what: str) -> Iterator[None]:
             raise ResourceExhaustedError(f"out of memory ({text})", "OUT_OF_MEMORY") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise FailedPreconditionError(f"not allowed ({text})", "PERMISSION") from error
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise InvalidArgumentError(f"this is no path: {text}", "BAD_PATH") from error
         raise UnavailableError(f"I/O error ({text})", "IO_ERROR") from error

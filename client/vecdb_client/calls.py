@@ -15,10 +15,9 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Final
 
-from vecdb import limits
+from vecdb import checks, limits
 from vecdb.errors import (
     FailedPreconditionError,
-    InvalidArgumentError,
     OutcomeUnknownError,
     ResourceExhaustedError,
     UnavailableError,
@@ -49,7 +48,7 @@ class Calls:
     """
 
     def __init__(self, address: str, timeout_s: float | None) -> None:
-        self.timeout_s = _checked_timeout(timeout_s)
+        self.timeout_s = checks.check_timeout(timeout_s)
         self._address = address
         self._pid = os.getpid()
         self._unusable: str | None = None
@@ -58,10 +57,13 @@ class Calls:
         self._left: list[Connection] = []
         self._connection = self._connected()
 
+    def limit_of(self, timeout_s: float | None) -> float | None:
+        """Seconds that a call may take: what was asked for or the client's; None for no end."""
+        return self.timeout_s if timeout_s is None else checks.check_timeout(timeout_s)
+
     def read(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         """The answer to what changes nothing; ``timeout_s`` None for the client's."""
-        limit_s = self.timeout_s if timeout_s is None else _checked_timeout(timeout_s)
-        return self._send(method, request, limit_s, is_write=False)
+        return self._send(method, request, self.limit_of(timeout_s), is_write=False)
 
     def start_read(self, method: str, request: Any) -> Callable[[], Any]:
         """Like ``read``, but only begun: the function that is returned waits for the answer."""
@@ -74,9 +76,9 @@ class Calls:
 
         return wait
 
-    def search(self, request: wire.SearchRequest, timeout_s: float | None) -> wire.SearchResponse:
-        """Send a search: in an open stream, or as a call of its own if there is none to be had."""
-        limit_s = self.timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+    def search(self, request: wire.SearchRequest, limit_s: float | None) -> wire.SearchResponse:
+        """Send a search: in an open stream, or as a call of its own if there is none to be had.
+        limit_s: as of ``limit_of``."""
         connection = self._current()
         began = time.monotonic()
         with connection.use(is_write=False):
@@ -92,19 +94,19 @@ class Calls:
 
     def wait(self, method: str, request: Any, timeout_s: float | None) -> Any:
         """Like ``read`` for work that may take hours: without a timeout it has no end."""
-        return self._send(method, request, _checked_timeout(timeout_s), is_write=False)
+        return self._send(method, request, checks.check_timeout(timeout_s), is_write=False)
 
     def answers(
         self, method: str, request: Any, timeout_s: float | None
     ) -> Generator[Any, None, None]:
         """The answers to a request that changes nothing; without a timeout it has no end. If the
         iterator is closed before that, so is the call."""
-        limit_s = _checked_timeout(timeout_s)
+        limit_s = checks.check_timeout(timeout_s)
         yield from self._current().answers(method, request, limit_s)
 
     def upload(self, method: str, messages: Iterator[Any], timeout_s: float | None) -> Any:
         """The answer to many messages that change something; without a timeout it has no end."""
-        limit_s = _checked_timeout(timeout_s)
+        limit_s = checks.check_timeout(timeout_s)
         begun = self._current().begin(method, messages, limit_s, is_write=True)
         try:
             return begun.result()
@@ -145,10 +147,10 @@ class Calls:
             time.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, _BACK_OFF_MAX_S)
 
-    def server_message_bytes(self) -> int:
+    def server_message_bytes(self, timeout_s: float | None = None) -> int:
         """The server's limit on messages, asked for once."""
         if self._message_bytes is None:
-            response = self.read("ServerInfo", wire.ServerInfoRequest())
+            response = self.read("ServerInfo", wire.ServerInfoRequest(), timeout_s)
             self._message_bytes = min(response.limits.message_bytes, limits.MESSAGE_BYTES.maximum)
         return self._message_bytes
 
@@ -241,11 +243,3 @@ class _Attempts:
 def _end_streams(connection: Connection, pid: int) -> None:
     if os.getpid() == pid:
         connection.end_streams()
-
-
-def _checked_timeout(timeout_s: float | None) -> float | None:
-    if timeout_s is not None and not timeout_s > 0:
-        raise InvalidArgumentError(
-            f"timeout_s must be above 0 or None, got {timeout_s!r}", "OUT_OF_RANGE"
-        )
-    return timeout_s

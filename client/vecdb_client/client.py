@@ -74,7 +74,7 @@ class Client(DatabaseSurface[Collection]):
         return self._handle(made)
 
     def collection(self, name: str) -> Collection:
-        """A handle on a collection. It is bound to the name: each call goes to what has it then.
+        """A handle on a collection.
 
         Raises:
             NotFoundError: there is none of that name.
@@ -88,8 +88,8 @@ class Client(DatabaseSurface[Collection]):
         return [translation.description_of(each) for each in response.collections]
 
     def rename_collection(self, old: str, new: str) -> None:
-        """Give a collection another name, in one step for everyone. Handles are bound to the name:
-        those made by the old one raise NotFoundError from then on.
+        """Give a collection another name, in one step for everyone. Handles are bound to the
+        collection and go on working; their ``name`` stays what they were opened by.
 
         Raises:
             NotFoundError: there is none of the name ``old``.
@@ -202,4 +202,4 @@ class Client(DatabaseSurface[Collection]):
 
     def _handle(self, made: wire.CollectionDescription) -> Collection:
         description = translation.description_of(made)
-        return Collection(self._calls, description.name, description.config)
+        return Collection(self._calls, description.name, description.config, made.id)

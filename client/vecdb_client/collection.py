@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from vecdb import checks, limits
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
@@ -15,6 +14,7 @@ from vecdb.types import (
     CollectionConfig,
     CollectionStats,
     ExportReport,
+    Hits,
     IngestProgress,
     Metric,
     Receipt,
@@ -22,7 +22,7 @@ from vecdb.types import (
     ScrollPage,
 )
 from vecdb.vector_arrays import as_queries
-from vecdb_client import translation
+from vecdb_client import cutting, translation
 from vecdb_client.exports import export_stream
 from vecdb_client.ingest import ingest, upsert_request
 from vecdb_client.translation import write_terms
@@ -38,17 +38,22 @@ __all__ = ["Collection"]
 class Collection:
     """A handle on a collection of a server. Safe to use from many threads.
 
-    Made by ``Client.collection`` and ``Client.create_collection``. It is bound to the name: after a
-    drop every call raises NotFoundError until the name is given again.
+    Made by ``Client.collection`` and ``Client.create_collection``. It is bound to the collection
+    that had the name when it was made: it goes on working after a rename, and after a drop every
+    call raises NotFoundError, also if the name was given again. (A server of before this rule goes
+    by the name.)
 
     Beside the errors named at each method every call may raise UnavailableError (no connection, or
     the server starts or stops) and DeadlineExceededError.
     """
 
-    def __init__(self, calls: Calls, name: str, config: CollectionConfig) -> None:
+    def __init__(
+        self, calls: Calls, name: str, config: CollectionConfig, collection_id: str
+    ) -> None:
         self._calls = calls
         self._name = name
         self._config = config
+        self._target: dict[str, Any] = {"collection": name, "collection_id": collection_id}
 
     @property
     def name(self) -> str:
@@ -82,14 +87,18 @@ class Collection:
     ) -> Receipt:
         """Write one batch, whole or not at all: new ids are added, known ones replaced.
 
-        An entry replaces all of what was stored under its id.
+        An entry replaces all of what was stored under its id. Rows that are more than a message
+        holds (16 MiB, unless the server was started with another limit) are sent as several
+        batches, one after the other: each of them is whole or not at all, the call is not. The
+        receipt has the last one's seq then.
 
         Args:
             ids: list of n str (or integers, which become their decimal text), no id twice.
             vectors: float32, shape (n, dim); n is at most 10,000. Without any ids nothing is
                 written, and the receipt has the seq of the last batch.
             metadata: list of n dict or None; None for no metadata at all.
-            insert_only: refuse the batch if any of its ids is live.
+            insert_only: refuse the batch if any of its ids is live. With a condition, rows that a
+                message can't hold are refused.
             if_seq: refuse the batch unless every id is as it was at this seq, at which it was read
                 (``Records.seq``, ``info.seq``): live, and not changed since. 0: unless none of
                 them is live. A batch that changed nothing does not count as a change; what was
@@ -99,14 +108,19 @@ class Collection:
                 ``repeated`` set; the conditions are those of the first time then. A write that was
                 refused may be tried again under its id.
                 If the connection breaks before the answer, it is sent again within the timeout.
+                Where the rows are sent as several batches, these get "<request_id>/1" and so on, at
+                most 48 bytes before that, and repeating the call has one effect as long as the
+                server has the same limit.
 
         Returns:
             Receipt: the batch is fsynced, and every later read in any process sees it.
 
         Raises:
             InvalidArgumentError: nothing was written.
-            ResourceExhaustedError: nothing was written; the batch is larger than a message may be
-                (MESSAGE_TOO_LARGE), or the server has no room.
+            ResourceExhaustedError: the server has no room; or, MESSAGE_TOO_LARGE, a message can't
+                hold a single row, or all of them where there is a condition.
+            Of several batches, all before the failed one were written: ``progress`` of the error
+            says how many rows those were, a prefix of the input; it is None otherwise.
             ConditionFailedError: CONDITION_EXISTS, CONDITION_CHANGED: ``insert_only`` or ``if_seq``
                 does not hold; nothing was written.
             FailedPreconditionError: REQUEST_ID_REUSED: another write had this id; nothing was
@@ -117,10 +131,14 @@ class Collection:
             NotFoundError: the collection was dropped.
         """
         terms = write_terms(insert_only, if_seq, request_id)
-        rows = checks.check_rows(ids, vectors, metadata, self.config)
-        request = upsert_request(self._name, *rows, terms)
-        response = self._calls.write("Upsert", request)
-        return Receipt(response.seq, response.count, response.repeated_request)
+        texts, array, raw = checks.check_rows(ids, vectors, metadata, self.config)
+
+        def build(rows: slice, terms: dict[str, Any]) -> wire.UpsertRequest:
+            some = None if raw is None else raw[rows]
+            return upsert_request(self._target, texts[rows], array[rows], some, terms)
+
+        size = cutting.rows_bytes_max(texts, self.dim, raw)
+        return cutting.write(self._calls, "Upsert", build, texts, size, terms)
 
     def upsert_many(
         self,
@@ -159,20 +177,30 @@ class Collection:
     def get(self, ids: Any) -> Records:
         """Look up rows by id: vectors bit for bit as given, metadata, and which ids are missing.
 
+        An answer that is more than a message holds comes in pieces, each of one committed state;
+        ``seq`` is the least of theirs, so that ``if_seq`` at it refuses rather too much.
+
         Args:
             ids: list of at most 10,000 str or integers.
 
         Raises:
-            ResourceExhaustedError: the answer is larger than a message may be; ask for fewer.
+            ResourceExhaustedError: MESSAGE_TOO_LARGE: a single row is larger than a message.
             InvalidArgumentError, NotFoundError.
         """
-        request = wire.GetRequest(collection=self._name, ids=checks.check_ids(ids, unique=False))
-        return translation.records_of(self._calls.read("Get", request))
+        texts = checks.check_ids(ids, unique=False)
+
+        def ask(some: slice) -> Records:
+            request = wire.GetRequest(**self._target, ids=texts[some])
+            return translation.records_of(self._calls.read("Get", request))
+
+        entry_bytes = 4 * self.dim + 4 * max(map(len, texts), default=0)
+        return cutting.joined_records(cutting.in_pieces(self._calls, len(texts), entry_bytes, ask))
 
     def delete(
         self, ids: Any, *, if_seq: int | None = None, request_id: str | None = None
     ) -> Receipt:
-        """Delete rows by id, one batch, whole or not at all; ids not there are passed over.
+        """Delete rows by id, one batch, whole or not at all; ids not there are passed over. What is
+        more than a message holds is sent as several batches, as by ``upsert``.
 
         Args:
             ids: list of at most 10,000 str or integers.
@@ -184,13 +212,16 @@ class Collection:
         """
         terms = write_terms(False, if_seq, request_id)
         texts = checks.check_ids(ids, unique=False)
-        request = wire.DeleteRequest(collection=self._name, ids=texts, **terms)
-        response = self._calls.write("Delete", request)
-        return Receipt(response.seq, response.count, response.repeated_request)
+
+        def build(rows: slice, terms: dict[str, Any]) -> wire.DeleteRequest:
+            return wire.DeleteRequest(**self._target, ids=texts[rows], **terms)
+
+        size = cutting.rows_bytes_max(texts, 0, None)
+        return cutting.write(self._calls, "Delete", build, texts, size, terms)
 
     def count(self) -> int:
         """Live rows."""
-        request = wire.CountRequest(collection=self._name)
+        request = wire.CountRequest(**self._target)
         count: int = self._calls.read("Count", request).count
         return count
 
@@ -209,7 +240,8 @@ class Collection:
     ) -> Any:
         """The k nearest live rows of one query or of many; fewer only if fewer are live.
 
-        Many queries are one call on the wire.
+        Many queries are one call on the wire, or a few if queries or answers are more than a
+        message holds; each call sees one committed state, whose seq is in ``info``.
 
         Args:
             query: float32, shape (dim,) for one ``Hits``, (q, dim) for a list of q; [] for [].
@@ -226,25 +258,37 @@ class Collection:
 
         Raises:
             InvalidArgumentError, UnsupportedError, NotFoundError, DeadlineExceededError.
-            ResourceExhaustedError: queries or answers are larger than a message may be.
+            ResourceExhaustedError: MESSAGE_TOO_LARGE: the answer to a single query is larger than
+                a message may be: ask for fewer, or without vectors or metadata.
         """
         checks.check_reserved(filter=filter, target_recall=target_recall)
         # The engine checks the numbers, in the same words as here.
         query = as_queries(query, self.dim)
-        queries = query if query.ndim == 2 else query[np.newaxis]
-        request = wire.SearchRequest(
-            collection=self._name,
-            queries=encode_matrix(queries),
-            k=checks.check_k(k, len(queries)),
-            ef=None if ef is None else checks.check_limit(limits.EF, ef),
-            exact=bool(exact),
-            include_metadata=bool(include_metadata),
-            include_vectors=bool(include_vectors),
-        )
-        response = self._calls.search(request, timeout_s)
-        answers = translation.hits_of(
-            response, len(queries), with_metadata=include_metadata, with_vectors=include_vectors
-        )
+        queries = query if query.ndim == 2 else query.reshape(1, -1)
+        limit_s = self._calls.limit_of(timeout_s)
+        ends = None if limit_s is None else time.monotonic() + limit_s
+        wanted: dict[str, Any] = {
+            **self._target,
+            "k": checks.check_k(k, max(1, len(queries))),
+            "ef": None if ef is None else checks.check_limit(limits.EF, ef),
+            "exact": checks.check_flag("exact", exact),
+            "include_metadata": checks.check_flag("include_metadata", include_metadata),
+            "include_vectors": checks.check_flag("include_vectors", include_vectors),
+        }
+
+        def ask(some: slice) -> list[Hits]:
+            part = queries[some]
+            request = wire.SearchRequest(**wanted, queries=encode_matrix(part))
+            left_s = None if ends is None else max(1e-3, ends - time.monotonic())
+            response = self._calls.search(request, left_s)
+            return translation.hits_of(
+                response, len(part), with_metadata=include_metadata, with_vectors=include_vectors
+            )
+
+        hit_bytes = 8 + (4 * self.dim if include_vectors else 0)
+        entry_bytes = max(4 * self.dim, wanted["k"] * hit_bytes)
+        parts = cutting.in_pieces(self._calls, len(queries), entry_bytes, ask, limit_s)
+        answers = [hits for part in parts for hits in part]
         return answers[0] if query.ndim == 1 else answers
 
     def scroll(
@@ -314,14 +358,14 @@ class Collection:
         Raises:
             InvalidArgumentError: BAD_TOKEN.
         """
-        request = wire.EndScrollRequest(collection=self._name, token=checks.check_token(token))
+        request = wire.EndScrollRequest(**self._target, token=checks.check_token(token))
         self._calls.read("EndScroll", request)
 
     def _page_request(
         self, token: str | None, batch: Any, include_metadata: Any, include_vectors: Any
     ) -> wire.ScrollPageRequest:
         return wire.ScrollPageRequest(
-            collection=self._name,
+            **self._target,
             token=None if token is None else checks.check_token(token),
             batch=checks.check_limit(limits.BATCH_ROWS, batch),
             include_metadata=bool(include_metadata),
@@ -330,7 +374,7 @@ class Collection:
 
     def stats(self) -> CollectionStats:
         """Rows, segments and bytes at one seq."""
-        request = wire.StatsRequest(collection=self._name)
+        request = wire.StatsRequest(**self._target)
         response = self._calls.read("Stats", request)
         return translation.stats_of(response.stats)
 
@@ -347,7 +391,7 @@ class Collection:
             ResourceExhaustedError: the server waits for too many of these already.
             UnavailableError: the server runs no indexer.
         """
-        request = wire.OptimizeRequest(collection=self._name)
+        request = wire.OptimizeRequest(**self._target)
         response = self._calls.wait("Optimize", request, timeout_s)
         return translation.stats_of(response.stats)
 
@@ -416,7 +460,7 @@ class Collection:
         timeout_s: float | None,
     ) -> ExportReport:
         request = wire.ExportRequest(
-            collection=self._name, format=kind, normalize_queries=normalize_queries
+            **self._target, format=kind, normalize_queries=normalize_queries
         )
         return save_export(
             path,

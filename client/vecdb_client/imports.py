@@ -47,7 +47,7 @@ def send_import(
         progress: told bytes sent so far, and of how many, by another thread.
     """
     began = time.monotonic()
-    file_path = Path(checks.check_path(path)).expanduser()
+    file_path = checks.check_local_path(path)
     with os_errors_translated(str(file_path)), contextlib.ExitStack() as stack:
         files = [_Outgoing(stack, file_path, str(file_path))]
         begin.bytes, begin.file_name = files[0].size, files[0].called

@@ -20,7 +20,9 @@ import numpy.typing as npt
 from vecdb import checks, limits
 from vecdb.batching import Batch, attach_progress, batches, request_id_of_part
 from vecdb.errors import VecdbError
+from vecdb.row_names import RowNames
 from vecdb.types import IngestProgress
+from vecdb_client.cutting import fitting
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 
@@ -37,15 +39,16 @@ Progress = Callable[[IngestProgress], None]
 
 
 def upsert_request(
-    name: str,
+    target: dict[str, Any],
     ids: list[str],
     vectors: npt.NDArray[np.float32],
     metadata: list[bytes] | None,
     terms: dict[str, Any],
 ) -> wire.UpsertRequest:
-    """One batch that was checked. terms: as of ``translation.write_terms``."""
+    """One batch that was checked. target: fields that name the collection. terms: as of
+    ``translation.write_terms``."""
     return wire.UpsertRequest(
-        collection=name, ids=ids, vectors=encode_matrix(vectors), metadata=metadata, **terms
+        **target, ids=ids, vectors=encode_matrix(vectors), metadata=metadata, **terms
     )
 
 
@@ -61,7 +64,7 @@ def ingest(
     job = _Ingest(calls, collection, progress)
     try:
         job.stem = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
-        checks.check_limit(limits.BATCH_ROWS, batch_rows)
+        checks.check_limit(limits.BATCH_ROWS, batch_rows, "batch_rows")
         job.message_bytes = calls.server_message_bytes()
         rows = max(1, min(batch_rows, job.message_bytes // (4 * collection.dim)))
         parts = batches(*source, collection.dim, rows)
@@ -98,7 +101,7 @@ class _Ingest:
         self._began = time.monotonic()
         self._under_way: deque[_UnderWay] = deque()
         self._has_gap = False
-        self._pieces = 0
+        self._pieces = self._first = 0
         self.message_bytes = 0
         self.stem: str | None = None
         self.done = IngestProgress(0, None, 0, 0.0)
@@ -110,6 +113,7 @@ class _Ingest:
     def send(self, part: Batch) -> None:
         """Check a batch and send it as soon as there is a place for it."""
         rows = checks.check_rows(*part[:3], self._collection.config, part.first)
+        self._first = part.first
         for request, sent_ids in self._fitting(*rows):
             self.settle(at_most=_UNDER_WAY_MAX - 1)
             while any(not sent_ids.isdisjoint(other.ids) for other in self._under_way):
@@ -121,20 +125,19 @@ class _Ingest:
         self, ids: list[str], vectors: npt.NDArray[np.float32], metadata: list[bytes] | None
     ) -> Iterator[tuple[wire.UpsertRequest, set[str]]]:
         """The batch as one request, or in halves of halves if a message can't hold it."""
-        # Requests are numbered as they are sent, so that the same input cut in the same way has the
-        # same request ids.
-        request_id = request_id_of_part(self.stem, self._pieces + 1)
-        terms = {} if request_id is None else {"request_id": request_id}
-        request = upsert_request(self._collection.name, ids, vectors, metadata, terms)
-        if len(ids) == 1 or request.ByteSize() <= self.message_bytes:
+
+        def build(rows: slice) -> wire.UpsertRequest:
+            # Requests are numbered as they are sent, so that the same input cut in the same way has
+            # the same request ids.
+            request_id = request_id_of_part(self.stem, self._pieces + 1)
+            terms = {} if request_id is None else {"request_id": request_id}
+            raw = None if metadata is None else metadata[rows]
+            return upsert_request(self._collection._target, ids[rows], vectors[rows], raw, terms)
+
+        names = RowNames(self._first, ids)
+        for request, rows in fitting(build, slice(0, len(ids)), self.message_bytes, names):
             self._pieces += 1
-            yield request, set(ids)
-            return
-        half = len(ids) // 2
-        for piece in (slice(0, half), slice(half, None)):
-            yield from self._fitting(
-                ids[piece], vectors[piece], None if metadata is None else metadata[piece]
-            )
+            yield request, set(ids[rows])
 
     def settle(self, at_most: int) -> None:
         """Wait for the oldest batches until ``at_most`` are under way; tell of each."""

@@ -70,12 +70,14 @@ class CollectionConfig(_message.Message):
     def __init__(self, dim: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., m: _Optional[int] = ..., ef_construction: _Optional[int] = ...) -> None: ...
 
 class CollectionDescription(_message.Message):
-    __slots__ = ("name", "config")
+    __slots__ = ("name", "config", "id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     config: CollectionConfig
-    def __init__(self, name: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ...) -> None: ...
+    id: str
+    def __init__(self, name: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., id: _Optional[str] = ...) -> None: ...
 
 class CreateCollectionRequest(_message.Message):
     __slots__ = ("collection", "namespace", "config")
@@ -154,7 +156,7 @@ class WriteCondition(_message.Message):
     def __init__(self, insert_only: _Optional[bool] = ..., if_seq: _Optional[int] = ...) -> None: ...
 
 class UpsertRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "ids", "vectors", "metadata", "condition", "request_id")
+    __slots__ = ("collection", "namespace", "ids", "vectors", "metadata", "condition", "request_id", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +164,7 @@ class UpsertRequest(_message.Message):
     METADATA_FIELD_NUMBER: _ClassVar[int]
     CONDITION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     ids: _containers.RepeatedScalarFieldContainer[str]
@@ -169,7 +172,8 @@ class UpsertRequest(_message.Message):
     metadata: _containers.RepeatedScalarFieldContainer[bytes]
     condition: WriteCondition
     request_id: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., condition: _Optional[_Union[WriteCondition, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., condition: _Optional[_Union[WriteCondition, _Mapping]] = ..., request_id: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class UpsertResponse(_message.Message):
     __slots__ = ("seq", "count", "repeated_request")
@@ -182,20 +186,22 @@ class UpsertResponse(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., count: _Optional[int] = ..., repeated_request: _Optional[bool] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "ids", "filter", "condition", "request_id")
+    __slots__ = ("collection", "namespace", "ids", "filter", "condition", "request_id", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     CONDITION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     ids: _containers.RepeatedScalarFieldContainer[str]
     filter: Filter
     condition: WriteCondition
     request_id: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., condition: _Optional[_Union[WriteCondition, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., condition: _Optional[_Union[WriteCondition, _Mapping]] = ..., request_id: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class DeleteResponse(_message.Message):
     __slots__ = ("seq", "count", "repeated_request")
@@ -208,14 +214,16 @@ class DeleteResponse(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., count: _Optional[int] = ..., repeated_request: _Optional[bool] = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "ids")
+    __slots__ = ("collection", "namespace", "ids", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class GetResponse(_message.Message):
     __slots__ = ("ids", "vectors", "metadata", "missing", "seq")
@@ -232,7 +240,7 @@ class GetResponse(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[str]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., missing: _Optional[_Iterable[str]] = ..., seq: _Optional[int] = ...) -> None: ...
 
 class ScrollPageRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "filter", "token", "batch", "include_metadata", "include_vectors")
+    __slots__ = ("collection", "namespace", "filter", "token", "batch", "include_metadata", "include_vectors", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
@@ -240,6 +248,7 @@ class ScrollPageRequest(_message.Message):
     BATCH_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_METADATA_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     filter: Filter
@@ -247,7 +256,8 @@ class ScrollPageRequest(_message.Message):
     batch: int
     include_metadata: bool
     include_vectors: bool
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., token: _Optional[str] = ..., batch: _Optional[int] = ..., include_metadata: _Optional[bool] = ..., include_vectors: _Optional[bool] = ...) -> None: ...
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., token: _Optional[str] = ..., batch: _Optional[int] = ..., include_metadata: _Optional[bool] = ..., include_vectors: _Optional[bool] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class ScrollPageResponse(_message.Message):
     __slots__ = ("ids", "vectors", "metadata", "seq", "next_token")
@@ -264,28 +274,32 @@ class ScrollPageResponse(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[str]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., seq: _Optional[int] = ..., next_token: _Optional[str] = ...) -> None: ...
 
 class EndScrollRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "token")
+    __slots__ = ("collection", "namespace", "token", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     token: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., token: _Optional[str] = ...) -> None: ...
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., token: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class EndScrollResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class CountRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "filter")
+    __slots__ = ("collection", "namespace", "filter", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     filter: Filter
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class CountResponse(_message.Message):
     __slots__ = ("count",)
@@ -294,7 +308,7 @@ class CountResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us")
+    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
@@ -306,6 +320,7 @@ class SearchRequest(_message.Message):
     TARGET_RECALL_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     queries: Matrix
@@ -317,7 +332,8 @@ class SearchRequest(_message.Message):
     target_recall: float
     filter: Filter
     timeout_us: int
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: _Optional[bool] = ..., include_metadata: _Optional[bool] = ..., include_vectors: _Optional[bool] = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ...) -> None: ...
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: _Optional[bool] = ..., include_metadata: _Optional[bool] = ..., include_vectors: _Optional[bool] = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure", "deleted_visited")
@@ -436,12 +452,14 @@ class Value(_message.Message):
     def __init__(self, null_value: _Optional[bool] = ..., bool_value: _Optional[bool] = ..., int_value: _Optional[int] = ..., double_value: _Optional[float] = ..., string_value: _Optional[str] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
-    __slots__ = ("collection", "namespace")
+    __slots__ = ("collection", "namespace", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class StatsResponse(_message.Message):
     __slots__ = ("stats",)
@@ -450,12 +468,14 @@ class StatsResponse(_message.Message):
     def __init__(self, stats: _Optional[_Union[CollectionStats, _Mapping]] = ...) -> None: ...
 
 class OptimizeRequest(_message.Message):
-    __slots__ = ("collection", "namespace")
+    __slots__ = ("collection", "namespace", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class OptimizeResponse(_message.Message):
     __slots__ = ("stats",)
@@ -548,16 +568,18 @@ class SegmentStats(_message.Message):
     def __init__(self, number: _Optional[int] = ..., kind: _Optional[str] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., rows: _Optional[int] = ..., dead: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class ExportRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "format", "normalize_queries")
+    __slots__ = ("collection", "namespace", "format", "normalize_queries", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     NORMALIZE_QUERIES_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     format: ExportFormat
     normalize_queries: bool
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., format: _Optional[_Union[ExportFormat, str]] = ..., normalize_queries: _Optional[bool] = ...) -> None: ...
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., format: _Optional[_Union[ExportFormat, str]] = ..., normalize_queries: _Optional[bool] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class ExportResponse(_message.Message):
     __slots__ = ("chunk", "end")

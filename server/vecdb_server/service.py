@@ -112,7 +112,7 @@ class Service:
             request.collection, **translation.config_arguments(request.config)
         )
         return wire.CreateCollectionResponse(
-            collection=translation.description_message(made.name, made.config)
+            collection=translation.description_message(made.name, made.config, made.collection_id)
         )
 
     def get_collection(
@@ -121,7 +121,9 @@ class Service:
         """Its configuration."""
         collection = self._collection(request)
         return wire.GetCollectionResponse(
-            collection=translation.description_message(collection.name, collection.config)
+            collection=translation.description_message(
+                collection.name, collection.config, collection.collection_id
+            )
         )
 
     def list_collections(
@@ -275,9 +277,12 @@ class Service:
         return wire.ImportResponse(report=translation.import_report_message(report))
 
     def _collection(self, request: Any, *reserved: str) -> Any:
-        """The collection that has the name now."""
+        """The collection of the id, or without one the collection that has the name now."""
         database = self.check_ready()
         translation.refuse_reserved(request, *reserved)
+        collection_id = getattr(request, "collection_id", "")
+        if collection_id:
+            return database.collection_of_id(collection_id, request.collection)
         return database.collection(request.collection)
 
 

@@ -271,9 +271,11 @@ def import_parts(messages: Iterator[wire.ImportRequest]) -> Iterator[Chunk | Tra
 # --------------------------------------------------------------------------------------- responses
 
 
-def description_message(name: str, config: CollectionConfig) -> wire.CollectionDescription:
+def description_message(
+    name: str, config: CollectionConfig, collection_id: str = ""
+) -> wire.CollectionDescription:
     """A collection with its whole configuration."""
-    return wire.CollectionDescription(name=name, config=_config_message(config))
+    return wire.CollectionDescription(name=name, id=collection_id, config=_config_message(config))
 
 
 def _config_message(config: CollectionConfig) -> wire.CollectionConfig:

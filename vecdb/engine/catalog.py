@@ -36,7 +36,7 @@ from vecdb.engine.files import file_lock, fsync_folder, patient_lock
 from vecdb.engine.lmdb_files import fill_cut_file
 from vecdb.engine.modes import make_folder, make_folders
 from vecdb.engine.named_database import NamedDatabase
-from vecdb.engine.store import Store, mark_dropped
+from vecdb.engine.store import Store, dropped_error, mark_dropped
 from vecdb.errors import (
     AlreadyExistsError,
     DataLossError,
@@ -193,6 +193,17 @@ class Catalog:
         """Ids of all collections, in whatever state."""
         with self.environment.read() as transaction:
             return {str(entry["id"]) for entry in self._entries(transaction).values()}
+
+    def check_there(self, collection_id: str) -> None:
+        """Check that there is a collection of this id, whatever its name is.
+
+        Raises:
+            NotFoundError: DROPPED.
+        """
+        with self.environment.read() as transaction:
+            entries = self._entries(transaction).values()
+        if not any((e["id"], e["state"]) == (collection_id, "ready") for e in entries):
+            raise dropped_error()
 
     def dropped(self, ids: Iterable[str]) -> set[str]:
         """Those of some collections that were there and are not any more."""

@@ -52,8 +52,8 @@ _BATCHES_IN_FLIGHT = 2
 class Collection:
     """A handle on a collection of an embedded database. Safe to use from many threads.
 
-    It is bound to the collection that had the name when it was made: after a drop every call raises
-    NotFoundError, also if the name has been given again.
+    It is bound to the collection that had the name when it was made: it goes on working after a
+    rename, and after a drop every call raises NotFoundError, also if the name was given again.
     """
 
     def __init__(self, database: Database, name: str, opened: OpenCollection) -> None:
@@ -65,6 +65,11 @@ class Collection:
     def name(self) -> str:
         """The name that it was opened by."""
         return self._name
+
+    @property
+    def collection_id(self) -> str:
+        """What the collection is known by for ever; for servers."""
+        return self._opened.id
 
     @property
     def config(self) -> CollectionConfig:

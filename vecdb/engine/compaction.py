@@ -61,7 +61,7 @@ Block = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 def compact(path: str | os.PathLike[str]) -> CompactionReport:
     """Compact a data folder; see ``vecdb.compact``."""
     began = time.monotonic()
-    root = Path(os.path.realpath(Path(checks.check_path(path)).expanduser()))
+    root = Path(os.path.realpath(checks.check_local_path(path)))
     if not (root / "FORMAT").is_file():
         raise NotFoundError(f"there is no database in {root}", "NO_DATABASE")
     options = Options()

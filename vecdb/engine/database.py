@@ -63,7 +63,6 @@ from vecdb.types import BackupReport, CollectionDescription, ImportReport, Recei
 __all__ = ["Database"]
 
 _OPTIMIZE_POLL_S, _FAILURES_MAX = 0.02, 3
-
 _log = logging.getLogger("vecdb.engine")
 
 
@@ -81,13 +80,10 @@ class Database(DatabaseSurface[Collection]):
 
         Raises:
             FailedPreconditionError: no vecdb folder, or one of a newer format.
+            NotFoundError: NO_FOLDER: it can't be made there.
             InvalidArgumentError: an option is wrong, or differs from those it is open with.
         """
-        root = Path(path).expanduser().absolute()
-        try:
-            chosen = Options(**options)
-        except TypeError as error:
-            raise InvalidArgumentError(f"unknown option: {error}", "BAD_OPTION") from None
+        root, chosen = checks.check_local_path(path).absolute(), Options.of(options)
         with cls._open_lock:
             key = os.path.realpath(root)
             if key in cls._of_parent:
@@ -102,7 +98,7 @@ class Database(DatabaseSurface[Collection]):
                     raise InvalidArgumentError(text, "BAD_OPTION")
                 known._references += 1
                 return known
-            with os_errors_translated(str(root)):
+            with os_errors_translated(str(root), missing=True):
                 database = cls(Path(key), chosen)
             cls._open[key] = database
             return database
@@ -134,11 +130,8 @@ class Database(DatabaseSurface[Collection]):
         self.call_memory = MemoryBudget(options.call_bytes_max)
         self._supervisor = Supervisor(root, options, on_progress=self._indexer_progressed)
         self._dropped_looked_at = self._catalog.environment.last_commit()
-        self._upkeep = Upkeep(
-            self._collections.get,
-            on_sealed=self._supervisor.wake,
-            on_look=self._let_dropped_go,
-        )
+        wake, look = self._supervisor.wake, self._let_dropped_go
+        self._upkeep = Upkeep(self._collections.get, on_sealed=wake, on_look=look)
         _living.add(self)
 
     def check_usable(self) -> None:
@@ -191,6 +184,15 @@ class Database(DatabaseSurface[Collection]):
                 if found_id == collection_id:
                     raise
                 collection_id = found_id
+
+    def collection_of_id(self, collection_id: str, name: str) -> Collection:
+        """The handle on the collection of an id, or NotFoundError, DROPPED; for servers."""
+        self.check_usable()
+        opened = self._collections.get(collection_id)
+        if opened is None:
+            self._catalog.check_there(collection_id)
+            opened = self._open_collection(collection_id)
+        return Collection(self, name, opened)
 
     def list_collections(self) -> list[CollectionDescription]:
         """All collections, by name."""
@@ -263,7 +265,7 @@ class Database(DatabaseSurface[Collection]):
     ) -> BackupReport:
         """``backup`` with a deadline that can be cancelled; for servers."""
         self.check_usable()
-        target = Path(checks.check_path(path)).expanduser().absolute()
+        target = checks.check_local_path(path).absolute()
         if Path(os.path.realpath(target)).is_relative_to(self.path):
             raise InvalidArgumentError(f"{target} lies in the data folder {self.path}", "BAD_PATH")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from vecdb.errors import CancelledError, DeadlineExceededError, InvalidArgumentError
+from vecdb import checks
+from vecdb.errors import CancelledError, DeadlineExceededError
 
 __all__ = ["Deadline"]
 
@@ -27,14 +28,7 @@ class Deadline:
     def __init__(
         self, timeout_s: float | None = None, is_cancelled: Callable[[], bool] | None = None
     ) -> None:
-        try:
-            usable = timeout_s is None or timeout_s > 0
-        except TypeError:
-            usable = False
-        if not usable:
-            raise InvalidArgumentError(
-                f"timeout_s must be above 0 or None, got {timeout_s!r}", "OUT_OF_RANGE"
-            )
+        timeout_s = checks.check_timeout(timeout_s)
         self.timeout_s = timeout_s
         self._ends = None if timeout_s is None else time.monotonic() + timeout_s
         self._is_cancelled = is_cancelled

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
+from vecdb import checks
 from vecdb.errors import InvalidArgumentError
+from vecdb.limits import Limit
 
 __all__ = ["Options"]
 
 MEBIBYTE = 1024**2
+_THREADS_MAX: Final = 1_024
+_NUMBER_MAX: Final = 2**60
 
 
 def _memory_bytes() -> int:
@@ -77,23 +82,23 @@ class Options:
     indexer_outlives_parent: bool = True
     optimize: bool = False
 
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Options:
+        """Options by name; an unknown one is refused."""
+        checks.check_options(given, (each.name for each in fields(cls)), "vecdb.open")
+        return cls(**given)
+
     def __post_init__(self) -> None:
-        for name in (
-            "threads",
-            "seal_bytes",
-            "segment_bytes_max",
-            "queue_bytes_max",
-            "backlog_bytes_max",
-            "fresh_bytes_max",
-            "view_bytes_max",
-            "call_bytes_max",
-            "map_bytes",
-            "open_collections_max",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InvalidArgumentError(
-                    f"option {name} must be an integer of at least 1, got {value!r}", "BAD_OPTION"
-                )
+        for option in fields(self):
+            value = getattr(self, option.name)
+            try:
+                if isinstance(option.default, bool):
+                    checks.check_flag(f"option {option.name}", value)
+                else:
+                    most = _THREADS_MAX if option.name == "threads" else _NUMBER_MAX
+                    limit = Limit(f"option {option.name}", 1, None, most)
+                    checks.check_limit(limit, value)
+            except InvalidArgumentError as error:
+                raise InvalidArgumentError(error.message, "BAD_OPTION") from None
         if self.optimize and not self.indexer:
             raise InvalidArgumentError("option optimize needs the option indexer", "BAD_OPTION")

@@ -37,8 +37,8 @@ def restore(
 ) -> BackupReport:
     """Make a data folder of a backup; see ``vecdb.restore``."""
     began = time.monotonic()
-    source = Path(checks.check_path(backup)).expanduser().absolute()
-    target = Path(checks.check_path(path)).expanduser().absolute()
+    source = checks.check_local_path(backup).absolute()
+    target = checks.check_local_path(path).absolute()
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
         raise InvalidArgumentError(f"{target} lies in the backup {source}", "BAD_PATH")
     with os_errors_translated(os.fspath(target)):

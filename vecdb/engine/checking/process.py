@@ -61,7 +61,7 @@ def check(
 ) -> CheckReport:
     """Check a data folder; see ``vecdb.check``."""
     began = time.monotonic()
-    root = Path(checks.check_path(path)).expanduser().absolute()
+    root = checks.check_local_path(path).absolute()
     if findable is not None and not 0 <= findable <= 1:
         raise InvalidArgumentError(f"findable is a share of 0 to 1, got {findable}", "BAD_OPTION")
     if sample < 1:

@@ -83,7 +83,7 @@ def import_file(
 ) -> ImportReport:
     """``Database.import_faiss`` and ``import_hnswlib``: a file of the caller's own."""
     deadline = Deadline(timeout_s)
-    file_path, chosen = Path(checks.check_path(path)).expanduser(), request.checked()
+    file_path, chosen = checks.check_local_path(path), request.checked()
     with (
         os_errors_translated(str(file_path)),
         UntrustedFile(file_path) as file,
