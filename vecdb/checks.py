@@ -22,7 +22,7 @@ from vecdb.limits import Limit
 from vecdb.metadata_checks import check_metadata, check_raw_metadata, check_same_count
 from vecdb.row_names import UNNAMED, RowNames, shown
 from vecdb.types import CollectionConfig, Metric
-from vecdb.vector_arrays import as_rows
+from vecdb.vector_arrays import as_rows, plain
 
 __all__ = [
     "check_callable",
@@ -30,6 +30,7 @@ __all__ = [
     "check_config",
     "check_effort",
     "check_flag",
+    "check_flags",
     "check_ids",
     "check_k",
     "check_limit",
@@ -77,6 +78,11 @@ def check_flag(name: str, value: Any) -> bool:
     if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
         return bool(value)
     raise InvalidArgumentError(f"{name} must be True or False, got {shown(value)}", "NOT_A_FLAG")
+
+
+def check_flags(**given: Any) -> dict[str, bool]:
+    """Several arguments of ``check_flag``, by their names."""
+    return {name: check_flag(name, value) for name, value in given.items()}
 
 
 def check_timeout(timeout_s: Any) -> float | None:
@@ -148,13 +154,12 @@ def check_local_path(path: Any) -> Path:
 
 def check_metric(metric: Any) -> Metric:
     """One of the metrics, by its name."""
-    try:
+    known = [each.value for each in Metric]
+    if isinstance(metric, str) and metric in known:
         return Metric(metric)
-    except ValueError:
-        known = ", ".join(m.value for m in Metric)
-        raise InvalidArgumentError(
-            f"metric must be one of {known}, got {shown(metric)}", "BAD_METRIC"
-        ) from None
+    raise InvalidArgumentError(
+        f"metric must be one of {', '.join(known)}, got {shown(metric)}", "BAD_METRIC"
+    )
 
 
 def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> CollectionConfig:
@@ -300,8 +305,10 @@ def _listed(ids: Any, ordered: bool, limit: Limit) -> list[Any]:
     """The ids as a list, no longer than the limit: what they come from may have no end."""
     refused: Any = str | bytes | dict | (set | frozenset if ordered else str)
     given = None
-    if not isinstance(ids, refused) and isinstance(ids, Iterable) and getattr(ids, "ndim", True):
-        given = list(islice(ids, limit.maximum + 1))
+    if not isinstance(ids, refused) and isinstance(ids, Iterable):
+        rows = plain("ids", ids)
+        if getattr(rows, "shape", True):
+            given = list(islice(rows, limit.maximum + 1))
     if given is None:
         hint = "; put a single id into a list" if isinstance(ids, str | bytes) else ""
         raise InvalidArgumentError(
