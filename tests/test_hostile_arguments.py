@@ -354,14 +354,26 @@ def test_functions_that_take_a_folder_refuse_what_is_none(
     loop, file = tmp_path / "loop", tmp_path / "hello"
     loop.symlink_to(loop)
     for path in ("/proc/nope/x", file, file / "x", "x" * 300, loop, loop / "x", "~nobody-9/x"):
-        with pytest.raises(vecdb.VecdbError, match="folder|path|database|backup") as caught:
+        with pytest.raises(vecdb.VecdbError, match=words[name]) as caught:
             call(path, **more)
         assert type(caught.value) not in (vecdb.InternalError, vecdb.UnavailableError)
     if call is vecdb.restore:
-        check(
-            lambda **named: call(tmp_path, **named), Case({}, {"path": "path|backup"}), "path", True
-        )
+        case = Case({}, {"path": "path|backup", "include_segments": "include_segments|backup"})
+        for argument in case.words:
+            check(lambda **named: call(tmp_path, **{**more, **named}), case, argument, True)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["hello", "loop"]
+
+
+CHECKED = {"repair": "repair", "findable": "findable", "sample": "sample", "progress": "progress"}
+
+
+@pytest.mark.parametrize("argument", CHECKED)
+def test_options_of_a_check_are_refused_by_name(tmp_path: Path, argument: str) -> None:
+    """Before anything is looked at: there is no database to be checked."""
+    (tmp_path / "file").touch()
+    words = f"{CHECKED[argument]}|no vecdb database"
+    case = Case({}, {argument: words})
+    check(lambda **named: vecdb.check(tmp_path, **named), case, argument, True)
 
 
 @pytest.mark.parametrize(
@@ -402,9 +414,8 @@ def test_timeout_of_a_client_is_refused_by_name() -> None:
     def connecting(**options: Any) -> None:
         vecdb.connect("localhost:1", **options).close()
 
-    check(
-        connecting, Case({}, {"timeout_s": "timeout_s"}, {"timeout_s": SECONDS}), "timeout_s", False
-    )
+    case = Case({}, {"timeout_s": "timeout_s"}, {"timeout_s": SECONDS})
+    check(connecting, case, "timeout_s", False)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:7801", "[::1]:65535", "a-b.c_d:80"])

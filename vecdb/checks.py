@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from vecdb import limits
 from vecdb.errors import InvalidArgumentError, UnsupportedError
 from vecdb.limits import Limit
 from vecdb.metadata_checks import check_metadata, check_raw_metadata, check_same_count
+from vecdb.os_errors import os_errors_translated
 from vecdb.row_names import UNNAMED, RowNames, shown
 from vecdb.types import CollectionConfig, Metric
 from vecdb.vector_arrays import as_rows, plain
@@ -144,12 +146,15 @@ def check_path(path: Any, *, absolute: bool = False) -> str:
 
 
 def check_local_path(path: Any) -> Path:
-    """A path on this machine; ``~`` stands for the user's folder."""
+    """A path on this machine, where there may be nothing; ``~`` stands for the user's folder."""
     text = check_path(path)
     try:
-        return Path(text).expanduser()
+        local = Path(text).expanduser()
     except RuntimeError as error:
         raise InvalidArgumentError(f"this is no path: {shown(text)}: {error}", "BAD_PATH") from None
+    with os_errors_translated(text), suppress(FileNotFoundError, NotADirectoryError):
+        local.stat()  # Too long a name, links in a circle, folders that are closed to us.
+    return local
 
 
 def check_metric(metric: Any) -> Metric:
