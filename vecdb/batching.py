@@ -26,7 +26,7 @@ from vecdb.checks import check_limit
 from vecdb.errors import InvalidArgumentError
 from vecdb.row_names import shown
 from vecdb.types import IngestProgress
-from vecdb.vector_arrays import as_rows
+from vecdb.vector_arrays import as_rows, plain
 
 __all__ = ["Batch", "Batches", "attach_progress", "batches", "request_id_of_part"]
 
@@ -138,7 +138,7 @@ class _Source:
         self._iterator: Iterator[Any] = iter(())
         if isinstance(rows, _NO_ROWS) or not isinstance(rows, Iterable):
             raise _no_rows(what, rows)
-        rows = _plain(what, rows)
+        rows = plain(what, rows)
         if getattr(rows, "shape", None) == ():
             raise _no_rows(what, rows)
         with suppress(TypeError, AttributeError):
@@ -175,22 +175,9 @@ def _no_rows(what: str, rows: Any) -> InvalidArgumentError:
     )
 
 
-def _plain(what: str, rows: Any) -> Any:
-    """Columns of pandas, Arrow and polars as numpy arrays: their own slices go by label."""
-    convert = getattr(rows, "to_numpy", None)
-    if not callable(convert):
-        return rows
-    try:
-        return convert()
-    except Exception as error:
-        raise InvalidArgumentError(
-            f"{what}: to_numpy() of a {type(rows).__name__} failed: {shown(error)}", "NOT_A_LIST"
-        ) from error
-
-
 def _as_rows(vectors: Any, dim: int) -> Any:
     """An array of vectors with its axes checked; anything else as it is."""
-    rows = _plain("vectors", vectors)
+    rows = plain("vectors", vectors)
     shape = getattr(rows, "shape", None)
     if not isinstance(shape, tuple) or not shape or str(getattr(rows, "dtype", "")) == "object":
         return rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -20,9 +21,10 @@ from vecdb import limits
 from vecdb.errors import InvalidArgumentError, UnsupportedError
 from vecdb.limits import Limit
 from vecdb.metadata_checks import check_metadata, check_raw_metadata, check_same_count
+from vecdb.os_errors import os_errors_translated
 from vecdb.row_names import UNNAMED, RowNames, shown
 from vecdb.types import CollectionConfig, Metric
-from vecdb.vector_arrays import as_rows
+from vecdb.vector_arrays import as_rows, plain
 
 __all__ = [
     "check_callable",
@@ -30,6 +32,7 @@ __all__ = [
     "check_config",
     "check_effort",
     "check_flag",
+    "check_flags",
     "check_ids",
     "check_k",
     "check_limit",
@@ -77,6 +80,11 @@ def check_flag(name: str, value: Any) -> bool:
     if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
         return bool(value)
     raise InvalidArgumentError(f"{name} must be True or False, got {shown(value)}", "NOT_A_FLAG")
+
+
+def check_flags(**given: Any) -> dict[str, bool]:
+    """Several arguments of ``check_flag``, by their names."""
+    return {name: check_flag(name, value) for name, value in given.items()}
 
 
 def check_timeout(timeout_s: Any) -> float | None:
@@ -138,23 +146,25 @@ def check_path(path: Any, *, absolute: bool = False) -> str:
 
 
 def check_local_path(path: Any) -> Path:
-    """A path on this machine; ``~`` stands for the user's folder."""
+    """A path on this machine, where there may be nothing; ``~`` stands for the user's folder."""
     text = check_path(path)
     try:
-        return Path(text).expanduser()
+        local = Path(text).expanduser()
     except RuntimeError as error:
         raise InvalidArgumentError(f"this is no path: {shown(text)}: {error}", "BAD_PATH") from None
+    with os_errors_translated(text), suppress(FileNotFoundError, NotADirectoryError):
+        local.stat()  # Too long a name, links in a circle, folders that are closed to us.
+    return local
 
 
 def check_metric(metric: Any) -> Metric:
     """One of the metrics, by its name."""
-    try:
+    known = [each.value for each in Metric]
+    if isinstance(metric, str) and metric in known:
         return Metric(metric)
-    except ValueError:
-        known = ", ".join(m.value for m in Metric)
-        raise InvalidArgumentError(
-            f"metric must be one of {known}, got {shown(metric)}", "BAD_METRIC"
-        ) from None
+    raise InvalidArgumentError(
+        f"metric must be one of {', '.join(known)}, got {shown(metric)}", "BAD_METRIC"
+    )
 
 
 def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> CollectionConfig:
@@ -310,8 +320,10 @@ def _listed(ids: Any, ordered: bool, limit: Limit) -> list[Any]:
     """The ids as a list, no longer than the limit: what they come from may have no end."""
     refused: Any = str | bytes | dict | (set | frozenset if ordered else str)
     given = None
-    if not isinstance(ids, refused) and isinstance(ids, Iterable) and getattr(ids, "ndim", True):
-        given = list(islice(ids, limit.maximum + 1))
+    if not isinstance(ids, refused) and isinstance(ids, Iterable):
+        rows = plain("ids", ids)
+        if getattr(rows, "shape", True):
+            given = list(islice(rows, limit.maximum + 1))
     if given is None:
         hint = "; put a single id into a list" if isinstance(ids, str | bytes) else ""
         raise InvalidArgumentError(

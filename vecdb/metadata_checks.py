@@ -120,4 +120,7 @@ def _check_depth(entry: Any, row: int, names: RowNames) -> None:
 def check_same_count(what: str, got: int, expected: int) -> None:
     """As many entries as there are ids."""
     if got != expected:
-        raise InvalidArgumentError(f"{what}: expected {expected} rows, got {got}", "COUNT_MISMATCH")
+        raise InvalidArgumentError(
+            f"{what}: expected {expected} rows, got {got}; one belongs to each of the ids",
+            "COUNT_MISMATCH",
+        )

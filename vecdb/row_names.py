@@ -6,12 +6,16 @@ ids)`` names the row at position 500 of the batch ``row 2500 (id 'x')``.
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 __all__ = ["UNNAMED", "RowNames", "shown"]
 
 _SHOWN_MAX: Final = 80
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _SHOWN_MAX
 
 
 class RowNames(NamedTuple):
@@ -35,9 +39,12 @@ UNNAMED: Final = RowNames()
 
 
 def shown(value: Any) -> str:
-    """A value for a message: short, whatever its ``repr`` does."""
+    """A value for a message: short, in one line, whatever its ``repr`` does."""
     try:
-        text = repr(value)
-    except Exception:  # It is a caller's object, and also an int of more than 4,300 digits.
+        text = _SHORT.repr(value)
+    except Exception:  # It is a caller's object, or an int with more digits than Python writes.
+        if isinstance(value, int):
+            return f"an integer of about {round(value.bit_length() * math.log10(2))} digits"
         return f"a value of type {type(value).__name__}"
+    text = " ".join(text.split())
     return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 3] + "..."

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from vecdb.errors import InvalidArgumentError
 from vecdb.row_names import UNNAMED, RowNames, shown
 
-__all__ = ["as_floats", "as_queries", "as_rows", "check_unmasked"]
+__all__ = ["as_floats", "as_queries", "as_rows", "check_unmasked", "plain"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -96,6 +96,19 @@ def _check_shape(array: Floats, what: str, dim: int) -> None:
         f"{what} must have 2 axes, (n, {dim}), got {array.ndim}, of shape {array.shape}",
         "NOT_A_MATRIX",
     )
+
+
+def plain(what: str, rows: Any) -> Any:
+    """Columns of pandas, Arrow and polars as numpy arrays: their own slices go by label."""
+    convert = getattr(rows, "to_numpy", None)
+    if not callable(convert):
+        return rows
+    try:
+        return convert()
+    except Exception as error:
+        raise InvalidArgumentError(
+            f"{what}: to_numpy() of a {type(rows).__name__} failed: {shown(error)}", "NOT_A_LIST"
+        ) from error
 
 
 def check_unmasked(vectors: Any, what: str, names: RowNames = UNNAMED) -> None:

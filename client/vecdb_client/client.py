@@ -6,9 +6,9 @@ import os
 
 from vecdb import checks
 from vecdb.database_surface import DatabaseSurface
-from vecdb.errors import InvalidArgumentError
 from vecdb.types import BackupReport, CollectionDescription, ImportReport
 from vecdb_client import translation
+from vecdb_client.address import check_address
 from vecdb_client.calls import Calls
 from vecdb_client.collection import Collection
 from vecdb_client.imports import send_import
@@ -37,12 +37,7 @@ class Client(DatabaseSurface[Collection]):
     """
 
     def __init__(self, address: str = "127.0.0.1:7801", *, timeout_s: float | None = 60.0) -> None:
-        host, _, port = str(address).rpartition(":")
-        if not (host and port.isascii() and port.isdigit()):
-            raise InvalidArgumentError(
-                f"address must be host:port, as in 127.0.0.1:7801, got {address!r}", "BAD_ADDRESS"
-            )
-        self._address = address
+        self._address = check_address(address)
         self._calls = Calls(address, timeout_s)
 
     def create_collection(
@@ -134,7 +129,8 @@ class Client(DatabaseSurface[Collection]):
             InvalidArgumentError: the path is none, not absolute, or lies in the data folder.
         """
         request = wire.BackupRequest(
-            path=checks.check_path(path, absolute=True), include_segments=bool(include_segments)
+            path=checks.check_path(path, absolute=True),
+            include_segments=checks.check_flag("include_segments", include_segments),
         )
         return translation.report_of(self._calls.wait("Backup", request, None).report)
 

@@ -271,9 +271,9 @@ class Collection:
             **self._target,
             "k": checks.check_k(k, max(1, len(queries))),
             "ef": None if ef is None else checks.check_limit(limits.EF, ef),
-            "exact": checks.check_flag("exact", exact),
-            "include_metadata": checks.check_flag("include_metadata", include_metadata),
-            "include_vectors": checks.check_flag("include_vectors", include_vectors),
+            **checks.check_flags(
+                exact=exact, include_metadata=include_metadata, include_vectors=include_vectors
+            ),
         }
 
         def ask(some: slice) -> list[Hits]:
@@ -314,7 +314,7 @@ class Collection:
             InvalidArgumentError, NotFoundError.
             ResourceExhaustedError: too many scrolls are under way.
         """
-        checks.check_limit(limits.BATCH_ROWS, batch)
+        self._page_request(None, batch, include_metadata, include_vectors)
 
         def fetch(token: str | None) -> Callable[[], ScrollPage]:
             request = self._page_request(token, batch, include_metadata, include_vectors)
@@ -367,9 +367,9 @@ class Collection:
         return wire.ScrollPageRequest(
             **self._target,
             token=None if token is None else checks.check_token(token),
-            batch=checks.check_limit(limits.BATCH_ROWS, batch),
-            include_metadata=bool(include_metadata),
-            include_vectors=bool(include_vectors),
+            batch=checks.check_limit(limits.BATCH_ROWS, batch, "batch"),
+            include_metadata=checks.check_flag("include_metadata", include_metadata),
+            include_vectors=checks.check_flag("include_vectors", include_vectors),
         )
 
     def stats(self) -> CollectionStats:
@@ -434,8 +434,9 @@ class Collection:
             DeadlineExceededError: it takes longer.
             UnavailableError, UnsupportedError: the server stops, or is too old.
         """
-        kind = wire.EXPORT_FORMAT_FAISS_FLAT if flat else wire.EXPORT_FORMAT_FAISS
-        return self._save(path, kind, bool(normalize_queries), bool(overwrite), timeout_s)
+        is_flat = checks.check_flag("flat", flat)
+        kind = wire.EXPORT_FORMAT_FAISS_FLAT if is_flat else wire.EXPORT_FORMAT_FAISS
+        return self._save(path, kind, normalize_queries, overwrite, timeout_s)
 
     def export_hnswlib(
         self,
@@ -449,7 +450,7 @@ class Collection:
         beside it, and all else is as there.
         """
         kind = wire.EXPORT_FORMAT_HNSWLIB
-        return self._save(path, kind, False, bool(overwrite), timeout_s)
+        return self._save(path, kind, False, overwrite, timeout_s)
 
     def _save(
         self,
@@ -460,14 +461,17 @@ class Collection:
         timeout_s: float | None,
     ) -> ExportReport:
         request = wire.ExportRequest(
-            **self._target, format=kind, normalize_queries=normalize_queries
+            **self._target,
+            format=kind,
+            normalize_queries=checks.check_flag("normalize_queries", normalize_queries),
         )
+        limit_s = checks.check_timeout(timeout_s)
         return save_export(
             path,
-            lambda: export_stream(self._calls, request, timeout_s),
+            lambda: export_stream(self._calls, request, limit_s),
             lambda token: self.scroll_page(token, SIDE_PAGE_ROWS, include_vectors=False),
             self.end_scroll,
-            overwrite=overwrite,
+            overwrite=checks.check_flag("overwrite", overwrite),
         )
 
     def __repr__(self) -> str:

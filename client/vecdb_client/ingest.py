@@ -63,6 +63,7 @@ def ingest(
     """See ``Collection.upsert_many``. source: ids, vectors, metadata."""
     job = _Ingest(calls, collection, progress)
     try:
+        checks.check_callable("progress", progress)
         job.stem = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
         checks.check_limit(limits.BATCH_ROWS, batch_rows, "batch_rows")
         job.message_bytes = calls.server_message_bytes()

@@ -6,24 +6,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from vecdb import checks, limits
-from vecdb.batching import attach_progress, batches, request_id_of_part
 from vecdb.engine.batch import DeleteBatch, UpsertBatch, make_batch, make_delete, make_terms
 from vecdb.engine.collection_stats import collection_stats
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.export.export import ExportRequest, export
+from vecdb.engine.ingest import ingest
 from vecdb.engine.lookup import get_records
 from vecdb.engine.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.search import SearchRequest
-from vecdb.errors import ResourceExhaustedError
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
 from vecdb.scrolling import Scroll
 from vecdb.types import (
@@ -45,8 +42,6 @@ if TYPE_CHECKING:
     from vecdb.engine.open_collection import OpenCollection
 
 __all__ = ["Collection"]
-
-_BATCHES_IN_FLIGHT = 2
 
 
 class Collection:
@@ -177,47 +172,9 @@ class Collection:
             VecdbError: as for ``upsert``; its ``progress`` says how far it got: a prefix of the
             input.
         """
-        began = time.monotonic()
-        stem = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
-        parts = batches(ids, vectors, metadata, self.dim, batch_rows)
-        done = IngestProgress(0, parts.total, 0, 0.0)
-        waiting: deque[Future[Receipt]] = deque()
-        failed = False  # What is acknowledged behind a failure does not count: it is no prefix.
-
-        def settle(at_most: int) -> None:
-            nonlocal done, failed
-            while len(waiting) > at_most:
-                answer = waiting.popleft()
-                failed = failed or answer.exception() is not None
-                receipt = answer.result()
-                if failed:
-                    continue
-                # A repeated batch has the seq of its first time.
-                rows, seq = done.rows + receipt.count, max(done.seq, receipt.seq)
-                done = IngestProgress(rows, parts.total, seq, time.monotonic() - began)
-                if progress is not None:
-                    progress(done)
-
-        try:
-            for number, part in enumerate(parts, 1):
-                terms = make_terms(False, None, request_id_of_part(stem, number))
-                batch = make_batch(*checks.check_rows(*part[:3], self.config, part.first), terms)
-                try:
-                    waiting.append(self._submit(batch))
-                except ResourceExhaustedError:
-                    # Perhaps it is our own batch that fills the queue: first let it be written.
-                    if not waiting:
-                        raise
-                    settle(0)
-                    waiting.append(self._submit(batch))
-                settle(_BATCHES_IN_FLIGHT - 1)
-            settle(0)
-        except BaseException as error:
-            with contextlib.suppress(Exception):
-                settle(0)
-            attach_progress(error, done)
-            raise
-        return done
+        self._database.check_usable()
+        rows = ids, vectors, metadata
+        return ingest(self._submit, self.config, rows, batch_rows, progress, request_id)
 
     def get(self, ids: Any) -> Records:
         """Look up rows by id: vectors bit for bit as given, metadata, and which ids are missing.
@@ -287,7 +244,10 @@ class Collection:
         """
         checks.check_reserved(filter=filter, target_recall=target_recall)
         queries = as_queries(query, self.dim)
-        request = SearchRequest(queries, k, ef, exact, include_metadata, include_vectors)
+        flags = checks.check_flags(
+            exact=exact, include_metadata=include_metadata, include_vectors=include_vectors
+        )
+        request = SearchRequest(queries, k, ef, **flags)
         answers = self.run_search(request, Deadline(timeout_s)).hits()
         return answers[0] if queries.ndim == 1 else answers
 
@@ -371,8 +331,11 @@ class Collection:
 
     @staticmethod
     def _page_request(batch: Any, include_metadata: Any, include_vectors: Any) -> PageRequest:
-        rows = checks.check_limit(limits.BATCH_ROWS, batch)
-        return PageRequest(rows, bool(include_metadata), bool(include_vectors))
+        rows = checks.check_limit(limits.BATCH_ROWS, batch, "batch")
+        flags = checks.check_flags(
+            include_metadata=include_metadata, include_vectors=include_vectors
+        )
+        return PageRequest(rows, **flags)
 
     def stats(self) -> CollectionStats:
         """Rows, segments and bytes at one seq."""
@@ -437,9 +400,10 @@ class Collection:
             DataLossError: stored bytes fail their checksum, or some were lost on the way.
             DeadlineExceededError: it takes longer.
         """
-        kind: Literal["faiss", "faiss_flat"] = "faiss_flat" if flat else "faiss"
-        asked = ExportRequest(kind, bool(normalize_queries))
-        return self._save(path, asked, bool(overwrite), timeout_s)
+        is_flat = checks.check_flag("flat", flat)
+        normalizes = checks.check_flag("normalize_queries", normalize_queries)
+        asked = ExportRequest("faiss_flat" if is_flat else "faiss", normalizes)
+        return self._save(path, asked, overwrite, timeout_s)
 
     def export_hnswlib(
         self,
@@ -452,7 +416,7 @@ class Collection:
         "l2" or "ip" (for dot). Labels are what ``export_faiss`` has as FAISS ids, also in the file
         beside it, and all else is as there.
         """
-        return self._save(path, ExportRequest("hnswlib"), bool(overwrite), timeout_s)
+        return self._save(path, ExportRequest("hnswlib"), overwrite, timeout_s)
 
     def run_export(
         self, asked: ExportRequest, deadline: Deadline
@@ -476,7 +440,7 @@ class Collection:
             lambda: self.run_export(asked, deadline),
             lambda token: self.run_scroll_page(token, wanted, deadline),
             self.end_scroll,
-            overwrite=overwrite,
+            overwrite=checks.check_flag("overwrite", overwrite),
         )
 
     def _submit(self, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:

@@ -265,6 +265,7 @@ class Database(DatabaseSurface[Collection]):
     ) -> BackupReport:
         """``backup`` with a deadline that can be cancelled; for servers."""
         self.check_usable()
+        include_segments = checks.check_flag("include_segments", include_segments)
         target = checks.check_local_path(path).absolute()
         if Path(os.path.realpath(target)).is_relative_to(self.path):
             raise InvalidArgumentError(f"{target} lies in the data folder {self.path}", "BAD_PATH")

@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import Final, Self
 
-from vecdb.engine.files import fsync_folder
+from vecdb.engine.files import fsync_folder, os_errors_translated
 from vecdb.engine.modes import make_folder, open_lock
 from vecdb.errors import AlreadyExistsError, NotFoundError
 
@@ -47,8 +47,9 @@ class PartialFolder:
             raise NotFoundError(
                 f"{target.parent}, where {target.name} should go, is no folder", "NO_FOLDER"
             )
-        remove_stale(target)
-        self._lock, self.path = _made(target, group)
+        with os_errors_translated(str(target), missing=True):
+            remove_stale(target)
+            self._lock, self.path = _made(target, group)
 
     def finish(self) -> None:
         """Put it in its place, durably. Its files and folders must be fsynced.

@@ -37,6 +37,7 @@ def restore(
 ) -> BackupReport:
     """Make a data folder of a backup; see ``vecdb.restore``."""
     began = time.monotonic()
+    checks.check_flag("include_segments", include_segments)
     source = checks.check_local_path(backup).absolute()
     target = checks.check_local_path(path).absolute()
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):

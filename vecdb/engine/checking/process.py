@@ -30,6 +30,8 @@ from vecdb.errors import (
     NotFoundError,
     UnavailableError,
 )
+from vecdb.limits import Limit
+from vecdb.row_names import shown
 
 __all__ = ["check"]
 
@@ -39,6 +41,8 @@ _CRASHES: Final = tuple(
     for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 )
 _ORDER: Final = {ERROR: 0, WARNING: 1, NOTE: 2}
+
+_SAMPLE: Final = Limit("sample", 1, 1_000, 2**62)
 
 _NOT_REPAIRED: Final = {
     *("STORE_CRASHED", "STORE_DAMAGED", "COLLECTION_MISSING", "CHECK_FAILED", "CATALOG"),
@@ -62,10 +66,14 @@ def check(
     """Check a data folder; see ``vecdb.check``."""
     began = time.monotonic()
     root = checks.check_local_path(path).absolute()
-    if findable is not None and not 0 <= findable <= 1:
-        raise InvalidArgumentError(f"findable is a share of 0 to 1, got {findable}", "BAD_OPTION")
-    if sample < 1:
-        raise InvalidArgumentError(f"sample is at least 1, got {sample}", "BAD_OPTION")
+    checks.check_flag("repair", repair)
+    checks.check_callable("progress", progress)
+    checks.check_limit(_SAMPLE, sample)
+    is_number = isinstance(findable, int | float) and not isinstance(findable, bool)
+    if findable is not None and not (is_number and 0 <= findable <= 1):
+        raise InvalidArgumentError(
+            f"findable is a share of 0 to 1, got {shown(findable)}", "BAD_OPTION"
+        )
     _check_folder(root)
     tell = progress or (lambda sentence: None)
     found = _Round(root, {"findable": findable, "sample": sample}, tell)

@@ -1,0 +1,49 @@
+"""The address of a server: host:port, or a sentence that says how to write it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from vecdb.errors import InvalidArgumentError
+from vecdb.row_names import shown
+
+__all__ = ["check_address"]
+
+_PORT: Final = "7801"
+_PORT_MAX: Final = 65_535
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HOST: Final = re.compile(r"[A-Za-z0-9._%-]+|\[[0-9A-Fa-f:.%A-Za-z0-9_-]+\]")
+
+
+def check_address(address: Any) -> str:
+    """An address as ``Client`` takes it.
+
+    Raises:
+        InvalidArgumentError: BAD_ADDRESS.
+    """
+    if not isinstance(address, str):
+        raise _wrong(address, "")
+    scheme = _SCHEME.match(address)
+    if scheme is not None:
+        rest = address[scheme.end() :].split("/")[0]
+        host_port = rest if ":" in rest else f"{rest}:{_PORT}"
+        raise _wrong(address, f"; write it without {scheme.group()}: {shown(host_port)[1:-1]}")
+    host, _, port = address.rpartition(":")
+    if _HOST.fullmatch(address):
+        raise _wrong(address, f", as in {address}:{_PORT}")
+    if ":" in host and not host.startswith("["):
+        raise _wrong(address, f"; an IPv6 address stands in brackets, as in [::1]:{_PORT}")
+    if not (_HOST.fullmatch(host) and re.fullmatch("[0-9]+", port)):
+        raise _wrong(address, f", as in 127.0.0.1:{_PORT}")
+    if len(port) > len(str(_PORT_MAX)) or not 1 <= int(port) <= _PORT_MAX:
+        raise InvalidArgumentError(
+            f"the port must be 1 to {_PORT_MAX}, got {shown(port)[1:-1]}", "BAD_ADDRESS"
+        )
+    return address
+
+
+def _wrong(address: Any, hint: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"address must be host:port{hint}, got {shown(address)}", "BAD_ADDRESS"
+    )
