@@ -300,6 +300,7 @@ def public(cls: type) -> dict[str, Any]:
             Client,
             {
                 *("check_usable", "submit", "indexer_status", "optimize", "wake_indexer"),
+                "gone_error",
                 *("run_backup", "woke"),
             },
         ),
