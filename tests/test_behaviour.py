@@ -400,7 +400,7 @@ def public(cls: type) -> dict[str, Any]:
             Client,
             {
                 *("check_usable", "submit", "indexer_status", "optimize", "wake_indexer"),
-                *("run_backup", "woke", "collection_of_id"),
+                *("run_backup", "woke", "collection_of_id", "gone_error"),
             },
         ),
         (

@@ -158,15 +158,23 @@ def test_server_whose_folder_is_removed_acknowledges_nothing(tmp_path: Path) -> 
 def test_store_that_is_cut_while_it_is_open_is_not_touched_by_the_next_write(
     tmp_path: Path,
 ) -> None:
-    with vecdb.open(tmp_path / "data", indexer=False) as database:
-        docs = database.create_collection("docs", DIM)
-        docs.upsert([str(i) for i in range(500)], rows(500))
-        docs.upsert(["more"], rows(1))
-        file = database.path / "collections" / docs._opened.id / "store" / "data.mdb"
-        os.truncate(file, file.stat().st_size // 2)
-        for _ in range(2):
-            with pytest.raises((DataLossError, UnavailableError), match="cut short"):
-                docs.upsert(["second"], rows(1))
+    """A page that is mapped and not there would end this process."""
+    environment = Environment(tmp_path / "store", (b"x",), create=True, map_bytes=1 << 26)
+
+    def write(transaction: Any) -> None:
+        for number in range(500):
+            transaction.put(b"%d" % number, bytes(500), db=environment.database(b"x"))
+
+    environment.transact(write)
+    environment.transact(write)
+    file = tmp_path / "store" / "data.mdb"
+    os.truncate(file, file.stat().st_size // 2)
+    for _ in range(2):
         with pytest.raises((DataLossError, UnavailableError), match="cut short"):
-            docs.get(["7"])
-        assert database.create_collection("other", DIM).upsert(["own"], rows(1)).seq == 1
+            environment.transact(write)
+    with (
+        pytest.raises((DataLossError, UnavailableError), match="cut short"),
+        environment.read(),
+    ):
+        pass
+    environment.close()

@@ -33,18 +33,20 @@ PATIENCE_S: Final = 5.0
 POLL_S: Final = 0.1
 
 
-def start_thread(function: Callable[[], None], name: str) -> None:
+def start_thread(function: Callable[[], None], name: str) -> threading.Thread:
     """Start a daemon thread.
 
     Raises:
         ResourceExhaustedError: OUT_OF_MEMORY, the system gives no further one.
     """
     try:
-        threading.Thread(target=function, name=name, daemon=True).start()
+        thread = threading.Thread(target=function, name=name, daemon=True)
+        thread.start()
     except RuntimeError as error:
         raise ResourceExhaustedError(
             f"no thread could be started, nothing was written ({error})", "OUT_OF_MEMORY"
         ) from error
+    return thread
 
 
 class WriteLock:
@@ -132,7 +134,7 @@ class Errand(Generic[Result]):
         self._done = threading.Event()
         self._result: Any = None
         self._error: BaseException | None = None
-        start_thread(self._run, name)
+        self._thread = start_thread(self._run, name)
 
     def _run(self) -> None:
         try:
@@ -147,6 +149,7 @@ class Errand(Generic[Result]):
 
     def result(self) -> Result:
         """What it returned or raised, once it has ended."""
+        self._thread.join()  # The next one takes over its stack, where there is no room for two.
         if self._error is not None:
             try:
                 raise self._error
