@@ -26,6 +26,7 @@ from vecdb.engine import layout, sealing, upkeep
 from vecdb.engine.environment import Environment
 from vecdb.engine.segment import Segment
 from vecdb.engine.store import Store
+from vecdb.engine.store_clock import CLOCK_KEY
 
 DIM = 8
 SEED = int(os.environ.get("VECDB_TEST_SEED", "7"))
@@ -230,11 +231,13 @@ def test_a_changed_value_is_named_or_harmless(
         if v[0] == name.encode()
     ]
     assert values
-    noticed = cases = 0
+    noticed = cases = harmless = 0
     for number, (_, key, value) in enumerate(values):
         both = list(damages(chance, len(value)))
         for what, damage in both if EVERYTHING else [both[number % 2]]:
             cases += 1
+            # A store's clock goes on from the last stamp, and is written again with each batch.
+            harmless += key == CLOCK_KEY
             folder = tmp_path / f"{number}-{what[:3]}"
             shutil.copytree(source, folder)
             store = folder / "collections" / collection_id / "store"
@@ -260,7 +263,7 @@ def test_a_changed_value_is_named_or_harmless(
             shutil.rmtree(folder)
     if name in ("ids", "blocks", "dead", "segments", "meta"):
         # Of records, some are old versions that nobody reads.
-        assert noticed == cases >= len(values)
+        assert noticed == cases - harmless and cases >= len(values)
     if name == "log":
         assert noticed == 0
     if name == "requests":  # Half of them lead from a request's age to its id.
