@@ -248,7 +248,7 @@ def check_ids(ids: Any, *, unique: bool, limit: Limit = limits.BATCH_ROWS) -> li
 
 def _id_text(value: Any) -> str:
     if isinstance(value, str):
-        return str(value)
+        return str.__str__(value)  # Not what an enumeration calls it.
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         if abs(int(value)) >= _INTEGER_ID_END:
             raise InvalidArgumentError(
