@@ -29,6 +29,10 @@ class Colour(enum.StrEnum):
     RED = "red"
 
 
+class Shape(str, enum.Enum):
+    ROUND = "round"
+
+
 class Level(enum.IntEnum):
     HIGH = 3
 
@@ -78,6 +82,7 @@ OBJECTS_REFUSED: dict[str, tuple[Any, str]] = {
 }
 OBJECTS_TAKEN: dict[str, tuple[Any, Any]] = {
     "enumerations": ({"c": Colour.RED, Colour.RED: Level.HIGH}, {"c": "red", "red": 3}),
+    "enumerations without a str": ({Shape.ROUND: [Shape.ROUND]}, {"round": ["round"]}),
     "tuple": ({"a": (1, (2.5, None))}, {"a": [1, [2.5, None]]}),
     "huge integers": ({"a": [2**63, -(2**64), 10**4_000]}, {"a": [2**63, -(2**64), 10**4_000]}),
     "numpy float64": ({"a": np.float64(0.1)}, {"a": 0.1}),
@@ -139,6 +144,11 @@ def test_object_that_comes_back_equal_is_taken(case: str) -> None:
     raw = checks.check_metadata([entry], 1)
     assert raw is not None and json.loads(raw[0]) == expected
     assert checks.check_raw_metadata(raw, 1) == raw
+
+
+def test_ids_of_enumerations_are_their_texts() -> None:
+    ids = [Colour.RED, Shape.ROUND, Level.HIGH]
+    assert checks.check_ids(ids, unique=True) == ["red", "round", "3"]
 
 
 @pytest.mark.parametrize("case", TEXTS_TAKEN)

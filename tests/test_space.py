@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 import sys
@@ -304,6 +305,121 @@ def test_no_row_outlives_its_death(tmp_path: Path) -> None:
     assert vecdb.check(tmp_path).content
     with vecdb.open(tmp_path, indexer=False) as database:
         assert database.collection("docs").count() == len(model.rows)
+
+
+def test_row_whose_vector_was_purged_first_does_not_outlive_its_death_by_sealing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of a pass takes vectors of later steps' rows, a segment is made without them, and
+    trimming comes before the next step."""
+    model, passes = Model(DIM, "cosine"), list[Any]()
+    real = sealing.load_rows
+    with vecdb.open(tmp_path, indexer=False, seal_bytes=2**26) as database:
+        docs = database.create_collection("docs", DIM)
+        monkeypatch.setattr(Purger, "relieve", lambda *_: False)
+        docs.upsert(names(10_000), rows(10_000))
+        model.upsert(names(10_000), rows(10_000), None)
+        docs.delete(names(7_000, 2_000))
+        model.delete(names(7_000, 2_000))
+        store = docs._opened.store
+
+        def late(*arguments: Any) -> Any:
+            passes.append(PurgePass.begin(store, rows_max=10**6, grace_s=0.0))
+            passes[0].step()
+            return real(*arguments)
+
+        monkeypatch.setattr(sealing, "load_rows", late)
+        seal_now(docs)
+        monkeypatch.setattr(sealing, "load_rows", real)
+        deaths = entries(docs, b"dead")
+        docs._opened.trim()
+        assert 0 < entries(docs, b"dead") < deaths
+        check(docs, model)
+        assert vecdb.check(tmp_path).content
+        while not passes[0].done:
+            passes[0].step()
+        docs._opened.trim()
+        assert entries(docs, b"records") == 3_000
+        check(docs, model)
+    assert vecdb.check(tmp_path).content
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_steps_of_purges_seals_and_trims_in_any_order_bring_no_row_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Two passes at once, and segments that are made between and beside their steps."""
+    chance, model, passes = random.Random(seed), Model(DIM, "cosine"), dict[int, PurgePass]()
+    monkeypatch.setattr(purging, "_STEP_ROWS", 300)
+    monkeypatch.setattr(Purger, "relieve", lambda *_: False)
+    with vecdb.open(tmp_path, indexer=False, seal_bytes=2**26) as database:
+        docs = database.create_collection("docs", DIM)
+        opened, real = docs._opened, sealing.load_rows
+
+        def step() -> None:
+            which = chance.randrange(2)
+            if which not in passes:
+                rows_max = chance.choice([700, 10**6])
+                begun = PurgePass.begin(opened.store, rows_max=rows_max, grace_s=0.0)
+                if begun is not None:
+                    passes[which] = begun
+            elif passes[which].done:
+                del passes[which]
+            else:
+                passes[which].step()
+
+        def between(*arguments: Any) -> Any:
+            for _ in range(chance.randrange(4)):
+                step()
+            return real(*arguments)
+
+        def write() -> None:
+            first, count = chance.randrange(4_000), chance.randrange(1, 1_200)
+            docs.upsert(names(count, first), rows(count, first))
+            model.upsert(names(count, first), rows(count, first), None)
+
+        def delete() -> None:
+            dying = names(chance.randrange(1, 1_500), chance.randrange(5_000))
+            docs.delete(dying)
+            model.delete(dying)
+
+        def seal() -> None:
+            seal_now(docs)
+
+        def trim() -> None:
+            trim_dead(opened.store, opened.views.view())
+
+        monkeypatch.setattr(sealing, "load_rows", between)
+        for _ in range(3):
+            write()
+        for _ in range(60):
+            chance.choice([*[step] * 6, delete, delete, write, seal, trim])()
+            assert sorted(n for page in docs.scroll(10_000) for n in page.ids) == sorted(model.rows)
+        assert vecdb.check(tmp_path).content
+        check(docs, model)
+
+
+def test_death_of_a_row_with_a_record_is_not_trimmed(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version's purge was stopped between a vector and its record."""
+    monkeypatch.setattr(Purger, "relieve", lambda *_: False)
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(names(300), rows(300))
+    docs.delete(names(299))
+    seal_now(docs)  # Of the one row that lives.
+    store, key = docs._opened.store, layout.record_key(7, 1)
+    with store.environment.read() as transaction:
+        value = bytes(transaction.get(key, db=store.environment.database(b"records")))
+    purge_all(store, grace_s=0.0)
+    store.environment.transact(
+        lambda t: t.put(key, value, db=store.environment.database(b"records"))
+    )
+    assert entries(docs, b"dead") == 299
+    assert trim_dead(store, docs._opened.views.view()) == 298
+    assert [name for page in docs.scroll() for name in page.ids] == names(1, 299)
+    store.environment.transact(lambda t: t.delete(key, db=store.environment.database(b"records")))
+    assert trim_dead(store, docs._opened.views.view()) == 1
 
 
 def test_a_pass_that_ends_says_nothing_of_another(database: Any) -> None:

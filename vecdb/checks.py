@@ -342,7 +342,7 @@ def _listed(ids: Any, ordered: bool, limit: Limit) -> list[Any]:
 
 def _id_text(value: Any, position: int) -> str:
     if isinstance(value, str):
-        return str(value)
+        return str.__str__(value)  # Not what an enumeration calls it.
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         if abs(int(value)) < _INTEGER_ID_END:
             return str(int(value))

@@ -168,10 +168,11 @@ def _losses_in_object(entries: Any, path: str, above: tuple[int, ...]) -> Iterat
         if found := _SURROGATE.search(key):
             where = f"at character {found.start()}"
             yield _said(path, f"key {_shown(key)} has a lone surrogate {where}")
-        if str(key) in seen:
-            yield _said(path, f"key {_shown(key)} stands twice")
-        seen.add(str(key))
-        yield from _losses(value, _joined(path, str(key)), above)
+        text = str.__str__(key)  # Not what an enumeration calls it.
+        if text in seen:
+            yield _said(path, f"key {_shown(text)} stands twice")
+        seen.add(text)
+        yield from _losses(value, _joined(path, text), above)
 
 
 def _joined(path: str, key: str) -> str:
@@ -188,7 +189,7 @@ def _said(path: str, what: str) -> str:
 
 def _shown(value: Any) -> str:
     try:
-        text = repr(str(value) if isinstance(value, str) else value)
+        text = repr(str.__str__(value) if isinstance(value, str) else value)
     except ValueError:  # An integer with too many digits.
         return "..."
     return text if len(text) <= _SHOWN_MAX else f"{text[: _SHOWN_MAX - 3]}..."

@@ -72,10 +72,12 @@ REQUEST_STEM_BYTES: Final = Limit("request_id of upsert_many", 1, None, 48)
 """Shorter, since the numbers of its batches are put behind it."""
 
 REQUEST_WINDOW_S: Final = 24 * 3600.0
-"""Seconds for which a write is known by its request id: so long, repeating it has one effect."""
+"""Seconds for which a write is known by its request id: so long, repeating it has one effect. By a
+clock that no jump of the wall clock moves, and in which a machine that is off has no time."""
 
 PIN_LEASE_S: Final = 60.0
-"""Seconds for which a scroll may rest between two pages; each page begins them anew."""
+"""Seconds for which a scroll may rest between two pages; each page begins them anew. By the same
+clock."""
 
 PINS_MAX: Final = 1_000
 """Scrolls of a collection under way at a time; one more ends the one that has rested for longest,

@@ -6,7 +6,7 @@ log, up to some seq, says so in ``meta``, removes what died and was replaced in 
 rows a transaction and by ascending row, and then the entries themselves. So ``Store.purged_to``
 always says how far purging has come, and a pass that was cut short is simply made again.
 
-    record     deleted, or all of its versions but the last
+    record     deleted, or all of its versions but the last; never later than its vector
     vector     its block is deleted when none of its rows lives, and written anew without them when
                fewer than three quarters do; until then the bytes stay
     death      goes when the vector has gone and no segment, in place or being made, can hold the
@@ -348,9 +348,10 @@ def _thin_blocks(
             transaction.put(key, layout.pack_block(key, kept, held[alive]), db=blocks)
             deaths[first] = 0
         gone = held[~alive]
+        # Some of them are another step's. A record goes with its vector, also where the death stays
+        # for now: if a segment that is being made is without the row, trimming forgets its death.
+        _delete_records(store, transaction, gone)
         gone = gone[gone >= sealed_to]
         for begin, end, _ in claims:
             gone = gone[(gone < begin) | (gone >= end)]
-        # Some of them are another step's: without its death a record would be a live row's.
-        _delete_records(store, transaction, gone)
         store.forget_deaths(transaction, gone)

@@ -225,6 +225,18 @@ class RowReader:
             found: int = layout.unpack_record_key(cursor.key())[0]
             return found
 
+    def recorded(self, transaction: Any, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of some rows (ascending) have a record."""
+        found, reached = np.zeros(len(rows), bool), -1
+        with transaction.cursor(self._records) as cursor:
+            for at, row in enumerate(rows.tolist()):
+                if reached < row:
+                    if not cursor.set_range(layout.record_key(row, 0)):
+                        break
+                    reached = layout.unpack_record_key(cursor.key())[0]
+                found[at] = reached == row
+        return found
+
     def read_dead(
         self, transaction: Any, first_row: int, end_row: int, seq: int
     ) -> npt.NDArray[np.int64]:

@@ -24,7 +24,8 @@ What follows from it:
 - A wall clock that jumps across a reboot can add no more than the uptime, which has passed anyway.
 - A boot is told by ``boot_id`` and the time namespace, as containers may have a boot time of their
   own. Containers, or sandboxed kernels, that share a folder at once are several boots to it, and
-  alternate by the second rule.
+  alternate by the second rule: only then is a jump between two of their writes believed, up to the
+  uptime.
 - A folder that was copied, or restored from a backup, goes on by the second rule on another
   machine. Only there could something end early: by as much as the wall clocks of the two differ.
 - In a virtual machine that was set back to a snapshot the boot time may be less than the record's:
