@@ -42,6 +42,7 @@ from vecdb.errors import DataLossError
 __all__ = ["Builder", "Space", "file_pieces"]
 
 _BLOCK_ROWS: Final = 65_536
+_PASSES_MAX: Final = 8
 _STEP_ROWS: Final = 50_000
 _STEP_BYTES: Final = 64 * 1024**2
 """Rows inserted in one go, a copy in shuffled order, are no more than either."""
@@ -259,10 +260,12 @@ class Builder:
         graph = self._saved(self.index, work_dir)
         _chain_twins(graph.links, self._first_of)
         if self._by_angle is not None:
-            connect(graph)  # First, as it links nodes in from where an inner product leads.
+            connect(
+                graph, _PASSES_MAX
+            )  # First, as it links nodes in from where an inner product leads.
             fill_lists(graph.links, self._saved(self._by_angle, work_dir).links)
             scatter(graph.links, self._firsts_from(0), self._M, self._seed)
-        connect(graph, distances=self._distances)
+        connect(graph, _PASSES_MAX, distances=self._distances)
         return graph
 
     def _saved(self, index: Any, work_dir: str | os.PathLike[str]) -> Graph:

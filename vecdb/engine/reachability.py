@@ -32,6 +32,9 @@ _SLICE_NODES = 50_000
 _HOSTS_MAX: Final = 2_000
 """Nodes looked at along a node's links for one to link it from, before all are compared with it."""
 
+_COMPARED_MAX: Final = 10_000
+"""Nodes compared with it then, one for each so many of them."""
+
 Nodes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Distances = Callable[[int, Nodes], npt.NDArray[np.float64]]
@@ -137,8 +140,14 @@ class _Replacing:
                 if len(self._places(host)):
                     return int(host)
         reached = np.flatnonzero(self._seen)
-        nearest = reached[np.argsort(self._distances(node, reached), kind="stable")]
-        return int(next(host for host in nearest.tolist() if len(self._places(host))))
+        stride = -(-len(reached) // _COMPARED_MAX)
+        # Of many a part first: it holds near ones too, and hardly ever none that has a place.
+        for some in (reached[node % stride :: stride], reached):
+            nearest = some[np.argsort(self._distances(node, some), kind="stable")]
+            for host in nearest.tolist():
+                if len(self._places(host)):
+                    return int(host)
+        raise AssertionError("more nodes are reached than links lead to")
 
     def _places(self, host: int) -> Nodes:
         """The first place of a list that is free, or those of links that nothing depends on."""
