@@ -94,12 +94,18 @@ def serve(
         int | None,
         typer.Option("--message-mb", help="Greatest request and answer in MiB, 1 to 64; 16."),
     ] = None,
+    backup_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--backup-dir", metavar="DIR", help="Where callers may have backups made; else nowhere."
+        ),
+    ] = None,
 ) -> None:
     """Serve a folder over gRPC until SIGTERM or Ctrl-C."""
     from vecdb_server import process
 
     size = None if message_mb is None else message_mb * 1024**2
-    raise typer.Exit(process.serve(data, listen, message_bytes=size))
+    raise typer.Exit(process.serve(data, listen, message_bytes=size, backup_dir=backup_dir))
 
 
 @app.command()
@@ -235,7 +241,7 @@ def rename(
 def backup(
     path: Annotated[
         str,
-        typer.Argument(help="A new folder; with --url absolute, on the server's machine."),
+        typer.Argument(help="A new folder; on a server inside of its --backup-dir."),
     ],
     url: Url = None,
     data: Data = None,
