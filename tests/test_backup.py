@@ -35,6 +35,7 @@ from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server import command_line
+from vecdb_server.process import Server
 
 DIM = 16
 NAMES = ("a", "b")
@@ -722,13 +723,96 @@ def test_both_surfaces(surface: Any, tmp_path: Path) -> None:
         assert database.collection("docs").search(vectors_of(1, 1)[0]).info.plan == "graph"
 
 
-def test_a_server_checks_the_path_and_stops_when_its_caller_goes(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+    """A folder, and a client of a server that makes backups in "backups" in it, where "out" leads
+    out and "in" in again."""
+    folder = tmp_path_factory.mktemp("wire")
+    (folder / "backups" / "weekly").mkdir(parents=True)
+    (folder / "backups" / "out").symlink_to("/etc")
+    (folder / "backups" / "nothing").symlink_to("/etc/nothing")
+    (folder / "backups" / "in").symlink_to(folder / "backups" / "weekly")
+    (folder / "other").mkdir()
+    database, _ = filled(folder / "data", 60)
+    database.close()
+    (folder / "backups" / "data").symlink_to(folder / "data")
+    with (
+        running_server(folder / "data", indexer=False, backup_dir=folder / "backups") as address,
+        vecdb.connect(address) as client,
+    ):
+        yield folder, client
+
+
+@pytest.mark.parametrize("name", ["monday", "./x", "weekly/monday", "in/tuesday", "abs", "~", "…"])
+def test_a_backup_over_the_wire_lies_in_its_folder(backed_up: tuple[Path, Any], name: str) -> None:
+    folder, client = backed_up
+    asked = str(folder / "backups" / "absolute") if name == "abs" else name
+    report = client.backup(asked)
+    made = Path(report.path)
+    assert made.is_relative_to(folder / "backups") and (made / "backup.json").exists()
+    with pytest.raises(vecdb.AlreadyExistsError):
+        client.backup(asked)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["", ".", "..", "../other/x", "weekly/../../other/x", "weekly/../x", "/etc/passwd",
+     "/etc/nothing", "/root/x", "/nowhere/at/all", "out/x", "out/passwd", "out/no/x", "data/x",
+     "data", "{folder}/other/x", "{folder}/data/x", "{folder}/backups", "{folder}/backups/../x",
+     "//etc/x", "{folder}/backups2/x", "out", "nothing"],
+)  # fmt: skip
+def test_a_backup_that_leads_elsewhere_is_refused_in_one_sentence(
+    backed_up: tuple[Path, Any], asked: str
+) -> None:
+    folder, client = backed_up
+    asked = asked.format(folder=folder)
+    request = wire.BackupRequest(path=asked)
+    with pytest.raises(vecdb.InvalidArgumentError) as caught:
+        client._calls.wait("Backup", request, None)
+    assert caught.value.reason == "BAD_PATH"
+    told = caught.value.message.replace(repr(asked), "PATH")
+    assert told in (
+        "this is no path: PATH",
+        "a backup over the wire is made inside the server's folder for backups: give a path "
+        "relative to it, got PATH",
+    )
+    assert sorted(each.name for each in folder.iterdir()) == ["backups", "data", "other"]
+    assert not list((folder / "other").iterdir())
+
+
+def test_a_server_without_a_folder_for_backups_makes_none(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", indexer=False) as address:
+        with vecdb.connect(address) as client:
+            for path in ("x", str(tmp_path / "x"), "/etc/x", str(tmp_path / "data")):
+                with pytest.raises(vecdb.FailedPreconditionError) as caught:
+                    client.backup(path)
+                assert caught.value.reason == "NO_BACKUP_DIR"
+                assert "vecdb serve --backup-dir DIR" in caught.value.message
+        assert command_line.run(["backup", "x", "--url", address]) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_folder_for_backups_that_is_none_is_refused_at_the_start(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "data" / "inside").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data" / "inside")
+    for name in ("none", "file", "data", "data/inside", "link"):
+        with pytest.raises(vecdb.InvalidArgumentError) as caught:
+            Server(tmp_path / "data", "127.0.0.1:0", backup_dir=tmp_path / name)
+        assert caught.value.reason == "BAD_BACKUP_DIR"
+        assert str(tmp_path / name) in caught.value.message
+
+
+def test_a_server_stops_a_backup_when_its_caller_goes(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data", 60)
     database.close()
-    with running_server(tmp_path / "data") as address, vecdb.connect(address) as client:
+    with (
+        running_server(tmp_path / "data", backup_dir=tmp_path) as address,
+        vecdb.connect(address) as client,
+    ):
         calls = client._calls
-        with pytest.raises(vecdb.InvalidArgumentError, match="must be absolute"):
-            calls.wait("Backup", wire.BackupRequest(path="backup"), None)
         request = wire.BackupRequest(path=str(tmp_path / "backup"))
         with file_lock(tmp_path / "data" / "catalog.lock", wait=True):
             begun = calls.start_write("Backup", request)
@@ -770,7 +854,8 @@ def test_the_command_line(option: str, tmp_path: Path, capsys: pytest.CaptureFix
     with contextlib.ExitStack() as stack:
         where = tmp_path / "data"
         if option == "--url":
-            where = stack.enter_context(running_server(where))  # type: ignore[assignment]
+            served = running_server(where, backup_dir=tmp_path)
+            where = stack.enter_context(served)  # type: ignore[assignment]
         backup, restored = str(tmp_path / "backup"), str(tmp_path / "restored")
         assert command_line.run(["backup", backup, option, str(where)]) == 0
         said = capsys.readouterr().out

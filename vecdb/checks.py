@@ -127,8 +127,8 @@ def check_name(name: Any) -> str:
     return name
 
 
-def check_path(path: Any, *, absolute: bool = False) -> str:
-    """A path as text; ``absolute`` if it is one on another process's machine."""
+def check_path(path: Any) -> str:
+    """A path as text."""
     try:
         text = os.fsdecode(path)
         text.encode()
@@ -138,10 +138,6 @@ def check_path(path: Any, *, absolute: bool = False) -> str:
         ) from None
     if not text or "\0" in text:
         raise InvalidArgumentError(f"this is no path: {shown(text)}", "BAD_PATH")
-    if absolute and not os.path.isabs(text):
-        raise InvalidArgumentError(
-            f"a path on a server's machine must be absolute, got {shown(text)}", "BAD_PATH"
-        )
     return text
 
 

@@ -116,8 +116,8 @@ class Client(DatabaseSurface[Collection]):
         takes: the client's timeout is not its.
 
         Args:
-            path: absolute, on the server's machine: a folder that is not there yet, in one that
-                is, outside of the data folder.
+            path: a folder that is not there yet, in the server's folder for backups (``vecdb serve
+                --backup-dir``): relative to it, or absolute and inside it.
             include_segments: False saves their space; after restoring, they are built again.
 
         Raises:
@@ -126,10 +126,11 @@ class Client(DatabaseSurface[Collection]):
             DataLossError: stored bytes fail their checksum, so that no good backup can be made.
             ResourceExhaustedError: the disk is full, or the server has too many of these already.
                 Nothing is left of the backup.
-            InvalidArgumentError: the path is none, not absolute, or lies in the data folder.
+            InvalidArgumentError: BAD_PATH: the path is none, or leads elsewhere.
+            FailedPreconditionError: NO_BACKUP_DIR: the server was given no folder for backups.
         """
         request = wire.BackupRequest(
-            path=checks.check_path(path, absolute=True),
+            path=checks.check_path(path),
             include_segments=checks.check_flag("include_segments", include_segments),
         )
         return translation.report_of(self._calls.wait("Backup", request, None).report)

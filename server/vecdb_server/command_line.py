@@ -108,12 +108,20 @@ def serve(
         bool,
         typer.Option("--group-access", help="Make a new folder for its group too: 0770, not 0700."),
     ] = False,
+    backup_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--backup-dir", metavar="DIR", help="Where callers may have backups made; else nowhere."
+        ),
+    ] = None,
 ) -> None:
     """Serve a folder over gRPC until SIGTERM or Ctrl-C."""
     from vecdb_server import process
 
     size = None if message_mb is None else message_mb * 1024**2
-    status = process.serve(data, listen, message_bytes=size, group_access=group_access)
+    status = process.serve(
+        data, listen, message_bytes=size, backup_dir=backup_dir, group_access=group_access
+    )
     raise typer.Exit(status)
 
 
@@ -257,7 +265,7 @@ def rename(
 def backup(
     path: Annotated[
         str,
-        typer.Argument(help="A new folder; with --url absolute, on the server's machine."),
+        typer.Argument(help="A new folder; on a server inside of its --backup-dir."),
     ],
     url: Url = None,
     data: Data = None,

@@ -41,6 +41,7 @@ from vecdb.errors import (
 )
 from vecdb_server import log
 from vecdb_server.admission import Reception
+from vecdb_server.backup_folder import BackupFolder
 from vecdb_server.call_threads import CallThreads
 from vecdb_server.health import HEALTH_CALLS_MAX, Health
 from vecdb_server.service import Service
@@ -88,13 +89,15 @@ class Server:
         listen: loopback address and port, "127.0.0.1:7801"; port 0 for any that is free.
         message_bytes: greatest request and answer, ``limits.MESSAGE_BYTES``.
         threads: calls worked on at once.
+        backup_dir: the folder that Backup makes its folders in; None: it is refused.
         options: fields of ``vecdb.engine.options.Options``.
 
     Attributes:
         folder_settled: set once the folder is open or known not to open; then comes compiling.
 
     Raises:
-        InvalidArgumentError: the address can't be read, or an option is out of its limits.
+        InvalidArgumentError: the address can't be read, an option is out of its limits, or the
+            folder for backups is none.
         FailedPreconditionError: NOT_LOOPBACK.
     """
 
@@ -105,6 +108,7 @@ class Server:
         *,
         message_bytes: int | None = None,
         threads: int = DEFAULT_THREADS,
+        backup_dir: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
         size = limits.MESSAGE_BYTES.default if message_bytes is None else message_bytes
@@ -114,7 +118,8 @@ class Server:
         self._host, self._port = check_listen(listen)
         self._data = Path(data).absolute()
         self._options = {"indexer_outlives_parent": False, **options}
-        self._service = Service(self._message_bytes)
+        backups = None if backup_dir is None else BackupFolder(backup_dir, self._data)
+        self._service = Service(self._message_bytes, backups)
         self._health = Health()
         self._activity = Activity()
         self._reception = Reception(_CALLS_MAX, _SLOW_CALLS_MAX)
@@ -227,6 +232,7 @@ def serve(
     *,
     message_bytes: int | None = None,
     threads: int = DEFAULT_THREADS,
+    backup_dir: str | os.PathLike[str] | None = None,
     grace_s: float = GRACE_S,
     **options: Any,
 ) -> int:
@@ -244,7 +250,14 @@ def serve(
     log.configure()
     stopping = _Stopping()
     try:
-        server = Server(data, listen, message_bytes=message_bytes, threads=threads, **options)
+        server = Server(
+            data,
+            listen,
+            message_bytes=message_bytes,
+            threads=threads,
+            backup_dir=backup_dir,
+            **options,
+        )
     except VecdbError as error:
         log.event("refused", logging.ERROR, reason=error.reason, message=error.message)
         return 2

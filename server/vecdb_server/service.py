@@ -25,6 +25,7 @@ from vecdb.errors import CancelledError, DeadlineExceededError, UnavailableError
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_matrix
 from vecdb_server import translation
+from vecdb_server.backup_folder import BackupFolder, no_backup_folder
 
 if TYPE_CHECKING:
     from vecdb.engine.database import Database
@@ -68,7 +69,8 @@ class Service:
         refusal: what every call but ServerInfo is answered with, None when calls are welcome.
     """
 
-    def __init__(self, message_bytes: int) -> None:
+    def __init__(self, message_bytes: int, backups: BackupFolder | None = None) -> None:
+        self._backups = backups
         self.database: Database | None = None
         self.refusal: UnavailableError | None = UnavailableError(
             "the server is starting", "STARTING"
@@ -233,7 +235,9 @@ class Service:
     def backup(self, request: wire.BackupRequest, call: Call) -> wire.BackupResponse:
         """A backup on this machine; the caller's leaving and a drain end it, with nothing left."""
         database = self.check_ready()
-        path = checks.check_path(request.path, absolute=True)
+        if self._backups is None:
+            raise no_backup_folder()
+        path = self._backups.path_of(request.path)
         left_s = _check_still_wanted(call)
         gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
         include_segments = request.include_segments or not request.HasField("include_segments")

@@ -111,7 +111,7 @@ def read_records(
         DeadlineExceededError, CancelledError: between two slices.
     """
     read = store.rows.read_records
-    slice_rows = _SLICE_ROWS if memory is None else _SLICE_RECORDS
+    slice_rows = _SLICE_ROWS if memory is None else min(_SLICE_ROWS, _SLICE_RECORDS)
     if len(rows) <= slice_rows:
         with store.environment.read() as transaction:
             records = read(transaction, rows, seq)
@@ -147,7 +147,7 @@ def read_vectors(
     def fill(transaction: Any, places: npt.NDArray[np.int64], some: list[int]) -> None:
         vectors[places] = read(transaction, some)
 
-    _in_slices(store, rows, deadline, fill)
+    _in_slices(store, rows, deadline, fill, _SLICE_ROWS)
     return vectors
 
 
@@ -195,7 +195,7 @@ def _in_slices(
     rows: Sequence[int],
     deadline: Deadline | None,
     fill: Callable[[Any, npt.NDArray[np.int64], list[int]], None],
-    slice_rows: int = _SLICE_ROWS,
+    slice_rows: int,
 ) -> None:
     """Call ``fill(transaction, places, rows)`` for all, by ascending row, so that each block is
     read once."""

@@ -46,7 +46,7 @@ SORT_SLICE_HITS = 250_000
 _HIT_BYTES_MIN = 7
 """A hit in an answer has at least a distance and an id of one byte with its length."""
 
-_FOUND_BYTES, _MERGED_BYTES, _NAMED_BYTES, _RECORD_BYTES = 12, 56, 160, 400
+_FOUND_BYTES, _MERGED_BYTES, _NAMED_BYTES, _RECORD_BYTES = 12, 56, 260, 500
 """Memory for a row that a part has found, for merging it with those of others, and for a hit as
 Python has it, with an id alone or with a record (without the bytes of its metadata)."""
 
@@ -302,7 +302,8 @@ def _take_memory(view: View, queries: int, wanted: Wanted, dim: int) -> None:
         counts.append(view.counters.next_row)
     found = queries * sum(min(wanted.k, count) for count in counts)
     merging = _MERGED_BYTES if len(counts) > 1 else 0
-    naming = _RECORD_BYTES if wanted.metadata else _NAMED_BYTES
+    with_records = wanted.metadata and view.counters.metadata_count > 0
+    naming = _RECORD_BYTES if with_records else _NAMED_BYTES
     wanted.memory.take(found * (_FOUND_BYTES + merging) + hits * naming)
 
 
