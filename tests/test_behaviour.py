@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -166,6 +168,45 @@ def test_upsert_many_says_how_far_it_got(surface: Any) -> None:
     with pytest.raises(vecdb.InvalidArgumentError) as caught:
         docs.upsert_many(names(1000), vectors, batch_rows=100)
     assert caught.value.progress.rows == docs.count() == 700
+
+
+CLOSED_CALLS: dict[str, Callable[[Any, Any], Any]] = {
+    "collection": lambda db, docs: db.collection("docs"),
+    "create": lambda db, docs: db.create_collection("more", 8),
+    "get_or_create": lambda db, docs: db.get_or_create_collection("docs", 8),
+    "list": lambda db, docs: db.list_collections(),
+    "rename": lambda db, docs: db.rename_collection("docs", "more"),
+    "drop": lambda db, docs: db.drop_collection("docs"),
+    "backup": lambda db, docs: db.backup("/proc/nope"),
+    "import": lambda db, docs: db.import_faiss("README.md", "docs"),
+    "upsert": lambda db, docs: docs.upsert(["a"], rows(1)),
+    "upsert of nothing": lambda db, docs: docs.upsert([]),
+    "upsert_many": lambda db, docs: docs.upsert_many(["a"], rows(1)),
+    "get": lambda db, docs: docs.get(["a"]),
+    "get of nothing": lambda db, docs: docs.get([]),
+    "delete": lambda db, docs: docs.delete(["a"]),
+    "count": lambda db, docs: docs.count(),
+    "search": lambda db, docs: docs.search(rows(1)[0]),
+    "scroll": lambda db, docs: list(docs.scroll()),
+    "scroll_page": lambda db, docs: docs.scroll_page(),
+    "stats": lambda db, docs: docs.stats(),
+    "optimize": lambda db, docs: docs.optimize(timeout_s=5),
+    "export": lambda db, docs: docs.export_faiss("nope.faiss", flat=True),
+}
+
+
+def test_every_call_after_close_says_so(
+    surface: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("no index")
+    docs = surface.create_collection("docs", 8)
+    surface.close()
+    for name, call in CLOSED_CALLS.items():
+        with pytest.raises(vecdb.FailedPreconditionError, match="closed") as caught:
+            call(surface, docs)
+        assert caught.value.reason == "CLOSED", name
+    surface.close()
 
 
 def test_collections(surface: Any) -> None:

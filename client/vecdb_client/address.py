@@ -37,9 +37,7 @@ def check_address(address: Any) -> str:
     if not (_HOST.fullmatch(host) and re.fullmatch("[0-9]+", port)):
         raise _wrong(address, f", as in 127.0.0.1:{_PORT}")
     if len(port) > len(str(_PORT_MAX)) or not 1 <= int(port) <= _PORT_MAX:
-        raise InvalidArgumentError(
-            f"the port must be 1 to {_PORT_MAX}, got {shown(port)[1:-1]}", "BAD_ADDRESS"
-        )
+        raise _wrong(address, f" with a port of 1 to {_PORT_MAX}")
     return address
 
 

@@ -43,7 +43,7 @@ __all__ = [
 _BLOCK_BYTES = 8 * 1024**2
 _BATCH_BYTES = 4 * 1024**2
 _BAD_ROWS_SHOWN = 5
-_ROW_0 = re.compile(r"^(?:vectors|metadata): row 0 ")
+_ROW_0 = re.compile(r"^(?:(?:vectors|metadata): row 0|id .* at position 0:) ")
 
 
 @dataclass(frozen=True)
