@@ -38,6 +38,7 @@ from tests.torture.history import Batch, History
 from vecdb.engine import failpoints, write_lock
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.database import Database
+from vecdb.engine.write_lock import Errand
 
 __all__ = ["BATCHES", "DIM", "METRIC", "STEPS", "USUAL", "Manner", "replay", "start"]
 
@@ -229,12 +230,29 @@ class Manner:
         looks: it reads what it wrote.
         writer: it says that it is ready only when the writer's thread has committed a batch, and
             with that thread's number.
+        hands_over: what may wait for a lock runs in threads of its own, as always but here; without
+            it in the calling thread, which is the one that strace follows.
     """
 
     plant: str | None = None
     failpoints: str = ""
     looks: bool = True
     writer: bool = False
+    hands_over: bool = False
+
+
+class _Here(Errand[Any]):
+    """An errand in the calling thread."""
+
+    def __init__(self, function: Callable[[], Any], name: str) -> None:
+        self._function, self._done = function, threading.Event()
+        self._result = self._error = None
+        self._run()
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._result
 
 
 USUAL = Manner()
@@ -247,8 +265,8 @@ def _child(channel: socket.socket, folder: str, manner: Manner) -> None:
     if manner.plant is not None:
         planted.plant(manner.plant)
     failpoints.arm(manner.failpoints)
-    # strace follows one thread: what has a thread to wait for a write lock is done in its caller's.
-    write_lock.start_thread = lambda function, name: function()
+    if not manner.hands_over:
+        write_lock.Errand = _Here  # type: ignore[misc]
     work = _Work(channel, Path(folder), looks=manner.looks)
     try:
         work.say("ready", -1, thread=work.begin() if manner.writer else os.getpid())
