@@ -715,8 +715,8 @@ def test_both_surfaces(surface: Any, tmp_path: Path) -> None:
         assert caught.value.reason == reason, path
     if isinstance(surface, vecdb.engine.database.Database):
         return
-    with pytest.raises(vecdb.InvalidArgumentError, match="must be absolute"):
-        surface.backup("backup")
+    with pytest.raises(vecdb.AlreadyExistsError):
+        surface.backup("backup")  # Relative to the server's folder.
     vecdb.restore(tmp_path / "backup", tmp_path / "restored")
     with vecdb.open(tmp_path / "restored", indexer=False) as database:
         check_same(database.collection("docs"), model)
@@ -757,7 +757,7 @@ def test_a_backup_over_the_wire_lies_in_its_folder(backed_up: tuple[Path, Any], 
 @pytest.mark.parametrize(
     "asked",
     ["", ".", "..", "../other/x", "weekly/../../other/x", "weekly/../x", "/etc/passwd",
-     "/etc/nothing", "/root/x", "/nowhere/at/all", "out/x", "out/passwd", "out/no/x", "data/x",
+     "/etc/nothing", "/var/x", "/nowhere/at/all", "out/x", "out/passwd", "out/no/x", "data/x",
      "data", "{folder}/other/x", "{folder}/data/x", "{folder}/backups", "{folder}/backups/../x",
      "//etc/x", "{folder}/backups2/x", "out", "nothing"],
 )  # fmt: skip
