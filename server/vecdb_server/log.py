@@ -5,8 +5,10 @@
 The time is UTC. A value with a space in it stands in quotes, with everything escaped that is not
 printed (line ends, control characters, what turns the direction of text), and is cut where it is
 long: so a line is one event whatever was in it, also of what libraries log. A defect is followed by
-its traceback, whose lines begin with a space. gRPC's core writes to stderr by itself, a line now
-and then, in its own form.
+its traceback, whose lines begin with a space.
+
+gRPC's core writes to stderr by itself, in its own form and with what its peers say as it is (the
+text of a GOAWAY): so it is told to keep to errors (``vecdb_server/__init__.py``).
 """
 
 from __future__ import annotations
