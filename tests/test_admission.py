@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -240,6 +241,24 @@ def test_a_connection_too_many_is_turned_away(
 def idle_address(idle: Idle) -> str:
     target: str = idle.channel._channel.target().decode()
     return target.rpartition("/")[2]
+
+
+def test_connections_without_a_call_are_closed(
+    started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_IDLE_CONNECTION_S", 1)
+    monkeypatch.setattr(process, "_HANDSHAKE_S", 1)
+    server, stub, _ = started()
+    host, _, port = server.address.partition(":")
+    says_nothing = socket.create_connection((host, int(port)), timeout=WITHIN_S)
+    greets = socket.create_connection((host, int(port)), timeout=WITHIN_S)
+    settings = b"\0\0\0\x04\0\0\0\0\0"
+    greets.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+    for connection in (says_nothing, greets):
+        with connection, suppress(ConnectionResetError):
+            while connection.recv(65_536):
+                pass
+    check_served(server, stub)
 
 
 def test_a_call_waits_for_a_worker_until_its_deadline(

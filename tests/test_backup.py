@@ -716,7 +716,7 @@ def test_both_surfaces(surface: Any, tmp_path: Path) -> None:
     if isinstance(surface, vecdb.engine.database.Database):
         return
     with pytest.raises(vecdb.AlreadyExistsError):
-        surface.backup("backup")  # A name in the folder that the server was given.
+        surface.backup("backup")  # Relative to the server's folder.
     vecdb.restore(tmp_path / "backup", tmp_path / "restored")
     with vecdb.open(tmp_path / "restored", indexer=False) as database:
         check_same(database.collection("docs"), model)

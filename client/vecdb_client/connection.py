@@ -31,6 +31,8 @@ from vecdb_proto.vecdb_pb2_grpc import VecdbStub
 __all__ = ["Begun", "Connection"]
 
 _GRPC_MAY_BE_LATE_S: Final = 1.0
+
+_PING_AFTER_S, _PING_ANSWER_S = 10.0, 10.0
 _MAIN_THREAD: Final = main_thread().ident
 """The one that signal handlers run in."""
 
@@ -197,6 +199,21 @@ class _Use:
             ) from None
 
 
+def _keepalive() -> tuple[tuple[str, int], ...]:
+    """A server that is gone without a word is noticed while a call waits for it: within the time
+    between two pings, and that for an answer to one.
+
+    grpcio 1.85 goes by ping_timeout_ms, a minute by itself, and others by keepalive_timeout_ms. By
+    itself a client sends two pings without data, and then hardly any.
+    """
+    return (
+        ("grpc.keepalive_time_ms", int(1e3 * _PING_AFTER_S)),
+        ("grpc.keepalive_timeout_ms", int(1e3 * _PING_ANSWER_S)),
+        ("grpc.http2.ping_timeout_ms", int(1e3 * _PING_ANSWER_S)),
+        ("grpc.http2.max_pings_without_data", 0),
+    )
+
+
 def _new_channel(address: str) -> grpc.Channel:
     # The server's limit on messages decides; ours is the greatest that it may have.
     size = limits.MESSAGE_BYTES.maximum
@@ -206,8 +223,7 @@ def _new_channel(address: str) -> grpc.Channel:
             ("grpc.max_send_message_length", size),
             ("grpc.max_receive_message_length", size),
             ("grpc.enable_http_proxy", 0),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
+            *_keepalive(),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2_000),

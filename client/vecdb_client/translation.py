@@ -13,6 +13,7 @@ import grpc
 
 from vecdb import checks, errors, limits
 from vecdb.errors import InternalError, VecdbError
+from vecdb.one_line import one_line
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -91,7 +92,7 @@ def error_of(error: grpc.RpcError, address: str, *, is_write: bool) -> VecdbErro
         is_write: a write whose answer was lost becomes OutcomeUnknownError.
     """
     code: grpc.StatusCode = error.code()
-    text = error.details() or code.name
+    text = one_line(error.details() or code.name)
     for key, value in error.trailing_metadata() or ():
         if key == _REASON_KEY:
             return _ERROR_OF_STATUS.get(code, InternalError)(text, value)
@@ -122,7 +123,7 @@ def no_answer_in_time(address: str, *, is_write: bool) -> errors.DeadlineExceede
 def error_of_failure(failure: wire.Failure) -> VecdbError:
     """Our error for a search of a stream that failed."""
     kind = _ERROR_OF_NUMBER.get(failure.code, InternalError)
-    return kind(failure.message, failure.reason)
+    return kind(one_line(failure.message), failure.reason)
 
 
 def _too_much(text: str, address: str) -> VecdbError:

@@ -25,6 +25,7 @@ import typer
 
 import vecdb
 from vecdb.errors import VecdbError
+from vecdb.one_line import one_line
 from vecdb_server.commands import bench, export, importing, managing
 from vecdb_server.commands.options import Data, Url
 
@@ -72,7 +73,7 @@ def _failed(message: str) -> int:
     from rich.console import Console
 
     Console(stderr=True).print(
-        f"vecdb: {message}", style="red", markup=False, highlight=False, soft_wrap=True
+        f"vecdb: {one_line(message)}", style="red", markup=False, highlight=False, soft_wrap=True
     )
     return 1
 

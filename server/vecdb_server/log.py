@@ -2,8 +2,13 @@
 
     2026-11-23T19:14:05.123Z INFO ready address=127.0.0.1:7801 data=/srv/data collections=2 rows=100
 
-The time is UTC. A value with a space in it stands in quotes, with line ends escaped, so that a
-line is one event whatever was in it. A defect is followed by its traceback.
+The time is UTC. A value with a space in it stands in quotes, with everything escaped that is not
+printed (line ends, control characters, what turns the direction of text), and is cut where it is
+long: so a line is one event whatever was in it, also of what libraries log. A defect is followed by
+its traceback, whose lines begin with a space.
+
+gRPC's core writes to stderr by itself, in its own form and with what its peers say as it is (the
+text of a GOAWAY): so it is told to keep to errors (``vecdb_server/__init__.py``).
 """
 
 from __future__ import annotations
@@ -12,7 +17,10 @@ import json
 import logging
 import sys
 import time
+import traceback
 from typing import TextIO
+
+from vecdb.one_line import cut, one_line
 
 __all__ = ["configure", "event", "failure"]
 
@@ -20,6 +28,14 @@ _LOGGER = logging.getLogger("vecdb.server")
 
 
 class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        said = record.getMessage()
+        if record.name != _LOGGER.name:  # Of our own events each value is one line.
+            said = one_line(said)
+        line = f"{self.formatTime(record)} {record.levelname} {said}"
+        error = record.exc_info[1] if record.exc_info else None
+        return line if error is None else "\n".join([line, *_traceback(error)])
+
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         return f"{seconds}.{int(record.msecs):03d}Z"
@@ -28,7 +44,7 @@ class _Lines(logging.Formatter):
 def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     """Send this process's events, and what libraries log from WARNING on, to a stream (stderr)."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Lines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -51,7 +67,30 @@ def _line(name: str, fields: dict[str, object]) -> str:
 
 
 def _shown(value: object) -> str:
-    text = str(value)
+    text = cut(str(value))
     if text and text.isprintable() and not set(text) & {" ", '"', "="}:
         return text
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def _traceback(error: BaseException | None) -> list[str]:
+    """Its lines and those of what it arose from. Only what the errors say is foreign text."""
+    lines: list[str] = []
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        own = ["Traceback (most recent call last):"]
+        for frame in traceback.extract_tb(error.__traceback__):
+            own.append(f"  {frame.filename}:{frame.lineno} in {frame.name}")
+            own += [f"    {frame.line}"] if frame.line else []
+        own.append(f"{type(error).__qualname__}: {one_line(_said(error))}")
+        lines = own + (["Which led to:"] if lines else []) + lines
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return [" " + line for line in lines]
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "it can't say"

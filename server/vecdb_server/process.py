@@ -76,6 +76,14 @@ _THREADS_MAX: Final = _CALLS_MAX + HEALTH_CALLS_MAX + _CALLS_LEAVING
 
 _CONNECTIONS_MAX: Final = 1_024
 _HANDSHAKE_S: Final = 20
+_IDLE_CONNECTION_S: Final = 300
+"""One without a call for so long is closed; a client opens another without a word."""
+
+_PING_AFTER_S, _PING_ANSWER_S = 20.0, 20.0
+"""A caller that is gone without a word is noticed between these two and their sum."""
+
+_PINGS_APART_S = 5.0
+"""Callers may ping so often; ours do it every 10 s while a call waits."""
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -161,7 +169,8 @@ class Server:
                 ("grpc.max_concurrent_streams", _CALLS_OF_CONNECTION_MAX),
                 ("grpc.max_allowed_incoming_connections", _CONNECTIONS_MAX),
                 ("grpc.server_handshake_timeout_ms", 1_000 * _HANDSHAKE_S),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+                ("grpc.max_connection_idle_ms", 1_000 * _IDLE_CONNECTION_S),
+                *_keepalive(),
             ),
             maximum_concurrent_rpcs=_THREADS_MAX,
         )
@@ -372,6 +381,16 @@ def check_listen(listen: str) -> tuple[str, int]:
             "NOT_LOOPBACK",
         )
     return host, port
+
+
+def _keepalive() -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.keepalive_time_ms", int(1e3 * _PING_AFTER_S)),
+        ("grpc.keepalive_timeout_ms", int(1e3 * _PING_ANSWER_S)),
+        ("grpc.http2.ping_timeout_ms", int(1e3 * _PING_ANSWER_S)),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(1e3 * _PINGS_APART_S)),
+    )
 
 
 def _joined(host: str, port: int) -> str:
