@@ -46,7 +46,8 @@ def surface(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         with vecdb.open(tmp_path / "data") as opened:
             yield opened
         return
-    with running_server(tmp_path / "data") as address, vecdb.connect(address) as client:
+    served = running_server(tmp_path / "data", backup_dir=tmp_path)
+    with served as address, vecdb.connect(address) as client:
         yield client
 
 

@@ -20,6 +20,7 @@ from tests.checking import checked
 from tests.model import Model, index_now, indexer_of, seal_now
 from vecdb.engine import indexing, layout, publication, writer
 from vecdb.engine import segment as segment_module
+from vecdb.engine.batch import make_batch
 from vecdb.engine.files import file_lock
 from vecdb.engine.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 
@@ -454,7 +455,7 @@ def test_one_bad_batch_of_a_group_takes_no_other_with_it(
         return original(self)
 
     monkeypatch.setattr(writer.Writer, "_take", slow_take)
-    batches = [docs._batch([name], rows(1), None) for name in ("a", "bad", "b")]
+    batches = [make_batch([name], rows(1), None) for name in ("a", "bad", "b")]
     futures = [docs._submit(batch) for batch in batches]
     gate.set()
     assert futures[0].result(10).seq == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.test_hnsw import built, check_layout, clustered, metric_of, prepared, recall
-from vecdb.engine.export.healing import LOST_FRACTION_MAX, healed, live_nodes
+from vecdb.engine.export.healing import LOST_FRACTION_MAX, died_together, healed, live_nodes
 from vecdb.engine.graph import Graph
 from vecdb.engine.reachability import reachable_nodes
 from vecdb.types import Metric
@@ -44,6 +44,39 @@ def test_recall_is_that_of_a_fresh_build(metric: Metric, M: int, tmp_path: Path)
         # But for links that were added at the end so that others can be reached.
         same = after.links[untouched] == number[graph.links[live][untouched]]
         assert (same | (number[graph.links[live][untouched]] < 0)).all()
+
+
+@pytest.mark.parametrize(("metric", "M"), [(Metric.EUCLIDEAN, 8), (Metric.DOT, 16)])
+def test_dead_regions_are_healed_only_while_recall_stays_that_of_a_build(
+    metric: Metric, M: int, tmp_path: Path
+) -> None:
+    n, dim, space = 5_000, 24, SPACES[metric]
+    random = np.random.default_rng(12)
+    centres = 2 * random.standard_normal((6, dim))
+    raw = centres[random.integers(0, 6, n)] + random.standard_normal((n, dim))
+    rows = prepared(raw.astype(np.float32), space)
+    graph = built(space, rows, tmp_path, M=M)
+    near = np.argsort(np.square(rows - rows[0]).sum(axis=1))
+    scattered = random.permutation(n)
+    queries = rows[near[:150]] + np.float32(0.02)
+    for fraction in (0.02, 0.06, 0.25):
+        dead = bitmap(n, near[: int(fraction * n)])
+        assert died_together(graph, dead) == (fraction == 0.25)
+        assert not died_together(graph, bitmap(n, scattered[: int(fraction * n)]))
+        if fraction < 0.25:
+            live = live_nodes(n, dead)
+            after, afresh = (
+                healed(graph, rows, dead, metric),
+                built(space, rows[live], tmp_path, M=M),
+            )
+            assert after is not None
+            found, expected = (
+                recall(each, rows[live], queries, metric_of(space)) for each in (after, afresh)
+            )
+            assert found >= expected - 0.01
+    assert not died_together(graph, np.zeros(0, np.uint8))
+    graph.links[5, 0], graph.links[6, 1] = 2_000_000_000, -7  # Damaged lists are read in bounds.
+    died_together(graph, bitmap(n, np.arange(50)))
 
 
 def test_nothing_dead_changes_nothing(tmp_path: Path) -> None:

@@ -240,9 +240,9 @@ def test_line_of_a_file_is_refused_with_its_place(tmp_path: Path, database: Any)
         ('{"a": 1, "a": 2}', "key 'a' stands twice"),
     ):
         lines.write_text(f"{{}}\n{text}\n")
-        with pytest.raises(vecdb.InvalidArgumentError) as caught:
-            list(sidecars.metadata_lines(lines))
-        assert "line 2" in caught.value.message and words in caught.value.message
+        good, error = sidecars.metadata_source(lines)
+        assert good == {} and isinstance(error, vecdb.InvalidArgumentError)
+        assert "line 2" in error.message and words in error.message
         for entry in (text, json.dumps(text)):
             side.write_text(f'{{"faiss_id": 100, "id": "a", "metadata": {entry}}}\n')
             with pytest.raises(vecdb.InvalidArgumentError) as caught:

@@ -391,7 +391,7 @@ def test_a_lost_answer_stays_a_doubt_if_the_server_does_not_come_back(tmp_path: 
     assert type(error) is vecdb.OutcomeUnknownError
     with Client(f"127.0.0.1:{free_port()}", timeout_s=30) as client:
         # Where no answer was lost there is no doubt, and nothing to wait for.
-        docs = type(docs)(client._calls, "docs", docs.config)
+        docs = type(docs)(client._calls, "docs", docs.config, "")
         began = time.monotonic()
         with pytest.raises(vecdb.UnavailableError):
             docs.upsert(["b"], rows(1), request_id="r")

@@ -218,7 +218,7 @@ CONFLICTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, tuple[str, ...]]
     "no header": ([1], {}, "BAD_META", ("line 1: vecdb.collection must be a JSON object",)),  # type: ignore[dict-item]
     "no metric": ({"metric": "l2"}, {}, "BAD_META", ("vecdb.collection, metric must be", "l2")),
     "no M": ({"M": 1}, {}, "BAD_META", ("vecdb.collection, M must be 2 to 256, got 1",)),
-    "no number": ({"dim": "8"}, {}, "BAD_META", ("dim must be an integer, got str",)),
+    "no number": ({"dim": "8"}, {}, "BAD_META", ("dim must be an integer, got",)),
     "no answer": ({"normalized": 1}, {}, "BAD_META", ("normalized must be true or false",)),
 }
 

@@ -7,7 +7,9 @@ as long as there is room. What then can't be reached any more gets a link (``rea
 
 It costs a few distances a link, far less than building. Past a quarter of dead nodes too much of
 the graph would be such patches: build anew. And so where what died held the graph together, and
-rows would be left that no walk comes to: bounds of both say when.
+rows would be left that no walk comes to: bounds of both say when. Where a whole region died, no
+live neighbours are left to link across it, and recall around it would be below that of a graph
+that is built: ``died_together`` says so beforehand.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from vecdb.engine.graph import Graph
 from vecdb.engine.reachability import connect, distances_of, reachable_nodes
 from vecdb.types import Metric
 
-__all__ = ["HEALED_FRACTION_MAX", "LOST_FRACTION_MAX", "healed", "live_nodes"]
+__all__ = ["HEALED_FRACTION_MAX", "LOST_FRACTION_MAX", "died_together", "healed", "live_nodes"]
 
 HEALED_FRACTION_MAX: Final = 0.25
 """Dead nodes as a fraction of all up to which a graph is healed."""
@@ -31,6 +33,10 @@ HEALED_FRACTION_MAX: Final = 0.25
 LOST_FRACTION_MAX: Final = 0.001
 """Nodes that healing may leave out of reach which were within it, as a fraction of those that
 live."""
+
+_BURIED_FRACTION_MAX: Final = 1 / 16
+"""Dead nodes among dead neighbours, as a fraction of all nodes, up to which a graph is healed: with
+fewer of them recall stays that of a build, with a sixth it does not."""
 
 _LOST_IN_ALL_MAX: Final = 0.01
 _BLOCK_NODES = 8_192
@@ -45,6 +51,23 @@ def live_nodes(count: int, dead: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]
     if len(dead) == 0:
         return np.arange(count)
     return np.flatnonzero(np.unpackbits(dead, count=count, bitorder="little") == 0)
+
+
+def died_together(graph: Graph, dead: npt.NDArray[np.uint8]) -> bool:
+    """Whether too many dead nodes lie among dead ones, more than half of their neighbours on level
+    0, for the graph to be healed. dead: bitmap."""
+    n = len(graph.links)
+    if len(dead) == 0:
+        return False
+    # The last one stands for the padding, and for what is no node.
+    is_dead = np.append(np.unpackbits(dead, count=n, bitorder="little"), np.uint8(0)).astype(bool)
+    nodes, buried = np.flatnonzero(is_dead), 0
+    for first in range(0, len(nodes), _BLOCK_NODES):
+        lists = graph.links[nodes[first : first + _BLOCK_NODES]]
+        known = (lists >= 0) & (lists < n)
+        among = is_dead[np.where(known, lists, n)].sum(axis=1)
+        buried += int(np.count_nonzero(2 * among > known.sum(axis=1)))
+    return buried > _BURIED_FRACTION_MAX * n
 
 
 def healed(

@@ -28,7 +28,12 @@ from vecdb.engine import layout
 from vecdb.engine.build_space import space_of
 from vecdb.engine.child_process import give_way
 from vecdb.engine.environment import Environment
-from vecdb.engine.export.healing import HEALED_FRACTION_MAX, healed, live_nodes
+from vecdb.engine.export.healing import (
+    HEALED_FRACTION_MAX,
+    died_together,
+    healed,
+    live_nodes,
+)
 from vecdb.engine.export.source import parts_text
 from vecdb.engine.files import file_lock, os_errors_translated
 from vecdb.engine.folder_use import FolderUse
@@ -150,6 +155,8 @@ class _Merger:
     def _healed(self, segment: SegmentView) -> Graph | None:
         """The segment's graph of its live rows; None if there is none that is good enough."""
         if segment.graph is None or segment.dead_count > HEALED_FRACTION_MAX * segment.node_count:
+            return None
+        if died_together(segment.graph, segment.dead):
             return None
         metric = self._store.config.metric
         return healed(segment.graph, segment.content.vectors, segment.dead, metric)

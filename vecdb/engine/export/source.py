@@ -2,8 +2,8 @@
 
 The seq is that of a view, taken under a pin: all of it and nothing that comes later. What is clean
 is a view whose live rows are all in one published graph; dead nodes in it are healed away while
-converting (``healing.py``), which changes nothing in the collection. If healing would tear it, a
-graph is built of the export's own (``merge.py``), at a seq of its own.
+converting (``healing.py``), which changes nothing in the collection. If healing can't
+make a good one of it, a graph is built of the export's own (``merge.py``), at a seq of its own.
 
 Anything else needs a graph job first: once the indexer is asked for its end state, as ``optimize``
 does it, and that stays. If writers are at it, fresh rows are there again by then; so a second time
@@ -27,7 +27,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.compiled import load_kernels
-from vecdb.engine.export.healing import HEALED_FRACTION_MAX, healed, live_nodes
+from vecdb.engine.export.healing import (
+    HEALED_FRACTION_MAX,
+    died_together,
+    healed,
+    live_nodes,
+)
 from vecdb.engine.export.ids import numbers_of_content
 from vecdb.engine.export.merge_process import run_merge
 from vecdb.engine.export.pin import ExportPin
@@ -200,13 +205,15 @@ def _intact(opened: OpenCollection, view: View, part: SegmentView, deadline: Dea
 def _from_segment(
     opened: OpenCollection, part: SegmentView, done: list[str], began: float, deadline: Deadline
 ) -> GraphSource | None:
-    """A published graph without its dead nodes; None if healing would tear it."""
+    """A published graph without its dead nodes; None if they can't be healed away."""
     M = opened.store.config.M
     if part.graph is None:
         links = np.empty((0, 2 * M), np.int32), np.zeros(1, np.int32), np.empty((0, M), np.int32)
         graph, nodes = Graph(*links, -1, -1), None
     elif part.dead_count == 0:
         graph, nodes = part.graph, None
+    elif died_together(part.graph, part.dead):
+        return None
     else:
         nodes = live_nodes(part.node_count, part.dead)
         vectors, metric = part.content.vectors, opened.store.config.metric
