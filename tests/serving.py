@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from vecdb.engine.collection import Collection as EngineCollection
+from vecdb.errors import UnavailableError
 from vecdb_server.process import Server
 
 READY_WITHIN_S = 110.0
@@ -57,6 +58,29 @@ def running_server(data: Path | str, **options: Any) -> Iterator[str]:
         yield server.address
     finally:
         server.drain(grace_s=5.0)
+
+
+@contextmanager
+def running_server_at(data: Path, listen: str, message_bytes: int | None = None) -> Iterator[None]:
+    """A server in this process at a given address, without an indexer."""
+    server = Server(data, listen, message_bytes=message_bytes, indexer=False)
+    server.start()
+    try:
+        yield
+    finally:
+        server.drain(grace_s=5.0)
+
+
+def wait_until_ready(client: Any) -> None:
+    """A client of a server that came back connects again within two seconds."""
+    ends = time.monotonic() + 60
+    while True:
+        try:
+            client.list_collections()
+            return
+        except UnavailableError:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
 
 
 class ServerProcess:

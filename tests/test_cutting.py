@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import vecdb
-from tests.serving import running_server
+from tests.serving import free_port, running_server, running_server_at, wait_until_ready
 from vecdb import limits
 from vecdb.engine.collection import Collection as EngineCollection
 from vecdb_client import Client
@@ -220,3 +221,19 @@ def test_pieces_of_a_search_share_its_timeout(filled: Any, monkeypatch: pytest.M
     filled.search(VECTORS, k=1, timeout_s=60.0)
     assert len(left) > 2
     assert left == sorted(left, reverse=True) and left[-1] < left[0]
+
+
+def test_server_started_again_with_a_smaller_limit_is_asked_for_it(tmp_path: Path) -> None:
+    """Reads find out by themselves; a write is refused once, and nothing of it was written."""
+    listen = f"127.0.0.1:{free_port()}"
+    with Client(listen, timeout_s=30) as client:
+        with running_server_at(tmp_path, listen, 4 * LIMIT):
+            docs = client.create_collection("docs", DIM)
+            assert docs.upsert(IDS[:1_000], VECTORS[:1_000]).seq == 1
+        with running_server_at(tmp_path, listen, LIMIT):
+            wait_until_ready(client)
+            assert docs.get(IDS[:1_000]).missing == []
+            with pytest.raises(vecdb.ResourceExhaustedError) as caught:
+                docs.upsert(IDS[:1_000], -VECTORS[:1_000])
+            assert (caught.value.reason, docs.stats().seq) == ("MESSAGE_TOO_LARGE", 1)
+            assert docs.upsert(IDS[:1_000], -VECTORS[:1_000]).count == 1_000

@@ -22,14 +22,13 @@ import pytest
 
 import vecdb
 from tests.model import seal_now
-from tests.serving import free_port, running_server
+from tests.serving import free_port, running_server, running_server_at, wait_until_ready
 from vecdb.engine import upkeep
 from vecdb.engine.database import Database
 from vecdb_client import Collection
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
 from vecdb_server import command_line
-from vecdb_server.process import Server
 
 DIM = 4
 GONE = {"DROPPED", "NO_COLLECTION"}
@@ -54,28 +53,6 @@ def in_another_process(data: Path, statements: str) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-
-
-@contextmanager
-def running_server_at(data: Path, listen: str) -> Iterator[None]:
-    server = Server(data, listen, indexer=False)
-    server.start()
-    try:
-        yield
-    finally:
-        server.drain(grace_s=5.0)
-
-
-def wait_until_ready(client: Any) -> None:
-    """A client of a server that came back connects again within two seconds."""
-    ends = time.monotonic() + 60
-    while True:
-        try:
-            client.list_collections()
-            return
-        except vecdb.UnavailableError:
-            assert time.monotonic() < ends
-            time.sleep(0.05)
 
 
 def all_ids(collection: Any) -> list[str]:

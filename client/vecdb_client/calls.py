@@ -126,6 +126,7 @@ class Calls:
         try:
             return begun.result()
         except VecdbError as error:
+            self._note_limit(error)
             attempts = _Attempts(request)
             attempts.failed(error)
         return self.write(method, request, attempts)
@@ -140,6 +141,7 @@ class Calls:
             try:
                 return self._send(method, request, left_s, is_write=True)
             except VecdbError as error:
+                self._note_limit(error)
                 attempts.failed(error)
                 if ends is not None and time.monotonic() + pause_s >= ends:
                     raise attempts.doubt or error from None
@@ -153,6 +155,11 @@ class Calls:
             response = self.read("ServerInfo", wire.ServerInfoRequest(), timeout_s)
             self._message_bytes = min(response.limits.message_bytes, limits.MESSAGE_BYTES.maximum)
         return self._message_bytes
+
+    def _note_limit(self, error: VecdbError) -> None:
+        """A server that was started again with another limit is asked for it by the next call."""
+        if error.reason == "MESSAGE_TOO_LARGE":
+            self._message_bytes = None
 
     def close(self) -> None:
         """Close all connections; closing twice is fine."""

@@ -48,7 +48,7 @@ class Collection:
     """
 
     def __init__(
-        self, calls: Calls, name: str, config: CollectionConfig, collection_id: str
+        self, calls: Calls, name: str, config: CollectionConfig, collection_id: str = ""
     ) -> None:
         self._calls = calls
         self._name = name

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from vecdb import checks, limits
-from vecdb.engine.batch import DeleteBatch, UpsertBatch, make_batch, make_delete, make_terms
+from vecdb.engine.batch import DeleteBatch, Terms, UpsertBatch, make_batch, make_delete, make_terms
 from vecdb.engine.collection_stats import collection_stats
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.export.export import ExportRequest, export
@@ -126,8 +126,7 @@ class Collection:
             NotFoundError: the collection was dropped.
         """
         terms = make_terms(insert_only, if_seq, request_id)
-        rows = checks.check_rows(ids, vectors, metadata, self.config)
-        return self._written(make_batch(*rows, terms))
+        return self._written(self._batch(ids, vectors, metadata, terms))
 
     def upsert_raw(
         self,
@@ -442,6 +441,11 @@ class Collection:
             self.end_scroll,
             overwrite=checks.check_flag("overwrite", overwrite),
         )
+
+    def _batch(
+        self, ids: Any, vectors: Any, metadata: Any, terms: Terms | None = None
+    ) -> UpsertBatch:
+        return make_batch(*checks.check_rows(ids, vectors, metadata, self.config), terms)
 
     def _submit(self, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
         pressure = self._opened.backpressure

@@ -66,8 +66,9 @@ def _write_format(root: Path, file: Path) -> None:
 
 def prepare_folder(root: Path, *, group_access: bool = False) -> None:
     """Make the folder or check that it is ours."""
-    if root.exists() and not root.is_dir():
-        raise FailedPreconditionError(f"{root} is not a folder", "NOT_A_FOLDER")
+    for each in (root, *root.parents):
+        if each.exists() and not each.is_dir():
+            raise FailedPreconditionError(f"{each} is not a folder", "NOT_A_FOLDER")
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     make_root(root, group=group_access)
     if group_access and not is_for_group(root):
