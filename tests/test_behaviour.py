@@ -340,6 +340,7 @@ def test_the_package_exports_what_it_lists() -> None:
         "import_files",
         "indexer",
         "limits",
+        "one_line",
         "os_errors",
         "scrolling",
         "types",
