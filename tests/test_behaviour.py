@@ -487,6 +487,7 @@ def test_the_package_exports_what_it_lists() -> None:
         "json_objects",
         "limits",
         "metadata_checks",
+        "one_line",
         "os_errors",
         "row_names",
         "scrolling",
