@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import socket
 import threading
@@ -474,3 +475,21 @@ def test_scrolls_in_use_are_not_ended_for_a_new_one(
         page(stub)
     assert ("vecdb-reason", "TOO_MANY_SCROLLS") in caught.value.trailing_metadata()  # type: ignore[attr-defined]
     assert [len(page(stub, token).ids) for token in used] == [1, 1, 1]
+
+
+def test_calls_that_failed_do_not_stay_open(tmp_path: Path) -> None:
+    """A server hardly collects garbage: a call that is kept by a circle of references would count
+    among those of its connection, of which there may be 256."""
+    with running_server(tmp_path / "data", indexer=False) as address:
+        gc.collect()
+        gc.disable()
+        try:
+            with grpc.insecure_channel(address) as channel:
+                get = channel.unary_unary("/vecdb.v1.Vecdb/Get")
+                data = wire.GetRequest(collection="none", ids=["a"]).SerializeToString()
+                for _ in range(600):
+                    with pytest.raises(grpc.RpcError) as caught:
+                        get(data, timeout=60)
+                    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        finally:
+            gc.enable()

@@ -271,6 +271,7 @@ class _Rpc:
                 reason=status.reason,
                 message=status.message,
             )
+        _forget_frames(error)
         return status
 
 
@@ -407,6 +408,18 @@ def _noted(first: bytes, requests: Iterator[bytes], place: Place) -> Iterator[by
         place.rest()
         data = next(requests, None)
         place.work()
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Let go of the frames of an error, and of those that led to it.
+
+    They lead to the handler's, which holds the error: in that circle the call would stay open until
+    a collection of garbage, which is rare here, and count among those of its connection.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
 
 
 def _abort(status: Status, context: grpc.ServicerContext) -> NoReturn:
