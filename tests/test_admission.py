@@ -18,7 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import vecdb
-from tests.serving import held
+from tests.serving import held, running_server
 from vecdb import limits
 from vecdb.engine import scroll_uses
 from vecdb_proto import vecdb_pb2 as wire
