@@ -81,6 +81,16 @@ def refusal(work: Callable[[], Any]) -> vecdb.VecdbError:
     return caught.value
 
 
+def search_whole(client: Any, name: str, queries: Any, k: int, **wanted: bool) -> Any:
+    """A search as it is sent by clients that do not cut what is too large for a message."""
+    request = wire.SearchRequest(collection=name, queries=encode_matrix(queries), k=k, **wanted)
+    return client._calls.search(request, WITHIN_S)
+
+
+def get_whole(client: Any, name: str, ids: list[str]) -> Any:
+    return client._calls.wait("Get", wire.GetRequest(collection=name, ids=ids), WITHIN_S)
+
+
 def never(*arguments: Any, **named: Any) -> Any:
     raise AssertionError("it was read")
 
@@ -97,15 +107,19 @@ def test_an_answer_that_fits_no_message_is_refused_before_anything_is_read(
         monkeypatch.setattr(answers, "read_vectors", never)
         monkeypatch.setattr(lookup, "read_vectors", never)
         for _ in range(2):  # As a call and in a stream.
-            error = refusal(lambda: docs.search(VECTORS[:20], k=ROWS, include_vectors=True))
+            error = refusal(
+                lambda: search_whole(client, "docs", VECTORS[:20], ROWS, include_vectors=True)
+            )
             assert error.reason == "MESSAGE_TOO_LARGE"
             least = 20 * ROWS * (4 * DIM + 7)
             assert f"at least {least} bytes, a message may have {2 * MIB};" in error.message
         # More hits than there are rows are not counted.
-        error = refusal(lambda: docs.search(VECTORS[:20], k=16_384, include_vectors=True))
+        error = refusal(
+            lambda: search_whole(client, "docs", VECTORS[:20], 16_384, include_vectors=True)
+        )
         assert str(least) in error.message
         ids = [str(number % ROWS) for number in range(9_000)]
-        error = refusal(lambda: docs.get(ids))
+        error = refusal(lambda: get_whole(client, "docs", ids))
         assert error.reason == "MESSAGE_TOO_LARGE"
     assert database.call_memory.bytes_used == 0
 
@@ -126,8 +140,8 @@ def test_metadata_that_fits_no_message_is_not_read_to_its_end(
     with vecdb.connect(address) as client:
         texts = client.collection("texts")
         for work in (
-            lambda: texts.search(VECTORS[0], k=100),
-            lambda: texts.get([str(number) for number in range(100)]),
+            lambda: search_whole(client, "texts", VECTORS[:1], 100, include_metadata=True),
+            lambda: get_whole(client, "texts", [str(number) for number in range(100)]),
         ):
             read.clear()
             error = refusal(work)
