@@ -90,6 +90,26 @@ def test_deleted_first_row_of_equal_ones_does_not_hide_the_others(tmp_path: Path
         assert not hits.info.exact
 
 
+@METRICS
+def test_few_rows_left_updates_and_k_above_the_live_ones(tmp_path: Path, metric: str) -> None:
+    """Two segments; what was updated is deleted in the first one and lives in the second."""
+    rng = np.random.default_rng(11)
+    vectors = rng.standard_normal((2_000, DIM), dtype=np.float32)
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = filled(database, "docs", metric, np.arange(2_000), vectors)
+        moved = np.argsort(np.square(vectors - vectors[0]).sum(axis=1))[:600]
+        now = vectors.copy()
+        now[moved] = rng.standard_normal((len(moved), DIM), dtype=np.float32)
+        docs.upsert_many(names_of(moved), now[moved])
+        seal_now(docs)
+        assert [s.kind for s in docs.stats().segments] == ["graph", "flat"]
+        for queries in vectors[moved[:QUERIES]], now[moved[:QUERIES]]:
+            assert measured(docs, queries, 10) >= 0.97
+        docs.delete(names_of(range(5, 2_000)))
+        for hits in docs.search(vectors[:20], k=10):
+            assert sorted(hits.ids) == names_of(range(5))
+
+
 def test_info_counts_the_deleted_rows_walked_through(tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     vectors = rng.standard_normal((2_000, DIM), dtype=np.float32)
