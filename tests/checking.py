@@ -23,6 +23,7 @@ from vecdb.engine.graph import Graph
 from vecdb.engine.publication import in_place
 from vecdb.engine.segment import RowArrays, Segment, write_segment
 from vecdb.engine.store import Store
+from vecdb.engine.testing import opened_of
 
 DIM = 8
 
@@ -55,7 +56,7 @@ def fill(folder: Path) -> None:
         docs.upsert(ids_of(30, 10), vectors_of(0, 200)[30:40], [{"n": -1}] * 10)
         docs.delete(["id-20", "id-21"])
         docs.delete(["id-310"], request_id="r-7")
-        store = docs._opened.store
+        store = opened_of(docs).store
         store.environment.transact(lambda transaction: pins.take_pin(store, transaction))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vecdb.engine.indexing import CollectionIndexer
+from vecdb.engine.testing import opened_of
 
 
 def distances(metric: str, query: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -68,12 +69,12 @@ class Model:
 
 def seal_now(collection: Any) -> None:
     """Seal all fresh rows of an embedded collection in this process."""
-    assert collection._opened.seal(1)
+    assert opened_of(collection).seal(1)
 
 
 def indexer_of(collection: Any, rows_max: int = 1 << 40) -> CollectionIndexer:
     """An indexer for an embedded collection that works in this process."""
-    opened = collection._opened
+    opened = opened_of(collection)
     return CollectionIndexer(
         opened.store,
         Path(opened.folder),

@@ -20,6 +20,7 @@ from tests.checking import checked
 from tests.model import index_now, seal_now
 from vecdb.checking import Problem
 from vecdb.engine.purging import PurgePass, garbage_rows, purge_all
+from vecdb.engine.testing import opened_of
 from vecdb.engine.trimming import trim_dead
 
 __all__ = ["Hand", "SecondProcess"]
@@ -61,7 +62,7 @@ class Hand:
 
     def purge(self, steps: int | None) -> None:
         """Purge all that no pin holds and trim, or leave a pass after so many steps."""
-        opened = self.collection._opened
+        opened = opened_of(self.collection)
         store = opened.store
         if steps is None:
             purge_all(store, grace_s=0.0)
@@ -73,7 +74,7 @@ class Hand:
 
     def garbage(self) -> int:
         """Records of no live row, and those that have been replaced."""
-        store = self.collection._opened.store
+        store = opened_of(self.collection).store
         with store.environment.read() as transaction:
             return garbage_rows(store, transaction)
 

@@ -22,7 +22,9 @@ from typing import Any
 
 import pytest
 
-from vecdb.engine.collection import Collection as EngineCollection
+from vecdb.engine.open_collection import OpenCollection
+from vecdb.engine.runtime import Runtime
+from vecdb.engine.search import Searcher
 from vecdb.errors import UnavailableError
 from vecdb_server.process import Server
 
@@ -190,15 +192,26 @@ def _unread_bytes(port: int) -> int:
     return unread
 
 
+HOOKS: dict[str, tuple[type, str]] = {
+    "write": (Runtime, "write"),
+    "delete": (Runtime, "write"),
+    "optimize": (Runtime, "optimize"),
+    "search": (Searcher, "run"),
+    "count": (OpenCollection, "count"),
+}
+"""Where the calls of every façade go through the engine."""
+
+
 def held(monkeypatch: pytest.MonkeyPatch, method: str) -> tuple[threading.Event, threading.Event]:
-    """Makes a method of the engine wait; returns events: it was entered, and it may go on."""
+    """Make a method of ``HOOKS`` wait; returns events: it was entered, and it may go on."""
     entered, release = threading.Event(), threading.Event()
-    real = getattr(EngineCollection, method)
+    owner, name = HOOKS[method]
+    real = getattr(owner, name)
 
     def waiting(self: Any, *arguments: Any, **named: Any) -> Any:
         entered.set()
         assert release.wait(20)
         return real(self, *arguments, **named)
 
-    monkeypatch.setattr(EngineCollection, method, waiting)
+    monkeypatch.setattr(owner, name, waiting)
     return entered, release

@@ -30,9 +30,11 @@ from tests.model import Model, index_now, seal_now
 from tests.serving import running_server
 from vecdb.engine import layout, publication
 from vecdb.engine.backup.manifest import read_manifest, write_manifest
+from vecdb.engine.backup.process import back_up
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock
+from vecdb.engine.testing import opened_of, runtime_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server import command_line
 from vecdb_server.process import Server
@@ -77,7 +79,7 @@ def check_same(docs: Any, model: Model, seed: int = 0) -> None:
 
 
 def entries_of(docs: Any) -> dict[int, dict[str, Any]]:
-    store = docs._opened.store
+    store = opened_of(docs).store
     with store.environment.read() as transaction:
         found: dict[int, dict[str, Any]] = store.read_segments(transaction)
     return found
@@ -257,7 +259,7 @@ def test_a_backup_beside_two_writing_processes_is_a_state_that_was_committed(
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         for name in NAMES:
             database.create_collection(name, DIM)
-        stores = {name: database.collection(name)._opened.store for name in NAMES}
+        stores = {name: opened_of(database.collection(name)).store for name in NAMES}
         seqs_before = []
         reports = []
         with Writers(tmp_path / "data", [tmp_path / "0.jsonl", tmp_path / "1.jsonl"]) as writers:
@@ -331,7 +333,7 @@ def test_half_made_and_half_dropped_collections_are_left_out(tmp_path: Path) -> 
         for name in ("creating", "dropping"):
             database.create_collection(name, 2)
             entry = layout.config_entry("0" * 16, vecdb.CollectionConfig(2))
-            database._catalog._put(name, {**entry, "state": name})
+            runtime_of(database).catalog._put(name, {**entry, "state": name})
         assert database.backup(tmp_path / "backup").collections == 1
     vecdb.restore(tmp_path / "backup", tmp_path / "restored")
     names = Environment(
@@ -358,7 +360,7 @@ def test_segments_that_are_replaced_meanwhile_are_still_copied(
         backup = paused(*moment)
         index_now(docs)
         assert set(entries_of(docs)).isdisjoint(before)
-        assert not any((docs._opened.folder / "segments" / str(n)).exists() for n in before)
+        assert not any((opened_of(docs).folder / "segments" / str(n)).exists() for n in before)
         assert "report" in backup.finish()
     (entry,) = read_manifest(tmp_path / "backup")["collections"]
     assert (entry["segments"], entry["lost"]) == (len(before), 0)
@@ -367,7 +369,7 @@ def test_segments_that_are_replaced_meanwhile_are_still_copied(
         docs = database.collection("docs")
         assert entries_of(docs) == before
         check_same(docs, model)
-        assert docs._opened.views.verify(lambda: None)
+        assert opened_of(docs).views.verify(lambda: None)
         assert docs.search(vectors_of(5, 1)[0], k=3).info.verified
 
 
@@ -377,7 +379,7 @@ def test_a_segment_that_is_gone_or_damaged_is_built_again(tmp_path: Path, how: s
     with database:
         docs = database.collection("docs")
         number = min(entries_of(docs))
-        folder = docs._opened.folder / "segments" / str(number)
+        folder = opened_of(docs).folder / "segments" / str(number)
         if how == "unlinked":
             shutil.rmtree(folder)
         elif how == "half":
@@ -400,8 +402,8 @@ def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
     database, model = filled(tmp_path / "data")
     with database:
         docs = database.collection("docs")
-        store = docs._opened.store
-        counters = docs._opened.views.view().counters
+        store = opened_of(docs).store
+        counters = opened_of(docs).views.view().counters
         taken = publication.claim(store, publication.GRAPH_LOCK, 0, counters.sealed_to)
         assert taken is not None
         key = b"k" * 16
@@ -424,8 +426,8 @@ def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
         assert {e["state"] for e in entries_of(docs).values()} == {"published"}
         assert docs.stats().generation == generation + 1
         # A number is never given twice.
-        assert docs._opened.views.view().counters.next_segment == taken.number + 1
-        environment = docs._opened.store.environment
+        assert opened_of(docs).views.view().counters.next_segment == taken.number + 1
+        environment = opened_of(docs).store.environment
         with environment.read() as transaction:
             assert transaction.get(key, db=environment.database(b"pins")) is None
             assert transaction.get(key, db=environment.database(b"requests")) is not None
@@ -510,7 +512,7 @@ def wait_for(path: Path) -> None:
 def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data")
     with database:
-        store = database.collection("docs")._opened.store
+        store = opened_of(database.collection("docs")).store
         # One that was killed while it read, as happens to a backup while it copies a store.
         reader = subprocess.Popen(
             [sys.executable, "-c", READER, store.environment.folder, tmp_path / "reads"],
@@ -529,7 +531,7 @@ def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
         deadline = Deadline(None, is_cancelled)
         held = file_lock(tmp_path / "data" / "catalog.lock", wait=True)
         with held, pytest.raises(vecdb.CancelledError):
-            database.run_backup(tmp_path / "backup", deadline, include_segments=True)
+            back_up(runtime_of(database), tmp_path / "backup", deadline, include_segments=True)
         assert asked[-1] == 1
         assert f" {reader.pid} " not in store.environment._lmdb.readers()
         (tmp_path / "reads").unlink()
@@ -556,7 +558,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, pages: int) -> N
 def test_a_store_with_a_bad_byte_is_not_backed_up(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data", 60)
     with database:
-        folder = database.collection("docs")._opened.folder
+        folder = opened_of(database.collection("docs")).folder
     vector = vectors_of(2, 20)[7].tobytes()
     store = folder / "store" / "data.mdb"
     flip(store, store.read_bytes().index(vector) + 5)

@@ -27,6 +27,7 @@ from vecdb.engine.environment import Environment
 from vecdb.engine.segment import Segment
 from vecdb.engine.store import Store
 from vecdb.engine.store_clock import CLOCK_KEY
+from vecdb.engine.testing import opened_of, runtime_of
 
 DIM = 8
 SEED = int(os.environ.get("VECDB_TEST_SEED", "7"))
@@ -85,7 +86,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Model
         model = fill(docs)
         docs.scroll_page(batch=5)  # Its pin stays.
         database.create_collection("other", DIM).upsert(["own"], rows(1))
-        return folder, docs._opened.id, model
+        return folder, opened_of(docs).id, model
 
 
 def values_of(folder: Path, databases: tuple[bytes, ...]) -> list[tuple[bytes, bytes, bytes]]:
@@ -366,7 +367,7 @@ def test_a_store_that_can_not_be_opened_can_be_dropped(
     shutil.copytree(source, folder)
     if half_done:
         with vecdb.open(folder, indexer=False) as database:
-            database._catalog.drop("docs")
+            runtime_of(database).catalog.drop("docs")
     STORE_DAMAGES[damage](folder / "collections" / collection_id / "store" / "data.mdb")
     with SecondProcess() as process:
         process.open(folder)
@@ -382,7 +383,7 @@ def test_a_store_that_is_damaged_while_it_is_open_can_be_dropped(
 ) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(4), rows(4))
-    file = database.path / "collections" / docs._opened.id / "store" / "data.mdb"
+    file = database.path / "collections" / opened_of(docs).id / "store" / "data.mdb"
     raw = bytearray(file.read_bytes())
     raw[2 * 4096 :] = bytes(len(raw) - 2 * 4096)
     with open(file, "r+b") as opened:  # In place, as LMDB has mapped it.
@@ -397,7 +398,7 @@ def test_a_store_that_is_damaged_while_it_is_open_can_be_dropped(
 
 def flipped_block(docs: Any, first_row: int) -> None:
     """Flip a bit of a block of an open collection."""
-    environment = docs._opened.store.environment
+    environment = opened_of(docs).store.environment
 
     def write(transaction: Any) -> None:
         database, key = environment.database(b"blocks"), layout.row_key(first_row)
@@ -427,7 +428,7 @@ def test_deleting_what_is_damaged_is_the_way_out(database: Any) -> None:
     for i in range(4):
         docs.upsert(names(2, 2 * i), vectors[2 * i : 2 * i + 2])
     flipped_block(docs, 2)
-    docs._opened.views.forget()
+    opened_of(docs).views.forget()
     with pytest.raises(vecdb.DataLossError, match="rows from 2"):
         docs.search(vectors[0])
     docs.delete(["row-2"])
@@ -437,7 +438,7 @@ def test_deleting_what_is_damaged_is_the_way_out(database: Any) -> None:
         seal_now(docs)
     docs.delete(["row-3"])
     for _ in range(2):
-        docs._opened.views.forget()
+        opened_of(docs).views.forget()
         hits = docs.search(vectors[0], k=8, exact=True)
         assert sorted(hits.ids) == ["row-0", "row-1", "row-4", "row-5", "row-6", "row-7"]
         seal_now(docs)
@@ -466,12 +467,12 @@ def test_sealing_that_fails_says_why_and_does_not_spin(
             i += 1
             time.sleep(0.01)
         assert 2 <= len(tried) <= 3, tried
-        status = database.indexer_status(docs._opened)
+        status = runtime_of(database).indexer_status(opened_of(docs))
         assert "could not be sealed" in status and "rows from 0" in status
         assert docs.count() == 4 + 50 * i
         docs.delete(names(4))
         ends = time.monotonic() + 10
-        while "sealed" in database.indexer_status(docs._opened):
+        while "sealed" in runtime_of(database).indexer_status(opened_of(docs)):
             assert time.monotonic() < ends
             time.sleep(0.05)
         assert docs.stats().sealed_to > 0
@@ -485,7 +486,7 @@ def test_a_damaged_log_entry_costs_only_time(database: Any) -> None:
     assert len(docs.search(vectors[0], k=20)) == 10
     docs.delete(names(3))
     docs.upsert(names(10, 10), vectors[10:])
-    environment = docs._opened.store.environment
+    environment = opened_of(docs).store.environment
     for seq in (2, 3):
         key = layout.row_key(seq)
         environment.transact(
@@ -507,9 +508,9 @@ def test_graphs_are_built_from_verified_rows_only(
         docs = database.collection("docs")
         (first, *_) = docs.stats().segments
         flipped_block(docs, 0)
-        path = docs._opened.folder / "segments" / str(first.number) / "vectors.npy"
+        path = opened_of(docs).folder / "segments" / str(first.number) / "vectors.npy"
         path.write_bytes(path.read_bytes()[:-1])
-        docs._opened.views.forget()
+        opened_of(docs).views.forget()
         with pytest.raises(vecdb.DataLossError, match="rows from 0"):
             docs.search(QUERIES[0])
         with pytest.raises(vecdb.DataLossError, match="rows from 0"):
@@ -658,7 +659,7 @@ def check_file_damage(folder: Path, model: Model) -> None:
         for _ in range(5):
             seal_now(docs)
             index_now(docs)
-            if docs._opened.views.verify(lambda: None):
+            if opened_of(docs).views.verify(lambda: None):
                 break
         changed = Model(DIM, "cosine")
         changed.rows = {n: r for n, r in model.rows.items() if n != "row-30"}
@@ -752,14 +753,14 @@ def test_answers_are_verified_a_while_after_opening(
         may_go_on.set()
         eventually(lambda: docs.search(QUERIES[0]).info.verified)
         for _ in range(2):
-            docs._opened.rest()
+            opened_of(docs).rest()
             assert docs.search(QUERIES[0]).info.verified
         assert sorted(read) == sorted(set(read)) and len(read) == 2
         # Somebody wrote to a file: it is not the one that was compared.
         number = read[0]
-        path = docs._opened.folder / "segments" / str(number) / "vectors.npy"
+        path = opened_of(docs).folder / "segments" / str(number) / "vectors.npy"
         os.utime(path)
-        docs._opened.rest()
+        opened_of(docs).rest()
         eventually(lambda: docs.search(QUERIES[0]).info.verified)
         assert sorted(read) == sorted([*set(read), number])
 
@@ -821,6 +822,6 @@ def test_running_out_of_files_marks_nothing(
 
 
 def entries_of(docs: Any) -> dict[int, dict[str, Any]]:
-    store = docs._opened.store
+    store = opened_of(docs).store
     with store.environment.read() as transaction:
         return store.read_segments(transaction)

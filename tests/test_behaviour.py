@@ -439,18 +439,12 @@ def public(cls: type) -> dict[str, Any]:
         (
             Database,
             Client,
-            {
-                *("check_usable", "submit", "indexer_status", "optimize", "wake_indexer"),
-                *("run_backup", "woke", "collection_of_id", "gone_error"),
-            },
+            {"check_usable", "options", "path"},
         ),
         (
             EngineCollection,
             ClientCollection,
-            {
-                *("upsert_raw", "run_search", "run_scroll_page", "run_optimize", "run_export"),
-                "collection_id",
-            },
+            {"collection_id"},
         ),
     ],
 )

@@ -22,6 +22,7 @@ from vecdb.engine.call_memory import MemoryBudget
 from vecdb.engine.database import Database
 from vecdb.engine.search import Searcher
 from vecdb.engine.store import Store
+from vecdb.engine.testing import runtime_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
@@ -121,7 +122,7 @@ def test_an_answer_that_fits_no_message_is_refused_before_anything_is_read(
         ids = [str(number % ROWS) for number in range(9_000)]
         error = refusal(lambda: get_whole(client, "docs", ids))
         assert error.reason == "MESSAGE_TOO_LARGE"
-    assert database.call_memory.bytes_used == 0
+    assert runtime_of(database).call_memory.bytes_used == 0
 
 
 def test_metadata_that_fits_no_message_is_not_read_to_its_end(
@@ -150,7 +151,7 @@ def test_metadata_that_fits_no_message_is_not_read_to_its_end(
             assert sum(read) == 40  # Of 60 KB each, 34 fill 2 MiB.
         assert len(texts.search(VECTORS[0], k=30)) == 30
         assert len(texts.search(VECTORS[0], k=100, include_metadata=False)) == 100
-    assert database.call_memory.bytes_used == 0
+    assert runtime_of(database).call_memory.bytes_used == 0
 
 
 def test_calls_take_no_more_than_they_may_together(
@@ -163,7 +164,7 @@ def test_calls_take_no_more_than_they_may_together(
     assert error.reason == "CALL_MEMORY"
     numbers = [int(number) for number in re.findall(r"\d+", error.message)]
     assert numbers[0] > numbers[1] == numbers[2] == 12 * MIB
-    assert database.call_memory.bytes_used == 0
+    assert runtime_of(database).call_memory.bytes_used == 0
 
     inside, go_on = threading.Event(), threading.Event()
     real = search_module.answers
@@ -178,7 +179,7 @@ def test_calls_take_no_more_than_they_may_together(
         first = pool.submit(docs.search, VECTORS[:5], k=ROWS, include_vectors=True)
         assert inside.wait(WITHIN_S)
         monkeypatch.setattr(search_module, "answers", real)
-        used = database.call_memory.bytes_used
+        used = runtime_of(database).call_memory.bytes_used
         assert 5 * ROWS * 4 * DIM < used < 12 * MIB
         error = refusal(lambda: docs.search(VECTORS[:5], k=ROWS, include_vectors=True))
         assert f"{12 * MIB - used} are free" in error.message
@@ -188,7 +189,7 @@ def test_calls_take_no_more_than_they_may_together(
         assert len(docs.scroll_page(batch=10).records) == 10
         go_on.set()
         assert len(first.result(WITHIN_S)) == 5
-    assert database.call_memory.bytes_used == 0
+    assert runtime_of(database).call_memory.bytes_used == 0
     assert len(docs.search(VECTORS[:5], k=ROWS, include_vectors=True)) == 5
 
 
@@ -197,7 +198,7 @@ def test_metadata_is_counted_as_it_is_read(opened: Callable[..., Any]) -> None:
     texts = database.collection("texts")
     assert refusal(lambda: texts.search(VECTORS[0], k=100)).reason == "CALL_MEMORY"
     assert refusal(lambda: texts.get(range(100))).reason == "CALL_MEMORY"
-    assert database.call_memory.bytes_used == 0
+    assert runtime_of(database).call_memory.bytes_used == 0
     assert len(texts.get(range(50))) == 50
 
 
@@ -210,7 +211,7 @@ def test_what_is_done_once_more_is_counted_once(
     real = search_module.answers
 
     def overtaken(*arguments: Any) -> Any:
-        used.append(database.call_memory.bytes_used)
+        used.append(runtime_of(database).call_memory.bytes_used)
         if len(used) == 1:
             raise search_module.OvertakenError("purged meanwhile", "OVERTAKEN")
         return real(*arguments)
@@ -233,13 +234,13 @@ def test_requests_and_answers_on_their_way_are_counted(served: tuple[str, Databa
         )
         unread = search(request.SerializeToString(), timeout=WITHIN_S)
         # Nobody takes it: it stays counted, though its handler has returned.
-        eventually(lambda: 3 * MIB < database.call_memory.bytes_used < 4 * MIB)
+        eventually(lambda: 3 * MIB < runtime_of(database).call_memory.bytes_used < 4 * MIB)
         assert list(next(unread).counts) == [ROWS, ROWS]
-        eventually(lambda: database.call_memory.bytes_used == 0)
+        eventually(lambda: runtime_of(database).call_memory.bytes_used == 0)
         gone = search(request.SerializeToString(), timeout=WITHIN_S)
-        eventually(lambda: 3 * MIB < database.call_memory.bytes_used < 4 * MIB)
+        eventually(lambda: 3 * MIB < runtime_of(database).call_memory.bytes_used < 4 * MIB)
         gone.cancel()
-        eventually(lambda: database.call_memory.bytes_used == 0)
+        eventually(lambda: runtime_of(database).call_memory.bytes_used == 0)
 
 
 def test_a_request_that_does_not_fit_beside_others_is_refused(
@@ -253,14 +254,14 @@ def test_a_request_that_does_not_fit_beside_others_is_refused(
             ids=[str(number) for number in range(4_000)],
             vectors=encode_matrix(np.resize(VECTORS, (4_000, DIM))),
         )
-        other = database.call_memory.call()
-        other.take(database.call_memory.bytes_max - MIB)
+        other = runtime_of(database).call_memory.call()
+        other.take(runtime_of(database).call_memory.bytes_max - MIB)
         with pytest.raises(grpc.RpcError) as caught:
             stub.Upsert(request, timeout=WITHIN_S)
         assert ("vecdb-reason", "CALL_MEMORY") in caught.value.trailing_metadata()
         assert stub.Count(wire.CountRequest(collection="docs")).count == ROWS
         other.close()
-    assert database.call_memory.bytes_used == 0
+    assert runtime_of(database).call_memory.bytes_used == 0
 
 
 # -------------------------------------------------------------------------- no memory at all

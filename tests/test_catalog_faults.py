@@ -12,6 +12,7 @@ import pytest
 
 import vecdb
 from vecdb.engine import failpoints
+from vecdb.engine.testing import runtime_of
 
 DIM = 4
 CREATES = [name for name in failpoints.FAILPOINTS if name.startswith("create.")]
@@ -96,11 +97,13 @@ def leave_half_done(data: Path) -> None:
         kept = database.create_collection("kept", DIM)
         kept.upsert(["a"], np.ones((1, DIM), np.float32))
         database.create_collection("dropping", DIM)
-        database._catalog.drop("dropping")  # Only its first step.
-        with database._catalog.environment.read() as transaction:
-            entry = database._catalog._entry(transaction, "kept")
+        runtime_of(database).catalog.drop("dropping")  # Only its first step.
+        with runtime_of(database).catalog.environment.read() as transaction:
+            entry = runtime_of(database).catalog._entry(transaction, "kept")
         (data / "collections" / ("f" * 16)).mkdir()
-        database._catalog._put("creating", {**entry, "id": "f" * 16, "state": "creating"})
+        runtime_of(database).catalog._put(
+            "creating", {**entry, "id": "f" * 16, "state": "creating"}
+        )
 
 
 @pytest.mark.parametrize(

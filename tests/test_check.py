@@ -44,6 +44,7 @@ from vecdb.engine.graph import Graph
 from vecdb.engine.hnsw import Builder
 from vecdb.engine.publication import SEAL_LOCK, claim
 from vecdb.engine.reachability import connect, reachable_nodes
+from vecdb.engine.testing import opened_of
 from vecdb_server import command_line
 
 SEED = 20_261
@@ -130,7 +131,7 @@ def unicode_and_long(database: Any) -> None:
 def a_dead_process(database: Any) -> None:
     """A claim whose holder was killed: nothing is wrong, the next holder discards it."""
     fresh_rows(database)
-    assert claim(database.collection("docs")._opened.store, SEAL_LOCK, 0, 300) is not None
+    assert claim(opened_of(database.collection("docs")).store, SEAL_LOCK, 0, 300) is not None
 
 
 HISTORIES: tuple[Callable[[Any], None], ...] = (
@@ -198,6 +199,7 @@ def test_small_segments_by_the_indexer_are_content(tmp_path: Path) -> None:
 
 WRITER = """
 import contextlib, sys
+from vecdb.engine.testing import opened_of
 from pathlib import Path
 import vecdb
 from tests.checking import ids_of, vectors_of
@@ -211,7 +213,7 @@ with vecdb.open(sys.argv[1], indexer=False) as database:
         docs.delete(ids_of(first * 7 % 900, 20))
         # Not by the helpers that insist: another process may hold the locks, or unlink files.
         with contextlib.suppress(OSError, vecdb.VecdbError):
-            docs._opened.seal(1)
+            opened_of(docs).seal(1)
             if turn % 3 == 0:
                 indexer_of(docs).run("optimizing")
         if turn % 5 == 0:

@@ -25,7 +25,7 @@ import vecdb
 import vecdb_client
 from tests.serving import REQUEST_BYTES_MIN, ServerProcess, free_port, held, running_server
 from vecdb import limits
-from vecdb.engine.collection import Collection as EngineCollection
+from vecdb.engine.runtime import Runtime
 from vecdb.types import IngestProgress
 from vecdb_client import Client, translation
 from vecdb_proto import vecdb_pb2 as wire
@@ -346,11 +346,11 @@ def gate(address: str) -> Iterator[tuple[str, threading.Event]]:
 @pytest.mark.parametrize(
     ("engine_method", "call", "expected"),
     [
-        ("upsert_raw", lambda c: c.upsert(["x"], rows(1)), vecdb.OutcomeUnknownError),
+        ("write", lambda c: c.upsert(["x"], rows(1)), vecdb.OutcomeUnknownError),
         ("delete", lambda c: c.delete(["x"]), vecdb.OutcomeUnknownError),
-        ("upsert_raw", lambda c: c.upsert_many(["x"], rows(1)), vecdb.OutcomeUnknownError),
+        ("write", lambda c: c.upsert_many(["x"], rows(1)), vecdb.OutcomeUnknownError),
         ("count", lambda c: c.count(), vecdb.UnavailableError),
-        ("run_search", lambda c: c.search(rows(1)[0]), vecdb.UnavailableError),
+        ("search", lambda c: c.search(rows(1)[0]), vecdb.UnavailableError),
     ],
 )
 def test_a_connection_that_breaks_in_a_call(
@@ -377,7 +377,7 @@ def test_a_connection_that_breaks_in_a_call(
         assert error.reason == "OUTCOME_UNKNOWN"
     # The server went on with it: that is what unknown means.
     deadline = time.monotonic() + 5
-    while engine_method == "upsert_raw" and docs.count() == 0:
+    while engine_method == "write" and docs.count() == 0:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -385,7 +385,7 @@ def test_a_connection_that_breaks_in_a_call(
 def test_a_deadline_in_a_write_leaves_it_open(
     address: str, docs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entered, release = held(monkeypatch, "upsert_raw")
+    entered, release = held(monkeypatch, "write")
     with Client(address, timeout_s=0.2) as hasty:
         handle = hasty.collection("docs")
         with pytest.raises(vecdb.DeadlineExceededError, match="may still have been applied"):
@@ -396,7 +396,7 @@ def test_a_deadline_in_a_write_leaves_it_open(
 
 def test_a_search_has_its_own_deadline(docs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     docs.upsert(["a"], rows(1))
-    entered, release = held(monkeypatch, "run_search")
+    entered, release = held(monkeypatch, "search")
     began = time.monotonic()
     with pytest.raises(vecdb.DeadlineExceededError) as caught:
         docs.search(rows(1)[0], timeout_s=0.2)
@@ -409,11 +409,10 @@ def test_a_search_has_its_own_deadline(docs: Any, monkeypatch: pytest.MonkeyPatc
 def test_optimize_has_no_deadline_by_default(docs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     remaining: list[float | None] = []
 
-    def done(self: Any, deadline: Any) -> Any:
+    def done(self: Any, opened: Any, deadline: Any) -> None:
         remaining.append(deadline.remaining_s())
-        return self.stats()
 
-    monkeypatch.setattr(EngineCollection, "run_optimize", done)
+    monkeypatch.setattr(Runtime, "optimize", done)
     docs._calls.timeout_s = 25.0
     docs.optimize()
     docs.optimize(timeout_s=20.0)
@@ -537,15 +536,15 @@ def test_a_failure_tells_the_acknowledged_prefix(docs: Any, bad_row: int) -> Non
 def test_a_refused_batch_ends_it_with_the_prefix_before_it(
     docs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = EngineCollection.upsert_raw
+    real = Runtime.write
 
-    def third_fails(self: Any, ids: Any, *rest: Any, **terms: Any) -> Any:
-        if "20" in list(ids):
+    def third_fails(self: Any, opened: Any, batch: Any) -> Any:
+        if b"20" in batch.ids:
             time.sleep(0.05)
             raise vecdb.ResourceExhaustedError("the disk is full", "DISK_FULL")
-        return real(self, ids, *rest, **terms)
+        return real(self, opened, batch)
 
-    monkeypatch.setattr(EngineCollection, "upsert_raw", third_fails)
+    monkeypatch.setattr(Runtime, "write", third_fails)
     told: list[int] = []
     with pytest.raises(vecdb.ResourceExhaustedError, match="disk is full") as caught:
         docs.upsert_many(range(60), rows(60), batch_rows=10, progress=lambda p: told.append(p.rows))

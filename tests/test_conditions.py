@@ -13,6 +13,7 @@ import pytest
 import vecdb
 from tests.model import index_now, seal_now
 from vecdb.engine.batch import make_batch, make_terms
+from vecdb.engine.testing import opened_of, runtime_of, submit
 
 DIM = 4
 
@@ -172,7 +173,7 @@ def test_a_refused_batch_takes_none_of_its_group_along(database: Any) -> None:
     """All that wait are committed at once, with one sync, whoever of them is refused."""
     docs = database.create_collection("docs", DIM)
     docs.upsert(["taken"], rows(1))
-    store = docs._opened.store
+    store = opened_of(docs).store
     held, release = threading.Event(), threading.Event()
 
     def hold(transaction: Any) -> None:
@@ -183,16 +184,16 @@ def test_a_refused_batch_takes_none_of_its_group_along(database: Any) -> None:
         holding = pool.submit(store.environment.transact, hold)
         assert held.wait(20)
         # The writer's thread takes the first and waits for its turn; the others wait as a group.
-        first = docs._submit(make_batch(["first"], rows(1), None))
+        first = submit(docs, make_batch(["first"], rows(1), None))
         ends = time.monotonic() + 20
-        while database._writer._jobs:
+        while runtime_of(database).writer._jobs:
             assert time.monotonic() < ends
             time.sleep(0.001)
         futures = []
         for i in range(6):
             terms = make_terms(True, None, None) if i % 2 else None
             name = "taken" if i % 2 else f"free-{i}"
-            futures.append(docs._submit(make_batch([name], rows(1), None, terms)))
+            futures.append(submit(docs, make_batch([name], rows(1), None, terms)))
         before = store.environment.last_commit()
         release.set()
         holding.result(20)

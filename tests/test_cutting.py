@@ -12,8 +12,10 @@ import pytest
 import vecdb
 from tests.serving import free_port, running_server, running_server_at, wait_until_ready
 from vecdb import limits
-from vecdb.engine.collection import Collection as EngineCollection
+from vecdb.engine.runtime import Runtime
+from vecdb.engine.search import Searcher
 from vecdb_client import Client
+from vecdb_server import service
 
 DIM = 32
 LIMIT = limits.MESSAGE_BYTES.minimum
@@ -81,14 +83,14 @@ def test_request_id_of_a_cut_upsert_gives_the_call_one_effect(docs: Any) -> None
 def test_failed_piece_tells_how_many_rows_were_acknowledged(
     docs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = EngineCollection.upsert_raw
+    real = Runtime.write
 
-    def fails_late(self: Any, ids: Any, *rest: Any, **terms: Any) -> Any:
-        if IDS[-1] in list(ids):
+    def fails_late(self: Any, opened: Any, batch: Any) -> Any:
+        if IDS[-1].encode() in batch.ids:
             raise vecdb.ResourceExhaustedError("the disk is full", "DISK_FULL")
-        return real(self, ids, *rest, **terms)
+        return real(self, opened, batch)
 
-    monkeypatch.setattr(EngineCollection, "upsert_raw", fails_late)
+    monkeypatch.setattr(Runtime, "write", fails_late)
     with pytest.raises(vecdb.ResourceExhaustedError, match="disk is full") as caught:
         docs.upsert(IDS, VECTORS)
     progress = caught.value.progress
@@ -160,16 +162,16 @@ def test_seq_of_a_get_in_pieces_is_safe_for_a_condition(
     filled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write between two pieces: what was read before it must not pass for what is there now."""
-    real, seq = EngineCollection.get, filled.stats().seq
+    real, seq = service.get_records, filled.stats().seq
     written = []
 
-    def then_writes(self: Any, ids: Any) -> Any:
-        records = real(self, ids)
+    def then_writes(store: Any, ids: Any) -> Any:
+        records = real(store, ids)
         if not written:
-            written.append(self.upsert([IDS[0], IDS[-1]], -VECTORS[:2]).seq)
+            written.append(filled.upsert([IDS[0], IDS[-1]], -VECTORS[:2]).seq)
         return records
 
-    monkeypatch.setattr(EngineCollection, "get", then_writes)
+    monkeypatch.setattr(service, "get_records", then_writes)
     found = filled.get(IDS)
     assert (found.seq, written) == (seq, [seq + 1])
     assert np.array_equal(found.vectors[0], VECTORS[0])
@@ -211,13 +213,13 @@ def test_single_query_too_large_for_a_message_says_what_to_do(filled: Any) -> No
 
 def test_pieces_of_a_search_share_its_timeout(filled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[float] = []
-    real = EngineCollection.run_search
+    real = Searcher.run
 
     def noting(self: Any, request: Any, deadline: Any) -> Any:
         left.append(deadline.remaining_s())
         return real(self, request, deadline)
 
-    monkeypatch.setattr(EngineCollection, "run_search", noting)
+    monkeypatch.setattr(Searcher, "run", noting)
     filled.search(VECTORS, k=1, timeout_s=60.0)
     assert len(left) > 2
     assert left == sorted(left, reverse=True) and left[-1] < left[0]

@@ -23,6 +23,7 @@ from vecdb.engine import segment as segment_module
 from vecdb.engine.batch import make_batch
 from vecdb.engine.files import file_lock
 from vecdb.engine.segment import RowArrays, Segment, SegmentDamagedError, padded_width
+from vecdb.engine.testing import opened_of, runtime_of, submit
 
 RNG = np.random.default_rng(3)
 
@@ -36,7 +37,7 @@ def names(count: int, first: int = 0) -> list[str]:
 
 
 def entries_of(docs: Any) -> dict[int, dict[str, Any]]:
-    store = docs._opened.store
+    store = opened_of(docs).store
     with store.environment.read() as transaction:
         return store.read_segments(transaction)
 
@@ -44,7 +45,7 @@ def entries_of(docs: Any) -> dict[int, dict[str, Any]]:
 def test_a_segment_lives_from_claimed_to_removed(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
-    opened = docs._opened
+    opened = opened_of(docs)
     taken = publication.claim(opened.store, publication.GRAPH_LOCK, 0, 50)
     assert entries_of(docs)[taken.number]["state"] == "claimed"
     publication.discard_claims(opened.store, opened.folder / "segments", publication.SEAL_LOCK)
@@ -70,7 +71,7 @@ def test_files_that_can_not_be_unlinked_are_tried_again(
     """Those of replaced segments and of work that was given up; else their space would be lost."""
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
-    opened = docs._opened
+    opened = opened_of(docs)
     segments = opened.folder / "segments"
     with monkeypatch.context() as patch:
         patch.setattr(publication, "remove_segment_folder", lambda folder: False)
@@ -97,7 +98,7 @@ def test_publishing_checks_that_the_interval_still_fits(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     seal_now(docs)
-    store = docs._opened.store
+    store = opened_of(docs).store
     before = entries_of(docs)
     for first, end in ((0, 50), (50, 100), (10, 110), (100, 130)):
         taken = publication.claim(store, publication.GRAPH_LOCK, first, end)
@@ -115,8 +116,8 @@ def test_a_lost_segment_is_served_from_the_store_and_rebuilt(database: Any) -> N
     seal_now(docs)
     index_now(docs)
     (number,) = entries_of(docs)
-    shutil.rmtree(docs._opened.folder / "segments" / str(number))
-    docs._opened.views.forget()
+    shutil.rmtree(opened_of(docs).folder / "segments" / str(number))
+    opened_of(docs).views.forget()
     query = rows(1)[0]
     hits = docs.search(query, k=20)
     model.check_hits(hits, query, 20, exact=True)
@@ -135,10 +136,10 @@ def test_an_indexer_whose_folder_was_deleted_ends(database: Any) -> None:
     seal_now(docs)
     indexer = indexer_of(docs)
     indexer._views.view()
-    shutil.rmtree(docs._opened.folder)
+    shutil.rmtree(opened_of(docs).folder)
     with pytest.raises(FileNotFoundError):
         indexer.run("optimizing")
-    assert not docs._opened.folder.exists()
+    assert not opened_of(docs).folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_a_damaged_segment_is_noticed(database: Any, file: str, damage: str) -> 
     seal_now(docs)
     index_now(docs)
     (number,) = entries_of(docs)
-    folder = docs._opened.folder / "segments" / str(number)
+    folder = opened_of(docs).folder / "segments" / str(number)
     path = folder / file
     raw = path.read_bytes()
     middle = len(raw) - 20
@@ -162,7 +163,7 @@ def test_a_damaged_segment_is_noticed(database: Any, file: str, damage: str) -> 
     }[damage]
     path.write_bytes(changed)
     with pytest.raises(SegmentDamagedError):
-        Segment(folder, number, docs._opened.id, entries_of(docs)[number]).verify()
+        Segment(folder, number, opened_of(docs).id, entries_of(docs)[number]).verify()
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<i4", "<i8", "|u1"])
@@ -202,7 +203,7 @@ def test_a_foreign_segment_is_refused(database: Any) -> None:
     docs.upsert(names(50), rows(50))
     seal_now(docs)
     (number,) = entries_of(docs)
-    folder = docs._opened.folder / "segments" / str(number)
+    folder = opened_of(docs).folder / "segments" / str(number)
     with pytest.raises(SegmentDamagedError, match="belongs to"):
         Segment(folder, number, "0123456789abcdef", entries_of(docs)[number])
 
@@ -223,14 +224,14 @@ def test_merging_keeps_rows_in_order_whatever_is_a_graph_already(database: Any) 
     view = indexer._views.view()
     indexer._rows_max = 400
     taken = publication.claim(
-        docs._opened.store, publication.GRAPH_LOCK, middle[1]["first_row"], middle[1]["end_row"]
+        opened_of(docs).store, publication.GRAPH_LOCK, middle[1]["first_row"], middle[1]["end_row"]
     )
     assert taken is not None
     indexer._merge([s for s in view.segments if s.number == middle[0]], taken)
     assert [s.kind for s in docs.stats().segments] == ["flat", "graph", "flat"]
     for _ in range(2):  # The second time everything is extended again.
         index_now(docs)
-        (segment,) = docs._opened.views.view().segments
+        (segment,) = opened_of(docs).views.view().segments
         assert (np.diff(segment.content.rows) > 0).all()
         queries = np.concatenate([rows(20), twin])
         for query, hits in zip(queries, docs.search(queries, k=15, ef=200), strict=True):
@@ -257,7 +258,7 @@ def test_graphs_are_built_under_steady_writing(tmp_path: Path) -> None:
 def test_work_under_the_two_locks_keeps_apart(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
-    store = docs._opened.store
+    store = opened_of(docs).store
     taken = publication.claim(store, publication.GRAPH_LOCK, 0, 50)
     assert taken is not None
     assert publication.claim(store, publication.SEAL_LOCK, 40, 60) is None
@@ -280,7 +281,7 @@ def test_who_was_stopped_while_sealing_is_not_waited_for_without_end(
     indexer = indexer_of(docs)
     indexer._should_stop = lambda: stops and time.monotonic() - began > 0.3
     left: list[bool] = []
-    with file_lock(docs._opened.folder / "seal.lock", wait=True):
+    with file_lock(opened_of(docs).folder / "seal.lock", wait=True):
         working = threading.Thread(target=lambda: left.append(indexer.run("writing")), daemon=True)
         working.start()
         working.join(20)
@@ -297,7 +298,7 @@ def test_a_join_never_copies_bytes_that_have_changed(tmp_path: Path) -> None:
         for i in range(12):
             docs.upsert(names(20, 20 * i), vectors[20 * i : 20 * i + 20])
             seal_now(docs)
-        folder = docs._opened.folder / "segments"
+        folder = opened_of(docs).folder / "segments"
         for entry in folder.iterdir():
             path = entry / "vectors.npy"
             raw = bytearray(path.read_bytes())
@@ -306,7 +307,7 @@ def test_a_join_never_copies_bytes_that_have_changed(tmp_path: Path) -> None:
         for i in range(12, 15):
             docs.upsert(names(20, 20 * i), vectors[20 * i : 20 * i + 20])
             seal_now(docs)
-        for hits in docs._opened.views.view().segments:
+        for hits in opened_of(docs).views.view().segments:
             if hits.segment is not None and hits.number > 12:
                 hits.segment.verify()
         joined = [s for s in docs.stats().segments if s.rows > 20]
@@ -317,7 +318,7 @@ def test_drafts_of_a_killed_indexer_are_removed(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(50), rows(50))
     seal_now(docs)
-    draft = docs._opened.folder / "graph-abc.hnsw"
+    draft = opened_of(docs).folder / "graph-abc.hnsw"
     draft.write_bytes(b"half a graph")
     index_now(docs)
     assert not draft.exists()
@@ -367,7 +368,7 @@ def test_one_bad_collection_keeps_no_other_from_its_graphs(tmp_path: Path) -> No
         bad, good = (database.create_collection(name, 8) for name in ("bad", "good"))
         for docs in (bad, good):
             docs.upsert(names(100), rows(100))
-        environment = bad._opened.store.environment
+        environment = opened_of(bad).store.environment
 
         def damage(transaction: Any) -> None:
             with transaction.cursor(environment.database(b"segments")) as cursor:
@@ -375,13 +376,13 @@ def test_one_bad_collection_keeps_no_other_from_its_graphs(tmp_path: Path) -> No
 
         seal_now(bad)
         environment.transact(damage)
-        database.wake_indexer(bad._opened.id)
+        runtime_of(database).wake_indexer(opened_of(bad).id)
         assert good.optimize(timeout_s=60).unindexed_rows == 0
         deadline = time.monotonic() + 30
-        while "checksum" not in database.indexer_status(bad._opened):
+        while "checksum" not in runtime_of(database).indexer_status(opened_of(bad)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert "crash" not in database.indexer_status(good._opened)
+        assert "crash" not in runtime_of(database).indexer_status(opened_of(good))
 
 
 def test_segments_may_be_deleted_at_any_time(tmp_path: Path) -> None:
@@ -393,7 +394,7 @@ def test_segments_may_be_deleted_at_any_time(tmp_path: Path) -> None:
         docs = database.create_collection("docs", 8)
         docs.upsert(names(300), vectors)
         docs.optimize(timeout_s=60)
-        folder = docs._opened.folder / "segments"
+        folder = opened_of(docs).folder / "segments"
     shutil.rmtree(folder)
     with vecdb.open(tmp_path / "data") as database:
         docs = database.collection("docs")
@@ -411,7 +412,7 @@ def test_at_most_sixteen_segments_without_an_indexer(tmp_path: Path) -> None:
         docs = database.create_collection("docs", 8)
         for i in range(60):
             docs.upsert(names(10, 10 * i), rows(10))
-            docs._opened.seal(1)
+            opened_of(docs).seal(1)
             assert len(docs.stats().segments) <= 16
         assert docs.count() == 600
         assert len(docs.search(rows(1)[0], k=600)) == 600
@@ -438,7 +439,7 @@ def test_one_bad_batch_of_a_group_takes_no_other_with_it(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = database.create_collection("docs", 8)
-    store = docs._opened.store
+    store = opened_of(docs).store
     apply = type(store).apply
 
     def failing(self: Any, transaction: Any, batch: Any) -> Any:
@@ -456,7 +457,7 @@ def test_one_bad_batch_of_a_group_takes_no_other_with_it(
 
     monkeypatch.setattr(writer.Writer, "_take", slow_take)
     batches = [make_batch([name], rows(1), None) for name in ("a", "bad", "b")]
-    futures = [docs._submit(batch) for batch in batches]
+    futures = [submit(docs, batch) for batch in batches]
     gate.set()
     assert futures[0].result(10).seq == 1
     with pytest.raises(vecdb.InternalError):
@@ -502,13 +503,14 @@ def test_two_processes_see_each_other(tmp_path: Path) -> None:
         assert docs.search(rows(1)[0], k=5).ids == ["mine"]
         script = f"""
 import numpy as np, vecdb
+from vecdb.engine.testing import opened_of
 with vecdb.open({str(folder)!r}, indexer=False) as database:
     docs = database.collection("docs")
     assert docs.get(["mine"]).ids == ["mine"]
     vectors = np.eye(8, dtype=np.float32)[np.arange(5000) % 8]
     docs.upsert([f"theirs-{{i}}" for i in range(5000)], vectors)
     docs.delete(["mine"])
-    docs._opened.seal(1)
+    opened_of(docs).seal(1)
 """
         subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
         assert docs.count() == 5000
@@ -575,7 +577,7 @@ def test_a_half_made_and_a_half_dropped_collection(tmp_path: Path) -> None:
     """What a process that died in between leaves is undone or finished at the next opening."""
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         database.create_collection("kept", 8)
-        catalog = database._catalog
+        catalog = runtime_of(database).catalog
         database.create_collection("dropping", 8)
         catalog.drop("dropping")  # Only its first step.
         catalog._put(
@@ -604,7 +606,7 @@ def test_a_changed_value_in_the_store_is_data_loss(database: Any, name: str) -> 
     docs = database.create_collection("docs", 8)
     docs.upsert(names(5), rows(5))
     docs.delete(["row-4"])
-    environment = docs._opened.store.environment
+    environment = opened_of(docs).store.environment
 
     def damage(transaction: Any) -> None:
         with transaction.cursor(environment.database(name.encode())) as cursor:
@@ -620,10 +622,10 @@ def test_a_changed_value_in_the_store_is_data_loss(database: Any, name: str) -> 
 
     def read_everything() -> None:
         docs.get(["row-0"])
-        docs._opened.views.forget()
+        opened_of(docs).views.forget()
         docs.search(rows(1)[0], exact=True)
         with environment.read() as transaction:
-            docs._opened.store.rows.read_log(transaction, 0, 2)
+            opened_of(docs).store.rows.read_log(transaction, 0, 2)
 
     with pytest.raises(vecdb.DataLossError):
         read_everything()

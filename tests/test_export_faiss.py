@@ -17,6 +17,7 @@ import pytest
 import vecdb
 from tests.test_healing import torn
 from vecdb.engine.faiss.write import hnsw_index
+from vecdb.engine.testing import opened_of
 from vecdb.engine.view import View
 
 METRICS = ("cosine", "euclidean", "dot")
@@ -46,7 +47,7 @@ def filled(database: Any, metric: str, n: int, **how: Any) -> Any:
 
 
 def view_of(docs: Any) -> View:
-    view: View = docs._opened.views.view()
+    view: View = opened_of(docs).views.view()
     return view
 
 

@@ -23,6 +23,7 @@ from vecdb.engine import failpoints
 from vecdb.engine.export import healing, merge_process, pin
 from vecdb.engine.files import file_lock
 from vecdb.engine.segment import Segment
+from vecdb.engine.testing import opened_of
 from vecdb.export_files import NewFile
 from vecdb_server.process import Server
 
@@ -90,10 +91,10 @@ def test_a_merge_that_is_killed(
 def test_a_draft_that_nobody_removed(database: Any, tmp_path: Path) -> None:
     """As a process leaves it that was killed with its child: harmless, and gone with the next."""
     docs = filled(database)
-    draft = docs._opened.folder / "export-0123456789ab"
+    draft = opened_of(docs).folder / "export-0123456789ab"
     draft.mkdir()
     (draft / "vectors.npy").write_bytes(b"half")
-    with file_lock(docs._opened.folder / "graph.lock", wait=True):
+    with file_lock(opened_of(docs).folder / "graph.lock", wait=True):
         assert not vecdb.check(database.path).problems, "it may be under way"
     (problem,) = vecdb.check(database.path).problems
     assert (problem.kind, problem.severity) == ("SEGMENT_LEFTOVER", "note")
@@ -314,7 +315,7 @@ def test_a_server_that_stops(
 def test_who_asked_has_no_time_left(database: Any, children: list[Any], tmp_path: Path) -> None:
     docs = filled(database)
     timeout_s = 0.5
-    with file_lock(docs._opened.folder / "graph.lock", wait=True):
+    with file_lock(opened_of(docs).folder / "graph.lock", wait=True):
         while not children and timeout_s < 60:  # On a slow machine it may not come to a merge.
             with pytest.raises(vecdb.DeadlineExceededError):
                 docs.export_faiss(tmp_path / "x.faiss", timeout_s=timeout_s)

@@ -25,6 +25,7 @@ from vecdb import export_files
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.export import export as exporting
 from vecdb.engine.export.export import ExportRequest, export
+from vecdb.engine.testing import opened_of
 from vecdb.side_header import KEY
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server.command_line import run
@@ -211,7 +212,7 @@ def test_flipped_bits_do_not_go_out(array: str, tmp_path: Path) -> None:
         docs.upsert_many(map(str, range(1_000)), rows(1_000))
         docs.optimize()
         (segment,) = docs.stats().segments  # What it replaced may still lie beside it.
-        path = docs._opened.folder / "segments" / str(segment.number) / f"{array}.npy"
+        path = opened_of(docs).folder / "segments" / str(segment.number) / f"{array}.npy"
         with path.open("r+b") as file:
             file.seek(200)
             old = file.read(1)
@@ -244,12 +245,12 @@ def test_who_leaves_early_holds_nothing(
     monkeypatch.setattr(exporting, "CHUNK_BYTES", 1_000 * 4 * DIM)
     for kind in ("faiss_flat", "faiss"):
         asked = ExportRequest(kind, chunk_bytes=1_000)  # type: ignore[arg-type]
-        *chunks, end = docs.run_export(asked, Deadline())
+        *chunks, end = export(docs._runtime, opened_of(docs), asked, Deadline())
         docs.end_scroll(end.token)
         count = len(chunks) + 1
         assert count > 90 and docs.stats().oldest_pin_seq is None
         for taken in (1, 50, 80, count):
-            pieces = docs.run_export(asked, Deadline())
+            pieces = export(docs._runtime, opened_of(docs), asked, Deadline())
             for _ in range(taken):
                 piece = next(pieces)
             assert isinstance(piece, bytes) == (taken < count)

@@ -21,6 +21,7 @@ import vecdb
 from tests.index_files import faiss_index
 from tests.serving import running_server
 from tests.torture.requirements import cannot
+from vecdb.engine.testing import opened_of, runtime_of
 
 DIM = 64
 ROWS = 400
@@ -128,9 +129,9 @@ def test_a_full_disk_stops_writes_only(disk: Path, kind: str) -> None:
         inner = opened.collection("docs")
 
         def inner_status() -> str:
-            return str(opened.indexer_status(inner._opened))
+            return str(runtime_of(opened).indexer_status(opened_of(inner)))
 
-        opened._look_for_work(inner._opened)
+        opened._look_for_work(opened_of(inner))
         eventually(lambda: "disk is full" in inner_status() or "No space" in inner_status())
         busy = time.process_time()
         time.sleep(1.0)
@@ -193,7 +194,7 @@ def test_opening_what_is_half_done_on_a_full_disk(
     with vecdb.open(disk / "data", indexer=False) as database:
         database.create_collection("kept", DIM).upsert(names(0), rows(0))
         database.create_collection("dropping", DIM).upsert(names(0), rows(0))
-        catalog = database._catalog
+        catalog = runtime_of(database).catalog
         catalog.drop("dropping")  # Only its first step.
         with catalog.environment.read() as transaction:
             entry = catalog._entry(transaction, "kept")
@@ -244,12 +245,13 @@ def test_an_import_that_does_not_fit_leaves_nothing(
 
 _OPENED_BY_A_CHILD = """
 import sys, vecdb
+from vecdb.engine.testing import opened_of
 from vecdb.errors import ResourceExhaustedError
 with vecdb.open(sys.argv[1], indexer=False) as database:
     try:
         docs = database.collection("docs")
         print(docs.count())
-        held = [docs._opened.store.environment._lmdb.begin() for _ in range(150)]
+        held = [opened_of(docs).store.environment._lmdb.begin() for _ in range(150)]
         print(len(held), docs.count())
         database.create_collection("other", 4)
     except ResourceExhaustedError as error:

@@ -27,6 +27,7 @@ from vecdb.engine.importing import import_file, take_over
 from vecdb.engine.importing.foreign_index import Rows
 from vecdb.engine.importing.untrusted_file import UntrustedFile
 from vecdb.engine.purging import purge_all
+from vecdb.engine.testing import opened_of
 from vecdb.engine.trimming import trim_dead
 from vecdb.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from vecdb_server import command_line
@@ -479,7 +480,7 @@ def test_a_death_before_the_claim_is_not_forgotten_while_the_graph_is_written(
 
     def write_then_tidy(*arguments: Any, **named: Any) -> Any:
         entry = write(*arguments, **named)
-        opened = database.collection("docs")._opened
+        opened = opened_of(database.collection("docs"))
         purge_all(opened.store, 0.0)
         trim_dead(opened.store, opened.views.view())
         return entry

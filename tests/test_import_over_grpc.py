@@ -446,7 +446,7 @@ def test_small_messages_will_do(tmp_path: Path) -> None:
 def test_too_many_at_once_are_refused(
     sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entered, release = held(monkeypatch, "run_optimize")
+    entered, release = held(monkeypatch, "optimize")
     sender.send(sender.begin(), sender.chunk(), sender.end())
     request = wire.OptimizeRequest(collection="docs")
     calls = [sender.stub.Optimize.future(request, timeout=WITHIN_S) for _ in range(40)]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import vecdb
-from vecdb.engine.collection import Collection as EngineCollection
+from vecdb.engine.runtime import Runtime
 from vecdb_client import Client, connection
 from vecdb_server import process
 from vecdb_server.process import Server
@@ -69,7 +69,7 @@ class Waiting:
         self.began, self.ended = threading.Event(), threading.Event()
         waiting = self
 
-        def run(self: Any, deadline: Any) -> Any:
+        def run(self: Any, opened: Any, deadline: Any) -> Any:
             waiting.began.set()
             try:
                 while True:
@@ -78,7 +78,7 @@ class Waiting:
             finally:
                 waiting.ended.set()
 
-        monkeypatch.setattr(EngineCollection, "run_optimize", run)
+        monkeypatch.setattr(Runtime, "optimize", run)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from vecdb.engine import search as search_module
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.search import SearchRequest
+from vecdb.engine.testing import opened_of, runtime_of
 from vecdb.errors import CancelledError, DeadlineExceededError, VecdbError
 
 RNG = np.random.default_rng(41)
@@ -75,7 +76,7 @@ def test_a_search_that_waits_for_a_permit_minds_its_caller(
     tmp_path: Path, exact: bool, queries: int, threads: int
 ) -> None:
     with vecdb.open(tmp_path / "data", indexer=False, threads=threads) as database:
-        docs, pool = database.create_collection("docs", 8), database.pool
+        docs, pool = database.create_collection("docs", 8), runtime_of(database).pool
         vectors = rows(100)
         docs.upsert(names(100), vectors)
         seal_now(docs)
@@ -88,7 +89,8 @@ def test_a_search_that_waits_for_a_permit_minds_its_caller(
             late = callers.submit(docs.search, asked, k=3, exact=exact, timeout_s=0.1)
             with pytest.raises(DeadlineExceededError, match=r"0\.1 s"):
                 late.result(timeout=20)
-            gone = callers.submit(docs.run_search, request, Deadline(None, cancelled.is_set))
+            run, deadline = opened_of(docs).searcher.run, Deadline(None, cancelled.is_set)
+            gone = callers.submit(run, request, deadline)
             wait_until(lambda: pool._waiting > 0)
             cancelled.set()
             with pytest.raises(CancelledError):
@@ -112,7 +114,7 @@ def test_a_walk_has_its_turn_in_the_middle_of_a_scan(
         vecdb.open(tmp_path / "data", indexer=False, threads=1) as database,
         ThreadPoolExecutor(1) as caller,
     ):
-        docs, pool = database.create_collection("docs", 8), database.pool
+        docs, pool = database.create_collection("docs", 8), runtime_of(database).pool
         vectors = rows(2_000)
         docs.upsert(names(2_000), vectors)
         seal_now(docs)
@@ -174,7 +176,7 @@ def test_slices_of_many_scans_at_once_change_no_result(
             several = [callers.submit(answers) for _ in range(8)]
             assert all(one.result() == whole for one in several)
         assert 1 <= most[0] <= threads
-        check_all_permits_are_back(database.pool)
+        check_all_permits_are_back(runtime_of(database).pool)
 
 
 def test_no_permit_is_lost_or_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,10 @@ from tests.model import Model, index_now, seal_now
 from tests.serving import running_server
 from vecdb.engine import kernels, lookup, sealing, view_keeper
 from vecdb.engine import search as search_module
-from vecdb.engine.collection import Collection
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.environment import Environment
-from vecdb.engine.search import SearchRequest
+from vecdb.engine.search import Searcher, SearchRequest
+from vecdb.engine.testing import opened_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
@@ -100,7 +100,7 @@ def test_a_scan_asks_for_the_time_within_a_slice(
     monkeypatch.setattr(kernels, "scan_rows", counted_scan)
     monkeypatch.setattr(kernels, "sort_heaps", counted_sort)
     asked = SearchRequest(vectors[:queries], k, None, True, False, False)
-    found = docs.run_search(asked, checks)
+    found = opened_of(docs).searcher.run(asked, checks)
     assert found.counts == [min(k, count)] * queries
     assert 0 < checks.largest <= 1
     assert checks.count > 1
@@ -112,7 +112,7 @@ def test_a_remote_scan_stops_when_its_caller_goes(
     monkeypatch.setattr(search_module, "SCAN_SLICE_FLOATS", 20_000)
     scanned = [0]
     entered, cancelled, ended = threading.Event(), threading.Event(), threading.Event()
-    scan, run_search = kernels.scan_rows, Collection.run_search
+    scan, run_search = kernels.scan_rows, Searcher.run
 
     def slowly(*arguments: Any) -> None:
         scanned[0] += arguments[3] - arguments[2]
@@ -121,7 +121,7 @@ def test_a_remote_scan_stops_when_its_caller_goes(
         time.sleep(0.2)  # The server hears of it while there is much left to scan.
         scan(*arguments)
 
-    def run_to_the_end(self: Collection, *arguments: Any) -> Any:
+    def run_to_the_end(self: Searcher, *arguments: Any) -> Any:
         try:
             return run_search(self, *arguments)
         finally:
@@ -135,7 +135,7 @@ def test_a_remote_scan_stops_when_its_caller_goes(
             collection="docs", queries=encode_matrix(rows(1)), k=1, exact=True
         )
         monkeypatch.setattr(kernels, "scan_rows", slowly)
-        monkeypatch.setattr(Collection, "run_search", run_to_the_end)
+        monkeypatch.setattr(Searcher, "run", run_to_the_end)
         with grpc.insecure_channel(address) as channel:
             call = VecdbStub(channel).Search.future(request)
             assert entered.wait(20)
@@ -185,7 +185,7 @@ def test_views_made_in_slices_are_right(
             if action < 0.1:
                 index_now(docs)
             if forget:
-                docs._opened.views.forget()
+                opened_of(docs).views.forget()
             query = vectors[0]
             hits = docs.search(query, k=200, exact=True, include_vectors=True)
             model.check_hits(hits, query, 200, exact=True)
@@ -223,7 +223,7 @@ def test_a_view_is_of_one_state_while_others_write(
         writer.start()
         try:
             while writer.is_alive():
-                docs._opened.views.forget()
+                opened_of(docs).views.forget()
                 hits = docs.search(vectors[0], k=100, exact=True)
                 assert sorted(hits.ids) == sorted(ids)
                 assert len({metadata["n"] for metadata in hits.metadata}) == 1
@@ -239,7 +239,7 @@ def test_deaths_are_read_only_of_segments_in_place(database: Any) -> None:
     docs.upsert(names(50), rows(50))
     docs.delete(names(10))
     seal_now(docs)
-    store, views = docs._opened.store, docs._opened.views
+    store, views = opened_of(docs).store, opened_of(docs).views
     state = store.current_state()
     with store.environment.read() as transaction:
         ((number, entry),) = store.read_segments(transaction).items()
@@ -264,7 +264,7 @@ def test_no_transaction_reads_everything(database: Any, monkeypatch: pytest.Monk
         of_transaction[0] += 1
         return begin(self, write=write)
 
-    reader = docs._opened.store.rows
+    reader = opened_of(docs).store.rows
 
     def counting(name: str, size: Any) -> None:
         real = getattr(reader, name)
@@ -286,8 +286,8 @@ def test_no_transaction_reads_everything(database: Any, monkeypatch: pytest.Monk
         assert len(found) == 2500 and found.missing == names(500)
         assert found.vectors.tobytes() == vectors[500:].tobytes()
         assert found.metadata == [{"n": i} for i in range(500, 3000)]
-        docs._opened.views.forget()
-        docs._opened.views._slice_rows = 11
+        opened_of(docs).views.forget()
+        opened_of(docs).views._slice_rows = 11
         hits = docs.search(vectors[0], k=3000, include_vectors=True)
         assert len(hits) == 2500
     assert len(read) > 600 and max(read.values()) <= 11

@@ -20,6 +20,7 @@ from vecdb.engine import layout
 from vecdb.engine.environment import Environment
 from vecdb.engine.lmdb_pages import check_whole, last_transaction
 from vecdb.engine.stored_name import NAME_KEY
+from vecdb.engine.testing import opened_of
 from vecdb.errors import DataLossError, FailedPreconditionError
 
 DIM = 8
@@ -43,7 +44,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         for name, count in (("docs", 300), ("draft", 20), ("other", 10)):
             collection = database.create_collection(name, DIM)
             collection.upsert(names(count), rows(count))
-            ids[name] = collection._opened.id
+            ids[name] = opened_of(collection).id
         database.rename_collection("draft", "notes")
     ids["notes"] = ids.pop("draft")
     return folder, ids
@@ -126,7 +127,7 @@ def test_store_with_a_damaged_lock_file_is_refused_or_served(folder: Path, store
 def test_store_cut_at_rest_is_data_loss_when_it_is_used_again(folder: Path, store: Path) -> None:
     with vecdb.open(folder, indexer=False) as database:
         docs = database.collection("docs")
-        docs._opened.rest()
+        opened_of(docs).rest()
         whole = store.read_bytes()
         os.truncate(store, len(whole) // 2)
         with pytest.raises(DataLossError, match="cut short"):

@@ -29,6 +29,7 @@ from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.options import Options
 from vecdb.engine.store import Store
 from vecdb.engine.supervisor import Supervisor
+from vecdb.engine.testing import opened_of, runtime_of
 
 DIM = 32
 SLOW_S = 120.0
@@ -84,14 +85,14 @@ def indexers_of(folder: Path) -> list[int]:
 
 
 def entries_of(docs: Any) -> dict[int, dict[str, Any]]:
-    store = docs._opened.store
+    store = opened_of(docs).store
     with store.environment.read() as transaction:
         return store.read_segments(transaction)
 
 
 def check_tidy(docs: Any) -> None:
     """Nothing of work that was begun and not finished is left, once the indexer pauses."""
-    folder, seen = Path(docs._opened.folder), {}
+    folder, seen = Path(opened_of(docs).folder), {}
 
     def tidy() -> bool:
         entries = entries_of(docs)
@@ -124,8 +125,8 @@ def test_a_build_without_memory_is_tried_again(tmp_path: Path, children: list[An
         limit = data_bytes(child.pid) + 512 * 1024
         no_limit = resource.prlimit(child.pid, resource.RLIMIT_DATA)
         resource.prlimit(child.pid, resource.RLIMIT_DATA, (limit, no_limit[1]))
-        docs._opened.seal(1)
-        database.wake_indexer(docs._opened.id)
+        opened_of(docs).seal(1)
+        runtime_of(database).wake_indexer(opened_of(docs).id)
         eventually(lambda: "(2 in a row)" in docs.stats().indexer)
         status = docs.stats().indexer
         assert "waiting" in status and ("emory" in status or "alloc" in status), status
@@ -148,10 +149,10 @@ def test_a_build_that_dies_each_time_backs_off(
     with vecdb.open(tmp_path / "data") as database:
         docs, vectors = database.create_collection("docs", DIM), rows(500)
         docs.upsert(names(500), vectors)
-        docs._opened.seal(1)
+        opened_of(docs).seal(1)
         monkeypatch.setenv(failpoints.VARIABLE, f"{point}=crash")
         began = time.monotonic()
-        database.wake_indexer(docs._opened.id)
+        runtime_of(database).wake_indexer(opened_of(docs).id)
         eventually(
             lambda: "waiting after a crash (2 in a row): it was killed" in docs.stats().indexer
         )
@@ -446,7 +447,7 @@ def test_opening_looks_for_killed_readers(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(["own"], rows(1))
-        leave_a_reader(Path(docs._opened.folder) / "store")
+        leave_a_reader(Path(opened_of(docs).folder) / "store")
         assert docs.stats().readers == 1
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         assert database.collection("docs").stats().readers == 0

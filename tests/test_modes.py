@@ -16,6 +16,7 @@ import pytest
 
 import vecdb
 from vecdb.engine.files import file_lock
+from vecdb.engine.testing import opened_of
 from vecdb.errors import FailedPreconditionError
 
 DIM = 8
@@ -52,10 +53,10 @@ def use_all_of(folder: Path, backup: Path, **options: Any) -> None:
     with vecdb.open(folder, **options) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert([str(i) for i in range(300)], rows(300))
-        docs._opened.seal(1)
+        opened_of(docs).seal(1)
         docs.optimize()
         docs.upsert([str(i) for i in range(300, 400)], rows(100, 5))
-        docs._opened.seal(1)
+        opened_of(docs).seal(1)
         docs.scroll_page(batch=5)
         database.create_collection("gone", DIM)
         database.rename_collection("docs", "notes")
@@ -87,7 +88,7 @@ def test_folder_that_is_there_keeps_its_mode_and_what_is_in_it(tmp_path: Path) -
     (folder / "FORMAT").chmod(0o400)
     with vecdb.open(folder, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
-        store = database.path / "collections" / docs._opened.id / "store" / "data.mdb"
+        store = database.path / "collections" / opened_of(docs).id / "store" / "data.mdb"
         docs.upsert(["own"], rows(1))
     store.chmod(0o640)
     vecdb.compact(folder)
@@ -108,7 +109,7 @@ def test_group_access_to_a_folder_that_is_there_is_refused_until_its_mode_says_s
     assert modes(folder) == ({0o770}, {0o660})
     (folder / "collections").chmod(0o2770)  # What is made in it belongs to the folder's group.
     with vecdb.open(folder, indexer=False) as database:
-        made = database.create_collection("more", DIM)._opened.folder
+        made = opened_of(database.create_collection("more", DIM)).folder
     assert made.stat().st_mode & stat.S_ISGID
 
 

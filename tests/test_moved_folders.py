@@ -17,6 +17,7 @@ from tests.model import seal_now
 from tests.serving import running_server
 from vecdb.engine import environment as environment_module
 from vecdb.engine.environment import Environment
+from vecdb.engine.testing import opened_of
 from vecdb.errors import DataLossError, OutcomeUnknownError, UnavailableError
 
 DIM = 8
@@ -91,7 +92,7 @@ def test_change_of_a_folder_that_is_not_in_place_is_refused(opened: Any, way: An
 def test_folder_that_takes_the_place_of_an_open_one_is_not_changed(
     opened: Any, way: Any, tmp_path: Path
 ) -> None:
-    opened.collection("docs")._opened.rest()
+    opened_of(opened.collection("docs")).rest()
     way(opened.path)
     refused(opened.collection("docs").upsert, ["second"], rows(1))
     for call in (opened.create_collection, opened.collection):
@@ -138,7 +139,7 @@ def test_write_during_which_the_folder_goes_is_not_acknowledged(
 
 def test_removed_folder_of_one_collection_refuses_writes_to_it_alone(opened: Any) -> None:
     docs = opened.collection("docs")
-    shutil.rmtree(opened.path / "collections" / docs._opened.id)
+    shutil.rmtree(opened.path / "collections" / opened_of(docs).id)
     with pytest.raises(vecdb.NotFoundError):
         docs.upsert(["second"], rows(1))
     assert opened.collection("other").upsert(["second"], rows(1)).seq == 1

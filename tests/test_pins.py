@@ -16,6 +16,7 @@ import pytest
 import vecdb
 from vecdb import limits
 from vecdb.engine import layout, pins
+from vecdb.engine.testing import opened_of
 from vecdb_server import command_line
 
 RNG = np.random.default_rng(31)
@@ -29,18 +30,18 @@ def filled(database: Any, count: int = 10) -> Any:
 
 def run(docs: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """A function of ``pins`` in a write transaction of its own."""
-    store = docs._opened.store
+    store = opened_of(docs).store
     return store.environment.transact(lambda t: function(store, t, *arguments))
 
 
 def oldest(docs: Any) -> int | None:
-    store = docs._opened.store
+    store = opened_of(docs).store
     with store.environment.read() as transaction:
         return pins.oldest_pinned_seq(store, transaction)
 
 
 def entries(docs: Any) -> int:
-    store = docs._opened.store
+    store = opened_of(docs).store
     with store.environment.read() as transaction:
         count: int = transaction.stat(store.environment.database(b"pins"))["entries"]
         return count
@@ -48,14 +49,14 @@ def entries(docs: Any) -> int:
 
 def test_a_pin_is_what_was_committed(database: Any) -> None:
     docs = filled(database)
-    before = docs._opened.store.current_state()
+    before = opened_of(docs).store.current_state()
     pin = run(docs, pins.take_pin)
     assert (pin.seq, pin.next_row, len(pin.id)) == (1, 10, 16)
     left_s = pin.expiry_ns / 1e9 - time.time()
     assert limits.PIN_LEASE_S - 20 < left_s <= limits.PIN_LEASE_S
-    assert docs._opened.store.current_state() == before  # Neither seq nor generation.
+    assert opened_of(docs).store.current_state() == before  # Neither seq nor generation.
     docs.upsert(["new"], RNG.normal(size=(1, 8)))
-    store = docs._opened.store
+    store = opened_of(docs).store
     with store.environment.read() as transaction:
         assert pins.check_pin(store, transaction, pin.id) == pin
 
@@ -127,7 +128,7 @@ def test_a_read_pins_beside_as_many_scrolls_as_may_be(
     for _ in range(2):
         run(docs, pins.take_pin)
     taken = entries(docs)
-    with pins.pinned(docs._opened.store):
+    with pins.pinned(opened_of(docs).store):
         assert entries(docs) == taken + 1
         with pytest.raises(vecdb.ResourceExhaustedError):
             run(docs, pins.take_pin)
@@ -172,7 +173,7 @@ def test_a_changed_pin_is_data_loss(database: Any) -> None:
     pin = run(docs, pins.take_pin)
     value = bytearray(layout.pack_pin(pin))
     value[9] ^= 1
-    handle = docs._opened.store.environment.database(b"pins")
+    handle = opened_of(docs).store.environment.database(b"pins")
     run(docs, lambda store, transaction: transaction.put(pin.id, bytes(value), db=handle))
     with pytest.raises(vecdb.DataLossError, match="pin"):
         oldest(docs)
@@ -191,7 +192,7 @@ def counted_readers(docs: Any, readers: int, lag: int) -> None:
 
 def test_readers_are_counted_with_their_lag(database: Any) -> None:
     docs = filled(database)
-    environment = docs._opened.store.environment
+    environment = opened_of(docs).store.environment
     counted_readers(docs, 0, 0)
     begun, done = threading.Event(), threading.Event()
 

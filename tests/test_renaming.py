@@ -25,6 +25,8 @@ from tests.model import seal_now
 from tests.serving import free_port, running_server, running_server_at, wait_until_ready
 from vecdb.engine import upkeep
 from vecdb.engine.database import Database
+from vecdb.engine.runtime import Runtime
+from vecdb.engine.testing import opened_of, runtime_of
 from vecdb_client import Collection
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
@@ -221,7 +223,7 @@ def test_a_name_half_made_or_half_dropped_is_taken(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         database.create_collection("docs", DIM)
         database.create_collection("going", DIM)
-        catalog = database._catalog
+        catalog = runtime_of(database).catalog
         catalog.drop("going")  # Only its first step.
         with catalog.environment.read() as transaction:
             entry = catalog._entry(transaction, "docs")
@@ -257,7 +259,7 @@ def test_every_use_of_what_another_process_dropped_says_so(tmp_path: Path) -> No
         docs.upsert(["a"], rows(1))
         docs.search(rows(1)[0])
         page = docs.scroll_page(batch=1)
-        assert not at_rest._opened.awake and docs._opened.awake
+        assert not opened_of(at_rest).awake and opened_of(docs).awake
         in_another_process(tmp_path, "[db.drop_collection(n) for n in ('docs', 'at-rest')]")
         for collection in (docs, at_rest):
             for call in (
@@ -269,15 +271,15 @@ def test_every_use_of_what_another_process_dropped_says_so(tmp_path: Path) -> No
                 lambda c: c.search(rows(1)[0]),
                 lambda c: c.stats(),
                 lambda c: c.scroll_page(),
-                lambda c: c._opened.seal(1),
-                lambda c: c._opened.store.environment.file_bytes(),
+                lambda c: opened_of(c).seal(1),
+                lambda c: opened_of(c).store.environment.file_bytes(),
             ):
                 assert reason_of(lambda: call(collection)) == "DROPPED"  # noqa: B023
         assert page.next_token is None
         assert reason_of(lambda: database.collection("docs")) == "NO_COLLECTION"
         again = database.create_collection("docs", DIM)
         assert reason_of(docs.count) == "DROPPED" and again.count() == 0
-        assert not list((tmp_path / "collections").glob(f"{docs._opened.id}*"))
+        assert not list((tmp_path / "collections").glob(f"{opened_of(docs).id}*"))
 
 
 def deleted_files() -> list[str]:
@@ -301,11 +303,11 @@ def test_what_another_process_dropped_is_let_go(
         docs.upsert(["a"], rows(1))
         in_another_process(tmp_path, "db.drop_collection('docs')")
         ends = time.monotonic() + 20
-        while docs._opened.id in database._collections or deleted_files():
+        while opened_of(docs).id in runtime_of(database).collections or deleted_files():
             assert time.monotonic() < ends
             time.sleep(0.02)
         assert reason_of(docs.count) == "DROPPED"
-        assert list(database._collections) == [kept._opened.id]
+        assert list(runtime_of(database).collections) == [opened_of(kept).id]
         assert kept.count() == 0
 
 
@@ -315,7 +317,7 @@ def test_a_damaged_entry_is_no_drop(tmp_path: Path) -> None:
         docs = database.create_collection("docs", DIM)
         docs.upsert(["a"], rows(1))
         going = database.create_collection("going", DIM)
-        environment = database._catalog.environment
+        environment = runtime_of(database).catalog.environment
 
         def damage(transaction: Any) -> None:
             names = environment.database(b"names")
@@ -325,8 +327,8 @@ def test_a_damaged_entry_is_no_drop(tmp_path: Path) -> None:
 
         environment.transact(damage)
         in_another_process(tmp_path, "db.drop_collection('going')")
-        database._let_dropped_go()
-        assert list(database._collections) == [docs._opened.id]
+        runtime_of(database)._let_dropped_go()
+        assert list(runtime_of(database).collections) == [opened_of(docs).id]
         assert docs.upsert(["b"], rows(1)).seq == 2 and docs.count() == 2
         assert reason_of(going.count) == "DROPPED"
         with pytest.raises(vecdb.DataLossError, match="docs"):
@@ -341,7 +343,7 @@ def test_files_that_went_with_a_dropped_collection_are_not_called_lost(
         docs = database.create_collection("docs", DIM)
         docs.upsert(["a", "b"], rows(2))
         seal_now(docs)
-        opened = docs._opened
+        opened = opened_of(docs)
         (segment,) = [s.segment for s in opened.views.view().segments]
         segment.verified = False
         in_another_process(tmp_path, "db.drop_collection('docs')")
@@ -363,17 +365,17 @@ def test_dropped_between_finding_and_opening(
         first.upsert(["old"], rows(1))
     for again in (True, False):
         with vecdb.open(tmp_path, indexer=False) as database:
-            real, interfered = Database._open_collection, []
+            real, interfered = Runtime._open_collection, []
 
             def late(self: Any, collection_id: str, real: Any = real, again: bool = again) -> Any:
                 if not interfered:  # noqa: B023
                     interfered.append(1)  # noqa: B023
                     self.drop_collection("docs")
                     if again:
-                        self.create_collection("docs", DIM).upsert(["new"], rows(1))
+                        database.create_collection("docs", DIM).upsert(["new"], rows(1))
                 return real(self, collection_id)
 
-            monkeypatch.setattr(Database, "_open_collection", late)
+            monkeypatch.setattr(Runtime, "_open_collection", late)
             if again:
                 assert all_ids(database.collection("docs")) == ["new"]
             else:
@@ -405,7 +407,7 @@ def test_get_or_create_finds_what_another_process_creates_just_before(
 def test_get_or_create_of_a_name_whose_drop_has_not_finished_ends(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         database.create_collection("docs", DIM)
-        database._catalog.drop("docs")  # Only its first step.
+        runtime_of(database).catalog.drop("docs")  # Only its first step.
         with pytest.raises(vecdb.AlreadyExistsError):
             database.get_or_create_collection("docs", DIM)
         database.drop_collection("docs")
@@ -414,14 +416,14 @@ def test_get_or_create_of_a_name_whose_drop_has_not_finished_ends(tmp_path: Path
 
 def test_a_drop_that_was_finished_by_another_touches_no_later_collection(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
-        catalog = database._catalog
+        catalog = runtime_of(database).catalog
         old = database.create_collection("docs", DIM)
         old_id = catalog.drop("docs")
         in_another_process(tmp_path, "pass")  # Opening the folder finishes it.
         assert catalog.ids() == set()
         new = database.create_collection("docs", DIM)
         new_id = catalog.drop("docs")
-        catalog.finish_drop("docs", old_id, old._opened.store)
+        catalog.finish_drop("docs", old_id, opened_of(old).store)
         assert catalog.ids() == {new_id}
         assert new.upsert(["a"], rows(1)).seq == 1
         database.drop_collection("docs")
@@ -430,6 +432,7 @@ def test_a_drop_that_was_finished_by_another_touches_no_later_collection(tmp_pat
 
 WORKER = """
 import json, os, sys, time, numpy as np, vecdb
+from vecdb.engine.testing import opened_of
 stop_file = sys.argv[2]
 rng = np.random.default_rng(int(sys.argv[3]))
 with vecdb.open(sys.argv[1], indexer=False, seal_bytes=64 * 40) as db:
@@ -444,7 +447,7 @@ with vecdb.open(sys.argv[1], indexer=False, seal_bytes=64 * 40) as db:
                 vector = rng.normal(size=(1, 4)).astype(np.float32)
                 began = time.monotonic()
                 docs.upsert([name], vector)
-                print(json.dumps([docs._opened.id, name, began]), flush=True)
+                print(json.dumps([opened_of(docs).id, name, began]), flush=True)
             docs.search(vector[0], k=3)
         except vecdb.NotFoundError as error:
             print(json.dumps(["gone", error.reason]), flush=True)
@@ -475,7 +478,7 @@ class Acknowledged:
                 vector = rng.normal(size=(1, DIM)).astype(np.float32)
                 began = time.monotonic()
                 docs.upsert([f"{seed}-{n}"], vector)
-                self.began[docs._opened.id][f"{seed}-{n}"] = began
+                self.began[opened_of(docs).id][f"{seed}-{n}"] = began
                 docs.search(vector[0], k=3)
             except vecdb.NotFoundError as error:
                 self.reasons.add(error.reason)
@@ -496,7 +499,7 @@ class Acknowledged:
             kept = database.collection(description.name)
             ids = all_ids(kept)
             assert len(ids) == len(set(ids)) == kept.count()
-            assert set(ids) == set(self.began[kept._opened.id]), description.name
+            assert set(ids) == set(self.began[opened_of(kept).id]), description.name
         for collection_id, ended in dropped_at.items():
             late = {n for n, began in self.began[collection_id].items() if began > ended}
             assert not late, "acknowledged, and written to what was dropped before"
@@ -541,7 +544,7 @@ def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: 
                         database.rename_collection("docs", f"kept-{turn}")
                     else:
                         database.drop_collection("docs")
-                        dropped_at[present._opened.id] = time.monotonic()
+                        dropped_at[opened_of(present).id] = time.monotonic()
                     present = database.create_collection("docs", DIM)
             finally:
                 told.stop.set()
@@ -554,7 +557,7 @@ def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: 
         assert len(database.list_collections()) == 6 and len(dropped_at) == 5
         assert {n[0] for names in told.began.values() for n in names} == {"1", "2", "3"}
         folders = {path.name for path in (data / "collections").iterdir()}
-        assert folders == database._catalog.ids()
+        assert folders == runtime_of(database).catalog.ids()
     assert os.listdir(data / "trash") == []
 
 

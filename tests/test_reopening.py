@@ -18,6 +18,7 @@ import pytest
 
 import vecdb
 from vecdb.engine import failpoints
+from vecdb.engine.testing import opened_of
 
 DIM = 8
 
@@ -291,7 +292,7 @@ def test_a_map_that_can_not_grow_refuses_writes_and_nothing_else(
     with vecdb.open(tmp_path / "data", indexer=False, map_bytes=map_bytes) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(["kept"], rows(1))
-        environment = docs._opened.store.environment
+        environment = opened_of(docs).store.environment
         large = [{"text": "x" * 60_000}] * 20
         environment._lmdb = Mapped(environment._lmdb)
         no_room_for(monkeypatch, map_bytes)
@@ -309,7 +310,7 @@ def test_a_map_that_can_not_grow_refuses_writes_and_nothing_else(
 
 
 def test_what_can_not_follow_another_process_growth_is_opened_again(docs: Any) -> None:
-    environment = docs._opened.store.environment
+    environment = opened_of(docs).store.environment
     environment._lmdb = Mapped(environment._lmdb, resized=True)
     with pytest.raises(vecdb.ResourceExhaustedError):
         docs.get(["kept"])

@@ -21,6 +21,7 @@ from tests.serving import REQUEST_BYTES_MIN, ServerProcess, free_port, held, run
 from vecdb import limits
 from vecdb.engine import failpoints, layout, requests, store_clock
 from vecdb.engine.batch import make_batch, make_terms
+from vecdb.engine.testing import opened_of
 from vecdb_client import Client
 from vecdb_client.calls import Calls
 from vecdb_proto import vecdb_pb2 as wire
@@ -149,7 +150,7 @@ def test_a_refused_write_is_not_remembered(docs: Any) -> None:
 
 
 def test_the_second_of_two_in_a_commit_group_sees_the_first(docs: Any) -> None:
-    store = docs._opened.store
+    store = opened_of(docs).store
     batch = make_batch(["a"], rows(1), None, make_terms(False, None, "r"))
     receipts = store.environment.transact(lambda t: [store.apply(t, batch) for _ in range(3)])
     assert [r.repeated for r in receipts] == [False, True, True]
@@ -195,7 +196,7 @@ def test_after_an_io_error_the_same_call_settles_it(
 
 
 def entries(docs: Any) -> int:
-    store = docs._opened.store
+    store = opened_of(docs).store
     with store.environment.read() as transaction:
         number: int = transaction.stat(store.environment.database(b"requests"))["entries"]
     return number
@@ -227,7 +228,7 @@ def test_what_is_past_the_window_goes_a_few_at_a_time(
 
 
 def age_key(docs: Any, request_id: str) -> bytes:
-    store = docs._opened.store
+    store = opened_of(docs).store
     with store.environment.read() as transaction:
         value = transaction.get(request_id.encode(), db=store.environment.database(b"requests"))
         return layout.request_age_key(layout.unpack_request(request_id.encode(), value).seq)
@@ -235,7 +236,7 @@ def age_key(docs: Any, request_id: str) -> bytes:
 
 def flip(docs: Any, key: bytes) -> None:
     """Change a bit of an entry of the requests."""
-    environment = docs._opened.store.environment
+    environment = opened_of(docs).store.environment
 
     def write(transaction: Any) -> None:
         database = environment.database(b"requests")
@@ -282,7 +283,7 @@ def test_a_damaged_entry_is_forgotten_when_a_younger_one_is(
 def test_an_age_that_leads_to_nothing_says_nothing_of_damaged_ones(docs: Any) -> None:
     for name in ("a", "b"):
         docs.upsert([name], rows(1), request_id=name)
-    environment = docs._opened.store.environment
+    environment = opened_of(docs).store.environment
     environment.transact(lambda t: t.delete(b"b", db=environment.database(b"requests")))
     flip(docs, b"a")
     docs.upsert(["c"], rows(1), request_id="c")
@@ -301,7 +302,7 @@ def test_compaction_keeps_damaged_requests_and_mends_their_ages(tmp_path: Path) 
         flip(docs, b"b")
         flip(docs, b"c")
         flip(docs, ages[1])
-        environment = docs._opened.store.environment
+        environment = opened_of(docs).store.environment
         environment.transact(lambda t: t.delete(ages[2], db=environment.database(b"requests")))
     vecdb.compact(tmp_path)
     said = [problem.detail for problem in vecdb.check(tmp_path).problems]
@@ -449,7 +450,7 @@ def test_a_deadline_is_not_followed_by_another_attempt(
 ) -> None:
     with running_server(tmp_path / "data", indexer=False) as address, Client(address) as client:
         docs = client.create_collection("docs", DIM)
-        entered, release = held(monkeypatch, "upsert_raw")
+        entered, release = held(monkeypatch, "write")
         client._calls.timeout_s = 0.3
         with pytest.raises(vecdb.DeadlineExceededError):
             docs.upsert(["a"], rows(1), request_id="r")

@@ -19,6 +19,7 @@ import pytest
 
 import vecdb
 from vecdb.engine.graph import Graph
+from vecdb.engine.testing import opened_of
 from vecdb_server.command_line import run
 
 METRICS = ("cosine", "euclidean", "dot")
@@ -64,7 +65,7 @@ def source(sources: Any, metric: str, kind: str = "texts") -> Any:
 
 
 def graph_of(docs: Any) -> Graph:
-    (segment,) = docs._opened.views.view().segments
+    (segment,) = opened_of(docs).views.view().segments
     assert segment.graph is not None
     return segment.graph
 

@@ -21,6 +21,7 @@ from vecdb import limits
 from vecdb.engine import layout
 from vecdb.engine import scroll as scroll_module
 from vecdb.engine.scroll_token import pack_token, unpack_token
+from vecdb.engine.testing import opened_of
 from vecdb_client.translation import error_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
@@ -195,7 +196,7 @@ def test_a_model_under_concurrent_writers(surface: Any) -> None:
             if seen:
                 found.append((seq, seen))
             if hasattr(docs, "_opened"):
-                docs._opened.seal(1)  # Unless the indexer or the sealing thread is at it.
+                opened_of(docs).seal(1)  # Unless the indexer or the sealing thread is at it.
     finally:
         stop.set()
         writer.join()
@@ -359,13 +360,13 @@ def test_few_live_rows_between_many_dead_ones(
         docs.delete(gone[start : start + 10_000])
     model.delete(gone)
     read: list[int] = []
-    real = docs._opened.store.rows.read_dead
+    real = opened_of(docs).store.rows.read_dead
 
     def counted(transaction: Any, first_row: int, end_row: int, seq: int) -> Any:
         read.append(end_row - first_row)
         return real(transaction, first_row, end_row, seq)
 
-    monkeypatch.setattr(docs._opened.store.rows, "read_dead", counted)
+    monkeypatch.setattr(opened_of(docs).store.rows, "read_dead", counted)
     check(docs.scroll(4), model, batch=4)
     assert len(read) > 15 and max(read) <= 1024
 
@@ -376,7 +377,7 @@ def test_holes_and_blocks_with_gaps(database: Any, monkeypatch: pytest.MonkeyPat
     gone = [name for i, name in enumerate(names(5000)) if i % 7 == 0 or 1000 <= i < 4000]
     docs.delete(gone)
     model.delete(gone)
-    store = docs._opened.store
+    store = opened_of(docs).store
     database_of = store.environment.database
 
     def purge(transaction: Any) -> None:
@@ -407,7 +408,7 @@ def test_holes_and_blocks_with_gaps(database: Any, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("what", ["records", "blocks"])
 def test_a_row_in_halves_is_data_loss(database: Any, what: str) -> None:
     docs, _ = filled(database, 100)
-    store = docs._opened.store
+    store = opened_of(docs).store
     key = layout.record_key(50, 1) if what == "records" else layout.row_key(0)
     handle = store.environment.database(what.encode())
     store.environment.transact(lambda transaction: transaction.delete(key, db=handle))

@@ -22,8 +22,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import vecdb
 from tests.serving import ServerProcess, held, running_server
 from vecdb import errors, limits
-from vecdb.engine.collection import Collection as EngineCollection
-from vecdb.engine.database import Database
+from vecdb.engine.open_collection import OpenCollection
+from vecdb.engine.runtime import Runtime
+from vecdb.engine.search import Searcher
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_floats, decode_matrix, encode_matrix
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
@@ -436,7 +437,7 @@ def test_a_defect_is_told_to_the_log_only(
     def broken(self: Any) -> int:
         raise RuntimeError("the secret path /srv/secret")
 
-    monkeypatch.setattr(EngineCollection, "count", broken)
+    monkeypatch.setattr(OpenCollection, "count", broken)
     with caplog.at_level(logging.ERROR, "vecdb.server"):
         code, reason, message = server.failure("Count", wire.CountRequest(collection="docs"))
     assert (code, reason) == (Code.INTERNAL, "INTERNAL")
@@ -457,7 +458,7 @@ def test_reasons_and_messages_arrive_whatever_is_in_them(
         def failing(self: Any, kind: Any = kind) -> int:
             raise kind('žluťoučký\nkůň "%41"', "SOME_REASON")
 
-        monkeypatch.setattr(EngineCollection, "count", failing)
+        monkeypatch.setattr(OpenCollection, "count", failing)
         expected = "OUTCOME_UNKNOWN" if status is Code.UNKNOWN else "SOME_REASON"
         failure = server.failure("Count", wire.CountRequest(collection="docs"))
         assert failure == (status, expected, 'žluťoučký\nkůň "%41"')
@@ -476,7 +477,7 @@ def test_a_deadline_that_has_passed_stops_a_write(server: Wire) -> None:
 
     service = Service(1024)
     service.refusal = None
-    service.database = _database_of(server)
+    service.runtime = _runtime_of(server)
     with pytest.raises(errors.DeadlineExceededError):
         service.upsert(
             upsert(ids=["late"], vectors=encode_matrix(VECTORS[:1]), metadata=[]), Late()
@@ -485,9 +486,9 @@ def test_a_deadline_that_has_passed_stops_a_write(server: Wire) -> None:
     assert list(response.missing) == ["late"]
 
 
-def _database_of(server: Wire) -> Any:
-    (database,) = [d for d in Database._open.values() if d.list_collections()]
-    return database
+def _runtime_of(server: Wire) -> Any:
+    (runtime,) = [r for r in Runtime._open.values() if r.list_collections()]
+    return runtime
 
 
 def test_a_search_notices_that_its_caller_has_gone(
@@ -508,7 +509,7 @@ def test_a_search_notices_that_its_caller_has_gone(
             raise
         return []
 
-    monkeypatch.setattr(EngineCollection, "run_search", endless)
+    monkeypatch.setattr(Searcher, "run", endless)
     call = server.stub.Search.future(search())
     assert entered.wait(5)
     call.cancel()
@@ -529,8 +530,8 @@ def _until(condition: Any, timeout_s: float = 10.0) -> None:
 @pytest.mark.parametrize(
     ("method", "engine_method", "reason"),
     [
-        ("Upsert", "upsert_raw", "TOO_MANY_WRITES"),
-        ("Optimize", "run_optimize", "TOO_MANY_OPTIMIZES"),
+        ("Upsert", "write", "TOO_MANY_WRITES"),
+        ("Optimize", "optimize", "TOO_MANY_OPTIMIZES"),
     ],
 )
 def test_waiting_writes_hold_a_quarter_of_the_threads(
@@ -570,7 +571,7 @@ def _refused(raw: Wire, method: str, request: Any) -> Any:
 def _never_done(ended: threading.Event) -> Callable[..., Any]:
     """An optimize that goes on until its deadline says otherwise."""
 
-    def run(self: Any, deadline: Any) -> Any:
+    def run(self: Any, opened: Any, deadline: Any) -> Any:
         try:
             while True:
                 deadline.check()
@@ -583,7 +584,7 @@ def _never_done(ended: threading.Event) -> Callable[..., Any]:
 
 def test_optimize_ends_with_its_deadline(server: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
-    monkeypatch.setattr(EngineCollection, "run_optimize", _never_done(ended))
+    monkeypatch.setattr(Runtime, "optimize", _never_done(ended))
     with pytest.raises(grpc.RpcError) as caught:
         server.stub.Optimize(wire.OptimizeRequest(collection="docs"), timeout=0.4)
     assert caught.value.code() is Code.DEADLINE_EXCEEDED
@@ -592,7 +593,7 @@ def test_optimize_ends_with_its_deadline(server: Wire, monkeypatch: pytest.Monke
 
 def test_optimize_ends_when_its_caller_goes(server: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
-    monkeypatch.setattr(EngineCollection, "run_optimize", _never_done(ended))
+    monkeypatch.setattr(Runtime, "optimize", _never_done(ended))
     call = server.stub.Optimize.future(wire.OptimizeRequest(collection="docs"))
     time.sleep(0.1)
     call.cancel()

@@ -30,6 +30,7 @@ from vecdb.engine.compaction import folder_bytes
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.publication import GRAPH_LOCK, SEAL_LOCK, claim, discard_claims, widen
 from vecdb.engine.purging import GRACE_S, PurgePass, Purger, purge_all
+from vecdb.engine.testing import opened_of, runtime_of
 from vecdb.engine.trimming import trim_dead
 from vecdb.engine.upkeep import Upkeep
 from vecdb.engine.view_keeper import ViewKeeper
@@ -46,14 +47,14 @@ def names(count: int, first: int = 0) -> list[str]:
 
 
 def entries(docs: Any, database: bytes) -> int:
-    environment = docs._opened.store.environment
+    environment = opened_of(docs).store.environment
     with environment.read() as transaction:
         return int(transaction.stat(environment.database(database))["entries"])
 
 
 def held(docs: Any) -> set[int]:
     """Rows whose vectors are in the store."""
-    store = docs._opened.store
+    store = opened_of(docs).store
     with store.environment.read() as transaction:
         every = np.arange(store.read_counters(transaction).next_row)
         return {int(r) for _, _, own in store.rows.blocks_holding(transaction, every) for r in own}
@@ -133,7 +134,7 @@ def test_what_died_stays_for_a_minute_and_then_goes(
         model.upsert(ids, vectors, None)
     docs.delete(names(10))
     model.delete(names(10))
-    store = docs._opened.store
+    store = opened_of(docs).store
     assert purge_all(store) == 0 and entries(docs, b"records") == 250
     real = store_clock.boot_time_ns
     passed_ns = int((GRACE_S + 1) * 1e9)
@@ -155,7 +156,7 @@ def test_blocks_lose_their_dead_rows(database: Any) -> None:
     docs, model = database.create_collection("docs", 64), Model(64, "euclidean")
     vectors = rows(1020, dim=64)
     docs.upsert(names(1020), vectors)
-    store = docs._opened.store
+    store = opened_of(docs).store
     docs.delete(names(20))
     purge_all(store, grace_s=0.0)
     assert held(docs) == set(range(1020)) and entries(docs, b"records") == 1000
@@ -179,7 +180,7 @@ def test_old_versions_of_metadata_go(database: Any) -> None:
         docs.upsert(names(20), vectors, [{"v": version}] * 20)
     docs.upsert(names(5), vectors[:5], [{"v": 9}] * 5)
     assert entries(docs, b"records") == 105
-    purge_all(docs._opened.store, grace_s=0.0)
+    purge_all(opened_of(docs).store, grace_s=0.0)
     assert entries(docs, b"records") == 20
     assert [m["v"] for m in docs.get(names(20)).metadata] == [9] * 5 + [4] * 15
 
@@ -192,12 +193,12 @@ def test_a_scroll_keeps_what_it_reads(database: Any) -> None:
         pages = [next(scroll)]
         for seed in range(2, 6):
             replaced(docs, model, 1_000, seed)
-        purge_all(docs._opened.store, grace_s=0.0)
+        purge_all(opened_of(docs).store, grace_s=0.0)
         assert entries(docs, b"records") >= 5_000
         pages += list(scroll)
     seen = {n: v.tobytes() for page in pages for n, v in zip(page.ids, page.vectors, strict=True)}
     assert seen == {name: vector.tobytes() for name, (vector, _) in before.items()}
-    purge_all(docs._opened.store, grace_s=0.0)
+    purge_all(opened_of(docs).store, grace_s=0.0)
     assert entries(docs, b"records") == 1_000
     check(docs, model)
 
@@ -218,11 +219,11 @@ def test_a_pass_that_is_cut_short_is_made_again(tmp_path: Path) -> None:
         model.upsert(names(9_000), rows(9_000), None)
         docs.delete(names(2_000))
         model.delete(names(2_000))
-        purge = PurgePass.begin(docs._opened.store, rows_max=10**6, grace_s=0.0)
+        purge = PurgePass.begin(opened_of(docs).store, rows_max=10**6, grace_s=0.0)
         assert purge is not None and not purge.done
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.collection("docs")
-        store = docs._opened.store
+        store = opened_of(docs).store
         with store.environment.read() as transaction:
             assert store.purged_to(transaction) == 2
         check(docs, model)
@@ -266,7 +267,7 @@ def test_closing_ends_a_purge_after_its_step(
         model.delete(names(3_000))
         monkeypatch.setattr(PurgePass, "step", held_step)
         monkeypatch.setattr(Upkeep, "close", told_close)
-        database._upkeep.purge_now(docs._opened.id)
+        runtime_of(database).upkeep.purge_now(opened_of(docs).id)
         assert in_a_step.wait(20)
     assert len(taken) == 1
     monkeypatch.setattr(PurgePass, "step", step)
@@ -274,10 +275,10 @@ def test_closing_ends_a_purge_after_its_step(
         docs = database.collection("docs")
         assert 6_000 < entries(docs, b"records") < 9_000
         check(docs, model)
-        docs._opened.purge_old()
+        opened_of(docs).purge_old()
         # What is no more than a quarter of what lives has its minute of grace.
         assert entries(docs, b"records") <= 1.25 * 6_000
-        purge_all(docs._opened.store, grace_s=0.0)
+        purge_all(opened_of(docs).store, grace_s=0.0)
         assert entries(docs, b"records") == 6_000 and entries(docs, b"log") == 0
         check(docs, model)
     assert vecdb.check(tmp_path).content
@@ -295,7 +296,7 @@ def test_no_row_outlives_its_death(tmp_path: Path) -> None:
         for start in (8_000, 14_000):
             docs.delete(names(6_000, start))
             model.delete(names(6_000, start))
-        purge = PurgePass.begin(docs._opened.store, rows_max=10**6, grace_s=0.0)
+        purge = PurgePass.begin(opened_of(docs).store, rows_max=10**6, grace_s=0.0)
         assert purge is not None
         for _ in range(2):
             purge.step()
@@ -321,7 +322,7 @@ def test_row_whose_vector_was_purged_first_does_not_outlive_its_death_by_sealing
         model.upsert(names(10_000), rows(10_000), None)
         docs.delete(names(7_000, 2_000))
         model.delete(names(7_000, 2_000))
-        store = docs._opened.store
+        store = opened_of(docs).store
 
         def late(*arguments: Any) -> Any:
             passes.append(PurgePass.begin(store, rows_max=10**6, grace_s=0.0))
@@ -332,13 +333,13 @@ def test_row_whose_vector_was_purged_first_does_not_outlive_its_death_by_sealing
         seal_now(docs)
         monkeypatch.setattr(sealing, "load_rows", real)
         deaths = entries(docs, b"dead")
-        docs._opened.trim()
+        opened_of(docs).trim()
         assert 0 < entries(docs, b"dead") < deaths
         check(docs, model)
         assert vecdb.check(tmp_path).content
         while not passes[0].done:
             passes[0].step()
-        docs._opened.trim()
+        opened_of(docs).trim()
         assert entries(docs, b"records") == 3_000
         check(docs, model)
     assert vecdb.check(tmp_path).content
@@ -354,7 +355,7 @@ def test_steps_of_purges_seals_and_trims_in_any_order_bring_no_row_back(
     monkeypatch.setattr(Purger, "relieve", lambda *_: False)
     with vecdb.open(tmp_path, indexer=False, seal_bytes=2**26) as database:
         docs = database.create_collection("docs", DIM)
-        opened, real = docs._opened, sealing.load_rows
+        opened, real = opened_of(docs), sealing.load_rows
 
         def step() -> None:
             which = chance.randrange(2)
@@ -408,7 +409,7 @@ def test_death_of_a_row_with_a_record_is_not_trimmed(
     docs.upsert(names(300), rows(300))
     docs.delete(names(299))
     seal_now(docs)  # Of the one row that lives.
-    store, key = docs._opened.store, layout.record_key(7, 1)
+    store, key = opened_of(docs).store, layout.record_key(7, 1)
     with store.environment.read() as transaction:
         value = bytes(transaction.get(key, db=store.environment.database(b"records")))
     purge_all(store, grace_s=0.0)
@@ -416,17 +417,17 @@ def test_death_of_a_row_with_a_record_is_not_trimmed(
         lambda t: t.put(key, value, db=store.environment.database(b"records"))
     )
     assert entries(docs, b"dead") == 299
-    assert trim_dead(store, docs._opened.views.view()) == 298
+    assert trim_dead(store, opened_of(docs).views.view()) == 298
     assert [name for page in docs.scroll() for name in page.ids] == names(1, 299)
     store.environment.transact(lambda t: t.delete(key, db=store.environment.database(b"records")))
-    assert trim_dead(store, docs._opened.views.view()) == 1
+    assert trim_dead(store, opened_of(docs).views.view()) == 1
 
 
 def test_a_pass_that_ends_says_nothing_of_another(database: Any) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(300), rows(300))
     docs.delete(names(10))
-    store = docs._opened.store
+    store = opened_of(docs).store
     first = PurgePass.begin(store, rows_max=10**6, grace_s=0.0)
     docs.delete(names(10, 10))
     second = PurgePass.begin(store, rows_max=10**6, grace_s=0.0)
@@ -455,16 +456,16 @@ def test_writers_do_not_wait_for_what_a_scroll_has_held(
         assert entries(docs, b"records") == 50_000
         asked: list[str] = []
         monkeypatch.setattr(purging, "_RELIEF_S", 0.0)
-        monkeypatch.setattr(database._upkeep, "purge_now", asked.append)
+        monkeypatch.setattr(runtime_of(database).upkeep, "purge_now", asked.append)
     docs.upsert(["one more"], rows(1))
     model.upsert(["one more"], rows(1), None)
     ends = time.monotonic() + 20
     while not asked:  # What follows a commit comes after its answer.
         assert time.monotonic() < ends
         time.sleep(0.005)
-    assert asked == [docs._opened.id]
+    assert asked == [opened_of(docs).id]
     assert 50_000 - 2 * 4_000 < entries(docs, b"records") < 50_000
-    docs._opened.purge_old()
+    opened_of(docs).purge_old()
     assert entries(docs, b"records") <= 1.5 * 2_000
     check(docs, model)
 
@@ -474,7 +475,7 @@ def test_a_segment_is_not_made_of_what_was_replaced_meanwhile(database: Any) -> 
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(100), rows(100))
     seal_now(docs)
-    opened = docs._opened
+    opened = opened_of(docs)
     (planned,) = opened.views.view().segments
     docs.delete(names(90))
     opened.trim()  # A new flat segment in its place.
@@ -505,30 +506,30 @@ def test_rows_that_are_purged_while_they_are_sealed_are_left_out(
     def late(*arguments: Any) -> Any:
         docs.delete(names(5, 20))
         model.delete(names(5, 20))
-        purge_all(docs._opened.store, grace_s=0.0)
+        purge_all(opened_of(docs).store, grace_s=0.0)
         return real(*arguments)
 
     monkeypatch.setattr(sealing, "load_rows", late)
     seal_now(docs)
-    (segment,) = docs._opened.views.view().segments
+    (segment,) = opened_of(docs).views.view().segments
     assert len(segment.content.rows) == len(segment.content.id_offsets) - 1 == 995
     for query in rows(3, 7, dim=64):
         model.check_hits(docs.search(query, k=30), query, 30, exact=True)
     monkeypatch.setattr(sealing, "load_rows", real)
     key = layout.record_key(500, 1)
-    environment = docs._opened.store.environment
+    environment = opened_of(docs).store.environment
     environment.transact(lambda t: t.delete(key, db=environment.database(b"records")))
     with pytest.raises(vecdb.DataLossError):
-        sealing.load_rows(docs._opened.store, 0, 1_000, 2)
+        sealing.load_rows(opened_of(docs).store, 0, 1_000, 2)
 
 
 def test_a_damaged_pin_holds_nothing_up(database: Any) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(300), rows(300))
     docs.delete(names(10))
-    environment = docs._opened.store.environment
+    environment = opened_of(docs).store.environment
     environment.transact(lambda t: t.put(b"p" * 16, b"bad", db=environment.database(b"pins")))
-    assert purge_all(docs._opened.store, grace_s=0.0) == 10
+    assert purge_all(opened_of(docs).store, grace_s=0.0) == 10
 
 
 def test_a_damaged_log_entry_holds_nothing_up(database: Any) -> None:
@@ -537,10 +538,10 @@ def test_a_damaged_log_entry_holds_nothing_up(database: Any) -> None:
     docs.delete(names(10))
     docs.delete(names(10, 10))
     model.delete(names(20))
-    environment = docs._opened.store.environment
+    environment = opened_of(docs).store.environment
     key = layout.row_key(11)
     environment.transact(lambda t: t.put(key, b"nonsense", db=environment.database(b"log")))
-    purge_all(docs._opened.store, grace_s=0.0)
+    purge_all(opened_of(docs).store, grace_s=0.0)
     # What died in it is dead, and only its bytes stay.
     assert entries(docs, b"log") == 0 and entries(docs, b"records") == 290
     check(docs, model)
@@ -552,7 +553,7 @@ def test_deaths_stay_while_a_segment_holds_the_row(database: Any) -> None:
     model.upsert(names(400), rows(400), None)
     seal_now(docs)
     index_now(docs)
-    opened = docs._opened
+    opened = opened_of(docs)
     docs.delete(names(40))
     model.delete(names(40))
     purge_all(opened.store, grace_s=0.0)
@@ -570,17 +571,17 @@ def test_deaths_stay_while_a_segment_holds_the_row(database: Any) -> None:
 def test_deaths_stay_while_somebody_makes_a_segment_of_the_row(database: Any, lock: str) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(100), rows(100))
-    store = docs._opened.store
+    store = opened_of(docs).store
     docs.delete(names(10))
     taken = claim(store, lock, 0, 100)
     assert taken is not None
     docs.delete(names(80, 10))
     purge_all(store, grace_s=0.0)
     assert entries(docs, b"dead") == 90  # All of its interval may be in what is being made.
-    assert trim_dead(store, docs._opened.views.view()) == 10  # Dead before the claim: not in it.
+    assert trim_dead(store, opened_of(docs).views.view()) == 10  # Dead before the claim: not in it.
     assert entries(docs, b"dead") == 80
-    discard_claims(store, docs._opened.folder / "segments", lock)
-    assert trim_dead(store, docs._opened.views.view()) == 80
+    discard_claims(store, opened_of(docs).folder / "segments", lock)
+    assert trim_dead(store, opened_of(docs).views.view()) == 80
 
 
 def test_a_search_that_is_overtaken_looks_again(
@@ -595,7 +596,7 @@ def test_a_search_that_is_overtaken_looks_again(
     def late(*arguments: Any) -> Any:
         if len(calls) < 2:
             docs.delete(names(1, 7 + len(calls)))
-            purge_all(docs._opened.store, grace_s=0.0)
+            purge_all(opened_of(docs).store, grace_s=0.0)
         calls.append(1)
         return real(*arguments)
 
@@ -623,7 +624,7 @@ def test_a_look_up_that_is_overtaken_is_made_again_under_a_pin(
             then.rows.update(model.rows)
         finds.append(1)
         replaced(docs, model, 400, 1 + len(finds))
-        purge_all(docs._opened.store, grace_s=0.0)
+        purge_all(opened_of(docs).store, grace_s=0.0)
         return found
 
     then = Model(DIM, "cosine")
@@ -636,8 +637,8 @@ def test_a_look_up_that_is_overtaken_is_made_again_under_a_pin(
     if part == "vectors":
         then.check_records(got, names(3))
     assert [m["n"] for m in got.metadata] == [2, 2, 2]
-    with docs._opened.store.environment.read() as transaction:
-        assert pins.oldest_pin(docs._opened.store, transaction) is None
+    with opened_of(docs).store.environment.read() as transaction:
+        assert pins.oldest_pin(opened_of(docs).store, transaction) is None
     monkeypatch.undo()
     check(docs, model)
 
@@ -647,7 +648,7 @@ def test_a_look_up_of_damaged_rows_says_so_at_once(
 ) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(3), rows(3))
-    environment, key = docs._opened.store.environment, layout.record_key(1, 1)
+    environment, key = opened_of(docs).store.environment, layout.record_key(1, 1)
     environment.transact(lambda t: t.put(key, b"bad", db=environment.database(b"records")))
     monkeypatch.setattr(pins, "take_pin", None)  # It would be called to look again.
     with pytest.raises(vecdb.DataLossError):
@@ -666,12 +667,12 @@ def test_a_view_that_is_overtaken_is_made_again(
             late.pop()
             monkeypatch.setattr(ViewKeeper, "_filled_in_slices", real)
             replaced(docs, model, 400, 9 + len(late))
-            purge_all(docs._opened.store, grace_s=0.0)
+            purge_all(opened_of(docs).store, grace_s=0.0)
             monkeypatch.setattr(ViewKeeper, "_filled_in_slices", overtaken)
         return real(self, *arguments)
 
     monkeypatch.setattr(ViewKeeper, "_filled_in_slices", overtaken)
-    docs._opened.views.forget()
+    opened_of(docs).views.forget()
     query = rows(1, 3)[0]
     hits = docs.search(query, k=20, exact=True)
     assert len(late) == 1  # Two attempts without a pin, and the third, which the pin held up.
@@ -738,10 +739,10 @@ def test_compaction_of_damaged_values_changes_nothing(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(names(30), rows(30))
-        environment = docs._opened.store.environment
+        environment = opened_of(docs).store.environment
         key = layout.record_key(4, 1)
         environment.transact(lambda t: t.put(key, b"bad", db=environment.database(b"records")))
-        folder = docs._opened.folder
+        folder = opened_of(docs).folder
     with pytest.raises(vecdb.DataLossError):
         vecdb.compact(tmp_path)
     assert not (folder / "store.compact").exists()

@@ -20,6 +20,7 @@ from vecdb import limits
 from vecdb.engine import layout, pins, store_clock
 from vecdb.engine.purging import GRACE_S, purge_all
 from vecdb.engine.store_clock import CLOCK_KEY
+from vecdb.engine.testing import opened_of
 
 DIM = 4
 SECOND = 10**9
@@ -62,25 +63,25 @@ def write(docs: Any, name: str, request_id: str | None = None) -> Any:
 
 
 def transact(docs: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    store = docs._opened.store
+    store = opened_of(docs).store
     return store.environment.transact(lambda t: function(store, t, *arguments))
 
 
 def now(docs: Any) -> int:
-    store = docs._opened.store
+    store = opened_of(docs).store
     with store.environment.read() as transaction:
         time_ns: int = store.clock.read(transaction)
     return time_ns
 
 
 def record(docs: Any) -> Any:
-    store = docs._opened.store
+    store = opened_of(docs).store
     with store.environment.read() as transaction:
         return store.clock._record(transaction)
 
 
 def put(docs: Any, database: bytes, key: bytes, value: bytes | None) -> None:
-    environment = docs._opened.store.environment
+    environment = opened_of(docs).store.environment
 
     def change(transaction: Any) -> None:
         if value is None:
@@ -119,7 +120,7 @@ def test_lease_lasts_as_long_as_leases_do_whatever_the_wall_clock_does(
     machine.passes(LEASE - SECOND)
     machine.wall_ns += JUMPS[jump]
     assert docs.stats().oldest_pin_expires_s == 1.0
-    store = docs._opened.store
+    store = opened_of(docs).store
     assert purge_all(store, grace_s=0.0) == 0
     assert docs.scroll_page(token).records.ids == ["b"]
     token = docs.scroll_page(batch=1).next_token
@@ -142,20 +143,20 @@ def test_dead_rows_stay_for_their_grace_whatever_the_wall_clock_does(
     docs.delete(["a"])
     machine.passes(int(GRACE_S * SECOND) - 1)
     machine.wall_ns += JUMPS[jump]
-    assert purge_all(docs._opened.store) == 0
+    assert purge_all(opened_of(docs).store) == 0
     machine.passes(1)
-    assert purge_all(docs._opened.store) == 1
+    assert purge_all(opened_of(docs).store) == 1
 
 
 def test_reading_writes_nothing_in_whichever_boot(docs: Any, machine: Machine) -> None:
     write(docs, "a")
     pin = transact(docs, pins.take_pin)
-    before, commit = record(docs), docs._opened.store.environment.last_commit()
+    before, commit = record(docs), opened_of(docs).store.environment.last_commit()
     for change in (lambda: machine.passes(SECOND), machine.reboots):
         change()
         docs.stats()
         docs.search(np.ones(DIM))
-        store = docs._opened.store
+        store = opened_of(docs).store
         with store.environment.read() as transaction:
             assert pins.check_pin(store, transaction, pin.id) == pin
         assert (record(docs), store.environment.last_commit()) == (before, commit)
@@ -355,7 +356,7 @@ def test_folder_without_a_clock_opens_and_knows_its_requests(
         docs = database.create_collection("docs", DIM)
         write(docs, "a", "once")
         if not log:
-            purge_all(docs._opened.store, grace_s=0.0)
+            purge_all(opened_of(docs).store, grace_s=0.0)
         as_earlier_versions(docs)
     machine.wall_ns += JUMPS[jump]
     machine.reboots(up_ns=20 * DAY)
@@ -376,7 +377,7 @@ def test_stamps_ahead_of_the_clock_end_as_others_do(docs: Any, machine: Machine)
         write(docs, name, name)
     machine.passes(SECOND)
     write(docs, "d", "d")
-    requests, store = b"requests", docs._opened.store
+    requests, store = b"requests", opened_of(docs).store
     for name in (b"a", b"c"):
         with store.environment.read() as transaction:
             value = transaction.get(name, db=store.environment.database(requests))
@@ -408,7 +409,7 @@ def test_damaged_clock_is_named_and_mended_by_the_next_write(
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         write(docs, "a", "once")
-        store = docs._opened.store
+        store = opened_of(docs).store
         with store.environment.read() as transaction:
             value = bytearray(transaction.get(CLOCK_KEY, db=store.environment.database(b"meta")))
         value[3] ^= 1

@@ -19,7 +19,9 @@ import pytest
 import vecdb
 from tests.serving import ServerProcess
 from vecdb.engine import catalog, environment, write_lock, writer
+from vecdb.engine.batch import make_batch
 from vecdb.engine.files import file_lock
+from vecdb.engine.testing import opened_of, runtime_of, submit
 from vecdb.engine.write_lock import WriteLock
 from vecdb.errors import UnavailableError
 
@@ -94,7 +96,7 @@ def folder(tmp_path: Path) -> Path:
 
 def store_of(folder: Path, name: str) -> Path:
     with vecdb.open(folder, indexer=False) as database:
-        return Path(database.collection(name)._opened.store.environment.folder)
+        return Path(opened_of(database.collection(name)).store.environment.folder)
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def stuck_and_free(tmp_path: Path) -> Iterator[tuple[Any, Any, Any, Holder]]:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         stuck, free = (database.create_collection(name, DIM) for name in ("stuck", "free"))
         stuck.upsert(["first"], rows(1))
-        with Holder(stuck._opened.store.environment.folder) as holder:
+        with Holder(opened_of(stuck).store.environment.folder) as holder:
             yield database, stuck, free, holder
 
 
@@ -140,12 +142,12 @@ def test_write_to_a_stuck_collection_is_refused_and_nothing_of_it_written(
     stuck_and_free: tuple[Any, Any, Any, Holder],
 ) -> None:
     database, stuck, free, holder = stuck_and_free
-    waiting = [database.submit(stuck._opened, stuck._batch([f"{i}"], rows(1), None)) for i in "ab"]
+    waiting = [submit(stuck, make_batch([f"{i}"], rows(1), None)) for i in "ab"]
     assert free.upsert(["second"], rows(1, 4)).seq == 1
     check_refused(within(stuck.upsert, ["second"], rows(1, 4)))
     for answer in waiting:
         check_refused(within(answer.exception))
-    assert database._writer._queued_bytes == 0
+    assert runtime_of(database).writer._queued_bytes == 0
     # It is known now: nobody waits any more, and what only reads goes on.
     check_refused(within(stuck.delete, ["first"]))
     check_refused(within(stuck.scroll_page))
@@ -165,12 +167,9 @@ def test_collections_are_written_while_many_are_stuck(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         names = ["a", "b", "free"]
         collections = [database.create_collection(name, DIM) for name in names]
-        holders = [Holder(each._opened.store.environment.folder) for each in collections[:2]]
+        holders = [Holder(opened_of(each).store.environment.folder) for each in collections[:2]]
         try:
-            answers = [
-                database.submit(each._opened, each._batch(["x"], rows(1), None))
-                for each in collections
-            ]
+            answers = [submit(each, make_batch(["x"], rows(1), None)) for each in collections]
             assert answers[2].result().seq == 1
             for answer in answers[:2]:
                 check_refused(within(answer.exception))
@@ -187,14 +186,14 @@ def test_writer_has_one_thread_a_collection_and_lets_idle_ones_end(
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         collections = [database.create_collection(f"c{i}", DIM) for i in range(4)]
         answers = [
-            (database.submit(each._opened, each._batch([f"{i}"], rows(1, i), None)), i + 1)
+            (submit(each, make_batch([f"{i}"], rows(1, i), None)), i + 1)
             for i in range(20)
             for each in collections
         ]
         assert all(answer.result().seq == seq for answer, seq in answers)
-        assert database._writer._threads <= 4
+        assert runtime_of(database).writer._threads <= 4
         ends = time.monotonic() + ENDS_S
-        while database._writer._threads:
+        while runtime_of(database).writer._threads:
             assert time.monotonic() < ends
             time.sleep(0.01)
         assert collections[0].upsert(["later"], rows(1)).seq == 21
@@ -224,8 +223,8 @@ def test_database_that_waits_for_a_lock_is_closed_and_opened_again(
     database = vecdb.open(tmp_path / "data", indexer=False)
     stuck = database.create_collection("stuck", DIM)
     stuck.upsert(["first"], rows(1))
-    with Holder(stuck._opened.store.environment.folder) as holder:
-        answer = database.submit(stuck._opened, stuck._batch(["lost"], rows(1), None))
+    with Holder(opened_of(stuck).store.environment.folder) as holder:
+        answer = submit(stuck, make_batch(["lost"], rows(1), None))
         assert within(database.close) is None
         check_refused(within(answer.exception))
         database = vecdb.open(tmp_path / "data", indexer=False)
@@ -241,7 +240,7 @@ def test_database_that_waits_for_a_lock_is_closed_and_opened_again(
 def test_stuck_collection_is_passed_over_when_others_are_put_to_rest(folder: Path) -> None:
     with vecdb.open(folder, indexer=False, open_collections_max=1) as database:
         stuck = database.collection("stuck")
-        with Holder(stuck._opened.store.environment.folder):
+        with Holder(opened_of(stuck).store.environment.folder):
             check_refused(within(stuck.upsert, ["second"], rows(1)))
             for _ in range(3):
                 free = within(database.collection, "free")

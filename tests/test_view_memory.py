@@ -23,6 +23,7 @@ from vecdb.engine.deadline import Deadline
 from vecdb.engine.fresh_rows import FreshRows
 from vecdb.engine.purging import purge_all
 from vecdb.engine.search import SearchRequest
+from vecdb.engine.testing import opened_of, runtime_of
 from vecdb.engine.view import View
 from vecdb.engine.view_budget import ViewBudget
 
@@ -46,7 +47,7 @@ def opened(path: Path, fresh_rows: int = 100, **options: Any) -> Any:
 
 
 def view_of(docs: Any) -> View:
-    view: View = docs._opened.views.view()
+    view: View = opened_of(docs).views.view()
     return view
 
 
@@ -59,8 +60,8 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lose(docs: Any) -> None:
     """Remove the files of all segments."""
-    shutil.rmtree(docs._opened.folder / "segments")
-    docs._opened.views.forget()
+    shutil.rmtree(opened_of(docs).folder / "segments")
+    opened_of(docs).views.forget()
 
 
 class Twins:
@@ -123,9 +124,9 @@ def test_what_is_not_held_is_searched_as_if_it_were(twins: Twins) -> None:
         if action < 0.06:
             twins.each(seal_now)
         elif action < 0.3:
-            twins.each(lambda docs: purge_all(docs._opened.store, grace_s=0.0))
+            twins.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
         elif action < 0.5:
-            twins.each(lambda docs: docs._opened.views.forget())
+            twins.each(lambda docs: opened_of(docs).views.forget())
         if not twins.model.rows:
             continue
         asked = queries[: chance.choice([1, 9])]
@@ -177,9 +178,9 @@ def test_what_is_replaced_again_and_again_stays_in_memory(tmp_path: Path) -> Non
             docs.upsert(ids, vectors)
             model.upsert(ids, vectors, None)
             if turn % 4 == 0:
-                purge_all(docs._opened.store, grace_s=0.0)
+                purge_all(opened_of(docs).store, grace_s=0.0)
             if turn in (50, 90):
-                docs._opened.views.forget()
+                opened_of(docs).views.forget()
             view = view_of(docs)
             assert view.holds_all and view.live_count == len(model.rows)
             # 1,200 live. It doubles when it is full of rows of which more than three quarters do.
@@ -196,7 +197,7 @@ def test_memory_stays_under_the_bound(tmp_path: Path, monkeypatch: pytest.Monkey
         for first in range(0, 16_000, 2_000):
             docs.upsert(names(2_000, first), rows(2_000, first, 256))
         query = rows(1, 5, 256)[0]
-        docs._opened.views.forget()
+        opened_of(docs).views.forget()
         tracemalloc.start()
         try:
             hits = docs.search(query, k=5)
@@ -224,11 +225,11 @@ def test_a_scan_of_the_rest_ends_within_a_slice(
         docs = database.create_collection("docs", DIM)
         docs.upsert(names(1_000), rows(1_000))
         request = SearchRequest(rows(queries), 5, None, True, False, False)
-        docs.run_search(request, Deadline())
+        opened_of(docs).searcher.run(request, Deadline())
         assert read[0] == -(-900 // 37)
         read[0] = 0
         with pytest.raises(vecdb.CancelledError):
-            docs.run_search(request, Deadline(is_cancelled=lambda: read[0] >= 3))
+            opened_of(docs).searcher.run(request, Deadline(is_cancelled=lambda: read[0] >= 3))
         assert read[0] == 3
 
 
@@ -250,10 +251,10 @@ def test_a_large_lost_segment_is_read_from_the_store(twins: Twins, advance: bool
     assert view_of(twins.docs).rest == streaming.Unread(460, 510, 50)
     for first in (40, 280, 90):
         if not advance:
-            twins.docs._opened.views.forget()
+            opened_of(twins.docs).views.forget()
         twins.delete(names(30, first))
         twins.upsert(names(10, first), rows(10, first))
-        twins.each(lambda docs: purge_all(docs._opened.store, grace_s=0.0))
+        twins.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
         twins.check(rows(3), 700)
         large = view_of(twins.docs).segments[0]
         assert twins.docs.stats().segments[0].rows == large.unread_count
@@ -271,14 +272,14 @@ def test_more_deaths_than_a_slice_reads(twins: Twins) -> None:
     twins.check(rows(2), 50)
     twins.delete([f"id-{i}" for i in range(400) if i % 9])
     twins.check(rows(2), 50)
-    twins.each(lambda docs: purge_all(docs._opened.store, grace_s=0.0))
+    twins.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
     twins.check(rows(2), 50)
     # What dies now is still in its block, behind the deaths of those that are not.
     twins.delete(["id-144", "id-270", "id-297"])
     for _ in range(2):
         twins.check(rows(2), 50)
         assert view_of(twins.docs).segments[0].unread_count == 42
-        twins.docs._opened.views.forget()
+        opened_of(twins.docs).views.forget()
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -301,7 +302,7 @@ def test_a_search_that_purging_overtakes_looks_again(
                 if number == 1 and len(searches) <= times:
                     dying = doomed[len(searches) - 1]
                     docs.delete(dying)
-                    purge_all(docs._opened.store, grace_s=0.0)
+                    purge_all(opened_of(docs).store, grace_s=0.0)
                     if len(searches) == 1:
                         model.delete(dying)
                 yield part
@@ -310,8 +311,8 @@ def test_a_search_that_purging_overtakes_looks_again(
         hits = docs.search(vectors[900], k=1_000)
         assert len(searches) == 2 and hits.info.seq == 2
         model.check_hits(hits, vectors[900], 1_000, exact=True)
-        with docs._opened.store.environment.read() as transaction:
-            assert docs._opened.store.purged_to(transaction) == 2
+        with opened_of(docs).store.environment.read() as transaction:
+            assert opened_of(docs).store.purged_to(transaction) == 2
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -345,7 +346,7 @@ def test_a_search_keeps_its_pin_for_as_long_as_it_works(
                     dying = names(1, 999 - searches[-1])
                 searches[-1] += 1
                 docs.delete(dying)
-                purge_all(docs._opened.store, grace_s=0.0)
+                purge_all(opened_of(docs).store, grace_s=0.0)
 
         monkeypatch.setattr(search, "read_slices", slow)
         if not kept:
@@ -356,13 +357,14 @@ def test_a_search_keeps_its_pin_for_as_long_as_it_works(
         hits = docs.search(vectors[900], k=1_000)
         assert searches[0] == 1 and searches[1] > 10 and hits.info.seq == 2
         model.check_hits(hits, vectors[900], 1_000, exact=True)
-        with docs._opened.store.environment.read() as transaction:
-            assert docs._opened.store.purged_to(transaction) == 2
-            assert pins.oldest_pin(docs._opened.store, transaction) is None
+        with opened_of(docs).store.environment.read() as transaction:
+            assert opened_of(docs).store.purged_to(transaction) == 2
+            assert pins.oldest_pin(opened_of(docs).store, transaction) is None
 
 
 READER = """
 import sys, numpy as np, vecdb
+from vecdb.engine.testing import opened_of
 rng = np.random.default_rng(0)
 with vecdb.open(sys.argv[1], indexer=False, seal_bytes=1 << 40, fresh_bytes_max=7_000) as database:
     docs = database.collection("docs")
@@ -376,7 +378,7 @@ with vecdb.open(sys.argv[1], indexer=False, seal_bytes=1 << 40, fresh_bytes_max=
         assert len({m["n"] for m in hits.metadata}) == 1
         assert hits.info.seq >= last
         last, searches = hits.info.seq, searches + 1
-    print(searches, docs._opened.views.view().counters.next_row, flush=True)
+    print(searches, opened_of(docs).views.view().counters.next_row, flush=True)
 """
 
 
@@ -389,7 +391,7 @@ def test_another_process_searches_what_is_written_and_purged(tmp_path: Path) -> 
             assert reader.stdout is not None and reader.stdout.readline() == "ready\n"
             for turn in range(1, 60):
                 docs.upsert(names(500), rows(500, turn), [{"n": turn}] * 500)
-                purge_all(docs._opened.store, grace_s=0.0)
+                purge_all(opened_of(docs).store, grace_s=0.0)
             docs.delete(names(499))
             out, _ = reader.communicate(timeout=60)
         assert reader.returncode == 0
@@ -435,7 +437,7 @@ def test_threads_under_a_tight_budget_see_one_state(tmp_path: Path) -> None:
             for docs in every:
                 docs.upsert(ids, np.roll(vectors, turn, 0), [{"n": turn}] * 300)
                 if turn % 4 == 0:
-                    purge_all(docs._opened.store, grace_s=0.0)
+                    purge_all(opened_of(docs).store, grace_s=0.0)
                 if turn % 7 == 0:
                     seal_now(docs)
         stop.set()
@@ -445,14 +447,14 @@ def test_threads_under_a_tight_budget_see_one_state(tmp_path: Path) -> None:
         assert failures == []
         for docs in every:
             docs.search(vectors[0])
-            assert database.view_budget.bytes_used <= budget
+            assert runtime_of(database).view_budget.bytes_used <= budget
 
 
 def test_views_used_least_recently_go(tmp_path: Path) -> None:
     """Eight collections, memory for three of them; answers stay right."""
     one = 1_024 * ROW_BYTES
     with opened(tmp_path / "data", 10_000, view_bytes_max=int(3.5 * one)) as database:
-        budget, models = database.view_budget, {}
+        budget, models = runtime_of(database).view_budget, {}
         for i in range(8):
             docs = database.create_collection(f"docs-{i}", DIM)
             models[i] = Model(DIM, "cosine")
@@ -461,7 +463,7 @@ def test_views_used_least_recently_go(tmp_path: Path) -> None:
         open_ones = [database.collection(f"docs-{i}") for i in range(8)]
 
         def kept() -> list[int]:
-            return [i for i, docs in enumerate(open_ones) if docs._opened.views._known[1]]
+            return [i for i, docs in enumerate(open_ones) if opened_of(docs).views._known[1]]
 
         def search_in(*numbers: int) -> None:
             for i in numbers:
@@ -493,10 +495,10 @@ def test_one_collection_alone_keeps_to_the_budget(tmp_path: Path) -> None:
             model.upsert(names(500, first), rows(500, first), None)
             query = rows(1, first + 1)[0]
             model.check_hits(docs.search(query, k=20), query, 20, exact=True)
-            assert 0 < database.view_budget.bytes_used <= 50_000
+            assert 0 < runtime_of(database).view_budget.bytes_used <= 50_000
         assert not view_of(docs).holds_all
-        docs._opened.views.forget()
-        assert database.view_budget.bytes_used == 0
+        opened_of(docs).views.forget()
+        assert runtime_of(database).view_budget.bytes_used == 0
 
 
 class Keeper:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 import vecdb
+from vecdb.engine.testing import opened_of
 from vecdb_bench.common import glove, in_turns, median, served_process, spread
 
 __all__ = ["measure_memory", "measure_opening", "measure_view_check"]
@@ -30,6 +31,7 @@ _CHILD = """
 import sys, time
 import numpy as np
 import vecdb
+from vecdb.engine.testing import opened_of
 query = np.load(sys.argv[2])
 began = time.perf_counter()
 database = vecdb.open(sys.argv[1], indexer=False)
@@ -124,7 +126,7 @@ def measure_view_check(rows: int = 20_000, count: int = 20_000) -> dict[str, Any
     with tempfile.TemporaryDirectory() as place, vecdb.open(place, indexer=False) as database:
         words = database.create_collection("words", base.shape[1])
         words.upsert_many(range(rows), base)
-        view = words._opened.views.view
+        view = opened_of(words).views.view
         held = view()
         took = []
         for _ in range(9):

@@ -48,7 +48,7 @@ from vecdb_server.service import Service
 from vecdb_server.transport import SERVICE_NAME, Activity, service_handler
 
 if TYPE_CHECKING:
-    from vecdb.engine.database import Database
+    from vecdb.engine.runtime import Runtime
 
 __all__ = ["DEFAULT_LISTEN", "DEFAULT_THREADS", "Server", "check_listen", "serve"]
 
@@ -189,12 +189,12 @@ class Server:
     def open(self) -> None:
         """Open the folder, load the kernels and welcome calls."""
         try:
-            database = self._service.database = _open_database(self._data, self._options)
+            runtime = self._service.runtime = _open_folder(self._data, self._options)
         finally:
             self.folder_settled.set()
         _load_kernels()
         if self._is_starting():
-            collections, rows = _counted(database)
+            collections, rows = _counted(runtime)
         # A drain that came meanwhile stays.
         if self._is_starting():
             self._service.refusal = None
@@ -220,9 +220,9 @@ class Server:
             if self._grpc is not None:
                 self._grpc.stop(_FLUSH_S).wait()
                 self._activity.wait_for_none(_FLUSH_S)
-            database, self._service.database = self._service.database, None
-            if database is not None:
-                database.close()
+            runtime, self._service.runtime = self._service.runtime, None
+            if runtime is not None:
+                runtime.close()
             self._pool.shutdown(wait=False)
             log.event("stop")
 
@@ -412,10 +412,10 @@ def _port_in_use(address: str, why: str = "Address already in use") -> FailedPre
     return FailedPreconditionError(f"cannot listen on {address}: {why}", "PORT_IN_USE")
 
 
-def _open_database(data: Path, options: dict[str, Any]) -> Database:
-    from vecdb.engine.database import Database
+def _open_folder(data: Path, options: dict[str, Any]) -> Runtime:
+    from vecdb.engine.runtime import Runtime
 
-    return Database.open(data, **options)
+    return Runtime.open(data, **options)
 
 
 def _load_kernels() -> None:
@@ -427,13 +427,13 @@ def _load_kernels() -> None:
     log.event("kernels", logging.DEBUG, took_s=f"{time.monotonic() - began:.2f}")
 
 
-def _counted(database: Database) -> tuple[int, int]:
+def _counted(runtime: Runtime) -> tuple[int, int]:
     """Collections and rows; one that can't be opened is told of and does not stop the others."""
-    descriptions = database.list_collections()
+    descriptions = runtime.list_collections()
     rows = 0
     for description in descriptions:
         try:
-            rows += database.collection(description.name).count()
+            rows += runtime.collection(description.name).count()
         except VecdbError as error:
             log.event(
                 "error",

@@ -14,27 +14,32 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import vecdb
 from vecdb import checks, limits
+from vecdb.engine.backup.process import back_up
+from vecdb.engine.batch import DeleteBatch, UpsertBatch, make_batch, make_delete, make_terms
 from vecdb.engine.call_memory import CallMemory, MemoryBudget
 from vecdb.engine.deadline import Deadline
-from vecdb.engine.export.export import CHUNK_BYTES
+from vecdb.engine.export.export import CHUNK_BYTES, export
 from vecdb.engine.importing.incoming import receive_import
 from vecdb.engine.layout import FORMAT_NUMBER
-from vecdb.engine.scroll import PageRequest
+from vecdb.engine.lookup import get_records
+from vecdb.engine.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.search import SearchRequest
 from vecdb.errors import CancelledError, DeadlineExceededError, UnavailableError
+from vecdb.types import Receipt
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_matrix
 from vecdb_server import translation
 from vecdb_server.backup_folder import BackupFolder, no_backup_folder
 
 if TYPE_CHECKING:
-    from vecdb.engine.database import Database
+    from vecdb.engine.open_collection import OpenCollection
+    from vecdb.engine.runtime import Runtime
 
 __all__ = ["Call", "Service"]
 
 _FEATURES = ("request_id", "conditions", "rename", "export", "import")
 _UNCOUNTED = MemoryBudget(sys.maxsize)
-"""For calls that are refused, as there is no database."""
+"""For calls that are refused, as no folder is open."""
 
 _PAGE_MARGIN_BYTES = 1_024
 """Of a message, for what a page of a scroll holds beside its rows."""
@@ -65,20 +70,20 @@ class Service:
     """The rpcs of ``vecdb.v1.Vecdb``. Safe to use from many threads.
 
     Attributes:
-        database: set when it is open; before that and while draining, ``refusal`` is set.
+        runtime: set when the folder is open; before that and while draining, ``refusal`` is set.
         refusal: what every call but ServerInfo is answered with, None when calls are welcome.
     """
 
     def __init__(self, message_bytes: int, backups: BackupFolder | None = None) -> None:
         self._backups = backups
-        self.database: Database | None = None
+        self.runtime: Runtime | None = None
         self.refusal: UnavailableError | None = UnavailableError(
             "the server is starting", "STARTING"
         )
         self._message_bytes = message_bytes
 
-    def check_ready(self) -> Database:
-        """The database.
+    def check_ready(self) -> Runtime:
+        """Return the open folder.
 
         Raises:
             UnavailableError: STARTING or DRAINING.
@@ -86,13 +91,13 @@ class Service:
         if self.refusal is not None:
             # A new one each time: a raised exception grows a traceback and would be shared.
             raise UnavailableError(self.refusal.message, self.refusal.reason)
-        assert self.database is not None
-        return self.database
+        assert self.runtime is not None
+        return self.runtime
 
     def memory(self) -> CallMemory:
         """That of a call which begins."""
-        database = self.database
-        budget = _UNCOUNTED if database is None else database.call_memory
+        runtime = self.runtime
+        budget = _UNCOUNTED if runtime is None else runtime.call_memory
         return budget.call(self._message_bytes)
 
     def server_info(self, request: wire.ServerInfoRequest, call: Call) -> wire.ServerInfoResponse:
@@ -108,13 +113,12 @@ class Service:
         self, request: wire.CreateCollectionRequest, call: Call
     ) -> wire.CreateCollectionResponse:
         """A new collection, fsynced."""
-        database = self.check_ready()
+        runtime = self.check_ready()
         translation.refuse_reserved(request)
-        made = database.create_collection(
-            request.collection, **translation.config_arguments(request.config)
-        )
+        config = translation.collection_config(request.config)
+        made = runtime.create_collection(checks.check_name(request.collection), config)
         return wire.CreateCollectionResponse(
-            collection=translation.description_message(made.name, made.config, made.collection_id)
+            collection=translation.description_message(request.collection, config, made.id)
         )
 
     def get_collection(
@@ -124,7 +128,7 @@ class Service:
         collection = self._collection(request)
         return wire.GetCollectionResponse(
             collection=translation.description_message(
-                collection.name, collection.config, collection.collection_id
+                request.collection, collection.store.config, collection.id
             )
         )
 
@@ -132,26 +136,26 @@ class Service:
         self, request: wire.ListCollectionsRequest, call: Call
     ) -> wire.ListCollectionsResponse:
         """All of them."""
-        database = self.check_ready()
+        runtime = self.check_ready()
         translation.refuse_reserved(request)
-        return translation.descriptions_message(database.list_collections())
+        return translation.descriptions_message(runtime.list_collections())
 
     def rename_collection(
         self, request: wire.RenameCollectionRequest, call: Call
     ) -> wire.RenameCollectionResponse:
         """Another name."""
-        database = self.check_ready()
+        runtime = self.check_ready()
         translation.refuse_reserved(request)
-        database.rename_collection(request.collection, request.new_name)
+        runtime.rename_collection(request.collection, request.new_name)
         return wire.RenameCollectionResponse()
 
     def drop_collection(
         self, request: wire.DropCollectionRequest, call: Call
     ) -> wire.DropCollectionResponse:
         """Gone, with all rows."""
-        database = self.check_ready()
+        runtime = self.check_ready()
         translation.refuse_reserved(request)
-        database.drop_collection(request.collection)
+        runtime.drop_collection(request.collection)
         return wire.DropCollectionResponse()
 
     def upsert(self, request: wire.UpsertRequest, call: Call) -> wire.UpsertResponse:
@@ -159,20 +163,27 @@ class Service:
         collection = self._collection(request)
         _check_still_wanted(call)
         vectors = decode_matrix(request.vectors)
-        terms = translation.upsert_terms(request)
-        receipt = collection.upsert_raw(request.ids, vectors, request.metadata, **terms)
+        terms = make_terms(*translation.upsert_terms(request))
+        rows = checks.check_raw_rows(
+            request.ids, vectors, request.metadata, collection.store.config
+        )
+        receipt = self._write(collection, make_batch(*rows, terms))
         return translation.upsert_response(receipt)
 
     def delete(self, request: wire.DeleteRequest, call: Call) -> wire.DeleteResponse:
         """One batch of ids."""
         collection = self._collection(request, "filter")
         _check_still_wanted(call)
-        receipt = collection.delete(request.ids, **translation.delete_terms(request))
+        terms = make_terms(*translation.delete_terms(request))
+        batch = make_delete(checks.check_ids(request.ids, unique=False), terms)
+        receipt = self._write(collection, batch)
         return translation.delete_response(receipt)
 
     def get(self, request: wire.GetRequest, call: Call) -> wire.GetResponse:
         """Rows by id."""
-        return translation.records_response(self._collection(request).get(request.ids))
+        collection = self._collection(request)
+        ids = checks.check_ids(request.ids, unique=False)
+        return translation.records_response(get_records(collection.store, ids))
 
     def scroll_page(self, request: wire.ScrollPageRequest, call: Call) -> wire.ScrollPageResponse:
         """Some rows, as many as are asked for and fit into a message."""
@@ -183,12 +194,14 @@ class Service:
             request.include_vectors,
             min(limits.SCROLL_PAGE_BYTES_MAX, self._message_bytes - _PAGE_MARGIN_BYTES),
         )
-        page = collection.run_scroll_page(request.token or None, asked, _deadline(call))
+        token, deadline = request.token or None, _deadline(call)
+        page = read_page(collection.store, collection.id, token, asked, deadline)
         return translation.page_response(page)
 
     def end_scroll(self, request: wire.EndScrollRequest, call: Call) -> wire.EndScrollResponse:
         """What it held may be purged."""
-        self._collection(request).end_scroll(request.token)
+        collection = self._collection(request)
+        end_scroll(collection.store, collection.id, request.token)
         return wire.EndScrollResponse()
 
     def count(self, request: wire.CountRequest, call: Call) -> wire.CountResponse:
@@ -206,7 +219,7 @@ class Service:
             request.include_metadata,
             request.include_vectors,
         )
-        return translation.search_response(collection.run_search(asked, _deadline(call)))
+        return translation.search_response(collection.searcher.run(asked, _deadline(call)))
 
     def search_in_stream(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
         """One search of a stream, under a deadline of its own."""
@@ -216,9 +229,9 @@ class Service:
 
     def stats(self, request: wire.StatsRequest, call: Call) -> wire.StatsResponse:
         """The state of a collection."""
-        return wire.StatsResponse(
-            stats=translation.stats_message(self._collection(request).stats())
-        )
+        collection = self._collection(request)
+        stats = self.check_ready().stats(collection)
+        return wire.StatsResponse(stats=translation.stats_message(stats))
 
     def optimize(self, request: wire.OptimizeRequest, call: Call) -> wire.OptimizeResponse:
         """Waits for the end state; the caller's leaving and a drain end the wait, not the work."""
@@ -226,7 +239,9 @@ class Service:
         left_s = _check_still_wanted(call)
         gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
         try:
-            stats = collection.run_optimize(gone)
+            runtime = self.check_ready()
+            runtime.optimize(collection, gone)
+            stats = runtime.stats(collection)
         except CancelledError:
             self.check_ready()  # If it was a drain, that is what the caller is told.
             raise
@@ -234,7 +249,7 @@ class Service:
 
     def backup(self, request: wire.BackupRequest, call: Call) -> wire.BackupResponse:
         """A backup on this machine; the caller's leaving and a drain end it, with nothing left."""
-        database = self.check_ready()
+        runtime = self.check_ready()
         if self._backups is None:
             raise no_backup_folder()
         path = self._backups.path_of(request.path)
@@ -242,7 +257,7 @@ class Service:
         gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
         include_segments = request.include_segments or not request.HasField("include_segments")
         try:
-            report = database.run_backup(path, gone, include_segments=include_segments)
+            report = back_up(runtime, path, gone, include_segments=include_segments)
         except CancelledError:
             self.check_ready()  # If it was a drain, that is what the caller is told.
             raise
@@ -251,12 +266,13 @@ class Service:
     def export(self, request: wire.ExportRequest, call: Call) -> Iterator[wire.ExportResponse]:
         """A file in chunks; the caller's leaving and a drain end it."""
         collection = self._collection(request)
+        runtime = self.check_ready()
         left_s = _check_still_wanted(call)
         gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
         chunk_bytes = min(CHUNK_BYTES, self._message_bytes - _PAGE_MARGIN_BYTES)
         asked = translation.export_request(request, chunk_bytes)
         try:
-            with contextlib.closing(collection.run_export(asked, gone)) as pieces:
+            with contextlib.closing(export(runtime, collection, asked, gone)) as pieces:
                 for piece in pieces:
                     yield translation.export_response(piece)
         except CancelledError:
@@ -268,26 +284,29 @@ class Service:
     ) -> wire.ImportResponse:
         """A file in chunks becomes rows; the caller's leaving and a drain end it between two
         batches, and nothing is left of the file."""
-        database = self.check_ready()
+        runtime = self.check_ready()
         left_s = _check_still_wanted(call)
         gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
         asked, announced = translation.import_begin(requests)
         try:
             parts = translation.import_parts(requests)
-            report = receive_import(database, asked, announced, parts, gone)
+            report = receive_import(runtime, asked, announced, parts, gone)
         except CancelledError:
             self.check_ready()  # If it was a drain, that is what the caller is told.
             raise
         return wire.ImportResponse(report=translation.import_report_message(report))
 
-    def _collection(self, request: Any, *reserved: str) -> Any:
-        """The collection of the id, or without one the collection that has the name now."""
-        database = self.check_ready()
+    def _collection(self, request: Any, *reserved: str) -> OpenCollection:
+        """Return the collection of the id, or without one the collection that has the name now."""
+        runtime = self.check_ready()
         translation.refuse_reserved(request, *reserved)
         collection_id = getattr(request, "collection_id", "")
         if collection_id:
-            return database.collection_of_id(collection_id, request.collection)
-        return database.collection(request.collection)
+            return runtime.collection_of_id(collection_id)
+        return runtime.collection(request.collection)
+
+    def _write(self, collection: OpenCollection, batch: UpsertBatch | DeleteBatch) -> Receipt:
+        return self.check_ready().write(collection, batch)
 
 
 def _check_still_wanted(call: Call) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import grpc
 
-from vecdb import errors, limits
+from vecdb import checks, errors, limits
 from vecdb.engine.call_memory import out_of_memory
 from vecdb.engine.export.export import ExportRequest
 from vecdb.engine.importing.import_file import ImportRequest
@@ -39,7 +39,7 @@ __all__ = [
     "REASON_KEY",
     "STATUS_OF_ERROR",
     "Status",
-    "config_arguments",
+    "collection_config",
     "delete_response",
     "delete_terms",
     "export_request",
@@ -125,31 +125,26 @@ def refuse_reserved(request: _Reserving, *fields: str) -> None:
             raise _reserved(field)
 
 
-def upsert_terms(request: wire.UpsertRequest) -> dict[str, Any]:
-    """Arguments of ``upsert_raw`` behind the rows."""
+def upsert_terms(request: wire.UpsertRequest) -> tuple[bool, int | None, str | None]:
+    """Return insert_only, if_seq and request_id of an upsert."""
     condition = request.condition
-    return {
-        "insert_only": condition.insert_only,
-        "if_seq": condition.if_seq if condition.HasField("if_seq") else None,
-        "request_id": request.request_id or None,
-    }
+    if_seq = condition.if_seq if condition.HasField("if_seq") else None
+    return condition.insert_only, if_seq, request.request_id or None
 
 
-def delete_terms(request: wire.DeleteRequest) -> dict[str, Any]:
-    """Arguments of ``delete`` behind the ids.
+def delete_terms(request: wire.DeleteRequest) -> tuple[bool, int | None, str | None]:
+    """Return the same of a delete.
 
     Raises:
-        InvalidArgumentError: insert_only, of which a delete has no use.
+        InvalidArgumentError: insert_only, which a delete has no use for.
     """
     condition = request.condition
     if condition.insert_only:
         raise InvalidArgumentError(
             "insert_only is a condition of upserts; a delete takes if_seq", "BAD_CONDITION"
         )
-    return {
-        "if_seq": condition.if_seq if condition.HasField("if_seq") else None,
-        "request_id": request.request_id or None,
-    }
+    if_seq = condition.if_seq if condition.HasField("if_seq") else None
+    return False, if_seq, request.request_id or None
 
 
 def _reserved(field: str) -> UnsupportedError:
@@ -190,14 +185,16 @@ _WIRE_OF_METRIC: Final[dict[Metric, wire.Metric]] = {
 }
 
 
-def config_arguments(config: wire.CollectionConfig) -> dict[str, Any]:
-    """Arguments of ``create_collection`` after the name; what is unset keeps its default."""
-    arguments: dict[str, Any] = {"dim": config.dim, "metric": _metric(config.metric)}
-    if config.HasField("m"):
-        arguments["M"] = config.m
-    if config.HasField("ef_construction"):
-        arguments["ef_construction"] = config.ef_construction
-    return arguments
+def collection_config(config: wire.CollectionConfig) -> CollectionConfig:
+    """Return the checked configuration; what is unset has its default.
+
+    Raises:
+        InvalidArgumentError.
+    """
+    M = config.m if config.HasField("m") else limits.M.default
+    ef = config.ef_construction if config.HasField("ef_construction") else None
+    default = limits.EF_CONSTRUCTION.default
+    return checks.check_config(config.dim, _metric(config.metric), M, default if ef is None else ef)
 
 
 def _metric(given: Any) -> Metric:

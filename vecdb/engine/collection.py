@@ -7,18 +7,18 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 from vecdb import checks, limits
-from vecdb.engine.batch import DeleteBatch, Terms, UpsertBatch, make_batch, make_delete, make_terms
-from vecdb.engine.collection_stats import collection_stats
+from vecdb.engine.batch import make_batch, make_delete, make_terms
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.export.export import ExportRequest, export
 from vecdb.engine.ingest import ingest
 from vecdb.engine.lookup import get_records
+from vecdb.engine.open_collection import OpenCollection
+from vecdb.engine.runtime import Runtime
 from vecdb.engine.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.search import SearchRequest
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
@@ -26,9 +26,7 @@ from vecdb.scrolling import Scroll
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
-    ExportEnd,
     ExportReport,
-    HitColumns,
     IngestProgress,
     Metric,
     Receipt,
@@ -36,10 +34,6 @@ from vecdb.types import (
     ScrollPage,
 )
 from vecdb.vector_arrays import as_queries
-
-if TYPE_CHECKING:
-    from vecdb.engine.database import Database
-    from vecdb.engine.open_collection import OpenCollection
 
 __all__ = ["Collection"]
 
@@ -51,8 +45,8 @@ class Collection:
     rename, and after a drop every call raises NotFoundError, also if the name was given again.
     """
 
-    def __init__(self, database: Database, name: str, opened: OpenCollection) -> None:
-        self._database = database
+    def __init__(self, runtime: Runtime, name: str, opened: OpenCollection) -> None:
+        self._runtime = runtime
         self._name = name
         self._opened = opened
 
@@ -126,22 +120,8 @@ class Collection:
             NotFoundError: the collection was dropped.
         """
         terms = make_terms(insert_only, if_seq, request_id)
-        return self._written(self._batch(ids, vectors, metadata, terms))
-
-    def upsert_raw(
-        self,
-        ids: Any,
-        vectors: Any,
-        raw_metadata: Sequence[bytes],
-        *,
-        insert_only: bool = False,
-        if_seq: int | None = None,
-        request_id: str | None = None,
-    ) -> Receipt:
-        """``upsert`` with metadata as UTF-8 JSON, one a row, empty for none; for servers."""
-        terms = make_terms(insert_only, if_seq, request_id)
-        rows = checks.check_raw_rows(ids, vectors, raw_metadata, self.config)
-        return self._written(make_batch(*rows, terms))
+        rows = checks.check_rows(ids, vectors, metadata, self.config)
+        return self._runtime.write(self._opened, make_batch(*rows, terms))
 
     def upsert_many(
         self,
@@ -171,9 +151,9 @@ class Collection:
             VecdbError: as for ``upsert``; its ``progress`` says how far it got: a prefix of the
             input.
         """
-        self._database.check_usable()
-        rows = ids, vectors, metadata
-        return ingest(self._submit, self.config, rows, batch_rows, progress, request_id)
+        self._runtime.check_usable()
+        rows, submit = (ids, vectors, metadata), partial(self._runtime.submit_delayed, self._opened)
+        return ingest(submit, self.config, rows, batch_rows, progress, request_id)
 
     def get(self, ids: Any) -> Records:
         """Look up rows by id: vectors bit for bit as given, metadata, and which ids are missing.
@@ -181,7 +161,7 @@ class Collection:
         Args:
             ids: list of at most 10,000 str or integers.
         """
-        self._database.check_usable()
+        self._runtime.check_usable()
         texts = checks.check_ids(ids, unique=False)
         return get_records(self._opened.store, texts)
 
@@ -200,15 +180,13 @@ class Collection:
             Receipt: ``count`` is how many were there. Raises as ``upsert`` does.
         """
         terms = make_terms(False, if_seq, request_id)
-        return self._written(make_delete(checks.check_ids(ids, unique=False), terms))
+        batch = make_delete(checks.check_ids(ids, unique=False), terms)
+        return self._runtime.write(self._opened, batch)
 
     def count(self) -> int:
         """Live rows."""
-        self._database.check_usable()
-        store = self._opened.store
-        with store.environment.read() as transaction:
-            store.check_not_dropped(transaction)
-            return store.read_counters(transaction).live_count
+        self._runtime.check_usable()
+        return self._opened.count()
 
     def search(
         self,
@@ -247,13 +225,9 @@ class Collection:
             exact=exact, include_metadata=include_metadata, include_vectors=include_vectors
         )
         request = SearchRequest(queries, k, ef, **flags)
-        answers = self.run_search(request, Deadline(timeout_s)).hits()
+        self._runtime.check_usable()
+        answers = self._opened.searcher.run(request, Deadline(timeout_s)).hits()
         return answers[0] if queries.ndim == 1 else answers
-
-    def run_search(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
-        """``search`` in columns, with a deadline that can be cancelled; for servers."""
-        self._database.check_usable()
-        return self._opened.searcher.run(request, deadline)
 
     def scroll(
         self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True
@@ -279,7 +253,7 @@ class Collection:
         asked = self._page_request(batch, include_metadata, include_vectors)
 
         def fetch(token: str | None) -> Callable[[], ScrollPage]:
-            return lambda: self.run_scroll_page(token, asked, Deadline())
+            return lambda: self._read_page(token, asked, Deadline())
 
         return Scroll(fetch, self.end_scroll)
 
@@ -307,14 +281,7 @@ class Collection:
             ResourceExhaustedError, NotFoundError.
         """
         asked = self._page_request(batch, include_metadata, include_vectors)
-        return self.run_scroll_page(token, asked, Deadline())
-
-    def run_scroll_page(
-        self, token: str | None, asked: PageRequest, deadline: Deadline
-    ) -> ScrollPage:
-        """``scroll_page`` with a deadline that can be cancelled; for servers."""
-        self._database.check_usable()
-        return read_page(self._opened.store, self._opened.id, token, asked, deadline)
+        return self._read_page(token, asked, Deadline())
 
     def end_scroll(self, token: str) -> None:
         """End a scroll before its last page: what it holds may be purged.
@@ -325,7 +292,7 @@ class Collection:
         Raises:
             InvalidArgumentError: BAD_TOKEN.
         """
-        self._database.check_usable()
+        self._runtime.check_usable()
         end_scroll(self._opened.store, self._opened.id, token)
 
     @staticmethod
@@ -338,8 +305,7 @@ class Collection:
 
     def stats(self) -> CollectionStats:
         """Rows, segments and bytes at one seq."""
-        self._database.check_usable()
-        return collection_stats(self._database, self._opened)
+        return self._runtime.stats(self._opened)
 
     def optimize(self, timeout_s: float | None = None) -> CollectionStats:
         """Bring everything into graphs, as few as the cap on segments allows, and wait for it.
@@ -353,12 +319,7 @@ class Collection:
             DeadlineExceededError: it takes longer.
             UnavailableError: this process runs no indexer (option ``indexer=False``).
         """
-        return self.run_optimize(Deadline(timeout_s))
-
-    def run_optimize(self, deadline: Deadline) -> CollectionStats:
-        """``optimize`` with a deadline that can be cancelled; for servers."""
-        self._database.check_usable()
-        self._database.optimize(self._opened, deadline)
+        self._runtime.optimize(self._opened, Deadline(timeout_s))
         return self.stats()
 
     def export_faiss(
@@ -417,14 +378,6 @@ class Collection:
         """
         return self._save(path, ExportRequest("hnswlib"), overwrite, timeout_s)
 
-    def run_export(
-        self, asked: ExportRequest, deadline: Deadline
-    ) -> Generator[bytes | ExportEnd, None, None]:
-        """The bytes of an export, then what is known of them, with a deadline that can be
-        cancelled; for servers. To be closed if it is not read to its end."""
-        self._database.check_usable()
-        return export(self._database, self._opened, asked, deadline)
-
     def _save(
         self,
         path: str | os.PathLike[str],
@@ -436,32 +389,15 @@ class Collection:
         wanted = self._page_request(SIDE_PAGE_ROWS, True, False)
         return save_export(
             path,
-            lambda: self.run_export(asked, deadline),
-            lambda token: self.run_scroll_page(token, wanted, deadline),
+            lambda: export(self._runtime, self._opened, asked, deadline),
+            lambda token: self._read_page(token, wanted, deadline),
             self.end_scroll,
             overwrite=checks.check_flag("overwrite", overwrite),
         )
 
-    def _batch(
-        self, ids: Any, vectors: Any, metadata: Any, terms: Terms | None = None
-    ) -> UpsertBatch:
-        return make_batch(*checks.check_rows(ids, vectors, metadata, self.config), terms)
-
-    def _submit(self, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
-        pressure = self._opened.backpressure
-        if pressure.delay_s > 0 and isinstance(batch, UpsertBatch):
-            self._opened.note_backlog()  # The indexer may have caught up since the last commit.
-            time.sleep(pressure.delay_s)
-        return self._database.submit(self._opened, batch)
-
-    def _written(self, batch: UpsertBatch | DeleteBatch) -> Receipt:
-        if batch.ids:
-            return self._submit(batch).result()
-        self._database.check_usable()
-        store = self._opened.store
-        with store.environment.read() as transaction:
-            store.check_not_dropped(transaction)
-            return Receipt(store.read_state(transaction).seq, 0)
+    def _read_page(self, token: str | None, asked: PageRequest, deadline: Deadline) -> ScrollPage:
+        self._runtime.check_usable()
+        return read_page(self._opened.store, self._opened.id, token, asked, deadline)
 
     def __repr__(self) -> str:
         return f"Collection({self._name!r}, dim={self.dim}, metric={self.metric.value!r})"

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.pins import oldest_pin
 from vecdb.engine.publication import in_place
 from vecdb.types import CollectionStats, SegmentStats
 
-if TYPE_CHECKING:
-    from vecdb.engine.database import Database
-    from vecdb.engine.open_collection import OpenCollection
-
 __all__ = ["collection_stats"]
 
 
-def collection_stats(database: Database, opened: OpenCollection) -> CollectionStats:
-    """The state of a collection that is open."""
+def collection_stats(opened: OpenCollection, indexer: str) -> CollectionStats:
+    """Return the state of a collection that is open.
+
+    Args:
+        indexer: what the indexer does for it.
+    """
     store = opened.store
     view = opened.views.view()
     with store.environment.read() as transaction:
@@ -47,7 +46,7 @@ def collection_stats(database: Database, opened: OpenCollection) -> CollectionSt
         unindexed_rows=view.unindexed_count,
         store_bytes=store.environment.file_bytes(),
         segment_bytes=sum(s.bytes for s in segments),
-        indexer=database.indexer_status(opened),
+        indexer=indexer,
         backlog_bytes=opened.backpressure.backlog_bytes,
         write_delay_s=opened.backpressure.delay_s,
         segments=segments,

@@ -13,10 +13,9 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from vecdb.engine.backup.manifest import MANIFEST_NAME
+from vecdb.engine.backup.partial_folder import remove_stale
 from vecdb.engine.catalog_loss import stores_on_disk
 from vecdb.engine.files import fsync_folder, write_file
-from vecdb.engine.importing.incoming import sweep_incoming
 from vecdb.engine.modes import is_for_group, make_root
 from vecdb.errors import FailedPreconditionError
 
@@ -25,6 +24,8 @@ __all__ = [
     "FORMAT_LINE",
     "FORMAT_NUMBER",
     "FORMAT_WORD",
+    "INCOMING",
+    "MANIFEST_NAME",
     "prepare_folder",
     "raise_file_limit",
     "remove_leftovers",
@@ -33,6 +34,12 @@ __all__ = [
 FORMAT_WORD: Final = "vecdb"
 FORMAT_NUMBER: Final = 1
 FORMAT_LINE: Final = f"{FORMAT_WORD} {FORMAT_NUMBER}\n".encode()
+
+MANIFEST_NAME: Final = "backup.json"
+"""File that makes a folder a backup."""
+
+INCOMING: Final = Path("incoming", "import")
+"""Prefix of the folders of imports under way, in the data folder."""
 
 COMPACTION_DRAFT: Final = "store.compact"
 """What a compaction writes beside a store, until it takes the store's place."""
@@ -116,6 +123,7 @@ def _check_format(root: Path, file: Path) -> None:
 def remove_leftovers(root: Path) -> None:
     """Remove what compactions and imports that were killed have left. For who holds the folder's
     lock, shared or alone: then no other compaction is under way."""
-    sweep_incoming(root)
+    if (root / INCOMING).parent.is_dir():
+        remove_stale(root / INCOMING)
     for draft in (root / "collections").glob(f"*/{COMPACTION_DRAFT}"):
         shutil.rmtree(draft, ignore_errors=True)

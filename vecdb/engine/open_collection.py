@@ -10,13 +10,16 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from vecdb.engine import layout
 from vecdb.engine.backpressure import Backpressure
+from vecdb.engine.call_memory import MemoryBudget
 from vecdb.engine.environment import Environment
+from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.modes import make_folder
 from vecdb.engine.opening_checks import check_counters
+from vecdb.engine.options import Options
 from vecdb.engine.place import not_in_place
 from vecdb.engine.planning import graph_row_bytes
 from vecdb.engine.publication import in_place
@@ -26,10 +29,10 @@ from vecdb.engine.search import Searcher
 from vecdb.engine.store import Store, dropped_error
 from vecdb.engine.stored_name import write_name
 from vecdb.engine.trimming import trim_dead
+from vecdb.engine.verifying import Verifier
+from vecdb.engine.view_budget import ViewBudget
 from vecdb.engine.view_keeper import ViewKeeper
-
-if TYPE_CHECKING:
-    from vecdb.engine.database import Database
+from vecdb.errors import VecdbError
 
 __all__ = ["OpenCollection", "gone_is_dropped"]
 
@@ -55,19 +58,38 @@ def gone_is_dropped(folder: Path) -> Iterator[None]:
         raise dropped_error() from error
 
 
+class Host(Protocol):
+    """What the collections of a folder share, and whom they notify; a ``Runtime`` is one."""
+
+    options: Options
+    pool: KernelPool
+    verifier: Verifier
+    view_budget: ViewBudget
+    call_memory: MemoryBudget
+
+    def wake_indexer(self, collection_id: str) -> None:
+        """Handle graph work that a collection may have."""
+
+    def woke(self, opened: OpenCollection) -> None:
+        """Handle a store that was reopened by its use."""
+
+    def gone_error(self) -> VecdbError | None:
+        """Return the error if the whole folder is not in its place."""
+
+
 class OpenCollection:
     """What a process holds open of one collection."""
 
-    def __init__(self, database: Database, collection_id: str, folder: Path) -> None:
+    def __init__(self, host: Host, collection_id: str, folder: Path) -> None:
         environment = Environment(
             folder / "store",
             layout.DATABASES,
             create=False,
-            map_bytes=database.options.map_bytes,
+            map_bytes=host.options.map_bytes,
         )
         try:
             self.store = Store(environment, collection_id)
-            self.store.call_memory = database.call_memory
+            self.store.call_memory = host.call_memory
             with gone_is_dropped(folder):
                 make_folder(folder / "segments", exist_ok=True)
             with environment.read() as transaction:
@@ -77,16 +99,16 @@ class OpenCollection:
             raise
         self.id = collection_id
         self.folder = folder
-        environment.on_wake = lambda: database.woke(self)
-        environment.missing_error = lambda: database.gone_error() or dropped_error()
+        environment.on_wake = lambda: host.woke(self)
+        environment.missing_error = lambda: host.gone_error() or dropped_error()
         self._died_when_woken = 0
         self.garbage = 0
         """Rows and versions to be purged sooner or later, as of the last commit in this process."""
 
         self._live_count = 0
         self._purger = Purger(self.store)
-        self.backpressure = Backpressure(database.options.backlog_bytes_max)
-        self._seal_bytes_max = database.options.seal_bytes
+        self.backpressure = Backpressure(host.options.backlog_bytes_max)
+        self._seal_bytes_max = host.options.seal_bytes
         self._seal_bytes_min = max(1, self._seal_bytes_max // _CALM_PART)
         self._sealed_to, self._sealed_at = 0, time.monotonic()
         self._flat_rows = (-1, 0, 0)  # Generation, rows in flat segments, rows in graphs.
@@ -94,16 +116,14 @@ class OpenCollection:
             self.store,
             folder,
             collection_id,
-            on_work=lambda: database.wake_indexer(collection_id),
-            verifier=database.verifier,
-            held_bytes_max=min(
-                database.options.fresh_bytes_max, database.options.view_bytes_max // 2
-            ),
-            budget=database.view_budget,
+            on_work=lambda: host.wake_indexer(collection_id),
+            verifier=host.verifier,
+            held_bytes_max=min(host.options.fresh_bytes_max, host.options.view_bytes_max // 2),
+            budget=host.view_budget,
         )
-        self.searcher = Searcher(self.store, self.views, database.pool)
+        self.searcher = Searcher(self.store, self.views, host.pool)
         config = self.store.config
-        options = database.options
+        options = host.options
         self.graph_rows_max = max(
             1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M)
         )
@@ -130,6 +150,18 @@ class OpenCollection:
                 rows_max=self._flat_rows_max,
                 joined_rows_max=self.graph_rows_max,
             )
+
+    def count(self) -> int:
+        """Return the number of live rows."""
+        with self.store.environment.read() as transaction:
+            self.store.check_not_dropped(transaction)
+            return self.store.read_counters(transaction).live_count
+
+    def current_seq(self) -> int:
+        """Return the seq of the last batch."""
+        with self.store.environment.read() as transaction:
+            self.store.check_not_dropped(transaction)
+            return self.store.read_state(transaction).seq
 
     def purge_old(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Let go what has been dead for a while; ``should_stop`` is asked between steps."""

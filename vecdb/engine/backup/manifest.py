@@ -21,12 +21,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from vecdb.engine import layout
+from vecdb.engine.data_folder import MANIFEST_NAME
 from vecdb.engine.files import write_file
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
 
-__all__ = ["MANIFEST_NAME", "read_manifest", "write_manifest"]
+__all__ = ["read_manifest", "write_manifest"]
 
-MANIFEST_NAME: Final = "backup.json"
 BACKUP_FORMAT: Final = 1
 
 

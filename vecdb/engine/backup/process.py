@@ -16,16 +16,42 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from vecdb import errors
+from vecdb import checks, errors
 from vecdb.engine.backup.partial_folder import remove_stale
 from vecdb.engine.child_process import start_child
-from vecdb.errors import DataLossError, UnavailableError, VecdbError
+from vecdb.engine.deadline import Deadline
+from vecdb.engine.files import os_errors_translated
+from vecdb.engine.runtime import Runtime
+from vecdb.errors import DataLossError, InvalidArgumentError, UnavailableError, VecdbError
 from vecdb.types import BackupReport
 
-__all__ = ["run_backup"]
+__all__ = ["back_up", "run_backup"]
 
 _POLL_S: Final = 0.05
 _MEMORY_FAULTS: Final = (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT)
+
+
+def back_up(
+    runtime: Runtime,
+    path: str | os.PathLike[str],
+    deadline: Deadline,
+    *,
+    include_segments: bool,
+) -> BackupReport:
+    """``Database.backup`` of an open folder, with a deadline that can be cancelled."""
+    runtime.check_usable()
+    include_segments = checks.check_flag("include_segments", include_segments)
+    target = checks.check_local_path(path).absolute()
+    if Path(os.path.realpath(target)).is_relative_to(runtime.path):
+        raise InvalidArgumentError(f"{target} lies in the data folder {runtime.path}", "BAD_PATH")
+    check = deadline.also(runtime.check_usable).check
+    try:
+        with os_errors_translated(str(target)):
+            return run_backup(runtime.path, target, include_segments=include_segments, check=check)
+    except BaseException:
+        # If it was killed while it copied a store, that store would never use a page again.
+        runtime.forget_dead_readers()
+        raise
 
 
 def run_backup(

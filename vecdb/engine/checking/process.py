@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from vecdb import checks
 from vecdb.checking import ERROR, NOTE, WARNING, CheckedCollection, CheckReport, Problem
-from vecdb.engine.backup.manifest import MANIFEST_NAME
 from vecdb.engine.catalog_loss import catalog_fault, has_bytes, stores_on_disk
 from vecdb.engine.checking.catalog import check_format
 from vecdb.engine.child_process import start_child
+from vecdb.engine.data_folder import MANIFEST_NAME
 from vecdb.errors import (
     FailedPreconditionError,
     InvalidArgumentError,

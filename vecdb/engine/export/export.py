@@ -31,9 +31,9 @@ from vecdb.errors import InvalidArgumentError
 from vecdb.types import ExportEnd, Metric
 
 if TYPE_CHECKING:
-    from vecdb.engine.database import Database
     from vecdb.engine.deadline import Deadline
     from vecdb.engine.open_collection import OpenCollection
+    from vecdb.engine.runtime import Runtime
 
 __all__ = ["CHUNK_BYTES", "ExportRequest", "export"]
 
@@ -59,7 +59,7 @@ class ExportRequest:
 
 
 def export(
-    database: Database, opened: OpenCollection, asked: ExportRequest, deadline: Deadline
+    runtime: Runtime, opened: OpenCollection, asked: ExportRequest, deadline: Deadline
 ) -> Generator[bytes | ExportEnd, None, None]:
     """Pieces of the file, then the ``ExportEnd``. To be closed if it is not read to its end.
 
@@ -83,11 +83,11 @@ def export(
         if asked.kind == "faiss_flat":
             source = _Flat(opened, pin, deadline)
         else:
-            source = _WithGraph(opened, find_graph(database, opened, pin, deadline), deadline)
+            source = _WithGraph(opened, find_graph(runtime, opened, pin, deadline), deadline)
         seq, size, digest = pin.seq, 0, hashlib.sha256()
         for chunk in _chunks(source.pieces(asked), asked.chunk_bytes):
             deadline.check()
-            database.check_usable()
+            runtime.check_usable()
             digest.update(chunk)
             size += len(chunk)
             yield chunk

@@ -27,10 +27,10 @@ from vecdb.engine.segment import Segment
 from vecdb.errors import UnavailableError, VecdbError
 
 if TYPE_CHECKING:
-    from vecdb.engine.database import Database
     from vecdb.engine.deadline import Deadline
     from vecdb.engine.export.pin import ExportPin
     from vecdb.engine.open_collection import OpenCollection
+    from vecdb.engine.runtime import Runtime
 
 __all__ = ["Merged", "run_merge"]
 
@@ -48,7 +48,7 @@ class Merged:
 
 
 def run_merge(
-    database: Database, opened: OpenCollection, pin: ExportPin, deadline: Deadline
+    runtime: Runtime, opened: OpenCollection, pin: ExportPin, deadline: Deadline
 ) -> Merged:
     """Have all that is live merged into one graph, and move the pin to the seq of that.
 
@@ -58,7 +58,7 @@ def run_merge(
     Raises:
         VecdbError: as the child says, or because it died.
     """
-    child = _start(database, opened)
+    child = _start(runtime, opened)
     said: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     words: deque[str] = deque(maxlen=20)
     reader = threading.Thread(
@@ -68,7 +68,7 @@ def run_merge(
     try:
         while True:
             deadline.check()
-            database.check_usable()
+            runtime.check_usable()
             pin.renew()
             with contextlib.suppress(queue.Empty):
                 answer = said.get(timeout=_POLL_S)
@@ -95,11 +95,11 @@ def _clean_up(opened: OpenCollection) -> None:
                     remove_drafts(opened.folder)
 
 
-def _start(database: Database, opened: OpenCollection) -> subprocess.Popen[str]:
-    options = database.options
+def _start(runtime: Runtime, opened: OpenCollection) -> subprocess.Popen[str]:
+    options = runtime.options
     return start_child(
         "vecdb.engine.export.merge",
-        os.fspath(database.path),
+        os.fspath(runtime.path),
         opened.id,
         f"--threads={options.threads}",
         f"--map-bytes={options.map_bytes}",

@@ -43,9 +43,9 @@ from vecdb.engine.view import NOTHING_DEAD, SegmentView, View
 from vecdb.errors import ResourceExhaustedError, UnavailableError
 
 if TYPE_CHECKING:
-    from vecdb.engine.database import Database
     from vecdb.engine.deadline import Deadline
     from vecdb.engine.open_collection import OpenCollection
+    from vecdb.engine.runtime import Runtime
 
 __all__ = ["GraphSource", "find_graph", "parts_text"]
 
@@ -114,7 +114,7 @@ def _let_go(array: npt.NDArray[Any], first: int, end: int) -> None:
 
 
 def find_graph(
-    database: Database, opened: OpenCollection, pin: ExportPin, deadline: Deadline
+    runtime: Runtime, opened: OpenCollection, pin: ExportPin, deadline: Deadline
 ) -> GraphSource:
     """The graph to export, and the pin moved to its seq.
 
@@ -141,13 +141,13 @@ def find_graph(
             if source is not None:
                 return source
         _check_size(opened, view)
-        if part is None and database.options.indexer and not optimized:
+        if part is None and runtime.options.indexer and not optimized:
             pin.release()
             done.append(parts_text(len(view.segments), view.fresh_live_count))
-            database.optimize(opened, deadline)
+            runtime.optimize(opened, deadline)
             optimized = True
             continue
-        merged = run_merge(database, opened, pin, deadline)
+        merged = run_merge(runtime, opened, pin, deadline)
         done.append(merged.work)
         segment = merged.segment
         assert segment.graph is not None

@@ -19,7 +19,7 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from vecdb import checks, limits
 from vecdb.engine.batch import make_batch
@@ -33,13 +33,10 @@ from vecdb.engine.importing.settings import Settings
 from vecdb.engine.importing.take_over import first_row_of, in_graphs, take_over
 from vecdb.engine.importing.untrusted_file import UntrustedFile
 from vecdb.engine.open_collection import OpenCollection, gone_is_dropped
+from vecdb.engine.runtime import Runtime
 from vecdb.errors import NotFoundError
 from vecdb.import_files import SideFile, side_lines
 from vecdb.types import CollectionConfig, ImportReport, Metric
-
-if TYPE_CHECKING:
-    from vecdb.engine.collection import Collection
-    from vecdb.engine.database import Database
 
 __all__ = ["ImportRequest", "import_file", "run_import"]
 
@@ -79,9 +76,10 @@ class ImportRequest(NamedTuple):
 
 
 def import_file(
-    database: Database, path: Any, request: ImportRequest, meta: Any, timeout_s: float | None
+    runtime: Runtime, path: Any, request: ImportRequest, meta: Any, timeout_s: float | None
 ) -> ImportReport:
     """``Database.import_faiss`` and ``import_hnswlib``: a file of the caller's own."""
+    runtime.check_usable()
     deadline = Deadline(timeout_s)
     file_path, chosen = checks.check_local_path(path), request.checked()
     with (
@@ -89,11 +87,11 @@ def import_file(
         UntrustedFile(file_path) as file,
         side_lines(file_path, meta) as side,
     ):
-        return run_import(database, chosen, file, side, deadline)
+        return run_import(runtime, chosen, file, side, deadline)
 
 
 def run_import(
-    database: Database,
+    runtime: Runtime,
     request: ImportRequest,
     file: UntrustedFile,
     side: SideFile | None,
@@ -108,7 +106,7 @@ def run_import(
         index = read_faiss(file)
     else:
         index = read_hnswlib(file, request.dim, request.metric)
-    return _Import(database, request, index, side, deadline).run()
+    return _Import(runtime, request, index, side, deadline).run()
 
 
 class _Import:
@@ -116,14 +114,14 @@ class _Import:
 
     def __init__(
         self,
-        database: Database,
+        runtime: Runtime,
         request: ImportRequest,
         index: ForeignIndex,
         side: SideFile | None,
         deadline: Deadline,
     ) -> None:
         self._began = time.monotonic()
-        self._database, self._name, self._index = database, request.collection, index
+        self._runtime, self._name, self._index = runtime, request.collection, index
         self._wanted: Metric | None = request.metric
         self._side, self._deadline = side, deadline
         self._connected = 0
@@ -136,7 +134,7 @@ class _Import:
         settings = Settings(
             index,
             self._name,
-            None if there is None else there.config,
+            None if there is None else there.store.config,
             self._wanted,
             names.header,
             self._side and self._side.called,
@@ -144,19 +142,18 @@ class _Import:
         lengths = index.survey(self._deadline.check)
         settings.check_lengths(lengths)
         self._deadline.check()
-        collection = there or self._make(settings)
-        opened = collection._opened
+        opened = there or self._make(settings)
         with contextlib.ExitStack() as stack:
             stack.enter_context(gone_is_dropped(opened.folder))
             lock = opened.folder / "graph.lock"
-            why = self._why_not(collection.config)
+            why = self._why_not(opened.store.config)
             held = not why and stack.enter_context(file_lock(lock, wait=False))
             before = _rows_ever(opened)
             first = first_row_of(opened.store, names)
             if first is None:
                 first = before
             indexed = in_graphs(opened.store, first, index.count)
-            seq = self._write(collection, names, delayed=bool(why))
+            seq = self._write(opened, names, delayed=bool(why))
             indexed = indexed and _rows_ever(opened) == before
             if not why and not indexed:
                 held = held or self._wait_for(lock, stack)
@@ -182,20 +179,17 @@ class _Import:
             assumed=settings.assumed(lengths),
         )
 
-    def _find(self) -> Collection | None:
+    def _find(self) -> OpenCollection | None:
         try:
-            return self._database.collection(self._name)
+            return self._runtime.collection(self._name)
         except NotFoundError:
             return None
 
-    def _make(self, settings: Settings) -> Collection:
-        return self._database.create_collection(
-            self._name,
-            self._index.dim,
-            settings.metric.value,
-            M=settings.M,
-            ef_construction=settings.ef_construction,
+    def _make(self, settings: Settings) -> OpenCollection:
+        config = checks.check_config(
+            self._index.dim, settings.metric.value, settings.M, settings.ef_construction
         )
+        return self._runtime.create_collection(self._name, config)
 
     def _why_not(self, config: CollectionConfig) -> str:
         """Why the graph can't be the collection's, whatever lies in it; empty if it can."""
@@ -206,22 +200,20 @@ class _Import:
             return f"the collection's M is {config.M}, the file's {index.M}"
         return ""
 
-    def _write(self, collection: Collection, names: Names, *, delayed: bool) -> int:
+    def _write(self, opened: OpenCollection, names: Names, *, delayed: bool) -> int:
         """Upsert all rows; the seq of the last batch."""
-        index, opened = self._index, collection._opened
+        index, config = self._index, opened.store.config
         rows = max(1, min(limits.BATCH_ROWS.maximum, _BATCH_BYTES // (4 * index.dim)))
         seq = opened.store.current_state().seq
         for first, end, ids, raw in names.pieces(rows):
             self._deadline.check()
             vectors = index.rows.read(first, end)
+            batch = make_batch(*checks.check_raw_rows(ids, vectors, raw, config))
             if delayed:
-                receipt = collection.upsert_raw(ids, vectors, raw)
+                receipt = self._runtime.write(opened, batch)
             else:
                 # Not slowed down for the indexer, which will have nothing to do with these.
-                texts = checks.check_ids(ids, unique=True)
-                array = checks.check_vectors(vectors, index.dim, collection.metric)
-                batch = make_batch(texts, array, checks.check_raw_metadata(raw, len(texts)))
-                receipt = self._database.submit(opened, batch).result()
+                receipt = self._runtime.submit(opened, batch).result()
             seq = max(seq, receipt.seq)
         return seq
 
@@ -230,14 +222,14 @@ class _Import:
         while time.monotonic() < ends:
             if stack.enter_context(file_lock(Path(lock), wait=False)):
                 return True
-            self._database.check_usable()
+            self._runtime.check_usable()
             self._deadline.check()
             time.sleep(_LOCK_POLL_S)
         return False
 
     def _settle(self, opened: OpenCollection) -> None:
         opened.note_backlog()
-        self._database.wake_indexer(opened.id)
+        self._runtime.wake_indexer(opened.id)
 
 
 def _rows_ever(opened: OpenCollection) -> int:

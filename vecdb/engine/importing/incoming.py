@@ -19,29 +19,25 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, NamedTuple, Self
+from typing import IO, Final, NamedTuple, Self
 
-from vecdb.engine.backup.partial_folder import PartialFolder, remove_stale
+from vecdb.engine.backup.partial_folder import PartialFolder
+from vecdb.engine.data_folder import INCOMING
 from vecdb.engine.deadline import Deadline
 from vecdb.engine.files import os_errors_translated
 from vecdb.engine.importing.import_file import ImportRequest, run_import
 from vecdb.engine.importing.untrusted_file import UntrustedFile
 from vecdb.engine.modes import creating, make_folder
+from vecdb.engine.runtime import Runtime
 from vecdb.errors import InvalidArgumentError, ResourceExhaustedError
 from vecdb.import_files import SideFile
 from vecdb.types import ImportReport
 
-if TYPE_CHECKING:
-    from vecdb.engine.database import Database
-
-__all__ = ["Announced", "Chunk", "TransferEnd", "receive_import", "sweep_incoming"]
+__all__ = ["Announced", "Chunk", "TransferEnd", "receive_import"]
 
 _ROOM_FACTOR: Final = 2.5
 """Free space that an import needs, in sizes of its files: one for the spool, the rest for rows,
 their vectors again in a segment while the spool is there, and pages that LMDB leaves."""
-
-_FOLDER: Final = "incoming"
-_NAME: Final = "import"
 
 
 class Announced(NamedTuple):
@@ -74,7 +70,7 @@ class TransferEnd(NamedTuple):
 
 
 def receive_import(
-    database: Database,
+    runtime: Runtime,
     request: ImportRequest,
     announced: Announced,
     parts: Iterable[Chunk | TransferEnd],
@@ -90,18 +86,11 @@ def receive_import(
     """
     with (
         os_errors_translated("an incoming import"),
-        _Spool(database.path, announced) as spool,
+        _Spool(runtime.path, announced) as spool,
     ):
         spool.receive(parts, deadline.check)
         with UntrustedFile(spool.index.path, announced.file_name) as file:
-            return run_import(database, request, file, spool.side_file(), deadline)
-
-
-def sweep_incoming(root: Path) -> None:
-    """Remove what processes that were killed have left in a data folder."""
-    folder = root / _FOLDER
-    if folder.is_dir():
-        remove_stale(folder / _NAME)
+            return run_import(runtime, request, file, spool.side_file(), deadline)
 
 
 class _Spool:
@@ -110,9 +99,9 @@ class _Spool:
     def __init__(self, root: Path, announced: Announced) -> None:
         self._announced = announced
         _check_room(root, announced.file_bytes + (announced.side_bytes or 0))
-        make_folder(root / _FOLDER, exist_ok=True)
+        make_folder((root / INCOMING).parent, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(PartialFolder(root / _FOLDER / _NAME)).path
+            folder = stack.enter_context(PartialFolder(root / INCOMING)).path
             self.index = stack.enter_context(
                 _Receiving(folder / "index", announced.file_name, announced.file_bytes)
             )

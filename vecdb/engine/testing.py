@@ -1,0 +1,29 @@
+"""What tests need of an embedded database beside its public surface."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from vecdb.engine.batch import DeleteBatch, UpsertBatch
+from vecdb.engine.collection import Collection
+from vecdb.engine.database import Database
+from vecdb.engine.open_collection import OpenCollection
+from vecdb.engine.runtime import Runtime
+from vecdb.types import Receipt
+
+__all__ = ["opened_of", "runtime_of", "submit"]
+
+
+def runtime_of(database: Database) -> Runtime:
+    """Return what the process holds of the database's folder."""
+    return database._runtime
+
+
+def opened_of(collection: Collection) -> OpenCollection:
+    """Return what the process holds of a collection: store, segments, searcher."""
+    return collection._opened
+
+
+def submit(collection: Collection, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
+    """Queue a checked batch as ``upsert`` does, without waiting for it."""
+    return collection._runtime.submit_delayed(collection._opened, batch)
