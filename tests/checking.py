@@ -20,8 +20,8 @@ from vecdb.engine.checking.check import CollectionCheck
 from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock
 from vecdb.engine.graph import Graph
-from vecdb.engine.publication import in_place
 from vecdb.engine.segment import RowArrays, Segment, write_segment
+from vecdb.engine.segment_table import in_place
 from vecdb.engine.store import Store
 from vecdb.engine.testing import opened_of
 

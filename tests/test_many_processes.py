@@ -26,9 +26,8 @@ from vecdb.engine import environment as environment_module
 from vecdb.engine import failpoints, layout, supervisor
 from vecdb.engine.environment import Environment
 from vecdb.engine.open_collection import OpenCollection
-from vecdb.engine.options import Options
 from vecdb.engine.store import Store
-from vecdb.engine.supervisor import Supervisor
+from vecdb.engine.supervisor import IndexerSettings, Supervisor
 from vecdb.engine.testing import opened_of, runtime_of
 
 DIM = 32
@@ -323,7 +322,7 @@ def test_an_indexer_that_can_not_be_started_is_tried_again_ever_later(
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     monkeypatch.setattr(Supervisor, "_start", start)
-    watching = Supervisor(tmp_path, Options())
+    watching = Supervisor(tmp_path, IndexerSettings())
     with watching._changed:
         watching._failed("before", "it was killed")
     watching.wake("now")
@@ -344,7 +343,7 @@ def test_closing_does_not_wait_for_an_indexer_that_was_stopped(
 ) -> None:
     """Nor for its pipe, however many collections there are; one that outlives us is not killed."""
     monkeypatch.setattr(supervisor, "_END_S_MAX", 0.5)
-    watching = Supervisor(tmp_path, Options(indexer_outlives_parent=outlives))
+    watching = Supervisor(tmp_path, IndexerSettings(outlives_parent=outlives))
     watching.wake("first")
     child = eventually(lambda: children and children[0])
     os.kill(child.pid, signal.SIGSTOP)

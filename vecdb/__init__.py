@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vecdb import checks
+from vecdb._version import __version__
 from vecdb.checking import CheckedCollection, CheckReport, Problem
 from vecdb.errors import (
     AlreadyExistsError,
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from vecdb.engine.database import Database
     from vecdb_client import Client
 
-__version__ = "0.1.0"
 
 __all__ = [
     "AlreadyExistsError",

@@ -31,7 +31,6 @@ _CHILD = """
 import sys, time
 import numpy as np
 import vecdb
-from vecdb.engine.testing import opened_of
 query = np.load(sys.argv[2])
 began = time.perf_counter()
 database = vecdb.open(sys.argv[1], indexer=False)

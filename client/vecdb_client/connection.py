@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import grpc
 
-import vecdb
 from vecdb import limits
+from vecdb._version import __version__
 from vecdb.errors import FailedPreconditionError
 from vecdb_client import translation
 from vecdb_client.interrupts import (
@@ -227,6 +227,6 @@ def _new_channel(address: str) -> grpc.Channel:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2_000),
-            ("grpc.primary_user_agent", f"vecdb-client/{vecdb.__version__}"),
+            ("grpc.primary_user_agent", f"vecdb-client/{__version__}"),
         ),
     )

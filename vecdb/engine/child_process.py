@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-import vecdb
+from vecdb import _version
 
 __all__ = ["give_way", "start_child", "start_detached"]
 
@@ -76,7 +76,7 @@ def _command(module: str, arguments: tuple[str, ...]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    home = str(Path(vecdb.__file__).resolve().parent.parent)
+    home = str(Path(_version.__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{path}" if path else home}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.pins import oldest_pin
-from vecdb.engine.publication import in_place
+from vecdb.engine.segment_table import in_place
 from vecdb.types import CollectionStats, SegmentStats
 
 __all__ = ["collection_stats"]

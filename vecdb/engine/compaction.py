@@ -37,16 +37,16 @@ from vecdb.engine.environment import Environment
 from vecdb.engine.files import file_lock, fsync_folder, os_errors_translated
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.indexing import CollectionIndexer
-from vecdb.engine.lookup import read_dead
 from vecdb.engine.modes import make_folder
 from vecdb.engine.options import Options
 from vecdb.engine.planning import graph_row_bytes
-from vecdb.engine.publication import in_place
 from vecdb.engine.requests import Requests
 from vecdb.engine.rows import to_last_version
 from vecdb.engine.sealing import row_bytes, seal
 from vecdb.engine.segment import Segment
+from vecdb.engine.segment_table import in_place
 from vecdb.engine.store import Store
+from vecdb.engine.tombstones import read_dead
 from vecdb.errors import DataLossError, NotFoundError
 from vecdb.types import CompactionReport
 

@@ -1,8 +1,8 @@
 """Building graphs with hnswlib: the only module that calls it.
 
 hnswlib builds an excellent graph fast and is used for nothing else; what it saves is taken apart
-into plain arrays at once (``Graph``), which ``kernels.walk_graph`` searches. ``hnsw_file.py`` draws
-the file.
+into plain arrays at once (``Graph``), which ``kernels.walk_graph`` searches. ``hnsw_format.py``
+draws the file.
 
 Rows are inserted in shuffled order: if the first rows are far from all others, a graph built in row
 order loses them. Neighbours are internal numbers, in order of insertion; the row numbers are the
@@ -34,8 +34,8 @@ import numpy.typing as npt
 from vecdb.engine.build_space import BuildSpace, Space, fill_lists, scatter
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.graph import Graph
-from vecdb.engine.hnsw_file import HEADER as _HEADER
-from vecdb.engine.hnsw_file import record as _record
+from vecdb.engine.hnsw_format import HEADER as _HEADER
+from vecdb.engine.hnsw_format import record as _record
 from vecdb.engine.reachability import connect, distances_of
 from vecdb.errors import DataLossError
 

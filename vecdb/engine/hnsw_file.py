@@ -1,20 +1,10 @@
-"""The file that hnswlib saves, as it lies on disk, and a reader of files from anywhere.
+"""Reading a file that hnswlib has saved (``hnsw_format.py``), from anywhere.
 
-Little-endian, without padding:
-
-    header     HEADER, 96 bytes
-    level 0    n records (``record``): link count u16, deletion mark u8, 0 u8, 2M neighbours u32,
-               the vector, label u64. Neighbours past the count are stale, not zeros.
-    above      n times: size u32, then for each level 1.. of the node: count u32, M neighbours u32.
-               size = levels * (4 + 4M), so most nodes have the 4 bytes alone.
-
-Neither the metric nor the dimension is in it. ``hnsw.py`` takes apart what our own builder has
-saved; ``read_hnswlib`` trusts no byte, as hnswlib itself would follow a wrong one out of bounds.
+No byte is trusted, as hnswlib itself would follow a wrong one out of bounds.
 """
 
 from __future__ import annotations
 
-import struct
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -23,36 +13,19 @@ import numpy.typing as npt
 from vecdb import limits
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.graph import Graph
+from vecdb.engine.hnsw_format import HEADER, record
 from vecdb.engine.importing.foreign_index import ForeignIndex, Measure, Rows, check_ids_unique
 from vecdb.engine.importing.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError
 from vecdb.types import Metric
 
-__all__ = ["HEADER", "read_hnswlib", "record"]
-
-# Offset of level 0, max_elements, n, bytes a record, label at, vector at, top level, entry,
-# maxM, maxM0, M, 1 / ln M, ef_construction.
-HEADER: Final = struct.Struct("<QQQQQQiIQQQdQ")
+__all__ = ["read_hnswlib"]
 
 _ROWS_MAX: Final = 2**31 - 1
 _LEVEL_MAX: Final = 63
 _NO_ENTRY: Final = 2**32 - 1
 _DELETED: Final = 1
 _PIECE_BYTES: Final = 4 * 1024**2
-
-
-def record(M: int, width: int) -> np.dtype[Any]:
-    """A node on level 0."""
-    return np.dtype(
-        [
-            ("count", "<u2"),
-            ("deleted", "u1"),
-            ("zero", "u1"),
-            ("links", "<u4", (2 * M,)),
-            ("vector", "<f4", (width,)),
-            ("label", "<u8"),
-        ]
-    )
 
 
 class _Fields(NamedTuple):

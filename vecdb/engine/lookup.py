@@ -24,7 +24,7 @@ from vecdb.engine.store import Store
 from vecdb.errors import DataLossError
 from vecdb.types import Records
 
-__all__ = ["get_records", "read_dead", "read_died_since", "read_records", "read_vectors"]
+__all__ = ["get_records", "read_records", "read_vectors"]
 
 _SLICE_ROWS = 2_000
 """Rows of a transaction: each may take a block or a record of 64 KiB, so some 60 ms at most."""
@@ -35,7 +35,6 @@ _SLICE_RECORDS = 500
 _ROW_BYTES = 400
 """Memory for a row as Python has it, without the bytes of its metadata."""
 
-_SLICE_DEATHS, _SLICE_BATCHES = 10_000, 100
 """Deaths and batches of a transaction: some 5 ms, or 50 for who gives way to others."""
 
 
@@ -149,45 +148,6 @@ def read_vectors(
 
     _in_slices(store, rows, deadline, fill, _SLICE_ROWS)
     return vectors
-
-
-def read_dead(
-    store: Store,
-    first_row: int,
-    end_row: int,
-    seq: int,
-    check: Callable[[Any], None] | None = None,
-) -> npt.NDArray[np.int64]:
-    """Rows of an interval that died at or before ``seq``, int64, ascending.
-
-    Deaths of rows that are in no segment any more may be removed at any time: so ``check`` is
-    called in each transaction, to raise if the segment that the rows are read for is not in place.
-    """
-    parts, row = [np.zeros(0, np.int64)], first_row
-    while row < end_row:
-        with store.environment.read() as transaction:
-            if check is not None:
-                check(transaction)
-            dead, row = store.rows.read_dead_slice(transaction, row, end_row, seq, _SLICE_DEATHS)
-        parts.append(dead)
-    return np.concatenate(parts)
-
-
-def read_died_since(store: Store, after: int, to: int) -> npt.NDArray[np.int64] | None:
-    """Rows that died in the batches ``after + 1`` to ``to``, int64, ascending; None if some of the
-    log was trimmed or is damaged."""
-    parts = [np.zeros(0, np.uint64)]
-    for start in range(after, to, _SLICE_BATCHES):
-        with store.environment.read() as transaction:
-            end = min(to, start + _SLICE_BATCHES)
-            try:
-                entries = store.rows.read_log(transaction, start, end)
-            except DataLossError:
-                return None  # As good as trimmed.
-        if entries is None:
-            return None
-        parts += [entry.died for entry in entries]
-    return np.sort(np.concatenate(parts)).astype(np.int64)
 
 
 def _in_slices(

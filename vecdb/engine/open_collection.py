@@ -7,6 +7,7 @@ delay of writers. It may be put to rest (``resting.py``) and wakes by itself whe
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,13 +22,14 @@ from vecdb.engine.modes import make_folder
 from vecdb.engine.opening_checks import check_counters
 from vecdb.engine.options import Options
 from vecdb.engine.place import not_in_place
-from vecdb.engine.planning import graph_row_bytes
-from vecdb.engine.publication import in_place
+from vecdb.engine.planning import graph_row_bytes, plan
 from vecdb.engine.purging import Purger, garbage_rows
-from vecdb.engine.sealing import flat_rows_max, row_bytes, seal, thin_flat
+from vecdb.engine.sealing import flat_rows_max, row_bytes, seal
 from vecdb.engine.search import Searcher
+from vecdb.engine.segment_table import in_place
 from vecdb.engine.store import Store, dropped_error
 from vecdb.engine.stored_name import write_name
+from vecdb.engine.thinning import thin_flat
 from vecdb.engine.trimming import trim_dead
 from vecdb.engine.verifying import Verifier
 from vecdb.engine.view_budget import ViewBudget
@@ -40,6 +42,8 @@ _DEATHS_WORTH_A_LOOK = 0.1
 """Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
 
 _DEATHS_WORTH_A_TRIM = 1_000
+
+_log = logging.getLogger("vecdb.engine")
 
 _CALM_S, _CALM_PART = 1.0, 4
 """Where nothing was sealed for so long, a quarter of ``seal_bytes`` is sealed."""
@@ -150,6 +154,16 @@ class OpenCollection:
                 rows_max=self._flat_rows_max,
                 joined_rows_max=self.graph_rows_max,
             )
+
+    def unfinished(self) -> str | None:
+        """Return the id if rows are in no graph, or in more graphs than they need be, else None."""
+        try:
+            view = self.views.view()
+        except (VecdbError, OSError) as error:
+            _log.warning("closing %s: %s", self.folder, error)
+            return None
+        work = plan(view.segments, self.graph_rows_max, pace="optimizing")
+        return self.id if view.fresh_live_count > 0 or work is not None else None
 
     def count(self) -> int:
         """Return the number of live rows."""

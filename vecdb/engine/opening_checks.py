@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from vecdb.engine import layout
-from vecdb.engine.publication import in_place
+from vecdb.engine.segment_table import in_place
 from vecdb.engine.store import Store
 from vecdb.errors import DataLossError
 

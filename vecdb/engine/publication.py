@@ -18,6 +18,7 @@ from typing import Any
 from vecdb.engine import layout
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.segment import remove_segment_folder
+from vecdb.engine.segment_table import in_place
 from vecdb.engine.store import Store
 
 __all__ = [
@@ -25,10 +26,8 @@ __all__ = [
     "SEAL_LOCK",
     "Claim",
     "claim",
-    "claimed_intervals",
     "discard_claims",
     "forget_segments",
-    "in_place",
     "mark_lost",
     "publish",
     "remove_drafts",
@@ -38,7 +37,6 @@ __all__ = [
 
 SEAL_LOCK = "seal"
 GRAPH_LOCK = "graph"
-_IN_PLACE = ("published", "lost")
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,6 @@ class Claim:
     first_row: int
     end_row: int
     seq: int
-
-
-def in_place(entries: dict[int, dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    """The segments that partition [0, sealed_to), by first row."""
-    chosen = [item for item in entries.items() if item[1]["state"] in _IN_PLACE]
-    return sorted(chosen, key=lambda item: item[1]["first_row"])
 
 
 def claim(
@@ -99,16 +91,6 @@ def claim(
         return taken
 
     return store.environment.transact(write)
-
-
-def claimed_intervals(store: Store, transaction: Any) -> list[tuple[int, int, int]]:
-    """First row, end row and seq of the claims: somebody makes a segment of what was live then, so
-    that deaths since are needed."""
-    return [
-        (entry["first_row"], entry["end_row"], entry["seq"])
-        for entry in store.read_segments(transaction).values()
-        if entry["state"] == "claimed"
-    ]
 
 
 def widen(

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine import layout, pins
-from vecdb.engine.publication import claimed_intervals
+from vecdb.engine.segment_table import claimed_intervals
 from vecdb.engine.store import Store
 from vecdb.errors import DataLossError
 

@@ -46,7 +46,7 @@ from vecdb.engine.options import Options
 from vecdb.engine.place import not_in_place
 from vecdb.engine.planning import plan
 from vecdb.engine.resting import Resting
-from vecdb.engine.supervisor import Supervisor
+from vecdb.engine.supervisor import IndexerSettings, Supervisor
 from vecdb.engine.turns import Turns
 from vecdb.engine.upkeep import Upkeep
 from vecdb.engine.verifying import Verifier
@@ -141,7 +141,16 @@ class Runtime:
         self.verifier = Verifier()
         self.view_budget = ViewBudget(options.view_bytes_max)
         self.call_memory = MemoryBudget(options.call_bytes_max)
-        self._supervisor = Supervisor(root, options, on_progress=self._indexer_progressed)
+        settings = IndexerSettings(
+            enabled=options.indexer,
+            finishes=options.optimize,
+            outlives_parent=options.indexer_outlives_parent,
+            threads=options.threads,
+            map_bytes=options.map_bytes,
+            seal_bytes=options.seal_bytes,
+            segment_bytes_max=options.segment_bytes_max,
+        )
+        self._supervisor = Supervisor(root, settings, on_progress=self._indexer_progressed)
         self._dropped_looked_at = self.catalog.environment.last_commit()
         wake, look = self._supervisor.wake, self._let_dropped_go
         self.upkeep = Upkeep(self.collections.get, on_sealed=wake, on_look=look)
@@ -266,7 +275,7 @@ class Runtime:
             self._unusable = f"the database in {self.path} is closed"
             self.writer.close()
             self.upkeep.close()
-            self._supervisor.close(list(self.collections.values()))
+            self._supervisor.close([opened.unfinished for opened in self.collections.values()])
             self.verifier.close()
             self.pool.close()
             with self._lock:

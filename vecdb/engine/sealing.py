@@ -17,13 +17,11 @@ import numpy as np
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.failpoints import failpoint
 from vecdb.engine.files import file_lock
-from vecdb.engine.lookup import read_dead
 from vecdb.engine.publication import (
     SEAL_LOCK,
     Claim,
     claim,
     discard_claims,
-    in_place,
     mark_lost,
     publish,
     sweep,
@@ -35,12 +33,18 @@ from vecdb.engine.segment import (
     padded_width,
     write_segment,
 )
+from vecdb.engine.segment_table import in_place
 from vecdb.engine.store import Store
-from vecdb.engine.view import View
+from vecdb.engine.tombstones import read_dead
 from vecdb.errors import DataLossError
 from vecdb.types import Metric
 
-__all__ = ["flat_rows_max", "load_rows", "row_bytes", "seal", "thin_flat"]
+__all__ = [
+    "flat_rows_max",
+    "load_rows",
+    "row_bytes",
+    "seal",
+]
 
 _SLICE_ROWS, _SLICE_BYTES = 4_000, 64 * 1024**2
 """What a transaction reads: of rows with metadata of 64 KiB each some 250 MB."""
@@ -148,47 +152,13 @@ def seal(
                 break
             failpoint("seal.claimed")
             content = load_rows(store, taken.first_row, taken.end_row, taken.seq)
-            _write_and_publish(store, segments, collection_id, taken, content)
+            write_and_publish(store, segments, collection_id, taken, content)
             _join_flat(store, segments, collection_id, rows_max, joined_rows_max)
         sweep(store, segments)
     return True
 
 
-def thin_flat(store: Store, folder: Path, collection_id: str, view: View) -> None:
-    """Write flat segments of which less than half lives anew without their dead rows."""
-    thin = [s for s in view.segments if s.graph is None and 2 * s.live_count < len(s.content.rows)]
-    if not thin:
-        return
-    with file_lock(folder / "seal.lock", wait=False) as held:
-        if not held:
-            return
-        segments = folder / "segments"
-        discard_claims(store, segments, SEAL_LOCK)
-        with store.environment.read() as transaction:
-            entries = store.read_segments(transaction)
-        for segment in thin:
-            entry = entries.get(segment.number)
-            if entry is None or entry["state"] != "published":
-                continue
-            content = _intact(store, segments, collection_id, segment.number, entry)
-            taken = None
-            if content is not None:
-                taken = claim(
-                    store,
-                    SEAL_LOCK,
-                    segment.first_row,
-                    segment.end_row,
-                    replacing=[segment.number],
-                )
-            if content is None or taken is None:
-                continue
-            dead = read_dead(store, taken.first_row, taken.end_row, taken.seq)
-            living = content.without(dead)
-            _write_and_publish(store, segments, collection_id, taken, living)
-        sweep(store, segments)
-
-
-def _write_and_publish(
+def write_and_publish(
     store: Store, segments: Path, collection_id: str, taken: Claim, content: RowArrays
 ) -> None:
     entry = write_segment(
@@ -219,7 +189,7 @@ def _join_flat(
             return
         (left, left_entry), (right, right_entry) = pair
         parts = [
-            _intact(store, segments, collection_id, number, entry)
+            intact_rows(store, segments, collection_id, number, entry)
             for number, entry in ((left, left_entry), (right, right_entry))
         ]
         if None in parts:
@@ -239,10 +209,10 @@ def _join_flat(
             [part.without(dead) for part in parts if part is not None],
             padded_width(store.config.dim),
         )
-        _write_and_publish(store, segments, collection_id, taken, content)
+        write_and_publish(store, segments, collection_id, taken, content)
 
 
-def _intact(
+def intact_rows(
     store: Store, segments: Path, collection_id: str, number: int, entry: dict[str, Any]
 ) -> RowArrays | None:
     """The rows of a segment whose checksums are right; None, and marked lost, if they are not.

@@ -22,18 +22,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vecdb.engine.child_process import start_child, start_detached
 from vecdb.engine.folder_use import FolderUse
-from vecdb.engine.options import Options
-from vecdb.engine.planning import plan
-from vecdb.errors import VecdbError
 
-if TYPE_CHECKING:
-    from vecdb.engine.open_collection import OpenCollection
-
-__all__ = ["Supervisor"]
+__all__ = ["IndexerSettings", "Supervisor"]
 
 _BACKOFF_S_MAX = 60.0
 _LINGER_S = 5.0
@@ -51,6 +45,23 @@ _LOG_NAME = "indexer.log"
 _log = logging.getLogger("vecdb.engine")
 
 
+@dataclass(frozen=True)
+class IndexerSettings:
+    """How the indexer runs; see the options of the same names.
+
+    Attributes:
+        enabled: False runs none. finishes: on close a detached one finishes what is left.
+    """
+
+    enabled: bool = True
+    finishes: bool = False
+    outlives_parent: bool = False
+    threads: int = 1
+    map_bytes: int = 1 << 30
+    seal_bytes: int = 8 << 20
+    segment_bytes_max: int = 4 << 30
+
+
 @dataclass
 class _Failure:
     """Failures in a row of one collection."""
@@ -64,12 +75,15 @@ class Supervisor:
     """Starts, feeds and ends the indexer of one database. Safe to use from many threads."""
 
     def __init__(
-        self, root: Path, options: Options, on_progress: Callable[[str], None] | None = None
+        self,
+        root: Path,
+        settings: IndexerSettings,
+        on_progress: Callable[[str], None] | None = None,
     ) -> None:
         """Start nothing yet. on_progress: told the id of a collection whose graph grows."""
         self._on_progress = on_progress
         self._root = root
-        self._options = options
+        self._settings = settings
         self._changed = threading.Condition()
         self._wanted: dict[str, bool] = {}  # collection id → urgent
         self._failures: dict[str, _Failure] = {}
@@ -81,7 +95,7 @@ class Supervisor:
 
     def wake(self, collection_id: str, *, urgent: bool = False) -> None:
         """There may be work in this collection. urgent: finish it, whether it pays yet or not."""
-        if not self._options.indexer:
+        if not self._settings.enabled:
             return
         with self._changed:
             if self._closed:
@@ -96,7 +110,7 @@ class Supervisor:
 
     def status(self, collection_id: str) -> str:
         """One line on what the indexer does for a collection."""
-        if not self._options.indexer:
+        if not self._settings.enabled:
             return "off"
         with self._changed:
             failure = self._failures.get(collection_id)
@@ -113,22 +127,22 @@ class Supervisor:
         failure = self._failures.get(collection_id)
         return 0 if failure is None else failure.count
 
-    def close(self, collections: Iterable[OpenCollection] = ()) -> None:
+    def close(self, unfinished: Iterable[Callable[[], str | None]] = ()) -> None:
         """End the supervisor. An embedded database's child finishes the job at hand by itself.
 
         Args:
-            collections: those that are open; with the option ``optimize`` a detached indexer
-                finishes what is left to do in them.
+            unfinished: asked once the supervisor has ended, if ``finishes`` is set: the id of a
+                collection in which work is left, or None. A detached indexer does it.
         """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
-        if self._options.optimize:
-            unfinished = [opened.id for opened in collections if _is_unfinished(opened)]
-            if unfinished:
-                self._finish_detached(unfinished)
+        if self._settings.finishes:
+            left = [found for found in (ask() for ask in unfinished) if found is not None]
+            if left:
+                self._finish_detached(left)
 
     def _finish_detached(self, collection_ids: list[str]) -> None:
         try:
@@ -136,7 +150,7 @@ class Supervisor:
                 start_detached(
                     "vecdb.indexer",
                     *self._arguments(),
-                    f"--seal-bytes={self._options.seal_bytes}",
+                    f"--seal-bytes={self._settings.seal_bytes}",
                     "--finish",
                     *collection_ids,
                     log=self._root / _LOG_NAME,
@@ -195,7 +209,7 @@ class Supervisor:
         told_at = time.monotonic()
         while reader.is_alive():
             reader.join(0.1)
-            if self._closed and self._options.indexer_outlives_parent:
+            if self._closed and self._settings.outlives_parent:
                 return
             # It has nothing at hand, or nothing that may not be broken off: it was stopped.
             if time.monotonic() - told_at > _END_S_MAX:
@@ -252,7 +266,7 @@ class Supervisor:
         return dict(itertools.islice(self._due().items(), max(0, room)))
 
     def _start(self) -> subprocess.Popen[str]:
-        outlives = self._options.indexer_outlives_parent
+        outlives = self._settings.outlives_parent
         return start_child(
             "vecdb.indexer",
             *self._arguments(),
@@ -263,9 +277,9 @@ class Supervisor:
     def _arguments(self) -> list[str]:
         return [
             os.fspath(self._root),
-            f"--threads={self._options.threads}",
-            f"--segment-bytes-max={self._options.segment_bytes_max}",
-            f"--map-bytes={self._options.map_bytes}",
+            f"--threads={self._settings.threads}",
+            f"--segment-bytes-max={self._settings.segment_bytes_max}",
+            f"--map-bytes={self._settings.map_bytes}",
         ]
 
     def _listen(self, child: subprocess.Popen[str]) -> None:
@@ -295,14 +309,3 @@ class Supervisor:
             self._failures.pop(event["collection"], None)
         elif kind == "failed":
             self._failed(event["collection"], event["detail"])
-
-
-def _is_unfinished(opened: OpenCollection) -> bool:
-    """Whether rows are in no graph, or in more graphs than they need be."""
-    try:
-        view = opened.views.view()
-    except (VecdbError, OSError) as error:
-        _log.warning("closing %s: %s", opened.folder, error)
-        return False
-    work = plan(view.segments, opened.graph_rows_max, pace="optimizing")
-    return view.fresh_live_count > 0 or work is not None

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.publication import claimed_intervals
+from vecdb.engine.segment_table import claimed_intervals
 from vecdb.engine.store import Store
 from vecdb.engine.view import View
 

@@ -21,13 +21,14 @@ import numpy.typing as npt
 from vecdb.engine import layout
 from vecdb.engine.files import os_errors_translated
 from vecdb.engine.fresh_rows import FreshRows
-from vecdb.engine.lookup import read_dead, read_died_since
 from vecdb.engine.pins import pinned
-from vecdb.engine.publication import in_place, mark_lost
+from vecdb.engine.publication import mark_lost
 from vecdb.engine.sealing import load_rows, row_bytes
 from vecdb.engine.segment import RowArrays, Segment, SegmentDamagedError, padded_width
+from vecdb.engine.segment_table import in_place
 from vecdb.engine.store import Store
 from vecdb.engine.streaming import OvertakenError, Unread, check_not_overtaken, count_live
+from vecdb.engine.tombstones import read_dead, read_died_since
 from vecdb.engine.verifying import VerifiedSegments, Verifier
 from vecdb.engine.view import NOTHING_DEAD, SegmentView, View, is_clean
 from vecdb.engine.view_budget import KeepsViews, ViewBudget

@@ -36,7 +36,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-import vecdb
+from vecdb._version import __version__
 from vecdb.engine import layout
 from vecdb.engine.backup.manifest import write_manifest
 from vecdb.engine.backup.partial_folder import LOCK_NAME, PartialFolder
@@ -53,8 +53,9 @@ from vecdb.engine.files import (
 )
 from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.modes import is_for_group, make_folder, make_folders
-from vecdb.engine.publication import in_place, raise_generation
+from vecdb.engine.publication import raise_generation
 from vecdb.engine.segment import Segment, SegmentDamagedError
+from vecdb.engine.segment_table import in_place
 from vecdb.engine.store import Store
 from vecdb.errors import AlreadyExistsError, DataLossError, VecdbError
 from vecdb.types import BackupReport
@@ -91,7 +92,7 @@ def make_backup(root: Path, target: Path, *, include_segments: bool) -> BackupRe
             "files": files,
             "include_segments": include_segments,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "vecdb": vecdb.__version__,
+            "vecdb": __version__,
         }
         manifest_bytes = write_manifest(partial.path, content)
         fsync_folder(partial.path)

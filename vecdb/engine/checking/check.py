@@ -50,8 +50,8 @@ from vecdb.engine.checking.vectors import BlockWalk, check_segment_rows
 from vecdb.engine.checking.walk import Facts, Walk, read_entries, read_facts
 from vecdb.engine.child_process import give_way
 from vecdb.engine.environment import Environment
-from vecdb.engine.publication import in_place
 from vecdb.engine.segment import Segment
+from vecdb.engine.segment_table import in_place
 from vecdb.errors import NotFoundError, VecdbError
 from vecdb.types import CollectionConfig
 

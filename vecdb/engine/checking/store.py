@@ -25,7 +25,8 @@ from vecdb.checking import WARNING
 from vecdb.engine import layout
 from vecdb.engine.checking.findings import Few, Findings, shown_id
 from vecdb.engine.checking.walk import BAD_VALUE, Facts, Rows, Walk, is_among, named_rows
-from vecdb.engine.publication import GRAPH_LOCK, SEAL_LOCK, in_place
+from vecdb.engine.publication import GRAPH_LOCK, SEAL_LOCK
+from vecdb.engine.segment_table import in_place
 
 __all__ = [
     "check_counters",

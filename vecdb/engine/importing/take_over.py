@@ -31,12 +31,12 @@ from vecdb.engine.publication import (
     Claim,
     claim,
     discard_claims,
-    in_place,
     publish,
     sweep,
 )
 from vecdb.engine.reachability import connect, distances_of, reachable_nodes
 from vecdb.engine.segment import RowArrays, padded_width, write_segment
+from vecdb.engine.segment_table import in_place
 from vecdb.engine.store import Store
 from vecdb.engine.view import DEAD_FRACTION_MAX
 from vecdb.types import Metric
