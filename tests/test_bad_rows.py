@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections import deque
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -234,3 +235,16 @@ def test_rows_of_any_numbers_are_taken(docs_of_8: Any) -> None:
         assert np.array_equal(docs_of_8.get(["x", "y"]).vectors, wanted)
         assert docs_of_8.search(vectors, k=1)[1].ids == ["y"]
     docs_of_8.delete(["x", "y"])
+
+
+def test_rows_of_another_dimension_are_called_by_the_first_of_them(docs_of_8: Any) -> None:
+    rows = [[1.0] * 8] * 20 + [[1.0] * 5] * 10
+    told = r"vectors: row 20 \(id '20'\) has 5 components, expected 8"
+    with pytest.raises(vecdb.InvalidArgumentError, match=told):
+        docs_of_8.upsert_many([str(i) for i in range(30)], rows, batch_rows=10)
+
+
+def test_deques_are_read_in_their_order(docs_of_8: Any) -> None:
+    ids, rows = deque(["a", "b", "c"]), deque(np.eye(3, 8))
+    docs_of_8.upsert_many(ids, rows, deque([{"n": 1}, None, {"n": 3}]), batch_rows=2)
+    assert [hits.ids[0] for hits in docs_of_8.search(list(rows), k=1)] == list(ids)

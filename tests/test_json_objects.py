@@ -262,13 +262,15 @@ def test_masked_vectors_are_refused_where_something_is_masked(surface: Any) -> N
     docs = surface.create_collection("docs", 2)
     masked = np.ma.array(np.ones((3, 2), np.float32), mask=[[0, 0], [0, 1], [1, 1]])
     wide = masked.astype(np.float64)
+    objects = np.empty(3, object)
+    objects[:] = list(masked)
     told = r"row 1( \(id 'b'\))? is masked at component 1"
     for write in (docs.upsert, docs.upsert_many):
-        for vectors in (masked, wide, list(masked), tuple(masked), list(wide)):
+        for vectors in (masked, wide, list(masked), tuple(masked), list(wide), objects):
             with pytest.raises(vecdb.InvalidArgumentError, match=told) as caught:
                 write(["a", "b", "c"], vectors)
             assert caught.value.reason == "MASKED"
-    for query in (masked, list(masked), wide):
+    for query in (masked, list(masked), wide, objects):
         with pytest.raises(vecdb.InvalidArgumentError, match=f"query: {told}"):
             docs.search(query)
     for query in (masked[1], [masked[1]]):

@@ -14,6 +14,7 @@ Only counts and the dimension of an array are checked here; what is in the rows 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -143,7 +144,8 @@ class _Source:
             raise _no_rows(what, rows)
         with suppress(TypeError, AttributeError):
             self.length = len(rows)
-        if isinstance(rows, Sequence) or hasattr(rows, "shape"):
+        # A deque is a sequence that has no slices.
+        if (isinstance(rows, Sequence) and not isinstance(rows, deque)) or hasattr(rows, "shape"):
             self._sliceable = rows
         else:
             self._iterator = iter(rows)

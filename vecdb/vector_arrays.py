@@ -54,6 +54,7 @@ def as_floats(vectors: Any, what: str, dim: int, names: RowNames = UNNAMED) -> F
         rows = list(given)
     else:
         _refuse(vectors, what, dim, why)
+    check_unmasked(rows, what, names)  # Rows of an array of objects.
     if all(_is_scalar(each) for each in rows):
         return _components(rows, what, "")
     return np.stack(list(_each_row(rows, what, dim, names)))
@@ -81,6 +82,10 @@ def as_rows(vectors: Any, what: str, dim: int, names: RowNames = UNNAMED) -> Flo
     array = as_floats(vectors, what, dim, names)
     if array.shape in _NONE_SHAPES:
         return np.zeros((0, dim), np.float32)
+    if names.first and array.ndim == 2 and array.shape[1] != dim:
+        raise InvalidArgumentError(
+            f"{what}: {names.of(0)} has {array.shape[1]} components, expected {dim}", "DIM_MISMATCH"
+        )
     _check_shape(array, what, dim)
     return array.reshape(1, -1) if array.ndim == 1 else array
 
