@@ -254,6 +254,31 @@ def test_outliers_that_come_first_are_found(tmp_path: Path) -> None:
         assert np.mean([name == str(i) for i, name in enumerate(found)]) >= 0.9
 
 
+def test_cosine_recall_survives_a_large_constant_component(tmp_path: Path) -> None:
+    random = np.random.default_rng(11)
+    rows = with_a_large_constant(random, 3_000, 32).astype(np.float32)
+    queries = random.standard_normal((50, 32)).astype(np.float32)
+    queries[:, 0] = 0
+    database, words = loaded(tmp_path, "cosine", rows)
+    with database:
+        scores = double_scores("cosine", queries, rows)
+        for k in (10, 100):
+            assert share_found(words, scores, queries, k) >= 0.9
+
+
+@METRICS
+def test_copies_do_not_keep_a_walk_from_other_rows(metric: str, tmp_path: Path) -> None:
+    """Queries that are no copies themselves."""
+    random = np.random.default_rng(12)
+    rows = np.repeat(random.standard_normal((40, 32)), 80, axis=0).astype(np.float32)
+    queries = random.standard_normal((50, 32)).astype(np.float32)
+    database, words = loaded(tmp_path, metric, rows)
+    with database:
+        scores = double_scores(metric, queries, rows)
+        for k in (1, 10, 100):
+            assert share_found(words, scores, queries, k) >= FLOOR
+
+
 def near_duplicates(random: np.random.Generator) -> np.ndarray:
     centres = random.standard_normal((60, 32))
     return np.repeat(centres, 50, axis=0) + 1e-3 * random.standard_normal((3_000, 32))

@@ -3,9 +3,10 @@
 A walk scores the rows as they are stored. Which links serve it best is another question, and
 hnswlib answers it in float32:
 
-    ip     unit vectors of cosine: as they are.
+    ip     unit vectors as they are, by 1 - inner product.
     l2     Euclidean: times a power of two, so that squared distances neither overflow nor vanish.
-           That is exact, so the graph is the one of the rows themselves.
+           That is exact, so the graph is the one of the rows themselves. Unit vectors of cosine
+           too: their order is that of 1 - inner product, which rounds near ones together.
     dot    two graphs: by the inner product of the rows less most of what they have in common,
            times a power of two, and by the angle between the centred rows. The lists of the
            first get the second one's neighbours where they have room, and lists that are still
@@ -36,7 +37,7 @@ import numpy.typing as npt
 
 from vecdb.types import Metric
 
-__all__ = ["BuildSpace", "Space", "fill_lists", "scatter", "space_of"]
+__all__ = ["BuildSpace", "Space", "chain_twins", "fill_lists", "scatter", "space_of"]
 
 Space = Literal["ip", "l2", "dot"]
 """What graphs are built for: unit vectors, Euclidean distance, inner product."""
@@ -64,7 +65,7 @@ Vectors = npt.NDArray[np.float32]
 
 def space_of(metric: Metric) -> Space:
     """The space that graphs of a metric are built in."""
-    spaces: dict[Metric, Space] = {Metric.EUCLIDEAN: "l2", Metric.COSINE: "ip", Metric.DOT: "dot"}
+    spaces: dict[Metric, Space] = {Metric.EUCLIDEAN: "l2", Metric.COSINE: "l2", Metric.DOT: "dot"}
     return spaces[metric]
 
 
@@ -184,3 +185,29 @@ def scatter(
     lists = links[short]
     fill_lists(lists, np.pad(others, ((0, 0), (0, links.shape[1] - least)), constant_values=-1))
     links[short] = lists
+
+
+def chain_twins(links: npt.NDArray[np.int32], first_of: npt.NDArray[np.int64]) -> None:
+    """Give twins their lists: the first of them, the next ones, and as the twins take the places
+    of a walk, what lies around one of the first one's neighbours, another for each. The first gets
+    the second."""
+    slots = links.shape[1]
+    twins = np.flatnonzero(first_of != np.arange(len(first_of)))
+    if not len(twins):
+        return
+    twins = twins[np.argsort(first_of[twins], kind="stable")]
+    firsts = first_of[twins]
+    heads, at, copies = np.unique(firsts, return_index=True, return_counts=True)
+    used = (links[heads] >= 0).sum(axis=1)
+    turn = np.arange(len(twins)) - np.repeat(at, copies)
+    beside = links[firsts, turn % np.repeat(np.maximum(used, 1), copies)]
+    further = np.where(beside[:, None] >= 0, links[beside], -1)
+    chain = np.full((len(twins), slots), -1, np.int32)
+    chain[:, 0] = firsts
+    for ahead in range(1, min(slots // 2, len(twins))):
+        together = firsts[ahead:] == firsts[:-ahead]
+        chain[:-ahead][together, ahead] = twins[ahead:][together]
+    further[further == firsts[:, None]] = -1
+    fill_lists(chain, further)
+    links[twins] = chain
+    links[heads, np.minimum(used, slots - 1)] = twins[at]

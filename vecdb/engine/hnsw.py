@@ -31,7 +31,7 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.build_space import BuildSpace, Space, fill_lists, scatter
+from vecdb.engine.build_space import BuildSpace, Space, chain_twins, fill_lists, scatter
 from vecdb.engine.compiled import load_kernels
 from vecdb.engine.graph import Graph
 from vecdb.engine.hnsw_format import HEADER as _HEADER
@@ -258,7 +258,7 @@ class Builder:
                 -1,
             )
         graph = self._saved(self.index, work_dir)
-        _chain_twins(graph.links, self._first_of)
+        chain_twins(graph.links, self._first_of)
         if self._by_angle is not None:
             connect(
                 graph, _PASSES_MAX
@@ -357,21 +357,6 @@ def _read_upper(
             lists[:, 1:], lists[:, 0] & 0xFFFF, row_of
         )
     return offsets, upper_links
-
-
-def _chain_twins(links: npt.NDArray[np.int32], first_of: npt.NDArray[np.int64]) -> None:
-    """Give twins their lists: the first of them, then the next ones; the first gets the second."""
-    slots = links.shape[1]
-    twins = np.flatnonzero(first_of != np.arange(len(first_of)))
-    twins = twins[np.argsort(first_of[twins], kind="stable")]
-    firsts = first_of[twins]
-    links[twins, 0] = firsts
-    for ahead in range(1, min(slots, len(twins))):
-        together = firsts[ahead:] == firsts[:-ahead]
-        links[twins[:-ahead][together], ahead] = twins[ahead:][together]
-    heads, at = np.unique(firsts, return_index=True)
-    used = (links[heads] >= 0).sum(axis=1)
-    links[heads, np.minimum(used, slots - 1)] = twins[at]
 
 
 def _without_twins(graph: Graph, rows: npt.NDArray[np.int64]) -> Graph:
