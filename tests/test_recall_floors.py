@@ -254,6 +254,16 @@ def test_outliers_that_come_first_are_found(tmp_path: Path) -> None:
         assert np.mean([name == str(i) for i, name in enumerate(found)]) >= 0.9
 
 
+def test_outliers_in_a_graph_that_is_extended_are_found(tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    outliers = (10 * random.standard_normal((200, 32))).astype(np.float32)
+    near = (1 + 1e-3 * random.standard_normal((5_000, 32))).astype(np.float32)
+    database, words = loaded(tmp_path, "euclidean", outliers, near)
+    with database:
+        found = [hits.ids[0] for hits in words.search(outliers, k=1)]
+        assert np.mean([name == str(i) for i, name in enumerate(found)]) >= 0.9
+
+
 def test_cosine_recall_survives_a_large_constant_component(tmp_path: Path) -> None:
     random = np.random.default_rng(11)
     rows = with_a_large_constant(random, 3_000, 32).astype(np.float32)

@@ -55,6 +55,11 @@ FIRST_PUBLICATION_ROWS = 50_000
 """A growing graph is published once it has this many rows, then each time it has doubled."""
 
 
+_EXTENDED_ROWS_MIN = 50_000
+"""A smaller graph is built again, all rows in shuffled order, if as many or more are added: where
+the first rows are far from all later ones, a graph that is extended loses them. That at most
+doubles the work; for larger graphs it would be too much."""
+
 _MERGED_SEGMENTS_MAX = GROUP_SEGMENTS_MAX + 2
 """Segments of a merge, those included that it takes up on its way."""
 
@@ -276,15 +281,17 @@ class CollectionIndexer:
         graph, or an empty one. Only the first, so that nodes stay in the order of rows."""
         config, first = self._store.config, group[0]
         kept, self._kept = self._kept, None
+        rows, inside = sum(len(s.content.rows) for s in group), len(first.content.rows)
+        overgrown = inside < _EXTENDED_ROWS_MIN and rows >= 2 * inside
         if (
             kept is not None
+            and not overgrown
             and first.number == kept.number
             and is_clean(first, self._dead_fraction_max)
         ):
             return kept, group[1:]
         space = space_of(config.metric)
-        rows = sum(len(s.content.rows) for s in group)
-        if first.graph is not None and is_clean(first, self._dead_fraction_max):
+        if not overgrown and first.graph is not None and is_clean(first, self._dead_fraction_max):
             try:
                 builder = Builder.from_graph(
                     first.graph,
