@@ -277,3 +277,26 @@ def test_folder_of_a_process_that_died_at_once_is_opened(tmp_path: Path) -> None
     assert counts(folder) == {}
     shutil.rmtree(folder / "catalog")
     assert counts(folder) == {}
+
+
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_store_that_is_cut_while_it_is_served_does_not_end_the_server(
+    folder: Path, store: Path, part: float
+) -> None:
+    """A read would touch a page that is mapped and not there."""
+    with ServerProcess(folder, indexer=False) as server, vecdb.connect(server.address) as client:
+        docs = client.collection("docs")
+        assert docs.count() == 300
+        os.truncate(store, int(part * store.stat().st_size))
+        for _ in range(2):  # And it stays damage, however soon it is asked for again.
+            for call in (
+                lambda: docs.get(names(300)),
+                lambda: docs.search(rows(1)[0], k=300, exact=True),
+                lambda: list(docs.scroll()),
+                lambda: docs.upsert(["new"], rows(1)),
+            ):
+                with pytest.raises(DataLossError) as caught:
+                    call()
+                assert caught.value.reason == "STORE_CUT"
+        other = client.collection("other")
+        assert other.upsert(["new"], rows(1)).count == 1 and other.get(["new"]).ids == ["new"]

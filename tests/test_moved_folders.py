@@ -140,9 +140,11 @@ def test_write_during_which_the_folder_goes_is_not_acknowledged(
 def test_removed_folder_of_one_collection_refuses_writes_to_it_alone(opened: Any) -> None:
     docs = opened.collection("docs")
     shutil.rmtree(opened.path / "collections" / opened_of(docs).id)
+    refused(docs.upsert, ["second"], rows(1))
+    assert opened.collection("other").upsert(["second"], rows(1)).seq == 1
+    opened.drop_collection("docs")
     with pytest.raises(vecdb.NotFoundError):
         docs.upsert(["second"], rows(1))
-    assert opened.collection("other").upsert(["second"], rows(1)).seq == 1
 
 
 def test_server_whose_folder_is_removed_acknowledges_nothing(tmp_path: Path) -> None:
@@ -179,3 +181,21 @@ def test_store_that_is_cut_while_it_is_open_is_not_touched_by_the_next_write(
     ):
         pass
     environment.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_server_tells_who_changes_a_folder_that_is_not_in_place(tmp_path: Path, way: Any) -> None:
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    with (
+        running_server(tmp_path / "data", indexer=False, backup_dir=backups) as address,
+        vecdb.connect(address) as client,
+    ):
+        client.create_collection("docs", DIM).upsert(["first"], rows(1))
+        way(tmp_path / "data")
+        refused(client.create_collection, "more", DIM)
+        refused(client.rename_collection, "docs", "papers")
+        refused(client.drop_collection, "docs")
+        # Nor is another folder backed up than the one that is served.
+        refused(client.backup, "monday")
+        assert not list(backups.iterdir())

@@ -36,6 +36,7 @@ from vecdb.engine.files import file_lock, fsync_folder, patient_lock
 from vecdb.engine.lmdb_files import fill_cut_file
 from vecdb.engine.modes import make_folder, make_folders
 from vecdb.engine.named_database import NamedDatabase
+from vecdb.engine.place import not_in_place
 from vecdb.engine.store import Store, dropped_error, mark_dropped
 from vecdb.errors import (
     AlreadyExistsError,
@@ -205,6 +206,16 @@ class Catalog:
         if not any((e["id"], e["state"]) == (collection_id, "ready") for e in entries):
             raise dropped_error()
 
+    def gone_error(self, collection_id: str) -> VecdbError:
+        """What to say of a collection whose store is not in its place."""
+        if not self.environment.is_in_place():
+            return not_in_place(self._root)
+        try:
+            self.check_there(collection_id)
+        except VecdbError as error:
+            return error
+        return not_in_place(self.folder(collection_id))
+
     def dropped(self, ids: Iterable[str]) -> set[str]:
         """Those of some collections that were there and are not any more."""
         # No entry is not enough, as it may be there and damaged; the folder goes before the entry.
@@ -260,7 +271,8 @@ class Catalog:
         self.environment.close()
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
-        """catalog.lock, which no step holds for long."""
+        """catalog.lock, which no step holds for long; not that of another folder."""
+        self.environment.check_in_place()
         return patient_lock(self._root / "catalog.lock", _PATIENCE_S)
 
     def _make_store(self, collection_id: str, name: str, config: CollectionConfig) -> None:

@@ -19,8 +19,7 @@ While the disk keeps failing, both are tried again ever less often.
 
 Opening waits for LMDB's write lock: named databases are opened in a write transaction, as py-lmdb
 keeps no handle that was opened in a read transaction, which it resets instead of committing it.
-Where another process is stopped in the
-middle of a commit, opening and writing are given up after some seconds (``write_lock.py``).
+Behind a process that was stopped both are given up after some seconds (``write_lock.py``).
 """
 
 from __future__ import annotations
@@ -90,8 +89,7 @@ class Environment:
         self.missing_error: Callable[[], VecdbError] | None = None
         """What is raised if its file is gone, though it was there."""
 
-        self._names = databases
-        self._map_bytes = map_bytes
+        self._names, self._map_bytes = databases, map_bytes
         self._gate = Gate()
         self.lock = WriteLock(folder)
         self._closed: VecdbError | None = None
@@ -217,16 +215,18 @@ class Environment:
         return self._place is not None and self._place.holds()
 
     def check_in_place(self) -> None:
-        """Raise unless the file that was opened is the one that has the name, and is whole.
+        """Raise unless the file that was opened is the one that has the name.
 
         Raises:
             UnavailableError: FOLDER_GONE.
-            DataLossError: STORE_CUT, it was cut short since; it is not touched again.
             NotFoundError: the collection was dropped.
         """
         if not self.is_in_place():
             raise self._missing()
-        if self._place is not None and self._place.is_shorter():
+
+    def _check_uncut(self) -> None:
+        """Raise if the file was cut short since: what LMDB maps of it would end the process."""
+        if self._failed is None and self._place is not None and self._place.is_shorter():
             try:
                 check_whole(self.folder / "data.mdb")
             except DataLossError as error:
@@ -297,7 +297,9 @@ class Environment:
 
         Raises:
             UnavailableError: it failed, and it is too early to try again.
+            DataLossError: STORE_CUT.
         """
+        self._check_uncut()
         while True:
             self._gate.enter()
             if self._closed is None and self._failed is None and self._lmdb is not None:

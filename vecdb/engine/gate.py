@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vecdb.errors import UnavailableError, VecdbError
+from vecdb.errors import DataLossError, UnavailableError, VecdbError
 
 __all__ = ["BackOff", "Gate"]
 
@@ -72,20 +72,25 @@ class BackOff:
     def __init__(self) -> None:
         self._pause_s = 0.0
         self._again_at = 0.0
-        self._why = ""
+        self._error: VecdbError | None = None
 
     def check(self, folder: Path) -> None:
-        """Raise UnavailableError (STORE_FAILED) while it is too early."""
-        if time.monotonic() < self._again_at:
-            raise UnavailableError(
-                f"the store in {folder} stopped after an error ({self._why}); it is tried again "
-                "shortly",
-                "STORE_FAILED",
-            )
+        """Raise UnavailableError (STORE_FAILED) while it is too early; damage stays DataLossError,
+        as no further try mends it."""
+        error = self._error
+        if error is None or time.monotonic() >= self._again_at:
+            return
+        if isinstance(error, DataLossError):
+            raise DataLossError(error.message, error.reason)
+        raise UnavailableError(
+            f"the store in {folder} stopped after an error ({error.message}); it is tried again "
+            "shortly",
+            "STORE_FAILED",
+        )
 
     def failed(self, error: VecdbError) -> None:
         """It failed again: the pause doubles."""
-        self._why = error.message
+        self._error = type(error)(error.message, error.reason)  # Without its traceback.
         self._pause_s = min(_PAUSE_MAX_S, max(_PAUSE_FIRST_S, 2 * self._pause_s))
         self._again_at = time.monotonic() + self._pause_s
 

@@ -77,8 +77,8 @@ class Host(Protocol):
     def woke(self, opened: OpenCollection) -> None:
         """Handle a store that was reopened by its use."""
 
-    def gone_error(self) -> VecdbError | None:
-        """Return the error if the whole folder is not in its place."""
+    def gone_error(self, collection_id: str) -> VecdbError:
+        """Return the error of a collection whose store is not in its place."""
 
 
 class OpenCollection:
@@ -104,7 +104,7 @@ class OpenCollection:
         self.id = collection_id
         self.folder = folder
         environment.on_wake = lambda: host.woke(self)
-        environment.missing_error = lambda: host.gone_error() or dropped_error()
+        environment.missing_error = lambda: host.gone_error(collection_id)
         self._died_when_woken = 0
         self.garbage = 0
         """Rows and versions to be purged sooner or later, as of the last commit in this process."""

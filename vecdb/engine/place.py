@@ -26,7 +26,7 @@ class Place:
     """The file of an open store. Its creator calls ``found`` before and after it is opened."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self._file = os.fspath(file)
         self._size = 0
         self._identity: tuple[int, int] | None = None
 
@@ -38,7 +38,10 @@ class Place:
 
     def holds(self) -> bool:
         """It is still that file."""
-        return self._look() is not None
+        size = self._look()
+        if size is not None:
+            self._size = max(size, self._size)
+        return size is not None
 
     def is_shorter(self) -> bool:
         """It is still that file, and shorter than it was."""

@@ -43,7 +43,6 @@ from vecdb.engine.folder_use import FolderUse
 from vecdb.engine.kernel_pool import KernelPool
 from vecdb.engine.open_collection import OpenCollection
 from vecdb.engine.options import Options
-from vecdb.engine.place import not_in_place
 from vecdb.engine.planning import plan
 from vecdb.engine.resting import Resting
 from vecdb.engine.supervisor import IndexerSettings, Supervisor
@@ -367,9 +366,9 @@ class Runtime:
         """A collection at rest was opened again by its use."""
         self._resting.woke(opened)
 
-    def gone_error(self) -> VecdbError | None:
-        """What to say of a store that is not in its place, if all of the folder isn't."""
-        return None if self.catalog.environment.is_in_place() else not_in_place(self.path)
+    def gone_error(self, collection_id: str) -> VecdbError:
+        """What to say of a collection whose store is not in its place."""
+        return self.catalog.gone_error(collection_id)
 
     def _open_collection(self, collection_id: str) -> OpenCollection:
         with self._turns.of(collection_id), os_errors_translated(str(self.path)):

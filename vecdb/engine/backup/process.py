@@ -40,6 +40,7 @@ def back_up(
 ) -> BackupReport:
     """``Database.backup`` of an open folder, with a deadline that can be cancelled."""
     runtime.check_usable()
+    runtime.catalog.environment.check_in_place()
     include_segments = checks.check_flag("include_segments", include_segments)
     target = checks.check_local_path(path).absolute()
     if Path(os.path.realpath(target)).is_relative_to(runtime.path):
