@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +29,7 @@ from vecdb.engine.testing import runtime_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
+from vecdb_server import transport
 
 DIM, ROWS = 64, 3_000
 VECTORS = np.random.default_rng(3).normal(size=(ROWS, DIM)).astype(np.float32)
@@ -341,3 +345,93 @@ def test_memory_goes_back_to_the_machine(filled_folder: Path) -> None:
         _, most = memory_of(server.pid)
         assert most > before + 100 * MIB
         eventually(lambda: memory_of(server.pid)[0] < before + 80 * MIB)
+
+
+def test_answers_that_nobody_takes_make_room(
+    filled_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_UNREAD_S", 0.0)
+    monkeypatch.setattr(transport, "_IDLE_STREAM_S", 0.5)
+    size = 2 * MIB
+    with (
+        running_server(
+            filled_folder, indexer=False, threads=4, message_bytes=size, call_bytes_max=10 * MIB
+        ) as address,
+        vecdb.connect(address) as client,
+    ):
+        docs = client.collection("docs")
+        ids = [str(number) for number in range(ROWS)]
+        get = wire.GetRequest(collection="docs", ids=ids).SerializeToString()
+        search = wire.SearchRequest(
+            collection="docs", queries=encode_matrix(VECTORS[:1]), k=ROWS, include_vectors=True
+        ).SerializeToString()
+        with contextlib.ExitStack() as open_ones:
+            for _ in range(8):
+                open_ones.enter_context(reads_nothing(address, b"Get", get))
+            open_ones.enter_context(reads_nothing(address, b"SearchStream", search))
+            # Whoever is refused has made room for the next one.
+            eventually(lambda: served_whole(lambda: get_whole(client, "docs", ids)))
+            with grpc.insecure_channel(address) as channel:
+                one = wire.SearchRequest(collection="docs", queries=encode_matrix(VECTORS[:1]), k=1)
+                eventually(lambda: in_a_stream(VecdbStub(channel), one))
+        assert docs.count() == ROWS
+
+
+def test_little_answers_on_their_way_are_counted() -> None:
+    budget = MemoryBudget(3 * MIB)
+    calls = [budget.call(MIB) for _ in range(16)]
+    for call in calls[:15]:
+        with call:
+            call.answer(20_000)
+            call.outlive(100_000)
+    assert budget.bytes_used == 15 * 200_000
+    error = refusal(lambda: calls[15].outlive(100_000))
+    assert error.reason == "CALL_MEMORY"
+    for call in calls:
+        call.close()
+    assert budget.bytes_used == 0
+
+
+def served_whole(call: Callable[[], Any]) -> bool:
+    try:
+        return bool(call())
+    except vecdb.ResourceExhaustedError:
+        return False
+
+
+def in_a_stream(stub: Any, request: wire.SearchRequest) -> bool:
+    try:
+        return len(list(stub.SearchStream(iter([request]), timeout=WITHIN_S))) == 1
+    except grpc.RpcError:  # TOO_MANY_STREAMS.
+        return False
+
+
+@contextlib.contextmanager
+def reads_nothing(address: str, method: bytes, message: bytes) -> Iterator[None]:
+    """A caller that leaves no room for its answer: HTTP/2 with windows of no bytes."""
+
+    def frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+        return struct.pack(">I", len(body))[1:] + struct.pack(">BBI", kind, flags, stream) + body
+
+    def header(name: bytes, value: bytes) -> bytes:
+        return bytes([0, len(name)]) + name + bytes([len(value)]) + value
+
+    headers = (
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", b"/vecdb.v1.Vecdb/" + method),
+        (b":authority", b"test"),
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"),
+    )
+    data = b"\0" + struct.pack(">I", len(message)) + message
+    parts = [data[at : at + 16_384] for at in range(0, len(data), 16_384)]
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=WITHIN_S) as connection:
+        connection.sendall(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+            + frame(4, 0, 0, struct.pack(">HI", 4, 0))
+            + frame(1, 4, 1, b"".join(header(*each) for each in headers))
+            + b"".join(frame(0, 0, 1, part) for part in parts)
+        )
+        yield

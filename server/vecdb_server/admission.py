@@ -5,6 +5,7 @@
     received   its message may come slowly, or never: of those that have waited for a while, only a
                few may go on waiting, which also bounds the bytes of messages that are half there
     at work    with its message it waits for one of the workers, until its deadline
+    sent       an answer that its caller does not take may be let go where memory is short
     placed     writes, long work and open streams have a place instead, or are refused at once
 
 A call that is ended to make room for others is cancelled: it had sent nothing that was handled.
@@ -26,7 +27,7 @@ from vecdb.errors import (
     ResourceExhaustedError,
 )
 
-__all__ = ["Place", "Places", "Reception", "Workers"]
+__all__ = ["Place", "Places", "Reception", "Unread", "Workers"]
 
 _PATIENCE_S: Final = 1.0
 """A message that takes longer comes slowly."""
@@ -124,6 +125,34 @@ class Reception:
                 if since > late or not self.end_longest_wait():
                     break
             time.sleep(_PATIENCE_S / _LOOKS_A_PATIENCE)
+
+
+class Unread:
+    """Answers on their way to callers, who may never take them; until then they hold memory.
+
+    Args:
+        old_s: how long a caller may always take.
+    """
+
+    def __init__(self, old_s: float) -> None:
+        self.old_s = old_s
+        self._since: dict[Any, float] = {}  # Changed by single steps; in the order of sending.
+
+    @contextmanager
+    def answer(self, context: Any) -> Iterator[None]:
+        """It is on its way until this ends."""
+        self._since[context] = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since.pop(context, None)
+
+    def end_old(self) -> None:
+        """End the calls whose answers were not taken for long."""
+        old = time.monotonic() - self.old_s
+        for context, since in list(self._since.items()):
+            if since <= old:
+                context.cancel()
 
 
 class Workers:

@@ -38,7 +38,7 @@ from vecdb.errors import (
 )
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server import log
-from vecdb_server.admission import Place, Places, Reception, Workers
+from vecdb_server.admission import Place, Places, Reception, Unread, Workers
 from vecdb_server.service import Call, Service
 from vecdb_server.translation import REASON_KEY, Status, failure_answer, status_of
 
@@ -52,12 +52,15 @@ _IDLE_STREAM_S: Final = 5.0
 """A stream that is idle for so long may be ended; its client's next search is a call, and then it
 opens another."""
 
-_LARGE_BYTES: Final = 64 * 1024
+_LARGE_BYTES: Final = 8 * 1024
 """Answers that are counted until they were sent."""
 
 _IDLE_TRANSFER_S: Final = 10.0
 """An Import that no bytes have come by for so long, or an Export that nobody has taken any from,
 may be ended."""
+
+_UNREAD_S: Final = 30.0
+"""An answer that its caller has not taken by then may be let go where memory is short."""
 
 _TRY_AGAIN: Final = "are under way, as many as may be; try again shortly"
 
@@ -174,7 +177,14 @@ class _ComesIn:
 
     def __init__(self, service: Service, reception: Reception) -> None:
         self.memory = service.memory
+        self.unread = Unread(_UNREAD_S)
         self._reception = reception
+
+    def make_room(self, refusal: Exception) -> None:
+        """After a refusal for want of memory: end calls whose answers nobody takes, for the next
+        one."""
+        if isinstance(refusal, ResourceExhaustedError) and refusal.reason == "CALL_MEMORY":
+            self.unread.end_old()
 
     @contextlib.contextmanager
     def first(
@@ -305,11 +315,15 @@ def _handler(
                 if isinstance(outcome, bytes) and len(outcome) > _LARGE_BYTES:
                     # Sent as its reader takes it, when nobody here waits for that any more.
                     memory.outlive(len(outcome))
-                    if not context.add_callback(memory.close):
-                        memory.close()
+                    sent = contextlib.ExitStack()
+                    sent.callback(memory.close)
+                    sent.enter_context(comes_in.unread.answer(context))
+                    if not context.add_callback(sent.close):
+                        sent.close()
         except VecdbError as refusal:
             outcome = refusal
         if isinstance(outcome, Exception):
+            comes_in.make_room(outcome)
             _abort(rpc.told(outcome), context)
         return outcome
 
@@ -335,8 +349,10 @@ def _stream_handler(rpc: _Rpc, comes_in: _ComesIn, streams: Places) -> StreamHan
                 while data is not None:
                     stream.work()
                     with comes_in.memory() as memory:
-                        yield answered(data, context, memory)
-                    stream.rest()
+                        answer = answered(data, context, memory)
+                        stream.rest()  # Its caller may take the answer slowly, or never.
+                        with comes_in.unread.answer(context):
+                            yield answer
                     data = next(requests, None)
         except VecdbError as refusal:
             _abort(rpc.told(refusal), context)
@@ -350,6 +366,7 @@ def _stream_handler(rpc: _Rpc, comes_in: _ComesIn, streams: Places) -> StreamHan
             outcome = full
         if isinstance(outcome, bytes):
             return outcome
+        comes_in.make_room(outcome)
         failure: bytes = failure_answer(rpc.told(outcome)).SerializeToString()
         return failure
 

@@ -33,7 +33,7 @@ _REQUEST_COPIES, _ANSWER_COPIES, _SENT_COPIES = 3, 5, 2
 a message, as that message's bytes, and as gRPC has them; while it is sent, the last two."""
 
 _MUCH_BYTES: Final = 32 * 1024**2
-"""After a call that took so much, memory is given back."""
+"""After a call that took so much, or calls that did together, memory is given back."""
 
 _GIVE_BACK_AFTER_S: Final = 0.05
 """The last of it is let go by whoever ends the call."""
@@ -48,7 +48,7 @@ class MemoryBudget:
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
-        self._used = 0
+        self._used = self._peak = 0
         self._lock = threading.Lock()
 
     @property
@@ -89,6 +89,15 @@ class MemoryBudget:
                     "CALL_MEMORY",
                 )
             self._used += count
+            self._peak = max(self._used, self._peak)
+
+    def ends_much(self) -> bool:
+        """Calls have taken much together, and none of them is left; told once."""
+        with self._lock:
+            much = self._used == 0 and self._peak >= _MUCH_BYTES
+            if self._used == 0:
+                self._peak = 0
+        return much
 
 
 class CallMemory:
@@ -154,14 +163,24 @@ class CallMemory:
 
     def outlive(self, answer_bytes: int) -> None:
         """Its answer is on its way: what that takes is given back by ``close`` and not at the end
-        of the context."""
-        self.shrink(_SENT_COPIES * answer_bytes)
+        of the context. It is counted however little it is, as callers may leave any number of
+        answers on their way.
+
+        Raises:
+            ResourceExhaustedError: CALL_MEMORY.
+        """
+        taken = _SENT_COPIES * answer_bytes
+        self.shrink(taken)
+        if self._counted < taken:
+            self.budget.add(taken - self._counted, taken)
+            self._taken = self._counted = taken
         self._outlives = True
 
     def close(self) -> None:
         """It has ended; closing twice is fine."""
+        counted = self._counted
         self.shrink(0)
-        if self._most >= _MUCH_BYTES:
+        if self._most >= _MUCH_BYTES or (counted and self.budget.ends_much()):
             self._most = 0
             with contextlib.suppress(RuntimeError):  # No thread to be had: another time.
                 threading.Thread(target=_give_back, name="vecdb-memory", daemon=True).start()
