@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,22 +23,28 @@ ANY_TIME_IS_LONG = "compiled._SLOW_S = 0"
 NONE_IS = "compiled._SLOW_S = 1e9"
 
 
-def said_by(data: Path, *before: str) -> str:
+def said_by(data: Path, *before: str, cache: Path | None = None) -> str:
+    """What is said on stderr; with a cache that is cold, if one is given."""
+    cold = {"NUMBA_CACHE_DIR": str(cache), "XDG_CACHE_HOME": str(cache)}
     code = OPEN.format(before="; ".join(before))
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, str(data)],
         capture_output=True,
         text=True,
         timeout=110,
+        env={**os.environ, **(cold if cache else {})},
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     return done.stderr
 
 
 def test_an_embedded_first_use_says_once_that_it_compiles(tmp_path: Path) -> None:
-    lines = said_by(tmp_path / "data", ANY_TIME_IS_LONG).splitlines()
-    (line,) = lines
-    assert line.startswith(("vecdb: compiling the search kernels", "vecdb: waiting for another"))
+    (line,) = said_by(tmp_path / "a", ANY_TIME_IS_LONG, cache=tmp_path / "cache").splitlines()
+    assert line.startswith("vecdb: compiling the search kernels")
+    assert said_by(tmp_path / "b", ANY_TIME_IS_LONG, cache=tmp_path / "cache") == ""
+    # Nor is there anything to say where only our note of numba's cache is gone.
+    (tmp_path / "cache" / "vecdb" / "kernels.json").unlink()
+    assert said_by(tmp_path / "c", ANY_TIME_IS_LONG, cache=tmp_path / "cache") == ""
 
 
 @pytest.mark.parametrize(

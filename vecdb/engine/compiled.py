@@ -18,7 +18,7 @@ import importlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from vecdb.engine.kernel_cache import compiling, is_warm, note_warm
@@ -48,8 +48,8 @@ def load_kernels(on_compile: Callable[[str], None] | None = None) -> Any:
     """The module ``vecdb.engine.kernels``, compiled.
 
     Args:
-        on_compile: told in a sentence when it takes longer than a moment, and when it is done;
-            None for a warning in the log, if there is to be any.
+        on_compile: told in a sentence when compiling takes longer than a moment, and when it is
+            done, but not of a warm cache; None for a warning in the log, if there is to be any.
     """
     global _loaded
     if _loaded is not None:
@@ -66,33 +66,66 @@ def _warning() -> Callable[[str], None]:
     return lambda sentence: _log.log(next(levels, logging.INFO), "vecdb: %s", sentence)
 
 
+_COMPILING = (
+    "compiling the search kernels for this processor, once; up to a minute "
+    "(vecdb warm does it beforehand)"
+)
+_WAITING = "waiting for another process that is compiling the search kernels"
+
+
 def _load(on_compile: Callable[[str], None] | None) -> Any:
     began = time.monotonic()
-    done, ours = threading.Event(), threading.Event()
+    done, news = threading.Event(), threading.Event()
+    happens: list[str] = []
+    said: list[str] = []
+
+    def note(what: str) -> None:
+        happens.append(what)
+        news.set()
 
     def tell() -> None:
-        if done.wait(_SLOW_S) or on_compile is None:
+        if on_compile is None or done.wait(_SLOW_S):
             return
-        if ours.is_set():
-            on_compile(
-                "compiling the search kernels for this processor, once; up to a minute "
-                "(vecdb warm does it beforehand)"
-            )
-        else:
-            on_compile("waiting for another process that is compiling the search kernels")
+        # Reading the cache may take as long on a busy machine, and is not worth a word.
+        news.wait()
+        if not done.is_set():
+            said.append(happens[-1])
+            on_compile(said[0])
 
     teller = threading.Thread(target=tell, name="vecdb-compile-notice", daemon=True)
     teller.start()
     try:
-        with contextlib.nullcontext() if is_warm() else compiling():
-            ours.set()
+        with (
+            contextlib.nullcontext() if is_warm() else compiling(lambda: note(_WAITING)),
+            _noticed(lambda: note(_COMPILING)),
+        ):
             module = importlib.import_module(_MODULE)
         if not is_warm():
             note_warm(module)
     finally:
         done.set()
+        news.set()
         teller.join()
-    took_s = time.monotonic() - began
-    if took_s > _SLOW_S and on_compile is not None:
-        on_compile(f"kernels ready after {took_s:.1f} s")
+    if said and on_compile is not None:
+        on_compile(f"kernels ready after {time.monotonic() - began:.1f} s")
     return module
+
+
+@contextlib.contextmanager
+def _noticed(on_compile: Callable[[], None]) -> Iterator[None]:
+    """Call a function when numba compiles, which it does not with what is in its cache."""
+    from numba.core import event
+
+    class Listener(event.Listener):  # type: ignore[misc]
+        def on_start(self, event: Any) -> None:
+            on_compile()
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    listener = Listener()
+    event.register("numba:compile", listener)
+    try:
+        yield
+    finally:
+        event.unregister("numba:compile", listener)

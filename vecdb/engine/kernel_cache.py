@@ -21,7 +21,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,19 +65,23 @@ def note_warm(module: Any) -> None:
 
 
 @contextlib.contextmanager
-def compiling() -> Iterator[None]:
+def compiling(on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Alone with a cold cache, as far as that can be had: without a place to lock, or behind one
-    that was stopped, several processes may compile at once; that is slow, not wrong."""
+    that was stopped, several processes may compile at once; that is slow, not wrong.
+
+    Args:
+        on_wait: called if there is another process to wait for.
+    """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home.
             make_root(_folder(), group=False)
-            _take(_folder() / "kernels.lock", stack)
+            _take(_folder() / "kernels.lock", stack, on_wait)
         yield
 
 
-def _take(lock: Path, stack: contextlib.ExitStack) -> None:
+def _take(lock: Path, stack: contextlib.ExitStack, on_wait: Callable[[], None]) -> None:
     """Take the lock, unless it is not needed any more or not worth waiting for."""
-    ends = time.monotonic() + PATIENCE_S
+    ends, waits = time.monotonic() + PATIENCE_S, False
     while True:
         with contextlib.ExitStack() as attempt:
             if attempt.enter_context(file_lock(lock, wait=False)):
@@ -86,6 +90,9 @@ def _take(lock: Path, stack: contextlib.ExitStack) -> None:
                 return
         if is_warm() or _is_stopped(lock) or time.monotonic() > ends:
             return
+        if not waits:
+            waits = True
+            on_wait()
         time.sleep(_POLL_S)
 
 
