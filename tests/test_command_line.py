@@ -115,6 +115,9 @@ def test_load_an_npy_with_metadata_and_a_limit(
         (["search", "X", "--id", "nobody"], "holds no id 'nobody'"),
         (["search", "X"], "give --id or --vector"),
         (["search", "X", "--vector", "1,x"], "a vector is"),
+        (["search", "X", "--vector", "1_0,2,3"], "a vector is"),
+        (["search", "X", "--vector", "\u0663,2,3"], "a vector is"),
+        (["search", "X", "--vector", "1,1e99,3"], "has inf at component 1"),
         (["search", "X", "--vector", "1,2"], "expected 3 dimensions, got 2"),
         (["search", "X", "--vector", "missing.npy"], "missing.npy: No such file"),
         (["search", "X", "--vector", "1,2,3", "-k", "0"], "k must be 1 to 16384, got 0"),
@@ -280,6 +283,22 @@ def test_load_stopped_by_ctrl_c_says_how_far_it_got(where: list[str], tmp_path: 
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("module", ["vecdb_server.command_line", "typer"])
+def test_ctrl_c_before_a_command_runs_is_no_traceback(module: str) -> None:
+    code = (
+        f"import builtins, os, signal, sys\nfrom vecdb_server.__main__ import main\n"
+        f"real = builtins.__import__\n"
+        f"def importing(name, *rest):\n"
+        f"    if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        f"    return real(name, *rest)\n"
+        f"builtins.__import__ = importing\nsys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "stats"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_search_by_id_asks_for_what_was_asked_for(
     where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -384,18 +403,33 @@ def test_tables_in_a_pipe_are_not_cut(tmp_path: Path) -> None:
             assert any(long_id in line and text in line for line in done.stdout.splitlines())
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:99999", "http://127.0.0.1:7801", "127.0.0.1:-1"])
+@pytest.mark.parametrize(
+    ("address", "of_client", "of_server"),
+    [
+        ("127.0.0.1:99999", " with a port of 1 to 65535", " with a port of 0 to 65535"),
+        ("http://127.0.0.1:7801", "; write it without http://: 127.0.0.1:7801", ", as in 127.0"),
+        ("127.0.0.1:-1", ", as in 127.0.0.1:7801", ", as in 127.0.0.1:7801"),
+        ("", ", as in 127.0.0.1:7801", ", as in 127.0.0.1:7801"),
+    ],
+)
 def test_an_address_that_is_none_is_refused_with_a_sentence(
-    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    address: str,
+    of_client: str,
+    of_server: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert command_line.run(["stats", "--url", address]) == 1
     said = capsys.readouterr().err
-    assert address in said and said.startswith("vecdb: ") and said.count("\n") == 1
+    assert said == f"vecdb: address must be host:port{of_client}, got {address!r}\n"
     data = ["--data", str(tmp_path / "data")]
-    assert command_line.run(["serve", *data, "--listen", address]) == 2
-    said = capsys.readouterr().err
-    assert address.rpartition(":")[0] in said or address.rpartition(":")[2] in said
-    assert "Traceback" not in said and not (tmp_path / "data").exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "vecdb_server", "serve", *data, "--listen", address],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+    assert f"listen must be host:port{of_server}" in done.stderr and address in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

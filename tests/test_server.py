@@ -647,6 +647,7 @@ def test_many_callers_at_once(server: Wire) -> None:
         ("127.0.0.1:7801", ("127.0.0.1", 7801)),
         ("127.9.9.9:0", ("127.9.9.9", 0)),
         ("localhost:80", ("127.0.0.1", 80)),
+        ("LocalHost:80", ("127.0.0.1", 80)),
         ("[::1]:7801", ("::1", 7801)),
     ],
 )
@@ -665,11 +666,18 @@ def test_other_addresses_are_refused(listen: str, tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("listen", ["", "7801", ":7801", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:-1",
-                                    "127.0.0.1:65536"])  # fmt: skip
+@pytest.mark.parametrize(
+    "listen",
+    [
+        *("", "7801", ":7801", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:-1", "127.0.0.1:65536"),
+        *("http://127.0.0.1:7801", "http://127.0.0.1:7801/", "dns:///a:1", "a b:1", "\n:1"),
+        *("[::1:7801", "::1:7801", "[::1]x:1", "127.0.0.1:\u0663", "127.0.0.1:" + "9" * 5000),
+    ],
+)
 def test_what_is_no_address_is_refused(listen: str) -> None:
-    with pytest.raises(vecdb.InvalidArgumentError):
+    with pytest.raises(vecdb.InvalidArgumentError, match=r"must be host:port") as caught:
         check_listen(listen)
+    assert caught.value.reason == "BAD_ADDRESS" and len(caught.value.message) < 200
 
 
 @pytest.mark.parametrize(

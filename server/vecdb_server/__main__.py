@@ -1,6 +1,7 @@
 """The program ``vecdb``: says in a line what to install if the server's parts are missing.
 
-Errors of vecdb become one line on stderr and status 1, wrong usage status 2, never a traceback.
+Errors of vecdb become one line on stderr and status 1, wrong usage status 2, Ctrl-C 130, never a
+traceback.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 __all__ = ["main"]
 
 _NEEDED = ("typer", "rich", "lmdb", "hnswlib", "numba", "grpc_health")
+_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 
 
 def main() -> int:
@@ -22,9 +25,12 @@ def main() -> int:
             f"pip install 'vecdb-grpc[server]' (missing: {', '.join(missing)})\n"
         )
         return 2
-    from vecdb_server.command_line import run
+    try:
+        from vecdb_server.command_line import run
 
-    return run()
+        return run()
+    except KeyboardInterrupt:  # While it was being imported; commands see to it themselves.
+        return _INTERRUPTED
 
 
 if __name__ == "__main__":

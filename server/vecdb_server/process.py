@@ -18,6 +18,7 @@ import ipaddress
 import logging
 import os
 import queue
+import re
 import signal
 import socket
 import threading
@@ -39,6 +40,7 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
+from vecdb.row_names import shown
 from vecdb_server import log
 from vecdb_server.admission import Reception
 from vecdb_server.backup_folder import BackupFolder
@@ -84,6 +86,10 @@ _PING_AFTER_S, _PING_ANSWER_S = 20.0, 20.0
 
 _PINGS_APART_S = 5.0
 """Callers may ping so often; ours do it every 10 s while a call waits."""
+
+_PORT_MAX: Final = 65_535
+_LISTEN: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]):([0-9]+)")
+"""Host and port; an IPv6 address stands in brackets."""
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -359,16 +365,19 @@ def check_listen(listen: str) -> tuple[str, int]:
         InvalidArgumentError: it is no address.
         FailedPreconditionError: NOT_LOOPBACK, other machines could reach it.
     """
-    host, colon, port_text = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port_text.isascii() and port_text.isdigit()):
+    found = _LISTEN.fullmatch(listen)
+    if found is None:
         raise InvalidArgumentError(
-            f"listen must be host:port, as in {DEFAULT_LISTEN}, got {listen!r}", "BAD_ADDRESS"
+            f"listen must be host:port, as in {DEFAULT_LISTEN}, got {shown(listen)}", "BAD_ADDRESS"
+        )
+    host, port_text = found.group(1).removeprefix("[").removesuffix("]"), found.group(2)
+    if len(port_text) > len(str(_PORT_MAX)) or int(port_text) > _PORT_MAX:
+        raise InvalidArgumentError(
+            f"listen must be host:port with a port of 0 to {_PORT_MAX}, got {shown(listen)}",
+            "BAD_ADDRESS",
         )
     port = int(port_text)
-    if port > 65_535:
-        raise InvalidArgumentError(f"a port must be 0 to 65535, got {port}", "BAD_ADDRESS")
-    if host == "localhost":
+    if host.lower() == "localhost":
         host = "127.0.0.1"
     try:
         loopback = ipaddress.ip_address(host).is_loopback

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from vecdb_server.sidecars import decoded, wrong
 
-__all__ = ["dimension_of", "header_of", "parse_lines", "stripped"]
+__all__ = ["dimension_of", "header_of", "is_number", "parse_lines", "stripped"]
 
 Rows = npt.NDArray[np.float64]
 
@@ -32,6 +32,11 @@ _NUMBER = re.compile(
 )
 _ALLOWED_BY_FLOAT = (b"_", b"\v", b"\f")
 """Bytes that Python's float accepts in or around a number."""
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number as a field of a file may be."""
+    return _NUMBER.fullmatch(text.encode("utf-8", "replace")) is not None
 
 
 def header_of(line: bytes) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
 from vecdb.types import CollectionConfig, CollectionStats, Hits
 from vecdb_server.sidecars import mapped
+from vecdb_server.vector_lines import is_number
 
 if TYPE_CHECKING:
     from vecdb_server.commands.target import Target
@@ -123,12 +124,13 @@ def read_vector(text: str) -> Any:
         if array.size != array.shape[-1]:
             raise InvalidArgumentError(f"{text}: expected one vector, got shape {array.shape}")
         return np.array(array.reshape(-1))
-    try:
-        return np.array([float(part) for part in text.split(",")], dtype=np.float32)
-    except ValueError:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(is_number(part) for part in parts):
         raise InvalidArgumentError(
             f'a vector is "0.1,0.2,..." or the name of an .npy file, got {text[:40]!r}'
-        ) from None
+        )
+    with np.errstate(over="ignore"):  # What becomes infinite is refused as such.
+        return np.array([float(part) for part in parts], dtype=np.float32)
 
 
 def _search_table(hits: Hits, chosen: list[int]) -> Table:

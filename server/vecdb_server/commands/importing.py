@@ -124,7 +124,7 @@ def _send(
     begin = import_begin(kind, collection, metric, dim)
     size = file.stat().st_size if file.is_file() else 0
     with (
-        vecdb.connect(url or DEFAULT_URL) as client,
+        vecdb.connect(DEFAULT_URL if url is None else url) as client,
         Bytes(Console(stderr=True), f"importing {file.name}", size) as bar,
     ):
         return send_import(client, begin, file, beside, None, bar.sent)

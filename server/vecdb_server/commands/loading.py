@@ -196,17 +196,17 @@ def load(
     total = file.rows
     if options.limit is not None:
         total = options.limit if total is None else min(options.limit, total)
-    if not file.is_pipe:
-        bar = Rows(console, f"checking {file.path.name}", total)
-        try:
+    try:
+        if not file.is_pipe:
+            bar = Rows(console, f"checking {file.path.name}", total)
             _check_all(file, metric, options, bad, bar)
-        except KeyboardInterrupt:
-            _say(console, "interrupted: nothing was written")
-            raise
-        # The same rows are bad the second time; they are told once.
-        bad = _BadRows(Console(quiet=True), options.skip_bad_rows)
-    blocks = _acceptable(file, metric, options, bad)
-    first = next(blocks, None)
+            # The same rows are bad the second time; they are told once.
+            bad = _BadRows(Console(quiet=True), options.skip_bad_rows)
+        blocks = _acceptable(file, metric, options, bad)
+        first = next(blocks, None)
+    except KeyboardInterrupt:
+        _say(console, "interrupted: nothing was written")
+        raise
     if first is None:
         _check_some_are_good(0, bad)
     collection, made = found, found is None

@@ -36,7 +36,7 @@ def open_target(
     if url is not None and data is not None:
         raise InvalidArgumentError("give --url or --data, not both")
     if data is None:
-        return vecdb.connect(url or DEFAULT_URL)
+        return vecdb.connect(DEFAULT_URL if url is None else url)
     if not create and not (data / "FORMAT").exists():
         raise NotFoundError(f"there is no database in {data}", "NO_DATABASE")
     return vecdb.open(data, **options)
