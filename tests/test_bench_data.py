@@ -17,6 +17,13 @@ def vectors(rows: int, dim: int = 12) -> np.ndarray:
     return np.random.default_rng(rows).standard_normal((rows, dim), dtype=np.float32)
 
 
+def spoiled(number: float) -> np.ndarray:
+    """A matrix with one number that is none, or none of a float32."""
+    matrix = vectors(300).astype(np.float64)
+    matrix[7, 3] = number
+    return matrix
+
+
 @pytest.mark.parametrize("metric", truth.METRICS)
 def test_true_neighbours_are_those_of_all_pairs(
     metric: str, monkeypatch: pytest.MonkeyPatch
@@ -85,7 +92,7 @@ def test_a_pair_of_files(tmp_path: Path) -> None:
 
 def test_ann_benchmarks_hdf5(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
-    path = tmp_path / "made.hdf5"
+    path = tmp_path / "Made.HDF5"
     base, queries = vectors(300), vectors(9)
     neighbours, distances = truth.true_neighbours(base, queries, "euclidean", 10)
     with h5py.File(path, "w") as file:
@@ -122,6 +129,10 @@ def test_ann_benchmarks_hdf5(tmp_path: Path) -> None:
         ({"test": vectors(9, 5)}, r"equal width, got \(300, 12\) and \(9, 5\)"),
         ({"test": vectors(300)}, "each of its 300 rows is a query too"),
         ({"train": "folder"}, "no set 'train' in it, only test, train"),
+        ({"train": spoiled(np.nan)}, "vectors: row 7 has nan at component 3"),
+        ({"train": spoiled(1e300)}, "vectors: row 7 has inf at component 3"),
+        ({"test": spoiled(np.inf)}, "queries: row 7 has inf at component 3"),
+        ({"train": np.zeros((9, 12)), "distance": "angular"}, "vectors: row 0 has length 0"),
     ],
 )
 def test_an_hdf5_file_of_another_shape_is_refused(
@@ -130,12 +141,14 @@ def test_an_hdf5_file_of_another_shape_is_refused(
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "made.hdf5"
     with h5py.File(path, "w") as file:
-        file.attrs["distance"] = "euclidean"
         for name, array in {"train": vectors(300), "test": vectors(9), **change}.items():
+            if name == "distance":
+                continue
             if isinstance(array, str):
                 file.create_group(name)
             elif array is not None:
                 file[name] = array
+        file.attrs["distance"] = change.get("distance", "euclidean")
     with pytest.raises(InvalidArgumentError, match=pattern):
         prepare(str(path), tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.npy"))

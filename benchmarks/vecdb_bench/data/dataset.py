@@ -29,7 +29,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.checks import check_vectors
 from vecdb.errors import InvalidArgumentError
+from vecdb.row_names import RowNames
+from vecdb.types import Metric
 from vecdb_bench.data.sources import Source, source_of
 from vecdb_bench.data.truth import METRICS, recall, true_neighbours
 
@@ -39,6 +42,7 @@ FORMAT = 1
 QUERIES = 1_000
 NEIGHBOURS = 100
 SEED = 7801
+_CHECKED_ROWS = 10_000
 _SPECIFICATION = re.compile(r"(?P<source>.+?)(?::(?P<rows>\d+))?(?:@(?P<metric>[a-z]+))?")
 
 
@@ -138,6 +142,7 @@ def _make(
 ) -> None:
     progress("reading", 0, 1)
     vectors, asked = source.read()
+    _check_storable(vectors, asked, recipe["metric"], source.identity)
     rows, queries = _held_out(vectors, asked, recipe["queries"], source.identity)
     if recipe["rows"] is not None:
         if recipe["rows"] > len(rows):
@@ -180,6 +185,23 @@ def _make(
         (made / "manifest.json").write_text(json.dumps(manifest, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
+
+
+def _check_storable(
+    vectors: npt.NDArray[np.float32],
+    asked: npt.NDArray[np.float32] | None,
+    metric: str,
+    identity: str,
+) -> None:
+    """Refuse what no collection stores or answers (NaN, zeros under cosine), with its row."""
+    for what, matrix in (("vectors", vectors), ("queries", asked)):
+        for first in range(0, 0 if matrix is None else len(matrix), _CHECKED_ROWS):
+            assert matrix is not None
+            part = matrix[first : first + _CHECKED_ROWS]
+            try:
+                check_vectors(part, matrix.shape[1], Metric(metric), what, RowNames(first))
+            except InvalidArgumentError as error:
+                raise InvalidArgumentError(f"{identity}: {error.message}", error.reason) from None
 
 
 def _held_out(

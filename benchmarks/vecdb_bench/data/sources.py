@@ -70,7 +70,7 @@ def source_of(name: str, cache: Path) -> Source:
     if name == "sift-128":
         return _made("sift", cache, ("opencv-python-headless>=4.10",), "euclidean", _photos())
     paths = [Path(part) for part in name.split(",")]
-    kinds = {path.suffix for path in paths}
+    kinds = {path.suffix.lower() for path in paths}
     if kinds <= {".hdf5", ".h5"} and len(paths) == 1:
         return _hdf5(_there(paths[0]))
     if kinds == {".npy"} and len(paths) <= 2:
@@ -125,7 +125,8 @@ def _as_matrix(array: Any, what: str) -> Floats:
             f"shape {shape}",
             "BAD_FILE",
         )
-    return np.ascontiguousarray(array, np.float32)
+    with np.errstate(over="ignore"):  # What becomes infinite is refused as such.
+        return np.ascontiguousarray(array, np.float32)
 
 
 def _check_widths(base: Floats, *others: Floats) -> None:
