@@ -54,7 +54,7 @@ FOREIGN = {
 HOMES = {
     "lmdb": {f"vecdb.engine.{name}" for name in ("environment", "lmdb_errors", "lmdb_files")},
     "hnswlib": {"vecdb.engine.hnsw"},
-    "numba": {"vecdb.engine.kernels"},
+    "numba": {"vecdb.engine.compiled", "vecdb.engine.kernels"},
 }
 
 

@@ -116,7 +116,7 @@ def _noticed(on_compile: Callable[[], None]) -> Iterator[None]:
     """Call a function when numba compiles, which it does not with what is in its cache."""
     from numba.core import event
 
-    class Listener(event.Listener):  # type: ignore[misc]
+    class Listener(event.Listener):
         def on_start(self, event: Any) -> None:
             on_compile()
 
@@ -124,8 +124,8 @@ def _noticed(on_compile: Callable[[], None]) -> Iterator[None]:
             pass
 
     listener = Listener()
-    event.register("numba:compile", listener)
+    event.register("numba:compile", listener)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        event.unregister("numba:compile", listener)
+        event.unregister("numba:compile", listener)  # type: ignore[no-untyped-call]
