@@ -9,10 +9,10 @@ import faiss
 import hnswlib
 import numpy as np
 
-from vecdb.engine.faiss.read import read_faiss
-from vecdb.engine.hnsw_file import read_hnswlib
-from vecdb.engine.importing.foreign_index import ForeignIndex
-from vecdb.engine.importing.untrusted_file import UntrustedFile
+from vecdb.engine.interchange.faiss.read import read_faiss
+from vecdb.engine.interchange.hnswlib_file import read_hnswlib
+from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
+from vecdb.engine.interchange.untrusted_file import UntrustedFile
 from vecdb.types import Metric
 
 __all__ = ["KINDS", "faiss_index", "read", "vectors", "write"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vecdb.engine.indexing import CollectionIndexer
+from vecdb.engine.indexing.indexer import CollectionIndexer
 from vecdb.engine.testing import opened_of
 
 

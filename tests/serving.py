@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 
-from vecdb.engine.open_collection import OpenCollection
-from vecdb.engine.runtime import Runtime
-from vecdb.engine.search import Searcher
+from vecdb.engine.runtime.open_collection import OpenCollection
+from vecdb.engine.runtime.runtime import Runtime
+from vecdb.engine.search.search import Searcher
 from vecdb.errors import UnavailableError
 from vecdb_server.process import Server
 

@@ -59,7 +59,7 @@ from vecdb.types import (
 )
 
 if TYPE_CHECKING:
-    from vecdb.engine.database import Database
+    from vecdb.engine.api.database import Database
     from vecdb_client import Client
 
 
@@ -115,7 +115,7 @@ def open(path: str | os.PathLike[str], **options: Any) -> Database:
 
     Args:
         path: the folder. Opening it twice in a process gives the same database.
-        options: fields of ``vecdb.engine.options.Options``.
+        options: fields of ``vecdb.engine.runtime.options.Options``.
 
     Raises:
         MissingExtraError: the engine is not installed here.
@@ -125,7 +125,7 @@ def open(path: str | os.PathLike[str], **options: Any) -> Database:
         InvalidArgumentError: the path is none, or an option is unknown or wrong.
     """
     _check_engine("vecdb.open")
-    from vecdb.engine.database import Database
+    from vecdb.engine.api.database import Database
 
     return Database.open(path, **options)
 
@@ -156,7 +156,7 @@ def restore(
         ResourceExhaustedError: the disk is full.
     """
     _check_engine("vecdb.restore")
-    from vecdb.engine.backup.restore import restore as run
+    from vecdb.engine.maintenance.backup.restore import restore as run
 
     return run(backup, path, include_segments=include_segments)
 
@@ -198,7 +198,7 @@ def check(
         UnavailableError: the process that checks could not be heard.
     """
     _check_engine("vecdb.check")
-    from vecdb.engine.checking.process import check as run
+    from vecdb.engine.maintenance.checking.process import check as run
 
     return run(path, repair=repair, findable=findable, sample=sample, progress=progress)
 
@@ -218,7 +218,7 @@ def compact(path: str | os.PathLike[str]) -> CompactionReport:
         ResourceExhaustedError: the disk is full; that collection stays as it was.
     """
     _check_engine("vecdb.compact")
-    from vecdb.engine.compaction import compact as run
+    from vecdb.engine.maintenance.compaction import compact as run
 
     return run(path)
 

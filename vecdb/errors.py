@@ -19,7 +19,7 @@
 Each class has a ``code``, the name of its gRPC status, and each error a ``reason``: a short
 constant in capitals that programs may compare (``DIM_MISMATCH``). Messages are for people and may
 change.
-Foreign errors are translated where they arise: LMDB's in ``vecdb.engine.environment``, gRPC's in
+Foreign errors are translated where they arise: LMDB's in ``vecdb.engine.kv.environment``, gRPC's in
 ``vecdb_client.translation``, ours to gRPC's in ``vecdb_server.translation``.
 """
 

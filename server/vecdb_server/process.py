@@ -50,7 +50,7 @@ from vecdb_server.service import Service
 from vecdb_server.transport import SERVICE_NAME, Activity, service_handler
 
 if TYPE_CHECKING:
-    from vecdb.engine.runtime import Runtime
+    from vecdb.engine.runtime.runtime import Runtime
 
 __all__ = ["DEFAULT_LISTEN", "DEFAULT_THREADS", "Server", "check_listen", "serve"]
 
@@ -104,7 +104,7 @@ class Server:
         message_bytes: greatest request and answer, ``limits.MESSAGE_BYTES``.
         threads: calls worked on at once.
         backup_dir: the folder that Backup makes its folders in; None: it is refused.
-        options: fields of ``vecdb.engine.options.Options``.
+        options: fields of ``vecdb.engine.runtime.options.Options``.
 
     Attributes:
         folder_settled: set once the folder is open or known not to open; then comes compiling.
@@ -321,7 +321,7 @@ class _Opening(threading.Thread):
         except Exception as error:
             log.failure("failed", error)
         else:
-            from vecdb.engine.garbage import keep_what_is_loaded
+            from vecdb.engine.system.garbage import keep_what_is_loaded
 
             keep_what_is_loaded()
             return
@@ -422,14 +422,14 @@ def _port_in_use(address: str, why: str = "Address already in use") -> FailedPre
 
 
 def _open_folder(data: Path, options: dict[str, Any]) -> Runtime:
-    from vecdb.engine.runtime import Runtime
+    from vecdb.engine.runtime.runtime import Runtime
 
     return Runtime.open(data, **options)
 
 
 def _load_kernels() -> None:
     """Compiled now, so that no call waits for it."""
-    from vecdb.engine.compiled import load_kernels
+    from vecdb.engine.kernels.loading import load_kernels
 
     began = time.monotonic()
     load_kernels(lambda sentence: log.event("compile", message=sentence))

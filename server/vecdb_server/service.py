@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import vecdb
 from vecdb import checks, limits
-from vecdb.engine.backup.process import back_up
-from vecdb.engine.batch import DeleteBatch, UpsertBatch, make_batch, make_delete, make_terms
-from vecdb.engine.call_memory import CallMemory, MemoryBudget
-from vecdb.engine.deadline import Deadline
-from vecdb.engine.export.export import CHUNK_BYTES, export
-from vecdb.engine.importing.incoming import receive_import
-from vecdb.engine.layout import FORMAT_NUMBER
-from vecdb.engine.lookup import get_records
-from vecdb.engine.scroll import PageRequest, end_scroll, read_page
-from vecdb.engine.search import SearchRequest
+from vecdb.engine.maintenance.backup.process import back_up
+from vecdb.engine.store.batch import DeleteBatch, UpsertBatch, make_batch, make_delete, make_terms
+from vecdb.engine.system.call_memory import CallMemory, MemoryBudget
+from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.interchange.export.export import CHUNK_BYTES, export
+from vecdb.engine.interchange.importing.incoming import receive_import
+from vecdb.engine.store.layout import FORMAT_NUMBER
+from vecdb.engine.search.lookup import get_records
+from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
+from vecdb.engine.search.search import SearchRequest
 from vecdb.errors import CancelledError, DeadlineExceededError, UnavailableError
 from vecdb.types import Receipt
 from vecdb_proto import vecdb_pb2 as wire
@@ -32,8 +32,8 @@ from vecdb_server import translation
 from vecdb_server.backup_folder import BackupFolder, no_backup_folder
 
 if TYPE_CHECKING:
-    from vecdb.engine.open_collection import OpenCollection
-    from vecdb.engine.runtime import Runtime
+    from vecdb.engine.runtime.open_collection import OpenCollection
+    from vecdb.engine.runtime.runtime import Runtime
 
 __all__ = ["Call", "Service"]
 

@@ -29,7 +29,7 @@ from typing import Any, Final, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from vecdb.engine.call_memory import CallMemory
+from vecdb.engine.system.call_memory import CallMemory
 from vecdb.errors import (
     CancelledError,
     InvalidArgumentError,

@@ -35,10 +35,11 @@ import vecdb
 from tests.model import index_now, seal_now
 from tests.torture import planted
 from tests.torture.history import Batch, History
-from vecdb.engine import failpoints, write_lock
-from vecdb.engine.compiled import load_kernels
-from vecdb.engine.database import Database
-from vecdb.engine.write_lock import Errand
+from vecdb.engine.system import failpoints
+from vecdb.engine.kv import write_lock
+from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.api.database import Database
+from vecdb.engine.kv.write_lock import Errand
 
 __all__ = ["BATCHES", "DIM", "METRIC", "STEPS", "USUAL", "Manner", "replay", "start"]
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from vecdb.errors import InternalError, InvalidArgumentError, MissingExtraError, NotFoundError
 from vecdb_bench.targets.environments import Environment
-from vecdb_server.sidecars import mapped
+from vecdb_cli.sidecars import mapped
 
 __all__ = ["NAMED", "Source", "source_of"]
 

@@ -1,0 +1,288 @@
+"""``vecdb search`` and ``vecdb stats``: tables for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vecdb import checks, limits
+from vecdb.errors import InvalidArgumentError, NotFoundError
+from vecdb.types import CollectionConfig, CollectionStats, Hits
+from vecdb_cli.sidecars import mapped
+from vecdb_cli.vector_lines import is_number
+
+if TYPE_CHECKING:
+    from vecdb_cli.commands.target import Target
+
+__all__ = [
+    "SearchOptions",
+    "bytes_text",
+    "print_all_stats",
+    "print_json",
+    "print_search",
+    "print_stats",
+    "print_unindexed",
+    "read_vector",
+]
+
+
+_UNINDEXED_ROWS_SAID = 4_000
+"""Rows in no graph that are worth a word: fewer are compared about as fast as a graph is walked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """What is searched for: the neighbours of a stored row (``id``) or of a ``vector``."""
+
+    id: str | None
+    vector: str | None
+    k: int
+    ef: int | None
+    exact: bool
+
+
+def print_search(
+    console: Console,
+    target: Target,
+    name: str,
+    options: SearchOptions,
+    *,
+    as_json: bool,
+    place: str = "",
+) -> None:
+    """Search and print. The row that is searched for by its id is left out of its neighbours.
+
+    Args:
+        place: the option that names the target, as ``place_of`` gives it.
+    """
+    if (options.id is None) == (options.vector is None):
+        raise InvalidArgumentError("give --id or --vector, one of them")
+    collection = target.collection(name)
+    if options.vector is not None:
+        query: Any = read_vector(options.vector)
+        hits = collection.search(query, options.k, ef=options.ef, exact=options.exact)
+        chosen = list(range(len(hits)))
+    else:
+        found = collection.get([options.id])
+        if found.missing:
+            raise NotFoundError(f"collection {name} holds no id {options.id!r}", "NO_SUCH_ID")
+        # The row itself is among its neighbours: one more is asked for where that may be, with the
+        # effort of what the user asked for.
+        k, ef = checks.check_k(options.k, 1), options.ef
+        if ef is None:
+            ef = checks.check_effort(None, k)
+        more = min(k + 1, limits.K.maximum)
+        hits = collection.search(found.vectors[0], more, ef=ef, exact=options.exact)
+        chosen = [row for row, hit in enumerate(hits.ids) if hit != options.id][:k]
+    if as_json:
+        print_json(_search_document(name, hits, chosen))
+    else:
+        console.print(_search_table(hits, chosen))
+        info = hits.info
+        way = "exactly" if info.exact else f"ef {info.ef}"
+        passed = info.deleted_visited
+        through = f"{passed:,} deleted rows walked through; " if passed else ""
+        _say(
+            console,
+            f"{info.plan}, {way}; {info.visited:,} of {info.matches:,} vectors compared; "
+            f"{through}seq {info.seq}",
+        )
+        _say_unindexed(console, place, name, info.unindexed_rows, info.matches)
+
+
+def print_unindexed(console: Console, target: Target, name: str, place: str) -> None:
+    """What there is to say after a load."""
+    stats = target.collection(name).stats()
+    _say_unindexed(console, place, name, stats.unindexed_rows, stats.live_count)
+
+
+def _say_unindexed(console: Console, place: str, name: str, unindexed: int, live: int) -> None:
+    """That rows are in no graph, if they are so many that searches take longer for it."""
+    if unindexed >= _UNINDEXED_ROWS_SAID:
+        _say(
+            console,
+            f"{unindexed:,} of {live:,} rows are in no graph yet, so that each search compares "
+            f"them one by one; to have them in one now: vecdb optimize {name}{place}",
+        )
+
+
+def read_vector(text: str) -> Any:
+    """A query from the command line: numbers with commas, or the name of an .npy file.
+
+    Raises:
+        InvalidArgumentError: it is neither.
+    """
+    if text.endswith(".npy"):
+        array = mapped(Path(text))
+        if array.size != array.shape[-1]:
+            raise InvalidArgumentError(f"{text}: expected one vector, got shape {array.shape}")
+        return np.array(array.reshape(-1))
+    parts = [part.strip() for part in text.split(",")]
+    if not all(is_number(part) for part in parts):
+        raise InvalidArgumentError(
+            f'a vector is "0.1,0.2,..." or the name of an .npy file, got {text[:40]!r}'
+        )
+    with np.errstate(over="ignore"):  # What becomes infinite is refused as such.
+        return np.array([float(part) for part in parts], dtype=np.float32)
+
+
+def _search_table(hits: Hits, chosen: list[int]) -> Table:
+    metadata = hits.metadata
+    table = Table("id", box=None, pad_edge=False)
+    table.add_column("distance", justify="right")
+    if any(metadata[row] for row in chosen):
+        table.add_column("metadata", overflow="fold")
+    for row in chosen:
+        cells = [_literal(hits.ids[row]), f"{hits.distances[row]:.6f}"]
+        if len(table.columns) == 3:
+            cells.append(_literal(json.dumps(metadata[row], ensure_ascii=False)))
+        table.add_row(*cells)
+    return table
+
+
+def _search_document(name: str, hits: Hits, chosen: list[int]) -> dict[str, Any]:
+    metadata = hits.metadata
+    return {
+        "collection": name,
+        "hits": [
+            {
+                "id": hits.ids[row],
+                "distance": float(hits.distances[row]),
+                "metadata": metadata[row],
+            }
+            for row in chosen
+        ],
+        "info": hits.info._asdict(),
+    }
+
+
+def print_stats(
+    console: Console, target: Target, name: str, *, as_json: bool, place: str = ""
+) -> None:
+    """One collection, with its segments."""
+    collection = target.collection(name)
+    config, stats = collection.config, collection.stats()
+    if as_json:
+        print_json(_stats_document(name, config, stats))
+        return
+    facts = Table("", "", box=None, show_header=False, pad_edge=False)
+    for what, value in (
+        ("collection", name),
+        ("vectors", f"{stats.live_count:,} × {config.dim}, {config.metric}"),
+        ("graph", f"M {config.M}, ef_construction {config.ef_construction}"),
+        ("not in a graph yet", f"{stats.unindexed_rows:,}, of them fresh {stats.fresh_rows:,}"),
+        ("seq, generation", f"{stats.seq}, {stats.generation}"),
+        ("rows ever added", f"{stats.next_row:,}, sealed to {stats.sealed_to:,}"),
+        ("on disk", f"{bytes_text(stats.store_bytes)} + {bytes_text(stats.segment_bytes)}"),
+        ("indexer", stats.indexer),
+        ("oldest scroll", _pin_text(stats)),
+        ("readers", _readers_text(stats)),
+    ):
+        facts.add_row(what, _literal(value))
+    console.print(facts)
+    _say_unindexed(console, place, name, stats.unindexed_rows, stats.live_count)
+    if stats.segments:
+        table = Table("segment", "kind", box=None, pad_edge=False)
+        for heading in ("first row", "end row", "rows", "dead", "size"):
+            table.add_column(heading, justify="right")
+        for segment in stats.segments:
+            table.add_row(
+                str(segment.number),
+                segment.kind,
+                *(
+                    f"{number:,}"
+                    for number in (
+                        segment.first_row,
+                        segment.end_row,
+                        segment.rows,
+                        segment.dead,
+                    )
+                ),
+                bytes_text(segment.bytes),
+            )
+        console.print()
+        console.print(table)
+
+
+def _pin_text(stats: CollectionStats) -> str:
+    if stats.oldest_pin_seq is None or stats.oldest_pin_expires_s is None:
+        return "none"
+    left_s = max(0.0, stats.oldest_pin_expires_s)
+    return f"at seq {stats.oldest_pin_seq}, for {left_s:.0f} s more unless it goes on"
+
+
+def _readers_text(stats: CollectionStats) -> str:
+    if stats.readers == 0:
+        return "none"
+    return f"{stats.readers:,}, the oldest {stats.oldest_reader_lag:,} commits behind"
+
+
+def print_all_stats(console: Console, target: Target, *, as_json: bool, place: str = "") -> None:
+    """All collections, a line each."""
+    collections = [target.collection(each.name) for each in target.list_collections()]
+    if as_json:
+        print_json([_stats_document(each.name, each.config, each.stats()) for each in collections])
+        return
+    if not collections:
+        _say(console, "no collections")
+        return
+    table = Table("collection", "metric", box=None, pad_edge=False)
+    for heading in ("dim", "vectors", "not in a graph", "seq", "on disk"):
+        table.add_column(heading, justify="right")
+    table.add_column("indexer")
+    known = [(each, each.stats()) for each in collections]
+    for each, stats in known:
+        table.add_row(
+            each.name,
+            str(each.config.metric),
+            str(each.dim),
+            f"{stats.live_count:,}",
+            f"{stats.unindexed_rows:,}",
+            str(stats.seq),
+            bytes_text(stats.store_bytes + stats.segment_bytes),
+            _literal(stats.indexer),
+        )
+    console.print(table)
+    for each, stats in known:
+        _say_unindexed(console, place, each.name, stats.unindexed_rows, stats.live_count)
+
+
+def _stats_document(name: str, config: CollectionConfig, stats: CollectionStats) -> dict[str, Any]:
+    return {
+        "collection": name,
+        "config": dataclasses.asdict(config),
+        "stats": dataclasses.asdict(stats),
+    }
+
+
+def bytes_text(count: int) -> str:
+    """A size in the unit that suits it."""
+    if count < 1024:
+        return f"{count} B"
+    power = min((count.bit_length() - 1) // 10, 4)
+    return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB"
+
+
+def print_json(document: Any) -> None:
+    """One document on stdout."""
+    # Not through rich, which wraps and colours.
+    json.dump(document, sys.stdout, ensure_ascii=False, indent=1)
+    sys.stdout.write("\n")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _literal(text: str) -> Any:
+    """Text of users, in which nothing is markup."""
+    from rich.text import Text
+
+    return Text(text)

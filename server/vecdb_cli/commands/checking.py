@@ -1,0 +1,60 @@
+"""``vecdb check``: what was found, a line each, or as one JSON document."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from vecdb.checking import CheckReport, Problem
+from vecdb_cli.commands.answers import print_json
+
+__all__ = ["NOT_CHECKED", "exit_status", "print_report"]
+
+NOT_CHECKED: Final = 2
+_STYLES: Final = {"error": "red", "warning": "yellow", "note": "dim"}
+
+
+def exit_status(report: CheckReport) -> int:
+    """0 if it is content, 1 if problems are left, 2 if not all could be checked."""
+    return NOT_CHECKED if not report.complete else int(not report.content)
+
+
+def print_report(console: Console, report: CheckReport, *, as_json: bool) -> None:
+    """Collections, then problems, then the verdict; or one JSON document."""
+    if as_json:
+        verdict = {"content": report.content, "complete": report.complete}
+        print_json({**dataclasses.asdict(report), **verdict})
+        return
+    for checked in report.collections:
+        found = "" if checked.findable is None else f", {checked.findable:.2%} findable"
+        _print(
+            console,
+            f"{checked.name:<12} {checked.live_count:,} rows at seq {checked.seq}, "
+            f"{checked.segments} segments{found}",
+        )
+    for problem in report.problems:
+        _print(console, _line(problem), "green" if problem.repaired else _STYLES[problem.severity])
+    _print(console, f"{_verdict(report)} ({report.elapsed_s:.1f} s)")
+
+
+def _line(problem: Problem) -> str:
+    what = "repaired" if problem.repaired else problem.severity
+    where = f"{problem.collection}: " if problem.collection else ""
+    return f"{what:<9} {problem.kind:<18} {where}{problem.detail}"
+
+
+def _verdict(report: CheckReport) -> str:
+    left = [p for p in report.problems if not p.repaired and p.severity != "note"]
+    if not report.complete:
+        return "not all of it could be checked"
+    if left:
+        return f"{len(left)} problems" if len(left) > 1 else "1 problem"
+    return "all is right" + (", now" if any(p.repaired for p in report.problems) else "")
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    # No table, which would break a long path.
+    console.print(Text(text, style=style), soft_wrap=True)

@@ -1,0 +1,152 @@
+"""``vecdb export``: a collection as files that others read.
+
+    vecdb export faiss      with its graph, for faiss.read_index, or vectors alone
+    vecdb export hnswlib    with its graph, for hnswlib's load_index
+    vecdb export parquet    ids, vectors as they were given, metadata
+    vecdb export npy        the same as a matrix with files beside it, which vecdb load reads
+
+What is heavy is imported inside a command.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vecdb_cli.commands.options import Data, Json, Url
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="export",
+    help="Write a collection to a file that other programs read.",
+    no_args_is_help=True,
+)
+
+Collection = Annotated[str, typer.Argument(help="The collection.")]
+File = Annotated[Path, typer.Argument(help="The file; it appears when it is whole.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+@app.command()
+def faiss(
+    collection: Collection,
+    file: File,
+    url: Url = None,
+    data: Data = None,
+    flat: Annotated[
+        bool, typer.Option("--flat", help="Vectors alone, as an IndexFlat, without the graph.")
+    ] = False,
+    normalize_queries: Annotated[
+        bool,
+        typer.Option("--normalize-queries", help="Cosine: FAISS normalises queries by itself."),
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """A file that faiss.read_index opens and searches at once.
+
+    It is an IndexIDMap2 around an IndexHNSWFlat, with the collection's graph. FILE.meta.parquet
+    beside it has each row's faiss_id, id and metadata.
+    """
+    _save(
+        lambda found: found.export_faiss(
+            file, flat=flat, normalize_queries=normalize_queries, overwrite=overwrite
+        ),
+        *(collection, file, url, data, as_json),
+    )
+
+
+@app.command()
+def hnswlib(
+    collection: Collection,
+    file: File,
+    url: Url = None,
+    data: Data = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """A file that hnswlib's Index.load_index opens; the space is cosine, l2, or ip for dot."""
+    _save(
+        lambda found: found.export_hnswlib(file, overwrite=overwrite),
+        *(collection, file, url, data, as_json),
+    )
+
+
+@app.command()
+def parquet(
+    collection: Collection,
+    file: File,
+    url: Url = None,
+    data: Data = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Columns id, vector (as given) and metadata (JSON text), by the order of adding."""
+    from vecdb_cli.commands.plain_files import save_parquet
+
+    _save(
+        lambda found: save_parquet(found, file, overwrite=overwrite),
+        *(collection, file, url, data, as_json),
+    )
+
+
+@app.command()
+def npy(
+    collection: Collection,
+    file: File,
+    url: Url = None,
+    data: Data = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """A matrix FILE.npy, with .ids.txt and .metadata.jsonl beside it: vecdb load reads it back."""
+    from vecdb_cli.commands.plain_files import save_npy
+
+    _save(
+        lambda found: save_npy(found, file, overwrite=overwrite),
+        *(collection, file, url, data, as_json),
+    )
+
+
+def _save(
+    save: Callable[[Any], Any],
+    collection: str,
+    file: Path,
+    url: str | None,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    from rich.console import Console
+
+    from vecdb_cli.commands.progress import Status
+    from vecdb_cli.commands.target import open_target
+
+    with open_target(url, data) as target, Status(Console(stderr=True), f"exporting to {file}"):
+        report = save(target.collection(collection))
+    _print(report, as_json=as_json)
+
+
+def _print(report: Any, *, as_json: bool) -> None:
+    from rich.text import Text
+
+    from vecdb_cli.commands.answers import bytes_text, print_json
+    from vecdb_cli.commands.console import output
+
+    if as_json:
+        print_json(dataclasses.asdict(report))
+        return
+    facts = [("file", report.path), ("beside it", report.side_path)]
+    facts += [("rows", f"{report.rows:,} at seq {report.seq}"), ("size", bytes_text(report.bytes))]
+    if hasattr(report, "work"):
+        took = f", {report.work_s:.1f} s" if report.work_s else ""
+        facts += [("graph work", report.work + took), ("SHA-256", report.sha256)]
+    facts.append(("took", f"{report.elapsed_s:.1f} s, all on disk"))
+    console = output()
+    for name, value in facts:
+        # No table, which would break a long path.
+        console.print(Text(f"{name:<12} {value}"), soft_wrap=True)

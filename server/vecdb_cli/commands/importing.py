@@ -1,0 +1,147 @@
+"""``vecdb import``: index files of FAISS and hnswlib into a collection of a server or a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vecdb.errors import InvalidArgumentError
+from vecdb.import_files import open_regular
+from vecdb.os_errors import os_errors_translated
+from vecdb.types import ImportReport
+from vecdb_cli.commands.options import Json, Url
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Bring in an index file of another library, graph and all.", no_args_is_help=True
+)
+
+File = Annotated[
+    Path, typer.Argument(help="The index file; it is checked before anything is written.")
+]
+Collection = Annotated[str, typer.Argument(help="Made if it is not there.")]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="A folder instead, made if it is not there."),
+]
+Meta = Annotated[
+    Path | None,
+    typer.Option(
+        "--meta",
+        help="Ids and metadata, .parquet or .jsonl; FILE.meta.parquet or .jsonl is found by "
+        "itself.",
+    ),
+]
+NoMeta = Annotated[bool, typer.Option("--no-meta", help="Leave out what lies beside the file.")]
+
+
+@app.command("faiss")
+def import_faiss(
+    file: File,
+    collection: Collection,
+    url: Url = None,
+    data: Data = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="cosine, euclidean or dot, if not what the file or collection says."),
+    ] = None,
+    meta: Meta = None,
+    no_meta: NoMeta = False,
+    as_json: Json = False,
+) -> None:
+    """IndexFlat or IndexHNSWFlat, also in IndexIDMap, IndexIDMap2 or after a normalisation."""
+    beside = _beside(meta, no_meta)
+    if data is None:
+        report = _send(url, file, beside, "faiss", collection, metric)
+    else:
+        with _opened(url, data, file) as database:
+            report = database.import_faiss(file, collection, metric=metric, meta=beside)
+    _print(report, as_json=as_json)
+
+
+@app.command("hnswlib")
+def import_hnswlib(
+    file: File,
+    collection: Collection,
+    dim: Annotated[int, typer.Option(help="Components of a vector.")],
+    metric: Annotated[str, typer.Option(help="cosine, euclidean or dot (hnswlib: l2, ip).")],
+    url: Url = None,
+    data: Data = None,
+    meta: Meta = None,
+    no_meta: NoMeta = False,
+    as_json: Json = False,
+) -> None:
+    """A file that hnswlib's Index.save_index wrote."""
+    beside = _beside(meta, no_meta)
+    if data is None:
+        report = _send(url, file, beside, "hnswlib", collection, metric, dim)
+    else:
+        with _opened(url, data, file) as database:
+            report = database.import_hnswlib(file, collection, dim=dim, metric=metric, meta=beside)
+    _print(report, as_json=as_json)
+
+
+def _beside(meta: Path | None, no_meta: bool) -> Path | bool | None:
+    if meta is not None and no_meta:
+        raise InvalidArgumentError("give --meta or --no-meta, not both")
+    return False if no_meta else meta
+
+
+def _opened(url: str | None, data: Path, file: Path) -> Any:
+    """The database in a folder, which is not made for a file that is not there."""
+    from vecdb_cli.commands.target import open_target
+
+    if not data.exists():
+        with os_errors_translated(str(file)):
+            os.close(open_regular(file.expanduser(), str(file)))
+    return open_target(url, data, create=True)
+
+
+def _send(
+    url: str | None,
+    file: Path,
+    beside: Path | bool | None,
+    kind: str,
+    collection: str,
+    metric: str | None,
+    dim: int | None = None,
+) -> ImportReport:
+    """Have a server import it, with a bar of the bytes that are sent."""
+    from rich.console import Console
+
+    import vecdb
+    from vecdb_client.imports import send_import
+    from vecdb_client.translation import import_begin
+    from vecdb_cli.commands.progress import Bytes
+    from vecdb_cli.commands.target import DEFAULT_URL
+
+    begin = import_begin(kind, collection, metric, dim)
+    size = file.stat().st_size if file.is_file() else 0
+    with (
+        vecdb.connect(DEFAULT_URL if url is None else url) as client,
+        Bytes(Console(stderr=True), f"importing {file.name}", size) as bar,
+    ):
+        return send_import(client, begin, file, beside, None, bar.sent)
+
+
+def _print(report: ImportReport, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(report), indent=2))
+        return
+    made = "made" if report.made else "found"
+    typer.echo(f"{made} collection {report.collection}, from {report.kind}")
+    rate = report.rows / max(report.elapsed_s, 1e-9)
+    typer.echo(f"{report.rows:,} rows in {report.elapsed_s:.1f} s, {rate:,.0f} rows/s, all on disk")
+    if report.skipped:
+        typer.echo(f"{report.skipped:,} rows are marked deleted in the file and were left out")
+    typer.echo(f"graph: {report.graph}")
+    if report.connected:
+        typer.echo(f"{report.connected:,} nodes that no search could come to were linked")
+    for sentence in report.assumed:
+        typer.echo(f"assumed: {sentence}")

@@ -1,0 +1,352 @@
+"""``vecdb load``: a file of vectors into a collection, in blocks, so that memory stays bounded.
+
+All of a file is read and checked before anything is written, but for a pipe, which can be read only
+once: if that turns out to be bad, a collection that was made for it is removed. A bad row (a line
+that is none, a vector or id that the engine refuses) ends the load, or is left out if that was
+asked for.
+
+Rows are upserted in the order of the file. An id that stands twice in it ends with its last row, as
+if the rows had been written one by one; how many rows gave way to others is told at the end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from vecdb import checks, limits
+from vecdb.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, VecdbError
+from vecdb.types import Metric
+from vecdb_cli.commands.answers import print_unindexed
+from vecdb_cli.commands.console import output
+from vecdb_cli.commands.optimizing import wait_for_graphs
+from vecdb_cli.commands.progress import Rows
+from vecdb_cli.sidecars import wrong
+from vecdb_cli.vector_files import Block, OnBad, VectorFile
+
+if TYPE_CHECKING:
+    from vecdb_cli.commands.target import Target
+
+__all__ = [
+    "LoadOptions",
+    "LoadSummary",
+    "batch_rows_for",
+    "find_collection",
+    "load",
+    "run_load",
+]
+
+_BLOCK_BYTES = 8 * 1024**2
+_BATCH_BYTES = 4 * 1024**2
+_BAD_ROWS_SHOWN = 5
+_ROW_0 = re.compile(r"^(?:(?:vectors|metadata): row 0|id .* at position 0:) ")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """The command's options, see its help."""
+
+    metric: str | None = None
+    M: int | None = None
+    ef_construction: int | None = None
+    limit: int | None = None
+    batch_rows: int | None = None
+    skip_bad_rows: bool = False
+    optimize: bool = False
+
+
+@dataclass(frozen=True)
+class LoadSummary:
+    """What a load did.
+
+    Attributes:
+        rows: rows of the file that were acknowledged.
+        replaced: of those, rows whose id was in the collection already or stands again in the file.
+            Rows that others write at the same time blur this number.
+        skipped: bad rows that were left out.
+        elapsed_s: seconds that the writing took.
+    """
+
+    rows: int
+    replaced: int
+    skipped: int
+    elapsed_s: float
+
+
+def run_load(
+    target: Target, name: str, file: VectorFile, options: LoadOptions, place: str | None
+) -> None:
+    """Load a file and say so.
+
+    Args:
+        place: the option that names the target, to say how rows come into graphs; None if that
+            needs no saying.
+    """
+    console = Console(stderr=True)
+
+    def say_where(found: Any, made: bool) -> None:
+        verb = "made" if made else "found"
+        print(f"{verb} collection {name}: dim {found.dim}, {found.metric}", flush=True)
+
+    summary = load(target, name, file, options, console, say_where)
+    _print_summary(summary)
+    if options.optimize:
+        print(wait_for_graphs(console, target.collection(name), name), flush=True)
+    elif place is not None:
+        print_unindexed(output(), target, name, place)
+
+
+def _print_summary(summary: LoadSummary) -> None:
+    seconds = max(summary.elapsed_s, 1e-9)
+    rate = f"{summary.rows / seconds:,.0f} rows/s"
+    print(f"{summary.rows:,} rows in {seconds:.1f} s, {rate}, all on disk", flush=True)
+    if summary.replaced:
+        print(f"{summary.replaced:,} of them replaced rows with the same id")
+    if summary.skipped:
+        print(f"{summary.skipped:,} bad rows were skipped")
+
+
+class _BadRows:
+    """Counts bad rows and shows the first of them; or refuses the first, if none may be bad."""
+
+    def __init__(self, console: Console, skip: bool) -> None:
+        self._console = console
+        self._skip = skip
+        self.count = 0
+        self.first: InvalidArgumentError | None = None
+
+    def __call__(self, error: InvalidArgumentError) -> None:
+        if not self._skip:
+            what = "; --on-bad-row skip leaves such rows out"
+            raise InvalidArgumentError(error.message + what, error.reason)
+        self.count += 1
+        self.first = self.first or error
+        if self.count <= _BAD_ROWS_SHOWN:
+            _say(self._console, f"skipped {error.message}")
+        elif self.count == _BAD_ROWS_SHOWN + 1:
+            _say(self._console, "further rows are skipped without a line each")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def find_collection(
+    target: Target, name: str, file: VectorFile, options: LoadOptions
+) -> Any | None:
+    """The collection, or None if it is to be made. What is asked for must agree with what is there.
+
+    Raises:
+        InvalidArgumentError: it exists with another dimension, metric, M or ef_construction, or
+            cannot be made with what was asked for.
+    """
+    wanted = {
+        "metric": options.metric,
+        "M": options.M,
+        "ef_construction": options.ef_construction,
+    }
+    try:
+        collection = target.collection(name)
+    except NotFoundError:
+        chosen = {key: value for key, value in wanted.items() if value is not None}
+        checks.check_config(
+            file.dim, **{"metric": Metric.COSINE, "M": 16, "ef_construction": 128, **chosen}
+        )
+        return None
+    config = collection.config
+    if config.dim != file.dim:
+        raise InvalidArgumentError(
+            f"collection {name} exists with dim {config.dim}, {file.path} has dim {file.dim}",
+            "CONFIG_MISMATCH",
+        )
+    for what, value in wanted.items():
+        there = getattr(config, what)
+        if value is not None and value != there:
+            raise InvalidArgumentError(
+                f"collection {name} exists with {what} {there}, got {value}", "CONFIG_MISMATCH"
+            )
+    return collection
+
+
+def load(
+    target: Target,
+    name: str,
+    file: VectorFile,
+    options: LoadOptions,
+    console: Console,
+    on_found: Callable[[Any, bool], None],
+) -> LoadSummary:
+    """Check a file and upsert its rows.
+
+    Args:
+        console: for progress, and for rows that are left out.
+        on_found: called with the collection, and whether it was made now.
+
+    Raises:
+        InvalidArgumentError: the file is broken, or a row is refused. Nothing was written, unless
+            the file is a pipe or was changed meanwhile.
+    """
+    found = find_collection(target, name, file, options)
+    metric = Metric(options.metric or Metric.COSINE) if found is None else found.config.metric
+    bad = _BadRows(console, options.skip_bad_rows)
+    total = file.rows
+    if options.limit is not None:
+        total = options.limit if total is None else min(options.limit, total)
+    try:
+        if not file.is_pipe:
+            bar = Rows(console, f"checking {file.path.name}", total)
+            _check_all(file, metric, options, bad, bar)
+            # The same rows are bad the second time; they are told once.
+            bad = _BadRows(Console(quiet=True), options.skip_bad_rows)
+        blocks = _acceptable(file, metric, options, bad)
+        first = next(blocks, None)
+    except KeyboardInterrupt:
+        _say(console, "interrupted: nothing was written")
+        raise
+    if first is None:
+        _check_some_are_good(0, bad)
+    collection, made = found, found is None
+    if collection is None:
+        collection, made = _create(target, name, file, options)
+    on_found(collection, made)
+    with Rows(console, f"loading {file.path.name}", total) as bar:
+        writing = _Writing(collection, file, options, bar)
+        try:
+            rows, replaced = writing.write(first, blocks)
+        except (InvalidArgumentError, OSError):
+            if made and writing.is_alone():
+                target.drop_collection(name)
+                _say(console, f"collection {name} was made for this file and is removed again")
+            raise
+        except KeyboardInterrupt:
+            of = "" if total is None else f" of {total:,}"
+            _say(
+                console,
+                f"interrupted: at least {bar.rows:,}{of} rows are on disk in collection {name}; "
+                "loading the file again replaces them and goes on",
+            )
+            raise
+    return LoadSummary(rows, replaced, bad.count, bar.elapsed_s)
+
+
+def _check_all(
+    file: VectorFile, metric: Metric, options: LoadOptions, bad: _BadRows, bar: Rows
+) -> None:
+    """Read a file to its end, before anything is written."""
+    good = 0
+    with bar:
+        for block in _acceptable(file, metric, options, bad):
+            good += len(block.ids)
+            bar.update(block.numbers[-1] + 1)
+    _check_some_are_good(good, bad)
+
+
+def _check_some_are_good(good: int, bad: _BadRows) -> None:
+    if good == 0 and bad.first is not None:
+        what = f"none of {bad.count:,} rows is good; the first: {bad.first.message}"
+        raise InvalidArgumentError(what, bad.first.reason)
+
+
+def _create(target: Target, name: str, file: VectorFile, options: LoadOptions) -> tuple[Any, bool]:
+    chosen = {"M": options.M, "ef_construction": options.ef_construction}
+    given = {key: value for key, value in chosen.items() if value is not None}
+    try:
+        metric = options.metric or Metric.COSINE.value
+        return target.create_collection(name, file.dim, metric, **given), True
+    except AlreadyExistsError:  # Somebody made it while the file was checked.
+        found = find_collection(target, name, file, options)
+        if found is None:
+            raise
+        return found, False
+
+
+class _Writing:
+    """The rows of one load on their way."""
+
+    def __init__(self, collection: Any, file: VectorFile, options: LoadOptions, bar: Rows) -> None:
+        self._collection = collection
+        self._batch = options.batch_rows or batch_rows_for(file.dim)
+        self._bar = bar
+        self._batches = 0
+
+    def write(self, first: Block | None, others: Iterator[Block]) -> tuple[int, int]:
+        """All blocks; how many rows there were, and how many of them gave way to others."""
+        live_before: int = self._collection.count()
+        rows, block = 0, first
+        while block is not None:
+            kept, start = _without_repeats(block), block.numbers[0]
+            self._batches += -(-len(kept.ids) // self._batch)
+            self._collection.upsert_many(
+                kept.ids,
+                kept.vectors,
+                kept.metadata,
+                batch_rows=self._batch,
+                progress=lambda done, start=start: self._bar.update(start + done.rows),
+            )
+            rows += len(block.ids)
+            self._bar.update(block.numbers[-1] + 1)
+            block = next(others, None)
+        grown: int = self._collection.count() - live_before
+        return rows, max(0, rows - grown)
+
+    def is_alone(self) -> bool:
+        """Whether the collection, which was empty, holds no batch of anybody else."""
+        try:
+            return bool(self._collection.stats().seq <= self._batches)
+        except VecdbError:
+            return False
+
+
+def _acceptable(
+    file: VectorFile, metric: Metric, options: LoadOptions, on_bad: OnBad
+) -> Iterator[Block]:
+    """The rows of a file that the engine will take."""
+    batch = options.batch_rows or batch_rows_for(file.dim)
+    block_rows = batch * max(1, _BLOCK_BYTES // (4 * file.dim * batch))
+    for block in file.blocks(block_rows, options.limit, on_bad):
+        bad = set()
+        for first in range(0, len(block.ids), limits.BATCH_ROWS.maximum):
+            rows = range(first, min(first + limits.BATCH_ROWS.maximum, len(block.ids)))
+            if _refusal(block, rows, metric) is None:
+                continue
+            for row in rows:
+                error = _refusal(block, range(row, row + 1), metric)
+                if error is not None:
+                    place = file.place(block.numbers[row])
+                    # It was looked at alone, so that it was row 0 to the check.
+                    reason = _ROW_0.sub("", error.message)
+                    what = f"{place}, id {str(block.ids[row])[:40]!r}: {reason}"
+                    on_bad(wrong(file.path, what))
+                    bad.add(row)
+        good = [row for row in range(len(block.ids)) if row not in bad]
+        if good:
+            yield block if not bad else block.only(good)
+
+
+def _refusal(block: Block, rows: range, metric: Metric) -> InvalidArgumentError | None:
+    """What the engine would say to these rows."""
+    try:
+        checks.check_ids(block.ids[rows.start : rows.stop], unique=False)
+        vectors = block.vectors[rows.start : rows.stop]
+        checks.check_vectors(vectors, vectors.shape[1], metric)
+        if block.metadata is not None:
+            checks.check_metadata(block.metadata[rows.start : rows.stop], len(rows))
+    except InvalidArgumentError as error:
+        return error
+    return None
+
+
+def batch_rows_for(dim: int) -> int:
+    """As many rows as fit a few megabytes, at most the usual batch."""
+    assert limits.BATCH_ROWS.default is not None
+    return max(1, min(limits.BATCH_ROWS.default, _BATCH_BYTES // (4 * dim)))
+
+
+def _without_repeats(block: Block) -> Block:
+    """A batch must not hold an id twice: the last row stays, as the later batch would win."""
+    last = {str(name): row for row, name in enumerate(block.ids)}
+    return block if len(last) == len(block.ids) else block.only(sorted(last.values()))

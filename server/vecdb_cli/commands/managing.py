@@ -1,0 +1,152 @@
+"""``vecdb create``, ``drop``, ``get`` and ``optimize``: collections and rows by their names."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vecdb.errors import AlreadyExistsError, InvalidArgumentError
+from vecdb_cli.commands.options import Data, Json, Url
+
+if TYPE_CHECKING:
+    from vecdb.types import Records
+
+__all__ = ["INTERRUPTED", "app"]
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+app = typer.Typer()
+
+
+@app.command()
+def create(
+    collection: Annotated[str, typer.Argument(help="A name that is free.")],
+    dim: Annotated[int, typer.Option("--dim", help="Components of each vector.")],
+    url: Url = None,
+    data: Data = None,
+    metric: Annotated[str, typer.Option(help="cosine, euclidean or dot.")] = "cosine",
+    M: Annotated[int, typer.Option("--M", help="Links a node of its graph.")] = 16,
+    ef_construction: Annotated[
+        int, typer.Option("--ef-construction", help="Effort of its graph.")
+    ] = 128,
+) -> None:
+    """Make an empty collection."""
+    from vecdb_cli.commands.target import open_target
+
+    with open_target(url, data, create=True) as target:
+        try:
+            made = target.create_collection(
+                collection, dim, metric, M=M, ef_construction=ef_construction
+            )
+        except AlreadyExistsError as error:
+            there = target.collection(collection).config
+            raise AlreadyExistsError(
+                f"collection {collection} is there already, with dim {there.dim}, {there.metric}, "
+                f"M {there.M}, ef_construction {there.ef_construction}; asked for dim {dim}, "
+                f"{metric}, M {M}, ef_construction {ef_construction}",
+                error.reason,
+            ) from None
+    typer.echo(f"made collection {collection}: dim {made.dim}, {made.metric}")
+
+
+@app.command()
+def drop(
+    collections: Annotated[list[str], typer.Argument(help="Gone with all that is in them.")],
+    url: Url = None,
+    data: Data = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Drop collections for everyone who has them open; there is no way back."""
+    from vecdb_cli.commands.target import open_target
+
+    with open_target(url, data) as target:
+        # All are looked up first: a wrong name among them drops nothing.
+        rows = {name: target.collection(name).count() for name in collections}
+        if not yes:
+            shown = ", ".join(f"{name} ({count:,} rows)" for name, count in rows.items())
+            if not sys.stdin.isatty():
+                raise InvalidArgumentError(f"nothing was dropped: say --yes to drop {shown}")
+            typer.confirm(f"Drop {shown}?", abort=True, err=True)
+        for name, count in rows.items():
+            target.drop_collection(name)
+            typer.echo(f"dropped collection {name} with {count:,} rows")
+
+
+@app.command()
+def get(
+    collection: Annotated[str, typer.Argument()],
+    ids: Annotated[list[str], typer.Argument(help="One or more ids.")],
+    url: Url = None,
+    data: Data = None,
+    vectors: Annotated[bool, typer.Option("--vectors", help="Their vectors, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show rows by their ids. The exit status is 1 if one of them is not there."""
+    from vecdb_cli.commands.answers import print_json
+    from vecdb_cli.commands.console import output
+    from vecdb_cli.commands.target import open_target
+
+    with open_target(url, data) as target:
+        found = target.collection(collection).get(ids)
+    if as_json:
+        print_json(_document(collection, found, vectors))
+    elif found.ids:
+        output().print(_table(found, vectors))
+    if found.missing:
+        if not as_json:
+            typer.echo(f"vecdb: collection {collection} holds no id {found.missing!r}", err=True)
+        raise typer.Exit(1)
+
+
+def _document(collection: str, found: Records, vectors: bool) -> dict[str, Any]:
+    rows = [
+        {
+            "id": name,
+            "metadata": found.metadata[row],
+            **({"vector": found.vectors[row].tolist()} if vectors else {}),
+        }
+        for row, name in enumerate(found.ids)
+    ]
+    return {"collection": collection, "rows": rows, "missing": found.missing, "seq": found.seq}
+
+
+def _table(found: Records, vectors: bool) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("id", "metadata", box=None, pad_edge=False)
+    if vectors:
+        table.add_column("vector", overflow="fold")
+    for row, name in enumerate(found.ids):
+        # str of a float32 is the shortest text that gives the same float32 again.
+        numbers = [Text(",".join(map(str, found.vectors[row])))] if vectors else []
+        entry = found.metadata[row]
+        shown = json.dumps(entry, ensure_ascii=False) if entry else ""
+        table.add_row(Text(name), Text(shown), *numbers)
+    return table
+
+
+@app.command()
+def optimize(
+    collections: Annotated[list[str] | None, typer.Argument(help="All, if none is named.")] = None,
+    url: Url = None,
+    data: Data = None,
+) -> None:
+    """Bring all rows into graphs, and wait for it; writes and searches go on."""
+    from rich.console import Console
+
+    from vecdb_cli.commands.optimizing import wait_for_graphs
+    from vecdb_cli.commands.target import open_target
+
+    with open_target(url, data) as target:
+        names = collections or [each.name for each in target.list_collections()]
+        found = [target.collection(name) for name in names]
+        for name, collection in zip(names, found, strict=True):
+            try:
+                typer.echo(wait_for_graphs(Console(stderr=True), collection, name))
+            except KeyboardInterrupt:  # How far it got has been said.
+                raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,49 @@
+"""Where a command works: a server (``--url``) or a folder in this process (``--data``)."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import vecdb
+from vecdb.errors import InvalidArgumentError, NotFoundError
+
+if TYPE_CHECKING:
+    from vecdb.engine.api.database import Database
+    from vecdb_client import Client
+
+    Target: TypeAlias = Database | Client
+
+__all__ = ["DEFAULT_URL", "open_target", "place_of"]
+
+DEFAULT_URL = "127.0.0.1:7801"
+
+
+def open_target(
+    url: str | None, data: Path | None, *, create: bool = False, **options: Any
+) -> Target:
+    """The database at a server's address or in a folder; the default server if neither is given.
+
+    Args:
+        create: make the folder if it is not there, as a load does and a search does not.
+        options: of ``vecdb.open``, for a folder.
+
+    Raises:
+        InvalidArgumentError: both are given.
+        NotFoundError: there is no database in the folder.
+    """
+    if url is not None and data is not None:
+        raise InvalidArgumentError("give --url or --data, not both")
+    if data is None:
+        return vecdb.connect(DEFAULT_URL if url is None else url)
+    if not create and not (data / "FORMAT").exists():
+        raise NotFoundError(f"there is no database in {data}", "NO_DATABASE")
+    return vecdb.open(data, **options)
+
+
+def place_of(url: str | None, data: Path | None) -> str:
+    """The option that names it, to be put behind another command."""
+    if data is not None:
+        return f" --data {shlex.quote(str(data))}"
+    return "" if url in (None, DEFAULT_URL) else f" --url {url}"

@@ -1,0 +1,343 @@
+"""The benchmark suite runs, tiny: scenarios check their answers, results resume, reports parse."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from vecdb.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnsupportedError,
+)
+from vecdb_bench import own, suite
+from vecdb_bench.data.dataset import prepare
+from vecdb_bench.report import table
+from vecdb_bench.report.lookup import at_recall
+from vecdb_bench.report.page import page
+from vecdb_bench.results import Results, read_results
+from vecdb_bench.scenarios import SCENARIOS
+from vecdb_bench.targets.base import Ids
+from vecdb_bench.targets.process import TargetFailedError, WorkerProcess
+from vecdb_bench.targets.registry import TARGETS, describe
+from vecdb_cli import command_line
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache, so that the data set is prepared once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def lines(cache: Path) -> list[dict[str, Any]]:
+    """What a tiny run of every scenario has found."""
+    prepare(suite.TINY.datasets[0], cache, queries=suite.TINY.queries)
+    plans = [
+        replace(suite.TINY, targets=("hnswlib",)),
+        replace(suite.TINY, targets=("vecdb",), scenarios=("search", "recovery")),
+        replace(
+            suite.TINY,
+            targets=("vecdb-served", "echo"),
+            scenarios=("search", "latency", "ingest", "wire"),
+            scale=replace(suite.TINY.scale, clients=(1, 2)),
+        ),
+        replace(suite.TINY, targets=("faiss", "vecdb"), scenarios=("churn",)),
+    ]
+    files = [cache / f"part-{at}.jsonl" for at in range(len(plans))]
+    # At once, since most of it is waiting for processes to start; no figure of speed counts here.
+    with ThreadPoolExecutor() as pool:
+        runs = [
+            pool.submit(suite.run, plan, file, cache)
+            for plan, file in zip(plans, files, strict=True)
+        ]
+        for run in runs:
+            run.result()
+    path = cache / "results.jsonl"
+    path.write_text("".join(file.read_text() for file in files))
+    found = read_results(path)
+    assert [line for line in found if line["status"] == "failed"] == []
+    return found
+
+
+def figures(lines: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+    return [
+        line["figures"]
+        for line in lines
+        if line["status"] == "measured"
+        and all(line.get(name, line["point"].get(name)) == value for name, value in wanted.items())
+    ]
+
+
+def test_recall_is_what_it_should_be(lines: list[dict[str, Any]]) -> None:
+    for target in ("hnswlib", "vecdb", "vecdb-served"):
+        found = figures(lines, scenario="search", target=target, effort=100, k=10)
+        assert len(found) >= 3
+        assert min(each["recall_10"] for each in found) > 0.95
+        assert min(each["recall_1"] for each in found) > 0.95
+        assert figures(lines, scenario="search", target=target, k=100)[0]["recall_100"] > 0.9
+        assert min(each["queries_per_s"]["min"] for each in found) > 0
+    # The check is checked: what finds nothing has no recall, however fast it is.
+    nothing = figures(lines, scenario="search", target="echo", effort=100, k=10)
+    assert nothing and max(each["recall_10"] for each in nothing) == 0.0
+
+
+def test_churn_and_recovery_keep_their_promises(lines: list[dict[str, Any]]) -> None:
+    for target in ("vecdb", "hnswlib"):
+        churned = figures(lines, scenario="churn", target=target)
+        assert len(churned) == 6
+        assert min(each["recall_10"] for each in churned) > 0.95
+        assert min(each["queries_per_s"]["min"] for each in churned) > 0
+    assert all(
+        each["answers_with_fewer"] == 0 for each in figures(lines, target="vecdb", effort=64)
+    )
+    (killed,) = figures(lines, scenario="recovery", target="vecdb")
+    assert killed["rows_lost_in_all"] == 0
+    assert killed["rows_acknowledged"]["min"] >= 400 // 3
+    assert killed["recall_10"]["min"] > 0.95
+    assert 0 < killed["restart_s"]["min"] <= killed["restart_s"]["median"]
+    (told,) = (x for x in lines if x["scenario"] == "recovery" and x["target"] == "hnswlib")
+    assert told["status"] == "cannot" and "memory" in told["error"]
+
+
+def test_latency_ingest_size_and_wire(lines: list[dict[str, Any]]) -> None:
+    loops = figures(lines, scenario="latency", target="hnswlib", clients=1)
+    assert len(loops) == 3
+    for each in loops:
+        assert 0 < each["p50_ms"] <= each["p99_ms"] <= each["max_ms"]
+        assert each["recall_10"] > 0.95
+    assert figures(lines, scenario="latency", target="echo")
+    served = figures(lines, scenario="latency", target="vecdb-served", clients=2)
+    assert len(served) == 3
+    assert min(each["recall_10"] for each in served) > 0.95
+    (beside,) = figures(lines, scenario="ingest", target="vecdb-served", what="search beside")
+    assert beside["calls"] > 0 and beside["rows_per_s"] > 0
+    for target, status in (("vecdb-served", "measured"), ("hnswlib", "cannot")):
+        of_uuids = [line for line in lines if line["point"].get("ids") == "uuid"]
+        assert [x["status"] for x in of_uuids if x["target"] == target] == [status]
+    written = figures(lines, scenario="ingest", target="hnswlib", batch=100)
+    assert written and min(each["rows_per_s"]["min"] for each in written) > 0
+    (fitted,) = figures(lines, scenario="size", what="exponents")
+    assert "search_p50_ms" in fitted
+    (wire,) = figures(lines, scenario="wire")
+    assert wire["bytes_a_vector_bare"] == 200 < wire["bytes_a_vector_many"] < 201
+
+
+def test_a_line_says_all_that_repeating_needs(lines: list[dict[str, Any]]) -> None:
+    assert {line["scenario"] for line in lines} == set(SCENARIOS)
+    for line in lines:
+        told = line["provenance"]
+        assert {"commit", "processor", "cores", "packages", "load_average", "time"} <= set(told)
+        assert {"seed", "queries"} <= set(told)
+        if line["status"] == "measured" and line["scenario"] in ("search", "latency"):
+            assert told["target_version"]
+        assert line["settings"]["M"] == 16 and line["settings"]["rounds"] == 1
+        assert line["data"].startswith("glove-50")
+
+
+def test_what_is_there_is_not_measured_again(
+    lines: list[dict[str, Any]], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_bytes((cache / "results.jsonl").read_bytes())
+    before = path.read_bytes()
+
+    def none(*arguments: Any) -> None:
+        raise AssertionError("a worker was started")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vecdb_bench.scenarios.context.WorkerProcess", none)
+        suite.run(replace(suite.TINY, targets=("hnswlib",)), path, cache)
+        # FAISS can't replace rows: that it can't is known, too.
+        suite.run(replace(suite.TINY, targets=("faiss",), scenarios=("churn",)), path, cache)
+    assert path.read_bytes() == before
+    plan = replace(suite.TINY, targets=("vecdb-served",), scenarios=("wire",))
+    suite.run(plan, path, cache, again=True)
+    assert len(path.read_bytes().splitlines()) == len(before.splitlines()) + 1
+    assert len(read_results(path)) == len(lines)
+
+
+def test_results_survive_being_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    key = {"scenario": "s", "target": "t", "dataset": "d", "data": "", "settings": {}}
+    file = Results(path)
+    file.add(**key, point={"k": 1}, status="measured", figures={"x": 1}, provenance={})
+    file.add(**key, point={"k": 2}, status="failed", error="it broke", provenance={})
+    path.write_bytes(path.read_bytes() + b'{"format": 1, "scen')
+    again = Results(path)
+    assert again.known(**key, point={"k": 1}) and not again.known(**key, point={"k": 2})
+    again.add(**key, point={"k": 2}, status="cannot", error="it can't", provenance={})
+    assert [line["status"] for line in read_results(path)] == ["measured", "cannot"]
+    assert Results(path, again=True).known(**key, point={"k": 1}) is None
+    path.write_text("{\n" + path.read_text())
+    with pytest.raises(DataLossError, match="line 1"):
+        read_results(path)
+    path.write_text(json.dumps({**key, "point": {}, "format": 99, "status": "measured"}) + "\n")
+    with pytest.raises(FailedPreconditionError, match="99"):
+        read_results(path)
+
+
+class _Page(HTMLParser):
+    """Checks that elements close in order and that nothing comes from elsewhere."""
+
+    void = frozenset({"meta", "path", "polyline", "!doctype"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.counts: dict[str, int] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        assert not {"src", "href"} & {name for name, _ in attrs}
+        if tag not in {"meta"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_stands_alone(lines: list[dict[str, Any]]) -> None:
+    hostile = {**lines[0], "status": "failed", "error": "<script>x</script>", "point": {"n": 1}}
+    html = page([*lines, hostile])
+    parser = _Page()
+    parser.feed(html)
+    assert parser.open == []
+    assert parser.counts["polyline"] > 10 and parser.counts["table"] >= 6
+    assert "script" not in parser.counts and "&lt;script&gt;" in html
+    assert "@import" not in html and "url(" not in html
+
+
+def test_the_table_goes_between_its_markers(lines: list[dict[str, Any]], tmp_path: Path) -> None:
+    text = table.markdown(lines)
+    rows = [line for line in text.splitlines() if line.startswith("| vecdb, embedded")]
+    assert len(rows) == 1 and rows[0].count("|") == 11
+    (first, *_) = figures(lines, scenario="latency", target="hnswlib")
+    assert f"({first['recall_10']:.3f})" in text
+    failed = [{**x, "status": "failed"} if x["scenario"] == "recovery" else x for x in lines]
+    assert table.markdown(failed).count("failed") == 4  # Two targets, two columns.
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    table.replace_between_markers(path, text)
+    table.replace_between_markers(path, text)
+    assert path.read_text() == f"before\n{table.BEGIN}\n{text}{table.END}\nafter\n"
+    path.write_text("nothing")
+    with pytest.raises(FailedPreconditionError, match="no lines"):
+        table.replace_between_markers(path, text)
+
+
+def test_speed_at_a_recall_lies_between_the_efforts_around_it() -> None:
+    def line(recall: float, speed: float) -> dict[str, Any]:
+        spread = {"median": speed, "min": speed / 2, "max": speed * 2}
+        return {"figures": {"recall_10": recall, "queries_per_s": spread}}
+
+    sweep = [line(0.9, 10_000), line(1.0, 100)]
+    assert at_recall(sweep, 0.95) == pytest.approx(1000)
+    assert at_recall(sweep, 1.0) == pytest.approx(100)
+    assert at_recall(sweep, 0.5) == 10_000
+    assert at_recall(sweep[:1], 0.95) is None
+    assert at_recall(sweep, 0.95, of_rounds="min") == pytest.approx(500)
+
+
+def test_a_worker_says_what_went_wrong(cache: Path, tmp_path: Path) -> None:
+    with WorkerProcess("hnswlib", cache) as worker:
+        place = {"folder": str(tmp_path / "h"), "dim": 4, "settings": {}}
+        with pytest.raises(TargetFailedError, match="manhattan"):
+            worker.call("open", metric="manhattan", **place)
+        worker.call("open", metric="cosine", **place)  # It goes on.
+        with pytest.raises(UnsupportedError, match="one process"):
+            worker.call("address")
+        worker.kill()
+        with pytest.raises(TargetFailedError, match="ended"):
+            worker.call("finish")
+
+
+def test_what_left_the_group_of_a_worker_is_killed_with_it(cache: Path) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with (
+        subprocess.Popen(sleep, start_new_session=True) as server,
+        subprocess.Popen(sleep, start_new_session=True) as other,
+        WorkerProcess("hnswlib", cache) as worker,
+    ):
+        worker.watch([server.pid])
+        worker.kill()
+        assert server.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
+
+
+def test_ids_come_back() -> None:
+    for kind in ("integer", "uuid"):
+        ids = Ids(kind)
+        texts = ids.encode(range(200))
+        assert ids.decode(texts) == list(range(200))
+        assert (texts == sorted(texts)) is False
+        assert ids.matrix([texts[:2], []], 3).tolist() == [[0, 1, -1], [-1, -1, -1]]
+
+
+def test_names_that_are_none_are_refused(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="elsewhere"):
+        describe("elsewhere")
+    with pytest.raises(InvalidArgumentError, match="nothing"):
+        suite.run(replace(suite.TINY, scenarios=("nothing",)), tmp_path / "r", cache)
+    folder = Path(suite.__file__).parent
+    for each in TARGETS.values():
+        assert (folder / "targets" / f"{each.module}.py").exists()
+    for name in SCENARIOS:
+        assert (folder / "scenarios" / f"{name}.py").exists()
+
+
+def test_own_collection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vectors = np.random.default_rng(2).standard_normal((800, 8), dtype=np.float32)
+    with vecdb.open(tmp_path / "data") as database:
+        docs = database.create_collection("docs", dim=8)
+        docs.upsert_many((str(at) for at in range(800)), vectors)
+        docs.optimize()
+        before = docs.stats()
+        asked, ids = own.sample(docs, 20)
+        assert all((vectors[int(name)] == row).all() for name, row in zip(ids, asked, strict=True))
+        assert own.sample(docs, 20)[1] == ids and len(set(ids)) == 20
+        rows = own.measure(docs, asked, ids, efforts=(16, 256), sleep=lambda _: None)
+        assert rows[1].recall > 0.99 and rows[0].recall <= rows[1].recall
+        assert rows[0].visited < rows[1].visited and 0 < rows[1].p50_ms <= rows[1].p99_ms
+        assert docs.stats().seq == before.seq
+        ends = time.monotonic() + 20
+        while docs.stats().readers > before.readers:  # The database's own come and go.
+            assert time.monotonic() < ends
+        with pytest.raises(InvalidArgumentError, match="8 dimensions"):
+            own.measure(docs, vectors[:, :3], None)
+    command = ["bench", "own", "docs", "--data", str(tmp_path / "data"), "--count", "5", "--json"]
+    assert command_line.run(command) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["rows"][-1]["recall"] == 1.0
+
+
+def test_the_commands(
+    lines: list[dict[str, Any]], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = ["--results", str(cache / "results.jsonl")]
+    assert command_line.run(["bench", "data", "glove-50:1000", "--cache", str(cache)]) == 0
+    assert command_line.run(["bench", "report", *results]) == 0
+    said = capsys.readouterr().out
+    assert "1,000 × 50, cosine" in said
+    assert (cache / "results.html").read_text() == page(lines)
+    run = ["bench", "run", *results, "--plan", "tiny", "--target", "vecdb-served"]
+    assert command_line.run([*run, "--scenario", "wire", "--cache", str(cache)]) == 0
+    assert command_line.run(["bench", "run", "--plan", "none"]) == 1
+    assert "none" in capsys.readouterr().err

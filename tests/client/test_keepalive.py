@@ -1,0 +1,157 @@
+"""Ends of a connection that are gone without a word: the network drops all and says nothing."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vecdb
+from vecdb.engine.runtime.runtime import Runtime
+from vecdb_client import Client, connection
+from vecdb_server import process
+from vecdb_server.process import Server
+
+WITHIN_S = 60.0
+
+
+class Proxy:
+    """Forwards connections to a port, until ``drop``: then it takes everything and says nothing."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._dropping = port, False
+        self.passed = 0
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def drop(self) -> None:
+        self._dropping = True
+
+    def close(self) -> None:
+        for each in (self._listener, *self._sockets):
+            each.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._port))
+            self._sockets += [client, server]
+            for source, target in ((client, server), (server, client)):
+                threading.Thread(target=self._forward, args=(source, target), daemon=True).start()
+
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65_536):
+                if not self._dropping:
+                    target.sendall(data)
+                    self.passed += 1
+            if not self._dropping:
+                target.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+
+class Waiting:
+    """An optimize that goes on until its caller has gone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.began, self.ended = threading.Event(), threading.Event()
+        waiting = self
+
+        def run(self: Any, opened: Any, deadline: Any) -> Any:
+            waiting.began.set()
+            try:
+                while True:
+                    deadline.check()
+                    time.sleep(0.01)
+            finally:
+                waiting.ended.set()
+
+        monkeypatch.setattr(Runtime, "optimize", run)
+
+
+@pytest.fixture
+def dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Proxy, Client, Waiting]]:
+    waiting = Waiting(monkeypatch)
+    with ExitStack() as stack:
+        server = Server(tmp_path / "data", "127.0.0.1:0", indexer=False)
+        server.start()
+        stack.callback(server.drain, 1.0)
+        proxy = Proxy(int(server.address.rpartition(":")[2]))
+        stack.callback(proxy.close)
+        client = stack.enter_context(vecdb.connect(proxy.address))
+        yield proxy, client, waiting
+
+
+def scale(monkeypatch: pytest.MonkeyPatch, module: Any, after_s: float, answer_s: float) -> None:
+    monkeypatch.setattr(module, "_PING_AFTER_S", after_s)
+    monkeypatch.setattr(module, "_PING_ANSWER_S", answer_s)
+
+
+def test_a_client_notices_within_the_time_of_a_call() -> None:
+    default_s = 60.0
+    assert connection._PING_AFTER_S + connection._PING_ANSWER_S <= 25 < default_s
+    # The server takes no offence at our pings.
+    assert process._PINGS_APART_S <= connection._PING_AFTER_S / 2
+
+
+def test_a_client_notices_a_server_that_is_gone_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    scale(monkeypatch, connection, 0.3, 3.0)
+    monkeypatch.setattr(process, "_PINGS_APART_S", 0.1)
+    proxy, client, waiting = request.getfixturevalue("dropped")
+    docs = client.create_collection("docs", 4)
+    failures: list[vecdb.VecdbError] = []
+
+    def optimize() -> None:
+        with pytest.raises(vecdb.VecdbError) as caught:
+            docs.optimize()  # Without an end of its own.
+        failures.append(caught.value)
+
+    caller = threading.Thread(target=optimize)
+    caller.start()
+    assert waiting.began.wait(WITHIN_S)
+    passed, ends = proxy.passed, time.monotonic() + WITHIN_S
+    while proxy.passed < passed + 12:  # Some pings later the connection still stands.
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    assert caller.is_alive() and not waiting.ended.is_set()
+    proxy.drop()
+    caller.join(WITHIN_S)
+    assert [(type(each), each.reason) for each in failures] == [
+        (vecdb.UnavailableError, "CONNECTION")
+    ]
+
+
+def test_a_server_notices_a_caller_that_is_gone_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    scale(monkeypatch, process, 0.3, 3.0)
+    proxy, client, waiting = request.getfixturevalue("dropped")
+    docs = client.create_collection("docs", 4)
+
+    def optimize() -> None:
+        with pytest.raises(vecdb.VecdbError):
+            docs.optimize(timeout_s=WITHIN_S)
+
+    caller = threading.Thread(target=optimize)
+    caller.start()
+    assert waiting.began.wait(WITHIN_S)
+    proxy.drop()
+    assert waiting.ended.wait(WITHIN_S / 2)
+    client.close()
+    caller.join(WITHIN_S)

@@ -1,0 +1,109 @@
+"""Every node of every graph that is built can be reached from its entry: in every space, for every
+M, whatever the rows look like, and however often the graph was extended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.model import index_now, seal_now
+from vecdb.engine.hnsw import builder as hnsw
+from vecdb.engine.maintenance.checking.graph import graph_faults
+from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.hnsw.builder import Builder, Space
+from vecdb.engine.hnsw.reachability import connect, reachable_nodes
+
+ROWS, DIM = 600, 16
+SPACES: tuple[Space, ...] = ("ip", "l2", "dot")
+
+
+def shapes(seed: int) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    normal = random.standard_normal((ROWS, DIM))
+    line, copies, outliers = np.zeros((ROWS, DIM)), normal.copy(), 1e-3 * normal
+    line[:, 0] = normal[:, 0]
+    copies[ROWS // 3 :] = copies[0]
+    outliers[:30] *= 1e5
+    return {
+        "normal": normal,
+        "positive": np.abs(normal) + 0.5,
+        "lengths": normal * np.exp(1.5 * random.standard_normal((ROWS, 1))),
+        "line": line,
+        "copies": copies,
+        "near copies": normal[0] + 1e-3 * normal,
+        "one hot": np.eye(DIM)[random.integers(0, DIM, ROWS)] * random.uniform(1, 2, (ROWS, 1)),
+        "outliers": outliers,
+    }
+
+
+def prepared(rows: Any, space: Space) -> Any:
+    if space == "ip":
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.ascontiguousarray(rows, np.float32)
+
+
+@pytest.mark.parametrize("M", [2, 3, 4, 16])
+@pytest.mark.parametrize("space", SPACES)
+def test_every_node_is_reachable_built_and_extended(space: Space, M: int, tmp_path: Path) -> None:
+    lost = 0
+
+    def counted(graph: Graph, *arguments: Any, **options: Any) -> int:
+        nonlocal lost
+        lost += int(np.count_nonzero(~reachable_nodes(graph)))
+        return connect(graph, *arguments, **options)
+
+    for seed in range(2):
+        for name, raw in shapes(seed).items():
+            rows, half = prepared(raw, space), ROWS // 2
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(hnsw, "connect", counted)
+                builder = Builder(space, DIM, M, 4, ROWS)
+                builder.add(rows[:half])
+                graph = builder.graph(tmp_path)
+                assert reachable_nodes(graph).all(), name
+                builder = Builder.from_graph(
+                    graph, rows[:half], space=space, M=M, ef_construction=4, capacity=ROWS,
+                    work_dir=tmp_path,
+                )  # fmt: skip
+                builder.add(rows[half:])
+                graph = builder.graph(tmp_path)
+            assert reachable_nodes(graph).all(), name
+            assert graph_faults(graph, M) == []
+    assert lost > 0 or M == 16, "hnswlib loses some at small M"
+
+
+def test_no_reached_node_is_lost_where_links_are_replaced() -> None:
+    """No list has room: three places, of which one leads on around a ring."""
+    n = 50
+    links = (np.arange(n)[:, None] + np.array([1, 2, 3, 4])) % (n - 10)
+    links[n - 10 :] = np.arange(n - 10, n)[:, None]  # Only themselves: none leads in or out.
+    graph = Graph(
+        links.astype(np.int32), np.zeros(n + 1, np.int32), np.empty((0, 2), np.int32), 0, 0
+    )
+    assert np.count_nonzero(reachable_nodes(graph)) == n - 10
+    assert connect(graph) == 10
+    assert connect(graph, distances=lambda node, others: np.abs(others - node).astype(float)) == 0
+    assert reachable_nodes(graph).all()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+def test_published_graphs_are_whole_beside_deletions(metric: str, tmp_path: Path) -> None:
+    """As a check counts them: after building, deleting, extending and optimising, with M of 2."""
+    random = np.random.default_rng(3)
+    rows = (np.abs(random.standard_normal((1_500, DIM))) + 0.5).astype(np.float32)
+    names = [str(i) for i in range(len(rows))]
+    folder = tmp_path / "data"
+    with vecdb.open(folder, indexer=False) as database:
+        docs = database.create_collection("docs", DIM, metric, M=2)
+        for part in range(3):
+            chosen = slice(500 * part, 500 * (part + 1))
+            docs.upsert(names[chosen], rows[chosen])
+            docs.delete(names[500 * part : 500 * part + 40])
+            seal_now(docs)
+            index_now(docs)
+        assert {s.kind for s in docs.stats().segments} == {"graph"}
+    assert vecdb.check(folder).problems == ()

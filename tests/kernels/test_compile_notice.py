@@ -1,0 +1,68 @@
+"""The first use of a machine compiles kernels: a program that embeds vecdb is told so, once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+OPEN = """
+import logging, sys, warnings
+import vecdb
+from vecdb.engine.kernels import loading as compiled
+{before}
+with vecdb.open(sys.argv[1], indexer=False) as database:
+    for name in ("A", "B"):
+        database.create_collection(name, dim=3).upsert(["a"], [[1, 2, 3]])
+        database.collection(name).search([1, 2, 3])
+"""
+ANY_TIME_IS_LONG = "compiled._SLOW_S = 0"
+NONE_IS = "compiled._SLOW_S = 1e9"
+
+
+def said_by(data: Path, *before: str, cache: Path | None = None) -> str:
+    """What is said on stderr; with a cache that is cold, if one is given."""
+    cold = {"NUMBA_CACHE_DIR": str(cache), "XDG_CACHE_HOME": str(cache)}
+    code = OPEN.format(before="; ".join(before))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(data)],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env={**os.environ, **(cold if cache else {})},
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    return done.stderr
+
+
+def test_an_embedded_first_use_says_once_that_it_compiles(tmp_path: Path) -> None:
+    (line,) = said_by(tmp_path / "a", ANY_TIME_IS_LONG, cache=tmp_path / "cache").splitlines()
+    assert line.startswith("vecdb: compiling the search kernels")
+    assert said_by(tmp_path / "b", ANY_TIME_IS_LONG, cache=tmp_path / "cache") == ""
+    # Nor is there anything to say where only our note of numba's cache is gone.
+    (tmp_path / "cache" / "vecdb" / "kernels.json").unlink()
+    assert said_by(tmp_path / "c", ANY_TIME_IS_LONG, cache=tmp_path / "cache") == ""
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        (NONE_IS,),
+        (ANY_TIME_IS_LONG, 'logging.getLogger("vecdb.kernels").setLevel("ERROR")'),
+        (ANY_TIME_IS_LONG, 'logging.getLogger("vecdb").addHandler(logging.NullHandler())'),
+    ],
+    ids=["quick", "logger", "handler"],
+)
+def test_nothing_is_said_where_it_is_quick_or_turned_off(
+    tmp_path: Path, before: tuple[str, ...]
+) -> None:
+    assert said_by(tmp_path / "data", *before) == ""
+
+
+def test_processes_that_talk_over_their_output_say_nothing_of_it(tmp_path: Path) -> None:
+    code = "from vecdb.engine.kernels import loading; loading._SLOW_S = 0; loading.load_kernels()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

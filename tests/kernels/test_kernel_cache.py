@@ -1,0 +1,140 @@
+"""Starting beside a process that was stopped with the lock of the kernel cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vecdb.engine.kernels import cache as kernel_cache
+from vecdb.engine.kernels.loading import load_kernels
+
+LOADS = """
+from vecdb.engine.kernels.loading import load_kernels
+load_kernels(print)
+print("loaded")
+"""
+
+HOLDER = """
+import os, sys
+from pathlib import Path
+from vecdb.engine.system.files import file_lock
+with file_lock(Path(sys.argv[1]), wait=True):
+    Path(sys.argv[1]).write_text(str(os.getpid()))
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of note and lock, of which nothing is there; numba's own cache is warm."""
+    load_kernels()
+    monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path))
+    return tmp_path / "vecdb"
+
+
+@pytest.fixture
+def holder(cache: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has the lock."""
+    cache.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLDER, os.fspath(cache / "kernels.lock")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None and child.stdout.readline() == "held\n"
+        yield child
+        child.kill()
+
+
+def started(**environment: str) -> str:
+    """What a process says that loads the kernels; it must end."""
+    return subprocess.run(
+        [sys.executable, "-c", LOADS],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=150,
+        env={**os.environ, **environment},
+    ).stdout
+
+
+def test_start_with_a_warm_cache_waits_for_no_lock(
+    cache: Path, holder: subprocess.Popen[str]
+) -> None:
+    kernel_cache.note_warm(load_kernels())
+    assert kernel_cache.is_warm()
+    assert "waiting" not in started()
+    assert holder.poll() is None
+
+
+def test_start_with_a_cold_cache_does_not_wait_for_a_stopped_process(
+    cache: Path, holder: subprocess.Popen[str]
+) -> None:
+    holder.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, holder.pid, os.WSTOPPED | os.WNOWAIT)
+    assert not kernel_cache.is_warm()
+    assert "loaded" in started()
+    assert kernel_cache.is_warm()  # So that the next one does not even look.
+
+
+def test_wait_for_who_compiles_ends_when_the_cache_is_warm_or_patience_is_over(
+    cache: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    real = kernel_cache.is_warm
+
+    def warm_at_last() -> bool:
+        asked.append(real())
+        if len(asked) == 3:
+            kernel_cache.note_warm(load_kernels())
+        return asked[-1]
+
+    monkeypatch.setattr(kernel_cache, "is_warm", warm_at_last)
+    with kernel_cache.compiling():
+        assert asked == [False, False, False, True]
+    (cache / "kernels.json").unlink()
+    monkeypatch.setattr(kernel_cache, "is_warm", real)
+    monkeypatch.setattr(kernel_cache, "PATIENCE_S", 0.3)
+    with kernel_cache.compiling():
+        assert holder.poll() is None
+
+
+def test_lock_of_a_cold_cache_keeps_others_waiting(cache: Path) -> None:
+    with kernel_cache.compiling():
+        assert (cache / "kernels.lock").read_text() == str(os.getpid())
+        assert not kernel_cache._is_stopped(cache / "kernels.lock")
+
+
+@pytest.mark.parametrize("note", ["", "{}", "[]", '{"key": 1, "files": 2}', "gone", "other files"])
+def test_note_that_says_nothing_is_a_cold_cache(cache: Path, note: str) -> None:
+    kernel_cache.note_warm(load_kernels())
+    file = cache / "kernels.json"
+    content = json.loads(file.read_text())
+    assert kernel_cache.is_warm() and len(content["files"]) > 1
+    if note == "gone":
+        file.unlink()
+    elif note == "other files":
+        file.write_text(json.dumps({**content, "files": [*content["files"], "/nowhere.nbi"]}))
+    else:
+        file.write_text(note)
+    assert not kernel_cache.is_warm()
+
+
+def test_note_of_other_settings_or_another_source_is_a_cold_cache(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel_cache.note_warm(load_kernels())
+    with monkeypatch.context() as patch:
+        patch.setenv("NUMBA_CPU_NAME", "generic")
+        assert not kernel_cache.is_warm()
+    other = cache / "kernels.py"
+    other.write_text("other")
+    monkeypatch.setattr(kernel_cache, "_SOURCE", other)
+    assert not kernel_cache.is_warm()

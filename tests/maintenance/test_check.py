@@ -1,0 +1,576 @@
+"""``vecdb.check`` as it is called: content after every normal history and beside others who write,
+the death of its process, damaged pages, repair, the command line.
+
+What each kind of disagreement looks like is in ``test_check_planted.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.checking import (
+    DIM,
+    catalog_entry,
+    change_counters,
+    checked,
+    collection_folder,
+    fill,
+    ids_of,
+    kinds_of,
+    put,
+    vectors_of,
+)
+from tests.model import index_now, seal_now
+from vecdb.checking import NOTE
+from vecdb.engine.maintenance.checking import process
+from vecdb.engine.maintenance.checking import segments
+from vecdb.engine.maintenance.checking.catalog import check_catalog
+from vecdb.engine.maintenance.checking.graph import graph_faults
+from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.hnsw.builder import Builder
+from vecdb.engine.segments.lifecycle import SEAL_LOCK, claim
+from vecdb.engine.hnsw.reachability import connect, reachable_nodes
+from vecdb.engine.testing import opened_of
+from vecdb_cli import command_line
+
+SEED = 20_261
+PAGE_BYTES = 4_096
+
+
+def empty(database: Any) -> None:
+    database.create_collection("docs", DIM)
+
+
+def no_collection(database: Any) -> None:
+    pass
+
+
+def fresh_rows(database: Any) -> None:
+    docs = database.create_collection("docs", DIM, "euclidean")
+    docs.upsert(ids_of(0, 300), vectors_of(0, 300))
+    docs.delete(ids_of(0, 3))
+
+
+def flat_segments(database: Any) -> None:
+    docs = database.create_collection("docs", DIM, "dot")
+    for start in range(0, 300, 100):
+        docs.upsert(ids_of(start, 100), vectors_of(start, 100), [{"n": 1}] * 100)
+        seal_now(docs)
+
+
+def graphs(database: Any) -> None:
+    docs = database.create_collection("docs", DIM)
+    for start in range(0, 2_000, 500):
+        docs.upsert(ids_of(start, 500), vectors_of(start, 500))
+        seal_now(docs)
+        index_now(docs, rows_max=1_000)
+
+
+def updates_and_deletes(database: Any) -> None:
+    docs = database.create_collection("docs", DIM)
+    for seed in range(4):
+        docs.upsert(ids_of(50 * seed, 200), vectors_of(seed, 200), [{"seed": seed}] * 200)
+        docs.delete(ids_of(75 * seed, 30))
+        if seed % 2:
+            seal_now(docs)
+            index_now(docs)
+
+
+def everything_deleted(database: Any) -> None:
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(ids_of(0, 100), vectors_of(0, 100))
+    seal_now(docs)
+    docs.delete(ids_of(0, 100))
+    index_now(docs)
+
+
+def versions_of_metadata(database: Any) -> None:
+    docs = database.create_collection("docs", DIM)
+    for version in range(5):
+        docs.upsert(ids_of(0, 60), vectors_of(0, 60), [{"version": version}] * 60)
+    docs.upsert(ids_of(0, 60), vectors_of(0, 60))
+
+
+def identical_vectors(database: Any) -> None:
+    docs = database.create_collection("docs", DIM)
+    same = np.repeat(vectors_of(0, 3), 200, axis=0)
+    docs.upsert(ids_of(0, 600), same)
+    docs.upsert(ids_of(600, 300), vectors_of(1, 300))
+    seal_now(docs)
+    index_now(docs)
+
+
+def dropped(database: Any) -> None:
+    graphs(database)
+    database.drop_collection("docs")
+    empty(database)
+
+
+def unicode_and_long(database: Any) -> None:
+    docs = database.create_collection("docs", 700)
+    names = ["é" * 250, "日本", "0", " "]
+    docs.upsert(names, vectors_of(0, 4, 700), [{"text": "x" * 60_000}, None, {"é": [1]}, {}])
+    seal_now(docs)
+    index_now(docs)
+
+
+def a_dead_process(database: Any) -> None:
+    """A claim whose holder was killed: nothing is wrong, the next holder discards it."""
+    fresh_rows(database)
+    assert claim(opened_of(database.collection("docs")).store, SEAL_LOCK, 0, 300) is not None
+
+
+HISTORIES: tuple[Callable[[Any], None], ...] = (
+    no_collection,
+    empty,
+    fresh_rows,
+    flat_segments,
+    graphs,
+    updates_and_deletes,
+    everything_deleted,
+    versions_of_metadata,
+    identical_vectors,
+    dropped,
+    unicode_and_long,
+    a_dead_process,
+)
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=lambda function: function.__name__)
+def test_normal_histories_are_content(tmp_path: Path, history: Callable[[Any], None]) -> None:
+    folder = tmp_path / "data"
+    with vecdb.open(folder, indexer=False) as database:
+        history(database)
+        counts = {c.name: database.collection(c.name).count() for c in database.list_collections()}
+    before = state_of_files(folder)
+    problems, found = checked(folder, findable=0.99)
+    assert problems == []
+    assert {each.name: each.live_count for each in found} == counts
+    assert all(each.findable is None or each.findable >= 0.99 for each in found)
+    assert state_of_files(folder) == before
+    with vecdb.open(folder, indexer=False, segment_bytes_max=20_000, seal_bytes=1_000) as database:
+        for name, count in counts.items():
+            collection = database.collection(name)
+            dim = collection.config.dim
+            collection.upsert(["new"], vectors_of(9, 1, dim))
+            assert collection.count() == count + 1
+    assert checked(folder)[0] == []
+
+
+def state_of_files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Path → time of change and content of every file, but for LMDB's locks."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "lock.mdb"
+    }
+
+
+def test_small_segments_by_the_indexer_are_content(tmp_path: Path) -> None:
+    """As a database does it by itself, and while it is open in this very process."""
+    options = {"segment_bytes_max": 100_000, "seal_bytes": 10_000}
+    with vecdb.open(tmp_path / "data", **options) as database:
+        docs = database.create_collection("docs", DIM)
+        for start in range(0, 3_000, 500):
+            docs.upsert(ids_of(start, 500), vectors_of(start, 500))
+        docs.optimize()
+        said: list[str] = []
+        report = vecdb.check(tmp_path / "data", findable=0.99, progress=said.append)
+        assert report.problems == () and report.content and report.complete
+        (found,) = report.collections
+        assert (found.name, found.live_count, found.seq) == ("docs", 3_000, 6)
+        assert found.segments == len(docs.stats().segments) > 1
+        assert said == ["checking the catalogue", "checking docs"]
+
+
+WRITER = """
+import contextlib, sys
+from vecdb.engine.testing import opened_of
+from pathlib import Path
+import vecdb
+from tests.checking import ids_of, vectors_of
+from tests.model import indexer_of
+with vecdb.open(sys.argv[1], indexer=False) as database:
+    docs = database.create_collection("docs", 8)
+    turn = 0
+    while Path(sys.argv[2]).exists():
+        first = 40 * turn % 900
+        docs.upsert(ids_of(first, 100), vectors_of(turn, 100), [{"turn": turn}] * 100)
+        docs.delete(ids_of(first * 7 % 900, 20))
+        # Not by the helpers that insist: another process may hold the locks, or unlink files.
+        with contextlib.suppress(OSError, vecdb.VecdbError):
+            opened_of(docs).seal(1)
+            if turn % 3 == 0:
+                indexer_of(docs).run("optimizing")
+        if turn % 5 == 0:
+            database.create_collection(f"brief{turn}", 8).upsert(["a"], vectors_of(0, 1))
+            database.drop_collection(f"brief{turn}")
+        turn += 1
+        if turn == 3:
+            print("going", flush=True)
+    print(turn)
+"""
+
+
+UNDER_WAY = {"COLLECTION_UNFINISHED", "TRASH"}
+"""What a check in a process of its own, whose patience can't be made longer here, may tell of a
+writer that a busy machine keeps waiting. The check in this process tells of nothing."""
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that writes, seals, indexes, makes and drops collections until its file is gone."""
+    go = tmp_path / "go"
+    go.touch()
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "data"), str(go)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "going\n"
+        yield process
+    finally:
+        go.unlink(missing_ok=True)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def test_beside_a_writer_it_is_content(
+    tmp_path: Path, writer: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is half made stays so for as long as a busy machine keeps the writer waiting.
+    monkeypatch.setattr("vecdb.engine.maintenance.checking.catalog._UNDER_WAY_S", 30.0)
+    seqs: list[int] = []
+    until = time.monotonic() + 60
+    while len(set(seqs)) < 5 and time.monotonic() < until:
+        problems, found = checked(tmp_path / "data", findable=0.95)
+        assert problems == []
+        seqs += [each.seq for each in found if each.name == "docs"]
+    assert kinds_of(list(vecdb.check(tmp_path / "data").problems)) <= UNDER_WAY
+    assert writer.poll() is None
+    (tmp_path / "go").unlink()
+    assert writer.stdout is not None and int(writer.stdout.readline()) > 3
+    assert seqs == sorted(seqs) and len(set(seqs)) >= 5, "it looked while there was writing"
+
+
+def test_repair_beside_a_writer(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
+    segments = collection_named(tmp_path / "data", "docs") / "segments"
+    for folder in segments.iterdir():
+        shutil.rmtree(folder, ignore_errors=True)
+    report = vecdb.check(tmp_path / "data", repair=True)
+    left = [each for each in report.problems if not each.repaired and each.severity != NOTE]
+    assert kinds_of(left) <= UNDER_WAY
+    assert writer.poll() is None
+
+
+def test_folders_that_go_while_they_are_listed_hold_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a drop beside the check moves them away, at the worst moment."""
+    listdir, collection = os.listdir, tmp_path / "collections" / "c"
+
+    def just_gone(folder: Any) -> list[str]:
+        shutil.rmtree(folder, ignore_errors=True)
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", just_gone)
+    for work in (
+        lambda: segments._listed(collection),
+        lambda: process._Round(tmp_path, {}, lambda text: None)._found_on_disk(),
+        lambda: check_catalog(tmp_path, lambda problem: None),
+    ):
+        (collection / "segments" / "1").mkdir(parents=True)
+        assert not work()
+
+
+def collection_named(folder: Path, name: str) -> Path:
+    return folder / "collections" / str(catalog_entry(folder, name)["id"])
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A closed folder with "docs" and "other"."""
+    folder = tmp_path / "data"
+    fill(folder)
+    with vecdb.open(folder, indexer=False) as database:
+        other = database.create_collection("other", DIM)
+        other.upsert(ids_of(0, 100), vectors_of(0, 100))
+        seal_now(other)
+    return folder
+
+
+def test_a_cut_store_is_told_and_the_others_checked(two: Path) -> None:
+    store = collection_named(two, "docs") / "store" / "data.mdb"
+    os.truncate(store, 5 * PAGE_BYTES)
+    report = vecdb.check(two, repair=True)
+    (problem,) = report.problems
+    assert (problem.collection, problem.kind) == ("docs", "STORE_DAMAGED")
+    assert "cut short" in problem.detail and not problem.repaired
+    assert [each.name for each in report.collections] == ["other"]
+    assert not report.content and report.complete
+
+
+def test_a_cut_catalogue_leaves_the_folders(two: Path) -> None:
+    os.truncate(two / "catalog" / "data.mdb", 2 * PAGE_BYTES)
+    report = vecdb.check(two)
+    (problem,) = report.problems
+    assert (problem.collection, problem.kind) == ("", "CATALOG_LOST")
+    assert sorted(each.live_count for each in report.collections) == [100, 337]
+
+
+def pages_in_use(raw: bytes) -> list[int]:
+    """Pages of an LMDB file that what was committed last leads to."""
+
+    def numbers(layout: str, at: int) -> tuple[int, ...]:
+        return struct.unpack_from(f"<{layout}", raw, at)
+
+    # A meta page ends with: root of the main database, last page, number of the transaction.
+    metas = [numbers("QQQ", each * PAGE_BYTES + 128) for each in (0, 1)]
+    pages, roots = set(), [max(metas, key=lambda meta: meta[2])[0]]
+    while roots:
+        page = roots.pop()
+        pages.add(page)
+        kind, lower = numbers("HH", page * PAGE_BYTES + 10)
+        for (offset,) in struct.iter_unpack("<H", raw[page * PAGE_BYTES :][16:lower]):
+            node = page * PAGE_BYTES + offset
+            low, high, flags, key_bytes = numbers("HHHH", node)
+            if kind & 1:  # It is a branch, and its nodes lead on.
+                roots.append(low | high << 16 | flags << 32)
+            elif flags & 1:  # A large value has pages of its own.
+                pages.update(numbers("Q", node + 8 + key_bytes))
+            elif flags & 2:  # A named database; without entries it has no root.
+                (root,) = numbers("Q", node + 8 + key_bytes + 40)
+                roots += [root] if root != 2**64 - 1 else []
+    return sorted(pages)
+
+
+def test_flips_in_the_pages_of_a_store_never_end_the_check(two: Path) -> None:
+    """Whatever page is damaged: it is told, unless the bits said nothing; the other collection is
+    checked."""
+    chance = random.Random(SEED)
+    file = collection_named(two, "docs") / "store" / "data.mdb"
+    good = file.read_bytes()
+    told = 0
+    # What lies where differs from run to run, so that a seed can't promise that five are enough.
+    for flip in range(12):
+        if flip >= 5 and told >= 2:
+            break
+        raw = bytearray(good)
+        # Headers and the pointers after them say most of what there is to get wrong.
+        page = chance.choice(pages_in_use(good))
+        for _ in range(3):
+            raw[page * PAGE_BYTES + chance.randrange(64)] ^= 1 << chance.randrange(8)
+        file.write_bytes(raw)
+        report = vecdb.check(two)
+        about_docs = all(problem.collection == "docs" for problem in report.problems)
+        assert about_docs, f"seed {SEED}, flip {flip}, page {page}: {report.problems}"
+        assert "other" in [each.name for each in report.collections]
+        told += not report.content
+    assert told >= 2, f"seed {SEED}"
+
+
+def test_hidden_entries_are_told(two: Path) -> None:
+    """A database that LMDB believes to have more entries than there are."""
+    file = collection_named(two, "docs") / "store" / "data.mdb"
+    raw = file.read_bytes()
+    # A named database is a record in the main one: 32 bytes, then the count of its entries.
+    said, wrong = ((337).to_bytes(8, "little"), (338).to_bytes(8, "little"))
+    changed, copies = re.subn(b"(ids.{32})" + re.escape(said), rb"\g<1>" + wrong, raw, flags=re.S)
+    assert copies > 0
+    file.write_bytes(changed)
+    problems, _ = checked_only(two, "docs")
+    assert kinds_of(problems) == {"STORE_DAMAGED"}
+    assert problems[0].detail == ("entries of ids: LMDB says that there are 338, 337 were found")
+
+
+def checked_only(folder: Path, name: str) -> tuple[list[Any], list[Any]]:
+    problems, found = checked(folder)
+    return [p for p in problems if p.collection == name], found
+
+
+def test_repair_mends_caches_and_says_so(two: Path) -> None:
+    place = collection_named(two, "docs")
+    shutil.rmtree(place / "segments")
+    change_counters_of(two, "docs", live_count=5)
+    (two / "FORMAT").unlink()
+    put_in(two, "other", "ids", b"id-5", None)
+
+    report = vecdb.check(two)
+    assert not report.content and not any(problem.repaired for problem in report.problems)
+    expected = {"SEGMENT_MISSING", "COUNTERS", "FORMAT", "IDS"}
+    assert kinds_of(list(report.problems)) == expected
+
+    report = vecdb.check(two, repair=True)
+    left = [problem for problem in report.problems if not problem.repaired]
+    assert [(p.collection, p.kind) for p in left] == [("other", "IDS")]
+    assert kinds_of([p for p in report.problems if p.repaired]) == expected - {"IDS"}
+    assert not report.content
+
+    put_in(two, "other", "ids", b"id-5", (5).to_bytes(8, "little"))
+    change_counters_of(two, "other", live_count=100)
+    assert vecdb.check(two).problems == ()
+    with vecdb.open(two, indexer=False) as database:
+        docs = database.collection("docs")
+        assert docs.count() == 337
+        assert [s.kind for s in docs.stats().segments] == ["graph"]
+        assert docs.search(vectors_of(0, 200)[50], k=1).ids == ["id-50"]
+
+
+def change_counters_of(folder: Path, name: str, **values: int) -> None:
+    with_only(folder, name, lambda only: change_counters(only, **values))
+
+
+def put_in(folder: Path, name: str, database: str, key: bytes, payload: bytes | None) -> None:
+    with_only(folder, name, lambda only: put(only, database, key, payload))
+
+
+def with_only(folder: Path, name: str, function: Callable[[Path], object]) -> None:
+    """Call a function that wants a folder with one collection, while the others are elsewhere."""
+    place = collection_named(folder, name)
+    only = folder.with_name("only")
+    (only / "collections").mkdir(parents=True)
+    place.rename(only / "collections" / place.name)
+    function(only)
+    (only / "collections" / place.name).rename(place)
+    shutil.rmtree(only)
+
+
+def test_what_is_no_data_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(vecdb.NotFoundError):
+        vecdb.check(tmp_path / "nothing")
+    with pytest.raises(vecdb.FailedPreconditionError, match="no vecdb database"):
+        vecdb.check(tmp_path)
+    (tmp_path / "FORMAT").write_text("vecdb 99\n")
+    with pytest.raises(vecdb.FailedPreconditionError, match="format 99"):
+        vecdb.check(tmp_path)
+    with pytest.raises(vecdb.InvalidArgumentError, match=r"got 1\.5"):
+        vecdb.check(tmp_path, findable=1.5)
+    with pytest.raises(vecdb.InvalidArgumentError, match="got 0"):
+        vecdb.check(tmp_path, sample=0)
+    (tmp_path / "backup.json").write_text("{}")
+    with pytest.raises(vecdb.FailedPreconditionError, match="is a backup"):
+        vecdb.check(tmp_path)
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data"
+    fill(folder)
+    assert command_line.run(["check", str(folder), "--findable", "0.99"]) == 0
+    said = capsys.readouterr().out
+    assert "docs         337 rows at seq 7, 2 segments, 100.00% findable" in said
+    assert "all is right (" in said
+
+    (segment,) = (collection_folder(folder) / "segments").glob("2")
+    shutil.rmtree(segment)
+    assert command_line.run(["check", str(folder)]) == 1
+    said = capsys.readouterr().out
+    assert "warning   SEGMENT_MISSING    docs: segment 2: " in said and "1 problem (" in said
+
+    assert command_line.run(["check", str(folder), "--repair", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["content"] and document["complete"]
+    (problem,) = document["problems"]
+    assert problem["kind"] == "SEGMENT_MISSING" and problem["repaired"]
+    assert problem["segment"] == 2 and problem["collection"] == "docs"
+    (collection,) = document["collections"]
+    assert collection["live_count"] == 337 and collection["findable"] is None
+
+    assert command_line.run(["check", str(tmp_path / "nothing")]) == 2
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_what_could_not_be_checked_is_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process that checks is killed by somebody else: that says nothing of the folder."""
+    folder = tmp_path / "data"
+    fill(folder)
+    stub = tmp_path / "python"
+    stub.write_text(
+        '#!/bin/sh\necho \'{"event": "listed", "collections": '
+        '[["docs", "0123", null]]}\'\n'
+        'echo \'{"event": "begin", "id": "0123"}\'\nkill -9 $$\n'
+    )
+    stub.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vecdb.engine.system.child_process.sys.executable", str(stub))
+        assert command_line.run(["check", str(folder)]) == 2
+    said = capsys.readouterr().out
+    assert "CHECK_FAILED" in said and "status -9" in said
+    assert "not all of it could be checked" in said
+
+
+def small_graph() -> Graph:
+    """0 → 1 → 2 → 3, and node 4 on level 1, from which 5 is reached on level 0."""
+    links = np.full((6, 4), -1, np.int32)
+    for node, neighbour in ((0, 1), (1, 2), (2, 3), (4, 5)):
+        links[node, 0] = neighbour
+    offsets = np.array([0, 1, 1, 1, 1, 2, 2], np.int32)
+    upper = np.array([[4, -1], [0, -1]], np.int32)
+    return Graph(links, offsets, upper, 0, 1)
+
+
+def test_reachable_is_what_a_search_may_come_to() -> None:
+    graph = small_graph()
+    assert graph_faults(graph, 2) == []
+    assert reachable_nodes(graph).all()
+    graph.upper_links[0, 0] = -1
+    assert reachable_nodes(graph).tolist() == [True] * 4 + [False] * 2
+    # Like a walk, it reads a list only up to the first number that is no node's.
+    graph.links[1] = (-1, 2, -1, -1)
+    assert reachable_nodes(graph).tolist() == [True] * 2 + [False] * 4
+    (fault,) = graph_faults(graph, 2)
+    assert fault == "1 nodes have neighbours on level 0 that are no nodes of 6"
+    graph.upper_links[1, 0] = 3
+    assert graph_faults(graph, 2)[-1] == (
+        "1 neighbours are not on the level on which they are named"
+    )
+
+
+def test_nodes_without_a_link_to_them_get_one() -> None:
+    graph = small_graph()
+    graph.links[4, 0] = -1
+    graph.links[5, 0] = 2
+    assert np.flatnonzero(~reachable_nodes(graph)).tolist() == [5]
+    assert connect(graph) == 0
+    assert graph.links[2].tolist() == [3, 5, -1, -1] and reachable_nodes(graph).all()
+    # Its only neighbour has no room, but that one's neighbour has.
+    graph.links[2] = (3, 0, 1, 1)
+    assert connect(graph) == 0
+    assert 5 in graph.links[[0, 1, 3]] and reachable_nodes(graph).all()
+
+
+def test_a_sparse_graph_is_reachable_as_built(tmp_path: Path) -> None:
+    """hnswlib drops some nodes from all lists; the builder puts them back."""
+    builder = Builder("l2", 16, 4, 4, 2_000, threads=1)
+    builder.add(vectors_of(0, 2_000, 16))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vecdb.engine.hnsw.builder.connect", lambda *_, **__: 0)
+        bare = builder.graph(tmp_path)
+    lost = np.count_nonzero(~reachable_nodes(bare))
+    graph = builder.graph(tmp_path)
+    assert lost > 0 and reachable_nodes(graph).all()
+    assert graph_faults(graph, 4) == []
+    assert np.count_nonzero(bare.links != graph.links) <= lost, "a link each at most"

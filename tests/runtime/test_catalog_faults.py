@@ -1,0 +1,141 @@
+"""A create or a drop that fails half way can be tried again, and leaves nothing lying about."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from vecdb.engine.system import failpoints
+from vecdb.engine.testing import runtime_of
+
+DIM = 4
+CREATES = [name for name in failpoints.FAILPOINTS if name.startswith("create.")]
+DROPS = [name for name in failpoints.FAILPOINTS if name.startswith("drop.")]
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    failpoints.arm("")
+
+
+def use(database: Any) -> None:
+    """The name is free, and a collection can be made of it, used and dropped."""
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(["a"], np.ones((1, DIM), np.float32))
+    assert docs.count() == 1
+    database.drop_collection("docs")
+    assert database.list_collections() == []
+    assert list((database.path / "collections").iterdir()) == []
+    assert list((database.path / "trash").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", CREATES)
+def test_a_create_that_failed_can_be_tried_again(database: Any, name: str) -> None:
+    failpoints.arm(f"{name}=EIO")
+    with pytest.raises(vecdb.UnavailableError):
+        database.create_collection("docs", DIM)
+    assert database.list_collections() == []
+    use(database)
+
+
+@pytest.mark.parametrize("action", ["begin", "end"])
+@pytest.mark.parametrize("commit", [1, 2, 3])
+def test_a_create_whose_commit_failed_can_be_tried_again(
+    database: Any, commit: int, action: str
+) -> None:
+    failpoints.arm(f"commit.{action}=EIO:{commit}")
+    with pytest.raises(vecdb.VecdbError):
+        database.create_collection("docs", DIM)
+    assert database.list_collections() == []
+    use(database)
+
+
+def test_a_create_that_could_not_even_be_undone_is_undone_by_the_next(database: Any) -> None:
+    # The third commit makes it ready; that it should be undone can't be written down.
+    failpoints.arm("create.made=EIO,commit.begin=EIO:3")
+    with pytest.raises(vecdb.UnavailableError, match=r"create\.made"):
+        database.create_collection("docs", DIM)
+    assert database.list_collections() == []
+    use(database)
+
+
+@pytest.mark.parametrize("again", ["drop", "reopen"])
+@pytest.mark.parametrize("name", DROPS)
+def test_a_drop_that_failed_is_finished(tmp_path: Path, name: str, again: str) -> None:
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        failpoints.arm(f"{name}=EIO")
+        with pytest.raises(vecdb.UnavailableError):
+            database.drop_collection("docs")
+        if name == "drop.entered":  # As if it had not been tried.
+            assert docs.upsert(["a"], np.ones((1, DIM), np.float32)).seq == 1
+            database.drop_collection("docs")
+        assert database.list_collections() == []
+        with pytest.raises(vecdb.VecdbError):
+            docs.upsert(["a"], np.ones((1, DIM), np.float32))
+        if name in ("drop.marked", "drop.moved"):
+            with pytest.raises(vecdb.AlreadyExistsError):
+                database.create_collection("docs", DIM)
+            if again == "drop":
+                database.drop_collection("docs")
+        if again != "reopen":
+            use(database)
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        use(database)
+
+
+def leave_half_done(data: Path) -> None:
+    """A collection that is whole, one half made and one half dropped."""
+    with vecdb.open(data, indexer=False) as database:
+        kept = database.create_collection("kept", DIM)
+        kept.upsert(["a"], np.ones((1, DIM), np.float32))
+        database.create_collection("dropping", DIM)
+        runtime_of(database).catalog.drop("dropping")  # Only its first step.
+        with runtime_of(database).catalog.environment.read() as transaction:
+            entry = runtime_of(database).catalog._entry(transaction, "kept")
+        (data / "collections" / ("f" * 16)).mkdir()
+        runtime_of(database).catalog._put(
+            "creating", {**entry, "id": "f" * 16, "state": "creating"}
+        )
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(f"commit.{step}=EIO:{at}" for step in ("begin", "end") for at in (1, 2, 3, 4)),
+        *(f"drop.{step}=EIO" for step in ("marked", "moved", "removed")),
+    ],
+)
+def test_what_can_not_be_finished_hinders_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    leave_half_done(tmp_path / "data")
+    failpoints.arm(fault)
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        assert [r.message for r in caplog.records if "stays half" in r.message]
+        assert [d.name for d in database.list_collections()] == ["kept"]
+        assert database.collection("kept").get(["a"]).ids == ["a"]
+    failpoints.arm("")
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        assert len(list((database.path / "collections").iterdir())) == 1
+        assert not list((database.path / "trash").iterdir())
+        for name in ("creating", "dropping"):
+            database.create_collection(name, DIM)
+
+
+def test_a_draft_of_the_format_file_does_not_stay(tmp_path: Path) -> None:
+    """A process that was killed while it made the folder left it."""
+    data = tmp_path / "data"
+    data.mkdir()
+    draft = data / f"FORMAT.{os.getpid() + 1}"
+    draft.write_text("vec")
+    with vecdb.open(data, indexer=False) as database:
+        use(database)
+    assert [path.name for path in data.glob("FORMAT*")] == ["FORMAT"]

@@ -1,0 +1,554 @@
+"""One folder, many processes: builds that die or run out of memory, scripts that come and go,
+readers that were killed, forks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.serving import ServerProcess
+from vecdb.engine.kv import environment as environment_module
+from vecdb.engine.system import failpoints
+from vecdb.engine.store import layout
+from vecdb.engine.indexing import supervisor
+from vecdb.engine.kv.environment import Environment
+from vecdb.engine.runtime.open_collection import OpenCollection
+from vecdb.engine.store.store import Store
+from vecdb.engine.indexing.supervisor import IndexerSettings, Supervisor
+from vecdb.engine.testing import opened_of, runtime_of
+
+DIM = 32
+SLOW_S = 120.0
+"""An indexer gives way to all others, so that on a busy machine a large build takes long."""
+
+
+def rows(count: int, seed: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"row-{i}" for i in range(first, first + count)]
+
+
+def eventually(
+    condition: Callable[[], Any],
+    within_s: float = 40.0,
+    otherwise: object = "it did not happen in time",
+) -> Any:
+    ends = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < ends, otherwise
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
+    """The indexers that databases of this process start."""
+    started: list[subprocess.Popen[str]] = []
+    start = Supervisor._start
+
+    def noting(self: Supervisor) -> subprocess.Popen[str]:
+        started.append(start(self))
+        return started[-1]
+
+    monkeypatch.setattr(Supervisor, "_start", noting)
+    return started
+
+
+def indexers_of(folder: Path) -> list[int]:
+    """Living indexers of a folder, whoever started them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"vecdb.engine.indexing.process" in words and os.fsencode(folder) in words:
+                found.append(int(entry.name))
+    return found
+
+
+def entries_of(docs: Any) -> dict[int, dict[str, Any]]:
+    store = opened_of(docs).store
+    with store.environment.read() as transaction:
+        return store.read_segments(transaction)
+
+
+def check_tidy(docs: Any) -> None:
+    """Nothing of work that was begun and not finished is left, once the indexer pauses."""
+    folder, seen = Path(opened_of(docs).folder), {}
+
+    def tidy() -> bool:
+        entries = entries_of(docs)
+        seen["states"] = {entry["state"] for entry in entries.values()}
+        seen["graphs"] = list(folder.glob("graph-*.hnsw"))
+        seen["folders"] = {entry.name for entry in (folder / "segments").iterdir()}
+        expected = {"states": {"published"}, "graphs": [], "folders": set(map(str, entries))}
+        return seen == expected
+
+    eventually(tidy, otherwise=seen)
+
+
+def data_bytes(pid: int) -> int:
+    (line,) = (
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmData" in line
+    )
+    return 1024 * int(line.split()[1])
+
+
+def test_a_build_without_memory_is_tried_again(tmp_path: Path, children: list[Any]) -> None:
+    """The limit lets the indexer live and not build; searches and writes go on meanwhile."""
+    with vecdb.open(tmp_path / "data", map_bytes=1 << 26) as database:
+        small = database.create_collection("small", DIM)
+        small.upsert(names(100), rows(100))
+        small.optimize(timeout_s=60)
+        docs = database.create_collection("docs", DIM)
+        vectors = rows(12_000)
+        docs.upsert_many(names(12_000), vectors, batch_rows=6_000)
+        (child,) = children
+        limit = data_bytes(child.pid) + 512 * 1024
+        no_limit = resource.prlimit(child.pid, resource.RLIMIT_DATA)
+        resource.prlimit(child.pid, resource.RLIMIT_DATA, (limit, no_limit[1]))
+        opened_of(docs).seal(1)
+        runtime_of(database).wake_indexer(opened_of(docs).id)
+        eventually(lambda: "(2 in a row)" in docs.stats().indexer)
+        status = docs.stats().indexer
+        assert "waiting" in status and ("emory" in status or "alloc" in status), status
+        assert docs.search(vectors[7], k=1).ids == ["row-7"]
+        docs.upsert(["later"], rows(1, 9))
+        assert small.search(rows(1)[0], k=1).ids == ["row-0"]
+        assert children == [child] and child.poll() is None
+        resource.prlimit(child.pid, resource.RLIMIT_DATA, no_limit)
+        stats = docs.optimize(timeout_s=60)
+        assert stats.unindexed_rows == 0
+        eventually(lambda: "waiting after" not in docs.stats().indexer)
+        assert docs.search(vectors[7], k=1).info.verified
+        check_tidy(docs)
+
+
+@pytest.mark.parametrize("point", ["graph.claimed", "segment.arrays"])
+def test_a_build_that_dies_each_time_backs_off(
+    tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    with vecdb.open(tmp_path / "data") as database:
+        docs, vectors = database.create_collection("docs", DIM), rows(500)
+        docs.upsert(names(500), vectors)
+        opened_of(docs).seal(1)
+        monkeypatch.setenv(failpoints.VARIABLE, f"{point}=crash")
+        began = time.monotonic()
+        runtime_of(database).wake_indexer(opened_of(docs).id)
+        eventually(
+            lambda: "waiting after a crash (2 in a row): it was killed" in docs.stats().indexer
+        )
+        assert time.monotonic() - began > 1.0 and len(children) >= 2
+        # By now a third may have been started.
+        assert all(child.returncode == -signal.SIGKILL for child in children[:2])
+        assert docs.search(vectors[7], k=1).ids == ["row-7"]
+        docs.upsert(["later"], rows(1, 9))
+        monkeypatch.delenv(failpoints.VARIABLE)
+        assert docs.optimize(timeout_s=60).unindexed_rows == 0
+        eventually(lambda: "waiting after" not in docs.stats().indexer)
+        check_tidy(docs)
+
+
+def test_two_graph_jobs_never_meet(tmp_path: Path, children: list[Any]) -> None:
+    """Two processes with indexers, both killed again and again: one graph claim at a time, and all
+    that they leave is discarded."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance, folder = random.Random(seed), tmp_path / "data"
+    with (
+        vecdb.open(folder, seal_bytes=4 * DIM * 2000) as database,
+        ServerProcess(folder, seal_bytes=4 * DIM * 2000) as server,
+        vecdb.connect(server.address) as client,
+    ):
+        docs = database.create_collection("docs", DIM)
+        remote, claims, kills, stop = client.collection("docs"), [], [0], threading.Event()
+
+        def watch() -> None:
+            while not stop.is_set():
+                states = [e for e in entries_of(docs).values() if e["state"] == "claimed"]
+                claims.append(sum(e["lock"] == "graph" for e in states))
+                if claims[-1] and chance.random() < 0.2:
+                    for pid in indexers_of(folder)[:1]:
+                        os.kill(pid, signal.SIGKILL)
+                        kills[0] += 1
+                time.sleep(0.002)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            ends, i = time.monotonic() + 30, 0
+            while kills[0] < 2:
+                assert time.monotonic() < ends
+                (docs if i % 2 else remote).upsert(names(1000, 1000 * (i % 10)), rows(1000, i))
+                time.sleep(0.01)
+                i += 1
+        finally:
+            stop.set()
+            watcher.join()
+        assert max(claims) == 1
+        assert remote.optimize(timeout_s=60).unindexed_rows == 0
+        assert docs.count() == remote.count() == 1000 * min(i, 10)
+        assert docs.search(rows(1000, i - 1)[5], k=1).ids == [f"row-{1000 * ((i - 1) % 10) + 5}"]
+        eventually(lambda: all(e["state"] == "published" for e in entries_of(docs).values()))
+        check_tidy(docs)
+
+
+SCRIPT = """
+import os, sys, time, numpy as np, vecdb
+folder, first, count, dim = sys.argv[1], *map(int, sys.argv[2:5])
+held = sys.argv[5] if sys.argv[5:] else None
+with vecdb.open(folder, seal_bytes=4 * dim * 500) as database:
+    docs = database.collection("docs")
+    vectors = np.random.default_rng(first).normal(size=(count, dim)).astype(np.float32)
+    docs.upsert_many([f"row-{first + i}" for i in range(count)], vectors, batch_rows=2000)
+    assert docs.search(vectors[0], k=1).ids == [f"row-{first}"]
+    if held is not None:
+        while not os.path.exists(f"{held}.held"):
+            time.sleep(0.01)
+        while "building" not in docs.stats().indexer:
+            time.sleep(0.01)
+"""
+
+HOLDING = """
+import os, sys, time
+if "vecdb.engine.indexing.process" in sys.orig_argv:
+    from vecdb.engine.indexing.indexer import CollectionIndexer
+    progressed = CollectionIndexer._progressed
+
+    def held(self, rows):
+        progressed(self, rows)
+        if rows > 1000:
+            open("{place}.held", "w").close()
+            ends = time.monotonic() + 120
+            while not os.path.exists("{place}.go") and time.monotonic() < ends:
+                time.sleep(0.01)
+
+    CollectionIndexer._progressed = held
+"""
+"""What Python runs first in each process: an indexer stays in the middle of a large build."""
+
+
+def run_script(folder: Path, first: int, count: int, held: Path | None = None) -> None:
+    """held: a folder; its indexer stays in a build until the file ``build.go`` is there."""
+    path = [p for p in sys.path if p]
+    words = [sys.executable, "-c", SCRIPT, str(folder), str(first), str(count), str(DIM)]
+    if held is not None:
+        (held / "sitecustomize.py").write_text(HOLDING.format(place=held / "build"))
+        path.insert(0, str(held))
+        words.append(str(held / "build"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    subprocess.run(words, check=True, timeout=90, env=environment)
+
+
+def test_scripts_that_come_and_go_beside_a_server(tmp_path: Path) -> None:
+    """Each starts an indexer of its own; the server's gets its turn, and no process is left."""
+    folder = tmp_path / "data"
+    with ServerProcess(folder, seal_bytes=4 * DIM * 500) as server:
+        with vecdb.connect(server.address) as client:
+            docs = client.create_collection("docs", DIM)
+            docs.upsert_many(names(5000, 10**6), rows(5000), batch_rows=1000)
+            for i in range(3):
+                run_script(folder, 1000 * i, 1000)
+                assert docs.count() == 5000 + 1000 * (i + 1)
+                assert docs.search(rows(1000, 1000 * i)[3], k=1).ids == [f"row-{1000 * i + 3}"]
+            stats = docs.optimize(timeout_s=60)
+            assert stats.unindexed_rows == 0 and [s.kind for s in stats.segments] == ["graph"]
+            assert "crash" not in stats.indexer
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    eventually(lambda: not indexers_of(folder))
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_scripts_build_outlives_it(tmp_path: Path, killed: bool) -> None:
+    """The script ends while its indexer builds: that finishes the job, and the server's leaves the
+    collection alone for so long; if it is killed, the server's takes over."""
+    folder = tmp_path / "data"
+    with vecdb.open(folder, indexer=False) as database:
+        database.create_collection("docs", DIM)
+    holding = tmp_path / "holding"
+    holding.mkdir()
+    run_script(folder, 0, 16_000, holding)
+    (orphan,) = indexers_of(folder)
+    with (
+        ServerProcess(folder, seal_bytes=4 * DIM * 500) as server,
+        vecdb.connect(server.address) as client,
+    ):
+        docs = client.collection("docs")
+        assert docs.search(rows(16_000, 0)[3], k=1).ids == ["row-3"]
+        docs.upsert(["later"], rows(1, 9))
+        if killed:
+            os.kill(orphan, signal.SIGKILL)
+        else:
+            (holding / "build.go").touch()
+            eventually(lambda: orphan not in indexers_of(folder), SLOW_S)
+            assert any(s.kind == "graph" and s.rows > 1000 for s in docs.stats().segments)
+        # Its own indexer looks again by itself, without a word from anybody.
+        eventually(lambda: docs.stats().unindexed_rows < 2000, SLOW_S)
+        stats = docs.optimize(timeout_s=SLOW_S)
+        assert stats.unindexed_rows == 0 and stats.live_count == 16_001
+        assert "crash" not in stats.indexer
+
+
+# An indexer that can't be started, or that was stopped.
+
+
+def test_an_indexer_that_can_not_be_started_is_tried_again_ever_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for a collection that is wanted for no other reason than that it failed before."""
+    tried = []
+
+    def start(self: Supervisor) -> subprocess.Popen[str]:
+        tried.append(time.monotonic())
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(Supervisor, "_start", start)
+    watching = Supervisor(tmp_path, IndexerSettings())
+    with watching._changed:
+        watching._failed("before", "it was killed")
+    watching.wake("now")
+    eventually(lambda: watching.failures("before") == 3)
+    assert len(tried) <= 2 * 3 and watching.failures("now") >= 1
+    assert "could not be started" in watching.status("before")
+    watching.close()
+
+
+@pytest.mark.parametrize("lines", [1, 5_000])
+@pytest.mark.parametrize("outlives", [False, True])
+def test_closing_does_not_wait_for_an_indexer_that_was_stopped(
+    tmp_path: Path,
+    children: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    outlives: bool,
+    lines: int,
+) -> None:
+    """Nor for its pipe, however many collections there are; one that outlives us is not killed."""
+    monkeypatch.setattr(supervisor, "_END_S_MAX", 0.5)
+    watching = Supervisor(tmp_path, IndexerSettings(outlives_parent=outlives))
+    watching.wake("first")
+    child = eventually(lambda: children and children[0])
+    os.kill(child.pid, signal.SIGSTOP)
+    try:
+        for i in range(lines):
+            watching.wake(f"{i:032}")
+        time.sleep(0.5)
+        closing = threading.Thread(target=watching.close, daemon=True)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive()
+        assert child.returncode == (None if outlives else -signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+
+
+# Readers that were killed.
+
+READER = """
+import os, signal, sys
+from pathlib import Path
+from vecdb.engine.store import layout
+from vecdb.engine.kv.environment import Environment
+from vecdb.engine.runtime.open_collection import OpenCollection
+environment = Environment(Path(sys.argv[1]), layout.DATABASES, create=False, map_bytes=1 << 26)
+with environment.read() as transaction:
+    transaction.get(b"state", db=environment.database(b"meta"))
+    print("reading", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def leave_a_reader(store: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(store)], capture_output=True, timeout=60, env=environment
+    )
+    assert done.stdout == b"reading\n" and done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_a_killed_reader_holds_nothing_back_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it read would never be used again, and the file would grow with each commit."""
+    folder = tmp_path / "store"
+    config = vecdb.CollectionConfig(DIM, vecdb.Metric.COSINE)
+    Store.create(folder, "0" * 16, config, 1 << 26, "docs")
+    environment = Environment(folder, layout.DATABASES, create=False, map_bytes=1 << 26)
+
+    def overwrite(count: int) -> int:
+        """Bytes that the file grows by when the same values are written so many times."""
+        before = environment.file_bytes()
+        for i in range(count):
+            environment.transact(
+                lambda transaction, i=i: [
+                    transaction.put(b"%d" % n, bytes([i % 256]) * 3000,
+                                    db=environment.database(b"requests"))
+                    for n in range(100)
+                ]
+            )  # fmt: skip
+        return environment.file_bytes() - before
+
+    try:
+        overwrite(5)
+        usual = overwrite(20)
+        leave_a_reader(folder)
+        assert environment.readers()[0] == 1
+        monkeypatch.setattr(environment_module, "_READER_CHECK_S", 1e6)
+        beside = overwrite(20)
+        assert environment.readers()[0] == 1 and beside > usual + 4_000_000
+        monkeypatch.setattr(environment_module, "_READER_CHECK_S", 0.05)
+        time.sleep(0.06)
+        assert overwrite(60) < beside
+        assert environment.readers()[0] == 0
+    finally:
+        environment.close()
+
+
+def test_a_drop_right_after_a_commit_is_nothing_to_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process may drop the collection before it is looked what the commit left to do."""
+    errors = [vecdb.NotFoundError("the collection was dropped", "NO_COLLECTION"), OSError("bad")]
+
+    def work(_: OpenCollection) -> str | None:
+        raise errors.pop(0)
+
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        monkeypatch.setattr(OpenCollection, "work", work)
+        docs.upsert(["a"], rows(1))
+        docs.upsert(["b"], rows(1))
+        monkeypatch.undo()
+    (told,) = [r.getMessage() for r in caplog.records if r.name.startswith("vecdb")]
+    assert told.endswith("bad") and errors == []
+
+
+def test_opening_looks_for_killed_readers(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["own"], rows(1))
+        leave_a_reader(Path(opened_of(docs).folder) / "store")
+        assert docs.stats().readers == 1
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        assert database.collection("docs").stats().readers == 0
+
+
+# One folder opened twice, forks.
+
+
+def test_a_folder_is_one_by_whatever_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (tmp_path / "parent").symlink_to(real)
+    first = vecdb.open(real / "data", indexer=False)
+    monkeypatch.chdir(real)
+    paths: list[Any] = ["data", "./data/", Path("../real/data"), str(tmp_path / "parent" / "data"),
+                        os.fspath(real / "x" / ".." / "data")]  # fmt: skip
+    for path in paths:
+        with vecdb.open(path) as again:
+            assert again is first
+    first.create_collection("docs", DIM)
+    first.close()
+    with vecdb.open("data", indexer=False) as later:
+        assert later is not first and later.collection("docs").count() == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_a_fork_in_the_middle_of_use(tmp_path: Path) -> None:
+    """Threads write and search, so that locks are held when it happens: calls of the child fail and
+    do not hang, it can work on a folder of its own, and the parent does not notice."""
+    with vecdb.open(tmp_path / "data", indexer=False, seal_bytes=4 * DIM * 300) as database:
+        docs, stop = database.create_collection("docs", DIM), threading.Event()
+        docs.upsert(["first"], rows(1))
+        failures: list[BaseException] = []
+        written = [1]
+
+        def use(write: bool) -> None:
+            i = 0
+            try:
+                while not stop.is_set():
+                    if write:
+                        written[0] += docs.upsert(names(20, 20 * i), rows(20, i)).count
+                    else:
+                        assert len(docs.search(rows(1)[0], k=1)) == 1
+                    i += 1
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=use, args=(write,)) for write in (True, False, False)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            time.sleep(0.05)
+            child = os.fork()
+            if child == 0:
+                os._exit(in_child(database, docs))
+            assert os.waitstatus_to_exitcode(eventually(lambda c=child: reaped(c), 20)) == 42
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        assert docs.count() == written[0]
+
+
+def reaped(child: int) -> int | None:
+    """The status of a child that has ended; one that hangs is killed when the test gives up."""
+    pid, status = os.waitpid(child, os.WNOHANG)
+    return (status or 1 << 16) if pid else None
+
+
+def in_child(database: Any, docs: Any) -> int:
+    signal.alarm(15)
+    calls = (
+        docs.count,
+        docs.stats,
+        database.list_collections,
+        lambda: docs.search(rows(1)[0]),
+        lambda: docs.upsert(["theirs"], rows(1)),
+        lambda: docs.get(["first"]),
+        lambda: next(iter(docs.scroll())),
+        lambda: database.create_collection("theirs", DIM),
+        lambda: database.drop_collection("docs"),
+    )
+    for number, call in enumerate(calls):
+        try:
+            call()
+        except vecdb.FailedPreconditionError as error:
+            if "fork" not in str(error):
+                return 20 + number
+        except BaseException:
+            return 1 + number
+        else:
+            return 60 + number
+    database.close()
+    try:
+        vecdb.open(database.path, indexer=False)
+    except vecdb.FailedPreconditionError as error:
+        if error.reason != "FORKED":
+            return 50
+    except BaseException:
+        return 51
+    with vecdb.open(f"{database.path}-{os.getpid()}", indexer=False) as own:
+        own.create_collection("docs", DIM).upsert(["own"], rows(1))
+        return 42 if own.collection("docs").search(rows(1)[0]).ids == ["own"] else 52

@@ -1,0 +1,600 @@
+"""Collections that are renamed, dropped and made again under others that have them open."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+import vecdb
+from tests.model import seal_now
+from tests.serving import free_port, running_server, running_server_at, wait_until_ready
+from vecdb.engine.runtime import upkeep
+from vecdb.engine.api.database import Database
+from vecdb.engine.runtime.runtime import Runtime
+from vecdb.engine.testing import opened_of, runtime_of
+from vecdb_client import Collection
+from vecdb_proto import vecdb_pb2 as wire
+from vecdb_proto.vecdb_pb2_grpc import VecdbStub
+from vecdb_cli import command_line
+
+DIM = 4
+GONE = {"DROPPED", "NO_COLLECTION"}
+
+
+def rows(count: int, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+def in_another_process(data: Path, statements: str) -> None:
+    """Run statements with ``db`` open there."""
+    code = f"import sys, vecdb\nwith vecdb.open(sys.argv[1], indexer=False) as db:\n {statements}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(data)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def all_ids(collection: Any) -> list[str]:
+    return [name for page in collection.scroll(include_vectors=False) for name in page.ids]
+
+
+def reason_of(call: Any) -> str:
+    with pytest.raises(vecdb.NotFoundError) as caught:
+        call()
+    return caught.value.reason
+
+
+# ----------------------------------------------------------------------------------------- renaming
+
+
+def test_rename(surface: Any) -> None:
+    docs = surface.create_collection("docs", DIM, "dot")
+    docs.upsert(["a"], rows(1))
+    surface.create_collection("other", DIM)
+    for taken in ("other", "docs"):
+        with pytest.raises(vecdb.AlreadyExistsError, match=taken) as caught:
+            surface.rename_collection("docs", taken)
+        assert caught.value.reason == "NAME_TAKEN"
+    assert reason_of(lambda: surface.rename_collection("nobody", "free")) == "NO_COLLECTION"
+    for old, new in (("docs", "a b"), ("../docs", "free")):
+        with pytest.raises(vecdb.InvalidArgumentError):
+            surface.rename_collection(old, new)
+    assert [d.name for d in surface.list_collections()] == ["docs", "other"]
+    surface.rename_collection("docs", "books")
+    assert [d.name for d in surface.list_collections()] == ["books", "other"]
+    assert reason_of(lambda: surface.collection("docs")) == "NO_COLLECTION"
+    books = surface.collection("books")
+    assert (books.name, books.metric, books.count()) == ("books", vecdb.Metric.DOT, 1)
+    # The old name is free, and what gets it is another collection.
+    surface.create_collection("docs", 2)
+    books.upsert(["b"], rows(1))
+    assert (books.count(), surface.collection("docs").count()) == (2, 0)
+    surface.drop_collection("docs")
+    surface.rename_collection("books", "docs")
+    assert surface.collection("docs").count() == 2
+
+
+USES: dict[str, Any] = {
+    "upsert": lambda c: c.upsert(["x"], rows(1)),
+    "upsert of nothing": lambda c: c.upsert([], []),
+    "upsert_many": lambda c: c.upsert_many(["x", "y"], rows(2), batch_rows=1),
+    "get": lambda c: c.get(["x"]),
+    "search": lambda c: c.search(rows(1)[0]),
+    "searches": lambda c: c.search(rows(3)),
+    "count": lambda c: c.count(),
+    "scroll": all_ids,
+    "scroll_page": lambda c: c.scroll_page(),
+    "stats": lambda c: c.stats(),
+    "delete": lambda c: c.delete(["x", "y"]),
+}
+
+
+def test_handle_goes_on_after_a_rename_and_ends_with_the_drop(surface: Any, tmp_path: Path) -> None:
+    """One rule, embedded and remote: a handle is bound to the collection and not to its name."""
+    docs = surface.create_collection("docs", DIM)
+    found = surface.collection("docs")
+    docs.upsert([f"r{i}" for i in range(20)], rows(20))
+    docs.search(rows(1)[0])  # Of a client, the next one goes through a stream.
+    docs.search(rows(1)[0])
+    scroll, page = docs.scroll(batch=5), docs.scroll_page(batch=5)
+    ids = list(next(scroll).ids)
+    surface.rename_collection("docs", "books")
+    other = surface.create_collection("docs", DIM, "dot")
+    other.upsert(["other"], rows(1))
+    for handle in (docs, found):
+        assert (handle.name, handle.metric) == ("docs", vecdb.Metric.COSINE)
+        for name, use in USES.items():
+            assert use(handle) is not None, name
+        assert (handle.count(), len(all_ids(handle))) == (20, 20)
+        assert handle.search(rows(1)[0], k=1).ids == ["r0"]
+    # What was under way at the rename goes on too.
+    ids += [name for records in scroll for name in records.ids]
+    assert ids == [f"r{i}" for i in range(20)]
+    assert docs.scroll_page(page.next_token, batch=20).records.ids == ids[5:]
+    docs.end_scroll(docs.scroll_page(batch=1).next_token)
+    report = docs.export_faiss(tmp_path / "docs.faiss", flat=True)
+    assert report.rows == 20
+    books = surface.collection("books")
+    books.upsert(["new"], rows(1))
+    assert docs.count() == books.count() == 21
+    assert (other.count(), surface.collection("docs").count()) == (1, 1)
+
+    scroll = docs.scroll(batch=5)
+    next(scroll)
+    surface.drop_collection("books")
+    surface.rename_collection("docs", "books")  # The name of the dropped one is another's.
+    for handle in (docs, found, books):
+        for name, use in USES.items():
+            assert reason_of(lambda: use(handle)) == "DROPPED", name  # noqa: B023
+        assert reason_of(lambda: handle.optimize()) == "DROPPED"  # noqa: B023
+        assert reason_of(lambda: handle.export_faiss(tmp_path / "x", flat=True)) == "DROPPED"  # noqa: B023
+    assert reason_of(lambda: list(scroll)) == "DROPPED"
+    assert other.count() == 1
+
+
+def test_handle_of_a_client_survives_what_other_processes_and_restarts_do(tmp_path: Path) -> None:
+    """The server finds a collection by its id also if it has not opened it yet."""
+    listen = f"127.0.0.1:{free_port()}"
+    with vecdb.connect(listen) as client:
+        with running_server_at(tmp_path, listen):
+            docs, gone = (client.create_collection(name, DIM) for name in ("docs", "gone"))
+            docs.upsert(["a"], rows(1))
+        in_another_process(
+            tmp_path,
+            "db.rename_collection('docs', 'books'); db.drop_collection('gone'); "
+            "db.create_collection('docs', 2); db.create_collection('gone', 4)",
+        )
+        with running_server_at(tmp_path, listen):
+            wait_until_ready(client)
+            assert docs.upsert(["b"], rows(1)).seq == 2
+            assert docs.get(["a", "b"]).missing == []
+            assert reason_of(gone.count) == "DROPPED"
+            assert client.collection("gone").count() == 0
+
+
+def test_calls_on_the_wire_without_an_id_go_by_the_name(tmp_path: Path) -> None:
+    """As those of clients of before, and of others."""
+    with (
+        running_server(tmp_path, indexer=False) as address,
+        vecdb.connect(address) as client,
+        grpc.insecure_channel(address) as channel,
+    ):
+        stub: Any = VecdbStub(channel)
+        docs = client.create_collection("docs", DIM)
+        docs.upsert(["a"], rows(1))
+        known = stub.GetCollection(wire.GetCollectionRequest(collection="docs")).collection.id
+        assert known
+        client.rename_collection("docs", "books")
+        with pytest.raises(grpc.RpcError, match="no collection 'docs'"):
+            stub.Count(wire.CountRequest(collection="docs"))
+        assert stub.Count(wire.CountRequest(collection="books")).count == 1
+        # With one the name does not matter.
+        for name in ("docs", "", "../up"):
+            request = wire.CountRequest(collection=name, collection_id=known)
+            assert stub.Count(request).count == 1
+        for unknown in ("f" * 16, "../collections", known + "0", "\0"):
+            with pytest.raises(grpc.RpcError, match="dropped") as caught:
+                stub.Count(wire.CountRequest(collection="books", collection_id=unknown))
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        # A server that gives no id is asked by the name.
+        handle = Collection(client._calls, "books", docs.config, "")
+        assert handle.count() == 1
+        client.rename_collection("books", "docs")
+        assert reason_of(handle.count) == "NO_COLLECTION"
+
+
+def test_another_process_sees_it_at_once_and_after_reopening(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["a"], rows(1))
+        database.collection("docs")  # Found, and kept in mind.
+        in_another_process(tmp_path, "db.rename_collection('docs', 'books')")
+        assert reason_of(lambda: database.collection("docs")) == "NO_COLLECTION"
+        assert database.collection("books").count() == docs.count() == 1
+    with vecdb.open(tmp_path, indexer=False) as database:
+        assert [d.name for d in database.list_collections()] == ["books"]
+        assert all_ids(database.collection("books")) == ["a"]
+
+
+def test_a_name_half_made_or_half_dropped_is_taken(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        database.create_collection("docs", DIM)
+        database.create_collection("going", DIM)
+        catalog = runtime_of(database).catalog
+        catalog.drop("going")  # Only its first step.
+        with catalog.environment.read() as transaction:
+            entry = catalog._entry(transaction, "docs")
+        assert entry is not None
+        catalog._put("coming", {**entry, "id": "f" * 16, "state": "creating"})
+        for name in ("going", "coming"):
+            with pytest.raises(vecdb.AlreadyExistsError):
+                database.rename_collection("docs", name)
+            assert reason_of(lambda: database.rename_collection(name, "new")) == "NO_COLLECTION"  # noqa: B023
+        # A drop that somebody left half done is finished by the next one.
+        database.drop_collection("going")
+        database.rename_collection("docs", "going")
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        database.create_collection("docs", DIM)
+    assert command_line.run(["rename", "docs", "books", "--data", str(tmp_path)]) == 0
+    assert "docs is called books now" in capsys.readouterr().out
+    assert command_line.run(["rename", "docs", "books", "--data", str(tmp_path)]) == 1
+    assert "there is no collection 'docs'" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------- dropped by another process
+
+
+def test_every_use_of_what_another_process_dropped_says_so(tmp_path: Path) -> None:
+    """Open, and at rest: then its files are gone when it is to be opened again."""
+    with vecdb.open(tmp_path, indexer=False, open_collections_max=1) as database:
+        at_rest = database.create_collection("at-rest", DIM)
+        at_rest.upsert(["a"], rows(1))
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["a"], rows(1))
+        docs.search(rows(1)[0])
+        page = docs.scroll_page(batch=1)
+        assert not opened_of(at_rest).awake and opened_of(docs).awake
+        in_another_process(tmp_path, "[db.drop_collection(n) for n in ('docs', 'at-rest')]")
+        for collection in (docs, at_rest):
+            for call in (
+                lambda c: c.upsert(["b"], rows(1)),
+                lambda c: c.upsert(["b"], rows(1), request_id="r", insert_only=True),
+                lambda c: c.delete(["a"]),
+                lambda c: c.get(["a"]),
+                lambda c: c.count(),
+                lambda c: c.search(rows(1)[0]),
+                lambda c: c.stats(),
+                lambda c: c.scroll_page(),
+                lambda c: opened_of(c).seal(1),
+                lambda c: opened_of(c).store.environment.file_bytes(),
+            ):
+                assert reason_of(lambda: call(collection)) == "DROPPED"  # noqa: B023
+        assert page.next_token is None
+        assert reason_of(lambda: database.collection("docs")) == "NO_COLLECTION"
+        again = database.create_collection("docs", DIM)
+        assert reason_of(docs.count) == "DROPPED" and again.count() == 0
+        assert not list((tmp_path / "collections").glob(f"{opened_of(docs).id}*"))
+
+
+def deleted_files() -> list[str]:
+    folder = Path("/proc/self/fd")
+    names = []
+    for fd in os.listdir(folder):
+        # Another thread may close what was listed, at any moment.
+        with contextlib.suppress(FileNotFoundError):
+            names.append(os.readlink(folder / fd))
+    return [name for name in names if "data.mdb" in name and name.endswith("(deleted)")]
+
+
+def test_what_another_process_dropped_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, also if nobody uses it again: else the space of its files would stay taken."""
+    monkeypatch.setattr(upkeep, "_LOOK_S", 0.05)
+    with vecdb.open(tmp_path, indexer=False) as database:
+        kept = database.create_collection("kept", DIM)
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["a"], rows(1))
+        in_another_process(tmp_path, "db.drop_collection('docs')")
+        ends = time.monotonic() + 20
+        while opened_of(docs).id in runtime_of(database).collections or deleted_files():
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+        assert reason_of(docs.count) == "DROPPED"
+        assert list(runtime_of(database).collections) == [opened_of(kept).id]
+        assert kept.count() == 0
+
+
+def test_a_damaged_entry_is_no_drop(tmp_path: Path) -> None:
+    """A collection whose entry can't be read is open and stays so; a dropped one is let go."""
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["a"], rows(1))
+        going = database.create_collection("going", DIM)
+        environment = runtime_of(database).catalog.environment
+
+        def damage(transaction: Any) -> None:
+            names = environment.database(b"names")
+            raw = bytearray(transaction.get(b"docs", db=names))
+            raw[1] ^= 1
+            transaction.put(b"docs", bytes(raw), db=names)
+
+        environment.transact(damage)
+        in_another_process(tmp_path, "db.drop_collection('going')")
+        runtime_of(database)._let_dropped_go()
+        assert list(runtime_of(database).collections) == [opened_of(docs).id]
+        assert docs.upsert(["b"], rows(1)).seq == 2 and docs.count() == 2
+        assert reason_of(going.count) == "DROPPED"
+        with pytest.raises(vecdb.DataLossError, match="docs"):
+            database.collection("docs")
+
+
+def test_files_that_went_with_a_dropped_collection_are_not_called_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever just compares its segments in the background has nothing to tell."""
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["a", "b"], rows(2))
+        seal_now(docs)
+        opened = opened_of(docs)
+        (segment,) = [s.segment for s in opened.views.view().segments]
+        segment.verified = False
+        in_another_process(tmp_path, "db.drop_collection('docs')")
+        assert reason_of(lambda: opened.views._verified.compare(segment, lambda: None)) == "DROPPED"
+        with opened.store.environment.read() as transaction:
+            states = [e["state"] for e in opened.store.read_segments(transaction).values()]
+        assert states == ["published"]
+    assert [r for r in caplog.records if r.name == "vecdb.engine"] == []
+
+
+# -------------------------------------------------------------------------------------------- races
+
+
+def test_dropped_between_finding_and_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        first = database.create_collection("docs", DIM)
+        first.upsert(["old"], rows(1))
+    for again in (True, False):
+        with vecdb.open(tmp_path, indexer=False) as database:
+            real, interfered = Runtime._open_collection, []
+
+            def late(self: Any, collection_id: str, real: Any = real, again: bool = again) -> Any:
+                if not interfered:  # noqa: B023
+                    interfered.append(1)  # noqa: B023
+                    self.drop_collection("docs")
+                    if again:
+                        database.create_collection("docs", DIM).upsert(["new"], rows(1))
+                return real(self, collection_id)
+
+            monkeypatch.setattr(Runtime, "_open_collection", late)
+            if again:
+                assert all_ids(database.collection("docs")) == ["new"]
+            else:
+                assert reason_of(lambda: database.collection("docs")) == "NO_COLLECTION"
+            monkeypatch.undo()
+
+
+def test_get_or_create_finds_what_another_process_creates_just_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, turns = Database.create_collection, []
+
+    def late(self: Any, name: str, *rest: Any, **named: Any) -> Any:
+        if not turns:
+            turns.append(1)
+            in_another_process(tmp_path, "db.get_or_create_collection('docs', 4, M=8)")
+        return real(self, name, *rest, **named)
+
+    monkeypatch.setattr(Database, "create_collection", late)
+    with vecdb.open(tmp_path, indexer=False) as database:
+        assert database.get_or_create_collection("docs", DIM).config.M == 8
+        # Of another shape than it was asked for here.
+        turns.clear()
+        database.drop_collection("docs")
+        with pytest.raises(vecdb.InvalidArgumentError, match="exists with M 8, expected M 16"):
+            database.get_or_create_collection("docs", DIM, M=16)
+
+
+def test_get_or_create_of_a_name_whose_drop_has_not_finished_ends(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        database.create_collection("docs", DIM)
+        runtime_of(database).catalog.drop("docs")  # Only its first step.
+        with pytest.raises(vecdb.AlreadyExistsError):
+            database.get_or_create_collection("docs", DIM)
+        database.drop_collection("docs")
+        assert database.get_or_create_collection("docs", DIM).count() == 0
+
+
+def test_a_drop_that_was_finished_by_another_touches_no_later_collection(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        catalog = runtime_of(database).catalog
+        old = database.create_collection("docs", DIM)
+        old_id = catalog.drop("docs")
+        in_another_process(tmp_path, "pass")  # Opening the folder finishes it.
+        assert catalog.ids() == set()
+        new = database.create_collection("docs", DIM)
+        new_id = catalog.drop("docs")
+        catalog.finish_drop("docs", old_id, opened_of(old).store)
+        assert catalog.ids() == {new_id}
+        assert new.upsert(["a"], rows(1)).seq == 1
+        database.drop_collection("docs")
+        assert reason_of(new.count) == "DROPPED"
+
+
+WORKER = """
+import json, os, sys, time, numpy as np, vecdb
+from vecdb.engine.testing import opened_of
+stop_file = sys.argv[2]
+rng = np.random.default_rng(int(sys.argv[3]))
+with vecdb.open(sys.argv[1], indexer=False, seal_bytes=64 * 40) as db:
+    n = 0
+    print(json.dumps(["ready"]), flush=True)
+    while not os.path.exists(stop_file):
+        n += 1
+        try:
+            docs = db.collection("docs")
+            for i in range(10):
+                name = f"{sys.argv[3]}-{n}-{i}"
+                vector = rng.normal(size=(1, 4)).astype(np.float32)
+                began = time.monotonic()
+                docs.upsert([name], vector)
+                print(json.dumps([opened_of(docs).id, name, began]), flush=True)
+            docs.search(vector[0], k=3)
+        except vecdb.NotFoundError as error:
+            print(json.dumps(["gone", error.reason]), flush=True)
+            time.sleep(0.002)
+"""
+
+
+class Acknowledged:
+    """What writers were told, of writes that say where they went.
+
+    Attributes:
+        began: collection id → name → when its write began, on a clock that all processes share.
+        reasons: of NotFoundError.
+    """
+
+    def __init__(self) -> None:
+        self.began: dict[str, dict[str, float]] = defaultdict(dict)
+        self.reasons: set[str] = set()
+        self.stop = threading.Event()
+
+    def write(self, database: Any, seed: int) -> None:
+        """Write to what is called docs until it is to stop."""
+        rng, n = np.random.default_rng(seed), 0
+        while not self.stop.is_set():
+            n += 1
+            try:
+                docs = database.collection("docs")
+                vector = rng.normal(size=(1, DIM)).astype(np.float32)
+                began = time.monotonic()
+                docs.upsert([f"{seed}-{n}"], vector)
+                self.began[opened_of(docs).id][f"{seed}-{n}"] = began
+                docs.search(vector[0], k=3)
+            except vecdb.NotFoundError as error:
+                self.reasons.add(error.reason)
+                time.sleep(0.002)
+
+    def listen(self, child: Any) -> None:
+        """The same of a child that runs WORKER, until it ends."""
+        for line in child.stdout:
+            where, what, *began = json.loads(line)
+            if where == "gone":
+                self.reasons.add(what)
+            else:
+                self.began[where][what] = began[0]
+
+    def check(self, database: Any, dropped_at: dict[str, float]) -> None:
+        assert self.reasons <= GONE
+        for description in database.list_collections():
+            kept = database.collection(description.name)
+            ids = all_ids(kept)
+            assert len(ids) == len(set(ids)) == kept.count()
+            assert set(ids) == set(self.began[opened_of(kept).id]), description.name
+        for collection_id, ended in dropped_at.items():
+            late = {n for n, began in self.began[collection_id].items() if began > ended}
+            assert not late, "acknowledged, and written to what was dropped before"
+
+
+@contextmanager
+def worker(data: Path, stop_file: Path) -> Iterator[Any]:
+    """A child that runs WORKER and is writing."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(data), str(stop_file), "1"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    try:
+        assert json.loads(child.stdout.readline()) == ["ready"]
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: Path) -> None:
+    """Who has a write acknowledged finds it in the collection that it was written to, and nothing
+    else is in there; all others are told NOT_FOUND."""
+    data, stop_file = tmp_path / "data", tmp_path / "stop"
+    told, dropped_at = Acknowledged(), {}
+    with vecdb.open(data, indexer=False, seal_bytes=64 * 40) as database:
+        present = database.create_collection("docs", DIM)
+        with worker(data, stop_file) as child, ThreadPoolExecutor(3) as pool:
+            done = [pool.submit(told.write, database, seed) for seed in (2, 3)]
+            done.append(pool.submit(told.listen, child))
+            try:
+                for turn in range(15):
+                    time.sleep(0.06)
+                    if turn % 3 == 0:
+                        continue
+                    if turn % 3 == 1:
+                        database.rename_collection("docs", f"kept-{turn}")
+                    else:
+                        database.drop_collection("docs")
+                        dropped_at[opened_of(present).id] = time.monotonic()
+                    present = database.create_collection("docs", DIM)
+            finally:
+                told.stop.set()
+                stop_file.touch()
+            for each in done:
+                each.result(30)
+            assert child.wait(30) == 0
+        told.check(database, dropped_at)
+        # It was not for want of trying.
+        assert len(database.list_collections()) == 6 and len(dropped_at) == 5
+        assert {n[0] for names in told.began.values() for n in names} == {"1", "2", "3"}
+        folders = {path.name for path in (data / "collections").iterdir()}
+        assert folders == runtime_of(database).catalog.ids()
+    assert os.listdir(data / "trash") == []
+
+
+def test_remote_writers_lose_nothing_while_collections_are_renamed(tmp_path: Path) -> None:
+    """Those that hold a handle write into one collection, whatever it is called; the others into
+    what has the name when they ask."""
+    with running_server(tmp_path, indexer=False) as address, vecdb.connect(address) as client:
+        first = client.create_collection("docs", DIM)
+        stop, reasons = threading.Event(), set()
+
+        def write(seed: int) -> list[str]:
+            done, n = [], 0
+            while not stop.is_set():
+                n += 1
+                try:
+                    docs = first if seed == 0 else client.collection("docs")
+                    docs.upsert([f"{seed}-{n}"], rows(1, n), request_id=f"{seed}-{n}")
+                    done.append(f"{seed}-{n}")
+                    docs.search(rows(1, n)[0], k=2)
+                except vecdb.NotFoundError as error:
+                    assert seed > 0
+                    reasons.add(error.reason)
+            return done
+
+        with ThreadPoolExecutor(3) as pool:
+            writers = [pool.submit(write, seed) for seed in range(3)]
+            try:
+                for turn in range(12):
+                    time.sleep(0.05)
+                    client.rename_collection("docs", f"kept-{turn}")
+                    client.create_collection("docs", DIM)
+            finally:
+                stop.set()
+            acknowledged = [writer.result(30) for writer in writers]
+        assert reasons <= {"NO_COLLECTION"}
+        found = {d.name: all_ids(client.collection(d.name)) for d in client.list_collections()}
+        everything = sorted(name for names in acknowledged for name in names)
+        assert sorted(name for names in found.values() for name in names) == everything
+        assert len(everything) > 50
+        assert set(acknowledged[0]) <= set(found["kept-0"])

@@ -1,0 +1,488 @@
+"""Random operations against the model, by two processes that have the folder open.
+
+Each rule is done by this process or by the second one: batches with conditions and request ids,
+searches, scrolls that stay open over everything else, sealing, graph building, purging, compaction,
+reopening, renaming, dropping and making again. What comes back must be what the model says,
+whichever process wrote it; a check must be content with what lies on disk, at the end and in
+between.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import vecdb
+from tests.second_process import Hand, SecondProcess
+from tests.state_model import Batch, OpenScroll, StateModel
+from vecdb.engine.maintenance import compaction
+from vecdb.engine.store import conditions
+from vecdb.engine.store import layout
+from vecdb.engine.store import leases as pins
+from vecdb.engine.store import store as store_module
+from vecdb.engine.store.requests import Requests
+
+DIM = 5
+HERE, THERE = False, True
+SIDES = st.booleans()
+NAMES = st.integers(0, 40).map(lambda i: f"id-{i}")
+METADATA = st.none() | st.fixed_dictionaries({"n": st.integers(-(2**63), 2**63)})
+SEEDS = st.integers(0, 2**32 - 1)
+CONDITIONS = st.sampled_from(["insert_only", "absent"]) | st.integers(-1, 9)
+"""A number says how many seqs ago the ids were read; -1 is a read that has not been."""
+
+SCROLLS_MAX = 4
+CHECKED_EVERY = 40
+"""Examples of a metric of which one ends with a check in a process of its own, as users make it."""
+
+
+def has_scrolls(machine: CollectionMachine) -> bool:
+    return bool(machine.scrolls)
+
+
+class CollectionMachine(RuleBasedStateMachine):
+    """One collection, small numbers, every operation."""
+
+    metric = "cosine"
+    second: SecondProcess
+    examples: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Thousands of commits: in memory if there is such a place, as durability is not the point.
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self.folder = Path(tempfile.mkdtemp(prefix="vecdb-machine-", dir=memory))
+        self.data = self.folder / "data"
+        self.hands: dict[bool, Any] = {HERE: Hand(), THERE: self.second}
+        self.opened: list[bool] = []
+        self.name = "docs"
+        self.scrolls: list[OpenScroll] = []
+        self._create(HERE)
+
+    def _create(self, side: bool) -> None:
+        self.model = StateModel(DIM, self.metric)
+        self._open(side)
+        self.hands[side].create(self.name, DIM, self.metric, M=4, ef_construction=32)
+
+    def _open(self, side: bool) -> None:
+        if side not in self.opened:
+            self.hands[side].open(self.data)
+            self.opened.append(side)
+
+    def hand(self, side: bool) -> Any:
+        """The hold of one process, which opens the folder when it is first wanted."""
+        if side not in self.opened:
+            self._open(side)
+            self.hands[side].take(self.name)
+        return self.hands[side]
+
+    def _close(self, *sides: bool) -> None:
+        for side in sides:
+            if side in self.opened:
+                self.opened.remove(side)
+                self.hands[side].close()
+
+    def _write(self, side: bool, batch: Batch) -> None:
+        expected = self.model.write(batch)
+        if isinstance(expected, str):
+            assert self._refusal(batch.send, self.hand(side)) == expected
+        else:
+            assert batch.send(self.hand(side)) == expected
+
+    @staticmethod
+    def _refusal(call: Callable[..., Any], *arguments: Any) -> str:
+        with pytest.raises(vecdb.VecdbError) as caught:
+            call(*arguments)
+        return caught.value.reason
+
+    def _terms(self, condition: Any) -> dict[str, Any]:
+        if condition is None:
+            return {}
+        if condition == "insert_only":
+            return {"insert_only": True}
+        return {"if_seq": 0 if condition == "absent" else max(0, self.model.seq - condition)}
+
+    def _fitting(self, names: list[str], terms: dict[str, Any]) -> list[str]:
+        """Those of the names for which the condition holds; all if it does for none."""
+        fitting = []
+        for name in names:
+            version, if_seq = self.model.version.get(name), terms.get("if_seq", 0)
+            if (version is None) if if_seq == 0 else (version is not None and version <= if_seq):
+                fitting.append(name)
+        return fitting if terms and fitting else names
+
+    def _vectors(self, seed: int, count: int, few: bool) -> np.ndarray:
+        """Few different ones give ties, and updates that change nothing but metadata."""
+        rng = np.random.default_rng(seed)
+        vectors = rng.integers(-2, 3, (count, DIM)) if few else rng.normal(size=(count, DIM))
+        vectors = vectors.astype(np.float32)
+        vectors[(vectors == 0).all(axis=1), 0] = 1
+        return vectors
+
+    # Batches.
+
+    @initialize(seed=SEEDS, count=st.integers(0, 40), side=SIDES)
+    def fill(self, seed: int, count: int, side: bool) -> None:
+        if count:
+            names = [f"id-{i}" for i in range(count)]
+            self._write(side, Batch(names, self._vectors(seed, count, False)))
+
+    @rule(
+        names=st.lists(NAMES, min_size=1, max_size=30, unique=True),
+        seed=SEEDS,
+        few=st.booleans(),
+        metadata=st.data(),
+        side=SIDES,
+    )
+    def upsert(self, names: list[str], seed: int, few: bool, metadata: Any, side: bool) -> None:
+        given = metadata.draw(
+            st.none() | st.lists(METADATA, min_size=len(names), max_size=len(names))
+        )
+        self._write(side, Batch(names, self._vectors(seed, len(names), few), given))
+
+    @rule(seed=SEEDS)
+    def churn(self, seed: int) -> None:
+        """Batch after batch by turns, with pages of open scrolls and earlier requests between."""
+        rng = np.random.default_rng(seed)
+        for i in range(rng.integers(2, 7)):
+            names = [f"id-{n}" for n in rng.permutation(41)[: rng.integers(1, 41)]]
+            vectors = None if i % 3 == 2 else self._vectors(seed + i, len(names), bool(seed % 2))
+            request_id = f"churn-{self.model.seq}" if rng.random() < 0.3 else None
+            self._write(bool(i % 2), Batch(names, vectors, request_id=request_id))
+            if self.scrolls and rng.random() < 0.5:
+                self.continue_scroll(int(rng.integers(SCROLLS_MAX)), False, bool(i % 2))
+            if self.model.requests and rng.random() < 0.3:
+                self.repeat_a_request(int(rng.integers(100)), not i % 2)
+
+    @rule(names=st.lists(NAMES, min_size=1, max_size=10), other=st.booleans(), side=SIDES)
+    def repeat_vectors(self, names: list[str], other: bool, side: bool) -> None:
+        """The same vectors again, with the same metadata or others: no row is added."""
+        known = sorted({n for n in names if n in self.model.rows})
+        if not known:
+            return
+        rows = self.hand(side).call("stats").next_row
+        vectors = np.stack([self.model.rows[n][0] for n in known])
+        given = [{"again": self.model.seq} if other else self.model.rows[n][1] for n in known]
+        self._write(side, Batch(known, vectors, given))
+        assert self.hand(side).call("stats").next_row == rows
+
+    @rule(names=st.lists(NAMES, min_size=1, max_size=20), side=SIDES)
+    def delete(self, names: list[str], side: bool) -> None:
+        self._write(side, Batch(names))
+
+    @rule(
+        names=st.lists(NAMES, min_size=1, max_size=8, unique=True),
+        seed=st.none() | SEEDS,
+        condition=CONDITIONS,
+        fits=st.booleans(),
+        side=SIDES,
+    )
+    def write_under_a_condition(
+        self, names: list[str], seed: int | None, condition: Any, fits: bool, side: bool
+    ) -> None:
+        """Without a seed it is a delete. Of random names it is mostly refused, so some fit."""
+        terms = self._terms(condition)
+        if fits:
+            names = self._fitting(names, terms)
+        if seed is None:
+            terms.pop("insert_only", None)
+            self._write(side, Batch(names, **terms))
+        else:
+            self._write(side, Batch(names, self._vectors(seed, len(names), True), **terms))
+
+    @rule(
+        names=st.lists(NAMES, min_size=1, max_size=8, unique=True),
+        seed=st.none() | SEEDS,
+        number=st.integers(0, 4),
+        condition=st.none() | CONDITIONS,
+        side=SIDES,
+    )
+    def write_under_a_request_id(
+        self, names: list[str], seed: int | None, number: int, condition: Any, side: bool
+    ) -> None:
+        """If the id was used, it is refused as another batch's; if it is refused, it is free."""
+        terms = {**self._terms(condition), "request_id": f"request-{number}"}
+        if seed is None:
+            terms.pop("insert_only", None)
+            self._write(side, Batch(names, **terms))
+        else:
+            self._write(side, Batch(names, self._vectors(seed, len(names), False), **terms))
+
+    @precondition(lambda self: self.model.requests)
+    @rule(which=st.integers(0, 99), side=SIDES)
+    def repeat_a_request(self, which: int, side: bool) -> None:
+        """A batch that was applied under an id is sent again, whatever has happened since."""
+        known = list(self.model.requests.values())
+        batch, receipt = known[which % len(known)]
+        assert self.model.write(batch) == vecdb.Receipt(receipt.seq, receipt.count, True)
+        assert batch.send(self.hand(side)) == vecdb.Receipt(receipt.seq, receipt.count, True)
+
+    # Reading.
+
+    @rule(names=st.lists(NAMES, min_size=1, max_size=20), side=SIDES)
+    def get(self, names: list[str], side: bool) -> None:
+        records = self.hand(side).call("get", names)
+        self.model.check_records(records, names)
+        assert records.seq == self.model.seq
+
+    @rule(seed=SEEDS, k=st.integers(1, 60), exact=st.booleans(), side=SIDES)
+    def search(self, seed: int, k: int, exact: bool, side: bool) -> None:
+        queries = np.random.default_rng(seed).normal(size=(3, DIM)).astype(np.float32)
+        found = self.hand(side).call("search", queries, k=k, exact=exact)
+        for hits, query in zip(found, queries, strict=True):
+            self.model.check_hits(hits, query, k, exact=exact or hits.info.exact)
+            assert hits.info.seq == self.model.seq
+            assert hits.info.matches == len(self.model.rows)
+
+    @rule(name=NAMES, side=SIDES)
+    def find_itself(self, name: str, side: bool) -> None:
+        """A row searched by its own vector is there, whatever has happened to the graph."""
+        if name in self.model.rows and self.metric != "dot":
+            hits = self.hand(side).call("search", self.model.rows[name][0], k=50)
+            assert name in hits.ids
+
+    # Scrolls, which either process may go on with.
+
+    @precondition(lambda self: len(self.scrolls) < SCROLLS_MAX)
+    @rule(batch=st.integers(1, 5), side=SIDES)
+    def begin_scroll(self, batch: int, side: bool) -> None:
+        scroll = OpenScroll(self.model.seq, self.model.content(), batch)
+        if not scroll.add(self.hand(side).call("scroll_page", None, batch)):
+            self.scrolls.append(scroll)
+
+    @precondition(has_scrolls)
+    @rule(which=st.integers(0, SCROLLS_MAX - 1), to_the_end=st.booleans(), side=SIDES)
+    def continue_scroll(self, which: int, to_the_end: bool, side: bool) -> None:
+        scroll = self.scrolls[which % len(self.scrolls)]
+        last = False
+        while not last:
+            last = scroll.add(self.hand(side).call("scroll_page", scroll.token, scroll.batch))
+            if not to_the_end:
+                break
+        if last:
+            self.scrolls.remove(scroll)
+
+    @precondition(has_scrolls)
+    @rule(which=st.integers(0, SCROLLS_MAX - 1), side=SIDES)
+    def end_scroll(self, which: int, side: bool) -> None:
+        scroll = self.scrolls.pop(which % len(self.scrolls))
+        self.hand(side).call("end_scroll", scroll.token)
+        assert self._page_refusal(not side, scroll) == "PIN_EXPIRED"
+
+    def _page_refusal(self, side: bool, scroll: OpenScroll) -> str:
+        return self._refusal(self.hand(side).call, "scroll_page", scroll.token, scroll.batch)
+
+    # Maintenance.
+
+    @rule(side=SIDES)
+    def seal(self, side: bool) -> None:
+        self.hand(side).seal()
+
+    @rule(rows_max=st.sampled_from([1 << 40, 25]), side=SIDES)
+    def optimize(self, rows_max: int, side: bool) -> None:
+        self.hand(side).seal()
+        self.hand(side).index(rows_max)
+        stats = self.hand(side).call("stats")
+        assert stats.unindexed_rows == 0
+        if rows_max > 25:
+            assert len(stats.segments) <= 1
+
+    @rule(steps=st.none() | st.integers(0, 2), side=SIDES)
+    def purge(self, steps: int | None, side: bool) -> None:
+        """All that no scroll holds, or a pass that is cut short."""
+        self.hand(side).purge(steps)
+        if steps is None and not self.scrolls:
+            assert self.hand(not side).garbage() == 0
+
+    @rule(side=SIDES, meanwhile=st.sampled_from(["nothing", "check", "compact"]))
+    def reopen(self, side: bool, meanwhile: str) -> None:
+        """A check goes on beside the other process, compaction has the folder to itself."""
+        self._close(side)
+        if meanwhile == "check":
+            assert self.hands[side].checked(self.data) == []
+        elif meanwhile == "compact":
+            self._close(not side)
+            self._compact(side)
+
+    def _compact(self, side: bool) -> None:
+        """It ends all scrolls and leaves no garbage; content, versions and requests stay."""
+        vecdb.compact(self.data)
+        for scroll in self.scrolls:
+            assert self._page_refusal(side, scroll) == "PIN_EXPIRED"
+        self.scrolls.clear()
+        assert self.hand(side).garbage() == 0
+
+    # Names.
+
+    @rule(side=SIDES)
+    def rename(self, side: bool) -> None:
+        """Handles are bound to the collection; the new name is there for both at once."""
+        hand, other = self.hand(side), self.hand(not side)
+        old, self.name = self.name, "texts" if self.name == "docs" else "docs"
+        hand.rename(old, self.name)
+        assert self._refusal(other.take, old) == "NO_COLLECTION"
+        assert other.call("count") == len(self.model.rows)
+        other.take(self.name)
+
+    @precondition(lambda self: self.model.seq > 3)
+    @rule(drops=SIDES, creates=SIDES)
+    def drop_and_create(self, drops: bool, creates: bool) -> None:
+        """Old handles say so in both processes; the new collection knows nothing of the old."""
+        for side in (HERE, THERE):
+            self.hand(side).call("count")
+        self.hand(drops).drop(self.name)
+        self._check_dropped()
+        self._create(creates)
+        self._check_dropped(not creates)
+        self.hand(not creates).take(self.name)
+        for scroll in self.scrolls:
+            assert self._page_refusal(creates, scroll) == "BAD_TOKEN"
+        self.scrolls.clear()
+
+    def _check_dropped(self, *sides: bool) -> None:
+        for side in sides or (HERE, THERE):
+            call = self.hand(side).call
+            for method, argument in (
+                ("get", ["id-0"]),
+                ("delete", ["id-0"]),
+                ("search", np.ones(DIM, np.float32)),
+                ("scroll_page", None),
+            ):
+                assert self._refusal(call, method, argument) == "DROPPED"
+
+    @invariant()
+    def counts_agree(self) -> None:
+        for side in self.opened:
+            stats = self.hands[side].call("stats")
+            assert self.hands[side].call("count") == stats.live_count == len(self.model.rows)
+            assert stats.seq == self.model.seq
+            assert stats.oldest_pin_seq == min((s.seq for s in self.scrolls), default=None)
+            edge = 0
+            for segment in stats.segments:
+                assert segment.first_row == edge
+                edge = segment.end_row
+            assert edge == stats.sealed_to <= stats.next_row
+
+    def teardown(self) -> None:
+        try:
+            self._close(HERE, THERE)
+            type(self).examples += 1
+            assert Hand().checked(self.data) == []
+            if self.examples % CHECKED_EVERY == 0:
+                report = vecdb.check(self.data)
+                assert report.content and report.complete, report.problems
+        finally:
+            shutil.rmtree(self.folder)
+
+
+@pytest.fixture(scope="module")
+def second() -> Iterator[SecondProcess]:
+    with SecondProcess() as process:
+        yield process
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+def test_random_operations(
+    metric: str, second: SecondProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = type(f"Machine_{metric}", (CollectionMachine,), {"metric": metric, "second": second})
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+    )
+    # Nothing was wrong, so nothing is told.
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("vecdb")] == []
+
+
+def plant_compaction_that_forgets_requests(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(compaction, "_copy_requests", lambda source, target: None)
+
+
+def plant_purging_under_a_scroll(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pins, "oldest_pinned_seq", lambda store, transaction: None)
+
+
+def plant_any_batch_under_a_used_id(patch: pytest.MonkeyPatch) -> None:
+    answered = Requests.answered
+
+    def careless(self: Any, transaction: Any, request_id: bytes, digest: bytes) -> Any:
+        known = self._known(transaction, request_id)
+        return answered(self, transaction, request_id, known.digest if known else digest)
+
+    patch.setattr(Requests, "answered", careless)
+
+
+def plant_a_condition_on_the_first_id_alone(patch: pytest.MonkeyPatch) -> None:
+    check = conditions.check_condition
+    patch.setattr(
+        store_module,
+        "check_condition",
+        lambda rows, t, ids, order, seq, **terms: check(rows, t, ids[:1], [0], seq, **terms),
+    )
+
+
+def plant_requests_without_age(patch: pytest.MonkeyPatch) -> None:
+    """Only a check sees that: they would stay for ever."""
+    patch.setattr(layout, "request_age_key", lambda seq: layout.REQUEST_AGES + layout.row_key(0))
+
+
+PLANTS = [each for name, each in list(globals().items()) if name.startswith("plant_")]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__[6:])
+def test_a_planted_defect_is_caught(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    second: SecondProcess,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In this process alone; the other one is sound."""
+    plant(monkeypatch)
+    kinds = (AssertionError, vecdb.VecdbError, pytest.fail.Exception)
+    caught: list[BaseException] = []
+
+    class Planted(CollectionMachine):
+        def teardown(self) -> None:
+            error = sys.exc_info()[1]  # What ended the steps, if they did not come to their end.
+            try:
+                super().teardown()
+            except kinds as found:
+                error = found
+                raise
+            finally:
+                if isinstance(error, kinds):
+                    caught.append(error)
+
+    Planted.second = second
+    chosen = settings(
+        max_examples=200,
+        stateful_step_count=40,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+    )
+    # What a thread in the background spoils shows at another step when hypothesis tries it again,
+    # which it calls flaky.
+    with pytest.raises((*kinds, Flaky)):
+        run_state_machine_as_test(Planted, settings=chosen)
+    assert caught

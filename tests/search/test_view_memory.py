@@ -1,0 +1,526 @@
+"""Views take no more memory than they may, and what they do not hold is searched all the same."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.model import Model, index_now, seal_now
+from vecdb import limits
+from vecdb.engine.store import leases as pins
+from vecdb.engine.search import search
+from vecdb.engine.store import clock as store_clock
+from vecdb.engine.search import streaming
+from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.search.memtable import FreshRows
+from vecdb.engine.store.purging import purge_all
+from vecdb.engine.search.search import SearchRequest
+from vecdb.engine.testing import opened_of, runtime_of
+from vecdb.engine.search.snapshot import View
+from vecdb.engine.search.snapshot_budget import ViewBudget
+
+DIM = 16
+ROW_BYTES = FreshRows.row_bytes(DIM)
+MEBIBYTE = 1024**2
+
+
+def rows(count: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"id-{i}" for i in range(first, first + count)]
+
+
+def opened(path: Path, fresh_rows: int = 100, **options: Any) -> Any:
+    """A database in which nothing happens by itself, and views hold few fresh rows."""
+    chosen = {"fresh_bytes_max": int(fresh_rows * ROW_BYTES) + 1, **options}
+    return vecdb.open(path, indexer=False, seal_bytes=1 << 40, **chosen)
+
+
+def view_of(docs: Any) -> View:
+    view: View = opened_of(docs).views.view()
+    return view
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "_SLICE_BYTES", 37 * 4 * DIM)
+    monkeypatch.setattr(streaming, "_SLICE_DEATHS", 50)
+    monkeypatch.setattr(streaming, "_COUNTED_ROWS", 50)
+
+
+def lose(docs: Any) -> None:
+    """Remove the files of all segments."""
+    shutil.rmtree(opened_of(docs).folder / "segments")
+    opened_of(docs).views.forget()
+
+
+class Twins:
+    """A collection with small bounds, one without, and the model: all have to agree, the first two
+    to the bit."""
+
+    def __init__(self, bounded: Any, free: Any, metric: str) -> None:
+        self.both = [d.create_collection("docs", DIM, metric) for d in (bounded, free)]
+        self.docs = self.both[0]
+        self.model = Model(DIM, metric)
+
+    def upsert(self, ids: list[str], vectors: np.ndarray) -> None:
+        metadata = [{"n": name} for name in ids]
+        for docs in self.both:
+            docs.upsert(ids, vectors, metadata)
+        self.model.upsert(ids, vectors, metadata)
+
+    def delete(self, ids: list[str]) -> None:
+        for docs in self.both:
+            docs.delete(ids)
+        self.model.delete(ids)
+
+    def each(self, action: Callable[[Any], Any]) -> None:
+        for docs in self.both:
+            action(docs)
+
+    def check(self, queries: np.ndarray, k: int, **arguments: Any) -> None:
+        found, expected = (docs.search(queries, k=k, **arguments) for docs in self.both)
+        for hits, others, query in zip(found, expected, queries, strict=True):
+            self.model.check_hits(hits, query, k, exact=True)
+            assert hits.ids == others.ids
+            assert hits.distances.tobytes() == others.distances.tobytes()
+            assert hits.metadata == others.metadata
+            assert hits.info.matches == others.info.matches == len(self.model.rows)
+            assert hits.info.seq == others.info.seq
+
+
+@pytest.fixture
+def twins(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Twins]:
+    metric = getattr(request, "param", "cosine")
+    with opened(tmp_path / "bounded") as bounded, opened(tmp_path / "free", 1 << 20) as free:
+        yield Twins(bounded, free, metric)
+
+
+@pytest.mark.parametrize("twins", ["cosine", "euclidean", "dot"], indirect=True)
+def test_what_is_not_held_is_searched_as_if_it_were(twins: Twins) -> None:
+    """Random operations; vectors are few, so that ties between slices are many."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance, vectors, queries = random.Random(seed), rows(60), rows(9, 1)
+    streamed = 0
+    for _ in range(30):
+        for _ in range(chance.randrange(1, 4)):
+            ids = [f"id-{i}" for i in chance.sample(range(500), 40)]
+            if chance.random() < 0.2:
+                twins.delete(ids)
+            else:
+                twins.upsert(ids, vectors[[chance.randrange(60) for _ in ids]])
+        action = chance.random()
+        if action < 0.06:
+            twins.each(seal_now)
+        elif action < 0.3:
+            twins.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
+        elif action < 0.5:
+            twins.each(lambda docs: opened_of(docs).views.forget())
+        if not twins.model.rows:
+            continue
+        asked = queries[: chance.choice([1, 9])]
+        twins.check(asked, chance.choice([1, 10, 700]), exact=True)
+        view = view_of(twins.docs)
+        streamed += view.rest is not None
+        assert view.fresh.nbytes <= 100 * ROW_BYTES + 1
+        assert twins.docs.stats().fresh_rows == view_of(twins.both[1]).fresh.live_count
+        assert view_of(twins.both[1]).holds_all
+    assert streamed > 5
+
+
+def test_sealing_makes_room_again(twins: Twins) -> None:
+    for first in range(0, 450, 50):
+        twins.upsert(names(50, first), rows(50, first))
+    twins.check(rows(2), 10)
+    view = view_of(twins.docs)
+    assert view.fresh.count == 100 and view.rest == streaming.Unread(100, 450, 350)
+    hits = twins.docs.search(rows(1)[0], k=3)
+    assert hits.info.plan == "scan" and hits.info.exact and hits.info.visited == 450
+    twins.each(seal_now)
+    twins.check(rows(2), 10)
+    assert view_of(twins.docs).holds_all and view_of(twins.docs).fresh.count == 0
+    twins.upsert(names(50, 430), rows(50, 7))
+    twins.check(rows(2), 480)
+    assert view_of(twins.docs).holds_all
+
+
+def test_a_graph_beside_what_is_not_held(twins: Twins) -> None:
+    twins.upsert(names(300), rows(300))
+    twins.each(seal_now)
+    twins.each(index_now)
+    for first in range(250, 600, 50):
+        twins.upsert(names(50, first), rows(50, first))
+    assert view_of(twins.docs).rest is not None
+    for query in rows(5, 3):
+        hits = twins.docs.search(query, k=40, ef=400)
+        twins.model.check_hits(hits, query, 40, exact=True)
+        assert hits.info.plan == "graph+scan" and hits.info.matches == 600
+    twins.check(rows(5, 3), 600)
+
+
+def test_what_is_replaced_again_and_again_stays_in_memory(tmp_path: Path) -> None:
+    """Row numbers go on and on; what is held is what lives, whether the dead were purged or not."""
+    with opened(tmp_path / "data", 1 << 20) as database:
+        docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+        for turn in range(150):
+            ids, vectors = names(400, 400 * (turn % 3)), rows(400, turn)
+            docs.upsert(ids, vectors)
+            model.upsert(ids, vectors, None)
+            if turn % 4 == 0:
+                purge_all(opened_of(docs).store, grace_s=0.0)
+            if turn in (50, 90):
+                opened_of(docs).views.forget()
+            view = view_of(docs)
+            assert view.holds_all and view.live_count == len(model.rows)
+            # 1,200 live. It doubles when it is full of rows of which more than three quarters do.
+            assert len(view.fresh.rows) <= 2048
+        assert view.counters.next_row == 60_000
+        for query in rows(3, 9):
+            model.check_hits(docs.search(query, k=1300), query, 1300, exact=True)
+
+
+def test_memory_stays_under_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "_SLICE_BYTES", MEBIBYTE // 4)
+    with opened(tmp_path / "data", fresh_bytes_max=MEBIBYTE) as database:
+        docs = database.create_collection("docs", 256)
+        for first in range(0, 16_000, 2_000):
+            docs.upsert(names(2_000, first), rows(2_000, first, 256))
+        query = rows(1, 5, 256)[0]
+        opened_of(docs).views.forget()
+        tracemalloc.start()
+        try:
+            hits = docs.search(query, k=5)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(hits) == 5 and hits.info.visited == 16_000
+        assert view_of(docs).private_bytes <= MEBIBYTE
+        # The buffer and its half, from which it grew, then what a slice takes; not all 16 MB.
+        assert MEBIBYTE <= peak + MEBIBYTE // 4 < 3 * MEBIBYTE
+
+
+@pytest.mark.parametrize("queries", [1, 40])
+def test_a_scan_of_the_rest_ends_within_a_slice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queries: int
+) -> None:
+    read, real = [0], streaming._read_slice
+
+    def counted(*arguments: Any) -> Any:
+        read[0] += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(streaming, "_read_slice", counted)
+    with opened(tmp_path / "data") as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(names(1_000), rows(1_000))
+        request = SearchRequest(rows(queries), 5, None, True, False, False)
+        opened_of(docs).searcher.run(request, Deadline())
+        assert read[0] == -(-900 // 37)
+        read[0] = 0
+        with pytest.raises(vecdb.CancelledError):
+            opened_of(docs).searcher.run(request, Deadline(is_cancelled=lambda: read[0] >= 3))
+        assert read[0] == 3
+
+
+@pytest.mark.parametrize("advance", [False, True])
+def test_a_large_lost_segment_is_read_from_the_store(twins: Twins, advance: bool) -> None:
+    for first in range(0, 300, 100):
+        twins.upsert(names(100, first), rows(100, first))
+    twins.delete(names(20, 50))
+    twins.each(seal_now)
+    twins.upsert(names(60, 300), rows(60, 8))
+    twins.each(seal_now)
+    lose(twins.docs)
+    twins.upsert(names(150, 400), rows(150, 9))
+    twins.check(rows(3), 10, exact=True)
+    large, small = view_of(twins.docs).segments
+    # Only one of them may be held, beside as much of fresh rows.
+    assert (large.unread_count, large.segment, len(large.content.rows)) == (280, None, 0)
+    assert (small.unread_count, small.segment, len(small.content.rows)) == (0, None, 60)
+    assert view_of(twins.docs).rest == streaming.Unread(460, 510, 50)
+    for first in (40, 280, 90):
+        if not advance:
+            opened_of(twins.docs).views.forget()
+        twins.delete(names(30, first))
+        twins.upsert(names(10, first), rows(10, first))
+        twins.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
+        twins.check(rows(3), 700)
+        large = view_of(twins.docs).segments[0]
+        assert twins.docs.stats().segments[0].rows == large.unread_count
+        assert view_of(twins.docs).private_bytes <= 2 * (100 * ROW_BYTES + 1)
+    index_now(twins.docs)
+    twins.check(rows(3), 700)
+    assert all(s.segment is not None for s in view_of(twins.docs).segments)
+
+
+def test_more_deaths_than_a_slice_reads(twins: Twins) -> None:
+    """Blocks that lost some of their rows keep the deaths of all while a segment has them."""
+    twins.upsert(names(400), rows(400))
+    twins.each(seal_now)
+    lose(twins.docs)
+    twins.check(rows(2), 50)
+    twins.delete([f"id-{i}" for i in range(400) if i % 9])
+    twins.check(rows(2), 50)
+    twins.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
+    twins.check(rows(2), 50)
+    # What dies now is still in its block, behind the deaths of those that are not.
+    twins.delete(["id-144", "id-270", "id-297"])
+    for _ in range(2):
+        twins.check(rows(2), 50)
+        assert view_of(twins.docs).segments[0].unread_count == 42
+        opened_of(twins.docs).views.forget()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_search_that_purging_overtakes_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Between two slices rows die and are purged: the second time under a pin, which holds them."""
+    with opened(tmp_path / "data") as database:
+        docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+        vectors = rows(1_000)
+        docs.upsert(names(1_000), vectors)
+        model.upsert(names(1_000), vectors, None)
+        read, doomed, searches = search.read_slices, [names(400, 300), names(100, 850)], []
+
+        def overtaken(*arguments: Any) -> Any:
+            if not arguments[1]:
+                return
+            searches.append(1)
+            for number, part in enumerate(read(*arguments)):
+                if number == 1 and len(searches) <= times:
+                    dying = doomed[len(searches) - 1]
+                    docs.delete(dying)
+                    purge_all(opened_of(docs).store, grace_s=0.0)
+                    if len(searches) == 1:
+                        model.delete(dying)
+                yield part
+
+        monkeypatch.setattr(search, "read_slices", overtaken)
+        hits = docs.search(vectors[900], k=1_000)
+        assert len(searches) == 2 and hits.info.seq == 2
+        model.check_hits(hits, vectors[900], 1_000, exact=True)
+        with opened_of(docs).store.environment.read() as transaction:
+            assert opened_of(docs).store.purged_to(transaction) == 2
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_search_keeps_its_pin_for_as_long_as_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """The clock goes on by half a lease with each slice, and each time a row dies that is still to
+    be read, and is purged; without a renewed lease the search is overtaken once more."""
+    now_ns = [store_clock.boot_time_ns()]
+    monkeypatch.setattr(store_clock, "boot_time_ns", lambda: now_ns[0])
+    if not kept:
+        monkeypatch.setattr(pins, "keep_pin", lambda store, pin: pin)
+    with opened(tmp_path / "data") as database:
+        docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+        vectors = rows(1_000)
+        docs.upsert(names(1_000), vectors)
+        model.upsert(names(1_000), vectors, None)
+        read, searches = search.read_slices, []
+
+        def slow(*arguments: Any) -> Any:
+            if not arguments[1]:
+                return
+            searches.append(0)
+            for part in read(*arguments):
+                yield part
+                if len(searches) == 1:
+                    dying = names(300, 400)
+                    model.delete(dying)
+                else:
+                    now_ns[0] += int(0.5e9 * limits.PIN_LEASE_S)
+                    dying = names(1, 999 - searches[-1])
+                searches[-1] += 1
+                docs.delete(dying)
+                purge_all(opened_of(docs).store, grace_s=0.0)
+
+        monkeypatch.setattr(search, "read_slices", slow)
+        if not kept:
+            with pytest.raises(vecdb.UnavailableError) as caught:
+                docs.search(vectors[900], k=1_000)
+            assert caught.value.reason == "OVERTAKEN"
+            return
+        hits = docs.search(vectors[900], k=1_000)
+        assert searches[0] == 1 and searches[1] > 10 and hits.info.seq == 2
+        model.check_hits(hits, vectors[900], 1_000, exact=True)
+        with opened_of(docs).store.environment.read() as transaction:
+            assert opened_of(docs).store.purged_to(transaction) == 2
+            assert pins.oldest_pin(opened_of(docs).store, transaction) is None
+
+
+READER = """
+import sys, numpy as np, vecdb
+from vecdb.engine.testing import opened_of
+rng = np.random.default_rng(0)
+with vecdb.open(sys.argv[1], indexer=False, seal_bytes=1 << 40, fresh_bytes_max=7_000) as database:
+    docs = database.collection("docs")
+    print("ready", flush=True)
+    last, searches = 0, 0
+    while docs.count() > 1:
+        hits = docs.search(rng.normal(size=16).astype(np.float32), k=600)
+        assert hits.info.matches in (1, 500), hits.info
+        assert len(hits) == len(set(hits.ids)) == hits.info.matches
+        # Each batch replaces all rows: those of one state are of one batch.
+        assert len({m["n"] for m in hits.metadata}) == 1
+        assert hits.info.seq >= last
+        last, searches = hits.info.seq, searches + 1
+    print(searches, opened_of(docs).views.view().counters.next_row, flush=True)
+"""
+
+
+def test_another_process_searches_what_is_written_and_purged(tmp_path: Path) -> None:
+    with opened(tmp_path / "data") as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(names(500), rows(500), [{"n": 0}] * 500)
+        command = [sys.executable, "-W", "error", "-c", READER, str(tmp_path / "data")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+            assert reader.stdout is not None and reader.stdout.readline() == "ready\n"
+            for turn in range(1, 60):
+                docs.upsert(names(500), rows(500, turn), [{"n": turn}] * 500)
+                purge_all(opened_of(docs).store, grace_s=0.0)
+            docs.delete(names(499))
+            out, _ = reader.communicate(timeout=60)
+        assert reader.returncode == 0
+        searches, next_row = map(int, out.split())
+        assert searches >= 5 and next_row == 30_000
+
+
+def test_threads_under_a_tight_budget_see_one_state(tmp_path: Path) -> None:
+    """Views are made, let go, advanced and overtaken while all collections are rewritten. There is
+    memory for those of two."""
+    budget = int(150 * ROW_BYTES)
+    with opened(tmp_path / "data", 100, view_bytes_max=budget) as database:
+        every = [database.create_collection(name, DIM) for name in ("a", "b", "c")]
+        vectors, ids = rows(300), names(300)
+        for docs in every:
+            docs.upsert(ids, vectors, [{"n": 0}] * 300)
+        stop, failures = threading.Event(), []
+
+        def guarded(work: Callable[[], None]) -> threading.Thread:
+            def run() -> None:
+                try:
+                    work()
+                except Exception as error:
+                    failures.append(error)
+                    stop.set()
+
+            thread = threading.Thread(target=run)
+            thread.start()
+            return thread
+
+        def search_all() -> None:
+            last = [0, 0, 0]
+            while not stop.is_set():
+                for i, docs in enumerate(every):
+                    hits = docs.search(vectors[0], k=400, exact=True)
+                    assert sorted(hits.ids) == sorted(ids)
+                    assert len({metadata["n"] for metadata in hits.metadata}) == 1
+                    assert hits.info.seq >= last[i]
+                    last[i] = hits.info.seq
+
+        searchers = [guarded(search_all) for _ in range(2)]
+        for turn in range(1, 17):
+            for docs in every:
+                docs.upsert(ids, np.roll(vectors, turn, 0), [{"n": turn}] * 300)
+                if turn % 4 == 0:
+                    purge_all(opened_of(docs).store, grace_s=0.0)
+                if turn % 7 == 0:
+                    seal_now(docs)
+        stop.set()
+        for searcher in searchers:
+            searcher.join(60)
+            assert not searcher.is_alive()
+        assert failures == []
+        for docs in every:
+            docs.search(vectors[0])
+            assert runtime_of(database).view_budget.bytes_used <= budget
+
+
+def test_views_used_least_recently_go(tmp_path: Path) -> None:
+    """Eight collections, memory for three of them; answers stay right."""
+    one = 1_024 * ROW_BYTES
+    with opened(tmp_path / "data", 10_000, view_bytes_max=int(3.5 * one)) as database:
+        budget, models = runtime_of(database).view_budget, {}
+        for i in range(8):
+            docs = database.create_collection(f"docs-{i}", DIM)
+            models[i] = Model(DIM, "cosine")
+            docs.upsert(names(900), rows(900, i))
+            models[i].upsert(names(900), rows(900, i), None)
+        open_ones = [database.collection(f"docs-{i}") for i in range(8)]
+
+        def kept() -> list[int]:
+            return [i for i, docs in enumerate(open_ones) if opened_of(docs).views._known[1]]
+
+        def search_in(*numbers: int) -> None:
+            for i in numbers:
+                query = rows(1, 50 + i)[0]
+                models[i].check_hits(open_ones[i].search(query, k=9), query, 9, exact=True)
+                assert budget.bytes_used <= 3.5 * one
+
+        search_in(*range(8))
+        assert kept() == [5, 6, 7]
+        search_in(5, 2)
+        assert kept() == [2, 5, 7]
+        search_in(5, 0, 5, 1, 5, 3)
+        assert kept() == [1, 3, 5]
+        open_ones[4].upsert(["id-3"], rows(1, 99))
+        models[4].upsert(["id-3"], rows(1, 99), None)
+        search_in(4, 5, *range(8))
+        used = budget.bytes_used
+        assert 0 < used <= 3.5 * one
+        database.drop_collection("docs-7")
+        assert budget.bytes_used < used
+    assert budget.bytes_used == 0
+
+
+def test_one_collection_alone_keeps_to_the_budget(tmp_path: Path) -> None:
+    with opened(tmp_path / "data", 1 << 20, view_bytes_max=100_000) as database:
+        docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+        for first in range(0, 3_000, 500):
+            docs.upsert(names(500, first), rows(500, first))
+            model.upsert(names(500, first), rows(500, first), None)
+            query = rows(1, first + 1)[0]
+            model.check_hits(docs.search(query, k=20), query, 20, exact=True)
+            assert 0 < runtime_of(database).view_budget.bytes_used <= 50_000
+        assert not view_of(docs).holds_all
+        opened_of(docs).views.forget()
+        assert runtime_of(database).view_budget.bytes_used == 0
+
+
+class Keeper:
+    """Of a view, for the budget."""
+
+    def __init__(self, used_at: float) -> None:
+        self.used_at = used_at
+
+    def let_go(self) -> bool:
+        raise AssertionError("the budget only names them")
+
+
+def test_the_budget_names_the_least_recently_used() -> None:
+    budget = ViewBudget(100)
+    a, b, c = Keeper(3.0), Keeper(1.0), Keeper(2.0)
+    assert budget.note(a, 40) == budget.note(b, 40) == []
+    assert budget.note(c, 30) == [b]
+    assert budget.note(b, 0) == [] and budget.bytes_used == 70
+    assert budget.note(a, 90) == [c]
+    # One alone that is too large stays: others would not help.
+    assert budget.note(c, 0) == [] and budget.note(a, 500) == []
+    assert budget.bytes_used == 500

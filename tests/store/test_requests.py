@@ -1,0 +1,495 @@
+"""Writes with a request id: repeated within the window, they have one effect."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import struct
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.serving import REQUEST_BYTES_MIN, ServerProcess, free_port, held, running_server
+from vecdb import limits
+from vecdb.engine.system import failpoints
+from vecdb.engine.store import layout
+from vecdb.engine.store import requests
+from vecdb.engine.store import clock as store_clock
+from vecdb.engine.store.batch import make_batch, make_terms
+from vecdb.engine.testing import opened_of
+from vecdb_client import Client
+from vecdb_client.calls import Calls
+from vecdb_proto import vecdb_pb2 as wire
+
+DIM = 4
+
+
+def rows(count: int, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    failpoints.arm("")
+
+
+@pytest.fixture
+def docs(database: Any) -> Any:
+    return database.create_collection("docs", DIM)
+
+
+# ------------------------------------------------------------------------ embedded and remote alike
+
+
+def test_a_repeated_write_has_one_effect(surface: Any) -> None:
+    docs = surface.create_collection("docs", DIM)
+    metadata = [{"n": 1}, None]
+    first = docs.upsert(["a", "b"], rows(2), metadata, request_id="one")
+    assert first == vecdb.Receipt(1, 2)
+    newer = rows(1, seed=6)
+    docs.upsert(["a"], newer)
+    again = docs.upsert(["a", "b"], rows(2), metadata, request_id="one")
+    assert again == vecdb.Receipt(1, 2, repeated=True)
+    # What came after the first is not undone by the second.
+    assert docs.get(["a"]).vectors.tobytes() == newer.tobytes()
+    assert docs.delete(["b", "nobody"], request_id="two") == vecdb.Receipt(3, 1)
+    docs.upsert(["b"], rows(1))
+    assert docs.delete(["nobody", "b"], request_id="two") == vecdb.Receipt(3, 1, repeated=True)
+    assert (docs.count(), docs.stats().seq) == (2, 4)
+
+
+def test_an_id_of_another_write_is_refused(surface: Any) -> None:
+    docs = surface.create_collection("docs", DIM)
+    docs.upsert(["a", "b"], rows(2), [{"n": 1}, None], request_id="used")
+    for call in (
+        lambda: docs.upsert(["b", "a"], rows(2), [{"n": 1}, None], request_id="used"),
+        lambda: docs.upsert(["a", "c"], rows(2), [{"n": 1}, None], request_id="used"),
+        lambda: docs.upsert(["a", "b"], rows(2, 6), [{"n": 1}, None], request_id="used"),
+        lambda: docs.upsert(["a", "b"], rows(2), [{"n": 2}, None], request_id="used"),
+        lambda: docs.upsert(["a", "b"], rows(2), [None, {"n": 1}], request_id="used"),
+        lambda: docs.upsert(["a", "b"], rows(2), request_id="used"),
+        lambda: docs.upsert(["a", "b"], rows(2), [{"n": 1}, None], if_seq=1, request_id="used"),
+        lambda: docs.delete(["a", "b"], request_id="used"),
+    ):
+        with pytest.raises(vecdb.FailedPreconditionError, match=r"'used'.*seq 1") as caught:
+            call()
+        assert caught.value.reason == "REQUEST_ID_REUSED"
+    assert (docs.count(), docs.stats().seq) == (2, 1)
+    assert docs.upsert(["a"], rows(1), request_id="free").seq == 2
+
+
+def test_the_same_batch_in_another_form_is_the_same(surface: Any) -> None:
+    docs = surface.create_collection("docs", DIM)
+    docs.upsert([1, "2"], rows(2), request_id="r")
+    assert docs.upsert(["1", 2], rows(2).tolist(), [None, {}], request_id="r").repeated
+    docs.delete([2, 1, 1], request_id="d")
+    assert docs.delete(["1", "2"], request_id="d").repeated
+
+
+@pytest.mark.parametrize(
+    ("request_id", "reason", "said"),
+    [
+        ("", "OUT_OF_RANGE", "got 0"),
+        ("ž" * 33, "OUT_OF_RANGE", "at most 64 bytes, got 66"),
+        (7, "BAD_REQUEST_ID", "got 7"),
+        ("\ud800", "BAD_REQUEST_ID", "Unicode"),
+    ],
+)
+def test_a_bad_request_id_is_refused(surface: Any, request_id: Any, reason: str, said: str) -> None:
+    docs = surface.create_collection("docs", DIM)
+    for call in (
+        lambda: docs.upsert(["a"], rows(1), request_id=request_id),
+        lambda: docs.delete(["a"], request_id=request_id),
+    ):
+        with pytest.raises(vecdb.InvalidArgumentError, match=said) as caught:
+            call()
+        assert caught.value.reason == reason
+    assert docs.stats().seq == 0
+    assert docs.upsert(["a"], rows(1), request_id="ž" * 32).seq == 1
+
+
+def test_upsert_many_repeated_has_one_effect(surface: Any) -> None:
+    docs = surface.create_collection("docs", DIM)
+    vectors = rows(95)
+    broken = vectors.copy()
+    broken[57, 0] = np.nan
+    with pytest.raises(vecdb.InvalidArgumentError):
+        docs.upsert_many(range(95), broken, batch_rows=10, request_id="load")
+    assert (docs.count(), docs.stats().seq) == (50, 5)
+    docs.delete(["3"])
+    done = docs.upsert_many(range(95), vectors, batch_rows=10, request_id="load")
+    # The batches that were there before were not written again, or "3" would be back.
+    assert (done.rows, docs.count(), docs.stats().seq) == (95, 94, 11)
+    docs.upsert_many(range(95), vectors, batch_rows=10, request_id="load")
+    assert (docs.count(), docs.stats().seq) == (94, 11)
+    with pytest.raises(vecdb.FailedPreconditionError) as caught:
+        docs.upsert_many(range(95), vectors, batch_rows=20, request_id="load")
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+    with pytest.raises(vecdb.InvalidArgumentError, match="at most 48 bytes, got 49"):
+        docs.upsert_many(range(95), vectors, request_id="x" * 49)
+    assert docs.stats().seq == 11
+
+
+# ------------------------------------------------------------------------------------- in the store
+
+
+def test_a_refused_write_is_not_remembered(docs: Any) -> None:
+    docs.upsert(["a"], rows(1))
+    with pytest.raises(vecdb.ConditionFailedError):
+        docs.upsert(["a"], rows(1, 6), insert_only=True, request_id="r")
+    docs.delete(["a"])
+    assert docs.upsert(["a"], rows(1, 6), insert_only=True, request_id="r") == vecdb.Receipt(3, 1)
+    # Its own first effect does not make it fail.
+    assert docs.upsert(["a"], rows(1, 6), insert_only=True, request_id="r").repeated
+
+
+def test_the_second_of_two_in_a_commit_group_sees_the_first(docs: Any) -> None:
+    store = opened_of(docs).store
+    batch = make_batch(["a"], rows(1), None, make_terms(False, None, "r"))
+    receipts = store.environment.transact(lambda t: [store.apply(t, batch) for _ in range(3)])
+    assert [r.repeated for r in receipts] == [False, True, True]
+    assert {r.seq for r in receipts} == {store.current_state().seq} == {1}
+
+
+def test_of_many_at_once_one_is_applied(surface: Any) -> None:
+    docs = surface.create_collection("docs", DIM)
+    with ThreadPoolExecutor(8) as pool:
+        write = lambda _: docs.upsert(["a", "b"], rows(2), request_id="r")  # noqa: E731
+        receipts = list(pool.map(write, range(40)))
+    assert sum(not r.repeated for r in receipts) == 1
+    assert {r.seq for r in receipts} == {1} == {docs.stats().seq}
+
+
+def test_across_reopening(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        database.create_collection("docs", DIM).upsert(["a"], rows(1), request_id="r")
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.collection("docs")
+        assert docs.upsert(["a"], rows(1), request_id="r") == vecdb.Receipt(1, 1, repeated=True)
+
+
+@pytest.mark.parametrize(("where", "applied"), [("commit.begin", False), ("commit.end", True)])
+@pytest.mark.parametrize("reopened", [False, True])
+def test_after_an_io_error_the_same_call_settles_it(
+    tmp_path: Path, where: str, applied: bool, reopened: bool
+) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        failpoints.arm(f"{where}=EIO")
+        with pytest.raises(vecdb.VecdbError) as caught:
+            docs.upsert(["a"], rows(1), request_id="r")
+        assert isinstance(caught.value, vecdb.OutcomeUnknownError) is applied
+        failpoints.arm("")
+        if not reopened:
+            assert docs.upsert(["a"], rows(1), request_id="r").repeated is applied
+            assert docs.stats().seq == 1
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.collection("docs")
+        assert docs.upsert(["a"], rows(1), request_id="r").repeated is (applied or not reopened)
+        assert (docs.count(), docs.stats().seq) == (1, 1)
+
+
+def entries(docs: Any) -> int:
+    store = opened_of(docs).store
+    with store.environment.read() as transaction:
+        number: int = transaction.stat(store.environment.database(b"requests"))["entries"]
+    return number
+
+
+def test_what_is_past_the_window_goes_a_few_at_a_time(
+    docs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=10**18)
+    monkeypatch.setattr(store_clock, "boot_time_ns", lambda: clock.now)
+    second, window = 10**9, int(limits.REQUEST_WINDOW_S * 1e9)
+    assert window == 24 * 3600 * second
+    vectors = rows(1)
+    for i in range(40):
+        docs.upsert([f"a{i}"], vectors, request_id=f"old-{i}")
+    clock.now += window
+    assert docs.upsert(["a0"], vectors, request_id="old-0").repeated  # To the last moment.
+    clock.now += 1
+    # An id whose time has run out is free for any write, and its old entry does not come back.
+    assert not docs.upsert(["other"], vectors, request_id="old-39").repeated
+    assert entries(docs) == 2 * (40 - requests.REMOVED_AT_ONCE_MAX)
+    assert docs.upsert(["other"], vectors, request_id="old-39").repeated
+    docs.upsert(["b"], vectors)
+    assert entries(docs) == 2 * (40 - requests.REMOVED_AT_ONCE_MAX)
+    docs.upsert(["b"], vectors, request_id="new-1")
+    docs.upsert(["b"], vectors, request_id="new-2")
+    assert entries(docs) == 2 * 3
+    assert docs.upsert(["other"], vectors, request_id="old-39").repeated
+
+
+def age_key(docs: Any, request_id: str) -> bytes:
+    store = opened_of(docs).store
+    with store.environment.read() as transaction:
+        value = transaction.get(request_id.encode(), db=store.environment.database(b"requests"))
+        return layout.request_age_key(layout.unpack_request(request_id.encode(), value).seq)
+
+
+def flip(docs: Any, key: bytes) -> None:
+    """Change a bit of an entry of the requests."""
+    environment = opened_of(docs).store.environment
+
+    def write(transaction: Any) -> None:
+        database = environment.database(b"requests")
+        value = bytearray(transaction.get(key, db=database))
+        value[1] ^= 0x10
+        transaction.put(key, bytes(value), db=database)
+
+    environment.transact(write)
+
+
+def test_a_damaged_entry_is_forgotten_when_a_younger_one_is(
+    docs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=10**18)
+    monkeypatch.setattr(store_clock, "boot_time_ns", lambda: clock.now)
+    window, vectors = int(limits.REQUEST_WINDOW_S * 1e9), rows(1)
+    for name in ("a", "b", "c"):
+        docs.upsert([name], vectors, request_id=name)
+        clock.now += 1
+    flip(docs, age_key(docs, "a"))
+    flip(docs, b"b")
+    # Neither says when it was written, and both are the oldest: all others go on.
+    for name in ("d", "e"):
+        assert not docs.upsert([name], vectors, request_id=name).repeated
+    assert entries(docs) == 2 * 5
+    # That "a" is not found by its age makes no difference to who sends it again.
+    assert docs.upsert(["a"], vectors, request_id="a").repeated
+    docs.delete(["b"])
+    for _ in range(2):
+        with pytest.raises(vecdb.DataLossError, match="request b'b'"):
+            docs.upsert(["b"], vectors, request_id="b")
+    assert docs.get(["b"]).missing == ["b"]
+    clock.now += window - 1  # The younger one, "c", is known to its last moment.
+    docs.upsert(["f"], vectors, request_id="f")
+    assert docs.upsert(["c"], vectors, request_id="c").repeated
+    with pytest.raises(vecdb.DataLossError):
+        docs.upsert(["b"], vectors, request_id="b")
+    clock.now += 1
+    docs.upsert(["g"], vectors, request_id="g")
+    assert not docs.upsert(["b"], vectors, request_id="b").repeated
+    assert not docs.upsert(["a"], vectors, request_id="a").repeated
+
+
+def test_an_age_that_leads_to_nothing_says_nothing_of_damaged_ones(docs: Any) -> None:
+    for name in ("a", "b"):
+        docs.upsert([name], rows(1), request_id=name)
+    environment = opened_of(docs).store.environment
+    environment.transact(lambda t: t.delete(b"b", db=environment.database(b"requests")))
+    flip(docs, b"a")
+    docs.upsert(["c"], rows(1), request_id="c")
+    with pytest.raises(vecdb.DataLossError):
+        docs.upsert(["a"], rows(1), request_id="a")
+
+
+def test_compaction_keeps_damaged_requests_and_mends_their_ages(tmp_path: Path) -> None:
+    vectors = rows(1)
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        for name in ("a", "b", "c", "d"):
+            docs.upsert([name], vectors, request_id=name)
+        ages = [age_key(docs, name) for name in ("a", "c", "d")]
+        flip(docs, ages[0])
+        flip(docs, b"b")
+        flip(docs, b"c")
+        flip(docs, ages[1])
+        environment = opened_of(docs).store.environment
+        environment.transact(lambda t: t.delete(ages[2], db=environment.database(b"requests")))
+    vecdb.compact(tmp_path)
+    said = [problem.detail for problem in vecdb.check(tmp_path).problems]
+    assert len(said) == 1 and "2 values" in said[0] and "'b'" in said[0], said
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.collection("docs")
+        # Of "c" neither half can be read: only the half that refuses it stays.
+        assert entries(docs) == 2 * 4 - 1
+        for name in ("a", "d"):
+            assert docs.upsert([name], vectors, request_id=name).repeated
+        for name in ("b", "c"):
+            with pytest.raises(vecdb.DataLossError):
+                docs.upsert([name], vectors, request_id=name)
+        assert not docs.upsert(["e"], vectors, request_id="e").repeated
+
+
+def test_the_digest_never_changes() -> None:
+    """It is stored: another way to compute it would refuse every write that is repeated."""
+    ids, vectors = [b"a", "ž".encode()], np.arange(4, dtype=np.float32).reshape(2, 2)
+    metadata = [b'{"n":1}', b""]
+    texts = struct.pack("<II", 1, 2) + b"a\xc5\xbe"
+    upsert = (
+        *(b"upsert", bytes([1, 1]), struct.pack("<QI", 7, 2), bytes([1]), texts),
+        *(vectors.astype("<f4").tobytes(), struct.pack("<II", 7, 0), b'{"n":1}'),
+    )
+    digest = hashlib.sha256(b"".join(upsert)).digest()
+    assert layout.batch_digest(b"upsert", ids, vectors, metadata, True, 7) == digest
+    delete = (b"delete", bytes([0, 0]), struct.pack("<QI", 0, 2), bytes([0]), texts)
+    digest = hashlib.sha256(b"".join(delete)).digest()
+    assert layout.batch_digest(b"delete", ids, None, None, False, None) == digest
+    plain = layout.batch_digest(b"upsert", ids, vectors, None, False, None)
+    assert plain == layout.batch_digest(b"upsert", ids, vectors, [b"", b""], False, None)
+    assert plain != layout.batch_digest(b"upsert", [b"a\xc5", b"\xbe"], vectors, None, False, None)
+
+
+# ------------------------------------------------------------------------------------ over the wire
+
+
+def test_a_client_finds_out_by_itself_after_the_server_was_killed(tmp_path: Path) -> None:
+    """Killed after the commit and before the answer, and started again: still one effect."""
+    data, listen = tmp_path / "data", f"127.0.0.1:{free_port()}"
+    with vecdb.open(data, indexer=False) as database:
+        database.create_collection("docs", DIM)
+    dies = "from vecdb.engine import failpoints; failpoints.arm('commit.end=crash')"
+    with Client(listen, timeout_s=60) as client, ThreadPoolExecutor(1) as pool:
+        with ServerProcess(data, listen, before=dies) as server:
+            assert server.address == listen
+            docs = client.collection("docs")
+            outcome = pool.submit(docs.upsert, ["a"], rows(1), request_id="r")
+            assert server.wait() == -signal.SIGKILL
+        assert not outcome.done()
+        with ServerProcess(data, listen):
+            assert outcome.result(60) == vecdb.Receipt(1, 1, repeated=True)
+            assert docs.upsert(["a"], rows(1), request_id="r").repeated
+            assert (docs.count(), docs.stats().seq) == (1, 1)
+
+
+def test_a_client_sends_again_what_a_killed_server_never_read(tmp_path: Path) -> None:
+    data, listen = tmp_path / "data", f"127.0.0.1:{free_port()}"
+    vectors = rows(3000)
+    with Client(listen, timeout_s=60) as client, ThreadPoolExecutor(1) as pool:
+        with ServerProcess(data, listen) as server:
+            assert server.address == listen
+            docs = client.create_collection("docs", DIM)
+            client._calls.server_message_bytes()
+            os.kill(server.pid, signal.SIGSTOP)
+            outcome = pool.submit(
+                docs.upsert_many, range(3000), vectors, batch_rows=1000, request_id="r"
+            )
+            server.wait_for_unread(vectors[:2000].nbytes)  # Two are under way at a time.
+        with ServerProcess(data, listen):
+            assert outcome.result(60).rows == 3000
+            assert (docs.count(), docs.stats().seq) == (3000, 3)
+
+
+def test_a_lost_answer_stays_a_doubt_if_the_server_does_not_come_back(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "data") as server, Client(server.address) as client:
+        docs = client.create_collection("docs", DIM)
+        os.kill(server.pid, signal.SIGSTOP)
+        client._calls.timeout_s = 5.0
+        with ThreadPoolExecutor(1) as pool:
+            outcome = pool.submit(docs.upsert, ["b"], rows(1), request_id="r")
+            server.wait_for_unread(REQUEST_BYTES_MIN)
+            os.kill(server.pid, signal.SIGKILL)
+            error = outcome.exception(20)
+    # Not what the last attempt came to, which wrote nothing: the first may have.
+    assert type(error) is vecdb.OutcomeUnknownError
+    with Client(f"127.0.0.1:{free_port()}", timeout_s=30) as client:
+        # Where no answer was lost there is no doubt, and nothing to wait for.
+        docs = type(docs)(client._calls, "docs", docs.config, "")
+        began = time.monotonic()
+        with pytest.raises(vecdb.UnavailableError):
+            docs.upsert(["b"], rows(1), request_id="r")
+        assert time.monotonic() - began < 10
+
+
+LOST = vecdb.OutcomeUnknownError("lost", "OUTCOME_UNKNOWN")
+AWAY = [vecdb.UnavailableError("", r) for r in ("CONNECTION", "STARTING", "DRAINING")]
+BUSY = vecdb.ResourceExhaustedError("", "TOO_MANY_WRITES")
+FULL = vecdb.ResourceExhaustedError("", "DISK_FULL")
+REFUSED = vecdb.ConditionFailedError("", "CONDITION_EXISTS")
+CLOSED = vecdb.FailedPreconditionError("", "CLOSED")
+RECEIPT = wire.UpsertResponse(seq=3)
+
+
+@pytest.mark.parametrize(
+    ("request_id", "answers", "expected"),
+    [
+        ("", [BUSY, RECEIPT], RECEIPT),
+        ("", [BUSY, LOST], LOST),
+        *(("", [error], error) for error in (LOST, FULL, REFUSED, *AWAY)),
+        *(("r", [error], error) for error in (FULL, REFUSED, *AWAY)),
+        ("r", [LOST, *AWAY, BUSY, LOST, RECEIPT], RECEIPT),
+        ("r", [LOST, REFUSED], REFUSED),  # Had it been applied, its receipt would have come.
+        ("r", [LOST, FULL], LOST),
+        ("r", [LOST, CLOSED], LOST),
+        ("r", [CLOSED], CLOSED),
+        ("r", [BUSY, LOST, AWAY[0], vecdb.UnavailableError("", "STORE_FAILED")], LOST),
+    ],
+)
+def test_which_answers_are_followed_by_another_attempt(
+    monkeypatch: pytest.MonkeyPatch, request_id: str, answers: list[Any], expected: Any
+) -> None:
+    left = list(answers)
+
+    def send(self: Any, *arguments: Any, **named: Any) -> Any:
+        answer = left.pop(0)
+        if isinstance(answer, vecdb.VecdbError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Calls, "_send", send)
+    with Client("127.0.0.1:1") as client:
+        request = wire.UpsertRequest(request_id=request_id)
+        try:
+            outcome = client._calls.write("Upsert", request)
+        except vecdb.VecdbError as error:
+            outcome = error
+    assert outcome is expected
+    assert left == []
+
+
+def test_a_deadline_is_not_followed_by_another_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_server(tmp_path / "data", indexer=False) as address, Client(address) as client:
+        docs = client.create_collection("docs", DIM)
+        entered, release = held(monkeypatch, "write")
+        client._calls.timeout_s = 0.3
+        with pytest.raises(vecdb.DeadlineExceededError):
+            docs.upsert(["a"], rows(1), request_id="r")
+        assert entered.is_set()
+        release.set()
+        client._calls.timeout_s = 10
+        # Whichever of the two came first, the other found its receipt.
+        assert docs.upsert(["a"], rows(1), request_id="r").seq == 1
+        assert docs.stats().seq == 1
+
+
+def test_pieces_of_a_batch_have_their_own_request_ids(tmp_path: Path) -> None:
+    """A batch that is larger than a message is cut in the same way again."""
+    least = limits.MESSAGE_BYTES.minimum
+    with (
+        running_server(tmp_path / "data", indexer=False, message_bytes=least) as address,
+        Client(address) as client,
+    ):
+        docs = client.create_collection("wide", 1_000)
+        vectors = np.random.default_rng(1).normal(size=(60, 1_000)).astype(np.float32)
+        metadata = [{"text": "x" * (40_000 if i == 30 else 10)} for i in range(60)]
+        for _ in range(2):
+            done = docs.upsert_many(range(60), vectors, metadata, batch_rows=60, request_id="r")
+            assert (done.rows, docs.count()) == (60, 60)
+            seq = done.seq
+        assert docs.stats().seq == seq
+        docs.delete(["0", "59"])
+        docs.upsert_many(range(60), vectors, metadata, batch_rows=60, request_id="r")
+        assert docs.count() == 58
+
+
+def test_what_came_over_the_wire_is_known_embedded(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", indexer=False) as address, Client(address) as client:
+        docs = client.create_collection("docs", DIM)
+        docs.upsert(["a"], rows(1), [{"text": "ž", "n": 1.5}], request_id="r")
+        with vecdb.open(tmp_path / "data") as database:
+            same = database.collection("docs")
+            again = same.upsert(["a"], rows(1), [{"text": "ž", "n": 1.5}], request_id="r")
+            assert again.repeated

@@ -1,0 +1,766 @@
+"""What has died leaves the disk: purging, trimming, compaction; and nobody reads less for it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.model import Model, index_now, recall, seal_now
+from vecdb.engine.system import folder_use
+from vecdb.engine.store import layout
+from vecdb.engine.search import lookup
+from vecdb.engine.store import leases as pins
+from vecdb.engine.store import purging
+from vecdb.engine.segments import flushing as sealing
+from vecdb.engine.search import search
+from vecdb.engine.store import clock as store_clock
+from vecdb.engine.maintenance.compaction import folder_bytes
+from vecdb.engine.system.folder_use import FolderUse
+from vecdb.engine.segments.lifecycle import GRAPH_LOCK, SEAL_LOCK, claim, discard_claims, widen
+from vecdb.engine.store.purging import GRACE_S, PurgePass, Purger, purge_all
+from vecdb.engine.testing import opened_of, runtime_of
+from vecdb.engine.indexing.trimming import trim_dead
+from vecdb.engine.runtime.upkeep import Upkeep
+from vecdb.engine.search.snapshot_manager import ViewKeeper
+
+DIM = 16
+
+
+def rows(count: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"id-{i}" for i in range(first, first + count)]
+
+
+def entries(docs: Any, database: bytes) -> int:
+    environment = opened_of(docs).store.environment
+    with environment.read() as transaction:
+        return int(transaction.stat(environment.database(database))["entries"])
+
+
+def held(docs: Any) -> set[int]:
+    """Rows whose vectors are in the store."""
+    store = opened_of(docs).store
+    with store.environment.read() as transaction:
+        every = np.arange(store.read_counters(transaction).next_row)
+        return {int(r) for _, _, own in store.rows.blocks_holding(transaction, every) for r in own}
+
+
+def check(docs: Any, model: Model) -> None:
+    """Every way of reading gives what the model says."""
+    assert docs.count() == len(model.rows)
+    wanted = sorted(model.rows)
+    for start in range(0, len(wanted), 5_000):
+        part = wanted[start : start + 5_000]
+        model.check_records(docs.get(part), part)
+    seen = [name for page in docs.scroll() for name in page.ids]
+    assert sorted(seen) == wanted
+    for query in rows(3, 77):
+        model.check_hits(docs.search(query, k=20, exact=True), query, 20, exact=True)
+        model.check_hits(docs.search(query, k=20), query, 20, exact=False)
+
+
+def batch_rows(count: int) -> int:
+    return min(500, count // 10)
+
+
+def replaced(docs: Any, model: Model, count: int, seed: int) -> None:
+    """All rows anew, in another order, in ten batches or more."""
+    order = np.random.default_rng(seed).permutation(count)
+    vectors = rows(count, seed)
+    size = batch_rows(count)
+    for start in range(0, count, size):
+        ids = [f"id-{i}" for i in order[start : start + size]]
+        part = vectors[start : start + size]
+        metadata = [{"n": seed}] * len(ids)
+        docs.upsert(ids, part, metadata)
+        model.upsert(ids, part, metadata)
+
+
+@pytest.mark.parametrize("count", [300, 6_000])
+def test_ten_replacements_stay_within_two_and_a_half_fresh_loads(
+    tmp_path: Path, count: int
+) -> None:
+    options = {"seal_bytes": 64 * 1024}
+    with vecdb.open(tmp_path / "fresh", **options) as database:
+        docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+        replaced(docs, model, count, 1)
+        docs.optimize()
+    with FolderUse(tmp_path / "fresh", alone=True):  # Once its indexer has gone.
+        fresh = folder_bytes(tmp_path / "fresh")
+    shutil.copytree(tmp_path / "fresh", tmp_path / "data")
+    with vecdb.open(tmp_path / "data", **options) as database:
+        docs = database.collection("docs")
+        for seed in range(2, 12):
+            replaced(docs, model, count, seed)
+        docs.optimize()
+        check(docs, model)
+        queries = rows(100, 5)
+        exact = docs.search(queries, k=10, exact=True)
+        assert recall(docs.search(queries, k=10), exact) >= 0.95
+    with FolderUse(tmp_path / "data", alone=True):
+        assert folder_bytes(tmp_path / "data") <= 2.5 * fresh
+    report = vecdb.compact(tmp_path / "data")
+    assert report.bytes_after == folder_bytes(tmp_path / "data") <= 1.1 * fresh
+    assert report.bytes_before > report.bytes_after
+    with vecdb.open(tmp_path / "data", **options) as database:
+        docs = database.collection("docs")
+        check(docs, model)
+        exact = docs.search(queries, k=10, exact=True)
+        assert recall(docs.search(queries, k=10), exact) >= 0.95
+        assert docs.upsert(["later"], rows(1)).seq == 11 * -(-count // batch_rows(count)) + 1
+
+
+def test_what_died_stays_for_a_minute_and_then_goes(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    for ids, vectors in ((names(200), rows(200)), (names(50), rows(50, 1))):
+        docs.upsert(ids, vectors)
+        model.upsert(ids, vectors, None)
+    docs.delete(names(10))
+    model.delete(names(10))
+    store = opened_of(docs).store
+    assert purge_all(store) == 0 and entries(docs, b"records") == 250
+    real = store_clock.boot_time_ns
+    passed_ns = int((GRACE_S + 1) * 1e9)
+    monkeypatch.setattr(store_clock, "boot_time_ns", lambda: real() + passed_ns)
+    assert purge_all(store) == 60
+    assert entries(docs, b"records") == 190 == docs.count()
+    assert entries(docs, b"log") == 0
+    with store.environment.read() as transaction:
+        assert store.purged_to(transaction) == 3
+    check(docs, model)
+    # A log that was consumed whole is gone on with.
+    docs.delete(names(1, 100))
+    model.delete(names(1, 100))
+    check(docs, model)
+
+
+def test_blocks_lose_their_dead_rows(database: Any) -> None:
+    """Blocks of 255 rows: with few dead they stay, then they are thinned, then they go."""
+    docs, model = database.create_collection("docs", 64), Model(64, "euclidean")
+    vectors = rows(1020, dim=64)
+    docs.upsert(names(1020), vectors)
+    store = opened_of(docs).store
+    docs.delete(names(20))
+    purge_all(store, grace_s=0.0)
+    assert held(docs) == set(range(1020)) and entries(docs, b"records") == 1000
+    assert entries(docs, b"dead") == 20  # Or a reader would take the rows for live ones.
+    docs.delete(names(60, 20))
+    purge_all(store, grace_s=0.0)
+    assert held(docs) == set(range(80, 1020)) and entries(docs, b"dead") == 0
+    docs.delete(names(500, 80))
+    purge_all(store, grace_s=0.0)
+    assert held(docs) == set(range(580, 1020)) | (held(docs) & set(range(510, 580)))
+    assert entries(docs, b"blocks") == 2
+    found = docs.get(names(440, 580))
+    assert not found.missing and (found.vectors == vectors[580:]).all()
+    del model
+
+
+def test_old_versions_of_metadata_go(database: Any) -> None:
+    docs = database.create_collection("docs", DIM)
+    vectors = rows(20)
+    for version in range(5):
+        docs.upsert(names(20), vectors, [{"v": version}] * 20)
+    docs.upsert(names(5), vectors[:5], [{"v": 9}] * 5)
+    assert entries(docs, b"records") == 105
+    purge_all(opened_of(docs).store, grace_s=0.0)
+    assert entries(docs, b"records") == 20
+    assert [m["v"] for m in docs.get(names(20)).metadata] == [9] * 5 + [4] * 15
+
+
+def test_a_scroll_keeps_what_it_reads(database: Any) -> None:
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    replaced(docs, model, 1_000, 1)
+    before = dict(model.rows)
+    with docs.scroll(100) as scroll:
+        pages = [next(scroll)]
+        for seed in range(2, 6):
+            replaced(docs, model, 1_000, seed)
+        purge_all(opened_of(docs).store, grace_s=0.0)
+        assert entries(docs, b"records") >= 5_000
+        pages += list(scroll)
+    seen = {n: v.tobytes() for page in pages for n, v in zip(page.ids, page.vectors, strict=True)}
+    assert seen == {name: vector.tobytes() for name, (vector, _) in before.items()}
+    purge_all(opened_of(docs).store, grace_s=0.0)
+    assert entries(docs, b"records") == 1_000
+    check(docs, model)
+
+
+def test_writers_keep_garbage_within_bounds(database: Any) -> None:
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    for seed in range(8):
+        replaced(docs, model, 2_000, seed)
+        assert entries(docs, b"records") <= 2 * 2_000
+    check(docs, model)
+
+
+def test_a_pass_that_is_cut_short_is_made_again(tmp_path: Path) -> None:
+    model = Model(DIM, "cosine")
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(names(9_000), rows(9_000))
+        model.upsert(names(9_000), rows(9_000), None)
+        docs.delete(names(2_000))
+        model.delete(names(2_000))
+        purge = PurgePass.begin(opened_of(docs).store, rows_max=10**6, grace_s=0.0)
+        assert purge is not None and not purge.done
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.collection("docs")
+        store = opened_of(docs).store
+        with store.environment.read() as transaction:
+            assert store.purged_to(transaction) == 2
+        check(docs, model)
+        purge = PurgePass.begin(store, rows_max=10**6, grace_s=0.0)
+        assert purge is not None and purge.step() == 2_000
+        check(docs, model)
+        assert purge_all(store, grace_s=0.0) == 2_000  # Once more, with no other effect.
+        assert entries(docs, b"records") == 7_000 and entries(docs, b"log") == 0
+        check(docs, model)
+
+
+def test_closing_ends_a_purge_after_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upkeep thread is held in its first step until closing has begun, of ten; the next one to
+    open the folder goes on with the others."""
+    model = Model(DIM, "cosine")
+    monkeypatch.setattr(purging, "_STEP_ROWS", 300)
+    in_a_step, closing = threading.Event(), threading.Event()
+    step, close, taken = PurgePass.step, Upkeep.close, []
+
+    def held_step(self: PurgePass) -> int:
+        taken.append(self)
+        in_a_step.set()
+        assert closing.wait(20)
+        return step(self)
+
+    def told_close(self: Upkeep) -> None:
+        with self._changed:
+            self._closed = True
+        closing.set()
+        close(self)
+
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(names(9_000), rows(9_000))
+        model.upsert(names(9_000), rows(9_000), None)
+        # What follows the commit itself leaves all of it to the other thread.
+        monkeypatch.setattr(Purger, "relieve", lambda *_: False)
+        docs.delete(names(3_000))
+        model.delete(names(3_000))
+        monkeypatch.setattr(PurgePass, "step", held_step)
+        monkeypatch.setattr(Upkeep, "close", told_close)
+        runtime_of(database).upkeep.purge_now(opened_of(docs).id)
+        assert in_a_step.wait(20)
+    assert len(taken) == 1
+    monkeypatch.setattr(PurgePass, "step", step)
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.collection("docs")
+        assert 6_000 < entries(docs, b"records") < 9_000
+        check(docs, model)
+        opened_of(docs).purge_old()
+        # What is no more than a quarter of what lives has its minute of grace.
+        assert entries(docs, b"records") <= 1.25 * 6_000
+        purge_all(opened_of(docs).store, grace_s=0.0)
+        assert entries(docs, b"records") == 6_000 and entries(docs, b"log") == 0
+        check(docs, model)
+    assert vecdb.check(tmp_path).content
+
+
+def test_no_row_outlives_its_death(tmp_path: Path) -> None:
+    """A pass is left after its first step; the blocks that this touched held rows of later ones."""
+    model = Model(DIM, "cosine")
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        for start in range(0, 50_000, 10_000):
+            part, vectors = names(10_000, start), rows(10_000, start)
+            docs.upsert(part, vectors)
+            model.upsert(part, vectors, None)
+        for start in (8_000, 14_000):
+            docs.delete(names(6_000, start))
+            model.delete(names(6_000, start))
+        purge = PurgePass.begin(opened_of(docs).store, rows_max=10**6, grace_s=0.0)
+        assert purge is not None
+        for _ in range(2):
+            purge.step()
+            assert sorted(n for page in docs.scroll(10_000) for n in page.ids) == sorted(model.rows)
+    assert vecdb.check(tmp_path).content
+    vecdb.compact(tmp_path)
+    assert vecdb.check(tmp_path).content
+    with vecdb.open(tmp_path, indexer=False) as database:
+        assert database.collection("docs").count() == len(model.rows)
+
+
+def test_row_whose_vector_was_purged_first_does_not_outlive_its_death_by_sealing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of a pass takes vectors of later steps' rows, a segment is made without them, and
+    trimming comes before the next step."""
+    model, passes = Model(DIM, "cosine"), list[Any]()
+    real = sealing.load_rows
+    with vecdb.open(tmp_path, indexer=False, seal_bytes=2**26) as database:
+        docs = database.create_collection("docs", DIM)
+        monkeypatch.setattr(Purger, "relieve", lambda *_: False)
+        docs.upsert(names(10_000), rows(10_000))
+        model.upsert(names(10_000), rows(10_000), None)
+        docs.delete(names(7_000, 2_000))
+        model.delete(names(7_000, 2_000))
+        store = opened_of(docs).store
+
+        def late(*arguments: Any) -> Any:
+            passes.append(PurgePass.begin(store, rows_max=10**6, grace_s=0.0))
+            passes[0].step()
+            return real(*arguments)
+
+        monkeypatch.setattr(sealing, "load_rows", late)
+        seal_now(docs)
+        monkeypatch.setattr(sealing, "load_rows", real)
+        deaths = entries(docs, b"dead")
+        opened_of(docs).trim()
+        assert 0 < entries(docs, b"dead") < deaths
+        check(docs, model)
+        assert vecdb.check(tmp_path).content
+        while not passes[0].done:
+            passes[0].step()
+        opened_of(docs).trim()
+        assert entries(docs, b"records") == 3_000
+        check(docs, model)
+    assert vecdb.check(tmp_path).content
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_steps_of_purges_seals_and_trims_in_any_order_bring_no_row_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Two passes at once, and segments that are made between and beside their steps."""
+    chance, model, passes = random.Random(seed), Model(DIM, "cosine"), dict[int, PurgePass]()
+    monkeypatch.setattr(purging, "_STEP_ROWS", 300)
+    monkeypatch.setattr(Purger, "relieve", lambda *_: False)
+    with vecdb.open(tmp_path, indexer=False, seal_bytes=2**26) as database:
+        docs = database.create_collection("docs", DIM)
+        opened, real = opened_of(docs), sealing.load_rows
+
+        def step() -> None:
+            which = chance.randrange(2)
+            if which not in passes:
+                rows_max = chance.choice([700, 10**6])
+                begun = PurgePass.begin(opened.store, rows_max=rows_max, grace_s=0.0)
+                if begun is not None:
+                    passes[which] = begun
+            elif passes[which].done:
+                del passes[which]
+            else:
+                passes[which].step()
+
+        def between(*arguments: Any) -> Any:
+            for _ in range(chance.randrange(4)):
+                step()
+            return real(*arguments)
+
+        def write() -> None:
+            first, count = chance.randrange(4_000), chance.randrange(1, 1_200)
+            docs.upsert(names(count, first), rows(count, first))
+            model.upsert(names(count, first), rows(count, first), None)
+
+        def delete() -> None:
+            dying = names(chance.randrange(1, 1_500), chance.randrange(5_000))
+            docs.delete(dying)
+            model.delete(dying)
+
+        def seal() -> None:
+            seal_now(docs)
+
+        def trim() -> None:
+            trim_dead(opened.store, opened.views.view())
+
+        monkeypatch.setattr(sealing, "load_rows", between)
+        for _ in range(3):
+            write()
+        for _ in range(60):
+            chance.choice([*[step] * 6, delete, delete, write, seal, trim])()
+            assert sorted(n for page in docs.scroll(10_000) for n in page.ids) == sorted(model.rows)
+        assert vecdb.check(tmp_path).content
+        check(docs, model)
+
+
+def test_death_of_a_row_with_a_record_is_not_trimmed(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version's purge was stopped between a vector and its record."""
+    monkeypatch.setattr(Purger, "relieve", lambda *_: False)
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(names(300), rows(300))
+    docs.delete(names(299))
+    seal_now(docs)  # Of the one row that lives.
+    store, key = opened_of(docs).store, layout.record_key(7, 1)
+    with store.environment.read() as transaction:
+        value = bytes(transaction.get(key, db=store.environment.database(b"records")))
+    purge_all(store, grace_s=0.0)
+    store.environment.transact(
+        lambda t: t.put(key, value, db=store.environment.database(b"records"))
+    )
+    assert entries(docs, b"dead") == 299
+    assert trim_dead(store, opened_of(docs).views.view()) == 298
+    assert [name for page in docs.scroll() for name in page.ids] == names(1, 299)
+    store.environment.transact(lambda t: t.delete(key, db=store.environment.database(b"records")))
+    assert trim_dead(store, opened_of(docs).views.view()) == 1
+
+
+def test_a_pass_that_ends_says_nothing_of_another(database: Any) -> None:
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(names(300), rows(300))
+    docs.delete(names(10))
+    store = opened_of(docs).store
+    first = PurgePass.begin(store, rows_max=10**6, grace_s=0.0)
+    docs.delete(names(10, 10))
+    second = PurgePass.begin(store, rows_max=10**6, grace_s=0.0)
+    assert first is not None and second is not None
+    second.step()
+    while not first.done:
+        first.step()
+    with store.environment.read() as transaction:
+        assert store.purged_to(transaction) == 3  # The second one is still at work up to there.
+    while not second.done:
+        second.step()
+    with store.environment.read() as transaction:
+        assert store.purged_to(transaction) == 3
+
+
+def test_writers_do_not_wait_for_what_a_scroll_has_held(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Much garbage at once: a commit purges for a moment and leaves the rest to another thread."""
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    replaced(docs, model, 2_000, 0)
+    with docs.scroll(10) as scroll:
+        next(scroll)
+        for seed in range(1, 25):
+            replaced(docs, model, 2_000, seed)
+        assert entries(docs, b"records") == 50_000
+        asked: list[str] = []
+        monkeypatch.setattr(purging, "_RELIEF_S", 0.0)
+        monkeypatch.setattr(runtime_of(database).upkeep, "purge_now", asked.append)
+    docs.upsert(["one more"], rows(1))
+    model.upsert(["one more"], rows(1), None)
+    ends = time.monotonic() + 20
+    while not asked:  # What follows a commit comes after its answer.
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+    assert asked == [opened_of(docs).id]
+    assert 50_000 - 2 * 4_000 < entries(docs, b"records") < 50_000
+    opened_of(docs).purge_old()
+    assert entries(docs, b"records") <= 1.5 * 2_000
+    check(docs, model)
+
+
+def test_a_segment_is_not_made_of_what_was_replaced_meanwhile(database: Any) -> None:
+    """The deaths of its rows may be gone: a claim names the segments that it was planned for."""
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(names(100), rows(100))
+    seal_now(docs)
+    opened = opened_of(docs)
+    (planned,) = opened.views.view().segments
+    docs.delete(names(90))
+    opened.trim()  # A new flat segment in its place.
+    assert [s.number for s in opened.views.view().segments] != [planned.number]
+    purge_all(opened.store, grace_s=0.0)
+    opened.trim()
+    for lock in (SEAL_LOCK, GRAPH_LOCK):
+        assert claim(opened.store, lock, 0, 100, replacing=[planned.number]) is None
+    docs.upsert(names(100, 200), rows(100))
+    seal_now(docs)
+    first, second = opened.views.view().segments
+    taken = claim(opened.store, GRAPH_LOCK, 0, 100, replacing=[first.number])
+    assert taken is not None
+    assert widen(opened.store, taken, 200, replacing=[planned.number]) is None
+    assert widen(opened.store, taken, 200, replacing=[second.number], lost_seq=0) is None
+    assert widen(opened.store, taken, 200, replacing=[second.number]) is not None
+
+
+def test_rows_that_are_purged_while_they_are_sealed_are_left_out(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They died after the claim: their vectors are still there, their records are not."""
+    docs, model = database.create_collection("docs", 64), Model(64, "cosine")
+    docs.upsert(names(1_000), rows(1_000, dim=64))
+    model.upsert(names(1_000), rows(1_000, dim=64), None)
+    real = sealing.load_rows
+
+    def late(*arguments: Any) -> Any:
+        docs.delete(names(5, 20))
+        model.delete(names(5, 20))
+        purge_all(opened_of(docs).store, grace_s=0.0)
+        return real(*arguments)
+
+    monkeypatch.setattr(sealing, "load_rows", late)
+    seal_now(docs)
+    (segment,) = opened_of(docs).views.view().segments
+    assert len(segment.content.rows) == len(segment.content.id_offsets) - 1 == 995
+    for query in rows(3, 7, dim=64):
+        model.check_hits(docs.search(query, k=30), query, 30, exact=True)
+    monkeypatch.setattr(sealing, "load_rows", real)
+    key = layout.record_key(500, 1)
+    environment = opened_of(docs).store.environment
+    environment.transact(lambda t: t.delete(key, db=environment.database(b"records")))
+    with pytest.raises(vecdb.DataLossError):
+        sealing.load_rows(opened_of(docs).store, 0, 1_000, 2)
+
+
+def test_a_damaged_pin_holds_nothing_up(database: Any) -> None:
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(names(300), rows(300))
+    docs.delete(names(10))
+    environment = opened_of(docs).store.environment
+    environment.transact(lambda t: t.put(b"p" * 16, b"bad", db=environment.database(b"pins")))
+    assert purge_all(opened_of(docs).store, grace_s=0.0) == 10
+
+
+def test_a_damaged_log_entry_holds_nothing_up(database: Any) -> None:
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    replaced(docs, model, 300, 1)
+    docs.delete(names(10))
+    docs.delete(names(10, 10))
+    model.delete(names(20))
+    environment = opened_of(docs).store.environment
+    key = layout.row_key(11)
+    environment.transact(lambda t: t.put(key, b"nonsense", db=environment.database(b"log")))
+    purge_all(opened_of(docs).store, grace_s=0.0)
+    # What died in it is dead, and only its bytes stay.
+    assert entries(docs, b"log") == 0 and entries(docs, b"records") == 290
+    check(docs, model)
+
+
+def test_deaths_stay_while_a_segment_holds_the_row(database: Any) -> None:
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    docs.upsert(names(400), rows(400))
+    model.upsert(names(400), rows(400), None)
+    seal_now(docs)
+    index_now(docs)
+    opened = opened_of(docs)
+    docs.delete(names(40))
+    model.delete(names(40))
+    purge_all(opened.store, grace_s=0.0)
+    assert trim_dead(opened.store, opened.views.view()) == 0 and entries(docs, b"dead") == 40
+    check(docs, model)
+    docs.delete(names(360 - 1, 40))
+    model.delete(names(360 - 1, 40))
+    purge_all(opened.store, grace_s=0.0)
+    index_now(docs)  # Built anew without the dead; the indexer trims.
+    assert entries(docs, b"dead") == 0
+    check(docs, model)
+
+
+@pytest.mark.parametrize("lock", [SEAL_LOCK, GRAPH_LOCK])
+def test_deaths_stay_while_somebody_makes_a_segment_of_the_row(database: Any, lock: str) -> None:
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(names(100), rows(100))
+    store = opened_of(docs).store
+    docs.delete(names(10))
+    taken = claim(store, lock, 0, 100)
+    assert taken is not None
+    docs.delete(names(80, 10))
+    purge_all(store, grace_s=0.0)
+    assert entries(docs, b"dead") == 90  # All of its interval may be in what is being made.
+    assert trim_dead(store, opened_of(docs).views.view()) == 10  # Dead before the claim: not in it.
+    assert entries(docs, b"dead") == 80
+    discard_claims(store, opened_of(docs).folder / "segments", lock)
+    assert trim_dead(store, opened_of(docs).views.view()) == 80
+
+
+def test_a_search_that_is_overtaken_looks_again(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its best hit dies and is purged between the walk and the reading of metadata."""
+    docs = database.create_collection("docs", DIM)
+    vectors = rows(50)
+    docs.upsert(names(50), vectors, [{"n": i} for i in range(50)])
+    real, calls = search.answers, []
+
+    def late(*arguments: Any) -> Any:
+        if len(calls) < 2:
+            docs.delete(names(1, 7 + len(calls)))
+            purge_all(opened_of(docs).store, grace_s=0.0)
+        calls.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(search, "answers", late)
+    hits = docs.search(vectors[7], k=50)
+    assert "id-7" not in hits.ids and {m["n"] for m in hits.metadata} >= set(range(9, 50))
+    assert hits.info.seq >= 2
+    # The second time it was under a pin: what died then was still there.
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("part", ["vectors", "records"])
+def test_a_look_up_that_is_overtaken_is_made_again_under_a_pin(
+    database: Any, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Each time that rows were found and are to be read, all is replaced and purged: the second
+    time a pin holds what was found."""
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    replaced(docs, model, 400, 1)
+    real, finds = lookup._find, []
+
+    def overtaken(*arguments: Any) -> Any:
+        found = real(*arguments)
+        if len(finds) == 1:
+            then.rows.update(model.rows)
+        finds.append(1)
+        replaced(docs, model, 400, 1 + len(finds))
+        purge_all(opened_of(docs).store, grace_s=0.0)
+        return found
+
+    then = Model(DIM, "cosine")
+    monkeypatch.setattr(lookup, "_find", overtaken)
+    if part == "records":  # The vectors were read just before it.
+        vectors = np.zeros((3, DIM), np.float32)
+        monkeypatch.setattr(lookup, "read_vectors", lambda *_: vectors)
+    got = docs.get(names(3))
+    assert len(finds) == 2 and got.missing == []
+    if part == "vectors":
+        then.check_records(got, names(3))
+    assert [m["n"] for m in got.metadata] == [2, 2, 2]
+    with opened_of(docs).store.environment.read() as transaction:
+        assert pins.oldest_pin(opened_of(docs).store, transaction) is None
+    monkeypatch.undo()
+    check(docs, model)
+
+
+def test_a_look_up_of_damaged_rows_says_so_at_once(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = database.create_collection("docs", DIM)
+    docs.upsert(names(3), rows(3))
+    environment, key = opened_of(docs).store.environment, layout.record_key(1, 1)
+    environment.transact(lambda t: t.put(key, b"bad", db=environment.database(b"records")))
+    monkeypatch.setattr(pins, "take_pin", None)  # It would be called to look again.
+    with pytest.raises(vecdb.DataLossError):
+        docs.get(names(3))
+
+
+def test_a_view_that_is_overtaken_is_made_again(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
+    replaced(docs, model, 400, 1)
+    real, late = ViewKeeper._filled_in_slices, [True, True, True, True]
+
+    def overtaken(self: Any, *arguments: Any) -> Any:
+        if late:
+            late.pop()
+            monkeypatch.setattr(ViewKeeper, "_filled_in_slices", real)
+            replaced(docs, model, 400, 9 + len(late))
+            purge_all(opened_of(docs).store, grace_s=0.0)
+            monkeypatch.setattr(ViewKeeper, "_filled_in_slices", overtaken)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(ViewKeeper, "_filled_in_slices", overtaken)
+    opened_of(docs).views.forget()
+    query = rows(1, 3)[0]
+    hits = docs.search(query, k=20, exact=True)
+    assert len(late) == 1  # Two attempts without a pin, and the third, which the pin held up.
+    assert hits.info.matches == 400 and len(hits) == 20
+    check(docs, model)
+
+
+READER = """
+import sys, numpy as np, vecdb
+rng = np.random.default_rng(0)
+with vecdb.open(sys.argv[1], indexer=False) as database:
+    docs = database.collection("docs")
+    print("ready", flush=True)
+    last, searches = 0, 0
+    while docs.count() > 1:
+        hits = docs.search(rng.normal(size=16).astype(np.float32), k=10)
+        assert hits.info.matches in (1, 1000), hits.info
+        if hits.info.matches == 1000:
+            assert len(hits) == 10 and len(set(hits.ids)) == 10
+            assert all("n" in m for m in hits.metadata)
+        assert hits.info.seq >= last
+        last, searches = hits.info.seq, searches + 1
+print("searches", searches)
+"""
+
+
+def test_a_reader_in_another_process_sees_whole_states_while_all_is_replaced(
+    tmp_path: Path,
+) -> None:
+    with vecdb.open(tmp_path, seal_bytes=64 * 1024) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(names(1_000), rows(1_000), [{"n": 0}] * 1_000)
+        child = subprocess.Popen(
+            [sys.executable, "-c", READER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert child.stdout is not None and child.stdout.readline() == "ready\n"
+            for seed in range(1, 25):
+                docs.upsert(names(1_000), rows(1_000, seed), [{"n": seed}] * 1_000)
+            docs.delete(names(999))
+            said, _ = child.communicate(timeout=60)
+            assert child.returncode == 0 and said.startswith("searches ")
+        finally:
+            child.kill()
+            child.wait()
+
+
+def test_compaction_wants_to_be_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_use, "PATIENCE_S", 0.1)
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(names(3), rows(3))
+        with pytest.raises(vecdb.FailedPreconditionError) as caught:
+            vecdb.compact(tmp_path)
+        assert caught.value.reason == "IN_USE"
+    with pytest.raises(vecdb.NotFoundError):
+        vecdb.compact(tmp_path / "nowhere")
+    vecdb.compact(tmp_path)
+    with vecdb.open(tmp_path, indexer=False) as database:
+        assert database.collection("docs").get(names(3)).missing == []
+
+
+def test_compaction_of_damaged_values_changes_nothing(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(names(30), rows(30))
+        environment = opened_of(docs).store.environment
+        key = layout.record_key(4, 1)
+        environment.transact(lambda t: t.put(key, b"bad", db=environment.database(b"records")))
+        folder = opened_of(docs).folder
+    with pytest.raises(vecdb.DataLossError):
+        vecdb.compact(tmp_path)
+    assert not (folder / "store.compact").exists()
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = database.collection("docs")
+        assert docs.count() == 30 and docs.get(names(3)).missing == []
+
+
+def test_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vecdb_cli.command_line import run
+
+    monkeypatch.setattr(folder_use, "PATIENCE_S", 0.1)
+
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        database.create_collection("docs", DIM).upsert(names(3), rows(3))
+    assert run(["compact", str(tmp_path / "data")]) == 0
+    assert "before" in capsys.readouterr().out
+    assert run(["compact", str(tmp_path / "data"), "--json"]) == 0
+    assert '"bytes_after"' in capsys.readouterr().out
+    with vecdb.open(tmp_path / "data", indexer=False):
+        assert run(["compact", str(tmp_path / "data")]) == 1

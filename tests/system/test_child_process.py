@@ -1,0 +1,40 @@
+"""Child processes give way to searches and writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_CHILD = """
+import json, os, pathlib
+from vecdb.engine.system.child_process import give_way
+
+def weights():
+    group = pathlib.Path("/proc/self/autogroup")
+    fields = group.read_text().split() if group.exists() else []
+    return os.nice(0), fields[-1] if fields else None
+
+before = weights()
+give_way()
+print(json.dumps([before, weights()]))
+"""
+
+
+@pytest.mark.parametrize("own_session", [True, False])
+def test_a_child_gives_way_by_process_and_if_it_is_its_own_by_session(own_session: bool) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", _CHILD],
+        stdout=subprocess.PIPE,
+        check=True,
+        start_new_session=own_session,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    (nice_before, group_before), (nice, group) = json.loads(child.stdout)
+    assert nice == min(19, nice_before + 10)
+    # Nothing to read: a kernel that doesn't weigh sessions, or a process of init's session.
+    if group_before is not None:
+        assert int(group) == (10 if own_session else int(group_before))

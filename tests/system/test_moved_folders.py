@@ -1,0 +1,201 @@
+"""A folder that is removed, moved, replaced or cut under a process that has it open: what is
+acknowledged lies in the folder that was opened, where it was opened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.model import seal_now
+from tests.serving import running_server
+from vecdb.engine.kv import environment as environment_module
+from vecdb.engine.kv.environment import Environment
+from vecdb.engine.testing import opened_of
+from vecdb.errors import DataLossError, OutcomeUnknownError, UnavailableError
+
+DIM = 8
+
+
+def rows(count: int, seed: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def move(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def replace_by_a_copy(folder: Path) -> None:
+    shutil.copytree(folder, folder.with_name("copy"))
+    move(folder)
+    folder.with_name("copy").rename(folder)
+
+
+def replace_by_an_empty_one(folder: Path) -> None:
+    move(folder)
+    vecdb.open(folder.with_name("empty"), indexer=False).close()
+    folder.with_name("empty").rename(folder)
+
+
+WAYS = (remove, move, replace_by_a_copy, replace_by_an_empty_one)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Any]:
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = database.create_collection("docs", DIM)
+        docs.upsert(["first"], rows(1), request_id="r-1")
+        database.create_collection("other", DIM)
+        yield database
+
+
+def refused(function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        function(*arguments, **options)
+    assert caught.value.reason == "FOLDER_GONE", caught.value
+    assert "nothing was written" in caught.value.message
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_change_of_a_folder_that_is_not_in_place_is_refused(opened: Any, way: Any) -> None:
+    docs, other = opened.collection("docs"), opened.collection("other")
+    docs.upsert([str(i) for i in range(50)], rows(50))
+    way(opened.path)
+    for _ in range(2):
+        refused(docs.upsert, ["second"], rows(1))
+        refused(other.upsert_many, ["second"], rows(1))
+        refused(docs.delete, ["first"])
+        refused(docs.upsert, ["first"], rows(1), request_id="r-1")
+        refused(docs.scroll_page, batch=10)
+    for call in (
+        lambda: opened.create_collection("more", DIM),
+        lambda: opened.drop_collection("docs"),
+        lambda: seal_now(docs),
+    ):
+        with pytest.raises((vecdb.VecdbError, OSError)):
+            call()
+    assert docs.get(["first", "second"]).ids == ["first"]
+    assert docs.search(rows(50)[7], k=1).ids == ["7"] and docs.count() == 51
+
+
+@pytest.mark.parametrize("way", [replace_by_a_copy, replace_by_an_empty_one])
+def test_folder_that_takes_the_place_of_an_open_one_is_not_changed(
+    opened: Any, way: Any, tmp_path: Path
+) -> None:
+    opened_of(opened.collection("docs")).rest()
+    way(opened.path)
+    refused(opened.collection("docs").upsert, ["second"], rows(1))
+    for call in (opened.create_collection, opened.collection):
+        with pytest.raises(vecdb.VecdbError):
+            call("more", DIM) if call == opened.create_collection else call("docs").count()
+    opened.close()
+    names = ["docs", "other"] if way is replace_by_a_copy else []
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        assert [each.name for each in database.list_collections()] == names
+        if names:
+            assert database.collection("docs").get(["first", "second"]).ids == ["first"]
+
+
+def test_folder_that_is_moved_back_is_written_again(opened: Any, tmp_path: Path) -> None:
+    docs = opened.collection("docs")
+    move(opened.path)
+    refused(docs.upsert, ["second"], rows(1))
+    (tmp_path / "elsewhere").rename(opened.path)
+    assert docs.upsert(["third"], rows(1)).seq == 2
+    opened.close()
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        assert database.collection("docs").get(["second", "third"]).ids == ["third"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_write_during_which_the_folder_goes_is_not_acknowledged(
+    opened: Any, way: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the transaction's begin and its acknowledgement."""
+    docs = opened.collection("docs")
+    commit = Environment._commit
+
+    def going(self: Environment, transaction: Any) -> None:
+        commit(self, transaction)
+        way(opened.path)
+
+    monkeypatch.setattr(Environment, "_commit", going)
+    with pytest.raises(OutcomeUnknownError) as caught:
+        docs.upsert(["second"], rows(1))
+    assert caught.value.reason == "FOLDER_GONE"
+    monkeypatch.setattr(environment_module.Environment, "_commit", commit)
+    refused(docs.upsert, ["third"], rows(1))
+
+
+def test_removed_folder_of_one_collection_refuses_writes_to_it_alone(opened: Any) -> None:
+    docs = opened.collection("docs")
+    shutil.rmtree(opened.path / "collections" / opened_of(docs).id)
+    refused(docs.upsert, ["second"], rows(1))
+    assert opened.collection("other").upsert(["second"], rows(1)).seq == 1
+    opened.drop_collection("docs")
+    with pytest.raises(vecdb.NotFoundError):
+        docs.upsert(["second"], rows(1))
+
+
+def test_server_whose_folder_is_removed_acknowledges_nothing(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data") as address, vecdb.connect(address) as client:
+        docs = client.create_collection("docs", DIM)
+        assert docs.upsert(["first"], rows(1)).seq == 1
+        shutil.rmtree(tmp_path / "data")
+        refused(docs.upsert, ["second"], rows(1))
+        with pytest.raises(vecdb.VecdbError):
+            client.create_collection("more", DIM)
+        assert docs.get(["first", "second"]).ids == ["first"]
+
+
+def test_store_that_is_cut_while_it_is_open_is_not_touched_by_the_next_write(
+    tmp_path: Path,
+) -> None:
+    """A page that is mapped and not there would end this process."""
+    environment = Environment(tmp_path / "store", (b"x",), create=True, map_bytes=1 << 26)
+
+    def write(transaction: Any) -> None:
+        for number in range(500):
+            transaction.put(b"%d" % number, bytes(500), db=environment.database(b"x"))
+
+    environment.transact(write)
+    environment.transact(write)
+    file = tmp_path / "store" / "data.mdb"
+    os.truncate(file, file.stat().st_size // 2)
+    for _ in range(2):
+        with pytest.raises((DataLossError, UnavailableError), match="cut short"):
+            environment.transact(write)
+    with (
+        pytest.raises((DataLossError, UnavailableError), match="cut short"),
+        environment.read(),
+    ):
+        pass
+    environment.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_server_tells_who_changes_a_folder_that_is_not_in_place(tmp_path: Path, way: Any) -> None:
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    with (
+        running_server(tmp_path / "data", indexer=False, backup_dir=backups) as address,
+        vecdb.connect(address) as client,
+    ):
+        client.create_collection("docs", DIM).upsert(["first"], rows(1))
+        way(tmp_path / "data")
+        refused(client.create_collection, "more", DIM)
+        refused(client.rename_collection, "docs", "papers")
+        refused(client.drop_collection, "docs")
+        # Nor is another folder backed up than the one that is served.
+        refused(client.backup, "monday")
+        assert not list(backups.iterdir())

@@ -1,0 +1,81 @@
+"""``upsert_many`` of an embedded database: an input of any size in batches, a few of them queued.
+
+While the writer commits one batch, the next is cut and checked. Batches are committed in the order
+of the input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from vecdb import checks, limits
+from vecdb.batching import attach_progress, batches, request_id_of_part
+from vecdb.engine.store.batch import UpsertBatch, make_batch, make_terms
+from vecdb.errors import ResourceExhaustedError
+from vecdb.types import CollectionConfig, IngestProgress, Receipt
+
+__all__ = ["ingest"]
+
+_BATCHES_IN_FLIGHT = 2
+
+
+def ingest(
+    submit: Callable[[UpsertBatch], Future[Receipt]],
+    config: CollectionConfig,
+    source: tuple[Any, Any, Any],
+    batch_rows: int,
+    progress: Callable[[IngestProgress], None] | None,
+    request_id: str | None,
+) -> IngestProgress:
+    """See ``Collection.upsert_many``.
+
+    Args:
+        submit: queues a batch. source: ids, vectors, metadata.
+    """
+    began = time.monotonic()
+    stem = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
+    checks.check_callable("progress", progress)
+    parts = batches(*source, config.dim, batch_rows)
+    done = IngestProgress(0, parts.total, 0, 0.0)
+    waiting: deque[Future[Receipt]] = deque()
+    failed = False  # What is acknowledged behind a failure does not count: it is no prefix.
+
+    def settle(at_most: int) -> None:
+        nonlocal done, failed
+        while len(waiting) > at_most:
+            answer = waiting.popleft()
+            failed = failed or answer.exception() is not None
+            receipt = answer.result()
+            if failed:
+                continue
+            # A repeated batch has the seq of its first time.
+            rows, seq = done.rows + receipt.count, max(done.seq, receipt.seq)
+            done = IngestProgress(rows, parts.total, seq, time.monotonic() - began)
+            if progress is not None:
+                progress(done)
+
+    try:
+        for number, part in enumerate(parts, 1):
+            terms = make_terms(False, None, request_id_of_part(stem, number))
+            batch = make_batch(*checks.check_rows(*part[:3], config, part.first), terms)
+            try:
+                waiting.append(submit(batch))
+            except ResourceExhaustedError:
+                # Perhaps it is our own batch that fills the queue: first let it be written.
+                if not waiting:
+                    raise
+                settle(0)
+                waiting.append(submit(batch))
+            settle(_BATCHES_IN_FLIGHT - 1)
+        settle(0)
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            settle(0)
+        attach_progress(error, done)
+        raise
+    return done

@@ -1,0 +1,484 @@
+"""Building graphs with hnswlib: the only module that calls it.
+
+hnswlib builds an excellent graph fast and is used for nothing else; what it saves is taken apart
+into plain arrays at once (``Graph``), which ``kernels.walk_graph`` searches. ``hnsw_format.py``
+draws the file.
+
+Rows are inserted in shuffled order: if the first rows are far from all others, a graph built in row
+order loses them. Neighbours are internal numbers, in order of insertion; the row numbers are the
+labels. A ``Graph`` is in row order. ``build_space.py`` chooses the vectors to build on.
+
+**Twins.** In hnswlib, rows that are equal to the bit link to each other alone as soon as there are
+more than M of them, and a walk that comes upon them never leaves. So it gets the first of them
+only; the others, its twins, are put beside it in the finished graph, in a chain on level 0.
+
+hnswlib neither syncs, nor checks, nor reports what it could not write, and holds the GIL while it
+saves and loads: call this from a process that does nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import hnswlib
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.hnsw.build_space import BuildSpace, Space, chain_twins, fill_lists, scatter
+from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.hnsw.file_format import HEADER as _HEADER
+from vecdb.engine.hnsw.file_format import record as _record
+from vecdb.engine.hnsw.reachability import connect, distances_of
+from vecdb.errors import DataLossError
+
+__all__ = ["Builder", "Space", "file_pieces"]
+
+_BLOCK_ROWS: Final = 65_536
+_PASSES_MAX: Final = 8
+_STEP_ROWS: Final = 50_000
+_STEP_BYTES: Final = 64 * 1024**2
+"""Rows inserted in one go, a copy in shuffled order, are no more than either."""
+
+
+class Builder:
+    """A graph under construction. For one thread at a time; it uses ``threads`` of its own.
+
+    Args:
+        space: "ip" for unit vectors, "l2" or "dot".
+        width: components of a row, those that pad it included.
+        M: links a node on the upper levels, twice as many on level 0.
+        ef_construction: candidates kept while a row is linked in.
+        capacity: rows to make room for; it grows when they are exceeded, at the cost of a copy.
+        threads: of ``add``.
+        seed: of the levels that nodes are given, and of the order of insertion.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        width: int,
+        M: int,
+        ef_construction: int,
+        capacity: int,
+        threads: int = 2,
+        seed: int = 100,
+    ) -> None:
+        self._space, self._width, self._M, self._ef_construction = space, width, M, ef_construction
+        self._capacity, self._threads, self._seed = max(capacity, 1), threads, seed
+        self._shuffle = np.random.default_rng(seed)
+        self._known = _Known(np.empty(0, np.uint64), np.empty(0, np.int64))
+        self._first_of = np.empty(0, np.int64)  # For each row the first equal one: itself, mostly.
+        self._blocks: list[npt.NDArray[np.float32]] = []  # The rows as given; not copies of them.
+        self._build_space: BuildSpace | None = None
+        self.index = hnswlib.Index("l2" if space == "l2" else "ip", width)
+        self._by_angle = hnswlib.Index("l2", width) if space == "dot" else None
+
+    def _make_empty(self) -> None:
+        """Make room for rows, without those that are there."""
+        M, ef = self._M, self._ef_construction
+        self.index = hnswlib.Index(self.index.space, self._width)
+        self.index.init_index(self._capacity, M=M, ef_construction=ef, random_seed=self._seed)
+        if self._by_angle is not None:
+            self._by_angle = hnswlib.Index("l2", self._width)
+            self._by_angle.init_index(
+                self._capacity, M=M, ef_construction=ef, random_seed=self._seed + 1
+            )
+
+    @classmethod
+    def from_graph(
+        cls,
+        graph: Graph,
+        vectors: npt.NDArray[np.float32],
+        *,
+        space: Space,
+        M: int,
+        ef_construction: int,
+        capacity: int,
+        work_dir: str | os.PathLike[str],
+        threads: int = 2,
+        seed: int = 100,
+    ) -> Builder:
+        """A builder that goes on from a finished graph; its rows keep their numbers.
+
+        Args:
+            graph, vectors: the graph and its rows, float32 (n, width).
+            space, M, ef_construction, capacity, threads: as for ``Builder``; M as it was built.
+            work_dir: folder for a temporary file of the graph's and the vectors' size together.
+            seed: of the order of insertion; hnswlib restarts its own on loading.
+
+        Raises:
+            DataLossError: the graph's arrays contradict each other; hnswlib would crash on them.
+            OSError: the file could not be written.
+        """
+        n, width = vectors.shape
+        if n == 0:
+            return cls(space, width, M, ef_construction, capacity, threads, seed)
+        _check(graph, n, M)
+        capacity = max(capacity, n)
+        builder = cls(space, width, M, ef_construction, capacity, threads, seed)
+        builder._append(vectors)
+        rows = builder._firsts_from(0)
+        small = graph if len(rows) == n else _without_twins(graph, rows)
+        options = {"M": M, "ef_construction": ef_construction, "capacity": capacity}
+        chosen = builder._build_space = BuildSpace(space, [vectors])
+        for which, index in enumerate(builder._indices):
+            starts = range(0, len(rows), step := builder._step_rows)
+            blocks = (chosen.of(vectors[rows[at : at + step]])[which] for at in starts)
+            with _temporary_file(work_dir) as path:
+                with open(path, "wb") as file:
+                    file.writelines(file_pieces(small, blocks, rows, width=width, **options))
+                index.load_index(str(path), max_elements=capacity)
+        return builder
+
+    @property
+    def count(self) -> int:
+        """Rows added so far."""
+        return len(self._first_of)
+
+    @property
+    def _indices(self) -> list[Any]:
+        return [self.index] if self._by_angle is None else [self.index, self._by_angle]
+
+    @property
+    def _step_rows(self) -> int:
+        return max(1, min(_STEP_ROWS, _STEP_BYTES // (4 * self._width)))
+
+    def resize(self, capacity: int) -> None:
+        """Make room for that many rows."""
+        for index in self._indices:
+            index.resize_index(capacity)
+        self._capacity = capacity
+
+    def add(
+        self,
+        *blocks: npt.NDArray[np.float32],
+        on_step: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Append rows, float32 (m, width) each; they get the next row numbers. The arrays are kept
+        and must not change.
+
+        Args:
+            on_step: told now and then how many rows there are.
+        """
+        for block in blocks:
+            if block.ndim != 2 or block.shape[1] != self._width:
+                raise ValueError(
+                    f"expected rows of {self._width} components, got shape {block.shape}"
+                )
+        start = self.count
+        for block in blocks:
+            self._append(block)
+        if self.count == start:
+            return
+        rows, chosen = self._firsts_from(start), self._build_space
+        if chosen is None or not all(chosen.fits(block) for block in blocks):
+            # Far longer rows than all before: those are inserted again, on the new scale.
+            self._build_space = BuildSpace(self._space, self._blocks)
+            self._make_empty()
+            rows = self._firsts_from(0)
+        needed = self.index.get_current_count() + len(rows)
+        if needed > self._capacity:
+            self.resize(max(needed, self._capacity + self._capacity // 2))
+        self._insert(rows, on_step)
+
+    def _append(self, block: npt.NDArray[np.float32]) -> None:
+        if len(block):
+            firsts = self._firsts(block)
+            self._first_of = np.concatenate([self._first_of, firsts])
+            self._blocks.append(block)
+
+    def _firsts_from(self, start: int) -> npt.NDArray[np.int64]:
+        """Rows from start on that equal none before them."""
+        rows = np.arange(start, self.count)
+        return np.asarray(rows[self._first_of[start:] == rows], np.int64)
+
+    def _insert(self, rows: npt.NDArray[np.int64], on_step: Callable[[int], None]) -> None:
+        assert self._build_space is not None
+        rows, before = self._shuffle.permutation(rows), self.count - len(rows)
+        for at in range(0, len(rows), self._step_rows):
+            some = rows[at : at + self._step_rows]
+            built = self._build_space.of(self._gathered(some))
+            self.index.add_items(built[0], some.astype(np.uint64), num_threads=self._threads)
+            if self._by_angle is not None:
+                # In another order, so that it finds other neighbours where both spaces are alike.
+                order = self._shuffle.permutation(len(some))
+                labels = some[order].astype(np.uint64)
+                self._by_angle.add_items(built[1][order], labels, num_threads=self._threads)
+            on_step(before + at + len(some))
+
+    def _gathered(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Rows as they were given, a copy."""
+        starts = np.cumsum([0] + [len(block) for block in self._blocks])
+        of = np.searchsorted(starts, rows, side="right") - 1
+        out = np.empty((len(rows), self._width), np.float32)
+        for block in np.unique(of).tolist():
+            mine = np.flatnonzero(of == block)
+            out[mine] = self._blocks[block][rows[mine] - starts[block]]
+        return out
+
+    def _firsts(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """For each of these rows, to be added next, the row number of the first equal row."""
+        start = self.count
+        rows = np.arange(start, start + len(vectors))
+        hashes = np.empty(len(vectors), np.uint64)
+        bits = np.ascontiguousarray(vectors).view(np.uint32)
+        load_kernels().hash_rows(bits, hashes)
+        firsts = self._known.look_up(hashes, rows)
+        here = np.flatnonzero((firsts != rows) & (firsts >= start))
+        differ = np.any(bits[here] != bits[firsts[here] - start], axis=1)
+        firsts[here[differ]] = rows[here[differ]]
+        before = np.flatnonzero(firsts < start)
+        if len(before):
+            wanted, which = np.unique(firsts[before], return_inverse=True)
+            stored = self._gathered(wanted)
+            differ = np.any(bits[before] != stored.view(np.uint32)[which], axis=1)
+            firsts[before[differ]] = rows[before[differ]]
+        return firsts
+
+    def graph(self, work_dir: str | os.PathLike[str]) -> Graph:
+        """The graph as it stands, through a temporary file in work_dir.
+
+        Raises:
+            OSError: the file was not written whole: ENOSPC, as a full disk is what it comes from.
+        """
+        if self.count == 0:
+            return Graph(
+                np.empty((0, 2 * self._M), np.int32),
+                np.zeros(1, np.int32),
+                np.empty((0, self._M), np.int32),
+                -1,
+                -1,
+            )
+        graph = self._saved(self.index, work_dir)
+        chain_twins(graph.links, self._first_of)
+        if self._by_angle is not None:
+            connect(
+                graph, _PASSES_MAX
+            )  # First, as it links nodes in from where an inner product leads.
+            fill_lists(graph.links, self._saved(self._by_angle, work_dir).links)
+            scatter(graph.links, self._firsts_from(0), self._M, self._seed)
+        connect(graph, _PASSES_MAX, distances=self._distances)
+        return graph
+
+    def _saved(self, index: Any, work_dir: str | os.PathLike[str]) -> Graph:
+        with _temporary_file(work_dir) as path:
+            index.save_index(str(path))
+            return _read(path, self._first_of, self._M, self._width)
+
+    def _distances(self, node: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        row = self._gathered(np.array([node]))[0]
+        return distances_of(row, self._gathered(others), euclidean=self._space == "l2")
+
+
+class _Known:
+    """Hashes of rows seen, ascending, each with the first row that had it."""
+
+    def __init__(self, hashes: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64]) -> None:
+        self._hashes, self._rows = hashes, rows
+
+    def look_up(
+        self, hashes: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """For each row the first with its hash, itself or earlier; all are known from now on."""
+        every = np.concatenate([self._hashes, hashes])
+        every_row = np.concatenate([self._rows, rows])
+        self._hashes, at, which = np.unique(every, return_index=True, return_inverse=True)
+        self._rows = every_row[at]
+        return self._rows[which[len(every) - len(hashes) :]]
+
+
+@contextlib.contextmanager
+def _temporary_file(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    descriptor, name = tempfile.mkstemp(prefix="graph-", suffix=".hnsw", dir=folder)
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _read(path: Path, first_of: npt.NDArray[np.int64], M: int, width: int) -> Graph:
+    """Take hnswlib's file apart; nodes are put in the order of their labels, the row numbers."""
+    count, record = len(first_of), _record(M, width)
+    rows = np.flatnonzero(first_of == np.arange(count))  # Those that hnswlib was given.
+    n = len(rows)
+    tail_at = _HEADER.size + n * record.itemsize
+    size = path.stat().st_size
+    if size < tail_at + 4 * n or size % 4:
+        raise _cut_short(path)
+    with open(path, "rb") as file:
+        header = _HEADER.unpack(file.read(_HEADER.size))
+    if (header[2], header[3], header[8]) != (n, record.itemsize, M):
+        raise DataLossError(f"{path}: not the graph that was saved", "GRAPH")
+    top_level, entry = header[6], header[7]
+    nodes = np.memmap(path, record, "r", _HEADER.size, (n,))
+    row_of = nodes["label"].astype(np.int64)
+    if not np.array_equal(np.sort(row_of), rows):
+        raise DataLossError(f"{path}: the labels are not the rows that were added", "GRAPH")
+    links = np.full((count, 2 * M), -1, np.int32)
+    for start in range(0, n, _BLOCK_ROWS):
+        block = nodes[start : start + _BLOCK_ROWS]
+        lists = _renumbered(block["links"], block["count"], row_of)
+        links[row_of[start : start + _BLOCK_ROWS]] = lists
+    tail = np.memmap(path, "<u4", "r", tail_at).view(np.ndarray)
+    upper_offsets, upper_links = _read_upper(path, tail, row_of, count, M, top_level)
+    return Graph(links, upper_offsets, upper_links, int(row_of[entry]), top_level)
+
+
+def _read_upper(
+    path: Path,
+    tail: npt.NDArray[np.uint32],
+    row_of: npt.NDArray[np.int64],
+    count: int,
+    M: int,
+    top_level: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    n = len(row_of)
+    starts, levels = np.empty(n, np.int64), np.empty(n, np.int32)
+    if not load_kernels().find_levels(tail, 1 + M, starts, levels):
+        raise _cut_short(path)
+    offsets = np.zeros(count + 1, np.int32)
+    offsets[1:][row_of] = levels
+    np.cumsum(offsets, out=offsets)
+    upper_links = np.empty((int(offsets[-1]), M), np.int32)
+    for level in range(1, top_level + 1):
+        inside = np.flatnonzero(levels >= level)
+        at = starts[inside] + (level - 1) * (1 + M)
+        lists = tail[at[:, None] + np.arange(1 + M)]
+        upper_links[offsets[row_of[inside]] + level - 1] = _renumbered(
+            lists[:, 1:], lists[:, 0] & 0xFFFF, row_of
+        )
+    return offsets, upper_links
+
+
+def _without_twins(graph: Graph, rows: npt.NDArray[np.int64]) -> Graph:
+    """The graph of these rows alone, renumbered; the others have no level above 0."""
+    n, levels = len(graph.links), np.diff(graph.upper_offsets)
+    if np.delete(levels, rows).any() or graph.entry not in rows:
+        raise DataLossError("a twin is on an upper level of the graph", "GRAPH")
+    number = np.full(n + 1, -1, np.int32)  # The last one is for the padding, -1.
+    number[rows] = np.arange(len(rows))
+
+    def renumbered(lists: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        lists = number[lists]
+        order = np.argsort(lists < 0, axis=1, kind="stable")
+        return np.take_along_axis(lists, order, axis=1)
+
+    offsets = np.concatenate([[0], np.cumsum(levels[rows])]).astype(np.int32)
+    return Graph(
+        renumbered(graph.links[rows]),
+        offsets,
+        renumbered(graph.upper_links),
+        int(number[graph.entry]),
+        graph.top_level,
+    )
+
+
+def _cut_short(path: Path) -> OSError:
+    return OSError(
+        errno.ENOSPC, "hnswlib could not write the whole graph; the disk is full", str(path)
+    )
+
+
+def _renumbered(
+    lists: npt.NDArray[np.uint32], counts: npt.NDArray[Any], row_of: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int32]:
+    """Lists of internal numbers as lists of rows; -1 past the counts, where stale numbers are."""
+    used = np.arange(lists.shape[1]) < counts[:, None]
+    return np.where(used, row_of[np.where(used, lists, 0)], -1).astype(np.int32)
+
+
+def _check(graph: Graph, n: int, M: int) -> None:
+    """What hnswlib trusts: neighbours exist, on the level where they are named."""
+    offsets, levels = graph.upper_offsets, np.diff(graph.upper_offsets)
+    if (
+        graph.links.shape != (n, 2 * M)
+        or offsets.shape != (n + 1,)
+        or offsets[0] != 0
+        or levels.min() < 0
+        or graph.upper_links.shape != (offsets[-1], M)
+        or not 0 <= graph.entry < n
+        or graph.top_level != levels[graph.entry]
+        or graph.top_level != levels.max()
+        or not -1 <= graph.links.min() <= graph.links.max() < n
+    ):
+        raise DataLossError("the graph's arrays do not fit each other", "GRAPH")
+    lists = graph.upper_links
+    if lists.size == 0:
+        return
+    owner = np.repeat(np.arange(n), levels)
+    level = np.arange(len(lists)) - offsets[owner] + 1
+    outside = (lists < -1) | (lists >= n)
+    if outside.any() or np.any((lists >= 0) & (levels[lists] < level[:, None])):
+        raise DataLossError("a neighbour is missing from the level where it is named", "GRAPH")
+
+
+def file_pieces(
+    graph: Graph,
+    vectors: Iterable[npt.NDArray[np.float32]],
+    labels: npt.NDArray[np.int64],
+    *,
+    width: int,
+    M: int,
+    ef_construction: int,
+    capacity: int,
+) -> Iterator[bytes | memoryview]:
+    """The pieces of a file that hnswlib's ``load_index`` opens.
+
+    Args:
+        graph: of n nodes.
+        vectors: blocks of float32 (m, width), n rows in all, by node.
+        labels: int64 (n,).
+        capacity: rows that the index has room for once it is loaded.
+    """
+    record, start = _record(M, width), 0
+    vector_at = 4 + 4 * 2 * M
+    yield _HEADER.pack(
+        0,
+        capacity,
+        len(labels),
+        record.itemsize,
+        vector_at + 4 * width,
+        vector_at,
+        graph.top_level,
+        graph.entry & 0xFFFF_FFFF,
+        M,
+        2 * M,
+        M,
+        1.0 / math.log(M),
+        max(ef_construction, M),
+    )
+    for block in vectors:
+        stop = start + len(block)
+        records = np.zeros(len(block), record)
+        records["count"], records["links"] = _counted(graph.links[start:stop])
+        records["vector"], records["label"] = block, labels[start:stop]
+        yield memoryview(records.view(np.uint8).data)
+        start = stop
+    yield memoryview(_upper_words(graph, M).view(np.uint8).data)
+
+
+def _counted(lists: npt.NDArray[np.int32]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    return (lists >= 0).sum(axis=1), np.maximum(lists, 0)
+
+
+def _upper_words(graph: Graph, M: int) -> npt.NDArray[np.uint32]:
+    """The part of the file above level 0, all of it 32-bit words."""
+    n, u = len(graph.links), len(graph.upper_links)
+    levels, each = np.diff(graph.upper_offsets), 1 + M
+    words = np.zeros(n + u * each, "<u4")
+    words[np.arange(n) + graph.upper_offsets[:-1].astype(np.int64) * each] = levels * (4 * each)
+    owner = np.repeat(np.arange(n), levels)
+    at = owner + 1 + np.arange(u) * each
+    counts, lists = _counted(graph.upper_links)
+    words[at] = counts
+    words[at[:, None] + np.arange(1, each)] = lists
+    return words

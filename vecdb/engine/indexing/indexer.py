@@ -1,0 +1,371 @@
+"""What the indexer does with one collection: build graphs, merge by extending, rebuild.
+
+All graph work happens here, in the indexer's process, under ``graph.lock``. ``planning.plan``
+decides what comes next; ``CollectionIndexer`` does it.
+
+Merging by extending: the first graph of a group is loaded into hnswlib and the rows of its
+neighbours to the right are added to it, which costs only the new rows. During a bulk load the graph
+stays in memory between publications, and each publication at least doubles the one before, so that
+all of them together cost little more than the last. Beside steady writing it is published as soon
+as it has caught up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vecdb.engine.hnsw.build_space import space_of
+from vecdb.engine.system.failpoints import failpoint
+from vecdb.engine.system.files import file_lock
+from vecdb.engine.hnsw.builder import Builder
+from vecdb.engine.system.modes import make_folder
+from vecdb.engine.indexing.merge_policy import GROUP_SEGMENTS_MAX, Pace, plan
+from vecdb.engine.segments.lifecycle import (
+    GRAPH_LOCK,
+    SEAL_LOCK,
+    Claim,
+    claim,
+    discard_claims,
+    mark_lost,
+    publish,
+    remove_drafts,
+    sweep,
+    widen,
+)
+from vecdb.engine.store.purging import purge_all
+from vecdb.engine.segments.segment import (
+    RowArrays,
+    SegmentDamagedError,
+    padded_width,
+    write_segment,
+)
+from vecdb.engine.store.store import Store
+from vecdb.engine.indexing.trimming import trim_dead
+from vecdb.engine.search.snapshot import DEAD_FRACTION_MAX, SegmentView, View, is_clean
+from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.errors import DataLossError
+
+__all__ = ["CollectionIndexer"]
+
+FIRST_PUBLICATION_ROWS = 50_000
+"""A growing graph is published once it has this many rows, then each time it has doubled."""
+
+
+_EXTENDED_ROWS_MIN = 50_000
+"""A smaller graph is built again, all rows in shuffled order, if as many or more are added: where
+the first rows are far from all later ones, a graph that is extended loses them. That at most
+doubles the work; for larger graphs it would be too much."""
+
+_MERGED_SEGMENTS_MAX = GROUP_SEGMENTS_MAX + 2
+"""Segments of a merge, those included that it takes up on its way."""
+
+_WAITING_FRACTION = 1 / 4
+"""A growing graph is published earlier if neither so many rows wait beside it, as a fraction of its
+own, nor as many as were just added: then they come slowly, and searches scan what is not in it."""
+
+_BULK_FRACTION = 1 / 16
+"""Rows that came since there was nothing left to do, as a fraction of all, that are a bulk load."""
+
+_SEALING_S_MAX, _SEALING_POLL_S = 10.0, 0.01
+"""How long whoever seals is waited for, and how often it is looked whether it is done."""
+
+
+class _Growing:
+    """A graph in memory and the rows that are in it, ascending."""
+
+    def __init__(self, builder: Builder, parts: list[RowArrays]) -> None:
+        self.builder = builder
+        self.parts = parts
+        self.published_rows = 0
+        self.number = 0  # The segment that it was last published as.
+
+    @property
+    def rows(self) -> int:
+        return sum(len(part.rows) for part in self.parts)
+
+    def add(self, parts: Sequence[RowArrays], on_step: Callable[[int], None]) -> None:
+        """Add rows, shuffled among each other, telling now and then how many rows there are."""
+        self.builder.add(*(part.vectors for part in parts), on_step=on_step)
+        self.parts.extend(parts)
+
+
+class CollectionIndexer:
+    """Graph work for one collection.
+
+    Args:
+        threads: of a build.
+        rows_max: live rows of a graph.
+        report: told what is being done, as a dict that JSON can hold.
+        should_stop: asked between steps.
+        dead_fraction_max: a graph with more dead nodes than this is built anew.
+        settled_rows: live rows when there was nothing left to do; None: those in graphs now. Where
+            many have come since, a pause is for making one graph of all.
+
+    Attributes:
+        settled_rows: the same after a run.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        collection_id: str,
+        *,
+        threads: int,
+        rows_max: int,
+        report: Callable[[dict[str, Any]], None],
+        should_stop: Callable[[], bool],
+        dead_fraction_max: float = DEAD_FRACTION_MAX,
+        settled_rows: int | None = None,
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self._segments = folder / "segments"
+        self._id = collection_id
+        self._threads = threads
+        self._rows_max = rows_max
+        self._report = report
+        self._should_stop = should_stop
+        self._dead_fraction_max = dead_fraction_max
+        self._views = ViewKeeper(store, folder, collection_id, with_fresh=False)
+        self._kept: _Growing | None = None
+        self.settled_rows = settled_rows
+
+    def run(self, pace: Pace) -> bool:
+        """Do what is to be done now.
+
+        Returns True if something was left: what does not pay yet, or what another process is at.
+        """
+        with file_lock(self._folder / "graph.lock", wait=False) as held:
+            if not held:
+                return True
+            self._clear_up()
+            if self.settled_rows is None:
+                view = self._views.view()
+                self.settled_rows = sum(s.live_count for s in view.segments if s.graph is not None)
+            if pace == "pausing":
+                pace = self._pace_of_a_pause(self._views.view())
+            while not self._should_stop():
+                view, group, taken = self._take(pace)
+                if taken is None:
+                    break
+                failpoint("graph.claimed")
+                if self._intact(group, view):
+                    self._merge(group, taken)
+                else:
+                    discard_claims(self._store, self._segments, GRAPH_LOCK)
+            self._kept = None
+            sweep(self._store, self._segments)
+            purge_all(self._store, should_stop=self._should_stop)
+            trim_dead(self._store, self._views.view(), self._should_stop)
+            view = self._views.view()
+            later = pace if pace == "optimizing" else self._pace_of_a_pause(view)
+            left = self._plan(view, later) is not None
+            if not left:
+                self.settled_rows = view.live_count
+            return left
+
+    def _pace_of_a_pause(self, view: View) -> Pace:
+        """After a bulk load the large graph was written several times already: once more pays."""
+        grown = view.live_count - (self.settled_rows or 0)
+        return "optimizing" if grown >= _BULK_FRACTION * view.live_count else "pausing"
+
+    def _plan(self, view: View, pace: Pace) -> list[SegmentView] | None:
+        return plan(
+            view.segments,
+            self._rows_max,
+            pace=pace,
+            dead_fraction_max=self._dead_fraction_max,
+        )
+
+    def _clear_up(self) -> None:
+        """Remove what an earlier holder of the lock left when it was killed."""
+        make_folder(self._segments, exist_ok=True)
+        discard_claims(self._store, self._segments, GRAPH_LOCK)
+        remove_drafts(self._folder)
+
+    def _take(self, pace: Pace) -> tuple[View, list[SegmentView], Claim | None]:
+        """The next group, claimed; None for the claim if there is nothing to do, or not now.
+
+        Sealing is held off for that moment, or it might be joining some of the group: then the
+        claim would be refused, and under steady writing again and again.
+        """
+        with self._sealing_held_off() as held:
+            if not held:
+                return self._views.view(), [], None
+            discard_claims(self._store, self._segments, SEAL_LOCK)
+            view = self._views.view()
+            group = self._plan(view, pace)
+            if group is None:
+                return view, [], None
+            first, end = group[0].first_row, group[-1].end_row
+            taken = claim(
+                self._store,
+                GRAPH_LOCK,
+                first,
+                end,
+                replacing=[s.number for s in group],
+                lost_seq=_lost_seq(group, view),
+            )
+            return view, group, taken
+
+    @contextlib.contextmanager
+    def _sealing_held_off(self) -> Iterator[bool]:
+        """Gives False if whoever seals was not done in time: it may have been stopped, and other
+        collections have work too."""
+        patience = time.monotonic() + _SEALING_S_MAX
+        while True:
+            with file_lock(self._folder / "seal.lock", wait=False) as held:
+                if held:
+                    yield True
+                    return
+            if self._should_stop() or time.monotonic() > patience:
+                yield False
+                return
+            time.sleep(_SEALING_POLL_S)
+
+    def _intact(self, group: list[SegmentView], view: View) -> bool:
+        """Compare the checksums of what is about to be built from.
+
+        A segment whose files are gone or damaged is marked lost, unless the generation has moved:
+        then sealing may have joined it with another. Either way the plan is made anew.
+        """
+        for segment in group:
+            try:
+                if segment.segment is not None and not segment.segment.verified:
+                    segment.segment.verify()
+            except (SegmentDamagedError, FileNotFoundError) as damage:
+                self._report({"event": "damaged", "detail": str(damage)})
+                mark_lost(self._store, segment.number, view.state.generation)
+                return False
+        return True
+
+    def _merge(self, group: list[SegmentView], taken: Claim) -> None:
+        """Make one graph of neighbours, going on to the right as long as more is sealed there."""
+        began = time.monotonic()
+        self._report({"event": "building", "rows": sum(s.live_count for s in group)})
+        growing, remaining = self._begin(group)
+        growing.add([self._live_part(segment) for segment in remaining], self._progressed)
+        # Not too many at once, since none of them can be joined meanwhile.
+        for _ in range(_MERGED_SEGMENTS_MAX - len(group)):
+            if self._should_stop():
+                break
+            more = self._sealed_to_the_right(taken, growing)
+            if more is None:
+                break
+            segment, view = more
+            wider = widen(
+                self._store,
+                taken,
+                segment.end_row,
+                replacing=[segment.number],
+                lost_seq=_lost_seq([segment], view),
+            )
+            if wider is None:
+                break
+            taken = wider
+            growing.add([self._live_part(segment)], self._progressed)
+        self._publish(taken, growing)
+        took_s = round(time.monotonic() - began, 2)
+        self._report({"event": "built", "rows": growing.rows, "seconds": took_s})
+
+    def _progressed(self, rows: int) -> None:
+        self._report({"event": "progress", "rows": rows})
+
+    def _begin(self, group: list[SegmentView]) -> tuple[_Growing, list[SegmentView]]:
+        """What to begin with, and the segments still to add: the graph at hand, the first segment's
+        graph, or an empty one. Only the first, so that nodes stay in the order of rows."""
+        config, first = self._store.config, group[0]
+        kept, self._kept = self._kept, None
+        rows, inside = sum(len(s.content.rows) for s in group), len(first.content.rows)
+        overgrown = inside < _EXTENDED_ROWS_MIN and rows >= 2 * inside
+        if (
+            kept is not None
+            and not overgrown
+            and first.number == kept.number
+            and is_clean(first, self._dead_fraction_max)
+        ):
+            return kept, group[1:]
+        space = space_of(config.metric)
+        if not overgrown and first.graph is not None and is_clean(first, self._dead_fraction_max):
+            try:
+                builder = Builder.from_graph(
+                    first.graph,
+                    first.content.vectors,
+                    space=space,
+                    M=config.M,
+                    ef_construction=config.ef_construction,
+                    capacity=rows,
+                    threads=self._threads,
+                    work_dir=self._folder,
+                )
+                return _Growing(builder, [first.content]), group[1:]
+            except DataLossError as damage:
+                # Its arrays contradict each other: the rows are right, so build from them.
+                self._report({"event": "damaged", "detail": str(damage)})
+        builder = Builder(
+            space,
+            padded_width(config.dim),
+            config.M,
+            config.ef_construction,
+            capacity=rows,
+            threads=self._threads,
+        )
+        return _Growing(builder, []), group
+
+    def _live_part(self, segment: SegmentView) -> RowArrays:
+        with self._store.environment.read() as transaction:
+            seq = self._store.read_state(transaction).seq
+            dead = self._store.rows.read_dead(transaction, segment.first_row, segment.end_row, seq)
+        return segment.content.without(dead)
+
+    def _sealed_to_the_right(
+        self, taken: Claim, growing: _Growing
+    ) -> tuple[SegmentView, View] | None:
+        """A flat segment that was sealed meanwhile just behind the claim and still fits, and the
+        view that shows it; None also once a merge pays that begins further left."""
+        unpublished = growing.rows - growing.published_rows
+        if unpublished >= max(growing.published_rows, FIRST_PUBLICATION_ROWS):
+            return None
+        view = self._views.view()
+        waiting = sum(s.live_count for s in view.segments if s.first_row >= taken.end_row)
+        if waiting < min(unpublished, _WAITING_FRACTION * growing.rows):
+            return None
+        wider = self._plan(view, "writing")
+        if wider is not None and wider[0].first_row < taken.first_row:
+            return None
+        for segment in view.segments:
+            if segment.first_row == taken.end_row and segment.graph is None:
+                fits = growing.rows + segment.live_count <= self._rows_max
+                return (segment, view) if fits and self._intact([segment], view) else None
+        return None
+
+    def _publish(self, taken: Claim, growing: _Growing) -> None:
+        graph = growing.builder.graph(self._folder)
+        failpoint("graph.built")
+        content = RowArrays.joined(growing.parts, padded_width(self._store.config.dim))
+        entry = write_segment(
+            self._segments / str(taken.number),
+            number=taken.number,
+            collection_id=self._id,
+            metric=self._store.config.metric,
+            first_row=taken.first_row,
+            end_row=taken.end_row,
+            seq=taken.seq,
+            content=content,
+            graph=graph,
+        )
+        if publish(self._store, taken, entry):
+            growing.published_rows, growing.number = growing.rows, taken.number
+            self._kept = growing
+            failpoint("graph.published")
+        sweep(self._store, self._segments)
+
+
+def _lost_seq(group: list[SegmentView], view: View) -> int | None:
+    """The seq of lost segments' rows, which were read from the store; None without any."""
+    return view.state.seq if any(segment.segment is None for segment in group) else None

@@ -1,0 +1,225 @@
+"""A collection as the bytes of a file that others open, at one seq, while writers go on.
+
+The bytes are made on their way, in one pass and in bounded memory; nothing is spooled. With the
+last of them it is known how many they are and what their SHA-256 is, so that who writes them to a
+file can tell a whole one from a cut one. What belongs beside the file (each row's number, id and
+metadata) is read afterwards by a scroll at the same seq, whose token comes at the end: its rows are
+those of the file in the same order.
+
+A graph comes from ``source.py``. Without one, flat, rows are read from the store page by page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb import limits
+from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.interchange.export.ids import numbers_of_texts
+from vecdb.engine.interchange.export.lease import ExportPin
+from vecdb.engine.interchange.export.source import GraphSource, find_graph
+from vecdb.engine.interchange.faiss.write import flat_index, hnsw_index
+from vecdb.engine.hnsw.builder import file_pieces
+from vecdb.engine.store.scroll import PageRequest, read_page
+from vecdb.errors import InvalidArgumentError
+from vecdb.types import ExportEnd, Metric
+
+if TYPE_CHECKING:
+    from vecdb.engine.system.deadline import Deadline
+    from vecdb.engine.runtime.open_collection import OpenCollection
+    from vecdb.engine.runtime.runtime import Runtime
+
+__all__ = ["CHUNK_BYTES", "ExportRequest", "export"]
+
+CHUNK_BYTES = 1024**2
+
+_BLOCK_ROWS = 65_536
+Piece = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What is wanted.
+
+    Attributes:
+        kind: "faiss", the graph; "faiss_flat", vectors alone; "hnswlib".
+        normalize_queries: a FAISS file that brings queries to unit length itself, under cosine.
+        chunk_bytes: of the pieces, all but the last.
+    """
+
+    kind: Literal["faiss", "faiss_flat", "hnswlib"]
+    normalize_queries: bool = False
+    chunk_bytes: int = CHUNK_BYTES
+
+
+def export(
+    runtime: Runtime, opened: OpenCollection, asked: ExportRequest, deadline: Deadline
+) -> Generator[bytes | ExportEnd, None, None]:
+    """Pieces of the file, then the ``ExportEnd``. To be closed if it is not read to its end.
+
+    Raises:
+        InvalidArgumentError: queries can't be normalised under this metric.
+        ResourceExhaustedError: EXPORT_TOO_LARGE, TOO_MANY_SCROLLS, or the disk is full.
+        DataLossError: rows of the store are damaged.
+        DeadlineExceededError, CancelledError, NotFoundError, UnavailableError.
+    """
+    config = opened.store.config
+    if asked.normalize_queries and config.metric is not Metric.COSINE:
+        raise InvalidArgumentError(
+            f"normalize_queries goes with the metric cosine, the collection's is {config.metric}",
+            "BAD_METRIC",
+        )
+    pin = ExportPin(opened.store, opened.id)
+    # All that may take longer than a lease asks the deadline now and then.
+    deadline = deadline.also(pin.renew)
+    try:
+        source: _Flat | _WithGraph
+        if asked.kind == "faiss_flat":
+            source = _Flat(opened, pin, deadline)
+        else:
+            source = _WithGraph(opened, find_graph(runtime, opened, pin, deadline), deadline)
+        seq, size, digest = pin.seq, 0, hashlib.sha256()
+        for chunk in _chunks(source.pieces(asked), asked.chunk_bytes):
+            deadline.check()
+            runtime.check_usable()
+            digest.update(chunk)
+            size += len(chunk)
+            yield chunk
+        yield ExportEnd(
+            rows=source.count,
+            seq=seq,
+            bytes=size,
+            sha256=digest.hexdigest(),
+            work=source.work,
+            work_s=source.work_s,
+            numbered=source.numbered,
+            token=pin.token(),
+            config=config,
+            # Whichever the format: queries are compared with unit vectors by all of them.
+            normalized=config.metric is Metric.COSINE,
+        )
+        pin.hand_over()  # Only now: who leaves at the end, or does not get it, has no token.
+    finally:
+        pin.release()
+
+
+def _chunks(pieces: Iterable[Piece], size: int) -> Iterator[bytes]:
+    """The same bytes in pieces of one size."""
+    held: list[Piece] = []
+    count = 0
+    for piece in pieces:
+        view = memoryview(piece)
+        while len(view):
+            part = view[: size - count]
+            held.append(part)
+            count += len(part)
+            view = view[len(part) :]
+            if count == size:
+                yield b"".join(held)
+                held, count = [], 0
+    if held:
+        yield b"".join(held)
+
+
+class _WithGraph:
+    """Rows that come from a graph."""
+
+    def __init__(self, opened: OpenCollection, found: GraphSource, deadline: Deadline) -> None:
+        self._config, self._found, self._deadline = opened.store.config, found, deadline
+        self.count, self.work, self.work_s = found.count, found.work, found.work_s
+
+    @property
+    def numbered(self) -> bool:
+        return self._found.numbers is not None
+
+    def pieces(self, asked: ExportRequest) -> Iterator[Piece]:
+        config, found = self._config, self._found
+        if asked.kind == "hnswlib":
+            return file_pieces(
+                found.graph,
+                found.vectors(config.dim),
+                found.numbers if found.numbers is not None else np.arange(found.count),
+                width=config.dim,
+                M=config.M,
+                ef_construction=config.ef_construction,
+                capacity=max(1, found.count),
+            )
+        assert limits.EF.default is not None
+        return hnsw_index(
+            found.graph,
+            found.vectors(config.dim),
+            self._ids(),
+            dim=config.dim,
+            metric=config.metric,
+            M=config.M,
+            ef_construction=config.ef_construction,
+            ef_search=limits.EF.default,
+            normalize_queries=asked.normalize_queries,
+        )
+
+    def _ids(self) -> Iterator[npt.NDArray[np.int64]]:
+        numbers = self._found.numbers
+        for first in range(0, self.count, _BLOCK_ROWS):
+            end = min(self.count, first + _BLOCK_ROWS)
+            yield np.arange(first, end) if numbers is None else numbers[first:end]
+
+
+class _Flat:
+    """Rows that come from the store, of unit length under cosine. Which numbers they have is known
+    once the last of them was read."""
+
+    work, work_s = "nothing", 0.0
+
+    def __init__(self, opened: OpenCollection, pin: ExportPin, deadline: Deadline) -> None:
+        self._opened, self._pin, self._deadline = opened, pin, deadline
+        pin.take()
+        self.count = pin.live_count
+        self._numbers: list[npt.NDArray[np.int64]] | None = []
+
+    @property
+    def numbered(self) -> bool:
+        return self._numbers is not None
+
+    def pieces(self, asked: ExportRequest) -> Iterator[Piece]:
+        config = self._opened.store.config
+        return flat_index(
+            self.count,
+            self._vectors(),
+            self._ids(),
+            dim=config.dim,
+            metric=config.metric,
+            normalize_queries=asked.normalize_queries,
+        )
+
+    def _vectors(self) -> Iterator[npt.NDArray[np.float32]]:
+        opened, config = self._opened, self._opened.store.config
+        rows = max(1, min(limits.BATCH_ROWS.maximum, CHUNK_BYTES // (4 * config.dim)))
+        wanted = PageRequest(rows, include_metadata=False)
+        token: str | None = self._pin.token()
+        while token is not None:
+            # The pin is needed for the side file, too.
+            records, token = read_page(
+                opened.store, opened.id, token, wanted, self._deadline, ends=False
+            )
+            if self._numbers is not None:
+                numbers = numbers_of_texts(records.ids)
+                if numbers is None:
+                    self._numbers = None
+                else:
+                    self._numbers.append(numbers)
+            vectors = np.empty_like(records.vectors)
+            load_kernels().prepare_rows(records.vectors, vectors, config.metric is Metric.COSINE)
+            yield vectors
+
+    def _ids(self) -> Iterator[npt.NDArray[np.int64]]:
+        if self._numbers is not None:
+            yield from self._numbers
+            return
+        for first in range(0, self.count, _BLOCK_ROWS):
+            yield np.arange(first, min(self.count, first + _BLOCK_ROWS))

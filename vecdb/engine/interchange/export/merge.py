@@ -1,0 +1,225 @@
+"""One graph of all that is live now, for an export, in a process of its own.
+
+It runs in a process of its own, as the indexer does and for the same reasons, under ``graph.lock``,
+and changes nothing that others see: the result is a segment in a folder ``export-<12 hexadecimal
+digits>`` of the collection, which is in place nowhere. The process that asked for it maps its files
+and removes the folder, and only then ends this one by the end of its input, so that a draft which
+is found under the lock is a dead process's.
+
+The first segment's graph is healed and extended by all other rows, if few of its nodes died and the
+others stay within reach; otherwise the graph is built anew. Rows keep their order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import traceback
+import uuid
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from vecdb.engine.store import layout
+from vecdb.engine.hnsw.build_space import space_of
+from vecdb.engine.system.child_process import give_way
+from vecdb.engine.kv.environment import Environment
+from vecdb.engine.hnsw.repair import (
+    HEALED_FRACTION_MAX,
+    died_together,
+    healed,
+    live_nodes,
+)
+from vecdb.engine.interchange.export.source import parts_text
+from vecdb.engine.system.files import file_lock, os_errors_translated
+from vecdb.engine.system.folder_use import FolderUse
+from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.hnsw.builder import Builder
+from vecdb.engine.segments.lifecycle import mark_lost, remove_drafts
+from vecdb.engine.segments.flushing import load_rows
+from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError, padded_width, write_segment
+from vecdb.engine.store.store import Store
+from vecdb.engine.search.snapshot import SegmentView, View
+from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.errors import DataLossError, UnavailableError, VecdbError
+
+__all__ = ["main"]
+
+_ATTEMPTS_MAX: Final = 20
+
+
+class _Merger:
+    def __init__(self, store: Store, folder: Path, collection_id: str, threads: int) -> None:
+        self._store, self._folder, self._id = store, folder, collection_id
+        self._threads = threads
+        self._width = padded_width(store.config.dim)
+        self._space = space_of(store.config.metric)
+
+    def run(self) -> dict[str, Any]:
+        """Make the draft; what the process that asked for it has to know."""
+        remove_drafts(self._folder)
+        view = self._sound_view()
+        seq, counters = view.state.seq, view.counters
+        fresh = load_rows(self._store, counters.sealed_to, counters.next_row, seq)
+        parts, builder = self._begin(view)
+        anew = not parts
+        others = [*(_live_part(segment) for segment in view.segments[len(parts) :]), fresh]
+        builder.add(*(part.vectors for part in others))
+        parts += others
+        content = RowArrays.joined(parts, self._width)
+        name, graph = f"export-{uuid.uuid4().hex[:12]}", builder.graph(self._folder)
+        try:
+            entry = write_segment(
+                self._folder / name,
+                number=0,
+                collection_id=self._id,
+                metric=self._store.config.metric,
+                first_row=0,
+                end_row=counters.next_row,
+                seq=seq,
+                content=content,
+                graph=graph,
+            )
+        except BaseException:
+            remove_drafts(self._folder)  # If the disk is full, others need the room.
+            raise
+        dead = sum(segment.dead_count for segment in view.segments)
+        return {
+            "draft": name,
+            "entry": entry,
+            "next_row": counters.next_row,
+            "work": parts_text(len(view.segments), len(fresh.rows), dead, anew=anew),
+        }
+
+    def _sound_view(self) -> View:
+        """The segments as they are now, each compared with its checksums or read from the store."""
+        keeper = ViewKeeper(self._store, self._folder, self._id, with_fresh=False)
+        for _ in range(_ATTEMPTS_MAX):
+            view = keeper.view()
+            if all(self._intact(segment, view) for segment in view.segments):
+                return view
+        raise UnavailableError(
+            f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were "
+            "compared",
+            "SEGMENTS_CHANGING",
+        )
+
+    def _intact(self, segment: SegmentView, view: View) -> bool:
+        try:
+            if segment.segment is not None and not segment.segment.verified:
+                segment.segment.verify()
+        except SegmentDamagedError:
+            mark_lost(self._store, segment.number)
+        except (FileNotFoundError, NotADirectoryError):
+            mark_lost(self._store, segment.number, view.state.generation)
+        else:
+            return True
+        return False
+
+    def _begin(self, view: View) -> tuple[list[RowArrays], Builder]:
+        """The first segment and its graph to go on from, or nothing and an empty one."""
+        config = self._store.config
+        capacity = max(1, view.counters.live_count)
+        first = view.segments[0] if view.segments else None
+        graph = None if first is None else self._healed(first)
+        if first is not None and graph is not None:
+            part = _live_part(first)
+            try:
+                builder = Builder.from_graph(
+                    graph,
+                    part.vectors,
+                    space=self._space,
+                    M=config.M,
+                    ef_construction=config.ef_construction,
+                    capacity=capacity,
+                    threads=self._threads,
+                    work_dir=self._folder,
+                )
+                return [part], builder
+            except DataLossError:
+                pass  # Its arrays contradict each other: the rows are right, so build from them.
+        builder = Builder(
+            self._space,
+            self._width,
+            config.M,
+            config.ef_construction,
+            capacity=capacity,
+            threads=self._threads,
+        )
+        return [], builder
+
+    def _healed(self, segment: SegmentView) -> Graph | None:
+        """The segment's graph of its live rows; None if there is none that is good enough."""
+        if segment.graph is None or segment.dead_count > HEALED_FRACTION_MAX * segment.node_count:
+            return None
+        if died_together(segment.graph, segment.dead):
+            return None
+        metric = self._store.config.metric
+        return healed(segment.graph, segment.content.vectors, segment.dead, metric)
+
+
+def _live_part(segment: SegmentView) -> RowArrays:
+    rows = segment.content.rows
+    return segment.content.without(np.delete(rows, live_nodes(len(rows), segment.dead)))
+
+
+def _end_with_parent() -> None:
+    # Not by way of sys.stdin, which the interpreter wants to itself when it ends.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(1)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Say what came of it in a line of JSON; hold the lock until the parent has taken it over."""
+    root = Path(arguments.folder)
+    folder = root / "collections" / arguments.collection
+    with os_errors_translated(str(folder)), FolderUse(root):
+        environment = Environment(
+            folder / "store", layout.DATABASES, create=False, map_bytes=arguments.map_bytes
+        )
+        try:
+            store = Store(environment, arguments.collection)
+            with file_lock(folder / "graph.lock", wait=True):
+                merger = _Merger(store, folder, arguments.collection, arguments.threads)
+                print(json.dumps({"merged": merger.run()}), flush=True)
+                threading.Event().wait()  # The end of the input ends the process.
+        finally:
+            environment.close()
+
+
+def main() -> None:
+    """Make one draft."""
+    parser = argparse.ArgumentParser(prog="python -m vecdb.engine.interchange.export.merge")
+    parser.add_argument("folder")
+    parser.add_argument("collection")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--map-bytes", type=int, default=16 * 1024**3)
+    arguments = parser.parse_args()
+    give_way()
+    threading.Thread(target=_end_with_parent, name="input", daemon=True).start()
+    try:
+        _run(arguments)
+    except VecdbError as error:
+        said = {
+            "error": type(error).__name__,
+            "message": error.message,
+            "reason": error.reason,
+        }
+    except Exception:
+        traceback.print_exc()
+        last = traceback.format_exc(limit=-1).splitlines()[-1]
+        said = {
+            "error": "InternalError",
+            "message": f"merging for an export failed: {last}",
+            "reason": "EXPORT",
+        }
+    print(json.dumps(said), flush=True)
+
+
+if __name__ == "__main__":
+    main()

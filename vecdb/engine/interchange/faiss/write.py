@@ -1,0 +1,136 @@
+"""Writing FAISS index files: a graph or plain vectors become the bytes that ``layout`` draws.
+
+Everything is a generator of pieces, so that a file of any size passes through in bounded memory:
+vectors, ids and neighbours come and go in blocks. Only the levels and offsets of the nodes are held
+whole, 12 bytes a node. ``faiss.read_index`` accepts the result, and ``faiss.write_index`` of what
+it has read gives the same bytes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.interchange.faiss import layout
+from vecdb.engine.hnsw.graph import Graph
+from vecdb.types import Metric
+
+__all__ = ["flat_index", "hnsw_index"]
+
+Piece = bytes | memoryview
+Vectors = Iterable[npt.NDArray[np.float32]]
+Ids = Iterable[npt.NDArray[np.int64]]
+
+_BLOCK_NODES = 16_384
+"""Nodes whose neighbours are laid out at once: two megabytes at M = 16."""
+
+
+def hnsw_index(
+    graph: Graph,
+    vectors: Vectors,
+    ids: Ids,
+    *,
+    dim: int,
+    metric: Metric,
+    M: int,
+    ef_construction: int,
+    ef_search: int,
+    normalize_queries: bool = False,
+) -> Iterator[Piece]:
+    """The pieces of an IndexIDMap2(IndexHNSWFlat).
+
+    Args:
+        graph: of n nodes; its links are taken as they are.
+        vectors: blocks of float32 (m, dim), n rows in all, by node. Of unit length under cosine.
+        ids: blocks of int64 (m,), n in all, by node; asked for after the last of the vectors.
+        dim, metric: of the vectors. Cosine and dot become the inner product, Euclidean L2.
+        M, ef_construction: with which the graph was built.
+        ef_search: the effort of a search that names none.
+        normalize_queries: put a NormalizationTransform before the graph, for cosine.
+    """
+    n = len(graph.links)
+    head = _header(dim, n, metric)
+    yield layout.ID_MAP_2 + head
+    if normalize_queries:
+        yield layout.PRE_TRANSFORM + head + (1).to_bytes(4, "little")
+        yield layout.NORMALIZATION + layout.NORMALIZATION_BODY.pack(2.0, dim, dim, 1)
+    yield layout.HNSW_FLAT + head
+    tables = layout.level_tables(M, graph.top_level)
+    levels = np.diff(graph.upper_offsets) + 1
+    offsets = np.zeros(n + 1, np.int64)
+    np.cumsum(tables.cum_neighbors[levels], out=offsets[1:])
+    yield from _vector(tables.assign_probas.astype("<f8"))
+    yield from _vector(tables.cum_neighbors.astype("<i4"))
+    yield from _vector(levels.astype("<i4"))
+    yield from _vector(offsets.astype("<u8"))
+    yield layout.COUNT.pack(int(offsets[-1]))
+    for first in range(0, n, _BLOCK_NODES):
+        yield _bytes_of(_neighbors(graph, offsets, first, min(n, first + _BLOCK_NODES), M))
+    yield layout.GRAPH_END.pack(graph.entry, graph.top_level, ef_construction, ef_search, 1)
+    yield from _storage(head, n, dim, metric, vectors)
+    yield from _ids(n, ids)
+
+
+def flat_index(
+    n: int, vectors: Vectors, ids: Ids, *, dim: int, metric: Metric, normalize_queries: bool = False
+) -> Iterator[Piece]:
+    """The pieces of an IndexIDMap2(IndexFlat) of n rows; the arguments are those of
+    ``hnsw_index``."""
+    head = _header(dim, n, metric)
+    yield layout.ID_MAP_2 + head
+    if normalize_queries:
+        yield layout.PRE_TRANSFORM + head + (1).to_bytes(4, "little")
+        yield layout.NORMALIZATION + layout.NORMALIZATION_BODY.pack(2.0, dim, dim, 1)
+    yield from _storage(head, n, dim, metric, vectors)
+    yield from _ids(n, ids)
+
+
+def _header(dim: int, n: int, metric: Metric) -> bytes:
+    kind = layout.L2 if metric is Metric.EUCLIDEAN else layout.INNER_PRODUCT
+    return layout.INDEX_HEADER.pack(dim, n, layout.UNUSED, layout.UNUSED, 1, kind)
+
+
+def _vector(array: npt.NDArray[Any]) -> Iterator[Piece]:
+    yield layout.COUNT.pack(array.size)
+    yield _bytes_of(array)
+
+
+def _storage(head: bytes, n: int, dim: int, metric: Metric, vectors: Vectors) -> Iterator[Piece]:
+    euclidean = metric is Metric.EUCLIDEAN
+    yield (layout.FLAT_L2 if euclidean else layout.FLAT_INNER_PRODUCT) + head
+    yield layout.COUNT.pack(n * dim)
+    rows = 0
+    for block in vectors:
+        rows += len(block)
+        yield _bytes_of(block)
+    assert rows == n, f"{rows} vectors of {n}"
+
+
+def _ids(n: int, ids: Ids) -> Iterator[Piece]:
+    yield layout.COUNT.pack(n)
+    for block in ids:
+        yield _bytes_of(block.astype("<i8", copy=False))
+
+
+def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _neighbors(
+    graph: Graph, offsets: npt.NDArray[np.int64], first: int, end: int, M: int
+) -> npt.NDArray[np.int32]:
+    """The lists of some nodes as FAISS lays them: for each node its levels, one after the other."""
+    starts = offsets[first:end] - offsets[first]
+    laid = np.full(int(offsets[end] - offsets[first]), -1, "<i4")
+    laid[starts[:, None] + np.arange(2 * M)] = graph.links[first:end]
+    above = graph.upper_offsets[first : end + 1].astype(np.int64)
+    levels = np.diff(above)
+    owners = np.repeat(np.arange(end - first), levels)
+    # Of a node's lists above level 0 the first one is that of level 1, right behind the 2M of 0.
+    rank = np.arange(len(owners)) - (above[:-1] - above[0])[owners]
+    places = starts[owners] + 2 * M + rank * M
+    laid[places[:, None] + np.arange(M)] = graph.upper_links[above[0] : above[-1]]
+    return laid

@@ -1,0 +1,193 @@
+"""Files of an import that come in parts, as over gRPC: spooled into the data folder, then imported.
+
+    data/incoming/import.partial-<12 hexadecimal digits>/index        the index file
+                                                        /meta.jsonl   ids and metadata, if any
+
+Their sizes are announced first. Nothing is written beyond them, nor at all if the file system has
+not 2.5 times as much free: the rows go into the store while the spool is still there. Each file
+must be of its size and SHA-256 before anything is read of it.
+
+The folder is removed when the import ends, however it ends. A file in it is locked as long as its
+process lives (``partial_folder.py``): what a killed one left goes when the data folder is opened,
+or with the next import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Final, NamedTuple, Self
+
+from vecdb.engine.system.atomic_folder import PartialFolder
+from vecdb.engine.runtime.data_folder import INCOMING
+from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.system.files import os_errors_translated
+from vecdb.engine.interchange.importing.import_file import ImportRequest, run_import
+from vecdb.engine.interchange.untrusted_file import UntrustedFile
+from vecdb.engine.system.modes import creating, make_folder
+from vecdb.engine.runtime.runtime import Runtime
+from vecdb.errors import InvalidArgumentError, ResourceExhaustedError
+from vecdb.import_files import SideFile
+from vecdb.types import ImportReport
+
+__all__ = ["Announced", "Chunk", "TransferEnd", "receive_import"]
+
+_ROOM_FACTOR: Final = 2.5
+"""Free space that an import needs, in sizes of its files: one for the spool, the rest for rows,
+their vectors again in a segment while the spool is there, and pages that LMDB leaves."""
+
+
+class Announced(NamedTuple):
+    """What is to come.
+
+    Attributes:
+        file_bytes: of the index file.
+        side_bytes: of the JSON Lines beside it, None for no such file.
+        file_name, side_name: what messages call them; no path is made of it.
+    """
+
+    file_bytes: int
+    side_bytes: int | None
+    file_name: str
+    side_name: str
+
+
+class Chunk(NamedTuple):
+    """The next bytes of one of the two files."""
+
+    data: bytes
+    of_side: bool
+
+
+class TransferEnd(NamedTuple):
+    """All has been sent. SHA-256 in hexadecimal digits; ``side_sha256`` is empty without one."""
+
+    sha256: str
+    side_sha256: str
+
+
+def receive_import(
+    runtime: Runtime,
+    request: ImportRequest,
+    announced: Announced,
+    parts: Iterable[Chunk | TransferEnd],
+    deadline: Deadline,
+) -> ImportReport:
+    """Import what comes in; the request is checked.
+
+    Raises:
+        InvalidArgumentError: BAD_TRANSFER: more or fewer bytes than were announced, or no end;
+            TRANSFER_DAMAGED: another SHA-256. Nothing was written then.
+        ResourceExhaustedError: DISK_FULL, or it would be.
+        Otherwise as ``Database.import_faiss``.
+    """
+    with (
+        os_errors_translated("an incoming import"),
+        _Spool(runtime.path, announced) as spool,
+    ):
+        spool.receive(parts, deadline.check)
+        with UntrustedFile(spool.index.path, announced.file_name) as file:
+            return run_import(runtime, request, file, spool.side_file(), deadline)
+
+
+class _Spool:
+    """The folder of one import; a context manager that removes it."""
+
+    def __init__(self, root: Path, announced: Announced) -> None:
+        self._announced = announced
+        _check_room(root, announced.file_bytes + (announced.side_bytes or 0))
+        make_folder((root / INCOMING).parent, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(PartialFolder(root / INCOMING)).path
+            self.index = stack.enter_context(
+                _Receiving(folder / "index", announced.file_name, announced.file_bytes)
+            )
+            self._side = None
+            if announced.side_bytes is not None:
+                self._side = stack.enter_context(
+                    _Receiving(folder / "meta.jsonl", announced.side_name, announced.side_bytes)
+                )
+            self._stack = stack.pop_all()
+
+    def receive(self, parts: Iterable[Chunk | TransferEnd], check: Callable[[], None]) -> None:
+        """Write parts down until their end; ``check`` is called before each."""
+        for part in parts:
+            check()
+            if isinstance(part, TransferEnd):
+                self.index.finish(part.sha256)
+                if self._side is not None:
+                    self._side.finish(part.side_sha256)
+                return
+            if not part.of_side:
+                self.index.add(part.data)
+            elif self._side is not None:
+                self._side.add(part.data)
+            else:
+                raise InvalidArgumentError(
+                    "no bytes of a side file were announced, got some", "BAD_TRANSFER"
+                )
+        raise InvalidArgumentError(
+            f"the transfer stopped after {self.index.bytes} of {self.index.announced} bytes of "
+            f"{self.index.called}, before its end",
+            "BAD_TRANSFER",
+        )
+
+    def side_file(self) -> SideFile | None:
+        """What lies beside the index."""
+        return None if self._side is None else SideFile(self._side.path, self._side.called)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+
+class _Receiving:
+    """A file on its way in; a context manager. ``bytes``: how many of ``announced`` are here."""
+
+    def __init__(self, path: Path, called: str, announced: int) -> None:
+        self.path, self.called, self.announced = path, called, announced
+        self.bytes = 0
+        self._digest = hashlib.sha256()
+        self._stream: IO[bytes] = open(path, "xb", opener=creating)  # noqa: SIM115  __exit__ closes it.
+
+    def add(self, data: bytes) -> None:
+        if self.bytes + len(data) > self.announced:
+            raise self._wrong("BAD_TRANSFER", f"got {self.bytes + len(data)}")
+        self._stream.write(data)
+        self._digest.update(data)
+        self.bytes += len(data)
+
+    def finish(self, sha256: str) -> None:
+        if self.bytes != self.announced:
+            raise self._wrong("BAD_TRANSFER", f"got {self.bytes}")
+        found = self._digest.hexdigest()
+        if found != sha256:
+            raise self._wrong("TRANSFER_DAMAGED", f"with SHA-256 {sha256!r}, got {found}")
+        self._stream.close()
+
+    def _wrong(self, reason: str, what: str) -> InvalidArgumentError:
+        return InvalidArgumentError(
+            f"{self.called}: expected {self.announced} bytes, {what}; nothing was written", reason
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(OSError):  # What a full disk does not take is not needed any more.
+            self._stream.close()
+
+
+def _check_room(root: Path, size: int) -> None:
+    free, needed = shutil.disk_usage(root).free, int(_ROOM_FACTOR * size)
+    if free < needed:
+        raise ResourceExhaustedError(
+            f"an import of {size} bytes needs {needed} free on the disk of the data folder, which "
+            f"has {free}",
+            "DISK_FULL",
+        )

@@ -1,0 +1,192 @@
+"""What rows of another library's index are called here, and their metadata.
+
+A file of JSON Lines beside the index brings both back; our export writes it, with the fields
+
+    faiss_id   integer, the row's id in the index
+    id         the row's id here, text
+    metadata   a JSON object, or its text, or null
+
+in the order of the index, and a header (``vecdb/side_header.py``) in one of them. It is read a line
+at a time, twice: once before anything is written, and again with the vectors. Rows that it does not
+name are called by the decimal text of their number in the index; what it says of rows that the
+index does not have is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb import checks, json_objects
+from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
+from vecdb.errors import InvalidArgumentError
+from vecdb.import_files import SideFile
+from vecdb.json_objects import NotJsonError
+from vecdb.row_names import RowNames
+from vecdb.side_header import KEY, SideHeader
+
+__all__ = ["Names"]
+
+_LINE_BYTES_MAX: Final = 1024**2
+_PIECE_ROWS: Final = 1_000
+_BOM: Final = b"\xef\xbb\xbf"
+
+Entry = tuple[int, str, bytes]
+
+
+class Names:
+    """Ids and metadata of an index's rows.
+
+    Args:
+        meta: the file beside it, or None.
+
+    Attributes:
+        header: what that says of the collection; empty if it says nothing.
+
+    Raises:
+        InvalidArgumentError: BAD_META, with the line: it is not what it should be, or some ids
+            would be alike.
+        NotFoundError: it is not there.
+    """
+
+    def __init__(self, index: ForeignIndex, meta: SideFile | None) -> None:
+        self._index = index
+        self._meta = meta
+        self._has_entry: npt.NDArray[np.bool_] | None = None
+        self._in_index: npt.NDArray[np.bool_] | None = None
+        self.header = SideHeader()
+        if meta is not None:
+            self._match(meta)
+            self._check_unique(meta)
+
+    def pieces(self, rows: int) -> Iterator[tuple[int, int, list[str], list[bytes]]]:
+        """(first, end, ids, metadata) of so many rows at a time; metadata is empty for none."""
+        index, has_entry = self._index, self._has_entry
+        entries = self._entries_of_index()
+        for first, end in index.rows.pieces(rows):
+            numbers = index.numbers(first, end)
+            if has_entry is None:
+                yield first, end, [str(number) for number in numbers], []
+                continue
+            ids, metadata = [], []
+            for number, named in zip(numbers, has_entry[first:end].tolist(), strict=True):
+                entry = next(entries, None) if named else (number, str(number), b"")
+                if entry is None or entry[0] != number:
+                    assert self._meta is not None
+                    raise _wrong(self._meta, f"row {number}", "the file has changed meanwhile")
+                _, text, raw = entry
+                ids.append(text)
+                metadata.append(raw)
+            yield first, end, ids, metadata
+
+    def _entries_of_index(self) -> Iterator[Entry]:
+        if self._meta is None or self._in_index is None:
+            return
+        for entry, known in zip(_entries(self._meta), self._in_index.tolist(), strict=False):
+            if known:
+                yield entry
+
+    def _match(self, meta: SideFile) -> None:
+        """Which entries are of rows of the index, and which rows have one."""
+        numbers: list[npt.NDArray[np.int64]] = []
+        headers: list[SideHeader] = []
+        entries = _entries(meta, headers)
+        while piece := list(islice(entries, _PIECE_ROWS)):
+            first = sum(map(len, numbers))
+            numbers.append(np.array([entry[0] for entry in piece], np.int64))
+            texts = [entry[1] for entry in piece]
+            try:
+                checks.check_ids(texts, unique=False, first=first)
+                names = RowNames(first, texts)
+                checks.check_raw_metadata([entry[2] for entry in piece], len(piece), names)
+            except InvalidArgumentError as error:
+                raise _wrong(meta, f"in the lines from {first + 1}", error.message) from None
+        self.header = headers[0] if headers else self.header
+        named = np.concatenate([np.zeros(0, np.int64), *numbers])
+        index = self._index
+        rows = np.arange(index.count) if index.ids is None else index.ids.astype(np.int64)
+        self._in_index, self._has_entry = np.isin(named, rows), np.isin(rows, named)
+        wanted, found = rows[self._has_entry], named[self._in_index]
+        if len(found) > len(wanted):
+            order = np.argsort(named, kind="stable")
+            again = order[1:][named[order][1:] == named[order][:-1]]
+            line = int(again[self._in_index[again]].min())
+            raise _wrong(meta, f"line {line + 1}", f"faiss_id {named[line]} stands twice")
+        differ = np.flatnonzero(wanted != found)
+        if len(differ):
+            line = int(np.flatnonzero(self._in_index)[differ[0]])
+            what = f"expected faiss_id {wanted[differ[0]]}, in the index's order, got {named[line]}"
+            raise _wrong(meta, f"line {line + 1}", what)
+
+    def _check_unique(self, meta: SideFile) -> None:
+        seen: set[str] = set()
+        for first, _, ids, _ in self.pieces(_PIECE_ROWS):
+            for row, text in enumerate(ids, first):
+                if text in seen:
+                    raise _wrong(meta, f"row {row} of the index", f"id {text!r} stands twice")
+                seen.add(text)
+
+
+def _entries(meta: SideFile, headers: list[SideHeader] | None = None) -> Iterator[Entry]:
+    """The entries of the file; its headers are put into the list, if there is one."""
+    with meta.path.open("rb") as file:
+        number, ended = 0, False
+        while line := file.readline(_LINE_BYTES_MAX + 1):
+            number += 1
+            if len(line) > _LINE_BYTES_MAX:
+                what = f"expected at most {_LINE_BYTES_MAX} bytes, got more"
+                raise _wrong(meta, f"line {number}", what)
+            found = _object(meta, number, line)
+            if ended:
+                raise _wrong(meta, f"line {number}", f"{KEY} alone must be the last line, got more")
+            if headers is not None and KEY in found:
+                _add_header(meta, number, found[KEY], headers)
+            ended = KEY in found and "faiss_id" not in found
+            if not ended:
+                yield _entry(meta, number, found)
+
+
+def _add_header(meta: SideFile, number: int, found: Any, headers: list[SideHeader]) -> None:
+    try:
+        header = SideHeader.read(found)
+    except InvalidArgumentError as error:
+        raise _wrong(meta, f"line {number}", error.message) from None
+    if headers and header != headers[0]:
+        was, now = headers[0].as_json(), header.as_json()
+        raise _wrong(meta, f"line {number}", f"expected {KEY} as before, {was}, got {now}")
+    headers[:] = [header]
+
+
+def _object(meta: SideFile, number: int, line: bytes) -> dict[str, Any]:
+    place = f"line {number}"
+    try:
+        found: Any = json_objects.decode(line.removeprefix(_BOM) if number == 1 else line)
+    except (NotJsonError, RecursionError) as error:
+        raise _wrong(meta, place, f"not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise _wrong(meta, place, f"expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _entry(meta: SideFile, number: int, found: dict[str, Any]) -> Entry:
+    place = f"line {number}"
+    faiss_id, text, metadata = (found.get(key) for key in ("faiss_id", "id", "metadata"))
+    if type(faiss_id) is not int or not 0 <= faiss_id < 2**63:
+        raise _wrong(meta, place, f"faiss_id must be an integer, 0 to 2**63 - 1, got {faiss_id!r}")
+    if not isinstance(text, str):
+        raise _wrong(meta, place, f"id must be text, got {type(text).__name__}")
+    if isinstance(metadata, str):
+        return faiss_id, text, metadata.encode()  # Without lone surrogates, as all of the line.
+    try:
+        raw = checks.check_metadata([metadata], 1)
+    except InvalidArgumentError as error:
+        raise _wrong(meta, place, error.message) from None
+    return faiss_id, text, raw[0] if raw else b""
+
+
+def _wrong(meta: SideFile, place: str, what: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{meta}: {place}: {what}", "BAD_META")

@@ -1,0 +1,24 @@
+"""Handles of LMDB databases for those who read and write an environment."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from vecdb.engine.kv.environment import Environment
+
+__all__ = ["NamedDatabase"]
+
+
+class _HasEnvironment(Protocol):
+    environment: Environment
+
+
+class NamedDatabase:
+    """An attribute that is a database's handle as it is now, for classes with an
+    ``environment``."""
+
+    def __init__(self, name: bytes) -> None:
+        self._name = name
+
+    def __get__(self, owner: _HasEnvironment, kind: type) -> Any:
+        return owner.environment.database(self._name)

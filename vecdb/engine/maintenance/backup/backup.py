@@ -1,0 +1,340 @@
+"""Making a backup, in a process of its own.
+
+    python -m vecdb.engine.maintenance.backup.backup FOLDER PATH
+
+A backup is a folder in the layout of a data folder, with backup.json in the place of FORMAT, so
+that nobody opens and changes it by mistake: it is restored into a data folder of its own.
+
+The catalogue is copied under catalog.lock, and the stores of all its collections are opened before
+that is released: a collection that is dropped later is still in the backup. Then, one collection
+after the other:
+
+    its segments' files are opened    so that they can be read to the end, whoever unlinks them
+    LMDB copies the store             one read transaction, so one committed state; writers go on,
+                                      and meanwhile the store's file grows under them
+    the segments of that state        are copied and compared with their checksums; one whose files
+                                      are gone or damaged is "lost" in the backup
+    the copied store is settled       without claimed and retired segments and without pins
+    and all of it read back           every value's checksum, the sums that are kept of them
+
+Files are copied, not linked, as a bit that rots in a link rots in both. This runs in a process of
+its own: LMDB must not open a path twice in one process, and a copy that lasts would keep the
+database's own environment from growing. It ends when its input does, as when its parent was killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from vecdb._version import __version__
+from vecdb.engine.store import layout
+from vecdb.engine.maintenance.backup.manifest import write_manifest
+from vecdb.engine.system.atomic_folder import LOCK_NAME, PartialFolder
+from vecdb.engine.runtime.catalog import copy_catalog
+from vecdb.engine.system.child_process import give_way
+from vecdb.engine.kv.environment import Environment
+from vecdb.engine.system.files import (
+    checksum_of_file,
+    copy_file,
+    file_lock,
+    fsync_file,
+    fsync_folder,
+    os_errors_translated,
+)
+from vecdb.engine.system.folder_use import FolderUse
+from vecdb.engine.system.modes import is_for_group, make_folder, make_folders
+from vecdb.engine.segments.lifecycle import raise_generation
+from vecdb.engine.segments.segment import Segment, SegmentDamagedError
+from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.store import Store
+from vecdb.errors import AlreadyExistsError, DataLossError, VecdbError
+from vecdb.types import BackupReport
+
+__all__ = ["file_entries", "finish_store", "fsync_folders", "main", "open_copy", "settle"]
+
+_MAP_BYTES: Final = 64 * 1024**2
+"""Address space of a store at first: it is twice the file's size at least, and follows others."""
+
+OpenFiles = dict[str, BinaryIO]
+
+
+def make_backup(root: Path, target: Path, *, include_segments: bool) -> BackupReport:
+    """Back up the data folder ``root`` to ``target``, which must not exist.
+
+    Raises:
+        AlreadyExistsError: it does.
+        DataLossError: a value of a store fails its checksum: there is no good backup to be made.
+    """
+    began = time.monotonic()
+    if os.path.lexists(target):
+        raise AlreadyExistsError(f"{target} is there already", "PATH_TAKEN")
+    with contextlib.ExitStack() as stack:
+        partial = stack.enter_context(PartialFolder(target, group=is_for_group(root)))
+        collections = []
+        for name, store in _open_stores(root, partial.path, stack).items():
+            place = Path("collections", store.environment.folder.parent.name)
+            entry = _copy_collection(store, root / place, partial.path / place, include_segments)
+            collections.append({"name": name, "id": place.name, **entry})
+        files = file_entries(partial.path)
+        fsync_folders(partial.path)
+        content = {
+            "collections": collections,
+            "files": files,
+            "include_segments": include_segments,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "vecdb": __version__,
+        }
+        manifest_bytes = write_manifest(partial.path, content)
+        fsync_folder(partial.path)
+        partial.finish()
+    return BackupReport(
+        path=os.fspath(target),
+        collections=len(collections),
+        rows=sum(entry["live_count"] for entry in collections),
+        bytes=manifest_bytes + sum(entry["bytes"] for entry in files.values()),
+        elapsed_s=time.monotonic() - began,
+    )
+
+
+def _open_stores(root: Path, partial: Path, stack: contextlib.ExitStack) -> dict[str, Store]:
+    """Copy the catalogue; name → store, open until the stack ends, of what is in it."""
+    make_folder(partial / "catalog")
+    stores = {}
+    with file_lock(root / "catalog.lock", wait=True):
+        for name, collection_id in copy_catalog(root, partial / "catalog").items():
+            folder = root / "collections" / collection_id / "store"
+            stores[name] = open_copy(folder, collection_id)
+            stack.callback(stores[name].close)
+    finish_store(partial / "catalog")
+    return stores
+
+
+def _copy_collection(
+    store: Store, folder: Path, target: Path, include_segments: bool
+) -> dict[str, Any]:
+    """Copy one collection and read it back; what the manifest says of it."""
+    make_folders(target / "store")
+    with contextlib.ExitStack() as held:
+        files: dict[int, OpenFiles] = {}
+        if include_segments:
+            _hold(files, store, folder / "segments", held)
+        store.environment.copy(target / "store")
+        copy = open_copy(target / "store", folder.name)
+        try:
+            kept = set()
+            if include_segments:
+                _hold(files, copy, folder / "segments", held)
+                kept = _copy_segments(copy, folder.name, files, target / "segments")
+            settle(copy, kept)
+        finally:
+            copy.close()
+    finish_store(target / "store")
+    # Opened again, as it is to be read from disk and not from the memory that it was written to.
+    copy = open_copy(target / "store", folder.name)
+    try:
+        return _verify(copy)
+    finally:
+        copy.close()
+        (target / "store" / "lock.mdb").unlink()
+
+
+def _hold(
+    files: dict[int, OpenFiles], store: Store, segments: Path, stack: contextlib.ExitStack
+) -> None:
+    """Open the files of the published segments that are not open yet; those of a segment that is
+    gone are left out."""
+    with store.environment.read() as transaction:
+        entries = store.read_segments(transaction)
+    for number, entry in entries.items():
+        if entry["state"] != "published" or number in files:
+            continue
+        with contextlib.suppress(FileNotFoundError), os.scandir(segments / str(number)) as found:
+            opened: OpenFiles = {}
+            for each in found:
+                if each.is_file(follow_symlinks=False):
+                    file = open(each.path, "rb")  # noqa: SIM115  The stack closes it.
+                    opened[each.name] = stack.enter_context(file)
+            files[number] = opened
+
+
+def _copy_segments(
+    copy: Store, collection_id: str, files: dict[int, OpenFiles], target: Path
+) -> set[int]:
+    """Copy the segments that are published in the copied state; numbers of those that are whole."""
+    with copy.environment.read() as transaction:
+        entries = copy.read_segments(transaction)
+    make_folder(target)
+    kept = set()
+    for number, entry in entries.items():
+        if entry["state"] != "published" or number not in files:
+            continue
+        folder = target / str(number)
+        make_folder(folder)
+        for name, file in files[number].items():
+            copy_file(file, folder / name)
+        try:
+            Segment(folder, number, collection_id, entry).verify()
+            kept.add(number)
+        except (FileNotFoundError, SegmentDamagedError):
+            # Replaced and half unlinked when its files were opened, or damaged.
+            shutil.rmtree(folder)
+    return kept
+
+
+def settle(store: Store, kept: set[int]) -> None:
+    """Make a copied store fit what lies beside it: a published segment that is not in ``kept`` is
+    lost; work that was claimed, what was retired and long readers are nobody's here."""
+
+    def write(transaction: Any) -> None:
+        changed = False
+        for number, entry in store.read_segments(transaction).items():
+            settled: dict[str, Any] | None = entry
+            if entry["state"] in ("claimed", "retired"):
+                settled = None
+            elif entry["state"] == "published" and number in kept:
+                settled = {**entry, "verified": True}
+            elif entry["state"] == "published":
+                settled = {**entry, "state": "lost"}
+            if settled != entry:
+                store.write_segment(transaction, number, settled)
+                changed = True
+        transaction.drop(store.environment.database(b"pins"), delete=False)
+        store.clear_dropped(transaction)
+        if changed:
+            raise_generation(store, transaction)
+
+    store.environment.transact(write)
+
+
+def _verify(store: Store) -> dict[str, Any]:
+    """Read all of a copied store, compare every checksum and sum; what the manifest says of it."""
+    environment = store.environment
+    with environment.read() as transaction:
+        for name in layout.DATABASES:
+            with transaction.cursor(environment.database(name)) as cursor:
+                for key, value in cursor.iternext(keys=True, values=True):
+                    layout.open_value(key, value, f"{name.decode()} in {environment.folder}")
+        state, counters = store.read_state(transaction), store.read_counters(transaction)
+        placed = in_place(store.read_segments(transaction))
+        ids = transaction.stat(environment.database(b"ids"))["entries"]
+    if ids != counters.live_count:
+        raise DataLossError(
+            f"{environment.folder} holds {ids} ids, expected {counters.live_count}", "COUNTERS"
+        )
+    covered_to = 0
+    for number, entry in placed:
+        if entry["first_row"] != covered_to:
+            raise DataLossError(
+                f"segment {number} in {environment.folder} begins at row {entry['first_row']}, "
+                f"expected {covered_to}",
+                "INTERVALS",
+            )
+        covered_to = entry["end_row"]
+    if covered_to != counters.sealed_to:
+        raise DataLossError(
+            f"the segments in {environment.folder} end at row {covered_to}, expected "
+            f"{counters.sealed_to}",
+            "INTERVALS",
+        )
+    return {
+        "seq": state.seq,
+        "generation": state.generation,
+        "live_count": counters.live_count,
+        "segments": len(placed),
+        "lost": sum(entry["state"] == "lost" for _, entry in placed),
+    }
+
+
+def open_copy(folder: Path, collection_id: str) -> Store:
+    """The store in a folder that this process does not have open."""
+    environment = Environment(folder, layout.DATABASES, create=False, map_bytes=_MAP_BYTES)
+    try:
+        return Store(environment, collection_id)
+    except BaseException:
+        environment.close()
+        raise
+
+
+def finish_store(folder: Path) -> None:
+    """A closed environment goes on disk, without LMDB's file for its locks."""
+    (folder / "lock.mdb").unlink(missing_ok=True)
+    fsync_file(folder / "data.mdb")
+
+
+def file_entries(folder: Path) -> dict[str, dict[str, int]]:
+    """Path → bytes and crc32 of every file."""
+    entries = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != LOCK_NAME:
+            size, crc = checksum_of_file(path)
+            entries[path.relative_to(folder).as_posix()] = {"bytes": size, "crc32": crc}
+    return entries
+
+
+def fsync_folders(folder: Path) -> None:
+    """Make the entries of a folder and of all folders in it durable."""
+    for place, _, _ in os.walk(folder, topdown=False):
+        fsync_folder(Path(place))
+
+
+def _end_with_parent() -> None:
+    """The thread that notices the parent's end; what is left is removed by the next backup."""
+    # Not by way of sys.stdin, which the interpreter wants to itself when it ends.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(1)
+
+
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The one line of the answer."""
+    try:
+        root = Path(arguments.folder)
+        with os_errors_translated(arguments.target), FolderUse(root):
+            report = make_backup(
+                root,
+                Path(arguments.target),
+                include_segments=not arguments.no_segments,
+            )
+    except VecdbError as error:
+        return {
+            "error": type(error).__name__,
+            "message": error.message,
+            "reason": error.reason,
+        }
+    except Exception:
+        traceback.print_exc()
+        return {
+            "error": "InternalError",
+            "message": f"the backup failed: {traceback.format_exc(limit=-1).splitlines()[-1]}",
+            "reason": "BACKUP",
+        }
+    return {"report": dataclasses.asdict(report)}
+
+
+def main() -> None:
+    """Make one backup and say how it went, in a line of JSON."""
+    program = "python -m vecdb.engine.maintenance.backup.backup"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
+    parser.add_argument("folder")
+    parser.add_argument("target")
+    parser.add_argument("--no-segments", action="store_true")
+    arguments = parser.parse_args()
+    give_way()
+    threading.Thread(target=_end_with_parent, name="input", daemon=True).start()
+    print(json.dumps(_run(arguments)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

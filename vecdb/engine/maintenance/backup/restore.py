@@ -1,0 +1,125 @@
+"""Restoring: a backup's files are compared with their checksums, copied, and compared on disk.
+
+The new data folder is built beside its place and renamed when all of it is on disk; FORMAT, which
+makes it a data folder, is written last. Nothing is ever overwritten, and the backup is only read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from vecdb import checks
+from vecdb.engine.maintenance.backup.backup import finish_store, fsync_folders, open_copy, settle
+from vecdb.engine.maintenance.backup.manifest import read_manifest
+from vecdb.engine.system.atomic_folder import PartialFolder
+from vecdb.engine.runtime.data_folder import FORMAT_LINE
+from vecdb.engine.system.files import (
+    checksum_of_file,
+    copy_file,
+    fsync_folder,
+    os_errors_translated,
+    write_file,
+)
+from vecdb.engine.system.modes import is_for_group, make_folders
+from vecdb.errors import AlreadyExistsError, DataLossError, InvalidArgumentError
+from vecdb.types import BackupReport
+
+__all__ = ["restore"]
+
+_NOTHING_KEPT: Final[set[int]] = set()
+
+
+def restore(
+    backup: str | os.PathLike[str], path: str | os.PathLike[str], *, include_segments: bool = True
+) -> BackupReport:
+    """Make a data folder of a backup; see ``vecdb.restore``."""
+    began = time.monotonic()
+    checks.check_flag("include_segments", include_segments)
+    source = checks.check_local_path(backup).absolute()
+    target = checks.check_local_path(path).absolute()
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
+        raise InvalidArgumentError(f"{target} lies in the backup {source}", "BAD_PATH")
+    with os_errors_translated(os.fspath(target)):
+        manifest = read_manifest(source)
+        _check_free(target)
+        with PartialFolder(target, group=is_for_group(source)) as partial:
+            size = 0
+            for name, said in manifest["files"].items():
+                if include_segments or not _is_of_segment(name):
+                    size += _copy(source / name, partial.path / name, said)
+            for entry in manifest["collections"]:
+                _check_collection(partial.path, entry, include_segments)
+            size += _write_format(partial.path)
+            fsync_folders(partial.path)
+            partial.finish()
+    return BackupReport(
+        path=os.fspath(target),
+        collections=len(manifest["collections"]),
+        rows=sum(entry["live_count"] for entry in manifest["collections"]),
+        bytes=size,
+        elapsed_s=time.monotonic() - began,
+    )
+
+
+def _check_free(target: Path) -> None:
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir() or target.is_symlink() or any(target.iterdir()):
+        raise AlreadyExistsError(
+            f"{target} is there already and not an empty folder; restore into a new one",
+            "PATH_TAKEN",
+        )
+
+
+def _is_of_segment(name: str) -> bool:
+    """Whether it is collections/<id>/segments/…"""
+    return name.split("/")[2:3] == ["segments"]
+
+
+def _copy(source: Path, target: Path, said: dict[str, int]) -> int:
+    """Copy a file that must be what the manifest says; its size."""
+    make_folders(target.parent)
+    expected = (said["bytes"], said["crc32"])
+    try:
+        with open(source, "rb") as file:
+            _check_same(source, copy_file(file, target), expected)
+    except FileNotFoundError:
+        raise DataLossError(f"{source} is gone, the backup is not whole", "FILE_MISSING") from None
+    _check_same(target, checksum_of_file(target), expected)
+    return said["bytes"]
+
+
+def _check_same(path: Path, found: tuple[int, int], expected: tuple[int, int]) -> None:
+    if found[0] != expected[0]:
+        raise DataLossError(f"{path}: expected {expected[0]} bytes, got {found[0]}", "FILE_SIZE")
+    if found[1] != expected[1]:
+        raise DataLossError(
+            f"{path}: expected CRC-32 {expected[1]:08x}, got {found[1]:08x}: its bytes have "
+            "changed; if it is a segment's, restoring without segments goes on without it",
+            "CHECKSUM",
+        )
+
+
+def _check_collection(root: Path, entry: dict[str, Any], include_segments: bool) -> None:
+    """Open a restored store, see that it is the one that was backed up, and fit it to what segments
+    there are."""
+    folder = root / "collections" / entry["id"] / "store"
+    store = open_copy(folder, entry["id"])
+    try:
+        seq = store.current_state().seq
+        if seq != entry["seq"]:
+            raise DataLossError(f"{folder} is at seq {seq}, expected {entry['seq']}", "FOREIGN")
+        if not include_segments:
+            settle(store, _NOTHING_KEPT)
+    finally:
+        store.close()
+    finish_store(folder)
+
+
+def _write_format(root: Path) -> int:
+    fsync_folder(root)
+    write_file(root / "FORMAT", FORMAT_LINE)
+    return len(FORMAT_LINE)

@@ -1,0 +1,110 @@
+"""Giving names again to collections that the catalogue does not name.
+
+A store says which collection it is and what it was called last (``stored_name.py``). An orphan gets
+that name. If the name is taken, or the store has none to say, the id is added or used instead; if
+several orphans had one name, the one that was written last gets it. A store that was marked as
+dropped is moved to the trash. One that can't be read, or that belongs to another folder, stays.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from vecdb import limits
+from vecdb.engine.store import layout
+from vecdb.engine.runtime.catalog_loss import stores_on_disk
+from vecdb.engine.kv.environment import Environment
+from vecdb.engine.system.files import fsync_folder
+from vecdb.engine.system.modes import make_folder
+from vecdb.engine.store.store import Store
+from vecdb.engine.store.stored_name import read_name
+from vecdb.errors import NotFoundError, VecdbError
+
+__all__ = ["adopt_orphans", "set_aside"]
+
+_MAP_BYTES: Final = 64 * 1024**2
+_STEM: Final = "collection"
+
+
+def adopt_orphans(root: Path, catalog: Environment, taken: set[str], named: set[str]) -> None:
+    """Enter orphans into the catalogue. catalog.lock must be held.
+
+    Args:
+        catalog: the catalogue's environment.
+        taken: names that are in use, in whatever state.
+        named: ids that the catalogue names.
+    """
+    orphans = [each for each in stores_on_disk(root) if each not in named]
+    orphans.sort(key=lambda each: _written_ns(root, each), reverse=True)
+    for collection_id in orphans:
+        folder = root / "collections" / collection_id
+        try:
+            wanted, entry = _said(folder, collection_id)
+        except NotFoundError:
+            make_folder(root / "trash", exist_ok=True)
+            folder.rename(root / "trash" / collection_id)
+            fsync_folder(root / "trash")
+            fsync_folder(folder.parent)
+            continue
+        except VecdbError:
+            continue
+        name = _free_name(wanted, collection_id, taken)
+        taken.add(name)
+        key, value = name.encode(), layout.pack_json(name.encode(), entry)
+
+        def write(transaction: Any, key: bytes = key, value: bytes = value) -> None:
+            transaction.put(key, value, db=catalog.database(b"names"))
+
+        catalog.transact(write)
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a catalogue's folder that can't be opened: nothing is thrown away."""
+    if not folder.exists():
+        return
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.damaged-{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    fsync_folder(folder.parent)
+
+
+def _said(folder: Path, collection_id: str) -> tuple[str | None, dict[str, Any]]:
+    """The name that a store says it has, and its entry for the catalogue.
+
+    Raises:
+        NotFoundError: it was marked as dropped.
+        VecdbError: it can't be opened, or is that of another collection.
+    """
+    environment = Environment(
+        folder / "store", layout.DATABASES, create=False, map_bytes=_MAP_BYTES
+    )
+    try:
+        store = Store(environment, collection_id)
+        with environment.read() as transaction:
+            store.check_not_dropped(transaction)
+            name = read_name(environment, transaction)
+    finally:
+        environment.close()
+    return name, {**layout.config_entry(collection_id, store.config), "state": "ready"}
+
+
+def _free_name(wanted: str | None, collection_id: str, taken: set[str]) -> str:
+    if wanted is not None and re.fullmatch(limits.NAME_PATTERN, wanted) and wanted not in taken:
+        return wanted
+    stem = wanted if wanted is not None and re.fullmatch(limits.NAME_PATTERN, wanted) else _STEM
+    name = f"{stem[:40]}-{collection_id}"
+    number = 2
+    while name in taken:
+        name = f"{stem[:40]}-{collection_id}-{number}"
+        number += 1
+    return name
+
+
+def _written_ns(root: Path, collection_id: str) -> int:
+    try:
+        return (root / "collections" / collection_id / "store" / "data.mdb").stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,249 @@
+"""Checking the files of segments: all there, as they were written, and their graphs walkable.
+
+Segments are opened while the transaction is held, so that their rows can be compared with one state
+of the store. What takes long, and needs the store no more, comes after it: every checksum, the
+graphs, and how findable rows are. Others replace segments meanwhile: files that are gone or wrong
+are a problem only if the store still speaks of them at the end.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from vecdb import checks
+from vecdb.checking import NOTE, WARNING
+from vecdb.engine.maintenance.checking.findings import Findings
+from vecdb.engine.maintenance.checking.graph import graph_faults, self_links
+from vecdb.engine.maintenance.checking.walk import BAD_VALUE, Facts, Rows, is_among
+from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.runtime.data_folder import COMPACTION_DRAFT
+from vecdb.engine.system.files import file_lock, names_in
+from vecdb.engine.system.folder_use import FolderUse
+from vecdb.engine.segments.lifecycle import GRAPH_LOCK
+from vecdb.engine.hnsw.reachability import reachable_nodes
+from vecdb.engine.segments.segment import Segment, SegmentDamagedError, padded_width
+from vecdb.errors import DataLossError, UnavailableError
+from vecdb.types import CollectionConfig, Metric
+
+__all__ = ["Leftovers", "Suspect", "check_graphs", "findable_share", "open_segments", "verify"]
+
+_SEED: Final = 0
+_DRAFT: Final = re.compile(r"graph-.*\.hnsw|export-.*", re.DOTALL)
+_GONE: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A segment whose files are gone or wrong, unless it was replaced meanwhile."""
+
+    number: int
+    kind: str
+    detail: str
+
+
+def open_segments(
+    folder: Path, collection_id: str, facts: Facts, config: CollectionConfig, findings: Findings
+) -> tuple[list[Segment], list[Suspect]]:
+    """The published segments, and those that can't be opened. ``folder`` is the collection's."""
+    opened, suspects = [], []
+    for number, entry in sorted(facts.segments.items()):
+        if entry["state"] == "lost":
+            what = f"segment {number}, {entry['count']:,} rows, is to be rebuilt"
+            findings.add("SEGMENT_LOST", what, NOTE, segment=number)
+        if entry["state"] != "published":
+            continue
+        try:
+            segment = Segment(folder / "segments" / str(number), number, collection_id, entry)
+            _check_manifest(segment, entry, config)
+            opened.append(segment)
+        except _GONE as error:
+            detail = f"segment {number}: {error.filename} is gone"
+            suspects.append(Suspect(number, "SEGMENT_MISSING", detail))
+        except (SegmentDamagedError, *BAD_VALUE, IndexError) as error:
+            suspects.append(Suspect(number, "SEGMENT_DAMAGED", f"segment {number}: {error}"))
+    return opened, suspects
+
+
+def _check_manifest(segment: Segment, entry: dict[str, Any], config: CollectionConfig) -> None:
+    """The manifest against the store's entry.
+
+    Raises:
+        SegmentDamagedError: they differ.
+    """
+    said = {
+        "first_row": segment.first_row,
+        "end_row": segment.end_row,
+        "seq": segment.seq,
+        "count": segment.count,
+        "bytes": segment.file_bytes,
+        "kind": "flat" if segment.graph is None else "graph",
+    }
+    for name, value in said.items():
+        if entry[name] != value:
+            raise SegmentDamagedError(
+                f"{name} is {value} in its manifest, the store says {entry[name]}", "SEGMENT"
+            )
+    width = padded_width(config.dim)
+    if segment.width != width:
+        raise SegmentDamagedError(
+            f"expected rows of {width} components, got {segment.width}", "SEGMENT"
+        )
+
+
+def verify(segments: list[Segment]) -> list[Suspect]:
+    """Compare every checksum; reads all bytes."""
+    suspects = []
+    for segment in segments:
+        try:
+            segment.verify()
+        except _GONE as error:
+            detail = f"segment {segment.number}: {error.filename} is gone"
+            suspects.append(Suspect(segment.number, "SEGMENT_MISSING", detail))
+        except (DataLossError, *BAD_VALUE) as error:
+            detail = f"segment {segment.number}: {error}"
+            suspects.append(Suspect(segment.number, "SEGMENT_DAMAGED", detail))
+    return suspects
+
+
+def check_graphs(
+    segments: list[Segment], facts: Facts, config: CollectionConfig, findings: Findings
+) -> list[Segment]:
+    """The graphs' shape, and whether every live node can be reached; those that can be walked."""
+    walkable = []
+    for segment in segments:
+        graph, number = segment.graph, segment.number
+        if graph is None:
+            continue
+        faults = graph_faults(graph, config.M)
+        for fault in faults:
+            findings.add("GRAPH", f"segment {number}: {fault}", WARNING, segment=number)
+        if faults:
+            continue
+        walkable.append(segment)
+        if count := self_links(graph):
+            what = f"segment {number}: {count:,} nodes are their own neighbours"
+            findings.add("GRAPH", what, NOTE, segment=number)
+        rows = segment.content.rows
+        lost = rows[~reachable_nodes(graph)]
+        lost = lost[is_among(lost, facts.live_rows)]
+        what = f"of {len(rows):,} rows of segment {number} can't be reached in its graph, rows"
+        findings.many("GRAPH_UNREACHABLE", what, lost, WARNING, segment=number)
+    return walkable
+
+
+def findable_share(
+    segments: list[Segment], facts: Facts, config: CollectionConfig, sample: int
+) -> float | None:
+    """Share of a sample of the live rows that a search for their own vector finds, or another as
+    near; None if nothing is live.
+
+    segments: those with a graph that can be walked. All other rows are scanned, and so found. The
+    sample is the same for the same rows.
+    """
+    live = facts.live_rows
+    if len(live) == 0:
+        return None
+    chosen = np.sort(
+        np.random.default_rng(_SEED).choice(live, min(sample, len(live)), replace=False)
+    )
+    missed = sum(_missed(segment, chosen, facts, config) for segment in segments)
+    return 1 - missed / len(chosen)
+
+
+def _missed(segment: Segment, chosen: Rows, facts: Facts, config: CollectionConfig) -> int:
+    """How many of the chosen rows that the segment holds are not found."""
+    kernels, content, graph = load_kernels(), segment.content, segment.graph
+    nodes = np.flatnonzero(is_among(content.rows, chosen))
+    if len(nodes) == 0 or graph is None:
+        return 0
+    metric = kernels.EUCLIDEAN if config.metric is Metric.EUCLIDEAN else kernels.INNER
+    gone = ~is_among(content.rows, facts.live_rows)
+    dead = np.packbits(gone[: len(gone) if gone.any() else 0], bitorder="little")
+    queries = np.ascontiguousarray(content.vectors[nodes])
+    count = len(nodes)
+    found = np.empty((count, 1), np.int64)
+    scores, own = np.empty((count, 1), np.float32), np.empty((count, 1), np.float32)
+    counts, own_counts = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    kernels.walk(
+        kernels.Scratch(), content.vectors, graph, dead, queries, 0, count, metric, 1,
+        checks.check_effort(None, 1), found, scores, counts, np.zeros(count, np.int64),
+    )  # fmt: skip
+    no_dead = np.zeros(0, np.uint8)
+    for i, node in enumerate(nodes.tolist()):
+        kernels.scan_rows(
+            content.vectors, no_dead, node, node + 1, queries, i, i + 1, metric, 1,
+            own, np.empty((count, 1), np.int64), own_counts,
+        )  # fmt: skip
+    hit = (counts == 1) & (scores[:, 0] <= own[:, 0])
+    # A walk that finds nothing is followed by a scan.
+    return int(np.count_nonzero(~hit & (counts == 1)))
+
+
+class Leftovers:
+    """Folders and drafts of a collection that nobody will use; made before the state is read.
+
+    A segment's folder is made after its entry and unlinked before it. So one that was there before
+    the state was read, is in no entry of that state, and is still there afterwards belongs to
+    nobody; and likewise the draft of a graph, if no graph is claimed. An export's draft is under
+    way while ``graph.lock`` is held. The draft of a store is that of a compaction, which is alone
+    in the data folder ``root``.
+    """
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self._before = _listed(folder)
+        self._root, self._folder = root, folder
+
+    def tell(self, facts: Facts, findings: Findings) -> None:
+        """What is left; the state must have been read since."""
+        draft = self._folder / COMPACTION_DRAFT
+        if _is_left(self._root, draft):
+            detail = f"{draft} is of a compaction that has ended; opening the folder removes it"
+            findings.add("COMPACTION_LEFTOVER", detail, NOTE)
+        if facts.bad_segments or "segments" in facts.incomplete:
+            return
+        entries = facts.segments
+        building = any(
+            e["state"] == "claimed" and e.get("lock") == GRAPH_LOCK for e in entries.values()
+        )
+        left = [
+            name
+            for name in sorted(self._before & _listed(self._folder))
+            if (name.startswith("segments/") and not _is_number_in(name[9:], entries))
+            or (name.startswith("graph-") and not building)
+            or (name.startswith("export-") and _is_free(self._folder / "graph.lock"))
+        ]
+        findings.many("SEGMENT_LEFTOVER", "files or folders of no segment", left, NOTE)
+
+
+def _is_left(root: Path, draft: Path) -> bool:
+    """Whether the draft is there while nobody compacts; False too if that can't be told."""
+    if not draft.exists():
+        return False
+    try:
+        with FolderUse(root):
+            return draft.exists()
+    except (UnavailableError, OSError):
+        return False
+
+
+def _is_free(lock: Path) -> bool:
+    """Whether nobody holds a lock now; False too if that can't be told."""
+    try:
+        with file_lock(lock, wait=False) as held:
+            return held
+    except OSError:
+        return False
+
+
+def _is_number_in(name: str, entries: dict[int, dict[str, Any]]) -> bool:
+    return name.isdecimal() and str(int(name)) == name and int(name) in entries
+
+
+def _listed(folder: Path) -> set[str]:
+    names = {name for name in names_in(folder) if _DRAFT.fullmatch(name)}
+    return names | {f"segments/{name}" for name in names_in(folder / "segments")}

@@ -1,0 +1,261 @@
+"""What a process holds open of one collection, shared by all handles on it.
+
+The store, the keeper of views, the searcher, and what commits leave to be done: sealing, and the
+delay of writers. It may be put to rest (``resting.py``) and wakes by itself when it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from vecdb.engine.store import layout
+from vecdb.engine.indexing.backpressure import Backpressure
+from vecdb.engine.system.call_memory import MemoryBudget
+from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kernels.pool import KernelPool
+from vecdb.engine.system.modes import make_folder
+from vecdb.engine.runtime.opening_checks import check_counters
+from vecdb.engine.runtime.options import Options
+from vecdb.engine.system.place import not_in_place
+from vecdb.engine.indexing.merge_policy import graph_row_bytes, plan
+from vecdb.engine.store.purging import Purger, garbage_rows
+from vecdb.engine.segments.flushing import flat_rows_max, row_bytes, seal
+from vecdb.engine.search.search import Searcher
+from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.store import Store, dropped_error
+from vecdb.engine.store.stored_name import write_name
+from vecdb.engine.indexing.rewriting import thin_flat
+from vecdb.engine.indexing.trimming import trim_dead
+from vecdb.engine.segments.verifying import Verifier
+from vecdb.engine.search.snapshot_budget import ViewBudget
+from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.errors import VecdbError
+
+__all__ = ["OpenCollection", "gone_is_dropped"]
+
+_DEATHS_WORTH_A_LOOK = 0.1
+"""Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
+
+_DEATHS_WORTH_A_TRIM = 1_000
+
+_log = logging.getLogger("vecdb.engine")
+
+_CALM_S, _CALM_PART = 1.0, 4
+"""Where nothing was sealed for so long, a quarter of ``seal_bytes`` is sealed."""
+
+
+@contextlib.contextmanager
+def gone_is_dropped(folder: Path) -> Iterator[None]:
+    """A file that is not there because the folder was moved away: another process dropped it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if folder.is_dir():
+            raise
+        if not folder.parent.is_dir():
+            raise not_in_place(folder.parent.parent) from error
+        raise dropped_error() from error
+
+
+class Host(Protocol):
+    """What the collections of a folder share, and whom they notify; a ``Runtime`` is one."""
+
+    options: Options
+    pool: KernelPool
+    verifier: Verifier
+    view_budget: ViewBudget
+    call_memory: MemoryBudget
+
+    def wake_indexer(self, collection_id: str) -> None:
+        """Handle graph work that a collection may have."""
+
+    def woke(self, opened: OpenCollection) -> None:
+        """Handle a store that was reopened by its use."""
+
+    def gone_error(self, collection_id: str) -> VecdbError:
+        """Return the error of a collection whose store is not in its place."""
+
+
+class OpenCollection:
+    """What a process holds open of one collection."""
+
+    def __init__(self, host: Host, collection_id: str, folder: Path) -> None:
+        environment = Environment(
+            folder / "store",
+            layout.DATABASES,
+            create=False,
+            map_bytes=host.options.map_bytes,
+        )
+        try:
+            self.store = Store(environment, collection_id)
+            self.store.call_memory = host.call_memory
+            with gone_is_dropped(folder):
+                make_folder(folder / "segments", exist_ok=True)
+            with environment.read() as transaction:
+                check_counters(self.store, transaction)
+        except BaseException:
+            environment.close()
+            raise
+        self.id = collection_id
+        self.folder = folder
+        environment.on_wake = lambda: host.woke(self)
+        environment.missing_error = lambda: host.gone_error(collection_id)
+        self._died_when_woken = 0
+        self.garbage = 0
+        """Rows and versions to be purged sooner or later, as of the last commit in this process."""
+
+        self._live_count = 0
+        self._purger = Purger(self.store)
+        self.backpressure = Backpressure(host.options.backlog_bytes_max)
+        self._seal_bytes_max = host.options.seal_bytes
+        self._seal_bytes_min = max(1, self._seal_bytes_max // _CALM_PART)
+        self._sealed_to, self._sealed_at = 0, time.monotonic()
+        self._flat_rows = (-1, 0, 0)  # Generation, rows in flat segments, rows in graphs.
+        self.views = ViewKeeper(
+            self.store,
+            folder,
+            collection_id,
+            on_work=lambda: host.wake_indexer(collection_id),
+            verifier=host.verifier,
+            held_bytes_max=min(host.options.fresh_bytes_max, host.options.view_bytes_max // 2),
+            budget=host.view_budget,
+        )
+        self.searcher = Searcher(self.store, self.views, host.pool)
+        config = self.store.config
+        options = host.options
+        self.graph_rows_max = max(
+            1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M)
+        )
+        self._flat_rows_max = flat_rows_max(self.store, options.seal_bytes, self.graph_rows_max)
+
+    def note_name(self, name: str) -> Callable[[str], None]:
+        """For ``Catalog.rename``: notes the name in the store, if it is the one that is renamed."""
+
+        def note(collection_id: str) -> None:
+            if collection_id == self.id:
+                write_name(self.store.environment, name)
+
+        return note
+
+    def seal(self, bytes_min: int | None = None) -> bool:
+        """Seal fresh rows if they take that much, by default a part of the option ``seal_bytes``;
+        False if another process is at it."""
+        with gone_is_dropped(self.folder):
+            return seal(
+                self.store,
+                self.folder,
+                self.id,
+                bytes_min=bytes_min or self._seal_bytes_min,
+                rows_max=self._flat_rows_max,
+                joined_rows_max=self.graph_rows_max,
+            )
+
+    def unfinished(self) -> str | None:
+        """Return the id if rows are in no graph, or in more graphs than they need be, else None."""
+        try:
+            view = self.views.view()
+        except (VecdbError, OSError) as error:
+            _log.warning("closing %s: %s", self.folder, error)
+            return None
+        work = plan(view.segments, self.graph_rows_max, pace="optimizing")
+        return self.id if view.fresh_live_count > 0 or work is not None else None
+
+    def count(self) -> int:
+        """Return the number of live rows."""
+        with self.store.environment.read() as transaction:
+            self.store.check_not_dropped(transaction)
+            return self.store.read_counters(transaction).live_count
+
+    def current_seq(self) -> int:
+        """Return the seq of the last batch."""
+        with self.store.environment.read() as transaction:
+            self.store.check_not_dropped(transaction)
+            return self.store.read_state(transaction).seq
+
+    def purge_old(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Let go what has been dead for a while; ``should_stop`` is asked between steps."""
+        self._purger.purge_old(should_stop)
+
+    def relieve(self) -> bool:
+        """Let go of some of what has died, if that is too much; True if ``purge_old`` should go
+        on."""
+        return self._purger.relieve(self.garbage, self._live_count)
+
+    def trim(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Remove dead rows from flat segments that hardly hold others, and deaths that nobody
+        needs, if there are enough of them; ``should_stop`` is asked between steps."""
+        if should_stop():
+            return
+        with gone_is_dropped(self.folder):
+            thin_flat(self.store, self.folder, self.id, self.views.view())
+        view = self.views.view()
+        with self.store.environment.read() as transaction:
+            deaths = transaction.stat(self.store.environment.database(b"dead"))["entries"]
+        needed = sum(segment.dead_count for segment in view.segments)
+        if deaths - needed > max(_DEATHS_WORTH_A_TRIM, _DEATHS_WORTH_A_LOOK * view.live_count):
+            trim_dead(self.store, view, should_stop)
+
+    def note_backlog(self) -> layout.Counters:
+        """Tell the back-pressure how much is in no graph; returns the counters."""
+        with self.store.environment.read() as transaction:
+            counters = self.store.read_counters(transaction)
+            self.garbage = garbage_rows(self.store, transaction)
+            generation = self.store.read_state(transaction).generation
+            if generation != self._flat_rows[0]:
+                rows = {"flat": 0, "graph": 0}
+                for _, entry in in_place(self.store.read_segments(transaction)):
+                    rows[entry["kind"]] += entry["count"]
+                self._flat_rows = (generation, rows["flat"], rows["graph"])
+        self._live_count = counters.live_count
+        unindexed = counters.next_row - counters.sealed_to + self._flat_rows[1]
+        self.backpressure.note(unindexed * row_bytes(self.store), self._flat_rows[2])
+        return counters
+
+    def _seal_bytes(self, sealed_to: int) -> int:
+        """Fresh bytes to be sealed: fewer where they come slowly, so that searches scan little."""
+        if sealed_to != self._sealed_to:
+            self._sealed_to, self._sealed_at = sealed_to, time.monotonic()
+        hurried = time.monotonic() - self._sealed_at < _CALM_S
+        return self._seal_bytes_max if hurried else self._seal_bytes_min
+
+    def work(self) -> str | None:
+        """What the last commits left to do: "seal" if there is enough in no segment yet, "index"
+        if rows worth a look at the graphs' dead have died since that was last said, else None."""
+        counters = self.note_backlog()
+        fresh_bytes = (counters.next_row - counters.sealed_to) * row_bytes(self.store)
+        if fresh_bytes >= self._seal_bytes(counters.sealed_to):
+            return "seal"
+        ever_died = counters.next_row - counters.live_count
+        if ever_died - self._died_when_woken < _DEATHS_WORTH_A_LOOK * (counters.live_count + 1):
+            return None
+        self._died_when_woken = ever_died
+        return "index" if counters.sealed_to > 0 else None
+
+    @property
+    def used(self) -> bool:
+        """Used since this was last set to False."""
+        return self.store.environment.used
+
+    @used.setter
+    def used(self, used: bool) -> None:
+        self.store.environment.used = used
+
+    @property
+    def awake(self) -> bool:
+        """The store is open."""
+        return self.store.environment.awake
+
+    def rest(self) -> bool:
+        """Let files and mappings go until the next use; False if the store can't be closed now."""
+        self.views.forget()
+        return self.store.environment.rest()
+
+    def close(self, *, dropped: bool = False) -> None:
+        """Let everything go."""
+        self.views.forget()
+        self.store.close(dropped=dropped)

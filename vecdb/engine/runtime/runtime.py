@@ -1,0 +1,452 @@
+"""What a process holds of an open folder: the catalogue, the collections in use, the writer,
+flushing and the indexer.
+
+    data/
+      FORMAT                                 "vecdb 1"
+      catalog/                               LMDB: names (catalog.py)
+      collections/<id>/store/                LMDB: the truth (store.py)
+      collections/<id>/segments/<number>/    arrays that kernels read (segment.py)
+      trash/, incoming/                      dropped collections, imports under way
+
+A runtime has a lifetime of its own: the first ``Runtime.open`` of a folder in a process makes it,
+later ones return the same one, counted, and the last ``close`` ends it. ``Database`` and
+``Collection`` are one façade on it, the server's ``Service`` is another.
+
+After a fork every call of the child fails, opening the folder too: LMDB's locks and maps do not
+survive it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from vecdb import checks
+from vecdb.engine.indexing.backpressure import NO_PROGRESS_S
+from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
+from vecdb.engine.system.call_memory import MemoryBudget
+from vecdb.engine.runtime.catalog import Catalog
+from vecdb.engine.runtime.stats import collection_stats
+from vecdb.engine.kernels.loading import warn_when_compiling
+from vecdb.engine.runtime.data_folder import prepare_folder, raise_file_limit, remove_leftovers
+from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.system.files import os_errors_translated
+from vecdb.engine.system.folder_use import FolderUse
+from vecdb.engine.kernels.pool import KernelPool
+from vecdb.engine.runtime.open_collection import OpenCollection
+from vecdb.engine.runtime.options import Options
+from vecdb.engine.indexing.merge_policy import plan
+from vecdb.engine.runtime.store_lru import Resting
+from vecdb.engine.indexing.supervisor import IndexerSettings, Supervisor
+from vecdb.engine.system.turns import Turns
+from vecdb.engine.runtime.upkeep import Upkeep
+from vecdb.engine.segments.verifying import Verifier
+from vecdb.engine.search.snapshot_budget import ViewBudget
+from vecdb.engine.store.writer import Writer
+from vecdb.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+    VecdbError,
+)
+from vecdb.types import CollectionConfig, CollectionDescription, CollectionStats, Receipt
+
+__all__ = ["Runtime"]
+
+FacadeT = TypeVar("FacadeT")
+
+_OPTIMIZE_POLL_S, _FAILURES_MAX = 0.02, 3
+_log = logging.getLogger("vecdb.engine")
+
+
+class Runtime:
+    """An open folder in this process. Safe to use from many threads.
+
+    Attributes:
+        path: the folder, without symbolic links. options: what it was opened with.
+        catalog: names and ids. collections: those that are open, by id.
+        writer: commits batches. upkeep: flushes and purges.
+        pool: the cores that searches share. verifier: compares segments with their checksums.
+        view_budget, call_memory: bounds on what views and calls under way hold in memory.
+    """
+
+    _open: ClassVar[dict[str, Runtime]] = {}
+    _open_lock: ClassVar[threading.Lock] = threading.Lock()
+    _of_parent: ClassVar[dict[str, str]] = {}  # Folders that were open at a fork, why not again.
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], **options: Any) -> Runtime:
+        """Open the folder, made if it is not there; the same object if it is open already.
+
+        Raises:
+            FailedPreconditionError: no vecdb folder, or one of a newer format.
+            NotFoundError: NO_FOLDER: it can't be made there.
+            InvalidArgumentError: an option is wrong, or differs from those it is open with.
+        """
+        root, chosen = checks.check_local_path(path).absolute(), Options.of(options)
+        with cls._open_lock:
+            key = os.path.realpath(root)
+            if key in cls._of_parent:
+                # LMDB can't be opened beside what the fork copied, nor may that be closed here.
+                raise FailedPreconditionError(cls._of_parent[key], "FORKED")
+            known = cls._open.get(key)
+            if known is not None and known._unusable is not None:
+                raise UnavailableError(f"{root} is being closed; close it again", "CLOSING")
+            if known is not None:
+                if options and chosen != known.options:
+                    text = f"{root} is open in this process with other options"
+                    raise InvalidArgumentError(text, "BAD_OPTION")
+                known._references += 1
+                return known
+            with os_errors_translated(str(root), missing=True):
+                runtime = cls(Path(key), chosen)
+            cls._open[key] = runtime
+            return runtime
+
+    def __init__(self, root: Path, options: Options) -> None:
+        self.path = root
+        self.options = options
+        self._references = 1
+        self._unusable: str | None = None
+        self._closed = self._forked_away = False
+        self._facades: dict[Any, Any] = {}
+        self._lock = threading.Lock()
+        self._turns = Turns()
+        self.collections: dict[str, OpenCollection] = {}
+        self._resting = Resting(options.open_collections_max)
+        raise_file_limit()
+        warn_when_compiling()
+        prepare_folder(root, group_access=options.group_access)
+        self._use = FolderUse(root)
+        try:
+            remove_leftovers(root)
+            self.catalog = Catalog(root, options.map_bytes)
+        except BaseException:
+            self._use.close()
+            raise
+        self.pool = KernelPool(options.threads)
+        self.writer = Writer(options.queue_bytes_max)
+        self.verifier = Verifier()
+        self.view_budget = ViewBudget(options.view_bytes_max)
+        self.call_memory = MemoryBudget(options.call_bytes_max)
+        settings = IndexerSettings(
+            enabled=options.indexer,
+            finishes=options.optimize,
+            outlives_parent=options.indexer_outlives_parent,
+            threads=options.threads,
+            map_bytes=options.map_bytes,
+            seal_bytes=options.seal_bytes,
+            segment_bytes_max=options.segment_bytes_max,
+        )
+        self._supervisor = Supervisor(root, settings, on_progress=self._indexer_progressed)
+        self._dropped_looked_at = self.catalog.environment.last_commit()
+        wake, look = self._supervisor.wake, self._let_dropped_go
+        self.upkeep = Upkeep(self.collections.get, on_sealed=wake, on_look=look)
+        _living.add(self)
+
+    def facade(self, kind: Callable[[Runtime], FacadeT]) -> FacadeT:
+        """Return the façade of a kind on this runtime, created by the first call."""
+        with self._lock:
+            if kind not in self._facades:
+                self._facades[kind] = kind(self)
+            facade: FacadeT = self._facades[kind]
+            return facade
+
+    def check_usable(self) -> None:
+        """Raise if the database was closed or this is a forked child."""
+        if self._unusable is not None:
+            raise FailedPreconditionError(self._unusable, "CLOSED")
+
+    def create_collection(self, name: str, config: CollectionConfig) -> OpenCollection:
+        """Create a collection; on disk when this returns.
+
+        Args:
+            name, config: checked.
+
+        Raises:
+            AlreadyExistsError: the name is taken.
+        """
+        self.check_usable()
+        with os_errors_translated(str(self.path)):
+            return self._open_collection(self.catalog.create(name, config))
+
+    def collection(self, name: str) -> OpenCollection:
+        """Return the collection that has a name now.
+
+        Raises:
+            InvalidArgumentError: BAD_NAME.
+            NotFoundError: there is none of that name.
+        """
+        self.check_usable()
+        collection_id, _ = self.catalog.find(checks.check_name(name))
+        while True:
+            opened = self.collections.get(collection_id)
+            try:
+                return opened or self._open_collection(collection_id)
+            except NotFoundError:
+                # Dropped since it was found? Then the name is free, or has another one.
+                found_id, _ = self.catalog.find(name)
+                if found_id == collection_id:
+                    raise
+                collection_id = found_id
+
+    def collection_of_id(self, collection_id: str) -> OpenCollection:
+        """Return the collection of an id, whatever its name is now.
+
+        Raises:
+            NotFoundError: DROPPED.
+        """
+        self.check_usable()
+        opened = self.collections.get(collection_id)
+        if opened is None:
+            self.catalog.check_there(collection_id)
+            opened = self._open_collection(collection_id)
+        return opened
+
+    def list_collections(self) -> list[CollectionDescription]:
+        """Return all collections, by name."""
+        self.check_usable()
+        return self.catalog.list()
+
+    def rename_collection(self, old: str, new: str) -> None:
+        """Give a collection another name, in one step for every process.
+
+        Raises:
+            NotFoundError: there is none of the name ``old``.
+            AlreadyExistsError: the name ``new`` is taken, be it by the collection itself.
+        """
+        self.check_usable()
+        old, new, note = checks.check_name(old), checks.check_name(new), None
+        with contextlib.suppress(VecdbError):  # What is wrong with names the catalogue says.
+            note = self.collection(old).note_name(new)
+        with os_errors_translated(str(self.path)):
+            self.catalog.rename(old, new, note)
+
+    def drop_collection(self, name: str) -> None:
+        """Drop a collection with all that is in it, for every process that has it open.
+
+        If it fails half way, the name stays taken until it is dropped again or the folder opened.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        self.check_usable()
+        with os_errors_translated(str(self.path)):
+            collection_id = self.catalog.drop(checks.check_name(name))
+            with self._turns.of(collection_id):
+                opened = self.collections.get(collection_id)
+                store = opened.store if opened else None
+                self.upkeep.forget(collection_id)
+                try:
+                    self.catalog.finish_drop(name, collection_id, store)
+                finally:
+                    self._let_go(collection_id)
+            self.catalog.empty_trash()
+
+    def forget_dead_readers(self) -> None:
+        """Clear reader slots of processes that were killed, so that LMDB reuses their pages."""
+        for opened in list(self.collections.values()):
+            with contextlib.suppress(VecdbError):
+                opened.store.environment.forget_dead_readers()
+
+    def close(self) -> None:
+        """Close it once for each time it was opened; the last one waits for batches at hand.
+
+        If that is interrupted, closing again goes on with it.
+        """
+        with Runtime._open_lock:  # Who opens the folder meanwhile waits until it is closed.
+            if self._closed or self._forked_away:
+                return
+            self._references = max(0, self._references - 1)
+            if self._references > 0:
+                return
+            self._unusable = f"the database in {self.path} is closed"
+            self.writer.close()
+            self.upkeep.close()
+            self._supervisor.close([opened.unfinished for opened in self.collections.values()])
+            self.verifier.close()
+            self.pool.close()
+            with self._lock:
+                for opened in self.collections.values():
+                    opened.close()
+                self.collections.clear()
+            self.catalog.close()
+            self._use.close()
+            self._closed = True
+            self._facades.clear()
+            Runtime._open.pop(str(self.path), None)
+
+    def __repr__(self) -> str:
+        return f"Runtime({str(self.path)!r})"
+
+    def submit(self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
+        """Queue a checked batch, without the delay that back-pressure asks for."""
+        self.check_usable()
+        return self.writer.submit(opened.store, batch, lambda: self._committed(opened))
+
+    def indexer_status(self, opened: OpenCollection) -> str:
+        """What the indexer does for a collection."""
+        status = self._supervisor.status(opened.id)
+        status += self.upkeep.status(opened.id)
+        if opened.backpressure.is_stalled:
+            status += f"; writers are not delayed: no progress for {NO_PROGRESS_S:.0f} s"
+        return status
+
+    def submit_delayed(
+        self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch
+    ) -> Future[Receipt]:
+        """Queue a checked batch; upserts first wait as long as back-pressure asks for."""
+        pressure = opened.backpressure
+        if pressure.delay_s > 0 and isinstance(batch, UpsertBatch):
+            opened.note_backlog()  # The indexer may have caught up since the last commit.
+            time.sleep(pressure.delay_s)
+        return self.submit(opened, batch)
+
+    def write(self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch) -> Receipt:
+        """Write a checked batch and wait until it is on disk; an empty one writes nothing."""
+        if batch.ids:
+            return self.submit_delayed(opened, batch).result()
+        self.check_usable()
+        return Receipt(opened.current_seq(), 0)
+
+    def stats(self, opened: OpenCollection) -> CollectionStats:
+        """Return rows, segments and bytes at one seq."""
+        self.check_usable()
+        return collection_stats(opened, self.indexer_status(opened))
+
+    def optimize(self, opened: OpenCollection, deadline: Deadline) -> None:
+        """Seal everything, wait until the indexer has finished, and verify what it leaves."""
+        self.check_usable()
+        if not self.options.indexer:
+            raise UnavailableError("this database was opened with indexer=False", "NO_INDEXER")
+        with os_errors_translated(str(opened.folder)):
+            while not opened.seal(1):
+                deadline.check()
+                time.sleep(_OPTIMIZE_POLL_S)
+        wanted_row = opened.views.view().counters.sealed_to
+        failures, last_wake = self._supervisor.failures(opened.id), 0.0
+        check = deadline.also(self.check_usable).check
+        while True:
+            # What is sealed meanwhile is not waited for, or writers could keep this from ending.
+            segments = opened.views.view().segments
+            asked = tuple(s for s in segments if s.first_row < wanted_row)
+            if plan(asked, opened.graph_rows_max, pace="optimizing") is None:
+                if opened.views.verify(check):
+                    return
+                continue
+            if time.monotonic() - last_wake > 1.0:
+                self._supervisor.wake(opened.id, urgent=True)
+                last_wake = time.monotonic()
+            if self._supervisor.failures(opened.id) >= failures + _FAILURES_MAX:
+                raise InternalError(self._supervisor.status(opened.id), "INDEXER_CRASHED")
+            check()
+            time.sleep(_OPTIMIZE_POLL_S)
+
+    def wake_indexer(self, collection_id: str) -> None:
+        """There may be graph work in a collection."""
+        self._supervisor.wake(collection_id)
+
+    def _indexer_progressed(self, collection_id: str) -> None:
+        opened = self.collections.get(collection_id)
+        if opened is not None:
+            opened.backpressure.progress()
+
+    def woke(self, opened: OpenCollection) -> None:
+        """A collection at rest was opened again by its use."""
+        self._resting.woke(opened)
+
+    def gone_error(self, collection_id: str) -> VecdbError:
+        """What to say of a collection whose store is not in its place."""
+        return self.catalog.gone_error(collection_id)
+
+    def _open_collection(self, collection_id: str) -> OpenCollection:
+        with self._turns.of(collection_id), os_errors_translated(str(self.path)):
+            opened = self.collections.get(collection_id)
+            if opened is None:
+                self.catalog.environment.check_in_place()
+                opened = OpenCollection(self, collection_id, self.catalog.folder(collection_id))
+                with self._lock:
+                    if self._unusable is not None:
+                        opened.close()
+                        self.check_usable()
+                    self.collections[collection_id] = opened
+                self._resting.woke(opened)
+                try:
+                    self._take_up_work(opened)
+                except DataLossError as damage:
+                    # Only what needs the segments fails; rows can be read.
+                    _log.warning("opening %s: %s", opened.folder, damage)
+            return opened
+
+    def _take_up_work(self, opened: OpenCollection) -> None:
+        """What an earlier process left to do."""
+        with opened.store.environment.read() as transaction:
+            entries = opened.store.read_segments(transaction)
+        if any(e["state"] != "published" or e["kind"] == "flat" for e in entries.values()):
+            self._supervisor.wake(opened.id)
+        self._look_for_work(opened)
+
+    def _committed(self, opened: OpenCollection) -> None:
+        """After a commit, in the writer's thread: who writes pays for the space that it takes."""
+        self._look_for_work(opened)
+        if opened.relieve():
+            self.upkeep.purge_now(opened.id)
+
+    def _look_for_work(self, opened: OpenCollection) -> None:
+        work = opened.work()
+        if work == "seal":
+            self.upkeep.seal(opened.id)
+        elif work == "index":
+            self._supervisor.wake(opened.id)
+        if opened.garbage:
+            self.upkeep.purge_later(opened.id)
+
+    def _let_dropped_go(self) -> None:
+        """Close what other processes have dropped, so that the space of its files becomes free."""
+        commit = self.catalog.environment.last_commit()
+        if commit == self._dropped_looked_at:
+            return
+        for collection_id in self.catalog.dropped(list(self.collections)):
+            with self._turns.of(collection_id):
+                self._let_go(collection_id)
+        self._dropped_looked_at = commit
+
+    def _let_go(self, collection_id: str) -> None:
+        """Close a collection that was dropped, in its turn."""
+        opened = self.collections.pop(collection_id, None)
+        if opened is not None:
+            self._resting.forget(opened)
+            opened.close(dropped=True)
+
+    def _forked(self) -> None:
+        self._forked_away = True
+        self._unusable = (
+            f"the database in {self.path} was opened before a fork and can't be used after it, nor "
+            "opened anew in the child: open it after forking, or start a process of its own"
+        )
+
+
+_living: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for runtime in list(_living):
+        if not runtime._closed:
+            runtime._forked()
+            Runtime._of_parent[str(runtime.path)] = str(runtime._unusable)
+    Runtime._open = {}
+    Runtime._open_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,261 @@
+"""From what the parts of a view found to the hits that a caller gets.
+
+Each part (a segment, or all rows that are in none, which come last) gives scores and nodes for all
+queries of a call. Here they are merged by (distance, row), and named: ids come from the segments,
+metadata and the ids of other rows from the store, in short transactions. All of it is done for the
+whole batch at once, as numpy calls cost more than the numbers in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.system.call_memory import CallMemory
+from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.search.lookup import read_records, read_vectors
+from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
+from vecdb.engine.store.store import Store
+from vecdb.engine.search.snapshot import View
+from vecdb.types import HitColumns, Metric, SearchInfo
+
+__all__ = ["Found", "Wanted", "answers"]
+
+_NO_ROW = np.int64(2**63 - 1)
+_ZERO, _ONE = np.float32(0), np.float32(1)
+
+_FEW_HITS = 256
+"""Up to so many are sorted as tuples, in less time than numpy's calls take by themselves."""
+
+
+class Found(NamedTuple):
+    """What one part gave.
+
+    Attributes:
+        scores: float32 (q, k), ascending; only the first ``counts[i]`` of row i are set.
+        nodes: int64 (q, k). counts, visited, deleted: int64 (q,).
+        walked: by the graph, rather than scanned.
+        rows: int64, row numbers of the nodes, or None if nodes are row numbers themselves.
+        content: the segment's arrays, or None for rows of no segment.
+    """
+
+    scores: npt.NDArray[np.float32]
+    nodes: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    visited: npt.NDArray[np.int64]
+    deleted: npt.NDArray[np.int64]
+    walked: bool
+    rows: npt.NDArray[np.int64] | None
+    content: RowArrays | None
+
+
+class Wanted(NamedTuple):
+    """What the hits are to hold, the effort that was used, and the memory of the call."""
+
+    k: int
+    ef: int
+    metadata: bool
+    vectors: bool
+    memory: CallMemory
+
+
+def answers(
+    store: Store,
+    view: View,
+    parts: Sequence[Found],
+    queries: int,
+    wanted: Wanted,
+    deadline: Deadline,
+) -> HitColumns:
+    """What the parts gave, merged and named."""
+    visited = _summed([part.visited for part in parts], queries).tolist()
+    deleted = _summed([part.deleted for part in parts], queries).tolist()
+    info = _info(view, parts, wanted)
+    if not parts:
+        vectors = np.zeros((0, store.config.dim), np.float32) if wanted.vectors else None
+        nothing = np.zeros(0, np.float32)
+        return HitColumns([0] * queries, [], nothing, None, vectors, info, visited, deleted)
+    best = _merged(parts, wanted.k)
+    ids, raw, vectors = _named(store, view, parts, best, wanted, deadline)
+    distances = _distances(best.scores, store.config.metric)
+    counts = best.counts.tolist()
+    return HitColumns(counts, ids, distances, raw, vectors, info, visited, deleted)
+
+
+def _summed(counts: Sequence[npt.NDArray[np.int64]], queries: int) -> npt.NDArray[np.int64]:
+    """Counts of each query, int64 (q,), added up over the parts."""
+    total = counts[0].copy() if counts else np.zeros(queries, np.int64)
+    for more in counts[1:]:
+        total += more
+    return total
+
+
+class _Best(NamedTuple):
+    """The hits of all queries, one query after the other.
+
+    scores: float32 (m,). nodes: int64 (m,). origins, rows: int64 (m,), which part, and the row
+    number; None if there is only one part. counts: int64 (q,).
+    """
+
+    scores: npt.NDArray[np.float32]
+    nodes: npt.NDArray[np.int64]
+    origins: npt.NDArray[np.int64] | None
+    rows: npt.NDArray[np.int64] | None
+    counts: npt.NDArray[np.int64]
+
+    def of_part(self, number: int) -> npt.NDArray[np.int64]:
+        """Places of a part's hits; there are several parts."""
+        assert self.origins is not None
+        places: npt.NDArray[np.int64] = (self.origins == number).nonzero()[0]
+        return places
+
+
+def _rows_of(part: Found, nodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    if part.rows is None:
+        return nodes
+    rows: npt.NDArray[np.int64] = part.rows[nodes]
+    return rows
+
+
+def _merged(parts: Sequence[Found], k: int) -> _Best:
+    """The k nearest of all parts by (score, row); within a part they are in that order already."""
+    if len(parts) == 1:
+        part = parts[0]
+        if min(part.counts.tolist()) == part.nodes.shape[1]:
+            scores, nodes = part.scores.ravel(), part.nodes.ravel()
+        else:
+            used = np.arange(part.nodes.shape[1]) < part.counts[:, None]
+            scores, nodes = part.scores[used], part.nodes[used]
+        return _Best(scores, nodes, None, None, part.counts)
+    if len(parts[0].counts) == 1 and sum(part.nodes.shape[1] for part in parts) <= _FEW_HITS:
+        return _merged_few(parts, k)
+    scores_by_part, rows_by_part, nodes_by_part = [], [], []
+    for part in parts:
+        used = np.arange(part.nodes.shape[1]) < part.counts[:, None]
+        nodes = np.where(used, part.nodes, 0)
+        scores_by_part.append(np.where(used, part.scores, np.float32(np.inf)))
+        rows_by_part.append(np.where(used, _rows_of(part, nodes), _NO_ROW))
+        nodes_by_part.append(nodes)
+    scores, rows = np.concatenate(scores_by_part, axis=1), np.concatenate(rows_by_part, axis=1)
+    nodes = np.concatenate(nodes_by_part, axis=1)
+    origins = np.repeat(np.arange(len(parts)), [part.nodes.shape[1] for part in parts])
+    order = np.lexsort((rows, scores), axis=-1)[:, :k]
+    rows = np.take_along_axis(rows, order, axis=1)
+    used = rows != _NO_ROW
+    return _Best(
+        np.take_along_axis(scores, order, axis=1)[used],
+        np.take_along_axis(nodes, order, axis=1)[used],
+        origins[order][used],
+        rows[used],
+        used.sum(axis=1),
+    )
+
+
+def _merged_few(parts: Sequence[Found], k: int) -> _Best:
+    """``_merged`` for one query with few hits."""
+    hits: list[tuple[float, int, int, int]] = []
+    for number, part in enumerate(parts):
+        count = int(part.counts[0])
+        nodes = part.nodes[0, :count]
+        hits += zip(
+            part.scores[0, :count].tolist(),
+            _rows_of(part, nodes).tolist(),
+            repeat(number),
+            nodes.tolist(),
+            strict=False,
+        )
+    best = sorted(hits)[:k]
+    return _Best(
+        np.array([hit[0] for hit in best], np.float32),
+        np.array([hit[3] for hit in best], np.int64),
+        np.array([hit[2] for hit in best], np.int64),
+        np.array([hit[1] for hit in best], np.int64),
+        np.array([len(best)], np.int64),
+    )
+
+
+def _named(
+    store: Store,
+    view: View,
+    parts: Sequence[Found],
+    best: _Best,
+    wanted: Wanted,
+    deadline: Deadline,
+) -> tuple[list[str], list[bytes] | None, npt.NDArray[np.float32] | None]:
+    """Ids, metadata and vectors of the hits, read from the store in short transactions."""
+    with_metadata = wanted.metadata and view.counters.metadata_count > 0
+    fresh = parts[-1].content is None
+    if not (with_metadata or wanted.vectors or fresh):
+        return _segment_ids(parts, best), None, None
+    seq, rows = view.state.seq, _rows(view, parts, best)
+    vectors = read_vectors(store, rows, deadline) if wanted.vectors else None
+    if with_metadata:
+        records = read_records(store, rows, seq, deadline, wanted.memory)
+        return [r.id for r in records], [r.metadata for r in records], vectors
+    ids = _segment_ids(parts, best)
+    if fresh:
+        at = list(range(len(rows)))
+        if best.origins is not None:
+            at = best.of_part(len(parts) - 1).tolist()
+        late = read_records(store, [rows[i] for i in at], seq, deadline)
+        for i, record in zip(at, late, strict=True):
+            ids[i] = record.id
+    return ids, None, vectors
+
+
+def _rows(view: View, parts: Sequence[Found], best: _Best) -> list[int]:
+    """The rows of the hits."""
+    rows = _rows_of(parts[0], best.nodes) if best.rows is None else best.rows
+    numbers: list[int] = rows.tolist()
+    if numbers and not 0 <= min(numbers) <= max(numbers) < view.counters.next_row:
+        raise SegmentDamagedError(
+            f"a segment names rows {min(numbers)} to {max(numbers)}, the collection has rows 0 to "
+            f"{view.counters.next_row - 1}",
+            "SEGMENT",
+        )
+    return numbers
+
+
+def _segment_ids(parts: Sequence[Found], best: _Best) -> list[str]:
+    """The ids of those hits that lie in segments; empty text for the others."""
+    ids = [""] * len(best.nodes)
+    if best.origins is None:
+        content = parts[0].content
+        return ids if content is None else content.ids_of(best.nodes)
+    for number in set(best.origins.tolist()):
+        content = parts[number].content
+        if content is not None:
+            at = best.of_part(number)
+            for i, name in zip(at.tolist(), content.ids_of(best.nodes[at]), strict=True):
+                ids[i] = name
+    return ids
+
+
+def _info(view: View, parts: Sequence[Found], wanted: Wanted) -> SearchInfo:
+    ways = {part.walked for part in parts}
+    walked, scanned = True in ways, False in ways or not ways
+    plan = "graph+scan" if walked and scanned else "graph" if walked else "scan"
+    ef = wanted.ef if walked else 0
+    return SearchInfo(
+        plan,
+        not walked,
+        ef,
+        0,
+        view.live_count,
+        view.state.seq,
+        view.verified,
+        unindexed_rows=view.unindexed_count,
+    )
+
+
+def _distances(scores: npt.NDArray[np.float32], metric: Metric) -> Any:
+    """Kernels score by squared distance or negated product; callers get what ``Metric`` says."""
+    if metric is Metric.EUCLIDEAN:
+        return np.sqrt(np.maximum(scores, _ZERO))
+    if metric is Metric.COSINE:
+        return np.maximum(scores + _ONE, _ZERO)
+    return scores.copy()

@@ -1,0 +1,169 @@
+"""Rows by their ids or numbers, deaths and the log, in transactions that stay short however many
+and however large they are.
+
+What is read belongs to one seq. The first transaction says which rows are live at it; their records
+and vectors don't change after that, so they are read in slices. A row that dies meanwhile is still
+there: what has died is purged a minute later, or earlier if it is too much. Should it be gone, the
+look-up is made once more, under a pin, which nothing overtakes. Deaths and log entries of a seq
+never change either, but they may be removed, as the functions say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.system.call_memory import CallMemory
+from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.store.leases import pinned
+from vecdb.engine.store.rows import Record
+from vecdb.engine.store.store import Store
+from vecdb.errors import DataLossError
+from vecdb.types import Records
+
+__all__ = ["get_records", "read_records", "read_vectors"]
+
+_SLICE_ROWS = 2_000
+"""Rows of a transaction: each may take a block or a record of 64 KiB, so some 60 ms at most."""
+
+_SLICE_RECORDS = 500
+"""The same, of records whose size is counted as they are read."""
+
+_ROW_BYTES = 400
+"""Memory for a row as Python has it, without the bytes of its metadata."""
+
+"""Deaths and batches of a transaction: some 5 ms, or 50 for who gives way to others."""
+
+
+def get_records(store: Store, texts: list[str]) -> Records:
+    """Rows by id, in the order of ``texts``, which are checked.
+
+    Raises:
+        ResourceExhaustedError: the answer would be too large, or memory is short.
+        NotFoundError: the collection was dropped.
+        DataLossError.
+    """
+    with store.call_memory.of_call() as memory:
+        return _get(store, texts, memory)
+
+
+def _get(store: Store, texts: list[str], memory: CallMemory) -> Records:
+    encoded = [text.encode() for text in texts]
+    seq, row_of = _find(store, encoded)
+    try:
+        return _read(store, texts, encoded, seq, row_of, memory)
+    except DataLossError:
+        # Without a write since then no row has died, so that none was purged: it is damage.
+        if store.current_state().seq == seq:
+            raise
+    memory.begin_again()
+    with pinned(store):
+        seq, row_of = _find(store, encoded)
+        return _read(store, texts, encoded, seq, row_of, memory)
+
+
+def _find(store: Store, encoded: list[bytes]) -> tuple[int, dict[bytes, int]]:
+    """The last seq, and the rows of those ids that are there at it."""
+    with store.environment.read() as transaction:
+        store.check_not_dropped(transaction)
+        seq = store.read_state(transaction).seq
+        return seq, store.rows.find(transaction, sorted(set(encoded)))
+
+
+def _read(
+    store: Store,
+    texts: list[str],
+    encoded: list[bytes],
+    seq: int,
+    row_of: dict[bytes, int],
+    memory: CallMemory,
+) -> Records:
+    rows = [row_of[key] for key in encoded if key in row_of]
+    memory.answer(sum(map(len, encoded)) + len(rows) * 4 * store.config.dim)
+    memory.take(len(rows) * _ROW_BYTES)
+    vectors = read_vectors(store, rows)
+    raw = [record.metadata for record in read_records(store, rows, seq, None, memory)]
+    pairs = list(zip(texts, encoded, strict=True))
+    found = [text for text, key in pairs if key in row_of]
+    missing = [text for text, key in pairs if key not in row_of]
+    return Records(found, vectors, raw, missing, seq)
+
+
+def read_records(
+    store: Store,
+    rows: Sequence[int],
+    seq: int,
+    deadline: Deadline | None = None,
+    memory: CallMemory | None = None,
+) -> list[Record]:
+    """The records of rows as a reader at ``seq`` sees them, in the order given.
+
+    Args:
+        memory: that of the call whose answer their metadata is for.
+
+    Raises:
+        ResourceExhaustedError: the answer would be too large, or memory is short.
+        DataLossError: a row has none.
+        DeadlineExceededError, CancelledError: between two slices.
+    """
+    read = store.rows.read_records
+    slice_rows = _SLICE_ROWS if memory is None else min(_SLICE_ROWS, _SLICE_RECORDS)
+    if len(rows) <= slice_rows:
+        with store.environment.read() as transaction:
+            records = read(transaction, rows, seq)
+        _count(records, memory)
+        return records
+    filled: list[Any] = [None] * len(rows)
+
+    def fill(transaction: Any, places: npt.NDArray[np.int64], some: list[int]) -> None:
+        found = read(transaction, some, seq)
+        _count(found, memory)
+        for place, record in zip(places.tolist(), found, strict=True):
+            filled[place] = record
+
+    _in_slices(store, rows, deadline, fill, slice_rows)
+    return filled
+
+
+def _count(records: list[Record], memory: CallMemory | None) -> None:
+    if memory is not None:
+        memory.answer(sum([len(record.metadata) for record in records]))
+
+
+def read_vectors(
+    store: Store, rows: Sequence[int], deadline: Deadline | None = None
+) -> npt.NDArray[np.float32]:
+    """Vectors as given, float32 (n, dim), in the order of ``rows``. Raises as ``read_records``."""
+    read = store.rows.read_vectors
+    if len(rows) <= _SLICE_ROWS:
+        with store.environment.read() as transaction:
+            return read(transaction, rows)
+    vectors = np.empty((len(rows), store.config.dim), np.float32)
+
+    def fill(transaction: Any, places: npt.NDArray[np.int64], some: list[int]) -> None:
+        vectors[places] = read(transaction, some)
+
+    _in_slices(store, rows, deadline, fill, _SLICE_ROWS)
+    return vectors
+
+
+def _in_slices(
+    store: Store,
+    rows: Sequence[int],
+    deadline: Deadline | None,
+    fill: Callable[[Any, npt.NDArray[np.int64], list[int]], None],
+    slice_rows: int,
+) -> None:
+    """Call ``fill(transaction, places, rows)`` for all, by ascending row, so that each block is
+    read once."""
+    numbers = np.array(rows, np.int64)
+    order = np.argsort(numbers, kind="stable")
+    for start in range(0, len(order), slice_rows):
+        if deadline is not None:
+            deadline.check()
+        places = order[start : start + slice_rows]
+        with store.environment.read() as transaction:
+            fill(transaction, places, numbers[places].tolist())

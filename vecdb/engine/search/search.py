@@ -1,0 +1,327 @@
+"""Searching: a view, a plan for each of its parts, kernels over them, and one merged answer.
+
+Fresh rows and flat segments are scanned exactly; graphs are walked. k means k: where a walk finds
+fewer live rows than there are (it gave up among deleted rows), that segment is scanned instead.
+Rows that the view does not hold are scanned as they are read from the store, a slice at a time.
+
+One query runs on its caller's thread, a batch on several (``kernel_pool``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb import checks
+from vecdb.engine.search.hits import Found, Wanted, answers
+from vecdb.engine.system.call_memory import CallMemory
+from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.kernels.pool import KernelPool
+from vecdb.engine.store.leases import pinned
+from vecdb.engine.segments.segment import padded_width
+from vecdb.engine.store.store import Store
+from vecdb.engine.search.streaming import OvertakenError, read_slices
+from vecdb.engine.search.snapshot import NOTHING_DEAD, Area, View
+from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.errors import DataLossError
+from vecdb.types import CollectionConfig, HitColumns, Metric
+from vecdb.vector_arrays import as_queries
+
+__all__ = ["SCAN_SLICE_FLOATS", "SORT_SLICE_HITS", "SearchRequest", "Searcher"]
+
+SCAN_SLICE_FLOATS = 8_000_000
+"""Floats that a scan slice compares: about 5 ms."""
+
+_HEAP_FLOATS = 8
+"""What a level of a heap costs, in floats compared: a row may sift through all levels of it."""
+
+SORT_SLICE_HITS = 250_000
+"""Hits that are sorted between two checks of the deadline: about 20 ms."""
+
+_HIT_BYTES_MIN = 7
+"""A hit in an answer has at least a distance and an id of one byte with its length."""
+
+_FOUND_BYTES, _MERGED_BYTES, _NAMED_BYTES, _RECORD_BYTES = 12, 56, 260, 500
+"""Memory for a row that a part has found, for merging it with those of others, and for a hit as
+Python has it, with an id alone or with a record (without the bytes of its metadata)."""
+
+_PERHAPS_A_SEGMENT = ("SEGMENT", "RECORD_MISSING", "VECTOR_MISSING")
+"""Reasons of a DataLossError that a damaged segment may have, as its rows are believed."""
+
+_BEFORE = 2**62
+"""What row numbers are lowered by while a slice is scanned, so that they come before its nodes."""
+
+_WALKS_AT_FIRST = 4
+"""Queries of the first slices; later ones are sized by what these took."""
+
+_SCANNED_TOGETHER = 16
+"""Queries that go through an area together."""
+
+
+class SearchRequest(NamedTuple):
+    """One call of ``search``, as given: checked by ``Searcher.run``.
+
+    queries: anything that converts to float32 of shape (q, dim).
+    """
+
+    queries: Any
+    k: int = 10
+    ef: int | None = None
+    exact: bool = False
+    include_metadata: bool = True
+    include_vectors: bool = False
+
+
+class Searcher:
+    """Answers searches of one collection. Safe to use from many threads."""
+
+    def __init__(self, store: Store, views: ViewKeeper, pool: KernelPool) -> None:
+        self._store = store
+        self._views = views
+        self._pool = pool
+        kernels = load_kernels()
+        euclidean = store.config.metric is Metric.EUCLIDEAN
+        self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
+
+    def run(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
+        """The answers to all queries.
+
+        Raises:
+            InvalidArgumentError: a query, k or ef is wrong.
+            ResourceExhaustedError: the answer would be too large, or memory is short.
+            DeadlineExceededError, CancelledError: between two slices of work.
+            OvertakenError: rows that are read from the store were purged meanwhile, twice, as
+                nothing could be written that holds them.
+        """
+        with self._store.call_memory.of_call() as memory:
+            return self._run(request, deadline, memory)
+
+    def _run(self, request: SearchRequest, deadline: Deadline, memory: CallMemory) -> HitColumns:
+        config = self._store.config
+        queries = _checked_queries(request.queries, config)
+        k = checks.check_k(request.k, max(1, len(queries)))
+        ef = checks.check_effort(request.ef, k)
+        kernels = load_kernels()
+        prepared = np.empty((len(queries), padded_width(config.dim)), np.float32)
+        kernels.prepare_rows(queries, prepared, config.metric is Metric.COSINE)
+        wanted = Wanted(k, ef, request.include_metadata, request.include_vectors, memory)
+        view = self._views.view()
+        try:
+            return self._answer(view, prepared, wanted, request.exact, deadline)
+        except DataLossError as error:
+            # What can't be right may come from a segment whose checksums were not compared yet.
+            if error.reason in _PERHAPS_A_SEGMENT and not view.verified:
+                self._views.verify(deadline.check)
+            # A record may have been purged between the view and the reading of metadata: then the
+            # row has died since, and a newer view does not return it. If there is none, or once
+            # more under a pin, the bytes are really bad.
+            if self._views.view() is view:
+                raise
+        except OvertakenError:
+            pass  # The same, of rows that are read from the store.
+        memory.begin_again()
+        with pinned(self._store) as keep:
+            newer = self._views.view()
+            # It may take longer than a lease: each check of the deadline keeps the pin.
+            return self._answer(newer, prepared, wanted, request.exact, deadline.also(keep))
+
+    def _answer(
+        self,
+        view: View,
+        queries: npt.NDArray[np.float32],
+        wanted: Wanted,
+        exact: bool,
+        deadline: Deadline,
+    ) -> HitColumns:
+        _take_memory(view, len(queries), wanted, self._store.config.dim)
+        parts: list[Found] = []
+        for area in view.areas if len(queries) else ():
+            if exact or area.graph is None:
+                parts.append(self._scan(area, queries, wanted.k, deadline))
+                continue
+            found = self._walk(area, area.graph, queries, wanted, deadline)
+            expected = min(wanted.k, area.live_count)
+            if min(found.counts.tolist()) < expected:
+                self._scan_where_short(found, area, queries, expected, deadline)
+            parts.append(found)
+        if not view.holds_all and len(queries):
+            parts.append(self._scan_unread(view, queries, wanted.k, deadline))
+        return answers(self._store, view, parts, len(queries), wanted, deadline)
+
+    def _walk(
+        self,
+        area: Area,
+        graph: Graph,
+        queries: npt.NDArray[np.float32],
+        wanted: Wanted,
+        deadline: Deadline,
+    ) -> Found:
+        found = _nothing_yet(area, len(queries), wanted.k, walked=True)
+        k, metric = found.nodes.shape[1], self._metric_code
+        walk_graph = load_kernels().walk
+
+        def walk(scratch: Any, first: int, last: int) -> None:
+            walk_graph(
+                scratch, area.vectors, graph, area.dead, queries, first, last, metric, k,
+                wanted.ef, found.nodes, found.scores, found.counts, found.visited, found.deleted,
+            )  # fmt: skip
+
+        self._pool.run(len(queries), _WALKS_AT_FIRST, deadline, walk)
+        return found
+
+    def _scan(
+        self, area: Area, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
+    ) -> Found:
+        found = _nothing_yet(area, len(queries), k, walked=False)
+
+        def scan(until: Deadline, first: int, last: int) -> None:
+            self._scan_area(area, found, queries, first, last, until)
+            self._sort(found, first, last, until)
+
+        self._pool.share(len(queries), _SCANNED_TOGETHER, deadline, scan)
+        found.visited[:] = area.count
+        return found
+
+    def _scan_area(
+        self,
+        area: Area,
+        found: Found,
+        queries: npt.NDArray[np.float32],
+        first: int,
+        last: int,
+        deadline: Deadline,
+    ) -> None:
+        """Add what is near in an area to the heaps of queries first to last - 1."""
+        # Queries of a piece share each block of rows while it is in the cache.
+        k, scan_rows = found.nodes.shape[1], load_kernels().scan_rows
+        pair = area.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
+        step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
+
+        def scan_slice(_: Any, start: int, stop: int) -> None:
+            scan_rows(
+                area.vectors, area.dead, start, stop, queries, first, last, self._metric_code, k,
+                found.scores, found.nodes, found.counts,
+            )  # fmt: skip
+
+        for start in range(0, area.count, step):
+            self._pool.call(deadline, scan_slice, start, min(area.count, start + step))
+            self._pool.give_way()
+
+    def _sort(self, found: Found, first: int, last: int, deadline: Deadline) -> None:
+        """Turn the heaps of queries first to last - 1 into lists."""
+        sort_heaps = load_kernels().sort_heaps
+
+        def sort_slice(_: Any, start: int, stop: int) -> None:
+            sort_heaps(found.scores, found.nodes, found.counts, start, stop)
+
+        step = max(1, SORT_SLICE_HITS // found.nodes.shape[1])
+        for start in range(first, last, step):
+            self._pool.call(deadline, sort_slice, start, min(last, start + step))
+            self._pool.give_way()
+
+    def _scan_unread(
+        self, view: View, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
+    ) -> Found:
+        """Scan the rows that belong to no mapped segment, those that the view holds too, in the
+        order of their numbers; nodes are row numbers.
+
+        One set of heaps goes through all slices. Between two of them it holds row numbers, during
+        a slice the nodes of that, and row numbers lowered so far that they come before.
+        """
+        intervals = view.lost if view.rest is None else (*view.lost, view.rest)
+        count = view.fresh.count + sum(i.end_row - i.first_row for i in intervals)
+        shape = (len(queries), min(k, count))
+        found = Found(
+            np.empty(shape, np.float32),
+            np.full(shape, -1, np.int64),
+            np.zeros(len(queries), np.int64),
+            np.zeros(len(queries), np.int64),
+            np.zeros(len(queries), np.int64),
+            False,
+            None,
+            None,
+        )
+        nodes = found.nodes
+        for area in self._areas_in_no_segment(view, deadline):
+            nodes -= _BEFORE
+
+            def scan(until: Deadline, first: int, last: int, area: Area = area) -> None:
+                self._scan_area(area, found, queries, first, last, until)
+
+            self._pool.share(len(queries), _SCANNED_TOGETHER, deadline, scan)
+            found.visited[:] += area.count
+            of_slice = nodes >= 0
+            nodes[~of_slice] += _BEFORE
+            nodes[of_slice] = area.rows[nodes[of_slice]]
+        self._pool.share(
+            len(queries),
+            _SCANNED_TOGETHER,
+            deadline,
+            lambda until, first, last: self._sort(found, first, last, until),
+        )
+        return found
+
+    def _areas_in_no_segment(self, view: View, deadline: Deadline) -> Iterator[Area]:
+        """The parts of ``_scan_unread``, ascending; one is to be used before the next."""
+        seq = view.state.seq
+        for rows, vectors in read_slices(self._store, view.lost, seq, deadline):
+            yield Area(vectors, len(rows), NOTHING_DEAD, len(rows), rows)
+        if view.fresh.live_count:
+            yield view.fresh_area
+        if view.rest is not None:
+            for rows, vectors in read_slices(self._store, (view.rest,), seq, deadline):
+                yield Area(vectors, len(rows), NOTHING_DEAD, len(rows), rows)
+
+    def _scan_where_short(
+        self,
+        found: Found,
+        area: Area,
+        queries: npt.NDArray[np.float32],
+        expected: int,
+        deadline: Deadline,
+    ) -> None:
+        """Scan for those queries whose walk found fewer than there are."""
+        short = np.flatnonzero(found.counts < expected)
+        scanned = self._scan(area, queries[short], found.nodes.shape[1], deadline)
+        found.scores[short], found.nodes[short] = scanned.scores, scanned.nodes
+        found.counts[short] = scanned.counts
+        found.visited[short] += scanned.visited
+
+
+def _take_memory(view: View, queries: int, wanted: Wanted, dim: int) -> None:
+    """Say what the answer to so many queries has at least, and what finding it takes."""
+    hits = queries * min(wanted.k, view.live_count)
+    wanted.memory.answer(hits * (_HIT_BYTES_MIN + (4 * dim if wanted.vectors else 0)))
+    counts = [area.count for area in view.areas]
+    if not view.holds_all:
+        counts.append(view.counters.next_row)
+    found = queries * sum(min(wanted.k, count) for count in counts)
+    merging = _MERGED_BYTES if len(counts) > 1 else 0
+    with_records = wanted.metadata and view.counters.metadata_count > 0
+    naming = _RECORD_BYTES if with_records else _NAMED_BYTES
+    wanted.memory.take(found * (_FOUND_BYTES + merging) + hits * naming)
+
+
+def _nothing_yet(area: Area, queries: int, k: int, *, walked: bool) -> Found:
+    """Room for the results of all queries."""
+    shape = (queries, min(k, area.count))
+    # Counts begin at 0, since a scan goes on from them.
+    return Found(
+        np.empty(shape, np.float32),
+        np.empty(shape, np.int64),
+        np.zeros(queries, np.int64),
+        np.zeros(queries, np.int64),
+        np.zeros(queries, np.int64),
+        walked,
+        area.rows,
+        area.content,
+    )
+
+
+def _checked_queries(queries: Any, config: CollectionConfig) -> npt.NDArray[np.float32]:
+    return checks.check_vectors(as_queries(queries, config.dim), config.dim, config.metric, "query")

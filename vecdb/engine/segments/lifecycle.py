@@ -1,0 +1,282 @@
+"""The life of a segment in the store: claimed → published → retired → removed.
+
+A claim takes a number (never used again) and names the lock under which the work is done, "seal" or
+"graph"; whoever holds that lock next discards what a dead holder left. Publishing makes a segment
+visible and retires all that it replaces in one transaction, after its files are on disk. So the
+published segments (and those found "lost", which keep their place until they are rebuilt) always
+own intervals of rows that partition [0, sealed_to).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vecdb.engine.store import layout
+from vecdb.engine.system.failpoints import failpoint
+from vecdb.engine.segments.segment import remove_segment_folder
+from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.store import Store
+
+__all__ = [
+    "GRAPH_LOCK",
+    "SEAL_LOCK",
+    "Claim",
+    "claim",
+    "discard_claims",
+    "forget_segments",
+    "mark_lost",
+    "publish",
+    "remove_drafts",
+    "sweep",
+    "widen",
+]
+
+SEAL_LOCK = "seal"
+GRAPH_LOCK = "graph"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number taken, the interval that it will stand for, and the seq when it was taken."""
+
+    number: int
+    first_row: int
+    end_row: int
+    seq: int
+
+
+def claim(
+    store: Store,
+    lock: str,
+    first_row: int,
+    end_row: int,
+    *,
+    replacing: Sequence[int] | None = None,
+    lost_seq: int | None = None,
+    keep_deaths: bool = False,
+) -> Claim | None:
+    """Take a number for an interval; None if work under the other lock has claimed some of it.
+
+    Args:
+        replacing: numbers of the segments whose content will be used: None is returned if others
+            are in place by now, as deaths of rows in these may have been removed then.
+        lost_seq: some of them are lost, and were read from the store at this seq: None is returned
+            if rows that have died since were purged, for the same reason.
+        keep_deaths: rows that are dead already will be in the segment too, so that no death in the
+            interval may be removed, rather than only none that is later than the claim.
+    """
+
+    def write(transaction: Any) -> Claim | None:
+        store.check_not_dropped(transaction)
+        if _claimed_by_another(store, transaction, lock, first_row, end_row):
+            return None
+        if _has_changed(store, transaction, (first_row, end_row), replacing, lost_seq):
+            return None
+        counters = store.read_counters(transaction)
+        taken = Claim(counters.next_segment, first_row, end_row, store.read_state(transaction).seq)
+        counters.next_segment += 1
+        store.write_counters(transaction, counters)
+        entry = {
+            "state": "claimed",
+            "lock": lock,
+            "first_row": taken.first_row,
+            "end_row": taken.end_row,
+            "seq": 0 if keep_deaths else taken.seq,
+        }
+        store.write_segment(transaction, taken.number, entry)
+        return taken
+
+    return store.environment.transact(write)
+
+
+def widen(
+    store: Store,
+    old: Claim,
+    end_row: int,
+    *,
+    replacing: Sequence[int] | None = None,
+    lost_seq: int | None = None,
+) -> Claim | None:
+    """Let a claim of the graph lock reach further to the right; None, and the other arguments, as
+    for ``claim``."""
+
+    def write(transaction: Any) -> Claim | None:
+        if _claimed_by_another(store, transaction, GRAPH_LOCK, old.end_row, end_row):
+            return None
+        if _has_changed(store, transaction, (old.end_row, end_row), replacing, lost_seq):
+            return None
+        entry = store.read_segments(transaction)[old.number]
+        seq = store.read_state(transaction).seq
+        store.write_segment(transaction, old.number, {**entry, "end_row": end_row})
+        return Claim(old.number, old.first_row, end_row, seq)
+
+    return store.environment.transact(write)
+
+
+def _claimed_by_another(
+    store: Store, transaction: Any, lock: str, first_row: int, end_row: int
+) -> bool:
+    return any(
+        entry["state"] == "claimed"
+        and entry["lock"] != lock
+        and entry["first_row"] < end_row
+        and entry["end_row"] > first_row
+        for entry in store.read_segments(transaction).values()
+    )
+
+
+def _has_changed(
+    store: Store,
+    transaction: Any,
+    interval: tuple[int, int],
+    replacing: Sequence[int] | None,
+    lost_seq: int | None,
+) -> bool:
+    """Other segments than these are in place in the interval, or lost rows were purged since."""
+    if lost_seq is not None and store.purged_to(transaction) > lost_seq:
+        return True
+    if replacing is None:
+        return False
+    first, end = interval
+    present = {
+        number
+        for number, entry in in_place(store.read_segments(transaction))
+        if entry["first_row"] < end and entry["end_row"] > first
+    }
+    return present != set(replacing)
+
+
+def publish(store: Store, claimed: Claim, entry: dict[str, Any]) -> bool:
+    """Make a written segment visible and retire what it replaces.
+
+    Returns False, and changes nothing, if the segments in place no longer begin and end where the
+    claimed interval does, or the claim is gone: then the work was for nothing.
+    """
+
+    def write(transaction: Any) -> bool:
+        store.check_not_dropped(transaction)
+        entries = store.read_segments(transaction)
+        if entries.get(claimed.number, {}).get("state") != "claimed":
+            return False
+        counters = store.read_counters(transaction)
+        first, end = claimed.first_row, claimed.end_row
+        replaced = [
+            (number, old)
+            for number, old in in_place(entries)
+            if old["first_row"] < end and old["end_row"] > first
+        ]
+        edges = [edge for _, old in replaced for edge in (old["first_row"], old["end_row"])]
+        covered_to = max(edges, default=first)
+        begins_well = min(edges, default=first) == first and first <= counters.sealed_to
+        ends_well = covered_to == end or (
+            covered_to == counters.sealed_to < end <= counters.next_row
+        )
+        if not (begins_well and ends_well):
+            return False
+        for number, old in replaced:
+            store.write_segment(transaction, number, {**old, "state": "retired"})
+        store.write_segment(transaction, claimed.number, entry)
+        counters.sealed_to = max(counters.sealed_to, end)
+        store.write_counters(transaction, counters)
+        raise_generation(store, transaction)
+        return True
+
+    return store.environment.transact(write)
+
+
+def raise_generation(store: Store, transaction: Any) -> None:
+    """Every view of every process reads the segments again."""
+    state = store.read_state(transaction)
+    store.write_state(transaction, layout.State(state.seq, state.generation + 1))
+
+
+def mark_lost(store: Store, number: int, generation: int | None = None) -> bool:
+    """A published segment whose files are gone or damaged: served from the store until rebuilt.
+
+    Args:
+        generation: nothing is done if the segments have changed since this one. None: do it as
+            long as the segment is published, as fits bytes that were seen to be damaged.
+
+    Returns:
+        True if it was marked now.
+
+    Raises:
+        NotFoundError: its files are gone since the collection was dropped.
+    """
+
+    def write(transaction: Any) -> bool:
+        store.check_not_dropped(transaction)
+        if generation not in (None, store.read_state(transaction).generation):
+            return False
+        entry = store.read_segments(transaction).get(number)
+        if entry is None or entry["state"] != "published":
+            return False
+        store.write_segment(transaction, number, {**entry, "state": "lost"})
+        raise_generation(store, transaction)
+        return True
+
+    return store.environment.transact(write)
+
+
+def forget_segments(store: Store) -> None:
+    """All rows are served from the store until they are sealed anew: for entries that no longer
+    fit each other, or can't be read. Both locks must be held; the files are the caller's."""
+
+    def write(transaction: Any) -> None:
+        database = store.environment.database(b"segments")
+        with transaction.cursor(database) as cursor:
+            numbers = [int.from_bytes(key, "big") for key in cursor.iternext(values=False)]
+        transaction.drop(database, delete=False)
+        counters = store.read_counters(transaction)
+        counters.next_segment = max([counters.next_segment, *(n + 1 for n in numbers)])
+        counters.sealed_to = 0
+        store.write_counters(transaction, counters)
+        raise_generation(store, transaction)
+
+    store.environment.transact(write)
+
+
+def discard_claims(store: Store, segments: Path, lock: str) -> None:
+    """Remove what an earlier holder of ``lock`` began and did not publish. The lock must be
+    held."""
+    with store.environment.read() as transaction:
+        entries = store.read_segments(transaction)
+    stale = [n for n, e in entries.items() if e["state"] == "claimed" and e["lock"] == lock]
+    _remove(store, segments, stale)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what dead processes left in a collection's folder of graphs that were never published:
+    hnswlib's files, and segments of exports. The graph lock must be held."""
+    for draft in folder.glob("graph-*.hnsw"):
+        draft.unlink(missing_ok=True)
+    for draft in folder.glob("export-*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def sweep(store: Store, segments: Path) -> None:
+    """Remove retired segments; readers that still map them keep their copy until they let go."""
+    with store.environment.read() as transaction:
+        entries = store.read_segments(transaction)
+    _remove(store, segments, [n for n, e in entries.items() if e["state"] == "retired"])
+
+
+def _remove(store: Store, segments: Path, numbers: list[int]) -> None:
+    """What can't be unlinked now stays known as retired, so that a later sweep tries again."""
+    if not numbers:
+        return
+    gone = {number: remove_segment_folder(segments / str(number)) for number in numbers}
+    failpoint("sweep.unlinked")
+
+    def write(transaction: Any) -> None:
+        present = store.read_segments(transaction)
+        for number in numbers:
+            if number in present:
+                retired = {**present[number], "state": "retired"}
+                store.write_segment(transaction, number, None if gone[number] else retired)
+
+    store.environment.transact(write)

@@ -1,0 +1,189 @@
+"""Comparing segments with their checksums, after they were opened and beside everything else.
+
+``info.verified`` says of an answer that all segments it came from are known to hold the bytes that
+were written. A process knows it of a segment
+
+- that it has compared, whole, with the checksums in the manifest since it mapped the files; or
+- that was claimed, written and read back after this process opened the collection: it never lay
+  about while nobody had it open.
+
+What was compared once counts again when the same files are mapped again, as after a rest, as long
+as their inodes and times are the same. A mark in the store would not do: bytes may change while the
+folder is closed.
+
+Reading everything takes its time (about a second for a gigabyte), and opening must not: so a thread
+does it, one a process, a segment at a time, resting as much as it works. Until it is through,
+answers say ``verified`` False. What turns out to be damaged is marked lost: the store serves its
+rows until the indexer has built it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from vecdb.engine.segments.segment import Segment, SegmentDamagedError
+from vecdb.engine.store.store import Store
+from vecdb.errors import FailedPreconditionError, NotFoundError
+
+__all__ = ["VerifiedSegments", "Verifier"]
+
+_Compare = Callable[[Segment, Callable[[], None]], Any]
+
+_BEGIN_AFTER_S = 0.5
+"""Who opens a collection wants an answer first."""
+
+_REST_S_MAX = 0.05
+
+_COMPARED_MAX = 64
+"""Segments of a collection that are remembered; there are some sixteen at a time."""
+
+_log = logging.getLogger("vecdb.engine")
+
+
+class _ClosingError(Exception):
+    """The verifier is to end."""
+
+
+class Verifier:
+    """The thread that compares segments. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        # Weak, so that what waits here keeps no files open of a collection that rests.
+        self._waiting: deque[tuple[weakref.ref[Segment], _Compare]] = deque()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def add(self, segment: Segment, compare: _Compare) -> None:
+        """Have a segment compared some time soon.
+
+        Args:
+            compare: called with the segment and a function to call between pieces of work.
+        """
+        with self._changed:
+            if self._closed:
+                return
+            self._waiting.append((weakref.ref(segment), compare))
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="vecdb-verifier", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                self._changed.wait_for(lambda: self._closed, timeout=_BEGIN_AFTER_S)
+                if self._closed:
+                    return
+                reference, compare = self._waiting.popleft()
+            try:
+                self._compare(reference, compare)
+            except _ClosingError:
+                return
+
+    def _compare(self, reference: weakref.ref[Segment], compare: _Compare) -> None:
+        segment = reference()
+        if segment is None or segment.verified:
+            return
+        try:
+            compare(segment, _Pace(self._check_open))
+        except (_ClosingError, NotFoundError, FailedPreconditionError):
+            self._check_open()  # Else the collection was dropped meanwhile.
+        except Exception as error:
+            # It stays unverified, and is compared when it is opened the next time.
+            _log.warning("comparing %s: %s", segment.folder, error)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _ClosingError
+
+
+class _Pace:
+    """Called between pieces of work: rests as long as the last piece took."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+        self._since = time.monotonic()
+
+    def __call__(self) -> None:
+        self._check()
+        time.sleep(min(_REST_S_MAX, time.monotonic() - self._since))
+        self._since = time.monotonic()
+
+
+class VerifiedSegments:
+    """Which segments of a collection this process knows to be right. Safe for many threads.
+
+    Args:
+        lose: called with the number of a segment that is damaged, or whose files are gone; says
+            whether it was in place.
+        verifier: None: everything stays unverified until ``compare`` is called, and nothing counts
+            for having been written while the collection was open.
+    """
+
+    def __init__(
+        self, store: Store, lose: Callable[[int], bool], verifier: Verifier | None
+    ) -> None:
+        self._lose = lose
+        self._verifier = verifier
+        self._compared: dict[int, tuple[int, ...]] = {}
+        self._comparing = threading.Lock()
+        if verifier is not None:
+            with store.environment.read() as transaction:
+                self._written_since = store.read_counters(transaction).next_segment
+
+    def opened(self, segment: Segment) -> None:
+        """A segment was mapped: it is known to be right, or will be compared."""
+        if self._verifier is None:
+            return
+        seen_as = self._compared.get(segment.number)
+        written_meanwhile = seen_as is None and segment.number >= self._written_since
+        if written_meanwhile or seen_as == segment.signature:
+            self._note(segment)
+        else:
+            self._verifier.add(segment, self.compare)
+
+    def compare(self, segment: Segment, check: Callable[[], None]) -> bool:
+        """Compare a segment now; False if it is damaged and was given up, or is there no more.
+
+        Args:
+            check: called every few milliseconds, to raise if it is to end.
+        """
+        while not self._comparing.acquire(timeout=_REST_S_MAX):
+            check()
+        try:
+            if not segment.verified:
+                segment.verify(check)
+        except (SegmentDamagedError, FileNotFoundError, NotADirectoryError) as damage:
+            if self._lose(segment.number):
+                _log.warning("%s; it is served from the store and built again", damage)
+            return False
+        finally:
+            self._comparing.release()
+        self._note(segment)
+        return True
+
+    def _note(self, segment: Segment) -> None:
+        segment.verified = True
+        self._compared[segment.number] = segment.signature
+        while len(self._compared) > _COMPARED_MAX:
+            del self._compared[next(iter(self._compared))]

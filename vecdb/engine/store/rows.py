@@ -1,0 +1,389 @@
+"""Reading rows: ids, records, vectors, deaths and the log, inside a transaction that the caller
+holds.
+
+Single rows come out of blocks by ``BlockReader``, whole intervals by ``iterate_blocks``, which
+reads twenty times as many a second. Everything that is returned is a copy, but for
+``iterate_blocks``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.store import layout
+from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.named_database import NamedDatabase
+from vecdb.errors import DataLossError
+
+__all__ = ["BlockReader", "Record", "RowReader", "to_last_version"]
+
+_DEATHS_AT_ONCE = 100
+"""So few that their buffers don't set off the garbage collector, which would go through all that a
+process holds while a transaction is open."""
+
+_EVERY_SEQ = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a row is called and what is known of it."""
+
+    id: str
+    metadata: bytes
+
+
+class RowReader:
+    """Reads the rows of one store. Keeps nothing between calls."""
+
+    _ids, _records, _blocks = (
+        NamedDatabase(b"ids"),
+        NamedDatabase(b"records"),
+        NamedDatabase(b"blocks"),
+    )
+    _log, _dead = NamedDatabase(b"log"), NamedDatabase(b"dead")
+
+    def __init__(self, environment: Environment, dim: int) -> None:
+        self.environment = environment
+        self._dim = dim
+
+    def find(self, transaction: Any, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Rows of those ids that are live. ids: UTF-8, ascending for speed."""
+        with transaction.cursor(self._ids) as cursor:
+            found = cursor.getmulti(ids)
+        return {bytes(key): layout.unpack_u64(key, value, "id") for key, value in found}
+
+    def read_record(self, transaction: Any, row: int, seq: int) -> Record:
+        """The record of a row as a reader at ``seq`` sees it.
+
+        Raises:
+            DataLossError: there is none.
+        """
+        with transaction.cursor(self._records) as cursor:
+            return _record_at(cursor, row, seq)
+
+    def last_versions(self, transaction: Any, rows: Iterable[int]) -> dict[int, int]:
+        """Row → seq of its last record, of rows that are live."""
+        versions = {}
+        with transaction.cursor(self._records) as cursor:
+            for row in sorted(rows):
+                to_last_version(cursor, row)
+                key = cursor.key()
+                found = layout.unpack_record_key(key) if key else (-1, 0)
+                if found[0] != row:
+                    raise DataLossError(f"row {row} has no record", "RECORD_MISSING")
+                versions[row] = found[1]
+        return versions
+
+    def read_records(self, transaction: Any, rows: Sequence[int], seq: int) -> list[Record]:
+        """The records of rows, in the order given."""
+        with transaction.cursor(self._records) as cursor:
+            return [_record_at(cursor, row, seq) for row in rows]
+
+    def read_vectors(self, transaction: Any, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Vectors as given, float32 (n, dim), in the order of ``rows``."""
+        out = np.empty((len(rows), self._dim), np.float32)
+        reader = BlockReader(transaction, self._blocks, self._dim, verify=True)
+        for position in np.argsort(np.array(rows, np.int64), kind="stable"):
+            out[position] = np.frombuffer(reader.raw_row(rows[position]), np.float32)
+        return out
+
+    def iterate_blocks(
+        self, transaction: Any, first_row: int, end_row: int
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """Rows and vectors of an interval, block by block, checksums compared.
+
+        The vectors are views into the transaction: copy them before asking for the next block. A
+        damaged block without a live row is passed over, so that deleting what was damaged is the
+        way out.
+
+        Raises:
+            DataLossError: a block is damaged and some row that it should hold is live.
+        """
+        with transaction.cursor(self._blocks) as cursor:
+            found = _to_block_of(cursor, first_row)
+            while found:
+                key = bytes(cursor.key())
+                if int.from_bytes(key, "big") >= end_row:
+                    return
+                try:
+                    rows, vectors = layout.unpack_block(key, cursor.value(), self._dim)
+                except DataLossError:
+                    found = cursor.next()
+                    end = int.from_bytes(cursor.key(), "big") if found else end_row
+                    if self._live_between(transaction, int.from_bytes(key, "big"), end):
+                        raise
+                    continue
+                inside = (rows >= first_row) & (rows < end_row)
+                if inside.all():
+                    yield rows, vectors
+                elif inside.any():
+                    yield rows[inside], vectors[inside]
+                found = cursor.next()
+
+    def blocks_holding(
+        self, transaction: Any, rows: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[bytes, memoryview, npt.NDArray[np.int64]]]:
+        """Key and value of each block that holds some of the rows (ascending), and those that it
+        holds; checksums are not compared."""
+        at = 0
+        while at < len(rows):
+            wanted, end = layout.row_key(int(rows[at])), len(rows)
+            with transaction.cursor(self._blocks) as cursor:
+                found = _to_block_of(cursor, int(rows[at]))
+                if not found:
+                    return
+                key, value = bytes(cursor.key()), memoryview(cursor.value())
+                if key > wanted:  # It begins behind them: none is held up to there.
+                    at = int(np.searchsorted(rows, int.from_bytes(key, "big")))
+                    continue
+                if cursor.next():
+                    end = int(np.searchsorted(rows, int.from_bytes(cursor.key(), "big")))
+            held = layout.held_rows(key, value, self._dim)
+            inside, at = rows[at:end], end
+            inside = inside[np.isin(inside, held, assume_unique=True)]
+            if len(inside):
+                yield key, value, inside
+
+    def _live_between(self, transaction: Any, first_row: int, end_row: int) -> bool:
+        """Some row of the interval has a record and has not died."""
+        dead = self.read_dead(transaction, first_row, end_row, _EVERY_SEQ)
+        died = set(dead.tolist())
+        with transaction.cursor(self._records) as cursor:
+            found = cursor.set_range(layout.record_key(first_row, 0))
+            while found:
+                row = layout.unpack_record_key(cursor.key())[0]
+                if row >= end_row:
+                    return False
+                if row not in died:
+                    return True
+                to_last_version(cursor, row)
+                found = cursor.next()
+        return False
+
+    def iterate_ids(
+        self, transaction: Any, first_row: int, end_row: int
+    ) -> Iterator[tuple[int, bytes]]:
+        """(row, id) of an interval of rows, ascending, versions of a record only once."""
+        last = -1
+        with transaction.cursor(self._records) as cursor:
+            if not cursor.set_range(layout.record_key(first_row, 0)):
+                return
+            for key, value in cursor.iternext(keys=True, values=True):
+                row = int.from_bytes(key[:8], "big")
+                if row >= end_row:
+                    return
+                if row != last:
+                    last = row
+                    yield row, layout.unpack_record(key, value)[0]
+                else:
+                    to_last_version(cursor, row)
+
+    def iterate_records(
+        self, transaction: Any, first_row: int, end_row: int, seq: int
+    ) -> Iterator[tuple[int, bytes, bytes]]:
+        """(row, id, metadata) of an interval of rows as a reader at ``seq`` sees them, ascending;
+        rows without a record at that seq are left out."""
+        unpack_key, unpack_record = layout.unpack_record_key, layout.unpack_record
+        last, record = -1, None
+        with transaction.cursor(self._records) as cursor:
+            if not cursor.set_range(layout.record_key(first_row, 0)):
+                return
+            for key, value in cursor.iternext(keys=True, values=True):
+                row, version = unpack_key(key)
+                if row > last:
+                    if record is not None:
+                        yield last, *record
+                    if row >= end_row:
+                        return
+                    last = row
+                    record = unpack_record(key, value) if version <= seq else None
+                else:
+                    # The version wanted is found, and all others passed over, however many.
+                    record = self._version_at(cursor, row, seq)
+                    to_last_version(cursor, row)
+            if record is not None:
+                yield last, *record
+
+    def _version_at(self, cursor: Any, row: int, seq: int) -> tuple[bytes, bytes] | None:
+        found = cursor.set_range(layout.record_key(row, seq + 1))
+        found = cursor.prev() if found else cursor.last()
+        if not found or layout.unpack_record_key(cursor.key())[0] != row:
+            return None
+        return layout.unpack_record(cursor.key(), cursor.value())
+
+    def next_recorded(self, transaction: Any, row: int) -> int | None:
+        """The first row from ``row`` on that has a record; None if there is none."""
+        with transaction.cursor(self._records) as cursor:
+            if not cursor.set_range(layout.record_key(row, 0)):
+                return None
+            found: int = layout.unpack_record_key(cursor.key())[0]
+            return found
+
+    def recorded(self, transaction: Any, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of some rows (ascending) have a record."""
+        found, reached = np.zeros(len(rows), bool), -1
+        with transaction.cursor(self._records) as cursor:
+            for at, row in enumerate(rows.tolist()):
+                if reached < row:
+                    if not cursor.set_range(layout.record_key(row, 0)):
+                        break
+                    reached = layout.unpack_record_key(cursor.key())[0]
+                found[at] = reached == row
+        return found
+
+    def read_dead(
+        self, transaction: Any, first_row: int, end_row: int, seq: int
+    ) -> npt.NDArray[np.int64]:
+        """Rows of an interval that died at or before ``seq``, ascending."""
+        return self.read_dead_slice(transaction, first_row, end_row, seq, end_row - first_row)[0]
+
+    def read_dead_slice(
+        self, transaction: Any, first_row: int, end_row: int, seq: int, deaths_max: int
+    ) -> tuple[npt.NDArray[np.int64], int]:
+        """``read_dead`` that stops after so many deaths, and the row to go on at."""
+        rows, seqs, next_row = self.read_deaths(transaction, first_row, end_row, deaths_max)
+        return rows[seqs <= seq], next_row
+
+    def read_deaths(
+        self, transaction: Any, first_row: int, end_row: int, deaths_max: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+        """Rows of an interval that died, the seqs of their deaths, and the row to go on at."""
+        keys, values, wanted, next_row = bytearray(), bytearray(), deaths_max, end_row
+        with transaction.cursor(self._dead) as cursor:
+            found = cursor.set_range(layout.row_key(first_row))
+            entries = cursor.iternext(keys=True, values=True) if found else iter(())
+            # In small lists: a loop takes twice as long.
+            while some := list(itertools.islice(entries, _DEATHS_AT_ONCE)):
+                some_keys = b"".join([key for key, _ in some])
+                numbers = np.frombuffer(some_keys, ">u8").astype(np.int64)
+                inside = int(np.searchsorted(numbers, end_row))
+                taken = min(inside, wanted)
+                some_values = b"".join([value for _, value in some[:taken]])
+                if len(some_values) != 12 * taken:
+                    for key, value in some[:taken]:
+                        layout.unpack_u64(key, value, "death")  # Raises at the one that was cut.
+                keys += some_keys[: 8 * taken]
+                values += some_values
+                wanted -= taken
+                if taken < inside:
+                    next_row = int(numbers[taken])
+                if taken < len(some):
+                    break
+            rows, seqs = layout.unpack_u64_table(bytes(keys), bytes(values), "death")
+        return rows, seqs, next_row
+
+    def read_log(self, transaction: Any, after: int, to: int) -> list[layout.LogEntry] | None:
+        """Log entries of the seqs ``after + 1`` to ``to``; None if some were trimmed."""
+        entries = []
+        with transaction.cursor(self._log) as cursor:
+            found = cursor.set_range(layout.row_key(after + 1))
+            for seq in range(after + 1, to + 1):
+                key = layout.row_key(seq)
+                if not found or cursor.key() != key:
+                    return None
+                entries.append(layout.unpack_log(key, cursor.value()))
+                found = cursor.next()
+        return entries
+
+    def block_reader(self, transaction: Any) -> BlockReader:
+        """For comparing single rows with others (``BlockReader.holds``)."""
+        return BlockReader(transaction, self._blocks, self._dim)
+
+
+def _to_block_of(cursor: Any, row: int) -> bool:
+    """To the block that may hold a row, which begins there or before it, or else to the next."""
+    key = layout.row_key(row)
+    found: bool = cursor.set_range(key)
+    if not found or cursor.key() != key:
+        found = (cursor.prev() if found else cursor.last()) or cursor.set_range(key)
+    return found
+
+
+def to_last_version(cursor: Any, row: int) -> None:
+    """To the last record of a row, so that the next one is another row's."""
+    if not cursor.set_range(layout.record_key(row + 1, 0)):
+        cursor.last()
+    else:
+        cursor.prev()
+
+
+def _record_at(cursor: Any, row: int, seq: int) -> Record:
+    found = cursor.set_range(layout.record_key(row, seq + 1))
+    found = cursor.prev() if found else cursor.last()
+    key = cursor.key()
+    if not found or int.from_bytes(key[:8], "big") != row:
+        raise DataLossError(f"row {row} has no record at seq {seq}", "RECORD_MISSING")
+    encoded, metadata = layout.unpack_record(key, cursor.value())
+    return Record(encoded.decode(), metadata)
+
+
+class BlockReader:
+    """Single rows out of blocks; keeps the last block at hand, so ascending rows are cheap."""
+
+    def __init__(self, transaction: Any, database: Any, dim: int, verify: bool = False) -> None:
+        self._cursor = transaction.cursor(database)
+        self._dim = dim
+        self._verify = verify
+        self._first = self._count = 0
+        self._sound = False
+        self._value: memoryview | None = None
+        self._rows: npt.NDArray[np.int64] | None = None
+
+    def raw_row(self, row: int) -> bytes:
+        """The bytes of a row's vector."""
+        position = self._position(row)
+        assert self._value is not None
+        size = 4 * self._dim
+        return bytes(self._value[position * size : (position + 1) * size])
+
+    def holds(self, row: int, raw: bytes) -> bool:
+        """The row's bytes are these, and the block that they are in is undamaged.
+
+        The checksum of a block is compared only once a row of it turns out to be equal: for rows
+        that differ it does not matter, and one that is damaged is better written anew.
+        """
+        try:
+            if self.raw_row(row) != raw:
+                return False
+            if not self._sound:
+                assert self._value is not None
+                layout.open_value(layout.row_key(self._first), self._value, "block")
+                self._sound = True
+        except DataLossError:
+            return False
+        return True
+
+    def _position(self, row: int) -> int:
+        if self._value is None or not self._first <= row < self._first + self._count:
+            self._load(row)
+        if self._rows is None:
+            position = row - self._first
+            if position < self._count:
+                return position
+        else:
+            position = int(np.searchsorted(self._rows, row))
+            if position < len(self._rows) and self._rows[position] == row:
+                return position
+        raise DataLossError(f"row {row} has no vector", "VECTOR_MISSING")
+
+    def _load(self, row: int) -> None:
+        key = layout.row_key(row)
+        found = self._cursor.set_range(key)
+        if not found or self._cursor.key() != key:
+            found = self._cursor.prev() if found else self._cursor.last()
+        if not found:
+            raise DataLossError(f"row {row} has no vector", "VECTOR_MISSING")
+        key, value = bytes(self._cursor.key()), memoryview(self._cursor.value())
+        if self._verify:
+            layout.open_value(key, value, "block")
+        self._sound, self._value = self._verify, None
+        rows = layout.block_rows(key, value, self._dim)
+        self._value, self._first = value, int.from_bytes(key, "big")
+        self._rows = None if isinstance(rows, int) else rows
+        self._count = rows if isinstance(rows, int) else int(rows[-1]) - self._first + 1

@@ -1,0 +1,252 @@
+"""Scrolling: every row of a collection as it was at one seq, in pages, by ascending row.
+
+The first page takes a pin (``pins.py``); each later one is asked for with a token that names the
+pin and the row to go on at. Between pages there is neither a transaction nor anything else held in
+this process, so a page may be asked for by another one.
+
+A row is there at seq S if it was added at or before S and did not die at or before S. The rows
+added by then are those below the pin's ``next_row``; of the others ``dead`` tells when they died,
+and each one's metadata is its last record of a seq of at most S. What dies, changes or moves later
+makes no difference, and nothing of it is purged while the pin lives.
+
+A page is read in slices, each a transaction of its own that looks whether the pin still lives: so
+what it reads was not purged, and it is short however many dead rows or versions lie in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb import checks, limits
+from vecdb.engine.store import leases as pins
+from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.store.layout import Pin
+from vecdb.engine.store.scroll_token import ScrollToken, pack_token, unpack_token
+from vecdb.engine.store.store import Store
+from vecdb.errors import (
+    DataLossError,
+    InvalidArgumentError,
+    OutcomeUnknownError,
+    ResourceExhaustedError,
+    UnavailableError,
+    VecdbError,
+)
+from vecdb.types import Records, ScrollPage
+
+__all__ = ["PageRequest", "end_scroll", "read_page"]
+
+_SLICE_ROWS, _SLICE_ROWS_MIN = 16_384, 512
+_SLICE_BYTES = 32 * 1024**2
+"""What a transaction reads at most, about: some 30 ms."""
+
+_ROW_OVERHEAD = 16
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """What a page is to hold, checked. ``bytes_max``: of ids, vectors and metadata together."""
+
+    batch: int
+    include_metadata: bool = True
+    include_vectors: bool = True
+    bytes_max: int = limits.SCROLL_PAGE_BYTES_MAX
+
+
+@dataclass
+class _Rows:
+    """The rows of a page so far."""
+
+    nbytes: int = 0
+    full: bool = False
+    ids: list[str] = field(default_factory=list)
+    metadata: list[bytes] = field(default_factory=list)
+    vectors: list[npt.NDArray[np.float32]] = field(default_factory=list)
+
+
+def read_page(
+    store: Store,
+    collection_id: str,
+    token: str | None,
+    asked: PageRequest,
+    deadline: Deadline,
+    *,
+    ends: bool = True,
+) -> ScrollPage:
+    """The first page, or the one that a token stands for; the last one ends the scroll.
+
+    A page that fails leaves the scroll as it was: it can be asked for again by its token.
+
+    Args:
+        ends: False if whoever holds the scroll's pin lets it go, and not the last page.
+
+    Raises:
+        InvalidArgumentError: BAD_TOKEN.
+        FailedPreconditionError: PIN_EXPIRED.
+        ResourceExhaustedError: too many scrolls are under way, or the disk is full.
+        DeadlineExceededError, CancelledError, NotFoundError.
+    """
+    if token is not None:
+        place = _checked_token(token, collection_id)
+        return _page(store, place, asked, deadline, ends=ends)
+    deadline.check()
+    pin = store.environment.transact(lambda transaction: pins.take_pin(store, transaction))
+    try:
+        place = ScrollToken(pin.id, pin.seq, 0, collection_id)
+        return _page(store, place, asked, deadline, ends=ends)
+    except BaseException:
+        with contextlib.suppress(VecdbError):
+            _release(store, pin.id)
+        raise
+
+
+def end_scroll(store: Store, collection_id: str, token: str) -> None:
+    """Let a scroll's pin go; one that has ended already is fine.
+
+    Raises:
+        InvalidArgumentError: BAD_TOKEN.
+    """
+    _release(store, _checked_token(token, collection_id).pin_id)
+
+
+def _release(store: Store, pin_id: bytes) -> None:
+    store.scroll_uses.forget(pin_id)
+    store.environment.transact(lambda transaction: pins.release_pin(store, transaction, pin_id))
+
+
+def _checked_token(token: Any, collection_id: str) -> ScrollToken:
+    place = unpack_token(checks.check_token(token))
+    if place is None:
+        raise InvalidArgumentError("the token is not one that a scroll gave", "BAD_TOKEN")
+    if place.collection_id != collection_id:
+        raise InvalidArgumentError("the token is of another collection's scroll", "BAD_TOKEN")
+    return place
+
+
+def _page(
+    store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadline, *, ends: bool
+) -> ScrollPage:
+    row_bytes = limits.ID_BYTES.maximum + _ROW_OVERHEAD
+    if asked.include_vectors:
+        row_bytes += 4 * store.config.dim
+    if asked.include_metadata:
+        row_bytes += limits.METADATA_BYTES.maximum
+    with store.call_memory.of_call() as memory:
+        memory.answer(min(asked.bytes_max, asked.batch * row_bytes))
+        return _filled_page(store, place, asked, deadline, ends)
+
+
+def _filled_page(
+    store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadline, ends: bool
+) -> ScrollPage:
+    got, row = _Rows(), place.row
+    while True:
+        deadline.check()
+        with store.environment.read() as transaction:
+            store.check_not_dropped(transaction)
+            pin = pins.check_pin(store, transaction, place.pin_id)
+            if pin.seq != place.seq or row > pin.next_row:
+                raise InvalidArgumentError("the token does not go with its scroll", "BAD_TOKEN")
+            row = _read_slice(store, transaction, pin, row, asked, got)
+        if got.full or len(got.ids) == asked.batch or row >= pin.next_row:
+            break
+    token = None
+    if row < pin.next_row:
+        pins.keep_pin(store, pin)
+        if ends:
+            store.scroll_uses.note(pin.id)
+        token = pack_token(place._replace(row=row))
+    elif ends:
+        # That was all. If the pin can't be let go now, its lease ends by itself.
+        with contextlib.suppress(ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
+            _release(store, pin.id)
+    return ScrollPage(_records(store, got, asked, pin.seq), token)
+
+
+def _read_slice(
+    store: Store, transaction: Any, pin: Pin, row: int, asked: PageRequest, got: _Rows
+) -> int:
+    """Add rows from ``row`` on to the page; returns the row to go on at."""
+    begin = store.rows.next_recorded(transaction, row)
+    if begin is None or begin >= pin.next_row:
+        return pin.next_row
+    vector_bytes = 4 * store.config.dim if asked.include_vectors else 0
+    # More than are wanted, as some may be dead, but no more than the slice may read.
+    window = max(_SLICE_ROWS_MIN, 2 * (asked.batch - len(got.ids)))
+    window = min(window, _SLICE_ROWS, _SLICE_BYTES // max(1, vector_bytes))
+    end = min(begin + window, pin.next_row)
+    dead = store.rows.read_dead(transaction, begin, end, pin.seq)
+    died, read_bytes = set(dead.tolist()), 0
+    rows: list[int] = []
+    append_row, append_id, append_metadata = rows.append, got.ids.append, got.metadata.append
+    room, wanted = asked.bytes_max - got.nbytes, asked.batch - len(got.ids)
+    first_of_page = not got.ids
+    for at, encoded, metadata in store.rows.iterate_records(transaction, begin, end, pin.seq):
+        read_bytes += len(metadata)
+        if at not in died:
+            size = vector_bytes + len(encoded) + _ROW_OVERHEAD
+            if asked.include_metadata:
+                size += len(metadata)
+            if (size > room and not first_of_page) or wanted == 0:
+                got.full, end = True, at
+                break
+            room, wanted, first_of_page = room - size, wanted - 1, False
+            append_row(at)
+            append_id(encoded.decode())
+            append_metadata(metadata)
+        if read_bytes > _SLICE_BYTES:
+            end = at + 1
+            break
+    got.nbytes = asked.bytes_max - room
+    if asked.include_vectors:
+        kept = np.array(rows, np.int64)
+        got.vectors.append(_vectors(store, transaction, begin, end, kept, dead))
+    return end
+
+
+def _vectors(
+    store: Store,
+    transaction: Any,
+    begin: int,
+    end: int,
+    kept: npt.NDArray[np.int64],
+    dead: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float32]:
+    """Vectors of the rows ``kept``, which are those of the interval that have a record and are not
+    dead.
+
+    Raises:
+        DataLossError: a row has a record and no vector, or the reverse.
+    """
+    vectors = np.empty((len(kept), store.config.dim), np.float32)
+    filled = np.zeros(len(kept), bool)
+    for rows, block in store.rows.iterate_blocks(transaction, begin, end):
+        if len(rows) == 0:
+            continue
+        first, last = np.searchsorted(kept, (rows[0], rows[-1] + 1)).tolist()
+        if np.array_equal(rows, kept[first:last]):
+            vectors[first:last], filled[first:last] = block, True
+            continue
+        inside = np.isin(rows, kept[first:last], assume_unique=True)
+        places = np.searchsorted(kept, rows[inside])
+        vectors[places], filled[places] = block[inside], True
+        unknown = np.setdiff1d(rows[~inside], dead, assume_unique=True)
+        if len(unknown):
+            raise DataLossError(f"row {unknown[0]} has no record", "RECORD_MISSING")
+    if not filled.all():
+        missing = int(kept[np.flatnonzero(~filled)[0]])
+        raise DataLossError(f"row {missing} has no vector", "VECTOR_MISSING")
+    return vectors
+
+
+def _records(store: Store, got: _Rows, asked: PageRequest, seq: int) -> Records:
+    vectors = None
+    if asked.include_vectors:
+        parts = got.vectors or [np.zeros((0, store.config.dim), np.float32)]
+        vectors = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    metadata = got.metadata if asked.include_metadata else [b""] * len(got.ids)
+    return Records(got.ids, vectors, metadata, [], seq)
