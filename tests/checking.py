@@ -13,17 +13,17 @@ import numpy as np
 import vecdb
 from tests.model import index_now, seal_now
 from vecdb.checking import CheckedCollection, Problem
-from vecdb.engine.store import layout
-from vecdb.engine.store import leases as pins
-from vecdb.engine.runtime.catalog import catalog_environment
+from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.kv.environment import Environment
 from vecdb.engine.maintenance.checking.catalog import check_catalog
 from vecdb.engine.maintenance.checking.check import CollectionCheck
-from vecdb.engine.kv.environment import Environment
-from vecdb.engine.system.files import file_lock
-from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.runtime.catalog import catalog_environment
 from vecdb.engine.segments.segment import RowArrays, Segment, write_segment
+from vecdb.engine.store import layout
+from vecdb.engine.store import leases as pins
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store
+from vecdb.engine.system.files import file_lock
 from vecdb.engine.testing import opened_of
 
 DIM = 8

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, settings
 
 import vecdb
 from tests.serving import running_server
-from vecdb.engine.store import leases as pins
 from vecdb.engine.interchange.export import lease as export_pin
+from vecdb.engine.store import leases as pins
 
 settings.register_profile(
     "vecdb",

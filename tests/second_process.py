@@ -19,9 +19,9 @@ import vecdb
 from tests.checking import checked
 from tests.model import index_now, seal_now
 from vecdb.checking import Problem
+from vecdb.engine.indexing.trimming import trim_dead
 from vecdb.engine.store.purging import PurgePass, garbage_rows, purge_all
 from vecdb.engine.testing import opened_of
-from vecdb.engine.indexing.trimming import trim_dead
 
 __all__ = ["Hand", "SecondProcess"]
 

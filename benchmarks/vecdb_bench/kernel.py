@@ -30,9 +30,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.kernels import compiled as kernels
-from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.builder import Builder, Space
+from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.kernels import compiled as kernels
 
 __all__ = ["DATASETS", "Comparison", "compare", "main"]
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import vecdb
 from vecdb import checks, limits
-from vecdb.engine.maintenance.backup.process import back_up
-from vecdb.engine.store.batch import DeleteBatch, UpsertBatch, make_batch, make_delete, make_terms
-from vecdb.engine.system.call_memory import CallMemory, MemoryBudget
-from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.interchange.export.export import CHUNK_BYTES, export
 from vecdb.engine.interchange.importing.incoming import receive_import
-from vecdb.engine.store.layout import FORMAT_NUMBER
+from vecdb.engine.maintenance.backup.process import back_up
 from vecdb.engine.search.lookup import get_records
-from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.search.search import SearchRequest
+from vecdb.engine.store.batch import DeleteBatch, UpsertBatch, make_batch, make_delete, make_terms
+from vecdb.engine.store.layout import FORMAT_NUMBER
+from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
+from vecdb.engine.system.call_memory import CallMemory, MemoryBudget
+from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import CancelledError, DeadlineExceededError, UnavailableError
 from vecdb.types import Receipt
 from vecdb_proto import vecdb_pb2 as wire

@@ -13,10 +13,10 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import grpc
 
 from vecdb import checks, errors, limits
-from vecdb.engine.system.call_memory import out_of_memory
 from vecdb.engine.interchange.export.export import ExportRequest
 from vecdb.engine.interchange.importing.import_file import ImportRequest
 from vecdb.engine.interchange.importing.incoming import Announced, Chunk, TransferEnd
+from vecdb.engine.system.call_memory import out_of_memory
 from vecdb.errors import InternalError, InvalidArgumentError, UnsupportedError, VecdbError
 from vecdb.types import (
     BackupReport,

@@ -20,9 +20,9 @@ from tests import index_files
 from tests.serving import running_server
 from vecdb import checks, json_objects
 from vecdb.json_objects import NotJsonError
+from vecdb_cli import sidecars
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
-from vecdb_cli import sidecars
 
 
 class Colour(enum.StrEnum):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.hnsw.test_hnsw import built, check_layout, clustered, metric_of, prepared, recall
-from vecdb.engine.hnsw.repair import LOST_FRACTION_MAX, died_together, healed, live_nodes
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.reachability import reachable_nodes
+from vecdb.engine.hnsw.repair import LOST_FRACTION_MAX, died_together, healed, live_nodes
 from vecdb.types import Metric
 
 SPACES = {Metric.EUCLIDEAN: "l2", Metric.DOT: "ip"}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vecdb.engine.kernels import compiled as kernels
 from vecdb.engine.hnsw.builder import Builder, Graph
+from vecdb.engine.kernels import compiled as kernels
 from vecdb.errors import DataLossError
 
 NOTHING_DEAD = np.zeros(0, np.uint8)

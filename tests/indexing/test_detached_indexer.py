@@ -74,7 +74,11 @@ def indexers_of(data: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"vecdb.engine.indexing.process" in words and os.fsencode(data) in words and b"--finish" in words:
+            if (
+                b"vecdb.engine.indexing.process" in words
+                and os.fsencode(data) in words
+                and b"--finish" in words
+            ):
                 found.append(int(entry.name))
     return found
 

@@ -11,8 +11,8 @@ import numpy as np
 
 import vecdb
 from vecdb.engine.indexing.merge_policy import FLAT_SEGMENTS_MAX, GROUP_SEGMENTS_MAX, Pace, plan
-from vecdb.engine.segments.segment import RowArrays
 from vecdb.engine.search.snapshot import SegmentView
+from vecdb.engine.segments.segment import RowArrays
 
 ROWS_MAX = 1_000_000
 TIER_ROWS = 4_000

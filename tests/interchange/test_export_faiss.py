@@ -17,8 +17,8 @@ import pytest
 import vecdb
 from tests.hnsw.test_healing import torn
 from vecdb.engine.interchange.faiss.write import hnsw_index
-from vecdb.engine.testing import opened_of
 from vecdb.engine.search.snapshot import View
+from vecdb.engine.testing import opened_of
 
 METRICS = ("cosine", "euclidean", "dot")
 EF = 128

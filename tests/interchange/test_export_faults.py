@@ -19,12 +19,12 @@ import pytest
 import vecdb
 from tests.store.test_full_disk import disk, resize, use_up
 from vecdb import export_files, limits
-from vecdb.engine.system import failpoints
 from vecdb.engine.hnsw import repair as healing
-from vecdb.engine.interchange.export import merge_process
 from vecdb.engine.interchange.export import lease as pin
-from vecdb.engine.system.files import file_lock
+from vecdb.engine.interchange.export import merge_process
 from vecdb.engine.segments.segment import Segment
+from vecdb.engine.system import failpoints
+from vecdb.engine.system.files import file_lock
 from vecdb.engine.testing import opened_of
 from vecdb.export_files import NewFile
 from vecdb_server.process import Server

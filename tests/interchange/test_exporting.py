@@ -22,13 +22,13 @@ import pytest
 import vecdb
 from tests.serving import running_server
 from vecdb import export_files
-from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.interchange.export import export as exporting
 from vecdb.engine.interchange.export.export import ExportRequest, export
+from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of
 from vecdb.side_header import KEY
-from vecdb_proto import vecdb_pb2 as wire
 from vecdb_cli.command_line import run
+from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server.service import Service
 
 DIM = 8

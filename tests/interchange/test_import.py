@@ -22,14 +22,13 @@ import pytest
 
 import vecdb
 from tests.index_files import faiss_index, vectors
-from vecdb.engine.system import failpoints
-from vecdb.engine.interchange.importing import import_file
-from vecdb.engine.interchange.importing import take_over
+from vecdb.engine.indexing.trimming import trim_dead
+from vecdb.engine.interchange.importing import import_file, take_over
 from vecdb.engine.interchange.importing.foreign_index import Rows
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
 from vecdb.engine.store.purging import purge_all
+from vecdb.engine.system import failpoints
 from vecdb.engine.testing import opened_of
-from vecdb.engine.indexing.trimming import trim_dead
 from vecdb.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from vecdb_cli import command_line
 

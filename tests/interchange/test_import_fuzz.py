@@ -23,9 +23,9 @@ import vecdb
 from tests import index_files
 from tests.index_files import KINDS
 from vecdb.engine.hnsw.builder import _check
+from vecdb.engine.hnsw.reachability import reachable_nodes
 from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
-from vecdb.engine.hnsw.reachability import reachable_nodes
 from vecdb.errors import InvalidArgumentError
 
 REASONS = {"BAD_FILE", "FAISS_INDEX", "DIM_MISMATCH"}

@@ -26,12 +26,11 @@ import pytest
 import vecdb
 from tests.index_files import faiss_index, vectors
 from tests.serving import ServerProcess, held, running_server
-from vecdb.engine.interchange.importing import import_file
-from vecdb.engine.interchange.importing import incoming
+from vecdb.engine.interchange.importing import import_file, incoming
+from vecdb_cli import command_line
 from vecdb_client import imports
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
-from vecdb_cli import command_line
 
 WITHIN_S = 20.0
 

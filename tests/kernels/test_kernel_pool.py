@@ -16,12 +16,12 @@ import pytest
 
 import vecdb
 from tests.model import index_now, seal_now
-from vecdb.engine.kernels import pool as kernel_pool
 from vecdb.engine.kernels import compiled as kernels
-from vecdb.engine.search import search as search_module
-from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.kernels import pool as kernel_pool
 from vecdb.engine.kernels.pool import KernelPool
+from vecdb.engine.search import search as search_module
 from vecdb.engine.search.search import SearchRequest
+from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of, runtime_of
 from vecdb.errors import CancelledError, DeadlineExceededError, VecdbError
 

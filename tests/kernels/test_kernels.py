@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from vecdb.engine.kernels import compiled as kernels
 from vecdb.engine.hnsw.builder import Builder, Graph
+from vecdb.engine.kernels import compiled as kernels
 
 NOTHING_DEAD = np.zeros(0, np.uint8)
-ROOT = str(Path(kernels.__file__).resolve().parents[2])
+ROOT = str(Path(kernels.__file__).resolve().parents[3])
 METRICS = {"ip": kernels.INNER, "l2": kernels.EUCLIDEAN}
 
 
@@ -376,12 +376,12 @@ def test_the_cache_is_written_and_read_back(tmp_path: Path) -> None:
 def test_without_a_place_for_a_cache_it_warns_once_and_works(tmp_path: Path) -> None:
     """numba can make no folder where the module lies, nor the user's cache folder."""
     package = tmp_path / "vecdb"
-    engine = package / "engine"
-    engine.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (engine / "__init__.py").touch()
-    shutil.copy(kernels.__file__, engine)
-    (engine / "__pycache__").touch()  # A file where the folder should be.
+    room = package / "engine" / "kernels"
+    room.mkdir(parents=True)
+    for folder in (package, room.parent, room):
+        (folder / "__init__.py").touch()
+    shutil.copy(kernels.__file__, room)
+    (room / "__pycache__").touch()  # A file where the folder should be.
     done = run_program(
         "lenient", PYTHONPATH=str(tmp_path), HOME="/dev/null", XDG_CACHE_HOME="/dev/null",
         NUMBA_CACHE_DIR="", PYTHONDONTWRITEBYTECODE="1",

@@ -28,16 +28,16 @@ import pytest
 import vecdb
 from tests.model import Model, index_now, seal_now
 from tests.serving import running_server
-from vecdb.engine.store import layout
-from vecdb.engine.segments import lifecycle as publication
+from vecdb.engine.kv.environment import Environment
 from vecdb.engine.maintenance.backup.manifest import read_manifest, write_manifest
 from vecdb.engine.maintenance.backup.process import back_up
+from vecdb.engine.segments import lifecycle as publication
+from vecdb.engine.store import layout
 from vecdb.engine.system.deadline import Deadline
-from vecdb.engine.kv.environment import Environment
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.testing import opened_of, runtime_of
-from vecdb_proto import vecdb_pb2 as wire
 from vecdb_cli import command_line
+from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server.process import Server
 
 DIM = 16

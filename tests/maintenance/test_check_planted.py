@@ -39,10 +39,10 @@ from tests.checking import (
     segments_of,
 )
 from vecdb.checking import KINDS, NOTE, Problem
-from vecdb.engine.store import layout
-from vecdb.engine.maintenance.checking.repair import CollectionRepair, repair_folder
 from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.maintenance.checking.repair import CollectionRepair, repair_folder
 from vecdb.engine.segments.segment import RowArrays
+from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
 
 Plant = Callable[[Path], object]

@@ -19,13 +19,12 @@ import vecdb
 from tests.checking import checked
 from tests.model import Model, index_now, indexer_of, seal_now
 from vecdb.engine.indexing import indexer as indexing
-from vecdb.engine.store import layout
 from vecdb.engine.segments import lifecycle as publication
-from vecdb.engine.store import writer
 from vecdb.engine.segments import segment as segment_module
+from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
+from vecdb.engine.store import layout, writer
 from vecdb.engine.store.batch import make_batch
 from vecdb.engine.system.files import file_lock
-from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 from vecdb.engine.testing import opened_of, runtime_of, submit
 
 RNG = np.random.default_rng(3)

@@ -16,9 +16,9 @@ import pytest
 import vecdb
 from tests.checking import kinds_of, put
 from tests.serving import ServerProcess
-from vecdb.engine.store import layout
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.lmdb_pages import check_whole, last_transaction
+from vecdb.engine.store import layout
 from vecdb.engine.store.stored_name import NAME_KEY
 from vecdb.engine.testing import opened_of
 from vecdb.errors import DataLossError, FailedPreconditionError

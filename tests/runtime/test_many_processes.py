@@ -22,14 +22,14 @@ import pytest
 
 import vecdb
 from tests.serving import ServerProcess
-from vecdb.engine.kv import environment as environment_module
-from vecdb.engine.system import failpoints
-from vecdb.engine.store import layout
 from vecdb.engine.indexing import supervisor
+from vecdb.engine.indexing.supervisor import IndexerSettings, Supervisor
+from vecdb.engine.kv import environment as environment_module
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.runtime.open_collection import OpenCollection
+from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
-from vecdb.engine.indexing.supervisor import IndexerSettings, Supervisor
+from vecdb.engine.system import failpoints
 from vecdb.engine.testing import opened_of, runtime_of
 
 DIM = 32

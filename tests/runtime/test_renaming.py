@@ -23,14 +23,14 @@ import pytest
 import vecdb
 from tests.model import seal_now
 from tests.serving import free_port, running_server, running_server_at, wait_until_ready
-from vecdb.engine.runtime import upkeep
 from vecdb.engine.api.database import Database
+from vecdb.engine.runtime import upkeep
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.testing import opened_of, runtime_of
+from vecdb_cli import command_line
 from vecdb_client import Collection
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
-from vecdb_cli import command_line
 
 DIM = 4
 GONE = {"DROPPED", "NO_COLLECTION"}

@@ -35,8 +35,7 @@ import vecdb
 from tests.second_process import Hand, SecondProcess
 from tests.state_model import Batch, OpenScroll, StateModel
 from vecdb.engine.maintenance import compaction
-from vecdb.engine.store import conditions
-from vecdb.engine.store import layout
+from vecdb.engine.store import conditions, layout
 from vecdb.engine.store import leases as pins
 from vecdb.engine.store import store as store_module
 from vecdb.engine.store.requests import Requests

@@ -18,13 +18,13 @@ import vecdb
 from tests.model import Model, index_now, seal_now
 from tests.serving import running_server
 from vecdb.engine.kernels import compiled as kernels
-from vecdb.engine.search import lookup
-from vecdb.engine.segments import flushing as sealing
-from vecdb.engine.search import snapshot_manager as view_keeper
-from vecdb.engine.search import search as search_module
-from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.search import lookup
+from vecdb.engine.search import search as search_module
+from vecdb.engine.search import snapshot_manager as view_keeper
 from vecdb.engine.search.search import Searcher, SearchRequest
+from vecdb.engine.segments import flushing as sealing
+from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix

@@ -18,17 +18,16 @@ import pytest
 import vecdb
 from tests.model import Model, index_now, seal_now
 from vecdb import limits
-from vecdb.engine.store import leases as pins
-from vecdb.engine.search import search
-from vecdb.engine.store import clock as store_clock
-from vecdb.engine.search import streaming
-from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.search import search, streaming
 from vecdb.engine.search.memtable import FreshRows
-from vecdb.engine.store.purging import purge_all
 from vecdb.engine.search.search import SearchRequest
-from vecdb.engine.testing import opened_of, runtime_of
 from vecdb.engine.search.snapshot import View
 from vecdb.engine.search.snapshot_budget import ViewBudget
+from vecdb.engine.store import clock as store_clock
+from vecdb.engine.store import leases as pins
+from vecdb.engine.store.purging import purge_all
+from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.testing import opened_of, runtime_of
 
 DIM = 16
 ROW_BYTES = FreshRows.row_bytes(DIM)

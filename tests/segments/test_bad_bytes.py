@@ -22,13 +22,13 @@ import pytest
 import vecdb
 from tests.model import Model, index_now, seal_now
 from tests.second_process import SecondProcess
-from vecdb.engine.store import layout
-from vecdb.engine.segments import flushing as sealing
-from vecdb.engine.runtime import upkeep
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.runtime import upkeep
+from vecdb.engine.segments import flushing as sealing
 from vecdb.engine.segments.segment import Segment
-from vecdb.engine.store.store import Store
+from vecdb.engine.store import layout
 from vecdb.engine.store.clock import CLOCK_KEY
+from vecdb.engine.store.store import Store
 from vecdb.engine.testing import opened_of, runtime_of
 
 DIM = 8

@@ -19,13 +19,13 @@ import pytest
 
 import vecdb
 from tests.serving import ServerProcess, running_server
+from vecdb.engine.api.database import Database
 from vecdb.engine.search import hits as answers
 from vecdb.engine.search import lookup
 from vecdb.engine.search import search as search_module
-from vecdb.engine.system.call_memory import MemoryBudget
-from vecdb.engine.api.database import Database
 from vecdb.engine.search.search import Searcher
 from vecdb.engine.store.store import Store
+from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.testing import runtime_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix

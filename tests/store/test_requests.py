@@ -19,11 +19,10 @@ import pytest
 import vecdb
 from tests.serving import REQUEST_BYTES_MIN, ServerProcess, free_port, held, running_server
 from vecdb import limits
-from vecdb.engine.system import failpoints
-from vecdb.engine.store import layout
-from vecdb.engine.store import requests
 from vecdb.engine.store import clock as store_clock
+from vecdb.engine.store import layout, requests
 from vecdb.engine.store.batch import make_batch, make_terms
+from vecdb.engine.system import failpoints
 from vecdb.engine.testing import opened_of
 from vecdb_client import Client
 from vecdb_client.calls import Calls

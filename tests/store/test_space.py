@@ -16,22 +16,20 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, recall, seal_now
-from vecdb.engine.system import folder_use
-from vecdb.engine.store import layout
-from vecdb.engine.search import lookup
-from vecdb.engine.store import leases as pins
-from vecdb.engine.store import purging
-from vecdb.engine.segments import flushing as sealing
-from vecdb.engine.search import search
-from vecdb.engine.store import clock as store_clock
-from vecdb.engine.maintenance.compaction import folder_bytes
-from vecdb.engine.system.folder_use import FolderUse
-from vecdb.engine.segments.lifecycle import GRAPH_LOCK, SEAL_LOCK, claim, discard_claims, widen
-from vecdb.engine.store.purging import GRACE_S, PurgePass, Purger, purge_all
-from vecdb.engine.testing import opened_of, runtime_of
 from vecdb.engine.indexing.trimming import trim_dead
+from vecdb.engine.maintenance.compaction import folder_bytes
 from vecdb.engine.runtime.upkeep import Upkeep
+from vecdb.engine.search import lookup, search
 from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.engine.segments import flushing as sealing
+from vecdb.engine.segments.lifecycle import GRAPH_LOCK, SEAL_LOCK, claim, discard_claims, widen
+from vecdb.engine.store import clock as store_clock
+from vecdb.engine.store import layout, purging
+from vecdb.engine.store import leases as pins
+from vecdb.engine.store.purging import GRACE_S, PurgePass, Purger, purge_all
+from vecdb.engine.system import folder_use
+from vecdb.engine.system.folder_use import FolderUse
+from vecdb.engine.testing import opened_of, runtime_of
 
 DIM = 16
 

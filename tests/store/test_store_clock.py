@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 import vecdb
 from vecdb import limits
+from vecdb.engine.store import clock as store_clock
 from vecdb.engine.store import layout
 from vecdb.engine.store import leases as pins
-from vecdb.engine.store import clock as store_clock
-from vecdb.engine.store.purging import GRACE_S, purge_all
 from vecdb.engine.store.clock import CLOCK_KEY
+from vecdb.engine.store.purging import GRACE_S, purge_all
 from vecdb.engine.testing import opened_of
 
 DIM = 4

@@ -18,14 +18,13 @@ import pytest
 
 import vecdb
 from tests.serving import ServerProcess
+from vecdb.engine.kv import environment, write_lock
+from vecdb.engine.kv.write_lock import WriteLock
 from vecdb.engine.runtime import catalog
-from vecdb.engine.kv import environment
-from vecdb.engine.kv import write_lock
 from vecdb.engine.store import writer
 from vecdb.engine.store.batch import make_batch
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.testing import opened_of, runtime_of, submit
-from vecdb.engine.kv.write_lock import WriteLock
 from vecdb.errors import UnavailableError
 
 DIM = 8

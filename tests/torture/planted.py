@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from vecdb.engine.kv import environment
 from vecdb.engine.indexing import indexer as indexing
-from vecdb.engine.segments import lifecycle as publication
+from vecdb.engine.kv import environment
 from vecdb.engine.segments import flushing as sealing
+from vecdb.engine.segments import lifecycle as publication
 from vecdb.engine.store.rows import RowReader
 from vecdb.engine.store.store import Store
 from vecdb.engine.store.writer import Writer

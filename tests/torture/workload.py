@@ -35,11 +35,11 @@ import vecdb
 from tests.model import index_now, seal_now
 from tests.torture import planted
 from tests.torture.history import Batch, History
-from vecdb.engine.system import failpoints
-from vecdb.engine.kv import write_lock
-from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.api.database import Database
+from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.kv import write_lock
 from vecdb.engine.kv.write_lock import Errand
+from vecdb.engine.system import failpoints
 
 __all__ = ["BATCHES", "DIM", "METRIC", "STEPS", "USUAL", "Manner", "replay", "start"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.api.collection import Collection
 from vecdb.engine.api.database import Database
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.runtime import Runtime
+from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
 from vecdb.types import Receipt
 
 __all__ = ["opened_of", "runtime_of", "submit"]

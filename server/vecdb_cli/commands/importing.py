@@ -116,10 +116,10 @@ def _send(
     from rich.console import Console
 
     import vecdb
-    from vecdb_client.imports import send_import
-    from vecdb_client.translation import import_begin
     from vecdb_cli.commands.progress import Bytes
     from vecdb_cli.commands.target import DEFAULT_URL
+    from vecdb_client.imports import send_import
+    from vecdb_client.translation import import_begin
 
     begin = import_begin(kind, collection, metric, dim)
     size = file.stat().st_size if file.is_file() else 0

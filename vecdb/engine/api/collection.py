@@ -12,15 +12,15 @@ from functools import partial
 from typing import Any
 
 from vecdb import checks, limits
-from vecdb.engine.store.batch import make_batch, make_delete, make_terms
-from vecdb.engine.system.deadline import Deadline
-from vecdb.engine.interchange.export.export import ExportRequest, export
 from vecdb.engine.api.ingest import ingest
-from vecdb.engine.search.lookup import get_records
+from vecdb.engine.interchange.export.export import ExportRequest, export
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.runtime import Runtime
-from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
+from vecdb.engine.search.lookup import get_records
 from vecdb.engine.search.search import SearchRequest
+from vecdb.engine.store.batch import make_batch, make_delete, make_terms
+from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
+from vecdb.engine.system.deadline import Deadline
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
 from vecdb.scrolling import Scroll
 from vecdb.types import (

@@ -8,12 +8,12 @@ from typing import Any
 
 from vecdb import checks
 from vecdb.database_surface import DatabaseSurface
-from vecdb.engine.maintenance.backup.process import back_up
 from vecdb.engine.api.collection import Collection
-from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.interchange.importing.import_file import ImportRequest, import_file
+from vecdb.engine.maintenance.backup.process import back_up
 from vecdb.engine.runtime.options import Options
 from vecdb.engine.runtime.runtime import Runtime
+from vecdb.engine.system.deadline import Deadline
 from vecdb.types import BackupReport, CollectionDescription, ImportReport
 
 __all__ = ["Database"]

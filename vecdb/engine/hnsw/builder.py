@@ -32,11 +32,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.hnsw.build_space import BuildSpace, Space, chain_twins, fill_lists, scatter
-from vecdb.engine.kernels.loading import load_kernels
-from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.file_format import HEADER as _HEADER
 from vecdb.engine.hnsw.file_format import record as _record
+from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.reachability import connect, distances_of
+from vecdb.engine.kernels.loading import load_kernels
 from vecdb.errors import DataLossError
 
 __all__ = ["Builder", "Space", "file_pieces"]

@@ -20,9 +20,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.reachability import connect, distances_of, reachable_nodes
+from vecdb.engine.kernels.loading import load_kernels
 from vecdb.types import Metric
 
 __all__ = ["HEALED_FRACTION_MAX", "LOST_FRACTION_MAX", "died_together", "healed", "live_nodes"]

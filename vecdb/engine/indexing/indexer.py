@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from vecdb.engine.hnsw.build_space import space_of
-from vecdb.engine.system.failpoints import failpoint
-from vecdb.engine.system.files import file_lock
 from vecdb.engine.hnsw.builder import Builder
-from vecdb.engine.system.modes import make_folder
 from vecdb.engine.indexing.merge_policy import GROUP_SEGMENTS_MAX, Pace, plan
+from vecdb.engine.indexing.trimming import trim_dead
+from vecdb.engine.search.snapshot import DEAD_FRACTION_MAX, SegmentView, View, is_clean
+from vecdb.engine.search.snapshot_manager import ViewKeeper
 from vecdb.engine.segments.lifecycle import (
     GRAPH_LOCK,
     SEAL_LOCK,
@@ -36,17 +36,17 @@ from vecdb.engine.segments.lifecycle import (
     sweep,
     widen,
 )
-from vecdb.engine.store.purging import purge_all
 from vecdb.engine.segments.segment import (
     RowArrays,
     SegmentDamagedError,
     padded_width,
     write_segment,
 )
+from vecdb.engine.store.purging import purge_all
 from vecdb.engine.store.store import Store
-from vecdb.engine.indexing.trimming import trim_dead
-from vecdb.engine.search.snapshot import DEAD_FRACTION_MAX, SegmentView, View, is_clean
-from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.engine.system.failpoints import failpoint
+from vecdb.engine.system.files import file_lock
+from vecdb.engine.system.modes import make_folder
 from vecdb.errors import DataLossError
 
 __all__ = ["CollectionIndexer"]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vecdb.engine.segments.segment import padded_width
 from vecdb.engine.search.snapshot import DEAD_FRACTION_MAX, SegmentView, is_clean
+from vecdb.engine.segments.segment import padded_width
 
 __all__ = ["GROUP_SEGMENTS_MAX", "Pace", "graph_row_bytes", "plan"]
 

@@ -24,17 +24,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vecdb.engine.store import layout
-from vecdb.engine.system.child_process import give_way
+from vecdb.engine.indexing.indexer import CollectionIndexer
+from vecdb.engine.indexing.merge_policy import Pace, graph_row_bytes
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.segments.flushing import flat_rows_max, seal
+from vecdb.engine.store import layout
+from vecdb.engine.store.store import Store
+from vecdb.engine.system.child_process import give_way
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.system.folder_use import FolderUse
 from vecdb.engine.system.garbage import keep_what_is_loaded
-from vecdb.engine.indexing.indexer import CollectionIndexer
-from vecdb.engine.indexing.merge_policy import Pace, graph_row_bytes
-from vecdb.engine.segments.flushing import flat_rows_max, seal
-from vecdb.engine.store.store import Store
 from vecdb.errors import NotFoundError
 
 __all__ = ["main"]
@@ -157,7 +157,9 @@ class _Worker:
 
 def main() -> None:
     """Run until the input ends."""
-    parser = argparse.ArgumentParser(prog="python -m vecdb.engine.indexing.process", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m vecdb.engine.indexing.process", description=__doc__
+    )
     parser.add_argument("folder")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--segment-bytes-max", type=int, default=4 * 1024**3)

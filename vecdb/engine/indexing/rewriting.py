@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vecdb.engine.system.files import file_lock
-from vecdb.engine.segments.lifecycle import SEAL_LOCK, claim, discard_claims, sweep
+from vecdb.engine.search.snapshot import View
 from vecdb.engine.segments.flushing import intact_rows, write_and_publish
+from vecdb.engine.segments.lifecycle import SEAL_LOCK, claim, discard_claims, sweep
 from vecdb.engine.store.store import Store
 from vecdb.engine.store.tombstones import read_dead
-from vecdb.engine.search.snapshot import View
+from vecdb.engine.system.files import file_lock
 
 __all__ = ["thin_flat"]
 

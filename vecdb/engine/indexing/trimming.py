@@ -20,9 +20,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.search.snapshot import View
 from vecdb.engine.store.segment_table import claimed_intervals
 from vecdb.engine.store.store import Store
-from vecdb.engine.search.snapshot import View
 
 __all__ = ["trim_dead"]
 

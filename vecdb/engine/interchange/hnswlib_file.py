@@ -11,11 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb import limits
-from vecdb.engine.kernels.loading import load_kernels
-from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.file_format import HEADER, record
-from vecdb.engine.interchange.importing.foreign_index import ForeignIndex, Measure, Rows, check_ids_unique
+from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.interchange.importing.foreign_index import (
+    ForeignIndex,
+    Measure,
+    Rows,
+    check_ids_unique,
+)
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
+from vecdb.engine.kernels.loading import load_kernels
 from vecdb.errors import InvalidArgumentError
 from vecdb.types import Metric
 

@@ -34,15 +34,15 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from vecdb.engine.system.failpoints import failpoint
-from vecdb.engine.system.files import is_full
 from vecdb.engine.kv.gate import BackOff, Gate
 from vecdb.engine.kv.lmdb_errors import disk_full, located, translated, translation
 from vecdb.engine.kv.lmdb_files import open_files
 from vecdb.engine.kv.lmdb_pages import check_whole
+from vecdb.engine.kv.write_lock import Errand, Openings, WriteLock, run_claimed
+from vecdb.engine.system.failpoints import failpoint
+from vecdb.engine.system.files import is_full
 from vecdb.engine.system.modes import make_folder, set_file_mode
 from vecdb.engine.system.place import Place, not_in_place, unknown_where
-from vecdb.engine.kv.write_lock import Errand, Openings, WriteLock, run_claimed
 from vecdb.errors import (
     DataLossError,
     FailedPreconditionError,

@@ -29,24 +29,24 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb import checks
-from vecdb.engine.store import layout
+from vecdb.engine.indexing.indexer import CollectionIndexer
+from vecdb.engine.indexing.merge_policy import graph_row_bytes
+from vecdb.engine.kv.environment import Environment
 from vecdb.engine.maintenance.backup.backup import finish_store, open_copy
 from vecdb.engine.runtime.catalog import Catalog
 from vecdb.engine.runtime.data_folder import COMPACTION_DRAFT, remove_leftovers
-from vecdb.engine.kv.environment import Environment
-from vecdb.engine.system.files import file_lock, fsync_folder, os_errors_translated
-from vecdb.engine.system.folder_use import FolderUse
-from vecdb.engine.indexing.indexer import CollectionIndexer
-from vecdb.engine.system.modes import make_folder
 from vecdb.engine.runtime.options import Options
-from vecdb.engine.indexing.merge_policy import graph_row_bytes
-from vecdb.engine.store.requests import Requests
-from vecdb.engine.store.rows import to_last_version
 from vecdb.engine.segments.flushing import row_bytes, seal
 from vecdb.engine.segments.segment import Segment
+from vecdb.engine.store import layout
+from vecdb.engine.store.requests import Requests
+from vecdb.engine.store.rows import to_last_version
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.store.tombstones import read_dead
+from vecdb.engine.system.files import file_lock, fsync_folder, os_errors_translated
+from vecdb.engine.system.folder_use import FolderUse
+from vecdb.engine.system.modes import make_folder
 from vecdb.errors import DataLossError, NotFoundError
 from vecdb.types import CompactionReport
 

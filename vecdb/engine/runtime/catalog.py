@@ -28,16 +28,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from vecdb.engine.store import layout
-from vecdb.engine.runtime.catalog_loss import catalog_fault, catalog_lost, stores_on_disk
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.lmdb_files import fill_cut_file
+from vecdb.engine.kv.named_database import NamedDatabase
+from vecdb.engine.runtime.catalog_loss import catalog_fault, catalog_lost, stores_on_disk
+from vecdb.engine.store import layout
+from vecdb.engine.store.store import Store, dropped_error, mark_dropped
 from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import file_lock, fsync_folder, patient_lock
-from vecdb.engine.kv.lmdb_files import fill_cut_file
 from vecdb.engine.system.modes import make_folder, make_folders
-from vecdb.engine.kv.named_database import NamedDatabase
 from vecdb.engine.system.place import not_in_place
-from vecdb.engine.store.store import Store, dropped_error, mark_dropped
 from vecdb.errors import (
     AlreadyExistsError,
     DataLossError,

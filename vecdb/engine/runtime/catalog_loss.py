@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vecdb.engine.system.files import names_in
 from vecdb.engine.kv.lmdb_pages import check_whole
+from vecdb.engine.system.files import names_in
 from vecdb.errors import DataLossError
 
 __all__ = ["catalog_fault", "catalog_lost", "has_bytes", "stores_on_disk"]

@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from vecdb.engine.system.atomic_folder import remove_stale
 from vecdb.engine.runtime.catalog_loss import stores_on_disk
+from vecdb.engine.system.atomic_folder import remove_stale
 from vecdb.engine.system.files import fsync_folder, write_file
 from vecdb.engine.system.modes import is_for_group, make_root
 from vecdb.errors import FailedPreconditionError

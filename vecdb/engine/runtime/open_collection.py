@@ -13,27 +13,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from vecdb.engine.store import layout
 from vecdb.engine.indexing.backpressure import Backpressure
-from vecdb.engine.system.call_memory import MemoryBudget
-from vecdb.engine.kv.environment import Environment
+from vecdb.engine.indexing.merge_policy import graph_row_bytes, plan
+from vecdb.engine.indexing.rewriting import thin_flat
+from vecdb.engine.indexing.trimming import trim_dead
 from vecdb.engine.kernels.pool import KernelPool
-from vecdb.engine.system.modes import make_folder
+from vecdb.engine.kv.environment import Environment
 from vecdb.engine.runtime.opening_checks import check_counters
 from vecdb.engine.runtime.options import Options
-from vecdb.engine.system.place import not_in_place
-from vecdb.engine.indexing.merge_policy import graph_row_bytes, plan
-from vecdb.engine.store.purging import Purger, garbage_rows
-from vecdb.engine.segments.flushing import flat_rows_max, row_bytes, seal
 from vecdb.engine.search.search import Searcher
+from vecdb.engine.search.snapshot_budget import ViewBudget
+from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.engine.segments.flushing import flat_rows_max, row_bytes, seal
+from vecdb.engine.segments.verifying import Verifier
+from vecdb.engine.store import layout
+from vecdb.engine.store.purging import Purger, garbage_rows
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store, dropped_error
 from vecdb.engine.store.stored_name import write_name
-from vecdb.engine.indexing.rewriting import thin_flat
-from vecdb.engine.indexing.trimming import trim_dead
-from vecdb.engine.segments.verifying import Verifier
-from vecdb.engine.search.snapshot_budget import ViewBudget
-from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.engine.system.call_memory import MemoryBudget
+from vecdb.engine.system.modes import make_folder
+from vecdb.engine.system.place import not_in_place
 from vecdb.errors import VecdbError
 
 __all__ = ["OpenCollection", "gone_is_dropped"]

@@ -31,26 +31,26 @@ from typing import Any, ClassVar, TypeVar
 
 from vecdb import checks
 from vecdb.engine.indexing.backpressure import NO_PROGRESS_S
-from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
-from vecdb.engine.system.call_memory import MemoryBudget
-from vecdb.engine.runtime.catalog import Catalog
-from vecdb.engine.runtime.stats import collection_stats
+from vecdb.engine.indexing.merge_policy import plan
+from vecdb.engine.indexing.supervisor import IndexerSettings, Supervisor
 from vecdb.engine.kernels.loading import warn_when_compiling
+from vecdb.engine.kernels.pool import KernelPool
+from vecdb.engine.runtime.catalog import Catalog
 from vecdb.engine.runtime.data_folder import prepare_folder, raise_file_limit, remove_leftovers
+from vecdb.engine.runtime.open_collection import OpenCollection
+from vecdb.engine.runtime.options import Options
+from vecdb.engine.runtime.stats import collection_stats
+from vecdb.engine.runtime.store_lru import Resting
+from vecdb.engine.runtime.upkeep import Upkeep
+from vecdb.engine.search.snapshot_budget import ViewBudget
+from vecdb.engine.segments.verifying import Verifier
+from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
+from vecdb.engine.store.writer import Writer
+from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.files import os_errors_translated
 from vecdb.engine.system.folder_use import FolderUse
-from vecdb.engine.kernels.pool import KernelPool
-from vecdb.engine.runtime.open_collection import OpenCollection
-from vecdb.engine.runtime.options import Options
-from vecdb.engine.indexing.merge_policy import plan
-from vecdb.engine.runtime.store_lru import Resting
-from vecdb.engine.indexing.supervisor import IndexerSettings, Supervisor
 from vecdb.engine.system.turns import Turns
-from vecdb.engine.runtime.upkeep import Upkeep
-from vecdb.engine.segments.verifying import Verifier
-from vecdb.engine.search.snapshot_budget import ViewBudget
-from vecdb.engine.store.writer import Writer
 from vecdb.errors import (
     DataLossError,
     FailedPreconditionError,

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Final
 
 from vecdb.engine.runtime.open_collection import OpenCollection
-from vecdb.engine.store.purging import GRACE_S
 from vecdb.engine.segments.flush_failures import SealFailures
+from vecdb.engine.store.purging import GRACE_S
 from vecdb.errors import FailedPreconditionError, NotFoundError
 
 __all__ = ["Upkeep"]

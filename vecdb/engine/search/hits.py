@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.system.call_memory import CallMemory
-from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.search.lookup import read_records, read_vectors
+from vecdb.engine.search.snapshot import View
 from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
 from vecdb.engine.store.store import Store
-from vecdb.engine.search.snapshot import View
+from vecdb.engine.system.call_memory import CallMemory
+from vecdb.engine.system.deadline import Deadline
 from vecdb.types import HitColumns, Metric, SearchInfo
 
 __all__ = ["Found", "Wanted", "answers"]

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.system.call_memory import CallMemory
-from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.store.leases import pinned
 from vecdb.engine.store.rows import Record
 from vecdb.engine.store.store import Store
+from vecdb.engine.system.call_memory import CallMemory
+from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import DataLossError
 from vecdb.types import Records
 

@@ -16,18 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb import checks
-from vecdb.engine.search.hits import Found, Wanted, answers
-from vecdb.engine.system.call_memory import CallMemory
-from vecdb.engine.kernels.loading import load_kernels
-from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
-from vecdb.engine.store.leases import pinned
-from vecdb.engine.segments.segment import padded_width
-from vecdb.engine.store.store import Store
-from vecdb.engine.search.streaming import OvertakenError, read_slices
+from vecdb.engine.search.hits import Found, Wanted, answers
 from vecdb.engine.search.snapshot import NOTHING_DEAD, Area, View
 from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.engine.search.streaming import OvertakenError, read_slices
+from vecdb.engine.segments.segment import padded_width
+from vecdb.engine.store.leases import pinned
+from vecdb.engine.store.store import Store
+from vecdb.engine.system.call_memory import CallMemory
+from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import DataLossError
 from vecdb.types import CollectionConfig, HitColumns, Metric
 from vecdb.vector_arrays import as_queries

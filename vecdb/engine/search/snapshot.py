@@ -16,11 +16,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.store import layout
-from vecdb.engine.search.memtable import FreshRows, nodes_of
 from vecdb.engine.hnsw.graph import Graph
-from vecdb.engine.segments.segment import RowArrays, Segment
+from vecdb.engine.search.memtable import FreshRows, nodes_of
 from vecdb.engine.search.streaming import Unread
+from vecdb.engine.segments.segment import RowArrays, Segment
+from vecdb.engine.store import layout
 
 __all__ = [
     "DEAD_FRACTION_MAX",

@@ -18,20 +18,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.store import layout
-from vecdb.engine.system.files import os_errors_translated
 from vecdb.engine.search.memtable import FreshRows
-from vecdb.engine.store.leases import pinned
-from vecdb.engine.segments.lifecycle import mark_lost
-from vecdb.engine.segments.flushing import load_rows, row_bytes
-from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
-from vecdb.engine.store.segment_table import in_place
-from vecdb.engine.store.store import Store
-from vecdb.engine.search.streaming import OvertakenError, Unread, check_not_overtaken, count_live
-from vecdb.engine.store.tombstones import read_dead, read_died_since
-from vecdb.engine.segments.verifying import VerifiedSegments, Verifier
 from vecdb.engine.search.snapshot import NOTHING_DEAD, SegmentView, View, is_clean
 from vecdb.engine.search.snapshot_budget import KeepsViews, ViewBudget
+from vecdb.engine.search.streaming import OvertakenError, Unread, check_not_overtaken, count_live
+from vecdb.engine.segments.flushing import load_rows, row_bytes
+from vecdb.engine.segments.lifecycle import mark_lost
+from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
+from vecdb.engine.segments.verifying import VerifiedSegments, Verifier
+from vecdb.engine.store import layout
+from vecdb.engine.store.leases import pinned
+from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.store import Store
+from vecdb.engine.store.tombstones import read_dead, read_died_since
+from vecdb.engine.system.files import os_errors_translated
 from vecdb.errors import (
     DataLossError,
     OutcomeUnknownError,

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.kernels.loading import load_kernels
-from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.search.memtable import aligned_rows
 from vecdb.engine.segments.segment import padded_width
 from vecdb.engine.store.store import Store
+from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import UnavailableError
 from vecdb.types import Metric
 

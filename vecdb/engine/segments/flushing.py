@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 
 from vecdb.engine.kernels.loading import load_kernels
-from vecdb.engine.system.failpoints import failpoint
-from vecdb.engine.system.files import file_lock
 from vecdb.engine.segments.lifecycle import (
     SEAL_LOCK,
     Claim,
@@ -36,6 +34,8 @@ from vecdb.engine.segments.segment import (
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.store.tombstones import read_dead
+from vecdb.engine.system.failpoints import failpoint
+from vecdb.engine.system.files import file_lock
 from vecdb.errors import DataLossError
 from vecdb.types import Metric
 

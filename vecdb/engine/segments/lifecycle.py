@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vecdb.engine.store import layout
-from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.segments.segment import remove_segment_folder
+from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store
+from vecdb.engine.system.failpoints import failpoint
 
 __all__ = [
     "GRAPH_LOCK",

@@ -38,9 +38,9 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import fsync_folder, write_array, write_file
-from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.system.modes import make_folder
 from vecdb.errors import DataLossError
 from vecdb.types import Metric

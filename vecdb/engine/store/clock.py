@@ -50,9 +50,9 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from vecdb.engine.store import layout
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.named_database import NamedDatabase
+from vecdb.engine.store import layout
 from vecdb.errors import DataLossError
 
 __all__ = ["CLOCK_KEY", "StoreClock", "boot_identity", "boot_time_ns", "wall_clock_ns"]

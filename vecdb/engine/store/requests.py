@@ -23,10 +23,10 @@ import contextlib
 from typing import Any
 
 from vecdb import limits
-from vecdb.engine.store import layout
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.store.layout import Request
 from vecdb.engine.kv.named_database import NamedDatabase
+from vecdb.engine.store import layout
+from vecdb.engine.store.layout import Request
 from vecdb.errors import DataLossError, FailedPreconditionError
 from vecdb.types import Receipt
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.store import layout
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.named_database import NamedDatabase
+from vecdb.engine.store import layout
 from vecdb.errors import DataLossError
 
 __all__ = ["BlockReader", "Record", "RowReader", "to_last_version"]

@@ -24,10 +24,10 @@ import numpy.typing as npt
 
 from vecdb import checks, limits
 from vecdb.engine.store import leases as pins
-from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.store.layout import Pin
 from vecdb.engine.store.scroll_token import ScrollToken, pack_token, unpack_token
 from vecdb.engine.store.store import Store
+from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import (
     DataLossError,
     InvalidArgumentError,

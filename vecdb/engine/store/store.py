@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.named_database import NamedDatabase
 from vecdb.engine.store import layout
 from vecdb.engine.store.batch import DeleteBatch, Terms, UpsertBatch
-from vecdb.engine.system.call_memory import MemoryBudget
+from vecdb.engine.store.clock import StoreClock
 from vecdb.engine.store.conditions import check_condition
-from vecdb.engine.kv.environment import Environment
-from vecdb.engine.system.files import fsync_folder
-from vecdb.engine.kv.named_database import NamedDatabase
 from vecdb.engine.store.requests import Requests
 from vecdb.engine.store.rows import RowReader
 from vecdb.engine.store.scroll_uses import ScrollUses
-from vecdb.engine.store.clock import StoreClock
 from vecdb.engine.store.stored_name import NAME_KEY
+from vecdb.engine.system.call_memory import MemoryBudget
+from vecdb.engine.system.files import fsync_folder
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
 from vecdb.types import CollectionConfig, Receipt
 

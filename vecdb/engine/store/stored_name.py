@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from vecdb.engine.store import layout
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.store import layout
 from vecdb.errors import DataLossError
 
 __all__ = ["NAME_KEY", "read_name", "write_name"]

@@ -27,10 +27,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
-from vecdb.engine.system.call_memory import out_of_memory
-from vecdb.engine.store.store import Store
 from vecdb.engine.kv.write_lock import POLL_S, Claim, start_thread
+from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
+from vecdb.engine.store.store import Store
+from vecdb.engine.system.call_memory import out_of_memory
 from vecdb.errors import (
     ConditionFailedError,
     FailedPreconditionError,

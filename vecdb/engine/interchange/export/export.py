@@ -20,20 +20,20 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb import limits
-from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.hnsw.builder import file_pieces
 from vecdb.engine.interchange.export.ids import numbers_of_texts
 from vecdb.engine.interchange.export.lease import ExportPin
 from vecdb.engine.interchange.export.source import GraphSource, find_graph
 from vecdb.engine.interchange.faiss.write import flat_index, hnsw_index
-from vecdb.engine.hnsw.builder import file_pieces
+from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.store.scroll import PageRequest, read_page
 from vecdb.errors import InvalidArgumentError
 from vecdb.types import ExportEnd, Metric
 
 if TYPE_CHECKING:
-    from vecdb.engine.system.deadline import Deadline
     from vecdb.engine.runtime.open_collection import OpenCollection
     from vecdb.engine.runtime.runtime import Runtime
+    from vecdb.engine.system.deadline import Deadline
 
 __all__ = ["CHUNK_BYTES", "ExportRequest", "export"]
 

@@ -24,10 +24,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from vecdb.engine.store import layout
 from vecdb.engine.hnsw.build_space import space_of
-from vecdb.engine.system.child_process import give_way
-from vecdb.engine.kv.environment import Environment
+from vecdb.engine.hnsw.builder import Builder
+from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.repair import (
     HEALED_FRACTION_MAX,
     died_together,
@@ -35,16 +34,22 @@ from vecdb.engine.hnsw.repair import (
     live_nodes,
 )
 from vecdb.engine.interchange.export.source import parts_text
-from vecdb.engine.system.files import file_lock, os_errors_translated
-from vecdb.engine.system.folder_use import FolderUse
-from vecdb.engine.hnsw.graph import Graph
-from vecdb.engine.hnsw.builder import Builder
-from vecdb.engine.segments.lifecycle import mark_lost, remove_drafts
-from vecdb.engine.segments.flushing import load_rows
-from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError, padded_width, write_segment
-from vecdb.engine.store.store import Store
+from vecdb.engine.kv.environment import Environment
 from vecdb.engine.search.snapshot import SegmentView, View
 from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.engine.segments.flushing import load_rows
+from vecdb.engine.segments.lifecycle import mark_lost, remove_drafts
+from vecdb.engine.segments.segment import (
+    RowArrays,
+    SegmentDamagedError,
+    padded_width,
+    write_segment,
+)
+from vecdb.engine.store import layout
+from vecdb.engine.store.store import Store
+from vecdb.engine.system.child_process import give_way
+from vecdb.engine.system.files import file_lock, os_errors_translated
+from vecdb.engine.system.folder_use import FolderUse
 from vecdb.errors import DataLossError, UnavailableError, VecdbError
 
 __all__ = ["main"]

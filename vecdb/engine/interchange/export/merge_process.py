@@ -20,17 +20,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from vecdb import errors
-from vecdb.engine.system.child_process import start_child
-from vecdb.engine.system.files import file_lock
 from vecdb.engine.segments.lifecycle import remove_drafts
 from vecdb.engine.segments.segment import Segment
+from vecdb.engine.system.child_process import start_child
+from vecdb.engine.system.files import file_lock
 from vecdb.errors import UnavailableError, VecdbError
 
 if TYPE_CHECKING:
-    from vecdb.engine.system.deadline import Deadline
     from vecdb.engine.interchange.export.lease import ExportPin
     from vecdb.engine.runtime.open_collection import OpenCollection
     from vecdb.engine.runtime.runtime import Runtime
+    from vecdb.engine.system.deadline import Deadline
 
 __all__ = ["Merged", "run_merge"]
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.repair import (
     HEALED_FRACTION_MAX,
     died_together,
@@ -34,18 +34,18 @@ from vecdb.engine.hnsw.repair import (
     live_nodes,
 )
 from vecdb.engine.interchange.export.ids import numbers_of_content
-from vecdb.engine.interchange.export.merge_process import run_merge
 from vecdb.engine.interchange.export.lease import ExportPin
-from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.interchange.export.merge_process import run_merge
+from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.search.snapshot import NOTHING_DEAD, SegmentView, View
 from vecdb.engine.segments.lifecycle import mark_lost
 from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
-from vecdb.engine.search.snapshot import NOTHING_DEAD, SegmentView, View
 from vecdb.errors import ResourceExhaustedError, UnavailableError
 
 if TYPE_CHECKING:
-    from vecdb.engine.system.deadline import Deadline
     from vecdb.engine.runtime.open_collection import OpenCollection
     from vecdb.engine.runtime.runtime import Runtime
+    from vecdb.engine.system.deadline import Deadline
 
 __all__ = ["GraphSource", "find_graph", "parts_text"]
 

@@ -22,7 +22,12 @@ from vecdb import limits
 from vecdb.engine.interchange.faiss import layout
 from vecdb.engine.interchange.faiss.read_graph import GraphFields, read_graph, read_graph_fields
 from vecdb.engine.interchange.faiss.refusals import METRICS, explain, explain_transform
-from vecdb.engine.interchange.importing.foreign_index import ForeignIndex, Measure, Rows, check_ids_unique
+from vecdb.engine.interchange.importing.foreign_index import (
+    ForeignIndex,
+    Measure,
+    Rows,
+    check_ids_unique,
+)
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError
 

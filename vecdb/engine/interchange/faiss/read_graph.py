@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb import limits
-from vecdb.engine.interchange.faiss import layout
 from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.interchange.faiss import layout
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
 
 __all__ = ["GraphFields", "read_graph", "read_graph_fields"]

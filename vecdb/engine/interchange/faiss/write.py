@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.interchange.faiss import layout
 from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.interchange.faiss import layout
 from vecdb.types import Metric
 
 __all__ = ["flat_index", "hnsw_index"]

@@ -22,10 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from vecdb import checks, limits
-from vecdb.engine.store.batch import make_batch
-from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.interchange.faiss.read import read_faiss
-from vecdb.engine.system.files import file_lock, os_errors_translated
 from vecdb.engine.interchange.hnswlib_file import read_hnswlib
 from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.engine.interchange.importing.names import Names
@@ -34,6 +31,9 @@ from vecdb.engine.interchange.importing.take_over import first_row_of, in_graphs
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
 from vecdb.engine.runtime.open_collection import OpenCollection, gone_is_dropped
 from vecdb.engine.runtime.runtime import Runtime
+from vecdb.engine.store.batch import make_batch
+from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.system.files import file_lock, os_errors_translated
 from vecdb.errors import NotFoundError
 from vecdb.import_files import SideFile, side_lines
 from vecdb.types import CollectionConfig, ImportReport, Metric

@@ -21,14 +21,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Final, NamedTuple, Self
 
-from vecdb.engine.system.atomic_folder import PartialFolder
-from vecdb.engine.runtime.data_folder import INCOMING
-from vecdb.engine.system.deadline import Deadline
-from vecdb.engine.system.files import os_errors_translated
 from vecdb.engine.interchange.importing.import_file import ImportRequest, run_import
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
-from vecdb.engine.system.modes import creating, make_folder
+from vecdb.engine.runtime.data_folder import INCOMING
 from vecdb.engine.runtime.runtime import Runtime
+from vecdb.engine.system.atomic_folder import PartialFolder
+from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.system.files import os_errors_translated
+from vecdb.engine.system.modes import creating, make_folder
 from vecdb.errors import InvalidArgumentError, ResourceExhaustedError
 from vecdb.import_files import SideFile
 from vecdb.types import ImportReport

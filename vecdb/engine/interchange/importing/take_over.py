@@ -18,13 +18,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.kernels.loading import load_kernels
-from vecdb.engine.system.failpoints import failpoint
-from vecdb.engine.system.files import file_lock
 from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.hnsw.reachability import connect, distances_of, reachable_nodes
 from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.engine.interchange.importing.names import Names
-from vecdb.engine.system.modes import make_folder
+from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.search.snapshot import DEAD_FRACTION_MAX
 from vecdb.engine.segments.lifecycle import (
     GRAPH_LOCK,
     SEAL_LOCK,
@@ -34,11 +33,12 @@ from vecdb.engine.segments.lifecycle import (
     publish,
     sweep,
 )
-from vecdb.engine.hnsw.reachability import connect, distances_of, reachable_nodes
 from vecdb.engine.segments.segment import RowArrays, padded_width, write_segment
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store
-from vecdb.engine.search.snapshot import DEAD_FRACTION_MAX
+from vecdb.engine.system.failpoints import failpoint
+from vecdb.engine.system.files import file_lock
+from vecdb.engine.system.modes import make_folder
 from vecdb.types import Metric
 
 __all__ = ["first_row_of", "in_graphs", "take_over"]

@@ -39,12 +39,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from vecdb._version import __version__
-from vecdb.engine.store import layout
-from vecdb.engine.maintenance.backup.manifest import write_manifest
-from vecdb.engine.system.atomic_folder import LOCK_NAME, PartialFolder
-from vecdb.engine.runtime.catalog import copy_catalog
-from vecdb.engine.system.child_process import give_way
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.maintenance.backup.manifest import write_manifest
+from vecdb.engine.runtime.catalog import copy_catalog
+from vecdb.engine.segments.lifecycle import raise_generation
+from vecdb.engine.segments.segment import Segment, SegmentDamagedError
+from vecdb.engine.store import layout
+from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.store import Store
+from vecdb.engine.system.atomic_folder import LOCK_NAME, PartialFolder
+from vecdb.engine.system.child_process import give_way
 from vecdb.engine.system.files import (
     checksum_of_file,
     copy_file,
@@ -55,10 +59,6 @@ from vecdb.engine.system.files import (
 )
 from vecdb.engine.system.folder_use import FolderUse
 from vecdb.engine.system.modes import is_for_group, make_folder, make_folders
-from vecdb.engine.segments.lifecycle import raise_generation
-from vecdb.engine.segments.segment import Segment, SegmentDamagedError
-from vecdb.engine.store.segment_table import in_place
-from vecdb.engine.store.store import Store
 from vecdb.errors import AlreadyExistsError, DataLossError, VecdbError
 from vecdb.types import BackupReport
 

@@ -20,8 +20,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from vecdb.engine.store import layout
 from vecdb.engine.runtime.data_folder import MANIFEST_NAME
+from vecdb.engine.store import layout
 from vecdb.engine.system.files import write_file
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from vecdb import checks, errors
+from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.system.atomic_folder import remove_stale
 from vecdb.engine.system.child_process import start_child
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.files import os_errors_translated
-from vecdb.engine.runtime.runtime import Runtime
 from vecdb.errors import DataLossError, InvalidArgumentError, UnavailableError, VecdbError
 from vecdb.types import BackupReport
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 from vecdb import checks
 from vecdb.engine.maintenance.backup.backup import finish_store, fsync_folders, open_copy, settle
 from vecdb.engine.maintenance.backup.manifest import read_manifest
-from vecdb.engine.system.atomic_folder import PartialFolder
 from vecdb.engine.runtime.data_folder import FORMAT_LINE
+from vecdb.engine.system.atomic_folder import PartialFolder
 from vecdb.engine.system.files import (
     checksum_of_file,
     copy_file,

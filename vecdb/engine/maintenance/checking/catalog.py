@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from vecdb.checking import NOTE, WARNING, Problem
-from vecdb.engine.runtime.catalog import catalog_environment
 from vecdb.engine.maintenance.checking.findings import Few, Findings, shown_id
 from vecdb.engine.maintenance.checking.walk import BAD_VALUE, Walk
+from vecdb.engine.runtime.catalog import catalog_environment
 from vecdb.engine.runtime.data_folder import FORMAT_NUMBER, FORMAT_WORD
 from vecdb.engine.system.files import names_in
 from vecdb.errors import (

@@ -29,8 +29,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from vecdb.checking import WARNING, CheckedCollection, Problem
-from vecdb.engine.store import layout
-from vecdb.engine.maintenance.checking.catalog import check_catalog, is_elsewhere, is_ready, tell_missing
+from vecdb.engine.kv.environment import Environment
+from vecdb.engine.maintenance.checking.catalog import (
+    check_catalog,
+    is_elsewhere,
+    is_ready,
+    tell_missing,
+)
 from vecdb.engine.maintenance.checking.findings import Findings
 from vecdb.engine.maintenance.checking.segments import (
     Leftovers,
@@ -50,10 +55,10 @@ from vecdb.engine.maintenance.checking.store import (
 )
 from vecdb.engine.maintenance.checking.vectors import BlockWalk, check_segment_rows
 from vecdb.engine.maintenance.checking.walk import Facts, Walk, read_entries, read_facts
-from vecdb.engine.system.child_process import give_way
-from vecdb.engine.kv.environment import Environment
 from vecdb.engine.segments.segment import Segment
+from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.system.child_process import give_way
 from vecdb.errors import NotFoundError, VecdbError
 from vecdb.types import CollectionConfig
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from vecdb import limits
-from vecdb.engine.store import layout
-from vecdb.engine.runtime.catalog_loss import stores_on_disk
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.system.files import fsync_folder
-from vecdb.engine.system.modes import make_folder
+from vecdb.engine.runtime.catalog_loss import stores_on_disk
+from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
 from vecdb.engine.store.stored_name import read_name
+from vecdb.engine.system.files import fsync_folder
+from vecdb.engine.system.modes import make_folder
 from vecdb.errors import NotFoundError, VecdbError
 
 __all__ = ["adopt_orphans", "set_aside"]

@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from vecdb import checks
 from vecdb.checking import ERROR, NOTE, WARNING, CheckedCollection, CheckReport, Problem
-from vecdb.engine.runtime.catalog_loss import catalog_fault, has_bytes, stores_on_disk
 from vecdb.engine.maintenance.checking.catalog import check_format
-from vecdb.engine.system.child_process import start_child
+from vecdb.engine.runtime.catalog_loss import catalog_fault, has_bytes, stores_on_disk
 from vecdb.engine.runtime.data_folder import MANIFEST_NAME
+from vecdb.engine.system.child_process import start_child
 from vecdb.errors import (
     FailedPreconditionError,
     InvalidArgumentError,

@@ -32,25 +32,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from vecdb.engine.store import layout
-from vecdb.engine.runtime.catalog import Catalog, catalog_environment, new_catalog
-from vecdb.engine.runtime.catalog_loss import catalog_fault
+from vecdb.engine.indexing.indexer import CollectionIndexer
+from vecdb.engine.indexing.merge_policy import graph_row_bytes
+from vecdb.engine.kv.environment import Environment
 from vecdb.engine.maintenance.checking.check import end_with_input, read_job, say
 from vecdb.engine.maintenance.checking.findings import Findings
 from vecdb.engine.maintenance.checking.orphans import adopt_orphans, set_aside
 from vecdb.engine.maintenance.checking.store import check_entries
 from vecdb.engine.maintenance.checking.walk import Facts, Walk, read_entries, read_facts
+from vecdb.engine.runtime.catalog import Catalog, catalog_environment, new_catalog
+from vecdb.engine.runtime.catalog_loss import catalog_fault
 from vecdb.engine.runtime.data_folder import COMPACTION_DRAFT, FORMAT_LINE
-from vecdb.engine.kv.environment import Environment
+from vecdb.engine.runtime.options import Options
+from vecdb.engine.segments.flushing import flat_rows_max, seal
+from vecdb.engine.segments.lifecycle import forget_segments, mark_lost, remove_drafts
+from vecdb.engine.store import layout
+from vecdb.engine.store.store import Store
 from vecdb.engine.system.files import fsync_folder, names_in, patient_lock, write_file
 from vecdb.engine.system.folder_use import FolderUse
-from vecdb.engine.indexing.indexer import CollectionIndexer
 from vecdb.engine.system.modes import make_folder
-from vecdb.engine.runtime.options import Options
-from vecdb.engine.indexing.merge_policy import graph_row_bytes
-from vecdb.engine.segments.lifecycle import forget_segments, mark_lost, remove_drafts
-from vecdb.engine.segments.flushing import flat_rows_max, seal
-from vecdb.engine.store.store import Store
 
 __all__ = ["CollectionRepair", "main", "repair_folder"]
 

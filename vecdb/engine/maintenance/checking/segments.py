@@ -17,16 +17,16 @@ import numpy as np
 
 from vecdb import checks
 from vecdb.checking import NOTE, WARNING
+from vecdb.engine.hnsw.reachability import reachable_nodes
+from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.maintenance.checking.findings import Findings
 from vecdb.engine.maintenance.checking.graph import graph_faults, self_links
 from vecdb.engine.maintenance.checking.walk import BAD_VALUE, Facts, Rows, is_among
-from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.runtime.data_folder import COMPACTION_DRAFT
+from vecdb.engine.segments.lifecycle import GRAPH_LOCK
+from vecdb.engine.segments.segment import Segment, SegmentDamagedError, padded_width
 from vecdb.engine.system.files import file_lock, names_in
 from vecdb.engine.system.folder_use import FolderUse
-from vecdb.engine.segments.lifecycle import GRAPH_LOCK
-from vecdb.engine.hnsw.reachability import reachable_nodes
-from vecdb.engine.segments.segment import Segment, SegmentDamagedError, padded_width
 from vecdb.errors import DataLossError, UnavailableError
 from vecdb.types import CollectionConfig, Metric
 

@@ -22,10 +22,17 @@ from typing import Any, Final
 import numpy as np
 
 from vecdb.checking import WARNING
-from vecdb.engine.store import layout
 from vecdb.engine.maintenance.checking.findings import Few, Findings, shown_id
-from vecdb.engine.maintenance.checking.walk import BAD_VALUE, Facts, Rows, Walk, is_among, named_rows
+from vecdb.engine.maintenance.checking.walk import (
+    BAD_VALUE,
+    Facts,
+    Rows,
+    Walk,
+    is_among,
+    named_rows,
+)
 from vecdb.engine.segments.lifecycle import GRAPH_LOCK, SEAL_LOCK
+from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import in_place
 
 __all__ = [

@@ -13,11 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.checking import WARNING
-from vecdb.engine.store import layout
-from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Few, Findings
-from vecdb.engine.maintenance.checking.walk import BAD_VALUE, Facts, Rows, Walk, is_among, named_rows
 from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Few, Findings
+from vecdb.engine.maintenance.checking.walk import (
+    BAD_VALUE,
+    Facts,
+    Rows,
+    Walk,
+    is_among,
+    named_rows,
+)
 from vecdb.engine.segments.segment import Segment, padded_width
+from vecdb.engine.store import layout
 from vecdb.types import CollectionConfig, Metric
 
 __all__ = ["BlockWalk", "check_segment_rows"]

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.checking import ERROR, WARNING
-from vecdb.engine.store import layout
-from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Few, Findings, shown_id
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Few, Findings, shown_id
+from vecdb.engine.store import layout
 from vecdb.errors import VecdbError
 from vecdb.types import CollectionConfig
 
