@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vecdb import checks, limits
+from vecdb.errors import ResourceExhaustedError
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
 from vecdb.scrolling import Scroll
 from vecdb.types import (
@@ -188,13 +190,15 @@ class Collection:
             InvalidArgumentError, NotFoundError.
         """
         texts = checks.check_ids(ids, unique=False)
+        return cutting.joined_records(self._get(texts, None))
 
+    def _get(self, texts: list[str], timeout_s: float | None) -> list[Records]:
         def ask(some: slice) -> Records:
             request = wire.GetRequest(**self._target, ids=texts[some])
-            return translation.records_of(self._calls.read("Get", request))
+            return translation.records_of(self._calls.read("Get", request, timeout_s))
 
         entry_bytes = 4 * self.dim + 4 * max(map(len, texts), default=0)
-        return cutting.joined_records(cutting.in_pieces(self._calls, len(texts), entry_bytes, ask))
+        return cutting.in_pieces(self._calls, len(texts), entry_bytes, ask, timeout_s)
 
     def delete(
         self, ids: Any, *, if_seq: int | None = None, request_id: str | None = None
@@ -276,14 +280,35 @@ class Collection:
             ),
         }
 
+        def left_s() -> float | None:
+            return None if ends is None else max(1e-3, ends - time.monotonic())
+
+        def ask_for(part: Any, **flags: bool) -> list[Hits]:
+            request = wire.SearchRequest(**{**wanted, **flags}, queries=encode_matrix(part))
+            response = self._calls.search(request, left_s())
+            return translation.hits_of(
+                response,
+                len(part),
+                with_metadata=request.include_metadata,
+                with_vectors=request.include_vectors,
+            )
+
         def ask(some: slice) -> list[Hits]:
             part = queries[some]
-            request = wire.SearchRequest(**wanted, queries=encode_matrix(part))
-            left_s = None if ends is None else max(1e-3, ends - time.monotonic())
-            response = self._calls.search(request, left_s)
-            return translation.hits_of(
-                response, len(part), with_metadata=include_metadata, with_vectors=include_vectors
-            )
+            try:
+                return ask_for(part)
+            except ResourceExhaustedError as error:
+                alone = len(part) == 1 and (include_metadata or include_vectors)
+                if error.reason != "MESSAGE_TOO_LARGE" or not alone:
+                    raise
+                bare = partial(ask_for, part, include_metadata=False, include_vectors=False)
+                return cutting.completed(
+                    error,
+                    lambda: bare()[0],
+                    lambda ids: self._get(ids, left_s()),
+                    with_metadata=include_metadata,
+                    with_vectors=include_vectors,
+                )
 
         hit_bytes = 8 + (4 * self.dim if include_vectors else 0)
         entry_bytes = max(4 * self.dim, wanted["k"] * hit_bytes)

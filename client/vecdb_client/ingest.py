@@ -73,6 +73,8 @@ def ingest(
         for part in parts:
             job.send(part)
         job.settle(at_most=0)
+        if job.done.rows == 0:
+            collection.count()  # Nothing was sent; a dropped collection raises all the same.
     except Exception as error:
         job.let_finish()
         attach_progress(error, job.done)

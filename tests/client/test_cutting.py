@@ -204,11 +204,35 @@ def test_search_larger_than_a_message_answers_as_each_query_alone(
             np.testing.assert_array_equal(hits.vectors, alone.vectors)
 
 
-def test_single_query_too_large_for_a_message_says_what_to_do(filled: Any) -> None:
-    for queries in (VECTORS[0], VECTORS[:2]):
-        with pytest.raises(vecdb.ResourceExhaustedError, match="without vectors") as caught:
-            filled.search(queries, k=1_000, include_vectors=True)
-        assert caught.value.reason == "MESSAGE_TOO_LARGE"
+def test_single_query_larger_than_a_message_answers_with_all_that_was_asked_for(
+    filled: Any,
+) -> None:
+    hits, second = filled.search(VECTORS[:2], k=1_000, include_vectors=True)
+    found = filled.get(hits.ids[:9])
+    np.testing.assert_array_equal(hits.vectors[:9], found.vectors)
+    assert hits.metadata[:9] == found.metadata and len(hits) == len(second) == 1_000
+    bare = filled.search(VECTORS[0], k=1_000, include_metadata=False)
+    assert (hits.ids, list(hits.distances)) == (bare.ids, list(bare.distances))
+    alone = filled.search(VECTORS[1], k=1_000, include_vectors=True, include_metadata=False)
+    assert alone.raw_metadata is None
+    np.testing.assert_array_equal(alone.vectors, second.vectors)
+
+
+def test_single_query_larger_than_a_message_beside_writers_says_what_to_do(
+    filled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids and rows of different states are not put together."""
+    real = Searcher.run
+
+    def then_writes(self: Any, request: Any, deadline: Any) -> Any:
+        found = real(self, request, deadline)
+        filled.upsert([IDS[0]], VECTORS[:1] + np.float32(found.info.seq))
+        return found
+
+    monkeypatch.setattr(Searcher, "run", then_writes)
+    with pytest.raises(vecdb.ResourceExhaustedError, match="without vectors") as caught:
+        filled.search(VECTORS[0], k=1_000, include_vectors=True)
+    assert caught.value.reason == "MESSAGE_TOO_LARGE"
 
 
 def test_pieces_of_a_search_share_its_timeout(filled: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,9 @@ def test_handle_goes_on_after_a_rename_and_ends_with_the_drop(surface: Any, tmp_
         for name, use in USES.items():
             assert reason_of(lambda: use(handle)) == "DROPPED", name  # noqa: B023
         assert reason_of(lambda: handle.optimize()) == "DROPPED"  # noqa: B023
+        assert reason_of(lambda: handle.upsert_many([], [])) == "DROPPED"  # noqa: B023
+        assert reason_of(lambda: handle.scroll_page("no token")) == "DROPPED"  # noqa: B023
+        assert reason_of(lambda: handle.end_scroll("no token")) == "DROPPED"  # noqa: B023
         assert reason_of(lambda: handle.export_faiss(tmp_path / "x", flat=True)) == "DROPPED"  # noqa: B023
     assert reason_of(lambda: list(scroll)) == "DROPPED"
     assert other.count() == 1

@@ -151,7 +151,7 @@ class Collection:
             VecdbError: as for ``upsert``; its ``progress`` says how far it got: a prefix of the
             input.
         """
-        self._runtime.check_usable()
+        self._check()
         rows, submit = (ids, vectors, metadata), partial(self._runtime.submit_delayed, self._opened)
         return ingest(submit, self.config, rows, batch_rows, progress, request_id)
 
@@ -292,7 +292,7 @@ class Collection:
         Raises:
             InvalidArgumentError: BAD_TOKEN.
         """
-        self._runtime.check_usable()
+        self._check()
         end_scroll(self._opened.store, self._opened.id, token)
 
     @staticmethod
@@ -319,6 +319,7 @@ class Collection:
             DeadlineExceededError: it takes longer.
             UnavailableError: this process runs no indexer (option ``indexer=False``).
         """
+        self._check()
         self._runtime.optimize(self._opened, Deadline(timeout_s))
         return self.stats()
 
@@ -395,8 +396,12 @@ class Collection:
             overwrite=checks.check_flag("overwrite", overwrite),
         )
 
-    def _read_page(self, token: str | None, asked: PageRequest, deadline: Deadline) -> ScrollPage:
+    def _check(self) -> None:
         self._runtime.check_usable()
+        self._opened.check_not_dropped()
+
+    def _read_page(self, token: str | None, asked: PageRequest, deadline: Deadline) -> ScrollPage:
+        self._check()
         return read_page(self._opened.store, self._opened.id, token, asked, deadline)
 
     def __repr__(self) -> str:

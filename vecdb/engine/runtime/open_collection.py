@@ -171,6 +171,10 @@ class OpenCollection:
             self.store.check_not_dropped(transaction)
             return self.store.read_counters(transaction).live_count
 
+    def check_not_dropped(self) -> None:
+        """Raise NotFoundError if the collection was dropped, by whichever process."""
+        self.current_seq()
+
     def current_seq(self) -> int:
         """Return the seq of the last batch."""
         with self.store.environment.read() as transaction:
