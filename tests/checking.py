@@ -58,7 +58,7 @@ def fill(folder: Path) -> None:
         docs.delete(["id-20", "id-21"])
         docs.delete(["id-310"], request_id="r-7")
         store = opened_of(docs).store
-        store.environment.transact(lambda transaction: pins.take_pin(store, transaction))
+        store.environment.transact(lambda transaction: pins.take_lease(store, transaction))
 
 
 def collection_folder(folder: Path) -> Path:

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 
 import vecdb
 from tests.serving import running_server
-from vecdb.engine.interchange.export import lease as export_pin
+from vecdb.engine.interchange.export import lease as export_lease
 from vecdb.engine.store import leases as pins
 
 settings.register_profile(
@@ -65,7 +65,7 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     real = pins._now_ns
     monkeypatch.setattr(pins, "_now_ns", lambda *of: real(*of) + passed_ns[0])
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed_ns[0] / 1e9)
-    monkeypatch.setattr(export_pin, "time", clock)
+    monkeypatch.setattr(export_lease, "time", clock)
     return pass_time
 
 

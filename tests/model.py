@@ -69,7 +69,7 @@ class Model:
 
 def seal_now(collection: Any) -> None:
     """Seal all fresh rows of an embedded collection in this process."""
-    assert opened_of(collection).seal(1)
+    assert opened_of(collection).flush(1)
 
 
 def indexer_of(collection: Any, rows_max: int = 1 << 40) -> CollectionIndexer:

@@ -19,7 +19,7 @@ import vecdb
 from tests.checking import checked
 from tests.model import index_now, seal_now
 from vecdb.checking import Problem
-from vecdb.engine.indexing.trimming import trim_dead
+from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.store.purging import PurgePass, garbage_rows, purge_all
 from vecdb.engine.testing import opened_of
 
@@ -66,7 +66,7 @@ class Hand:
         store = opened.store
         if steps is None:
             purge_all(store, grace_s=0.0)
-            trim_dead(store, opened.views.view())
+            trim_tombstones(store, opened.snapshots.snapshot())
         elif (purge := PurgePass.begin(store, rows_max=10, grace_s=0.0)) is not None:
             for _ in range(steps):
                 if not purge.done:

@@ -17,12 +17,12 @@ __all__ = [
     "EF_CONSTRUCTION",
     "ID_BYTES",
     "IF_SEQ",
+    "LEASES_MAX",
+    "LEASE_S",
     "MESSAGE_BYTES",
     "METADATA_BYTES",
     "METADATA_DEPTH",
     "NAME_PATTERN",
-    "PINS_MAX",
-    "PIN_LEASE_S",
     "REQUEST_ID_BYTES",
     "REQUEST_STEM_BYTES",
     "REQUEST_WINDOW_S",
@@ -75,11 +75,11 @@ REQUEST_WINDOW_S: Final = 24 * 3600.0
 """Seconds for which a write is known by its request id: so long, repeating it has one effect. By a
 clock that no jump of the wall clock moves, and in which a machine that is off has no time."""
 
-PIN_LEASE_S: Final = 60.0
+LEASE_S: Final = 60.0
 """Seconds for which a scroll may rest between two pages; each page begins them anew. By the same
 clock."""
 
-PINS_MAX: Final = 1_000
+LEASES_MAX: Final = 1_000
 """Scrolls of a collection under way at a time; one more ends the one that has rested for longest,
 or is refused with RESOURCE_EXHAUSTED if all of them are in use."""
 

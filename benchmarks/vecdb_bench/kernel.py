@@ -40,7 +40,7 @@ K: Final = 10
 QUERIES: Final = 1_000
 RECALLS: Final = (0.95, 0.99)
 EFS: Final = (10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536)
-NOTHING_DEAD: Final = np.zeros(0, np.uint8)
+NOTHING_DELETED: Final = np.zeros(0, np.uint8)
 
 Floats = npt.NDArray[np.float32]
 
@@ -110,7 +110,7 @@ def exact(vectors: Floats, queries: Floats, metric: int) -> npt.NDArray[np.int64
     scores, nodes = np.empty((q, K), np.float32), np.empty((q, K), np.int64)
     counts = np.zeros(q, np.int64)
     kernels.scan_rows(
-        vectors, NOTHING_DEAD, 0, len(vectors), queries, 0, q, metric, K, scores, nodes, counts
+        vectors, NOTHING_DELETED, 0, len(vectors), queries, 0, q, metric, K, scores, nodes, counts
     )
     kernels.sort_heaps(scores, nodes, counts, 0, q)
     return nodes
@@ -174,7 +174,7 @@ class OurSearch:
     def __call__(self, ef: int) -> npt.NDArray[np.int64]:
         case = self._case
         kernels.walk(
-            self._scratch, case.vectors, case.graph, NOTHING_DEAD, case.queries, 0,
+            self._scratch, case.vectors, case.graph, NOTHING_DELETED, case.queries, 0,
             len(case.queries), case.metric, K, ef, *self._out,
         )  # fmt: skip
         return self._out[0]

@@ -6,7 +6,7 @@ should hardly depend on the number of rows, as segments are mapped and not read.
 
 ``measure_memory``: memory that is the server's own (not the page cache's) after its first answers.
 
-``measure_view_check``: what a search pays to learn that nothing was committed meanwhile.
+``measure_snapshot_check``: what a search pays to learn that nothing was committed meanwhile.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import vecdb
 from vecdb.engine.testing import opened_of
 from vecdb_bench.common import glove, in_turns, median, served_process, spread
 
-__all__ = ["measure_memory", "measure_opening", "measure_view_check"]
+__all__ = ["measure_memory", "measure_opening", "measure_snapshot_check"]
 
 _CHILD = """
 import sys, time
@@ -119,13 +119,13 @@ def measure_memory(rows: int = 400_000) -> dict[str, Any]:
     return {"private_bytes": private, "bound_bytes": bound}
 
 
-def measure_view_check(rows: int = 20_000, count: int = 20_000) -> dict[str, Any]:
+def measure_snapshot_check(rows: int = 20_000, count: int = 20_000) -> dict[str, Any]:
     """Microseconds to learn that the view at hand is the newest."""
     base, _ = glove(rows)
     with tempfile.TemporaryDirectory() as place, vecdb.open(place, indexer=False) as database:
         words = database.create_collection("words", base.shape[1])
         words.upsert_many(range(rows), base)
-        view = opened_of(words).views.view
+        view = opened_of(words).snapshots.snapshot
         held = view()
         took = []
         for _ in range(9):

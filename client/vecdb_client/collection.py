@@ -27,7 +27,7 @@ from vecdb.vector_arrays import as_queries
 from vecdb_client import cutting, translation
 from vecdb_client.exports import export_stream
 from vecdb_client.ingest import ingest, upsert_request
-from vecdb_client.translation import write_terms
+from vecdb_client.translation import wire_write_options
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 
@@ -132,15 +132,15 @@ class Collection:
             DeadlineExceededError: it may still have been applied.
             NotFoundError: the collection was dropped.
         """
-        terms = write_terms(insert_only, if_seq, request_id)
+        write_options = wire_write_options(insert_only, if_seq, request_id)
         texts, array, raw = checks.check_rows(ids, vectors, metadata, self.config)
 
-        def build(rows: slice, terms: dict[str, Any]) -> wire.UpsertRequest:
+        def build(rows: slice, write_options: dict[str, Any]) -> wire.UpsertRequest:
             some = None if raw is None else raw[rows]
-            return upsert_request(self._target, texts[rows], array[rows], some, terms)
+            return upsert_request(self._target, texts[rows], array[rows], some, write_options)
 
         size = cutting.rows_bytes_max(texts, self.dim, raw)
-        return cutting.write(self._calls, "Upsert", build, texts, size, terms)
+        return cutting.write(self._calls, "Upsert", build, texts, size, write_options)
 
     def upsert_many(
         self,
@@ -214,14 +214,14 @@ class Collection:
         Returns:
             Receipt: ``count`` is how many were there. Raises as ``upsert`` does.
         """
-        terms = write_terms(False, if_seq, request_id)
+        write_options = wire_write_options(False, if_seq, request_id)
         texts = checks.check_ids(ids, unique=False)
 
-        def build(rows: slice, terms: dict[str, Any]) -> wire.DeleteRequest:
-            return wire.DeleteRequest(**self._target, ids=texts[rows], **terms)
+        def build(rows: slice, write_options: dict[str, Any]) -> wire.DeleteRequest:
+            return wire.DeleteRequest(**self._target, ids=texts[rows], **write_options)
 
         size = cutting.rows_bytes_max(texts, 0, None)
-        return cutting.write(self._calls, "Delete", build, texts, size, terms)
+        return cutting.write(self._calls, "Delete", build, texts, size, write_options)
 
     def count(self) -> int:
         """Live rows."""

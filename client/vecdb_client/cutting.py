@@ -82,13 +82,14 @@ def write(
     build: Callable[[slice, dict[str, Any]], Any],
     ids: list[str],
     bytes_max: int,
-    terms: dict[str, Any],
+    write_options: dict[str, Any],
 ) -> Receipt:
     """Send a write, in pieces if a message can't hold it.
 
     Args:
         build: makes the request of some rows. bytes_max: of ``rows_bytes_max``, for all of them.
-        terms: fields of ``translation.write_terms``; the pieces get numbers behind the request id.
+        write_options: fields of ``translation.wire_write_options``; the pieces get numbers behind
+            the request id.
 
     Raises:
         ResourceExhaustedError: MESSAGE_TOO_LARGE: a single row is, or all of it and it has a
@@ -98,27 +99,27 @@ def write(
     """
     everything = slice(0, len(ids))
     if bytes_max <= limits.MESSAGE_BYTES.minimum or bytes_max <= calls.server_message_bytes():
-        return _receipt(calls.write(method, build(everything, terms)))
-    stem = terms.get("request_id")
+        return _receipt(calls.write(method, build(everything, write_options)))
+    stem = write_options.get("request_id")
 
-    def part_terms(number: int) -> dict[str, Any]:
+    def part_options(number: int) -> dict[str, Any]:
         return {} if stem is None else {"request_id": request_id_of_part(stem, number)}
 
     names, limit = RowNames(0, ids), calls.server_message_bytes()
     # Cut before anything is sent: a row that is too large is found while nothing is written. The
     # greatest number makes the longest request id.
-    pieces = fitting(lambda rows: build(rows, part_terms(len(ids))), everything, limit, names)
+    pieces = fitting(lambda rows: build(rows, part_options(len(ids))), everything, limit, names)
     parts = [rows for _, rows in pieces]
     if len(parts) == 1:
-        return _receipt(calls.write(method, build(everything, terms)))
-    if "condition" in terms:
+        return _receipt(calls.write(method, build(everything, write_options)))
+    if "condition" in write_options:
         raise ResourceExhaustedError(
             f"a write with insert_only or if_seq is whole or not at all, and these {len(ids)} rows "
             f"take {len(parts)} messages of {limit} bytes; send fewer rows at once",
             "MESSAGE_TOO_LARGE",
         )
     checks.check_request_id(stem, limits.REQUEST_STEM_BYTES)
-    return _write_parts(calls, method, build, parts, part_terms)
+    return _write_parts(calls, method, build, parts, part_options)
 
 
 def _write_parts(
@@ -126,13 +127,13 @@ def _write_parts(
     method: str,
     build: Callable[[slice, dict[str, Any]], Any],
     parts: list[slice],
-    part_terms: Callable[[int], dict[str, Any]],
+    part_options: Callable[[int], dict[str, Any]],
 ) -> Receipt:
     began, count, repeated = time.monotonic(), 0, True
     done = IngestProgress(0, parts[-1].stop, 0, 0.0)
     try:
         for number, rows in enumerate(parts, 1):
-            receipt = _receipt(calls.write(method, build(rows, part_terms(number))))
+            receipt = _receipt(calls.write(method, build(rows, part_options(number))))
             count, repeated = count + receipt.count, repeated and receipt.repeated
             seq = max(done.seq, receipt.seq)
             done = replace(done, rows=rows.stop, seq=seq, elapsed_s=time.monotonic() - began)

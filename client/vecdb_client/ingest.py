@@ -43,12 +43,12 @@ def upsert_request(
     ids: list[str],
     vectors: npt.NDArray[np.float32],
     metadata: list[bytes] | None,
-    terms: dict[str, Any],
+    write_options: dict[str, Any],
 ) -> wire.UpsertRequest:
     """One batch that was checked. target: fields that name the collection. terms: as of
-    ``translation.write_terms``."""
+    ``translation.wire_write_options``."""
     return wire.UpsertRequest(
-        **target, ids=ids, vectors=encode_matrix(vectors), metadata=metadata, **terms
+        **target, ids=ids, vectors=encode_matrix(vectors), metadata=metadata, **write_options
     )
 
 
@@ -133,9 +133,11 @@ class _Ingest:
             # Requests are numbered as they are sent, so that the same input cut in the same way has
             # the same request ids.
             request_id = request_id_of_part(self.stem, self._pieces + 1)
-            terms = {} if request_id is None else {"request_id": request_id}
+            write_options = {} if request_id is None else {"request_id": request_id}
             raw = None if metadata is None else metadata[rows]
-            return upsert_request(self._collection._target, ids[rows], vectors[rows], raw, terms)
+            return upsert_request(
+                self._collection._target, ids[rows], vectors[rows], raw, write_options
+            )
 
         names = RowNames(self._first, ids)
         for request, rows in fitting(build, slice(0, len(ids)), self.message_bytes, names):

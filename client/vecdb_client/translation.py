@@ -46,7 +46,7 @@ __all__ = [
     "records_of",
     "report_of",
     "stats_of",
-    "write_terms",
+    "wire_write_options",
 ]
 
 _REASON_KEY: Final = "vecdb-reason"
@@ -178,16 +178,16 @@ def _config_of(name: str, config: wire.CollectionConfig) -> CollectionConfig:
 # -------------------------------------------------------------------------------------------- rows
 
 
-def write_terms(insert_only: Any, if_seq: Any, request_id: Any) -> dict[str, Any]:
+def wire_write_options(insert_only: Any, if_seq: Any, request_id: Any) -> dict[str, Any]:
     """Fields of a write's request for its conditions and its request id, checked; none without."""
     must_be_new, seq = checks.check_condition(insert_only, if_seq)
-    terms: dict[str, Any] = {}
+    write_options: dict[str, Any] = {}
     if must_be_new or seq is not None:
-        terms["condition"] = wire.WriteCondition(insert_only=must_be_new, if_seq=seq)
+        write_options["condition"] = wire.WriteCondition(insert_only=must_be_new, if_seq=seq)
     name = checks.check_request_id(request_id)
     if name is not None:
-        terms["request_id"] = name
-    return terms
+        write_options["request_id"] = name
+    return write_options
 
 
 def hits_of(

@@ -19,7 +19,13 @@ from vecdb.engine.interchange.importing.incoming import receive_import
 from vecdb.engine.maintenance.backup.process import back_up
 from vecdb.engine.search.lookup import get_records
 from vecdb.engine.search.search import SearchRequest
-from vecdb.engine.store.batch import DeleteBatch, UpsertBatch, make_batch, make_delete, make_terms
+from vecdb.engine.store.batch import (
+    DeleteBatch,
+    UpsertBatch,
+    make_batch,
+    make_delete,
+    make_write_options,
+)
 from vecdb.engine.store.layout import FORMAT_NUMBER
 from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.system.call_memory import CallMemory, MemoryBudget
@@ -163,7 +169,7 @@ class Service:
         collection = self._collection(request)
         _check_still_wanted(call)
         vectors = decode_matrix(request.vectors)
-        terms = make_terms(*translation.upsert_terms(request))
+        terms = make_write_options(*translation.upsert_options(request))
         rows = checks.check_raw_rows(
             request.ids, vectors, request.metadata, collection.store.config
         )
@@ -174,7 +180,7 @@ class Service:
         """One batch of ids."""
         collection = self._collection(request, "filter")
         _check_still_wanted(call)
-        terms = make_terms(*translation.delete_terms(request))
+        terms = make_write_options(*translation.delete_options(request))
         batch = make_delete(checks.check_ids(request.ids, unique=False), terms)
         receipt = self._write(collection, batch)
         return translation.delete_response(receipt)

@@ -40,8 +40,8 @@ __all__ = [
     "STATUS_OF_ERROR",
     "Status",
     "collection_config",
+    "delete_options",
     "delete_response",
-    "delete_terms",
     "export_request",
     "export_response",
     "failure_answer",
@@ -54,8 +54,8 @@ __all__ = [
     "report_message",
     "search_response",
     "status_of",
+    "upsert_options",
     "upsert_response",
-    "upsert_terms",
 ]
 
 REASON_KEY: Final = "vecdb-reason"
@@ -125,14 +125,14 @@ def refuse_reserved(request: _Reserving, *fields: str) -> None:
             raise _reserved(field)
 
 
-def upsert_terms(request: wire.UpsertRequest) -> tuple[bool, int | None, str | None]:
+def upsert_options(request: wire.UpsertRequest) -> tuple[bool, int | None, str | None]:
     """Return insert_only, if_seq and request_id of an upsert."""
     condition = request.condition
     if_seq = condition.if_seq if condition.HasField("if_seq") else None
     return condition.insert_only, if_seq, request.request_id or None
 
 
-def delete_terms(request: wire.DeleteRequest) -> tuple[bool, int | None, str | None]:
+def delete_options(request: wire.DeleteRequest) -> tuple[bool, int | None, str | None]:
     """Return the same of a delete.
 
     Raises:

@@ -11,7 +11,7 @@ from vecdb_bench.beside import measure_beside
 from vecdb_bench.export import measure_export
 from vecdb_bench.indexing import measure_indexing
 from vecdb_bench.ingest import measure_ingest
-from vecdb_bench.opening import measure_memory, measure_opening, measure_view_check
+from vecdb_bench.opening import measure_memory, measure_opening, measure_snapshot_check
 from vecdb_bench.query import measure_batch, measure_query
 
 
@@ -48,7 +48,7 @@ def test_opening() -> None:
 
 def test_memory_and_view_check() -> None:
     assert measure_memory(rows=2000)["private_bytes"] > 1e6
-    assert measure_view_check(rows=500, count=10)["view_check_us"] > 0
+    assert measure_snapshot_check(rows=500, count=10)["view_check_us"] > 0
 
 
 def test_beside() -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.hnsw.test_hnsw import built, check_layout, clustered, metric_of, prepared, recall
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.reachability import reachable_nodes
-from vecdb.engine.hnsw.repair import LOST_FRACTION_MAX, died_together, healed, live_nodes
+from vecdb.engine.hnsw.repair import LOST_FRACTION_MAX, deleted_together, live_nodes, repaired
 from vecdb.types import Metric
 
 SPACES = {Metric.EUCLIDEAN: "l2", Metric.DOT: "ip"}
@@ -32,7 +32,7 @@ def test_recall_is_that_of_a_fresh_build(metric: Metric, M: int, tmp_path: Path)
     for fraction in (0.02, 0.1, 0.25):
         dead = np.random.default_rng(2).choice(n, int(fraction * n), replace=False)
         live = live_nodes(n, bitmap(n, dead))
-        after = healed(graph, rows, bitmap(n, dead), metric)
+        after = repaired(graph, rows, bitmap(n, dead), metric)
         check_layout(after, len(live), M)
         assert reachable_nodes(after).all()
         afresh = built(space, rows[live], tmp_path, M=M)
@@ -61,12 +61,12 @@ def test_dead_regions_are_healed_only_while_recall_stays_that_of_a_build(
     queries = rows[near[:150]] + np.float32(0.02)
     for fraction in (0.02, 0.06, 0.25):
         dead = bitmap(n, near[: int(fraction * n)])
-        assert died_together(graph, dead) == (fraction == 0.25)
-        assert not died_together(graph, bitmap(n, scattered[: int(fraction * n)]))
+        assert deleted_together(graph, dead) == (fraction == 0.25)
+        assert not deleted_together(graph, bitmap(n, scattered[: int(fraction * n)]))
         if fraction < 0.25:
             live = live_nodes(n, dead)
             after, afresh = (
-                healed(graph, rows, dead, metric),
+                repaired(graph, rows, dead, metric),
                 built(space, rows[live], tmp_path, M=M),
             )
             assert after is not None
@@ -74,15 +74,15 @@ def test_dead_regions_are_healed_only_while_recall_stays_that_of_a_build(
                 recall(each, rows[live], queries, metric_of(space)) for each in (after, afresh)
             )
             assert found >= expected - 0.01
-    assert not died_together(graph, np.zeros(0, np.uint8))
+    assert not deleted_together(graph, np.zeros(0, np.uint8))
     graph.links[5, 0], graph.links[6, 1] = 2_000_000_000, -7  # Damaged lists are read in bounds.
-    died_together(graph, bitmap(n, np.arange(50)))
+    deleted_together(graph, bitmap(n, np.arange(50)))
 
 
 def test_nothing_dead_changes_nothing(tmp_path: Path) -> None:
     rows = prepared(clustered(500, 8, seed=3), "l2")
     graph = built("l2", rows, tmp_path)
-    assert healed(graph, rows, np.zeros(0, np.uint8), Metric.EUCLIDEAN) is graph
+    assert repaired(graph, rows, np.zeros(0, np.uint8), Metric.EUCLIDEAN) is graph
 
 
 @pytest.mark.parametrize("left", [0, 1, 2, 3])
@@ -91,7 +91,7 @@ def test_hardly_anything_is_left(left: int, tmp_path: Path) -> None:
     rows = prepared(clustered(n, 8, seed=4), "l2")
     graph = built("l2", rows, tmp_path, M=4)
     dead = np.delete(np.arange(n), np.arange(left) * 100)
-    after = healed(graph, rows, bitmap(n, dead), Metric.EUCLIDEAN)
+    after = repaired(graph, rows, bitmap(n, dead), Metric.EUCLIDEAN)
     check_layout(after, left, 4)
     assert reachable_nodes(after).all()
     assert (after.entry, after.top_level) == (-1, -1) or 0 <= after.entry < left
@@ -102,7 +102,7 @@ def test_all_around_a_node_has_died(tmp_path: Path) -> None:
     rows = prepared(clustered(2_000, 8, seed=5), "l2")
     rows[:100] += np.float32(1_000)
     graph = built("l2", rows, tmp_path, M=4)
-    after = healed(graph, rows, bitmap(2_000, np.arange(1, 100)), Metric.EUCLIDEAN)
+    after = repaired(graph, rows, bitmap(2_000, np.arange(1, 100)), Metric.EUCLIDEAN)
     check_layout(after, 1_901, 4)
     assert reachable_nodes(after).all()
     assert after.links[0, 0] > 0
@@ -113,7 +113,7 @@ def test_the_entry_and_the_top_go(tmp_path: Path) -> None:
     graph = built("l2", rows, tmp_path, M=4)
     levels = np.diff(graph.upper_offsets)
     dead = np.flatnonzero(levels >= graph.top_level - 1)
-    after = healed(graph, rows, bitmap(3_000, dead), Metric.EUCLIDEAN)
+    after = repaired(graph, rows, bitmap(3_000, dead), Metric.EUCLIDEAN)
     check_layout(after, 3_000 - len(dead), 4)
     assert after.top_level == graph.top_level - 2
     assert reachable_nodes(after).all()
@@ -126,7 +126,7 @@ def test_lists_are_read_within_bounds(tmp_path: Path) -> None:
     links = graph.links.copy()
     links[5, 0], links[6, 1] = 2_000_000_000, -7
     damaged = Graph(links, graph.upper_offsets, graph.upper_links, graph.entry, graph.top_level)
-    after = healed(damaged, rows, bitmap(300, [1, 2, 3]), Metric.EUCLIDEAN)
+    after = repaired(damaged, rows, bitmap(300, [1, 2, 3]), Metric.EUCLIDEAN)
     check_layout(after, 297, 4)
 
 
@@ -153,9 +153,9 @@ def test_a_graph_that_is_torn_is_not_healed() -> None:
     rows, graph = torn()
     n = len(rows)
     assert reachable_nodes(graph).all()
-    one = healed(graph, rows, bitmap(n, [n - 2]), Metric.EUCLIDEAN)
+    one = repaired(graph, rows, bitmap(n, [n - 2]), Metric.EUCLIDEAN)
     assert one is not None and reachable_nodes(one).all()
-    assert healed(graph, rows, bitmap(n, [n - 2, n - 1]), Metric.EUCLIDEAN) is None
+    assert repaired(graph, rows, bitmap(n, [n - 2, n - 1]), Metric.EUCLIDEAN) is None
 
 
 def test_nodes_that_were_out_of_reach_before_may_stay_so() -> None:
@@ -165,6 +165,6 @@ def test_nodes_that_were_out_of_reach_before_may_stay_so() -> None:
     links = ((np.arange(n)[:, None] + np.arange(1, 9)) % (n - 1)).astype(np.int32)
     graph = Graph(links, np.zeros(n + 1, np.int32), np.empty((0, 4), np.int32), 0, 0)
     assert np.flatnonzero(~reachable_nodes(graph)).tolist() == [n - 1]
-    after = healed(graph, rows, bitmap(n, [700]), Metric.EUCLIDEAN)
+    after = repaired(graph, rows, bitmap(n, [700]), Metric.EUCLIDEAN)
     assert after is not None
     assert np.count_nonzero(~reachable_nodes(after)) <= LOST_FRACTION_MAX * n

@@ -14,7 +14,7 @@ from vecdb.engine.hnsw.builder import Builder, Graph
 from vecdb.engine.kernels import compiled as kernels
 from vecdb.errors import DataLossError
 
-NOTHING_DEAD = np.zeros(0, np.uint8)
+NOTHING_DELETED = np.zeros(0, np.uint8)
 K = 10
 
 
@@ -47,7 +47,7 @@ def exact(rows: Any, queries: Any, metric: int, k: int = K) -> Any:
     scores, nodes = np.empty((q, k), np.float32), np.empty((q, k), np.int64)
     counts = np.zeros(q, np.int64)
     kernels.scan_rows(
-        rows, NOTHING_DEAD, 0, len(rows), queries, 0, q, metric, k, scores, nodes, counts
+        rows, NOTHING_DELETED, 0, len(rows), queries, 0, q, metric, k, scores, nodes, counts
     )
     kernels.sort_heaps(scores, nodes, counts, 0, q)
     return nodes
@@ -58,7 +58,7 @@ def recall(graph: Graph, rows: Any, queries: Any, metric: int, ef: int = 128) ->
     nodes, scores = np.full((q, K), -1), np.empty((q, K), np.float32)
     counts, visited = np.zeros(q, np.int64), np.zeros(q, np.int64)
     kernels.walk(
-        kernels.Scratch(), rows, graph, NOTHING_DEAD, queries, 0, q, metric, K, ef,
+        kernels.Scratch(), rows, graph, NOTHING_DELETED, queries, 0, q, metric, K, ef,
         nodes, scores, counts, visited,
     )  # fmt: skip
     truth = exact(rows, queries, metric)
@@ -177,7 +177,7 @@ def reached(graph: Graph, rows: Any, query: int) -> set[int]:
     nodes, scores = np.full((1, k), -1), np.full((1, k), np.inf, np.float32)
     counts, visited = np.zeros(1, np.int64), np.zeros(1, np.int64)
     kernels.walk(
-        kernels.Scratch(), rows, graph, NOTHING_DEAD, rows[query : query + 1], 0, 1,
+        kernels.Scratch(), rows, graph, NOTHING_DELETED, rows[query : query + 1], 0, 1,
         kernels.EUCLIDEAN, k, k, nodes, scores, counts, visited,
     )  # fmt: skip
     return set(nodes[scores == 0].tolist())

@@ -12,7 +12,7 @@ import pytest
 import vecdb
 from vecdb.engine.indexing import backpressure
 from vecdb.engine.indexing.backpressure import DELAY_S_MAX, Backpressure
-from vecdb.engine.segments.lifecycle import GRAPH_LOCK, claim
+from vecdb.engine.segments.lifecycle import GRAPH_LOCK, reserve
 from vecdb.engine.testing import opened_of
 
 DIM = 16
@@ -104,14 +104,14 @@ def test_sixteen_holds_while_a_graph_job_has_claimed_what_it_may(tmp_path: Path)
 
         def written(step: int) -> int:
             docs.upsert(range(40 * step, 40 * step + 40), rows(40, step))
-            opened_of(docs).seal(1)
+            opened_of(docs).flush(1)
             return len(docs.stats().segments)
 
         for step in range(12):
             written(step)
         segments = docs.stats().segments[:12]
         store = opened_of(docs).store
-        assert claim(store, GRAPH_LOCK, segments[0].first_row, segments[-1].end_row) is not None
+        assert reserve(store, GRAPH_LOCK, segments[0].first_row, segments[-1].end_row) is not None
         assert max(written(step) for step in range(12, 60)) <= 16
         assert docs.count() == 60 * 40
         queries = rows(3, 99)

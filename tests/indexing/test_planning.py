@@ -11,16 +11,16 @@ import numpy as np
 
 import vecdb
 from vecdb.engine.indexing.merge_policy import FLAT_SEGMENTS_MAX, GROUP_SEGMENTS_MAX, Pace, plan
-from vecdb.engine.search.snapshot import SegmentView
+from vecdb.engine.search.snapshot import SegmentSnapshot
 from vecdb.engine.segments.segment import RowArrays
 
 ROWS_MAX = 1_000_000
 TIER_ROWS = 4_000
 
 
-def segments(*kinds: tuple[str, int] | tuple[str, int, int]) -> tuple[SegmentView, ...]:
+def segments(*kinds: tuple[str, int] | tuple[str, int, int]) -> tuple[SegmentSnapshot, ...]:
     """Neighbours: "graph" or "flat", rows, and how many of them are dead."""
-    made: list[SegmentView] = []
+    made: list[SegmentSnapshot] = []
     first = 0
     for number, (kind, rows, *dead) in enumerate(kinds):
         content = RowArrays(
@@ -31,7 +31,9 @@ def segments(*kinds: tuple[str, int] | tuple[str, int, int]) -> tuple[SegmentVie
         )
         graph = cast(Any, object()) if kind == "graph" else None
         bits = np.zeros(0, np.uint8)
-        made.append(SegmentView(number, first, first + rows, content, graph, bits, sum(dead), None))
+        made.append(
+            SegmentSnapshot(number, first, first + rows, content, graph, bits, sum(dead), None)
+        )
         first += rows
     return tuple(made)
 

@@ -17,7 +17,7 @@ import pytest
 import vecdb
 from tests.hnsw.test_healing import torn
 from vecdb.engine.interchange.faiss.write import hnsw_index
-from vecdb.engine.search.snapshot import View
+from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.testing import opened_of
 
 METRICS = ("cosine", "euclidean", "dot")
@@ -46,8 +46,8 @@ def filled(database: Any, metric: str, n: int, **how: Any) -> Any:
     return docs
 
 
-def view_of(docs: Any) -> View:
-    view: View = opened_of(docs).views.view()
+def view_of(docs: Any) -> Snapshot:
+    view: Snapshot = opened_of(docs).snapshots.snapshot()
     return view
 
 

@@ -217,7 +217,7 @@ def test_work_that_takes_longer_than_a_lease(
 
     def slowly(check: Any) -> None:
         for _ in range(15):
-            pass_time(limits.PIN_LEASE_S / 10)
+            pass_time(limits.LEASE_S / 10)
             check()
 
     real_verify, real_connect, real_sync = Segment.verify, healing.connect, NewFile.sync
@@ -283,7 +283,7 @@ def test_a_server_that_stops(
 ) -> None:
     """An export that does not end within the grace is broken off, on both sides."""
     chunks: list[None] = []
-    real = pin.ExportPin.renew
+    real = pin.ExportLease.renew
 
     def slowly(self: Any) -> None:
         chunks.append(time.sleep(0.2))
@@ -296,7 +296,7 @@ def test_a_server_that_stops(
         client = stack.enter_context(vecdb.connect(server.address))
         docs = filled(client)
         if phase == "sending":
-            monkeypatch.setattr(pin.ExportPin, "renew", slowly)
+            monkeypatch.setattr(pin.ExportLease, "renew", slowly)
         else:  # The merge waits for who is at the graph.
             (folder,) = (tmp_path / "data" / "collections").iterdir()
             stack.enter_context(file_lock(folder / "graph.lock", wait=True))

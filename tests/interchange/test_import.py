@@ -22,7 +22,7 @@ import pytest
 
 import vecdb
 from tests.index_files import faiss_index, vectors
-from vecdb.engine.indexing.trimming import trim_dead
+from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.interchange.importing import import_file, take_over
 from vecdb.engine.interchange.importing.foreign_index import Rows
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
@@ -482,7 +482,7 @@ def test_a_death_before_the_claim_is_not_forgotten_while_the_graph_is_written(
         entry = write(*arguments, **named)
         opened = opened_of(database.collection("docs"))
         purge_all(opened.store, 0.0)
-        trim_dead(opened.store, opened.views.view())
+        trim_tombstones(opened.store, opened.snapshots.snapshot())
         return entry
 
     monkeypatch.setattr(import_file, "take_over", delete_then_take)
@@ -514,7 +514,7 @@ def test_a_graph_whose_rows_have_died_is_left(
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(N, DIM), faiss.METRIC_L2, M=8))
     take, dead = import_file.take_over, N // 10  # Few enough that nothing is purged at once.
-    monkeypatch.setattr(take_over, "DEAD_FRACTION_MAX", 0.05)
+    monkeypatch.setattr(take_over, "DELETED_FRACTION_MAX", 0.05)
 
     def delete_then_take(*arguments: Any) -> Any:
         database.collection("docs").delete([str(i) for i in range(dead)])

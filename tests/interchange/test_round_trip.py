@@ -65,7 +65,7 @@ def source(sources: Any, metric: str, kind: str = "texts") -> Any:
 
 
 def graph_of(docs: Any) -> Graph:
-    (segment,) = opened_of(docs).views.view().segments
+    (segment,) = opened_of(docs).snapshots.snapshot().segments
     assert segment.graph is not None
     return segment.graph
 

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 from vecdb.engine.hnsw.builder import Builder, Graph
 from vecdb.engine.kernels import compiled as kernels
 
-NOTHING_DEAD = np.zeros(0, np.uint8)
+NOTHING_DELETED = np.zeros(0, np.uint8)
 ROOT = str(Path(kernels.__file__).resolve().parents[3])
 METRICS = {"ip": kernels.INNER, "l2": kernels.EUCLIDEAN}
 
@@ -39,7 +39,7 @@ def padded(raw: Any, normalise: bool = False) -> Any:
 
 
 def walked(
-    rows: Any, graph: Any, queries: Any, metric: int, k: int, ef: int, dead: Any = NOTHING_DEAD,
+    rows: Any, graph: Any, queries: Any, metric: int, k: int, ef: int, dead: Any = NOTHING_DELETED,
     scratch: Any = None,
 ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
     q = len(queries)
@@ -54,7 +54,7 @@ def walked(
 
 
 def scanned(
-    rows: Any, queries: Any, metric: int, k: int, dead: Any = NOTHING_DEAD, step: int = 1 << 30
+    rows: Any, queries: Any, metric: int, k: int, dead: Any = NOTHING_DELETED, step: int = 1 << 30
 ) -> tuple[Any, Any, Any]:
     q = len(queries)
     scores, nodes = np.full((q, k), np.nan, np.float32), np.full((q, k), -1, np.int64)
@@ -211,7 +211,7 @@ near = st.one_of(st.integers(-2, 45), anything)
     upper=arrays.arrays(np.int32, (12, 4), elements=near),
     entry=st.one_of(st.integers(-2, 45), st.integers(-(2**63), 2**63 - 1)),
     top_level=st.one_of(st.integers(-2, 5), st.integers(-(2**63), 2**63 - 1)),
-    dead=st.one_of(st.just(NOTHING_DEAD), arrays.arrays(np.uint8, 5)),
+    dead=st.one_of(st.just(NOTHING_DELETED), arrays.arrays(np.uint8, 5)),
     strange=st.booleans(),
 )
 def test_garbage_neither_crashes_nor_hangs(
@@ -272,7 +272,7 @@ def test_the_scan_is_exact(
     queries = random.integers(-2, 3, (q, width)).astype(np.float32)
     dead = random.random(n) < share
     nodes, scores, counts = scanned(
-        rows, queries, metric, k, bitmap(dead) if share else NOTHING_DEAD, step
+        rows, queries, metric, k, bitmap(dead) if share else NOTHING_DELETED, step
     )
     for i in range(q):
         expected = true_scores(rows, queries[i : i + 1], metric)[0]

@@ -370,7 +370,7 @@ def test_segments_that_are_replaced_meanwhile_are_still_copied(
         docs = database.collection("docs")
         assert entries_of(docs) == before
         check_same(docs, model)
-        assert opened_of(docs).views.verify(lambda: None)
+        assert opened_of(docs).snapshots.verify(lambda: None)
         assert docs.search(vectors_of(5, 1)[0], k=3).info.verified
 
 
@@ -404,13 +404,13 @@ def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
     with database:
         docs = database.collection("docs")
         store = opened_of(docs).store
-        counters = opened_of(docs).views.view().counters
-        taken = publication.claim(store, publication.GRAPH_LOCK, 0, counters.sealed_to)
+        counters = opened_of(docs).snapshots.snapshot().counters
+        taken = publication.reserve(store, publication.GRAPH_LOCK, 0, counters.sealed_to)
         assert taken is not None
         key = b"k" * 16
 
         def write(transaction: Any) -> None:
-            pin = layout.pack_pin(layout.Pin(key, 1, 1, time.time_ns() + 10**12))
+            pin = layout.pack_lease(layout.Lease(key, 1, 1, time.time_ns() + 10**12))
             request = layout.seal_value(key, b"of somebody")
             for name, value in ((b"pins", pin), (b"requests", request)):
                 transaction.put(key, value, db=store.environment.database(name))
@@ -427,7 +427,7 @@ def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
         assert {e["state"] for e in entries_of(docs).values()} == {"published"}
         assert docs.stats().generation == generation + 1
         # A number is never given twice.
-        assert opened_of(docs).views.view().counters.next_segment == taken.number + 1
+        assert opened_of(docs).snapshots.snapshot().counters.next_segment == taken.number + 1
         environment = opened_of(docs).store.environment
         with environment.read() as transaction:
             assert transaction.get(key, db=environment.database(b"pins")) is None

@@ -43,7 +43,7 @@ from vecdb.engine.hnsw.reachability import connect, reachable_nodes
 from vecdb.engine.maintenance.checking import process, segments
 from vecdb.engine.maintenance.checking.catalog import check_catalog
 from vecdb.engine.maintenance.checking.graph import graph_faults
-from vecdb.engine.segments.lifecycle import SEAL_LOCK, claim
+from vecdb.engine.segments.lifecycle import FLUSH_LOCK, reserve
 from vecdb.engine.testing import opened_of
 from vecdb_cli import command_line
 
@@ -131,7 +131,7 @@ def unicode_and_long(database: Any) -> None:
 def a_dead_process(database: Any) -> None:
     """A claim whose holder was killed: nothing is wrong, the next holder discards it."""
     fresh_rows(database)
-    assert claim(opened_of(database.collection("docs")).store, SEAL_LOCK, 0, 300) is not None
+    assert reserve(opened_of(database.collection("docs")).store, FLUSH_LOCK, 0, 300) is not None
 
 
 HISTORIES: tuple[Callable[[Any], None], ...] = (

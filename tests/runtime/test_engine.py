@@ -48,11 +48,15 @@ def test_a_segment_lives_from_claimed_to_removed(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     opened = opened_of(docs)
-    taken = publication.claim(opened.store, publication.GRAPH_LOCK, 0, 50)
+    taken = publication.reserve(opened.store, publication.GRAPH_LOCK, 0, 50)
     assert entries_of(docs)[taken.number]["state"] == "claimed"
-    publication.discard_claims(opened.store, opened.folder / "segments", publication.SEAL_LOCK)
+    publication.discard_reservations(
+        opened.store, opened.folder / "segments", publication.FLUSH_LOCK
+    )
     assert taken.number in entries_of(docs)  # The claim of another lock is left alone.
-    publication.discard_claims(opened.store, opened.folder / "segments", publication.GRAPH_LOCK)
+    publication.discard_reservations(
+        opened.store, opened.folder / "segments", publication.GRAPH_LOCK
+    )
     assert entries_of(docs) == {}
 
     seal_now(docs)
@@ -77,9 +81,9 @@ def test_files_that_can_not_be_unlinked_are_tried_again(
     segments = opened.folder / "segments"
     with monkeypatch.context() as patch:
         patch.setattr(publication, "remove_segment_folder", lambda folder: False)
-        taken = publication.claim(opened.store, publication.GRAPH_LOCK, 0, 50)
+        taken = publication.reserve(opened.store, publication.GRAPH_LOCK, 0, 50)
         (segments / str(taken.number)).mkdir()
-        publication.discard_claims(opened.store, segments, publication.GRAPH_LOCK)
+        publication.discard_reservations(opened.store, segments, publication.GRAPH_LOCK)
         seal_now(docs)
         index_now(docs)
         states = {number: entry["state"] for number, entry in entries_of(docs).items()}
@@ -103,7 +107,7 @@ def test_publishing_checks_that_the_interval_still_fits(database: Any) -> None:
     store = opened_of(docs).store
     before = entries_of(docs)
     for first, end in ((0, 50), (50, 100), (10, 110), (100, 130)):
-        taken = publication.claim(store, publication.GRAPH_LOCK, first, end)
+        taken = publication.reserve(store, publication.GRAPH_LOCK, first, end)
         assert not publication.publish(store, taken, {"state": "published"})
     published = {n: e for n, e in entries_of(docs).items() if e["state"] != "claimed"}
     assert published == before
@@ -119,7 +123,7 @@ def test_a_lost_segment_is_served_from_the_store_and_rebuilt(database: Any) -> N
     index_now(docs)
     (number,) = entries_of(docs)
     shutil.rmtree(opened_of(docs).folder / "segments" / str(number))
-    opened_of(docs).views.forget()
+    opened_of(docs).snapshots.forget()
     query = rows(1)[0]
     hits = docs.search(query, k=20)
     model.check_hits(hits, query, 20, exact=True)
@@ -137,7 +141,7 @@ def test_an_indexer_whose_folder_was_deleted_ends(database: Any) -> None:
     docs.upsert(names(200), rows(200))
     seal_now(docs)
     indexer = indexer_of(docs)
-    indexer._views.view()
+    indexer._snapshots.snapshot()
     shutil.rmtree(opened_of(docs).folder)
     with pytest.raises(FileNotFoundError):
         indexer.run("optimizing")
@@ -223,9 +227,9 @@ def test_merging_keeps_rows_in_order_whatever_is_a_graph_already(database: Any) 
         seal_now(docs)
     middle = sorted(entries_of(docs).items(), key=lambda item: item[1]["first_row"])[1]
     indexer = indexer_of(docs)
-    view = indexer._views.view()
+    view = indexer._snapshots.snapshot()
     indexer._rows_max = 400
-    taken = publication.claim(
+    taken = publication.reserve(
         opened_of(docs).store, publication.GRAPH_LOCK, middle[1]["first_row"], middle[1]["end_row"]
     )
     assert taken is not None
@@ -233,7 +237,7 @@ def test_merging_keeps_rows_in_order_whatever_is_a_graph_already(database: Any) 
     assert [s.kind for s in docs.stats().segments] == ["flat", "graph", "flat"]
     for _ in range(2):  # The second time everything is extended again.
         index_now(docs)
-        (segment,) = opened_of(docs).views.view().segments
+        (segment,) = opened_of(docs).snapshots.snapshot().segments
         assert (np.diff(segment.content.rows) > 0).all()
         queries = np.concatenate([rows(20), twin])
         for query, hits in zip(queries, docs.search(queries, k=15, ef=200), strict=True):
@@ -261,13 +265,13 @@ def test_work_under_the_two_locks_keeps_apart(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     store = opened_of(docs).store
-    taken = publication.claim(store, publication.GRAPH_LOCK, 0, 50)
+    taken = publication.reserve(store, publication.GRAPH_LOCK, 0, 50)
     assert taken is not None
-    assert publication.claim(store, publication.SEAL_LOCK, 40, 60) is None
-    joining = publication.claim(store, publication.SEAL_LOCK, 50, 80)
+    assert publication.reserve(store, publication.FLUSH_LOCK, 40, 60) is None
+    joining = publication.reserve(store, publication.FLUSH_LOCK, 50, 80)
     assert joining is not None
     assert publication.widen(store, taken, 60) is None
-    assert publication.claim(store, publication.GRAPH_LOCK, 70, 90) is None
+    assert publication.reserve(store, publication.GRAPH_LOCK, 70, 90) is None
 
 
 @pytest.mark.parametrize("stops", [False, True])
@@ -278,7 +282,7 @@ def test_who_was_stopped_while_sealing_is_not_waited_for_without_end(
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     seal_now(docs)
-    monkeypatch.setattr(indexing, "_SEALING_S_MAX", 60.0 if stops else 0.3)
+    monkeypatch.setattr(indexing, "_FLUSH_WAIT_S_MAX", 60.0 if stops else 0.3)
     began = time.monotonic()
     indexer = indexer_of(docs)
     indexer._should_stop = lambda: stops and time.monotonic() - began > 0.3
@@ -309,7 +313,7 @@ def test_a_join_never_copies_bytes_that_have_changed(tmp_path: Path) -> None:
         for i in range(12, 15):
             docs.upsert(names(20, 20 * i), vectors[20 * i : 20 * i + 20])
             seal_now(docs)
-        for hits in opened_of(docs).views.view().segments:
+        for hits in opened_of(docs).snapshots.snapshot().segments:
             if hits.segment is not None and hits.number > 12:
                 hits.segment.verify()
         joined = [s for s in docs.stats().segments if s.rows > 20]
@@ -414,7 +418,7 @@ def test_at_most_sixteen_segments_without_an_indexer(tmp_path: Path) -> None:
         docs = database.create_collection("docs", 8)
         for i in range(60):
             docs.upsert(names(10, 10 * i), rows(10))
-            opened_of(docs).seal(1)
+            opened_of(docs).flush(1)
             assert len(docs.stats().segments) <= 16
         assert docs.count() == 600
         assert len(docs.search(rows(1)[0], k=600)) == 600
@@ -624,7 +628,7 @@ def test_a_changed_value_in_the_store_is_data_loss(database: Any, name: str) -> 
 
     def read_everything() -> None:
         docs.get(["row-0"])
-        opened_of(docs).views.forget()
+        opened_of(docs).snapshots.forget()
         docs.search(rows(1)[0], exact=True)
         with environment.read() as transaction:
             opened_of(docs).store.rows.read_log(transaction, 0, 2)

@@ -126,7 +126,7 @@ def test_a_build_without_memory_is_tried_again(tmp_path: Path, children: list[An
         limit = data_bytes(child.pid) + 512 * 1024
         no_limit = resource.prlimit(child.pid, resource.RLIMIT_DATA)
         resource.prlimit(child.pid, resource.RLIMIT_DATA, (limit, no_limit[1]))
-        opened_of(docs).seal(1)
+        opened_of(docs).flush(1)
         runtime_of(database).wake_indexer(opened_of(docs).id)
         eventually(lambda: "(2 in a row)" in docs.stats().indexer)
         status = docs.stats().indexer
@@ -150,7 +150,7 @@ def test_a_build_that_dies_each_time_backs_off(
     with vecdb.open(tmp_path / "data") as database:
         docs, vectors = database.create_collection("docs", DIM), rows(500)
         docs.upsert(names(500), vectors)
-        opened_of(docs).seal(1)
+        opened_of(docs).flush(1)
         monkeypatch.setenv(failpoints.VARIABLE, f"{point}=crash")
         began = time.monotonic()
         runtime_of(database).wake_indexer(opened_of(docs).id)

@@ -274,7 +274,7 @@ def test_every_use_of_what_another_process_dropped_says_so(tmp_path: Path) -> No
                 lambda c: c.search(rows(1)[0]),
                 lambda c: c.stats(),
                 lambda c: c.scroll_page(),
-                lambda c: opened_of(c).seal(1),
+                lambda c: opened_of(c).flush(1),
                 lambda c: opened_of(c).store.environment.file_bytes(),
             ):
                 assert reason_of(lambda: call(collection)) == "DROPPED"  # noqa: B023
@@ -347,10 +347,13 @@ def test_files_that_went_with_a_dropped_collection_are_not_called_lost(
         docs.upsert(["a", "b"], rows(2))
         seal_now(docs)
         opened = opened_of(docs)
-        (segment,) = [s.segment for s in opened.views.view().segments]
+        (segment,) = [s.segment for s in opened.snapshots.snapshot().segments]
         segment.verified = False
         in_another_process(tmp_path, "db.drop_collection('docs')")
-        assert reason_of(lambda: opened.views._verified.compare(segment, lambda: None)) == "DROPPED"
+        assert (
+            reason_of(lambda: opened.snapshots._verified.compare(segment, lambda: None))
+            == "DROPPED"
+        )
         with opened.store.environment.read() as transaction:
             states = [e["state"] for e in opened.store.read_segments(transaction).values()]
         assert states == ["published"]

@@ -79,7 +79,7 @@ def test_many_collections_take_bounded_files_memory_and_address_space(memory_pat
 
 
 @pytest.mark.parametrize("awake_max", [1, 3])
-def test_collections_in_use_are_put_to_rest_and_wake(tmp_path: Path, awake_max: int) -> None:
+def test_collections_in_use_are_put_to_rest_and_wake(tmp_path: Path, open_max: int) -> None:
     """Threads that write and search eight collections of which few may be open."""
     failures: list[BaseException] = []
 
@@ -99,7 +99,7 @@ def test_collections_in_use_are_put_to_rest_and_wake(tmp_path: Path, awake_max: 
             failures.append(error)
 
     with vecdb.open(
-        tmp_path, indexer=False, open_collections_max=awake_max, seal_bytes=64 * 10
+        tmp_path, indexer=False, open_collections_max=open_max, seal_bytes=64 * 10
     ) as database:
         collections = [database.create_collection(f"c{i}", 4) for i in range(8)]
         threads = [threading.Thread(target=work, args=(collections[i % 8], i)) for i in range(12)]

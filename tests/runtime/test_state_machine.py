@@ -294,11 +294,11 @@ class CollectionMachine(RuleBasedStateMachine):
 
     @rule(side=SIDES)
     def seal(self, side: bool) -> None:
-        self.hand(side).seal()
+        self.hand(side).flush()
 
     @rule(rows_max=st.sampled_from([1 << 40, 25]), side=SIDES)
     def optimize(self, rows_max: int, side: bool) -> None:
-        self.hand(side).seal()
+        self.hand(side).flush()
         self.hand(side).index(rows_max)
         stats = self.hand(side).call("stats")
         assert stats.unindexed_rows == 0
@@ -417,7 +417,7 @@ def plant_compaction_that_forgets_requests(patch: pytest.MonkeyPatch) -> None:
 
 
 def plant_purging_under_a_scroll(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(pins, "oldest_pinned_seq", lambda store, transaction: None)
+    patch.setattr(pins, "oldest_leased_seq", lambda store, transaction: None)
 
 
 def plant_any_batch_under_a_used_id(patch: pytest.MonkeyPatch) -> None:

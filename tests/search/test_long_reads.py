@@ -188,7 +188,7 @@ def test_views_made_in_slices_are_right(
             if action < 0.1:
                 index_now(docs)
             if forget:
-                opened_of(docs).views.forget()
+                opened_of(docs).snapshots.forget()
             query = vectors[0]
             hits = docs.search(query, k=200, exact=True, include_vectors=True)
             model.check_hits(hits, query, 200, exact=True)
@@ -226,7 +226,7 @@ def test_a_view_is_of_one_state_while_others_write(
         writer.start()
         try:
             while writer.is_alive():
-                opened_of(docs).views.forget()
+                opened_of(docs).snapshots.forget()
                 hits = docs.search(vectors[0], k=100, exact=True)
                 assert sorted(hits.ids) == sorted(ids)
                 assert len({metadata["n"] for metadata in hits.metadata}) == 1
@@ -242,7 +242,7 @@ def test_deaths_are_read_only_of_segments_in_place(database: Any) -> None:
     docs.upsert(names(50), rows(50))
     docs.delete(names(10))
     seal_now(docs)
-    store, views = opened_of(docs).store, opened_of(docs).views
+    store, views = opened_of(docs).store, opened_of(docs).snapshots
     state = store.current_state()
     with store.environment.read() as transaction:
         ((number, entry),) = store.read_segments(transaction).items()
@@ -289,8 +289,8 @@ def test_no_transaction_reads_everything(database: Any, monkeypatch: pytest.Monk
         assert len(found) == 2500 and found.missing == names(500)
         assert found.vectors.tobytes() == vectors[500:].tobytes()
         assert found.metadata == [{"n": i} for i in range(500, 3000)]
-        opened_of(docs).views.forget()
-        opened_of(docs).views._slice_rows = 11
+        opened_of(docs).snapshots.forget()
+        opened_of(docs).snapshots._slice_rows = 11
         hits = docs.search(vectors[0], k=3000, include_vectors=True)
         assert len(hits) == 2500
     assert len(read) > 600 and max(read.values()) <= 11

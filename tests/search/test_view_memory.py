@@ -19,10 +19,10 @@ import vecdb
 from tests.model import Model, index_now, seal_now
 from vecdb import limits
 from vecdb.engine.search import search, streaming
-from vecdb.engine.search.memtable import FreshRows
+from vecdb.engine.search.memtable import Memtable
 from vecdb.engine.search.search import SearchRequest
-from vecdb.engine.search.snapshot import View
-from vecdb.engine.search.snapshot_budget import ViewBudget
+from vecdb.engine.search.snapshot import Snapshot
+from vecdb.engine.search.snapshot_budget import SnapshotBudget
 from vecdb.engine.store import clock as store_clock
 from vecdb.engine.store import leases as pins
 from vecdb.engine.store.purging import purge_all
@@ -30,7 +30,7 @@ from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of, runtime_of
 
 DIM = 16
-ROW_BYTES = FreshRows.row_bytes(DIM)
+ROW_BYTES = Memtable.row_bytes(DIM)
 MEBIBYTE = 1024**2
 
 
@@ -48,22 +48,22 @@ def opened(path: Path, fresh_rows: int = 100, **options: Any) -> Any:
     return vecdb.open(path, indexer=False, seal_bytes=1 << 40, **chosen)
 
 
-def view_of(docs: Any) -> View:
-    view: View = opened_of(docs).views.view()
+def view_of(docs: Any) -> Snapshot:
+    view: Snapshot = opened_of(docs).snapshots.snapshot()
     return view
 
 
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "_SLICE_BYTES", 37 * 4 * DIM)
-    monkeypatch.setattr(streaming, "_SLICE_DEATHS", 50)
+    monkeypatch.setattr(streaming, "_SLICE_TOMBSTONES", 50)
     monkeypatch.setattr(streaming, "_COUNTED_ROWS", 50)
 
 
 def lose(docs: Any) -> None:
     """Remove the files of all segments."""
     shutil.rmtree(opened_of(docs).folder / "segments")
-    opened_of(docs).views.forget()
+    opened_of(docs).snapshots.forget()
 
 
 class Twins:
@@ -128,15 +128,15 @@ def test_what_is_not_held_is_searched_as_if_it_were(twins: Twins) -> None:
         elif action < 0.3:
             twins.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
         elif action < 0.5:
-            twins.each(lambda docs: opened_of(docs).views.forget())
+            twins.each(lambda docs: opened_of(docs).snapshots.forget())
         if not twins.model.rows:
             continue
         asked = queries[: chance.choice([1, 9])]
         twins.check(asked, chance.choice([1, 10, 700]), exact=True)
         view = view_of(twins.docs)
         streamed += view.rest is not None
-        assert view.fresh.nbytes <= 100 * ROW_BYTES + 1
-        assert twins.docs.stats().fresh_rows == view_of(twins.both[1]).fresh.live_count
+        assert view.memtable.nbytes <= 100 * ROW_BYTES + 1
+        assert twins.docs.stats().fresh_rows == view_of(twins.both[1]).memtable.live_count
         assert view_of(twins.both[1]).holds_all
     assert streamed > 5
 
@@ -146,12 +146,12 @@ def test_sealing_makes_room_again(twins: Twins) -> None:
         twins.upsert(names(50, first), rows(50, first))
     twins.check(rows(2), 10)
     view = view_of(twins.docs)
-    assert view.fresh.count == 100 and view.rest == streaming.Unread(100, 450, 350)
+    assert view.memtable.count == 100 and view.rest == streaming.Unread(100, 450, 350)
     hits = twins.docs.search(rows(1)[0], k=3)
     assert hits.info.plan == "scan" and hits.info.exact and hits.info.visited == 450
     twins.each(seal_now)
     twins.check(rows(2), 10)
-    assert view_of(twins.docs).holds_all and view_of(twins.docs).fresh.count == 0
+    assert view_of(twins.docs).holds_all and view_of(twins.docs).memtable.count == 0
     twins.upsert(names(50, 430), rows(50, 7))
     twins.check(rows(2), 480)
     assert view_of(twins.docs).holds_all
@@ -182,11 +182,11 @@ def test_what_is_replaced_again_and_again_stays_in_memory(tmp_path: Path) -> Non
             if turn % 4 == 0:
                 purge_all(opened_of(docs).store, grace_s=0.0)
             if turn in (50, 90):
-                opened_of(docs).views.forget()
+                opened_of(docs).snapshots.forget()
             view = view_of(docs)
             assert view.holds_all and view.live_count == len(model.rows)
             # 1,200 live. It doubles when it is full of rows of which more than three quarters do.
-            assert len(view.fresh.rows) <= 2048
+            assert len(view.memtable.rows) <= 2048
         assert view.counters.next_row == 60_000
         for query in rows(3, 9):
             model.check_hits(docs.search(query, k=1300), query, 1300, exact=True)
@@ -199,7 +199,7 @@ def test_memory_stays_under_the_bound(tmp_path: Path, monkeypatch: pytest.Monkey
         for first in range(0, 16_000, 2_000):
             docs.upsert(names(2_000, first), rows(2_000, first, 256))
         query = rows(1, 5, 256)[0]
-        opened_of(docs).views.forget()
+        opened_of(docs).snapshots.forget()
         tracemalloc.start()
         try:
             hits = docs.search(query, k=5)
@@ -253,7 +253,7 @@ def test_a_large_lost_segment_is_read_from_the_store(twins: Twins, advance: bool
     assert view_of(twins.docs).rest == streaming.Unread(460, 510, 50)
     for first in (40, 280, 90):
         if not advance:
-            opened_of(twins.docs).views.forget()
+            opened_of(twins.docs).snapshots.forget()
         twins.delete(names(30, first))
         twins.upsert(names(10, first), rows(10, first))
         twins.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
@@ -281,7 +281,7 @@ def test_more_deaths_than_a_slice_reads(twins: Twins) -> None:
     for _ in range(2):
         twins.check(rows(2), 50)
         assert view_of(twins.docs).segments[0].unread_count == 42
-        opened_of(twins.docs).views.forget()
+        opened_of(twins.docs).snapshots.forget()
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -326,7 +326,7 @@ def test_a_search_keeps_its_pin_for_as_long_as_it_works(
     now_ns = [store_clock.boot_time_ns()]
     monkeypatch.setattr(store_clock, "boot_time_ns", lambda: now_ns[0])
     if not kept:
-        monkeypatch.setattr(pins, "keep_pin", lambda store, pin: pin)
+        monkeypatch.setattr(pins, "keep_lease", lambda store, pin: pin)
     with opened(tmp_path / "data") as database:
         docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
         vectors = rows(1_000)
@@ -344,7 +344,7 @@ def test_a_search_keeps_its_pin_for_as_long_as_it_works(
                     dying = names(300, 400)
                     model.delete(dying)
                 else:
-                    now_ns[0] += int(0.5e9 * limits.PIN_LEASE_S)
+                    now_ns[0] += int(0.5e9 * limits.LEASE_S)
                     dying = names(1, 999 - searches[-1])
                 searches[-1] += 1
                 docs.delete(dying)
@@ -361,7 +361,7 @@ def test_a_search_keeps_its_pin_for_as_long_as_it_works(
         model.check_hits(hits, vectors[900], 1_000, exact=True)
         with opened_of(docs).store.environment.read() as transaction:
             assert opened_of(docs).store.purged_to(transaction) == 2
-            assert pins.oldest_pin(opened_of(docs).store, transaction) is None
+            assert pins.oldest_lease(opened_of(docs).store, transaction) is None
 
 
 READER = """
@@ -449,14 +449,14 @@ def test_threads_under_a_tight_budget_see_one_state(tmp_path: Path) -> None:
         assert failures == []
         for docs in every:
             docs.search(vectors[0])
-            assert runtime_of(database).view_budget.bytes_used <= budget
+            assert runtime_of(database).snapshot_budget.bytes_used <= budget
 
 
 def test_views_used_least_recently_go(tmp_path: Path) -> None:
     """Eight collections, memory for three of them; answers stay right."""
     one = 1_024 * ROW_BYTES
     with opened(tmp_path / "data", 10_000, view_bytes_max=int(3.5 * one)) as database:
-        budget, models = runtime_of(database).view_budget, {}
+        budget, models = runtime_of(database).snapshot_budget, {}
         for i in range(8):
             docs = database.create_collection(f"docs-{i}", DIM)
             models[i] = Model(DIM, "cosine")
@@ -465,7 +465,7 @@ def test_views_used_least_recently_go(tmp_path: Path) -> None:
         open_ones = [database.collection(f"docs-{i}") for i in range(8)]
 
         def kept() -> list[int]:
-            return [i for i, docs in enumerate(open_ones) if opened_of(docs).views._known[1]]
+            return [i for i, docs in enumerate(open_ones) if opened_of(docs).snapshots._known[1]]
 
         def search_in(*numbers: int) -> None:
             for i in numbers:
@@ -497,10 +497,10 @@ def test_one_collection_alone_keeps_to_the_budget(tmp_path: Path) -> None:
             model.upsert(names(500, first), rows(500, first), None)
             query = rows(1, first + 1)[0]
             model.check_hits(docs.search(query, k=20), query, 20, exact=True)
-            assert 0 < runtime_of(database).view_budget.bytes_used <= 50_000
+            assert 0 < runtime_of(database).snapshot_budget.bytes_used <= 50_000
         assert not view_of(docs).holds_all
-        opened_of(docs).views.forget()
-        assert runtime_of(database).view_budget.bytes_used == 0
+        opened_of(docs).snapshots.forget()
+        assert runtime_of(database).snapshot_budget.bytes_used == 0
 
 
 class Keeper:
@@ -514,7 +514,7 @@ class Keeper:
 
 
 def test_the_budget_names_the_least_recently_used() -> None:
-    budget = ViewBudget(100)
+    budget = SnapshotBudget(100)
     a, b, c = Keeper(3.0), Keeper(1.0), Keeper(2.0)
     assert budget.note(a, 40) == budget.note(b, 40) == []
     assert budget.note(c, 30) == [b]

@@ -430,7 +430,7 @@ def test_deleting_what_is_damaged_is_the_way_out(database: Any) -> None:
     for i in range(4):
         docs.upsert(names(2, 2 * i), vectors[2 * i : 2 * i + 2])
     flipped_block(docs, 2)
-    opened_of(docs).views.forget()
+    opened_of(docs).snapshots.forget()
     with pytest.raises(vecdb.DataLossError, match="rows from 2"):
         docs.search(vectors[0])
     docs.delete(["row-2"])
@@ -440,7 +440,7 @@ def test_deleting_what_is_damaged_is_the_way_out(database: Any) -> None:
         seal_now(docs)
     docs.delete(["row-3"])
     for _ in range(2):
-        opened_of(docs).views.forget()
+        opened_of(docs).snapshots.forget()
         hits = docs.search(vectors[0], k=8, exact=True)
         assert sorted(hits.ids) == ["row-0", "row-1", "row-4", "row-5", "row-6", "row-7"]
         seal_now(docs)
@@ -457,7 +457,7 @@ def test_sealing_that_fails_says_why_and_does_not_spin(
         return load(*arguments)
 
     monkeypatch.setattr(sealing, "load_rows", counted)
-    monkeypatch.setattr(upkeep, "_SEAL_POLL_S", 0.05)
+    monkeypatch.setattr(upkeep, "_FLUSH_POLL_S", 0.05)
     with vecdb.open(tmp_path / "data", indexer=False, seal_bytes=64 * 100) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(names(4), rows(4))
@@ -512,7 +512,7 @@ def test_graphs_are_built_from_verified_rows_only(
         flipped_block(docs, 0)
         path = opened_of(docs).folder / "segments" / str(first.number) / "vectors.npy"
         path.write_bytes(path.read_bytes()[:-1])
-        opened_of(docs).views.forget()
+        opened_of(docs).snapshots.forget()
         with pytest.raises(vecdb.DataLossError, match="rows from 0"):
             docs.search(QUERIES[0])
         with pytest.raises(vecdb.DataLossError, match="rows from 0"):
@@ -661,7 +661,7 @@ def check_file_damage(folder: Path, model: Model) -> None:
         for _ in range(5):
             seal_now(docs)
             index_now(docs)
-            if opened_of(docs).views.verify(lambda: None):
+            if opened_of(docs).snapshots.verify(lambda: None):
                 break
         changed = Model(DIM, "cosine")
         changed.rows = {n: r for n, r in model.rows.items() if n != "row-30"}

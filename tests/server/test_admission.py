@@ -449,7 +449,7 @@ def page(stub: Any, token: str = "") -> Any:
 def test_scrolls_left_behind_make_room_for_others(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "PINS_MAX", 20)
+    monkeypatch.setattr(limits, "LEASES_MAX", 20)
     monkeypatch.setattr(scroll_uses, "_IDLE_S", 0.0)
     _, stub, _ = started()
     left = [page(stub).next_token for _ in range(20)]
@@ -467,7 +467,7 @@ def test_scrolls_left_behind_make_room_for_others(
 def test_scrolls_in_use_are_not_ended_for_a_new_one(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "PINS_MAX", 3)
+    monkeypatch.setattr(limits, "LEASES_MAX", 3)
     monkeypatch.setattr(scroll_uses, "_IDLE_S", 2 * WITHIN_S)
     _, stub, _ = started()
     used = [page(stub).next_token for _ in range(3)]

@@ -218,7 +218,7 @@ def test_what_is_done_once_more_is_counted_once(
     def overtaken(*arguments: Any) -> Any:
         used.append(runtime_of(database).call_memory.bytes_used)
         if len(used) == 1:
-            raise search_module.OvertakenError("purged meanwhile", "OVERTAKEN")
+            raise search_module.SnapshotTooOldError("purged meanwhile", "OVERTAKEN")
         return real(*arguments)
 
     monkeypatch.setattr(search_module, "answers", overtaken)

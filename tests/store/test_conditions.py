@@ -12,7 +12,7 @@ import pytest
 
 import vecdb
 from tests.model import index_now, seal_now
-from vecdb.engine.store.batch import make_batch, make_terms
+from vecdb.engine.store.batch import make_batch, make_write_options
 from vecdb.engine.testing import opened_of, runtime_of, submit
 
 DIM = 4
@@ -191,7 +191,7 @@ def test_a_refused_batch_takes_none_of_its_group_along(database: Any) -> None:
             time.sleep(0.001)
         futures = []
         for i in range(6):
-            terms = make_terms(True, None, None) if i % 2 else None
+            terms = make_write_options(True, None, None) if i % 2 else None
             name = "taken" if i % 2 else f"free-{i}"
             futures.append(submit(docs, make_batch([name], rows(1), None, terms)))
         before = store.environment.last_commit()

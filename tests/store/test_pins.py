@@ -38,7 +38,7 @@ def run(docs: Any, function: Callable[..., Any], *arguments: Any) -> Any:
 def oldest(docs: Any) -> int | None:
     store = opened_of(docs).store
     with store.environment.read() as transaction:
-        return pins.oldest_pinned_seq(store, transaction)
+        return pins.oldest_leased_seq(store, transaction)
 
 
 def entries(docs: Any) -> int:
@@ -51,72 +51,72 @@ def entries(docs: Any) -> int:
 def test_a_pin_is_what_was_committed(database: Any) -> None:
     docs = filled(database)
     before = opened_of(docs).store.current_state()
-    pin = run(docs, pins.take_pin)
+    pin = run(docs, pins.take_lease)
     assert (pin.seq, pin.next_row, len(pin.id)) == (1, 10, 16)
     left_s = pin.expiry_ns / 1e9 - time.time()
-    assert limits.PIN_LEASE_S - 20 < left_s <= limits.PIN_LEASE_S
+    assert limits.LEASE_S - 20 < left_s <= limits.LEASE_S
     assert opened_of(docs).store.current_state() == before  # Neither seq nor generation.
     docs.upsert(["new"], RNG.normal(size=(1, 8)))
     store = opened_of(docs).store
     with store.environment.read() as transaction:
-        assert pins.check_pin(store, transaction, pin.id) == pin
+        assert pins.check_lease(store, transaction, pin.id) == pin
 
 
 def test_the_oldest_counts(database: Any) -> None:
     docs = filled(database)
     assert oldest(docs) is None
-    first = run(docs, pins.take_pin)
+    first = run(docs, pins.take_lease)
     docs.delete(["row-1"])
-    second = run(docs, pins.take_pin)
+    second = run(docs, pins.take_lease)
     assert oldest(docs) == 1
     assert (docs.stats().oldest_pin_seq, docs.stats().seq) == (1, 2)
-    assert run(docs, pins.release_pin, first.id) is True
-    assert run(docs, pins.release_pin, first.id) is False
+    assert run(docs, pins.release_lease, first.id) is True
+    assert run(docs, pins.release_lease, first.id) is False
     assert oldest(docs) == 2
-    run(docs, pins.release_pin, second.id)
+    run(docs, pins.release_lease, second.id)
     assert oldest(docs) is None
     assert docs.stats().oldest_pin_seq is None
 
 
 def test_renewing_goes_on_from_now(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     docs = filled(database)
-    pin = run(docs, pins.take_pin)
-    monkeypatch.setattr(limits, "PIN_LEASE_S", 1000.0)
-    renewed = run(docs, pins.renew_pin, pin.id)
+    pin = run(docs, pins.take_lease)
+    monkeypatch.setattr(limits, "LEASE_S", 1000.0)
+    renewed = run(docs, pins.renew_lease, pin.id)
     assert (renewed.id, renewed.seq, renewed.next_row) == (pin.id, pin.seq, pin.next_row)
     assert renewed.expiry_ns > pin.expiry_ns + 900 * 10**9
     assert docs.stats().oldest_pin_expires_s > 900
-    monkeypatch.setattr(limits, "PIN_LEASE_S", 1.0)
-    assert run(docs, pins.renew_pin, pin.id).expiry_ns == renewed.expiry_ns  # Never shortened.
+    monkeypatch.setattr(limits, "LEASE_S", 1.0)
+    assert run(docs, pins.renew_lease, pin.id).expiry_ns == renewed.expiry_ns  # Never shortened.
 
 
 def test_an_expired_pin_counts_for_nothing(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     docs = filled(database)
-    monkeypatch.setattr(limits, "PIN_LEASE_S", 0.05)
-    pin = run(docs, pins.take_pin)
-    monkeypatch.setattr(limits, "PIN_LEASE_S", 60.0)
+    monkeypatch.setattr(limits, "LEASE_S", 0.05)
+    pin = run(docs, pins.take_lease)
+    monkeypatch.setattr(limits, "LEASE_S", 60.0)
     time.sleep(0.1)
     assert (oldest(docs), entries(docs), docs.stats().oldest_pin_seq) == (None, 1, None)
-    for function in (pins.check_pin, pins.renew_pin):
+    for function in (pins.check_lease, pins.renew_lease):
         with pytest.raises(vecdb.FailedPreconditionError) as caught:
             run(docs, function, pin.id)
         assert caught.value.reason == "PIN_EXPIRED"
     with pytest.raises(vecdb.FailedPreconditionError):
-        run(docs, pins.check_pin, b"x" * 16)
+        run(docs, pins.check_lease, b"x" * 16)
     docs.delete(["row-1"])
-    taken = run(docs, pins.take_pin)  # Who takes a pin clears up.
+    taken = run(docs, pins.take_lease)  # Who takes a pin clears up.
     assert (oldest(docs), entries(docs), taken.seq) == (2, 1, 2)
-    assert run(docs, pins.remove_expired_pins) == 0
+    assert run(docs, pins.remove_expired_leases) == 0
 
 
 def test_there_are_never_too_many(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     docs = filled(database)
-    monkeypatch.setattr(limits, "PINS_MAX", 3)
-    taken = [run(docs, pins.take_pin) for _ in range(3)]
+    monkeypatch.setattr(limits, "LEASES_MAX", 3)
+    taken = [run(docs, pins.take_lease) for _ in range(3)]
     with pytest.raises(vecdb.ResourceExhaustedError, match=r"3 .* 3 ") as caught:
         docs.scroll_page(batch=1)
     assert caught.value.reason == "TOO_MANY_SCROLLS"
-    run(docs, pins.release_pin, taken[1].id)
+    run(docs, pins.release_lease, taken[1].id)
     assert len(docs.scroll_page(batch=10).records) == 10
 
 
@@ -124,15 +124,15 @@ def test_a_read_pins_beside_as_many_scrolls_as_may_be(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = filled(database)
-    monkeypatch.setattr(limits, "PINS_MAX", 2)
+    monkeypatch.setattr(limits, "LEASES_MAX", 2)
     docs.upsert(["later"], RNG.normal(size=(1, 8)))
     for _ in range(2):
-        run(docs, pins.take_pin)
+        run(docs, pins.take_lease)
     taken = entries(docs)
-    with pins.pinned(opened_of(docs).store):
+    with pins.leased(opened_of(docs).store):
         assert entries(docs) == taken + 1
         with pytest.raises(vecdb.ResourceExhaustedError):
-            run(docs, pins.take_pin)
+            run(docs, pins.take_lease)
     assert entries(docs) == taken == 2
 
 
@@ -171,8 +171,8 @@ def test_stats_on_the_command_line_show_the_oldest(
 
 def test_a_changed_pin_is_data_loss(database: Any) -> None:
     docs = filled(database)
-    pin = run(docs, pins.take_pin)
-    value = bytearray(layout.pack_pin(pin))
+    pin = run(docs, pins.take_lease)
+    value = bytearray(layout.pack_lease(pin))
     value[9] ^= 1
     handle = opened_of(docs).store.environment.database(b"pins")
     run(docs, lambda store, transaction: transaction.put(pin.id, bytes(value), db=handle))

@@ -21,7 +21,7 @@ from tests.serving import REQUEST_BYTES_MIN, ServerProcess, free_port, held, run
 from vecdb import limits
 from vecdb.engine.store import clock as store_clock
 from vecdb.engine.store import layout, requests
-from vecdb.engine.store.batch import make_batch, make_terms
+from vecdb.engine.store.batch import make_batch, make_write_options
 from vecdb.engine.system import failpoints
 from vecdb.engine.testing import opened_of
 from vecdb_client import Client
@@ -153,7 +153,7 @@ def test_a_refused_write_is_not_remembered(docs: Any) -> None:
 
 def test_the_second_of_two_in_a_commit_group_sees_the_first(docs: Any) -> None:
     store = opened_of(docs).store
-    batch = make_batch(["a"], rows(1), None, make_terms(False, None, "r"))
+    batch = make_batch(["a"], rows(1), None, make_write_options(False, None, "r"))
     receipts = store.environment.transact(lambda t: [store.apply(t, batch) for _ in range(3)])
     assert [r.repeated for r in receipts] == [False, True, True]
     assert {r.seq for r in receipts} == {store.current_state().seq} == {1}

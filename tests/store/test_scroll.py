@@ -112,7 +112,7 @@ def test_without_metadata_and_vectors(surface: Any) -> None:
 def test_each_row_has_the_metadata_of_its_seq(
     database: Any, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "PIN_LEASE_S", 3600.0)
+    monkeypatch.setattr(limits, "LEASE_S", 3600.0)
     docs, model = filled(database, 1_600)
     begun = []
     for turn in range(4):
@@ -196,7 +196,7 @@ def test_a_model_under_concurrent_writers(surface: Any) -> None:
             if seen:
                 found.append((seq, seen))
             if hasattr(docs, "_opened"):
-                opened_of(docs).seal(1)  # Unless the indexer or the sealing thread is at it.
+                opened_of(docs).flush(1)  # Unless the indexer or the sealing thread is at it.
     finally:
         stop.set()
         writer.join()
@@ -233,7 +233,7 @@ def test_a_scroll_that_was_left_alone_has_ended(
     docs, _ = filled(surface, 30)
     page, scroll = docs.scroll_page(batch=10), docs.scroll(10)
     next(scroll)
-    pass_time(1.01 * limits.PIN_LEASE_S)
+    pass_time(1.01 * limits.LEASE_S)
     assert docs.stats().oldest_pin_seq is None
     for call in (lambda: docs.scroll_page(page.next_token), lambda: list(scroll)):
         with pytest.raises(vecdb.FailedPreconditionError) as caught:
@@ -247,7 +247,7 @@ def test_each_page_begins_the_lease_anew(surface: Any, pass_time: Callable[[floa
     pages = []
     for page in docs.scroll(10):
         pages.append(page)
-        pass_time(0.4 * limits.PIN_LEASE_S)
+        pass_time(0.4 * limits.LEASE_S)
     check(pages, model)
 
 
@@ -260,7 +260,7 @@ def test_an_iterator_that_is_left_lets_go(surface: Any) -> None:
     with docs.scroll(10) as scroll:
         next(scroll)
         assert pinned() == 1
-        assert 0 < docs.stats().oldest_pin_expires_s <= limits.PIN_LEASE_S
+        assert 0 < docs.stats().oldest_pin_expires_s <= limits.LEASE_S
     assert pinned() is None
     assert list(scroll) == []
 
@@ -360,7 +360,7 @@ def test_few_live_rows_between_many_dead_ones(
         docs.delete(gone[start : start + 10_000])
     model.delete(gone)
     read: list[int] = []
-    real = opened_of(docs).store.rows.read_dead
+    real = opened_of(docs).store.rows.read_deleted
 
     def counted(transaction: Any, first_row: int, end_row: int, seq: int) -> Any:
         read.append(end_row - first_row)
@@ -381,7 +381,7 @@ def test_holes_and_blocks_with_gaps(database: Any, monkeypatch: pytest.MonkeyPat
     database_of = store.environment.database
 
     def purge(transaction: Any) -> None:
-        died = store.rows.read_dead(transaction, 0, 5000, 10).tolist()
+        died = store.rows.read_deleted(transaction, 0, 5000, 10).tolist()
         for row in died:
             transaction.delete(layout.record_key(row, 1), db=database_of(b"records"))
             transaction.delete(layout.row_key(row), db=database_of(b"dead"))

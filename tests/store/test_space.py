@@ -16,13 +16,19 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, recall, seal_now
-from vecdb.engine.indexing.trimming import trim_dead
+from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.maintenance.compaction import folder_bytes
 from vecdb.engine.runtime.upkeep import Upkeep
 from vecdb.engine.search import lookup, search
-from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.segments import flushing as sealing
-from vecdb.engine.segments.lifecycle import GRAPH_LOCK, SEAL_LOCK, claim, discard_claims, widen
+from vecdb.engine.segments.lifecycle import (
+    FLUSH_LOCK,
+    GRAPH_LOCK,
+    discard_reservations,
+    reserve,
+    widen,
+)
 from vecdb.engine.store import clock as store_clock
 from vecdb.engine.store import layout, purging
 from vecdb.engine.store import leases as pins
@@ -384,7 +390,7 @@ def test_steps_of_purges_seals_and_trims_in_any_order_bring_no_row_back(
             seal_now(docs)
 
         def trim() -> None:
-            trim_dead(opened.store, opened.views.view())
+            trim_tombstones(opened.store, opened.snapshots.snapshot())
 
         monkeypatch.setattr(sealing, "load_rows", between)
         for _ in range(3):
@@ -413,10 +419,10 @@ def test_death_of_a_row_with_a_record_is_not_trimmed(
         lambda t: t.put(key, value, db=store.environment.database(b"records"))
     )
     assert entries(docs, b"dead") == 299
-    assert trim_dead(store, opened_of(docs).views.view()) == 298
+    assert trim_tombstones(store, opened_of(docs).snapshots.snapshot()) == 298
     assert [name for page in docs.scroll() for name in page.ids] == names(1, 299)
     store.environment.transact(lambda t: t.delete(key, db=store.environment.database(b"records")))
-    assert trim_dead(store, opened_of(docs).views.view()) == 1
+    assert trim_tombstones(store, opened_of(docs).snapshots.snapshot()) == 1
 
 
 def test_a_pass_that_ends_says_nothing_of_another(database: Any) -> None:
@@ -472,18 +478,18 @@ def test_a_segment_is_not_made_of_what_was_replaced_meanwhile(database: Any) -> 
     docs.upsert(names(100), rows(100))
     seal_now(docs)
     opened = opened_of(docs)
-    (planned,) = opened.views.view().segments
+    (planned,) = opened.snapshots.snapshot().segments
     docs.delete(names(90))
     opened.trim()  # A new flat segment in its place.
-    assert [s.number for s in opened.views.view().segments] != [planned.number]
+    assert [s.number for s in opened.snapshots.snapshot().segments] != [planned.number]
     purge_all(opened.store, grace_s=0.0)
     opened.trim()
-    for lock in (SEAL_LOCK, GRAPH_LOCK):
-        assert claim(opened.store, lock, 0, 100, replacing=[planned.number]) is None
+    for lock in (FLUSH_LOCK, GRAPH_LOCK):
+        assert reserve(opened.store, lock, 0, 100, replacing=[planned.number]) is None
     docs.upsert(names(100, 200), rows(100))
     seal_now(docs)
-    first, second = opened.views.view().segments
-    taken = claim(opened.store, GRAPH_LOCK, 0, 100, replacing=[first.number])
+    first, second = opened.snapshots.snapshot().segments
+    taken = reserve(opened.store, GRAPH_LOCK, 0, 100, replacing=[first.number])
     assert taken is not None
     assert widen(opened.store, taken, 200, replacing=[planned.number]) is None
     assert widen(opened.store, taken, 200, replacing=[second.number], lost_seq=0) is None
@@ -507,7 +513,7 @@ def test_rows_that_are_purged_while_they_are_sealed_are_left_out(
 
     monkeypatch.setattr(sealing, "load_rows", late)
     seal_now(docs)
-    (segment,) = opened_of(docs).views.view().segments
+    (segment,) = opened_of(docs).snapshots.snapshot().segments
     assert len(segment.content.rows) == len(segment.content.id_offsets) - 1 == 995
     for query in rows(3, 7, dim=64):
         model.check_hits(docs.search(query, k=30), query, 30, exact=True)
@@ -553,7 +559,10 @@ def test_deaths_stay_while_a_segment_holds_the_row(database: Any) -> None:
     docs.delete(names(40))
     model.delete(names(40))
     purge_all(opened.store, grace_s=0.0)
-    assert trim_dead(opened.store, opened.views.view()) == 0 and entries(docs, b"dead") == 40
+    assert (
+        trim_tombstones(opened.store, opened.snapshots.snapshot()) == 0
+        and entries(docs, b"dead") == 40
+    )
     check(docs, model)
     docs.delete(names(360 - 1, 40))
     model.delete(names(360 - 1, 40))
@@ -563,21 +572,23 @@ def test_deaths_stay_while_a_segment_holds_the_row(database: Any) -> None:
     check(docs, model)
 
 
-@pytest.mark.parametrize("lock", [SEAL_LOCK, GRAPH_LOCK])
+@pytest.mark.parametrize("lock", [FLUSH_LOCK, GRAPH_LOCK])
 def test_deaths_stay_while_somebody_makes_a_segment_of_the_row(database: Any, lock: str) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(100), rows(100))
     store = opened_of(docs).store
     docs.delete(names(10))
-    taken = claim(store, lock, 0, 100)
+    taken = reserve(store, lock, 0, 100)
     assert taken is not None
     docs.delete(names(80, 10))
     purge_all(store, grace_s=0.0)
     assert entries(docs, b"dead") == 90  # All of its interval may be in what is being made.
-    assert trim_dead(store, opened_of(docs).views.view()) == 10  # Dead before the claim: not in it.
+    assert (
+        trim_tombstones(store, opened_of(docs).snapshots.snapshot()) == 10
+    )  # Dead before the claim: not in it.
     assert entries(docs, b"dead") == 80
-    discard_claims(store, opened_of(docs).folder / "segments", lock)
-    assert trim_dead(store, opened_of(docs).views.view()) == 80
+    discard_reservations(store, opened_of(docs).folder / "segments", lock)
+    assert trim_tombstones(store, opened_of(docs).snapshots.snapshot()) == 80
 
 
 def test_a_search_that_is_overtaken_looks_again(
@@ -634,7 +645,7 @@ def test_a_look_up_that_is_overtaken_is_made_again_under_a_pin(
         then.check_records(got, names(3))
     assert [m["n"] for m in got.metadata] == [2, 2, 2]
     with opened_of(docs).store.environment.read() as transaction:
-        assert pins.oldest_pin(opened_of(docs).store, transaction) is None
+        assert pins.oldest_lease(opened_of(docs).store, transaction) is None
     monkeypatch.undo()
     check(docs, model)
 
@@ -646,7 +657,7 @@ def test_a_look_up_of_damaged_rows_says_so_at_once(
     docs.upsert(names(3), rows(3))
     environment, key = opened_of(docs).store.environment, layout.record_key(1, 1)
     environment.transact(lambda t: t.put(key, b"bad", db=environment.database(b"records")))
-    monkeypatch.setattr(pins, "take_pin", None)  # It would be called to look again.
+    monkeypatch.setattr(pins, "take_lease", None)  # It would be called to look again.
     with pytest.raises(vecdb.DataLossError):
         docs.get(names(3))
 
@@ -656,19 +667,19 @@ def test_a_view_that_is_overtaken_is_made_again(
 ) -> None:
     docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
     replaced(docs, model, 400, 1)
-    real, late = ViewKeeper._filled_in_slices, [True, True, True, True]
+    real, late = SnapshotManager._filled_in_slices, [True, True, True, True]
 
     def overtaken(self: Any, *arguments: Any) -> Any:
         if late:
             late.pop()
-            monkeypatch.setattr(ViewKeeper, "_filled_in_slices", real)
+            monkeypatch.setattr(SnapshotManager, "_filled_in_slices", real)
             replaced(docs, model, 400, 9 + len(late))
             purge_all(opened_of(docs).store, grace_s=0.0)
-            monkeypatch.setattr(ViewKeeper, "_filled_in_slices", overtaken)
+            monkeypatch.setattr(SnapshotManager, "_filled_in_slices", overtaken)
         return real(self, *arguments)
 
-    monkeypatch.setattr(ViewKeeper, "_filled_in_slices", overtaken)
-    opened_of(docs).views.forget()
+    monkeypatch.setattr(SnapshotManager, "_filled_in_slices", overtaken)
+    opened_of(docs).snapshots.forget()
     query = rows(1, 3)[0]
     hits = docs.search(query, k=20, exact=True)
     assert len(late) == 1  # Two attempts without a pin, and the third, which the pin held up.

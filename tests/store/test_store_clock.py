@@ -27,7 +27,7 @@ from vecdb.engine.testing import opened_of
 DIM = 4
 SECOND = 10**9
 HOUR, DAY, YEAR = 3_600 * SECOND, 86_400 * SECOND, 365 * 86_400 * SECOND
-WINDOW, LEASE = int(limits.REQUEST_WINDOW_S * SECOND), int(limits.PIN_LEASE_S * SECOND)
+WINDOW, LEASE = int(limits.REQUEST_WINDOW_S * SECOND), int(limits.LEASE_S * SECOND)
 JUMPS = {"25 h on": 25 * HOUR, "25 h back": -25 * HOUR, "years on": 5 * YEAR, "years back": -YEAR}
 
 
@@ -127,13 +127,13 @@ def test_lease_lasts_as_long_as_leases_do_whatever_the_wall_clock_does(
     assert docs.scroll_page(token).records.ids == ["b"]
     token = docs.scroll_page(batch=1).next_token
     assert token is None  # Nothing is left, and nothing is held.
-    pin = transact(docs, pins.take_pin)
+    pin = transact(docs, pins.take_lease)
     machine.wall_ns -= JUMPS[jump]
     machine.passes(LEASE - 1)
-    assert transact(docs, pins.check_pin, pin.id) == pin
+    assert transact(docs, pins.check_lease, pin.id) == pin
     machine.passes(1)
     with pytest.raises(vecdb.FailedPreconditionError):
-        transact(docs, pins.check_pin, pin.id)
+        transact(docs, pins.check_lease, pin.id)
     assert docs.stats().oldest_pin_seq is None
 
 
@@ -152,7 +152,7 @@ def test_dead_rows_stay_for_their_grace_whatever_the_wall_clock_does(
 
 def test_reading_writes_nothing_in_whichever_boot(docs: Any, machine: Machine) -> None:
     write(docs, "a")
-    pin = transact(docs, pins.take_pin)
+    pin = transact(docs, pins.take_lease)
     before, commit = record(docs), opened_of(docs).store.environment.last_commit()
     for change in (lambda: machine.passes(SECOND), machine.reboots):
         change()
@@ -160,7 +160,7 @@ def test_reading_writes_nothing_in_whichever_boot(docs: Any, machine: Machine) -
         docs.search(np.ones(DIM))
         store = opened_of(docs).store
         with store.environment.read() as transaction:
-            assert pins.check_pin(store, transaction, pin.id) == pin
+            assert pins.check_lease(store, transaction, pin.id) == pin
         assert (record(docs), store.environment.last_commit()) == (before, commit)
 
 
@@ -199,17 +199,17 @@ def test_jump_across_a_reboot_ends_nothing_early_and_keeps_no_lease(
     docs: Any, machine: Machine, jump: str
 ) -> None:
     write(docs, "a", "once")
-    pin = transact(docs, pins.take_pin)
+    pin = transact(docs, pins.take_lease)
     machine.reboots(off_ns=0, up_ns=20 * SECOND)
     machine.wall_ns += JUMPS.get(jump, 0)
     counted = 0 if "back" in jump else 20 * SECOND
     assert docs.stats().oldest_pin_expires_s == (LEASE - counted) / SECOND
-    assert transact(docs, pins.check_pin, pin.id) == pin
+    assert transact(docs, pins.check_lease, pin.id) == pin
     assert write(docs, "a", "once").repeated
     write(docs, "b")  # From here on this boot's time counts.
     machine.passes(LEASE)
     with pytest.raises(vecdb.FailedPreconditionError):
-        transact(docs, pins.check_pin, pin.id)
+        transact(docs, pins.check_lease, pin.id)
     machine.passes(WINDOW - LEASE - counted)
     assert write(docs, "a", "once").repeated
     machine.passes(1)
@@ -228,7 +228,7 @@ def test_idle_collection_goes_on_in_the_next_boot_without_a_write(
 ) -> None:
     """Whoever looks first in a boot, and however late, all see the same time."""
     write(docs, "a")
-    pin = transact(docs, pins.take_pin)
+    pin = transact(docs, pins.take_lease)
     machine.reboots(up_ns=0)
     machine.passes(LEASE - 1)
     assert docs.stats().oldest_pin_seq == pin.seq
@@ -273,7 +273,7 @@ def test_two_boots_at_once_share_one_time(docs: Any, machine: Machine) -> None:
     """Containers with boot times of their own, which write by turns."""
     write(docs, "a", "once")
     began, boots = now(docs), {b"c" * 16: 40 * DAY, machine.boot: machine.boot_ns}
-    pin = transact(docs, pins.take_pin)
+    pin = transact(docs, pins.take_lease)
     for turn in range(59):
         for boot in boots:
             boots[boot] += SECOND
@@ -282,10 +282,10 @@ def test_two_boots_at_once_share_one_time(docs: Any, machine: Machine) -> None:
         machine.boot_ns = boots[machine.boot]
         write(docs, "b")
         assert now(docs) == began + (turn + 1) * SECOND
-        assert transact(docs, pins.check_pin, pin.id) == pin
+        assert transact(docs, pins.check_lease, pin.id) == pin
     machine.passes(SECOND)
     with pytest.raises(vecdb.FailedPreconditionError):
-        transact(docs, pins.check_pin, pin.id)
+        transact(docs, pins.check_lease, pin.id)
 
 
 STEPS = st.lists(
@@ -386,8 +386,8 @@ def test_stamps_ahead_of_the_clock_end_as_others_do(docs: Any, machine: Machine)
             request = layout.unpack_request(name, value)
         ahead = request._replace(time_ns=request.time_ns + 50 * YEAR)
         put(docs, requests, name, layout.pack_request(name, ahead))
-    pin = layout.Pin(b"p" * 16, 1, 1, now(docs) + YEAR)
-    put(docs, b"pins", pin.id, layout.pack_pin(pin))
+    pin = layout.Lease(b"p" * 16, 1, 1, now(docs) + YEAR)
+    put(docs, b"pins", pin.id, layout.pack_lease(pin))
     assert write(docs, "a", "a").repeated
     write(docs, "e", "e")  # Now "a" is put right, and the oldest.
     machine.passes(WINDOW)
@@ -399,8 +399,8 @@ def test_stamps_ahead_of_the_clock_end_as_others_do(docs: Any, machine: Machine)
         machine.passes(1)
     assert not any(write(docs, name, name).repeated for name in ("a", "b", "c", "d"))
     docs.delete(["a"])
-    transact(docs, pins.remove_expired_pins)
-    assert docs.stats().oldest_pin_expires_s == limits.PIN_LEASE_S
+    transact(docs, pins.remove_expired_leases)
+    assert docs.stats().oldest_pin_expires_s == limits.LEASE_S
     machine.passes(LEASE)
     assert docs.stats().oldest_pin_seq is None
 

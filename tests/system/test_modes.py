@@ -53,10 +53,10 @@ def use_all_of(folder: Path, backup: Path, **options: Any) -> None:
     with vecdb.open(folder, **options) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert([str(i) for i in range(300)], rows(300))
-        opened_of(docs).seal(1)
+        opened_of(docs).flush(1)
         docs.optimize()
         docs.upsert([str(i) for i in range(300, 400)], rows(100, 5))
-        opened_of(docs).seal(1)
+        opened_of(docs).flush(1)
         docs.scroll_page(batch=5)
         database.create_collection("gone", DIM)
         database.rename_collection("docs", "notes")

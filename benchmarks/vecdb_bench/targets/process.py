@@ -90,7 +90,7 @@ class WorkerProcess:
             self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise TargetFailedError(self._last_words("ended"), "TARGET_FAILED") from None
+            raise TargetFailedError(self._output_tail("ended"), "TARGET_FAILED") from None
 
     def result(self, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
         """What the command that was begun has given; raises as ``call`` does."""
@@ -140,10 +140,10 @@ class WorkerProcess:
             status = self._process.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise TargetFailedError(
-                self._last_words(f"did not end within {_END_TIMEOUT_S:.0f} s"), "TARGET_FAILED"
+                self._output_tail(f"did not end within {_END_TIMEOUT_S:.0f} s"), "TARGET_FAILED"
             ) from None
         if status:
-            raise TargetFailedError(self._last_words("failed as it ended"), "TARGET_FAILED")
+            raise TargetFailedError(self._output_tail("failed as it ended"), "TARGET_FAILED")
 
     def close(self) -> None:
         """End it in good order, by force if it takes too long."""
@@ -179,17 +179,17 @@ class WorkerProcess:
                 if not selector.select(max(0.0, ends - time.monotonic())):
                     self.kill()
                     raise TargetFailedError(
-                        self._last_words(f"gave no answer for {timeout_s:.0f} s"), "TARGET_FAILED"
+                        self._output_tail(f"gave no answer for {timeout_s:.0f} s"), "TARGET_FAILED"
                     )
                 part = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not part:
                     self._process.wait()
-                    raise TargetFailedError(self._last_words("ended"), "TARGET_FAILED")
+                    raise TargetFailedError(self._output_tail("ended"), "TARGET_FAILED")
                 self._buffer += part
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    def _last_words(self, what: str) -> str:
+    def _output_tail(self, what: str) -> str:
         status = self._process.poll()
         self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, self._errors.tell() - 1500))

@@ -182,7 +182,7 @@ def print_stats(
         ("rows ever added", f"{stats.next_row:,}, sealed to {stats.sealed_to:,}"),
         ("on disk", f"{bytes_text(stats.store_bytes)} + {bytes_text(stats.segment_bytes)}"),
         ("indexer", stats.indexer),
-        ("oldest scroll", _pin_text(stats)),
+        ("oldest scroll", _lease_text(stats)),
         ("readers", _readers_text(stats)),
     ):
         facts.add_row(what, _literal(value))
@@ -211,7 +211,7 @@ def print_stats(
         console.print(table)
 
 
-def _pin_text(stats: CollectionStats) -> str:
+def _lease_text(stats: CollectionStats) -> str:
     if stats.oldest_pin_seq is None or stats.oldest_pin_expires_s is None:
         return "none"
     left_s = max(0.0, stats.oldest_pin_expires_s)

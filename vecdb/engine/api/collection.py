@@ -18,7 +18,7 @@ from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.search.lookup import get_records
 from vecdb.engine.search.search import SearchRequest
-from vecdb.engine.store.batch import make_batch, make_delete, make_terms
+from vecdb.engine.store.batch import make_batch, make_delete, make_write_options
 from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.system.deadline import Deadline
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
@@ -119,9 +119,9 @@ class Collection:
                 same call again settles it.
             NotFoundError: the collection was dropped.
         """
-        terms = make_terms(insert_only, if_seq, request_id)
+        write_options = make_write_options(insert_only, if_seq, request_id)
         rows = checks.check_rows(ids, vectors, metadata, self.config)
-        return self._runtime.write(self._opened, make_batch(*rows, terms))
+        return self._runtime.write(self._opened, make_batch(*rows, write_options))
 
     def upsert_many(
         self,
@@ -179,8 +179,8 @@ class Collection:
         Returns:
             Receipt: ``count`` is how many were there. Raises as ``upsert`` does.
         """
-        terms = make_terms(False, if_seq, request_id)
-        batch = make_delete(checks.check_ids(ids, unique=False), terms)
+        write_options = make_write_options(False, if_seq, request_id)
+        batch = make_delete(checks.check_ids(ids, unique=False), write_options)
         return self._runtime.write(self._opened, batch)
 
     def count(self) -> int:

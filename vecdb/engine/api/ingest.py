@@ -15,7 +15,7 @@ from typing import Any
 
 from vecdb import checks, limits
 from vecdb.batching import attach_progress, batches, request_id_of_part
-from vecdb.engine.store.batch import UpsertBatch, make_batch, make_terms
+from vecdb.engine.store.batch import UpsertBatch, make_batch, make_write_options
 from vecdb.errors import ResourceExhaustedError
 from vecdb.types import CollectionConfig, IngestProgress, Receipt
 
@@ -61,8 +61,8 @@ def ingest(
 
     try:
         for number, part in enumerate(parts, 1):
-            terms = make_terms(False, None, request_id_of_part(stem, number))
-            batch = make_batch(*checks.check_rows(*part[:3], config, part.first), terms)
+            write_options = make_write_options(False, None, request_id_of_part(stem, number))
+            batch = make_batch(*checks.check_rows(*part[:3], config, part.first), write_options)
             try:
                 waiting.append(submit(batch))
             except ResourceExhaustedError:

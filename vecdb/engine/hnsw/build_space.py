@@ -37,7 +37,7 @@ import numpy.typing as npt
 
 from vecdb.types import Metric
 
-__all__ = ["BuildSpace", "Space", "chain_twins", "fill_lists", "scatter", "space_of"]
+__all__ = ["BuildSpace", "Space", "chain_duplicates", "fill_lists", "scatter", "space_of"]
 
 Space = Literal["ip", "l2", "dot"]
 """What graphs are built for: unit vectors, Euclidean distance, inner product."""
@@ -187,27 +187,27 @@ def scatter(
     links[short] = lists
 
 
-def chain_twins(links: npt.NDArray[np.int32], first_of: npt.NDArray[np.int64]) -> None:
+def chain_duplicates(links: npt.NDArray[np.int32], first_of: npt.NDArray[np.int64]) -> None:
     """Give twins their lists: the first of them, the next ones, and as the twins take the places
     of a walk, what lies around one of the first one's neighbours, another for each. The first gets
     the second."""
     slots = links.shape[1]
-    twins = np.flatnonzero(first_of != np.arange(len(first_of)))
-    if not len(twins):
+    duplicates = np.flatnonzero(first_of != np.arange(len(first_of)))
+    if not len(duplicates):
         return
-    twins = twins[np.argsort(first_of[twins], kind="stable")]
-    firsts = first_of[twins]
+    duplicates = duplicates[np.argsort(first_of[duplicates], kind="stable")]
+    firsts = first_of[duplicates]
     heads, at, copies = np.unique(firsts, return_index=True, return_counts=True)
     used = (links[heads] >= 0).sum(axis=1)
-    turn = np.arange(len(twins)) - np.repeat(at, copies)
+    turn = np.arange(len(duplicates)) - np.repeat(at, copies)
     beside = links[firsts, turn % np.repeat(np.maximum(used, 1), copies)]
     further = np.where(beside[:, None] >= 0, links[beside], -1)
-    chain = np.full((len(twins), slots), -1, np.int32)
+    chain = np.full((len(duplicates), slots), -1, np.int32)
     chain[:, 0] = firsts
-    for ahead in range(1, min(slots // 2, len(twins))):
+    for ahead in range(1, min(slots // 2, len(duplicates))):
         together = firsts[ahead:] == firsts[:-ahead]
-        chain[:-ahead][together, ahead] = twins[ahead:][together]
+        chain[:-ahead][together, ahead] = duplicates[ahead:][together]
     further[further == firsts[:, None]] = -1
     fill_lists(chain, further)
-    links[twins] = chain
-    links[heads, np.minimum(used, slots - 1)] = twins[at]
+    links[duplicates] = chain
+    links[heads, np.minimum(used, slots - 1)] = duplicates[at]

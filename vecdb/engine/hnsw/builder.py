@@ -1,7 +1,7 @@
 """Building graphs with hnswlib: the only module that calls it.
 
 hnswlib builds an excellent graph fast and is used for nothing else; what it saves is taken apart
-into plain arrays at once (``Graph``), which ``kernels.walk_graph`` searches. ``hnsw_format.py``
+into plain arrays at once (``Graph``), which ``kernels.walk_graph`` searches. ``file_format.py``
 draws the file.
 
 Rows are inserted in shuffled order: if the first rows are far from all others, a graph built in row
@@ -31,7 +31,7 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.hnsw.build_space import BuildSpace, Space, chain_twins, fill_lists, scatter
+from vecdb.engine.hnsw.build_space import BuildSpace, Space, chain_duplicates, fill_lists, scatter
 from vecdb.engine.hnsw.file_format import HEADER as _HEADER
 from vecdb.engine.hnsw.file_format import record as _record
 from vecdb.engine.hnsw.graph import Graph
@@ -126,7 +126,7 @@ class Builder:
         builder = cls(space, width, M, ef_construction, capacity, threads, seed)
         builder._append(vectors)
         rows = builder._firsts_from(0)
-        small = graph if len(rows) == n else _without_twins(graph, rows)
+        small = graph if len(rows) == n else _without_duplicates(graph, rows)
         options = {"M": M, "ef_construction": ef_construction, "capacity": capacity}
         chosen = builder._build_space = BuildSpace(space, [vectors])
         for which, index in enumerate(builder._indices):
@@ -258,7 +258,7 @@ class Builder:
                 -1,
             )
         graph = self._saved(self.index, work_dir)
-        chain_twins(graph.links, self._first_of)
+        chain_duplicates(graph.links, self._first_of)
         if self._by_angle is not None:
             connect(
                 graph, _PASSES_MAX
@@ -359,7 +359,7 @@ def _read_upper(
     return offsets, upper_links
 
 
-def _without_twins(graph: Graph, rows: npt.NDArray[np.int64]) -> Graph:
+def _without_duplicates(graph: Graph, rows: npt.NDArray[np.int64]) -> Graph:
     """The graph of these rows alone, renumbered; the others have no level above 0."""
     n, levels = len(graph.links), np.diff(graph.upper_offsets)
     if np.delete(levels, rows).any() or graph.entry not in rows:

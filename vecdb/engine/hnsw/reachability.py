@@ -221,8 +221,8 @@ def _unseen(
     usable = np.logical_and.accumulate((lists >= 0) & (lists < len(seen)), axis=1)
     found = lists[usable]
     unseen = ~seen[found]
-    fresh, at = np.unique(found[unseen].astype(np.int64), return_index=True)
-    seen[fresh] = True
+    memtable, at = np.unique(found[unseen].astype(np.int64), return_index=True)
+    seen[memtable] = True
     if parent is not None and owners is not None:
-        parent[fresh] = np.repeat(owners, usable.sum(axis=1))[unseen][at]
-    return fresh
+        parent[memtable] = np.repeat(owners, usable.sum(axis=1))[unseen][at]
+    return memtable

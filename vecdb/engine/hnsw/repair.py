@@ -9,7 +9,7 @@ It costs a few distances a link, far less than building. Past a quarter of dead 
 the graph would be such patches: build anew. And so where what died held the graph together, and
 rows would be left that no walk comes to: bounds of both say when. Where a whole region died, no
 live neighbours are left to link across it, and recall around it would be below that of a graph
-that is built: ``died_together`` says so beforehand.
+that is built: ``deleted_together`` says so beforehand.
 """
 
 from __future__ import annotations
@@ -25,9 +25,15 @@ from vecdb.engine.hnsw.reachability import connect, distances_of, reachable_node
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.types import Metric
 
-__all__ = ["HEALED_FRACTION_MAX", "LOST_FRACTION_MAX", "died_together", "healed", "live_nodes"]
+__all__ = [
+    "LOST_FRACTION_MAX",
+    "REPAIRED_FRACTION_MAX",
+    "deleted_together",
+    "live_nodes",
+    "repaired",
+]
 
-HEALED_FRACTION_MAX: Final = 0.25
+REPAIRED_FRACTION_MAX: Final = 0.25
 """Dead nodes as a fraction of all up to which a graph is healed."""
 
 LOST_FRACTION_MAX: Final = 0.001
@@ -47,30 +53,32 @@ _NEAR = 4
 
 
 def live_nodes(count: int, dead: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Nodes that are not dead, int64, ascending. dead: bitmap of ``SegmentView``."""
+    """Nodes that are not dead, int64, ascending. dead: bitmap of ``SegmentSnapshot``."""
     if len(dead) == 0:
         return np.arange(count)
     return np.flatnonzero(np.unpackbits(dead, count=count, bitorder="little") == 0)
 
 
-def died_together(graph: Graph, dead: npt.NDArray[np.uint8]) -> bool:
+def deleted_together(graph: Graph, dead: npt.NDArray[np.uint8]) -> bool:
     """Whether too many dead nodes lie among dead ones, more than half of their neighbours on level
     0, for the graph to be healed. dead: bitmap."""
     n = len(graph.links)
     if len(dead) == 0:
         return False
     # The last one stands for the padding, and for what is no node.
-    is_dead = np.append(np.unpackbits(dead, count=n, bitorder="little"), np.uint8(0)).astype(bool)
-    nodes, buried = np.flatnonzero(is_dead), 0
+    is_deleted = np.append(np.unpackbits(dead, count=n, bitorder="little"), np.uint8(0)).astype(
+        bool
+    )
+    nodes, buried = np.flatnonzero(is_deleted), 0
     for first in range(0, len(nodes), _BLOCK_NODES):
         lists = graph.links[nodes[first : first + _BLOCK_NODES]]
         known = (lists >= 0) & (lists < n)
-        among = is_dead[np.where(known, lists, n)].sum(axis=1)
+        among = is_deleted[np.where(known, lists, n)].sum(axis=1)
         buried += int(np.count_nonzero(2 * among > known.sum(axis=1)))
     return buried > _BURIED_FRACTION_MAX * n
 
 
-def healed(
+def repaired(
     graph: Graph,
     vectors: npt.NDArray[np.float32],
     dead: npt.NDArray[np.uint8],
@@ -93,26 +101,26 @@ def healed(
     if len(live) == 0:
         empty = np.empty((0, 2 * M), np.int32), np.zeros(1, np.int32), np.empty((0, M), np.int32)
         return Graph(*empty, -1, -1)
-    healer = _Healer(vectors, dead, live, metric, check)
+    repairer = _Repairer(vectors, dead, live, metric, check)
     levels = np.diff(graph.upper_offsets)
     offsets = np.zeros(len(live) + 1, np.int32)
     np.cumsum(levels[live], out=offsets[1:])
-    links = healer.lists(graph.links, np.arange(len(graph.links)), live)
+    links = repairer.lists(graph.links, np.arange(len(graph.links)), live)
     upper = np.empty((int(offsets[-1]), M), np.int32)
     top_level = int(levels[live].max())
     for level in range(1, top_level + 1):
         places = np.where(levels >= level, graph.upper_offsets[:-1] + level - 1, -1)
         inside = np.flatnonzero(levels[live] >= level)
-        upper[offsets[inside] + level - 1] = healer.lists(
+        upper[offsets[inside] + level - 1] = repairer.lists(
             graph.upper_links, places.astype(np.int64), live[inside]
         )
-    entry = int(healer.number[graph.entry])
+    entry = int(repairer.number[graph.entry])
     if entry < 0 or levels[graph.entry] < top_level:
         entry = int(np.argmax(levels[live]))
     result = Graph(links, offsets, upper, entry, top_level)
     if connect(result, _CONNECT_PASSES_MAX, check):
         _attach(result, vectors, live, metric, check)
-        if _is_torn(graph, live, result):
+        if _is_disconnected(graph, live, result):
             return None
 
         def distances(node: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -124,7 +132,7 @@ def healed(
     return result
 
 
-def _is_torn(graph: Graph, live: npt.NDArray[np.int64], result: Graph) -> bool:
+def _is_disconnected(graph: Graph, live: npt.NDArray[np.int64], result: Graph) -> bool:
     """Whether healing has lost more nodes than it may."""
     lost = int(np.count_nonzero(~reachable_nodes(result)))
     if lost <= LOST_FRACTION_MAX * len(live):
@@ -166,7 +174,7 @@ def _attach(
             seen[node] = True
 
 
-class _Healer:
+class _Repairer:
     """What the levels of a graph have in common.
 
     Attributes:
@@ -184,7 +192,7 @@ class _Healer:
     ) -> None:
         self._vectors, self._dead, self._check = vectors, dead, check
         kernels = load_kernels()
-        self._heal = kernels.heal_lists
+        self._relink = kernels.relink_lists
         self._metric = kernels.EUCLIDEAN if metric is Metric.EUCLIDEAN else kernels.INNER
         self.number = np.full(len(vectors) + 1, -1, np.int32)
         self.number[live] = np.arange(len(live), dtype=np.int32)
@@ -195,12 +203,12 @@ class _Healer:
         places: npt.NDArray[np.int64],
         owners: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.int32]:
-        """The lists of some nodes on one level, in new numbers. places: see ``heal_lists``."""
-        healed_lists = np.empty((len(owners), lists.shape[1]), np.int32)
+        """The lists of some nodes on one level, in new numbers. places: see ``relink_lists``."""
+        relinked_lists = np.empty((len(owners), lists.shape[1]), np.int32)
         for first in range(0, len(owners), _BLOCK_NODES):
             self._check()
-            out = healed_lists[first : first + _BLOCK_NODES]
+            out = relinked_lists[first : first + _BLOCK_NODES]
             some = owners[first : first + _BLOCK_NODES]
-            self._heal(self._vectors, lists, places, some, self._dead, self._metric, out)
+            self._relink(self._vectors, lists, places, some, self._dead, self._metric, out)
             out[:] = self.number[out]
-        return healed_lists
+        return relinked_lists

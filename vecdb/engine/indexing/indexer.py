@@ -21,19 +21,19 @@ from typing import Any
 from vecdb.engine.hnsw.build_space import space_of
 from vecdb.engine.hnsw.builder import Builder
 from vecdb.engine.indexing.merge_policy import GROUP_SEGMENTS_MAX, Pace, plan
-from vecdb.engine.indexing.trimming import trim_dead
-from vecdb.engine.search.snapshot import DEAD_FRACTION_MAX, SegmentView, View, is_clean
-from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.engine.indexing.trimming import trim_tombstones
+from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX, SegmentSnapshot, Snapshot, is_clean
+from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.lifecycle import (
+    FLUSH_LOCK,
     GRAPH_LOCK,
-    SEAL_LOCK,
-    Claim,
-    claim,
-    discard_claims,
-    mark_lost,
+    Reservation,
+    collect_garbage,
+    discard_reservations,
     publish,
+    quarantine,
     remove_drafts,
-    sweep,
+    reserve,
     widen,
 )
 from vecdb.engine.segments.segment import (
@@ -70,7 +70,7 @@ own, nor as many as were just added: then they come slowly, and searches scan wh
 _BULK_FRACTION = 1 / 16
 """Rows that came since there was nothing left to do, as a fraction of all, that are a bulk load."""
 
-_SEALING_S_MAX, _SEALING_POLL_S = 10.0, 0.01
+_FLUSH_WAIT_S_MAX, _FLUSH_WAIT_POLL_S = 10.0, 0.01
 """How long whoever seals is waited for, and how often it is looked whether it is done."""
 
 
@@ -101,7 +101,7 @@ class CollectionIndexer:
         rows_max: live rows of a graph.
         report: told what is being done, as a dict that JSON can hold.
         should_stop: asked between steps.
-        dead_fraction_max: a graph with more dead nodes than this is built anew.
+        deleted_fraction_max: a graph with more dead nodes than this is built anew.
         settled_rows: live rows when there was nothing left to do; None: those in graphs now. Where
             many have come since, a pause is for making one graph of all.
 
@@ -119,7 +119,7 @@ class CollectionIndexer:
         rows_max: int,
         report: Callable[[dict[str, Any]], None],
         should_stop: Callable[[], bool],
-        dead_fraction_max: float = DEAD_FRACTION_MAX,
+        deleted_fraction_max: float = DELETED_FRACTION_MAX,
         settled_rows: int | None = None,
     ) -> None:
         self._store = store
@@ -130,8 +130,8 @@ class CollectionIndexer:
         self._rows_max = rows_max
         self._report = report
         self._should_stop = should_stop
-        self._dead_fraction_max = dead_fraction_max
-        self._views = ViewKeeper(store, folder, collection_id, with_fresh=False)
+        self._deleted_fraction_max = deleted_fraction_max
+        self._snapshots = SnapshotManager(store, folder, collection_id, with_memtable=False)
         self._kept: _Growing | None = None
         self.settled_rows = settled_rows
 
@@ -145,79 +145,81 @@ class CollectionIndexer:
                 return True
             self._clear_up()
             if self.settled_rows is None:
-                view = self._views.view()
-                self.settled_rows = sum(s.live_count for s in view.segments if s.graph is not None)
+                snapshot = self._snapshots.snapshot()
+                self.settled_rows = sum(
+                    s.live_count for s in snapshot.segments if s.graph is not None
+                )
             if pace == "pausing":
-                pace = self._pace_of_a_pause(self._views.view())
+                pace = self._pace_of_a_pause(self._snapshots.snapshot())
             while not self._should_stop():
-                view, group, taken = self._take(pace)
+                snapshot, group, taken = self._take(pace)
                 if taken is None:
                     break
                 failpoint("graph.claimed")
-                if self._intact(group, view):
+                if self._intact(group, snapshot):
                     self._merge(group, taken)
                 else:
-                    discard_claims(self._store, self._segments, GRAPH_LOCK)
+                    discard_reservations(self._store, self._segments, GRAPH_LOCK)
             self._kept = None
-            sweep(self._store, self._segments)
+            collect_garbage(self._store, self._segments)
             purge_all(self._store, should_stop=self._should_stop)
-            trim_dead(self._store, self._views.view(), self._should_stop)
-            view = self._views.view()
-            later = pace if pace == "optimizing" else self._pace_of_a_pause(view)
-            left = self._plan(view, later) is not None
+            trim_tombstones(self._store, self._snapshots.snapshot(), self._should_stop)
+            snapshot = self._snapshots.snapshot()
+            later = pace if pace == "optimizing" else self._pace_of_a_pause(snapshot)
+            left = self._plan(snapshot, later) is not None
             if not left:
-                self.settled_rows = view.live_count
+                self.settled_rows = snapshot.live_count
             return left
 
-    def _pace_of_a_pause(self, view: View) -> Pace:
+    def _pace_of_a_pause(self, snapshot: Snapshot) -> Pace:
         """After a bulk load the large graph was written several times already: once more pays."""
-        grown = view.live_count - (self.settled_rows or 0)
-        return "optimizing" if grown >= _BULK_FRACTION * view.live_count else "pausing"
+        grown = snapshot.live_count - (self.settled_rows or 0)
+        return "optimizing" if grown >= _BULK_FRACTION * snapshot.live_count else "pausing"
 
-    def _plan(self, view: View, pace: Pace) -> list[SegmentView] | None:
+    def _plan(self, snapshot: Snapshot, pace: Pace) -> list[SegmentSnapshot] | None:
         return plan(
-            view.segments,
+            snapshot.segments,
             self._rows_max,
             pace=pace,
-            dead_fraction_max=self._dead_fraction_max,
+            deleted_fraction_max=self._deleted_fraction_max,
         )
 
     def _clear_up(self) -> None:
         """Remove what an earlier holder of the lock left when it was killed."""
         make_folder(self._segments, exist_ok=True)
-        discard_claims(self._store, self._segments, GRAPH_LOCK)
+        discard_reservations(self._store, self._segments, GRAPH_LOCK)
         remove_drafts(self._folder)
 
-    def _take(self, pace: Pace) -> tuple[View, list[SegmentView], Claim | None]:
+    def _take(self, pace: Pace) -> tuple[Snapshot, list[SegmentSnapshot], Reservation | None]:
         """The next group, claimed; None for the claim if there is nothing to do, or not now.
 
         Sealing is held off for that moment, or it might be joining some of the group: then the
         claim would be refused, and under steady writing again and again.
         """
-        with self._sealing_held_off() as held:
+        with self._flushing_held_off() as held:
             if not held:
-                return self._views.view(), [], None
-            discard_claims(self._store, self._segments, SEAL_LOCK)
-            view = self._views.view()
-            group = self._plan(view, pace)
+                return self._snapshots.snapshot(), [], None
+            discard_reservations(self._store, self._segments, FLUSH_LOCK)
+            snapshot = self._snapshots.snapshot()
+            group = self._plan(snapshot, pace)
             if group is None:
-                return view, [], None
+                return snapshot, [], None
             first, end = group[0].first_row, group[-1].end_row
-            taken = claim(
+            taken = reserve(
                 self._store,
                 GRAPH_LOCK,
                 first,
                 end,
                 replacing=[s.number for s in group],
-                lost_seq=_lost_seq(group, view),
+                lost_seq=_lost_seq(group, snapshot),
             )
-            return view, group, taken
+            return snapshot, group, taken
 
     @contextlib.contextmanager
-    def _sealing_held_off(self) -> Iterator[bool]:
+    def _flushing_held_off(self) -> Iterator[bool]:
         """Gives False if whoever seals was not done in time: it may have been stopped, and other
         collections have work too."""
-        patience = time.monotonic() + _SEALING_S_MAX
+        patience = time.monotonic() + _FLUSH_WAIT_S_MAX
         while True:
             with file_lock(self._folder / "seal.lock", wait=False) as held:
                 if held:
@@ -226,9 +228,9 @@ class CollectionIndexer:
             if self._should_stop() or time.monotonic() > patience:
                 yield False
                 return
-            time.sleep(_SEALING_POLL_S)
+            time.sleep(_FLUSH_WAIT_POLL_S)
 
-    def _intact(self, group: list[SegmentView], view: View) -> bool:
+    def _intact(self, group: list[SegmentSnapshot], snapshot: Snapshot) -> bool:
         """Compare the checksums of what is about to be built from.
 
         A segment whose files are gone or damaged is marked lost, unless the generation has moved:
@@ -240,11 +242,11 @@ class CollectionIndexer:
                     segment.segment.verify()
             except (SegmentDamagedError, FileNotFoundError) as damage:
                 self._report({"event": "damaged", "detail": str(damage)})
-                mark_lost(self._store, segment.number, view.state.generation)
+                quarantine(self._store, segment.number, snapshot.state.generation)
                 return False
         return True
 
-    def _merge(self, group: list[SegmentView], taken: Claim) -> None:
+    def _merge(self, group: list[SegmentSnapshot], taken: Reservation) -> None:
         """Make one graph of neighbours, going on to the right as long as more is sealed there."""
         began = time.monotonic()
         self._report({"event": "building", "rows": sum(s.live_count for s in group)})
@@ -257,13 +259,13 @@ class CollectionIndexer:
             more = self._sealed_to_the_right(taken, growing)
             if more is None:
                 break
-            segment, view = more
+            segment, snapshot = more
             wider = widen(
                 self._store,
                 taken,
                 segment.end_row,
                 replacing=[segment.number],
-                lost_seq=_lost_seq([segment], view),
+                lost_seq=_lost_seq([segment], snapshot),
             )
             if wider is None:
                 break
@@ -276,7 +278,7 @@ class CollectionIndexer:
     def _progressed(self, rows: int) -> None:
         self._report({"event": "progress", "rows": rows})
 
-    def _begin(self, group: list[SegmentView]) -> tuple[_Growing, list[SegmentView]]:
+    def _begin(self, group: list[SegmentSnapshot]) -> tuple[_Growing, list[SegmentSnapshot]]:
         """What to begin with, and the segments still to add: the graph at hand, the first segment's
         graph, or an empty one. Only the first, so that nodes stay in the order of rows."""
         config, first = self._store.config, group[0]
@@ -287,11 +289,15 @@ class CollectionIndexer:
             kept is not None
             and not overgrown
             and first.number == kept.number
-            and is_clean(first, self._dead_fraction_max)
+            and is_clean(first, self._deleted_fraction_max)
         ):
             return kept, group[1:]
         space = space_of(config.metric)
-        if not overgrown and first.graph is not None and is_clean(first, self._dead_fraction_max):
+        if (
+            not overgrown
+            and first.graph is not None
+            and is_clean(first, self._deleted_fraction_max)
+        ):
             try:
                 builder = Builder.from_graph(
                     first.graph,
@@ -317,34 +323,36 @@ class CollectionIndexer:
         )
         return _Growing(builder, []), group
 
-    def _live_part(self, segment: SegmentView) -> RowArrays:
+    def _live_part(self, segment: SegmentSnapshot) -> RowArrays:
         with self._store.environment.read() as transaction:
             seq = self._store.read_state(transaction).seq
-            dead = self._store.rows.read_dead(transaction, segment.first_row, segment.end_row, seq)
+            dead = self._store.rows.read_deleted(
+                transaction, segment.first_row, segment.end_row, seq
+            )
         return segment.content.without(dead)
 
     def _sealed_to_the_right(
-        self, taken: Claim, growing: _Growing
-    ) -> tuple[SegmentView, View] | None:
+        self, taken: Reservation, growing: _Growing
+    ) -> tuple[SegmentSnapshot, Snapshot] | None:
         """A flat segment that was sealed meanwhile just behind the claim and still fits, and the
         view that shows it; None also once a merge pays that begins further left."""
         unpublished = growing.rows - growing.published_rows
         if unpublished >= max(growing.published_rows, FIRST_PUBLICATION_ROWS):
             return None
-        view = self._views.view()
-        waiting = sum(s.live_count for s in view.segments if s.first_row >= taken.end_row)
+        snapshot = self._snapshots.snapshot()
+        waiting = sum(s.live_count for s in snapshot.segments if s.first_row >= taken.end_row)
         if waiting < min(unpublished, _WAITING_FRACTION * growing.rows):
             return None
-        wider = self._plan(view, "writing")
+        wider = self._plan(snapshot, "writing")
         if wider is not None and wider[0].first_row < taken.first_row:
             return None
-        for segment in view.segments:
+        for segment in snapshot.segments:
             if segment.first_row == taken.end_row and segment.graph is None:
                 fits = growing.rows + segment.live_count <= self._rows_max
-                return (segment, view) if fits and self._intact([segment], view) else None
+                return (segment, snapshot) if fits and self._intact([segment], snapshot) else None
         return None
 
-    def _publish(self, taken: Claim, growing: _Growing) -> None:
+    def _publish(self, taken: Reservation, growing: _Growing) -> None:
         graph = growing.builder.graph(self._folder)
         failpoint("graph.built")
         content = RowArrays.joined(growing.parts, padded_width(self._store.config.dim))
@@ -363,9 +371,9 @@ class CollectionIndexer:
             growing.published_rows, growing.number = growing.rows, taken.number
             self._kept = growing
             failpoint("graph.published")
-        sweep(self._store, self._segments)
+        collect_garbage(self._store, self._segments)
 
 
-def _lost_seq(group: list[SegmentView], view: View) -> int | None:
+def _lost_seq(group: list[SegmentSnapshot], snapshot: Snapshot) -> int | None:
     """The seq of lost segments' rows, which were read from the store; None without any."""
-    return view.state.seq if any(segment.segment is None for segment in group) else None
+    return snapshot.state.seq if any(segment.segment is None for segment in group) else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vecdb.engine.search.snapshot import DEAD_FRACTION_MAX, SegmentView, is_clean
+from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX, SegmentSnapshot, is_clean
 from vecdb.engine.segments.segment import padded_width
 
 __all__ = ["GROUP_SEGMENTS_MAX", "Pace", "graph_row_bytes", "plan"]
@@ -37,20 +37,20 @@ def graph_row_bytes(dim: int, M: int) -> int:
 
 
 def plan(
-    segments: tuple[SegmentView, ...],
+    segments: tuple[SegmentSnapshot, ...],
     rows_max: int,
     *,
     pace: Pace,
-    dead_fraction_max: float = DEAD_FRACTION_MAX,
-) -> list[SegmentView] | None:
+    deleted_fraction_max: float = DELETED_FRACTION_MAX,
+) -> list[SegmentSnapshot] | None:
     """The neighbours to make one graph of next; None if there is nothing to do.
 
     Args:
         segments: in place, by first row.
         rows_max: live rows that a graph may have.
-        dead_fraction_max: a graph with more dead nodes than this is built anew.
+        deleted_fraction_max: a graph with more dead nodes than this is built anew.
     """
-    groups: list[list[SegmentView]] = []
+    groups: list[list[SegmentSnapshot]] = []
     room = 0
     for segment in segments:
         if not groups or segment.live_count > room or len(groups[-1]) == GROUP_SEGMENTS_MAX:
@@ -59,7 +59,7 @@ def plan(
         groups[-1].append(segment)
         room -= segment.live_count
     for group in groups:
-        if len(group) == 1 and is_clean(group[0], dead_fraction_max):
+        if len(group) == 1 and is_clean(group[0], deleted_fraction_max):
             continue
         paying = group if pace == "optimizing" else _paying(group, *_WORTH[pace])
         if paying:
@@ -67,7 +67,7 @@ def plan(
     return None
 
 
-def _paying(group: list[SegmentView], fraction: float, tier_rows: int) -> list[SegmentView]:
+def _paying(group: list[SegmentSnapshot], fraction: float, tier_rows: int) -> list[SegmentSnapshot]:
     """The right part of a group whose merging pays; none if that is nothing.
 
     All of it if there is much beside its largest graph; otherwise the same is asked of what lies to

@@ -28,7 +28,7 @@ from vecdb.engine.indexing.indexer import CollectionIndexer
 from vecdb.engine.indexing.merge_policy import Pace, graph_row_bytes
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.segments.flushing import flat_rows_max, seal
+from vecdb.engine.segments.flushing import flat_rows_max, flush
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.child_process import give_way
@@ -130,7 +130,7 @@ class _Worker:
             store = Store(environment, collection_id)
             size = graph_row_bytes(store.config.dim, store.config.M)
             rows_max = max(1, self._arguments.segment_bytes_max // size)
-            sealed = not self._arguments.finish or seal(
+            sealed = not self._arguments.finish or flush(
                 store,
                 folder,
                 collection_id,

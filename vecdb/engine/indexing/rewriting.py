@@ -4,45 +4,52 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vecdb.engine.search.snapshot import View
+from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.segments.flushing import intact_rows, write_and_publish
-from vecdb.engine.segments.lifecycle import SEAL_LOCK, claim, discard_claims, sweep
+from vecdb.engine.segments.lifecycle import (
+    FLUSH_LOCK,
+    collect_garbage,
+    discard_reservations,
+    reserve,
+)
 from vecdb.engine.store.store import Store
-from vecdb.engine.store.tombstones import read_dead
+from vecdb.engine.store.tombstones import read_deleted
 from vecdb.engine.system.files import file_lock
 
-__all__ = ["thin_flat"]
+__all__ = ["rewrite_flat"]
 
 
-def thin_flat(store: Store, folder: Path, collection_id: str, view: View) -> None:
+def rewrite_flat(store: Store, folder: Path, collection_id: str, snapshot: Snapshot) -> None:
     """Rewrite without deleted rows the flat segments of which less than half is live."""
-    thin = [s for s in view.segments if s.graph is None and 2 * s.live_count < len(s.content.rows)]
-    if not thin:
+    sparse = [
+        s for s in snapshot.segments if s.graph is None and 2 * s.live_count < len(s.content.rows)
+    ]
+    if not sparse:
         return
     with file_lock(folder / "seal.lock", wait=False) as held:
         if not held:
             return
         segments = folder / "segments"
-        discard_claims(store, segments, SEAL_LOCK)
+        discard_reservations(store, segments, FLUSH_LOCK)
         with store.environment.read() as transaction:
             entries = store.read_segments(transaction)
-        for segment in thin:
+        for segment in sparse:
             entry = entries.get(segment.number)
             if entry is None or entry["state"] != "published":
                 continue
             content = intact_rows(store, segments, collection_id, segment.number, entry)
             taken = None
             if content is not None:
-                taken = claim(
+                taken = reserve(
                     store,
-                    SEAL_LOCK,
+                    FLUSH_LOCK,
                     segment.first_row,
                     segment.end_row,
                     replacing=[segment.number],
                 )
             if content is None or taken is None:
                 continue
-            dead = read_dead(store, taken.first_row, taken.end_row, taken.seq)
-            living = content.without(dead)
-            write_and_publish(store, segments, collection_id, taken, living)
-        sweep(store, segments)
+            dead = read_deleted(store, taken.first_row, taken.end_row, taken.seq)
+            live = content.without(dead)
+            write_and_publish(store, segments, collection_id, taken, live)
+        collect_garbage(store, segments)

@@ -91,7 +91,7 @@ class Supervisor:
         self._closed = False
         self._sent = self._answered = self._left = 0
         self._doing: dict[str, Any] = {}
-        self._last_words: deque[str] = deque(maxlen=20)
+        self._output_tail: deque[str] = deque(maxlen=20)
 
     def wake(self, collection_id: str, *, urgent: bool = False) -> None:
         """There may be work in this collection. urgent: finish it, whether it pays yet or not."""
@@ -188,7 +188,7 @@ class Supervisor:
         """One life of the child."""
         given: dict[str, bool] = {}
         self._sent = self._answered = self._left = 0
-        self._last_words.clear()
+        self._output_tail.clear()
         try:
             child = self._start()
         except OSError as error:
@@ -221,7 +221,7 @@ class Supervisor:
         """The child died. The collection that it worked on waits a while, the others don't."""
         with self._changed:
             culprit = self._doing.get("collection")
-            detail = self._last_words[-1] if self._last_words else "it was killed"
+            detail = self._output_tail[-1] if self._output_tail else "it was killed"
             for collection_id, urgent in given.items():
                 self._want(collection_id, urgent)
                 if culprit in (None, collection_id):
@@ -291,7 +291,7 @@ class Supervisor:
                     try:
                         self._hear(json.loads(line))
                     except (ValueError, KeyError, TypeError):
-                        self._last_words.append(line.strip())
+                        self._output_tail.append(line.strip())
                     self._changed.notify_all()
         child.wait()
 

@@ -20,23 +20,25 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.search.snapshot import View
-from vecdb.engine.store.segment_table import claimed_intervals
+from vecdb.engine.search.snapshot import Snapshot
+from vecdb.engine.store.segment_table import reserved_intervals
 from vecdb.engine.store.store import Store
 
-__all__ = ["trim_dead"]
+__all__ = ["trim_tombstones"]
 
-_DEATHS_AT_ONCE: Final = 20_000
+_TOMBSTONES_AT_ONCE: Final = 20_000
 
-_Deaths = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+_Tombstones = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Rows, ascending, and the seqs of their deaths."""
 
 
-def trim_dead(store: Store, view: View, should_stop: Callable[[], bool] = lambda: False) -> int:
+def trim_tombstones(
+    store: Store, snapshot: Snapshot, should_stop: Callable[[], bool] = lambda: False
+) -> int:
     """Remove deaths of rows whose bytes have gone, from the store and from every segment.
 
     Args:
-        view: says what is in the segments; if they have changed since, nothing is removed.
+        snapshot: says what is in the segments; if they have changed since, nothing is removed.
         should_stop: asked before each step.
 
     Returns:
@@ -47,22 +49,24 @@ def trim_dead(store: Store, view: View, should_stop: Callable[[], bool] = lambda
     while next_row is not None and not should_stop():
         with store.environment.read() as transaction:
             (rows, seqs), next_row = _not_in_store(store, transaction, next_row)
-        for segment in view.segments:
+        for segment in snapshot.segments:
             kept = ~np.isin(rows, segment.content.rows, assume_unique=True)
             rows, seqs = rows[kept], seqs[kept]
         if len(rows):
-            count = store.environment.transact(partial(_trim, store, view, (rows, seqs)))
+            count = store.environment.transact(partial(_trim, store, snapshot, (rows, seqs)))
             if count is None:
                 return removed
             removed += count
     return removed
 
 
-def _not_in_store(store: Store, transaction: Any, first_row: int) -> tuple[_Deaths, int | None]:
+def _not_in_store(store: Store, transaction: Any, first_row: int) -> tuple[_Tombstones, int | None]:
     """Deaths from ``first_row`` on of rows that have neither vector nor record, and the row to go
     on at; None at the end."""
     end_row = store.read_counters(transaction).next_row
-    rows, seqs, reached = store.rows.read_deaths(transaction, first_row, end_row, _DEATHS_AT_ONCE)
+    rows, seqs, reached = store.rows.read_tombstones(
+        transaction, first_row, end_row, _TOMBSTONES_AT_ONCE
+    )
     held = [own for _, _, own in store.rows.blocks_holding(transaction, rows)]
     if held:
         gone = ~np.isin(rows, np.concatenate(held), assume_unique=True)
@@ -72,17 +76,19 @@ def _not_in_store(store: Store, transaction: Any, first_row: int) -> tuple[_Deat
     return (rows, seqs), reached if reached < end_row else None
 
 
-def _trim(store: Store, view: View, deaths: _Deaths, transaction: Any) -> int | None:
+def _trim(
+    store: Store, snapshot: Snapshot, tombstones: _Tombstones, transaction: Any
+) -> int | None:
     """Remove those of the deaths that nothing speaks against; None if the segments changed."""
     store.check_not_dropped(transaction)
-    if store.read_state(transaction).generation != view.state.generation:
+    if store.read_state(transaction).generation != snapshot.state.generation:
         return None
-    rows, seqs = deaths
+    rows, seqs = tombstones
     # A lost segment's rows are read from the store by whoever works on it, as of some seq.
-    is_lost = any(segment.segment is None for segment in view.segments)
-    for begin, end, seq in claimed_intervals(store, transaction):
+    is_lost = any(segment.segment is None for segment in snapshot.segments)
+    for begin, end, seq in reserved_intervals(store, transaction):
         held = (rows >= begin) & (rows < end) & ((seqs > seq) | is_lost)
         rows, seqs = rows[~held], seqs[~held]
     # Neither vector nor record of a dead row comes back, so what was in none is in none.
-    store.forget_deaths(transaction, rows)
+    store.remove_tombstones(transaction, rows)
     return len(rows)

@@ -1,4 +1,4 @@
-"""Reading a file that hnswlib has saved (``hnsw_format.py``), from anywhere.
+"""Reading a file that hnswlib has saved (``file_format.py``), from anywhere.
 
 No byte is trusted, as hnswlib itself would follow a wrong one out of bounds.
 """

@@ -45,8 +45,8 @@ __all__ = [
     "Scratch",
     "find_levels",
     "hash_rows",
-    "heal_lists",
     "prepare_rows",
+    "relink_lists",
     "scan_rows",
     "sort_heaps",
     "walk",
@@ -288,7 +288,7 @@ def node_of(key):
 
 
 @_inlined
-def is_dead(dead, node):
+def is_deleted(dead, node):
     return (dead[node >> 3] >> np.uint8(node & 7)) & np.uint8(1) != 0
 
 
@@ -377,11 +377,11 @@ def best_first(
     Returns how many live ones are in the pool, how many nodes were visited, and how many deleted
     ones were expanded. Past deleted_max deleted candidates it gives up with 0 live ones.
     """
-    n, has_dead, heap = vectors.shape[0], dead.shape[0] > 0, ef + 1
+    n, has_deleted, heap = vectors.shape[0], dead.shape[0] > 0, ef + 1
     visited[node >> 6] |= np.uint64(1) << np.uint64(node & 63)
     seen[0], end = node, 1
     key = pack(score, node)
-    count = 0 if has_dead and is_dead(dead, node) else 1
+    count = 0 if has_deleted and is_deleted(dead, node) else 1
     pool[heap if count == 0 else 0] = key
     waiting = deleted = 1 - count
     cursor = passed = 0
@@ -398,11 +398,11 @@ def best_first(
         key = nearest_of(pool, cursor, count, heap, waiting)
         if key != _NO_BOUND:
             prefetch_row(links, node_of(key), _LINES_AHEAD)
-        fresh = end
+        memtable = end
         end = gather(links, node, n, visited, seen, end)
-        for i in range(fresh, min(fresh + _ROWS_AHEAD, end)):
+        for i in range(memtable, min(memtable + _ROWS_AHEAD, end)):
             prefetch_row(vectors, np.int64(seen[i]), _LINES_AHEAD)
-        for i in range(fresh, end):
+        for i in range(memtable, end):
             if i + _ROWS_AHEAD < end:
                 prefetch_row(vectors, np.int64(seen[i + _ROWS_AHEAD]), _LINES_AHEAD)
             if i + _PEEK_BEFORE_END == end and cursor < count:
@@ -411,7 +411,7 @@ def best_first(
             key = pack(pair_score(vectors, node, queries, query, metric), node)
             if key >= bound:
                 continue
-            if has_dead and is_dead(dead, node):
+            if has_deleted and is_deleted(dead, node):
                 add_waiting(pool, heap, waiting, key)
                 waiting, deleted = waiting + 1, deleted + 1
                 continue
@@ -642,7 +642,7 @@ def scan_rows(
             worst = heap_scores[query, 0] if size >= k else np.float32(np.inf)
             for node in range(begin, min(begin + tile, stop)):
                 score = pair_score(vectors, node, queries, query, metric)
-                if not score <= worst or (dead.shape[0] > 0 and is_dead(dead, node)):
+                if not score <= worst or (dead.shape[0] > 0 and is_deleted(dead, node)):
                     continue
                 if size < k:
                     sift_up(heap_scores, heap_nodes, query, size, score, node)
@@ -743,7 +743,7 @@ def hash_rows(words, out):
     _FLOATS, _INTS, _read(types.int64, 1), _read(types.int64, 1), _BYTES, _INT,
     _written(types.int32, 2),
 ))  # fmt: skip
-def heal_lists(vectors, lists, places, owners, dead, metric, out):
+def relink_lists(vectors, lists, places, owners, dead, metric, out):
     """Lists of neighbours without the dead: who is live stays, and the live neighbours of those who
     died take the places of these, closest first.
 
@@ -763,7 +763,7 @@ def heal_lists(vectors, lists, places, owners, dead, metric, out):
         for neighbour in lists[places[node]]:
             if neighbour < 0 or neighbour >= n:
                 break
-            if not is_dead(dead, np.int64(neighbour)):
+            if not is_deleted(dead, np.int64(neighbour)):
                 out[k, count] = neighbour
                 count += 1
                 continue
@@ -772,7 +772,7 @@ def heal_lists(vectors, lists, places, owners, dead, metric, out):
             for beyond in lists[places[neighbour]]:
                 if beyond < 0 or beyond >= n:
                     break
-                if beyond == node or is_dead(dead, np.int64(beyond)):
+                if beyond == node or is_deleted(dead, np.int64(beyond)):
                     continue
                 score = pair_score(vectors, np.int64(beyond), vectors, node, metric)
                 key = pack(score, np.int64(beyond))
@@ -794,6 +794,6 @@ def heal_lists(vectors, lists, places, owners, dead, metric, out):
 
 
 KERNELS: Final = (
-    *(walk_graph, scan_rows, sort_heaps, prepare_rows, find_levels, hash_rows, heal_lists),
+    *(walk_graph, scan_rows, sort_heaps, prepare_rows, find_levels, hash_rows, relink_lists),
 )
 """Each has one signature, whatever arrays it was called with; a test says so."""

@@ -1,7 +1,7 @@
 """Loading the kernels: compiled once on a machine, then read from numba's cache on disk.
 
 Compiling takes tens of seconds, so one process does it while others wait for its result, and none
-waits where there is nothing to compile (``kernel_cache.py``). The cache lies where numba puts it
+waits where there is nothing to compile (``cache.py``). The cache lies where numba puts it
 (``NUMBA_CACHE_DIR``, beside the source, or the user's cache folder), never in a data folder: it
 holds pickles.
 

@@ -38,7 +38,7 @@ from vecdb.engine.kv.gate import BackOff, Gate
 from vecdb.engine.kv.lmdb_errors import disk_full, located, translated, translation
 from vecdb.engine.kv.lmdb_files import open_files
 from vecdb.engine.kv.lmdb_pages import check_whole
-from vecdb.engine.kv.write_lock import Errand, Openings, WriteLock, run_claimed
+from vecdb.engine.kv.write_lock import Errand, Openings, WriteLock, run_reserved
 from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import is_full
 from vecdb.engine.system.modes import make_folder, set_file_mode
@@ -83,7 +83,7 @@ class Environment:
         self.used = True
         """Set by each use; for whoever decides what may rest."""
 
-        self.on_wake: Callable[[], None] | None = None
+        self.on_reopen: Callable[[], None] | None = None
         """Called after it was opened again from its rest, in no transaction."""
 
         self.missing_error: Callable[[], VecdbError] | None = None
@@ -189,7 +189,7 @@ class Environment:
                 is on disk in a folder that was moved or removed meanwhile.
             ResourceExhaustedError, UnavailableError: nothing was written.
         """
-        return run_claimed(self.lock, self.transact_here, function)
+        return run_reserved(self.lock, self.transact_here, function)
 
     def transact_here(self, function: Callable[[Any], Result]) -> Result:
         """``transact`` in this thread, for as long as it takes to get the lock."""
@@ -413,8 +413,8 @@ class Environment:
                 raise
             self._opening.worked()
             self._failed = None
-        if self.on_wake is not None:
-            self.on_wake()
+        if self.on_reopen is not None:
+            self.on_reopen()
 
     def _confirm(self) -> None:
         """Commit nothing, and so see that commits reach the disk again."""

@@ -23,7 +23,15 @@ from typing import Any, Final, Generic, TypeVar
 from vecdb.engine.kv.lmdb_pages import last_transaction
 from vecdb.errors import ResourceExhaustedError, UnavailableError
 
-__all__ = ["POLL_S", "Claim", "Errand", "Openings", "WriteLock", "run_claimed", "start_thread"]
+__all__ = [
+    "POLL_S",
+    "Errand",
+    "Openings",
+    "Reservation",
+    "WriteLock",
+    "run_reserved",
+    "start_thread",
+]
 
 Result = TypeVar("Result")
 
@@ -111,7 +119,7 @@ class WriteLock:
         )
 
 
-class Claim:
+class Reservation:
     """Who decides on a piece of work: the thread that does it, or the caller that gives it up."""
 
     def __init__(self) -> None:
@@ -163,7 +171,7 @@ class _GivenUpError(Exception):
     """The caller did not wait any longer; the transaction is aborted."""
 
 
-def run_claimed(
+def run_reserved(
     lock: WriteLock,
     transact: Callable[[Callable[[Any], Result]], Result],
     function: Callable[[Any], Result],
@@ -174,16 +182,16 @@ def run_claimed(
         UnavailableError: STORE_LOCKED, ``function`` was not run and will not be.
     """
     lock.check()
-    claim = Claim()
+    reserve = Reservation()
 
     def claimed(transaction: Any) -> Result:
-        if not claim.take("thread"):
+        if not reserve.take("thread"):
             raise _GivenUpError
         return function(transaction)
 
     errand = Errand(lambda: transact(claimed), "vecdb-transaction")
     while not errand.wait(POLL_S):
-        if lock.is_stuck() and claim.take("caller"):
+        if lock.is_stuck() and reserve.take("caller"):
             raise lock.error()
     return errand.result()
 

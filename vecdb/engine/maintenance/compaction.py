@@ -36,14 +36,14 @@ from vecdb.engine.maintenance.backup.backup import finish_store, open_copy
 from vecdb.engine.runtime.catalog import Catalog
 from vecdb.engine.runtime.data_folder import COMPACTION_DRAFT, remove_leftovers
 from vecdb.engine.runtime.options import Options
-from vecdb.engine.segments.flushing import row_bytes, seal
+from vecdb.engine.segments.flushing import flush, row_bytes
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store import layout
 from vecdb.engine.store.requests import Requests
 from vecdb.engine.store.rows import to_last_version
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store
-from vecdb.engine.store.tombstones import read_dead
+from vecdb.engine.store.tombstones import read_deleted
 from vecdb.engine.system.files import file_lock, fsync_folder, os_errors_translated
 from vecdb.engine.system.folder_use import FolderUse
 from vecdb.engine.system.modes import make_folder
@@ -52,7 +52,7 @@ from vecdb.types import CompactionReport
 
 __all__ = ["compact"]
 
-_DEAD_FRACTION_MAX: Final = 0.01
+_DELETED_FRACTION_MAX: Final = 0.01
 _SLICE_ROWS, _SLICE_BYTES = 20_000, 32 * 1024**2
 
 Block = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
@@ -125,7 +125,7 @@ def _finish_graphs(store: Store, folder: Path, collection_id: str, options: Opti
     rows_max = max(1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M))
     segments = folder / "segments"
     make_folder(segments, exist_ok=True)
-    seal(
+    flush(
         store,
         folder,
         collection_id,
@@ -141,7 +141,7 @@ def _finish_graphs(store: Store, folder: Path, collection_id: str, options: Opti
         rows_max=rows_max,
         report=lambda event: None,
         should_stop=lambda: False,
-        dead_fraction_max=_DEAD_FRACTION_MAX,
+        deleted_fraction_max=_DELETED_FRACTION_MAX,
     ).run("optimizing")
     with file_lock(folder / "seal.lock", wait=True), store.environment.read() as transaction:
         known = set(store.read_segments(transaction))
@@ -157,7 +157,7 @@ def _copy(store: Store, target: Environment, segments: Path, collection_id: str)
         counters = store.read_counters(transaction)
         placed = dict(in_place(store.read_segments(transaction)))
         seq = store.read_state(transaction).seq
-    dead = read_dead(store, 0, counters.next_row, seq)
+    dead = read_deleted(store, 0, counters.next_row, seq)
     held = np.zeros(0, np.int64)
     for number, entry in placed.items():
         if entry["state"] == "published":

@@ -1,7 +1,7 @@
 """What a process holds open of one collection, shared by all handles on it.
 
-The store, the keeper of views, the searcher, and what commits leave to be done: sealing, and the
-delay of writers. It may be put to rest (``resting.py``) and wakes by itself when it is used.
+The store, the snapshot manager, the searcher, and what commits leave to be done: flushing, and the
+delay of writers. Its store may be evicted (``store_lru.py``) and is reopened by its next use.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Protocol
 
 from vecdb.engine.indexing.backpressure import Backpressure
 from vecdb.engine.indexing.merge_policy import graph_row_bytes, plan
-from vecdb.engine.indexing.rewriting import thin_flat
-from vecdb.engine.indexing.trimming import trim_dead
+from vecdb.engine.indexing.rewriting import rewrite_flat
+from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.runtime.opening_checks import check_counters
 from vecdb.engine.runtime.options import Options
 from vecdb.engine.search.search import Searcher
-from vecdb.engine.search.snapshot_budget import ViewBudget
-from vecdb.engine.search.snapshot_manager import ViewKeeper
-from vecdb.engine.segments.flushing import flat_rows_max, row_bytes, seal
+from vecdb.engine.search.snapshot_budget import SnapshotBudget
+from vecdb.engine.search.snapshot_manager import SnapshotManager
+from vecdb.engine.segments.flushing import flat_rows_max, flush, row_bytes
 from vecdb.engine.segments.verifying import Verifier
 from vecdb.engine.store import layout
 from vecdb.engine.store.purging import Purger, garbage_rows
@@ -38,10 +38,10 @@ from vecdb.errors import VecdbError
 
 __all__ = ["OpenCollection", "gone_is_dropped"]
 
-_DEATHS_WORTH_A_LOOK = 0.1
+_DELETED_WORTH_A_LOOK = 0.1
 """Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
 
-_DEATHS_WORTH_A_TRIM = 1_000
+_TOMBSTONES_WORTH_A_TRIM = 1_000
 
 _log = logging.getLogger("vecdb.engine")
 
@@ -68,13 +68,13 @@ class Host(Protocol):
     options: Options
     pool: KernelPool
     verifier: Verifier
-    view_budget: ViewBudget
+    snapshot_budget: SnapshotBudget
     call_memory: MemoryBudget
 
     def wake_indexer(self, collection_id: str) -> None:
         """Handle graph work that a collection may have."""
 
-    def woke(self, opened: OpenCollection) -> None:
+    def reopened(self, opened: OpenCollection) -> None:
         """Handle a store that was reopened by its use."""
 
     def gone_error(self, collection_id: str) -> VecdbError:
@@ -103,29 +103,29 @@ class OpenCollection:
             raise
         self.id = collection_id
         self.folder = folder
-        environment.on_wake = lambda: host.woke(self)
+        environment.on_reopen = lambda: host.reopened(self)
         environment.missing_error = lambda: host.gone_error(collection_id)
-        self._died_when_woken = 0
+        self._deleted_when_notified = 0
         self.garbage = 0
         """Rows and versions to be purged sooner or later, as of the last commit in this process."""
 
         self._live_count = 0
         self._purger = Purger(self.store)
         self.backpressure = Backpressure(host.options.backlog_bytes_max)
-        self._seal_bytes_max = host.options.seal_bytes
-        self._seal_bytes_min = max(1, self._seal_bytes_max // _CALM_PART)
+        self._flush_bytes_max = host.options.seal_bytes
+        self._flush_bytes_min = max(1, self._flush_bytes_max // _CALM_PART)
         self._sealed_to, self._sealed_at = 0, time.monotonic()
         self._flat_rows = (-1, 0, 0)  # Generation, rows in flat segments, rows in graphs.
-        self.views = ViewKeeper(
+        self.snapshots = SnapshotManager(
             self.store,
             folder,
             collection_id,
             on_work=lambda: host.wake_indexer(collection_id),
             verifier=host.verifier,
             held_bytes_max=min(host.options.fresh_bytes_max, host.options.view_bytes_max // 2),
-            budget=host.view_budget,
+            budget=host.snapshot_budget,
         )
-        self.searcher = Searcher(self.store, self.views, host.pool)
+        self.searcher = Searcher(self.store, self.snapshots, host.pool)
         config = self.store.config
         options = host.options
         self.graph_rows_max = max(
@@ -142,15 +142,15 @@ class OpenCollection:
 
         return note
 
-    def seal(self, bytes_min: int | None = None) -> bool:
+    def flush(self, bytes_min: int | None = None) -> bool:
         """Seal fresh rows if they take that much, by default a part of the option ``seal_bytes``;
         False if another process is at it."""
         with gone_is_dropped(self.folder):
-            return seal(
+            return flush(
                 self.store,
                 self.folder,
                 self.id,
-                bytes_min=bytes_min or self._seal_bytes_min,
+                bytes_min=bytes_min or self._flush_bytes_min,
                 rows_max=self._flat_rows_max,
                 joined_rows_max=self.graph_rows_max,
             )
@@ -158,12 +158,12 @@ class OpenCollection:
     def unfinished(self) -> str | None:
         """Return the id if rows are in no graph, or in more graphs than they need be, else None."""
         try:
-            view = self.views.view()
+            snapshot = self.snapshots.snapshot()
         except (VecdbError, OSError) as error:
             _log.warning("closing %s: %s", self.folder, error)
             return None
-        work = plan(view.segments, self.graph_rows_max, pace="optimizing")
-        return self.id if view.fresh_live_count > 0 or work is not None else None
+        work = plan(snapshot.segments, self.graph_rows_max, pace="optimizing")
+        return self.id if snapshot.memtable_live_count > 0 or work is not None else None
 
     def count(self) -> int:
         """Return the number of live rows."""
@@ -196,13 +196,15 @@ class OpenCollection:
         if should_stop():
             return
         with gone_is_dropped(self.folder):
-            thin_flat(self.store, self.folder, self.id, self.views.view())
-        view = self.views.view()
+            rewrite_flat(self.store, self.folder, self.id, self.snapshots.snapshot())
+        snapshot = self.snapshots.snapshot()
         with self.store.environment.read() as transaction:
-            deaths = transaction.stat(self.store.environment.database(b"dead"))["entries"]
-        needed = sum(segment.dead_count for segment in view.segments)
-        if deaths - needed > max(_DEATHS_WORTH_A_TRIM, _DEATHS_WORTH_A_LOOK * view.live_count):
-            trim_dead(self.store, view, should_stop)
+            tombstones = transaction.stat(self.store.environment.database(b"dead"))["entries"]
+        needed = sum(segment.deleted_count for segment in snapshot.segments)
+        if tombstones - needed > max(
+            _TOMBSTONES_WORTH_A_TRIM, _DELETED_WORTH_A_LOOK * snapshot.live_count
+        ):
+            trim_tombstones(self.store, snapshot, should_stop)
 
     def note_backlog(self) -> layout.Counters:
         """Tell the back-pressure how much is in no graph; returns the counters."""
@@ -220,24 +222,26 @@ class OpenCollection:
         self.backpressure.note(unindexed * row_bytes(self.store), self._flat_rows[2])
         return counters
 
-    def _seal_bytes(self, sealed_to: int) -> int:
+    def _flush_bytes(self, sealed_to: int) -> int:
         """Fresh bytes to be sealed: fewer where they come slowly, so that searches scan little."""
         if sealed_to != self._sealed_to:
             self._sealed_to, self._sealed_at = sealed_to, time.monotonic()
         hurried = time.monotonic() - self._sealed_at < _CALM_S
-        return self._seal_bytes_max if hurried else self._seal_bytes_min
+        return self._flush_bytes_max if hurried else self._flush_bytes_min
 
     def work(self) -> str | None:
         """What the last commits left to do: "seal" if there is enough in no segment yet, "index"
         if rows worth a look at the graphs' dead have died since that was last said, else None."""
         counters = self.note_backlog()
-        fresh_bytes = (counters.next_row - counters.sealed_to) * row_bytes(self.store)
-        if fresh_bytes >= self._seal_bytes(counters.sealed_to):
+        memtable_bytes = (counters.next_row - counters.sealed_to) * row_bytes(self.store)
+        if memtable_bytes >= self._flush_bytes(counters.sealed_to):
             return "seal"
-        ever_died = counters.next_row - counters.live_count
-        if ever_died - self._died_when_woken < _DEATHS_WORTH_A_LOOK * (counters.live_count + 1):
+        ever_deleted = counters.next_row - counters.live_count
+        if ever_deleted - self._deleted_when_notified < _DELETED_WORTH_A_LOOK * (
+            counters.live_count + 1
+        ):
             return None
-        self._died_when_woken = ever_died
+        self._deleted_when_notified = ever_deleted
         return "index" if counters.sealed_to > 0 else None
 
     @property
@@ -256,10 +260,10 @@ class OpenCollection:
 
     def rest(self) -> bool:
         """Let files and mappings go until the next use; False if the store can't be closed now."""
-        self.views.forget()
+        self.snapshots.forget()
         return self.store.environment.rest()
 
     def close(self, *, dropped: bool = False) -> None:
         """Let everything go."""
-        self.views.forget()
+        self.snapshots.forget()
         self.store.close(dropped=dropped)

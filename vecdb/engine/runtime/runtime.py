@@ -40,9 +40,9 @@ from vecdb.engine.runtime.data_folder import prepare_folder, raise_file_limit, r
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.options import Options
 from vecdb.engine.runtime.stats import collection_stats
-from vecdb.engine.runtime.store_lru import Resting
+from vecdb.engine.runtime.store_lru import StoreLru
 from vecdb.engine.runtime.upkeep import Upkeep
-from vecdb.engine.search.snapshot_budget import ViewBudget
+from vecdb.engine.search.snapshot_budget import SnapshotBudget
 from vecdb.engine.segments.verifying import Verifier
 from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.store.writer import Writer
@@ -78,7 +78,7 @@ class Runtime:
         catalog: names and ids. collections: those that are open, by id.
         writer: commits batches. upkeep: flushes and purges.
         pool: the cores that searches share. verifier: compares segments with their checksums.
-        view_budget, call_memory: bounds on what views and calls under way hold in memory.
+        snapshot_budget, call_memory: bounds on what views and calls under way hold in memory.
     """
 
     _open: ClassVar[dict[str, Runtime]] = {}
@@ -124,7 +124,7 @@ class Runtime:
         self._lock = threading.Lock()
         self._turns = Turns()
         self.collections: dict[str, OpenCollection] = {}
-        self._resting = Resting(options.open_collections_max)
+        self._lru = StoreLru(options.open_collections_max)
         raise_file_limit()
         warn_when_compiling()
         prepare_folder(root, group_access=options.group_access)
@@ -138,7 +138,7 @@ class Runtime:
         self.pool = KernelPool(options.threads)
         self.writer = Writer(options.queue_bytes_max)
         self.verifier = Verifier()
-        self.view_budget = ViewBudget(options.view_bytes_max)
+        self.snapshot_budget = SnapshotBudget(options.view_bytes_max)
         self.call_memory = MemoryBudget(options.call_bytes_max)
         settings = IndexerSettings(
             enabled=options.indexer,
@@ -152,8 +152,8 @@ class Runtime:
         self._supervisor = Supervisor(root, settings, on_progress=self._indexer_progressed)
         self._dropped_looked_at = self.catalog.environment.last_commit()
         wake, look = self._supervisor.wake, self._let_dropped_go
-        self.upkeep = Upkeep(self.collections.get, on_sealed=wake, on_look=look)
-        _living.add(self)
+        self.upkeep = Upkeep(self.collections.get, on_flushed=wake, on_look=look)
+        _live.add(self)
 
     def facade(self, kind: Callable[[Runtime], FacadeT]) -> FacadeT:
         """Return the façade of a kind on this runtime, created by the first call."""
@@ -331,18 +331,18 @@ class Runtime:
         if not self.options.indexer:
             raise UnavailableError("this database was opened with indexer=False", "NO_INDEXER")
         with os_errors_translated(str(opened.folder)):
-            while not opened.seal(1):
+            while not opened.flush(1):
                 deadline.check()
                 time.sleep(_OPTIMIZE_POLL_S)
-        wanted_row = opened.views.view().counters.sealed_to
+        wanted_row = opened.snapshots.snapshot().counters.sealed_to
         failures, last_wake = self._supervisor.failures(opened.id), 0.0
         check = deadline.also(self.check_usable).check
         while True:
             # What is sealed meanwhile is not waited for, or writers could keep this from ending.
-            segments = opened.views.view().segments
+            segments = opened.snapshots.snapshot().segments
             asked = tuple(s for s in segments if s.first_row < wanted_row)
             if plan(asked, opened.graph_rows_max, pace="optimizing") is None:
-                if opened.views.verify(check):
+                if opened.snapshots.verify(check):
                     return
                 continue
             if time.monotonic() - last_wake > 1.0:
@@ -362,9 +362,9 @@ class Runtime:
         if opened is not None:
             opened.backpressure.progress()
 
-    def woke(self, opened: OpenCollection) -> None:
+    def reopened(self, opened: OpenCollection) -> None:
         """A collection at rest was opened again by its use."""
-        self._resting.woke(opened)
+        self._lru.reopened(opened)
 
     def gone_error(self, collection_id: str) -> VecdbError:
         """What to say of a collection whose store is not in its place."""
@@ -381,7 +381,7 @@ class Runtime:
                         opened.close()
                         self.check_usable()
                     self.collections[collection_id] = opened
-                self._resting.woke(opened)
+                self._lru.reopened(opened)
                 try:
                     self._take_up_work(opened)
                 except DataLossError as damage:
@@ -406,7 +406,7 @@ class Runtime:
     def _look_for_work(self, opened: OpenCollection) -> None:
         work = opened.work()
         if work == "seal":
-            self.upkeep.seal(opened.id)
+            self.upkeep.flush(opened.id)
         elif work == "index":
             self._supervisor.wake(opened.id)
         if opened.garbage:
@@ -426,7 +426,7 @@ class Runtime:
         """Close a collection that was dropped, in its turn."""
         opened = self.collections.pop(collection_id, None)
         if opened is not None:
-            self._resting.forget(opened)
+            self._lru.forget(opened)
             opened.close(dropped=True)
 
     def _forked(self) -> None:
@@ -437,11 +437,11 @@ class Runtime:
         )
 
 
-_living: weakref.WeakSet[Runtime] = weakref.WeakSet()
+_live: weakref.WeakSet[Runtime] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for runtime in list(_living):
+    for runtime in list(_live):
         if not runtime._closed:
             runtime._forked()
             Runtime._of_parent[str(runtime.path)] = str(runtime._unusable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vecdb.engine.runtime.open_collection import OpenCollection
-from vecdb.engine.store.leases import oldest_pin
+from vecdb.engine.store.leases import oldest_lease
 from vecdb.engine.store.segment_table import in_place
 from vecdb.types import CollectionStats, SegmentStats
 
@@ -17,11 +17,11 @@ def collection_stats(opened: OpenCollection, indexer: str) -> CollectionStats:
         indexer: what the indexer does for it.
     """
     store = opened.store
-    view = opened.views.view()
+    snapshot = opened.snapshots.snapshot()
     with store.environment.read() as transaction:
         store.check_not_dropped(transaction)
         entries = store.read_segments(transaction)
-        pin, now_ns = oldest_pin(store, transaction), store.clock.read(transaction)
+        lease, now_ns = oldest_lease(store, transaction), store.clock.read(transaction)
     readers, oldest_reader_lag = store.environment.readers()
     size = {number: entry["bytes"] for number, entry in in_place(entries)}
     segments = [
@@ -31,27 +31,27 @@ def collection_stats(opened: OpenCollection, indexer: str) -> CollectionStats:
             first_row=s.first_row,
             end_row=s.end_row,
             rows=s.node_count,
-            dead=s.dead_count,
+            dead=s.deleted_count,
             bytes=size.get(s.number, 0),
         )
-        for s in view.segments
+        for s in snapshot.segments
     ]
     return CollectionStats(
-        live_count=view.live_count,
-        seq=view.state.seq,
-        generation=view.state.generation,
-        next_row=view.counters.next_row,
-        sealed_to=view.counters.sealed_to,
-        fresh_rows=view.fresh_live_count,
-        unindexed_rows=view.unindexed_count,
+        live_count=snapshot.live_count,
+        seq=snapshot.state.seq,
+        generation=snapshot.state.generation,
+        next_row=snapshot.counters.next_row,
+        sealed_to=snapshot.counters.sealed_to,
+        fresh_rows=snapshot.memtable_live_count,
+        unindexed_rows=snapshot.unindexed_count,
         store_bytes=store.environment.file_bytes(),
         segment_bytes=sum(s.bytes for s in segments),
         indexer=indexer,
         backlog_bytes=opened.backpressure.backlog_bytes,
         write_delay_s=opened.backpressure.delay_s,
         segments=segments,
-        oldest_pin_seq=None if pin is None else pin.seq,
-        oldest_pin_expires_s=None if pin is None else (pin.expiry_ns - now_ns) / 1e9,
+        oldest_pin_seq=None if lease is None else lease.seq,
+        oldest_pin_expires_s=None if lease is None else (lease.expiry_ns - now_ns) / 1e9,
         readers=readers,
         oldest_reader_lag=oldest_reader_lag,
     )

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from typing import Protocol
 
-__all__ = ["Awake", "Resting"]
+__all__ = ["Awake", "StoreLru"]
 
 
 class Awake(Protocol):
@@ -28,15 +28,15 @@ class Awake(Protocol):
         """Free it until the next use; waits for transactions at hand. False: not now."""
 
 
-class Resting:
-    """Keeps at most ``awake_max`` awake, or a few more while all are in use. For many threads."""
+class StoreLru:
+    """Keeps at most ``open_max`` awake, or a few more while all are in use. For many threads."""
 
-    def __init__(self, awake_max: int) -> None:
-        self._awake_max = awake_max
+    def __init__(self, open_max: int) -> None:
+        self._open_max = open_max
         self._ring: deque[Awake] = deque()
         self._lock = threading.Lock()
 
-    def woke(self, one: Awake) -> None:
+    def reopened(self, one: Awake) -> None:
         """Count one in that was opened, and put others to rest. Call it in no transaction."""
         with self._lock:
             if one not in self._ring:
@@ -55,7 +55,7 @@ class Resting:
 
     def _choose(self, newest: Awake) -> list[Awake]:
         chosen: list[Awake] = []
-        too_many = len(self._ring) - self._awake_max
+        too_many = len(self._ring) - self._open_max
         for _ in range(2 * len(self._ring)):
             if len(chosen) >= too_many:
                 break

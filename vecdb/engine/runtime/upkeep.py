@@ -16,13 +16,13 @@ from collections.abc import Callable
 from typing import Final
 
 from vecdb.engine.runtime.open_collection import OpenCollection
-from vecdb.engine.segments.flush_failures import SealFailures
+from vecdb.engine.segments.flush_failures import FlushFailures
 from vecdb.engine.store.purging import GRACE_S
 from vecdb.errors import FailedPreconditionError, NotFoundError
 
 __all__ = ["Upkeep"]
 
-_SEAL_POLL_S: Final = 0.5
+_FLUSH_POLL_S: Final = 0.5
 """So often it is looked whether what failed is to be tried again."""
 
 _LOOK_S: Final = 10.0
@@ -38,7 +38,7 @@ class Upkeep:
 
     Args:
         find: the open collection of an id, or None.
-        on_sealed: called with the id of a collection that was sealed.
+        on_flushed: called with the id of a collection that was sealed.
         on_look: called every few seconds.
     """
 
@@ -46,26 +46,26 @@ class Upkeep:
         self,
         find: Callable[[str], OpenCollection | None],
         *,
-        on_sealed: Callable[[str], None],
+        on_flushed: Callable[[str], None],
         on_look: Callable[[], None],
     ) -> None:
         self._find = find
-        self._on_sealed = on_sealed
+        self._on_flushed = on_flushed
         self._on_look = on_look
         self._changed = threading.Condition()
-        self._to_seal: set[str] = set()
-        self._seal_failures = SealFailures()
+        self._to_flush: set[str] = set()
+        self._flush_failures = FlushFailures()
         self._purge_at: dict[str, float] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="vecdb-upkeep", daemon=True)
         self._thread.start()
 
-    def seal(self, collection_id: str) -> None:
+    def flush(self, collection_id: str) -> None:
         """There are fresh rows to be sealed; not yet if that has just failed."""
-        if self._seal_failures.is_early(collection_id):
+        if self._flush_failures.is_early(collection_id):
             return
         with self._changed:
-            self._to_seal.add(collection_id)
+            self._to_flush.add(collection_id)
             self._changed.notify()
 
     def purge_later(self, collection_id: str) -> None:
@@ -73,7 +73,7 @@ class Upkeep:
         if collection_id in self._purge_at:
             return
         with self._changed:
-            self._purge_at.setdefault(collection_id, time.monotonic() + GRACE_S + _SEAL_POLL_S)
+            self._purge_at.setdefault(collection_id, time.monotonic() + GRACE_S + _FLUSH_POLL_S)
             self._changed.notify()
 
     def purge_now(self, collection_id: str) -> None:
@@ -84,11 +84,11 @@ class Upkeep:
 
     def status(self, collection_id: str) -> str:
         """For ``stats``: what fails; empty if all is well."""
-        return self._seal_failures.status(collection_id)
+        return self._flush_failures.status(collection_id)
 
     def forget(self, collection_id: str) -> None:
         """The collection was dropped."""
-        self._seal_failures.settled(collection_id)
+        self._flush_failures.settled(collection_id)
 
     def close(self) -> None:
         """Seal what was asked for, then end; what is being purged is left after its step."""
@@ -111,13 +111,13 @@ class Upkeep:
                 # Nothing may end this thread.
                 _log.warning("%s in collection %s: %s", what, collection_id or "any", error)
                 if what == _SEAL:
-                    self._seal_failures.failed(collection_id, str(error))
+                    self._flush_failures.failed(collection_id, str(error))
 
     def _tend(self, opened: OpenCollection, what: str) -> None:
         if what == _SEAL:
-            opened.seal()
-            self._seal_failures.settled(opened.id)
-            self._on_sealed(opened.id)
+            opened.flush()
+            self._flush_failures.settled(opened.id)
+            self._on_flushed(opened.id)
         else:
             opened.purge_old(self._is_closed)
         opened.trim(self._is_closed)
@@ -129,9 +129,9 @@ class Upkeep:
         """A collection and what it needs; none but a look is the empty id; None at the end."""
         with self._changed:
             while True:
-                self._to_seal |= self._seal_failures.due()
-                if self._to_seal:
-                    return self._to_seal.pop(), _SEAL
+                self._to_flush |= self._flush_failures.due()
+                if self._to_flush:
+                    return self._to_flush.pop(), _SEAL
                 if self._closed:
                     return None
                 first = min(self._purge_at, key=self._purge_at.__getitem__, default=None)
@@ -141,7 +141,7 @@ class Upkeep:
                 wait_s = _LOOK_S
                 if first is not None:
                     wait_s = min(wait_s, self._purge_at[first] - time.monotonic())
-                if self._seal_failures:
-                    wait_s = min(wait_s, _SEAL_POLL_S)
+                if self._flush_failures:
+                    wait_s = min(wait_s, _FLUSH_POLL_S)
                 if not self._changed.wait(max(0.0, wait_s)) and wait_s == _LOOK_S:
                     return "", _LOOK

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.search.lookup import read_records, read_vectors
-from vecdb.engine.search.snapshot import View
+from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
@@ -65,7 +65,7 @@ class Wanted(NamedTuple):
 
 def answers(
     store: Store,
-    view: View,
+    snapshot: Snapshot,
     parts: Sequence[Found],
     queries: int,
     wanted: Wanted,
@@ -74,13 +74,13 @@ def answers(
     """What the parts gave, merged and named."""
     visited = _summed([part.visited for part in parts], queries).tolist()
     deleted = _summed([part.deleted for part in parts], queries).tolist()
-    info = _info(view, parts, wanted)
+    info = _info(snapshot, parts, wanted)
     if not parts:
         vectors = np.zeros((0, store.config.dim), np.float32) if wanted.vectors else None
         nothing = np.zeros(0, np.float32)
         return HitColumns([0] * queries, [], nothing, None, vectors, info, visited, deleted)
     best = _merged(parts, wanted.k)
-    ids, raw, vectors = _named(store, view, parts, best, wanted, deadline)
+    ids, raw, vectors = _named(store, snapshot, parts, best, wanted, deadline)
     distances = _distances(best.scores, store.config.metric)
     counts = best.counts.tolist()
     return HitColumns(counts, ids, distances, raw, vectors, info, visited, deleted)
@@ -180,24 +180,24 @@ def _merged_few(parts: Sequence[Found], k: int) -> _Best:
 
 def _named(
     store: Store,
-    view: View,
+    snapshot: Snapshot,
     parts: Sequence[Found],
     best: _Best,
     wanted: Wanted,
     deadline: Deadline,
 ) -> tuple[list[str], list[bytes] | None, npt.NDArray[np.float32] | None]:
     """Ids, metadata and vectors of the hits, read from the store in short transactions."""
-    with_metadata = wanted.metadata and view.counters.metadata_count > 0
-    fresh = parts[-1].content is None
-    if not (with_metadata or wanted.vectors or fresh):
+    with_metadata = wanted.metadata and snapshot.counters.metadata_count > 0
+    memtable = parts[-1].content is None
+    if not (with_metadata or wanted.vectors or memtable):
         return _segment_ids(parts, best), None, None
-    seq, rows = view.state.seq, _rows(view, parts, best)
+    seq, rows = snapshot.state.seq, _rows(snapshot, parts, best)
     vectors = read_vectors(store, rows, deadline) if wanted.vectors else None
     if with_metadata:
         records = read_records(store, rows, seq, deadline, wanted.memory)
         return [r.id for r in records], [r.metadata for r in records], vectors
     ids = _segment_ids(parts, best)
-    if fresh:
+    if memtable:
         at = list(range(len(rows)))
         if best.origins is not None:
             at = best.of_part(len(parts) - 1).tolist()
@@ -207,14 +207,14 @@ def _named(
     return ids, None, vectors
 
 
-def _rows(view: View, parts: Sequence[Found], best: _Best) -> list[int]:
+def _rows(snapshot: Snapshot, parts: Sequence[Found], best: _Best) -> list[int]:
     """The rows of the hits."""
     rows = _rows_of(parts[0], best.nodes) if best.rows is None else best.rows
     numbers: list[int] = rows.tolist()
-    if numbers and not 0 <= min(numbers) <= max(numbers) < view.counters.next_row:
+    if numbers and not 0 <= min(numbers) <= max(numbers) < snapshot.counters.next_row:
         raise SegmentDamagedError(
             f"a segment names rows {min(numbers)} to {max(numbers)}, the collection has rows 0 to "
-            f"{view.counters.next_row - 1}",
+            f"{snapshot.counters.next_row - 1}",
             "SEGMENT",
         )
     return numbers
@@ -235,7 +235,7 @@ def _segment_ids(parts: Sequence[Found], best: _Best) -> list[str]:
     return ids
 
 
-def _info(view: View, parts: Sequence[Found], wanted: Wanted) -> SearchInfo:
+def _info(snapshot: Snapshot, parts: Sequence[Found], wanted: Wanted) -> SearchInfo:
     ways = {part.walked for part in parts}
     walked, scanned = True in ways, False in ways or not ways
     plan = "graph+scan" if walked and scanned else "graph" if walked else "scan"
@@ -245,10 +245,10 @@ def _info(view: View, parts: Sequence[Found], wanted: Wanted) -> SearchInfo:
         not walked,
         ef,
         0,
-        view.live_count,
-        view.state.seq,
-        view.verified,
-        unindexed_rows=view.unindexed_count,
+        snapshot.live_count,
+        snapshot.state.seq,
+        snapshot.verified,
+        unindexed_rows=snapshot.unindexed_count,
     )
 
 

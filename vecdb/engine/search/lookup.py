@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.store.leases import pinned
+from vecdb.engine.store.leases import leased
 from vecdb.engine.store.rows import Record
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
@@ -60,7 +60,7 @@ def _get(store: Store, texts: list[str], memory: CallMemory) -> Records:
         if store.current_state().seq == seq:
             raise
     memory.begin_again()
-    with pinned(store):
+    with leased(store):
         seq, row_of = _find(store, encoded)
         return _read(store, texts, encoded, seq, row_of, memory)
 

@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from vecdb.engine.kernels.loading import load_kernels
 
-__all__ = ["FreshRows", "aligned_rows", "nodes_of"]
+__all__ = ["Memtable", "aligned_rows", "nodes_of"]
 
 _ROWS_AT_FIRST = 64
-_DEAD_PARTS_WORTH_IT = 4
+_DELETED_PARTS_WORTH_IT = 4
 """The buffer is written anew when a row in so many is dead."""
 
 
@@ -44,7 +44,7 @@ def nodes_of(own: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDA
 
 
 @dataclass(frozen=True)
-class FreshRows:
+class Memtable:
     """Live rows of [first_row, end_row), and some that died since: the first ``count`` of a shared
     buffer, ascending.
 
@@ -60,18 +60,18 @@ class FreshRows:
     buffer: npt.NDArray[np.float32]
     count: int
     dead: npt.NDArray[np.uint8]
-    dead_count: int
+    deleted_count: int
     rows_max: int
 
     @property
     def live_count(self) -> int:
         """Rows that may be returned."""
-        return self.count - self.dead_count
+        return self.count - self.deleted_count
 
     @property
     def has_room(self) -> bool:
         """More rows can be held, if need be when the dead ones have been let go."""
-        return self.count < self.rows_max or self._is_thin
+        return self.count < self.rows_max or self._is_sparse
 
     @property
     def nbytes(self) -> int:
@@ -84,13 +84,13 @@ class FreshRows:
         return 4 * width + 8 + 1 / 8
 
     @staticmethod
-    def empty(first_row: int, width: int, rows_max: int) -> FreshRows:
+    def empty(first_row: int, width: int, rows_max: int) -> Memtable:
         """No rows yet."""
-        return FreshRows._with_capacity(first_row, min(_ROWS_AT_FIRST, rows_max), width, rows_max)
+        return Memtable._with_capacity(first_row, min(_ROWS_AT_FIRST, rows_max), width, rows_max)
 
     @staticmethod
-    def _with_capacity(first_row: int, capacity: int, width: int, rows_max: int) -> FreshRows:
-        return FreshRows(
+    def _with_capacity(first_row: int, capacity: int, width: int, rows_max: int) -> Memtable:
+        return Memtable(
             first_row,
             first_row,
             np.zeros(capacity, np.int64),
@@ -102,39 +102,39 @@ class FreshRows:
         )
 
     @property
-    def _is_thin(self) -> bool:
-        return self.count > 0 and _DEAD_PARTS_WORTH_IT * self.dead_count >= self.count
+    def _is_sparse(self) -> bool:
+        return self.count > 0 and _DELETED_PARTS_WORTH_IT * self.deleted_count >= self.count
 
     def appended(
         self, rows: npt.NDArray[np.int64], raw: npt.NDArray[np.float32], normalise: bool
-    ) -> FreshRows:
+    ) -> Memtable:
         """With more rows, or as many of them as there is room for: ``end_row`` says how far.
 
         rows: int64 (n,), ascending from ``end_row`` on. raw: float32 (n, dim), as given.
         """
-        fresh = self._with_room_for(len(rows))
-        taken = min(len(rows), len(fresh.rows) - fresh.count)
+        memtable = self._with_room_for(len(rows))
+        taken = min(len(rows), len(memtable.rows) - memtable.count)
         if taken == 0:
-            return fresh
+            return memtable
         raw = np.ascontiguousarray(raw[:taken])
         if not raw.flags.aligned:
             raw = raw.copy()
-        end = fresh.count + taken
-        load_kernels().prepare_rows(raw, fresh.buffer[fresh.count : end], normalise)
-        fresh.rows[fresh.count : end] = rows[:taken]
-        return replace(fresh, count=end, end_row=int(rows[taken - 1]) + 1)
+        end = memtable.count + taken
+        load_kernels().prepare_rows(raw, memtable.buffer[memtable.count : end], normalise)
+        memtable.rows[memtable.count : end] = rows[:taken]
+        return replace(memtable, count=end, end_row=int(rows[taken - 1]) + 1)
 
-    def known_to(self, end_row: int) -> FreshRows:
+    def known_to(self, end_row: int) -> Memtable:
         """The same, when no row that is not held lives before ``end_row``."""
         return self if end_row == self.end_row else replace(self, end_row=end_row)
 
-    def from_row(self, first_row: int) -> FreshRows:
+    def from_row(self, first_row: int) -> Memtable:
         """Without the rows below ``first_row``, which have become part of a segment."""
         if first_row == self.first_row:
             return self
         return self._copied(first_row, 0)
 
-    def with_deaths(self, rows: npt.NDArray[np.int64]) -> FreshRows:
+    def with_tombstones(self, rows: npt.NDArray[np.int64]) -> Memtable:
         """The same with more rows dead (ascending); those that are not held are passed over."""
         nodes = nodes_of(self.rows[: self.count], rows)
         if len(nodes) == 0:
@@ -142,19 +142,19 @@ class FreshRows:
         dead = self.dead.copy()
         np.bitwise_or.at(dead, nodes >> 3, np.uint8(1) << (nodes & 7).astype(np.uint8))
         bits = np.unpackbits(dead, count=self.count, bitorder="little")
-        return replace(self, dead=dead, dead_count=int(bits.sum()))
+        return replace(self, dead=dead, deleted_count=int(bits.sum()))
 
-    def _with_room_for(self, more: int) -> FreshRows:
+    def _with_room_for(self, more: int) -> Memtable:
         """The same, in a larger buffer or without its dead if that is what more rows take."""
         if self.count + more <= len(self.rows):
             return self
-        if self._is_thin:
+        if self._is_sparse:
             return self._copied(self.first_row, self.live_count + more)
         if len(self.rows) == self.rows_max:
             return self
         return self._copied(self.first_row, max(self.count + more, 2 * len(self.rows)))
 
-    def _copied(self, first_row: int, capacity_min: int) -> FreshRows:
+    def _copied(self, first_row: int, capacity_min: int) -> Memtable:
         """A copy of the rows from ``first_row`` on that live, with room for so many if it may be
         that large."""
         alive = np.unpackbits(self.dead, count=self.count, bitorder="little") == 0
@@ -163,7 +163,7 @@ class FreshRows:
         capacity = min(_ROWS_AT_FIRST, self.rows_max)
         while capacity < min(max(len(kept), capacity_min), self.rows_max):
             capacity = min(2 * capacity, self.rows_max)
-        copy = FreshRows._with_capacity(first_row, capacity, self.buffer.shape[1], self.rows_max)
+        copy = Memtable._with_capacity(first_row, capacity, self.buffer.shape[1], self.rows_max)
         np.take(self.buffer, kept, axis=0, out=copy.buffer[: len(kept)])
         copy.rows[: len(kept)] = self.rows[kept]
         return replace(copy, count=len(kept), end_row=max(first_row, self.end_row))

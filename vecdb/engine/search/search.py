@@ -20,11 +20,11 @@ from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.hits import Found, Wanted, answers
-from vecdb.engine.search.snapshot import NOTHING_DEAD, Area, View
-from vecdb.engine.search.snapshot_manager import ViewKeeper
-from vecdb.engine.search.streaming import OvertakenError, read_slices
+from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
+from vecdb.engine.search.snapshot_manager import SnapshotManager
+from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
 from vecdb.engine.segments.segment import padded_width
-from vecdb.engine.store.leases import pinned
+from vecdb.engine.store.leases import leased
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.engine.system.deadline import Deadline
@@ -80,9 +80,9 @@ class SearchRequest(NamedTuple):
 class Searcher:
     """Answers searches of one collection. Safe to use from many threads."""
 
-    def __init__(self, store: Store, views: ViewKeeper, pool: KernelPool) -> None:
+    def __init__(self, store: Store, snapshots: SnapshotManager, pool: KernelPool) -> None:
         self._store = store
-        self._views = views
+        self._snapshots = snapshots
         self._pool = pool
         kernels = load_kernels()
         euclidean = store.config.metric is Metric.EUCLIDEAN
@@ -95,7 +95,7 @@ class Searcher:
             InvalidArgumentError: a query, k or ef is wrong.
             ResourceExhaustedError: the answer would be too large, or memory is short.
             DeadlineExceededError, CancelledError: between two slices of work.
-            OvertakenError: rows that are read from the store were purged meanwhile, twice, as
+            SnapshotTooOldError: rows that are read from the store were purged meanwhile, twice, as
                 nothing could be written that holds them.
         """
         with self._store.call_memory.of_call() as memory:
@@ -110,64 +110,64 @@ class Searcher:
         prepared = np.empty((len(queries), padded_width(config.dim)), np.float32)
         kernels.prepare_rows(queries, prepared, config.metric is Metric.COSINE)
         wanted = Wanted(k, ef, request.include_metadata, request.include_vectors, memory)
-        view = self._views.view()
+        snapshot = self._snapshots.snapshot()
         try:
-            return self._answer(view, prepared, wanted, request.exact, deadline)
+            return self._answer(snapshot, prepared, wanted, request.exact, deadline)
         except DataLossError as error:
             # What can't be right may come from a segment whose checksums were not compared yet.
-            if error.reason in _PERHAPS_A_SEGMENT and not view.verified:
-                self._views.verify(deadline.check)
+            if error.reason in _PERHAPS_A_SEGMENT and not snapshot.verified:
+                self._snapshots.verify(deadline.check)
             # A record may have been purged between the view and the reading of metadata: then the
             # row has died since, and a newer view does not return it. If there is none, or once
             # more under a pin, the bytes are really bad.
-            if self._views.view() is view:
+            if self._snapshots.snapshot() is snapshot:
                 raise
-        except OvertakenError:
+        except SnapshotTooOldError:
             pass  # The same, of rows that are read from the store.
         memory.begin_again()
-        with pinned(self._store) as keep:
-            newer = self._views.view()
+        with leased(self._store) as keep:
+            newer = self._snapshots.snapshot()
             # It may take longer than a lease: each check of the deadline keeps the pin.
             return self._answer(newer, prepared, wanted, request.exact, deadline.also(keep))
 
     def _answer(
         self,
-        view: View,
+        snapshot: Snapshot,
         queries: npt.NDArray[np.float32],
         wanted: Wanted,
         exact: bool,
         deadline: Deadline,
     ) -> HitColumns:
-        _take_memory(view, len(queries), wanted, self._store.config.dim)
+        _take_memory(snapshot, len(queries), wanted, self._store.config.dim)
         parts: list[Found] = []
-        for area in view.areas if len(queries) else ():
-            if exact or area.graph is None:
-                parts.append(self._scan(area, queries, wanted.k, deadline))
+        for unit in snapshot.units if len(queries) else ():
+            if exact or unit.graph is None:
+                parts.append(self._scan(unit, queries, wanted.k, deadline))
                 continue
-            found = self._walk(area, area.graph, queries, wanted, deadline)
-            expected = min(wanted.k, area.live_count)
+            found = self._walk(unit, unit.graph, queries, wanted, deadline)
+            expected = min(wanted.k, unit.live_count)
             if min(found.counts.tolist()) < expected:
-                self._scan_where_short(found, area, queries, expected, deadline)
+                self._scan_where_short(found, unit, queries, expected, deadline)
             parts.append(found)
-        if not view.holds_all and len(queries):
-            parts.append(self._scan_unread(view, queries, wanted.k, deadline))
-        return answers(self._store, view, parts, len(queries), wanted, deadline)
+        if not snapshot.holds_all and len(queries):
+            parts.append(self._scan_unread(snapshot, queries, wanted.k, deadline))
+        return answers(self._store, snapshot, parts, len(queries), wanted, deadline)
 
     def _walk(
         self,
-        area: Area,
+        unit: SearchUnit,
         graph: Graph,
         queries: npt.NDArray[np.float32],
         wanted: Wanted,
         deadline: Deadline,
     ) -> Found:
-        found = _nothing_yet(area, len(queries), wanted.k, walked=True)
+        found = _nothing_yet(unit, len(queries), wanted.k, walked=True)
         k, metric = found.nodes.shape[1], self._metric_code
         walk_graph = load_kernels().walk
 
         def walk(scratch: Any, first: int, last: int) -> None:
             walk_graph(
-                scratch, area.vectors, graph, area.dead, queries, first, last, metric, k,
+                scratch, unit.vectors, graph, unit.dead, queries, first, last, metric, k,
                 wanted.ef, found.nodes, found.scores, found.counts, found.visited, found.deleted,
             )  # fmt: skip
 
@@ -175,21 +175,21 @@ class Searcher:
         return found
 
     def _scan(
-        self, area: Area, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
+        self, unit: SearchUnit, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
     ) -> Found:
-        found = _nothing_yet(area, len(queries), k, walked=False)
+        found = _nothing_yet(unit, len(queries), k, walked=False)
 
         def scan(until: Deadline, first: int, last: int) -> None:
-            self._scan_area(area, found, queries, first, last, until)
+            self._scan_unit(unit, found, queries, first, last, until)
             self._sort(found, first, last, until)
 
         self._pool.share(len(queries), _SCANNED_TOGETHER, deadline, scan)
-        found.visited[:] = area.count
+        found.visited[:] = unit.count
         return found
 
-    def _scan_area(
+    def _scan_unit(
         self,
-        area: Area,
+        unit: SearchUnit,
         found: Found,
         queries: npt.NDArray[np.float32],
         first: int,
@@ -199,17 +199,17 @@ class Searcher:
         """Add what is near in an area to the heaps of queries first to last - 1."""
         # Queries of a piece share each block of rows while it is in the cache.
         k, scan_rows = found.nodes.shape[1], load_kernels().scan_rows
-        pair = area.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
+        pair = unit.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
 
         def scan_slice(_: Any, start: int, stop: int) -> None:
             scan_rows(
-                area.vectors, area.dead, start, stop, queries, first, last, self._metric_code, k,
+                unit.vectors, unit.dead, start, stop, queries, first, last, self._metric_code, k,
                 found.scores, found.nodes, found.counts,
             )  # fmt: skip
 
-        for start in range(0, area.count, step):
-            self._pool.call(deadline, scan_slice, start, min(area.count, start + step))
+        for start in range(0, unit.count, step):
+            self._pool.call(deadline, scan_slice, start, min(unit.count, start + step))
             self._pool.give_way()
 
     def _sort(self, found: Found, first: int, last: int, deadline: Deadline) -> None:
@@ -225,7 +225,7 @@ class Searcher:
             self._pool.give_way()
 
     def _scan_unread(
-        self, view: View, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
+        self, snapshot: Snapshot, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
     ) -> Found:
         """Scan the rows that belong to no mapped segment, those that the view holds too, in the
         order of their numbers; nodes are row numbers.
@@ -233,8 +233,8 @@ class Searcher:
         One set of heaps goes through all slices. Between two of them it holds row numbers, during
         a slice the nodes of that, and row numbers lowered so far that they come before.
         """
-        intervals = view.lost if view.rest is None else (*view.lost, view.rest)
-        count = view.fresh.count + sum(i.end_row - i.first_row for i in intervals)
+        intervals = snapshot.lost if snapshot.rest is None else (*snapshot.lost, snapshot.rest)
+        count = snapshot.memtable.count + sum(i.end_row - i.first_row for i in intervals)
         shape = (len(queries), min(k, count))
         found = Found(
             np.empty(shape, np.float32),
@@ -247,17 +247,17 @@ class Searcher:
             None,
         )
         nodes = found.nodes
-        for area in self._areas_in_no_segment(view, deadline):
+        for unit in self._units_in_no_segment(snapshot, deadline):
             nodes -= _BEFORE
 
-            def scan(until: Deadline, first: int, last: int, area: Area = area) -> None:
-                self._scan_area(area, found, queries, first, last, until)
+            def scan(until: Deadline, first: int, last: int, unit: SearchUnit = unit) -> None:
+                self._scan_unit(unit, found, queries, first, last, until)
 
             self._pool.share(len(queries), _SCANNED_TOGETHER, deadline, scan)
-            found.visited[:] += area.count
+            found.visited[:] += unit.count
             of_slice = nodes >= 0
             nodes[~of_slice] += _BEFORE
-            nodes[of_slice] = area.rows[nodes[of_slice]]
+            nodes[of_slice] = unit.rows[nodes[of_slice]]
         self._pool.share(
             len(queries),
             _SCANNED_TOGETHER,
@@ -266,50 +266,50 @@ class Searcher:
         )
         return found
 
-    def _areas_in_no_segment(self, view: View, deadline: Deadline) -> Iterator[Area]:
+    def _units_in_no_segment(self, snapshot: Snapshot, deadline: Deadline) -> Iterator[SearchUnit]:
         """The parts of ``_scan_unread``, ascending; one is to be used before the next."""
-        seq = view.state.seq
-        for rows, vectors in read_slices(self._store, view.lost, seq, deadline):
-            yield Area(vectors, len(rows), NOTHING_DEAD, len(rows), rows)
-        if view.fresh.live_count:
-            yield view.fresh_area
-        if view.rest is not None:
-            for rows, vectors in read_slices(self._store, (view.rest,), seq, deadline):
-                yield Area(vectors, len(rows), NOTHING_DEAD, len(rows), rows)
+        seq = snapshot.state.seq
+        for rows, vectors in read_slices(self._store, snapshot.lost, seq, deadline):
+            yield SearchUnit(vectors, len(rows), NOTHING_DELETED, len(rows), rows)
+        if snapshot.memtable.live_count:
+            yield snapshot.memtable_unit
+        if snapshot.rest is not None:
+            for rows, vectors in read_slices(self._store, (snapshot.rest,), seq, deadline):
+                yield SearchUnit(vectors, len(rows), NOTHING_DELETED, len(rows), rows)
 
     def _scan_where_short(
         self,
         found: Found,
-        area: Area,
+        unit: SearchUnit,
         queries: npt.NDArray[np.float32],
         expected: int,
         deadline: Deadline,
     ) -> None:
         """Scan for those queries whose walk found fewer than there are."""
         short = np.flatnonzero(found.counts < expected)
-        scanned = self._scan(area, queries[short], found.nodes.shape[1], deadline)
+        scanned = self._scan(unit, queries[short], found.nodes.shape[1], deadline)
         found.scores[short], found.nodes[short] = scanned.scores, scanned.nodes
         found.counts[short] = scanned.counts
         found.visited[short] += scanned.visited
 
 
-def _take_memory(view: View, queries: int, wanted: Wanted, dim: int) -> None:
+def _take_memory(snapshot: Snapshot, queries: int, wanted: Wanted, dim: int) -> None:
     """Say what the answer to so many queries has at least, and what finding it takes."""
-    hits = queries * min(wanted.k, view.live_count)
+    hits = queries * min(wanted.k, snapshot.live_count)
     wanted.memory.answer(hits * (_HIT_BYTES_MIN + (4 * dim if wanted.vectors else 0)))
-    counts = [area.count for area in view.areas]
-    if not view.holds_all:
-        counts.append(view.counters.next_row)
+    counts = [unit.count for unit in snapshot.units]
+    if not snapshot.holds_all:
+        counts.append(snapshot.counters.next_row)
     found = queries * sum(min(wanted.k, count) for count in counts)
     merging = _MERGED_BYTES if len(counts) > 1 else 0
-    with_records = wanted.metadata and view.counters.metadata_count > 0
+    with_records = wanted.metadata and snapshot.counters.metadata_count > 0
     naming = _RECORD_BYTES if with_records else _NAMED_BYTES
     wanted.memory.take(found * (_FOUND_BYTES + merging) + hits * naming)
 
 
-def _nothing_yet(area: Area, queries: int, k: int, *, walked: bool) -> Found:
+def _nothing_yet(unit: SearchUnit, queries: int, k: int, *, walked: bool) -> Found:
     """Room for the results of all queries."""
-    shape = (queries, min(k, area.count))
+    shape = (queries, min(k, unit.count))
     # Counts begin at 0, since a scan goes on from them.
     return Found(
         np.empty(shape, np.float32),
@@ -318,8 +318,8 @@ def _nothing_yet(area: Area, queries: int, k: int, *, walked: bool) -> Found:
         np.zeros(queries, np.int64),
         np.zeros(queries, np.int64),
         walked,
-        area.rows,
-        area.content,
+        unit.rows,
+        unit.content,
     )
 
 

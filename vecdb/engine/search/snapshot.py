@@ -17,34 +17,34 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.hnsw.graph import Graph
-from vecdb.engine.search.memtable import FreshRows, nodes_of
+from vecdb.engine.search.memtable import Memtable, nodes_of
 from vecdb.engine.search.streaming import Unread
 from vecdb.engine.segments.segment import RowArrays, Segment
 from vecdb.engine.store import layout
 
 __all__ = [
-    "DEAD_FRACTION_MAX",
-    "NOTHING_DEAD",
-    "Area",
-    "SegmentView",
-    "View",
+    "DELETED_FRACTION_MAX",
+    "NOTHING_DELETED",
+    "SearchUnit",
+    "SegmentSnapshot",
+    "Snapshot",
     "is_clean",
 ]
 
-NOTHING_DEAD = np.zeros(0, np.uint8)
-DEAD_FRACTION_MAX = 0.2
+NOTHING_DELETED = np.zeros(0, np.uint8)
+DELETED_FRACTION_MAX = 0.2
 """A segment with more dead nodes than this is built anew."""
 
 
 @dataclass(frozen=True)
-class SegmentView:
+class SegmentSnapshot:
     """A segment with the deaths that a view knows of.
 
     Attributes:
         number: its number. first_row, end_row: its interval, the end excluded.
         content, graph: its arrays; graph None if it is flat.
         dead: uint8 bitmap of dead nodes, bit i & 7 of byte i >> 3; empty if there are none.
-        dead_count: bits set.
+        deleted_count: bits set.
         segment: the mapped files, or None if it is lost and its rows were read from the store.
         unread_count: live rows of a lost segment that is too large to be held: ``content`` has
             none of its rows, and each search reads them.
@@ -56,7 +56,7 @@ class SegmentView:
     content: RowArrays
     graph: Graph | None
     dead: npt.NDArray[np.uint8]
-    dead_count: int
+    deleted_count: int
     segment: Segment | None
     unread_count: int = 0
 
@@ -69,7 +69,7 @@ class SegmentView:
     @property
     def live_count(self) -> int:
         """Rows that may be returned."""
-        return self.node_count - self.dead_count
+        return self.node_count - self.deleted_count
 
     @property
     def node_count(self) -> int:
@@ -81,7 +81,7 @@ class SegmentView:
         """Memory that it takes beside mapped files."""
         return self.dead.nbytes + (self.content.nbytes if self.segment is None else 0)
 
-    def with_deaths(self, rows: npt.NDArray[np.int64]) -> SegmentView:
+    def with_tombstones(self, rows: npt.NDArray[np.int64]) -> SegmentSnapshot:
         """The same with more rows dead (ascending), none of which was known of; those that are
         not in it are passed over."""
         inside = rows[np.searchsorted(rows, self.first_row) : np.searchsorted(rows, self.end_row)]
@@ -95,11 +95,11 @@ class SegmentView:
             bits = np.zeros((len(self.content.rows) + 7) // 8, np.uint8)
         newly = int(np.count_nonzero((bits[nodes >> 3] >> (nodes & 7).astype(np.uint8)) & 1 == 0))
         np.bitwise_or.at(bits, nodes >> 3, np.uint8(1) << (nodes & 7).astype(np.uint8))
-        return replace(self, dead=bits, dead_count=self.dead_count + newly)
+        return replace(self, dead=bits, deleted_count=self.deleted_count + newly)
 
 
 @dataclass(frozen=True)
-class Area:
+class SearchUnit:
     """Rows that are searched in one go, as kernels want them.
 
     Attributes:
@@ -119,7 +119,7 @@ class Area:
 
 
 @dataclass(frozen=True)
-class View:
+class Snapshot:
     """One committed state of a collection; see the module docstring.
 
     Attributes:
@@ -128,24 +128,26 @@ class View:
 
     state: layout.State
     counters: layout.Counters
-    segments: tuple[SegmentView, ...]
-    fresh: FreshRows
+    segments: tuple[SegmentSnapshot, ...]
+    memtable: Memtable
     rest: Unread | None = None
 
     @cached_property
     def live_count(self) -> int:
         """Rows that a search can return."""
-        return sum(s.live_count for s in self.segments) + self.fresh_live_count
+        return sum(s.live_count for s in self.segments) + self.memtable_live_count
 
     @property
-    def fresh_live_count(self) -> int:
+    def memtable_live_count(self) -> int:
         """Those of them that are in no segment."""
-        return self.fresh.live_count + (self.rest.live_count if self.rest else 0)
+        return self.memtable.live_count + (self.rest.live_count if self.rest else 0)
 
     @cached_property
     def unindexed_count(self) -> int:
         """Live rows that are in no graph."""
-        return self.fresh_live_count + sum(s.live_count for s in self.segments if s.graph is None)
+        return self.memtable_live_count + sum(
+            s.live_count for s in self.segments if s.graph is None
+        )
 
     @property
     def verified(self) -> bool:
@@ -155,14 +157,14 @@ class View:
     @property
     def private_bytes(self) -> int:
         """Memory that it takes beside mapped files; successive views share most of it."""
-        return self.fresh.nbytes + sum(segment.private_bytes for segment in self.segments)
+        return self.memtable.nbytes + sum(segment.private_bytes for segment in self.segments)
 
     @cached_property
-    def areas(self) -> tuple[Area, ...]:
+    def units(self) -> tuple[SearchUnit, ...]:
         """What a search goes through: segments with live rows, then the fresh rows if any live.
         Unless all rows are held, those of no segment are left out: they are searched together."""
-        areas = [
-            Area(
+        units = [
+            SearchUnit(
                 s.content.vectors,
                 len(s.content.rows),
                 s.dead,
@@ -174,16 +176,16 @@ class View:
             for s in self.segments
             if s.live_count and not s.unread_count
         ]
-        if self.fresh.live_count and self.holds_all:
-            areas.append(self.fresh_area)
-        return tuple(areas)
+        if self.memtable.live_count and self.holds_all:
+            units.append(self.memtable_unit)
+        return tuple(units)
 
     @property
-    def fresh_area(self) -> Area:
+    def memtable_unit(self) -> SearchUnit:
         """The fresh rows that are held."""
-        fresh = self.fresh
-        dead = fresh.dead if fresh.dead_count else NOTHING_DEAD
-        return Area(fresh.buffer, fresh.count, dead, fresh.live_count, fresh.rows)
+        memtable = self.memtable
+        dead = memtable.dead if memtable.deleted_count else NOTHING_DELETED
+        return SearchUnit(memtable.buffer, memtable.count, dead, memtable.live_count, memtable.rows)
 
     @cached_property
     def lost(self) -> tuple[Unread, ...]:
@@ -198,7 +200,7 @@ class View:
         return self.rest is None and not self.lost
 
 
-def is_clean(segment: SegmentView, dead_fraction_max: float = DEAD_FRACTION_MAX) -> bool:
+def is_clean(segment: SegmentSnapshot, deleted_fraction_max: float = DELETED_FRACTION_MAX) -> bool:
     """A graph with few dead nodes: nothing for the indexer to do about it by itself."""
-    dead_max = dead_fraction_max * len(segment.content.rows)
-    return segment.graph is not None and segment.dead_count <= dead_max
+    deleted_max = deleted_fraction_max * len(segment.content.rows)
+    return segment.graph is not None and segment.deleted_count <= deleted_max

@@ -11,10 +11,10 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-__all__ = ["KeepsViews", "ViewBudget"]
+__all__ = ["KeepsSnapshots", "SnapshotBudget"]
 
 
-class KeepsViews(Protocol):
+class KeepsSnapshots(Protocol):
     """What can forget its view."""
 
     used_at: float
@@ -23,12 +23,12 @@ class KeepsViews(Protocol):
         """Forget it now; False if it is just being made."""
 
 
-class ViewBudget:
+class SnapshotBudget:
     """Bytes of the kept views by their keepers. For many threads."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._bytes_of: dict[KeepsViews, int] = {}
+        self._bytes_of: dict[KeepsSnapshots, int] = {}
         self._total = 0
         self._lock = threading.Lock()
 
@@ -37,7 +37,7 @@ class ViewBudget:
         """What all kept views take."""
         return self._total
 
-    def note(self, keeper: KeepsViews, view_bytes: int) -> list[KeepsViews]:
+    def note(self, manager: KeepsSnapshots, view_bytes: int) -> list[KeepsSnapshots]:
         """A keeper keeps a view of that size now, or none if it is 0.
 
         Returns:
@@ -45,15 +45,15 @@ class ViewBudget:
             while no other is held: it takes a lock.
         """
         with self._lock:
-            self._total += view_bytes - self._bytes_of.pop(keeper, 0)
+            self._total += view_bytes - self._bytes_of.pop(manager, 0)
             if view_bytes:
-                self._bytes_of[keeper] = view_bytes
-            chosen: list[KeepsViews] = []
+                self._bytes_of[manager] = view_bytes
+            chosen: list[KeepsSnapshots] = []
             excess = self._total - self._bytes_max
             if excess <= 0:
                 return chosen
             for other in sorted(self._bytes_of, key=lambda k: k.used_at):
-                if excess > 0 and other is not keeper:
+                if excess > 0 and other is not manager:
                     chosen.append(other)
                     excess -= self._bytes_of[other]
             return chosen

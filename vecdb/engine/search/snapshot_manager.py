@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.search.memtable import FreshRows
-from vecdb.engine.search.snapshot import NOTHING_DEAD, SegmentView, View, is_clean
-from vecdb.engine.search.snapshot_budget import KeepsViews, ViewBudget
-from vecdb.engine.search.streaming import OvertakenError, Unread, check_not_overtaken, count_live
+from vecdb.engine.search.memtable import Memtable
+from vecdb.engine.search.snapshot import NOTHING_DELETED, SegmentSnapshot, Snapshot, is_clean
+from vecdb.engine.search.snapshot_budget import KeepsSnapshots, SnapshotBudget
+from vecdb.engine.search.streaming import SnapshotTooOldError, Unread, check_not_too_old, count_live
 from vecdb.engine.segments.flushing import load_rows, row_bytes
-from vecdb.engine.segments.lifecycle import mark_lost
+from vecdb.engine.segments.lifecycle import quarantine
 from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 from vecdb.engine.segments.verifying import VerifiedSegments, Verifier
 from vecdb.engine.store import layout
-from vecdb.engine.store.leases import pinned
+from vecdb.engine.store.leases import leased
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store
-from vecdb.engine.store.tombstones import read_dead, read_died_since
+from vecdb.engine.store.tombstones import read_deleted, read_deleted_since
 from vecdb.engine.system.files import os_errors_translated
 from vecdb.errors import (
     DataLossError,
@@ -40,10 +40,10 @@ from vecdb.errors import (
 )
 from vecdb.types import Metric
 
-__all__ = ["ViewKeeper"]
+__all__ = ["SnapshotManager"]
 
 _ATTEMPTS_MAX = 20
-_OVERTAKEN_MAX = 2
+_TOO_OLD_MAX = 2
 """Times that purging may overtake the making of a view before a pin holds it up."""
 
 _BATCHES_AT_ONCE = 1_000
@@ -60,7 +60,7 @@ class _SegmentGoneError(Exception):
         self.number, self.generation = number, generation
 
 
-class ViewKeeper:
+class SnapshotManager:
     """Makes views of one collection and keeps the newest. Safe to use from many threads."""
 
     def __init__(
@@ -69,16 +69,16 @@ class ViewKeeper:
         folder: Path,
         collection_id: str,
         *,
-        with_fresh: bool = True,
+        with_memtable: bool = True,
         on_work: Callable[[], None] | None = None,
         verifier: Verifier | None = None,
         held_bytes_max: int | None = None,
-        budget: ViewBudget | None = None,
+        budget: SnapshotBudget | None = None,
     ) -> None:
         """Make no view yet.
 
         Args:
-            with_fresh: False leaves the fresh rows out, for those who work on segments only.
+            with_memtable: False leaves the fresh rows out, for those who work on segments only.
             on_work: called when a new view shows work for the indexer; must return at once.
             verifier: compares segments with their checksums once they were opened; without it they
                 stay unverified until ``Segment.verify`` is called.
@@ -91,49 +91,49 @@ class ViewKeeper:
         self._told_generation = -1
         self._unreadable: set[int] = set()
         self._verified = VerifiedSegments(store, self._lose, verifier)
-        self._with_fresh = with_fresh
+        self._with_memtable = with_memtable
         self._segments_folder = folder / "segments"
         self._collection_id = collection_id
         self._width = padded_width(store.config.dim)
         self._slice_rows = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * store.config.dim)))
         self._unit = store.config.metric is Metric.COSINE
         self._held_bytes_max = held_bytes_max
-        self._fresh_rows_max = _ANY_NUMBER
+        self._memtable_rows_max = _ANY_NUMBER
         if held_bytes_max is not None:
-            self._fresh_rows_max = max(1, int(held_bytes_max / FreshRows.row_bytes(self._width)))
+            self._memtable_rows_max = max(1, int(held_bytes_max / Memtable.row_bytes(self._width)))
         self._budget = budget
         self.used_at = 0.0
         # The newest view, and a commit whose state it covers, numbered by the transaction that read
         # the state: ``last_commit`` may already name one that readers do not see yet.
-        self._known: tuple[int, View | None] = (-1, None)
+        self._known: tuple[int, Snapshot | None] = (-1, None)
         self._making = threading.Lock()
 
-    def view(self) -> View:
+    def snapshot(self) -> Snapshot:
         """A view of the state that is committed now, or of a newer one."""
         self.used_at = monotonic()
-        known_commit, view = self._known
-        if view is not None and self._store.environment.last_commit() == known_commit:
-            return view
+        known_commit, snapshot = self._known
+        if snapshot is not None and self._store.environment.last_commit() == known_commit:
+            return snapshot
         with self._store.environment.read() as transaction:
             commit, state = transaction.id(), self._store.read_state(transaction)
-        if view is not None and _covers(view.state, state):
+        if snapshot is not None and _covers(snapshot.state, state):
             # Something else was committed; the next searches need not look again.
             if self._making.acquire(blocking=False):
-                if self._known[1] is view:
-                    self._known = (commit, view)
+                if self._known[1] is snapshot:
+                    self._known = (commit, snapshot)
                 self._making.release()
-            return view
-        excess: list[KeepsViews] = []
+            return snapshot
+        excess: list[KeepsSnapshots] = []
         with self._making:
-            _, view = self._known
-            if view is None or not _covers(view.state, state):
-                view = self._next(view)
-                self._known = (commit, view)
+            _, snapshot = self._known
+            if snapshot is None or not _covers(snapshot.state, state):
+                snapshot = self._next(snapshot)
+                self._known = (commit, snapshot)
                 if self._budget is not None:
-                    excess = self._budget.note(self, view.private_bytes)
-        for keeper in excess:
-            keeper.let_go()
-        return view
+                    excess = self._budget.note(self, snapshot.private_bytes)
+        for manager in excess:
+            manager.let_go()
+        return snapshot
 
     def forget(self) -> None:
         """Let the kept view go, as when the collection is closed."""
@@ -163,7 +163,7 @@ class ViewKeeper:
             check: called every few milliseconds, to raise if it is to end.
         """
         sound = True
-        for segment in [s.segment for s in self.view().segments if s.segment is not None]:
+        for segment in [s.segment for s in self.snapshot().segments if s.segment is not None]:
             if not segment.verified and not self._verified.compare(segment, check):
                 sound = False
         return sound
@@ -172,51 +172,53 @@ class ViewKeeper:
         """A segment turned out to be damaged, or its files are gone: the next view is made without
         them. False if it is not in place any more."""
         try:
-            return mark_lost(self._store, number)
+            return quarantine(self._store, number)
         except (ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
             self._unreadable.add(number)
             self.forget()
             return True
 
-    def _next(self, last: View | None) -> View:
-        overtaken = 0
+    def _next(self, last: Snapshot | None) -> Snapshot:
+        too_old = 0
         for _ in range(_ATTEMPTS_MAX):
-            held = pinned(self._store) if overtaken >= _OVERTAKEN_MAX else contextlib.nullcontext()
+            held = leased(self._store) if too_old >= _TOO_OLD_MAX else contextlib.nullcontext()
             try:
                 with held:
-                    view = self._advanced(last) or self._built(last)
+                    snapshot = self._advanced(last) or self._built(last)
             except _SegmentGoneError as gone:
                 # Another process may just have replaced it; if the store still speaks of it in
                 # the same generation, the files are really gone.
                 if self._store.current_state().generation == gone.generation:
                     self._give_up(gone)
                 continue
-            except OvertakenError:
-                overtaken += 1
+            except SnapshotTooOldError:
+                too_old += 1
                 continue
-            self._tell_of_work(view)
-            return view
+            self._tell_of_work(snapshot)
+            return snapshot
         raise UnavailableError(
             f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were opened",
             "SEGMENTS_CHANGING",
         )
 
-    def _tell_of_work(self, view: View) -> None:
+    def _tell_of_work(self, snapshot: Snapshot) -> None:
         """Once a generation, if a segment is lost or has many dead; flat ones are known of."""
-        if self._on_work is None or self._told_generation == view.state.generation:
+        if self._on_work is None or self._told_generation == snapshot.state.generation:
             return
-        if any(s.segment is None or not (s.graph is None or is_clean(s)) for s in view.segments):
-            self._told_generation = view.state.generation
+        if any(
+            s.segment is None or not (s.graph is None or is_clean(s)) for s in snapshot.segments
+        ):
+            self._told_generation = snapshot.state.generation
             self._on_work()
 
     def _give_up(self, gone: _SegmentGoneError) -> None:
         """Mark a segment lost for everyone; if that can't be written, go without it here."""
         try:
-            mark_lost(self._store, gone.number, gone.generation)
+            quarantine(self._store, gone.number, gone.generation)
         except (ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
             self._unreadable.add(gone.number)
 
-    def _advanced(self, last: View | None) -> View | None:
+    def _advanced(self, last: Snapshot | None) -> Snapshot | None:
         """The last view with the batches since, if the segments are still the same."""
         if last is None:
             return None
@@ -225,8 +227,8 @@ class ViewKeeper:
             if state.generation != last.state.generation:
                 return None
             counters = self._store.read_counters(transaction)
-            added = counters.next_row - last.fresh.end_row
-            if not (self._with_fresh and last.fresh.has_room):
+            added = counters.next_row - last.memtable.end_row
+            if not (self._with_memtable and last.memtable.has_room):
                 added = 0
             if state.seq - last.state.seq > _BATCHES_AT_ONCE or added > self._slice_rows:
                 return None  # Too much for one transaction.
@@ -236,35 +238,35 @@ class ViewKeeper:
                 return None  # The log only saves work: everything follows from ``dead`` too.
             if entries is None:
                 return None
-            fresh = last.fresh
+            memtable = last.memtable
             if added:
-                dead = self._store.rows.read_dead(
-                    transaction, fresh.end_row, counters.next_row, state.seq
+                dead = self._store.rows.read_deleted(
+                    transaction, memtable.end_row, counters.next_row, state.seq
                 )
-                fresh = self._filled(transaction, fresh, counters.next_row, dead)
-        died = _deaths(entries)
+                memtable = self._filled(transaction, memtable, counters.next_row, dead)
+        died = _tombstones(entries)
         segments = last.segments
         if len(died):
-            segments = tuple(s.with_deaths(died) for s in segments)
-            fresh = fresh.with_deaths(died[np.searchsorted(died, fresh.first_row) :])
-        return self._view(state, counters, segments, fresh)
+            segments = tuple(s.with_tombstones(died) for s in segments)
+            memtable = memtable.with_tombstones(died[np.searchsorted(died, memtable.first_row) :])
+        return self._snapshot(state, counters, segments, memtable)
 
-    def _view(
+    def _snapshot(
         self,
         state: layout.State,
         counters: layout.Counters,
-        segments: tuple[SegmentView, ...],
-        fresh: FreshRows,
-    ) -> View:
+        segments: tuple[SegmentSnapshot, ...],
+        memtable: Memtable,
+    ) -> Snapshot:
         """A view with what is not held; how many rows of that live is what the others leave."""
         rest = None
-        if self._with_fresh and fresh.end_row < counters.next_row:
-            held = fresh.live_count + sum(segment.live_count for segment in segments)
+        if self._with_memtable and memtable.end_row < counters.next_row:
+            held = memtable.live_count + sum(segment.live_count for segment in segments)
             if counters.live_count > held:
-                rest = Unread(fresh.end_row, counters.next_row, counters.live_count - held)
-        return View(state, counters, segments, fresh, rest)
+                rest = Unread(memtable.end_row, counters.next_row, counters.live_count - held)
+        return Snapshot(state, counters, segments, memtable, rest)
 
-    def _built(self, last: View | None) -> View:
+    def _built(self, last: Snapshot | None) -> Snapshot:
         """A view from the store; what the last one has in common with it is used again.
 
         It is made in many short transactions and still of one state, the first one's: batches are
@@ -279,19 +281,19 @@ class ViewKeeper:
             counters = self._store.read_counters(transaction)
             placed = in_place(self._store.read_segments(transaction))
         died, known = None, {}
-        if last is not None and last.fresh.first_row <= counters.sealed_to:
-            died = read_died_since(self._store, last.state.seq, state.seq)
+        if last is not None and last.memtable.first_row <= counters.sealed_to:
+            died = read_deleted_since(self._store, last.state.seq, state.seq)
         if last is None or died is None:
-            fresh = FreshRows.empty(counters.sealed_to, self._width, self._fresh_rows_max)
+            memtable = Memtable.empty(counters.sealed_to, self._width, self._memtable_rows_max)
         else:
             lost = {n for n, e in placed if e["state"] == "lost" or n in self._unreadable}
             known = {
-                s.number: s.with_deaths(died)
+                s.number: s.with_tombstones(died)
                 for s in last.segments
                 if (s.segment is None) == (s.number in lost)
             }
-            fresh = last.fresh.from_row(counters.sealed_to)
-            fresh = fresh.with_deaths(died[np.searchsorted(died, counters.sealed_to) :])
+            memtable = last.memtable.from_row(counters.sealed_to)
+            memtable = memtable.with_tombstones(died[np.searchsorted(died, counters.sealed_to) :])
         segments = []
         held_bytes = sum(s.private_bytes for s in known.values() if s.segment is None)
         # From the right: there segments are small and soon replaced by others.
@@ -302,10 +304,10 @@ class ViewKeeper:
                 segment = self._opened(number, entry, state, dead, held_bytes)
                 held_bytes += segment.private_bytes if segment.segment is None else 0
             segments.append(segment)
-        fresh = self._filled_in_slices(fresh, counters.next_row, state.seq)
+        memtable = self._filled_in_slices(memtable, counters.next_row, state.seq)
         with self._store.environment.read() as transaction:
-            check_not_overtaken(self._store, transaction, state.seq)
-        return self._view(state, counters, tuple(reversed(segments)), fresh)
+            check_not_too_old(self._store, transaction, state.seq)
+        return self._snapshot(state, counters, tuple(reversed(segments)), memtable)
 
     def _dead_of(
         self, number: int, entry: dict[str, Any], state: layout.State
@@ -317,17 +319,17 @@ class ViewKeeper:
             if present is None or present["state"] not in ("published", "lost"):
                 raise _SegmentGoneError(number, state.generation)
 
-        return read_dead(self._store, entry["first_row"], entry["end_row"], state.seq, check)
+        return read_deleted(self._store, entry["first_row"], entry["end_row"], state.seq, check)
 
-    def _filled_in_slices(self, fresh: FreshRows, next_row: int, seq: int) -> FreshRows:
+    def _filled_in_slices(self, memtable: Memtable, next_row: int, seq: int) -> Memtable:
         """With the rows up to ``next_row`` that were live at ``seq``, or as many as there is room
         for."""
-        while self._with_fresh and fresh.end_row < next_row and fresh.has_room:
-            begin, end = fresh.end_row, min(next_row, fresh.end_row + self._slice_rows)
+        while self._with_memtable and memtable.end_row < next_row and memtable.has_room:
+            begin, end = memtable.end_row, min(next_row, memtable.end_row + self._slice_rows)
             with self._store.environment.read() as transaction:
-                dead = self._store.rows.read_dead(transaction, begin, end, seq)
-                fresh = self._filled(transaction, fresh, end, dead)
-        return fresh
+                dead = self._store.rows.read_deleted(transaction, begin, end, seq)
+                memtable = self._filled(transaction, memtable, end, dead)
+        return memtable
 
     def _opened(
         self,
@@ -336,7 +338,7 @@ class ViewKeeper:
         state: layout.State,
         dead: npt.NDArray[np.int64],
         held_bytes: int,
-    ) -> SegmentView:
+    ) -> SegmentSnapshot:
         """A segment in place with its deaths; a lost one's rows from the store, if they are not too
         many beside ``held_bytes`` of others."""
         first, end = entry["first_row"], entry["end_row"]
@@ -347,8 +349,8 @@ class ViewKeeper:
                 content = load_rows(self._store, first, end, state.seq)
             else:
                 unread_count = count_live(self._store, first, end, dead)
-            return SegmentView(
-                number, first, end, content, None, NOTHING_DEAD, 0, None, unread_count
+            return SegmentSnapshot(
+                number, first, end, content, None, NOTHING_DELETED, 0, None, unread_count
             )
         folder = self._segments_folder / str(number)
         try:
@@ -357,28 +359,28 @@ class ViewKeeper:
         except (FileNotFoundError, NotADirectoryError, SegmentDamagedError) as error:
             raise _SegmentGoneError(number, state.generation) from error
         self._verified.opened(segment)
-        opened = SegmentView(
-            number, first, end, segment.content, segment.graph, NOTHING_DEAD, 0, segment
+        opened = SegmentSnapshot(
+            number, first, end, segment.content, segment.graph, NOTHING_DELETED, 0, segment
         )
-        return opened.with_deaths(dead)
+        return opened.with_tombstones(dead)
 
     def _filled(
-        self, transaction: Any, fresh: FreshRows, end_row: int, dead: npt.NDArray[np.int64]
-    ) -> FreshRows:
+        self, transaction: Any, memtable: Memtable, end_row: int, dead: npt.NDArray[np.int64]
+    ) -> Memtable:
         """With the rows up to ``end_row`` but for dead ones, or as many as there is room for."""
-        blocks = self._store.rows.iterate_blocks(transaction, fresh.end_row, end_row)
+        blocks = self._store.rows.iterate_blocks(transaction, memtable.end_row, end_row)
         for rows, vectors in blocks:
             first, last = np.searchsorted(dead, [rows[0], rows[-1] + 1])
             if last > first:
                 alive = ~np.isin(rows, dead[first:last], assume_unique=True)
                 rows, vectors = rows[alive], vectors[alive]
-            fresh = fresh.appended(rows, vectors, self._unit)
-            if len(rows) and fresh.end_row <= rows[-1]:
-                return fresh
-        return fresh.known_to(end_row)
+            memtable = memtable.appended(rows, vectors, self._unit)
+            if len(rows) and memtable.end_row <= rows[-1]:
+                return memtable
+        return memtable.known_to(end_row)
 
 
-def _deaths(entries: list[layout.LogEntry]) -> npt.NDArray[np.int64]:
+def _tombstones(entries: list[layout.LogEntry]) -> npt.NDArray[np.int64]:
     """Rows that died in these batches, ascending."""
     return np.sort(np.concatenate([np.zeros(0, np.uint64), *(e.died for e in entries)])).astype(
         np.int64

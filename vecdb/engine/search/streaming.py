@@ -1,6 +1,6 @@
 """Rows that a view does not hold, read from the store in slices of bounded size for each search.
 
-They are what has come in since there was no more room (``fresh_rows.py``), and large segments whose
+They are what has come in since there was no more room (``memtable.py``), and large segments whose
 files are lost. A slice is read in a transaction of its own, as of the view's seq: vectors that are
 there, but for those of rows that had died by then. Rows that were alive then can only be missing if
 they have been purged since, and each transaction says so.
@@ -22,19 +22,19 @@ from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import UnavailableError
 from vecdb.types import Metric
 
-__all__ = ["OvertakenError", "Unread", "check_not_overtaken", "count_live", "read_slices"]
+__all__ = ["SnapshotTooOldError", "Unread", "check_not_too_old", "count_live", "read_slices"]
 
 _SLICE_BYTES = 4 * 1024**2
 """Vectors of a slice: some 5 ms to read."""
 
-_SLICE_DEATHS = 20_000
+_SLICE_TOMBSTONES = 20_000
 """Deaths of a slice: some 10 ms. More are there only if most rows have been purged."""
 
 _COUNTED_ROWS = 100_000
 """Row numbers of a transaction that only counts."""
 
 
-class OvertakenError(UnavailableError):
+class SnapshotTooOldError(UnavailableError):
     """Rows that died after the state of a view were purged before they were read: a newer view does
     not need them."""
 
@@ -47,11 +47,11 @@ class Unread(NamedTuple):
     live_count: int
 
 
-def check_not_overtaken(store: Store, transaction: Any, seq: int) -> None:
+def check_not_too_old(store: Store, transaction: Any, seq: int) -> None:
     """Raise OvertakenError if something may be missing of what was live at ``seq``."""
     purged_to = store.purged_to(transaction)
     if purged_to > seq:
-        raise OvertakenError(
+        raise SnapshotTooOldError(
             f"rows were purged up to seq {purged_to} while they were read as of seq {seq}",
             "OVERTAKEN",
         )
@@ -64,7 +64,7 @@ def read_slices(
     float32 (n, width) in the kernels' form); both are overwritten by the next slice.
 
     Raises:
-        OvertakenError: some of them have been purged.
+        SnapshotTooOldError: some of them have been purged.
         DataLossError: the bytes of some are damaged.
         DeadlineExceededError, CancelledError: before a slice is read.
     """
@@ -95,7 +95,7 @@ def _read_slice(
     """Fill the arrays with live rows; returns how many, and the row to go on at."""
     count, next_row = 0, end_row
     with store.environment.read() as transaction:
-        check_not_overtaken(store, transaction, seq)
+        check_not_too_old(store, transaction, seq)
         for some, vectors in store.rows.iterate_blocks(transaction, first_row, end_row):
             taken = min(len(some), len(rows) - count)
             rows[count : count + taken] = some[:taken]
@@ -107,8 +107,8 @@ def _read_slice(
         if count == 0:
             return 0, end_row
         first, end = int(rows[0]), int(rows[count - 1]) + 1
-        dead, known_to = store.rows.read_dead_slice(
-            transaction, first, end, seq, min(end - first, _SLICE_DEATHS)
+        dead, known_to = store.rows.read_deleted_slice(
+            transaction, first, end, seq, min(end - first, _SLICE_TOMBSTONES)
         )
     if known_to < end:  # There are more deaths: the next slice goes on there.
         count, next_row = int(np.searchsorted(rows[:count], known_to)), known_to

@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 import time
 
-__all__ = ["SealFailures"]
+__all__ = ["FlushFailures"]
 
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 1.0, 30.0
 
 
-class SealFailures:
+class FlushFailures:
     """Failures in a row of each collection. Safe to use from many threads."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Sealing: fresh rows become a flat segment, and small flat segments join to larger ones.
 
 The process that writes does this, in a thread of its own, when a commit has brought the rows that
-are in no segment past ``seal_bytes``. It holds ``seal.lock`` meanwhile; if another process holds
+are in no segment past ``seal_bytes``. It holds ``flush.lock`` meanwhile; if another process holds
 it, that one seals. Reading rows back from the store and writing a file in sequence is all there is
 to it: graphs are the indexer's work.
 """
@@ -16,13 +16,13 @@ import numpy as np
 
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.segments.lifecycle import (
-    SEAL_LOCK,
-    Claim,
-    claim,
-    discard_claims,
-    mark_lost,
+    FLUSH_LOCK,
+    Reservation,
+    collect_garbage,
+    discard_reservations,
     publish,
-    sweep,
+    quarantine,
+    reserve,
 )
 from vecdb.engine.segments.segment import (
     RowArrays,
@@ -33,7 +33,7 @@ from vecdb.engine.segments.segment import (
 )
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store
-from vecdb.engine.store.tombstones import read_dead
+from vecdb.engine.store.tombstones import read_deleted
 from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import file_lock
 from vecdb.errors import DataLossError
@@ -41,9 +41,9 @@ from vecdb.types import Metric
 
 __all__ = [
     "flat_rows_max",
+    "flush",
     "load_rows",
     "row_bytes",
-    "seal",
 ]
 
 _SLICE_ROWS, _SLICE_BYTES = 4_000, 64 * 1024**2
@@ -63,13 +63,13 @@ def row_bytes(store: Store) -> int:
     return 4 * padded_width(store.config.dim)
 
 
-_FLAT_SEALS_MAX = 16
+_FLAT_FLUSHES_MAX = 16
 """A flat segment usually holds at most this many times what it takes to seal one."""
 
 
 def flat_rows_max(store: Store, seal_bytes: int, graph_rows_max: int) -> int:
     """Rows that a flat segment usually has at most."""
-    return max(1, min(_FLAT_SEALS_MAX * seal_bytes // row_bytes(store), graph_rows_max))
+    return max(1, min(_FLAT_FLUSHES_MAX * seal_bytes // row_bytes(store), graph_rows_max))
 
 
 def load_rows(store: Store, first_row: int, end_row: int, seq: int) -> RowArrays:
@@ -92,7 +92,7 @@ def _load_slice(store: Store, first_row: int, end_row: int, seq: int) -> RowArra
         for rows, vectors in store.rows.iterate_blocks(transaction, first_row, end_row):
             raw[rows - first_row] = vectors
             present[rows - first_row] = True
-        present[store.rows.read_dead(transaction, first_row, end_row, seq) - first_row] = False
+        present[store.rows.read_deleted(transaction, first_row, end_row, seq) - first_row] = False
         recorded = np.zeros(len(present), bool)
         for row, encoded in store.rows.iterate_ids(transaction, first_row, end_row):
             if present[row - first_row]:
@@ -113,7 +113,7 @@ def _load_slice(store: Store, first_row: int, end_row: int, seq: int) -> RowArra
     return RowArrays(vectors, kept + first_row, offsets, np.frombuffer(b"".join(ids), np.uint8))
 
 
-def seal(
+def flush(
     store: Store,
     folder: Path,
     collection_id: str,
@@ -136,30 +136,30 @@ def seal(
             return False
         segments = folder / "segments"
         segments.mkdir(exist_ok=True)  # Segments may be deleted at any time, all together too.
-        discard_claims(store, segments, SEAL_LOCK)
+        discard_reservations(store, segments, FLUSH_LOCK)
         target = 0
         while True:
             with store.environment.read() as transaction:
                 counters = store.read_counters(transaction)
             # Rows that come in meanwhile are another call's work, or writers could keep it here.
             target = target or counters.next_row
-            fresh = target - counters.sealed_to
-            if fresh <= 0 or fresh * row_bytes(store) < bytes_min:
+            memtable = target - counters.sealed_to
+            if memtable <= 0 or memtable * row_bytes(store) < bytes_min:
                 break
-            end_row = counters.sealed_to + min(fresh, rows_max)
-            taken = claim(store, SEAL_LOCK, counters.sealed_to, end_row, replacing=[])
+            end_row = counters.sealed_to + min(memtable, rows_max)
+            taken = reserve(store, FLUSH_LOCK, counters.sealed_to, end_row, replacing=[])
             if taken is None:
                 break
             failpoint("seal.claimed")
             content = load_rows(store, taken.first_row, taken.end_row, taken.seq)
             write_and_publish(store, segments, collection_id, taken, content)
             _join_flat(store, segments, collection_id, rows_max, joined_rows_max)
-        sweep(store, segments)
+        collect_garbage(store, segments)
     return True
 
 
 def write_and_publish(
-    store: Store, segments: Path, collection_id: str, taken: Claim, content: RowArrays
+    store: Store, segments: Path, collection_id: str, taken: Reservation, content: RowArrays
 ) -> None:
     entry = write_segment(
         segments / str(taken.number),
@@ -194,9 +194,9 @@ def _join_flat(
         ]
         if None in parts:
             return
-        taken = claim(
+        taken = reserve(
             store,
-            SEAL_LOCK,
+            FLUSH_LOCK,
             left_entry["first_row"],
             right_entry["end_row"],
             replacing=[left, right],
@@ -204,7 +204,7 @@ def _join_flat(
         if taken is None:
             return
         # None of these deaths is removed while the interval is claimed.
-        dead = read_dead(store, taken.first_row, taken.end_row, taken.seq)
+        dead = read_deleted(store, taken.first_row, taken.end_row, taken.seq)
         content = RowArrays.joined(
             [part.without(dead) for part in parts if part is not None],
             padded_width(store.config.dim),
@@ -227,7 +227,7 @@ def intact_rows(
         with store.environment.read() as transaction:
             present = store.read_segments(transaction).get(number)
         if present == entry:
-            mark_lost(store, number, generation)
+            quarantine(store, number, generation)
         return None
     return segment.content
 

@@ -22,25 +22,25 @@ from vecdb.engine.store.store import Store
 from vecdb.engine.system.failpoints import failpoint
 
 __all__ = [
+    "FLUSH_LOCK",
     "GRAPH_LOCK",
-    "SEAL_LOCK",
-    "Claim",
-    "claim",
-    "discard_claims",
+    "Reservation",
+    "collect_garbage",
+    "discard_reservations",
     "forget_segments",
-    "mark_lost",
     "publish",
+    "quarantine",
     "remove_drafts",
-    "sweep",
+    "reserve",
     "widen",
 ]
 
-SEAL_LOCK = "seal"
+FLUSH_LOCK = "seal"
 GRAPH_LOCK = "graph"
 
 
 @dataclass(frozen=True)
-class Claim:
+class Reservation:
     """A number taken, the interval that it will stand for, and the seq when it was taken."""
 
     number: int
@@ -49,7 +49,7 @@ class Claim:
     seq: int
 
 
-def claim(
+def reserve(
     store: Store,
     lock: str,
     first_row: int,
@@ -57,8 +57,8 @@ def claim(
     *,
     replacing: Sequence[int] | None = None,
     lost_seq: int | None = None,
-    keep_deaths: bool = False,
-) -> Claim | None:
+    keep_tombstones: bool = False,
+) -> Reservation | None:
     """Take a number for an interval; None if work under the other lock has claimed some of it.
 
     Args:
@@ -66,18 +66,20 @@ def claim(
             are in place by now, as deaths of rows in these may have been removed then.
         lost_seq: some of them are lost, and were read from the store at this seq: None is returned
             if rows that have died since were purged, for the same reason.
-        keep_deaths: rows that are dead already will be in the segment too, so that no death in the
-            interval may be removed, rather than only none that is later than the claim.
+        keep_tombstones: rows that are deleted already will be in the segment too, so that no
+            tombstone of the interval may be removed, instead of only those after the reservation.
     """
 
-    def write(transaction: Any) -> Claim | None:
+    def write(transaction: Any) -> Reservation | None:
         store.check_not_dropped(transaction)
-        if _claimed_by_another(store, transaction, lock, first_row, end_row):
+        if _reserved_by_another(store, transaction, lock, first_row, end_row):
             return None
         if _has_changed(store, transaction, (first_row, end_row), replacing, lost_seq):
             return None
         counters = store.read_counters(transaction)
-        taken = Claim(counters.next_segment, first_row, end_row, store.read_state(transaction).seq)
+        taken = Reservation(
+            counters.next_segment, first_row, end_row, store.read_state(transaction).seq
+        )
         counters.next_segment += 1
         store.write_counters(transaction, counters)
         entry = {
@@ -85,7 +87,7 @@ def claim(
             "lock": lock,
             "first_row": taken.first_row,
             "end_row": taken.end_row,
-            "seq": 0 if keep_deaths else taken.seq,
+            "seq": 0 if keep_tombstones else taken.seq,
         }
         store.write_segment(transaction, taken.number, entry)
         return taken
@@ -95,29 +97,29 @@ def claim(
 
 def widen(
     store: Store,
-    old: Claim,
+    old: Reservation,
     end_row: int,
     *,
     replacing: Sequence[int] | None = None,
     lost_seq: int | None = None,
-) -> Claim | None:
+) -> Reservation | None:
     """Let a claim of the graph lock reach further to the right; None, and the other arguments, as
-    for ``claim``."""
+    for ``reserve``."""
 
-    def write(transaction: Any) -> Claim | None:
-        if _claimed_by_another(store, transaction, GRAPH_LOCK, old.end_row, end_row):
+    def write(transaction: Any) -> Reservation | None:
+        if _reserved_by_another(store, transaction, GRAPH_LOCK, old.end_row, end_row):
             return None
         if _has_changed(store, transaction, (old.end_row, end_row), replacing, lost_seq):
             return None
         entry = store.read_segments(transaction)[old.number]
         seq = store.read_state(transaction).seq
         store.write_segment(transaction, old.number, {**entry, "end_row": end_row})
-        return Claim(old.number, old.first_row, end_row, seq)
+        return Reservation(old.number, old.first_row, end_row, seq)
 
     return store.environment.transact(write)
 
 
-def _claimed_by_another(
+def _reserved_by_another(
     store: Store, transaction: Any, lock: str, first_row: int, end_row: int
 ) -> bool:
     return any(
@@ -150,11 +152,11 @@ def _has_changed(
     return present != set(replacing)
 
 
-def publish(store: Store, claimed: Claim, entry: dict[str, Any]) -> bool:
+def publish(store: Store, claimed: Reservation, entry: dict[str, Any]) -> bool:
     """Make a written segment visible and retire what it replaces.
 
     Returns False, and changes nothing, if the segments in place no longer begin and end where the
-    claimed interval does, or the claim is gone: then the work was for nothing.
+    claimed interval does, or the reserve is gone: then the work was for nothing.
     """
 
     def write(transaction: Any) -> bool:
@@ -194,7 +196,7 @@ def raise_generation(store: Store, transaction: Any) -> None:
     store.write_state(transaction, layout.State(state.seq, state.generation + 1))
 
 
-def mark_lost(store: Store, number: int, generation: int | None = None) -> bool:
+def quarantine(store: Store, number: int, generation: int | None = None) -> bool:
     """A published segment whose files are gone or damaged: served from the store until rebuilt.
 
     Args:
@@ -240,7 +242,7 @@ def forget_segments(store: Store) -> None:
     store.environment.transact(write)
 
 
-def discard_claims(store: Store, segments: Path, lock: str) -> None:
+def discard_reservations(store: Store, segments: Path, lock: str) -> None:
     """Remove what an earlier holder of ``lock`` began and did not publish. The lock must be
     held."""
     with store.environment.read() as transaction:
@@ -258,7 +260,7 @@ def remove_drafts(folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def sweep(store: Store, segments: Path) -> None:
+def collect_garbage(store: Store, segments: Path) -> None:
     """Remove retired segments; readers that still map them keep their copy until they let go."""
     with store.environment.read() as transaction:
         entries = store.read_segments(transaction)

@@ -1,5 +1,5 @@
 """Batches on their way to the writer: checked, encoded and sorted by the caller, applied by the
-store. Those with a request id or a condition carry ``Terms``."""
+store. Those with a request id or a condition carry ``WriteOptions``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ import numpy.typing as npt
 from vecdb import checks
 from vecdb.engine.store import layout
 
-__all__ = ["DeleteBatch", "Terms", "UpsertBatch", "make_batch", "make_delete", "make_terms"]
+__all__ = [
+    "DeleteBatch",
+    "UpsertBatch",
+    "WriteOptions",
+    "make_batch",
+    "make_delete",
+    "make_write_options",
+]
 
 
 @dataclass(frozen=True)
-class Terms:
+class WriteOptions:
     """On what terms a batch is applied, checked.
 
     insert_only, if_seq: what must hold of its ids, see ``conditions``. request_id: UTF-8, see
@@ -42,7 +49,7 @@ class UpsertBatch:
     order: list[int]
     vectors: npt.NDArray[np.float32]
     metadata: Sequence[bytes] | None
-    terms: Terms | None = None
+    write_options: WriteOptions | None = None
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +62,7 @@ class DeleteBatch:
     """Ids to delete, UTF-8, ascending. terms: as of ``UpsertBatch``."""
 
     ids: list[bytes]
-    terms: Terms | None = None
+    write_options: WriteOptions | None = None
 
     @property
     def order(self) -> range:
@@ -68,7 +75,7 @@ class DeleteBatch:
         return 64 * len(self.ids)
 
 
-def make_terms(insert_only: Any, if_seq: Any, request_id: Any) -> Terms | None:
+def make_write_options(insert_only: Any, if_seq: Any, request_id: Any) -> WriteOptions | None:
     """Terms from the arguments of a write, which are checked here; None if there are none.
 
     Raises:
@@ -78,37 +85,39 @@ def make_terms(insert_only: Any, if_seq: Any, request_id: Any) -> Terms | None:
     name = checks.check_request_id(request_id)
     if not must_be_new and seq is None and name is None:
         return None
-    return Terms(must_be_new, seq, (name or "").encode())
+    return WriteOptions(must_be_new, seq, (name or "").encode())
 
 
 def make_batch(
     ids: list[str],
     vectors: npt.NDArray[np.float32],
     metadata: Sequence[bytes] | None,
-    terms: Terms | None = None,
+    write_options: WriteOptions | None = None,
 ) -> UpsertBatch:
     """A batch of checked rows; encoding, sorting and digesting are done here, outside the
     writer."""
     encoded = [text.encode() for text in ids]
     order = sorted(range(len(encoded)), key=encoded.__getitem__)
-    terms = _digested(terms, b"upsert", encoded, vectors, metadata)
-    return UpsertBatch(encoded, order, vectors, metadata, terms)
+    write_options = _digested(write_options, b"upsert", encoded, vectors, metadata)
+    return UpsertBatch(encoded, order, vectors, metadata, write_options)
 
 
-def make_delete(ids: list[str], terms: Terms | None = None) -> DeleteBatch:
+def make_delete(ids: list[str], write_options: WriteOptions | None = None) -> DeleteBatch:
     """A batch of checked ids."""
     encoded = sorted({text.encode() for text in ids})
-    return DeleteBatch(encoded, _digested(terms, b"delete", encoded, None, None))
+    return DeleteBatch(encoded, _digested(write_options, b"delete", encoded, None, None))
 
 
 def _digested(
-    terms: Terms | None,
+    write_options: WriteOptions | None,
     kind: bytes,
     ids: list[bytes],
     vectors: npt.NDArray[np.float32] | None,
     metadata: Sequence[bytes] | None,
-) -> Terms | None:
-    if terms is None or not terms.request_id:
-        return terms
-    digest = layout.batch_digest(kind, ids, vectors, metadata, terms.insert_only, terms.if_seq)
-    return replace(terms, digest=digest)
+) -> WriteOptions | None:
+    if write_options is None or not write_options.request_id:
+        return write_options
+    digest = layout.batch_digest(
+        kind, ids, vectors, metadata, write_options.insert_only, write_options.if_seq
+    )
+    return replace(write_options, digest=digest)

@@ -8,7 +8,7 @@ Format 1. Never change what is written here; a change is a new number in FORMAT.
                b"state"            u64 seq, u64 generation
                b"counters"         u64 next_row, live_count, next_segment, sealed_to, metadata_count
                b"name"             UTF-8 name, as noted last (optional; the catalogue decides)
-               b"clock"            the store's clock, as ``store_clock.py`` draws it (optional)
+               b"clock"            the store's clock, as ``clock.py`` draws it (optional)
                b"dropped"          (empty; there only once the collection is dropped)
                b"purging"          u64 seq: deaths up to there are being purged (only meanwhile)
     ids        id, UTF-8           u64 row
@@ -63,8 +63,8 @@ __all__ = [
     "FORMAT_NUMBER",
     "REQUEST_AGES",
     "Counters",
+    "Lease",
     "LogEntry",
-    "Pin",
     "Request",
     "State",
     "batch_digest",
@@ -76,14 +76,14 @@ __all__ = [
     "open_value",
     "pack_block",
     "pack_json",
+    "pack_lease",
     "pack_log",
-    "pack_pin",
     "pack_record",
     "pack_request",
     "pack_u64",
     "parse_block",
+    "parse_lease",
     "parse_log",
-    "parse_pin",
     "parse_request",
     "record_key",
     "request_age_key",
@@ -91,8 +91,8 @@ __all__ = [
     "seal_value",
     "unpack_block",
     "unpack_json",
+    "unpack_lease",
     "unpack_log",
-    "unpack_pin",
     "unpack_record",
     "unpack_record_key",
     "unpack_request",
@@ -127,7 +127,7 @@ _COUNTERS = struct.Struct("<QQQQQ")
 _ID_LENGTH = struct.Struct("<H")
 _BLOCK_TAIL = struct.Struct("<II")
 _LOG_HEAD = struct.Struct("<QQIII")
-_PIN = struct.Struct("<QQQ")
+_LEASE = struct.Struct("<QQQ")
 _REQUEST = struct.Struct("<QQ32sI")
 _DIGEST_HEAD = struct.Struct("<6sBBQIB")
 
@@ -190,7 +190,7 @@ class LogEntry:
     changed: npt.NDArray[np.uint64]
 
 
-class Pin(NamedTuple):
+class Lease(NamedTuple):
     """A lease on the state at ``seq``: its rows are those below ``next_row``. expiry_ns: by the
     store's clock."""
 
@@ -221,9 +221,9 @@ def open_value(key: bytes | memoryview, value: bytes | memoryview, what: str) ->
     Raises:
         DataLossError: the checksum differs.
     """
-    view = memoryview(value)
-    payload = view[:-4]
-    if len(view) < 4 or _CRC.unpack(view[-4:])[0] != zlib.crc32(payload, zlib.crc32(key)):
+    snapshot = memoryview(value)
+    payload = snapshot[:-4]
+    if len(snapshot) < 4 or _CRC.unpack(snapshot[-4:])[0] != zlib.crc32(payload, zlib.crc32(key)):
         raise DataLossError(
             f"the checksum of {_named(bytes(key), what)} is wrong: its bytes on disk have changed",
             "CHECKSUM",
@@ -436,19 +436,19 @@ def parse_log(payload: bytes) -> LogEntry:
     )
 
 
-def pack_pin(pin: Pin) -> bytes:
+def pack_lease(lease: Lease) -> bytes:
     """A sealed pin; its key is its id."""
-    return seal_value(pin.id, _PIN.pack(pin.seq, pin.next_row, pin.expiry_ns))
+    return seal_value(lease.id, _LEASE.pack(lease.seq, lease.next_row, lease.expiry_ns))
 
 
-def unpack_pin(key: bytes | memoryview, value: bytes | memoryview) -> Pin:
-    """The pin of ``pack_pin``."""
-    return parse_pin(bytes(key), open_value(key, value, "pin"))
+def unpack_lease(key: bytes | memoryview, value: bytes | memoryview) -> Lease:
+    """The pin of ``pack_lease``."""
+    return parse_lease(bytes(key), open_value(key, value, "pin"))
 
 
-def parse_pin(key: bytes, payload: bytes | memoryview) -> Pin:
-    """``unpack_pin`` of a payload whose checksum was compared. Raises as ``parse_block``."""
-    return Pin(key, *_PIN.unpack(payload))
+def parse_lease(key: bytes, payload: bytes | memoryview) -> Lease:
+    """``unpack_lease`` of a payload whose checksum was compared. Raises as ``parse_block``."""
+    return Lease(key, *_LEASE.unpack(payload))
 
 
 def pack_request(key: bytes, request: Request) -> bytes:

@@ -10,7 +10,7 @@ always says how far purging has come, and a pass that was cut short is simply ma
     vector     its block is deleted when none of its rows lives, and written anew without them when
                fewer than three quarters do; until then the bytes stay
     death      goes when the vector has gone and no segment, in place or being made, can hold the
-               row: at once for a row that was never sealed, otherwise by ``trimming.trim_dead``
+               row: at once for a row that was never flushed, otherwise by ``trim_tombstones``
 
 Whoever is still reading is respected: a pin keeps what a reader at its seq needs, by whichever
 process it was taken. Searches need no pin: they notice when they were overtaken (``purged_to`` has
@@ -29,9 +29,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.store import layout
-from vecdb.engine.store import leases as pins
-from vecdb.engine.store.segment_table import claimed_intervals
+from vecdb.engine.store import layout, leases
+from vecdb.engine.store.segment_table import reserved_intervals
 from vecdb.engine.store.store import Store
 from vecdb.errors import DataLossError
 
@@ -50,7 +49,7 @@ _FAR_TOO_MUCH: Final = 2.0
 
 _RELIEF_S: Final = 0.25
 
-LIVING_FRACTION_MIN: Final = 0.75
+LIVE_FRACTION_MIN: Final = 0.75
 """A block of which less is alive is written anew."""
 
 _PASS_ROWS, _PASS_ENTRIES = 1_000_000, 4_000
@@ -75,7 +74,7 @@ class Purger:
         self._store = store
         self._busy = threading.Lock()
         self._pass: PurgePass | None = None
-        self._deaths: dict[int, int] = {}
+        self._tombstones: dict[int, int] = {}
 
     def purge_old(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Let go of what is too much, whatever its age, and of all that has been dead for a
@@ -130,7 +129,7 @@ class Purger:
                 self._pass = PurgePass.begin(self._store, rows_max=wanted, grace_s=0.0)
                 if self._pass is None:
                     return 0
-                self._pass.deaths = self._deaths
+                self._pass.tombstones = self._tombstones
             purged = self._pass.step()
             if self._pass.done:
                 self._pass = None
@@ -164,7 +163,7 @@ class PurgePass:
 
     Attributes:
         done: nothing is left to do.
-        deaths: key of a block → purged rows that are still in it, as far as they are known. Looking
+        tombstones: key of a block → purged rows that are still in it, as far as known. Looking
             them up takes longer than all the rest, so who makes many passes hands on the same dict.
             A count that is off makes no harm: before a block is touched they are looked up.
     """
@@ -172,7 +171,7 @@ class PurgePass:
     def __init__(
         self, store: Store, seq: int, died: npt.NDArray[np.int64], changed: npt.NDArray[np.int64]
     ) -> None:
-        self.deaths: dict[int, int] = {}
+        self.tombstones: dict[int, int] = {}
         self._store = store
         self._seq = seq
         self._died = died
@@ -198,7 +197,7 @@ class PurgePass:
             store.check_not_dropped(transaction)
             # Expired pins go first, or some would be left whose rows have gone. One that is taken
             # later is of a later seq.
-            pins.remove_expired_pins(store, transaction)
+            leases.remove_expired_leases(store, transaction)
             chosen = _chosen(store, transaction, min(rows_max, _PASS_ROWS), grace_s)
             if chosen is None:
                 return None
@@ -212,7 +211,7 @@ class PurgePass:
         if len(self._died):
             rows, self._died = self._died[:_STEP_ROWS], self._died[_STEP_ROWS:]
             self._store.environment.transact(
-                lambda t: _purge(self._store, t, rows, self._seq, self.deaths)
+                lambda t: _purge(self._store, t, rows, self._seq, self.tombstones)
             )
         elif len(self._changed):
             rows, self._changed = self._changed[:_STEP_ROWS], self._changed[_STEP_ROWS:]
@@ -226,14 +225,14 @@ class PurgePass:
 
 
 def _chosen(store: Store, transaction: Any, rows_max: int, grace_s: float) -> PurgePass | None:
-    pinned = pins.oldest_pinned_seq(store, transaction)
+    leased = leases.oldest_leased_seq(store, transaction)
     now_ns, grace_ns = store.clock.read(transaction), int(grace_s * 1e9)
     last_seq, rows, count = None, 0, 0
     died, changed = [_NO_ROWS.astype(np.uint64)], [_NO_ROWS.astype(np.uint64)]
     with transaction.cursor(store.environment.database(b"log")) as cursor:
         for key, value in cursor.iternext(keys=True, values=True):
             seq = int.from_bytes(key, "big")
-            if rows >= rows_max or count >= _PASS_ENTRIES or (pinned is not None and seq > pinned):
+            if rows >= rows_max or count >= _PASS_ENTRIES or (leased is not None and seq > leased):
                 break
             try:
                 entry = layout.unpack_log(key, value)
@@ -251,9 +250,9 @@ def _chosen(store: Store, transaction: Any, rows_max: int, grace_s: float) -> Pu
             rows += len(entry.died) + len(entry.changed)
     if last_seq is None:
         return None
-    all_died = np.unique(np.concatenate(died)).astype(np.int64)
+    all_deleted = np.unique(np.concatenate(died)).astype(np.int64)
     all_changed = np.unique(np.concatenate(changed)).astype(np.int64)
-    return PurgePass(store, last_seq, all_died, np.setdiff1d(all_changed, all_died))
+    return PurgePass(store, last_seq, all_deleted, np.setdiff1d(all_changed, all_deleted))
 
 
 def _purge(
@@ -261,11 +260,11 @@ def _purge(
     transaction: Any,
     rows: npt.NDArray[np.int64],
     seq: int,
-    deaths: dict[int, int],
+    tombstones: dict[int, int],
 ) -> None:
     store.check_not_dropped(transaction)
     _delete_records(store, transaction, rows)
-    _thin_blocks(store, transaction, rows, seq, deaths)
+    _sparse_blocks(store, transaction, rows, seq, tombstones)
 
 
 def _end(store: Store, transaction: Any, seq: int) -> None:
@@ -312,34 +311,34 @@ def _delete_old_versions(
                 cursor.delete()
 
 
-def _thin_blocks(
+def _sparse_blocks(
     store: Store,
     transaction: Any,
     rows: npt.NDArray[np.int64],
     seq: int,
-    deaths: dict[int, int],
+    tombstones: dict[int, int],
 ) -> None:
     """Delete or rewrite the blocks that hold these rows, where too little of them is left."""
     blocks, dim = store.environment.database(b"blocks"), store.config.dim
-    claims = claimed_intervals(store, transaction)
+    reservations = reserved_intervals(store, transaction)
     sealed_to = store.read_counters(transaction).sealed_to
     for key, value, own in store.rows.blocks_holding(transaction, rows):
         held, first = layout.held_rows(key, value, dim), int.from_bytes(key, "big")
-        if first in deaths:
-            deaths[first] += len(own)
-            if len(held) - deaths[first] >= LIVING_FRACTION_MIN * len(held):
+        if first in tombstones:
+            tombstones[first] += len(own)
+            if len(held) - tombstones[first] >= LIVE_FRACTION_MIN * len(held):
                 continue
         dead = own
         if len(own) < len(held):
-            dead = store.rows.read_dead(transaction, int(held[0]), int(held[-1]) + 1, seq)
+            dead = store.rows.read_deleted(transaction, int(held[0]), int(held[-1]) + 1, seq)
         alive = ~np.isin(held, dead, assume_unique=True)
-        living = int(np.count_nonzero(alive))
-        deaths[first] = len(held) - living
-        if living >= LIVING_FRACTION_MIN * len(held):
+        live = int(np.count_nonzero(alive))
+        tombstones[first] = len(held) - live
+        if live >= LIVE_FRACTION_MIN * len(held):
             continue
-        if living == 0:
+        if live == 0:
             transaction.delete(key, db=blocks)
-            del deaths[first]
+            del tombstones[first]
         else:
             try:
                 _, vectors = layout.unpack_block(key, value, dim)
@@ -347,12 +346,12 @@ def _thin_blocks(
                 continue  # Its bytes are evidence; who reads its rows is told.
             kept = np.ascontiguousarray(vectors[alive])
             transaction.put(key, layout.pack_block(key, kept, held[alive]), db=blocks)
-            deaths[first] = 0
+            tombstones[first] = 0
         gone = held[~alive]
         # Some of them are another step's. A record goes with its vector, also where the death stays
         # for now: if a segment that is being made is without the row, trimming forgets its death.
         _delete_records(store, transaction, gone)
         gone = gone[gone >= sealed_to]
-        for begin, end, _ in claims:
+        for begin, end, _ in reservations:
             gone = gone[(gone < begin) | (gone >= end)]
-        store.forget_deaths(transaction, gone)
+        store.remove_tombstones(transaction, gone)

@@ -9,7 +9,7 @@ be tried again under its id.
 A second entry a request, by its seq, leads from the oldest to the newest. Each write with an id
 removes a few that have passed the window: more than it adds, so that what is kept is bounded by
 what is written in a window. Where nobody writes with ids nothing is removed and nothing grows. Time
-is that of the store's clock (``store_clock.py``), which no jump of the wall clock moves. A stamp
+is that of the store's clock (``clock.py``), which no jump of the wall clock moves. A stamp
 that lies ahead of it was made by the wall clock of an earlier version: the window of such a request
 begins when it becomes the oldest.
 

@@ -23,7 +23,7 @@ from vecdb.errors import DataLossError
 
 __all__ = ["BlockReader", "Record", "RowReader", "to_last_version"]
 
-_DEATHS_AT_ONCE = 100
+_TOMBSTONES_AT_ONCE = 100
 """So few that their buffers don't set off the garbage collector, which would go through all that a
 process holds while a transaction is open."""
 
@@ -98,7 +98,7 @@ class RowReader:
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
         """Rows and vectors of an interval, block by block, checksums compared.
 
-        The vectors are views into the transaction: copy them before asking for the next block. A
+        The vectors point into the transaction: copy them before asking for the next block. A
         damaged block without a live row is passed over, so that deleting what was damaged is the
         way out.
 
@@ -152,7 +152,7 @@ class RowReader:
 
     def _live_between(self, transaction: Any, first_row: int, end_row: int) -> bool:
         """Some row of the interval has a record and has not died."""
-        dead = self.read_dead(transaction, first_row, end_row, _EVERY_SEQ)
+        dead = self.read_deleted(transaction, first_row, end_row, _EVERY_SEQ)
         died = set(dead.tolist())
         with transaction.cursor(self._records) as cursor:
             found = cursor.set_range(layout.record_key(first_row, 0))
@@ -237,29 +237,29 @@ class RowReader:
                 found[at] = reached == row
         return found
 
-    def read_dead(
+    def read_deleted(
         self, transaction: Any, first_row: int, end_row: int, seq: int
     ) -> npt.NDArray[np.int64]:
         """Rows of an interval that died at or before ``seq``, ascending."""
-        return self.read_dead_slice(transaction, first_row, end_row, seq, end_row - first_row)[0]
+        return self.read_deleted_slice(transaction, first_row, end_row, seq, end_row - first_row)[0]
 
-    def read_dead_slice(
-        self, transaction: Any, first_row: int, end_row: int, seq: int, deaths_max: int
+    def read_deleted_slice(
+        self, transaction: Any, first_row: int, end_row: int, seq: int, tombstones_max: int
     ) -> tuple[npt.NDArray[np.int64], int]:
-        """``read_dead`` that stops after so many deaths, and the row to go on at."""
-        rows, seqs, next_row = self.read_deaths(transaction, first_row, end_row, deaths_max)
+        """``read_deleted`` that stops after so many deaths, and the row to go on at."""
+        rows, seqs, next_row = self.read_tombstones(transaction, first_row, end_row, tombstones_max)
         return rows[seqs <= seq], next_row
 
-    def read_deaths(
-        self, transaction: Any, first_row: int, end_row: int, deaths_max: int
+    def read_tombstones(
+        self, transaction: Any, first_row: int, end_row: int, tombstones_max: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
         """Rows of an interval that died, the seqs of their deaths, and the row to go on at."""
-        keys, values, wanted, next_row = bytearray(), bytearray(), deaths_max, end_row
+        keys, values, wanted, next_row = bytearray(), bytearray(), tombstones_max, end_row
         with transaction.cursor(self._dead) as cursor:
             found = cursor.set_range(layout.row_key(first_row))
             entries = cursor.iternext(keys=True, values=True) if found else iter(())
             # In small lists: a loop takes twice as long.
-            while some := list(itertools.islice(entries, _DEATHS_AT_ONCE)):
+            while some := list(itertools.islice(entries, _TOMBSTONES_AT_ONCE)):
                 some_keys = b"".join([key for key, _ in some])
                 numbers = np.frombuffer(some_keys, ">u8").astype(np.int64)
                 inside = int(np.searchsorted(numbers, end_row))

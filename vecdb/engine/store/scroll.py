@@ -1,6 +1,6 @@
 """Scrolling: every row of a collection as it was at one seq, in pages, by ascending row.
 
-The first page takes a pin (``pins.py``); each later one is asked for with a token that names the
+The first page takes a pin (``leases.py``); each later one is asked for with a token that names the
 pin and the row to go on at. Between pages there is neither a transaction nor anything else held in
 this process, so a page may be asked for by another one.
 
@@ -9,7 +9,7 @@ added by then are those below the pin's ``next_row``; of the others ``dead`` tel
 and each one's metadata is its last record of a seq of at most S. What dies, changes or moves later
 makes no difference, and nothing of it is purged while the pin lives.
 
-A page is read in slices, each a transaction of its own that looks whether the pin still lives: so
+A page is read in slices, each a transaction of its own that looks whether the lease still lives: so
 what it reads was not purged, and it is short however many dead rows or versions lie in between.
 """
 
@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb import checks, limits
-from vecdb.engine.store import leases as pins
-from vecdb.engine.store.layout import Pin
+from vecdb.engine.store import leases
+from vecdb.engine.store.layout import Lease
 from vecdb.engine.store.scroll_token import ScrollToken, pack_token, unpack_token
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
@@ -94,13 +94,13 @@ def read_page(
         place = _checked_token(token, collection_id)
         return _page(store, place, asked, deadline, ends=ends)
     deadline.check()
-    pin = store.environment.transact(lambda transaction: pins.take_pin(store, transaction))
+    lease = store.environment.transact(lambda transaction: leases.take_lease(store, transaction))
     try:
-        place = ScrollToken(pin.id, pin.seq, 0, collection_id)
+        place = ScrollToken(lease.id, lease.seq, 0, collection_id)
         return _page(store, place, asked, deadline, ends=ends)
     except BaseException:
         with contextlib.suppress(VecdbError):
-            _release(store, pin.id)
+            _release(store, lease.id)
         raise
 
 
@@ -110,12 +110,14 @@ def end_scroll(store: Store, collection_id: str, token: str) -> None:
     Raises:
         InvalidArgumentError: BAD_TOKEN.
     """
-    _release(store, _checked_token(token, collection_id).pin_id)
+    _release(store, _checked_token(token, collection_id).lease_id)
 
 
-def _release(store: Store, pin_id: bytes) -> None:
-    store.scroll_uses.forget(pin_id)
-    store.environment.transact(lambda transaction: pins.release_pin(store, transaction, pin_id))
+def _release(store: Store, lease_id: bytes) -> None:
+    store.scroll_uses.forget(lease_id)
+    store.environment.transact(
+        lambda transaction: leases.release_lease(store, transaction, lease_id)
+    )
 
 
 def _checked_token(token: Any, collection_id: str) -> ScrollToken:
@@ -148,44 +150,44 @@ def _filled_page(
         deadline.check()
         with store.environment.read() as transaction:
             store.check_not_dropped(transaction)
-            pin = pins.check_pin(store, transaction, place.pin_id)
-            if pin.seq != place.seq or row > pin.next_row:
+            lease = leases.check_lease(store, transaction, place.lease_id)
+            if lease.seq != place.seq or row > lease.next_row:
                 raise InvalidArgumentError("the token does not go with its scroll", "BAD_TOKEN")
-            row = _read_slice(store, transaction, pin, row, asked, got)
-        if got.full or len(got.ids) == asked.batch or row >= pin.next_row:
+            row = _read_slice(store, transaction, lease, row, asked, got)
+        if got.full or len(got.ids) == asked.batch or row >= lease.next_row:
             break
     token = None
-    if row < pin.next_row:
-        pins.keep_pin(store, pin)
+    if row < lease.next_row:
+        leases.keep_lease(store, lease)
         if ends:
-            store.scroll_uses.note(pin.id)
+            store.scroll_uses.note(lease.id)
         token = pack_token(place._replace(row=row))
     elif ends:
         # That was all. If the pin can't be let go now, its lease ends by itself.
         with contextlib.suppress(ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
-            _release(store, pin.id)
-    return ScrollPage(_records(store, got, asked, pin.seq), token)
+            _release(store, lease.id)
+    return ScrollPage(_records(store, got, asked, lease.seq), token)
 
 
 def _read_slice(
-    store: Store, transaction: Any, pin: Pin, row: int, asked: PageRequest, got: _Rows
+    store: Store, transaction: Any, lease: Lease, row: int, asked: PageRequest, got: _Rows
 ) -> int:
     """Add rows from ``row`` on to the page; returns the row to go on at."""
     begin = store.rows.next_recorded(transaction, row)
-    if begin is None or begin >= pin.next_row:
-        return pin.next_row
+    if begin is None or begin >= lease.next_row:
+        return lease.next_row
     vector_bytes = 4 * store.config.dim if asked.include_vectors else 0
     # More than are wanted, as some may be dead, but no more than the slice may read.
     window = max(_SLICE_ROWS_MIN, 2 * (asked.batch - len(got.ids)))
     window = min(window, _SLICE_ROWS, _SLICE_BYTES // max(1, vector_bytes))
-    end = min(begin + window, pin.next_row)
-    dead = store.rows.read_dead(transaction, begin, end, pin.seq)
+    end = min(begin + window, lease.next_row)
+    dead = store.rows.read_deleted(transaction, begin, end, lease.seq)
     died, read_bytes = set(dead.tolist()), 0
     rows: list[int] = []
     append_row, append_id, append_metadata = rows.append, got.ids.append, got.metadata.append
     room, wanted = asked.bytes_max - got.nbytes, asked.batch - len(got.ids)
     first_of_page = not got.ids
-    for at, encoded, metadata in store.rows.iterate_records(transaction, begin, end, pin.seq):
+    for at, encoded, metadata in store.rows.iterate_records(transaction, begin, end, lease.seq):
         read_bytes += len(metadata)
         if at not in died:
             size = vector_bytes + len(encoded) + _ROW_OVERHEAD

@@ -23,7 +23,7 @@ _TOKEN_VERSION: Final = 1
 class ScrollToken(NamedTuple):
     """Where a scroll goes on: at ``row``, under a pin, in a collection."""
 
-    pin_id: bytes
+    lease_id: bytes
     seq: int
     row: int
     collection_id: str
@@ -31,7 +31,7 @@ class ScrollToken(NamedTuple):
 
 def pack_token(token: ScrollToken) -> str:
     """A token as text, which its holder need not understand."""
-    payload = _TOKEN.pack(_TOKEN_VERSION, token.pin_id, token.seq, token.row)
+    payload = _TOKEN.pack(_TOKEN_VERSION, token.lease_id, token.seq, token.row)
     raw = layout.seal_value(b"", payload + token.collection_id.encode())
     return base64.urlsafe_b64encode(raw).decode()
 
@@ -41,8 +41,8 @@ def unpack_token(text: str) -> ScrollToken | None:
     try:
         raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
         payload = bytes(layout.open_value(b"", raw, "token"))
-        version, pin_id, seq, row = _TOKEN.unpack_from(payload)
+        version, lease_id, seq, row = _TOKEN.unpack_from(payload)
         collection_id = payload[_TOKEN.size :].decode()
     except (UnicodeError, binascii.Error, struct.error, DataLossError):
         return None
-    return ScrollToken(pin_id, seq, row, collection_id) if version == _TOKEN_VERSION else None
+    return ScrollToken(lease_id, seq, row, collection_id) if version == _TOKEN_VERSION else None

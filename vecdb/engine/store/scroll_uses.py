@@ -24,24 +24,24 @@ class ScrollUses:
     def __init__(self) -> None:
         self._used_at: dict[bytes, float] = {}
 
-    def note(self, pin_id: bytes) -> None:
+    def note(self, lease_id: bytes) -> None:
         """It has just been used."""
-        self._used_at.pop(pin_id, None)  # So that the order is that of the uses.
-        self._used_at[pin_id] = time.monotonic()
-        if len(self._used_at) > 2 * limits.PINS_MAX:
+        self._used_at.pop(lease_id, None)  # So that the order is that of the uses.
+        self._used_at[lease_id] = time.monotonic()
+        if len(self._used_at) > 2 * limits.LEASES_MAX:
             self._forget_expired()
 
-    def forget(self, pin_id: bytes) -> None:
+    def forget(self, lease_id: bytes) -> None:
         """It has ended."""
-        self._used_at.pop(pin_id, None)
+        self._used_at.pop(lease_id, None)
 
     def idle(self) -> list[bytes]:
         """Those that have rested for long enough, the longest first. Some may have ended."""
         late = time.monotonic() - _IDLE_S
-        return [pin_id for pin_id, used_at in list(self._used_at.items()) if used_at <= late]
+        return [lease_id for lease_id, used_at in list(self._used_at.items()) if used_at <= late]
 
     def _forget_expired(self) -> None:
-        late = time.monotonic() - limits.PIN_LEASE_S
-        for pin_id, used_at in list(self._used_at.items()):
+        late = time.monotonic() - limits.LEASE_S
+        for lease_id, used_at in list(self._used_at.items()):
             if used_at <= late:
-                self._used_at.pop(pin_id, None)
+                self._used_at.pop(lease_id, None)

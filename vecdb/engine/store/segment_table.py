@@ -6,7 +6,7 @@ from typing import Any
 
 from vecdb.engine.store.store import Store
 
-__all__ = ["claimed_intervals", "in_place"]
+__all__ = ["in_place", "reserved_intervals"]
 
 _IN_PLACE = ("published", "lost")
 
@@ -17,7 +17,7 @@ def in_place(entries: dict[int, dict[str, Any]]) -> list[tuple[int, dict[str, An
     return sorted(chosen, key=lambda item: item[1]["first_row"])
 
 
-def claimed_intervals(store: Store, transaction: Any) -> list[tuple[int, int, int]]:
+def reserved_intervals(store: Store, transaction: Any) -> list[tuple[int, int, int]]:
     """First row, end row and seq of the claims: somebody makes a segment of what was live then, so
     that deaths since are needed."""
     return [

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.named_database import NamedDatabase
 from vecdb.engine.store import layout
-from vecdb.engine.store.batch import DeleteBatch, Terms, UpsertBatch
+from vecdb.engine.store.batch import DeleteBatch, UpsertBatch, WriteOptions
 from vecdb.engine.store.clock import StoreClock
 from vecdb.engine.store.conditions import check_condition
 from vecdb.engine.store.requests import Requests
@@ -188,9 +188,9 @@ class Store:
         """
         self.check_not_dropped(transaction)
         state, counters = self.read_state(transaction), self.read_counters(transaction)
-        terms, now_ns = batch.terms, self.clock.read(transaction)
-        if terms is not None:
-            receipt = self._met(transaction, batch, terms, state.seq, now_ns)
+        write_options, now_ns = batch.write_options, self.clock.read(transaction)
+        if write_options is not None:
+            receipt = self._met(transaction, batch, write_options, state.seq, now_ns)
             if receipt is not None:
                 return receipt
         seq = state.seq + 1
@@ -201,40 +201,44 @@ class Store:
         else:
             died, changed = self._delete(transaction, batch, counters), _NO_ROWS
             count = len(died)
-        self._bury(transaction, died, seq)
+        self._delete_rows(transaction, died, seq)
         key, now_ns = layout.row_key(seq), self.clock.advance(transaction)
         entry = layout.LogEntry(now_ns, first_row, counters.next_row - first_row, died, changed)
         transaction.put(key, layout.pack_log(key, entry), db=self._log, append=True)
         self.write_counters(transaction, counters)
         self.write_state(transaction, layout.State(seq, state.generation))
         receipt = Receipt(seq, count)
-        if terms is not None and terms.request_id:
-            self.requests.remember(transaction, terms.request_id, terms.digest, receipt, now_ns)
+        if write_options is not None and write_options.request_id:
+            self.requests.remember(
+                transaction, write_options.request_id, write_options.digest, receipt, now_ns
+            )
         return receipt
 
     def _met(
         self,
         transaction: Any,
         batch: UpsertBatch | DeleteBatch,
-        terms: Terms,
+        write_options: WriteOptions,
         seq: int,
         now_ns: int,
     ) -> Receipt | None:
         """The receipt that a batch has already, or None if its conditions hold. A repeated batch
         comes first: it may itself be what its conditions would fail for."""
-        if terms.request_id:
-            receipt = self.requests.answered(transaction, terms.request_id, terms.digest, now_ns)
+        if write_options.request_id:
+            receipt = self.requests.answered(
+                transaction, write_options.request_id, write_options.digest, now_ns
+            )
             if receipt is not None:
                 return receipt
-        if terms.insert_only or terms.if_seq is not None:
+        if write_options.insert_only or write_options.if_seq is not None:
             check_condition(
                 self.rows,
                 transaction,
                 batch.ids,
                 batch.order,
                 seq,
-                insert_only=terms.insert_only,
-                if_seq=terms.if_seq,
+                insert_only=write_options.insert_only,
+                if_seq=write_options.if_seq,
             )
         return None
 
@@ -329,7 +333,7 @@ class Store:
         counters.live_count -= len(found)
         return np.array(sorted(found.values()), np.uint64)
 
-    def _bury(self, transaction: Any, died: npt.NDArray[np.uint64], seq: int) -> None:
+    def _delete_rows(self, transaction: Any, died: npt.NDArray[np.uint64], seq: int) -> None:
         items = []
         for row in died.tolist():
             key = layout.row_key(row)
@@ -337,7 +341,7 @@ class Store:
         with transaction.cursor(self._dead) as cursor:
             cursor.putmulti(items)
 
-    def forget_deaths(self, transaction: Any, rows: npt.NDArray[np.int64]) -> None:
+    def remove_tombstones(self, transaction: Any, rows: npt.NDArray[np.int64]) -> None:
         """Remove deaths of rows that nothing holds any more."""
         for row in rows.tolist():
             transaction.delete(layout.row_key(row), db=self._dead)

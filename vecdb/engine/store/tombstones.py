@@ -11,12 +11,12 @@ import numpy.typing as npt
 from vecdb.engine.store.store import Store
 from vecdb.errors import DataLossError
 
-__all__ = ["read_dead", "read_died_since"]
+__all__ = ["read_deleted", "read_deleted_since"]
 
-_SLICE_DEATHS, _SLICE_BATCHES = 10_000, 100
+_SLICE_TOMBSTONES, _SLICE_BATCHES = 10_000, 100
 
 
-def read_dead(
+def read_deleted(
     store: Store,
     first_row: int,
     end_row: int,
@@ -33,12 +33,14 @@ def read_dead(
         with store.environment.read() as transaction:
             if check is not None:
                 check(transaction)
-            dead, row = store.rows.read_dead_slice(transaction, row, end_row, seq, _SLICE_DEATHS)
+            dead, row = store.rows.read_deleted_slice(
+                transaction, row, end_row, seq, _SLICE_TOMBSTONES
+            )
         parts.append(dead)
     return np.concatenate(parts)
 
 
-def read_died_since(store: Store, after: int, to: int) -> npt.NDArray[np.int64] | None:
+def read_deleted_since(store: Store, after: int, to: int) -> npt.NDArray[np.int64] | None:
     """Rows that died in the batches ``after + 1`` to ``to``, int64, ascending; None if some of the
     log was trimmed or is damaged."""
     parts = [np.zeros(0, np.uint64)]

@@ -27,7 +27,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from vecdb.engine.kv.write_lock import POLL_S, Claim, start_thread
+from vecdb.engine.kv.write_lock import POLL_S, Reservation, start_thread
 from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import out_of_memory
@@ -61,7 +61,7 @@ class _Answer(Future[Receipt]):
     def __init__(self, store: Store, give_up: Callable[[_Answer], None]) -> None:
         super().__init__()
         self.store = store
-        self.claim = Claim()
+        self.reserve = Reservation()
         self._give_up = give_up
 
     def result(self, timeout: float | None = None) -> Receipt:
@@ -97,7 +97,7 @@ class _Job:
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error, unless its caller has given it up."""
-        if self.answer.claim.take("writer") and not self.answer.done():
+        if self.answer.reserve.take("writer") and not self.answer.done():
             self.answer.set_exception(error)
 
 
@@ -169,7 +169,7 @@ class Writer:
 
     def _give_up(self, answer: _Answer) -> None:
         """Refuse a batch that was not begun: nothing of it will be written."""
-        if not answer.claim.take("caller"):
+        if not answer.reserve.take("caller"):
             return
         with self._changed:
             for job in [job for job in self._jobs if job.answer is answer]:
@@ -242,7 +242,7 @@ class Writer:
         def apply(transaction: Any) -> list[Receipt | VecdbError]:
             nonlocal claimed
             # With the lock held: until then callers may give their batches up.
-            claimed = [job for job in group if job.answer.claim.take("writer")]
+            claimed = [job for job in group if job.answer.reserve.take("writer")]
             return [_applied(store, transaction, job.batch) for job in claimed]
 
         try:

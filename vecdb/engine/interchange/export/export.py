@@ -22,7 +22,7 @@ import numpy.typing as npt
 from vecdb import limits
 from vecdb.engine.hnsw.builder import file_pieces
 from vecdb.engine.interchange.export.ids import numbers_of_texts
-from vecdb.engine.interchange.export.lease import ExportPin
+from vecdb.engine.interchange.export.lease import ExportLease
 from vecdb.engine.interchange.export.source import GraphSource, find_graph
 from vecdb.engine.interchange.faiss.write import flat_index, hnsw_index
 from vecdb.engine.kernels.loading import load_kernels
@@ -75,16 +75,16 @@ def export(
             f"normalize_queries goes with the metric cosine, the collection's is {config.metric}",
             "BAD_METRIC",
         )
-    pin = ExportPin(opened.store, opened.id)
+    lease = ExportLease(opened.store, opened.id)
     # All that may take longer than a lease asks the deadline now and then.
-    deadline = deadline.also(pin.renew)
+    deadline = deadline.also(lease.renew)
     try:
         source: _Flat | _WithGraph
         if asked.kind == "faiss_flat":
-            source = _Flat(opened, pin, deadline)
+            source = _Flat(opened, lease, deadline)
         else:
-            source = _WithGraph(opened, find_graph(runtime, opened, pin, deadline), deadline)
-        seq, size, digest = pin.seq, 0, hashlib.sha256()
+            source = _WithGraph(opened, find_graph(runtime, opened, lease, deadline), deadline)
+        seq, size, digest = lease.seq, 0, hashlib.sha256()
         for chunk in _chunks(source.pieces(asked), asked.chunk_bytes):
             deadline.check()
             runtime.check_usable()
@@ -99,14 +99,14 @@ def export(
             work=source.work,
             work_s=source.work_s,
             numbered=source.numbered,
-            token=pin.token(),
+            token=lease.token(),
             config=config,
             # Whichever the format: queries are compared with unit vectors by all of them.
             normalized=config.metric is Metric.COSINE,
         )
-        pin.hand_over()  # Only now: who leaves at the end, or does not get it, has no token.
+        lease.hand_over()  # Only now: who leaves at the end, or does not get it, has no token.
     finally:
-        pin.release()
+        lease.release()
 
 
 def _chunks(pieces: Iterable[Piece], size: int) -> Iterator[bytes]:
@@ -114,12 +114,12 @@ def _chunks(pieces: Iterable[Piece], size: int) -> Iterator[bytes]:
     held: list[Piece] = []
     count = 0
     for piece in pieces:
-        view = memoryview(piece)
-        while len(view):
-            part = view[: size - count]
+        snapshot = memoryview(piece)
+        while len(snapshot):
+            part = snapshot[: size - count]
             held.append(part)
             count += len(part)
-            view = view[len(part) :]
+            snapshot = snapshot[len(part) :]
             if count == size:
                 yield b"".join(held)
                 held, count = [], 0
@@ -176,10 +176,10 @@ class _Flat:
 
     work, work_s = "nothing", 0.0
 
-    def __init__(self, opened: OpenCollection, pin: ExportPin, deadline: Deadline) -> None:
-        self._opened, self._pin, self._deadline = opened, pin, deadline
-        pin.take()
-        self.count = pin.live_count
+    def __init__(self, opened: OpenCollection, lease: ExportLease, deadline: Deadline) -> None:
+        self._opened, self._lease, self._deadline = opened, lease, deadline
+        lease.take()
+        self.count = lease.live_count
         self._numbers: list[npt.NDArray[np.int64]] | None = []
 
     @property
@@ -201,7 +201,7 @@ class _Flat:
         opened, config = self._opened, self._opened.store.config
         rows = max(1, min(limits.BATCH_ROWS.maximum, CHUNK_BYTES // (4 * config.dim)))
         wanted = PageRequest(rows, include_metadata=False)
-        token: str | None = self._pin.token()
+        token: str | None = self._lease.token()
         while token is not None:
             # The pin is needed for the side file, too.
             records, token = read_page(

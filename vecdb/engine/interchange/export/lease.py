@@ -14,19 +14,18 @@ import time
 from typing import Any
 
 from vecdb import limits
-from vecdb.engine.store import layout
-from vecdb.engine.store import leases as pins
-from vecdb.engine.store.layout import Pin
+from vecdb.engine.store import layout, leases
+from vecdb.engine.store.layout import Lease
 from vecdb.engine.store.scroll_token import ScrollToken, pack_token
 from vecdb.engine.store.store import Store
 from vecdb.errors import VecdbError
 
-__all__ = ["ExportPin"]
+__all__ = ["ExportLease"]
 
-_RENEWED_BELOW_S = limits.PIN_LEASE_S / 2
+_RENEWED_BELOW_S = limits.LEASE_S / 2
 
 
-class ExportPin:
+class ExportLease:
     """A pin that is taken when needed, moved and renewed. For one thread at a time.
 
     Attributes:
@@ -37,15 +36,15 @@ class ExportPin:
     def __init__(self, store: Store, collection_id: str) -> None:
         self._store = store
         self._collection_id = collection_id
-        self._pin: Pin | None = None
+        self._lease: Lease | None = None
         self._renewed_at = 0.0
         self.live_count = 0
 
     @property
     def seq(self) -> int:
         """The seq that is held."""
-        assert self._pin is not None
-        return self._pin.seq
+        assert self._lease is not None
+        return self._lease.seq
 
     def take(self) -> None:
         """Hold what is committed now; what was held before is let go.
@@ -55,11 +54,11 @@ class ExportPin:
         """
         self.release()
 
-        def write(transaction: Any) -> tuple[Pin, int]:
+        def write(transaction: Any) -> tuple[Lease, int]:
             live_count = self._store.read_counters(transaction).live_count
-            return pins.take_pin(self._store, transaction), live_count
+            return leases.take_lease(self._store, transaction), live_count
 
-        self._pin, self.live_count = self._store.environment.transact(write)
+        self._lease, self.live_count = self._store.environment.transact(write)
         self._renewed_at = time.monotonic()
 
     def move_to(self, seq: int, next_row: int) -> None:
@@ -68,16 +67,16 @@ class ExportPin:
         Raises:
             FailedPreconditionError: PIN_EXPIRED.
         """
-        assert self._pin is not None and seq >= self._pin.seq
-        if (seq, next_row) != (self._pin.seq, self._pin.next_row):
-            moved = self._pin._replace(seq=seq, next_row=next_row)
-            self._pin = self._store.environment.transact(lambda t: self._put(t, moved))
+        assert self._lease is not None and seq >= self._lease.seq
+        if (seq, next_row) != (self._lease.seq, self._lease.next_row):
+            moved = self._lease._replace(seq=seq, next_row=next_row)
+            self._lease = self._store.environment.transact(lambda t: self._put(t, moved))
 
-    def _put(self, transaction: Any, moved: Pin) -> Pin:
-        held = pins.check_pin(self._store, transaction, moved.id)
+    def _put(self, transaction: Any, moved: Lease) -> Lease:
+        held = leases.check_lease(self._store, transaction, moved.id)
         moved = moved._replace(expiry_ns=held.expiry_ns)
         database = self._store.environment.database(b"pins")
-        transaction.put(moved.id, layout.pack_pin(moved), db=database)
+        transaction.put(moved.id, layout.pack_lease(moved), db=database)
         return moved
 
     def renew(self) -> None:
@@ -86,11 +85,11 @@ class ExportPin:
         Raises:
             FailedPreconditionError: PIN_EXPIRED.
         """
-        if self._pin is None or time.monotonic() - self._renewed_at < _RENEWED_BELOW_S:
+        if self._lease is None or time.monotonic() - self._renewed_at < _RENEWED_BELOW_S:
             return
-        pin_id = self._pin.id
-        self._pin = self._store.environment.transact(
-            lambda transaction: pins.renew_pin(self._store, transaction, pin_id)
+        lease_id = self._lease.id
+        self._lease = self._store.environment.transact(
+            lambda transaction: leases.renew_lease(self._store, transaction, lease_id)
         )
         self._renewed_at = time.monotonic()
 
@@ -100,20 +99,20 @@ class ExportPin:
         Raises:
             FailedPreconditionError: PIN_EXPIRED.
         """
-        assert self._pin is not None
+        assert self._lease is not None
         self._renewed_at = -math.inf
         self.renew()
-        return pack_token(ScrollToken(self._pin.id, self._pin.seq, 0, self._collection_id))
+        return pack_token(ScrollToken(self._lease.id, self._lease.seq, 0, self._collection_id))
 
     def hand_over(self) -> None:
         """Leave it to whoever was given the token."""
-        self._pin = None
+        self._lease = None
 
     def release(self) -> None:
         """Let it go, if it is held and not handed over."""
-        pin, self._pin = self._pin, None
-        if pin is not None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
             with contextlib.suppress(VecdbError):  # Its lease ends by itself.
                 self._store.environment.transact(
-                    lambda transaction: pins.release_pin(self._store, transaction, pin.id)
+                    lambda transaction: leases.release_lease(self._store, transaction, lease.id)
                 )

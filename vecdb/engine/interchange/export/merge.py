@@ -28,17 +28,17 @@ from vecdb.engine.hnsw.build_space import space_of
 from vecdb.engine.hnsw.builder import Builder
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.repair import (
-    HEALED_FRACTION_MAX,
-    died_together,
-    healed,
+    REPAIRED_FRACTION_MAX,
+    deleted_together,
     live_nodes,
+    repaired,
 )
 from vecdb.engine.interchange.export.source import parts_text
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.search.snapshot import SegmentView, View
-from vecdb.engine.search.snapshot_manager import ViewKeeper
+from vecdb.engine.search.snapshot import SegmentSnapshot, Snapshot
+from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.flushing import load_rows
-from vecdb.engine.segments.lifecycle import mark_lost, remove_drafts
+from vecdb.engine.segments.lifecycle import quarantine, remove_drafts
 from vecdb.engine.segments.segment import (
     RowArrays,
     SegmentDamagedError,
@@ -67,12 +67,12 @@ class _Merger:
     def run(self) -> dict[str, Any]:
         """Make the draft; what the process that asked for it has to know."""
         remove_drafts(self._folder)
-        view = self._sound_view()
-        seq, counters = view.state.seq, view.counters
-        fresh = load_rows(self._store, counters.sealed_to, counters.next_row, seq)
-        parts, builder = self._begin(view)
+        snapshot = self._sound_snapshot()
+        seq, counters = snapshot.state.seq, snapshot.counters
+        memtable = load_rows(self._store, counters.sealed_to, counters.next_row, seq)
+        parts, builder = self._begin(snapshot)
         anew = not parts
-        others = [*(_live_part(segment) for segment in view.segments[len(parts) :]), fresh]
+        others = [*(_live_part(segment) for segment in snapshot.segments[len(parts) :]), memtable]
         builder.add(*(part.vectors for part in others))
         parts += others
         content = RowArrays.joined(parts, self._width)
@@ -92,45 +92,45 @@ class _Merger:
         except BaseException:
             remove_drafts(self._folder)  # If the disk is full, others need the room.
             raise
-        dead = sum(segment.dead_count for segment in view.segments)
+        dead = sum(segment.deleted_count for segment in snapshot.segments)
         return {
             "draft": name,
             "entry": entry,
             "next_row": counters.next_row,
-            "work": parts_text(len(view.segments), len(fresh.rows), dead, anew=anew),
+            "work": parts_text(len(snapshot.segments), len(memtable.rows), dead, anew=anew),
         }
 
-    def _sound_view(self) -> View:
+    def _sound_snapshot(self) -> Snapshot:
         """The segments as they are now, each compared with its checksums or read from the store."""
-        keeper = ViewKeeper(self._store, self._folder, self._id, with_fresh=False)
+        manager = SnapshotManager(self._store, self._folder, self._id, with_memtable=False)
         for _ in range(_ATTEMPTS_MAX):
-            view = keeper.view()
-            if all(self._intact(segment, view) for segment in view.segments):
-                return view
+            snapshot = manager.snapshot()
+            if all(self._intact(segment, snapshot) for segment in snapshot.segments):
+                return snapshot
         raise UnavailableError(
             f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were "
             "compared",
             "SEGMENTS_CHANGING",
         )
 
-    def _intact(self, segment: SegmentView, view: View) -> bool:
+    def _intact(self, segment: SegmentSnapshot, snapshot: Snapshot) -> bool:
         try:
             if segment.segment is not None and not segment.segment.verified:
                 segment.segment.verify()
         except SegmentDamagedError:
-            mark_lost(self._store, segment.number)
+            quarantine(self._store, segment.number)
         except (FileNotFoundError, NotADirectoryError):
-            mark_lost(self._store, segment.number, view.state.generation)
+            quarantine(self._store, segment.number, snapshot.state.generation)
         else:
             return True
         return False
 
-    def _begin(self, view: View) -> tuple[list[RowArrays], Builder]:
+    def _begin(self, snapshot: Snapshot) -> tuple[list[RowArrays], Builder]:
         """The first segment and its graph to go on from, or nothing and an empty one."""
         config = self._store.config
-        capacity = max(1, view.counters.live_count)
-        first = view.segments[0] if view.segments else None
-        graph = None if first is None else self._healed(first)
+        capacity = max(1, snapshot.counters.live_count)
+        first = snapshot.segments[0] if snapshot.segments else None
+        graph = None if first is None else self._repaired(first)
         if first is not None and graph is not None:
             part = _live_part(first)
             try:
@@ -157,17 +157,20 @@ class _Merger:
         )
         return [], builder
 
-    def _healed(self, segment: SegmentView) -> Graph | None:
+    def _repaired(self, segment: SegmentSnapshot) -> Graph | None:
         """The segment's graph of its live rows; None if there is none that is good enough."""
-        if segment.graph is None or segment.dead_count > HEALED_FRACTION_MAX * segment.node_count:
+        if (
+            segment.graph is None
+            or segment.deleted_count > REPAIRED_FRACTION_MAX * segment.node_count
+        ):
             return None
-        if died_together(segment.graph, segment.dead):
+        if deleted_together(segment.graph, segment.dead):
             return None
         metric = self._store.config.metric
-        return healed(segment.graph, segment.content.vectors, segment.dead, metric)
+        return repaired(segment.graph, segment.content.vectors, segment.dead, metric)
 
 
-def _live_part(segment: SegmentView) -> RowArrays:
+def _live_part(segment: SegmentSnapshot) -> RowArrays:
     rows = segment.content.rows
     return segment.content.without(np.delete(rows, live_nodes(len(rows), segment.dead)))
 

@@ -27,7 +27,7 @@ from vecdb.engine.system.files import file_lock
 from vecdb.errors import UnavailableError, VecdbError
 
 if TYPE_CHECKING:
-    from vecdb.engine.interchange.export.lease import ExportPin
+    from vecdb.engine.interchange.export.lease import ExportLease
     from vecdb.engine.runtime.open_collection import OpenCollection
     from vecdb.engine.runtime.runtime import Runtime
     from vecdb.engine.system.deadline import Deadline
@@ -48,12 +48,12 @@ class Merged:
 
 
 def run_merge(
-    runtime: Runtime, opened: OpenCollection, pin: ExportPin, deadline: Deadline
+    runtime: Runtime, opened: OpenCollection, lease: ExportLease, deadline: Deadline
 ) -> Merged:
     """Have all that is live merged into one graph, and move the pin to the seq of that.
 
     Args:
-        pin: held; it is renewed meanwhile.
+        lease: held; it is renewed meanwhile.
 
     Raises:
         VecdbError: as the child says, or because it died.
@@ -69,13 +69,13 @@ def run_merge(
         while True:
             deadline.check()
             runtime.check_usable()
-            pin.renew()
+            lease.renew()
             with contextlib.suppress(queue.Empty):
                 answer = said.get(timeout=_POLL_S)
                 break
         if answer is None:
             raise _died(opened, child, words)
-        return _taken_over(opened, pin, answer)
+        return _taken_over(opened, lease, answer)
     finally:
         child.kill()
         child.wait()
@@ -135,7 +135,7 @@ def _died(
     )
 
 
-def _taken_over(opened: OpenCollection, pin: ExportPin, answer: dict[str, Any]) -> Merged:
+def _taken_over(opened: OpenCollection, lease: ExportLease, answer: dict[str, Any]) -> Merged:
     if "error" in answer:
         kind: type[VecdbError] = getattr(errors, answer["error"], errors.DataLossError)
         raise kind(answer["message"], answer["reason"])
@@ -145,5 +145,5 @@ def _taken_over(opened: OpenCollection, pin: ExportPin, answer: dict[str, Any]) 
         segment = Segment(folder, 0, opened.id, merged["entry"])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    pin.move_to(segment.seq, merged["next_row"])
+    lease.move_to(segment.seq, merged["next_row"])
     return Merged(segment, merged["work"])

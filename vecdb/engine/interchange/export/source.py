@@ -1,9 +1,9 @@
 """Finding one graph that holds exactly what is live at one seq, for an export to be made of.
 
-The seq is that of a view, taken under a pin: all of it and nothing that comes later. What is clean
-is a view whose live rows are all in one published graph; dead nodes in it are healed away while
-converting (``healing.py``), which changes nothing in the collection. If healing can't
-make a good one of it, a graph is built of the export's own (``merge.py``), at a seq of its own.
+The seq is that of a snapshot, taken under a lease: all of it and nothing later. A snapshot is clean
+if its live rows are all in one published graph; deleted nodes in it are repaired away while
+converting (``repair.py``), which changes nothing in the collection. If the repair gives no good
+graph, the export builds one of its own (``merge.py``), at a seq of its own.
 
 Anything else needs a graph job first: once the indexer is asked for its end state, as ``optimize``
 does it, and that stays. If writers are at it, fresh rows are there again by then; so a second time
@@ -28,17 +28,17 @@ import numpy.typing as npt
 
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.repair import (
-    HEALED_FRACTION_MAX,
-    died_together,
-    healed,
+    REPAIRED_FRACTION_MAX,
+    deleted_together,
     live_nodes,
+    repaired,
 )
 from vecdb.engine.interchange.export.ids import numbers_of_content
-from vecdb.engine.interchange.export.lease import ExportPin
+from vecdb.engine.interchange.export.lease import ExportLease
 from vecdb.engine.interchange.export.merge_process import run_merge
 from vecdb.engine.kernels.loading import load_kernels
-from vecdb.engine.search.snapshot import NOTHING_DEAD, SegmentView, View
-from vecdb.engine.segments.lifecycle import mark_lost
+from vecdb.engine.search.snapshot import NOTHING_DELETED, SegmentSnapshot, Snapshot
+from vecdb.engine.segments.lifecycle import quarantine
 from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
 from vecdb.errors import ResourceExhaustedError, UnavailableError
 
@@ -114,7 +114,7 @@ def _let_go(array: npt.NDArray[Any], first: int, end: int) -> None:
 
 
 def find_graph(
-    runtime: Runtime, opened: OpenCollection, pin: ExportPin, deadline: Deadline
+    runtime: Runtime, opened: OpenCollection, lease: ExportLease, deadline: Deadline
 ) -> GraphSource:
     """The graph to export, and the pin moved to its seq.
 
@@ -130,24 +130,24 @@ def find_graph(
     done: list[str] = []
     for _ in range(_ATTEMPTS_MAX):
         deadline.check()
-        pin.take()  # Before the view: what is live in it now stays readable.
-        view = opened.views.view()
-        pin.move_to(view.state.seq, view.counters.next_row)
-        part = _clean_part(view)
+        lease.take()  # Before the view: what is live in it now stays readable.
+        snapshot = opened.snapshots.snapshot()
+        lease.move_to(snapshot.state.seq, snapshot.counters.next_row)
+        part = _clean_part(snapshot)
         if part is not None:
-            if not _intact(opened, view, part, deadline):
+            if not _intact(opened, snapshot, part, deadline):
                 continue
             source = _from_segment(opened, part, done, began, deadline)
             if source is not None:
                 return source
-        _check_size(opened, view)
+        _check_size(opened, snapshot)
         if part is None and runtime.options.indexer and not optimized:
-            pin.release()
-            done.append(parts_text(len(view.segments), view.fresh_live_count))
+            lease.release()
+            done.append(parts_text(len(snapshot.segments), snapshot.memtable_live_count))
             runtime.optimize(opened, deadline)
             optimized = True
             continue
-        merged = run_merge(runtime, opened, pin, deadline)
+        merged = run_merge(runtime, opened, lease, deadline)
         done.append(merged.work)
         segment = merged.segment
         assert segment.graph is not None
@@ -159,11 +159,11 @@ def find_graph(
     )
 
 
-def parts_text(segments: int, fresh: int, dead: int = 0, *, anew: bool = False) -> str:
+def parts_text(segments: int, memtable: int, dead: int = 0, *, anew: bool = False) -> str:
     """What a merge brings together, in words. anew: none of the segments' graphs was gone on
     from."""
     parts = [_counted(segments, "segment")] if segments else []
-    parts += [_counted(fresh, "fresh row")] if fresh or not segments else []
+    parts += [_counted(memtable, "fresh row")] if memtable or not segments else []
     verb = "merged" if segments and not anew else "built a graph of"
     return f"{verb} {' and '.join(parts)}" + (f" without {dead:,} dead" if dead else "")
 
@@ -172,21 +172,23 @@ def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
-def _clean_part(view: View) -> SegmentView | None:
+def _clean_part(snapshot: Snapshot) -> SegmentSnapshot | None:
     """The one graph that holds all live rows, if there is such a one and few of its nodes died; an
     empty one if no row is live."""
-    holding = [segment for segment in view.segments if segment.live_count]
-    if view.live_count == 0:
+    holding = [segment for segment in snapshot.segments if segment.live_count]
+    if snapshot.live_count == 0:
         nothing = RowArrays.joined([], 1)
-        return SegmentView(-1, 0, 0, nothing, None, NOTHING_DEAD, 0, None)
-    if view.fresh_live_count or not view.holds_all or len(holding) != 1:
+        return SegmentSnapshot(-1, 0, 0, nothing, None, NOTHING_DELETED, 0, None)
+    if snapshot.memtable_live_count or not snapshot.holds_all or len(holding) != 1:
         return None
     part = holding[0]
-    too_many_dead = part.dead_count > HEALED_FRACTION_MAX * part.node_count
-    return None if part.graph is None or part.segment is None or too_many_dead else part
+    too_many_deleted = part.deleted_count > REPAIRED_FRACTION_MAX * part.node_count
+    return None if part.graph is None or part.segment is None or too_many_deleted else part
 
 
-def _intact(opened: OpenCollection, view: View, part: SegmentView, deadline: Deadline) -> bool:
+def _intact(
+    opened: OpenCollection, snapshot: Snapshot, part: SegmentSnapshot, deadline: Deadline
+) -> bool:
     """The segment's bytes are those that were written; if not it is marked lost, and the store
     serves its rows."""
     if part.segment is None:
@@ -194,42 +196,42 @@ def _intact(opened: OpenCollection, view: View, part: SegmentView, deadline: Dea
     try:
         part.segment.verify(deadline.check)
     except SegmentDamagedError:
-        mark_lost(opened.store, part.number)
+        quarantine(opened.store, part.number)
     except (FileNotFoundError, NotADirectoryError):
-        mark_lost(opened.store, part.number, view.state.generation)
+        quarantine(opened.store, part.number, snapshot.state.generation)
     else:
         return True
     return False
 
 
 def _from_segment(
-    opened: OpenCollection, part: SegmentView, done: list[str], began: float, deadline: Deadline
+    opened: OpenCollection, part: SegmentSnapshot, done: list[str], began: float, deadline: Deadline
 ) -> GraphSource | None:
     """A published graph without its dead nodes; None if they can't be healed away."""
     M = opened.store.config.M
     if part.graph is None:
         links = np.empty((0, 2 * M), np.int32), np.zeros(1, np.int32), np.empty((0, M), np.int32)
         graph, nodes = Graph(*links, -1, -1), None
-    elif part.dead_count == 0:
+    elif part.deleted_count == 0:
         graph, nodes = part.graph, None
-    elif died_together(part.graph, part.dead):
+    elif deleted_together(part.graph, part.dead):
         return None
     else:
         nodes = live_nodes(part.node_count, part.dead)
         vectors, metric = part.content.vectors, opened.store.config.metric
-        whole = healed(part.graph, vectors, part.dead, metric, deadline.check)
+        whole = repaired(part.graph, vectors, part.dead, metric, deadline.check)
         if whole is None:
             return None
         graph = whole
-        done = [*done, f"healed {part.dead_count:,} dead"]
+        done = [*done, f"healed {part.deleted_count:,} dead"]
     work_s = time.monotonic() - began if done else 0.0
     return GraphSource(graph, part.content, nodes, ", ".join(done) or "nothing", work_s)
 
 
-def _check_size(opened: OpenCollection, view: View) -> None:
-    if view.live_count > opened.graph_rows_max:
+def _check_size(opened: OpenCollection, snapshot: Snapshot) -> None:
+    if snapshot.live_count > opened.graph_rows_max:
         raise ResourceExhaustedError(
-            f"{view.live_count:,} rows would have to be merged into one graph, which may have "
+            f"{snapshot.live_count:,} rows would have to be merged into one graph, which may have "
             f"{opened.graph_rows_max:,} here (option segment_bytes_max): export them without a "
             "graph, flat=True or --flat",
             "EXPORT_TOO_LARGE",

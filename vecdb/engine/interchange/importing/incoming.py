@@ -8,7 +8,7 @@ not 2.5 times as much free: the rows go into the store while the spool is still 
 must be of its size and SHA-256 before anything is read of it.
 
 The folder is removed when the import ends, however it ends. A file in it is locked as long as its
-process lives (``partial_folder.py``): what a killed one left goes when the data folder is opened,
+process lives (``atomic_folder.py``): what a killed one left goes when the data folder is opened,
 or with the next import.
 """
 

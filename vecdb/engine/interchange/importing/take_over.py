@@ -23,15 +23,15 @@ from vecdb.engine.hnsw.reachability import connect, distances_of, reachable_node
 from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.engine.interchange.importing.names import Names
 from vecdb.engine.kernels.loading import load_kernels
-from vecdb.engine.search.snapshot import DEAD_FRACTION_MAX
+from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX
 from vecdb.engine.segments.lifecycle import (
+    FLUSH_LOCK,
     GRAPH_LOCK,
-    SEAL_LOCK,
-    Claim,
-    claim,
-    discard_claims,
+    Reservation,
+    collect_garbage,
+    discard_reservations,
     publish,
-    sweep,
+    reserve,
 )
 from vecdb.engine.segments.segment import RowArrays, padded_width, write_segment
 from vecdb.engine.store.segment_table import in_place
@@ -89,13 +89,15 @@ def take_over(
     """
     segments, end = folder / "segments", first + index.count
     make_folder(segments, exist_ok=True)
-    discard_claims(store, segments, GRAPH_LOCK)
+    discard_reservations(store, segments, GRAPH_LOCK)
     # Held off, or it might be sealing or joining some of the rows.
     with file_lock(folder / "seal.lock", wait=True):
-        discard_claims(store, segments, SEAL_LOCK)
+        discard_reservations(store, segments, FLUSH_LOCK)
         with store.environment.read() as transaction:
             next_row = store.read_counters(transaction).next_row
-        taken = claim(store, GRAPH_LOCK, 0, end, keep_deaths=True) if end <= next_row else None
+        taken = (
+            reserve(store, GRAPH_LOCK, 0, end, keep_tombstones=True) if end <= next_row else None
+        )
     if taken is None:
         return "its rows do not lie one after the other", 0
     failpoint("import.claimed")
@@ -103,7 +105,7 @@ def take_over(
         return _publish(store, segments, collection_id, index, names, taken, first)
     except BaseException as error:
         # Until the claim is gone nothing of the interval is sealed.
-        discard_claims(store, segments, GRAPH_LOCK)
+        discard_reservations(store, segments, GRAPH_LOCK)
         if isinstance(error, _DiffersError):
             return str(error), 0
         raise
@@ -115,7 +117,7 @@ def _publish(
     collection_id: str,
     index: ForeignIndex,
     names: Names,
-    taken: Claim,
+    taken: Reservation,
     first: int,
 ) -> tuple[str, int]:
     content = _compared(store, index, names, first)
@@ -136,7 +138,7 @@ def _publish(
     if not publish(store, taken, entry):
         raise _DiffersError("rows of others were sealed together with its rows")
     failpoint("import.published")
-    sweep(store, segments)
+    collect_garbage(store, segments)
     return "", connected
 
 
@@ -162,20 +164,20 @@ def _compared(store: Store, index: ForeignIndex, names: Names, first: int) -> Ro
     n, dim = index.count, store.config.dim
     vectors = np.empty((n, padded_width(dim)), np.float32)
     lengths, encoded = np.empty(n, np.int64), bytearray()
-    dead_count = 0
+    deleted_count = 0
     normalise = store.config.metric is Metric.COSINE
     step = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * dim)))
     for start, end, ids, _ in names.pieces(step):
         raw = index.rows.read(start, end)
         keys = [text.encode() for text in ids]
         with store.environment.read() as transaction:
-            dead_count += _compare(store, transaction, first + start, keys, raw)
+            deleted_count += _compare(store, transaction, first + start, keys, raw)
         # As sealing does it, so that answers are the same to the bit.
         load_kernels().prepare_rows(raw, vectors[start:end], normalise)
         lengths[start:end] = [len(key) for key in keys]
         encoded += b"".join(keys)
-    if dead_count > DEAD_FRACTION_MAX * n:
-        raise _DiffersError(f"{dead_count} of its {n} rows have died since")
+    if deleted_count > DELETED_FRACTION_MAX * n:
+        raise _DiffersError(f"{deleted_count} of its {n} rows have died since")
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     rows = np.arange(first, first + n, dtype=np.int64)
     return RowArrays(vectors, rows, offsets, np.frombuffer(bytes(encoded), np.uint8))
@@ -186,7 +188,7 @@ def _check_nothing_before(store: Store, first: int) -> None:
         end = min(first, start + _SLICE_ROWS)
         with store.environment.read() as transaction:
             recorded = [row for row, _ in store.rows.iterate_ids(transaction, start, end)]
-            dead = set(_read_dead(store, transaction, start, end).tolist())
+            dead = set(_read_deleted(store, transaction, start, end).tolist())
         if not dead.issuperset(recorded):
             raise _DiffersError("the collection was not empty")
 
@@ -202,7 +204,7 @@ def _compare(
     many are dead."""
     end_row = first_row + len(keys)
     dead = np.zeros(len(keys), bool)
-    dead[_read_dead(store, transaction, first_row, end_row) - first_row] = True
+    dead[_read_deleted(store, transaction, first_row, end_row) - first_row] = True
     found = dict(store.rows.iterate_ids(transaction, first_row, end_row))
     for position in np.flatnonzero(~dead).tolist():
         if found.get(first_row + position) != keys[position]:
@@ -216,8 +218,8 @@ def _compare(
     return int(np.count_nonzero(dead))
 
 
-def _read_dead(
+def _read_deleted(
     store: Store, transaction: Any, first_row: int, end_row: int
 ) -> npt.NDArray[np.int64]:
     seq = store.read_state(transaction).seq
-    return store.rows.read_dead(transaction, first_row, end_row, seq)
+    return store.rows.read_deleted(transaction, first_row, end_row, seq)

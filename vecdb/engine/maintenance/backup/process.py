@@ -114,14 +114,14 @@ def _report(lines: deque[str], status: int) -> BackupReport:
     if "error" in answer:
         kind: type[VecdbError] = getattr(errors, answer["error"], errors.DataLossError)
         raise kind(answer["message"], answer["reason"])
-    last_words = lines[-1] if lines else "without a word"
+    output_tail = lines[-1] if lines else "without a word"
     if status in _MEMORY_FAULTS:
         raise DataLossError(
             f"LMDB crashed on a store's file while it was copied (status {status}): the file is "
-            f"damaged ({last_words})",
+            f"damaged ({output_tail})",
             "LMDB_CORRUPTED",
         )
     raise UnavailableError(
-        f"the process that made the backup ended with status {status}: {last_words}",
+        f"the process that made the backup ended with status {status}: {output_tail}",
         "BACKUP_ENDED",
     )

@@ -69,7 +69,7 @@ def check_catalog(root: Path, tell: Callable[[Problem], None]) -> Entries:
     folders = names_in(root / "collections")
     entries, whole = _read(root, findings)
     ready = {name: entry for name, entry in entries.items() if entry["state"] == "ready"}
-    _tell_unfinished(root, entries, tell)
+    _report_unfinished(root, entries, tell)
     ids: dict[str, str] = {}
     for name, entry in list(ready.items()):
         other = ids.setdefault(entry["id"], name)
@@ -102,7 +102,7 @@ def tell_missing(root: Path, name: str, collection_id: str, findings: Findings) 
         findings.add("COLLECTION_MISSING", f"{store} is gone, all rows with it")
 
 
-def _tell_unfinished(root: Path, entries: Entries, tell: Callable[[Problem], None]) -> None:
+def _report_unfinished(root: Path, entries: Entries, tell: Callable[[Problem], None]) -> None:
     """What is half made, half dropped or dropped and not unlinked, and stays so."""
     unfinished = {n: e for n, e in entries.items() if e["state"] != "ready"}
     trash = names_in(root / "trash")

@@ -49,8 +49,8 @@ from vecdb.engine.maintenance.checking.store import (
     check_counters,
     check_entries,
     check_ids,
+    check_leases,
     check_log,
-    check_pins,
     check_requests,
 )
 from vecdb.engine.maintenance.checking.vectors import BlockWalk, check_segment_rows
@@ -149,7 +149,7 @@ class CollectionCheck:
         check_counters(facts, findings)
         check_ids(walk, facts, findings)
         check_entries(facts, findings)
-        check_pins(walk, facts, findings)
+        check_leases(walk, facts, findings)
         check_requests(walk, facts, findings)
         if config is None:
             return []

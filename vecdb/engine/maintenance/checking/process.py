@@ -35,7 +35,7 @@ from vecdb.row_names import shown
 
 __all__ = ["check"]
 
-_LAST_WORDS: Final = 20
+_OUTPUT_TAIL: Final = 20
 _CRASHES: Final = tuple(
     -number
     for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
@@ -157,12 +157,12 @@ class _Round:
             elif kind == "finished":
                 return []
             elif kind == "died":
-                self._tell_death(at, event)
+                self._report_death(at, event)
         if waiting is None:
             return self._found_on_disk()
         return [each for each in waiting if each[1] != at] if at is not None else []
 
-    def _tell_death(self, at: str | None, event: Job) -> None:
+    def _report_death(self, at: str | None, event: Job) -> None:
         name = "" if at is None else self._name(at)
         what = "the catalogue" if at is None else "its store"
         if event["status"] in _CRASHES:
@@ -241,7 +241,7 @@ class _Child:
     def events(self, job: Job) -> Iterator[Job]:
         """What it says of the job; at last, if it did not say that it has finished,
         {"event": "died", "status", "said"}."""
-        process, lines = self._process, deque[str](maxlen=_LAST_WORDS)
+        process, lines = self._process, deque[str](maxlen=_OUTPUT_TAIL)
         assert process.stdin is not None and process.stdout is not None
         finished = False
         try:

@@ -44,8 +44,8 @@ from vecdb.engine.runtime.catalog import Catalog, catalog_environment, new_catal
 from vecdb.engine.runtime.catalog_loss import catalog_fault
 from vecdb.engine.runtime.data_folder import COMPACTION_DRAFT, FORMAT_LINE
 from vecdb.engine.runtime.options import Options
-from vecdb.engine.segments.flushing import flat_rows_max, seal
-from vecdb.engine.segments.lifecycle import forget_segments, mark_lost, remove_drafts
+from vecdb.engine.segments.flushing import flat_rows_max, flush
+from vecdb.engine.segments.lifecycle import forget_segments, quarantine, remove_drafts
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.files import fsync_folder, names_in, patient_lock, write_file
@@ -118,7 +118,7 @@ class CollectionRepair:
             return True
         for number in sorted(self._damaged):
             # With both locks held the generation stands still, but for those who mark likewise.
-            mark_lost(store, number, store.current_state().generation)
+            quarantine(store, number, store.current_state().generation)
         with store.environment.read() as transaction:
             return any(e["state"] == "lost" for e in store.read_segments(transaction).values())
 
@@ -156,7 +156,7 @@ class CollectionRepair:
         )
         patience = time.monotonic() + _PATIENCE_S
         while True:
-            sealed = seal(
+            sealed = flush(
                 store,
                 self._folder,
                 self._id,

@@ -173,10 +173,10 @@ def _missed(segment: Segment, chosen: Rows, facts: Facts, config: CollectionConf
         kernels.Scratch(), content.vectors, graph, dead, queries, 0, count, metric, 1,
         checks.check_effort(None, 1), found, scores, counts, np.zeros(count, np.int64),
     )  # fmt: skip
-    no_dead = np.zeros(0, np.uint8)
+    no_deleted = np.zeros(0, np.uint8)
     for i, node in enumerate(nodes.tolist()):
         kernels.scan_rows(
-            content.vectors, no_dead, node, node + 1, queries, i, i + 1, metric, 1,
+            content.vectors, no_deleted, node, node + 1, queries, i, i + 1, metric, 1,
             own, np.empty((count, 1), np.int64), own_counts,
         )  # fmt: skip
     hit = (counts == 1) & (scores[:, 0] <= own[:, 0])

@@ -31,7 +31,7 @@ from vecdb.engine.maintenance.checking.walk import (
     is_among,
     named_rows,
 )
-from vecdb.engine.segments.lifecycle import GRAPH_LOCK, SEAL_LOCK
+from vecdb.engine.segments.lifecycle import FLUSH_LOCK, GRAPH_LOCK
 from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import in_place
 
@@ -39,8 +39,8 @@ __all__ = [
     "check_counters",
     "check_entries",
     "check_ids",
+    "check_leases",
     "check_log",
-    "check_pins",
     "check_requests",
 ]
 
@@ -56,7 +56,7 @@ def check_ids(walk: Walk, facts: Facts, findings: Findings) -> None:
     twice = np.unique(rows[1:][rows[1:] == rows[:-1]])
     recorded = is_among(rows, facts.record_rows)
     damaged = is_among(rows, facts.bad_record_rows)
-    dead = is_among(rows, facts.dead_rows)
+    dead = is_among(rows, facts.deleted_rows)
     same = np.zeros(len(rows), bool)
     at = np.searchsorted(facts.record_rows, rows[recorded])
     same[recorded] = facts.record_hashes[at] == hashes[recorded]
@@ -105,7 +105,7 @@ def check_counters(facts: Facts, findings: Findings) -> None:
     for what, rows in (
         ("ids name", np.sort(facts.id_rows)),
         ("records are of", facts.record_rows),
-        ("deaths are of", facts.dead_rows),
+        ("deaths are of", facts.deleted_rows),
     ):
         past = rows[np.searchsorted(rows, counters.next_row) :]
         findings.many("COUNTERS", f"{what} rows past next_row, {counters.next_row:,}", past)
@@ -149,7 +149,7 @@ def _entry_faults(entry: dict[str, Any], facts: Facts) -> list[str]:
     faults = []
     if entry["state"] not in _STATES:
         faults.append(f"its state is {entry['state']!r}")
-    if entry["state"] == "claimed" and entry.get("lock") not in (SEAL_LOCK, GRAPH_LOCK):
+    if entry["state"] == "claimed" and entry.get("lock") not in (FLUSH_LOCK, GRAPH_LOCK):
         faults.append(f"it is claimed under the lock {entry.get('lock')!r}")
     next_row = 2**63 if facts.counters is None else facts.counters.next_row
     if not 0 <= entry["first_row"] <= entry["end_row"] <= next_row:
@@ -203,10 +203,10 @@ def check_log(walk: Walk, facts: Facts, block_rows: Rows, findings: Findings) ->
             "LOG", f"the log ends at row {next_row}, next_row is {facts.counters.next_row}"
         )
     if "dead" not in facts.incomplete and whole and not gaps.count:
-        _check_deaths(parts, first, facts, block_rows, findings)
+        _check_tombstones(parts, first, facts, block_rows, findings)
 
 
-def _check_deaths(
+def _check_tombstones(
     parts: list[tuple[Rows, int]], first: int, facts: Facts, block_rows: Rows, findings: Findings
 ) -> None:
     """Deaths of the log, which begins at seq ``first``, against those in ``dead``."""
@@ -216,30 +216,30 @@ def _check_deaths(
     )
     order = np.argsort(rows, kind="stable")
     rows, seqs = rows[order], seqs[order]
-    buried = is_among(rows, facts.dead_rows)
+    buried = is_among(rows, facts.deleted_rows)
     # A record is kept no longer than its death, a vector neither.
     kept = is_among(rows, facts.record_rows) | is_among(rows, block_rows)
     findings.many("LOG", "rows that died by the log and have no death", rows[kept & ~buried])
-    said = facts.dead_seqs[np.searchsorted(facts.dead_rows, rows[buried])]
+    said = facts.deleted_seqs[np.searchsorted(facts.deleted_rows, rows[buried])]
     differ = (said != seqs[buried]) & (said >= 0)
     findings.many("LOG", "rows that died at another seq by the log", rows[buried][differ])
-    recent = facts.dead_rows[facts.dead_seqs >= first]
+    recent = facts.deleted_rows[facts.deleted_seqs >= first]
     findings.many("LOG", "deaths that the log does not know", recent[~is_among(recent, rows)])
 
 
-def check_pins(walk: Walk, facts: Facts, findings: Findings) -> None:
+def check_leases(walk: Walk, facts: Facts, findings: Findings) -> None:
     """Pins are on states that have been."""
     if facts.state is None or facts.counters is None:
         return
     bad, ahead = Few(), Few()
     for key, payload in walk.values("pins", bytes.hex):
         try:
-            pin = layout.parse_pin(key, payload)
+            lease = layout.parse_lease(key, payload)
         except BAD_VALUE:
             bad.add(key.hex())
             continue
-        if pin.seq > facts.state.seq or pin.next_row > facts.counters.next_row:
-            ahead.add(f"{key.hex()}: seq {pin.seq}, next_row {pin.next_row}")
+        if lease.seq > facts.state.seq or lease.next_row > facts.counters.next_row:
+            ahead.add(f"{key.hex()}: seq {lease.seq}, next_row {lease.next_row}")
     bad.tell(findings, "VALUE", "pins can't be read")
     ahead.tell(findings, "PINS", f"pins are ahead of seq {facts.state.seq}")
 

@@ -148,7 +148,7 @@ class BlockWalk:
             return
         recorded = np.union1d(facts.record_rows, facts.bad_record_rows)
         missing = recorded[~is_among(recorded, self.rows)]
-        dead = is_among(missing, facts.dead_rows)
+        dead = is_among(missing, facts.deleted_rows)
         hidden = self._in_unreadable(missing)
         lost = missing[hidden & ~dead]
         what = "vectors of live rows can't be read, as their blocks are damaged"
@@ -156,7 +156,7 @@ class BlockWalk:
         missing, dead = missing[~hidden], dead[~hidden]
         findings.many("VECTORS", "live rows without a vector", missing[~dead])
         findings.many("VECTORS", "dead rows with a record and without a vector", missing[dead])
-        unknown = ~is_among(self.rows, recorded) & ~is_among(self.rows, facts.dead_rows)
+        unknown = ~is_among(self.rows, recorded) & ~is_among(self.rows, facts.deleted_rows)
         what = "vectors of rows with neither record nor death"
         findings.many("VECTORS", what, self.rows[unknown])
 
@@ -192,7 +192,7 @@ def check_segment_rows(segment: Segment, facts: Facts, findings: Findings) -> No
     inside = slice(*np.searchsorted(live, (segment.first_row, segment.end_row)))
     tell("live rows are not in", live[inside][~is_among(live[inside], rows)])
     recorded = is_among(rows, facts.record_rows)
-    known = recorded | is_among(rows, facts.dead_rows) | is_among(rows, facts.bad_record_rows)
+    known = recorded | is_among(rows, facts.deleted_rows) | is_among(rows, facts.bad_record_rows)
     tell("rows that the store does not know are in", rows[~known])
     hashes = _id_hashes(segment)
     if hashes is None:

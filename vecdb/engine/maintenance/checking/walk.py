@@ -60,7 +60,7 @@ class Facts:
         record_rows, record_hashes: of each row with a record, ascending, and the hash of its id.
         bad_record_rows: rows with a record that can't be read, ascending.
         metadata_versions: records with metadata, all versions.
-        dead_rows, dead_seqs: ascending by row; seq -1 if it can't be read.
+        deleted_rows, deleted_seqs: ascending by row; seq -1 if it can't be read.
         segments: number → entry, of those that can be read; bad_segments: the others.
         incomplete: databases of which not everything was seen.
     """
@@ -78,8 +78,8 @@ class Facts:
     record_hashes: Rows = field(default_factory=lambda: _NONE)
     bad_record_rows: Rows = field(default_factory=lambda: _NONE)
     metadata_versions: int = 0
-    dead_rows: Rows = field(default_factory=lambda: _NONE)
-    dead_seqs: Rows = field(default_factory=lambda: _NONE)
+    deleted_rows: Rows = field(default_factory=lambda: _NONE)
+    deleted_seqs: Rows = field(default_factory=lambda: _NONE)
     segments: dict[int, dict[str, Any]] = field(default_factory=dict)
     bad_segments: list[int] = field(default_factory=list)
     incomplete: set[str] = field(default_factory=set)
@@ -88,7 +88,7 @@ class Facts:
     def live_rows(self) -> Rows:
         """Rows with a record and without a death, ascending."""
         rows = np.union1d(self.record_rows, self.bad_record_rows)
-        return rows[~is_among(rows, self.dead_rows)]
+        return rows[~is_among(rows, self.deleted_rows)]
 
     def config(self) -> CollectionConfig | None:
         """The configuration, or None if it says nothing that could be."""
@@ -173,12 +173,12 @@ class Walk:
 
 
 def read_facts(walk: Walk) -> Facts:
-    """Go through all databases but ``blocks``, ``log``, ``pins`` and ``requests``."""
+    """Go through all databases but ``blocks``, ``log``, ``leases`` and ``requests``."""
     facts = Facts()
     _read_meta(walk, facts)
     _read_ids(walk, facts)
     _read_records(walk, facts)
-    _read_dead(walk, facts)
+    _read_deleted(walk, facts)
     _read_segments(walk, facts)
     for name in {n.decode() for n in layout.DATABASES} - _KNOWN:
         for _ in walk.values(name, repr):
@@ -317,7 +317,7 @@ def _id_of_record(payload: bytes) -> bytes:
     return encoded
 
 
-def _read_dead(walk: Walk, facts: Facts) -> None:
+def _read_deleted(walk: Walk, facts: Facts) -> None:
     rows, seqs = array("q"), array("q")
     bad, ahead = Few(), Few()
     seq_max = _seq_max(facts)
@@ -340,7 +340,7 @@ def _read_dead(walk: Walk, facts: Facts) -> None:
             ahead.add(f"{_shown_row(key)} at seq {seq}")
     bad.tell(walk.findings, "VALUE", "deaths that name no seq")
     ahead.tell(walk.findings, "DEATHS", f"rows died at a later seq than {seq_max}")
-    facts.dead_rows, facts.dead_seqs = _array(rows), _array(seqs)
+    facts.deleted_rows, facts.deleted_seqs = _array(rows), _array(seqs)
 
 
 def _read_segments(walk: Walk, facts: Facts) -> None:
