@@ -161,31 +161,38 @@ def test_options_of_open_are_documented(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------- errors
 
 
-def reasons_in(source: str) -> set[str]:
-    """The reasons that a module gives to errors, as text or as members of ``Reason``.
-
-    A reason is an argument of a class ``*Error``, or of a function or class of the module that has
-    a parameter ``reason``; or what is assigned to ``.reason``; or the value of a key "reason".
-    """
-    tree = ast.parse(source)
+def takers_of(tree: ast.AST) -> dict[str, int]:
+    """Functions and classes of a module that have a parameter ``reason``, and its place."""
     places: dict[str, int] = {}
     for node in ast.walk(tree):
         for function in [node, *(node.body if isinstance(node, ast.ClassDef) else ())]:
             if isinstance(function, ast.FunctionDef):
                 names = [each.arg for each in function.args.args if each.arg != "self"]
-                owner = node.name if isinstance(node, ast.ClassDef) else function.name
-                name = owner if function.name == "__init__" else function.name
+                made = isinstance(node, ast.ClassDef) and function.name == "__init__"
                 if "reason" in names:
-                    places[name] = names.index("reason")
+                    places[node.name if made else function.name] = names.index("reason")
+    return places
+
+
+def reasons_in(tree: ast.AST, classes: dict[str, int] | None = None) -> set[str]:
+    """The reasons that a module gives to errors, as text or as members of ``Reason``.
+
+    A reason is an argument of a class ``*Error``, or of a function or class that has a parameter
+    ``reason``; or what is assigned to ``.reason``; or the value of a key "reason".
+
+    Args:
+        classes: classes of other modules that have such a parameter.
+    """
+    places = {**(classes or {}), **takers_of(tree)}
     values: list[ast.expr] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func).rpartition(".")[2]
             place = places.get(name, 1 if name.endswith("Error") else None)
-            if place is not None and len(node.args) > place and name != "MissingExtraError":
-                values.append(node.args[place])
-            if place is not None:
-                values += [each.value for each in node.keywords if each.arg == "reason"]
+            if place is None or name == "MissingExtraError":
+                continue
+            values += node.args[place : place + 1]
+            values += [each.value for each in node.keywords if each.arg == "reason"]
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith(".reason"):
             values.append(node.value)
         elif isinstance(node, ast.Dict):
@@ -208,7 +215,14 @@ def _constants(value: ast.expr) -> Iterator[str]:
 
 def reasons_raised(*folders: str) -> set[str]:
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    return {reason for path in paths for reason in reasons_in(path.read_text(encoding="utf-8"))}
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    classes = {
+        name: place
+        for tree in trees
+        for name, place in takers_of(tree).items()
+        if name[0].isupper() and name != "MissingExtraError"
+    }
+    return {reason for tree in trees for reason in reasons_in(tree, classes)}
 
 
 def documented_reasons() -> set[str]:
@@ -245,7 +259,7 @@ self.reason = "ASSIGNED"
 print("text", "NOR_THIS")
 """
     wanted = "AS_TEXT AS_MEMBER ONE OTHER THROUGH_A_FUNCTION THROUGH_A_CLASS ASSIGNED IN_A_DICT"
-    assert reasons_in(source) == set(wanted.split())
+    assert reasons_in(ast.parse(source)) == set(wanted.split())
     assert len(reasons_raised(*PRODUCT)) > 100
 
 
