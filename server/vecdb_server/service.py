@@ -31,6 +31,7 @@ from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.system.call_memory import CallMemory, MemoryBudget
 from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import CancelledError, DeadlineExceededError, UnavailableError
+from vecdb.reasons import Reason
 from vecdb.types import Receipt
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_matrix
@@ -84,7 +85,7 @@ class Service:
         self._backups = backups
         self.runtime: Runtime | None = None
         self.refusal: UnavailableError | None = UnavailableError(
-            "the server is starting", "STARTING"
+            "the server is starting", Reason.STARTING
         )
         self._message_bytes = message_bytes
 
