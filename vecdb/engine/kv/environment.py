@@ -96,9 +96,8 @@ class Environment:
         self._closed: VecdbError | None = None
         self._failed: str | None = None  # LMDB refuses everything until it is opened again.
         self._doubtful = False  # No write before a commit has been seen to reach the disk.
-        self._confirming = threading.Lock()
         self._opening, self._committing = BackOff(), BackOff()
-        self._readers_checked_at = time.monotonic()
+        self._confirming, self._readers_checked_at = threading.Lock(), time.monotonic()
         if create:
             make_folder(folder, exist_ok=True)
         self._lmdb: Any = None
@@ -124,7 +123,7 @@ class Environment:
                 map_bytes=map_bytes,
                 held=held,
                 readers_max=READERS_MAX,
-            ),  # fmt: skip
+            ),
         )
         if not (place.holds() and (self._place is None or self._place.holds())):
             handle.close()
