@@ -287,8 +287,8 @@ class Service:
 
     @contextlib.contextmanager
     def _drained(self, call: Call) -> Iterator[Deadline]:
-        """Give a deadline for long work that a leaving caller and a draining server end too. After a
-        drain the caller gets DRAINING instead of CANCELLED."""
+        """Give a deadline for long work which a leaving caller or a draining server end too. After
+        a drain the caller gets DRAINING instead of CANCELLED."""
         left_s = _check_still_wanted(call)
         try:
             yield Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
