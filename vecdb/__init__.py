@@ -38,6 +38,7 @@ from vecdb.errors import (
     UnsupportedError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 from vecdb.scrolling import Scroll
 from vecdb.types import (
     BackupReport,
@@ -89,6 +90,7 @@ __all__ = [
     "NotFoundError",
     "OutcomeUnknownError",
     "Problem",
+    "Reason",
     "Receipt",
     "Records",
     "ResourceExhaustedError",

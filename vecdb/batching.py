@@ -25,6 +25,7 @@ import numpy as np
 from vecdb import limits
 from vecdb.checks import check_limit
 from vecdb.errors import InvalidArgumentError
+from vecdb.reasons import Reason
 from vecdb.row_names import shown
 from vecdb.types import IngestProgress
 from vecdb.vector_arrays import as_rows, plain
@@ -68,7 +69,7 @@ def batches(ids: Any, vectors: Any, metadata: Any, dim: int, batch_rows: int) ->
     check_limit(limits.BATCH_ROWS, batch_rows, "batch_rows")
     if isinstance(metadata, dict):
         raise InvalidArgumentError(
-            "metadata must be a list or iterable of dict or None, got dict", "BAD_METADATA"
+            "metadata must be a list or iterable of dict or None, got dict", Reason.BAD_METADATA
         )
     named = _Source("ids", ids)
     if vectors is None and named.length == 0:
@@ -173,7 +174,7 @@ def _no_rows(what: str, rows: Any) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"{what} must be a list, an array or an iterable of rows, "
         f"got {shown(rows)} ({type(rows).__name__})",
-        "NOT_A_LIST",
+        Reason.NOT_A_LIST,
     )
 
 
@@ -190,11 +191,11 @@ def _as_rows(vectors: Any, dim: int) -> Any:
     if len(shape) != 2:
         raise InvalidArgumentError(
             f"vectors must have 2 axes, (n, {dim}), got {len(shape)}, of shape {shape}",
-            "NOT_A_MATRIX",
+            Reason.NOT_A_MATRIX,
         )
     if shape[1] != dim:
         raise InvalidArgumentError(
-            f"vectors: expected {dim} dimensions, got {shape[1]}", "DIM_MISMATCH"
+            f"vectors: expected {dim} dimensions, got {shape[1]}", Reason.DIM_MISMATCH
         )
     return rows
 
@@ -203,5 +204,5 @@ def _mismatch(what: str, got: object, other: str, expected: object) -> InvalidAr
     return InvalidArgumentError(
         f"{what} and {other} must have the same number of rows: "
         f"{what} has {got}, {other} has {expected}",
-        "COUNT_MISMATCH",
+        Reason.COUNT_MISMATCH,
     )

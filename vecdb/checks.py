@@ -22,6 +22,7 @@ from vecdb.errors import InvalidArgumentError, UnsupportedError
 from vecdb.limits import Limit
 from vecdb.metadata_checks import check_metadata, check_raw_metadata, check_same_count
 from vecdb.os_errors import os_errors_translated
+from vecdb.reasons import Reason
 from vecdb.row_names import UNNAMED, RowNames, shown
 from vecdb.types import CollectionConfig, Metric
 from vecdb.vector_arrays import as_rows, plain
@@ -64,13 +65,13 @@ def check_limit(limit: Limit, value: Any, name: str | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InvalidArgumentError(
             f"{name} must be an integer, got {shown(value)} ({type(value).__name__})",
-            "NOT_AN_INTEGER",
+            Reason.NOT_AN_INTEGER,
         )
     number = int(value)
     if not limit.minimum <= number <= limit.maximum:
         raise InvalidArgumentError(
             f"{name} must be {limit.minimum} to {limit.maximum}, got {shown(number)}",
-            "OUT_OF_RANGE",
+            Reason.OUT_OF_RANGE,
         )
     return number
 
@@ -79,7 +80,9 @@ def check_flag(name: str, value: Any) -> bool:
     """True or False, or 1 or 0."""
     if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
         return bool(value)
-    raise InvalidArgumentError(f"{name} must be True or False, got {shown(value)}", "NOT_A_FLAG")
+    raise InvalidArgumentError(
+        f"{name} must be True or False, got {shown(value)}", Reason.NOT_A_FLAG
+    )
 
 
 def check_flags(**given: Any) -> dict[str, bool]:
@@ -95,7 +98,7 @@ def check_timeout(timeout_s: Any) -> float | None:
     if isinstance(timeout_s, bool) or not is_number or not timeout_s > 0:
         raise InvalidArgumentError(
             f"timeout_s must be a number of seconds above 0, or None, got {shown(timeout_s)}",
-            "OUT_OF_RANGE",
+            Reason.OUT_OF_RANGE,
         )
     return None if timeout_s > _TIMEOUT_S_MAX else float(timeout_s)
 
@@ -104,7 +107,7 @@ def check_callable(name: str, value: Any) -> None:
     """A function, or None."""
     if value is not None and not callable(value):
         raise InvalidArgumentError(
-            f"{name} must be a function or None, got {shown(value)}", "NOT_A_FUNCTION"
+            f"{name} must be a function or None, got {shown(value)}", Reason.NOT_A_FUNCTION
         )
 
 
@@ -115,14 +118,15 @@ def check_options(options: Mapping[str, Any], known: Iterable[str], of: str) -> 
         if option not in names:
             near = get_close_matches(option, names)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
-            raise InvalidArgumentError(f"{of} has no option {option!r}; {hint}", "BAD_OPTION")
+            raise InvalidArgumentError(f"{of} has no option {option!r}; {hint}", Reason.BAD_OPTION)
 
 
 def check_name(name: Any) -> str:
     """A collection's name."""
     if not isinstance(name, str) or not re.fullmatch(limits.NAME_PATTERN, name):
         raise InvalidArgumentError(
-            f"a collection's name must match {limits.NAME_PATTERN}, got {shown(name)}", "BAD_NAME"
+            f"a collection's name must match {limits.NAME_PATTERN}, got {shown(name)}",
+            Reason.BAD_NAME,
         )
     return name
 
@@ -134,10 +138,10 @@ def check_path(path: Any) -> str:
         text.encode()
     except (TypeError, UnicodeError):
         raise InvalidArgumentError(
-            f"a path is a str or a pathlib.Path, in UTF-8, got {shown(path)}", "BAD_PATH"
+            f"a path is a str or a pathlib.Path, in UTF-8, got {shown(path)}", Reason.BAD_PATH
         ) from None
     if not text or "\0" in text:
-        raise InvalidArgumentError(f"this is no path: {shown(text)}", "BAD_PATH")
+        raise InvalidArgumentError(f"this is no path: {shown(text)}", Reason.BAD_PATH)
     return text
 
 
@@ -147,7 +151,9 @@ def check_local_path(path: Any) -> Path:
     try:
         local = Path(text).expanduser()
     except RuntimeError as error:
-        raise InvalidArgumentError(f"this is no path: {shown(text)}: {error}", "BAD_PATH") from None
+        raise InvalidArgumentError(
+            f"this is no path: {shown(text)}: {error}", Reason.BAD_PATH
+        ) from None
     with os_errors_translated(text), suppress(FileNotFoundError, NotADirectoryError):
         local.stat()  # Too long a name, links in a circle, folders that are closed to us.
     return local
@@ -159,7 +165,7 @@ def check_metric(metric: Any) -> Metric:
     if isinstance(metric, str) and metric in known:
         return Metric(metric)
     raise InvalidArgumentError(
-        f"metric must be one of {', '.join(known)}, got {shown(metric)}", "BAD_METRIC"
+        f"metric must be one of {', '.join(known)}, got {shown(metric)}", Reason.BAD_METRIC
     )
 
 
@@ -213,26 +219,26 @@ def _explain_bad_row(
             raise InvalidArgumentError(
                 f"{named(row)} has {wide[column]} at component {column}; "
                 "all components must be finite",
-                "NOT_FINITE",
+                Reason.NOT_FINITE,
             )
         square = float(wide @ wide)
         if square > limits.SQUARED_NORM_MAX:
             raise InvalidArgumentError(
                 f"{named(row)} has a squared length of {square:.3g}; "
                 f"at most {limits.SQUARED_NORM_MAX:.3g} fits a float32 distance",
-                "TOO_LARGE",
+                Reason.TOO_LARGE,
             )
         if metric is not Metric.COSINE and 0.0 < square < limits.SQUARED_NORM_MIN:
             raise InvalidArgumentError(
                 f"{named(row)} has a length of {square**0.5:.3g}; under {metric.value} a "
                 f"length is 0 or at least {limits.SQUARED_NORM_MIN**0.5:.3g}, or scores vanish in "
                 "float32; multiply all vectors by one number, or store zeros",
-                "TOO_SMALL",
+                Reason.TOO_SMALL,
             )
         if metric is Metric.COSINE and square == 0.0:
             raise InvalidArgumentError(
                 f"{named(row)} has length 0; under cosine a length above 0 is needed",
-                "ZERO_VECTOR",
+                Reason.ZERO_VECTOR,
             )
 
 
@@ -306,7 +312,7 @@ def check_ids(
                 raise InvalidArgumentError(
                     f"duplicate id {shown(text)} at positions {first + seen[text]} and "
                     f"{first + position}; a batch has each id once",
-                    "DUPLICATE_ID",
+                    Reason.DUPLICATE_ID,
                 )
             seen[text] = position
     return texts
@@ -324,14 +330,14 @@ def _listed(ids: Any, ordered: bool, limit: Limit) -> list[Any]:
         hint = "; put a single id into a list" if isinstance(ids, str | bytes) else ""
         raise InvalidArgumentError(
             f"ids must be a list of str, got {shown(ids)} ({type(ids).__name__}){hint}",
-            "NOT_A_LIST",
+            Reason.NOT_A_LIST,
         )
     if len(given) > limit.maximum:
         count = len(ids) if isinstance(ids, Sized) else f"more than {limit.maximum}"
         raise InvalidArgumentError(
             f"{limit.name} must be at most {limit.maximum}, got {count}; upsert_many takes any "
             "number of rows",
-            "BATCH_SIZE",
+            Reason.BATCH_SIZE,
         )
     return given
 
@@ -346,7 +352,7 @@ def _id_text(value: Any, position: int) -> str:
         raise InvalidArgumentError(
             f"the id at position {position}: {limits.ID_BYTES.name} must be at most {most}, got an "
             "integer with more digits",
-            "BAD_ID",
+            Reason.BAD_ID,
         )
     raise _bad_id(value, position, f"expected a str or an integer, got {type(value).__name__}")
 
@@ -359,14 +365,14 @@ def _utf8_size(text: str, position: int) -> int:
 
 
 def _bad_id(value: Any, position: int, why: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"id {shown(value)} at position {position}: {why}", "BAD_ID")
+    return InvalidArgumentError(f"id {shown(value)} at position {position}: {why}", Reason.BAD_ID)
 
 
 def check_token(token: Any) -> str:
     """The token of a scroll, as far as it can be checked without the collection: some text."""
     if not isinstance(token, str) or not token.isascii() or not token:
         raise InvalidArgumentError(
-            f"a token is what next_token of a page was, got {shown(token)}", "BAD_TOKEN"
+            f"a token is what next_token of a page was, got {shown(token)}", Reason.BAD_TOKEN
         )
     return token
 
@@ -378,7 +384,7 @@ def check_k(k: Any, query_count: int) -> int:
         raise InvalidArgumentError(
             f"queries times k must be at most {limits.RESULTS_PER_CALL_MAX}, "
             f"got {query_count} x {number} = {query_count * number}",
-            "TOO_MANY_RESULTS",
+            Reason.TOO_MANY_RESULTS,
         )
     return number
 
@@ -399,7 +405,7 @@ def check_condition(insert_only: Any, if_seq: Any) -> tuple[bool, int | None]:
         raise InvalidArgumentError(
             f"insert_only wants ids that are not there, if_seq {seq} wants ids that are: "
             "no batch can have both",
-            "BAD_CONDITION",
+            Reason.BAD_CONDITION,
         )
     return must_be_new, seq
 
@@ -414,13 +420,14 @@ def check_request_id(request_id: Any, limit: Limit = limits.REQUEST_ID_BYTES) ->
         size = len(request_id.encode())
     except (TypeError, UnicodeError):
         raise InvalidArgumentError(
-            f"a request_id is a str of valid Unicode, got {shown(request_id)}", "BAD_REQUEST_ID"
+            f"a request_id is a str of valid Unicode, got {shown(request_id)}",
+            Reason.BAD_REQUEST_ID,
         ) from None
     if not limit.minimum <= size <= limit.maximum:
         raise InvalidArgumentError(
             f"{limit.name} must have at least {limit.minimum} and at most {limit.maximum} bytes, "
             f"got {size}",
-            "OUT_OF_RANGE",
+            Reason.OUT_OF_RANGE,
         )
     return request_id
 
@@ -429,4 +436,4 @@ def check_reserved(**given: Any) -> None:
     """Arguments that have their place but no code yet are refused rather than ignored."""
     for name, value in given.items():
         if value is not None:
-            raise UnsupportedError(f"{name} is reserved and not supported yet", "RESERVED")
+            raise UnsupportedError(f"{name} is reserved and not supported yet", Reason.RESERVED)

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from vecdb import checks, limits
 from vecdb.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
+from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig
 
 __all__ = ["DatabaseSurface"]
@@ -109,5 +110,5 @@ def _check_same_config(
         raise InvalidArgumentError(
             f"collection {name!r} exists with {has}, expected {asked}; use another name, or drop "
             "the collection first",
-            "CONFIG_MISMATCH",
+            Reason.CONFIG_MISMATCH,
         )

@@ -16,9 +16,9 @@
     ├── InternalError            a defect of vecdb
     └── MissingExtraError        not installed, says what to type; an ImportError
 
-Each class has a ``code``, the name of its gRPC status, and each error a ``reason``: a short
-constant in capitals that programs may compare (``DIM_MISMATCH``). Messages are for people and may
-change.
+Each class has a ``code``, the name of its gRPC status, and each error a ``reason`` for programs to
+compare: one of ``Reason`` (``Reason.DIM_MISMATCH``), or the code where it has none of its own.
+Messages are for people and may change.
 Foreign errors are translated where they arise: LMDB's in ``vecdb.engine.kv.environment``, gRPC's in
 ``vecdb_client.translation``, ours to gRPC's in ``vecdb_server.translation``.
 """
@@ -26,6 +26,8 @@ Foreign errors are translated where they arise: LMDB's in ``vecdb.engine.kv.envi
 from __future__ import annotations
 
 from typing import Any, ClassVar
+
+from vecdb.reasons import Reason
 
 __all__ = [
     "AlreadyExistsError",
@@ -50,17 +52,17 @@ class VecdbError(Exception):
     """The root of the tree: catch it to catch all.
 
     Attributes:
-        reason: a constant in capitals that names the cause.
+        reason: one of ``Reason``, or ``code``; str, as a newer server may know others.
         progress: after ``upsert_many`` failed, an ``IngestProgress`` of what was acknowledged; else
             None.
     """
 
     code: ClassVar[str] = "UNKNOWN"
 
-    def __init__(self, message: str, reason: str = "") -> None:
+    def __init__(self, message: str, reason: Reason | str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.reason = reason or self.code
+        self.reason = str(reason) or self.code
         self.progress: Any = None
 
     def __str__(self) -> str:
@@ -159,7 +161,7 @@ class MissingExtraError(VecdbError, ImportError):
         super().__init__(
             f"{what} needs more than the bare client: pip install 'vecdb-grpc[{extra}]'"
         )
-        self.reason = "MISSING_EXTRA"
+        self.reason = str(Reason.MISSING_EXTRA)
         self._arguments = (what, extra)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -34,6 +34,7 @@ from typing import IO, Any, Final, Self
 from vecdb import checks
 from vecdb.errors import AlreadyExistsError, DataLossError, NotFoundError, VecdbError
 from vecdb.os_errors import os_errors_translated
+from vecdb.reasons import Reason
 from vecdb.side_header import KEY, SideHeader
 from vecdb.types import ExportEnd, ExportReport, Records, ScrollPage
 
@@ -70,7 +71,7 @@ class NewFile:
     def __init__(self, target: Path, *, overwrite: bool) -> None:
         if not target.parent.is_dir():
             raise NotFoundError(
-                f"{target.parent}, where {target.name} should go, is no folder", "NO_FOLDER"
+                f"{target.parent}, where {target.name} should go, is no folder", Reason.NO_FOLDER
             )
         self.target, self.overwrite, self.placed = target, overwrite, False
         _check_free(target, overwrite=overwrite)
@@ -154,7 +155,9 @@ def _sync_folder(folder: Path) -> None:
 
 def _check_free(target: Path, *, overwrite: bool) -> None:
     if target.is_dir():
-        raise AlreadyExistsError(f"{target} is a folder; give the name of a file", "PATH_TAKEN")
+        raise AlreadyExistsError(
+            f"{target} is a folder; give the name of a file", Reason.PATH_TAKEN
+        )
     if not overwrite and os.path.lexists(target):
         raise _taken(target)
 
@@ -162,7 +165,7 @@ def _check_free(target: Path, *, overwrite: bool) -> None:
 def _taken(target: Path) -> AlreadyExistsError:
     return AlreadyExistsError(
         f"{target} is there already; give another name, or overwrite=True (--overwrite)",
-        "PATH_TAKEN",
+        Reason.PATH_TAKEN,
     )
 
 
@@ -228,7 +231,7 @@ def _check_nothing_beside(target: Path, side: Path, *, overwrite: bool) -> None:
         raise AlreadyExistsError(
             f"{side} is in the way, as it would be taken for what belongs to {target.name}: "
             "remove it, give another name, or overwrite=True (--overwrite)",
-            "PATH_TAKEN",
+            Reason.PATH_TAKEN,
         )
 
 
@@ -249,14 +252,14 @@ def _receive(
         if unsynced >= _SYNC_BYTES and syncing.done():
             syncing.result()  # An error is told once: a later sync would not see it.
             syncing, unsynced = disk.submit(os.fdatasync, file.stream.fileno()), 0
-    raise DataLossError(f"the export ended after {size} bytes, before its end", "EXPORT_CUT")
+    raise DataLossError(f"the export ended after {size} bytes, before its end", Reason.EXPORT_CUT)
 
 
 def _check_whole(end: ExportEnd, size: int, sha256: str) -> None:
     if (size, sha256) != (end.bytes, end.sha256):
         raise DataLossError(
             f"expected {end.bytes} bytes with SHA-256 {end.sha256}, got {size} with {sha256}",
-            "EXPORT_DAMAGED",
+            Reason.EXPORT_DAMAGED,
         )
 
 
@@ -274,7 +277,9 @@ def _write_side(
             writer.add(numbers or list(range(rows, rows + count)), records)
             rows += count
     if rows != end.rows:
-        raise DataLossError(f"expected {end.rows} rows beside the export, got {rows}", "EXPORT_CUT")
+        raise DataLossError(
+            f"expected {end.rows} rows beside the export, got {rows}", Reason.EXPORT_CUT
+        )
     file.sync()
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from vecdb import checks, json_objects
 from vecdb.errors import InvalidArgumentError, MissingExtraError, NotFoundError
 from vecdb.export_files import side_paths
+from vecdb.reasons import Reason
 from vecdb.side_header import KEY
 
 __all__ = ["SideFile", "open_regular", "side_lines"]
@@ -56,10 +57,10 @@ def open_regular(path: Path, called: str) -> int:
         # Opening a pipe would wait for somebody who writes to it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"there is no file {called}", "NO_FILE") from None
+        raise NotFoundError(f"there is no file {called}", Reason.NO_FILE) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InvalidArgumentError(f"{called} is no regular file", "BAD_FILE")
+        raise InvalidArgumentError(f"{called} is no regular file", Reason.BAD_FILE)
     return descriptor
 
 
@@ -93,7 +94,7 @@ def _chosen(path: Path, meta: Any) -> Path | None:
         return next((each for each in side_paths(path) if each.exists()), None)
     chosen = checks.check_local_path(meta)
     if not chosen.is_file():
-        raise NotFoundError(f"there is no file {chosen}", "NO_FILE")
+        raise NotFoundError(f"there is no file {chosen}", Reason.NO_FILE)
     return chosen
 
 
@@ -116,11 +117,11 @@ def _copy_table(table: Path, lines: Path) -> None:
             if to_come:
                 out.write(json.dumps(to_come) + "\n")
     except FileNotFoundError:
-        raise NotFoundError(f"there is no file {table}", "NO_FILE") from None
+        raise NotFoundError(f"there is no file {table}", Reason.NO_FILE) from None
     except (ArrowException, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # The disk's. Arrow raises one without a number for what it can't decode.
         wanted = ", ".join(_FIELDS)
         raise InvalidArgumentError(
-            f"{table}: no readable Parquet table of {wanted}: {error}", "BAD_META"
+            f"{table}: no readable Parquet table of {wanted}: {error}", Reason.BAD_META
         ) from None

@@ -11,6 +11,7 @@ from typing import Any
 from vecdb import json_objects, limits
 from vecdb.errors import InvalidArgumentError
 from vecdb.json_objects import NotJsonError
+from vecdb.reasons import Reason
 from vecdb.row_names import UNNAMED, RowNames
 
 __all__ = ["check_metadata", "check_raw_metadata", "check_same_count"]
@@ -23,7 +24,7 @@ def check_metadata(metadata: Any, count: int, names: RowNames = UNNAMED) -> list
     if isinstance(metadata, dict | str | bytes) or not isinstance(metadata, Sequence):
         raise InvalidArgumentError(
             f"metadata must be a list of dict or None, got {type(metadata).__name__}",
-            "BAD_METADATA",
+            Reason.BAD_METADATA,
         )
     check_same_count("metadata", len(metadata), count)
     return [_encoded(entry, row, names) for row, entry in enumerate(metadata)]
@@ -44,14 +45,14 @@ def _encoded(entry: Any, row: int, names: RowNames) -> bytes:
         raise
     except NotJsonError as error:
         raise InvalidArgumentError(
-            f"metadata: {names.of(row)} is not JSON: {error}", "BAD_METADATA"
+            f"metadata: {names.of(row)} is not JSON: {error}", Reason.BAD_METADATA
         ) from None
     return raw
 
 
 def _no_object(entry: Any, where: str) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"metadata: {where} must be a JSON object, got {type(entry).__name__}", "BAD_METADATA"
+        f"metadata: {where} must be a JSON object, got {type(entry).__name__}", Reason.BAD_METADATA
     )
 
 
@@ -75,7 +76,7 @@ def check_raw_metadata(
             entry = json_objects.decode(text)
         except (NotJsonError, RecursionError) as error:
             raise InvalidArgumentError(
-                f"metadata: {names.of(row)} is not JSON: {error}", "BAD_METADATA"
+                f"metadata: {names.of(row)} is not JSON: {error}", Reason.BAD_METADATA
             ) from None
         if not isinstance(entry, dict):
             raise _no_object(entry, names.of(row))
@@ -95,7 +96,7 @@ def _check_metadata_size(raw: bytes, row: int, names: RowNames) -> None:
         raise InvalidArgumentError(
             f"metadata: {names.of(row)} has {len(raw)} bytes, "
             f"at most {limits.METADATA_BYTES.maximum}",
-            "METADATA_TOO_LARGE",
+            Reason.METADATA_TOO_LARGE,
         )
 
 
@@ -108,7 +109,7 @@ def _check_depth(entry: Any, row: int, names: RowNames) -> None:
             raise InvalidArgumentError(
                 f"metadata: {names.of(row)} nests deeper than "
                 f"{limits.METADATA_DEPTH.maximum} levels (at least {depth})",
-                "METADATA_TOO_DEEP",
+                Reason.METADATA_TOO_DEEP,
             )
         below: list[Any] = []
         for value in layer:
@@ -122,5 +123,5 @@ def check_same_count(what: str, got: int, expected: int) -> None:
     if got != expected:
         raise InvalidArgumentError(
             f"{what}: expected {expected} rows, got {got}; one belongs to each of the ids",
-            "COUNT_MISMATCH",
+            Reason.COUNT_MISMATCH,
         )

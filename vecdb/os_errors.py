@@ -14,6 +14,7 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 
 __all__ = ["os_errors_translated"]
 
@@ -29,17 +30,19 @@ def os_errors_translated(what: str, *, missing: bool = False) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as error:
         if not missing:
             raise
-        raise NotFoundError(f"there is no such folder ({what}: {error})", "NO_FOLDER") from error
+        raise NotFoundError(
+            f"there is no such folder ({what}: {error})", Reason.NO_FOLDER
+        ) from error
     except OSError as error:
         text = f"{what}: {error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise ResourceExhaustedError(f"the disk is full ({text})", "DISK_FULL") from error
+            raise ResourceExhaustedError(f"the disk is full ({text})", Reason.DISK_FULL) from error
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise ResourceExhaustedError(f"too many open files ({text})", "FILES") from error
+            raise ResourceExhaustedError(f"too many open files ({text})", Reason.FILES) from error
         if error.errno == errno.ENOMEM:
-            raise ResourceExhaustedError(f"out of memory ({text})", "OUT_OF_MEMORY") from error
+            raise ResourceExhaustedError(f"out of memory ({text})", Reason.OUT_OF_MEMORY) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise FailedPreconditionError(f"not allowed ({text})", "PERMISSION") from error
+            raise FailedPreconditionError(f"not allowed ({text})", Reason.PERMISSION) from error
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise InvalidArgumentError(f"this is no path: {text}", "BAD_PATH") from error
-        raise UnavailableError(f"I/O error ({text})", "IO_ERROR") from error
+            raise InvalidArgumentError(f"this is no path: {text}", Reason.BAD_PATH) from error
+        raise UnavailableError(f"I/O error ({text})", Reason.IO_ERROR) from error

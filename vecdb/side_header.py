@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError
+from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, Metric
 
 __all__ = ["KEY", "SideHeader"]
@@ -54,14 +55,14 @@ class SideHeader(NamedTuple):
         """
         if not isinstance(found, dict):
             raise InvalidArgumentError(
-                f"{KEY} must be a JSON object, got {type(found).__name__}", "BAD_META"
+                f"{KEY} must be a JSON object, got {type(found).__name__}", Reason.BAD_META
             )
         known = {name: found.get(name) for name in cls._fields}
         normalized = known["normalized"]
         if normalized is not None and not isinstance(normalized, bool):
             raise InvalidArgumentError(
                 f"{KEY}, normalized must be true or false, got {type(normalized).__name__}",
-                "BAD_META",
+                Reason.BAD_META,
             )
         try:
             if known["metric"] is not None:
@@ -70,7 +71,7 @@ class SideHeader(NamedTuple):
                 if known[limit.name] is not None:
                     known[limit.name] = checks.check_limit(limit, known[limit.name])
         except InvalidArgumentError as error:
-            raise InvalidArgumentError(f"{KEY}, {error.message}", "BAD_META") from None
+            raise InvalidArgumentError(f"{KEY}, {error.message}", Reason.BAD_META) from None
         return cls(**known)
 
     def as_json(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.errors import InvalidArgumentError
+from vecdb.reasons import Reason
 from vecdb.row_names import UNNAMED, RowNames, shown
 
 __all__ = ["as_floats", "as_queries", "as_rows", "check_unmasked", "plain"]
@@ -84,7 +85,8 @@ def as_rows(vectors: Any, what: str, dim: int, names: RowNames = UNNAMED) -> Flo
         return np.zeros((0, dim), np.float32)
     if names.first and array.ndim == 2 and array.shape[1] != dim:
         raise InvalidArgumentError(
-            f"{what}: {names.of(0)} has {array.shape[1]} components, expected {dim}", "DIM_MISMATCH"
+            f"{what}: {names.of(0)} has {array.shape[1]} components, expected {dim}",
+            Reason.DIM_MISMATCH,
         )
     _check_shape(array, what, dim)
     return array.reshape(1, -1) if array.ndim == 1 else array
@@ -94,12 +96,12 @@ def _check_shape(array: Floats, what: str, dim: int) -> None:
     if array.ndim <= 2:
         if array.shape[-1] != dim:
             raise InvalidArgumentError(
-                f"{what}: expected {dim} dimensions, got {array.shape[-1]}", "DIM_MISMATCH"
+                f"{what}: expected {dim} dimensions, got {array.shape[-1]}", Reason.DIM_MISMATCH
             )
         return
     raise InvalidArgumentError(
         f"{what} must have 2 axes, (n, {dim}), got {array.ndim}, of shape {array.shape}",
-        "NOT_A_MATRIX",
+        Reason.NOT_A_MATRIX,
     )
 
 
@@ -112,7 +114,8 @@ def plain(what: str, rows: Any) -> Any:
         return convert()
     except Exception as error:
         raise InvalidArgumentError(
-            f"{what}: to_numpy() of a {type(rows).__name__} failed: {shown(error)}", "NOT_A_LIST"
+            f"{what}: to_numpy() of a {type(rows).__name__} failed: {shown(error)}",
+            Reason.NOT_A_LIST,
         ) from error
 
 
@@ -137,7 +140,7 @@ def check_unmasked(vectors: Any, what: str, names: RowNames = UNNAMED) -> None:
             raise InvalidArgumentError(
                 f"{what}: {names.of(first + place[0])} is masked at component {place[-1]}; "
                 "fill it (numpy.ma.filled) or leave the row out",
-                "MASKED",
+                Reason.MASKED,
             )
 
 
@@ -154,7 +157,7 @@ def _refuse(vectors: Any, what: str, dim: int, why: str) -> NoReturn:
         )
     else:
         text = f"{what} must be a list or an array, {expected}, got {type(vectors).__name__}{why}"
-    raise InvalidArgumentError(text, "NOT_A_MATRIX")
+    raise InvalidArgumentError(text, Reason.NOT_A_MATRIX)
 
 
 def _each_row(rows: list[Any], what: str, dim: int, names: RowNames) -> Iterator[Floats]:
@@ -162,7 +165,8 @@ def _each_row(rows: list[Any], what: str, dim: int, names: RowNames) -> Iterator
         where = f": {names.of(position)}"
         if _is_scalar(row):
             raise InvalidArgumentError(
-                f"{what}{where} must be a list of {dim} numbers, got {shown(row)}", "NOT_A_MATRIX"
+                f"{what}{where} must be a list of {dim} numbers, got {shown(row)}",
+                Reason.NOT_A_MATRIX,
             )
         try:
             array = np.asarray(row)
@@ -172,11 +176,11 @@ def _each_row(rows: list[Any], what: str, dim: int, names: RowNames) -> Iterator
             raise InvalidArgumentError(
                 f"{what}{where} must be a list of {dim} numbers, got {type(row).__name__}"
                 + (f" of shape {array.shape}" if array.ndim else ""),
-                "NOT_A_MATRIX",
+                Reason.NOT_A_MATRIX,
             )
         if len(array) != dim:
             raise InvalidArgumentError(
-                f"{what}{where} has {len(array)} components, expected {dim}", "NOT_A_MATRIX"
+                f"{what}{where} has {len(array)} components, expected {dim}", Reason.NOT_A_MATRIX
             )
         if array.dtype.kind in _REAL_KINDS:
             with np.errstate(over="ignore"):
@@ -194,7 +198,7 @@ def _components(values: list[Any], what: str, where: str) -> Floats:
             raise InvalidArgumentError(
                 f"{what}{where} has {shown(value)} ({type(value).__name__}) at component "
                 f"{place}, expected a real number{hint}",
-                "NOT_A_MATRIX",
+                Reason.NOT_A_MATRIX,
             )
         try:
             with np.errstate(over="ignore"):
@@ -202,7 +206,7 @@ def _components(values: list[Any], what: str, where: str) -> Floats:
         except (OverflowError, ValueError):
             raise InvalidArgumentError(
                 f"{what}{where} has a number at component {place} that no float32 holds",
-                "NOT_A_MATRIX",
+                Reason.NOT_A_MATRIX,
             ) from None
     return out
 

@@ -6,6 +6,7 @@ import re
 from typing import Any, Final
 
 from vecdb.errors import InvalidArgumentError
+from vecdb.reasons import Reason
 from vecdb.row_names import shown
 
 __all__ = ["check_address"]
@@ -43,5 +44,5 @@ def check_address(address: Any) -> str:
 
 def _wrong(address: Any, hint: str) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"address must be host:port{hint}, got {shown(address)}", "BAD_ADDRESS"
+        f"address must be host:port{hint}, got {shown(address)}", Reason.BAD_ADDRESS
     )

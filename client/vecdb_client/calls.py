@@ -23,6 +23,7 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 from vecdb_client import translation
 from vecdb_client.connection import Begun, Connection
 from vecdb_client.interrupts import in_background
@@ -33,7 +34,7 @@ __all__ = ["Calls"]
 _BACK_OFF_FIRST_S: Final = 0.002
 _BACK_OFF_MAX_S: Final = 0.1
 
-_SERVER_AWAY: Final = frozenset({"CONNECTION", "STARTING", "DRAINING"})
+_SERVER_AWAY: Final = frozenset({Reason.CONNECTION, Reason.STARTING, Reason.DRAINING})
 """Reasons that end with a server that starts again."""
 
 
@@ -158,7 +159,7 @@ class Calls:
 
     def _note_limit(self, error: VecdbError) -> None:
         """A server that was started again with another limit is asked for it by the next call."""
-        if error.reason == "MESSAGE_TOO_LARGE":
+        if error.reason == Reason.MESSAGE_TOO_LARGE:
             self._message_bytes = None
 
     def close(self) -> None:
@@ -210,10 +211,10 @@ class Calls:
         if os.getpid() != self._pid:
             raise FailedPreconditionError(
                 f"the client of {self._address} was made before a fork; make one in the child",
-                "FORKED",
+                Reason.FORKED,
             )
         if self._unusable is not None:
-            raise FailedPreconditionError(self._unusable, "CLOSED")
+            raise FailedPreconditionError(self._unusable, Reason.CLOSED)
 
 
 class _Attempts:
@@ -235,14 +236,17 @@ class _Attempts:
         if isinstance(error, OutcomeUnknownError) and self._repeatable:
             self.doubt = self.doubt or error
             return
-        if error.reason == "TOO_MANY_WRITES":
+        if error.reason == Reason.TOO_MANY_WRITES:
             return
         if self.doubt is None:
             raise error
         if error.reason in _SERVER_AWAY:
             return
         # CLOSED: another thread has closed the client meanwhile.
-        if isinstance(error, UnavailableError | ResourceExhaustedError) or error.reason == "CLOSED":
+        if (
+            isinstance(error, UnavailableError | ResourceExhaustedError)
+            or error.reason == Reason.CLOSED
+        ):
             raise self.doubt
         raise error
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vecdb import checks, limits
-from vecdb.errors import ResourceExhaustedError
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
 from vecdb.scrolling import Scroll
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
     ExportReport,
-    Hits,
     IngestProgress,
     Metric,
     Receipt,
@@ -27,9 +23,9 @@ from vecdb.vector_arrays import as_queries
 from vecdb_client import cutting, translation
 from vecdb_client.exports import export_stream
 from vecdb_client.ingest import ingest, upsert_request
+from vecdb_client.searching import search
 from vecdb_client.translation import wire_write_options
 from vecdb_proto import vecdb_pb2 as wire
-from vecdb_proto.codec import encode_matrix
 
 if TYPE_CHECKING:
     from vecdb_client.calls import Calls
@@ -269,8 +265,6 @@ class Collection:
         # The engine checks the numbers, in the same words as here.
         query = as_queries(query, self.dim)
         queries = query if query.ndim == 2 else query.reshape(1, -1)
-        limit_s = self._calls.limit_of(timeout_s)
-        ends = None if limit_s is None else time.monotonic() + limit_s
         wanted: dict[str, Any] = {
             **self._target,
             "k": checks.check_k(k, max(1, len(queries))),
@@ -279,41 +273,7 @@ class Collection:
                 exact=exact, include_metadata=include_metadata, include_vectors=include_vectors
             ),
         }
-
-        def left_s() -> float | None:
-            return None if ends is None else max(1e-3, ends - time.monotonic())
-
-        def ask_for(part: Any, **flags: bool) -> list[Hits]:
-            request = wire.SearchRequest(**{**wanted, **flags}, queries=encode_matrix(part))
-            response = self._calls.search(request, left_s())
-            return translation.hits_of(
-                response,
-                len(part),
-                with_metadata=request.include_metadata,
-                with_vectors=request.include_vectors,
-            )
-
-        def ask(some: slice) -> list[Hits]:
-            part = queries[some]
-            try:
-                return ask_for(part)
-            except ResourceExhaustedError as error:
-                alone = len(part) == 1 and (include_metadata or include_vectors)
-                if error.reason != "MESSAGE_TOO_LARGE" or not alone:
-                    raise
-                bare = partial(ask_for, part, include_metadata=False, include_vectors=False)
-                return cutting.completed(
-                    error,
-                    lambda: bare()[0],
-                    lambda ids: self._get(ids, left_s()),
-                    with_metadata=include_metadata,
-                    with_vectors=include_vectors,
-                )
-
-        hit_bytes = 8 + (4 * self.dim if include_vectors else 0)
-        entry_bytes = max(4 * self.dim, wanted["k"] * hit_bytes)
-        parts = cutting.in_pieces(self._calls, len(queries), entry_bytes, ask, limit_s)
-        answers = [hits for part in parts for hits in part]
+        answers = search(self._calls, wanted, queries, self._get, timeout_s)
         return answers[0] if query.ndim == 1 else answers
 
     def scroll(

@@ -18,6 +18,7 @@ import grpc
 from vecdb import limits
 from vecdb._version import __version__
 from vecdb.errors import FailedPreconditionError
+from vecdb.reasons import Reason
 from vecdb_client import translation
 from vecdb_client.interrupts import (
     in_background,
@@ -195,7 +196,7 @@ class _Use:
         if isinstance(error, ValueError | grpc.FutureCancelledError):
             why = str(error) or "the call was cancelled"
             raise FailedPreconditionError(
-                f"the client of {address} was closed: {why}", "CLOSED"
+                f"the client of {address} was closed: {why}", Reason.CLOSED
             ) from None
 
 

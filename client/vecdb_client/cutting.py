@@ -4,9 +4,6 @@ A write is cut by the size of its requests, which is known: each piece is a batc
 or not at all, and the call is a prefix of them if it fails. A read is cut by what is known of its
 answer, and further by halves where metadata and ids, which are not, make it too large.
 
-The rows of a single query that are larger than a message are read after its ids and distances, and
-given only if nothing was written between.
-
 A server's limit is asked for only by a client that needs it: none is below
 ``limits.MESSAGE_BYTES.minimum``.
 """
@@ -23,22 +20,20 @@ import numpy as np
 from vecdb import checks, limits
 from vecdb.batching import attach_progress, request_id_of_part
 from vecdb.errors import ResourceExhaustedError
+from vecdb.reasons import Reason
 from vecdb.row_names import RowNames
-from vecdb.types import Hits, IngestProgress, Receipt, Records
+from vecdb.types import IngestProgress, Receipt, Records
 
 if TYPE_CHECKING:
     from vecdb_client.calls import Calls
 
-__all__ = ["completed", "fitting", "in_pieces", "joined_records", "rows_bytes_max", "write"]
+__all__ = ["fitting", "in_pieces", "joined_records", "rows_bytes_max", "write"]
 
 _OVERHEAD_BYTES: Final = 1_024
 """More than a message has beside its rows."""
 
 _ENTRY_BYTES: Final = 6
 """More than a message has for an entry of a column beside its bytes."""
-
-_ATTEMPTS: Final = 5
-"""How often a search is tried whose rows are read after it, while others write."""
 
 Build = Callable[[slice], Any]
 AnswerT = TypeVar("AnswerT")
@@ -69,7 +64,7 @@ def fitting(
         raise ResourceExhaustedError(
             f"{names.of(rows.start)} takes a message of {size} bytes, the server takes "
             f"{message_bytes}; start it with a larger limit on messages",
-            "MESSAGE_TOO_LARGE",
+            Reason.MESSAGE_TOO_LARGE,
         )
     half = (rows.start + rows.stop) // 2
     for part in (slice(rows.start, half), slice(half, rows.stop)):
@@ -116,7 +111,7 @@ def write(
         raise ResourceExhaustedError(
             f"a write with insert_only or if_seq is whole or not at all, and these {len(ids)} rows "
             f"take {len(parts)} messages of {limit} bytes; send fewer rows at once",
-            "MESSAGE_TOO_LARGE",
+            Reason.MESSAGE_TOO_LARGE,
         )
     checks.check_request_id(stem, limits.REQUEST_STEM_BYTES)
     return _write_parts(calls, method, build, parts, part_options)
@@ -176,40 +171,12 @@ def in_pieces(
         try:
             answers.append(ask(slice(start, stop)))
         except ResourceExhaustedError as error:
-            if error.reason != "MESSAGE_TOO_LARGE" or stop - start <= 1:
+            if error.reason != Reason.MESSAGE_TOO_LARGE or stop - start <= 1:
                 raise
             size = (stop - start) // 2
             continue
         start = stop
     return answers
-
-
-def completed(
-    too_large: ResourceExhaustedError,
-    search: Callable[[], Hits],
-    get: Callable[[list[str]], list[Records]],
-    *,
-    with_metadata: bool,
-    with_vectors: bool,
-) -> list[Hits]:
-    """Search one query without metadata and vectors, and get those of its hits in pieces.
-
-    Args:
-        too_large: raised if writers leave no moment in which all of it is of one state.
-        search: asks for ids and distances. get: asks for rows.
-    """
-    for _ in range(_ATTEMPTS):
-        hits, parts = search(), []
-        for start in range(0, len(hits), limits.BATCH_ROWS.maximum):
-            parts += get(hits.ids[start : start + limits.BATCH_ROWS.maximum])
-        if all(part.seq == hits.info.seq for part in parts):
-            raw = [text for part in parts for text in part.raw_metadata]
-            vectors = np.concatenate([part.vectors for part in parts]) if with_vectors else None
-            whole = Hits(
-                hits.ids, hits.distances, raw if with_metadata else None, vectors, hits.info
-            )
-            return [whole]
-    raise too_large
 
 
 def joined_records(parts: list[Records]) -> Records:

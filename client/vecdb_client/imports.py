@@ -19,6 +19,7 @@ from vecdb import checks
 from vecdb.errors import InvalidArgumentError
 from vecdb.import_files import open_regular, side_lines
 from vecdb.os_errors import os_errors_translated
+from vecdb.reasons import Reason
 from vecdb.types import ImportReport
 from vecdb_client import translation
 from vecdb_proto import vecdb_pb2 as wire
@@ -87,7 +88,7 @@ class _Outgoing:
                 raise InvalidArgumentError(
                     f"{self.called}: expected {self.size} bytes, got {self.size - left}: it has "
                     "become shorter",
-                    "BAD_FILE",
+                    Reason.BAD_FILE,
                 )
             left -= len(data)
             self.digest.update(data)

@@ -14,6 +14,7 @@ import grpc
 from vecdb import checks, errors, limits
 from vecdb.errors import InternalError, VecdbError
 from vecdb.one_line import one_line
+from vecdb.reasons import Reason
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -104,10 +105,10 @@ def error_of(error: grpc.RpcError, address: str, *, is_write: bool) -> VecdbErro
     if is_write and not never_connected and code not in _NOT_APPLIED:
         return errors.OutcomeUnknownError(
             f"the answer of {address} was lost, the write may have been applied: {text}",
-            "OUTCOME_UNKNOWN",
+            Reason.OUTCOME_UNKNOWN,
         )
     if code is grpc.StatusCode.UNAVAILABLE:
-        return errors.UnavailableError(f"cannot reach {address}: {text}", "CONNECTION")
+        return errors.UnavailableError(f"cannot reach {address}: {text}", Reason.CONNECTION)
     kind = _ERROR_OF_STATUS.get(code, InternalError)
     if kind in (errors.OutcomeUnknownError, errors.ConditionFailedError):
         kind = InternalError  # Said of a read, and not by us.
@@ -131,9 +132,11 @@ def _too_much(text: str, address: str) -> VecdbError:
         return errors.ResourceExhaustedError(
             f"a message is larger than client or server at {address} takes: {text}; "
             "use smaller batches (upsert_many makes them), fewer queries or a smaller k",
-            "MESSAGE_TOO_LARGE",
+            Reason.MESSAGE_TOO_LARGE,
         )
-    return errors.ResourceExhaustedError(f"{address} has too much to do: {text}", "TOO_MANY_CALLS")
+    return errors.ResourceExhaustedError(
+        f"{address} has too much to do: {text}", Reason.TOO_MANY_CALLS
+    )
 
 
 # ------------------------------------------------------------------------------------ collections
@@ -170,7 +173,7 @@ def _config_of(name: str, config: wire.CollectionConfig) -> CollectionConfig:
     if metric is None:
         raise errors.UnsupportedError(
             f"collection {name} has metric {int(config.metric)}, which this client does not know",
-            "UNKNOWN_METRIC",
+            Reason.UNKNOWN_METRIC,
         )
     return CollectionConfig(config.dim, metric, config.m, config.ef_construction)
 

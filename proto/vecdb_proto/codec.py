@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.errors import InvalidArgumentError
+from vecdb.reasons import Reason
 from vecdb_proto import vecdb_pb2
 
 __all__ = ["decode_floats", "decode_matrix", "encode_floats", "encode_matrix"]
@@ -46,7 +47,7 @@ def decode_floats(data: bytes, *, writable: bool = False) -> Floats:
     """
     if len(data) % 4:
         raise InvalidArgumentError(
-            f"expected a multiple of 4 bytes, got {len(data)}", "MATRIX_SIZE"
+            f"expected a multiple of 4 bytes, got {len(data)}", Reason.MATRIX_SIZE
         )
     numbers: Floats = np.frombuffer(bytearray(data) if writable else data, np.float32)
     return numbers.byteswap() if _SWAPS else numbers
@@ -69,13 +70,14 @@ def decode_matrix(matrix: vecdb_pb2.Matrix, *, writable: bool = False) -> Floats
     """
     if matrix.dtype != _FLOAT32:
         raise InvalidArgumentError(
-            f"dtype must be {_FLOAT32} (DTYPE_FLOAT32), got {int(matrix.dtype)}", "MATRIX_DTYPE"
+            f"dtype must be {_FLOAT32} (DTYPE_FLOAT32), got {int(matrix.dtype)}",
+            Reason.MATRIX_DTYPE,
         )
     rows, dim, data = matrix.rows, matrix.dim, matrix.data
     if len(data) != 4 * rows * dim:
         raise InvalidArgumentError(
             f"a matrix of {rows} rows and {dim} dimensions must have {4 * rows * dim} bytes, "
             f"got {len(data)}",
-            "MATRIX_SIZE",
+            Reason.MATRIX_SIZE,
         )
     return decode_floats(data, writable=writable).reshape(rows, dim)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from vecdb import json_objects
 from vecdb.errors import InvalidArgumentError
 from vecdb.json_objects import NotJsonError
+from vecdb.reasons import Reason
 
 __all__ = [
     "LINE_BYTES_MAX",
@@ -241,4 +242,4 @@ def check_count(path: Path, count: int, vectors: Path, rows: int) -> None:
 
 def wrong(path: Path, what: str) -> InvalidArgumentError:
     """The error for a file: its name and what is wrong with it."""
-    return InvalidArgumentError(f"{path}: {what}", "BAD_FILE")
+    return InvalidArgumentError(f"{path}: {what}", Reason.BAD_FILE)

@@ -26,6 +26,7 @@ from vecdb.errors import (
     DeadlineExceededError,
     ResourceExhaustedError,
 )
+from vecdb.reasons import Reason
 
 __all__ = ["Place", "Places", "Reception", "Unread", "Workers"]
 
@@ -69,7 +70,7 @@ class Reception:
             raise ResourceExhaustedError(
                 f"{len(self._open)} calls are open, at most {self._calls_max} may be; try again "
                 "shortly",
-                "TOO_MANY_CALLS",
+                Reason.TOO_MANY_CALLS,
             )
         self._open[context] = None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vecdb import checks
 from vecdb.errors import FailedPreconditionError, InvalidArgumentError
+from vecdb.reasons import Reason
 
 __all__ = ["BackupFolder", "no_backup_folder"]
 
@@ -33,12 +34,12 @@ class BackupFolder:
         if not self._real.is_dir():
             raise InvalidArgumentError(
                 f"the folder for backups, {self._given}, is no folder; make it first",
-                "BAD_BACKUP_DIR",
+                Reason.BAD_BACKUP_DIR,
             )
         if self._real.is_relative_to(self._data):
             raise InvalidArgumentError(
                 f"the folder for backups, {self._given}, lies in the data folder {data}",
-                "BAD_BACKUP_DIR",
+                Reason.BAD_BACKUP_DIR,
             )
 
     def path_of(self, asked: str) -> Path:
@@ -66,7 +67,7 @@ def no_backup_folder() -> FailedPreconditionError:
     return FailedPreconditionError(
         "this server was given no folder for backups: start it with vecdb serve --backup-dir DIR, "
         "or make the backup on its machine with vecdb backup PATH --data DIR",
-        "NO_BACKUP_DIR",
+        Reason.NO_BACKUP_DIR,
     )
 
 
@@ -74,5 +75,5 @@ def _elsewhere(asked: str) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"a backup over the wire is made inside the server's folder for backups: give a path "
         f"relative to it, got {asked[:200]!r}",
-        "BAD_PATH",
+        Reason.BAD_PATH,
     )

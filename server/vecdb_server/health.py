@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from vecdb.errors import ResourceExhaustedError, VecdbError
+from vecdb.reasons import Reason
 from vecdb_server.admission import Places, Reception
 
 __all__ = ["HEALTH_CALLS_MAX", "Health"]
@@ -36,7 +37,7 @@ class Health:
         self._ended = False
         self._reception = Reception(HEALTH_CALLS_MAX, _CHECKS_MAX // 4)
         self._watchers = Places(
-            "TOO_MANY_WATCHERS", "watchers are open, as many as may be", _WATCHERS_MAX, 0.0
+            Reason.TOO_MANY_WATCHERS, "watchers are open, as many as may be", _WATCHERS_MAX, 0.0
         )
 
     def set(self, service: str, status: int) -> None:

@@ -40,6 +40,7 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 from vecdb.row_names import shown
 from vecdb_server import log
 from vecdb_server.admission import Reception
@@ -128,7 +129,9 @@ class Server:
         size = limits.MESSAGE_BYTES.default if message_bytes is None else message_bytes
         self._message_bytes = check_limit(limits.MESSAGE_BYTES, size)
         if threads < 4:
-            raise InvalidArgumentError(f"threads must be at least 4, got {threads}", "OUT_OF_RANGE")
+            raise InvalidArgumentError(
+                f"threads must be at least 4, got {threads}", Reason.OUT_OF_RANGE
+            )
         self._host, self._port = check_listen(listen)
         self._data = Path(data).absolute()
         self._options = {"indexer_outlives_parent": False, **options}
@@ -218,7 +221,7 @@ class Server:
             if self._stopped:
                 return
             self._stopped = True
-            self._service.refusal = UnavailableError("the server is stopping", "DRAINING")
+            self._service.refusal = UnavailableError("the server is stopping", Reason.DRAINING)
             self._health.end()
             log.event("drain", calls=self._activity.count, grace_s=grace_s)
             if not self._activity.wait_for_none(grace_s):
@@ -234,7 +237,7 @@ class Server:
 
     def _is_starting(self) -> bool:
         refusal = self._service.refusal
-        return refusal is not None and refusal.reason == "STARTING"
+        return refusal is not None and refusal.reason == Reason.STARTING
 
     def _set_health(self, status: Any) -> None:
         self._health.set("", status)
@@ -368,13 +371,14 @@ def check_listen(listen: str) -> tuple[str, int]:
     found = _LISTEN.fullmatch(listen)
     if found is None:
         raise InvalidArgumentError(
-            f"listen must be host:port, as in {DEFAULT_LISTEN}, got {shown(listen)}", "BAD_ADDRESS"
+            f"listen must be host:port, as in {DEFAULT_LISTEN}, got {shown(listen)}",
+            Reason.BAD_ADDRESS,
         )
     host, port_text = found.group(1).removeprefix("[").removesuffix("]"), found.group(2)
     if len(port_text) > len(str(_PORT_MAX)) or int(port_text) > _PORT_MAX:
         raise InvalidArgumentError(
             f"listen must be host:port with a port of 0 to {_PORT_MAX}, got {shown(listen)}",
-            "BAD_ADDRESS",
+            Reason.BAD_ADDRESS,
         )
     port = int(port_text)
     if host.lower() == "localhost":
@@ -387,7 +391,7 @@ def check_listen(listen: str) -> tuple[str, int]:
         raise FailedPreconditionError(
             f"refused to listen on {host}: vecdb has no access control yet and serves loopback "
             "addresses only (127.0.0.1, ::1); put a proxy or tunnel with authentication before it",
-            "NOT_LOOPBACK",
+            Reason.NOT_LOOPBACK,
         )
     return host, port
 
@@ -418,7 +422,7 @@ def _check_port_free(host: str, port: int) -> None:
 
 
 def _port_in_use(address: str, why: str = "Address already in use") -> FailedPreconditionError:
-    return FailedPreconditionError(f"cannot listen on {address}: {why}", "PORT_IN_USE")
+    return FailedPreconditionError(f"cannot listen on {address}: {why}", Reason.PORT_IN_USE)
 
 
 def _open_folder(data: Path, options: dict[str, Any]) -> Runtime:

@@ -18,6 +18,7 @@ from vecdb.engine.interchange.importing.import_file import ImportRequest
 from vecdb.engine.interchange.importing.incoming import Announced, Chunk, TransferEnd
 from vecdb.engine.system.call_memory import out_of_memory
 from vecdb.errors import InternalError, InvalidArgumentError, UnsupportedError, VecdbError
+from vecdb.reasons import Reason
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -98,7 +99,9 @@ def status_of(error: BaseException) -> Status:
     code = next((table[kind] for kind in type(error).__mro__ if kind in table), None)
     if code is None or not isinstance(error, VecdbError) or isinstance(error, InternalError):
         return Status(grpc.StatusCode.INTERNAL, "INTERNAL", GENERIC_MESSAGE)
-    reason = "OUTCOME_UNKNOWN" if isinstance(error, errors.OutcomeUnknownError) else error.reason
+    reason = (
+        Reason.OUTCOME_UNKNOWN if isinstance(error, errors.OutcomeUnknownError) else error.reason
+    )
     text = error.message.encode("utf-8", "replace")[:_MESSAGE_BYTES_SHOWN]
     return Status(code, reason, text.decode("utf-8", "ignore"))
 
@@ -141,14 +144,14 @@ def delete_options(request: wire.DeleteRequest) -> tuple[bool, int | None, str |
     condition = request.condition
     if condition.insert_only:
         raise InvalidArgumentError(
-            "insert_only is a condition of upserts; a delete takes if_seq", "BAD_CONDITION"
+            "insert_only is a condition of upserts; a delete takes if_seq", Reason.BAD_CONDITION
         )
     if_seq = condition.if_seq if condition.HasField("if_seq") else None
     return False, if_seq, request.request_id or None
 
 
 def _reserved(field: str) -> UnsupportedError:
-    return UnsupportedError(f"{field} is reserved and not supported yet", "RESERVED")
+    return UnsupportedError(f"{field} is reserved and not supported yet", Reason.RESERVED)
 
 
 _EXPORT_KIND_OF_WIRE: Final[dict[int, Literal["faiss", "faiss_flat", "hnswlib"]]] = {
@@ -168,7 +171,7 @@ def export_request(request: wire.ExportRequest, chunk_bytes: int) -> ExportReque
     if kind is None:
         known = ", ".join(f"{number} ({name})" for number, name in _EXPORT_KIND_OF_WIRE.items())
         raise InvalidArgumentError(
-            f"format must be one of {known}, got {int(request.format)}", "BAD_FORMAT"
+            f"format must be one of {known}, got {int(request.format)}", Reason.BAD_FORMAT
         )
     return ExportRequest(kind, request.normalize_queries, chunk_bytes)
 
@@ -201,7 +204,9 @@ def _metric(given: Any) -> Metric:
     metric = _METRIC_OF_WIRE.get(int(given))
     if metric is None:
         known = ", ".join(f"{number} ({name})" for number, name in _METRIC_OF_WIRE.items())
-        raise InvalidArgumentError(f"metric must be one of {known}, got {int(given)}", "BAD_METRIC")
+        raise InvalidArgumentError(
+            f"metric must be one of {known}, got {int(given)}", Reason.BAD_METRIC
+        )
     return metric
 
 
@@ -221,7 +226,7 @@ def import_begin(messages: Iterator[wire.ImportRequest]) -> tuple[ImportRequest,
     part = next(messages, wire.ImportRequest())
     if part.WhichOneof("part") != "begin":
         raise InvalidArgumentError(
-            f"an import opens with begin, got {part.WhichOneof('part')}", "BAD_TRANSFER"
+            f"an import opens with begin, got {part.WhichOneof('part')}", Reason.BAD_TRANSFER
         )
     begin = part.begin
     refuse_reserved(begin)
@@ -229,7 +234,7 @@ def import_begin(messages: Iterator[wire.ImportRequest]) -> tuple[ImportRequest,
     if kind is None:
         known = ", ".join(f"{number} ({name})" for number, name in _IMPORT_KIND_OF_WIRE.items())
         raise InvalidArgumentError(
-            f"kind must be one of {known}, got {int(begin.kind)}", "BAD_FORMAT"
+            f"kind must be one of {known}, got {int(begin.kind)}", Reason.BAD_FORMAT
         )
     given = int(begin.metric) != int(wire.METRIC_UNSPECIFIED) or kind == "hnswlib"
     metric = _metric(begin.metric) if given else None
@@ -261,7 +266,7 @@ def import_parts(messages: Iterator[wire.ImportRequest]) -> Iterator[Chunk | Tra
             yield TransferEnd(message.end.sha256, message.end.side_sha256)
         else:
             raise InvalidArgumentError(
-                f"begin is followed by chunk, side_chunk or end, got {kind}", "BAD_TRANSFER"
+                f"begin is followed by chunk, side_chunk or end, got {kind}", Reason.BAD_TRANSFER
             )
 
 

@@ -36,6 +36,7 @@ from vecdb.errors import (
     ResourceExhaustedError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server import log
 from vecdb_server.admission import Place, Places, Reception, Unread, Workers
@@ -159,17 +160,17 @@ def service_handler(
 
 
 def _writes(count: int) -> Places:
-    return Places("TOO_MANY_WRITES", f"writes {_TRY_AGAIN}", count)
+    return Places(Reason.TOO_MANY_WRITES, f"writes {_TRY_AGAIN}", count)
 
 
 def _optimizes(count: int) -> Places:
     calls = "Optimize, Backup, Export and Import calls"
-    return Places("TOO_MANY_OPTIMIZES", f"{calls} {_TRY_AGAIN}", count, _IDLE_TRANSFER_S)
+    return Places(Reason.TOO_MANY_OPTIMIZES, f"{calls} {_TRY_AGAIN}", count, _IDLE_TRANSFER_S)
 
 
 def _streams(count: int) -> Places:
     refusal = "streams are in use, as many as may be; use Search"
-    return Places("TOO_MANY_STREAMS", refusal, count, _IDLE_STREAM_S)
+    return Places(Reason.TOO_MANY_STREAMS, refusal, count, _IDLE_STREAM_S)
 
 
 class _ComesIn:
@@ -183,7 +184,7 @@ class _ComesIn:
     def make_room(self, refusal: Exception) -> None:
         """After a refusal for want of memory: end calls whose answers nobody takes, for the next
         one."""
-        if isinstance(refusal, ResourceExhaustedError) and refusal.reason == "CALL_MEMORY":
+        if isinstance(refusal, ResourceExhaustedError) and refusal.reason == Reason.CALL_MEMORY:
             self.unread.end_old()
 
     @contextlib.contextmanager
@@ -206,7 +207,7 @@ class _ComesIn:
         """
         with self.first(requests, context) as data:
             if data is None:
-                raise InvalidArgumentError("the call ended without its message", "BAD_MESSAGE")
+                raise InvalidArgumentError("the call ended without its message", Reason.BAD_MESSAGE)
             yield data
 
 
@@ -247,7 +248,7 @@ class _Rpc:
             raise ResourceExhaustedError(
                 f"the answer has {len(response)} bytes, a message may have {self._message_bytes}; "
                 "ask for fewer rows, or without vectors or metadata",
-                "MESSAGE_TOO_LARGE",
+                Reason.MESSAGE_TOO_LARGE,
             )
         return response
 
@@ -265,7 +266,8 @@ class _Rpc:
             return self._parse(data)
         except DecodeError:
             raise InvalidArgumentError(
-                f"the {len(data)} bytes of the request are no {self.name} message", "BAD_MESSAGE"
+                f"the {len(data)} bytes of the request are no {self.name} message",
+                Reason.BAD_MESSAGE,
             ) from None
 
     def told(self, error: Exception) -> Status:

@@ -127,7 +127,7 @@ def test_store_with_a_damaged_lock_file_is_refused_or_served(folder: Path, store
 def test_store_cut_at_rest_is_data_loss_when_it_is_used_again(folder: Path, store: Path) -> None:
     with vecdb.open(folder, indexer=False) as database:
         docs = database.collection("docs")
-        opened_of(docs).rest()
+        opened_of(docs).evict()
         whole = store.read_bytes()
         os.truncate(store, len(whole) // 2)
         with pytest.raises(DataLossError, match="cut short"):

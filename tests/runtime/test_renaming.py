@@ -262,7 +262,7 @@ def test_every_use_of_what_another_process_dropped_says_so(tmp_path: Path) -> No
         docs.upsert(["a"], rows(1))
         docs.search(rows(1)[0])
         page = docs.scroll_page(batch=1)
-        assert not opened_of(at_rest).awake and opened_of(docs).awake
+        assert not opened_of(at_rest).is_open and opened_of(docs).is_open
         in_another_process(tmp_path, "[db.drop_collection(n) for n in ('docs', 'at-rest')]")
         for collection in (docs, at_rest):
             for call in (

@@ -78,7 +78,7 @@ def test_many_collections_take_bounded_files_memory_and_address_space(memory_pat
             assert database.collection(f"c{i}").count() == 1
 
 
-@pytest.mark.parametrize("awake_max", [1, 3])
+@pytest.mark.parametrize("open_max", [1, 3])
 def test_collections_in_use_are_put_to_rest_and_wake(tmp_path: Path, open_max: int) -> None:
     """Threads that write and search eight collections of which few may be open."""
     failures: list[BaseException] = []

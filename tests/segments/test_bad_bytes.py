@@ -755,14 +755,14 @@ def test_answers_are_verified_a_while_after_opening(
         may_go_on.set()
         eventually(lambda: docs.search(QUERIES[0]).info.verified)
         for _ in range(2):
-            opened_of(docs).rest()
+            opened_of(docs).evict()
             assert docs.search(QUERIES[0]).info.verified
         assert sorted(read) == sorted(set(read)) and len(read) == 2
         # Somebody wrote to a file: it is not the one that was compared.
         number = read[0]
         path = opened_of(docs).folder / "segments" / str(number) / "vectors.npy"
         os.utime(path)
-        opened_of(docs).rest()
+        opened_of(docs).evict()
         eventually(lambda: docs.search(QUERIES[0]).info.verified)
         assert sorted(read) == sorted([*set(read), number])
 

@@ -304,7 +304,7 @@ def test_a_map_that_can_not_grow_refuses_writes_and_nothing_else(
             assert docs.search(rows(1)[0], k=3).ids == ["kept"]
             assert environment.last_commit() > 0
         monkeypatch.undo()
-        environment.rest()
+        environment.evict()
         docs.upsert([f"l{i}" for i in range(20)], rows(20), large)
         assert docs.count() == 21
 

@@ -92,7 +92,7 @@ def test_change_of_a_folder_that_is_not_in_place_is_refused(opened: Any, way: An
 def test_folder_that_takes_the_place_of_an_open_one_is_not_changed(
     opened: Any, way: Any, tmp_path: Path
 ) -> None:
-    opened_of(opened.collection("docs")).rest()
+    opened_of(opened.collection("docs")).evict()
     way(opened.path)
     refused(opened.collection("docs").upsert, ["second"], rows(1))
     for call in (opened.create_collection, opened.collection):

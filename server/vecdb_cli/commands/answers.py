@@ -14,6 +14,7 @@ from rich.table import Table
 
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
+from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, CollectionStats, Hits
 from vecdb_cli.sidecars import mapped
 from vecdb_cli.vector_lines import is_number
@@ -72,7 +73,7 @@ def print_search(
     else:
         found = collection.get([options.id])
         if found.missing:
-            raise NotFoundError(f"collection {name} holds no id {options.id!r}", "NO_SUCH_ID")
+            raise NotFoundError(f"collection {name} holds no id {options.id!r}", Reason.NO_SUCH_ID)
         # The row itself is among its neighbours: one more is asked for where that may be, with the
         # effort of what the user asked for.
         k, ef = checks.check_k(options.k, 1), options.ef

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from vecdb.errors import InvalidArgumentError
+from vecdb.reasons import Reason
 from vecdb_cli.commands.answers import print_json
 from vecdb_cli.commands.console import output
 from vecdb_cli.commands.progress import is_live
@@ -141,7 +142,7 @@ def run(
 
     if plan not in suite.PLANS:
         raise InvalidArgumentError(
-            f"no plan {plan!r}, expected one of {', '.join(suite.PLANS)}", "NO_PLAN"
+            f"no plan {plan!r}, expected one of {', '.join(suite.PLANS)}", Reason.NO_PLAN
         )
     wanted: Plan = suite.PLANS[plan]
     wanted = replace(
@@ -178,7 +179,7 @@ def report(
 
     lines = read_results(results)
     if not lines:
-        raise InvalidArgumentError(f"{results} has no results", "NO_RESULTS")
+        raise InvalidArgumentError(f"{results} has no results", Reason.NO_RESULTS)
     path = html or results.with_suffix(".html")
     path.write_text(page(lines), encoding="utf-8")
     typer.echo(f"the report is {path}")

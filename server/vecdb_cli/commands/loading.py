@@ -20,6 +20,7 @@ from rich.console import Console
 
 from vecdb import checks, limits
 from vecdb.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, VecdbError
+from vecdb.reasons import Reason
 from vecdb.types import Metric
 from vecdb_cli.commands.answers import print_unindexed
 from vecdb_cli.commands.console import output
@@ -161,13 +162,13 @@ def find_collection(
     if config.dim != file.dim:
         raise InvalidArgumentError(
             f"collection {name} exists with dim {config.dim}, {file.path} has dim {file.dim}",
-            "CONFIG_MISMATCH",
+            Reason.CONFIG_MISMATCH,
         )
     for what, value in wanted.items():
         there = getattr(config, what)
         if value is not None and value != there:
             raise InvalidArgumentError(
-                f"collection {name} exists with {what} {there}, got {value}", "CONFIG_MISMATCH"
+                f"collection {name} exists with {what} {there}, got {value}", Reason.CONFIG_MISMATCH
             )
     return collection
 

@@ -23,6 +23,7 @@ import numpy as np
 from vecdb.errors import InvalidArgumentError, MissingExtraError
 from vecdb.export_files import NewFile, put_in_place
 from vecdb.os_errors import os_errors_translated
+from vecdb.reasons import Reason
 from vecdb.types import Records
 
 __all__ = ["PlainReport", "save_npy", "save_parquet"]
@@ -81,7 +82,7 @@ def save_npy(collection: Any, path: Path, *, overwrite: bool) -> PlainReport:
         AlreadyExistsError: PATH_TAKEN, be it by a file beside it. NotFoundError: NO_FOLDER.
     """
     if path.suffix != ".npy":
-        raise InvalidArgumentError(f"{path}: the name must end with .npy", "BAD_PATH")
+        raise InvalidArgumentError(f"{path}: the name must end with .npy", Reason.BAD_PATH)
     began, path = time.monotonic(), path.expanduser().absolute()
     texts, listed, lines = (
         path.with_name(path.stem + ending)

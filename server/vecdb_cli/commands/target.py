@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import vecdb
 from vecdb.errors import InvalidArgumentError, NotFoundError
+from vecdb.reasons import Reason
 
 if TYPE_CHECKING:
     from vecdb.engine.api.database import Database
@@ -38,7 +39,7 @@ def open_target(
     if data is None:
         return vecdb.connect(DEFAULT_URL if url is None else url)
     if not create and not (data / "FORMAT").exists():
-        raise NotFoundError(f"there is no database in {data}", "NO_DATABASE")
+        raise NotFoundError(f"there is no database in {data}", Reason.NO_DATABASE)
     return vecdb.open(data, **options)
 
 

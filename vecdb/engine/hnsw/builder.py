@@ -38,6 +38,7 @@ from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.reachability import connect, distances_of
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.errors import DataLossError
+from vecdb.reasons import Reason
 
 __all__ = ["Builder", "Space", "file_pieces"]
 
@@ -317,12 +318,12 @@ def _read(path: Path, first_of: npt.NDArray[np.int64], M: int, width: int) -> Gr
     with open(path, "rb") as file:
         header = _HEADER.unpack(file.read(_HEADER.size))
     if (header[2], header[3], header[8]) != (n, record.itemsize, M):
-        raise DataLossError(f"{path}: not the graph that was saved", "GRAPH")
+        raise DataLossError(f"{path}: not the graph that was saved", Reason.GRAPH)
     top_level, entry = header[6], header[7]
     nodes = np.memmap(path, record, "r", _HEADER.size, (n,))
     row_of = nodes["label"].astype(np.int64)
     if not np.array_equal(np.sort(row_of), rows):
-        raise DataLossError(f"{path}: the labels are not the rows that were added", "GRAPH")
+        raise DataLossError(f"{path}: the labels are not the rows that were added", Reason.GRAPH)
     links = np.full((count, 2 * M), -1, np.int32)
     for start in range(0, n, _BLOCK_ROWS):
         block = nodes[start : start + _BLOCK_ROWS]
@@ -363,7 +364,7 @@ def _without_duplicates(graph: Graph, rows: npt.NDArray[np.int64]) -> Graph:
     """The graph of these rows alone, renumbered; the others have no level above 0."""
     n, levels = len(graph.links), np.diff(graph.upper_offsets)
     if np.delete(levels, rows).any() or graph.entry not in rows:
-        raise DataLossError("a twin is on an upper level of the graph", "GRAPH")
+        raise DataLossError("a twin is on an upper level of the graph", Reason.GRAPH)
     number = np.full(n + 1, -1, np.int32)  # The last one is for the padding, -1.
     number[rows] = np.arange(len(rows))
 
@@ -410,7 +411,7 @@ def _check(graph: Graph, n: int, M: int) -> None:
         or graph.top_level != levels.max()
         or not -1 <= graph.links.min() <= graph.links.max() < n
     ):
-        raise DataLossError("the graph's arrays do not fit each other", "GRAPH")
+        raise DataLossError("the graph's arrays do not fit each other", Reason.GRAPH)
     lists = graph.upper_links
     if lists.size == 0:
         return
@@ -418,7 +419,7 @@ def _check(graph: Graph, n: int, M: int) -> None:
     level = np.arange(len(lists)) - offsets[owner] + 1
     outside = (lists < -1) | (lists >= n)
     if outside.any() or np.any((lists >= 0) & (levels[lists] < level[:, None])):
-        raise DataLossError("a neighbour is missing from the level where it is named", "GRAPH")
+        raise DataLossError("a neighbour is missing from the level where it is named", Reason.GRAPH)
 
 
 def file_pieces(

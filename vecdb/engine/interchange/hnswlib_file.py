@@ -22,6 +22,7 @@ from vecdb.engine.interchange.importing.foreign_index import (
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.errors import InvalidArgumentError
+from vecdb.reasons import Reason
 from vecdb.types import Metric
 
 __all__ = ["read_hnswlib"]
@@ -100,7 +101,7 @@ def _read_header(file: UntrustedFile, dim: int) -> _Fields:
             raise InvalidArgumentError(
                 f"{file.called}: expected {dim} dimensions, the file has {found} (byte 32, offset "
                 "of the label)",
-                "DIM_MISMATCH",
+                Reason.DIM_MISMATCH,
             )
     kind = record(M, dim)
     wanted = [

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from vecdb.errors import InvalidArgumentError
 from vecdb.import_files import open_regular
+from vecdb.reasons import Reason
 
 __all__ = ["UntrustedFile"]
 
@@ -109,4 +110,6 @@ class UntrustedFile:
 
     def wrong(self, offset: int, field: str, what: str) -> InvalidArgumentError:
         """The error for what is wrong at a byte."""
-        return InvalidArgumentError(f"{self.called}: byte {offset}, {field}: {what}", "BAD_FILE")
+        return InvalidArgumentError(
+            f"{self.called}: byte {offset}, {field}: {what}", Reason.BAD_FILE
+        )

@@ -20,6 +20,7 @@ from typing import Any
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import CancelledError, FailedPreconditionError
+from vecdb.reasons import Reason
 
 __all__ = ["KernelPool"]
 
@@ -143,7 +144,7 @@ class KernelPool:
                 self._executor.submit(pieces.drain, until, work) for _ in range(pieces.workers - 1)
             ]
         except RuntimeError:
-            raise FailedPreconditionError("the database is closed", "CLOSED") from None
+            raise FailedPreconditionError("the database is closed", Reason.CLOSED) from None
         try:
             pieces.drain(until, work)
         except BaseException:

@@ -51,6 +51,7 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 
 __all__ = ["READERS_MAX", "Environment"]
 
@@ -95,9 +96,8 @@ class Environment:
         self._closed: VecdbError | None = None
         self._failed: str | None = None  # LMDB refuses everything until it is opened again.
         self._doubtful = False  # No write before a commit has been seen to reach the disk.
-        self._confirming = threading.Lock()
         self._opening, self._committing = BackOff(), BackOff()
-        self._readers_checked_at = time.monotonic()
+        self._confirming, self._readers_checked_at = threading.Lock(), time.monotonic()
         if create:
             make_folder(folder, exist_ok=True)
         self._lmdb: Any = None
@@ -279,13 +279,13 @@ class Environment:
         return OutcomeUnknownError(
             f"the commit in {self.folder} failed ({error}): the batch is there whole or "
             "not at all; reading tells which",
-            "OUTCOME_UNKNOWN",
+            Reason.OUTCOME_UNKNOWN,
         )
 
     def _failure(self, error: Exception) -> VecdbError:
         """Our error for one of LMDB's in a write; after an I/O error the environment is suspect."""
         told = translation(error, self.folder)
-        if told.reason == "IO_ERROR" and is_full(self.folder, self.file_bytes()):
+        if told.reason == Reason.IO_ERROR and is_full(self.folder, self.file_bytes()):
             # LMDB takes a write that was cut short, as a full disk does it, for an I/O error.
             return disk_full(f"{self.folder}: {error}")
         if isinstance(told, UnavailableError):
@@ -322,7 +322,7 @@ class Environment:
             except lmdb.IncompatibleError as error:
                 # What LMDB says when the pages in use are not as many as they should be.
                 raise DataLossError(
-                    f"LMDB finds its file damaged ({self.folder}: {error})", "LMDB_CORRUPTED"
+                    f"LMDB finds its file damaged ({self.folder}: {error})", Reason.LMDB_CORRUPTED
                 ) from error
             except lmdb.Error as error:
                 raise translation(error, f"{self.folder} copied to {folder}") from error
@@ -374,7 +374,7 @@ class Environment:
 
     # Rest, failure and the way back.
 
-    def rest(self) -> bool:
+    def evict(self) -> bool:
         """Close it until it is used again; waits for transactions at hand, but for none that waits
         for the write lock: then it stays open, and False is returned."""
         with contextlib.suppress(UnavailableError), self._gate.alone(self._check_unwanted):
@@ -389,7 +389,7 @@ class Environment:
             raise self.lock.error()
 
     @property
-    def awake(self) -> bool:
+    def is_open(self) -> bool:
         """It is open, rather than at rest, failed or closed."""
         return self._lmdb is not None and self._failed is None
 
@@ -439,7 +439,7 @@ class Environment:
                 self._committing.failed(error)
                 if isinstance(error, OutcomeUnknownError):
                     # What is unknown is nothing; the caller's own batch was not even begun.
-                    raise UnavailableError(error.message, "STORE_FAILED") from error
+                    raise UnavailableError(error.message, Reason.STORE_FAILED) from error
                 raise
             self._doubtful = False
             self._committing.worked()
@@ -473,7 +473,7 @@ class Environment:
             return self.missing_error()
         if self._place is not None:
             return not_in_place(self.folder)
-        return NotFoundError(f"{self.folder} holds no store", "STORE_MISSING")
+        return NotFoundError(f"{self.folder} holds no store", Reason.STORE_MISSING)
 
     def close(self, why: VecdbError | None = None) -> None:
         """End it; waits for transactions at hand. Closing twice is fine.
@@ -486,7 +486,7 @@ class Environment:
         """
         if self._closed is None:
             self._closed = why or FailedPreconditionError(
-                f"the store in {self.folder} is closed", "CLOSED"
+                f"the store in {self.folder} is closed", Reason.CLOSED
             )
         try:
             self._close_handle(self._check_unwanted)

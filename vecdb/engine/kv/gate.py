@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vecdb.errors import DataLossError, UnavailableError, VecdbError
+from vecdb.reasons import Reason
 
 __all__ = ["BackOff", "Gate"]
 
@@ -85,7 +86,7 @@ class BackOff:
         raise UnavailableError(
             f"the store in {folder} stopped after an error ({error.message}); it is tried again "
             "shortly",
-            "STORE_FAILED",
+            Reason.STORE_FAILED,
         )
 
     def failed(self, error: VecdbError) -> None:

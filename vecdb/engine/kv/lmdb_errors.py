@@ -19,6 +19,7 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 
 __all__ = ["disk_full", "located", "translated", "translation"]
 
@@ -51,37 +52,43 @@ def translation(error: Exception, folder: Path | str) -> VecdbError:
     """LMDB's error as ours: the one table for it."""
     text = f"{folder}: {error}"
     if "already open in this process" in str(error):
-        return UnavailableError(f"it is still being closed, retry ({text})", "STORE_LOCKED")
+        return UnavailableError(f"it is still being closed, retry ({text})", Reason.STORE_LOCKED)
     if isinstance(error, lmdb.DiskError) or _says(error, _FULL):
         return disk_full(text)
     if _says(error, _FORBIDDEN):
-        return FailedPreconditionError(f"not allowed, nothing was written ({text})", "PERMISSION")
+        return FailedPreconditionError(
+            f"not allowed, nothing was written ({text})", Reason.PERMISSION
+        )
     if _says(error, (errno.EMFILE, errno.ENFILE)):
-        return ResourceExhaustedError(f"too many open files ({text})", "FILES")
+        return ResourceExhaustedError(f"too many open files ({text})", Reason.FILES)
     if isinstance(error, lmdb.MemoryError) or _says(error, (errno.ENOMEM,)):
-        return ResourceExhaustedError(f"out of memory or address space ({text})", "OUT_OF_MEMORY")
+        return ResourceExhaustedError(
+            f"out of memory or address space ({text})", Reason.OUT_OF_MEMORY
+        )
     if isinstance(error, lmdb.ReadersFullError | lmdb.TlsFullError | lmdb.TxnFullError):
-        return ResourceExhaustedError(f"too much at once for LMDB ({text})", "LMDB_FULL")
+        return ResourceExhaustedError(f"too much at once for LMDB ({text})", Reason.LMDB_FULL)
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
-        return DataLossError(f"LMDB finds its file damaged ({text})", "LMDB_CORRUPTED")
+        return DataLossError(f"LMDB finds its file damaged ({text})", Reason.LMDB_CORRUPTED)
     if isinstance(error, lmdb.VersionMismatchError | lmdb.IncompatibleError):
         return FailedPreconditionError(
-            f"written by another version of LMDB ({text})", "LMDB_VERSION"
+            f"written by another version of LMDB ({text})", Reason.LMDB_VERSION
         )
     if isinstance(error, lmdb.PanicError):
         return UnavailableError(
-            f"the store stopped after an I/O error and is being opened again ({text})", "PANIC"
+            f"the store stopped after an I/O error and is being opened again ({text})", Reason.PANIC
         )
     if _says(error, (errno.ENOENT,)):
-        return NotFoundError(f"there is no store ({text})", "STORE_MISSING")
+        return NotFoundError(f"there is no store ({text})", Reason.STORE_MISSING)
     if isinstance(error, OSError) or _says(error, (errno.EIO,)):
-        return UnavailableError(f"I/O error, nothing was written ({text})", "IO_ERROR")
-    return InternalError(f"unexpected LMDB error ({type(error).__name__}: {text})", "LMDB")
+        return UnavailableError(f"I/O error, nothing was written ({text})", Reason.IO_ERROR)
+    return InternalError(f"unexpected LMDB error ({type(error).__name__}: {text})", Reason.LMDB)
 
 
 def disk_full(text: str) -> ResourceExhaustedError:
     """A write that found no room."""
-    return ResourceExhaustedError(f"the disk is full, nothing was written ({text})", "DISK_FULL")
+    return ResourceExhaustedError(
+        f"the disk is full, nothing was written ({text})", Reason.DISK_FULL
+    )
 
 
 def _says(error: Exception, numbers: tuple[int, ...]) -> bool:

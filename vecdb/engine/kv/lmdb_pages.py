@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Final
 
 from vecdb.errors import DataLossError
+from vecdb.reasons import Reason
 
 __all__ = ["Meta", "check_whole", "last_transaction", "read_meta"]
 
@@ -116,7 +117,7 @@ def _cut(file: Path, what: str) -> DataLossError:
     return DataLossError(
         f"the store's file was cut short ({file}: {what}); restore a backup, or drop the "
         "collection",
-        "STORE_CUT",
+        Reason.STORE_CUT,
     )
 
 

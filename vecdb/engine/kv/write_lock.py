@@ -22,6 +22,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from vecdb.engine.kv.lmdb_pages import last_transaction
 from vecdb.errors import ResourceExhaustedError, UnavailableError
+from vecdb.reasons import Reason
 
 __all__ = [
     "POLL_S",
@@ -52,7 +53,7 @@ def start_thread(function: Callable[[], None], name: str) -> threading.Thread:
         thread.start()
     except RuntimeError as error:
         raise ResourceExhaustedError(
-            f"no thread could be started, nothing was written ({error})", "OUT_OF_MEMORY"
+            f"no thread could be started, nothing was written ({error})", Reason.OUT_OF_MEMORY
         ) from error
     return thread
 
@@ -115,7 +116,7 @@ class WriteLock:
             f"another process has held the write lock of {self._folder} for more than "
             f"{PATIENCE_S:g} s without a commit, nothing was written; continue or end that process "
             "if it was stopped, and retry",
-            "STORE_LOCKED",
+            Reason.STORE_LOCKED,
         )
 
 

@@ -48,6 +48,7 @@ from vecdb.engine.system.files import file_lock, fsync_folder, os_errors_transla
 from vecdb.engine.system.folder_use import FolderUse
 from vecdb.engine.system.modes import make_folder
 from vecdb.errors import DataLossError, NotFoundError
+from vecdb.reasons import Reason
 from vecdb.types import CompactionReport
 
 __all__ = ["compact"]
@@ -63,7 +64,7 @@ def compact(path: str | os.PathLike[str]) -> CompactionReport:
     began = time.monotonic()
     root = Path(os.path.realpath(checks.check_local_path(path)))
     if not (root / "FORMAT").is_file():
-        raise NotFoundError(f"there is no database in {root}", "NO_DATABASE")
+        raise NotFoundError(f"there is no database in {root}", Reason.NO_DATABASE)
     options = Options()
     with os_errors_translated(str(root)), FolderUse(root, alone=True):
         before = folder_bytes(root)

@@ -46,6 +46,7 @@ from vecdb.errors import (
     NotFoundError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, CollectionDescription
 
 __all__ = ["Catalog", "catalog_environment", "copy_catalog", "new_catalog"]
@@ -126,7 +127,7 @@ class Catalog:
             found = {}
             self._found = (commit, found)
         if entry is None or entry["state"] != "ready":
-            raise NotFoundError(f"there is no collection {name!r}", "NO_COLLECTION")
+            raise NotFoundError(f"there is no collection {name!r}", Reason.NO_COLLECTION)
         found[name] = (str(entry["id"]), layout.config_of(entry))
         return found[name]
 
@@ -142,7 +143,7 @@ class Catalog:
             if taken is not None and taken["state"] == "creating":
                 self._undo_create(name, taken)  # The lock is ours: who began it has failed.
             elif taken is not None:
-                raise AlreadyExistsError(f"collection {name!r} exists already", "NAME_TAKEN")
+                raise AlreadyExistsError(f"collection {name!r} exists already", Reason.NAME_TAKEN)
             collection_id = uuid.uuid4().hex[:16]
             entry = {**layout.config_entry(collection_id, config), "state": "creating"}
             self._put(name, entry)
@@ -174,9 +175,9 @@ class Catalog:
         def write(transaction: Any) -> str:
             entry = self._entry(transaction, old)
             if entry is None or entry["state"] != "ready":
-                raise NotFoundError(f"there is no collection {old!r}", "NO_COLLECTION")
+                raise NotFoundError(f"there is no collection {old!r}", Reason.NO_COLLECTION)
             if self._entry(transaction, new) is not None:
-                raise AlreadyExistsError(f"collection {new!r} exists already", "NAME_TAKEN")
+                raise AlreadyExistsError(f"collection {new!r} exists already", Reason.NAME_TAKEN)
             key = new.encode()
             transaction.put(key, layout.pack_json(key, entry), db=self._names)
             transaction.delete(old.encode(), db=self._names)
@@ -232,7 +233,7 @@ class Catalog:
             with self.environment.read() as transaction:
                 entry = self._entry(transaction, name)
             if entry is None or entry["state"] == "creating":
-                raise NotFoundError(f"there is no collection {name!r}", "NO_COLLECTION")
+                raise NotFoundError(f"there is no collection {name!r}", Reason.NO_COLLECTION)
             if entry["state"] == "ready":
                 self._enter_drop(name, entry)
             return str(entry["id"])
@@ -372,7 +373,7 @@ class Catalog:
 def _is_damage(error: VecdbError) -> bool:
     """It comes of the bytes of a store and will come again, unlike an error of the disk."""
     if isinstance(error, FailedPreconditionError):
-        return error.reason == "LMDB_VERSION"
+        return error.reason == Reason.LMDB_VERSION
     return isinstance(error, DataLossError | NotFoundError | InternalError)
 
 

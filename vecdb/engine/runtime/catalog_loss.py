@@ -12,6 +12,7 @@ from pathlib import Path
 from vecdb.engine.kv.lmdb_pages import check_whole
 from vecdb.engine.system.files import names_in
 from vecdb.errors import DataLossError
+from vecdb.reasons import Reason
 
 __all__ = ["catalog_fault", "catalog_lost", "has_bytes", "stores_on_disk"]
 
@@ -52,5 +53,5 @@ def catalog_lost(root: Path, why: str) -> DataLossError:
     return DataLossError(
         f"the catalogue can't be used: {why}; {len(stores_on_disk(root))} collections are on disk. "
         f"Restore a backup, or run: vecdb check --repair {root}",
-        "CATALOG_LOST",
+        Reason.CATALOG_LOST,
     )

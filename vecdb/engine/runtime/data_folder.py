@@ -18,6 +18,7 @@ from vecdb.engine.system.atomic_folder import remove_stale
 from vecdb.engine.system.files import fsync_folder, write_file
 from vecdb.engine.system.modes import is_for_group, make_root
 from vecdb.errors import FailedPreconditionError
+from vecdb.reasons import Reason
 
 __all__ = [
     "COMPACTION_DRAFT",
@@ -75,13 +76,13 @@ def prepare_folder(root: Path, *, group_access: bool = False) -> None:
     """Make the folder or check that it is ours."""
     for each in (root, *root.parents):
         if each.exists() and not each.is_dir():
-            raise FailedPreconditionError(f"{each} is not a folder", "NOT_A_FOLDER")
+            raise FailedPreconditionError(f"{each} is not a folder", Reason.NOT_A_FOLDER)
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     make_root(root, group=group_access)
     if group_access and not is_for_group(root):
         raise FailedPreconditionError(
             f"{root} is there and not for its group (group_access): chmod -R g+rwX {root}",
-            "PERMISSION",
+            Reason.PERMISSION,
         )
     file = root / "FORMAT"
     _check_format(root, file)
@@ -98,13 +99,13 @@ def _check_format(root: Path, file: Path) -> None:
             raise FailedPreconditionError(
                 f"{root} is a backup, which is not opened but restored into a folder of its own: "
                 f"vecdb restore {root} DIR",
-                "IS_BACKUP",
+                Reason.IS_BACKUP,
             )
         if others and not file.exists():  # Asked again: another process may just have made it.
             text = f"{root} is not empty and holds no vecdb database (no file FORMAT)"
             if stores_on_disk(root):
                 text = f"{file} is gone, and collections are there: run vecdb check --repair {root}"
-            raise FailedPreconditionError(text, "NOT_VECDB")
+            raise FailedPreconditionError(text, Reason.NOT_VECDB)
         _write_format(root, file)
         return
     words = file.read_text(errors="replace").split()
@@ -112,11 +113,12 @@ def _check_format(root: Path, file: Path) -> None:
     if not (known and words[1].isdigit() and int(words[1]) > 0):
         raise FailedPreconditionError(
             f"{file} says {file.read_bytes()[:40]!r}, expected '{FORMAT_WORD} {FORMAT_NUMBER}'",
-            "NOT_VECDB",
+            Reason.NOT_VECDB,
         )
     if int(words[1]) > FORMAT_NUMBER:
         raise FailedPreconditionError(
-            f"{root} has format {words[1]}, this vecdb knows up to {FORMAT_NUMBER}", "NEWER_FORMAT"
+            f"{root} has format {words[1]}, this vecdb knows up to {FORMAT_NUMBER}",
+            Reason.NEWER_FORMAT,
         )
 
 

@@ -254,14 +254,14 @@ class OpenCollection:
         self.store.environment.used = used
 
     @property
-    def awake(self) -> bool:
+    def is_open(self) -> bool:
         """The store is open."""
-        return self.store.environment.awake
+        return self.store.environment.is_open
 
-    def rest(self) -> bool:
+    def evict(self) -> bool:
         """Let files and mappings go until the next use; False if the store can't be closed now."""
         self.snapshots.forget()
-        return self.store.environment.rest()
+        return self.store.environment.evict()
 
     def close(self, *, dropped: bool = False) -> None:
         """Let everything go."""

@@ -14,6 +14,7 @@ from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store
 from vecdb.errors import DataLossError
+from vecdb.reasons import Reason
 
 __all__ = ["check_counters"]
 
@@ -33,7 +34,7 @@ def check_counters(store: Store, transaction: Any) -> None:
         return DataLossError(
             f"{store.environment.folder}: the counter {what} is {said}, but there is "
             f"{relation}{found}: parts of the store have been lost or changed",
-            "COUNTERS",
+            Reason.COUNTERS,
         )
 
     live = transaction.stat(store.environment.database(b"ids"))["entries"]

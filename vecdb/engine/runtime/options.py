@@ -9,6 +9,7 @@ from typing import Any, Final
 from vecdb import checks
 from vecdb.errors import InvalidArgumentError
 from vecdb.limits import Limit
+from vecdb.reasons import Reason
 
 __all__ = ["Options"]
 
@@ -99,6 +100,8 @@ class Options:
                     limit = Limit(f"option {option.name}", 1, None, most)
                     checks.check_limit(limit, value)
             except InvalidArgumentError as error:
-                raise InvalidArgumentError(error.message, "BAD_OPTION") from None
+                raise InvalidArgumentError(error.message, Reason.BAD_OPTION) from None
         if self.optimize and not self.indexer:
-            raise InvalidArgumentError("option optimize needs the option indexer", "BAD_OPTION")
+            raise InvalidArgumentError(
+                "option optimize needs the option indexer", Reason.BAD_OPTION
+            )

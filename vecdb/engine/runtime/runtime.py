@@ -60,6 +60,7 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, CollectionDescription, CollectionStats, Receipt
 
 __all__ = ["Runtime"]
@@ -99,14 +100,14 @@ class Runtime:
             key = os.path.realpath(root)
             if key in cls._of_parent:
                 # LMDB can't be opened beside what the fork copied, nor may that be closed here.
-                raise FailedPreconditionError(cls._of_parent[key], "FORKED")
+                raise FailedPreconditionError(cls._of_parent[key], Reason.FORKED)
             known = cls._open.get(key)
             if known is not None and known._unusable is not None:
-                raise UnavailableError(f"{root} is being closed; close it again", "CLOSING")
+                raise UnavailableError(f"{root} is being closed; close it again", Reason.CLOSING)
             if known is not None:
                 if options and chosen != known.options:
                     text = f"{root} is open in this process with other options"
-                    raise InvalidArgumentError(text, "BAD_OPTION")
+                    raise InvalidArgumentError(text, Reason.BAD_OPTION)
                 known._references += 1
                 return known
             with os_errors_translated(str(root), missing=True):
@@ -166,7 +167,7 @@ class Runtime:
     def check_usable(self) -> None:
         """Raise if the database was closed or this is a forked child."""
         if self._unusable is not None:
-            raise FailedPreconditionError(self._unusable, "CLOSED")
+            raise FailedPreconditionError(self._unusable, Reason.CLOSED)
 
     def create_collection(self, name: str, config: CollectionConfig) -> OpenCollection:
         """Create a collection; on disk when this returns.
@@ -329,7 +330,7 @@ class Runtime:
         """Seal everything, wait until the indexer has finished, and verify what it leaves."""
         self.check_usable()
         if not self.options.indexer:
-            raise UnavailableError("this database was opened with indexer=False", "NO_INDEXER")
+            raise UnavailableError("this database was opened with indexer=False", Reason.NO_INDEXER)
         with os_errors_translated(str(opened.folder)):
             while not opened.flush(1):
                 deadline.check()
@@ -349,7 +350,7 @@ class Runtime:
                 self._supervisor.wake(opened.id, urgent=True)
                 last_wake = time.monotonic()
             if self._supervisor.failures(opened.id) >= failures + _FAILURES_MAX:
-                raise InternalError(self._supervisor.status(opened.id), "INDEXER_CRASHED")
+                raise InternalError(self._supervisor.status(opened.id), Reason.INDEXER_CRASHED)
             check()
             time.sleep(_OPTIMIZE_POLL_S)
 

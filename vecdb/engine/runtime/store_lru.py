@@ -1,9 +1,9 @@
-"""How many collections a process holds open: those least recently used are put to rest.
+"""Bounds how many stores a process holds open: evicts those that were used least recently.
 
-An open collection takes two files, address space for its store's map, and files and mappings of
-its segments. One at rest takes a small object; its next use opens it again, in a millisecond or
-two. Who has been used since the hand came by last is passed over (the clock algorithm), as the one
-mark that a use can afford is a flag.
+An open store takes two files, address space for its map, and the files and mappings of its
+segments. An evicted one takes a small object; its next use reopens it, in a millisecond or two.
+Stores used since they were last looked at are passed over (the clock algorithm), as a flag is all
+that a use can afford.
 """
 
 from __future__ import annotations
@@ -12,55 +12,55 @@ import threading
 from collections import deque
 from typing import Protocol
 
-__all__ = ["Awake", "StoreLru"]
+__all__ = ["Evictable", "StoreLru"]
 
 
-class Awake(Protocol):
-    """What can be put to rest."""
+class Evictable(Protocol):
+    """A store that can be closed and reopens itself."""
 
     used: bool
 
     @property
-    def awake(self) -> bool:
-        """It holds what rest would free."""
+    def is_open(self) -> bool:
+        """Whether it holds files and mappings."""
 
-    def rest(self) -> bool:
-        """Free it until the next use; waits for transactions at hand. False: not now."""
+    def evict(self) -> bool:
+        """Close it until the next use, after running transactions; False if that can't be now."""
 
 
 class StoreLru:
-    """Keeps at most ``open_max`` awake, or a few more while all are in use. For many threads."""
+    """Keeps at most ``open_max`` stores open, a few more while all are in use. Thread-safe."""
 
     def __init__(self, open_max: int) -> None:
         self._open_max = open_max
-        self._ring: deque[Awake] = deque()
+        self._ring: deque[Evictable] = deque()
         self._lock = threading.Lock()
 
-    def reopened(self, one: Awake) -> None:
-        """Count one in that was opened, and put others to rest. Call it in no transaction."""
+    def reopened(self, one: Evictable) -> None:
+        """Add a store that was opened, and evict others. Never call it inside a transaction."""
         with self._lock:
             if one not in self._ring:
                 self._ring.append(one)
             chosen = self._choose(one)
         for victim in chosen:
-            if not victim.rest():
+            if not victim.evict():
                 with self._lock:
                     self._ring.append(victim)
 
-    def forget(self, one: Awake) -> None:
-        """It was closed for good."""
+    def forget(self, one: Evictable) -> None:
+        """Remove a store that was closed for good."""
         with self._lock:
             if one in self._ring:
                 self._ring.remove(one)
 
-    def _choose(self, newest: Awake) -> list[Awake]:
-        chosen: list[Awake] = []
+    def _choose(self, newest: Evictable) -> list[Evictable]:
+        chosen: list[Evictable] = []
         too_many = len(self._ring) - self._open_max
         for _ in range(2 * len(self._ring)):
             if len(chosen) >= too_many:
                 break
             one = self._ring.popleft()
-            if one is newest or (one.used and one.awake):
+            if one is newest or (one.used and one.is_open):
                 one.used = False
                 self._ring.append(one)
             else:

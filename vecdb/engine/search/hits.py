@@ -21,6 +21,7 @@ from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.engine.system.deadline import Deadline
+from vecdb.reasons import Reason
 from vecdb.types import HitColumns, Metric, SearchInfo
 
 __all__ = ["Found", "Wanted", "answers"]
@@ -215,7 +216,7 @@ def _rows(snapshot: Snapshot, parts: Sequence[Found], best: _Best) -> list[int]:
         raise SegmentDamagedError(
             f"a segment names rows {min(numbers)} to {max(numbers)}, the collection has rows 0 to "
             f"{snapshot.counters.next_row - 1}",
-            "SEGMENT",
+            Reason.SEGMENT,
         )
     return numbers
 

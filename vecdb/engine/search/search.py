@@ -29,6 +29,7 @@ from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import DataLossError
+from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, HitColumns, Metric
 from vecdb.vector_arrays import as_queries
 
@@ -50,7 +51,7 @@ _FOUND_BYTES, _MERGED_BYTES, _NAMED_BYTES, _RECORD_BYTES = 12, 56, 260, 500
 """Memory for a row that a part has found, for merging it with those of others, and for a hit as
 Python has it, with an id alone or with a record (without the bytes of its metadata)."""
 
-_PERHAPS_A_SEGMENT = ("SEGMENT", "RECORD_MISSING", "VECTOR_MISSING")
+_PERHAPS_A_SEGMENT = (Reason.SEGMENT, Reason.RECORD_MISSING, Reason.VECTOR_MISSING)
 """Reasons of a DataLossError that a damaged segment may have, as its rows are believed."""
 
 _BEFORE = 2**62

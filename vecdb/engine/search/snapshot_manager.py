@@ -38,6 +38,7 @@ from vecdb.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from vecdb.reasons import Reason
 from vecdb.types import Metric
 
 __all__ = ["SnapshotManager"]
@@ -198,7 +199,7 @@ class SnapshotManager:
             return snapshot
         raise UnavailableError(
             f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were opened",
-            "SEGMENTS_CHANGING",
+            Reason.SEGMENTS_CHANGING,
         )
 
     def _tell_of_work(self, snapshot: Snapshot) -> None:

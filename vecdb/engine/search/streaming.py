@@ -20,6 +20,7 @@ from vecdb.engine.segments.segment import padded_width
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import UnavailableError
+from vecdb.reasons import Reason
 from vecdb.types import Metric
 
 __all__ = ["SnapshotTooOldError", "Unread", "check_not_too_old", "count_live", "read_slices"]
@@ -53,7 +54,7 @@ def check_not_too_old(store: Store, transaction: Any, seq: int) -> None:
     if purged_to > seq:
         raise SnapshotTooOldError(
             f"rows were purged up to seq {purged_to} while they were read as of seq {seq}",
-            "OVERTAKEN",
+            Reason.OVERTAKEN,
         )
 
 

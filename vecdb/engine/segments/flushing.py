@@ -37,6 +37,7 @@ from vecdb.engine.store.tombstones import read_deleted
 from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import file_lock
 from vecdb.errors import DataLossError
+from vecdb.reasons import Reason
 from vecdb.types import Metric
 
 __all__ = [
@@ -100,7 +101,7 @@ def _load_slice(store: Store, first_row: int, end_row: int, seq: int) -> RowArra
                 ids.append(encoded)
         if (present & ~recorded).any() and store.purged_to(transaction) <= seq:
             row = first_row + int(np.flatnonzero(present & ~recorded)[0])
-            raise DataLossError(f"row {row} has no record", "RECORD_MISSING")
+            raise DataLossError(f"row {row} has no record", Reason.RECORD_MISSING)
         # Where purging has passed this seq, a row without a record has died since.
         present &= recorded
     kept = np.flatnonzero(present)

@@ -43,6 +43,7 @@ from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import fsync_folder, write_array, write_file
 from vecdb.engine.system.modes import make_folder
 from vecdb.errors import DataLossError
+from vecdb.reasons import Reason
 from vecdb.types import Metric
 
 __all__ = [
@@ -108,7 +109,9 @@ class RowArrays:
         try:
             return self._texts(starts, ends)
         except UnicodeDecodeError as error:
-            raise SegmentDamagedError(f"an id is no UTF-8 text ({error})", "SEGMENT") from error
+            raise SegmentDamagedError(
+                f"an id is no UTF-8 text ({error})", Reason.SEGMENT
+            ) from error
 
     def _texts(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> list[str]:
         size = len(self.id_bytes)
@@ -152,7 +155,7 @@ class RowArrays:
 def _offsets_damaged(start: int, end: int, size: int) -> SegmentDamagedError:
     return SegmentDamagedError(
         f"an id is said to be at bytes {start} to {end} of {size}: the offsets are damaged",
-        "SEGMENT",
+        Reason.SEGMENT,
     )
 
 
@@ -187,13 +190,13 @@ class Segment:
         self.number = number
         raw = (folder / "manifest.json").read_bytes()
         if zlib.crc32(raw) != entry["manifest_crc"]:
-            raise SegmentDamagedError(f"{folder}: the manifest's checksum is wrong", "SEGMENT")
+            raise SegmentDamagedError(f"{folder}: the manifest's checksum is wrong", Reason.SEGMENT)
         self._manifest = manifest = json.loads(raw)
         if manifest["collection"] != collection_id or manifest["number"] != number:
             raise SegmentDamagedError(
                 f"{folder} belongs to segment {manifest['number']} of collection "
                 f"{manifest['collection']}, expected {number} of {collection_id}",
-                "SEGMENT",
+                Reason.SEGMENT,
             )
         self.first_row: int = manifest["first_row"]
         self.end_row: int = manifest["end_row"]
@@ -225,7 +228,7 @@ class Segment:
         self.signature += (found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
         if found.st_size != said["bytes"]:
             raise SegmentDamagedError(
-                f"{path}: expected {said['bytes']} bytes, got {found.st_size}", "SEGMENT"
+                f"{path}: expected {said['bytes']} bytes, got {found.st_size}", Reason.SEGMENT
             )
         shape, dtype = tuple(said["shape"]), np.dtype(said["dtype"])
         data_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -233,7 +236,8 @@ class Segment:
             header = _read_header(file)
             if header != (shape, False, dtype, said["bytes"] - data_bytes):
                 raise SegmentDamagedError(
-                    f"{path}: expected a header of {dtype.str} {shape}, got {header}", "SEGMENT"
+                    f"{path}: expected a header of {dtype.str} {shape}, got {header}",
+                    Reason.SEGMENT,
                 )
             if data_bytes == 0:
                 return np.zeros(shape, dtype)
@@ -254,7 +258,9 @@ class Segment:
                 len(self.graph.links) == n and self.graph.upper_offsets.shape == (n + 1,)
             )
         if not fine:
-            raise SegmentDamagedError(f"{self.folder}: the arrays do not fit each other", "SEGMENT")
+            raise SegmentDamagedError(
+                f"{self.folder}: the arrays do not fit each other", Reason.SEGMENT
+            )
 
     def verify(self, check: Callable[[], None] | None = None) -> None:
         """Compare the checksum of every array with the manifest; reads all bytes.
@@ -275,7 +281,7 @@ class Segment:
                     if check is not None:
                         check()
             if crc != said["crc32"]:
-                raise SegmentDamagedError(f"{file.name}: the checksum is wrong", "SEGMENT")
+                raise SegmentDamagedError(f"{file.name}: the checksum is wrong", Reason.SEGMENT)
         self.verified = True
 
 
@@ -305,7 +311,7 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], 
         shape = tuple(int(size) for size in found[3].split(b",") if size.strip())
         dtype = np.dtype(found[1].decode())
     except (ValueError, TypeError) as error:
-        raise SegmentDamagedError(f"{file.name}: bad header ({error})", "SEGMENT") from error
+        raise SegmentDamagedError(f"{file.name}: bad header ({error})", Reason.SEGMENT) from error
     return shape, found[2] == b"True", dtype, file.tell()
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from vecdb.engine.store.rows import RowReader
 from vecdb.errors import ConditionFailedError
+from vecdb.reasons import Reason
 
 __all__ = ["check_condition"]
 
@@ -49,7 +50,7 @@ def check_condition(
     if if_seq is not None and if_seq > seq:
         raise ConditionFailedError(
             f"if_seq {if_seq} was never read here: the collection is at seq {seq}",
-            "CONDITION_CHANGED",
+            Reason.CONDITION_CHANGED,
         )
     row_of = rows.find(transaction, [ids[i] for i in order])
     versions = rows.last_versions(transaction, row_of.values())
@@ -60,16 +61,16 @@ def check_condition(
             raise ConditionFailedError(
                 f"id {key.decode()!r} is there already, last changed at seq {version} "
                 f"(the collection is at {seq}); insert_only wants none of the ids to be live",
-                "CONDITION_EXISTS",
+                Reason.CONDITION_EXISTS,
             )
         if if_seq is not None and version is not None and version > if_seq:
             raise ConditionFailedError(
                 f"id {key.decode()!r} was last changed at seq {version}, after if_seq {if_seq}",
-                "CONDITION_CHANGED",
+                Reason.CONDITION_CHANGED,
             )
         if if_seq and version is None:
             raise ConditionFailedError(
                 f"id {key.decode()!r} is not there at seq {seq}, if_seq {if_seq} wants it as it "
                 "was read",
-                "CONDITION_CHANGED",
+                Reason.CONDITION_CHANGED,
             )

@@ -55,6 +55,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.errors import DataLossError
+from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, Metric
 
 __all__ = [
@@ -226,7 +227,7 @@ def open_value(key: bytes | memoryview, value: bytes | memoryview, what: str) ->
     if len(snapshot) < 4 or _CRC.unpack(snapshot[-4:])[0] != zlib.crc32(payload, zlib.crc32(key)):
         raise DataLossError(
             f"the checksum of {_named(bytes(key), what)} is wrong: its bytes on disk have changed",
-            "CHECKSUM",
+            Reason.CHECKSUM,
         )
     return payload
 
@@ -266,7 +267,7 @@ def unpack_u64_table(
         raise DataLossError(
             f"{len(keys) // 8} values ({what}) have {len(values)} bytes, expected "
             f"{12 * (len(keys) // 8)}",
-            "CHECKSUM",
+            Reason.CHECKSUM,
         )
     key_bytes = np.frombuffer(keys, np.uint8).reshape(-1, 8)
     value_bytes = np.frombuffer(values, np.uint8).reshape(-1, 12)
@@ -395,7 +396,8 @@ def block_rows(key: bytes, value: memoryview, dim: int) -> int | npt.NDArray[np.
     row_size = 4 * dim + (4 if flags & BLOCK_HAS_OFFSETS else 0)
     if count == 0 or tail != count * row_size:
         raise DataLossError(
-            f"{_named(key, 'block')} has {len(value)} bytes, which is no number of rows", "CHECKSUM"
+            f"{_named(key, 'block')} has {len(value)} bytes, which is no number of rows",
+            Reason.CHECKSUM,
         )
     if flags & BLOCK_HAS_OFFSETS:
         offsets = np.frombuffer(value, np.uint32, count, count * dim * 4)

@@ -31,6 +31,7 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 
 __all__ = [
     "check_lease",
@@ -70,7 +71,7 @@ def take_lease(store: Store, transaction: Any, *, limited: bool = True) -> Lease
         raise ResourceExhaustedError(
             f"{held} scrolls of the collection are under way, at most {limits.LEASES_MAX} may be; "
             f"those that are asked for no page end after {limits.LEASE_S:g} s",
-            "TOO_MANY_SCROLLS",
+            Reason.TOO_MANY_SCROLLS,
         )
     state, counters = store.read_state(transaction), store.read_counters(transaction)
     now_ns = _now_ns(store, transaction)
@@ -92,7 +93,7 @@ def check_lease(store: Store, transaction: Any, lease_id: bytes) -> Lease:
             "the scroll has ended: no page was asked for in "
             f"{limits.LEASE_S:g} s, or for a while beside too many others, or it was closed; "
             "begin a new one",
-            "PIN_EXPIRED",
+            Reason.PIN_EXPIRED,
         )
     return lease
 

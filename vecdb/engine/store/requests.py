@@ -28,6 +28,7 @@ from vecdb.engine.kv.named_database import NamedDatabase
 from vecdb.engine.store import layout
 from vecdb.engine.store.layout import Request
 from vecdb.errors import DataLossError, FailedPreconditionError
+from vecdb.reasons import Reason
 from vecdb.types import Receipt
 
 __all__ = ["Requests"]
@@ -68,7 +69,7 @@ class Requests:
                 f"request_id {request_id.decode()!r} is that of another batch, which was applied "
                 f"at seq {known.seq}; this one's SHA-256 begins with {digest.hex()[:8]}, that "
                 f"one's with {known.digest.hex()[:8]}",
-                "REQUEST_ID_REUSED",
+                Reason.REQUEST_ID_REUSED,
             )
         self._put(transaction, request_id, known)
         return Receipt(known.seq, known.rows, repeated=True)

@@ -20,6 +20,7 @@ from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.named_database import NamedDatabase
 from vecdb.engine.store import layout
 from vecdb.errors import DataLossError
+from vecdb.reasons import Reason
 
 __all__ = ["BlockReader", "Record", "RowReader", "to_last_version"]
 
@@ -76,7 +77,7 @@ class RowReader:
                 key = cursor.key()
                 found = layout.unpack_record_key(key) if key else (-1, 0)
                 if found[0] != row:
-                    raise DataLossError(f"row {row} has no record", "RECORD_MISSING")
+                    raise DataLossError(f"row {row} has no record", Reason.RECORD_MISSING)
                 versions[row] = found[1]
         return versions
 
@@ -318,7 +319,7 @@ def _record_at(cursor: Any, row: int, seq: int) -> Record:
     found = cursor.prev() if found else cursor.last()
     key = cursor.key()
     if not found or int.from_bytes(key[:8], "big") != row:
-        raise DataLossError(f"row {row} has no record at seq {seq}", "RECORD_MISSING")
+        raise DataLossError(f"row {row} has no record at seq {seq}", Reason.RECORD_MISSING)
     encoded, metadata = layout.unpack_record(key, cursor.value())
     return Record(encoded.decode(), metadata)
 
@@ -370,7 +371,7 @@ class BlockReader:
             position = int(np.searchsorted(self._rows, row))
             if position < len(self._rows) and self._rows[position] == row:
                 return position
-        raise DataLossError(f"row {row} has no vector", "VECTOR_MISSING")
+        raise DataLossError(f"row {row} has no vector", Reason.VECTOR_MISSING)
 
     def _load(self, row: int) -> None:
         key = layout.row_key(row)
@@ -378,7 +379,7 @@ class BlockReader:
         if not found or self._cursor.key() != key:
             found = self._cursor.prev() if found else self._cursor.last()
         if not found:
-            raise DataLossError(f"row {row} has no vector", "VECTOR_MISSING")
+            raise DataLossError(f"row {row} has no vector", Reason.VECTOR_MISSING)
         key, value = bytes(self._cursor.key()), memoryview(self._cursor.value())
         if self._verify:
             layout.open_value(key, value, "block")

@@ -36,6 +36,7 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 from vecdb.types import Records, ScrollPage
 
 __all__ = ["PageRequest", "end_scroll", "read_page"]
@@ -123,9 +124,9 @@ def _release(store: Store, lease_id: bytes) -> None:
 def _checked_token(token: Any, collection_id: str) -> ScrollToken:
     place = unpack_token(checks.check_token(token))
     if place is None:
-        raise InvalidArgumentError("the token is not one that a scroll gave", "BAD_TOKEN")
+        raise InvalidArgumentError("the token is not one that a scroll gave", Reason.BAD_TOKEN)
     if place.collection_id != collection_id:
-        raise InvalidArgumentError("the token is of another collection's scroll", "BAD_TOKEN")
+        raise InvalidArgumentError("the token is of another collection's scroll", Reason.BAD_TOKEN)
     return place
 
 
@@ -152,7 +153,9 @@ def _filled_page(
             store.check_not_dropped(transaction)
             lease = leases.check_lease(store, transaction, place.lease_id)
             if lease.seq != place.seq or row > lease.next_row:
-                raise InvalidArgumentError("the token does not go with its scroll", "BAD_TOKEN")
+                raise InvalidArgumentError(
+                    "the token does not go with its scroll", Reason.BAD_TOKEN
+                )
             row = _read_slice(store, transaction, lease, row, asked, got)
         if got.full or len(got.ids) == asked.batch or row >= lease.next_row:
             break
@@ -238,10 +241,10 @@ def _vectors(
         vectors[places], filled[places] = block[inside], True
         unknown = np.setdiff1d(rows[~inside], dead, assume_unique=True)
         if len(unknown):
-            raise DataLossError(f"row {unknown[0]} has no record", "RECORD_MISSING")
+            raise DataLossError(f"row {unknown[0]} has no record", Reason.RECORD_MISSING)
     if not filled.all():
         missing = int(kept[np.flatnonzero(~filled)[0]])
-        raise DataLossError(f"row {missing} has no vector", "VECTOR_MISSING")
+        raise DataLossError(f"row {missing} has no vector", Reason.VECTOR_MISSING)
     return vectors
 
 

@@ -30,6 +30,7 @@ from vecdb.engine.store.stored_name import NAME_KEY
 from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.system.files import fsync_folder
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
+from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, Receipt
 
 __all__ = ["Store", "dropped_error", "mark_dropped"]
@@ -53,7 +54,7 @@ class Store:
             if number > layout.FORMAT_NUMBER:
                 raise FailedPreconditionError(
                     f"the store has format {number}, this vecdb knows up to {layout.FORMAT_NUMBER}",
-                    "NEWER_FORMAT",
+                    Reason.NEWER_FORMAT,
                 )
             entry = layout.unpack_json(
                 _COLLECTION, self._raw(transaction, _COLLECTION), "collection"
@@ -61,7 +62,7 @@ class Store:
         if entry["id"] != collection_id:
             raise DataLossError(
                 f"{environment.folder} holds collection {entry['id']}, expected {collection_id}",
-                "FOREIGN_STORE",
+                Reason.FOREIGN_STORE,
             )
         self.config = layout.config_of(entry)
         self.rows = RowReader(environment, self.config.dim)
@@ -102,7 +103,7 @@ class Store:
     def _raw(self, transaction: Any, key: bytes) -> memoryview:
         value = transaction.get(key, db=self._meta)
         if value is None:
-            raise DataLossError(f"the store has no {key.decode()}", "META_MISSING")
+            raise DataLossError(f"the store has no {key.decode()}", Reason.META_MISSING)
         return memoryview(value)
 
     def _get(self, transaction: Any, key: bytes, unpack: Any, *arguments: Any) -> Any:
@@ -373,12 +374,14 @@ def _check_appended(done: tuple[int, int], what: str) -> None:
     """LMDB passes over a key that is not past the last one: rows would be lost without a word."""
     given, added = done
     if given != added:
-        raise DataLossError(f"{what}: {added} of {given} new rows are past the last", "ROW_ORDER")
+        raise DataLossError(
+            f"{what}: {added} of {given} new rows are past the last", Reason.ROW_ORDER
+        )
 
 
 def dropped_error() -> NotFoundError:
     """What every use of a dropped collection raises."""
-    return NotFoundError("the collection was dropped", "DROPPED")
+    return NotFoundError("the collection was dropped", Reason.DROPPED)
 
 
 def mark_dropped(environment: Environment) -> None:

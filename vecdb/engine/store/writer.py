@@ -40,6 +40,7 @@ from vecdb.errors import (
     ResourceExhaustedError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 from vecdb.types import Receipt
 
 __all__ = ["Writer"]
@@ -134,12 +135,12 @@ class Writer:
         job = _Job(store, batch, batch.nbytes, after_commit, _Answer(store, self._give_up))
         with self._changed:
             if self._closed:
-                raise FailedPreconditionError("the database is closed", "CLOSED")
+                raise FailedPreconditionError("the database is closed", Reason.CLOSED)
             if self._jobs and self._queued_bytes + job.nbytes > self._queue_bytes_max:
                 raise ResourceExhaustedError(
                     f"the write queue holds {self._queued_bytes} bytes, at most "
                     f"{self._queue_bytes_max}; nothing was written, try again",
-                    "QUEUE_FULL",
+                    Reason.QUEUE_FULL,
                 )
             self._jobs.append(job)
             self._queued_bytes += job.nbytes
@@ -290,6 +291,6 @@ def _presentable(error: BaseException) -> BaseException:
         return error
     if isinstance(error, MemoryError):
         return out_of_memory(error)
-    failure = InternalError("the batch could not be written, a defect of vecdb", "WRITER")
+    failure = InternalError("the batch could not be written, a defect of vecdb", Reason.WRITER)
     failure.__cause__ = error
     return failure

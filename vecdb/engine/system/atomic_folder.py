@@ -19,6 +19,7 @@ from typing import Final, Self
 from vecdb.engine.system.files import fsync_folder, os_errors_translated
 from vecdb.engine.system.modes import make_folder, open_lock
 from vecdb.errors import AlreadyExistsError, NotFoundError
+from vecdb.reasons import Reason
 
 __all__ = ["PartialFolder", "remove_stale"]
 
@@ -45,7 +46,7 @@ class PartialFolder:
         self._target = target
         if not target.parent.is_dir():
             raise NotFoundError(
-                f"{target.parent}, where {target.name} should go, is no folder", "NO_FOLDER"
+                f"{target.parent}, where {target.name} should go, is no folder", Reason.NO_FOLDER
             )
         with os_errors_translated(str(target), missing=True):
             remove_stale(target)
@@ -61,7 +62,9 @@ class PartialFolder:
             os.rename(self.path, self._target)  # An empty folder gives way, nothing else does.
         except OSError as error:
             if error.errno in _IN_THE_WAY:
-                raise AlreadyExistsError(f"{self._target} is there already", "PATH_TAKEN") from None
+                raise AlreadyExistsError(
+                    f"{self._target} is there already", Reason.PATH_TAKEN
+                ) from None
             raise
         self.path = self._target
         # Only now: without it the folder would never be known as one that a dead process left.

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from vecdb.errors import ResourceExhaustedError
+from vecdb.reasons import Reason
 
 __all__ = ["CallMemory", "MemoryBudget", "out_of_memory"]
 
@@ -86,7 +87,7 @@ class MemoryBudget:
                     f"the call takes about {wanted} bytes of memory, of the {self.bytes_max} for "
                     f"all calls {max(0, self.bytes_max - self._used + wanted - count)} are free; "
                     "ask for fewer rows, or without vectors or metadata, or try again later",
-                    "CALL_MEMORY",
+                    Reason.CALL_MEMORY,
                 )
             self._used += count
             self._peak = max(self._used, self._peak)
@@ -143,7 +144,7 @@ class CallMemory:
             raise ResourceExhaustedError(
                 f"the answer has at least {answer} bytes, a message may have "
                 f"{self._message_bytes}; ask for fewer rows, or without vectors or metadata",
-                "MESSAGE_TOO_LARGE",
+                Reason.MESSAGE_TOO_LARGE,
             )
         self.take(count * self._answer_copies)
         self._answer = answer
@@ -201,7 +202,7 @@ def out_of_memory(error: MemoryError) -> ResourceExhaustedError:
     """What a caller is told of one; numpy's say how much was asked for."""
     why = f": {error}" if str(error) else ""
     return ResourceExhaustedError(
-        f"the machine has too little memory for the call{why}", "OUT_OF_MEMORY"
+        f"the machine has too little memory for the call{why}", Reason.OUT_OF_MEMORY
     )
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from vecdb.engine.system.modes import creating, open_lock
 from vecdb.errors import UnavailableError
 from vecdb.os_errors import os_errors_translated
+from vecdb.reasons import Reason
 
 __all__ = [
     "checksum_of_file",
@@ -166,7 +167,7 @@ def patient_lock(path: Path, patience_s: float) -> Iterator[None]:
             raise UnavailableError(
                 f"another process has held {path} for {patience_s:g} s; continue or end that "
                 "process if it was stopped, and retry",
-                "LOCKED",
+                Reason.LOCKED,
             )
         time.sleep(_LOCK_POLL_S)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vecdb.engine.system.modes import open_lock
 from vecdb.errors import FailedPreconditionError, UnavailableError
+from vecdb.reasons import Reason
 
 __all__ = ["FolderUse"]
 
@@ -51,10 +52,11 @@ class FolderUse:
                 self.close()
             if alone:
                 raise FailedPreconditionError(
-                    f"{root} is open in another process or in this one: close it first", "IN_USE"
+                    f"{root} is open in another process or in this one: close it first",
+                    Reason.IN_USE,
                 )
             raise UnavailableError(
-                f"{root} is being compacted; open it when that is done", "COMPACTING"
+                f"{root} is being compacted; open it when that is done", Reason.COMPACTING
             )
 
     def close(self) -> None:

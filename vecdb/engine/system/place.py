@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from vecdb.errors import OutcomeUnknownError, UnavailableError
+from vecdb.reasons import Reason
 
 __all__ = ["Place", "not_in_place", "unknown_where"]
 
@@ -65,7 +66,7 @@ def not_in_place(folder: Path) -> UnavailableError:
     """Refused before anything was done."""
     return UnavailableError(
         f"{folder} is not the folder that was opened: {_WHAT_TO_DO}; nothing was written",
-        "FOLDER_GONE",
+        Reason.FOLDER_GONE,
     )
 
 
@@ -74,5 +75,5 @@ def unknown_where(folder: Path) -> OutcomeUnknownError:
     return OutcomeUnknownError(
         f"{folder} is not the folder that was opened: {_WHAT_TO_DO}; the batch was written into "
         "the folder that was there",
-        "FOLDER_GONE",
+        Reason.FOLDER_GONE,
     )

@@ -28,6 +28,7 @@ from vecdb.engine.interchange.faiss.write import flat_index, hnsw_index
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.store.scroll import PageRequest, read_page
 from vecdb.errors import InvalidArgumentError
+from vecdb.reasons import Reason
 from vecdb.types import ExportEnd, Metric
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def export(
     if asked.normalize_queries and config.metric is not Metric.COSINE:
         raise InvalidArgumentError(
             f"normalize_queries goes with the metric cosine, the collection's is {config.metric}",
-            "BAD_METRIC",
+            Reason.BAD_METRIC,
         )
     lease = ExportLease(opened.store, opened.id)
     # All that may take longer than a lease asks the deadline now and then.

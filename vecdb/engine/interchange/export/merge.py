@@ -51,6 +51,7 @@ from vecdb.engine.system.child_process import give_way
 from vecdb.engine.system.files import file_lock, os_errors_translated
 from vecdb.engine.system.folder_use import FolderUse
 from vecdb.errors import DataLossError, UnavailableError, VecdbError
+from vecdb.reasons import Reason
 
 __all__ = ["main"]
 
@@ -110,7 +111,7 @@ class _Merger:
         raise UnavailableError(
             f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were "
             "compared",
-            "SEGMENTS_CHANGING",
+            Reason.SEGMENTS_CHANGING,
         )
 
     def _intact(self, segment: SegmentSnapshot, snapshot: Snapshot) -> bool:
@@ -224,7 +225,7 @@ def main() -> None:
         said = {
             "error": "InternalError",
             "message": f"merging for an export failed: {last}",
-            "reason": "EXPORT",
+            "reason": Reason.EXPORT,
         }
     print(json.dumps(said), flush=True)
 

@@ -25,6 +25,7 @@ from vecdb.engine.segments.segment import Segment
 from vecdb.engine.system.child_process import start_child
 from vecdb.engine.system.files import file_lock
 from vecdb.errors import UnavailableError, VecdbError
+from vecdb.reasons import Reason
 
 if TYPE_CHECKING:
     from vecdb.engine.interchange.export.lease import ExportLease
@@ -131,7 +132,7 @@ def _died(
     status, last = child.returncode, words[-1] if words else "it said nothing"
     how = f"was killed by signal {-status}" if status and status < 0 else f"ended with {status}"
     return UnavailableError(
-        f"the process that merged for an export {how} ({last}): try again", "EXPORT_ENDED"
+        f"the process that merged for an export {how} ({last}): try again", Reason.EXPORT_ENDED
     )
 
 

@@ -41,6 +41,7 @@ from vecdb.engine.search.snapshot import NOTHING_DELETED, SegmentSnapshot, Snaps
 from vecdb.engine.segments.lifecycle import quarantine
 from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
 from vecdb.errors import ResourceExhaustedError, UnavailableError
+from vecdb.reasons import Reason
 
 if TYPE_CHECKING:
     from vecdb.engine.runtime.open_collection import OpenCollection
@@ -155,7 +156,7 @@ def find_graph(
         return GraphSource(segment.graph, segment.content, None, ", ".join(done), work_s)
     raise UnavailableError(
         f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were compared",
-        "SEGMENTS_CHANGING",
+        Reason.SEGMENTS_CHANGING,
     )
 
 
@@ -234,5 +235,5 @@ def _check_size(opened: OpenCollection, snapshot: Snapshot) -> None:
             f"{snapshot.live_count:,} rows would have to be merged into one graph, which may have "
             f"{opened.graph_rows_max:,} here (option segment_bytes_max): export them without a "
             "graph, flat=True or --flat",
-            "EXPORT_TOO_LARGE",
+            Reason.EXPORT_TOO_LARGE,
         )

@@ -30,6 +30,7 @@ from vecdb.engine.interchange.importing.foreign_index import (
 )
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError
+from vecdb.reasons import Reason
 
 __all__ = ["read_faiss"]
 
@@ -217,4 +218,4 @@ def _take_count(file: UntrustedFile, expected: int, field: str) -> None:
 
 def _unsupported(nest: _Nest, at: int, what: str) -> InvalidArgumentError:
     """An index that is not read, or bytes that are none."""
-    return InvalidArgumentError(nest.file.wrong(at, "index", what).message, "FAISS_INDEX")
+    return InvalidArgumentError(nest.file.wrong(at, "index", what).message, Reason.FAISS_INDEX)

@@ -18,6 +18,7 @@ from vecdb import limits
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError
+from vecdb.reasons import Reason
 from vecdb.types import Metric
 
 __all__ = ["ForeignIndex", "Lengths", "Measure", "Rows", "check_ids_unique"]
@@ -202,7 +203,8 @@ class ForeignIndex:
         }[self.measure]
         if usual is None:
             raise InvalidArgumentError(
-                f"{self.rows.file.called}: the file does not say its metric: give one", "BAD_METRIC"
+                f"{self.rows.file.called}: the file does not say its metric: give one",
+                Reason.BAD_METRIC,
             )
         if wanted in (None, usual):
             return usual
@@ -210,7 +212,7 @@ class ForeignIndex:
             raise InvalidArgumentError(
                 f"{self.rows.file.called}: {self.kind} compares by {self.measure}, which is metric "
                 f"{usual}, got {wanted}{by}",
-                "METRIC_MISMATCH",
+                Reason.METRIC_MISMATCH,
             )
         return Metric.COSINE
 
@@ -237,7 +239,7 @@ class ForeignIndex:
                 f"{file.called}: metric cosine needs vectors of length 1 here, as the index "
                 f"compares by {self.measure or 'them as they are'}: row {lengths.oddest_row} has "
                 f"length {lengths.oddest:.6g}",
-                "METRIC_MISMATCH",
+                Reason.METRIC_MISMATCH,
             )
 
 

@@ -31,6 +31,7 @@ from vecdb.engine.system.files import os_errors_translated
 from vecdb.engine.system.modes import creating, make_folder
 from vecdb.errors import InvalidArgumentError, ResourceExhaustedError
 from vecdb.import_files import SideFile
+from vecdb.reasons import Reason
 from vecdb.types import ImportReport
 
 __all__ = ["Announced", "Chunk", "TransferEnd", "receive_import"]
@@ -127,12 +128,12 @@ class _Spool:
                 self._side.add(part.data)
             else:
                 raise InvalidArgumentError(
-                    "no bytes of a side file were announced, got some", "BAD_TRANSFER"
+                    "no bytes of a side file were announced, got some", Reason.BAD_TRANSFER
                 )
         raise InvalidArgumentError(
             f"the transfer stopped after {self.index.bytes} of {self.index.announced} bytes of "
             f"{self.index.called}, before its end",
-            "BAD_TRANSFER",
+            Reason.BAD_TRANSFER,
         )
 
     def side_file(self) -> SideFile | None:
@@ -157,17 +158,17 @@ class _Receiving:
 
     def add(self, data: bytes) -> None:
         if self.bytes + len(data) > self.announced:
-            raise self._wrong("BAD_TRANSFER", f"got {self.bytes + len(data)}")
+            raise self._wrong(Reason.BAD_TRANSFER, f"got {self.bytes + len(data)}")
         self._stream.write(data)
         self._digest.update(data)
         self.bytes += len(data)
 
     def finish(self, sha256: str) -> None:
         if self.bytes != self.announced:
-            raise self._wrong("BAD_TRANSFER", f"got {self.bytes}")
+            raise self._wrong(Reason.BAD_TRANSFER, f"got {self.bytes}")
         found = self._digest.hexdigest()
         if found != sha256:
-            raise self._wrong("TRANSFER_DAMAGED", f"with SHA-256 {sha256!r}, got {found}")
+            raise self._wrong(Reason.TRANSFER_DAMAGED, f"with SHA-256 {sha256!r}, got {found}")
         self._stream.close()
 
     def _wrong(self, reason: str, what: str) -> InvalidArgumentError:
@@ -189,5 +190,5 @@ def _check_room(root: Path, size: int) -> None:
         raise ResourceExhaustedError(
             f"an import of {size} bytes needs {needed} free on the disk of the data folder, which "
             f"has {free}",
-            "DISK_FULL",
+            Reason.DISK_FULL,
         )

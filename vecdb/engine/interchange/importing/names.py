@@ -26,6 +26,7 @@ from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.errors import InvalidArgumentError
 from vecdb.import_files import SideFile
 from vecdb.json_objects import NotJsonError
+from vecdb.reasons import Reason
 from vecdb.row_names import RowNames
 from vecdb.side_header import KEY, SideHeader
 
@@ -189,4 +190,4 @@ def _entry(meta: SideFile, number: int, found: dict[str, Any]) -> Entry:
 
 
 def _wrong(meta: SideFile, place: str, what: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{meta}: {place}: {what}", "BAD_META")
+    return InvalidArgumentError(f"{meta}: {place}: {what}", Reason.BAD_META)

@@ -13,6 +13,7 @@ from vecdb import limits
 from vecdb.engine.interchange.importing.foreign_index import ForeignIndex, Lengths
 from vecdb.errors import InvalidArgumentError
 from vecdb.limits import Limit
+from vecdb.reasons import Reason
 from vecdb.side_header import SideHeader
 from vecdb.types import CollectionConfig, Metric
 
@@ -45,7 +46,7 @@ class Settings:
         self._check_dim(name)
         self._called = index.rows.file.called
         told = _agreed(
-            "METRIC_MISMATCH",
+            Reason.METRIC_MISMATCH,
             "metric",
             (f"collection {name} has", there and there.metric),
             ("the caller gave", wanted),
@@ -60,19 +61,19 @@ class Settings:
             ("M", header.M, index.M),
             ("ef_construction", header.ef_construction, index.ef_construction),
         ):
-            _agreed("CONFIG_MISMATCH", what, (sources[0], of_side), (sources[1], of_file))
+            _agreed(Reason.CONFIG_MISMATCH, what, (sources[0], of_side), (sources[1], of_file))
 
     def _check_dim(self, name: str) -> None:
         index, header = self._index, self._header
         if self._there is not None and self._there.dim != index.dim:
             raise InvalidArgumentError(
                 f"collection {name} has {self._there.dim} dimensions, the file {index.dim}",
-                "DIM_MISMATCH",
+                Reason.DIM_MISMATCH,
             )
         if header.dim not in (None, index.dim):
             raise InvalidArgumentError(
                 f"{self._side} says {header.dim} dimensions, the file has {index.dim}",
-                "DIM_MISMATCH",
+                Reason.DIM_MISMATCH,
             )
 
     def check_lengths(self, lengths: Lengths) -> None:
@@ -86,7 +87,7 @@ class Settings:
             raise InvalidArgumentError(
                 f"{self._side} says that vectors are normalized to length 1, row "
                 f"{lengths.oddest_row} of {self._called} has length {lengths.oddest:.6g}",
-                "METRIC_MISMATCH",
+                Reason.METRIC_MISMATCH,
             )
 
     @property

@@ -60,6 +60,7 @@ from vecdb.engine.system.files import (
 from vecdb.engine.system.folder_use import FolderUse
 from vecdb.engine.system.modes import is_for_group, make_folder, make_folders
 from vecdb.errors import AlreadyExistsError, DataLossError, VecdbError
+from vecdb.reasons import Reason
 from vecdb.types import BackupReport
 
 __all__ = ["file_entries", "finish_store", "fsync_folders", "main", "open_copy", "settle"]
@@ -79,7 +80,7 @@ def make_backup(root: Path, target: Path, *, include_segments: bool) -> BackupRe
     """
     began = time.monotonic()
     if os.path.lexists(target):
-        raise AlreadyExistsError(f"{target} is there already", "PATH_TAKEN")
+        raise AlreadyExistsError(f"{target} is there already", Reason.PATH_TAKEN)
     with contextlib.ExitStack() as stack:
         partial = stack.enter_context(PartialFolder(target, group=is_for_group(root)))
         collections = []
@@ -231,7 +232,7 @@ def _verify(store: Store) -> dict[str, Any]:
         ids = transaction.stat(environment.database(b"ids"))["entries"]
     if ids != counters.live_count:
         raise DataLossError(
-            f"{environment.folder} holds {ids} ids, expected {counters.live_count}", "COUNTERS"
+            f"{environment.folder} holds {ids} ids, expected {counters.live_count}", Reason.COUNTERS
         )
     covered_to = 0
     for number, entry in placed:
@@ -239,14 +240,14 @@ def _verify(store: Store) -> dict[str, Any]:
             raise DataLossError(
                 f"segment {number} in {environment.folder} begins at row {entry['first_row']}, "
                 f"expected {covered_to}",
-                "INTERVALS",
+                Reason.INTERVALS,
             )
         covered_to = entry["end_row"]
     if covered_to != counters.sealed_to:
         raise DataLossError(
             f"the segments in {environment.folder} end at row {covered_to}, expected "
             f"{counters.sealed_to}",
-            "INTERVALS",
+            Reason.INTERVALS,
         )
     return {
         "seq": state.seq,
@@ -318,7 +319,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         return {
             "error": "InternalError",
             "message": f"the backup failed: {traceback.format_exc(limit=-1).splitlines()[-1]}",
-            "reason": "BACKUP",
+            "reason": Reason.BACKUP,
         }
     return {"report": dataclasses.asdict(report)}
 

@@ -24,6 +24,7 @@ from vecdb.engine.runtime.data_folder import MANIFEST_NAME
 from vecdb.engine.store import layout
 from vecdb.engine.system.files import write_file
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
+from vecdb.reasons import Reason
 
 __all__ = ["read_manifest", "write_manifest"]
 
@@ -51,9 +52,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raw = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(
-            f"there is no backup in {folder} (no file {MANIFEST_NAME})", "NO_BACKUP"
+            f"there is no backup in {folder} (no file {MANIFEST_NAME})", Reason.NO_BACKUP
         ) from None
-    damaged = DataLossError(f"{file}: its bytes have changed", "CHECKSUM")
+    damaged = DataLossError(f"{file}: its bytes have changed", Reason.CHECKSUM)
     try:
         content = json.loads(raw)
         numbers = {
@@ -65,13 +66,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for key, (number, known) in numbers.items():
         if number > known:
             raise FailedPreconditionError(
-                f"{file} has {key} {number}, this vecdb knows up to {known}", "NEWER_FORMAT"
+                f"{file} has {key} {number}, this vecdb knows up to {known}", Reason.NEWER_FORMAT
             )
     crc = content.pop("crc32", None)
     if crc != zlib.crc32(_encoded(content)) or raw != _encoded({**content, "crc32": crc}):
         raise damaged
     if any(PurePosixPath(p).is_absolute() or ".." in p.split("/") for p in content["files"]):
-        raise DataLossError(f"{file} names files outside of its folder", "FOREIGN_PATH")
+        raise DataLossError(f"{file} names files outside of its folder", Reason.FOREIGN_PATH)
     return dict(content)
 
 

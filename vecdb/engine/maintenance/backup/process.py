@@ -23,6 +23,7 @@ from vecdb.engine.system.child_process import start_child
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.files import os_errors_translated
 from vecdb.errors import DataLossError, InvalidArgumentError, UnavailableError, VecdbError
+from vecdb.reasons import Reason
 from vecdb.types import BackupReport
 
 __all__ = ["back_up", "run_backup"]
@@ -44,7 +45,9 @@ def back_up(
     include_segments = checks.check_flag("include_segments", include_segments)
     target = checks.check_local_path(path).absolute()
     if Path(os.path.realpath(target)).is_relative_to(runtime.path):
-        raise InvalidArgumentError(f"{target} lies in the data folder {runtime.path}", "BAD_PATH")
+        raise InvalidArgumentError(
+            f"{target} lies in the data folder {runtime.path}", Reason.BAD_PATH
+        )
     check = deadline.also(runtime.check_usable).check
     try:
         with os_errors_translated(str(target)):
@@ -119,9 +122,9 @@ def _report(lines: deque[str], status: int) -> BackupReport:
         raise DataLossError(
             f"LMDB crashed on a store's file while it was copied (status {status}): the file is "
             f"damaged ({output_tail})",
-            "LMDB_CORRUPTED",
+            Reason.LMDB_CORRUPTED,
         )
     raise UnavailableError(
         f"the process that made the backup ended with status {status}: {output_tail}",
-        "BACKUP_ENDED",
+        Reason.BACKUP_ENDED,
     )

@@ -25,6 +25,7 @@ from vecdb.engine.system.files import (
 )
 from vecdb.engine.system.modes import is_for_group, make_folders
 from vecdb.errors import AlreadyExistsError, DataLossError, InvalidArgumentError
+from vecdb.reasons import Reason
 from vecdb.types import BackupReport
 
 __all__ = ["restore"]
@@ -41,7 +42,7 @@ def restore(
     source = checks.check_local_path(backup).absolute()
     target = checks.check_local_path(path).absolute()
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
-        raise InvalidArgumentError(f"{target} lies in the backup {source}", "BAD_PATH")
+        raise InvalidArgumentError(f"{target} lies in the backup {source}", Reason.BAD_PATH)
     with os_errors_translated(os.fspath(target)):
         manifest = read_manifest(source)
         _check_free(target)
@@ -70,7 +71,7 @@ def _check_free(target: Path) -> None:
     if not target.is_dir() or target.is_symlink() or any(target.iterdir()):
         raise AlreadyExistsError(
             f"{target} is there already and not an empty folder; restore into a new one",
-            "PATH_TAKEN",
+            Reason.PATH_TAKEN,
         )
 
 
@@ -87,19 +88,23 @@ def _copy(source: Path, target: Path, said: dict[str, int]) -> int:
         with open(source, "rb") as file:
             _check_same(source, copy_file(file, target), expected)
     except FileNotFoundError:
-        raise DataLossError(f"{source} is gone, the backup is not whole", "FILE_MISSING") from None
+        raise DataLossError(
+            f"{source} is gone, the backup is not whole", Reason.FILE_MISSING
+        ) from None
     _check_same(target, checksum_of_file(target), expected)
     return said["bytes"]
 
 
 def _check_same(path: Path, found: tuple[int, int], expected: tuple[int, int]) -> None:
     if found[0] != expected[0]:
-        raise DataLossError(f"{path}: expected {expected[0]} bytes, got {found[0]}", "FILE_SIZE")
+        raise DataLossError(
+            f"{path}: expected {expected[0]} bytes, got {found[0]}", Reason.FILE_SIZE
+        )
     if found[1] != expected[1]:
         raise DataLossError(
             f"{path}: expected CRC-32 {expected[1]:08x}, got {found[1]:08x}: its bytes have "
             "changed; if it is a segment's, restoring without segments goes on without it",
-            "CHECKSUM",
+            Reason.CHECKSUM,
         )
 
 
@@ -111,7 +116,9 @@ def _check_collection(root: Path, entry: dict[str, Any], include_segments: bool)
     try:
         seq = store.current_state().seq
         if seq != entry["seq"]:
-            raise DataLossError(f"{folder} is at seq {seq}, expected {entry['seq']}", "FOREIGN")
+            raise DataLossError(
+                f"{folder} is at seq {seq}, expected {entry['seq']}", Reason.FOREIGN
+            )
         if not include_segments:
             settle(store, _NOTHING_KEPT)
     finally:

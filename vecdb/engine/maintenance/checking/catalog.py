@@ -24,6 +24,7 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 
 __all__ = ["check_catalog", "check_format", "is_elsewhere", "is_ready", "tell_missing"]
 
@@ -53,7 +54,8 @@ def check_format(root: Path) -> str | None:
         return f"{file} says {raw[:40]!r}, expected {expected!r}"
     if int(words[1]) > FORMAT_NUMBER:
         raise FailedPreconditionError(
-            f"{root} has format {words[1]}, this vecdb knows up to {FORMAT_NUMBER}", "NEWER_FORMAT"
+            f"{root} has format {words[1]}, this vecdb knows up to {FORMAT_NUMBER}",
+            Reason.NEWER_FORMAT,
         )
     return None
 

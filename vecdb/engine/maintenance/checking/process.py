@@ -31,6 +31,7 @@ from vecdb.errors import (
     UnavailableError,
 )
 from vecdb.limits import Limit
+from vecdb.reasons import Reason
 from vecdb.row_names import shown
 
 __all__ = ["check"]
@@ -72,7 +73,7 @@ def check(
     is_number = isinstance(findable, int | float) and not isinstance(findable, bool)
     if findable is not None and not (is_number and 0 <= findable <= 1):
         raise InvalidArgumentError(
-            f"findable is a share of 0 to 1, got {shown(findable)}", "BAD_OPTION"
+            f"findable is a share of 0 to 1, got {shown(findable)}", Reason.BAD_OPTION
         )
     _check_folder(root)
     tell = progress or (lambda sentence: None)
@@ -93,16 +94,16 @@ def check(
 def _check_folder(root: Path) -> None:
     """That it is a data folder, or was one."""
     if not root.is_dir():
-        raise NotFoundError(f"{root} is no folder", "NO_FOLDER")
+        raise NotFoundError(f"{root} is no folder", Reason.NO_FOLDER)
     if (root / MANIFEST_NAME).exists():
         raise FailedPreconditionError(
-            f"{root} is a backup, which is checked whole when it is restored", "IS_BACKUP"
+            f"{root} is a backup, which is checked whole when it is restored", Reason.IS_BACKUP
         )
     known = (root / "FORMAT").exists() or (root / "catalog" / "data.mdb").exists()
     if not known and not stores_on_disk(root):
         raise FailedPreconditionError(
             f"{root} holds no vecdb database (no file FORMAT, no catalogue, no collections)",
-            "NOT_VECDB",
+            Reason.NOT_VECDB,
         )
 
 
@@ -260,7 +261,9 @@ class _Child:
                 said = lines[-1] if lines else "without a word"
                 yield {"event": "died", "status": status, "said": said}
         except OSError as error:
-            raise UnavailableError(f"the process that checks: {error}", "CHECK_ENDED") from error
+            raise UnavailableError(
+                f"the process that checks: {error}", Reason.CHECK_ENDED
+            ) from error
         finally:
             if process.poll() is None:
                 process.kill()

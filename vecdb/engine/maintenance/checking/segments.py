@@ -28,6 +28,7 @@ from vecdb.engine.segments.segment import Segment, SegmentDamagedError, padded_w
 from vecdb.engine.system.files import file_lock, names_in
 from vecdb.engine.system.folder_use import FolderUse
 from vecdb.errors import DataLossError, UnavailableError
+from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, Metric
 
 __all__ = ["Leftovers", "Suspect", "check_graphs", "findable_share", "open_segments", "verify"]
@@ -86,12 +87,12 @@ def _check_manifest(segment: Segment, entry: dict[str, Any], config: CollectionC
     for name, value in said.items():
         if entry[name] != value:
             raise SegmentDamagedError(
-                f"{name} is {value} in its manifest, the store says {entry[name]}", "SEGMENT"
+                f"{name} is {value} in its manifest, the store says {entry[name]}", Reason.SEGMENT
             )
     width = padded_width(config.dim)
     if segment.width != width:
         raise SegmentDamagedError(
-            f"expected rows of {width} components, got {segment.width}", "SEGMENT"
+            f"expected rows of {width} components, got {segment.width}", Reason.SEGMENT
         )
 
 

@@ -1,0 +1,117 @@
+"""Searches of a client: one call or as many as messages need, under one deadline.
+
+The rows of a single query that are larger than a message are read after its ids and distances, and
+given only if nothing was written between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from vecdb import limits
+from vecdb.checks import Vectors
+from vecdb.errors import ResourceExhaustedError
+from vecdb.reasons import Reason
+from vecdb.types import Hits, Records
+from vecdb_client import translation
+from vecdb_client.cutting import in_pieces
+from vecdb_proto import vecdb_pb2 as wire
+from vecdb_proto.codec import encode_matrix
+
+if TYPE_CHECKING:
+    from vecdb_client.calls import Calls
+
+__all__ = ["search"]
+
+_ATTEMPTS: Final = 5
+"""How often a search is tried whose rows are read after it, while others write."""
+
+Get = Callable[[list[str], float | None], list[Records]]
+
+
+def search(
+    calls: Calls, wanted: dict[str, Any], queries: Vectors, get: Get, timeout_s: float | None
+) -> list[Hits]:
+    """Return the hits of each query.
+
+    Args:
+        wanted: checked fields of the request but for the queries.
+        queries: float32 (q, dim).
+        get: looks rows up by id, within some seconds.
+
+    Raises:
+        ResourceExhaustedError: MESSAGE_TOO_LARGE: a single query's ids are larger than a message,
+            or its rows are and writers leave no moment in which all is of one state.
+    """
+    limit_s = calls.limit_of(timeout_s)
+    asked = _Search(calls, wanted, queries, get, limit_s)
+    dim = queries.shape[1]
+    hit_bytes = 8 + (4 * dim if wanted["include_vectors"] else 0)
+    entry_bytes = max(4 * dim, wanted["k"] * hit_bytes)
+    parts = in_pieces(calls, len(queries), entry_bytes, asked.some, limit_s)
+    return [hits for part in parts for hits in part]
+
+
+class _Search:
+    """One call of ``search`` under way."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        wanted: dict[str, Any],
+        queries: Vectors,
+        get: Get,
+        limit_s: float | None,
+    ) -> None:
+        self._calls, self._wanted, self._queries, self._get = calls, wanted, queries, get
+        self._ends = None if limit_s is None else time.monotonic() + limit_s
+
+    def some(self, rows: slice) -> list[Hits]:
+        """Return the hits of some of the queries."""
+        queries, wanted = self._queries[rows], self._wanted
+        try:
+            return self._ask(queries, wanted)
+        except ResourceExhaustedError as error:
+            divisible = wanted["include_metadata"] or wanted["include_vectors"]
+            if error.reason != Reason.MESSAGE_TOO_LARGE or len(queries) > 1 or not divisible:
+                raise
+            return [self._completed(queries, error)]
+
+    def _left_s(self) -> float | None:
+        return None if self._ends is None else max(1e-3, self._ends - time.monotonic())
+
+    def _ask(self, queries: Vectors, wanted: dict[str, Any]) -> list[Hits]:
+        request = wire.SearchRequest(**wanted, queries=encode_matrix(queries))
+        response = self._calls.search(request, self._left_s())
+        return translation.hits_of(
+            response,
+            len(queries),
+            with_metadata=wanted["include_metadata"],
+            with_vectors=wanted["include_vectors"],
+        )
+
+    def _completed(self, query: Vectors, too_large: ResourceExhaustedError) -> Hits:
+        bare = {**self._wanted, "include_metadata": False, "include_vectors": False}
+        size = limits.BATCH_ROWS.maximum
+        for _ in range(_ATTEMPTS):
+            (hits,) = self._ask(query, bare)
+            parts = [
+                part
+                for start in range(0, len(hits), size)
+                for part in self._get(hits.ids[start : start + size], self._left_s())
+            ]
+            if all(part.seq == hits.info.seq for part in parts):
+                return self._joined(hits, parts)
+        raise too_large
+
+    def _joined(self, hits: Hits, parts: list[Records]) -> Hits:
+        raw = vectors = None
+        if self._wanted["include_metadata"]:
+            raw = [text for part in parts for text in part.raw_metadata]
+        if self._wanted["include_vectors"]:
+            vectors = np.concatenate([part.vectors for part in parts])
+        return Hits(hits.ids, hits.distances, raw, vectors, hits.info)
