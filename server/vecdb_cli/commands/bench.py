@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from vecdb.errors import InvalidArgumentError
 from vecdb_cli.commands.answers import print_json
 from vecdb_cli.commands.console import output
-from vecdb_cli.commands.progress import is_live
+from vecdb_cli.commands.progress import Status
 
 if TYPE_CHECKING:
     from vecdb_bench.suite import Plan
@@ -40,44 +39,19 @@ Out = Annotated[
 _RESULTS = Path("bench-results.jsonl")
 
 
-class _Steps:
-    """A bar on a terminal, lines elsewhere; a context manager."""
+class _Steps(Status):
+    """Progress of a run that counts: what is done now, and how many of how many."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar: Progress | None = None
-        if is_live(console):
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=30),
-                TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
-                TimeElapsedColumn(),
-                console=console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("starting", total=1)
+        super().__init__(console)
         self._last = ""
 
     def step(self, what: str, done: int, total: int) -> None:
-        """So many are done, of all."""
-        if self._bar is not None:
-            self._bar.update(self._task, description=what, completed=done, total=total)
-        elif what != self._last:
+        """Set how many of all are done."""
+        if what != self._last:
             self._last = what
-            self.say(f"{what}: {done} of {total}")
-
-    def say(self, sentence: str) -> None:
-        """A line, above the bar if there is one."""
-        self._console.print(sentence, style="dim", markup=False, highlight=False, soft_wrap=True)
-
-    def __enter__(self) -> _Steps:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+            self.begin(f"{what}: {done} of {total}")
+        self.update(f"{what}: {done:,} of {total:,}", share=done / max(1, total))
 
 
 @app.command()

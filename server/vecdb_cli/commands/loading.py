@@ -24,7 +24,7 @@ from vecdb.types import Metric
 from vecdb_cli.commands.answers import print_unindexed
 from vecdb_cli.commands.console import output
 from vecdb_cli.commands.optimizing import wait_for_graphs
-from vecdb_cli.commands.progress import Rows
+from vecdb_cli.commands.progress import Rows, Status
 from vecdb_cli.sidecars import wrong
 from vecdb_cli.vector_files import Block, OnBad, VectorFile
 
@@ -95,7 +95,9 @@ def run_load(
     summary = load(target, name, file, options, console, say_where)
     _print_summary(summary)
     if options.optimize:
-        print(wait_for_graphs(console, target.collection(name), name), flush=True)
+        with Status(console) as status:
+            sentence = wait_for_graphs(status, target.collection(name), name)
+        print(sentence, flush=True)
     elif place is not None:
         print_unindexed(output(), target, name, place)
 
@@ -241,7 +243,7 @@ def _check_all(
     with bar:
         for block in _acceptable(file, metric, options, bad):
             good += len(block.ids)
-            bar.update(block.numbers[-1] + 1)
+            bar.count(block.numbers[-1] + 1)
     _check_some_are_good(good, bad)
 
 
@@ -285,10 +287,10 @@ class _Writing:
                 kept.vectors,
                 kept.metadata,
                 batch_rows=self._batch,
-                progress=lambda done, start=start: self._bar.update(start + done.rows),
+                progress=lambda done, start=start: self._bar.count(start + done.rows),
             )
             rows += len(block.ids)
-            self._bar.update(block.numbers[-1] + 1)
+            self._bar.count(block.numbers[-1] + 1)
             block = next(others, None)
         grown: int = self._collection.count() - live_before
         return rows, max(0, rows - grown)

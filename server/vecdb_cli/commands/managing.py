@@ -140,6 +140,7 @@ def optimize(
     from rich.console import Console
 
     from vecdb_cli.commands.optimizing import wait_for_graphs
+    from vecdb_cli.commands.progress import Status
     from vecdb_cli.commands.target import open_target
 
     with open_target(url, data) as target:
@@ -147,6 +148,8 @@ def optimize(
         found = [target.collection(name) for name in names]
         for name, collection in zip(names, found, strict=True):
             try:
-                typer.echo(wait_for_graphs(Console(stderr=True), collection, name))
+                with Status(Console(stderr=True)) as status:
+                    sentence = wait_for_graphs(status, collection, name)
             except KeyboardInterrupt:  # How far it got has been said.
                 raise typer.Exit(INTERRUPTED) from None
+            typer.echo(sentence)
