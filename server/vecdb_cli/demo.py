@@ -112,11 +112,11 @@ def run_demo(options: DemoOptions) -> int:
     try:
         return _run(console, options)
     except KeyboardInterrupt:
+        # If a thread was abandoned while it drew its line of progress, the cursor is still hidden.
+        console.show_cursor(True)
         _say(console, "stopped; what was loaded is on disk in " + str(options.data))
         return 130
     finally:
-        # If a thread was abandoned while it drew its line of progress, the cursor is still hidden.
-        console.show_cursor(True)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -6,8 +6,8 @@
         status.say("a line that stays")
 
 ``Status`` shows a sentence with a bar where a share is known, details, and the seconds of the step.
-On a narrow terminal the bar goes first, then the details; the line is never wrapped, as a wrapped
-line can't be drawn over. ``Rows`` and ``Bytes`` count what is done, with rate and time left.
+On a narrow terminal bar and details are left out; the line is never wrapped, as a wrapped line
+can't be drawn over. ``Rows`` and ``Bytes`` count what is done, with rate and time left.
 
 A file, a pipe or a terminal that can't move its cursor (TERM=dumb) gets a plain line for each step,
 and within a step after 10, 20, 40 … seconds, so that the log of a long run stays short.
@@ -35,7 +35,8 @@ __all__ = ["Bytes", "Rows", "Status"]
 _FIRST_LINE_S: Final = 10.0
 _LINE_GAP_MAX_S: Final = 600.0
 _DRAWN_PER_S: Final = 4.0
-_BAR_CELLS: Final = 20
+_BAR_CELLS_MIN: Final = 8
+_BAR_CELLS_MAX: Final = 20
 
 
 class Status:
@@ -104,6 +105,10 @@ class Status:
         """Return what stands last in the line: the seconds of the step."""
         return _duration(self.elapsed_s)
 
+    def _short(self) -> str:
+        """Return what replaces the sentence where it does not fit; cut if this doesn't either."""
+        return self._shown[0]
+
     def _drawn(self) -> Text:
         """Return the line as wide as the terminal is now."""
         with self._drawing:
@@ -112,10 +117,10 @@ class Status:
             # Terminals differ in what they do after a character in the last column.
             room = self._console.width - 1
             words = ", ".join(filter(None, (sentence, detail))) + tail
-            bar = "" if share is None else _bar(share, plain=self._console.options.ascii_only)
-            for text in (bar + words, words, sentence + tail):
+            for text in (words, sentence + tail, self._short() + tail):
                 if cell_len(text) <= room:
-                    return Text(text, no_wrap=True)
+                    bar = _bar(share, room - cell_len(text) - 1, self._console.options.ascii_only)
+                    return Text(bar + text, no_wrap=True)
             cut = Text(sentence, no_wrap=True)
             cut.truncate(max(1, room - cell_len(tail)), overflow="ellipsis")
             cut.append(tail)
@@ -178,6 +183,10 @@ class Rows(Status):
         left_s = self.elapsed_s / self.rows * max(0, self._total - self.rows)
         return f"about {_duration(left_s)} left"
 
+    def _short(self) -> str:
+        share = self._shown[2]
+        return super()._short() if share is None else f"{self._what}: {int(share * 100)} %"
+
     def _done(self) -> str:
         if self._total is None:
             return self._text(self.rows, self._unit)
@@ -209,10 +218,14 @@ class Bytes(Rows):
         self.count(count)
 
 
-def _bar(share: float, *, plain: bool) -> str:
-    full, rest = ("#", "-") if plain else ("━", "─")  # They differ without colour, too.
-    cells = int(share * _BAR_CELLS)
-    return full * cells + rest * (_BAR_CELLS - cells) + " "
+def _bar(share: float | None, room: int, ascii_only: bool) -> str:
+    """Return a bar and a space, or nothing if the share is not known or there is no room."""
+    cells = min(room, _BAR_CELLS_MAX)
+    if share is None or cells < _BAR_CELLS_MIN:
+        return ""
+    full, rest = ("#", "-") if ascii_only else ("━", "─")  # They differ without colour, too.
+    done = int(share * cells)
+    return full * done + rest * (cells - done) + " "
 
 
 def _duration(seconds: float) -> str:
