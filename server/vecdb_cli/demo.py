@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -247,20 +248,20 @@ def _show_neighbours(console: Console, collection: Collection) -> None:
         word: [hit for hit in hits if hit.id != word][:NEIGHBOURS_SHOWN]
         for word, hits in zip(stored.ids, answers, strict=True)
     }
-    longest = max(map(len, others))
-    # As many neighbours as fit every line: a wrapped table is hard to read.
-    for shown in range(NEIGHBOURS_SHOWN, 0, -1):
-        lines = {
-            word: "  ".join(f"{hit.id} {hit.distance:.3f}" for hit in hits[:shown])
-            for word, hits in others.items()
-        }
-        if longest + 2 + max(map(len, lines.values())) <= console.width:
-            break
+    room = console.width - max(map(len, others)) - 2
     _say(console, "\nNearest words by cosine distance")
-    for word, line in lines.items():
-        text = Text.assemble((word, "bold"), " " * (longest + 2 - len(word)), line)
-        console.print(text, soft_wrap=True)
+    for word, hits in others.items():
+        line = Text(word.ljust(console.width - room), style="bold")
+        line.append(_fitting([f"{hit.id} {hit.distance:.3f}" for hit in hits], room), "not bold")
+        console.print(line, soft_wrap=True)
     _say(console, _how_found(answers, took_ms) + "\n")
+
+
+def _fitting(parts: list[str], room: int) -> str:
+    """Return as many parts as fit, at least one: a wrapped table is hard to read."""
+    while len(parts) > 1 and cell_len("  ".join(parts)) > room:
+        parts = parts[:-1]
+    return "  ".join(parts)
 
 
 def _how_found(answers: list[Hits], took_ms: float) -> str:

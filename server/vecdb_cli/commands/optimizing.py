@@ -40,15 +40,19 @@ def wait_for_graphs(status: Status, collection: Collection | EmbeddedCollection,
     # In a second thread, so that this one can poll the progress and receive Ctrl-C.
     waiter = threading.Thread(target=optimize, name="vecdb-optimize", daemon=True)
     began = time.monotonic()
-    stats = collection.stats()
-    status.begin(f"indexing {name}: {_in_graphs(stats)}")
+    stats, step = collection.stats(), f"indexing {name}"
+    status.begin(f"{step}: {_in_graphs(stats)}", short=f"{step}: {_counts(stats)}")
     try:
         waiter.start()
         while waiter.is_alive():
             waiter.join(_POLL_S)
             stats = collection.stats()
             # No bar: rows count when their graph is published, and one graph may hold all rows.
-            status.update(f"indexing {name}: {_in_graphs(stats)}", f"indexer {stats.indexer}")
+            status.update(
+                f"{step}: {_in_graphs(stats)}",
+                f"indexer {stats.indexer}",
+                short=f"{step}: {_counts(stats)}",
+            )
     except KeyboardInterrupt:
         status.say(
             f"interrupted: {_in_graphs(stats)} of {name}; vecdb optimize continues from there"
@@ -65,4 +69,8 @@ def wait_for_graphs(status: Status, collection: Collection | EmbeddedCollection,
 
 
 def _in_graphs(stats: CollectionStats) -> str:
-    return f"{stats.live_count - stats.unindexed_rows:,} of {stats.live_count:,} rows in graphs"
+    return f"{_counts(stats)} in graphs"
+
+
+def _counts(stats: CollectionStats) -> str:
+    return f"{stats.live_count - stats.unindexed_rows:,} of {stats.live_count:,} rows"

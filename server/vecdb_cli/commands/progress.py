@@ -21,7 +21,7 @@ import threading
 import time
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -39,6 +39,13 @@ _BAR_CELLS_MIN: Final = 8
 _BAR_CELLS_MAX: Final = 20
 
 
+class _Shown(NamedTuple):
+    sentence: str
+    detail: str = ""
+    share: float | None = None
+    short: str = ""
+
+
 class Status:
     """A context manager: one line on what is being waited for, updated in place on a terminal.
 
@@ -49,8 +56,8 @@ class Status:
 
     def __init__(self, console: Console, sentence: str | None = None) -> None:
         self._console = console
-        # One attribute, as another thread draws it.
-        self._shown: tuple[str, str, float | None] = (sentence or "", "", None)
+        # Replaced as a whole, as another thread draws it.
+        self._shown = _Shown(sentence or "")
         self._began = time.monotonic()
         self._next_line_s = _FIRST_LINE_S
         self._drawing = threading.Lock()
@@ -69,9 +76,9 @@ class Status:
         """Seconds since the step began."""
         return time.monotonic() - self._began
 
-    def begin(self, sentence: str) -> None:
-        """Begin a step: show it at once, and count its seconds from now."""
-        self._shown = (sentence, "", None)
+    def begin(self, sentence: str, *, short: str = "") -> None:
+        """Begin a step: show it at once, and count its seconds from now; see ``update``."""
+        self._shown = _Shown(sentence, short=short)
         self._began = time.monotonic()
         self._next_line_s = _FIRST_LINE_S
         if self._live is not None:
@@ -79,15 +86,18 @@ class Status:
         else:
             self.say(sentence)
 
-    def update(self, sentence: str, detail: str = "", share: float | None = None) -> None:
+    def update(
+        self, sentence: str, detail: str = "", share: float | None = None, *, short: str = ""
+    ) -> None:
         """Show how far the step is; plain output gets it at growing intervals only.
 
         Args:
-            sentence: the most important part, kept on a narrow terminal.
+            sentence: the most important part.
             detail: shown behind it if there is room.
             share: of the step that is done, 0 to 1; drawn as a bar if there is room.
+            short: replaces the sentence on a terminal that is too narrow for it.
         """
-        self._shown = (sentence, detail, share)
+        self._shown = _Shown(sentence, detail, share, short)
         if self._live is None and (elapsed_s := self.elapsed_s) >= self._next_line_s:
             self._next_line_s = elapsed_s + min(elapsed_s, _LINE_GAP_MAX_S)
             self.say(", ".join(filter(None, (sentence, detail, self._tail()))))
@@ -105,23 +115,22 @@ class Status:
         """Return what stands last in the line: the seconds of the step."""
         return _duration(self.elapsed_s)
 
-    def _short(self) -> str:
-        """Return what replaces the sentence where it does not fit; cut if this doesn't either."""
-        return self._shown[0]
-
     def _drawn(self) -> Text:
         """Return the line as wide as the terminal is now."""
         with self._drawing:
-            sentence, detail, share = self._shown
+            if not self._shown.sentence:
+                return Text("")
+            sentence, detail, share, short = self._shown
             sentence, detail, tail = one_line(sentence), one_line(detail), f", {self._tail()}"
+            short = one_line(short) or sentence
             # Terminals differ in what they do after a character in the last column.
             room = self._console.width - 1
             words = ", ".join(filter(None, (sentence, detail))) + tail
-            for text in (words, sentence + tail, self._short() + tail):
+            for text in (words, sentence + tail, short + tail):
                 if cell_len(text) <= room:
                     bar = _bar(share, room - cell_len(text) - 1, self._console.options.ascii_only)
                     return Text(bar + text, no_wrap=True)
-            cut = Text(sentence, no_wrap=True)
+            cut = Text(short, no_wrap=True)
             cut.truncate(max(1, room - cell_len(tail)), overflow="ellipsis")
             cut.append(tail)
             cut.truncate(max(1, room))
@@ -175,17 +184,14 @@ class Rows(Status):
         self.rows = rows
         rate = self._text(rows / max(self.elapsed_s, 1e-9), f"{self._unit}/s")
         share = None if not self._total else min(1.0, rows / self._total)
-        self.update(f"{self._what}: {self._done()}", rate, share)
+        short = "" if share is None else f"{self._what}: {int(share * 100)} %"
+        self.update(f"{self._what}: {self._done()}", rate, share, short=short)
 
     def _tail(self) -> str:
         if self._total is None or not self.rows:
             return super()._tail()
         left_s = self.elapsed_s / self.rows * max(0, self._total - self.rows)
         return f"about {_duration(left_s)} left"
-
-    def _short(self) -> str:
-        share = self._shown[2]
-        return super()._short() if share is None else f"{self._what}: {int(share * 100)} %"
 
     def _done(self) -> str:
         if self._total is None:
