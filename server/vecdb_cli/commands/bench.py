@@ -1,6 +1,6 @@
-"""``vecdb bench``: prepare data, run, report, and measure one's own collection.
+"""``vecdb bench``: prepare data, run, report, and measure a collection of your own.
 
-Only what a person sees is here: options, bars, tables. What is measured is ``vecdb_bench``.
+This module has the options, the progress and the tables; ``vecdb_bench`` measures.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="bench",
-    help="Recall and latency: ours and others', on real data, or on your own collection.",
+    help="Recall and latency of vecdb and others on real data, or of your own collection.",
     no_args_is_help=True,
 )
 
 Cache = Annotated[
     Path | None,
-    typer.Option("--cache", metavar="DIR", help="Data and peers; ~/.cache/vecdb-bench."),
+    typer.Option("--cache", metavar="DIR", help="Data and peers; default ~/.cache/vecdb-bench."),
 ]
 Out = Annotated[
-    Path, typer.Option("--results", metavar="FILE", help="JSON lines; made or added to.")
+    Path, typer.Option("--results", metavar="FILE", help="JSON Lines; created or appended to.")
 ]
 _RESULTS = Path("bench-results.jsonl")
 
@@ -57,11 +57,11 @@ class _Steps(Status):
 @app.command()
 def data(
     names: Annotated[
-        list[str] | None, typer.Argument(help="glove-50, text-256, sift-128, files; all without.")
+        list[str] | None, typer.Argument(help="glove-50, text-256, sift-128, files; default: all.")
     ] = None,
     cache: Cache = None,
 ) -> None:
-    """Prepare data sets: vectors, held-out queries, their true neighbours."""
+    """Prepare data sets: vectors, held-out queries, true neighbours."""
     from vecdb_bench.data.dataset import cache_folder, prepare
     from vecdb_bench.data.sources import NAMED
 
@@ -96,20 +96,20 @@ def run(
         ),
     ] = "standard",
     dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", help="In place of the plan's; repeatable.")
+        list[str] | None, typer.Option("--dataset", help="Instead of the plan's; repeatable.")
     ] = None,
     target: Annotated[
-        list[str] | None, typer.Option("--target", help="In place of the plan's; repeatable.")
+        list[str] | None, typer.Option("--target", help="Instead of the plan's; repeatable.")
     ] = None,
     scenario: Annotated[
-        list[str] | None, typer.Option("--scenario", help="In place of the plan's; repeatable.")
+        list[str] | None, typer.Option("--scenario", help="Instead of the plan's; repeatable.")
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Measure what is in the file already once more.")
+        bool, typer.Option("--again", help="Repeat measurements that the file has.")
     ] = False,
     cache: Cache = None,
 ) -> None:
-    """Measure what the file of results has not yet; can be stopped and resumed."""
+    """Run the measurements that the results lack; can be stopped and resumed."""
     from vecdb_bench import suite
     from vecdb_bench.data.dataset import cache_folder
 
@@ -133,14 +133,14 @@ def run(
 def report(
     results: Out = _RESULTS,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="The page; FILE.html beside.")
+        Path | None, typer.Option("--html", metavar="FILE", help="The page; default FILE.html.")
     ] = None,
     markdown: Annotated[
         Path | None,
-        typer.Option("--markdown", metavar="FILE", help="Put the table between its markers."),
+        typer.Option("--markdown", metavar="FILE", help="Write the table between its markers."),
     ] = None,
 ) -> None:
-    """Make one HTML page of the results, and the table for a Markdown file."""
+    """Write the results as one HTML page, and as a table into a Markdown file."""
     from vecdb_bench.report import table
     from vecdb_bench.report.page import page
     from vecdb_bench.results import read_results
@@ -161,16 +161,17 @@ def own(
     collection: Annotated[str, typer.Argument(help="Its name.")],
     url: Annotated[str | None, typer.Option("--url", metavar="HOST:PORT", help="A server.")] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="A folder, in this process.")
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="A folder, without a server."),
     ] = None,
     queries: Annotated[
-        Path | None, typer.Option(help="An .npy of queries; stored vectors without.")
+        Path | None, typer.Option(help="An .npy of queries; default: stored vectors.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many queries at most.")] = 200,
-    k: Annotated[int, typer.Option(min=1, help="Hits a query.")] = 10,
+    count: Annotated[int, typer.Option(min=1, help="Maximum number of queries.")] = 200,
+    k: Annotated[int, typer.Option(min=1, help="Hits per query.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Recall and latency by ef of a collection, on its own data, while it is in use."""
+    """Measure recall and latency by ef of a collection, on its own data, while it is in use."""
     import numpy as np
 
     from vecdb_bench import own as measuring
