@@ -11,13 +11,16 @@ import os
 import struct
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.errors import InvalidArgumentError
 from vecdb.import_files import open_regular
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["UntrustedFile"]
 
