@@ -6,6 +6,8 @@
     old protobuf at its floor, the others new
     python 3.10  the lowest Python, with every requirement at its floor; skipped without one
 
+The server runs beside the same lowest releases, and the lowest one of its health messages.
+
 Each is an environment of its own into which the wheel is installed by pip, so that what the wheel
 requires, what the generated code refuses and what the client calls are tried together.
 """
@@ -16,13 +18,19 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
+import sysconfig
 import venv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+import tomllib
+from grpc_health.v1 import health_pb2
 
+from tests.project.installed import environment, run
 from tests.serving import running_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,34 +80,29 @@ with vecdb_client.Client(address) as client:
 ANSWERS = "9 9 DIM_MISMATCH NO_COLLECTION CONDITION_CHANGED"
 
 
-def floors() -> dict[str, str]:
-    """The lowest release that the client allows of each library."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = [line.split(",")[0].partition(">=") for line in project["dependencies"]]
+SERVER = """
+import sys
+
+from vecdb_server.process import Server
+
+server = Server(sys.argv[1], "127.0.0.1:0")
+server.start()
+print(server.address, flush=True)
+sys.stdin.read()
+server.drain()
+"""
+
+
+def project() -> dict[str, Any]:
+    """The table of that name in pyproject.toml."""
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return table
+
+
+def floors(lines: Sequence[str] | None = None) -> dict[str, str]:
+    """The lowest release allowed of each library; by default of those that the client requires."""
+    named = [line.split(",")[0].partition(">=") for line in lines or project()["dependencies"]]
     return {name: floor for name, _, floor in named}
-
-
-def run(*command: str | Path) -> str:
-    """Run a program away from the source tree, so that only what is installed is found."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd="/",
-        env=environment,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
-    (built,) = folder.glob("*.whl")
-    return built
 
 
 def environment_with(python: Path, wheel: Path, pinned: Mapping[str, str]) -> dict[str, str]:
@@ -107,14 +110,14 @@ def environment_with(python: Path, wheel: Path, pinned: Mapping[str, str]) -> di
     pins = [f"{name}=={release}" for name, release in pinned.items()]
     pip = [sys.executable, "-m", "pip", "--python", python]
     run(*pip, "install", "--quiet", "--no-compile", "--only-binary", ":all:", wheel, *pins)
-    listed = run(*pip, "list", "--format", "freeze").split()
+    listed = run(*pip, "list", "--format", "freeze").stdout.split()
     return dict(line.split("==") for line in listed if "==" in line)
 
 
 def check_a_client(python: Path, tmp_path: Path) -> None:
     """Every kind of call, with warnings as errors."""
     with running_server(tmp_path / "data") as address:
-        answers = run(python, "-W", "error", "-c", CLIENT, address)
+        answers = run(python, "-W", "error", "-c", CLIENT, address).stdout
     assert answers.split() == ANSWERS.split()
 
 
@@ -136,16 +139,16 @@ def test_client_beside_oldest_and_newest_libraries_talks_to_a_server(
 def python_of(release: str) -> Path | None:
     """A Python of this release: on the PATH, or one of pyenv's."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    for found in (shutil.which(f"python{release}"), *pyenv.glob(f"versions/{release}.*/bin/python")):
+    candidates = [shutil.which(f"python{release}"), *pyenv.glob(f"versions/{release}.*/bin/python")]
+    for found in filter(None, candidates):
         # One on the PATH may be a stand-in that says how to choose a release.
-        if found and subprocess.run([found, "-c", ""], capture_output=True).returncode == 0:
+        if subprocess.run([found, "-c", ""], capture_output=True).returncode == 0:
             return Path(found)
     return None
 
 
 def test_client_on_the_oldest_python_talks_to_a_server(wheel: Path, tmp_path: Path) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    release = project["requires-python"].removeprefix(">=")
+    release = project()["requires-python"].removeprefix(">=")
     found = python_of(release)
     if found is None:
         pytest.skip(f"there is no Python {release} on this machine")
@@ -153,3 +156,51 @@ def test_client_on_the_oldest_python_talks_to_a_server(wheel: Path, tmp_path: Pa
     python = tmp_path / "venv/bin/python"
     environment_with(python, wheel, floors())
     check_a_client(python, tmp_path)
+
+
+def test_server_beside_the_oldest_libraries_answers(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv/bin/python"
+    health = "grpcio-health-checking"
+    lowest = floors(project()["optional-dependencies"]["server"])[health]
+    environment_with(python, wheel, {**floors(), health: lowest})
+    share_compiled_libraries(python)
+    with server_of(python, tmp_path / "data") as address:
+        answers = run(python, "-c", CLIENT, address).stdout
+        check_health(address)
+    assert answers.split() == ANSWERS.split()
+
+
+def share_compiled_libraries(python: Path) -> None:
+    """Lend it what the engine needs and what would have to be compiled or is large."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(run(python, "-c", code).stdout.strip())
+    for name in ("hnswlib", "llvmlite", "lmdb", "numba"):
+        for found in Path(sysconfig.get_path("platlib")).glob(f"{name}*"):
+            (packages / found.name).symlink_to(found)
+
+
+@contextmanager
+def server_of(python: Path, data: Path) -> Iterator[str]:
+    """A server in a process of another Python; yields its address."""
+    with subprocess.Popen(
+        [python, "-c", SERVER, data],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        env=environment(),
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+            assert process.wait(60) == 0
+
+
+def check_health(address: str) -> None:
+    with grpc.insecure_channel(address) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        response = health_pb2.HealthCheckResponse.FromString(check(b"", timeout=60))
+    assert response.status == health_pb2.HealthCheckResponse.SERVING
