@@ -1,3 +1,5 @@
+"""The wheel, built once for all tests that install it."""
+
 from __future__ import annotations
 
 import sys

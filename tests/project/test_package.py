@@ -57,7 +57,8 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         assert f"{top}/py.typed" in names
     assert "vecdb_proto/vecdb.proto" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert not [name for name in names if "test" in name.lower() or "__pycache__" in name]
+    parts = {part for name in names for part in name.split("/")}
+    assert not [part for part in parts if part.startswith(("test_", "tests", "__pycache__"))]
 
 
 def test_every_source_file_is_in_the_wheel(wheel: Path) -> None:
