@@ -21,7 +21,7 @@ import threading
 import time
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -29,6 +29,9 @@ from rich.live import Live
 from rich.text import Text
 
 from vecdb.one_line import one_line
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Bytes", "Rows", "Status"]
 
