@@ -1,6 +1,6 @@
-"""What an embedded database and a client share word for word: their common base class.
+"""The common base class of the embedded database and the client, with the methods that both share.
 
-It stands on the public methods of either, so that it needs neither engine nor gRPC.
+It calls only public methods of its subclasses, so that it needs neither engine nor gRPC.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from vecdb.types import CollectionConfig
 __all__ = ["DatabaseSurface"]
 
 _ATTEMPTS: Final = 3
-"""Another process may create or drop the collection between two steps; rarely twice in a row."""
+"""Another process may create or drop the collection between the two calls; rarely twice in a
+row."""
 
 
 class _Configured(Protocol):
@@ -28,7 +29,7 @@ CollectionT = TypeVar("CollectionT", bound=_Configured)
 
 
 class DatabaseSurface(ABC, Generic[CollectionT]):
-    """Base of ``Database`` and ``Client``; a context manager that closes it."""
+    """Base class of ``Database`` and ``Client``; a context manager that calls ``close``."""
 
     @abstractmethod
     def create_collection(
@@ -48,7 +49,7 @@ class DatabaseSurface(ABC, Generic[CollectionT]):
 
     @abstractmethod
     def close(self) -> None:
-        """Close it."""
+        """Close the database or the client."""
 
     def get_or_create_collection(
         self,
@@ -59,17 +60,17 @@ class DatabaseSurface(ABC, Generic[CollectionT]):
         M: int | None = None,
         ef_construction: int | None = None,
     ) -> CollectionT:
-        """Return the collection of a name, created if there is none. Any number of processes may
-        do so at once: one creates it, all get the same collection.
+        """Return the collection of a name; create it if it does not exist. Safe to call from
+        several processes at once: one creates the collection, all get the same one.
 
         Args:
             name, dim, metric: as for ``create_collection``.
-            M, ef_construction: as for ``create_collection``. None: those of the collection that is
-                there, or the defaults for a new one.
+            M, ef_construction: as for ``create_collection``. None accepts those of an existing
+                collection, or uses the defaults for a new one.
 
         Raises:
             InvalidArgumentError: CONFIG_MISMATCH: the collection has another dim or metric, or
-                another M or ef_construction where these were given. Or an argument is wrong.
+                another M or ef_construction than given. Or an argument is invalid.
             AlreadyExistsError: the name belongs to a collection whose drop has not finished.
         """
         given = {"M": M, "ef_construction": ef_construction}

@@ -437,8 +437,7 @@ class SegmentStats:
         number: its name on disk; never reused.
         kind: "flat" (scanned) or "graph" (walked).
         first_row, end_row: the interval of row numbers that it covers, end excluded.
-        rows: rows in the segment.
-        dead: rows of the segment that were deleted after it was built.
+        rows: rows in it. dead: those of them that were deleted after it was built.
         bytes: size of its files.
     """
 
@@ -463,8 +462,7 @@ class CollectionStats:
         sealed_to: rows below it were flushed to segments; those from it on are in the memtable.
         fresh_rows: live rows in the memtable.
         unindexed_rows: live rows that are not in a graph, see ``SearchInfo``.
-        store_bytes: size of the LMDB file on disk.
-        segment_bytes: size of all segments.
+        store_bytes: size of the LMDB file on disk. segment_bytes: size of all segments.
         segments: list of SegmentStats, by first_row.
         indexer: state of this process's indexer: "idle", "building", "waiting after a crash" or
             "off", followed by details.

@@ -324,9 +324,9 @@ class _Opening(threading.Thread):
         except Exception as error:
             log.failure("failed", error)
         else:
-            from vecdb.engine.system.garbage import keep_what_is_loaded
+            from vecdb.engine.system.garbage import freeze_loaded_objects
 
-            keep_what_is_loaded()
+            freeze_loaded_objects()
             return
         self.failed = True
         self._stop_server()

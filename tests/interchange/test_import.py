@@ -363,7 +363,7 @@ def test_bad_values_are_told_with_their_place(database: Any, tmp_path: Path) -> 
     assert "set_nb_neighbors" in refusal(database, saved(path, chosen)).message
     with pytest.raises(NotFoundError):
         database.import_faiss(tmp_path / "nothing", "docs")
-    assert "no regular file" in refusal(database, tmp_path).message
+    assert "not a regular file" in refusal(database, tmp_path).message
     assert database.list_collections() == []
 
 

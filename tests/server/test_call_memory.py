@@ -294,7 +294,7 @@ def test_a_machine_without_memory_refuses_calls(
             ):
                 error = refusal(work)
                 assert error.reason == "OUT_OF_MEMORY"
-                assert "too little memory" in error.message
+                assert "out of memory" in error.message
         assert docs.count() == ROWS
         assert docs.get(["new"]).missing == ["new"]
 

@@ -1,4 +1,4 @@
-"""Handles of LMDB databases for those who read and write an environment."""
+"""Handles of LMDB's named databases, for classes that read and write an environment."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class _HasEnvironment(Protocol):
 
 
 class NamedDatabase:
-    """An attribute that is a database's handle as it is now, for classes with an
-    ``environment``."""
+    """A descriptor for classes with an ``environment``: the current handle of a named database,
+    which changes when the environment is reopened."""
 
     def __init__(self, name: bytes) -> None:
         self._name = name

@@ -66,7 +66,7 @@ def compact(path: str | os.PathLike[str]) -> CompactionReport:
     if not (root / "FORMAT").is_file():
         raise NotFoundError(f"there is no database in {root}", Reason.NO_DATABASE)
     options = Options()
-    with os_errors_translated(str(root)), FolderUse(root, alone=True):
+    with os_errors_translated(str(root)), FolderUse(root, exclusive=True):
         before = folder_bytes(root)
         remove_leftovers(root)
         catalog = Catalog(root, options.map_bytes)  # It also empties the trash.

@@ -47,7 +47,7 @@ from vecdb.engine.segments.segment import (
 )
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
-from vecdb.engine.system.child_process import give_way
+from vecdb.engine.system.child_process import lower_priority
 from vecdb.engine.system.files import file_lock, os_errors_translated
 from vecdb.engine.system.folder_use import FolderUse
 from vecdb.errors import DataLossError, UnavailableError, VecdbError
@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--map-bytes", type=int, default=16 * 1024**3)
     arguments = parser.parse_args()
-    give_way()
+    lower_priority()
     threading.Thread(target=_end_with_parent, name="input", daemon=True).start()
     try:
         _run(arguments)

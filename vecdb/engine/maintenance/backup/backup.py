@@ -48,7 +48,7 @@ from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.atomic_folder import LOCK_NAME, PartialFolder
-from vecdb.engine.system.child_process import give_way
+from vecdb.engine.system.child_process import lower_priority
 from vecdb.engine.system.files import (
     checksum_of_file,
     copy_file,
@@ -332,7 +332,7 @@ def main() -> None:
     parser.add_argument("target")
     parser.add_argument("--no-segments", action="store_true")
     arguments = parser.parse_args()
-    give_way()
+    lower_priority()
     threading.Thread(target=_end_with_parent, name="input", daemon=True).start()
     print(json.dumps(_run(arguments)), flush=True)
 

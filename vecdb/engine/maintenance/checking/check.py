@@ -58,7 +58,7 @@ from vecdb.engine.maintenance.checking.walk import Facts, Walk, read_entries, re
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import in_place
-from vecdb.engine.system.child_process import give_way
+from vecdb.engine.system.child_process import lower_priority
 from vecdb.errors import NotFoundError, VecdbError
 from vecdb.types import CollectionConfig
 
@@ -278,7 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("folder")
     arguments = parser.parse_args()
-    give_way()
+    lower_priority()
     job = read_job()
     threading.Thread(target=end_with_input, name="input", daemon=True).start()
     _run(Path(arguments.folder), job)
