@@ -211,7 +211,7 @@ class Searcher:
 
         for start in range(0, unit.count, step):
             self._pool.call(deadline, scan_slice, start, min(unit.count, start + step))
-            self._pool.give_way()
+            self._pool.yield_to_waiters()
 
     def _sort(self, found: Found, first: int, last: int, deadline: Deadline) -> None:
         """Turn the heaps of queries first to last - 1 into lists."""
@@ -223,7 +223,7 @@ class Searcher:
         step = max(1, SORT_SLICE_HITS // found.nodes.shape[1])
         for start in range(first, last, step):
             self._pool.call(deadline, sort_slice, start, min(last, start + step))
-            self._pool.give_way()
+            self._pool.yield_to_waiters()
 
     def _scan_unread(
         self, snapshot: Snapshot, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
