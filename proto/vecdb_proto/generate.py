@@ -1,7 +1,7 @@
-"""Writes the generated files anew: ``python -m vecdb_proto.generate``; needs grpcio-tools.
+"""Regenerate the code of the wire contract: ``python -m vecdb_proto.generate``; needs grpcio-tools.
 
-The generated code is committed, so that users need no compiler; a test generates it into a
-temporary folder and compares.
+The generated code is committed, so that users need no compiler. A test generates it in a temporary
+folder and compares.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def generate(target: Path = _ROOT) -> None:
-    """Write the generated files below ``target`` / vecdb_proto.
+    """Write the generated files to ``target`` / vecdb_proto.
 
     Raises:
-        RuntimeError: protoc refused the contract; it says why on stderr.
+        RuntimeError: protoc failed; its message is on stderr.
     """
     import grpc_tools
     from grpc_tools import protoc

@@ -143,7 +143,7 @@ def test_a_call_that_ends_without_a_message_is_refused(started: Any) -> None:
         (call,) = idle.open(f"/vecdb.v1.Vecdb/{method}")
         idle.finish_sending()
         assert code_of(call) is grpc.StatusCode.INVALID_ARGUMENT, method
-        assert call.details() == "the call ended without its message"
+        assert call.details() == "the call ended without a message"
     eventually(lambda: server._reception.open_count == 0)
     check_served(server, stub)
 
@@ -192,7 +192,7 @@ def test_a_call_beside_as_many_at_work_as_may_be_is_refused(
     error: Any = caught.value
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert ("vecdb-reason", "TOO_MANY_CALLS") in error.trailing_metadata()
-    assert "2 calls are open, at most 2" in error.details()
+    assert "too many open calls (2, limit 2)" in error.details()
     assert health(server.address) == SERVING
     release.set()
     assert [call.result().count for call in calls] == [3, 3]
