@@ -1,4 +1,4 @@
-"""A client of a server: collections by name, and what is done to all of them."""
+"""A client of a server: collections by name, and operations on the whole database."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["Client"]
 class Client(DatabaseSurface[Collection]):
     """Collections of a server, by name; the same interface as an embedded database.
 
-    Connecting happens with the first call. Safe to use from many threads, which share one
-    connection; not after a fork, where every call raises FailedPreconditionError: make a new client
-    in the child. After Ctrl-C in the middle of a call it goes on working, over a new connection;
-    but what other threads have under way at that moment may, rarely, wait without end, or in
-    ``upsert_many``, imports and scrolls for their timeout. A context manager: leaving it closes the
-    connection.
+    A context manager; leaving it closes the connection, which is established at the first call.
+
+    Thread-safe; all threads share one connection. After a fork every call raises
+    FailedPreconditionError: create a new client in the child. After Ctrl-C during a call the client
+    stays usable, over a new connection. In rare cases running calls of other threads then block
+    forever; in ``upsert_many``, imports and scrolls, until their timeout.
 
     Args:
         address: host:port of the server.
-        timeout_s: seconds that a call may take, None for no end. ``search``, ``optimize`` and
-            imports take their own; the last two have no end by default, and ``backup`` has none.
+        timeout_s: timeout of a call in seconds; None for none. ``search``, ``optimize`` and imports
+            have their own; for the last two the default is none. ``backup`` has no timeout.
 
     Raises:
         InvalidArgumentError: the address is not host:port, or timeout_s is not above 0.
@@ -65,8 +65,8 @@ class Client(DatabaseSurface[Collection]):
         request = wire.CreateCollectionRequest(
             collection=checks.check_name(name), config=translation.config_message(config)
         )
-        made = self._calls.write("CreateCollection", request).collection
-        return self._handle(made)
+        created = self._calls.write("CreateCollection", request).collection
+        return self._handle(created)
 
     def collection(self, name: str) -> Collection:
         """A handle on a collection.
@@ -197,6 +197,6 @@ class Client(DatabaseSurface[Collection]):
     def __repr__(self) -> str:
         return f"Client({self._address!r})"
 
-    def _handle(self, made: wire.CollectionDescription) -> Collection:
-        description = translation.description_of(made)
-        return Collection(self._calls, description.name, description.config, made.id)
+    def _handle(self, found: wire.CollectionDescription) -> Collection:
+        description = translation.description_of(found)
+        return Collection(self._calls, description.name, description.config, found.id)

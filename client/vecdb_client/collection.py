@@ -1,4 +1,4 @@
-"""A collection of a server: rows in and out, in the shapes and errors of an embedded one."""
+"""A collection of a server, with the types and errors of an embedded one."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ __all__ = ["Collection"]
 
 
 class Collection:
-    """A handle on a collection of a server. Safe to use from many threads.
+    """A handle on a collection of a server. Thread-safe.
 
-    Made by ``Client.collection`` and ``Client.create_collection``. It is bound to the collection
-    that had the name when it was made: it goes on working after a rename, and after a drop every
-    call raises NotFoundError, also if the name was given again. (A server of before this rule goes
-    by the name.)
+    Created by ``Client.collection`` and ``Client.create_collection``. It is bound to the collection
+    that had the name at that time: it stays valid after a rename. After a drop every call raises
+    NotFoundError, also if another collection gets the name. (With a server of an older version the
+    name decides.)
 
-    Beside the errors named at each method every call may raise UnavailableError (no connection, or
-    the server starts or stops) and DeadlineExceededError.
+    In addition to the errors of each method, every call may raise UnavailableError (no connection,
+    or the server is starting or stopping) and DeadlineExceededError.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class Collection:
                 a message may be: ask for fewer, or without vectors or metadata.
         """
         checks.check_reserved(filter=filter, target_recall=target_recall)
-        # The engine checks the numbers, in the same words as here.
+        # The engine validates the values, with the same messages as here.
         query = as_queries(query, self.dim)
         queries = query if query.ndim == 2 else query.reshape(1, -1)
         wanted: dict[str, Any] = {
