@@ -11,12 +11,10 @@ product. Every kernel computes it by ``pair_score``, which always adds in the sa
 has the same score, bit for bit, in all kernels. Equal scores are ordered by row number.
 
 The walk is Malkov & Yashunin 2018, algorithms 2 and 5, as in hnswlib: it returns the same rows at
-the same ef. Its speed is limited by memory latency, which it hides or avoids:
-
-- It first gathers a node's unvisited neighbours, then scores them while it prefetches the rows a
-  few places ahead and the first rows of the next candidate.
-- The visited marks are a bitmap that fits into the cache; the list of visited nodes clears it.
-- The pool of candidates is one sorted array of integers that combine score, node and "expanded".
+the same ef. Its speed is limited by memory latency. So it first gathers a node's unvisited
+neighbours, then scores them while it prefetches the rows a few places ahead and the first rows of
+the next candidate. The visited marks are a bitmap that fits into the cache; the list of visited
+nodes clears it. The pool is one sorted array of integers that combine score, node and "expanded".
 
 Data read from a file are not trusted: a neighbour, offset or entry outside the arrays is skipped.
 Each kernel has one signature (read-only C arrays match writable ones too) and releases the GIL.
@@ -78,8 +76,7 @@ _DELETED_MIN: Final = 500  # Deleted nodes that a walk may meet in any graph bef
 
 
 def _compiled(signature: Any) -> Callable[[Any], Any]:
-    """Return a decorator that compiles for one signature at once. Use numba's cache if its folder
-    is writable."""
+    """Compile at once for one signature; use numba's cache if its folder is writable."""
 
     def decorate(function: Any) -> Any:
         try:
@@ -706,8 +703,7 @@ def prepare_rows(raw, out, normalise):
     _read(types.uint32, 1), _INT, _written(types.int64, 1), _written(types.int32, 1)
 ))  # fmt: skip
 def find_levels(words, each, starts, levels):
-    """Find the start of each node's data in hnswlib's upper levels; see
-    ``vecdb.engine.hnsw.builder``.
+    """Find each node's data in hnswlib's upper levels; see ``vecdb.engine.hnsw.builder``.
 
     Args:
         words: uint32, for each node its size in bytes, then that many bytes.
@@ -754,8 +750,7 @@ def relink_lists(vectors, lists, places, owners, dead, metric, out):
 
     Args:
         vectors: float32 (n, width).
-        lists: int32 (…, slots), of one level; each is read up to its first number outside 0 to
-            n - 1.
+        lists: int32 (…, slots), of one level, each read up to its first number outside [0, n).
         places: int64 (n,), index of each node's list, -1 if it has none on this level.
         owners: int64 (m,), nodes whose lists to compute.
         dead: the delete bitmap.
