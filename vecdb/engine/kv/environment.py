@@ -30,7 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import lmdb
 
@@ -38,6 +38,7 @@ from vecdb.engine.kv.gate import BackOff, Gate
 from vecdb.engine.kv.lmdb_errors import disk_full, located, translated, translation
 from vecdb.engine.kv.lmdb_files import open_files
 from vecdb.engine.kv.lmdb_pages import check_whole
+from vecdb.engine.kv.transaction import DatabaseHandle, Transaction
 from vecdb.engine.kv.write_lock import Errand, Openings, WriteLock, run_reserved
 from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import is_full
@@ -100,7 +101,7 @@ class Environment:
         self._confirming, self._readers_checked_at = threading.Lock(), time.monotonic()
         if create:
             make_folder(folder, exist_ok=True)
-        self._lmdb: Any = None
+        self._lmdb: lmdb.Environment | None = None
         self._place: Place | None = None
         self._open(create=create)
 
@@ -130,13 +131,13 @@ class Environment:
             raise not_in_place(self.folder)
         self._lmdb, self._databases, self._place = handle, databases, place
 
-    def database(self, name: bytes) -> Any:
+    def database(self, name: bytes) -> DatabaseHandle:
         """The handle that cursors and transactions take; ask for it in the transaction, since it
         changes when the environment is opened again."""
         return self._databases[name]
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[Any]:
+    def read(self) -> Iterator[Transaction]:
         """A read transaction; its buffers end with it. Keep it under a second and wait for
         nothing."""
         transaction = self._begin(write=False)
@@ -179,7 +180,7 @@ class Environment:
         numbers = [int(w[2]) for w in words if len(w) == 3 and w[0].isdigit() and w[2].isdigit()]
         return len(numbers), max(0, last - min(numbers, default=last))
 
-    def transact(self, function: Callable[[Any], Result]) -> Result:
+    def transact(self, function: Callable[[Transaction], Result]) -> Result:
         """Run ``function(transaction)`` in a write transaction and commit it to disk.
 
         The function is run in another thread, or not at all: if the lock is stuck.
@@ -191,19 +192,14 @@ class Environment:
         """
         return run_reserved(self.lock, self.transact_here, function)
 
-    def transact_here(self, function: Callable[[Any], Result]) -> Result:
+    def transact_here(self, function: Callable[[Transaction], Result]) -> Result:
         """``transact`` in this thread, for as long as it takes to get the lock."""
         if self._doubtful:
             self._confirm()
         if time.monotonic() - self._readers_checked_at > _READER_CHECK_S:
             self.forget_dead_readers()
         self.check_in_place()
-        while True:
-            try:
-                result = self._attempt(function)
-                break
-            except lmdb.MapFullError:
-                self._grow()
+        result = self._attempt_growing(function)
         # Between commit and acknowledgement; what was dropped since is told as ever.
         if not self.is_in_place():
             error = self._missing()
@@ -233,7 +229,14 @@ class Environment:
                 self._failed = error.message
                 raise
 
-    def _attempt(self, function: Callable[[Any], Result]) -> Result:
+    def _attempt_growing(self, function: Callable[[Transaction], Result]) -> Result:
+        while True:
+            try:
+                return self._attempt(function)
+            except lmdb.MapFullError:
+                self._grow()
+
+    def _attempt(self, function: Callable[[Transaction], Result]) -> Result:
         transaction = self._begin(write=True)
         try:
             try:
@@ -253,7 +256,7 @@ class Environment:
         finally:
             self._gate.leave()
 
-    def _commit(self, transaction: Any) -> None:
+    def _commit(self, transaction: lmdb.Transaction) -> None:
         """A commit that fails before its meta page is simply not there; one that fails while
         writing the meta page leaves LMDB refusing everything, which is how the two are told
         apart."""
@@ -265,6 +268,7 @@ class Environment:
         except (lmdb.Error, OSError) as error:
             transaction.abort()
             try:
+                assert self._lmdb is not None
                 self._lmdb.begin().abort()
             except lmdb.Error:
                 raise self._outcome_unknown(error) from error
@@ -292,7 +296,7 @@ class Environment:
             self._failed, self._doubtful = str(error), True
         return told
 
-    def _enter(self) -> Any:
+    def _enter(self) -> lmdb.Environment:
         """Go inside the gate, with the environment open: what LMDB's handle is now.
 
         Raises:
@@ -316,6 +320,7 @@ class Environment:
         that has it open for nothing else.
         """
         with self.read() as transaction:
+            assert self._lmdb is not None and isinstance(transaction, lmdb.Transaction)
             try:
                 self._lmdb.copy(os.fspath(folder), compact=True, txn=transaction)
                 set_file_mode(folder / "data.mdb")
@@ -327,7 +332,7 @@ class Environment:
             except lmdb.Error as error:
                 raise translation(error, f"{self.folder} copied to {folder}") from error
 
-    def _begin(self, *, write: bool) -> Any:
+    def _begin(self, *, write: bool) -> lmdb.Transaction[memoryview]:
         """A transaction, with the gate entered. Other processes may have grown the map: follow."""
         readers_checked = False
         while True:
@@ -344,7 +349,7 @@ class Environment:
                 self._gate.leave()
                 with self._gate.alone(self.lock.check), translated(self.folder):
                     if self._lmdb is handle and self._failed is None:
-                        self._resize(0)
+                        self._resize(handle, 0)
             except lmdb.PanicError as error:
                 self._gate.leave()
                 self._failed, self._doubtful = str(error), True
@@ -419,7 +424,7 @@ class Environment:
     def _confirm(self) -> None:
         """Commit nothing, and so see that commits reach the disk again."""
 
-        def write(transaction: Any) -> None:
+        def write(transaction: Transaction) -> None:
             database = self._databases[self._names[0]]
             transaction.put(_NOTHING, _NOTHING, db=database)
             transaction.delete(_NOTHING, db=database)
@@ -429,12 +434,7 @@ class Environment:
                 return
             self._committing.check(self.folder)
             try:
-                while True:
-                    try:
-                        self._attempt(write)
-                        break
-                    except lmdb.MapFullError:
-                        self._grow()
+                self._attempt_growing(write)
             except VecdbError as error:
                 self._committing.failed(error)
                 if isinstance(error, OutcomeUnknownError):
@@ -447,16 +447,16 @@ class Environment:
     def _grow(self) -> None:
         with self._gate.alone(self.lock.check), translated(self.folder):
             if self._lmdb is not None and self._failed is None:
-                self._resize(2 * self._lmdb.info()["map_size"])
+                self._resize(self._lmdb, 2 * self._lmdb.info()["map_size"])
 
-    def _resize(self, map_bytes: int) -> None:
+    def _resize(self, handle: lmdb.Environment, map_bytes: int) -> None:
         """Change the map's size, alone in the gate; 0: to what another process made of it.
 
         LMDB lets its map go first; where there is no room for a new one it has none at all, and
         whatever touches it may end this process. So it is opened again before it is used.
         """
         try:
-            self._lmdb.set_mapsize(map_bytes)
+            handle.set_mapsize(map_bytes)
         except BaseException as error:
             self._failed = str(error)
             raise

@@ -11,6 +11,7 @@ from typing import Any
 import lmdb
 
 from vecdb.engine.kv.lmdb_errors import translated, translation
+from vecdb.engine.kv.transaction import DatabaseHandle
 from vecdb.engine.system.modes import creating, set_file_mode
 from vecdb.engine.system.place import Place
 
@@ -51,7 +52,7 @@ def open_files(
     map_bytes: int,
     held: int,
     readers_max: int,
-) -> tuple[Any, dict[bytes, Any], Place]:
+) -> tuple[lmdb.Environment, dict[bytes, DatabaseHandle], Place]:
     """An open environment, the handles of its named databases, for which LMDB waits for the write
     lock, and where its file was.
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from vecdb.engine.kv.lmdb_pages import last_transaction
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.errors import ResourceExhaustedError, UnavailableError
 from vecdb.reasons import Reason
 
@@ -174,8 +175,8 @@ class _GivenUpError(Exception):
 
 def run_reserved(
     lock: WriteLock,
-    transact: Callable[[Callable[[Any], Result]], Result],
-    function: Callable[[Any], Result],
+    transact: Callable[[Callable[[Transaction], Result]], Result],
+    function: Callable[[Transaction], Result],
 ) -> Result:
     """``transact(function)`` in a thread of its own, given up if the lock is stuck.
 
@@ -185,7 +186,7 @@ def run_reserved(
     lock.check()
     reserve = Reservation()
 
-    def claimed(transaction: Any) -> Result:
+    def claimed(transaction: Transaction) -> Result:
         if not reserve.take("thread"):
             raise _GivenUpError
         return function(transaction)

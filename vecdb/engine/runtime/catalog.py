@@ -31,6 +31,7 @@ from typing import Any
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.lmdb_files import fill_cut_file
 from vecdb.engine.kv.named_database import NamedDatabase
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.runtime.catalog_loss import catalog_fault, catalog_lost, stores_on_disk
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store, dropped_error, mark_dropped
@@ -172,7 +173,7 @@ class Catalog:
             AlreadyExistsError: the new name is taken, in whatever state.
         """
 
-        def write(transaction: Any) -> str:
+        def write(transaction: Transaction) -> str:
             entry = self._entry(transaction, old)
             if entry is None or entry["state"] != "ready":
                 raise NotFoundError(f"there is no collection {old!r}", Reason.NO_COLLECTION)
@@ -343,12 +344,12 @@ class Catalog:
                     _log.warning("%r stays half %s for now: %s", name, what, error)
             self.empty_trash()
 
-    def _entry(self, transaction: Any, name: str) -> dict[str, Any] | None:
+    def _entry(self, transaction: Transaction, name: str) -> dict[str, Any] | None:
         key = name.encode()
         value = transaction.get(key, db=self._names)
         return None if value is None else layout.unpack_json(key, value, _WHAT)
 
-    def _entries(self, transaction: Any) -> dict[str, dict[str, Any]]:
+    def _entries(self, transaction: Transaction) -> dict[str, dict[str, Any]]:
         with transaction.cursor(self._names) as cursor:
             entries = {}
             for key, value in cursor.iternext(keys=True, values=True):
@@ -402,7 +403,7 @@ def copy_catalog(root: Path, folder: Path) -> dict[str, str]:
     copy = Environment(folder, _DATABASES, create=False, map_bytes=_MAP_BYTES)
     names = copy.database(b"names")
 
-    def keep_ready(transaction: Any) -> dict[str, str]:
+    def keep_ready(transaction: Transaction) -> dict[str, str]:
         with transaction.cursor(names) as cursor:
             entries = {
                 bytes(key): layout.unpack_json(key, value, _WHAT)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.search.memtable import Memtable
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SegmentSnapshot, Snapshot, is_clean
 from vecdb.engine.search.snapshot_budget import KeepsSnapshots, SnapshotBudget
@@ -315,7 +316,7 @@ class SnapshotManager:
     ) -> npt.NDArray[np.int64]:
         """Rows of a segment in place that have died."""
 
-        def check(transaction: Any) -> None:
+        def check(transaction: Transaction) -> None:
             present = self._store.read_segments(transaction).get(number)
             if present is None or present["state"] not in ("published", "lost"):
                 raise _SegmentGoneError(number, state.generation)
@@ -366,7 +367,11 @@ class SnapshotManager:
         return opened.with_tombstones(dead)
 
     def _filled(
-        self, transaction: Any, memtable: Memtable, end_row: int, dead: npt.NDArray[np.int64]
+        self,
+        transaction: Transaction,
+        memtable: Memtable,
+        end_row: int,
+        dead: npt.NDArray[np.int64],
     ) -> Memtable:
         """With the rows up to ``end_row`` but for dead ones, or as many as there is room for."""
         blocks = self._store.rows.iterate_blocks(transaction, memtable.end_row, end_row)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.segments.segment import remove_segment_folder
 from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import in_place
@@ -70,7 +71,7 @@ def reserve(
             tombstone of the interval may be removed, instead of only those after the reservation.
     """
 
-    def write(transaction: Any) -> Reservation | None:
+    def write(transaction: Transaction) -> Reservation | None:
         store.check_not_dropped(transaction)
         if _reserved_by_another(store, transaction, lock, first_row, end_row):
             return None
@@ -106,7 +107,7 @@ def widen(
     """Let a claim of the graph lock reach further to the right; None, and the other arguments, as
     for ``reserve``."""
 
-    def write(transaction: Any) -> Reservation | None:
+    def write(transaction: Transaction) -> Reservation | None:
         if _reserved_by_another(store, transaction, GRAPH_LOCK, old.end_row, end_row):
             return None
         if _has_changed(store, transaction, (old.end_row, end_row), replacing, lost_seq):
@@ -120,7 +121,7 @@ def widen(
 
 
 def _reserved_by_another(
-    store: Store, transaction: Any, lock: str, first_row: int, end_row: int
+    store: Store, transaction: Transaction, lock: str, first_row: int, end_row: int
 ) -> bool:
     return any(
         entry["state"] == "claimed"
@@ -133,7 +134,7 @@ def _reserved_by_another(
 
 def _has_changed(
     store: Store,
-    transaction: Any,
+    transaction: Transaction,
     interval: tuple[int, int],
     replacing: Sequence[int] | None,
     lost_seq: int | None,
@@ -159,7 +160,7 @@ def publish(store: Store, claimed: Reservation, entry: dict[str, Any]) -> bool:
     claimed interval does, or the reserve is gone: then the work was for nothing.
     """
 
-    def write(transaction: Any) -> bool:
+    def write(transaction: Transaction) -> bool:
         store.check_not_dropped(transaction)
         entries = store.read_segments(transaction)
         if entries.get(claimed.number, {}).get("state") != "claimed":
@@ -190,7 +191,7 @@ def publish(store: Store, claimed: Reservation, entry: dict[str, Any]) -> bool:
     return store.environment.transact(write)
 
 
-def raise_generation(store: Store, transaction: Any) -> None:
+def raise_generation(store: Store, transaction: Transaction) -> None:
     """Every view of every process reads the segments again."""
     state = store.read_state(transaction)
     store.write_state(transaction, layout.State(state.seq, state.generation + 1))
@@ -210,7 +211,7 @@ def quarantine(store: Store, number: int, generation: int | None = None) -> bool
         NotFoundError: its files are gone since the collection was dropped.
     """
 
-    def write(transaction: Any) -> bool:
+    def write(transaction: Transaction) -> bool:
         store.check_not_dropped(transaction)
         if generation not in (None, store.read_state(transaction).generation):
             return False
@@ -228,7 +229,7 @@ def forget_segments(store: Store) -> None:
     """All rows are served from the store until they are sealed anew: for entries that no longer
     fit each other, or can't be read. Both locks must be held; the files are the caller's."""
 
-    def write(transaction: Any) -> None:
+    def write(transaction: Transaction) -> None:
         database = store.environment.database(b"segments")
         with transaction.cursor(database) as cursor:
             numbers = [int.from_bytes(key, "big") for key in cursor.iternext(values=False)]
@@ -274,7 +275,7 @@ def _remove(store: Store, segments: Path, numbers: list[int]) -> None:
     gone = {number: remove_segment_folder(segments / str(number)) for number in numbers}
     failpoint("sweep.unlinked")
 
-    def write(transaction: Any) -> None:
+    def write(transaction: Transaction) -> None:
         present = store.read_segments(transaction)
         for number in numbers:
             if number in present:

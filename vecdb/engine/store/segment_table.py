@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store.store import Store
 
 __all__ = ["in_place", "reserved_intervals"]
@@ -17,7 +18,7 @@ def in_place(entries: dict[int, dict[str, Any]]) -> list[tuple[int, dict[str, An
     return sorted(chosen, key=lambda item: item[1]["first_row"])
 
 
-def reserved_intervals(store: Store, transaction: Any) -> list[tuple[int, int, int]]:
+def reserved_intervals(store: Store, transaction: Transaction) -> list[tuple[int, int, int]]:
     """First row, end row and seq of the claims: somebody makes a segment of what was live then, so
     that deaths since are needed."""
     return [

@@ -40,6 +40,7 @@ from typing import Any, BinaryIO, Final
 
 from vecdb._version import __version__
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.maintenance.backup.manifest import write_manifest
 from vecdb.engine.runtime.catalog import copy_catalog
 from vecdb.engine.segments.lifecycle import raise_generation
@@ -198,7 +199,7 @@ def settle(store: Store, kept: set[int]) -> None:
     """Make a copied store fit what lies beside it: a published segment that is not in ``kept`` is
     lost; work that was claimed, what was retired and long readers are nobody's here."""
 
-    def write(transaction: Any) -> None:
+    def write(transaction: Transaction) -> None:
         changed = False
         for number, entry in store.read_segments(transaction).items():
             settled: dict[str, Any] | None = entry

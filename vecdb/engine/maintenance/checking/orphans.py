@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from vecdb import limits
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.runtime.catalog_loss import stores_on_disk
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
@@ -54,7 +55,7 @@ def adopt_orphans(root: Path, catalog: Environment, taken: set[str], named: set[
         taken.add(name)
         key, value = name.encode(), layout.pack_json(name.encode(), entry)
 
-        def write(transaction: Any, key: bytes = key, value: bytes = value) -> None:
+        def write(transaction: Transaction, key: bytes = key, value: bytes = value) -> None:
             transaction.put(key, value, db=catalog.database(b"names"))
 
         catalog.transact(write)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from vecdb.checking import ERROR, WARNING
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.transaction import DatabaseHandle, Transaction
 from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Few, Findings, shown_id
 from vecdb.engine.store import layout
 from vecdb.errors import VecdbError
@@ -110,7 +111,9 @@ def is_among(values: Rows, ascending: Rows) -> npt.NDArray[np.bool_]:
 class Walk:
     """Reads the databases of one store in a transaction that the caller holds."""
 
-    def __init__(self, environment: Environment, transaction: Any, findings: Findings) -> None:
+    def __init__(
+        self, environment: Environment, transaction: Transaction, findings: Findings
+    ) -> None:
         self.environment = environment
         self.transaction = transaction
         self.findings = findings
@@ -152,7 +155,7 @@ class Walk:
         what = f"values in {name} have a wrong checksum"
         bad.tell(self.findings, "CHECKSUM", what, severity)
 
-    def _raw(self, name: str, database: Any) -> Iterator[tuple[bytes, bytes]]:
+    def _raw(self, name: str, database: DatabaseHandle) -> Iterator[tuple[bytes, bytes]]:
         last = b""
         with self.transaction.cursor(database) as cursor:
             for key_view, value in cursor.iternext(keys=True, values=True):
