@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -67,10 +66,11 @@ def print_search(
         raise InvalidArgumentError("give --id or --vector, one of them")
     collection = target.collection(name)
     if options.vector is not None:
-        query: Any = read_vector(options.vector)
+        query = read_vector(options.vector)
         hits = collection.search(query, options.k, ef=options.ef, exact=options.exact)
         chosen = list(range(len(hits)))
     else:
+        assert options.id is not None
         found = collection.get([options.id])
         if found.missing:
             raise NotFoundError(f"collection {name} holds no id {options.id!r}", Reason.NO_SUCH_ID)
@@ -80,7 +80,7 @@ def print_search(
         if ef is None:
             ef = checks.check_effort(None, k)
         more = min(k + 1, limits.K.maximum)
-        hits = collection.search(found.vectors[0], more, ef=ef, exact=options.exact)
+        hits = collection.search(found.vectors[0].tolist(), more, ef=ef, exact=options.exact)
         chosen = [row for row, hit in enumerate(hits.ids) if hit != options.id][:k]
     if as_json:
         print_json(_search_document(name, hits, chosen))
@@ -114,7 +114,7 @@ def _say_unindexed(console: Console, place: str, name: str, unindexed: int, live
         )
 
 
-def read_vector(text: str) -> Any:
+def read_vector(text: str) -> list[float]:
     """A query from the command line: numbers with commas, or the name of an .npy file.
 
     Raises:
@@ -124,14 +124,14 @@ def read_vector(text: str) -> Any:
         array = mapped(Path(text))
         if array.size != array.shape[-1]:
             raise InvalidArgumentError(f"{text}: expected one vector, got shape {array.shape}")
-        return np.array(array.reshape(-1))
+        numbers: list[float] = array.reshape(-1).tolist()
+        return numbers
     parts = [part.strip() for part in text.split(",")]
     if not all(is_number(part) for part in parts):
         raise InvalidArgumentError(
             f'a vector is "0.1,0.2,..." or the name of an .npy file, got {text[:40]!r}'
         )
-    with np.errstate(over="ignore"):  # What becomes infinite is refused as such.
-        return np.array([float(part) for part in parts], dtype=np.float32)
+    return [float(part) for part in parts]
 
 
 def _search_table(hits: Hits, chosen: list[int]) -> Table:
