@@ -44,7 +44,7 @@ app.add_typer(export.app)
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
 
 
-class BadRows(enum.StrEnum):
+class BadRows(str, enum.Enum):
     """What a load does about a row that can't be stored."""
 
     REFUSE = "refuse"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from vecdb import checks, limits
 from vecdb.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
@@ -10,6 +10,9 @@ from vecdb.reasons import Reason
 from vecdb.surface.arguments import StrPath
 from vecdb.surface.collection import CollectionSurface
 from vecdb.types import BackupReport, CollectionConfig, CollectionDescription, ImportReport
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["DatabaseSurface"]
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.status import Status as Spinner
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Bytes", "Rows", "Status", "is_live"]
 

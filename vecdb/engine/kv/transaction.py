@@ -6,10 +6,11 @@ Every key and value that comes from one is a buffer that ends with the transacti
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias, TypedDict, overload
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypedDict, overload
 
 if TYPE_CHECKING:
     from lmdb import _Database as DatabaseHandle
+    from typing_extensions import Self
 else:
     DatabaseHandle = object  # Opaque: it is only handed back to LMDB.
 
