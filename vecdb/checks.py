@@ -1,6 +1,8 @@
-"""Checks at the border: every ``check_*`` returns its argument in the form that the inside works
-with, or raises InvalidArgumentError with both numbers. Engine and client both call these, the
-server relies on the engine's; behind them nothing is checked again.
+"""Validation of arguments at the public interface.
+
+Each ``check_*`` returns its argument in the form that the internals use, or raises
+InvalidArgumentError with the expected and the given value. Engine and client call these functions;
+the server relies on the engine. Internal code does not validate arguments again.
 """
 
 from __future__ import annotations
@@ -56,11 +58,12 @@ __all__ = [
 Vectors = npt.NDArray[np.float32]
 
 _TIMEOUT_S_MAX: Final = 1e9
-"""Thirty years; what is longer has no end."""
+"""About thirty years. A longer timeout is treated as none."""
 
 
 def check_limit(limit: Limit, value: Any, name: str | None = None) -> int:
-    """An integer within a limit; ``name`` where the argument is called otherwise than the limit."""
+    """Return an integer within the limit. ``name`` is the argument's name if the limit has
+    another."""
     name = name or limit.name
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InvalidArgumentError(
@@ -77,7 +80,7 @@ def check_limit(limit: Limit, value: Any, name: str | None = None) -> int:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """True or False, or 1 or 0."""
+    """Return a flag given as True, False, 1 or 0."""
     if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
         return bool(value)
     raise InvalidArgumentError(
@@ -86,12 +89,12 @@ def check_flag(name: str, value: Any) -> bool:
 
 
 def check_flags(**given: Any) -> dict[str, bool]:
-    """Several arguments of ``check_flag``, by their names."""
+    """Return several flags by name; see ``check_flag``."""
     return {name: check_flag(name, value) for name, value in given.items()}
 
 
 def check_timeout(timeout_s: Any) -> float | None:
-    """Seconds that something may take; None, as infinity, for no end."""
+    """Return a timeout in seconds; None for no timeout, also if infinity was given."""
     if timeout_s is None:
         return None
     is_number = isinstance(timeout_s, int | float | np.integer | np.floating)
@@ -104,7 +107,7 @@ def check_timeout(timeout_s: Any) -> float | None:
 
 
 def check_callable(name: str, value: Any) -> None:
-    """A function, or None."""
+    """Check that the value is callable or None."""
     if value is not None and not callable(value):
         raise InvalidArgumentError(
             f"{name} must be a function or None, got {shown(value)}", Reason.NOT_A_FUNCTION
@@ -112,17 +115,17 @@ def check_callable(name: str, value: Any) -> None:
 
 
 def check_options(options: Mapping[str, Any], known: Iterable[str], of: str) -> None:
-    """Options by name: an unknown one is refused with those that are spelled like it, or all."""
+    """Reject unknown options; the message suggests those with similar names, or lists all."""
     names = sorted(known)
     for option in options:
         if option not in names:
             near = get_close_matches(option, names)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+            hint = f"did you mean {' or '.join(near)}?" if near else f"options: {', '.join(names)}"
             raise InvalidArgumentError(f"{of} has no option {option!r}; {hint}", Reason.BAD_OPTION)
 
 
 def check_name(name: Any) -> str:
-    """A collection's name."""
+    """Return the name of a collection if it matches ``limits.NAME_PATTERN``."""
     if not isinstance(name, str) or not re.fullmatch(limits.NAME_PATTERN, name):
         raise InvalidArgumentError(
             f"a collection's name must match {limits.NAME_PATTERN}, got {shown(name)}",
@@ -132,35 +135,35 @@ def check_name(name: Any) -> str:
 
 
 def check_path(path: Any) -> str:
-    """A path as text."""
+    """Return a path as text."""
     try:
         text = os.fsdecode(path)
         text.encode()
     except (TypeError, UnicodeError):
         raise InvalidArgumentError(
-            f"a path is a str or a pathlib.Path, in UTF-8, got {shown(path)}", Reason.BAD_PATH
+            f"a path must be a str or a pathlib.Path, in UTF-8, got {shown(path)}", Reason.BAD_PATH
         ) from None
     if not text or "\0" in text:
-        raise InvalidArgumentError(f"this is no path: {shown(text)}", Reason.BAD_PATH)
+        raise InvalidArgumentError(f"invalid path {shown(text)}", Reason.BAD_PATH)
     return text
 
 
 def check_local_path(path: Any) -> Path:
-    """A path on this machine, where there may be nothing; ``~`` stands for the user's folder."""
+    """Return a path on this machine, which need not exist; ``~`` expands to the home folder."""
     text = check_path(path)
     try:
         local = Path(text).expanduser()
     except RuntimeError as error:
         raise InvalidArgumentError(
-            f"this is no path: {shown(text)}: {error}", Reason.BAD_PATH
+            f"invalid path {shown(text)}: {error}", Reason.BAD_PATH
         ) from None
     with os_errors_translated(text), suppress(FileNotFoundError, NotADirectoryError):
-        local.stat()  # Too long a name, links in a circle, folders that are closed to us.
+        local.stat()  # Fails for a name too long, a cycle of links, a folder without permission.
     return local
 
 
 def check_metric(metric: Any) -> Metric:
-    """One of the metrics, by its name."""
+    """Return the metric with this name."""
     known = [each.value for each in Metric]
     if isinstance(metric, str) and metric in known:
         return Metric(metric)
@@ -170,7 +173,7 @@ def check_metric(metric: Any) -> Metric:
 
 
 def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> CollectionConfig:
-    """The configuration of a new collection."""
+    """Return the configuration of a new collection."""
     chosen = check_metric(metric)
     return CollectionConfig(
         dim=check_limit(limits.DIM, dim),
@@ -183,15 +186,17 @@ def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> Collect
 def check_vectors(
     vectors: Any, dim: int, metric: Metric, what: str = "vectors", names: RowNames = UNNAMED
 ) -> Vectors:
-    """Vectors as C-contiguous float32, shape (n, dim); one vector of shape (dim,) becomes (1, dim).
+    """Return vectors as C-contiguous float32, shape (n, dim); one of shape (dim,) becomes (1, dim).
 
-    Refused: a wrong dimension, a NaN or infinity, under cosine a length of zero, otherwise one so
-    near to zero that scores would vanish, components whose squared distance would not fit a
-    float32, masked components.
+    Raises:
+        InvalidArgumentError: DIM_MISMATCH, NOT_A_MATRIX or MASKED, as ``as_rows``. NOT_FINITE: a
+            NaN or infinity. TOO_LARGE: a squared distance could exceed float32. TOO_SMALL: not
+            under cosine, a length so close to zero that scores would underflow. ZERO_VECTOR: under
+            cosine, a length of zero.
     """
     array = as_rows(vectors, what, dim, names)
-    # A float32 sum of squares that is within bounds proves at one pass that no component is NaN,
-    # infinite or too large; only when it does not, the slow look finds out which.
+    # One pass: a float32 sum of squares within bounds proves that no component is NaN, infinite or
+    # too large. Only if it is out of bounds, the slow path looks for the row.
     squares = np.einsum("ij,ij->i", array, array)
     least = limits.SQUARED_NORM_MIN
     if len(array) == 1 and 2 * least < float(squares[0]) <= limits.SQUARED_NORM_MAX:
@@ -210,7 +215,7 @@ def check_vectors(
 def _explain_bad_row(
     array: Vectors, suspects: npt.NDArray[Any], metric: Metric, named: Callable[[int], str]
 ) -> None:
-    """Raise for the first row that is really bad; return if all suspects are merely small."""
+    """Raise for the first bad row; return if float64 shows that all suspects are within bounds."""
     for row in suspects:
         wide = array[row].astype(np.float64)
         finite = np.isfinite(wide)
@@ -248,10 +253,11 @@ _INTEGER_ID_END = 10**limits.ID_BYTES.maximum
 def check_rows(
     ids: Any, vectors: Any, metadata: Any, config: CollectionConfig, first: int = 0
 ) -> tuple[list[str], Vectors, list[bytes] | None]:
-    """One batch to be written: ids, vectors, and metadata as JSON or None.
+    """Return one batch to write: ids, vectors, and metadata as JSON or None.
 
     Args:
-        first: position of its first row in the whole input, by which errors call its rows.
+        first: position of the batch's first row in the whole input, for the names of rows in
+            errors.
     """
     texts = check_ids(ids, unique=True, first=first)
     names = RowNames(first, texts)
@@ -262,7 +268,7 @@ def check_rows(
 def check_raw_rows(
     ids: Any, vectors: Any, metadata: Sequence[bytes], config: CollectionConfig
 ) -> tuple[list[str], Vectors, list[bytes] | None]:
-    """``check_rows`` with metadata that comes as JSON."""
+    """Do what ``check_rows`` does, for metadata given as JSON."""
     texts = check_ids(ids, unique=True)
     names = RowNames(0, texts)
     array = _vectors_of(vectors, texts, config, names)
@@ -282,11 +288,12 @@ def _vectors_of(
 def check_ids(
     ids: Any, *, unique: bool, limit: Limit = limits.BATCH_ROWS, first: int = 0
 ) -> list[str]:
-    """Ids as a list of str, perhaps empty; integers become their decimal text.
+    """Return ids as a list of str, possibly empty; integers become their decimal text.
 
     Args:
-        unique: refuse an id that stands there twice, and sets, which have no order.
-        first: position of the first one in the whole input.
+        unique: reject duplicates, and sets, since they have no order.
+        limit: bounds of the number of ids.
+        first: position of the first id in the whole input.
     """
     given = _listed(ids, unique, limit)
     if all(type(each) is str for each in given):
@@ -319,7 +326,7 @@ def check_ids(
 
 
 def _listed(ids: Any, ordered: bool, limit: Limit) -> list[Any]:
-    """The ids as a list, no longer than the limit: what they come from may have no end."""
+    """Return the ids as a list. Stop reading past the limit, since the input may be endless."""
     refused: Any = str | bytes | dict | (set | frozenset if ordered else str)
     given = None
     if not isinstance(ids, refused) and isinstance(ids, Iterable):
@@ -344,7 +351,7 @@ def _listed(ids: Any, ordered: bool, limit: Limit) -> list[Any]:
 
 def _id_text(value: Any, position: int) -> str:
     if isinstance(value, str):
-        return str.__str__(value)  # Not what an enumeration calls it.
+        return str.__str__(value)  # The text itself, also of a member of an enumeration.
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         if abs(int(value)) < _INTEGER_ID_END:
             return str(int(value))
@@ -369,16 +376,16 @@ def _bad_id(value: Any, position: int, why: str) -> InvalidArgumentError:
 
 
 def check_token(token: Any) -> str:
-    """The token of a scroll, as far as it can be checked without the collection: some text."""
+    """Return the token of a scroll; without the collection only its type can be checked."""
     if not isinstance(token, str) or not token.isascii() or not token:
         raise InvalidArgumentError(
-            f"a token is what next_token of a page was, got {shown(token)}", Reason.BAD_TOKEN
+            f"a token must be the next_token of a page, got {shown(token)}", Reason.BAD_TOKEN
         )
     return token
 
 
 def check_k(k: Any, query_count: int) -> int:
-    """Results a query; queries times k is bounded too."""
+    """Return k, the results per query. Also bound queries times k."""
     number = check_limit(limits.K, k)
     if number * query_count > limits.RESULTS_PER_CALL_MAX:
         raise InvalidArgumentError(
@@ -390,7 +397,7 @@ def check_k(k: Any, query_count: int) -> int:
 
 
 def check_effort(ef: Any, k: int) -> int:
-    """Candidates that a graph walk keeps: what was asked for, or the default; never less than k."""
+    """Return the candidates that a graph walk keeps: ``ef`` or the default, but at least k."""
     if ef is None:
         assert limits.EF.default is not None
         return max(limits.EF.default, 2 * k)
@@ -398,20 +405,20 @@ def check_effort(ef: Any, k: int) -> int:
 
 
 def check_condition(insert_only: Any, if_seq: Any) -> tuple[bool, int | None]:
-    """The conditions of a write; together they are refused where they can never hold."""
+    """Return the conditions of a write. Reject a combination that no batch can satisfy."""
     seq = None if if_seq is None else check_limit(limits.IF_SEQ, if_seq)
     must_be_new = check_flag("insert_only", insert_only)
     if must_be_new and seq:
         raise InvalidArgumentError(
-            f"insert_only wants ids that are not there, if_seq {seq} wants ids that are: "
-            "no batch can have both",
+            f"insert_only needs ids that do not exist, if_seq {seq} needs ids that exist: "
+            "give only one of them",
             Reason.BAD_CONDITION,
         )
     return must_be_new, seq
 
 
 def check_request_id(request_id: Any, limit: Limit = limits.REQUEST_ID_BYTES) -> str | None:
-    """The id of a write, None for none."""
+    """Return the request id of a write, or None."""
     if request_id is None:
         return None
     try:
@@ -420,7 +427,7 @@ def check_request_id(request_id: Any, limit: Limit = limits.REQUEST_ID_BYTES) ->
         size = len(request_id.encode())
     except (TypeError, UnicodeError):
         raise InvalidArgumentError(
-            f"a request_id is a str of valid Unicode, got {shown(request_id)}",
+            f"a request_id must be a str of valid Unicode, got {shown(request_id)}",
             Reason.BAD_REQUEST_ID,
         ) from None
     if not limit.minimum <= size <= limit.maximum:
@@ -433,7 +440,7 @@ def check_request_id(request_id: Any, limit: Limit = limits.REQUEST_ID_BYTES) ->
 
 
 def check_reserved(**given: Any) -> None:
-    """Arguments that have their place but no code yet are refused rather than ignored."""
+    """Reject arguments that are reserved in the interface but not implemented yet."""
     for name, value in given.items():
         if value is not None:
             raise UnsupportedError(f"{name} is reserved and not supported yet", Reason.RESERVED)
