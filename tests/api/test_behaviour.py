@@ -482,6 +482,7 @@ def test_the_package_exports_what_it_lists() -> None:
         "metadata_checks",
         "one_line",
         "os_errors",
+        "reasons",
         "row_names",
         "scrolling",
         "side_header",
