@@ -52,7 +52,7 @@ class Batch(NamedTuple):
     first: int
 
 
-def batches(ids: Any, vectors: Any, metadata: Any, dim: int, batch_rows: int) -> Batches:
+def batches(ids: object, vectors: object, metadata: object, dim: int, batch_rows: int) -> Batches:
     """The input in batches of ``batch_rows`` rows, the last one shorter.
 
     Args:
@@ -133,7 +133,7 @@ def request_id_of_part(stem: str | None, number: int) -> str | None:
 class _Source:
     """One of the three inputs: sliced if it can be, read in turn if not."""
 
-    def __init__(self, what: str, rows: Any) -> None:
+    def __init__(self, what: str, rows: object) -> None:
         self.what = what
         self.length: int | None = None
         self._position = 0
@@ -141,16 +141,17 @@ class _Source:
         self._iterator: Iterator[Any] = iter(())
         if isinstance(rows, _NO_ROWS) or not isinstance(rows, Iterable):
             raise _no_rows(what, rows)
-        rows = plain(what, rows)
-        if getattr(rows, "shape", None) == ():
-            raise _no_rows(what, rows)
+        given = plain(what, rows)
+        has_shape = hasattr(given, "shape")
+        if has_shape and given.shape == ():
+            raise _no_rows(what, given)
         with suppress(TypeError, AttributeError):
-            self.length = len(rows)
+            self.length = len(given)
         # A deque is a sequence that has no slices.
-        if (isinstance(rows, Sequence) and not isinstance(rows, deque)) or hasattr(rows, "shape"):
-            self._sliceable = rows
+        if has_shape or (isinstance(given, Sequence) and not isinstance(given, deque)):
+            self._sliceable = given
         else:
-            self._iterator = iter(rows)
+            self._iterator = iter(given)
 
     def take(self, count: int) -> Any:
         """The next ``count`` rows, fewer at the end; something with a length."""
@@ -171,7 +172,7 @@ def _common_length(sources: list[_Source]) -> int | None:
     return known[0].length if known else None
 
 
-def _no_rows(what: str, rows: Any) -> InvalidArgumentError:
+def _no_rows(what: str, rows: object) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"{what} must be a list, an array or an iterable of rows, "
         f"got {shown(rows)} ({type(rows).__name__})",
@@ -179,7 +180,7 @@ def _no_rows(what: str, rows: Any) -> InvalidArgumentError:
     )
 
 
-def _as_rows(vectors: Any, dim: int) -> Any:
+def _as_rows(vectors: object, dim: int) -> Any:
     """An array of vectors with its axes checked; anything else as it is."""
     rows = plain("vectors", vectors)
     shape = getattr(rows, "shape", None)

@@ -21,7 +21,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from vecdb import limits
@@ -43,7 +43,7 @@ class NotJsonError(ValueError):
     """What would not come back as it is; the message begins with its place."""
 
 
-def encode(entry: dict[Any, Any]) -> bytes:
+def encode(entry: dict[object, object]) -> bytes:
     """The text of an object; ``check_comes_back`` is to follow once its depth is known.
 
     Raises:
@@ -57,7 +57,7 @@ def encode(entry: dict[Any, Any]) -> bytes:
         raise NotJsonError(next(_losses(entry, "", ()), str(error))) from None
 
 
-def check_comes_back(entry: dict[Any, Any]) -> None:
+def check_comes_back(entry: dict[object, object]) -> None:
     """Check that reading what ``encode`` wrote gives the same again.
 
     Raises:
@@ -70,7 +70,7 @@ def check_comes_back(entry: dict[Any, Any]) -> None:
         raise NotJsonError(loss)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     """Whether all of an object or list is of the types that JSON has; nearly always, and fast."""
     if type(value) is dict:
         if not _KEYS.issuperset(map(type, value)):
@@ -123,7 +123,7 @@ class _Pairs(list[tuple[str, Any]]):
     """The entries of an object, also those that have one key."""
 
 
-def _losses(value: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
+def _losses(value: object, path: str, above: tuple[int, ...]) -> Iterator[str]:
     """What would not come back, with its place, in the order of the text. What lies deeper than it
     may is left out, as it is refused anyway.
 
@@ -142,8 +142,11 @@ def _losses(value: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
         if id(value) in above:
             yield _said(path, f"the {type(value).__name__} contains itself")
         elif len(above) < _DEPTH_MAX:
-            look = _losses_in_object if isinstance(value, _Pairs | dict) else _losses_in_list
-            yield from look(value, path, (*above, id(value)))
+            within = (*above, id(value))
+            if isinstance(value, _Pairs | dict):
+                yield from _losses_in_object(value, path, within)
+            else:
+                yield from _losses_in_list(value, path, within)
     elif isinstance(value, int):
         try:
             json.dumps(value)
@@ -153,12 +156,14 @@ def _losses(value: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
         yield _said(path, f"{type(value).__name__} is no type of JSON")
 
 
-def _losses_in_list(entries: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
+def _losses_in_list(entries: Iterable[object], path: str, above: tuple[int, ...]) -> Iterator[str]:
     for position, each in enumerate(entries):
         yield from _losses(each, f"{path}[{position}]", above)
 
 
-def _losses_in_object(entries: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
+def _losses_in_object(
+    entries: _Pairs | dict[object, object], path: str, above: tuple[int, ...]
+) -> Iterator[str]:
     seen: set[str] = set()
     for key, value in entries if isinstance(entries, _Pairs) else entries.items():
         if not isinstance(key, str):
@@ -187,7 +192,7 @@ def _said(path: str, what: str) -> str:
     return f"at {path}: {what}" if path else what
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     try:
         text = repr(str.__str__(value) if isinstance(value, str) else value)
     except ValueError:  # An integer with too many digits.
@@ -221,7 +226,7 @@ def _integer(text: str) -> int:
         raise _LossError from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise _LossError

@@ -50,7 +50,7 @@ class SideHeader(NamedTuple):
         return cls(config.metric, normalized, config.dim, config.M, config.ef_construction)
 
     @classmethod
-    def read(cls, found: Any) -> Self:
+    def read(cls, found: object) -> Self:
         """Return the header from its decoded JSON. Unknown fields are ignored.
 
         Raises:

@@ -55,7 +55,7 @@ def upsert_request(
 def ingest(
     calls: Calls,
     collection: Collection,
-    source: tuple[Any, Any, Any],
+    source: tuple[object, object, object],
     batch_rows: int,
     progress: Progress | None,
     request_id: str | None,

@@ -181,7 +181,7 @@ def _config_of(name: str, config: wire.CollectionConfig) -> CollectionConfig:
 # -------------------------------------------------------------------------------------------- rows
 
 
-def wire_write_options(insert_only: Any, if_seq: Any, request_id: Any) -> dict[str, Any]:
+def wire_write_options(insert_only: object, if_seq: object, request_id: object) -> dict[str, Any]:
     """Fields of a write's request for its conditions and its request id, checked; none without."""
     must_be_new, seq = checks.check_condition(insert_only, if_seq)
     write_options: dict[str, Any] = {}
@@ -286,7 +286,9 @@ _KIND_OF_IMPORT: Final[dict[str, wire.ImportKind]] = {
 }
 
 
-def import_begin(kind: str, collection: Any, metric: Any, dim: Any = None) -> wire.ImportBegin:
+def import_begin(
+    kind: str, collection: object, metric: object, dim: object = None
+) -> wire.ImportBegin:
     """What an import is to be, checked; without its files.
 
     Args:

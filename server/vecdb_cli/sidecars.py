@@ -172,7 +172,7 @@ def id_source(path: Path) -> tuple[Callable[[], Iterator[Any]], int]:
     raise wrong(path, "ids must be .txt, .npy or .json")
 
 
-def _array_items(array: npt.NDArray[Any]) -> Iterator[Any]:
+def _array_items(array: npt.NDArray[np.generic]) -> Iterator[Any]:
     """As str or int, a page at a time since the array is mapped."""
     for first in range(0, len(array), 4096):
         yield from array[first : first + 4096].tolist()

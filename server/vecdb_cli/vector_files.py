@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -147,7 +148,7 @@ class VectorFile(ABC):
     def _block(
         self,
         first: int,
-        ids: list[Any],
+        ids: list[object],
         vectors: Vectors,
         metadata: list[Any] | None,
         on_bad: OnBad | None,
@@ -352,8 +353,13 @@ class _Lines:
         self._number = 0
         return self
 
-    def __exit__(self, *exception: Any) -> None:
-        self._open.__exit__(*exception)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, traceback)
 
 
 def _without_blank_end(lines: Iterator[bytes]) -> Iterator[bytes]:

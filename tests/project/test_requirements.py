@@ -16,12 +16,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 import venv
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from tests.serving import running_server
 

@@ -23,7 +23,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.system.modes import creating, make_root
@@ -47,7 +48,7 @@ def is_warm() -> bool:
         return False
 
 
-def note_warm(module: Any) -> None:
+def note_warm(module: ModuleType) -> None:
     """Note what numba's cache holds for a module that was just loaded, if that can be written."""
     files = set()
     for name, kernel in vars(module).items():

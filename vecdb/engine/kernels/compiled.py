@@ -21,7 +21,7 @@ Nothing read from a file is trusted: a neighbour, offset or entry outside the ar
 Kernels have one signature each (read-only C arrays match writable ones too), and release the GIL.
 """
 # numba infers the types of what it compiles; an intrinsic is called without its first argument.
-# mypy: disable-error-code="no-untyped-def, call-arg"
+# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
+from llvmlite.ir import Value
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -76,10 +77,10 @@ _DELETED_MIN: Final = 500  # Deleted nodes that a walk may always meet before a 
 # Compiling
 
 
-def _compiled(signature: Any) -> Callable[[Any], Any]:
+def _compiled(signature: Any) -> Callable[[Callable[..., None]], Any]:
     """Compile now for one signature; keep it in numba's cache where there is a place for one."""
 
-    def decorate(function: Any) -> Any:
+    def decorate(function: Callable[..., None]) -> Any:
         try:
             return njit(signature, nogil=True, cache=True)(function)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
@@ -104,12 +105,12 @@ _warned: list[bool] = []
 _inlined = njit(forceinline=True, nogil=True)
 
 
-def _read(dtype: Any, ndim: int) -> Any:
+def _read(dtype: types.Type, ndim: int) -> types.Array:
     """The type of an input: a C array, which may be read-only."""
     return types.Array(dtype, ndim, "C", readonly=True)
 
 
-def _written(dtype: Any, ndim: int) -> Any:
+def _written(dtype: types.Type, ndim: int) -> types.Array:
     return types.Array(dtype, ndim, "C")
 
 
@@ -127,8 +128,8 @@ _VECTOR, _POINTER = ir.VectorType(_FLOAT, LANES), ir.PointerType()
 
 
 def _row_pointer(
-    context: Any, builder: Any, array_type: Any, array: Any, row: Any
-) -> tuple[Any, Any]:
+    context: Any, builder: Any, array_type: types.Array, array: Value, row: Value
+) -> tuple[Value, Value]:
     """Address of a row of a C array and its length, without a check of bounds."""
     struct = context.make_array(array_type)(context, builder, array)
     length = builder.extract_value(struct.shape, array_type.ndim - 1)
@@ -138,7 +139,7 @@ def _row_pointer(
     return builder.gep(data, [offset], source_etype=element), length
 
 
-def _emit_accumulation(builder: Any, row: Any, query: Any, length: Any, squared: bool) -> Any:
+def _emit_accumulation(builder: Any, row: Value, query: Value, length: Value, squared: bool) -> Any:
     """Sum over a row, 16 lanes at a time into four accumulators, added up in a fixed order."""
     fused = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), "llvm.fmuladd.v16f32"
@@ -146,16 +147,16 @@ def _emit_accumulation(builder: Any, row: Any, query: Any, length: Any, squared:
     zero = ir.Constant(_VECTOR, [0.0] * LANES)
     sums = [cgutils.alloca_once_value(builder, zero) for _ in range(4)]
 
-    def load(base: Any, index: Any) -> Any:
+    def load(base: Value, index: Value) -> Value:
         return builder.load(builder.gep(base, [index], source_etype=_FLOAT), align=4, typ=_VECTOR)
 
-    def add(index: Any, total: Any) -> None:
+    def add(index: Value, total: Value) -> None:
         left, right = load(row, index), load(query, index)
         if squared:
             left = right = builder.fsub(left, right)
         builder.store(builder.call(fused, [left, right, builder.load(total, typ=_VECTOR)]), total)
 
-    def constant(value: int) -> Any:
+    def constant(value: int) -> Value:
         return ir.Constant(_INT64, value)
 
     whole = builder.and_(length, constant(~(4 * LANES - 1)))
@@ -181,8 +182,10 @@ def _emit_accumulation(builder: Any, row: Any, query: Any, length: Any, squared:
 
 
 def _pairwise(squared: bool) -> Callable[..., Any]:
-    def declare(typing_context: Any, rows: Any, row: Any, queries: Any, query: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def declare(
+        typing_context: object, rows: object, row: object, queries: object, query: object
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Value:
             rows_, row_, queries_, query_ = arguments
             left, length = _row_pointer(context, builder, signature.args[0], rows_, row_)
             right, _ = _row_pointer(context, builder, signature.args[2], queries_, query_)
@@ -198,10 +201,10 @@ squared_distance = intrinsic(_pairwise(squared=True))
 
 
 @intrinsic
-def prefetch_row(typing_context: Any, array: Any, row: Any, lines_max: Any) -> Any:
+def prefetch_row(typing_context: object, array: object, row: object, lines_max: object) -> Any:
     """Ask for the first cache lines of a row of a two-dimensional array; never faults."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Value:
         pointer, length = _row_pointer(
             context, builder, signature.args[0], arguments[0], arguments[1]
         )
@@ -222,10 +225,12 @@ def prefetch_row(typing_context: Any, array: Any, row: Any, lines_max: Any) -> A
 
 
 @intrinsic
-def move(typing_context: Any, array: Any, target: Any, source: Any, count: Any) -> Any:
+def move(
+    typing_context: object, array: object, target: object, source: object, count: object
+) -> Any:
     """array[target : target + count] = array[source : source + count]; they may overlap."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Value:
         array_, target_, source_, count_ = arguments
         data = context.make_array(signature.args[0])(context, builder, array_).data
         element = context.get_data_type(signature.args[0].dtype)

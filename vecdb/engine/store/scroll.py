@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +121,7 @@ def _release(store: Store, lease_id: bytes) -> None:
     )
 
 
-def _checked_token(token: Any, collection_id: str) -> ScrollToken:
+def _checked_token(token: object, collection_id: str) -> ScrollToken:
     place = unpack_token(checks.check_token(token))
     if place is None:
         raise InvalidArgumentError("the token is not one that a scroll gave", Reason.BAD_TOKEN)

@@ -151,7 +151,7 @@ def _entries(meta: SideFile, headers: list[SideHeader] | None = None) -> Iterato
                 yield _entry(meta, number, found)
 
 
-def _add_header(meta: SideFile, number: int, found: Any, headers: list[SideHeader]) -> None:
+def _add_header(meta: SideFile, number: int, found: object, headers: list[SideHeader]) -> None:
     try:
         header = SideHeader.read(found)
     except InvalidArgumentError as error:
