@@ -33,9 +33,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from llvmlite.ir import Value
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.types import Type
 from numba.extending import intrinsic
 
 __all__ = [
@@ -128,8 +128,8 @@ _VECTOR, _POINTER = ir.VectorType(_FLOAT, LANES), ir.PointerType()
 
 
 def _row_pointer(
-    context: Any, builder: Any, array_type: types.Array, array: Value, row: Value
-) -> tuple[Value, Value]:
+    context: Any, builder: Any, array_type: types.Array, array: ir.Value, row: ir.Value
+) -> tuple[ir.Value, ir.Value]:
     """Address of a row of a C array and its length, without a check of bounds."""
     struct = context.make_array(array_type)(context, builder, array)
     length = builder.extract_value(struct.shape, array_type.ndim - 1)
@@ -139,7 +139,7 @@ def _row_pointer(
     return builder.gep(data, [offset], source_etype=element), length
 
 
-def _emit_accumulation(builder: Any, row: Value, query: Value, length: Value, squared: bool) -> Any:
+def _emit_accumulation(builder: Any, row: Any, query: Any, length: Any, squared: bool) -> ir.Value:
     """Sum over a row, 16 lanes at a time into four accumulators, added up in a fixed order."""
     fused = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), "llvm.fmuladd.v16f32"
@@ -147,16 +147,16 @@ def _emit_accumulation(builder: Any, row: Value, query: Value, length: Value, sq
     zero = ir.Constant(_VECTOR, [0.0] * LANES)
     sums = [cgutils.alloca_once_value(builder, zero) for _ in range(4)]
 
-    def load(base: Value, index: Value) -> Value:
+    def load(base: ir.Value, index: ir.Value) -> ir.Value:
         return builder.load(builder.gep(base, [index], source_etype=_FLOAT), align=4, typ=_VECTOR)
 
-    def add(index: Value, total: Value) -> None:
+    def add(index: ir.Value, total: ir.Value) -> None:
         left, right = load(row, index), load(query, index)
         if squared:
             left = right = builder.fsub(left, right)
         builder.store(builder.call(fused, [left, right, builder.load(total, typ=_VECTOR)]), total)
 
-    def constant(value: int) -> Value:
+    def constant(value: int) -> ir.Value:
         return ir.Constant(_INT64, value)
 
     whole = builder.and_(length, constant(~(4 * LANES - 1)))
@@ -182,10 +182,8 @@ def _emit_accumulation(builder: Any, row: Value, query: Value, length: Value, sq
 
 
 def _pairwise(squared: bool) -> Callable[..., Any]:
-    def declare(
-        typing_context: object, rows: object, row: object, queries: object, query: object
-    ) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Value:
+    def declare(typing_context: object, rows: Type, row: Type, queries: Type, query: Type) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> ir.Value:
             rows_, row_, queries_, query_ = arguments
             left, length = _row_pointer(context, builder, signature.args[0], rows_, row_)
             right, _ = _row_pointer(context, builder, signature.args[2], queries_, query_)
@@ -201,10 +199,10 @@ squared_distance = intrinsic(_pairwise(squared=True))
 
 
 @intrinsic
-def prefetch_row(typing_context: object, array: object, row: object, lines_max: object) -> Any:
+def prefetch_row(typing_context: object, array: Type, row: Type, lines_max: Type) -> Any:
     """Ask for the first cache lines of a row of a two-dimensional array; never faults."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Value:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> ir.Value:
         pointer, length = _row_pointer(
             context, builder, signature.args[0], arguments[0], arguments[1]
         )
@@ -225,12 +223,10 @@ def prefetch_row(typing_context: object, array: object, row: object, lines_max: 
 
 
 @intrinsic
-def move(
-    typing_context: object, array: object, target: object, source: object, count: object
-) -> Any:
+def move(typing_context: object, array: Type, target: Type, source: Type, count: Type) -> Any:
     """array[target : target + count] = array[source : source + count]; they may overlap."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Value:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> ir.Value:
         array_, target_, source_, count_ = arguments
         data = context.make_array(signature.args[0])(context, builder, array_).data
         element = context.get_data_type(signature.args[0].dtype)
