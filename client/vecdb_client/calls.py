@@ -13,7 +13,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, Final
+from typing import Final
+
+from google.protobuf.message import Message
 
 from vecdb import checks, limits
 from vecdb.errors import (
@@ -62,15 +64,15 @@ class Calls:
         """Seconds that a call may take: what was asked for or the client's; None for no end."""
         return self.timeout_s if timeout_s is None else checks.check_timeout(timeout_s)
 
-    def read(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
+    def read(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
         """The answer to what changes nothing; ``timeout_s`` None for the client's."""
         return self._send(method, request, self.limit_of(timeout_s), is_write=False)
 
-    def start_read(self, method: str, request: Any) -> Callable[[], Any]:
+    def start_read(self, method: str, request: Message) -> Callable[[], Message]:
         """Like ``read``, but only begun: the function that is returned waits for the answer."""
         begun = self._current().begin(method, request, self.timeout_s, is_write=False)
 
-        def wait() -> Any:
+        def wait() -> Message:
             if begun.connection is not self._current():
                 return self.read(method, request)
             return begun.result()
@@ -93,19 +95,19 @@ class Calls:
             raise translation.error_of_failure(answer.failure)
         return answer
 
-    def wait(self, method: str, request: Any, timeout_s: float | None) -> Any:
+    def wait(self, method: str, request: Message, timeout_s: float | None) -> Message:
         """Like ``read`` for work that may take hours: without a timeout it has no end."""
         return self._send(method, request, checks.check_timeout(timeout_s), is_write=False)
 
     def answers(
-        self, method: str, request: Any, timeout_s: float | None
-    ) -> Generator[Any, None, None]:
+        self, method: str, request: Message, timeout_s: float | None
+    ) -> Generator[Message, None, None]:
         """The answers to a request that changes nothing; without a timeout it has no end. If the
         iterator is closed before that, so is the call."""
         limit_s = checks.check_timeout(timeout_s)
         yield from self._current().answers(method, request, limit_s)
 
-    def upload(self, method: str, messages: Iterator[Any], timeout_s: float | None) -> Any:
+    def upload(self, method: str, messages: Iterator[Message], timeout_s: float | None) -> Message:
         """The answer to many messages that change something; without a timeout it has no end."""
         limit_s = checks.check_timeout(timeout_s)
         begun = self._current().begin(method, messages, limit_s, is_write=True)
@@ -117,11 +119,11 @@ class Calls:
             in_background(begun.cancel)
             raise
 
-    def start_write(self, method: str, request: Any) -> Begun:
+    def start_write(self, method: str, request: Message) -> Begun:
         """Send a write, whose answer is asked for by ``finish_write``."""
         return self._current().begin(method, request, self.timeout_s, is_write=True)
 
-    def finish_write(self, method: str, request: Any, begun: Begun) -> Any:
+    def finish_write(self, method: str, request: Message, begun: Begun) -> Message:
         """The answer to a write that was started; what ``write`` would send again is given to
         it."""
         try:
@@ -132,7 +134,7 @@ class Calls:
             attempts.failed(error)
         return self.write(method, request, attempts)
 
-    def write(self, method: str, request: Any, attempts: _Attempts | None = None) -> Any:
+    def write(self, method: str, request: Message, attempts: _Attempts | None = None) -> Message:
         """Send a request that changes something, in the end once, within the client's timeout."""
         ends = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         pause_s = _BACK_OFF_FIRST_S
@@ -183,7 +185,9 @@ class Calls:
                 connection.close()
             raise
 
-    def _send(self, method: str, request: Any, timeout_s: float | None, *, is_write: bool) -> Any:
+    def _send(
+        self, method: str, request: Message, timeout_s: float | None, *, is_write: bool
+    ) -> Message:
         return self._current().call(method, request, timeout_s, is_write=is_write)
 
     def _current(self) -> Connection:
@@ -227,7 +231,7 @@ class _Attempts:
         doubt: the first error that left it open, None if there was none.
     """
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Message) -> None:
         self._repeatable = bool(getattr(request, "request_id", ""))
         self.doubt: OutcomeUnknownError | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from vecdb_client import cutting, translation
 from vecdb_client.exports import export_stream
 from vecdb_client.ingest import ingest, upsert_request
 from vecdb_client.searching import search
-from vecdb_client.translation import wire_write_options
+from vecdb_client.translation import SearchFields, Target, WriteFields, wire_write_options
 from vecdb_proto import vecdb_pb2 as wire
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Collection(CollectionSurface):
         self._calls = calls
         self._name = name
         self._config = config
-        self._target: dict[str, Any] = {"collection": name, "collection_id": collection_id}
+        self._target: Target = {"collection": name, "collection_id": collection_id}
 
     @property
     def name(self) -> str:
@@ -78,7 +78,7 @@ class Collection(CollectionSurface):
         write_options = wire_write_options(insert_only, if_seq, request_id)
         texts, array, raw = checks.check_rows(ids, vectors, metadata, self.config)
 
-        def build(rows: slice, write_options: dict[str, Any]) -> wire.UpsertRequest:
+        def build(rows: slice, write_options: WriteFields) -> wire.UpsertRequest:
             some = None if raw is None else raw[rows]
             return upsert_request(self._target, texts[rows], array[rows], some, write_options)
 
@@ -116,7 +116,7 @@ class Collection(CollectionSurface):
         write_options = wire_write_options(False, if_seq, request_id)
         texts = checks.check_ids(ids, unique=False)
 
-        def build(rows: slice, write_options: dict[str, Any]) -> wire.DeleteRequest:
+        def build(rows: slice, write_options: WriteFields) -> wire.DeleteRequest:
             return wire.DeleteRequest(**self._target, ids=texts[rows], **write_options)
 
         size = cutting.rows_bytes_max(texts, 0, None)
@@ -137,7 +137,7 @@ class Collection(CollectionSurface):
     ) -> list[Hits]:
         # The engine checks the numbers, in the same words as here.
         queries = queries if queries.ndim == 2 else queries.reshape(1, -1)
-        wanted: dict[str, Any] = {
+        wanted: SearchFields = {
             **self._target,
             "k": checks.check_k(k, max(1, len(queries))),
             "ef": None if ef is None else checks.check_limit(limits.EF, ef),
@@ -219,7 +219,7 @@ class Collection(CollectionSurface):
     def _save(
         self,
         path: StrPath,
-        kind: Any,
+        kind: wire.ExportFormat,
         normalize_queries: bool,
         overwrite: bool,
         timeout_s: float | None,

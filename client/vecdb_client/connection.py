@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import Message
 
 from vecdb import limits
 from vecdb._version import __version__
@@ -73,19 +74,23 @@ class Connection:
         """
         return _Use(self, is_write)
 
-    def call(self, method: str, request: Any, timeout_s: float | None, *, is_write: bool) -> Any:
+    def call(
+        self, method: str, request: Message, timeout_s: float | None, *, is_write: bool
+    ) -> Message:
         """The answer to a request."""
         with self.use(is_write=is_write):
             return getattr(self._stub, method)(request, timeout=timeout_s)
 
-    def begin(self, method: str, request: Any, timeout_s: float | None, *, is_write: bool) -> Begun:
+    def begin(
+        self, method: str, request: Message, timeout_s: float | None, *, is_write: bool
+    ) -> Begun:
         """Send a request, or an iterator of them, and don't wait for the answer."""
         with self.use(is_write=is_write):
             future = getattr(self._stub, method).future(request, timeout=timeout_s)
             keep_until_ended(future)
         return Begun(self, future, timeout_s, is_write)
 
-    def answers(self, method: str, request: Any, timeout_s: float | None) -> Iterator[Any]:
+    def answers(self, method: str, request: Message, timeout_s: float | None) -> Iterator[Message]:
         """The stream of answers to a read; closing the iterator early cancels the call."""
         call = None
         try:
@@ -146,14 +151,14 @@ class Begun:
     """A request that was sent. Its answer may never come if its connection is left meanwhile."""
 
     def __init__(
-        self, connection: Connection, future: Any, timeout_s: float | None, is_write: bool
+        self, connection: Connection, future: grpc.Future, timeout_s: float | None, is_write: bool
     ) -> None:
         self.connection = connection
         self._future, self._is_write = future, is_write
         # gRPC keeps the deadline, unless an interrupt has left nobody to do so.
         self._ends = None if timeout_s is None else monotonic() + timeout_s + _GRPC_MAY_BE_LATE_S
 
-    def result(self) -> Any:
+    def result(self) -> Message:
         """Wait for the answer; raises as ``Connection.call`` does."""
         with self.connection.use(is_write=self._is_write):
             left_s = None if self._ends is None else max(0.0, self._ends - monotonic())

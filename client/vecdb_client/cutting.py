@@ -13,9 +13,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
 
 from vecdb import checks, limits
 from vecdb.batching import attach_progress, request_id_of_part
@@ -23,6 +24,7 @@ from vecdb.errors import ResourceExhaustedError
 from vecdb.reasons import Reason
 from vecdb.row_names import RowNames
 from vecdb.types import IngestProgress, Receipt, Records
+from vecdb_client.translation import WriteFields
 
 if TYPE_CHECKING:
     from vecdb_client.calls import Calls
@@ -35,7 +37,8 @@ _OVERHEAD_BYTES: Final = 1_024
 _ENTRY_BYTES: Final = 6
 """More than a message has for an entry of a column beside its bytes."""
 
-Build = Callable[[slice], Any]
+Build = Callable[[slice], Message]
+BuildWrite = Callable[[slice, WriteFields], Message]
 AnswerT = TypeVar("AnswerT")
 
 
@@ -49,7 +52,7 @@ def rows_bytes_max(ids: Sequence[str], dim: int, metadata: Sequence[bytes] | Non
 
 def fitting(
     build: Build, rows: slice, message_bytes: int, names: RowNames
-) -> Iterator[tuple[Any, slice]]:
+) -> Iterator[tuple[Message, slice]]:
     """Rows as one request, or in halves of halves where a message can't hold them.
 
     Raises:
@@ -74,10 +77,10 @@ def fitting(
 def write(
     calls: Calls,
     method: str,
-    build: Callable[[slice, dict[str, Any]], Any],
+    build: BuildWrite,
     ids: list[str],
     bytes_max: int,
-    write_options: dict[str, Any],
+    write_options: WriteFields,
 ) -> Receipt:
     """Send a write, in pieces if a message can't hold it.
 
@@ -97,8 +100,9 @@ def write(
         return _receipt(calls.write(method, build(everything, write_options)))
     stem = write_options.get("request_id")
 
-    def part_options(number: int) -> dict[str, Any]:
-        return {} if stem is None else {"request_id": request_id_of_part(stem, number)}
+    def part_options(number: int) -> WriteFields:
+        request_id = request_id_of_part(stem, number)
+        return {} if request_id is None else {"request_id": request_id}
 
     names, limit = RowNames(0, ids), calls.server_message_bytes()
     # Cut before anything is sent: a row that is too large is found while nothing is written. The
@@ -120,9 +124,9 @@ def write(
 def _write_parts(
     calls: Calls,
     method: str,
-    build: Callable[[slice, dict[str, Any]], Any],
+    build: BuildWrite,
     parts: list[slice],
-    part_options: Callable[[int], dict[str, Any]],
+    part_options: Callable[[int], WriteFields],
 ) -> Receipt:
     began, count, repeated = time.monotonic(), 0, True
     done = IngestProgress(0, parts[-1].stop, 0, 0.0)
@@ -138,7 +142,7 @@ def _write_parts(
     return Receipt(done.seq, count, repeated)
 
 
-def _receipt(response: Any) -> Receipt:
+def _receipt(response: Message) -> Receipt:
     return Receipt(response.seq, response.count, response.repeated_request)
 
 

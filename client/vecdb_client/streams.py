@@ -14,7 +14,8 @@ import math
 import queue
 import threading
 import time
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import grpc
 
@@ -43,7 +44,7 @@ class SearchStreams:
         method: the stub's ``SearchStream``.
     """
 
-    def __init__(self, method: Any) -> None:
+    def __init__(self, method: Callable[[Iterator[wire.SearchRequest]], grpc.Call]) -> None:
         self._method = method
         self._idle: list[_Stream] = []
         self._open: set[_Stream] = set()
@@ -58,7 +59,9 @@ class SearchStreams:
         self._guard: threading.Thread | None = None
         self._guard_looks_at = math.inf
 
-    def ask(self, request: wire.SearchRequest, timeout_s: float | None) -> Any:
+    def ask(
+        self, request: wire.SearchRequest, timeout_s: float | None
+    ) -> wire.SearchResponse | None:
         """The answer, whose ``failure`` may be set, or None: then send the search as a call.
 
         Args:
@@ -183,7 +186,7 @@ class SearchStreams:
 class _Stream:
     """One call that stays open. ``ends_at``: when its search must have been answered."""
 
-    def __init__(self, method: Any) -> None:
+    def __init__(self, method: Callable[[Iterator[wire.SearchRequest]], grpc.Call]) -> None:
         self.ends_at = math.inf
         self._requests: queue.SimpleQueue[wire.SearchRequest | None] = queue.SimpleQueue()
         try:
@@ -193,9 +196,10 @@ class _Stream:
             self._requests.put(None)  # Nobody else has it yet who could end it.
             raise
 
-    def ask(self, request: wire.SearchRequest) -> Any:
+    def ask(self, request: wire.SearchRequest) -> wire.SearchResponse:
         self._requests.put(request)
-        return next(self._answers)
+        answer: wire.SearchResponse = next(self._answers)
+        return answer
 
     def end(self) -> None:
         self._requests.put(None)

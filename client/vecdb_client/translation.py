@@ -7,14 +7,16 @@ question is whether a write may have been applied (``error_of``).
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import grpc
+from google.protobuf.message import Message
 
 from vecdb import checks, errors, limits
 from vecdb.errors import InternalError, VecdbError
 from vecdb.one_line import one_line
 from vecdb.reasons import Reason
+from vecdb.surface.collection import SearchFlags
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -181,10 +183,31 @@ def _config_of(name: str, config: wire.CollectionConfig) -> CollectionConfig:
 # -------------------------------------------------------------------------------------------- rows
 
 
-def wire_write_options(insert_only: object, if_seq: object, request_id: object) -> dict[str, Any]:
+class Target(TypedDict):
+    """Fields of a request that name its collection."""
+
+    collection: str
+    collection_id: str
+
+
+class WriteFields(TypedDict, total=False):
+    """Fields of a write for its conditions and its request id."""
+
+    condition: wire.WriteCondition
+    request_id: str
+
+
+class SearchFields(Target, SearchFlags):
+    """Fields of a search but for the queries."""
+
+    k: int
+    ef: int | None
+
+
+def wire_write_options(insert_only: object, if_seq: object, request_id: object) -> WriteFields:
     """Fields of a write's request for its conditions and its request id, checked; none without."""
     must_be_new, seq = checks.check_condition(insert_only, if_seq)
-    write_options: dict[str, Any] = {}
+    write_options: WriteFields = {}
     if must_be_new or seq is not None:
         write_options["condition"] = wire.WriteCondition(insert_only=must_be_new, if_seq=seq)
     name = checks.check_request_id(request_id)
@@ -308,7 +331,7 @@ def import_report_of(message: wire.ImportReport) -> ImportReport:
     return ImportReport(**{**fields, "assumed": tuple(message.assumed)})
 
 
-def _numbers(message: Any, kind: Any, skipped: str = "") -> dict[str, Any]:
+def _numbers(message: Message, kind: type[Message], skipped: str = "") -> dict[str, Any]:
     """Fields that are called the same on the wire and in the vocabulary; a test compares them. One
     that may be unset is None then."""
     return {

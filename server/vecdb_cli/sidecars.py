@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -147,7 +147,7 @@ def count_lines(path: Path) -> tuple[int, int]:
     return full, ended + (last != b"\n")
 
 
-def id_source(path: Path) -> tuple[Callable[[], Iterator[Any]], int]:
+def id_source(path: Path) -> tuple[Callable[[], Iterator[object]], int]:
     """How to iterate over a file of ids (str, int, or an error), and how many there are."""
     kind = suffix_of(path)
     if kind == ".txt":
@@ -172,7 +172,7 @@ def id_source(path: Path) -> tuple[Callable[[], Iterator[Any]], int]:
     raise wrong(path, "ids must be .txt, .npy or .json")
 
 
-def _array_items(array: npt.NDArray[np.generic]) -> Iterator[Any]:
+def _array_items(array: npt.NDArray[np.generic]) -> Iterator[object]:
     """As str or int, a page at a time since the array is mapped."""
     for first in range(0, len(array), 4096):
         yield from array[first : first + 4096].tolist()
@@ -183,7 +183,7 @@ def _text_ids(path: Path) -> Iterator[str | InvalidArgumentError]:
         yield decoded(path, f"line {number}", line)
 
 
-def metadata_source(path: Path) -> Iterator[dict[str, Any] | InvalidArgumentError | None]:
+def metadata_source(path: Path) -> Iterator[dict[str, object] | InvalidArgumentError | None]:
     """Each row's metadata, or an error in its place."""
     for number, line in enumerate(lines_of(path), 1):
         yield _metadata_entry(path, number, line) if line.strip() else None
@@ -191,7 +191,7 @@ def metadata_source(path: Path) -> Iterator[dict[str, Any] | InvalidArgumentErro
 
 def _metadata_entry(
     path: Path, number: int, line: bytes
-) -> dict[str, Any] | InvalidArgumentError | None:
+) -> dict[str, object] | InvalidArgumentError | None:
     try:
         entry = json_objects.decode(line)
     except (NotJsonError, RecursionError) as error:
@@ -202,7 +202,7 @@ def _metadata_entry(
     return entry
 
 
-def mapped(path: Path) -> npt.NDArray[Any]:
+def mapped(path: Path) -> npt.NDArray[np.generic]:
     """An .npy file, mapped read-only."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -19,7 +19,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
+
+import grpc
 
 from vecdb.errors import (
     CancelledError,
@@ -50,8 +52,8 @@ class Reception:
     def __init__(self, calls_max: int, slow_max: int) -> None:
         self._calls_max, self._slow_max = calls_max, slow_max
         # Changed by single steps of dict, which need no lock; both are in the order of arrival.
-        self._open: dict[Any, None] = {}
-        self._waiting: dict[Any, float] = {}
+        self._open: dict[grpc.ServicerContext, None] = {}
+        self._waiting: dict[grpc.ServicerContext, float] = {}
         self._lock = threading.Lock()
         self._guard: threading.Thread | None = None
 
@@ -60,7 +62,7 @@ class Reception:
         """Calls that are open."""
         return len(self._open)
 
-    def enter(self, context: Any) -> None:
+    def enter(self, context: grpc.ServicerContext) -> None:
         """A call has come; ``leave`` is to follow, unless it is refused.
 
         Raises:
@@ -74,11 +76,11 @@ class Reception:
             )
         self._open[context] = None
 
-    def leave(self, context: Any) -> None:
+    def leave(self, context: grpc.ServicerContext) -> None:
         """It has ended."""
         self._open.pop(context, None)
 
-    def receive(self, requests: Iterator[bytes], context: Any) -> bytes | None:
+    def receive(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes | None:
         """Its first message, None if its caller has ended it without one.
 
         Raises:
@@ -137,10 +139,12 @@ class Unread:
 
     def __init__(self, old_s: float) -> None:
         self.old_s = old_s
-        self._since: dict[Any, float] = {}  # Changed by single steps; in the order of sending.
+        self._since: dict[
+            grpc.ServicerContext, float
+        ] = {}  # Changed by single steps; in the order of sending.
 
     @contextmanager
-    def answer(self, context: Any) -> Iterator[None]:
+    def answer(self, context: grpc.ServicerContext) -> Iterator[None]:
         """It is on its way until this ends."""
         self._since[context] = time.monotonic()
         try:
@@ -164,7 +168,7 @@ class Workers:
         for _ in range(count):
             self._free.put(None)
 
-    def take(self, call: Any) -> None:
+    def take(self, call: grpc.ServicerContext) -> None:
         """Have one, which ``give_back`` is to follow.
 
         Raises:
@@ -179,7 +183,7 @@ class Workers:
         """For the next call."""
         self._free.put(None)
 
-    def _wait(self, call: Any) -> None:
+    def _wait(self, call: grpc.ServicerContext) -> None:
         while True:
             left_s = call.time_remaining()
             if left_s is not None and left_s <= 0:
@@ -204,7 +208,7 @@ class Place:
             for; infinite while it is at work.
     """
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: grpc.ServicerContext) -> None:
         self.context = context
         self.idle_since = math.inf
 
@@ -235,7 +239,7 @@ class Places:
         self._taken: set[Place] = set()
 
     @contextmanager
-    def taken(self, context: Any) -> Iterator[Place]:
+    def taken(self, context: grpc.ServicerContext) -> Iterator[Place]:
         """Have one.
 
         Raises:

@@ -10,7 +10,9 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from google.protobuf.message import Message
 
 import vecdb
 from vecdb import checks, limits
@@ -303,7 +305,7 @@ class Service:
             raise
         return wire.ImportResponse(report=translation.import_report_message(report))
 
-    def _collection(self, request: Any, *reserved: str) -> OpenCollection:
+    def _collection(self, request: Message, *reserved: str) -> OpenCollection:
         """Return the collection of the id, or without one the collection that has the name now."""
         runtime = self.check_ready()
         translation.refuse_reserved(request, *reserved)

@@ -6,10 +6,11 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
@@ -141,14 +142,14 @@ def _search_table(hits: Hits, chosen: list[int]) -> Table:
     if any(metadata[row] for row in chosen):
         table.add_column("metadata", overflow="fold")
     for row in chosen:
-        cells = [_literal(hits.ids[row]), f"{hits.distances[row]:.6f}"]
+        cells: list[str | Text] = [_literal(hits.ids[row]), f"{hits.distances[row]:.6f}"]
         if len(table.columns) == 3:
             cells.append(_literal(json.dumps(metadata[row], ensure_ascii=False)))
         table.add_row(*cells)
     return table
 
 
-def _search_document(name: str, hits: Hits, chosen: list[int]) -> dict[str, Any]:
+def _search_document(name: str, hits: Hits, chosen: list[int]) -> dict[str, object]:
     metadata = hits.metadata
     return {
         "collection": name,
@@ -255,7 +256,9 @@ def print_all_stats(console: Console, target: Target, *, as_json: bool, place: s
         _say_unindexed(console, place, each.name, stats.unindexed_rows, stats.live_count)
 
 
-def _stats_document(name: str, config: CollectionConfig, stats: CollectionStats) -> dict[str, Any]:
+def _stats_document(
+    name: str, config: CollectionConfig, stats: CollectionStats
+) -> dict[str, object]:
     return {
         "collection": name,
         "config": dataclasses.asdict(config),
@@ -271,7 +274,7 @@ def bytes_text(count: int) -> str:
     return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB"
 
 
-def print_json(document: Any) -> None:
+def print_json(document: object) -> None:
     """One document on stdout."""
     # Not through rich, which wraps and colours.
     json.dump(document, sys.stdout, ensure_ascii=False, indent=1)
@@ -282,8 +285,6 @@ def _say(console: Console, text: str) -> None:
     console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str) -> Text:
     """Text of users, in which nothing is markup."""
-    from rich.text import Text
-
     return Text(text)

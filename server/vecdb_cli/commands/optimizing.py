@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
 
 from rich.console import Console
 
+from vecdb.surface import CollectionSurface
+from vecdb.types import CollectionStats
 from vecdb_cli.commands.progress import Status
 
 __all__ = ["wait_for_graphs"]
 
 
-def wait_for_graphs(console: Console, collection: Any, name: str) -> str:
+def wait_for_graphs(console: Console, collection: CollectionSurface, name: str) -> str:
     """Have a collection optimised and say how far it is; a sentence on what is there then.
 
     It is waited for in a second thread, so that this one can tell how it goes and hear Ctrl-C.
@@ -60,5 +61,5 @@ def wait_for_graphs(console: Console, collection: Any, name: str) -> str:
     )
 
 
-def _progress(stats: Any) -> str:
+def _progress(stats: CollectionStats) -> str:
     return f"{stats.live_count - stats.unindexed_rows:,} of {stats.live_count:,} rows in graphs"

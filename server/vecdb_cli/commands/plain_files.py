@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from vecdb.errors import InvalidArgumentError, MissingExtraError
 from vecdb.export_files import NewFile, put_in_place
 from vecdb.os_errors import os_errors_translated
 from vecdb.reasons import Reason
+from vecdb.scrolling import Scroll
+from vecdb.surface import CollectionSurface
 from vecdb.types import Records
 
 __all__ = ["PlainReport", "save_npy", "save_parquet"]
@@ -43,7 +45,7 @@ class PlainReport:
     elapsed_s: float
 
 
-def save_parquet(collection: Any, path: Path, *, overwrite: bool) -> PlainReport:
+def save_parquet(collection: CollectionSurface, path: Path, *, overwrite: bool) -> PlainReport:
     """Write a Parquet file.
 
     Raises:
@@ -74,7 +76,7 @@ def save_parquet(collection: Any, path: Path, *, overwrite: bool) -> PlainReport
     return PlainReport(str(path), "none", pages.rows, pages.seq, size, time.monotonic() - began)
 
 
-def save_npy(collection: Any, path: Path, *, overwrite: bool) -> PlainReport:
+def save_npy(collection: CollectionSurface, path: Path, *, overwrite: bool) -> PlainReport:
     """Write a matrix, and ids and metadata beside it, in the form that ``vecdb load`` reads.
 
     Raises:
@@ -127,8 +129,8 @@ def _write_header(stream: IO[bytes], rows: int, dim: int) -> None:
 class _Pages:
     """The pages of a scroll, counted. seq: theirs, 0 if there are none."""
 
-    def __init__(self, collection: Any) -> None:
-        self._scroll: Callable[..., Any] = collection.scroll
+    def __init__(self, collection: CollectionSurface) -> None:
+        self._scroll: Callable[..., Scroll] = collection.scroll
         self.rows = self.seq = 0
 
     def __iter__(self) -> Iterator[Records]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from vecdb import checks
 from vecdb.engine.api.collection import Collection
@@ -28,7 +27,7 @@ class Database(DatabaseSurface[Collection]):
         self._runtime = runtime
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], **options: Any) -> Database:
+    def open(cls, path: str | os.PathLike[str], **options: object) -> Database:
         """Open the folder, made if it is not there; the same object if it is open already.
 
         Raises:

@@ -87,7 +87,7 @@ class Runtime:
     _of_parent: ClassVar[dict[str, str]] = {}  # Folders that were open at a fork, why not again.
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], **options: Any) -> Runtime:
+    def open(cls, path: str | os.PathLike[str], **options: object) -> Runtime:
         """Open the folder, made if it is not there; the same object if it is open already.
 
         Raises:
