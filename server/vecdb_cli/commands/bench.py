@@ -140,10 +140,15 @@ def report(
         Path | None,
         typer.Option("--markdown", metavar="FILE", help="Write the table between its markers."),
     ] = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option("--picture", metavar="FILE", help="Draw recall against queries/s as SVG."),
+    ] = None,
 ) -> None:
-    """Write the results as one HTML page, and as a table into a Markdown file."""
+    """Write one HTML page of the results, the table into a Markdown file, and the picture."""
     from vecdb_bench.report import table
     from vecdb_bench.report.page import page
+    from vecdb_bench.report.picture import picture
     from vecdb_bench.results import read_results
 
     lines = read_results(results)
@@ -155,6 +160,9 @@ def report(
     if markdown is not None:
         table.replace_between_markers(markdown, table.markdown(lines))
         typer.echo(f"the table is in {markdown}")
+    if svg is not None:
+        svg.write_text(picture(lines), encoding="utf-8")
+        typer.echo(f"the picture is {svg}")
 
 
 @app.command()
