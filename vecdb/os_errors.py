@@ -42,9 +42,7 @@ def os_errors_translated(what: str, *, missing: bool = False) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as error:
         if not missing:
             raise
-        raise NotFoundError(
-            f"folder does not exist ({what}: {error})", Reason.NO_FOLDER
-        ) from error
+        raise NotFoundError(f"folder does not exist ({what}: {error})", Reason.NO_FOLDER) from error
     except OSError as error:
         text = f"{what}: {error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

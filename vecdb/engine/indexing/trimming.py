@@ -89,7 +89,7 @@ def _trim(
     rows, seqs = tombstones
     # A lost segment's rows are read from the store by whoever works on it, as of some seq.
     is_lost = any(segment.segment is None for segment in snapshot.segments)
-    for begin, end, seq in reserved_intervals(store, transaction):
+    for begin, end, seq in reserved_intervals(store.read_segments(transaction)):
         held = (rows >= begin) & (rows < end) & ((seqs > seq) | is_lost)
         rows, seqs = rows[~held], seqs[~held]
     # Neither vector nor record of a dead row comes back, so what was in none is in none.

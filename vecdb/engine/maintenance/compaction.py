@@ -162,7 +162,7 @@ def _copy(store: Store, target: Environment, segments: Path, collection_id: str)
     dead = read_deleted(store, 0, counters.next_row, seq)
     held = np.zeros(0, np.int64)
     for number, entry in placed.items():
-        if entry["state"] == "published":
+        if entry.is_published:
             mapped = Segment(segments / str(number), number, collection_id, entry)
             held = np.union1d(held, mapped.content.rows)
     counters.metadata_count = _copy_records(store, target, dead)
@@ -174,7 +174,7 @@ def _copy(store: Store, target: Environment, segments: Path, collection_id: str)
         _put_all(transaction, target, b"dead", source, np.intersect1d(dead, held))
         for number in sorted(placed):
             key = layout.row_key(number)
-            value = layout.pack_json(key, placed[number])
+            value = placed[number].pack(key)
             transaction.put(key, value, db=target.database(b"segments"), append=True)
         meta = target.database(b"meta")
         with source.read() as reading, reading.cursor(source.database(b"meta")) as cursor:

@@ -57,7 +57,7 @@ def check_counters(store: Store, transaction: Transaction) -> None:
         placed = [entry for _, entry in in_place(store.read_segments(transaction))]
     except DataLossError:
         return
-    edges = [(0, 0), *((e["first_row"], e["end_row"]) for e in placed)]
+    edges = [(0, 0), *((e.first_row, e.end_row) for e in placed)]
     for (_, end), (first, _) in pairwise(edges):
         if first != end:
             raise differ("sealed_to", counters.sealed_to, first, f"after row {end} a segment from ")

@@ -394,7 +394,7 @@ class Runtime:
         """What an earlier process left to do."""
         with opened.store.environment.read() as transaction:
             entries = opened.store.read_segments(transaction)
-        if any(e["state"] != "published" or e["kind"] == "flat" for e in entries.values()):
+        if any(not e.is_published or not e.has_graph or e.lost_parts for e in entries.values()):
             self._supervisor.wake(opened.id)
         self._look_for_work(opened)
 

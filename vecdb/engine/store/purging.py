@@ -323,7 +323,7 @@ def _sparse_blocks(
 ) -> None:
     """Delete or rewrite the blocks that hold these rows, where too little of them is left."""
     blocks, dim = store.environment.database(b"blocks"), store.config.dim
-    reservations = reserved_intervals(store, transaction)
+    reservations = reserved_intervals(store.read_segments(transaction))
     sealed_to = store.read_counters(transaction).sealed_to
     for key, value, own in store.rows.blocks_holding(transaction, rows):
         held, first = layout.held_rows(key, value, dim), int.from_bytes(key, "big")

@@ -12,7 +12,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from vecdb.engine.store.conditions import check_condition
 from vecdb.engine.store.requests import Requests
 from vecdb.engine.store.rows import RowReader
 from vecdb.engine.store.scroll_uses import ScrollUses
+from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.store.stored_name import NAME_KEY
 from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.system.files import fsync_folder
@@ -358,23 +359,27 @@ class Store:
 
     # Segments: what the database says of them (their bytes are in segment.py).
 
-    def read_segments(self, transaction: Transaction) -> dict[int, dict[str, Any]]:
-        """Number → entry of every segment, whatever its state."""
+    def read_segments(self, transaction: Transaction) -> dict[int, SegmentEntry]:
+        """Number → entry of every segment, whatever its state.
+
+        Raises:
+            DataLossError: an entry is damaged.
+        """
         with transaction.cursor(self._segments) as cursor:
             return {
-                int.from_bytes(key, "big"): layout.unpack_json(key, value, "segment")
+                int.from_bytes(key, "big"): SegmentEntry.unpack(key, value)
                 for key, value in cursor.iternext(keys=True, values=True)
             }
 
     def write_segment(
-        self, transaction: Transaction, number: int, entry: dict[str, Any] | None
+        self, transaction: Transaction, number: int, entry: SegmentEntry | None
     ) -> None:
         """Set the entry of a segment, or remove it with None. The caller raises the generation."""
         key = layout.row_key(number)
         if entry is None:
             transaction.delete(key, db=self._segments)
         else:
-            transaction.put(key, layout.pack_json(key, entry), db=self._segments)
+            transaction.put(key, entry.pack(key), db=self._segments)
 
     def close(self, *, dropped: bool = False) -> None:
         """Close the environment; later calls are told why."""

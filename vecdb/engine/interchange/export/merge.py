@@ -96,7 +96,7 @@ class _Merger:
         dead = sum(segment.deleted_count for segment in snapshot.segments)
         return {
             "draft": name,
-            "entry": entry,
+            "entry": entry.to_json(),
             "next_row": counters.next_row,
             "work": parts_text(len(snapshot.segments), len(memtable.rows), dead, anew=anew),
         }

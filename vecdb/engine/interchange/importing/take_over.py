@@ -73,10 +73,10 @@ def in_graphs(store: Store, first: int, count: int) -> bool:
     """The rows of an import that was finished earlier are in graphs already, whoever made these."""
     with store.environment.read() as transaction:
         placed = in_place(store.read_segments(transaction))
-    return any(entry["end_row"] >= first + count for _, entry in placed) and all(
-        entry["state"] == "published" and entry["kind"] == "graph"
+    return any(entry.end_row >= first + count for _, entry in placed) and all(
+        entry.is_published and entry.has_graph
         for _, entry in placed
-        if entry["first_row"] < first + count and entry["end_row"] > first
+        if entry.overlaps(first, first + count)
     )
 
 

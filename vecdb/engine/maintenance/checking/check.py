@@ -207,8 +207,8 @@ class CollectionCheck:
             now = read_entries(Walk(environment, transaction, Findings("", lambda problem: None)))
         told = set()
         for suspect in self._suspects:
-            entry = now.segments.get(suspect.number, {})
-            there = entry.get("state") == "published" and not now.dropped
+            entry = now.segments.get(suspect.number)
+            there = entry is not None and entry.is_published and not now.dropped
             if there and suspect.number not in told:
                 told.add(suspect.number)
                 self._findings.add(suspect.kind, suspect.detail, WARNING, segment=suspect.number)

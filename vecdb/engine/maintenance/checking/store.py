@@ -17,7 +17,7 @@ If a database can't be read to its end, what would need all of it is left out.
 from __future__ import annotations
 
 from array import array
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from vecdb.engine.maintenance.checking.walk import (
 )
 from vecdb.engine.segments.lifecycle import FLUSH_LOCK, GRAPH_LOCK
 from vecdb.engine.store import layout
-from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.segment_table import STATES, SegmentEntry, in_place
 
 __all__ = [
     "check_counters",
@@ -43,8 +43,6 @@ __all__ = [
     "check_log",
     "check_requests",
 ]
-
-_STATES: Final = ("claimed", "published", "retired", "lost")
 
 
 def check_ids(walk: Walk, facts: Facts, findings: Findings) -> None:
@@ -127,15 +125,15 @@ def check_entries(facts: Facts, findings: Findings) -> None:
         return
     covered_to = 0
     for number, entry in in_place(facts.segments):
-        if entry["first_row"] != covered_to:
+        if entry.first_row != covered_to:
             findings.add(
                 "SEGMENT_ENTRIES",
-                f"segment {number} begins at row {entry['first_row']}, the ones before it end at "
+                f"segment {number} begins at row {entry.first_row}, the ones before it end at "
                 f"{covered_to}",
                 WARNING,
             )
             return
-        covered_to = entry["end_row"]
+        covered_to = entry.end_row
     if covered_to != facts.counters.sealed_to:
         findings.add(
             "SEGMENT_ENTRIES",
@@ -145,19 +143,17 @@ def check_entries(facts: Facts, findings: Findings) -> None:
         )
 
 
-def _entry_faults(entry: dict[str, Any], facts: Facts) -> list[str]:
+def _entry_faults(entry: SegmentEntry, facts: Facts) -> list[str]:
     faults = []
-    if entry["state"] not in _STATES:
-        faults.append(f"its state is {entry['state']!r}")
-    if entry["state"] == "claimed" and entry.get("lock") not in (FLUSH_LOCK, GRAPH_LOCK):
-        faults.append(f"it is claimed under the lock {entry.get('lock')!r}")
+    if entry.state not in STATES:
+        faults.append(f"its state is {entry.state!r}")
+    if entry.is_reserved and entry.lock not in (FLUSH_LOCK, GRAPH_LOCK):
+        faults.append(f"it is claimed under the lock {entry.lock!r}")
     next_row = 2**63 if facts.counters is None else facts.counters.next_row
-    if not 0 <= entry["first_row"] <= entry["end_row"] <= next_row:
-        faults.append(
-            f"it stands for the rows {entry['first_row']} to {entry['end_row']} of {next_row}"
-        )
-    if facts.state is not None and entry["seq"] > facts.state.seq:
-        faults.append(f"it is of seq {entry['seq']}, the last one is {facts.state.seq}")
+    if not 0 <= entry.first_row <= entry.end_row <= next_row:
+        faults.append(f"it stands for the rows {entry.first_row} to {entry.end_row} of {next_row}")
+    if facts.state is not None and entry.seq > facts.state.seq:
+        faults.append(f"it is of seq {entry.seq}, the last one is {facts.state.seq}")
     return faults
 
 
