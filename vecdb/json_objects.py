@@ -21,12 +21,12 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from vecdb import limits
 
-__all__ = ["NotJsonError", "check_comes_back", "decode", "encode"]
+__all__ = ["NotJsonError", "check_comes_back", "decode", "decode_metadata", "encode"]
 
 _PLAIN: Final = {str, int, float, bool, type(None)}
 _KEYS: Final = {str}
@@ -107,6 +107,13 @@ def decode(text: bytes) -> Any:
     if loss is not None:
         raise NotJsonError(loss)
     return json.loads(decoded)
+
+
+def decode_metadata(raw: Sequence[bytes] | None, count: int) -> list[dict[str, Any]]:
+    """Decode stored metadata to dicts; None for ``raw`` gives ``count`` empty ones."""
+    if raw is None:
+        return [{} for _ in range(count)]
+    return [json.loads(text) if text else {} for text in raw]
 
 
 class _LossError(Exception):

@@ -19,7 +19,7 @@ It is stored where readers of rows ignore it, and where a sidecar without it is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError
@@ -77,6 +77,6 @@ class SideHeader(NamedTuple):
             raise InvalidArgumentError(f"{KEY}, {error.message}", Reason.BAD_META) from None
         return cls(**known)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return the header as a dict that ``read`` accepts."""
         return {name: value for name, value in self._asdict().items() if value is not None}

@@ -155,7 +155,7 @@ def _in_slices(
     store: Store,
     rows: Sequence[int],
     deadline: Deadline | None,
-    fill: Callable[[Any, npt.NDArray[np.int64], list[int]], None],
+    fill: Callable[[Transaction, npt.NDArray[np.int64], list[int]], None],
     slice_rows: int,
 ) -> None:
     """Call ``fill(transaction, places, rows)`` for all, by ascending row, so that each block is

@@ -291,7 +291,7 @@ _NPY_HEADER: Final = re.compile(
 """The header of a .npy file of version 1.0 as NumPy writes it."""
 
 
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
     """Shape, whether in Fortran's order, dtype, and where the data of a .npy file begin.
 
     Raises:

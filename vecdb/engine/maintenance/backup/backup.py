@@ -220,7 +220,7 @@ def settle(store: Store, kept: set[int]) -> None:
     store.environment.transact(write)
 
 
-def _verify(store: Store) -> dict[str, Any]:
+def _verify(store: Store) -> dict[str, object]:
     """Read all of a copied store, compare every checksum and sum; what the manifest says of it."""
     environment = store.environment
     with environment.read() as transaction:
@@ -299,7 +299,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+def _run(arguments: argparse.Namespace) -> dict[str, object]:
     """The one line of the answer."""
     try:
         root = Path(arguments.folder)

@@ -24,7 +24,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -214,7 +214,7 @@ class CollectionCheck:
                 self._findings.add(suspect.kind, suspect.detail, WARNING, segment=suspect.number)
 
 
-def say(event: dict[str, Any]) -> None:
+def say(event: Mapping[str, object]) -> None:
     """One line of the answer."""
     print(json.dumps(event), flush=True)
 

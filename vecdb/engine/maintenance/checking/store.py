@@ -17,9 +17,9 @@ If a database can't be read to its end, what would need all of it is left out.
 from __future__ import annotations
 
 from array import array
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vecdb.checking import WARNING
 from vecdb.engine.maintenance.checking.findings import Few, Findings, shown_id
@@ -60,7 +60,7 @@ def check_ids(walk: Walk, facts: Facts, findings: Findings) -> None:
     same[recorded] = facts.record_hashes[at] == hashes[recorded]
     many = findings.many
 
-    def tell(what: str, chosen: Any) -> None:
+    def tell(what: str, chosen: npt.NDArray[np.bool_]) -> None:
         many("IDS", what, named_rows(walk, rows[chosen]), count=int(np.count_nonzero(chosen)))
 
     many("IDS", "rows that more than one id names", twice)
@@ -282,13 +282,13 @@ def _seq_of_age(key: bytes) -> int:
     return seq
 
 
-def _pairs(columns: tuple[array[int], array[int]]) -> Any:
+def _pairs(columns: tuple[array[int], array[int]]) -> npt.NDArray[np.void]:
     """Seqs and hashes of ids, as one array of records."""
     dtype = [("seq", np.int64), ("id", np.int64)]
     return np.rec.fromarrays([np.array(c, np.int64) for c in columns], dtype=dtype)
 
 
-def _others(pairs: Any, known: Any) -> list[str]:
+def _others(pairs: npt.NDArray[np.void], known: npt.NDArray[np.void]) -> list[str]:
     """The pairs that are not among the known ones, by their seqs."""
     return [f"seq {seq}" for seq in np.setdiff1d(pairs, known)["seq"].tolist()]
 
