@@ -33,12 +33,12 @@ from vecdb.errors import (
     MissingExtraError,
     NotFoundError,
     OutcomeUnknownError,
-    Reason,
     ResourceExhaustedError,
     UnavailableError,
     UnsupportedError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 from vecdb.scrolling import Scroll
 from vecdb.types import (
     BackupReport,
@@ -112,7 +112,7 @@ __all__ = [
 _ENGINE_NEEDS = ("lmdb", "hnswlib", "numba")
 
 
-def open(path: str | os.PathLike[str], **options: Any) -> Database:
+def open(path: str | os.PathLike[str], **options: object) -> Database:
     """Open the database in a folder, in this process. Create the folder if it does not exist.
 
     Args:

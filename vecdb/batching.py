@@ -53,7 +53,7 @@ class Batch(NamedTuple):
     first: int
 
 
-def batches(ids: Any, vectors: Any, metadata: Any, dim: int, batch_rows: int) -> Batches:
+def batches(ids: object, vectors: object, metadata: object, dim: int, batch_rows: int) -> Batches:
     """Return an iterator of batches of ``batch_rows`` rows; the last one may be shorter.
 
     Args:
@@ -122,7 +122,8 @@ def attach_progress(
     with suppress(AttributeError):
         error.progress = progress  # type: ignore[attr-defined]
     total = "" if progress.total is None else f" of {progress.total}"
-    error.add_note(f"{what}: {progress.rows}{total} rows were acknowledged before this")
+    if hasattr(error, "add_note"):  # Python 3.10 has no notes.
+        error.add_note(f"{what}: {progress.rows}{total} rows were acknowledged before this")
 
 
 def request_id_of_part(prefix: str | None, number: int) -> str | None:
@@ -134,7 +135,7 @@ def request_id_of_part(prefix: str | None, number: int) -> str | None:
 class _Source:
     """One of the three inputs: sliced if it supports that, else iterated."""
 
-    def __init__(self, what: str, rows: Any) -> None:
+    def __init__(self, what: str, rows: object) -> None:
         self.what = what
         self.length: int | None = None
         self._position = 0
@@ -142,16 +143,17 @@ class _Source:
         self._iterator: Iterator[Any] = iter(())
         if isinstance(rows, _NO_ROWS) or not isinstance(rows, Iterable):
             raise _not_rows(what, rows)
-        rows = plain(what, rows)
-        if getattr(rows, "shape", None) == ():
-            raise _not_rows(what, rows)
+        given = plain(what, rows)
+        has_shape = hasattr(given, "shape")
+        if has_shape and given.shape == ():
+            raise _not_rows(what, given)
         with suppress(TypeError, AttributeError):
-            self.length = len(rows)
+            self.length = len(given)
         # A deque is a Sequence but does not support slices.
-        if (isinstance(rows, Sequence) and not isinstance(rows, deque)) or hasattr(rows, "shape"):
-            self._sliceable = rows
+        if has_shape or (isinstance(given, Sequence) and not isinstance(given, deque)):
+            self._sliceable = given
         else:
-            self._iterator = iter(rows)
+            self._iterator = iter(given)
 
     def take(self, count: int) -> Any:
         """Return the next ``count`` rows, fewer at the end, in an object with a length."""
@@ -172,7 +174,7 @@ def _common_length(sources: list[_Source]) -> int | None:
     return known[0].length if known else None
 
 
-def _not_rows(what: str, rows: Any) -> InvalidArgumentError:
+def _not_rows(what: str, rows: object) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"{what} must be a list, an array or an iterable of rows, "
         f"got {shown(rows)} ({type(rows).__name__})",
@@ -180,7 +182,7 @@ def _not_rows(what: str, rows: Any) -> InvalidArgumentError:
     )
 
 
-def _as_rows(vectors: Any, dim: int) -> Any:
+def _as_rows(vectors: object, dim: int) -> Any:
     """Check the axes of an array of vectors; return any other input unchanged."""
     rows = plain("vectors", vectors)
     shape = getattr(rows, "shape", None)

@@ -61,7 +61,7 @@ _TIMEOUT_S_MAX: Final = 1e9
 """About thirty years. A longer timeout is treated as none."""
 
 
-def check_limit(limit: Limit, value: Any, name: str | None = None) -> int:
+def check_limit(limit: Limit, value: object, name: str | None = None) -> int:
     """Return an integer within the limit. ``name`` is the argument's name if the limit has
     another."""
     name = name or limit.name
@@ -79,7 +79,7 @@ def check_limit(limit: Limit, value: Any, name: str | None = None) -> int:
     return number
 
 
-def check_flag(name: str, value: Any) -> bool:
+def check_flag(name: str, value: object) -> bool:
     """Return a flag given as True, False, 1 or 0."""
     if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
         return bool(value)
@@ -88,17 +88,17 @@ def check_flag(name: str, value: Any) -> bool:
     )
 
 
-def check_flags(**given: Any) -> dict[str, bool]:
+def check_flags(**given: object) -> dict[str, bool]:
     """Return several flags by name; see ``check_flag``."""
     return {name: check_flag(name, value) for name, value in given.items()}
 
 
-def check_timeout(timeout_s: Any) -> float | None:
+def check_timeout(timeout_s: object) -> float | None:
     """Return a timeout in seconds; None for no timeout, also if infinity was given."""
     if timeout_s is None:
         return None
-    is_number = isinstance(timeout_s, int | float | np.integer | np.floating)
-    if isinstance(timeout_s, bool) or not is_number or not timeout_s > 0:
+    numbers = int | float | np.integer | np.floating
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, numbers) or not timeout_s > 0:
         raise InvalidArgumentError(
             f"timeout_s must be a number of seconds above 0, or None, got {shown(timeout_s)}",
             Reason.OUT_OF_RANGE,
@@ -106,7 +106,7 @@ def check_timeout(timeout_s: Any) -> float | None:
     return None if timeout_s > _TIMEOUT_S_MAX else float(timeout_s)
 
 
-def check_callable(name: str, value: Any) -> None:
+def check_callable(name: str, value: object) -> None:
     """Check that the value is callable or None."""
     if value is not None and not callable(value):
         raise InvalidArgumentError(
@@ -114,7 +114,7 @@ def check_callable(name: str, value: Any) -> None:
         )
 
 
-def check_options(options: Mapping[str, Any], known: Iterable[str], of: str) -> None:
+def check_options(options: Mapping[str, object], known: Iterable[str], of: str) -> None:
     """Reject unknown options; the message suggests those with similar names, or lists all."""
     names = sorted(known)
     for option in options:
@@ -124,7 +124,7 @@ def check_options(options: Mapping[str, Any], known: Iterable[str], of: str) -> 
             raise InvalidArgumentError(f"{of} has no option {option!r}; {hint}", Reason.BAD_OPTION)
 
 
-def check_name(name: Any) -> str:
+def check_name(name: object) -> str:
     """Return the name of a collection if it matches ``limits.NAME_PATTERN``."""
     if not isinstance(name, str) or not re.fullmatch(limits.NAME_PATTERN, name):
         raise InvalidArgumentError(
@@ -134,9 +134,11 @@ def check_name(name: Any) -> str:
     return name
 
 
-def check_path(path: Any) -> str:
+def check_path(path: object) -> str:
     """Return a path as text."""
     try:
+        if not isinstance(path, str | bytes | os.PathLike):
+            raise TypeError
         text = os.fsdecode(path)
         text.encode()
     except (TypeError, UnicodeError):
@@ -148,7 +150,7 @@ def check_path(path: Any) -> str:
     return text
 
 
-def check_local_path(path: Any) -> Path:
+def check_local_path(path: object) -> Path:
     """Return a path on this machine, which need not exist; ``~`` expands to the home folder."""
     text = check_path(path)
     try:
@@ -162,7 +164,7 @@ def check_local_path(path: Any) -> Path:
     return local
 
 
-def check_metric(metric: Any) -> Metric:
+def check_metric(metric: object) -> Metric:
     """Return the metric with this name."""
     known = [each.value for each in Metric]
     if isinstance(metric, str) and metric in known:
@@ -172,7 +174,9 @@ def check_metric(metric: Any) -> Metric:
     )
 
 
-def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> CollectionConfig:
+def check_config(
+    dim: object, metric: object, M: object, ef_construction: object
+) -> CollectionConfig:
     """Return the configuration of a new collection."""
     chosen = check_metric(metric)
     return CollectionConfig(
@@ -184,7 +188,7 @@ def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> Collect
 
 
 def check_vectors(
-    vectors: Any, dim: int, metric: Metric, what: str = "vectors", names: RowNames = UNNAMED
+    vectors: object, dim: int, metric: Metric, what: str = "vectors", names: RowNames = UNNAMED
 ) -> Vectors:
     """Return vectors as C-contiguous float32, shape (n, dim); one of shape (dim,) becomes (1, dim).
 
@@ -213,7 +217,7 @@ def check_vectors(
 
 
 def _explain_bad_row(
-    array: Vectors, suspects: npt.NDArray[Any], metric: Metric, named: Callable[[int], str]
+    array: Vectors, suspects: npt.NDArray[np.intp], metric: Metric, named: Callable[[int], str]
 ) -> None:
     """Raise for the first bad row; return if float64 shows that all suspects are within bounds."""
     for row in suspects:
@@ -251,7 +255,7 @@ _INTEGER_ID_END = 10**limits.ID_BYTES.maximum
 
 
 def check_rows(
-    ids: Any, vectors: Any, metadata: Any, config: CollectionConfig, first: int = 0
+    ids: object, vectors: object, metadata: object, config: CollectionConfig, first: int = 0
 ) -> tuple[list[str], Vectors, list[bytes] | None]:
     """Return one batch to write: ids, vectors, and metadata as JSON or None.
 
@@ -266,7 +270,7 @@ def check_rows(
 
 
 def check_raw_rows(
-    ids: Any, vectors: Any, metadata: Sequence[bytes], config: CollectionConfig
+    ids: object, vectors: object, metadata: Sequence[bytes], config: CollectionConfig
 ) -> tuple[list[str], Vectors, list[bytes] | None]:
     """Do what ``check_rows`` does, for metadata given as JSON."""
     texts = check_ids(ids, unique=True)
@@ -276,7 +280,7 @@ def check_raw_rows(
 
 
 def _vectors_of(
-    vectors: Any, texts: list[str], config: CollectionConfig, names: RowNames
+    vectors: object, texts: list[str], config: CollectionConfig, names: RowNames
 ) -> Vectors:
     if vectors is None and not texts:
         vectors = ()
@@ -286,7 +290,7 @@ def _vectors_of(
 
 
 def check_ids(
-    ids: Any, *, unique: bool, limit: Limit = limits.BATCH_ROWS, first: int = 0
+    ids: object, *, unique: bool, limit: Limit = limits.BATCH_ROWS, first: int = 0
 ) -> list[str]:
     """Return ids as a list of str, possibly empty; integers become their decimal text.
 
@@ -325,7 +329,7 @@ def check_ids(
     return texts
 
 
-def _listed(ids: Any, ordered: bool, limit: Limit) -> list[Any]:
+def _listed(ids: object, ordered: bool, limit: Limit) -> list[Any]:
     """Return the ids as a list. Stop reading past the limit, since the input may be endless."""
     refused: Any = str | bytes | dict | (set | frozenset if ordered else str)
     given = None
@@ -349,7 +353,7 @@ def _listed(ids: Any, ordered: bool, limit: Limit) -> list[Any]:
     return given
 
 
-def _id_text(value: Any, position: int) -> str:
+def _id_text(value: object, position: int) -> str:
     if isinstance(value, str):
         return str.__str__(value)  # The text itself, also of a member of an enumeration.
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
@@ -371,11 +375,11 @@ def _utf8_size(text: str, position: int) -> int:
         raise _bad_id(text, position, f"not valid Unicode: {error.reason}") from None
 
 
-def _bad_id(value: Any, position: int, why: str) -> InvalidArgumentError:
+def _bad_id(value: object, position: int, why: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"id {shown(value)} at position {position}: {why}", Reason.BAD_ID)
 
 
-def check_token(token: Any) -> str:
+def check_token(token: object) -> str:
     """Return the token of a scroll; without the collection only its type can be checked."""
     if not isinstance(token, str) or not token.isascii() or not token:
         raise InvalidArgumentError(
@@ -384,7 +388,7 @@ def check_token(token: Any) -> str:
     return token
 
 
-def check_k(k: Any, query_count: int) -> int:
+def check_k(k: object, query_count: int) -> int:
     """Return k, the results per query. Also bound queries times k."""
     number = check_limit(limits.K, k)
     if number * query_count > limits.RESULTS_PER_CALL_MAX:
@@ -396,7 +400,7 @@ def check_k(k: Any, query_count: int) -> int:
     return number
 
 
-def check_effort(ef: Any, k: int) -> int:
+def check_effort(ef: object, k: int) -> int:
     """Return the candidates that a graph walk keeps: ``ef`` or the default, but at least k."""
     if ef is None:
         assert limits.EF.default is not None
@@ -404,7 +408,7 @@ def check_effort(ef: Any, k: int) -> int:
     return max(check_limit(limits.EF, ef), k)
 
 
-def check_condition(insert_only: Any, if_seq: Any) -> tuple[bool, int | None]:
+def check_condition(insert_only: object, if_seq: object) -> tuple[bool, int | None]:
     """Return the conditions of a write. Reject a combination that no batch can satisfy."""
     seq = None if if_seq is None else check_limit(limits.IF_SEQ, if_seq)
     must_be_new = check_flag("insert_only", insert_only)
@@ -417,7 +421,7 @@ def check_condition(insert_only: Any, if_seq: Any) -> tuple[bool, int | None]:
     return must_be_new, seq
 
 
-def check_request_id(request_id: Any, limit: Limit = limits.REQUEST_ID_BYTES) -> str | None:
+def check_request_id(request_id: object, limit: Limit = limits.REQUEST_ID_BYTES) -> str | None:
     """Return the request id of a write, or None."""
     if request_id is None:
         return None
@@ -439,7 +443,7 @@ def check_request_id(request_id: Any, limit: Limit = limits.REQUEST_ID_BYTES) ->
     return request_id
 
 
-def check_reserved(**given: Any) -> None:
+def check_reserved(**given: object) -> None:
     """Reject arguments that are reserved in the interface but not implemented yet."""
     for name, value in given.items():
         if value is not None:

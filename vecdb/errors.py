@@ -41,7 +41,6 @@ __all__ = [
     "MissingExtraError",
     "NotFoundError",
     "OutcomeUnknownError",
-    "Reason",
     "ResourceExhaustedError",
     "UnavailableError",
     "UnsupportedError",
@@ -70,7 +69,7 @@ class VecdbError(Exception):
     def __str__(self) -> str:
         return self.message
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[VecdbError], tuple[str, str]]:
         return type(self), (self.message, self.reason)
 
 
@@ -166,5 +165,5 @@ class MissingExtraError(VecdbError, ImportError):
         self.reason = str(Reason.MISSING_EXTRA)
         self._arguments = (what, extra)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[VecdbError], tuple[str, str]]:
         return type(self), self._arguments

@@ -14,7 +14,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from vecdb import checks, json_objects
 from vecdb.errors import InvalidArgumentError, MissingExtraError, NotFoundError
@@ -65,7 +65,7 @@ def open_regular(path: Path, called: str) -> int:
 
 
 @contextlib.contextmanager
-def side_lines(path: Path, meta: Any) -> Iterator[SideFile | None]:
+def side_lines(path: Path, meta: object) -> Iterator[SideFile | None]:
     """Yield the sidecar of an index file, or None if it has none.
 
     Args:
@@ -87,7 +87,7 @@ def side_lines(path: Path, meta: Any) -> Iterator[SideFile | None]:
         yield SideFile(lines, str(chosen))
 
 
-def _chosen(path: Path, meta: Any) -> Path | None:
+def _chosen(path: Path, meta: object) -> Path | None:
     if meta is False:
         return None
     if meta is None:

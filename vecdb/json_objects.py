@@ -22,12 +22,12 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from vecdb import limits
 
-__all__ = ["NotJsonError", "check_comes_back", "decode", "encode"]
+__all__ = ["NotJsonError", "check_comes_back", "decode", "decode_metadata", "encode"]
 
 _PLAIN: Final = {str, int, float, bool, type(None)}
 _KEYS: Final = {str}
@@ -45,7 +45,7 @@ class NotJsonError(ValueError):
     """A value does not round-trip; the message begins with its path."""
 
 
-def encode(entry: dict[Any, Any]) -> bytes:
+def encode(entry: dict[object, object]) -> bytes:
     """Return the text of an object. Call ``check_comes_back`` next, once its depth is known.
 
     Raises:
@@ -59,7 +59,7 @@ def encode(entry: dict[Any, Any]) -> bytes:
         raise NotJsonError(next(_losses(entry, "", ()), str(error))) from None
 
 
-def check_comes_back(entry: dict[Any, Any]) -> None:
+def check_comes_back(entry: dict[object, object]) -> None:
     """Check that decoding the text of ``encode`` returns an equal object.
 
     Raises:
@@ -72,7 +72,7 @@ def check_comes_back(entry: dict[Any, Any]) -> None:
         raise NotJsonError(loss)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     """Return whether all values are of exact JSON types: the common case, checked fast."""
     if type(value) is dict:
         if not _KEYS.issuperset(map(type, value)):
@@ -111,6 +111,13 @@ def decode(text: bytes) -> Any:
     return json.loads(decoded)
 
 
+def decode_metadata(raw: Sequence[bytes] | None, count: int) -> list[dict[str, Any]]:
+    """Decode stored metadata to dicts; None for ``raw`` gives ``count`` empty ones."""
+    if raw is None:
+        return [{} for _ in range(count)]
+    return [json.loads(text) if text else {} for text in raw]
+
+
 class _LossError(Exception):
     """A value would not round-trip; the explaining decoder then finds its path."""
 
@@ -125,7 +132,7 @@ class _Pairs(list[tuple[str, Any]]):
     """The entries of an object, including duplicate keys."""
 
 
-def _losses(value: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
+def _losses(value: object, path: str, above: tuple[int, ...]) -> Iterator[str]:
     """Yield a message for each value that would not round-trip, in the order of the text. Values
     below the maximum depth are skipped, since they are rejected anyway.
 
@@ -144,8 +151,11 @@ def _losses(value: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
         if id(value) in above:
             yield _at(path, f"the {type(value).__name__} contains itself")
         elif len(above) < _DEPTH_MAX:
-            look = _losses_in_object if isinstance(value, _Pairs | dict) else _losses_in_list
-            yield from look(value, path, (*above, id(value)))
+            within = (*above, id(value))
+            if isinstance(value, _Pairs | dict):
+                yield from _losses_in_object(value, path, within)
+            else:
+                yield from _losses_in_list(value, path, within)
     elif isinstance(value, int):
         try:
             json.dumps(value)
@@ -155,12 +165,14 @@ def _losses(value: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
         yield _at(path, f"{type(value).__name__} is not a JSON type")
 
 
-def _losses_in_list(entries: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
+def _losses_in_list(entries: Iterable[object], path: str, above: tuple[int, ...]) -> Iterator[str]:
     for position, each in enumerate(entries):
         yield from _losses(each, f"{path}[{position}]", above)
 
 
-def _losses_in_object(entries: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
+def _losses_in_object(
+    entries: _Pairs | dict[object, object], path: str, above: tuple[int, ...]
+) -> Iterator[str]:
     seen: set[str] = set()
     for key, value in entries if isinstance(entries, _Pairs) else entries.items():
         if not isinstance(key, str):
@@ -189,7 +201,7 @@ def _at(path: str, what: str) -> str:
     return f"at {path}: {what}" if path else what
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     try:
         text = repr(str.__str__(value) if isinstance(value, str) else value)
     except ValueError:  # An integer with too many digits.
@@ -223,7 +235,7 @@ def _integer(text: str) -> int:
         raise _LossError from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise _LossError

@@ -17,7 +17,7 @@ from vecdb.row_names import UNNAMED, RowNames
 __all__ = ["check_metadata", "check_raw_metadata", "check_same_count"]
 
 
-def check_metadata(metadata: Any, count: int, names: RowNames = UNNAMED) -> list[bytes] | None:
+def check_metadata(metadata: object, count: int, names: RowNames = UNNAMED) -> list[bytes] | None:
     """Return metadata as UTF-8 JSON, one per row, empty for none; None if no row has any."""
     if metadata is None:
         return None
@@ -30,7 +30,7 @@ def check_metadata(metadata: Any, count: int, names: RowNames = UNNAMED) -> list
     return [_encoded(entry, row, names) for row, entry in enumerate(metadata)]
 
 
-def _encoded(entry: Any, row: int, names: RowNames) -> bytes:
+def _encoded(entry: object, row: int, names: RowNames) -> bytes:
     if entry is None or (isinstance(entry, dict) and not entry):
         return b""
     if not isinstance(entry, dict):
@@ -50,7 +50,7 @@ def _encoded(entry: Any, row: int, names: RowNames) -> bytes:
     return raw
 
 
-def _not_object(entry: Any, where: str) -> InvalidArgumentError:
+def _not_object(entry: object, where: str) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"metadata: {where} must be a JSON object, got {type(entry).__name__}", Reason.BAD_METADATA
     )
@@ -85,7 +85,7 @@ def check_raw_metadata(
     return out
 
 
-def _check_brackets(raw: bytes, entry: Any, row: int, names: RowNames) -> None:
+def _check_brackets(raw: bytes, entry: object, row: int, names: RowNames) -> None:
     """Check the depth, but only if the text has enough brackets to exceed the limit."""
     if raw.count(b"{") + raw.count(b"[") > limits.METADATA_DEPTH.maximum:
         _check_depth(entry, row, names)
@@ -100,9 +100,10 @@ def _check_metadata_size(raw: bytes, row: int, names: RowNames) -> None:
         )
 
 
-def _check_depth(entry: Any, row: int, names: RowNames) -> None:
+def _check_depth(entry: object, row: int, names: RowNames) -> None:
     """Check the nesting of objects and lists, without recursion, since the input is untrusted."""
-    layer, depth = [entry], 0
+    layer: list[Any] = [entry]
+    depth = 0
     while layer:
         depth += 1
         if depth > limits.METADATA_DEPTH.maximum:

@@ -6,12 +6,12 @@ never renamed or reused.
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum
 
 __all__ = ["Reason"]
 
 
-class Reason(StrEnum):
+class Reason(str, Enum):
     """Machine-readable causes of errors; the value of each constant equals its name."""
 
     BACKUP = "BACKUP"
@@ -141,3 +141,6 @@ class Reason(StrEnum):
     VECTOR_MISSING = "VECTOR_MISSING"
     WRITER = "WRITER"
     ZERO_VECTOR = "ZERO_VECTOR"
+
+    def __str__(self) -> str:
+        return self.value

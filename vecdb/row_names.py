@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 __all__ = ["UNNAMED", "RowNames", "shown"]
 
@@ -38,7 +38,7 @@ class RowNames(NamedTuple):
 UNNAMED: Final = RowNames()
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a short, one-line representation of any value, even if its ``repr`` fails."""
     try:
         text = _SHORT.repr(value)

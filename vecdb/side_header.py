@@ -19,12 +19,15 @@ It is stored where readers of rows ignore it, and where a sidecar without it is 
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError
 from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, Metric
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["KEY", "SideHeader"]
 
@@ -47,7 +50,7 @@ class SideHeader(NamedTuple):
         return cls(config.metric, normalized, config.dim, config.M, config.ef_construction)
 
     @classmethod
-    def read(cls, found: Any) -> Self:
+    def read(cls, found: object) -> Self:
         """Return the header from its decoded JSON. Unknown fields are ignored.
 
         Raises:
@@ -74,6 +77,6 @@ class SideHeader(NamedTuple):
             raise InvalidArgumentError(f"{KEY}, {error.message}", Reason.BAD_META) from None
         return cls(**known)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return the header as a dict that ``read`` accepts."""
         return {name: value for name, value in self._asdict().items() if value is not None}

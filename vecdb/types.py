@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from vecdb.json_objects import decode_metadata
 
 __all__ = [
     "BackupReport",
@@ -308,7 +309,11 @@ class Hits(Sequence[Hit]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Hit]: ...
+    def __getitem__(self, index: int | slice) -> Hit | list[Hit]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return Hit(self.ids[index], float(self.distances[index]), self.metadata[index])
@@ -491,10 +496,3 @@ class CollectionStats:
     oldest_reader_lag: int = 0
     backlog_bytes: int = 0
     write_delay_s: float = 0.0
-
-
-def decode_metadata(raw: Sequence[bytes] | None, count: int) -> list[dict[str, Any]]:
-    """Decode stored metadata to dicts; None for ``raw`` gives ``count`` empty ones."""
-    if raw is None:
-        return [{} for _ in range(count)]
-    return [json.loads(text) if text else {} for text in raw]

@@ -8,9 +8,9 @@ row: lists of different lengths, a None or a text among numbers.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ _NONE_SHAPES: Final = ((0,), (0, 0))
 _TEXT_HINT: Final = "; text becomes a vector by an embedding model, outside of vecdb"
 
 
-def as_floats(vectors: Any, what: str, dim: int, names: RowNames = UNNAMED) -> Floats:
+def as_floats(vectors: object, what: str, dim: int, names: RowNames = UNNAMED) -> Floats:
     """Return the vectors as float32, C-contiguous, of any shape but ().
 
     Args:
@@ -64,7 +64,7 @@ def as_floats(vectors: Any, what: str, dim: int, names: RowNames = UNNAMED) -> F
     return np.stack(list(_each_row(rows, what, dim, names)))
 
 
-def as_queries(query: Any, dim: int) -> Floats:
+def as_queries(query: object, dim: int) -> Floats:
     """Return queries as float32: one query as (dim,), several as (q, dim), an empty list as
     (0, dim).
 
@@ -78,7 +78,7 @@ def as_queries(query: Any, dim: int) -> Floats:
     return array
 
 
-def as_rows(vectors: Any, what: str, dim: int, names: RowNames = UNNAMED) -> Floats:
+def as_rows(vectors: object, what: str, dim: int, names: RowNames = UNNAMED) -> Floats:
     """Return vectors as float32 with two axes. One vector of shape (dim,) becomes (1, dim), an
     empty list (0, dim).
 
@@ -110,7 +110,7 @@ def _check_shape(array: Floats, what: str, dim: int) -> None:
     )
 
 
-def plain(what: str, rows: Any) -> Any:
+def plain(what: str, rows: object) -> Any:
     """Convert columns of pandas, Arrow and polars to numpy arrays; return anything else unchanged.
 
     Slices of a pandas column select by label, not by position.
@@ -130,7 +130,7 @@ def plain(what: str, rows: Any) -> Any:
         ) from error
 
 
-def check_unmasked(vectors: Any, what: str, names: RowNames = UNNAMED) -> None:
+def check_unmasked(vectors: object, what: str, names: RowNames = UNNAMED) -> None:
     """Reject masked arrays of numpy, alone or as rows of a list, that have a masked component.
 
     Call it before ``np.asarray``, which drops the mask and keeps the values under it.
@@ -157,7 +157,7 @@ def check_unmasked(vectors: Any, what: str, names: RowNames = UNNAMED) -> None:
             )
 
 
-def _refuse(vectors: Any, what: str, dim: int, why: str) -> NoReturn:
+def _refuse(vectors: object, what: str, dim: int, why: str) -> NoReturn:
     expected = f"float32 of shape (n, {dim})"
     if vectors is None:
         text = f"{what} must be {expected}, got None"
@@ -173,7 +173,7 @@ def _refuse(vectors: Any, what: str, dim: int, why: str) -> NoReturn:
     raise InvalidArgumentError(text, Reason.NOT_A_MATRIX)
 
 
-def _each_row(rows: list[Any], what: str, dim: int, names: RowNames) -> Iterator[Floats]:
+def _each_row(rows: list[object], what: str, dim: int, names: RowNames) -> Iterator[Floats]:
     for position, row in enumerate(rows):
         where = f": {names.of(position)}"
         if _is_scalar(row):
@@ -199,10 +199,10 @@ def _each_row(rows: list[Any], what: str, dim: int, names: RowNames) -> Iterator
             with np.errstate(over="ignore"):
                 yield array.astype(np.float32)
         else:
-            yield _components(list(row), what, where)
+            yield _components(list(cast("Iterable[object]", row)), what, where)
 
 
-def _components(values: list[Any], what: str, where: str) -> Floats:
+def _components(values: list[object], what: str, where: str) -> Floats:
     """Convert one vector of numbers of any type. An error names the component that is not one."""
     out = np.empty(len(values), np.float32)
     for place, value in enumerate(values):
@@ -224,5 +224,5 @@ def _components(values: list[Any], what: str, where: str) -> Floats:
     return out
 
 
-def _is_scalar(value: Any) -> bool:
+def _is_scalar(value: object) -> bool:
     return value is None or np.isscalar(value) or isinstance(value, numbers.Number | Decimal)

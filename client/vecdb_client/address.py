@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from vecdb.errors import InvalidArgumentError
 from vecdb.reasons import Reason
@@ -17,7 +17,7 @@ _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST: Final = re.compile(r"[A-Za-z0-9._%-]+|\[[0-9A-Fa-f:.%A-Za-z0-9_-]+\]")
 
 
-def check_address(address: Any) -> str:
+def check_address(address: object) -> str:
     """Return the address if it is host:port.
 
     Raises:
@@ -42,7 +42,7 @@ def check_address(address: Any) -> str:
     return address
 
 
-def _wrong(address: Any, hint: str) -> InvalidArgumentError:
+def _wrong(address: object, hint: str) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"address must be host:port{hint}, got {shown(address)}", Reason.BAD_ADDRESS
     )

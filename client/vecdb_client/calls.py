@@ -13,7 +13,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, Final
+from typing import Final
+
+from google.protobuf.message import Message
 
 from vecdb import checks, limits
 from vecdb.errors import (
@@ -62,15 +64,15 @@ class Calls:
         """Return the timeout of a call in seconds: the given one or the client's; None for none."""
         return self.timeout_s if timeout_s is None else checks.check_timeout(timeout_s)
 
-    def read(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
+    def read(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
         """Send a read and return its answer; ``timeout_s`` None means the client's."""
         return self._send(method, request, self.limit_of(timeout_s), is_write=False)
 
-    def start_read(self, method: str, request: Any) -> Callable[[], Any]:
+    def start_read(self, method: str, request: Message) -> Callable[[], Message]:
         """Send a read; return a function that waits for its answer."""
         begun = self._current().begin(method, request, self.timeout_s, is_write=False)
 
-        def wait() -> Any:
+        def wait() -> Message:
             if begun.connection is not self._current():
                 return self.read(method, request)
             return begun.result()
@@ -93,19 +95,19 @@ class Calls:
             raise translation.error_of_failure(answer.failure)
         return answer
 
-    def wait(self, method: str, request: Any, timeout_s: float | None) -> Any:
+    def wait(self, method: str, request: Message, timeout_s: float | None) -> Message:
         """Send a request for work that may take hours; ``timeout_s`` None means no timeout."""
         return self._send(method, request, checks.check_timeout(timeout_s), is_write=False)
 
     def answers(
-        self, method: str, request: Any, timeout_s: float | None
-    ) -> Generator[Any, None, None]:
+        self, method: str, request: Message, timeout_s: float | None
+    ) -> Generator[Message, None, None]:
         """Yield the answers to a read; ``timeout_s`` None means no timeout. Closing the iterator
         cancels the call."""
         limit_s = checks.check_timeout(timeout_s)
         yield from self._current().answers(method, request, limit_s)
 
-    def upload(self, method: str, messages: Iterator[Any], timeout_s: float | None) -> Any:
+    def upload(self, method: str, messages: Iterator[Message], timeout_s: float | None) -> Message:
         """Send a write of many messages and return its answer; ``timeout_s`` None means no
         timeout."""
         limit_s = checks.check_timeout(timeout_s)
@@ -118,11 +120,11 @@ class Calls:
             in_background(begun.cancel)
             raise
 
-    def start_write(self, method: str, request: Any) -> Begun:
+    def start_write(self, method: str, request: Message) -> Begun:
         """Send a write; ``finish_write`` waits for its answer."""
         return self._current().begin(method, request, self.timeout_s, is_write=True)
 
-    def finish_write(self, method: str, request: Any, begun: Begun) -> Any:
+    def finish_write(self, method: str, request: Message, begun: Begun) -> Message:
         """Wait for the answer to a write of ``start_write``, with retries as in ``write``."""
         try:
             return begun.result()
@@ -132,7 +134,7 @@ class Calls:
             attempts.failed(error)
         return self.write(method, request, attempts)
 
-    def write(self, method: str, request: Any, attempts: _Attempts | None = None) -> Any:
+    def write(self, method: str, request: Message, attempts: _Attempts | None = None) -> Message:
         """Send a write, with retries, within the client's timeout; it is applied at most once."""
         ends = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         pause_s = _BACK_OFF_FIRST_S
@@ -184,7 +186,9 @@ class Calls:
                 connection.close()
             raise
 
-    def _send(self, method: str, request: Any, timeout_s: float | None, *, is_write: bool) -> Any:
+    def _send(
+        self, method: str, request: Message, timeout_s: float | None, *, is_write: bool
+    ) -> Message:
         return self._current().call(method, request, timeout_s, is_write=is_write)
 
     def _current(self) -> Connection:
@@ -228,7 +232,7 @@ class _Attempts:
         doubt: the first error after which the outcome is unknown; None without one.
     """
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Message) -> None:
         self._repeatable = bool(getattr(request, "request_id", ""))
         self.doubt: OutcomeUnknownError | None = None
 

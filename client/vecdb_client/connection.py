@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import Message
 
 from vecdb import limits
 from vecdb._version import __version__
@@ -73,19 +74,23 @@ class Connection:
         """
         return _Use(self, is_write)
 
-    def call(self, method: str, request: Any, timeout_s: float | None, *, is_write: bool) -> Any:
+    def call(
+        self, method: str, request: Message, timeout_s: float | None, *, is_write: bool
+    ) -> Message:
         """Send a request and return its answer."""
         with self.use(is_write=is_write):
             return getattr(self._stub, method)(request, timeout=timeout_s)
 
-    def begin(self, method: str, request: Any, timeout_s: float | None, *, is_write: bool) -> Begun:
+    def begin(
+        self, method: str, request: Message, timeout_s: float | None, *, is_write: bool
+    ) -> Begun:
         """Send a request, or an iterator of requests, without waiting for the answer."""
         with self.use(is_write=is_write):
             future = getattr(self._stub, method).future(request, timeout=timeout_s)
             keep_until_ended(future)
         return Begun(self, future, timeout_s, is_write)
 
-    def answers(self, method: str, request: Any, timeout_s: float | None) -> Iterator[Any]:
+    def answers(self, method: str, request: Message, timeout_s: float | None) -> Iterator[Message]:
         """Yield the answers to a read. Closing the iterator early cancels the call."""
         call = None
         try:
@@ -146,14 +151,14 @@ class Begun:
     """A request that was sent. If its connection is abandoned, it may never be answered."""
 
     def __init__(
-        self, connection: Connection, future: Any, timeout_s: float | None, is_write: bool
+        self, connection: Connection, future: grpc.Future, timeout_s: float | None, is_write: bool
     ) -> None:
         self.connection = connection
         self._future, self._is_write = future, is_write
         # gRPC enforces the deadline. After an interrupt it may not, so this is a second one.
         self._ends = None if timeout_s is None else monotonic() + timeout_s + _GRPC_MAY_BE_LATE_S
 
-    def result(self) -> Any:
+    def result(self) -> Message:
         """Wait for the answer and return it. Raises what ``Connection.call`` raises."""
         with self.connection.use(is_write=self._is_write):
             left_s = None if self._ends is None else max(0.0, self._ends - monotonic())

@@ -14,9 +14,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
 
 from vecdb import checks, limits
 from vecdb.batching import attach_progress, request_id_of_part
@@ -24,6 +25,7 @@ from vecdb.errors import ResourceExhaustedError
 from vecdb.reasons import Reason
 from vecdb.row_names import RowNames
 from vecdb.types import IngestProgress, Receipt, Records
+from vecdb_client.translation import WriteFields
 
 if TYPE_CHECKING:
     from vecdb_client.calls import Calls
@@ -36,7 +38,8 @@ _OVERHEAD_BYTES: Final = 1_024
 _ENTRY_BYTES: Final = 6
 """Upper bound of the bytes of an entry of a column beside its content."""
 
-Build = Callable[[slice], Any]
+Build = Callable[[slice], Message]
+BuildWrite = Callable[[slice, WriteFields], Message]
 AnswerT = TypeVar("AnswerT")
 
 
@@ -51,7 +54,7 @@ def rows_bytes_max(ids: Sequence[str], dim: int, metadata: Sequence[bytes] | Non
 
 def fitting(
     build: Build, rows: slice, message_bytes: int, names: RowNames
-) -> Iterator[tuple[Any, slice]]:
+) -> Iterator[tuple[Message, slice]]:
     """Yield requests for the rows: one, or recursively halved ones if it would be too large.
 
     Raises:
@@ -76,10 +79,10 @@ def fitting(
 def write(
     calls: Calls,
     method: str,
-    build: Callable[[slice, dict[str, Any]], Any],
+    build: BuildWrite,
     ids: list[str],
     bytes_max: int,
-    write_options: dict[str, Any],
+    write_options: WriteFields,
 ) -> Receipt:
     """Send a write, in pieces if it exceeds a message.
 
@@ -100,8 +103,9 @@ def write(
         return _receipt(calls.write(method, build(everything, write_options)))
     prefix = write_options.get("request_id")
 
-    def part_options(number: int) -> dict[str, Any]:
-        return {} if prefix is None else {"request_id": request_id_of_part(prefix, number)}
+    def part_options(number: int) -> WriteFields:
+        request_id = request_id_of_part(prefix, number)
+        return {} if request_id is None else {"request_id": request_id}
 
     names, limit = RowNames(0, ids), calls.server_message_bytes()
     # Divide before anything is sent, so that a row that is too large is rejected before anything is
@@ -123,9 +127,9 @@ def write(
 def _write_parts(
     calls: Calls,
     method: str,
-    build: Callable[[slice, dict[str, Any]], Any],
+    build: BuildWrite,
     parts: list[slice],
-    part_options: Callable[[int], dict[str, Any]],
+    part_options: Callable[[int], WriteFields],
 ) -> Receipt:
     began, count, repeated = time.monotonic(), 0, True
     done = IngestProgress(0, parts[-1].stop, 0, 0.0)
@@ -141,7 +145,7 @@ def _write_parts(
     return Receipt(done.seq, count, repeated)
 
 
-def _receipt(response: Any) -> Receipt:
+def _receipt(response: Message) -> Receipt:
     return Receipt(response.seq, response.count, response.repeated_request)
 
 

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from vecdb import checks
 from vecdb.errors import InvalidArgumentError
@@ -36,8 +36,8 @@ _MESSAGE_MARGIN_BYTES: Final = 1_024
 def send_import(
     client: Client,
     begin: wire.ImportBegin,
-    path: Any,
-    meta: Any,
+    path: object,
+    meta: object,
     timeout_s: float | None,
     progress: Callable[[int, int], None] = lambda sent, total: None,
 ) -> ImportReport:

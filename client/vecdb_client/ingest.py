@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from vecdb.errors import VecdbError
 from vecdb.row_names import RowNames
 from vecdb.types import IngestProgress
 from vecdb_client.cutting import fitting
+from vecdb_client.translation import Target, WriteFields
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 
@@ -39,11 +40,11 @@ Progress = Callable[[IngestProgress], None]
 
 
 def upsert_request(
-    target: dict[str, Any],
+    target: Target,
     ids: list[str],
     vectors: npt.NDArray[np.float32],
     metadata: list[bytes] | None,
-    write_options: dict[str, Any],
+    write_options: WriteFields,
 ) -> wire.UpsertRequest:
     """Return the request for a checked batch.
 
@@ -60,7 +61,7 @@ def upsert_request(
 def ingest(
     calls: Calls,
     collection: Collection,
-    source: tuple[Any, Any, Any],
+    source: tuple[object, object, object],
     batch_rows: int,
     progress: Progress | None,
     request_id: str | None,
@@ -138,7 +139,7 @@ class _Ingest:
             # Numbered in the order of sending, so that the same input, divided in the same way,
             # gets the same request ids.
             request_id = request_id_of_part(self.request_prefix, self._pieces + 1)
-            write_options = {} if request_id is None else {"request_id": request_id}
+            write_options: WriteFields = {} if request_id is None else {"request_id": request_id}
             raw = None if metadata is None else metadata[rows]
             return upsert_request(
                 self._collection._target, ids[rows], vectors[rows], raw, write_options

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from vecdb.reasons import Reason
 from vecdb.types import Hits, Records
 from vecdb_client import translation
 from vecdb_client.cutting import in_pieces
+from vecdb_client.translation import SearchFields
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 
@@ -34,7 +35,7 @@ Get = Callable[[list[str], float | None], list[Records]]
 
 
 def search(
-    calls: Calls, wanted: dict[str, Any], queries: Vectors, get: Get, timeout_s: float | None
+    calls: Calls, wanted: SearchFields, queries: Vectors, get: Get, timeout_s: float | None
 ) -> list[Hits]:
     """Return the hits of each query.
 
@@ -64,7 +65,7 @@ class _Search:
     def __init__(
         self,
         calls: Calls,
-        wanted: dict[str, Any],
+        wanted: SearchFields,
         queries: Vectors,
         get: Get,
         limit_s: float | None,
@@ -86,7 +87,7 @@ class _Search:
     def _left_s(self) -> float | None:
         return None if self._ends is None else max(1e-3, self._ends - time.monotonic())
 
-    def _ask(self, queries: Vectors, wanted: dict[str, Any]) -> list[Hits]:
+    def _ask(self, queries: Vectors, wanted: SearchFields) -> list[Hits]:
         request = wire.SearchRequest(**wanted, queries=encode_matrix(queries))
         response = self._calls.search(request, self._left_s())
         return translation.hits_of(
@@ -97,7 +98,7 @@ class _Search:
         )
 
     def _completed(self, query: Vectors, too_large: ResourceExhaustedError) -> Hits:
-        bare = {**self._wanted, "include_metadata": False, "include_vectors": False}
+        bare: SearchFields = {**self._wanted, "include_metadata": False, "include_vectors": False}
         size = limits.BATCH_ROWS.maximum
         for _ in range(_ATTEMPTS):
             (hits,) = self._ask(query, bare)

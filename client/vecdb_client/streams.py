@@ -14,7 +14,8 @@ import math
 import queue
 import threading
 import time
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import grpc
 
@@ -43,7 +44,7 @@ class SearchStreams:
         method: ``SearchStream`` of the stub.
     """
 
-    def __init__(self, method: Any) -> None:
+    def __init__(self, method: Callable[[Iterator[wire.SearchRequest]], grpc.Call]) -> None:
         self._method = method
         self._idle: list[_Stream] = []
         self._open: set[_Stream] = set()
@@ -58,7 +59,9 @@ class SearchStreams:
         self._reaper: threading.Thread | None = None
         self._next_check_at = math.inf
 
-    def ask(self, request: wire.SearchRequest, timeout_s: float | None) -> Any:
+    def ask(
+        self, request: wire.SearchRequest, timeout_s: float | None
+    ) -> wire.SearchResponse | None:
         """Send a search in a stream and return the answer, whose ``failure`` may be set. Return
         None if no stream is available; then send the search as a call.
 
@@ -190,7 +193,7 @@ class _Stream:
         ends_at: time.monotonic() at which the stream is ended if its search is not answered.
     """
 
-    def __init__(self, method: Any) -> None:
+    def __init__(self, method: Callable[[Iterator[wire.SearchRequest]], grpc.Call]) -> None:
         self.ends_at = math.inf
         self._requests: queue.SimpleQueue[wire.SearchRequest | None] = queue.SimpleQueue()
         try:
@@ -200,9 +203,10 @@ class _Stream:
             self._requests.put(None)  # No other code has this object, so end the stream here.
             raise
 
-    def ask(self, request: wire.SearchRequest) -> Any:
+    def ask(self, request: wire.SearchRequest) -> wire.SearchResponse:
         self._requests.put(request)
-        return next(self._answers)
+        answer: wire.SearchResponse = next(self._answers)
+        return answer
 
     def end(self) -> None:
         self._requests.put(None)

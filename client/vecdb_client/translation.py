@@ -7,14 +7,16 @@ write may have been applied (``error_of``).
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import grpc
+from google.protobuf.message import Message
 
 from vecdb import checks, errors, limits
 from vecdb.errors import InternalError, VecdbError
 from vecdb.one_line import one_line
 from vecdb.reasons import Reason
+from vecdb.surface.collection import SearchFlags
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -181,10 +183,31 @@ def _config_of(name: str, config: wire.CollectionConfig) -> CollectionConfig:
 # -------------------------------------------------------------------------------------------- rows
 
 
-def wire_write_options(insert_only: Any, if_seq: Any, request_id: Any) -> dict[str, Any]:
+class Target(TypedDict):
+    """Fields of a request that name its collection."""
+
+    collection: str
+    collection_id: str
+
+
+class WriteFields(TypedDict, total=False):
+    """Fields of a write for its conditions and its request id."""
+
+    condition: wire.WriteCondition
+    request_id: str
+
+
+class SearchFields(Target, SearchFlags):
+    """Fields of a search but for the queries."""
+
+    k: int
+    ef: int | None
+
+
+def wire_write_options(insert_only: object, if_seq: object, request_id: object) -> WriteFields:
     """Check the conditions and the request id of a write; return their fields of the request."""
     must_be_new, seq = checks.check_condition(insert_only, if_seq)
-    write_options: dict[str, Any] = {}
+    write_options: WriteFields = {}
     if must_be_new or seq is not None:
         write_options["condition"] = wire.WriteCondition(insert_only=must_be_new, if_seq=seq)
     name = checks.check_request_id(request_id)
@@ -286,7 +309,9 @@ _KIND_OF_IMPORT: Final[dict[str, wire.ImportKind]] = {
 }
 
 
-def import_begin(kind: str, collection: Any, metric: Any, dim: Any = None) -> wire.ImportBegin:
+def import_begin(
+    kind: str, collection: object, metric: object, dim: object = None
+) -> wire.ImportBegin:
     """Check the arguments of an import; return its first message, without sizes and names of files.
 
     Args:
@@ -306,7 +331,7 @@ def import_report_of(message: wire.ImportReport) -> ImportReport:
     return ImportReport(**{**fields, "assumed": tuple(message.assumed)})
 
 
-def _numbers(message: Any, kind: Any, skipped: str = "") -> dict[str, Any]:
+def _numbers(message: Message, kind: type[Message], skipped: str = "") -> dict[str, Any]:
     """Return the fields that have the same names in a message and in the vocabulary; a test
     compares the names. An optional field that is unset is None."""
     return {

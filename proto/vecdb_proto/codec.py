@@ -15,7 +15,7 @@ into numpy takes several times as long as a benchmark loop shows. So they make a
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ _SWAPS: Final = sys.byteorder == "big"
 Floats = npt.NDArray[np.float32]
 
 
-def encode_floats(numbers: npt.NDArray[Any]) -> bytes:
+def encode_floats(numbers: npt.NDArray[np.generic]) -> bytes:
     """Encode numbers of any shape as float32, row-major."""
     if numbers.dtype != np.float32:
         numbers = numbers.astype(np.float32)
@@ -53,7 +53,7 @@ def decode_floats(data: bytes, *, writable: bool = False) -> Floats:
     return numbers.byteswap() if _SWAPS else numbers
 
 
-def encode_matrix(vectors: npt.NDArray[Any]) -> vecdb_pb2.Matrix:
+def encode_matrix(vectors: npt.NDArray[np.generic]) -> vecdb_pb2.Matrix:
     """Encode vectors of shape (rows, dim) as a Matrix of float32."""
     rows, dim = vectors.shape
     return vecdb_pb2.Matrix(

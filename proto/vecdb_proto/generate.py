@@ -1,7 +1,8 @@
-"""Regenerate the code of the wire contract: ``python -m vecdb_proto.generate``; needs grpcio-tools.
+"""Generate the wire code from the contract: ``python -m vecdb_proto.generate [folder]``.
 
-The generated code is committed, so that users need no compiler. A test generates it in a temporary
-folder and compares.
+It needs the compiler of proto/generator.txt, which ``make proto`` installs in a separate
+environment. The generated code is committed, so that users need no compiler. A test generates it in
+a temporary folder and compares.
 """
 
 from __future__ import annotations
@@ -41,5 +42,5 @@ def generate(target: Path = _ROOT) -> None:
 
 
 if __name__ == "__main__":
-    generate()
+    generate(*map(Path, sys.argv[1:]))
     sys.stdout.write("written: " + ", ".join(GENERATED) + "\n")

@@ -20,7 +20,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
+
+import grpc
 
 from vecdb.errors import (
     CancelledError,
@@ -52,8 +54,8 @@ class OpenCalls:
         self._calls_max, self._slow_max = calls_max, slow_max
         # Changed by single operations of dict, which are atomic, so that no lock is needed. Both
         # are in the order of arrival.
-        self._open: dict[Any, None] = {}
-        self._waiting: dict[Any, float] = {}
+        self._open: dict[grpc.ServicerContext, None] = {}
+        self._waiting: dict[grpc.ServicerContext, float] = {}
         self._lock = threading.Lock()
         self._reaper: threading.Thread | None = None
 
@@ -62,7 +64,7 @@ class OpenCalls:
         """Number of open calls."""
         return len(self._open)
 
-    def enter(self, context: Any) -> None:
+    def enter(self, context: grpc.ServicerContext) -> None:
         """Admit a call. Call ``leave`` at its end, unless it is rejected.
 
         Raises:
@@ -75,11 +77,11 @@ class OpenCalls:
             )
         self._open[context] = None
 
-    def leave(self, context: Any) -> None:
+    def leave(self, context: grpc.ServicerContext) -> None:
         """Remove a call that has ended."""
         self._open.pop(context, None)
 
-    def receive(self, requests: Iterator[bytes], context: Any) -> bytes | None:
+    def receive(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes | None:
         """Wait for the first message of a call; None if the caller ended the call without one.
 
         Raises:
@@ -139,10 +141,10 @@ class UnreadAnswers:
     def __init__(self, old_s: float) -> None:
         self.old_s = old_s
         # Changed by single, atomic operations; in the order of sending.
-        self._since: dict[Any, float] = {}
+        self._since: dict[grpc.ServicerContext, float] = {}
 
     @contextmanager
-    def answer(self, context: Any) -> Iterator[None]:
+    def answer(self, context: grpc.ServicerContext) -> Iterator[None]:
         """Count the answer of a call as unread until the end of the block."""
         self._since[context] = time.monotonic()
         try:
@@ -166,7 +168,7 @@ class Workers:
         for _ in range(count):
             self._free.put(None)
 
-    def take(self, call: Any) -> None:
+    def take(self, call: grpc.ServicerContext) -> None:
         """Acquire a worker. Call ``release`` afterwards.
 
         Raises:
@@ -181,7 +183,7 @@ class Workers:
         """Release a worker for the next call."""
         self._free.put(None)
 
-    def _wait(self, call: Any) -> None:
+    def _wait(self, call: grpc.ServicerContext) -> None:
         while True:
             left_s = call.time_remaining()
             if left_s is not None and left_s <= 0:
@@ -206,7 +208,7 @@ class Slot:
             works.
     """
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: grpc.ServicerContext) -> None:
         self.context = context
         self.idle_since = math.inf
 
@@ -250,7 +252,7 @@ class Slots:
         self._taken: set[Slot] = set()
 
     @contextmanager
-    def taken(self, context: Any) -> Iterator[Slot]:
+    def taken(self, context: grpc.ServicerContext) -> Iterator[Slot]:
         """Hold a slot during the block.
 
         Raises:

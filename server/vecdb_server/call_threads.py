@@ -12,9 +12,11 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 __all__ = ["CallThreads"]
+
+Result = TypeVar("Result")
 
 _IDLE_S: Final = 30.0
 
@@ -41,9 +43,11 @@ class CallThreads(Executor):
         """Number of threads."""
         return self._threads
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(
+        self, fn: Callable[..., Result], /, *args: object, **kwargs: object
+    ) -> Future[Result]:
         """Run a function in a thread; the future gets its result or its exception."""
-        future: Future[Any] = Future()
+        future: Future[Result] = Future()
         with self._lock:
             if self._shut:
                 raise RuntimeError("the server has been stopped")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -63,13 +63,13 @@ class Health:
             },
         )
 
-    def _check(self, requests: Iterator[bytes], context: Any) -> bytes:
+    def _check(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         status = self._status.get(self._service(requests, context))
         if status is None:
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return _answer(status)
 
-    def _watch(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+    def _watch(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         service = self._service(requests, context)
         try:
             with self._watchers.taken(context) as slot:
@@ -78,7 +78,7 @@ class Health:
         except ResourceExhaustedError as full:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, full.message)
 
-    def _statuses(self, service: str, context: Any) -> Iterator[bytes]:
+    def _statuses(self, service: str, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Yield the status of a service, then each change."""
         context.add_callback(self._notify)
         sent = None
@@ -102,7 +102,7 @@ class Health:
         with self._changed:
             self._changed.notify_all()
 
-    def _service(self, requests: Iterator[bytes], context: Any) -> str:
+    def _service(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> str:
         """Return the name of the service in the call's message."""
         try:
             self._open_calls.enter(context)

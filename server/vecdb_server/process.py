@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -128,7 +128,7 @@ class Server:
         message_bytes: int | None = None,
         threads: int = DEFAULT_THREADS,
         backup_dir: str | os.PathLike[str] | None = None,
-        **options: Any,
+        **options: object,
     ) -> None:
         size = limits.MESSAGE_BYTES.default if message_bytes is None else message_bytes
         self._message_bytes = check_limit(limits.MESSAGE_BYTES, size)
@@ -244,7 +244,7 @@ class Server:
         refusal = self._service.refusal
         return refusal is not None and refusal.reason == Reason.STARTING
 
-    def _set_health(self, status: Any) -> None:
+    def _set_health(self, status: int) -> None:
         self._health.set("", status)
         self._health.set(SERVICE_NAME, status)
 
@@ -257,7 +257,7 @@ def serve(
     threads: int = DEFAULT_THREADS,
     backup_dir: str | os.PathLike[str] | None = None,
     grace_s: float = GRACE_S,
-    **options: Any,
+    **options: object,
 ) -> int:
     """Serve a folder until SIGTERM or SIGINT; a second signal ends the process at once.
 
@@ -432,7 +432,7 @@ def _port_in_use(address: str, why: str = "Address already in use") -> FailedPre
     return FailedPreconditionError(f"cannot listen on {address}: {why}", Reason.PORT_IN_USE)
 
 
-def _open_folder(data: Path, options: dict[str, Any]) -> Runtime:
+def _open_folder(data: Path, options: dict[str, object]) -> Runtime:
     from vecdb.engine.runtime.runtime import Runtime
 
     return Runtime.open(data, **options)

@@ -11,7 +11,9 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from google.protobuf.message import Message
 
 import vecdb
 from vecdb import checks, limits
@@ -246,15 +248,10 @@ class Service:
         """Wait until the collection is optimized. If the caller disconnects or the server drains,
         the wait ends, but not the work."""
         collection = self._collection(request)
-        left_s = _check_still_wanted(call)
-        gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
-        try:
+        with self._drained(call) as gone:
             runtime = self.check_ready()
             runtime.optimize(collection, gone)
             stats = runtime.stats(collection)
-        except CancelledError:
-            self.check_ready()  # If a drain ended the call, raise DRAINING.
-            raise
         return wire.OptimizeResponse(stats=translation.stats_message(stats))
 
     def backup(self, request: wire.BackupRequest, call: Call) -> wire.BackupResponse:
@@ -264,31 +261,23 @@ class Service:
         if self._backups is None:
             raise no_backup_folder()
         path = self._backups.path_of(request.path)
-        left_s = _check_still_wanted(call)
-        gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
         include_segments = request.include_segments or not request.HasField("include_segments")
-        try:
+        with self._drained(call) as gone:
             report = back_up(runtime, path, gone, include_segments=include_segments)
-        except CancelledError:
-            self.check_ready()  # If a drain ended the call, raise DRAINING.
-            raise
         return wire.BackupResponse(report=translation.report_message(report))
 
     def export(self, request: wire.ExportRequest, call: Call) -> Iterator[wire.ExportResponse]:
         """Return a file in chunks. A disconnected caller or a drain ends the export."""
         collection = self._collection(request)
         runtime = self.check_ready()
-        left_s = _check_still_wanted(call)
-        gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
         chunk_bytes = min(CHUNK_BYTES, self._message_bytes - _PAGE_MARGIN_BYTES)
         asked = translation.export_request(request, chunk_bytes)
-        try:
-            with contextlib.closing(export(runtime, collection, asked, gone)) as pieces:
-                for piece in pieces:
-                    yield translation.export_response(piece)
-        except CancelledError:
-            self.check_ready()  # If a drain ended the call, raise DRAINING.
-            raise
+        with (
+            self._drained(call) as gone,
+            contextlib.closing(export(runtime, collection, asked, gone)) as pieces,
+        ):
+            for piece in pieces:
+                yield translation.export_response(piece)
 
     def import_index(
         self, requests: Iterator[wire.ImportRequest], call: Call
@@ -296,18 +285,24 @@ class Service:
         """Import a file received in chunks. If the caller disconnects or the server drains, the
         import ends between two batches. The received file is removed in any case."""
         runtime = self.check_ready()
-        left_s = _check_still_wanted(call)
-        gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
-        asked, announced = translation.import_begin(requests)
-        try:
+        with self._drained(call) as gone:
+            asked, announced = translation.import_begin(requests)
             parts = translation.import_parts(requests)
             report = receive_import(runtime, asked, announced, parts, gone)
-        except CancelledError:
-            self.check_ready()  # If a drain ended the call, raise DRAINING.
-            raise
         return wire.ImportResponse(report=translation.import_report_message(report))
 
-    def _collection(self, request: Any, *reserved: str) -> OpenCollection:
+    @contextlib.contextmanager
+    def _drained(self, call: Call) -> Iterator[Deadline]:
+        """Yield the deadline of long work; it is also cancelled if the caller disconnects or the
+        server drains. After a drain raise DRAINING instead of CANCELLED."""
+        left_s = _check_still_wanted(call)
+        try:
+            yield Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
+        except CancelledError:
+            self.check_ready()
+            raise
+
+    def _collection(self, request: Message, *reserved: str) -> OpenCollection:
         """Return the collection of the request's id, or without an id that of its name."""
         runtime = self.check_ready()
         translation.refuse_reserved(request, *reserved)

@@ -201,7 +201,7 @@ def collection_config(config: wire.CollectionConfig) -> CollectionConfig:
     return checks.check_config(config.dim, _metric(config.metric), M, default if ef is None else ef)
 
 
-def _metric(given: Any) -> Metric:
+def _metric(given: int) -> Metric:
     metric = _METRIC_OF_WIRE.get(int(given))
     if metric is None:
         known = ", ".join(f"{number} ({name})" for number, name in _METRIC_OF_WIRE.items())

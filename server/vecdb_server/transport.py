@@ -28,7 +28,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Final, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.errors import (
@@ -109,7 +109,7 @@ def service_handler(
     """
     share = max(1, threads // 4)
     writes, optimizes = _writes(share), _optimizes(share)
-    table: dict[str, tuple[Any, Callable[..., Any], Slots | None]] = {
+    table: dict[str, tuple[type[Message], Callable[..., Message], Slots | None]] = {
         "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
         "CreateCollection": (wire.CreateCollectionRequest, service.create_collection, writes),
         "GetCollection": (wire.GetCollectionRequest, service.get_collection, None),
@@ -130,7 +130,12 @@ def service_handler(
     workers = Workers(threads)
     intake = _Intake(service, open_calls)
 
-    def rpc(name: str, request_type: Any, method: Callable[..., Any], kind: Any = _Rpc) -> Any:
+    def rpc(
+        name: str,
+        request_type: type[Message],
+        method: Callable[..., Message],
+        kind: type[_Rpc] = _Rpc,
+    ) -> _Rpc:
         return kind(name, request_type, method, activity, message_bytes)
 
     handlers = {
@@ -217,8 +222,8 @@ class _Rpc:
     def __init__(
         self,
         name: str,
-        request_type: Any,
-        method: Callable[..., Any],
+        request_type: type[Message],
+        method: Callable[..., Message],
         activity: Activity,
         message_bytes: int,
     ) -> None:
@@ -261,7 +266,7 @@ class _Rpc:
         finally:
             self._activity.leave()
 
-    def _parsed(self, data: Any) -> Any:
+    def _parsed(self, data: Any) -> Message:
         try:
             return self._parse(data)
         except DecodeError:
@@ -291,7 +296,7 @@ class _Rpc:
 class _StreamRpc(_Rpc):
     """An rpc with a stream of requests; its method takes an iterator of messages."""
 
-    def _parsed(self, data: Iterable[bytes]) -> Iterator[Any]:
+    def _parsed(self, data: Iterable[bytes]) -> Iterator[Message]:
         try:
             for each in data:
                 yield super()._parsed(each)

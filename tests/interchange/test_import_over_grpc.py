@@ -467,7 +467,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         server = ["--url", address]
         assert command_line.run(["import", "faiss", str(path), "docs", *server]) == 0
         said = capsys.readouterr()
-        assert "made collection docs, from IndexIDMap2(IndexHNSWFlat)" in said.out
+        assert "created collection docs, from IndexIDMap2(IndexHNSWFlat)" in said.out
         assert "4 rows in" in said.out and "graph: taken over" in said.out
         assert "importing index: 0.0 MB" in said.err
         with vecdb.connect(address) as client:

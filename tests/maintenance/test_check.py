@@ -479,7 +479,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert command_line.run(["check", str(folder), "--findable", "0.99"]) == 0
     said = capsys.readouterr().out
     assert "docs         337 rows at seq 7, 2 segments, 100.00% findable" in said
-    assert "all is right (" in said
+    assert "no problems (" in said
 
     (segment,) = (collection_folder(folder) / "segments").glob("2")
     shutil.rmtree(segment)

@@ -245,7 +245,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     with vecdb.open(tmp_path, indexer=False) as database:
         database.create_collection("docs", DIM)
     assert command_line.run(["rename", "docs", "books", "--data", str(tmp_path)]) == 0
-    assert "docs is called books now" in capsys.readouterr().out
+    assert "docs renamed to books" in capsys.readouterr().out
     assert command_line.run(["rename", "docs", "books", "--data", str(tmp_path)]) == 1
     assert "there is no collection 'docs'" in capsys.readouterr().err
 
@@ -355,7 +355,7 @@ def test_files_that_went_with_a_dropped_collection_are_not_called_lost(
             == "DROPPED"
         )
         with opened.store.environment.read() as transaction:
-            states = [e["state"] for e in opened.store.read_segments(transaction).values()]
+            states = [e.state for e in opened.store.read_segments(transaction).values()]
         assert states == ["published"]
     assert [r for r in caplog.records if r.name == "vecdb.engine"] == []
 

@@ -1,11 +1,11 @@
-"""``vecdb export``: a collection as files that others read.
+"""``vecdb export``: write a collection to files that other programs read.
 
     vecdb export faiss      with its graph, for faiss.read_index, or vectors alone
     vecdb export hnswlib    with its graph, for hnswlib's load_index
     vecdb export parquet    ids, vectors as they were given, metadata
-    vecdb export npy        the same as a matrix with files beside it, which vecdb load reads
+    vecdb export npy        the same as a matrix with sidecars, which vecdb load reads
 
-What is heavy is imported inside a command.
+Each command imports what is heavy when it runs.
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vecdb.surface import CollectionSurface
+from vecdb.types import ExportReport
 from vecdb_cli.commands.options import Data, Json, Url
+
+if TYPE_CHECKING:
+    from vecdb_cli.commands.plain_files import PlainReport
 
 __all__ = ["app"]
 
@@ -28,8 +33,8 @@ app = typer.Typer(
 )
 
 Collection = Annotated[str, typer.Argument(help="The collection.")]
-File = Annotated[Path, typer.Argument(help="The file; it appears when it is whole.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+File = Annotated[Path, typer.Argument(help="The file; it appears when it is complete.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 
 @app.command()
@@ -39,19 +44,19 @@ def faiss(
     url: Url = None,
     data: Data = None,
     flat: Annotated[
-        bool, typer.Option("--flat", help="Vectors alone, as an IndexFlat, without the graph.")
+        bool, typer.Option("--flat", help="Only vectors, as an IndexFlat without a graph.")
     ] = False,
     normalize_queries: Annotated[
         bool,
-        typer.Option("--normalize-queries", help="Cosine: FAISS normalises queries by itself."),
+        typer.Option("--normalize-queries", help="Cosine: have FAISS normalise queries."),
     ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """A file that faiss.read_index opens and searches at once.
+    """Write a file that faiss.read_index opens and that is ready to be searched.
 
-    It is an IndexIDMap2 around an IndexHNSWFlat, with the collection's graph. FILE.meta.parquet
-    beside it has each row's faiss_id, id and metadata.
+    It is an IndexIDMap2 around an IndexHNSWFlat, with the collection's graph. The sidecar
+    FILE.meta.parquet has the faiss_id, id and metadata of each row.
     """
     _save(
         lambda found: found.export_faiss(
@@ -70,7 +75,7 @@ def hnswlib(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """A file that hnswlib's Index.load_index opens; the space is cosine, l2, or ip for dot."""
+    """Write a file for hnswlib's Index.load_index; the space is cosine, l2, or ip for dot."""
     _save(
         lambda found: found.export_hnswlib(file, overwrite=overwrite),
         *(collection, file, url, data, as_json),
@@ -86,7 +91,7 @@ def parquet(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Columns id, vector (as given) and metadata (JSON text), by the order of adding."""
+    """Write columns id, vector (as given) and metadata (JSON text), in insertion order."""
     from vecdb_cli.commands.plain_files import save_parquet
 
     _save(
@@ -104,7 +109,7 @@ def npy(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """A matrix FILE.npy, with .ids.txt and .metadata.jsonl beside it: vecdb load reads it back."""
+    """Write a matrix FILE.npy with sidecars .ids.txt and .metadata.jsonl, for vecdb load."""
     from vecdb_cli.commands.plain_files import save_npy
 
     _save(
@@ -114,7 +119,7 @@ def npy(
 
 
 def _save(
-    save: Callable[[Any], Any],
+    save: Callable[[CollectionSurface], PlainReport | ExportReport],
     collection: str,
     file: Path,
     url: str | None,
@@ -131,7 +136,7 @@ def _save(
     _print(report, as_json=as_json)
 
 
-def _print(report: Any, *, as_json: bool) -> None:
+def _print(report: PlainReport | ExportReport, *, as_json: bool) -> None:
     from rich.text import Text
 
     from vecdb_cli.commands.answers import bytes_text, print_json
@@ -140,13 +145,13 @@ def _print(report: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(report))
         return
-    facts = [("file", report.path), ("beside it", report.side_path)]
+    facts = [("file", report.path), ("sidecar", report.side_path)]
     facts += [("rows", f"{report.rows:,} at seq {report.seq}"), ("size", bytes_text(report.bytes))]
-    if hasattr(report, "work"):
+    if isinstance(report, ExportReport):
         took = f", {report.work_s:.1f} s" if report.work_s else ""
         facts += [("graph work", report.work + took), ("SHA-256", report.sha256)]
     facts.append(("took", f"{report.elapsed_s:.1f} s, all on disk"))
     console = output()
     for name, value in facts:
-        # No table, which would break a long path.
+        # Not a table: that would wrap a long path.
         console.print(Text(f"{name:<12} {value}"), soft_wrap=True)

@@ -21,8 +21,8 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vecdb.engine.indexing.indexer import CollectionIndexer
 from vecdb.engine.indexing.merge_policy import Pace, graph_row_bytes
@@ -47,7 +47,7 @@ _FINISHING_RUNS_MAX = 10
 are needed only after another process, and writers can't keep it from ending."""
 
 
-def _say(event: dict[str, Any]) -> None:
+def _say(event: Mapping[str, object]) -> None:
     try:
         print(json.dumps(event), flush=True)
     except OSError:

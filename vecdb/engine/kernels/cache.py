@@ -24,7 +24,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.system.modes import creating, make_root
@@ -48,7 +49,7 @@ def is_warm() -> bool:
         return False
 
 
-def note_warm(module: Any) -> None:
+def note_warm(module: ModuleType) -> None:
     """Record the files of numba's cache for a module that was just loaded. Do nothing if the
     record cannot be written."""
     files = set()

@@ -20,7 +20,7 @@ Data read from a file are not trusted: a neighbour, offset or entry outside the 
 Each kernel has one signature (read-only C arrays match writable ones too) and releases the GIL.
 """
 # numba infers the types of compiled functions; an intrinsic is called without its first argument.
-# mypy: disable-error-code="no-untyped-def, call-arg"
+# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.types import Type
 from numba.extending import intrinsic
 
 __all__ = [
@@ -75,10 +76,10 @@ _DELETED_MIN: Final = 500  # Deleted nodes that a walk may meet in any graph bef
 # Compiling
 
 
-def _compiled(signature: Any) -> Callable[[Any], Any]:
+def _compiled(signature: Any) -> Callable[[Callable[..., None]], Any]:
     """Compile at once for one signature; use numba's cache if its folder is writable."""
 
-    def decorate(function: Any) -> Any:
+    def decorate(function: Callable[..., None]) -> Any:
         try:
             return njit(signature, nogil=True, cache=True)(function)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
@@ -103,12 +104,12 @@ _warned: list[bool] = []
 _inlined = njit(forceinline=True, nogil=True)
 
 
-def _read(dtype: Any, ndim: int) -> Any:
+def _read(dtype: types.Type, ndim: int) -> types.Array:
     """Return the type of an input: a C array, which may be read-only."""
     return types.Array(dtype, ndim, "C", readonly=True)
 
 
-def _written(dtype: Any, ndim: int) -> Any:
+def _written(dtype: types.Type, ndim: int) -> types.Array:
     return types.Array(dtype, ndim, "C")
 
 
@@ -126,8 +127,8 @@ _VECTOR, _POINTER = ir.VectorType(_FLOAT, LANES), ir.PointerType()
 
 
 def _row_pointer(
-    context: Any, builder: Any, array_type: Any, array: Any, row: Any
-) -> tuple[Any, Any]:
+    context: Any, builder: Any, array_type: types.Array, array: ir.Value, row: ir.Value
+) -> tuple[ir.Value, ir.Value]:
     """Emit the address and the length of a row of a C array, without a bounds check."""
     struct = context.make_array(array_type)(context, builder, array)
     length = builder.extract_value(struct.shape, array_type.ndim - 1)
@@ -137,25 +138,24 @@ def _row_pointer(
     return builder.gep(data, [offset], source_etype=element), length
 
 
-def _emit_accumulation(builder: Any, row: Any, query: Any, length: Any, squared: bool) -> Any:
-    """Emit the sum over a row: 16 lanes at a time into four accumulators, which are added in a
-    fixed order."""
+def _emit_accumulation(builder: Any, row: Any, query: Any, length: Any, squared: bool) -> ir.Value:
+    """Emit a sum over a row: 16 lanes at a time into four accumulators, added in a fixed order."""
     fused = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), "llvm.fmuladd.v16f32"
     )
     zero = ir.Constant(_VECTOR, [0.0] * LANES)
     sums = [cgutils.alloca_once_value(builder, zero) for _ in range(4)]
 
-    def load(base: Any, index: Any) -> Any:
+    def load(base: ir.Value, index: ir.Value) -> ir.Value:
         return builder.load(builder.gep(base, [index], source_etype=_FLOAT), align=4, typ=_VECTOR)
 
-    def add(index: Any, total: Any) -> None:
+    def add(index: ir.Value, total: ir.Value) -> None:
         left, right = load(row, index), load(query, index)
         if squared:
             left = right = builder.fsub(left, right)
         builder.store(builder.call(fused, [left, right, builder.load(total, typ=_VECTOR)]), total)
 
-    def constant(value: int) -> Any:
+    def constant(value: int) -> ir.Value:
         return ir.Constant(_INT64, value)
 
     whole = builder.and_(length, constant(~(4 * LANES - 1)))
@@ -181,8 +181,8 @@ def _emit_accumulation(builder: Any, row: Any, query: Any, length: Any, squared:
 
 
 def _pairwise(squared: bool) -> Callable[..., Any]:
-    def declare(typing_context: Any, rows: Any, row: Any, queries: Any, query: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def declare(typing_context: object, rows: Type, row: Type, queries: Type, query: Type) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> ir.Value:
             rows_, row_, queries_, query_ = arguments
             left, length = _row_pointer(context, builder, signature.args[0], rows_, row_)
             right, _ = _row_pointer(context, builder, signature.args[2], queries_, query_)
@@ -198,10 +198,10 @@ squared_distance = intrinsic(_pairwise(squared=True))
 
 
 @intrinsic
-def prefetch_row(typing_context: Any, array: Any, row: Any, lines_max: Any) -> Any:
+def prefetch_row(typing_context: object, array: Type, row: Type, lines_max: Type) -> Any:
     """Prefetch the first cache lines of a row of a two-dimensional array; never faults."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> ir.Value:
         pointer, length = _row_pointer(
             context, builder, signature.args[0], arguments[0], arguments[1]
         )
@@ -222,10 +222,10 @@ def prefetch_row(typing_context: Any, array: Any, row: Any, lines_max: Any) -> A
 
 
 @intrinsic
-def move(typing_context: Any, array: Any, target: Any, source: Any, count: Any) -> Any:
+def move(typing_context: object, array: Type, target: Type, source: Type, count: Type) -> Any:
     """Assign array[target : target + count] = array[source : source + count]; they may overlap."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> ir.Value:
         array_, target_, source_, count_ = arguments
         data = context.make_array(signature.args[0])(context, builder, array_).data
         element = context.get_data_type(signature.args[0].dtype)
@@ -503,8 +503,7 @@ def walk_graph(
     """
     n, width = vectors.shape
     ef = min(max(ef, k), n)
-    # The cost of a walk per deleted node, relative to that of a scan per row, as measured at widths
-    # of 16, 96 and 768.
+    # The cost of a walk per deleted node and of a scan per row, measured at widths 16, 96 and 768.
     deleted_max = 0 if dead.shape[0] == 0 else _DELETED_MIN + 2 * n * width // (1800 + 9 * width)
     check_shapes(vectors, n, dead, queries)
     if links.shape[0] != n or upper_offsets.shape[0] != n + 1:

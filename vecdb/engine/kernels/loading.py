@@ -19,7 +19,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import ModuleType
 
 from vecdb.engine.kernels.cache import compiling, is_warm, note_warm
 
@@ -27,7 +27,7 @@ __all__ = ["kernels_ready", "load_kernels", "warn_when_compiling"]
 
 _MODULE = "vecdb.engine.kernels.compiled"
 _lock = threading.Lock()
-_loaded: Any = None
+_loaded: ModuleType | None = None
 _SLOW_S = 1.0
 _log = logging.getLogger("vecdb.kernels")
 _warns = False
@@ -44,7 +44,7 @@ def kernels_ready() -> bool:
     return _loaded is not None
 
 
-def load_kernels(on_compile: Callable[[str], None] | None = None) -> Any:
+def load_kernels(on_compile: Callable[[str], None] | None = None) -> ModuleType:
     """Return the module ``vecdb.engine.kernels.compiled``, compiled.
 
     Args:
@@ -74,7 +74,7 @@ _COMPILING = (
 _WAITING = "waiting for another process that is compiling the search kernels"
 
 
-def _load(on_compile: Callable[[str], None] | None) -> Any:
+def _load(on_compile: Callable[[str], None] | None) -> ModuleType:
     began = time.monotonic()
     done, noted = threading.Event(), threading.Event()
     notes: list[str] = []
@@ -118,10 +118,10 @@ def _noticed(on_compile: Callable[[], None]) -> Iterator[None]:
     from numba.core import event
 
     class Listener(event.Listener):
-        def on_start(self, event: Any) -> None:
+        def on_start(self, event: object) -> None:
             on_compile()
 
-        def on_end(self, event: Any) -> None:
+        def on_end(self, event: object) -> None:
             pass
 
     listener = Listener()

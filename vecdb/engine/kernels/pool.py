@@ -17,12 +17,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import CancelledError, FailedPreconditionError
 from vecdb.reasons import Reason
+
+if TYPE_CHECKING:
+    from vecdb.engine.kernels.compiled import Scratch
+
+    Work: TypeAlias = Callable[[Scratch, int, int], None]
 
 __all__ = ["KernelPool"]
 
@@ -47,16 +52,14 @@ class KernelPool:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Scratch | None] = queue.SimpleQueue()
         for _ in range(threads):
             self._free.put(None)  # Scratch memory is allocated on first use.
         self._lock = threading.Lock()
         self._waiting = self._served = 0
         self._executor = ThreadPoolExecutor(threads, "vecdb-kernel") if threads > 1 else None
 
-    def call(
-        self, deadline: Deadline, work: Callable[[Any, int, int], None], first: int, last: int
-    ) -> None:
+    def call(self, deadline: Deadline, work: Work, first: int, last: int) -> None:
         """Run one slice, ``work(scratch, first, last)``, with one permit.
 
         Raises:
@@ -74,7 +77,7 @@ class KernelPool:
         finally:
             self._free.put(scratch)
 
-    def _wait_for_permit(self, deadline: Deadline) -> Any:
+    def _wait_for_permit(self, deadline: Deadline) -> Scratch | None:
         with self._lock:
             self._waiting += 1
         served = 0
@@ -106,7 +109,7 @@ class KernelPool:
         count: int,
         slice_at_first: int,
         deadline: Deadline,
-        work: Callable[[Any, int, int], None],
+        work: Work,
     ) -> None:
         """Run ``work(scratch, first, last)`` over [0, count) in slices, on several threads if it
         pays. The size of a slice follows from the duration of earlier ones.
@@ -120,7 +123,7 @@ class KernelPool:
             return
         pieces = _Pieces(count, slice_at_first, self.threads)
 
-        def measured(scratch: Any, first: int, last: int) -> None:
+        def measured(scratch: Scratch, first: int, last: int) -> None:
             began = time.perf_counter()
             work(scratch, first, last)
             pieces.report(last - first, time.perf_counter() - began)

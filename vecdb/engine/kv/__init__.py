@@ -7,9 +7,10 @@ lmdb_files           opening LMDB's files safely
 lmdb_pages           LMDB's meta pages, read without mapping the file
 named_database       handles of named databases
 reader_writer_lock   the lock that protects LMDB's handle
+transaction          the types of transactions, cursors and handles
 write_lock           waiting for LMDB's write lock with a limit
 """
 
 from __future__ import annotations
 
-__all__ = ["environment", "lmdb_files", "lmdb_pages", "named_database", "write_lock"]
+__all__ = ["environment", "lmdb_files", "lmdb_pages", "named_database", "transaction", "write_lock"]

@@ -1,5 +1,6 @@
 """One LMDB environment. Only this module, ``lmdb_files`` and ``lmdb_errors`` import lmdb.
 
+
 **The handle lock.** A thread holds it in shared mode for the life of a transaction and of all
 buffers from it. Growing the map, following the growth by another process, closing and reopening
 take it in exclusive mode: LMDB would crash the process if a transaction were live.
@@ -28,7 +29,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import lmdb
 
@@ -37,6 +38,7 @@ from vecdb.engine.kv.lmdb_errors import disk_full, located, translated, translat
 from vecdb.engine.kv.lmdb_files import open_files
 from vecdb.engine.kv.lmdb_pages import check_whole
 from vecdb.engine.kv.reader_writer_lock import ReaderWriterLock
+from vecdb.engine.kv.transaction import DatabaseHandle, Transaction
 from vecdb.engine.kv.write_lock import BlockingCall, PendingOpenings, WriteLock, run_reserved
 from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import is_full
@@ -98,7 +100,7 @@ class Environment:
         self._confirming, self._readers_checked_at = threading.Lock(), time.monotonic()
         if create:
             make_folder(folder, exist_ok=True)
-        self._lmdb: Any = None
+        self._lmdb: lmdb.Environment | None = None
         self._file: OpenedFile | None = None
         self._open(create=create)
 
@@ -128,13 +130,13 @@ class Environment:
             raise not_in_place(self.folder)
         self._lmdb, self._databases, self._file = handle, databases, opened
 
-    def database(self, name: bytes) -> Any:
+    def database(self, name: bytes) -> DatabaseHandle:
         """Return the handle of a database. Get it inside the transaction that uses it, since it
         changes when the environment is reopened."""
         return self._databases[name]
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[Any]:
+    def read(self) -> Iterator[Transaction]:
         """Yield a read transaction. Its buffers are invalid after it. Keep it under a second, and
         do not block in it."""
         transaction = self._begin(write=False)
@@ -150,10 +152,8 @@ class Environment:
         return translated(self.folder)
 
     def last_commit(self) -> int:
-        """Return the number of the last committed transaction of any process.
-
-        While it is the same, nothing has changed. Reading it needs no transaction.
-        """
+        """Return the number of the last commit of any process; while it is the same, nothing has
+        changed. Reading it needs no transaction."""
         handle = self._acquire()
         try:
             number: int = handle.info()["last_txnid"]
@@ -177,7 +177,7 @@ class Environment:
         numbers = [int(w[2]) for w in words if len(w) == 3 and w[0].isdigit() and w[2].isdigit()]
         return len(numbers), max(0, last - min(numbers, default=last))
 
-    def transact(self, function: Callable[[Any], Result]) -> Result:
+    def transact(self, function: Callable[[Transaction], Result]) -> Result:
         """Run ``function(transaction)`` in a write transaction and commit it to disk.
 
         The function runs in another thread. If the lock is stuck, it does not run.
@@ -189,19 +189,14 @@ class Environment:
         """
         return run_reserved(self.lock, self.transact_here, function)
 
-    def transact_here(self, function: Callable[[Any], Result]) -> Result:
+    def transact_here(self, function: Callable[[Transaction], Result]) -> Result:
         """``transact`` in this thread; wait for the lock without a limit."""
         if self._doubtful:
             self._confirm()
         if time.monotonic() - self._readers_checked_at > _READER_CHECK_S:
             self.clear_stale_readers()
         self.check_in_place()
-        while True:
-            try:
-                result = self._attempt(function)
-                break
-            except lmdb.MapFullError:
-                self._grow()
+        result = self._attempt_growing(function)
         # Never acknowledge a commit to a file that no path leads to. If the collection was dropped,
         # the usual error says so.
         if not self.is_in_place():
@@ -232,7 +227,14 @@ class Environment:
                 self._failed = error.message
                 raise
 
-    def _attempt(self, function: Callable[[Any], Result]) -> Result:
+    def _attempt_growing(self, function: Callable[[Transaction], Result]) -> Result:
+        while True:
+            try:
+                return self._attempt(function)
+            except lmdb.MapFullError:
+                self._grow()
+
+    def _attempt(self, function: Callable[[Transaction], Result]) -> Result:
         transaction = self._begin(write=True)
         try:
             try:
@@ -252,7 +254,7 @@ class Environment:
         finally:
             self._handle_lock.release_shared()
 
-    def _commit(self, transaction: Any) -> None:
+    def _commit(self, transaction: lmdb.Transaction) -> None:
         """Commit. If this fails before the meta page is written, nothing is committed; if it fails
         while it is written, LMDB rejects every later call, which distinguishes the two cases."""
         try:
@@ -263,6 +265,7 @@ class Environment:
         except (lmdb.Error, OSError) as error:
             transaction.abort()
             try:
+                assert self._lmdb is not None
                 self._lmdb.begin().abort()
             except lmdb.Error:
                 raise self._outcome_unknown(error) from error
@@ -290,7 +293,7 @@ class Environment:
             self._failed, self._doubtful = str(error), True
         return translated_error
 
-    def _acquire(self) -> Any:
+    def _acquire(self) -> lmdb.Environment:
         """Acquire the handle lock in shared mode, with the environment open; return the handle.
 
         Raises:
@@ -314,6 +317,7 @@ class Environment:
         the environment open only for this.
         """
         with self.read() as transaction:
+            assert self._lmdb is not None and isinstance(transaction, lmdb.Transaction)
             try:
                 self._lmdb.copy(os.fspath(folder), compact=True, txn=transaction)
                 set_file_mode(folder / "data.mdb")
@@ -325,7 +329,7 @@ class Environment:
             except lmdb.Error as error:
                 raise translation(error, f"{self.folder} copied to {folder}") from error
 
-    def _begin(self, *, write: bool) -> Any:
+    def _begin(self, *, write: bool) -> lmdb.Transaction[memoryview]:
         """Acquire the handle lock in shared mode and begin a transaction; first adopt the size of
         the map if another process has grown it."""
         readers_checked = False
@@ -343,7 +347,7 @@ class Environment:
                 self._handle_lock.release_shared()
                 with self._handle_lock.exclusive(self.lock.check), translated(self.folder):
                     if self._lmdb is handle and self._failed is None:
-                        self._resize(0)
+                        self._resize(handle, 0)
             except lmdb.PanicError as error:
                 self._handle_lock.release_shared()
                 self._failed, self._doubtful = str(error), True
@@ -418,7 +422,7 @@ class Environment:
     def _confirm(self) -> None:
         """Make an empty commit, to prove that commits reach the disk again."""
 
-        def write(transaction: Any) -> None:
+        def write(transaction: Transaction) -> None:
             database = self._databases[self._names[0]]
             transaction.put(_NOTHING, _NOTHING, db=database)
             transaction.delete(_NOTHING, db=database)
@@ -428,12 +432,7 @@ class Environment:
                 return
             self._committing.check(self.folder)
             try:
-                while True:
-                    try:
-                        self._attempt(write)
-                        break
-                    except lmdb.MapFullError:
-                        self._grow()
+                self._attempt_growing(write)
             except VecdbError as error:
                 self._committing.failed(error)
                 if isinstance(error, OutcomeUnknownError):
@@ -446,9 +445,9 @@ class Environment:
     def _grow(self) -> None:
         with self._handle_lock.exclusive(self.lock.check), translated(self.folder):
             if self._lmdb is not None and self._failed is None:
-                self._resize(2 * self._lmdb.info()["map_size"])
+                self._resize(self._lmdb, 2 * self._lmdb.info()["map_size"])
 
-    def _resize(self, map_bytes: int) -> None:
+    def _resize(self, handle: lmdb.Environment, map_bytes: int) -> None:
         """Change the size of the map; 0 adopts the size set by another process. The handle lock
         must be held in exclusive mode.
 
@@ -456,7 +455,7 @@ class Environment:
         may crash the process. So the environment is marked as failed, to be reopened before use.
         """
         try:
-            self._lmdb.set_mapsize(map_bytes)
+            handle.set_mapsize(map_bytes)
         except BaseException as error:
             self._failed = str(error)
             raise

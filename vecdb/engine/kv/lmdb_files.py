@@ -15,6 +15,7 @@ from typing import Any
 import lmdb
 
 from vecdb.engine.kv.lmdb_errors import translated, translation
+from vecdb.engine.kv.transaction import DatabaseHandle
 from vecdb.engine.system.modes import creating, set_file_mode
 from vecdb.engine.system.place import OpenedFile
 
@@ -56,7 +57,7 @@ def open_files(
     map_bytes: int,
     held: int,
     readers_max: int,
-) -> tuple[Any, dict[bytes, Any], OpenedFile]:
+) -> tuple[lmdb.Environment, dict[bytes, DatabaseHandle], OpenedFile]:
     """Open an environment and its named databases; the latter waits for the write lock.
 
     Args:

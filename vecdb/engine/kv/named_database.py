@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.transaction import DatabaseHandle
 
 __all__ = ["NamedDatabase"]
 
@@ -20,5 +21,5 @@ class NamedDatabase:
     def __init__(self, name: bytes) -> None:
         self._name = name
 
-    def __get__(self, owner: _HasEnvironment, kind: type) -> Any:
+    def __get__(self, owner: _HasEnvironment, kind: type) -> DatabaseHandle:
         return owner.environment.database(self._name)

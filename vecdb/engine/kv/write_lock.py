@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from vecdb.engine.kv.lmdb_pages import last_transaction
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.errors import ResourceExhaustedError, UnavailableError
 from vecdb.reasons import Reason
 
@@ -176,8 +177,8 @@ class _GivenUpError(Exception):
 
 def run_reserved(
     lock: WriteLock,
-    transact: Callable[[Callable[[Any], Result]], Result],
-    function: Callable[[Any], Result],
+    transact: Callable[[Callable[[Transaction], Result]], Result],
+    function: Callable[[Transaction], Result],
 ) -> Result:
     """Run ``transact(function)`` in a separate thread; give up if the lock is stuck.
 
@@ -187,7 +188,7 @@ def run_reserved(
     lock.check()
     reserve = Reservation()
 
-    def reserved(transaction: Any) -> Result:
+    def reserved(transaction: Transaction) -> Result:
         if not reserve.take("thread"):
             raise _GivenUpError
         return function(transaction)

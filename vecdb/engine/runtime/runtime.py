@@ -87,7 +87,7 @@ class Runtime:
     _of_parent: ClassVar[dict[str, str]] = {}  # Folders that were open at a fork, why not again.
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], **options: Any) -> Runtime:
+    def open(cls, path: str | os.PathLike[str], **options: object) -> Runtime:
         """Open the folder, made if it is not there; the same object if it is open already.
 
         Raises:
@@ -394,7 +394,7 @@ class Runtime:
         """What an earlier process left to do."""
         with opened.store.environment.read() as transaction:
             entries = opened.store.read_segments(transaction)
-        if any(e["state"] != "published" or e["kind"] == "flat" for e in entries.values()):
+        if any(not e.is_published or not e.has_graph or e.lost_parts for e in entries.values()):
             self._supervisor.wake(opened.id)
         self._look_for_work(opened)
 

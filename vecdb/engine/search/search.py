@@ -166,7 +166,7 @@ class Searcher:
         k, metric = found.nodes.shape[1], self._metric_code
         walk_graph = load_kernels().walk
 
-        def walk(scratch: Any, first: int, last: int) -> None:
+        def walk(scratch: object, first: int, last: int) -> None:
             walk_graph(
                 scratch, unit.vectors, graph, unit.dead, queries, first, last, metric, k,
                 wanted.ef, found.nodes, found.scores, found.counts, found.visited, found.deleted,
@@ -203,7 +203,7 @@ class Searcher:
         pair = unit.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
 
-        def scan_slice(_: Any, start: int, stop: int) -> None:
+        def scan_slice(_: object, start: int, stop: int) -> None:
             scan_rows(
                 unit.vectors, unit.dead, start, stop, queries, first, last, self._metric_code, k,
                 found.scores, found.nodes, found.counts,
@@ -217,7 +217,7 @@ class Searcher:
         """Turn the heaps of queries first to last - 1 into lists."""
         sort_heaps = load_kernels().sort_heaps
 
-        def sort_slice(_: Any, start: int, stop: int) -> None:
+        def sort_slice(_: object, start: int, stop: int) -> None:
             sort_heaps(found.scores, found.nodes, found.counts, start, stop)
 
         step = max(1, SORT_SLICE_HITS // found.nodes.shape[1])
@@ -324,5 +324,5 @@ def _nothing_yet(unit: SearchUnit, queries: int, k: int, *, walked: bool) -> Fou
     )
 
 
-def _checked_queries(queries: Any, config: CollectionConfig) -> npt.NDArray[np.float32]:
+def _checked_queries(queries: object, config: CollectionConfig) -> npt.NDArray[np.float32]:
     return checks.check_vectors(as_queries(queries, config.dim), config.dim, config.metric, "query")

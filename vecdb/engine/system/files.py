@@ -130,7 +130,7 @@ def is_full(folder: Path, file_bytes: int) -> bool:
     return False
 
 
-def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
+def write_array(path: Path, array: npt.NDArray[np.generic]) -> dict[str, Any]:
     """Write an array as .npy and fsync it. Its data begin at a multiple of 64 bytes, as NumPy
     writes them.
 

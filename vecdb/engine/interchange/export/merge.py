@@ -20,7 +20,7 @@ import threading
 import traceback
 import uuid
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class _Merger:
         self._width = padded_width(store.config.dim)
         self._space = space_of(store.config.metric)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, object]:
         """Make the draft; what the process that asked for it has to know."""
         remove_drafts(self._folder)
         snapshot = self._sound_snapshot()
@@ -96,7 +96,7 @@ class _Merger:
         dead = sum(segment.deleted_count for segment in snapshot.segments)
         return {
             "draft": name,
-            "entry": entry,
+            "entry": entry.to_json(),
             "next_row": counters.next_row,
             "work": parts_text(len(snapshot.segments), len(memtable.rows), dead, anew=anew),
         }

@@ -24,7 +24,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -207,14 +207,14 @@ class CollectionCheck:
             now = read_entries(Walk(environment, transaction, Findings("", lambda problem: None)))
         told = set()
         for suspect in self._suspects:
-            entry = now.segments.get(suspect.number, {})
-            there = entry.get("state") == "published" and not now.dropped
+            entry = now.segments.get(suspect.number)
+            there = entry is not None and entry.is_published and not now.dropped
             if there and suspect.number not in told:
                 told.add(suspect.number)
                 self._findings.add(suspect.kind, suspect.detail, WARNING, segment=suspect.number)
 
 
-def say(event: dict[str, Any]) -> None:
+def say(event: Mapping[str, object]) -> None:
     """One line of the answer."""
     print(json.dumps(event), flush=True)
 
