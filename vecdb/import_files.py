@@ -107,7 +107,7 @@ def _copy_table(table: Path, lines: Path) -> None:
         with parquet.ParquetFile(table) as source, lines.open("w") as out:
             absent = [name for name in _FIELDS if name not in source.schema_arrow.names]
             if absent:
-                raise ValueError(f"missing column {absent[0]}")
+                raise ValueError(f"no column {absent[0]}")
             header = (source.schema_arrow.metadata or {}).get(KEY.encode())
             pending = {} if header is None else {KEY: json_objects.decode(header)}
             for batch in source.iter_batches(_PARQUET_ROWS, columns=list(_FIELDS)):

@@ -140,7 +140,7 @@ def _losses(value: object, path: str, above: tuple[int, ...]) -> Iterator[str]:
         above: ``id()`` of each enclosing object and list, to detect cycles.
     """
     if isinstance(value, _BadNumber):
-        yield _at(path, f"the number {_shown(value)} does not round-trip")
+        yield _at(path, f"{_shown(value)} is a number that does not round-trip")
     elif isinstance(value, str):
         if found := _SURROGATE.search(value):
             yield _at(path, f"lone surrogate U+{ord(found[0]):04X} at character {found.start()}")

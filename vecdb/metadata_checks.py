@@ -123,6 +123,6 @@ def check_same_count(what: str, got: int, expected: int) -> None:
     """Check that there is one entry per id."""
     if got != expected:
         raise InvalidArgumentError(
-            f"{what}: expected {expected} rows, one per id, got {got}",
+            f"{what}: expected {expected} rows, got {got}; there must be one per id",
             Reason.COUNT_MISMATCH,
         )

@@ -91,7 +91,7 @@ OBJECTS_TAKEN: dict[str, tuple[Any, Any]] = {
     "words": ({"a": [True, False, None, "", {}, []]},) * 2,
 }
 TEXTS_REFUSED: dict[str, tuple[bytes, str]] = {
-    "1e999": (b'{"a": {"b": [0, 1, 1e999]}}', "at a.b[2]: '1e999' is a number that does not come"),
+    "1e999": (b'{"a": {"b": [0, 1, 1e999]}}', "at a.b[2]: '1e999' is a number that does not"),
     "-1e999": (b'{"a": -1e999}', "at a: '-1e999' is a number"),
     "digits without an exponent": (b'{"a": 1' + b"0" * 309 + b".0}", "at a: '1000"),
     "NaN": (b'{"a": [NaN]}', "at a[0]: 'NaN' is a number"),
