@@ -138,7 +138,7 @@ OF_DATABASE = {
     "backup": Case(
         {"path": "/proc/nope"},
         {
-            "path": "path|folder|already exists|is there already",
+            "path": "path|folder|already",
             "include_segments": "include_segments|folder",
         },
         embedded={"path": {"text"}},  # A server wants an absolute path.
@@ -212,7 +212,7 @@ OF_COLLECTION = {
     "export_faiss": Case(
         {"path": "/proc/nope/x", "flat": True},
         {
-            "path": "path|folder|already exists|is there already", "flat": "flat|/proc/nope",
+            "path": "path|folder|already", "flat": "flat|/proc/nope",
             "normalize_queries": "normalize_queries|/proc/nope",
             "overwrite": "overwrite|/proc/nope", "timeout_s": "timeout_s|/proc/nope",
         },
@@ -221,7 +221,7 @@ OF_COLLECTION = {
     "export_hnswlib": Case(
         {"path": "/proc/nope/x"},
         {
-            "path": "path|folder|already exists|is there already", "overwrite": "overwrite|/proc/nope",
+            "path": "path|folder|already", "overwrite": "overwrite|/proc/nope",
             "timeout_s": "timeout_s|/proc/nope",
         },
         {"path": {"text"}},
