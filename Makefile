@@ -23,7 +23,7 @@ TARGET ?= proto
 help: ## this list
 	@echo "make demo    install what is needed, load 400,000 word vectors, search them"
 	@echo "make serve   serve a folder: make serve DATA=data LISTEN=127.0.0.1:7801"
-	@echo "make test    ruff and all tests; ARGS='-k name' for some"
+	@echo "make test    ruff, mypy and all tests; ARGS='-k name' for some"
 	@echo "make torture kill and stop it for hours: make torture ARGS='--hours 8' (needs strace)"
 	@echo "make bench   measure vecdb beside hnswlib and FAISS, minutes; make bench-full: peers too, a night"
 	@echo "make lint    ruff and mypy"
@@ -39,6 +39,8 @@ serve: $(VENV)/installed-demo
 test: $(VENV)/installed-dev
 	@echo "== ruff"
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
+	@echo "== mypy"
+	@$(BIN)/mypy
 	@echo "== pytest"
 	@$(BIN)/python -m pytest $(ARGS)
 

@@ -21,7 +21,7 @@ from vecdb.engine.runtime.catalog import catalog_environment
 from vecdb.engine.segments.segment import RowArrays, Segment, write_segment
 from vecdb.engine.store import layout
 from vecdb.engine.store import leases as pins
-from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.segment_table import SegmentEntry, in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.testing import opened_of
@@ -150,7 +150,7 @@ def counters_of(folder: Path) -> layout.Counters:
     return layout.Counters.unpack(get(folder, "meta", b"counters"))
 
 
-def segments_of(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+def segments_of(folder: Path) -> list[tuple[int, SegmentEntry]]:
     """(number, entry) of those in place."""
     with opened_store(folder) as store, store.environment.read() as transaction:
         return in_place(store.read_segments(transaction))
@@ -158,8 +158,9 @@ def segments_of(folder: Path) -> list[tuple[int, dict[str, Any]]]:
 
 def change_entry(folder: Path, number: int, **values: Any) -> None:
     def write(store: Store, transaction: Any) -> None:
-        entry = store.read_segments(transaction).get(number, {})
-        store.write_segment(transaction, number, {**entry, **values})
+        entry = store.read_segments(transaction).get(number)
+        given = {} if entry is None else entry.to_json()
+        store.write_segment(transaction, number, SegmentEntry.from_json({**given, **values}))
 
     change(folder, write)
 

@@ -112,19 +112,19 @@ __all__ = [
 _ENGINE_NEEDS = ("lmdb", "hnswlib", "numba")
 
 
-def open(path: str | os.PathLike[str], **options: Any) -> Database:
-    """Open the database in a folder, in this process; made if it is not there.
+def open(path: str | os.PathLike[str], **options: object) -> Database:
+    """Open the database in a folder, in this process. Create the folder if it does not exist.
 
     Args:
-        path: the folder. Opening it twice in a process gives the same database.
+        path: the folder. Opening it twice in a process returns the same database.
         options: fields of ``vecdb.engine.runtime.options.Options``.
 
     Raises:
-        MissingExtraError: the engine is not installed here.
-        FailedPreconditionError: the folder was written by a newer version, is no vecdb folder, or
-            may not be written to.
-        NotFoundError: the folder is not there and can't be made.
-        InvalidArgumentError: the path is none, or an option is unknown or wrong.
+        MissingExtraError: the engine is not installed.
+        FailedPreconditionError: the folder was written by a newer version, is not a vecdb folder,
+            or is not writable.
+        NotFoundError: the folder does not exist and cannot be created.
+        InvalidArgumentError: the path is not valid, or an option is unknown or out of range.
     """
     _check_engine("vecdb.open")
     from vecdb.engine.api.database import Database
@@ -138,23 +138,23 @@ def restore(
     *,
     include_segments: bool = True,
 ) -> BackupReport:
-    """Make a data folder of a backup, to be opened like any other; nothing is overwritten.
+    """Restore a backup to a new data folder. Never overwrite existing files.
 
-    Every file is compared with the checksum that the backup has of it, on its way and once more on
-    disk. The folder appears whole or not at all.
+    Each file is compared with its checksum in the backup twice: while it is copied, and again as
+    read back from the disk. The folder appears complete or not at all.
 
     Args:
-        backup: a folder made by ``Database.backup`` or ``Client.backup``.
-        path: the new folder. It must not be there, or be empty; its parent must be there.
-        include_segments: False leaves the segments out, which are rebuilt from the rest once the
-            folder is opened: the way around a backup in which only segments have gone bad.
+        backup: a folder written by ``Database.backup`` or ``Client.backup``.
+        path: the new folder. It must not exist, or be empty; its parent must exist.
+        include_segments: False omits the segments; they are rebuilt from the store when the
+            folder is opened. Use it to restore a backup in which only segments are damaged.
 
     Raises:
-        MissingExtraError: the engine is not installed here.
-        NotFoundError: there is no backup, or no folder for the new one to lie in.
-        AlreadyExistsError: ``path`` is there and not empty.
-        DataLossError: a file of the backup is gone or has changed; the message names it.
-        FailedPreconditionError: the backup is of a newer version.
+        MissingExtraError: the engine is not installed.
+        NotFoundError: the backup, or the parent of the new folder, does not exist.
+        AlreadyExistsError: ``path`` exists and is not empty.
+        DataLossError: a file of the backup is missing or has changed; the message names it.
+        FailedPreconditionError: the backup was written by a newer version.
         ResourceExhaustedError: the disk is full.
     """
     _check_engine("vecdb.restore")
@@ -171,33 +171,33 @@ def check(
     sample: int = 1_000,
     progress: Callable[[str], None] | None = None,
 ) -> CheckReport:
-    """Check a data folder: every checksum, and everything against everything else.
+    """Check a data folder: every checksum, and the consistency of all parts with each other.
 
-    Ids, records, vectors, deaths, log, segments and counters of each collection must fit each
-    other; segments must hold what the store holds, bit for bit; every live row must be reachable in
-    its graph. It is all read in a process of its own: a store on which LMDB crashes is a problem of
-    that collection, and the others are checked all the same.
+    Ids, records, vectors, tombstones, log, segments and counters of each collection must agree.
+    Segments must equal the store bit for bit. Every live row must be reachable in its graph. The
+    check runs in a child process: if LMDB crashes on a store, that collection is reported and the
+    others are still checked.
 
-    Others may go on using the folder, each collection being judged by one committed state. For as
-    long as that is read the file of the store grows by what is written meanwhile. Nothing is
-    changed, but LMDB needs to write into its file for locks.
+    Other processes may use the folder during the check. Each collection is checked at one
+    committed state; while that state is read, LMDB cannot reuse its pages, so concurrent writes
+    make the store's file grow. Nothing is changed, except that LMDB writes to its lock file.
 
     Args:
         path: the folder.
-        repair: build again what is only a cache (segments, graphs, sums), remove leftovers, and
-            check once more. What was stored is never changed: if it is damaged it is told which,
-            and the rest stays readable. Others may go on meanwhile; it waits for them.
-        findable: also search for rows by their own vector, at the usual effort: a smaller share
-            found than this, 0 to 1, is a problem.
-        sample: of how many live rows, the same ones each time.
-        progress: called with a sentence now and then.
+        repair: rebuild caches (segments, graphs, sums), remove leftovers, and check again. Stored
+            data are never changed: damaged values are reported, and the rest stays readable.
+            Other processes may use the folder; the repair waits for their locks.
+        findable: also measure self-recall: search for rows by their own vector, at the default
+            ef. A share found below this value, 0 to 1, is a problem.
+        sample: number of live rows to search for; the same rows each time.
+        progress: called from time to time with a sentence.
 
     Raises:
-        MissingExtraError: the engine is not installed here.
-        InvalidArgumentError: ``findable`` or ``sample`` can't be.
-        NotFoundError: there is no such folder.
-        FailedPreconditionError: it is no data folder, or one of a newer format.
-        UnavailableError: the process that checks could not be heard.
+        MissingExtraError: the engine is not installed.
+        InvalidArgumentError: ``findable`` or ``sample`` is out of range.
+        NotFoundError: the folder does not exist.
+        FailedPreconditionError: the folder is not a data folder, or has a newer format.
+        UnavailableError: the child process returned no report.
     """
     _check_engine("vecdb.check")
     from vecdb.engine.maintenance.checking.process import check as run
@@ -206,18 +206,18 @@ def check(
 
 
 def compact(path: str | os.PathLike[str]) -> CompactionReport:
-    """Bring a data folder that nobody has open to the size that a fresh load would have.
+    """Compact a data folder to the size of a fresh load; no process may have it open.
 
-    What has died goes, graphs are brought to their end state, and the stores are written anew: a
-    store's file never shrinks by itself. There must be room for the largest of them a second time.
-    If it is cut short, the folder is as good as before, and compacting can be repeated.
+    Deleted rows are purged, graphs are optimized, and the stores are rewritten, since the file of
+    an LMDB store never shrinks. The disk needs free space for a second copy of the largest store.
+    If compaction is interrupted, the folder stays valid, and compaction can be repeated.
 
     Raises:
-        MissingExtraError: the engine is not installed here.
-        NotFoundError: there is no database in the folder.
+        MissingExtraError: the engine is not installed.
+        NotFoundError: the folder does not hold a database.
         FailedPreconditionError: IN_USE, a process has the folder open.
-        DataLossError: stored bytes fail their checksum; that collection stays as it was.
-        ResourceExhaustedError: the disk is full; that collection stays as it was.
+        DataLossError: stored bytes fail their checksum; that collection is left unchanged.
+        ResourceExhaustedError: the disk is full; that collection is left unchanged.
     """
     _check_engine("vecdb.compact")
     from vecdb.engine.maintenance.compaction import compact as run
@@ -231,11 +231,11 @@ def _check_engine(what: str) -> None:
 
 
 def connect(address: str = "127.0.0.1:7801", **options: Any) -> Client:
-    """A client of the server at ``host:port``; the same as ``vecdb_client.Client(address,
-    **options)``.
+    """Return a client of the server at ``host:port``, as ``vecdb_client.Client(address,
+    **options)`` does.
 
     Raises:
-        InvalidArgumentError: the address is not host:port, or an option is unknown or wrong.
+        InvalidArgumentError: the address is not host:port, or an option is unknown or out of range.
     """
     from vecdb_client import Client
 

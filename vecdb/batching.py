@@ -1,15 +1,15 @@
-"""Cuts an input of any size into batches: what ``upsert_many`` does first, embedded and remote.
+"""Division of an input of any size into batches, for ``upsert_many``, embedded and remote.
 
     for batch in batches(ids, vectors, metadata, dim, batch_rows):
         check_rows(batch.ids, batch.vectors, batch.metadata, config, batch.first)
 
-Each of the three may be a sliceable thing (list, range, array, memory map, an HDF5 data set) or an
-iterator that is read only as far as batches are asked for. Lengths that can be known are compared
-before the first batch; an iterator that ends early or late is found out at that point, and nothing
-of the batch in which it happens is handed on.
+Each of the three inputs is sliceable (a list, a range, an array, a memory map, an HDF5 data set) or
+an iterator, which is read batch by batch. Known lengths are compared before the first batch. If an
+iterator ends earlier or later than the others, the batch in which this happens raises and is not
+returned.
 
-Only counts and the dimension of an array are checked here; what is in the rows is the matter of
-``vecdb.checks`` when a batch is written.
+This module checks only counts and the dimension of an array; ``vecdb.checks`` validates the rows of
+each batch when it is written.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ __all__ = ["Batch", "Batches", "attach_progress", "batches", "request_id_of_part
 
 
 _NO_ROWS: Final = (str, bytes, dict, set, frozenset)
-"""They can be iterated over, and are no rows in an order."""
+"""Iterable types that are not ordered rows."""
 
 
 class Batch(NamedTuple):
-    """Rows of one batch, as ``upsert`` takes them.
+    """One batch; its fields are arguments of ``upsert``.
 
     Attributes:
-        ids: list of str or int. vectors: an array of shape (n, dim), or a list of rows.
+        ids: list of str or int.
+        vectors: an array of shape (n, dim), or a list of rows.
         metadata: list of dict or None; None if the whole input has no metadata.
-        first: position of its first row in the whole input.
+        first: position of the batch's first row in the whole input.
     """
 
     ids: Sequence[Any]
@@ -52,19 +53,19 @@ class Batch(NamedTuple):
     first: int
 
 
-def batches(ids: Any, vectors: Any, metadata: Any, dim: int, batch_rows: int) -> Batches:
-    """The input in batches of ``batch_rows`` rows, the last one shorter.
+def batches(ids: object, vectors: object, metadata: object, dim: int, batch_rows: int) -> Batches:
+    """Return an iterator of batches of ``batch_rows`` rows; the last one may be shorter.
 
     Args:
-        ids: str or int, a sequence, an array or any iterable.
+        ids: str or int; a sequence, an array or an iterable of them.
         vectors: an array of shape (n, dim), a sequence of rows or an iterable of rows.
-        metadata: dict or None a row, a sequence or an iterable; None for no metadata at all.
+        metadata: dict or None per row, in a sequence or an iterable; None for no metadata.
         dim: components of a vector.
-        batch_rows: rows of a batch, ``limits.BATCH_ROWS``.
+        batch_rows: rows of a batch, within ``limits.BATCH_ROWS``.
 
     Raises:
-        InvalidArgumentError: lengths that are known differ, an array has another dimension, or an
-            argument is no collection of rows. While iterating: one input ended before another.
+        InvalidArgumentError: known lengths differ, an array has a wrong dimension, or an argument
+            is not a collection of rows. While iterating: one input ended before another.
     """
     check_limit(limits.BATCH_ROWS, batch_rows, "batch_rows")
     if isinstance(metadata, dict):
@@ -81,10 +82,10 @@ def batches(ids: Any, vectors: Any, metadata: Any, dim: int, batch_rows: int) ->
 
 
 class Batches(Iterator[Batch]):
-    """An iterator of ``Batch``; made by ``batches``. One thread at a time.
+    """An iterator of ``Batch``, created by ``batches``. Not thread-safe.
 
     Attributes:
-        total: rows of the whole input if any of its parts knows its length, else None.
+        total: rows of the whole input, None if no part of it has a known length.
     """
 
     def __init__(self, sources: list[_Source], batch_rows: int) -> None:
@@ -113,10 +114,10 @@ class Batches(Iterator[Batch]):
 def attach_progress(
     error: BaseException, progress: IngestProgress, what: str = "upsert_many"
 ) -> None:
-    """Make a failure of ``upsert_many`` tell how far it had come, whatever the failure is.
+    """Add the progress to an exception that ended ``upsert_many``.
 
-    An error from outside (the caller's own generator) gets a note too, as nothing else would say
-    that a part of the input is stored.
+    Any exception gets a note as well, also one of the caller's own iterator: otherwise the caller
+    would not see that a part of the input is stored.
     """
     with suppress(AttributeError):
         error.progress = progress  # type: ignore[attr-defined]
@@ -125,35 +126,37 @@ def attach_progress(
         error.add_note(f"{what}: {progress.rows}{total} rows were acknowledged before this")
 
 
-def request_id_of_part(stem: str | None, number: int) -> str | None:
-    """The request id of the batch of this number, from 1, under the request id of them all."""
-    return None if stem is None else f"{stem}/{number}"
+def request_id_of_part(prefix: str | None, number: int) -> str | None:
+    """Return the request id of a batch: the request id of ``upsert_many`` and the batch's number,
+    counted from 1."""
+    return None if prefix is None else f"{prefix}/{number}"
 
 
 class _Source:
-    """One of the three inputs: sliced if it can be, read in turn if not."""
+    """One of the three inputs: sliced if it supports that, else iterated."""
 
-    def __init__(self, what: str, rows: Any) -> None:
+    def __init__(self, what: str, rows: object) -> None:
         self.what = what
         self.length: int | None = None
         self._position = 0
         self._sliceable: Any = None
         self._iterator: Iterator[Any] = iter(())
         if isinstance(rows, _NO_ROWS) or not isinstance(rows, Iterable):
-            raise _no_rows(what, rows)
-        rows = plain(what, rows)
-        if getattr(rows, "shape", None) == ():
-            raise _no_rows(what, rows)
+            raise _not_rows(what, rows)
+        given = plain(what, rows)
+        has_shape = hasattr(given, "shape")
+        if has_shape and given.shape == ():
+            raise _not_rows(what, given)
         with suppress(TypeError, AttributeError):
-            self.length = len(rows)
-        # A deque is a sequence that has no slices.
-        if (isinstance(rows, Sequence) and not isinstance(rows, deque)) or hasattr(rows, "shape"):
-            self._sliceable = rows
+            self.length = len(given)
+        # A deque is a Sequence but does not support slices.
+        if has_shape or (isinstance(given, Sequence) and not isinstance(given, deque)):
+            self._sliceable = given
         else:
-            self._iterator = iter(rows)
+            self._iterator = iter(given)
 
     def take(self, count: int) -> Any:
-        """The next ``count`` rows, fewer at the end; something with a length."""
+        """Return the next ``count`` rows, fewer at the end, in an object with a length."""
         if self._sliceable is None:
             return list(islice(self._iterator, count))
         part = self._sliceable[self._position : self._position + count]
@@ -171,7 +174,7 @@ def _common_length(sources: list[_Source]) -> int | None:
     return known[0].length if known else None
 
 
-def _no_rows(what: str, rows: Any) -> InvalidArgumentError:
+def _not_rows(what: str, rows: object) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"{what} must be a list, an array or an iterable of rows, "
         f"got {shown(rows)} ({type(rows).__name__})",
@@ -179,14 +182,14 @@ def _no_rows(what: str, rows: Any) -> InvalidArgumentError:
     )
 
 
-def _as_rows(vectors: Any, dim: int) -> Any:
-    """An array of vectors with its axes checked; anything else as it is."""
+def _as_rows(vectors: object, dim: int) -> Any:
+    """Check the axes of an array of vectors; return any other input unchanged."""
     rows = plain("vectors", vectors)
     shape = getattr(rows, "shape", None)
     if not isinstance(shape, tuple) or not shape or str(getattr(rows, "dtype", "")) == "object":
         return rows
     if len(shape) == 1 or shape == (0, 0):
-        # One vector stands for one row, and an empty array for none, as in upsert.
+        # As in upsert, one vector is one row, and an empty array is no rows.
         rows = as_rows(rows, "vectors", dim)
         shape = rows.shape
     if len(shape) != 2:

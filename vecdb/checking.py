@@ -1,12 +1,12 @@
-"""What a check of a data folder finds: problems by their kinds, and the report of them all.
+"""The report of a check of a data folder: kinds and severities of problems.
 
-A **problem** is of one of the kinds below. Its severity says what it is about:
+Each problem has one of the kinds below and a severity:
 
-    error      the truth: something that was stored is gone, or contradicts something else
-    warning    a cache or a sum: everything is there, and what is wrong can be built again
-    note       nothing is wrong: a leftover that takes room, or work that goes on by itself
+    error      stored data: something is lost, or contradicts other stored data
+    warning    a cache or a sum: no data are lost, and a repair can rebuild it
+    note       not a defect: a leftover that takes space, or work that is still going on
 
-The **report** is content if no error and no warning is left.
+``CheckReport.content`` is True if no error and no warning is left.
 """
 
 from __future__ import annotations
@@ -30,57 +30,57 @@ NOTE: Final = "note"
 
 KINDS: Final = {
     # The folder and its catalogue.
-    "FORMAT": "the file FORMAT is gone or says something else",
-    "CATALOG": "an entry of the catalogue contradicts the store that it stands for",
-    "CATALOG_LOST": "the catalogue is gone, empty or cut short, and collections are on disk",
+    "FORMAT": "the file FORMAT is missing or has an unexpected content",
+    "CATALOG": "an entry of the catalogue contradicts the collection's store",
+    "CATALOG_LOST": "the catalogue is missing, empty or truncated, and collections are on disk",
     "COLLECTION_MISSING": "the catalogue names a collection that has no store",
     "COLLECTION_ORPHAN": "a collection's folder that the catalogue does not name",
-    "COLLECTION_UNFINISHED": "a collection half made or half dropped",
-    "TRASH": "a dropped collection whose files are still there",
-    # A store as such.
-    "STORE_CRASHED": "reading the store's file ended the process that did it",
-    "STORE_DAMAGED": "LMDB finds its file damaged, or entries are missing or out of order in it",
+    "COLLECTION_UNFINISHED": "a create or a drop of a collection did not finish",
+    "TRASH": "files of a dropped collection that are not removed yet",
+    # The file of a store.
+    "STORE_CRASHED": "the process that read the store's file crashed",
+    "STORE_DAMAGED": "LMDB reports its file as damaged, or entries are missing or out of order",
     "CHECKSUM": "values whose checksum is wrong",
-    "VALUE": "values whose checksum is right and which say nothing that could be",
-    # What the store's databases say of each other.
+    "VALUE": "values whose checksum is right and whose content is invalid",
+    # The store's databases, compared with each other.
     "META": "the state or the configuration is missing or contradicts the rest",
-    "COUNTERS": "a counter differs from what there is to count",
+    "COUNTERS": "a counter differs from the entries that it counts",
     "IDS": "ids and records contradict each other",
-    "RECORDS": "records that should not be there, or not at that seq",
-    "VECTORS": "vectors that are missing, there twice, not finite, or of no known row",
-    "DEATHS": "deaths at a seq that has not been yet",
-    "LOG": "the log has gaps, or contradicts rows and deaths",
-    "PINS": "a pin on a state that has not been yet",
-    "REQUESTS": "requests at a seq that has not been yet, or not found both by id and by age",
-    "SEGMENT_ENTRIES": "the entries of segments don't fit each other",
-    "COMPACTION_LEFTOVER": "what a compaction was writing beside the store when it was killed",
+    "RECORDS": "unexpected records, or records at a wrong seq",
+    "VECTORS": "vectors that are missing, duplicated, not finite, or of an unknown row",
+    "DEATHS": "tombstones at a seq that does not exist yet",
+    "LOG": "the log has gaps, or contradicts rows and tombstones",
+    "PINS": "a snapshot lease on a seq that does not exist yet",
+    "REQUESTS": "requests at a seq that does not exist yet, or missing by id or by age",
+    "SEGMENT_ENTRIES": "the entries of segments contradict each other",
+    "COMPACTION_LEFTOVER": "an unfinished file of a compaction that was killed",
     # Segments and graphs.
-    "SEGMENT_MISSING": "files of a segment are gone",
-    "SEGMENT_DAMAGED": "files of a segment are not what was written",
-    "SEGMENT_ROWS": "a segment holds something else than the store, or not all",
-    "SEGMENT_LOST": "a segment known as lost: the store answers for it until it is rebuilt",
-    "SEGMENT_LEFTOVER": "files of a segment that the store does not know, or of an unfinished one",
+    "SEGMENT_MISSING": "files of a segment are missing",
+    "SEGMENT_DAMAGED": "files of a segment differ from their checksums",
+    "SEGMENT_ROWS": "the rows of a segment differ from those of the store",
+    "SEGMENT_LOST": "a quarantined segment: its rows are read from the store until it is rebuilt",
+    "SEGMENT_LEFTOVER": "files of a segment that the store does not list, or of an unfinished one",
     "GRAPH": "the arrays of a graph contradict each other",
-    "GRAPH_UNREACHABLE": "live rows that no walk through the graph can come to",
-    "NOT_FINDABLE": "too few rows are found when they are searched for by their own vector",
+    "GRAPH_UNREACHABLE": "live rows that cannot be reached in the graph",
+    "NOT_FINDABLE": "self-recall is too low: rows are not found by their own vector",
     # The check itself.
-    "CHECK_FAILED": "it could not be checked",
+    "CHECK_FAILED": "the check could not be completed",
 }
-"""Kind → what it means. Kinds are constants that programs may compare; meanings may change."""
+"""Kind → meaning. Kinds are constants that programs may compare; meanings may change."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as it should be.
+    """One problem of a data folder.
 
     Attributes:
-        collection: its name, its id where the catalogue has no name for it; empty if the problem is
-            the whole folder's.
+        collection: name of the collection, or its id if the catalogue has no name for it; empty if
+            the problem concerns the whole folder.
         kind: one of ``KINDS``.
-        detail: a sentence with numbers: how many there are of it and which are the first few.
+        detail: a sentence with numbers: how many occurrences there are, and the first few.
         severity: "error", "warning" or "note"; see the module docstring.
-        segment: number of the segment that it is about, or None.
-        repaired: it was there and is not any more.
+        segment: number of the segment concerned, or None.
+        repaired: True if the check found the problem and a repair fixed it.
     """
 
     collection: str
@@ -93,14 +93,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class CheckedCollection:
-    """One collection as far as it could be read.
+    """One collection that could be read.
 
     Attributes:
         name, id: its name and the name of its folder.
-        seq: the state that was checked.
-        live_count: rows that are live. segments: those in place.
-        findable: share of a sample of the live rows that were found by their own vector; None if
-            that was not asked for, or nothing is live.
+        seq: seq of the checked state.
+        live_count: live rows.
+        segments: live segments.
+        findable: self-recall: the share of a sample of live rows that were found by their own
+            vector. None if it was not requested, or no row is live.
     """
 
     name: str
@@ -113,13 +114,13 @@ class CheckedCollection:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What ``vecdb.check`` found.
+    """The result of ``vecdb.check``.
 
     Attributes:
         path: the folder.
-        collections: those that could be read to the end.
-        problems: the worst first; those that were repaired last.
-        elapsed_s: seconds that it took.
+        collections: the collections that could be read completely.
+        problems: the most severe first; repaired ones last.
+        elapsed_s: duration in seconds.
     """
 
     path: str
@@ -129,10 +130,10 @@ class CheckReport:
 
     @property
     def content(self) -> bool:
-        """True if there is no error and no warning that was not repaired."""
+        """True if every error and every warning was repaired, or there is none."""
         return all(p.severity == NOTE or p.repaired for p in self.problems)
 
     @property
     def complete(self) -> bool:
-        """True if all of it could be checked."""
+        """True if every part of the folder could be checked."""
         return all(p.kind != "CHECK_FAILED" for p in self.problems)

@@ -1,6 +1,8 @@
-"""Checks at the border: every ``check_*`` returns its argument in the form that the inside works
-with, or raises InvalidArgumentError with both numbers. Engine and client both call these, the
-server relies on the engine's; behind them nothing is checked again.
+"""Validation of arguments at the public interface.
+
+Each ``check_*`` returns its argument in the form that the internals use, or raises
+InvalidArgumentError with the expected and the given value. Engine and client call these functions;
+the server relies on the engine. Internal code does not validate arguments again.
 """
 
 from __future__ import annotations
@@ -56,11 +58,12 @@ __all__ = [
 Vectors = npt.NDArray[np.float32]
 
 _TIMEOUT_S_MAX: Final = 1e9
-"""Thirty years; what is longer has no end."""
+"""About thirty years. A longer timeout is treated as none."""
 
 
-def check_limit(limit: Limit, value: Any, name: str | None = None) -> int:
-    """An integer within a limit; ``name`` where the argument is called otherwise than the limit."""
+def check_limit(limit: Limit, value: object, name: str | None = None) -> int:
+    """Return an integer within the limit. ``name`` is the argument's name if the limit has
+    another."""
     name = name or limit.name
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InvalidArgumentError(
@@ -76,8 +79,8 @@ def check_limit(limit: Limit, value: Any, name: str | None = None) -> int:
     return number
 
 
-def check_flag(name: str, value: Any) -> bool:
-    """True or False, or 1 or 0."""
+def check_flag(name: str, value: object) -> bool:
+    """Return a flag given as True, False, 1 or 0."""
     if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
         return bool(value)
     raise InvalidArgumentError(
@@ -85,17 +88,17 @@ def check_flag(name: str, value: Any) -> bool:
     )
 
 
-def check_flags(**given: Any) -> dict[str, bool]:
-    """Several arguments of ``check_flag``, by their names."""
+def check_flags(**given: object) -> dict[str, bool]:
+    """Return several flags by name; see ``check_flag``."""
     return {name: check_flag(name, value) for name, value in given.items()}
 
 
-def check_timeout(timeout_s: Any) -> float | None:
-    """Seconds that something may take; None, as infinity, for no end."""
+def check_timeout(timeout_s: object) -> float | None:
+    """Return a timeout in seconds; None for no timeout, also if infinity was given."""
     if timeout_s is None:
         return None
-    is_number = isinstance(timeout_s, int | float | np.integer | np.floating)
-    if isinstance(timeout_s, bool) or not is_number or not timeout_s > 0:
+    numbers = int | float | np.integer | np.floating
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, numbers) or not timeout_s > 0:
         raise InvalidArgumentError(
             f"timeout_s must be a number of seconds above 0, or None, got {shown(timeout_s)}",
             Reason.OUT_OF_RANGE,
@@ -103,26 +106,26 @@ def check_timeout(timeout_s: Any) -> float | None:
     return None if timeout_s > _TIMEOUT_S_MAX else float(timeout_s)
 
 
-def check_callable(name: str, value: Any) -> None:
-    """A function, or None."""
+def check_callable(name: str, value: object) -> None:
+    """Check that the value is callable or None."""
     if value is not None and not callable(value):
         raise InvalidArgumentError(
             f"{name} must be a function or None, got {shown(value)}", Reason.NOT_A_FUNCTION
         )
 
 
-def check_options(options: Mapping[str, Any], known: Iterable[str], of: str) -> None:
-    """Options by name: an unknown one is refused with those that are spelled like it, or all."""
+def check_options(options: Mapping[str, object], known: Iterable[str], of: str) -> None:
+    """Reject unknown options; the message suggests those with similar names, or lists all."""
     names = sorted(known)
     for option in options:
         if option not in names:
             near = get_close_matches(option, names)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+            hint = f"did you mean {' or '.join(near)}?" if near else f"options: {', '.join(names)}"
             raise InvalidArgumentError(f"{of} has no option {option!r}; {hint}", Reason.BAD_OPTION)
 
 
-def check_name(name: Any) -> str:
-    """A collection's name."""
+def check_name(name: object) -> str:
+    """Return the name of a collection if it matches ``limits.NAME_PATTERN``."""
     if not isinstance(name, str) or not re.fullmatch(limits.NAME_PATTERN, name):
         raise InvalidArgumentError(
             f"a collection's name must match {limits.NAME_PATTERN}, got {shown(name)}",
@@ -131,36 +134,38 @@ def check_name(name: Any) -> str:
     return name
 
 
-def check_path(path: Any) -> str:
-    """A path as text."""
+def check_path(path: object) -> str:
+    """Return a path as text."""
     try:
+        if not isinstance(path, str | bytes | os.PathLike):
+            raise TypeError
         text = os.fsdecode(path)
         text.encode()
     except (TypeError, UnicodeError):
         raise InvalidArgumentError(
-            f"a path is a str or a pathlib.Path, in UTF-8, got {shown(path)}", Reason.BAD_PATH
+            f"a path must be a str or a pathlib.Path, in UTF-8, got {shown(path)}", Reason.BAD_PATH
         ) from None
     if not text or "\0" in text:
-        raise InvalidArgumentError(f"this is no path: {shown(text)}", Reason.BAD_PATH)
+        raise InvalidArgumentError(f"invalid path {shown(text)}", Reason.BAD_PATH)
     return text
 
 
-def check_local_path(path: Any) -> Path:
-    """A path on this machine, where there may be nothing; ``~`` stands for the user's folder."""
+def check_local_path(path: object) -> Path:
+    """Return a path on this machine, which need not exist; ``~`` expands to the home folder."""
     text = check_path(path)
     try:
         local = Path(text).expanduser()
     except RuntimeError as error:
         raise InvalidArgumentError(
-            f"this is no path: {shown(text)}: {error}", Reason.BAD_PATH
+            f"invalid path {shown(text)}: {error}", Reason.BAD_PATH
         ) from None
     with os_errors_translated(text), suppress(FileNotFoundError, NotADirectoryError):
-        local.stat()  # Too long a name, links in a circle, folders that are closed to us.
+        local.stat()  # Fails for a name too long, a cycle of links, a folder without permission.
     return local
 
 
-def check_metric(metric: Any) -> Metric:
-    """One of the metrics, by its name."""
+def check_metric(metric: object) -> Metric:
+    """Return the metric with this name."""
     known = [each.value for each in Metric]
     if isinstance(metric, str) and metric in known:
         return Metric(metric)
@@ -169,8 +174,10 @@ def check_metric(metric: Any) -> Metric:
     )
 
 
-def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> CollectionConfig:
-    """The configuration of a new collection."""
+def check_config(
+    dim: object, metric: object, M: object, ef_construction: object
+) -> CollectionConfig:
+    """Return the configuration of a new collection."""
     chosen = check_metric(metric)
     return CollectionConfig(
         dim=check_limit(limits.DIM, dim),
@@ -181,17 +188,19 @@ def check_config(dim: Any, metric: Any, M: Any, ef_construction: Any) -> Collect
 
 
 def check_vectors(
-    vectors: Any, dim: int, metric: Metric, what: str = "vectors", names: RowNames = UNNAMED
+    vectors: object, dim: int, metric: Metric, what: str = "vectors", names: RowNames = UNNAMED
 ) -> Vectors:
-    """Vectors as C-contiguous float32, shape (n, dim); one vector of shape (dim,) becomes (1, dim).
+    """Return vectors as C-contiguous float32, shape (n, dim); one of shape (dim,) becomes (1, dim).
 
-    Refused: a wrong dimension, a NaN or infinity, under cosine a length of zero, otherwise one so
-    near to zero that scores would vanish, components whose squared distance would not fit a
-    float32, masked components.
+    Raises:
+        InvalidArgumentError: DIM_MISMATCH, NOT_A_MATRIX or MASKED, as ``as_rows``. NOT_FINITE: a
+            NaN or infinity. TOO_LARGE: a squared distance could exceed float32. TOO_SMALL: not
+            under cosine, a length so close to zero that scores would underflow. ZERO_VECTOR: under
+            cosine, a length of zero.
     """
     array = as_rows(vectors, what, dim, names)
-    # A float32 sum of squares that is within bounds proves at one pass that no component is NaN,
-    # infinite or too large; only when it does not, the slow look finds out which.
+    # One pass: a float32 sum of squares within bounds proves that no component is NaN, infinite or
+    # too large. Only if it is out of bounds, the slow path looks for the row.
     squares = np.einsum("ij,ij->i", array, array)
     least = limits.SQUARED_NORM_MIN
     if len(array) == 1 and 2 * least < float(squares[0]) <= limits.SQUARED_NORM_MAX:
@@ -208,9 +217,9 @@ def check_vectors(
 
 
 def _explain_bad_row(
-    array: Vectors, suspects: npt.NDArray[Any], metric: Metric, named: Callable[[int], str]
+    array: Vectors, suspects: npt.NDArray[np.intp], metric: Metric, named: Callable[[int], str]
 ) -> None:
-    """Raise for the first row that is really bad; return if all suspects are merely small."""
+    """Raise for the first bad row; return if float64 shows that all suspects are within bounds."""
     for row in suspects:
         wide = array[row].astype(np.float64)
         finite = np.isfinite(wide)
@@ -246,12 +255,13 @@ _INTEGER_ID_END = 10**limits.ID_BYTES.maximum
 
 
 def check_rows(
-    ids: Any, vectors: Any, metadata: Any, config: CollectionConfig, first: int = 0
+    ids: object, vectors: object, metadata: object, config: CollectionConfig, first: int = 0
 ) -> tuple[list[str], Vectors, list[bytes] | None]:
-    """One batch to be written: ids, vectors, and metadata as JSON or None.
+    """Return one batch to write: ids, vectors, and metadata as JSON or None.
 
     Args:
-        first: position of its first row in the whole input, by which errors call its rows.
+        first: position of the batch's first row in the whole input, for the names of rows in
+            errors.
     """
     texts = check_ids(ids, unique=True, first=first)
     names = RowNames(first, texts)
@@ -260,9 +270,9 @@ def check_rows(
 
 
 def check_raw_rows(
-    ids: Any, vectors: Any, metadata: Sequence[bytes], config: CollectionConfig
+    ids: object, vectors: object, metadata: Sequence[bytes], config: CollectionConfig
 ) -> tuple[list[str], Vectors, list[bytes] | None]:
-    """``check_rows`` with metadata that comes as JSON."""
+    """Do what ``check_rows`` does, for metadata given as JSON."""
     texts = check_ids(ids, unique=True)
     names = RowNames(0, texts)
     array = _vectors_of(vectors, texts, config, names)
@@ -270,7 +280,7 @@ def check_raw_rows(
 
 
 def _vectors_of(
-    vectors: Any, texts: list[str], config: CollectionConfig, names: RowNames
+    vectors: object, texts: list[str], config: CollectionConfig, names: RowNames
 ) -> Vectors:
     if vectors is None and not texts:
         vectors = ()
@@ -280,13 +290,14 @@ def _vectors_of(
 
 
 def check_ids(
-    ids: Any, *, unique: bool, limit: Limit = limits.BATCH_ROWS, first: int = 0
+    ids: object, *, unique: bool, limit: Limit = limits.BATCH_ROWS, first: int = 0
 ) -> list[str]:
-    """Ids as a list of str, perhaps empty; integers become their decimal text.
+    """Return ids as a list of str, possibly empty; integers become their decimal text.
 
     Args:
-        unique: refuse an id that stands there twice, and sets, which have no order.
-        first: position of the first one in the whole input.
+        unique: reject duplicates, and sets, since they have no order.
+        limit: bounds of the number of ids.
+        first: position of the first id in the whole input.
     """
     given = _listed(ids, unique, limit)
     if all(type(each) is str for each in given):
@@ -318,8 +329,8 @@ def check_ids(
     return texts
 
 
-def _listed(ids: Any, ordered: bool, limit: Limit) -> list[Any]:
-    """The ids as a list, no longer than the limit: what they come from may have no end."""
+def _listed(ids: object, ordered: bool, limit: Limit) -> list[Any]:
+    """Return the ids as a list. Stop reading past the limit, since the input may be endless."""
     refused: Any = str | bytes | dict | (set | frozenset if ordered else str)
     given = None
     if not isinstance(ids, refused) and isinstance(ids, Iterable):
@@ -342,9 +353,9 @@ def _listed(ids: Any, ordered: bool, limit: Limit) -> list[Any]:
     return given
 
 
-def _id_text(value: Any, position: int) -> str:
+def _id_text(value: object, position: int) -> str:
     if isinstance(value, str):
-        return str.__str__(value)  # Not what an enumeration calls it.
+        return str.__str__(value)  # The text itself, also of a member of an enumeration.
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         if abs(int(value)) < _INTEGER_ID_END:
             return str(int(value))
@@ -364,21 +375,21 @@ def _utf8_size(text: str, position: int) -> int:
         raise _bad_id(text, position, f"not valid Unicode: {error.reason}") from None
 
 
-def _bad_id(value: Any, position: int, why: str) -> InvalidArgumentError:
+def _bad_id(value: object, position: int, why: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"id {shown(value)} at position {position}: {why}", Reason.BAD_ID)
 
 
-def check_token(token: Any) -> str:
-    """The token of a scroll, as far as it can be checked without the collection: some text."""
+def check_token(token: object) -> str:
+    """Return the token of a scroll; without the collection only its type can be checked."""
     if not isinstance(token, str) or not token.isascii() or not token:
         raise InvalidArgumentError(
-            f"a token is what next_token of a page was, got {shown(token)}", Reason.BAD_TOKEN
+            f"a token must be the next_token of a page, got {shown(token)}", Reason.BAD_TOKEN
         )
     return token
 
 
-def check_k(k: Any, query_count: int) -> int:
-    """Results a query; queries times k is bounded too."""
+def check_k(k: object, query_count: int) -> int:
+    """Return k, the results per query. Also bound queries times k."""
     number = check_limit(limits.K, k)
     if number * query_count > limits.RESULTS_PER_CALL_MAX:
         raise InvalidArgumentError(
@@ -389,29 +400,29 @@ def check_k(k: Any, query_count: int) -> int:
     return number
 
 
-def check_effort(ef: Any, k: int) -> int:
-    """Candidates that a graph walk keeps: what was asked for, or the default; never less than k."""
+def check_effort(ef: object, k: int) -> int:
+    """Return the candidates that a graph walk keeps: ``ef`` or the default, but at least k."""
     if ef is None:
         assert limits.EF.default is not None
         return max(limits.EF.default, 2 * k)
     return max(check_limit(limits.EF, ef), k)
 
 
-def check_condition(insert_only: Any, if_seq: Any) -> tuple[bool, int | None]:
-    """The conditions of a write; together they are refused where they can never hold."""
+def check_condition(insert_only: object, if_seq: object) -> tuple[bool, int | None]:
+    """Return the conditions of a write. Reject a combination that no batch can satisfy."""
     seq = None if if_seq is None else check_limit(limits.IF_SEQ, if_seq)
     must_be_new = check_flag("insert_only", insert_only)
     if must_be_new and seq:
         raise InvalidArgumentError(
-            f"insert_only wants ids that are not there, if_seq {seq} wants ids that are: "
-            "no batch can have both",
+            f"insert_only needs ids that do not exist, if_seq {seq} needs ids that exist: "
+            "give only one of them",
             Reason.BAD_CONDITION,
         )
     return must_be_new, seq
 
 
-def check_request_id(request_id: Any, limit: Limit = limits.REQUEST_ID_BYTES) -> str | None:
-    """The id of a write, None for none."""
+def check_request_id(request_id: object, limit: Limit = limits.REQUEST_ID_BYTES) -> str | None:
+    """Return the request id of a write, or None."""
     if request_id is None:
         return None
     try:
@@ -420,7 +431,7 @@ def check_request_id(request_id: Any, limit: Limit = limits.REQUEST_ID_BYTES) ->
         size = len(request_id.encode())
     except (TypeError, UnicodeError):
         raise InvalidArgumentError(
-            f"a request_id is a str of valid Unicode, got {shown(request_id)}",
+            f"a request_id must be a str of valid Unicode, got {shown(request_id)}",
             Reason.BAD_REQUEST_ID,
         ) from None
     if not limit.minimum <= size <= limit.maximum:
@@ -432,8 +443,8 @@ def check_request_id(request_id: Any, limit: Limit = limits.REQUEST_ID_BYTES) ->
     return request_id
 
 
-def check_reserved(**given: Any) -> None:
-    """Arguments that have their place but no code yet are refused rather than ignored."""
+def check_reserved(**given: object) -> None:
+    """Reject arguments that are reserved in the interface but not implemented yet."""
     for name, value in given.items():
         if value is not None:
             raise UnsupportedError(f"{name} is reserved and not supported yet", Reason.RESERVED)

@@ -1,26 +1,26 @@
-"""Every error that vecdb raises, embedded or remote, is one of these.
+"""All errors that vecdb raises, embedded or remote.
 
     VecdbError
-    ├── InvalidArgumentError     the request is wrong, nothing was written; a ValueError
-    ├── NotFoundError            no collection of that name, no such folder; a KeyError
-    ├── AlreadyExistsError       the name is taken, or a folder is where a new one should be
-    ├── FailedPreconditionError  right request, wrong state: closed, forked, a newer format
-    ├── ConditionFailedError     insert_only or if_seq did not hold: nothing was written; read again
-    ├── ResourceExhaustedError   queue, memory, disk or files are used up; reads go on
-    ├── UnavailableError         starting, draining, or stopped after an I/O error; try again
-    ├── OutcomeUnknownError      the write may or may not be there: look before repeating it
-    ├── DeadlineExceededError    the time given was too short; a TimeoutError
-    ├── CancelledError           the caller went away
+    ├── InvalidArgumentError     invalid request; nothing was written; a ValueError
+    ├── NotFoundError            the collection, folder or file does not exist; a KeyError
+    ├── AlreadyExistsError       the name or the path is taken
+    ├── FailedPreconditionError  valid request, wrong state: closed, forked, a newer format
+    ├── ConditionFailedError     insert_only or if_seq did not hold; nothing was written
+    ├── ResourceExhaustedError   queue, memory, disk or files exhausted; reads still work
+    ├── UnavailableError         starting, draining, or stopped after an I/O error; retry later
+    ├── OutcomeUnknownError      the write may or may not be stored; read before repeating it
+    ├── DeadlineExceededError    the deadline passed; a TimeoutError
+    ├── CancelledError           the caller cancelled the call
     ├── DataLossError            stored bytes fail their checksum
-    ├── UnsupportedError         reserved, not built yet; a NotImplementedError
+    ├── UnsupportedError         reserved, not implemented; a NotImplementedError
     ├── InternalError            a defect of vecdb
-    └── MissingExtraError        not installed, says what to type; an ImportError
+    └── MissingExtraError        an extra is not installed; an ImportError
 
-Each class has a ``code``, the name of its gRPC status, and each error a ``reason`` for programs to
-compare: one of ``Reason`` (``Reason.DIM_MISMATCH``), or the code where it has none of its own.
-Messages are for people and may change.
-Foreign errors are translated where they arise: LMDB's in ``vecdb.engine.kv.environment``, gRPC's in
-``vecdb_client.translation``, ours to gRPC's in ``vecdb_server.translation``.
+Each class has a ``code``, the name of its gRPC status. Each error has a ``reason`` for programs to
+compare: one of ``Reason`` (``Reason.DIM_MISMATCH``), or the code if no reason applies. Messages are
+for people and may change.
+Foreign errors are translated in one place each: LMDB's in ``vecdb.engine.kv.lmdb_errors``, gRPC's
+in ``vecdb_client.translation``, vecdb's own to gRPC's in ``vecdb_server.translation``.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ __all__ = [
 
 
 class VecdbError(Exception):
-    """The root of the tree: catch it to catch all.
+    """The base class of all errors of vecdb.
 
     Attributes:
-        reason: one of ``Reason``, or ``code``; str, as a newer server may know others.
-        progress: after ``upsert_many`` failed, an ``IngestProgress`` of what was acknowledged; else
+        reason: one of ``Reason``, or ``code``. A str, since a newer server may send reasons that
+            this version does not have.
+        progress: if ``upsert_many`` failed, an ``IngestProgress`` of the acknowledged rows; else
             None.
     """
 
@@ -68,56 +69,56 @@ class VecdbError(Exception):
     def __str__(self) -> str:
         return self.message
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[VecdbError], tuple[str, str]]:
         return type(self), (self.message, self.reason)
 
 
 class InvalidArgumentError(VecdbError, ValueError):
-    """The request can't be right, whatever the state; nothing of it was written."""
+    """The request is invalid in every state; nothing was written."""
 
     code = "INVALID_ARGUMENT"
 
 
 class NotFoundError(VecdbError, KeyError):
-    """There is no collection of that name, or it was dropped under this handle; or there is no
-    folder, store or backup where one was expected."""
+    """The collection does not exist or was dropped while this handle was open; or a folder, a file,
+    a store or a backup does not exist."""
 
     code = "NOT_FOUND"
 
 
 class AlreadyExistsError(VecdbError):
-    """A collection of that name exists, or a folder that would have to be overwritten."""
+    """A collection of that name exists, or the path is taken and may not be overwritten."""
 
     code = "ALREADY_EXISTS"
 
 
 class FailedPreconditionError(VecdbError):
-    """The request is right but not in this state: a closed handle, a fork, a newer format."""
+    """The request is valid but not in this state: a closed handle, a fork, a newer format."""
 
     code = "FAILED_PRECONDITION"
 
 
 class ConditionFailedError(VecdbError):
-    """A write's ``insert_only`` or ``if_seq`` did not hold (CONDITION_EXISTS, CONDITION_CHANGED).
-    Nothing was written; who read before writing reads again."""
+    """The ``insert_only`` or ``if_seq`` of a write did not hold (CONDITION_EXISTS,
+    CONDITION_CHANGED). Nothing was written. A read-modify-write must read again."""
 
     code = "ABORTED"
 
 
 class ResourceExhaustedError(VecdbError):
-    """The queue, the memory or the disk is full. Nothing was written; reads go on."""
+    """The queue, the memory or the disk is full. Nothing was written; reads still work."""
 
     code = "RESOURCE_EXHAUSTED"
 
 
 class UnavailableError(VecdbError):
-    """Not now: starting, draining, or refusing writes after an I/O error. Nothing was written."""
+    """Starting, draining, or refusing writes after an I/O error. Nothing was written; retry."""
 
     code = "UNAVAILABLE"
 
 
 class OutcomeUnknownError(VecdbError):
-    """A write whose answer was lost: it is there whole or not at all."""
+    """The response to a write was lost. The write is stored as a whole or not at all."""
 
     code = "UNKNOWN"
 
@@ -129,7 +130,7 @@ class DeadlineExceededError(VecdbError, TimeoutError):
 
 
 class CancelledError(VecdbError):
-    """The call was cancelled by its caller."""
+    """The caller cancelled the call."""
 
     code = "CANCELLED"
 
@@ -141,19 +142,19 @@ class DataLossError(VecdbError):
 
 
 class UnsupportedError(VecdbError, NotImplementedError):
-    """The interface has a place for it, the code has not."""
+    """The interface reserves it; it is not implemented."""
 
     code = "UNIMPLEMENTED"
 
 
 class InternalError(VecdbError):
-    """A defect of vecdb itself; the server's log has the details."""
+    """A defect of vecdb; the server's log has the details."""
 
     code = "INTERNAL"
 
 
 class MissingExtraError(VecdbError, ImportError):
-    """A part of vecdb that is not installed here; the message is the command to type."""
+    """A part of vecdb is not installed; the message has the command that installs it."""
 
     code = "FAILED_PRECONDITION"
 
@@ -164,5 +165,5 @@ class MissingExtraError(VecdbError, ImportError):
         self.reason = str(Reason.MISSING_EXTRA)
         self._arguments = (what, extra)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[VecdbError], tuple[str, str]]:
         return type(self), self._arguments

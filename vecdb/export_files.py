@@ -1,19 +1,19 @@
-"""An export on disk: the file and the one beside it, which appear whole or not at all.
+"""An export on disk: the index file and its sidecar, which appear complete or not at all.
 
-``save_export`` is told how the bytes come and how pages of ids and metadata are read; so it writes
-what an embedded database or a server sends alike. Both files are written under other names, fsynced
-and renamed when the size and the SHA-256 of what was written are those that the sender knows. An
-older side file goes before that, and the new one comes last: cut short, an export may leave a file
-with nothing beside it, never one beside which another's ids lie.
+``save_export`` takes functions that return the bytes and the pages of ids and metadata, so an
+embedded database and a client share it. Both files are written under temporary names, fsynced, and
+renamed once the size and SHA-256 of the written bytes equal those of the sender. An old sidecar is
+removed before the rename, and the new one is renamed last: an interrupted export may leave an index
+file without a sidecar, but never one with the sidecar of another export.
 
-The side file ``FILE.meta.parquet``, or ``FILE.meta.jsonl`` where pyarrow is not installed, has an
-entry a row, in the order of the file's rows:
+The sidecar ``FILE.meta.parquet``, or ``FILE.meta.jsonl`` if pyarrow is not installed, has one entry
+per row, in the order of the file's rows:
 
     faiss_id   the row's number in the file
     id         its id, text
     metadata   its metadata as JSON text, null if it has none
 
-and a header, in which the index file's metric and graph parameters stand (``side_header.py``).
+and a header with the metric and the graph parameters of the index file (``side_header.py``).
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 __all__ = ["SIDE_PAGE_ROWS", "NewFile", "put_in_place", "save_export", "side_paths"]
 
 SIDE_PAGE_ROWS: Final = 10_000
-"""Rows of a page that ``next_page`` of ``save_export`` is to read."""
+"""Rows of a page that the ``next_page`` argument of ``save_export`` should return."""
 
 _SYNC_BYTES: Final = 64 * 1024**2
-"""Written bytes that the disk is asked to take up before the end."""
+"""Bytes between two background fsyncs, so that the last fsync has little left to write."""
 
 
 def side_paths(path: Path) -> tuple[Path, Path]:
-    """The names that the side file of an export may have: Parquet, JSON Lines."""
+    """Return the possible paths of the sidecar of an export: Parquet, JSON Lines."""
     return (
         path.with_name(f"{path.name}.meta.parquet"),
         path.with_name(f"{path.name}.meta.jsonl"),
@@ -59,50 +59,52 @@ def side_paths(path: Path) -> tuple[Path, Path]:
 
 
 class NewFile:
-    """A file that appears under its name when ``finish`` is called; a context manager.
+    """A file that appears under its name only when ``finish`` is called; a context manager.
 
     Attributes:
-        target: its place. path: where it is written until then, in the same folder.
-        overwrite: whether what is there is replaced. placed: whether it is in its place.
-        stream: open for writing bytes.
+        target: the final path.
+        path: the temporary path, in the same folder.
+        overwrite: True to replace an existing file.
+        placed: True once ``finish`` moved the file to ``target``.
+        stream: the temporary file, open for writing bytes.
 
     Raises:
-        AlreadyExistsError: PATH_TAKEN, and it is not to be overwritten.
+        AlreadyExistsError: PATH_TAKEN: the target exists and ``overwrite`` is False.
         NotFoundError: NO_FOLDER.
     """
 
     def __init__(self, target: Path, *, overwrite: bool) -> None:
         if not target.parent.is_dir():
             raise NotFoundError(
-                f"{target.parent}, where {target.name} should go, is no folder", Reason.NO_FOLDER
+                f"cannot write {target.name}: {target.parent} is not a folder", Reason.NO_FOLDER
             )
         self.target, self.overwrite, self.placed = target, overwrite, False
         _check_free(target, overwrite=overwrite)
-        # Short, as the longest name that a file may have leaves no room for more.
+        # Not derived from the target's name, which may already have the maximum length of a name.
         self.path = target.with_name(f".vecdb.partial-{uuid.uuid4().hex[:12]}")
         self.stream: IO[bytes] = open(self.path, "xb")  # noqa: SIM115  __exit__ closes it.
 
     def sync(self) -> None:
-        """What was written is on disk."""
+        """Flush, fsync and close the file."""
         self.stream.flush()
         os.fsync(self.stream.fileno())
         self.stream.close()
 
     def finish(self) -> None:
-        """Put it in its place, durably; ``sync`` comes first.
+        """Move the file to ``target`` and fsync the folder. Call ``sync`` first.
 
         Raises:
-            AlreadyExistsError: there is something by now, which is left as it is.
+            AlreadyExistsError: the target was created since; it is left unchanged.
         """
         if self.overwrite:
             os.replace(self.path, self.target)
         else:
             try:
-                os.link(self.path, self.target)  # Unlike a rename it replaces nothing.
+                os.link(self.path, self.target)  # Unlike rename, link never replaces a file.
             except FileExistsError:
                 raise _taken(self.target) from None
             except OSError:
-                # Not every file system has links.
+                # Some file systems do not support links.
                 if os.path.lexists(self.target):
                     raise _taken(self.target) from None
                 os.rename(self.path, self.target)
@@ -116,23 +118,24 @@ class NewFile:
 
     def __exit__(self, *exception: object) -> None:
         with contextlib.suppress(OSError):
-            self.stream.close()  # What a full disk has no room for is not wanted either.
+            self.stream.close()  # May fail on a full disk; the file is removed anyway.
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
 
 
 def put_in_place(file: NewFile, beside: Sequence[NewFile], stale: Sequence[Path] = ()) -> None:
-    """Put files that belong together in their places; all of them are synced.
+    """Move a file and its sidecars to their final paths; all of them are synced.
 
-    Whenever this is cut short, no file lies beside one that it does not belong to.
+    If this is interrupted, no sidecar is left next to a file that it does not belong to.
 
     Args:
-        beside: what is only right beside ``file``.
-        stale: what lay beside an earlier one and would be taken for this one's; removed only where
-            files may be overwritten.
+        file: the main file.
+        beside: sidecars that are valid only with ``file``.
+        stale: paths of sidecars of an older file that would be taken for sidecars of this one.
+            Removed only if ``file`` may be overwritten.
 
     Raises:
-        AlreadyExistsError: there is something by now; none of the files is in its place.
+        AlreadyExistsError: a target was created since; none of the files is moved.
     """
     if file.overwrite:
         for path in (*(each.target for each in beside), *stale):
@@ -159,7 +162,7 @@ def _sync_folder(folder: Path) -> None:
 def _check_free(target: Path, *, overwrite: bool) -> None:
     if target.is_dir():
         raise AlreadyExistsError(
-            f"{target} is a folder; give the name of a file", Reason.PATH_TAKEN
+            f"{target} is a folder, expected the path of a file", Reason.PATH_TAKEN
         )
     if not overwrite and os.path.lexists(target):
         raise _taken(target)
@@ -167,7 +170,7 @@ def _check_free(target: Path, *, overwrite: bool) -> None:
 
 def _taken(target: Path) -> AlreadyExistsError:
     return AlreadyExistsError(
-        f"{target} is there already; give another name, or overwrite=True (--overwrite)",
+        f"{target} already exists; give another name, or overwrite=True (--overwrite)",
         Reason.PATH_TAKEN,
     )
 
@@ -180,18 +183,21 @@ def save_export(
     *,
     overwrite: bool,
 ) -> ExportReport:
-    """Write an export and its side file.
+    """Write an export and its sidecar.
 
     Args:
-        begin: starts the export: its bytes, then what is known of them. It is closed at the end.
-        next_page: a page of a scroll, without vectors, of ``SIDE_PAGE_ROWS`` rows.
-        end_scroll: ends one that is not read to its end.
+        path: the index file.
+        begin: starts the export; returns a generator of its bytes and, last, its trailer. The
+            generator is closed at the end.
+        next_page: returns a page of a scroll, without vectors, of ``SIDE_PAGE_ROWS`` rows.
+        end_scroll: ends a scroll before its last page.
+        overwrite: True to replace existing files.
 
     Raises:
-        AlreadyExistsError: PATH_TAKEN: one of the two files is there.
-        NotFoundError: NO_FOLDER: there is no folder for them.
-        DataLossError: what came is not what was sent.
-        ResourceExhaustedError: the disk is full. Nothing is left of the export.
+        AlreadyExistsError: PATH_TAKEN: one of the two files exists.
+        NotFoundError: NO_FOLDER: the folder does not exist.
+        DataLossError: EXPORT_CUT or EXPORT_DAMAGED: the received bytes differ from those sent.
+        ResourceExhaustedError: the disk is full; the partial files are removed.
     """
     target = checks.check_local_path(path).absolute()
     began = time.monotonic()
@@ -207,11 +213,13 @@ def save_export(
         end, size, sha256 = _receive(stack.enter_context(contextlib.closing(begin())), file, disk)
         try:
             _check_whole(end, size, sha256)
-            syncing = disk.submit(file.sync)  # While pages keep the scroll's lease.
+            # A long fsync must not outlast the scroll's lease, which each page renews: do both at
+            # the same time.
+            syncing = disk.submit(file.sync)
             _write_side(side, end, next_page, with_arrow=with_arrow)
             syncing.result()
         except BaseException:
-            with contextlib.suppress(VecdbError):  # Its lease ends by itself.
+            with contextlib.suppress(VecdbError):  # Its lease expires anyway.
                 end_scroll(end.token)
             raise
         put_in_place(file, [side], [other])
@@ -229,10 +237,10 @@ def save_export(
 
 
 def _check_nothing_beside(target: Path, side: Path, *, overwrite: bool) -> None:
-    """An import would take it for what belongs to the file."""
+    """Reject an existing sidecar, since an import would take it for the sidecar of the target."""
     if side.is_dir() or (not overwrite and os.path.lexists(side)):
         raise AlreadyExistsError(
-            f"{side} is in the way, as it would be taken for what belongs to {target.name}: "
+            f"{side} already exists and would be read as the sidecar of {target.name}: "
             "remove it, give another name, or overwrite=True (--overwrite)",
             Reason.PATH_TAKEN,
         )
@@ -241,8 +249,8 @@ def _check_nothing_beside(target: Path, side: Path, *, overwrite: bool) -> None:
 def _receive(
     pieces: Iterator[bytes | ExportEnd], file: NewFile, disk: Executor
 ) -> tuple[ExportEnd, int, str]:
-    """Write the bytes down; what is said of them at the end, and how many they are and their
-    SHA-256. The disk takes them up meanwhile."""
+    """Write the bytes to the file, with fsyncs in the background. Return the trailer, the number of
+    bytes written, and their SHA-256."""
     size, digest, unsynced = 0, hashlib.sha256(), 0
     syncing: Future[None] = disk.submit(lambda: None)
     for piece in pieces:
@@ -253,7 +261,7 @@ def _receive(
         digest.update(piece)
         file.stream.write(piece)
         if unsynced >= _SYNC_BYTES and syncing.done():
-            syncing.result()  # An error is told once: a later sync would not see it.
+            syncing.result()  # The system reports an error once: a later fsync would not raise it.
             syncing, unsynced = disk.submit(os.fdatasync, file.stream.fileno()), 0
     raise DataLossError(f"the export ended after {size} bytes, before its end", Reason.EXPORT_CUT)
 
@@ -281,20 +289,20 @@ def _write_side(
             rows += count
     if rows != end.rows:
         raise DataLossError(
-            f"expected {end.rows} rows beside the export, got {rows}", Reason.EXPORT_CUT
+            f"expected {end.rows} rows in the sidecar, got {rows}", Reason.EXPORT_CUT
         )
     file.sync()
 
 
 class _SideFile(ABC):
-    """A side file under way; a context manager."""
+    """A sidecar being written; a context manager."""
 
     @abstractmethod
     def __init__(self, file: NewFile, header: SideHeader | None) -> None: ...
 
     @abstractmethod
     def add(self, numbers: list[int], records: Records) -> None:
-        """Some more rows."""
+        """Append rows."""
 
     def __enter__(self) -> Self:
         return self
@@ -304,23 +312,23 @@ class _SideFile(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Write what comes at the end."""
+        """Write the end of the file."""
 
 
 class _LinesSide(_SideFile):
     def __init__(self, file: NewFile, header: SideHeader | None) -> None:
         self._file = file
-        self._to_come: dict[str, Any] = {} if header is None else {KEY: header.as_json()}
+        self._pending: dict[str, Any] = {} if header is None else {KEY: header.as_json()}
 
     def add(self, numbers: list[int], records: Records) -> None:
         for number, name, raw in zip(numbers, records.ids, records.raw_metadata, strict=True):
             entry = {"faiss_id": number, "id": name, "metadata": raw.decode() if raw else None}
-            self._file.stream.write(f"{json.dumps(entry | self._to_come)}\n".encode())
-            self._to_come = {}
+            self._file.stream.write(f"{json.dumps(entry | self._pending)}\n".encode())
+            self._pending = {}
 
     def close(self) -> None:
-        if self._to_come:
-            self._file.stream.write(f"{json.dumps(self._to_come)}\n".encode())
+        if self._pending:
+            self._file.stream.write(f"{json.dumps(self._pending)}\n".encode())
 
 
 class _ParquetSide(_SideFile):

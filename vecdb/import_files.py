@@ -1,8 +1,8 @@
-"""The files of an import as its caller has them, for an embedded database and a client alike.
+"""The files of an import on the caller's machine, for an embedded database and a client alike.
 
-Beside an index file may lie another with the ids and metadata of its rows (``export_files.py``
-writes one): ``FILE.meta.parquet`` or ``FILE.meta.jsonl``. Imports read JSON Lines alone, so a
-Parquet table is copied into a temporary file of lines, some rows at a time.
+An index file may have a sidecar with the ids and metadata of its rows (``export_files.py`` writes
+one): ``FILE.meta.parquet`` or ``FILE.meta.jsonl``. Imports read JSON Lines only, so a Parquet
+table is converted to a temporary file of JSON Lines, some rows at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from vecdb import checks, json_objects
 from vecdb.errors import InvalidArgumentError, MissingExtraError, NotFoundError
@@ -29,11 +29,11 @@ _FIELDS: Final = ("faiss_id", "id", "metadata")
 
 
 class SideFile(NamedTuple):
-    """JSON Lines with ids and metadata.
+    """A sidecar: JSON Lines with ids and metadata.
 
     Attributes:
-        path: where they can be read.
-        called: what messages call the file: the one that the caller knows.
+        path: the file to read.
+        called: the name of the file in messages: the one that the caller gave.
     """
 
     path: Path
@@ -44,38 +44,38 @@ class SideFile(NamedTuple):
 
 
 def open_regular(path: Path, called: str) -> int:
-    """The descriptor of a regular file, open for reading.
+    """Open a regular file for reading and return its descriptor.
 
     Args:
-        called: what messages call it.
+        called: the name of the file in messages.
 
     Raises:
         NotFoundError: NO_FILE.
         InvalidArgumentError: BAD_FILE: a folder, a pipe, a device.
     """
     try:
-        # Opening a pipe would wait for somebody who writes to it.
+        # Without O_NONBLOCK, opening a pipe would block until another process opens it to write.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"there is no file {called}", Reason.NO_FILE) from None
+        raise NotFoundError(f"file {called} does not exist", Reason.NO_FILE) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InvalidArgumentError(f"{called} is no regular file", Reason.BAD_FILE)
+        raise InvalidArgumentError(f"{called} is not a regular file", Reason.BAD_FILE)
     return descriptor
 
 
 @contextlib.contextmanager
-def side_lines(path: Path, meta: Any) -> Iterator[SideFile | None]:
-    """The file beside an index file, None without one.
+def side_lines(path: Path, meta: object) -> Iterator[SideFile | None]:
+    """Yield the sidecar of an index file, or None if it has none.
 
     Args:
         path: the index file.
-        meta: a path; None for what lies beside the index file, False for nothing.
+        meta: path of the sidecar; None for the one beside the index file, False for none.
 
     Raises:
-        NotFoundError: NO_FILE: the file that was asked for is not there.
-        InvalidArgumentError: BAD_META: the Parquet table can't be read. BAD_PATH.
-        MissingExtraError: it is Parquet, and pyarrow is not installed.
+        NotFoundError: NO_FILE: the file given as ``meta`` does not exist.
+        InvalidArgumentError: BAD_META: the Parquet table cannot be read. BAD_PATH.
+        MissingExtraError: the sidecar is Parquet and pyarrow is not installed.
     """
     chosen = _chosen(path, meta)
     if chosen is None or chosen.suffix != ".parquet":
@@ -87,14 +87,14 @@ def side_lines(path: Path, meta: Any) -> Iterator[SideFile | None]:
         yield SideFile(lines, str(chosen))
 
 
-def _chosen(path: Path, meta: Any) -> Path | None:
+def _chosen(path: Path, meta: object) -> Path | None:
     if meta is False:
         return None
     if meta is None:
         return next((each for each in side_paths(path) if each.exists()), None)
     chosen = checks.check_local_path(meta)
     if not chosen.is_file():
-        raise NotFoundError(f"there is no file {chosen}", Reason.NO_FILE)
+        raise NotFoundError(f"file {chosen} does not exist", Reason.NO_FILE)
     return chosen
 
 
@@ -107,21 +107,21 @@ def _copy_table(table: Path, lines: Path) -> None:
         with parquet.ParquetFile(table) as source, lines.open("w") as out:
             absent = [name for name in _FIELDS if name not in source.schema_arrow.names]
             if absent:
-                raise ValueError(f"it has no column {absent[0]}")
+                raise ValueError(f"no column {absent[0]}")
             header = (source.schema_arrow.metadata or {}).get(KEY.encode())
-            to_come = {} if header is None else {KEY: json_objects.decode(header)}
+            pending = {} if header is None else {KEY: json_objects.decode(header)}
             for batch in source.iter_batches(_PARQUET_ROWS, columns=list(_FIELDS)):
                 for row in batch.to_pylist():
-                    out.write(json.dumps(row | to_come) + "\n")
-                    to_come = {}
-            if to_come:
-                out.write(json.dumps(to_come) + "\n")
+                    out.write(json.dumps(row | pending) + "\n")
+                    pending = {}
+            if pending:
+                out.write(json.dumps(pending) + "\n")
     except FileNotFoundError:
-        raise NotFoundError(f"there is no file {table}", Reason.NO_FILE) from None
+        raise NotFoundError(f"file {table} does not exist", Reason.NO_FILE) from None
     except (ArrowException, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # The disk's. Arrow raises one without a number for what it can't decode.
+            raise  # From the disk. If Arrow cannot decode, it raises OSError without an errno.
         wanted = ", ".join(_FIELDS)
         raise InvalidArgumentError(
-            f"{table}: no readable Parquet table of {wanted}: {error}", Reason.BAD_META
+            f"{table}: expected a Parquet table with columns {wanted}: {error}", Reason.BAD_META
         ) from None

@@ -1,18 +1,19 @@
-"""JSON objects that come back as they went in, or are refused with the place of what would not.
+"""Lossless JSON: encode and decode objects, and reject any value that would not round-trip.
 
-``encode`` makes the UTF-8 text of a dict, ``decode`` reads a text that was not made here. Both
-refuse, naming the path as in ``a.b[2]``:
+``encode`` returns the UTF-8 text of a dict, ``decode`` reads a text from outside. Both reject, with
+the path of the value as in ``a.b[2]``:
 
     NaN, infinity, and numbers too large for a float, such as 1e999
     integers with more digits than Python converts (``sys.get_int_max_str_digits``)
-    lone surrogates, in strings and in keys: they have no UTF-8
-    two entries of an object with one key
-    keys that are no str (``json`` writes 1, True and None as "1", "true" and "null", where they may
-        meet a key of that text), and values of a type that JSON has no word for
+    lone surrogates, in strings and in keys: UTF-8 cannot encode them
+    duplicate keys of an object
+    keys that are not str (``json`` writes 1, True and None as "1", "true" and "null", which may
+        collide with a key of that text), and values of a type that JSON does not have
 
-What comes back equal is taken: subclasses of str, int and float (enumerations, numpy's float64) as
-what they are subclasses of, tuples as lists, integers of any size, -0.0. A text with more digits
-than a float holds is not refused: it is stored as it is, and rounded by whoever reads it.
+Values that compare equal after the round trip are accepted: subclasses of str, int and float
+(enumerations, numpy's float64) as their base class, tuples as lists, integers of any size, -0.0.
+A number with more digits than a float holds is accepted: the text is stored unchanged, and readers
+round it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from vecdb import limits
 
-__all__ = ["NotJsonError", "check_comes_back", "decode", "encode"]
+__all__ = ["NotJsonError", "check_comes_back", "decode", "decode_metadata", "encode"]
 
 _PLAIN: Final = {str, int, float, bool, type(None)}
 _KEYS: Final = {str}
@@ -36,42 +37,43 @@ _SHOWN_MAX: Final = 40
 _PATH_MAX: Final = 200
 
 _DEPTH_MAX: Final = limits.METADATA_DEPTH.maximum + 1
-"""Of objects and lists that are looked at; one more for a line that has the metadata in it."""
+"""Levels of objects and lists that are searched; one more than of metadata, for a line of JSON
+Lines that contains the metadata."""
 
 
 class NotJsonError(ValueError):
-    """What would not come back as it is; the message begins with its place."""
+    """A value does not round-trip; the message begins with its path."""
 
 
-def encode(entry: dict[Any, Any]) -> bytes:
-    """The text of an object; ``check_comes_back`` is to follow once its depth is known.
+def encode(entry: dict[object, object]) -> bytes:
+    """Return the text of an object. Call ``check_comes_back`` next, once its depth is known.
 
     Raises:
-        NotJsonError: it can't be written.
-        RecursionError: it is nested too deep for that.
+        NotJsonError: the object cannot be encoded.
+        RecursionError: the object is nested too deep to be encoded.
     """
     try:
         return _ENCODER.encode(entry).encode()
     except (TypeError, ValueError) as error:
-        # What json says of it does not say where.
+        # The message of json does not contain the path.
         raise NotJsonError(next(_losses(entry, "", ()), str(error))) from None
 
 
-def check_comes_back(entry: dict[Any, Any]) -> None:
-    """Check that reading what ``encode`` wrote gives the same again.
+def check_comes_back(entry: dict[object, object]) -> None:
+    """Check that decoding the text of ``encode`` returns an equal object.
 
     Raises:
-        NotJsonError: it does not.
+        NotJsonError: it would not.
     """
     if _is_plain(entry):
-        return  # What is left is what the encoder has refused.
+        return  # Of plain types only; the encoder has already rejected the bad values among them.
     loss = next(_losses(entry, "", ()), None)
     if loss is not None:
         raise NotJsonError(loss)
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether all of an object or list is of the types that JSON has; nearly always, and fast."""
+def _is_plain(value: object) -> bool:
+    """Return whether all values are of exact JSON types: the common case, checked fast."""
     if type(value) is dict:
         if not _KEYS.issuperset(map(type, value)):
             return False
@@ -86,15 +88,15 @@ def _is_plain(value: Any) -> bool:
 
 
 def decode(text: bytes) -> Any:
-    """The value of a text in UTF-8.
+    """Return the value of a text in UTF-8.
 
     Raises:
-        NotJsonError: it is no JSON, or some of it would be lost.
-        RecursionError: it is nested too deep to be read.
+        NotJsonError: the text is not JSON, or a value in it would not round-trip.
+        RecursionError: the text is nested too deep to be decoded.
     """
     try:
         decoded = text.decode()
-        # Only an escape can stand for half a character.
+        # Valid UTF-8 contains no surrogates; only an escape can produce one.
         if not (b"\\u" in text and b"\\ud" in text.lower()):
             with contextlib.suppress(_LossError):
                 return _DECODER.decode(decoded)
@@ -109,68 +111,80 @@ def decode(text: bytes) -> Any:
     return json.loads(decoded)
 
 
+def decode_metadata(raw: Sequence[bytes] | None, count: int) -> list[dict[str, Any]]:
+    """Decode stored metadata to dicts; None for ``raw`` gives ``count`` empty ones."""
+    if raw is None:
+        return [{} for _ in range(count)]
+    return [json.loads(text) if text else {} for text in raw]
+
+
 class _LossError(Exception):
-    """Something would be lost; a second look finds out where."""
+    """A value would not round-trip; the explaining decoder then finds its path."""
 
 
 class _BadNumber(str):
-    """The text of a number that is none here."""
+    """The text of a number that Python cannot represent."""
 
     __slots__ = ()
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """The entries of an object, also those that have one key."""
+    """The entries of an object, including duplicate keys."""
 
 
-def _losses(value: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
-    """What would not come back, with its place, in the order of the text. What lies deeper than it
-    may is left out, as it is refused anyway.
+def _losses(value: object, path: str, above: tuple[int, ...]) -> Iterator[str]:
+    """Yield a message for each value that would not round-trip, in the order of the text. Values
+    below the maximum depth are skipped, since they are rejected anyway.
 
     Args:
-        above: id of each object and list that this is in.
+        above: ``id()`` of each enclosing object and list, to detect cycles.
     """
     if isinstance(value, _BadNumber):
-        yield _said(path, f"{_shown(value)} is a number that does not come back")
+        yield _at(path, f"{_shown(value)} is a number that does not round-trip")
     elif isinstance(value, str):
         if found := _SURROGATE.search(value):
-            yield _said(path, f"lone surrogate U+{ord(found[0]):04X} at character {found.start()}")
+            yield _at(path, f"lone surrogate U+{ord(found[0]):04X} at character {found.start()}")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            yield _said(path, f"expected a finite number, got {value}")
+            yield _at(path, f"expected a finite number, got {value}")
     elif isinstance(value, dict | list | tuple):
         if id(value) in above:
-            yield _said(path, f"the {type(value).__name__} contains itself")
+            yield _at(path, f"the {type(value).__name__} contains itself")
         elif len(above) < _DEPTH_MAX:
-            look = _losses_in_object if isinstance(value, _Pairs | dict) else _losses_in_list
-            yield from look(value, path, (*above, id(value)))
+            within = (*above, id(value))
+            if isinstance(value, _Pairs | dict):
+                yield from _losses_in_object(value, path, within)
+            else:
+                yield from _losses_in_list(value, path, within)
     elif isinstance(value, int):
         try:
             json.dumps(value)
         except ValueError as error:
-            yield _said(path, str(error))
+            yield _at(path, str(error))
     elif value is not None:
-        yield _said(path, f"{type(value).__name__} is no type of JSON")
+        yield _at(path, f"{type(value).__name__} is not a JSON type")
 
 
-def _losses_in_list(entries: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
+def _losses_in_list(entries: Iterable[object], path: str, above: tuple[int, ...]) -> Iterator[str]:
     for position, each in enumerate(entries):
         yield from _losses(each, f"{path}[{position}]", above)
 
 
-def _losses_in_object(entries: Any, path: str, above: tuple[int, ...]) -> Iterator[str]:
+def _losses_in_object(
+    entries: _Pairs | dict[object, object], path: str, above: tuple[int, ...]
+) -> Iterator[str]:
     seen: set[str] = set()
     for key, value in entries if isinstance(entries, _Pairs) else entries.items():
         if not isinstance(key, str):
             shown = f" {_shown(key)}" if isinstance(key, _SHOWN_KEYS) else ""
-            yield _said(path, f"expected keys that are str, got {type(key).__name__}{shown}")
+            yield _at(path, f"expected keys that are str, got {type(key).__name__}{shown}")
             continue
         if found := _SURROGATE.search(key):
             where = f"at character {found.start()}"
-            yield _said(path, f"key {_shown(key)} has a lone surrogate {where}")
-        text = str.__str__(key)  # Not what an enumeration calls it.
+            yield _at(path, f"key {_shown(key)} has a lone surrogate {where}")
+        text = str.__str__(key)  # The text itself, also of a member of an enumeration.
         if text in seen:
-            yield _said(path, f"key {_shown(text)} stands twice")
+            yield _at(path, f"duplicate key {_shown(text)}")
         seen.add(text)
         yield from _losses(value, _joined(path, text), above)
 
@@ -181,13 +195,13 @@ def _joined(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _said(path: str, what: str) -> str:
+def _at(path: str, what: str) -> str:
     if len(path) > _PATH_MAX:
         path = f"...{path[3 - _PATH_MAX :]}"
     return f"at {path}: {what}" if path else what
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     try:
         text = repr(str.__str__(value) if isinstance(value, str) else value)
     except ValueError:  # An integer with too many digits.
@@ -221,7 +235,7 @@ def _integer(text: str) -> int:
         raise _LossError from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise _LossError
@@ -232,7 +246,7 @@ def _refuse(name: str) -> None:
     raise _LossError
 
 
-# Made once: the functions of json make one anew at each call with options.
+# Created once: json.dumps and json.loads create an object at each call with options.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=_finite, parse_int=_integer, parse_constant=_refuse

@@ -1,6 +1,6 @@
-"""Metadata at the border: a JSON object a row, within the limits, or none.
+"""Validation of metadata: one JSON object per row, within the limits, or none.
 
-Part of ``vecdb.checks``, by whose name the rest of vecdb calls these.
+Part of ``vecdb.checks``, which re-exports these functions; the rest of vecdb imports them there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from vecdb.row_names import UNNAMED, RowNames
 __all__ = ["check_metadata", "check_raw_metadata", "check_same_count"]
 
 
-def check_metadata(metadata: Any, count: int, names: RowNames = UNNAMED) -> list[bytes] | None:
-    """Metadata as UTF-8 JSON, one a row, empty for none; None if no row has any."""
+def check_metadata(metadata: object, count: int, names: RowNames = UNNAMED) -> list[bytes] | None:
+    """Return metadata as UTF-8 JSON, one per row, empty for none; None if no row has any."""
     if metadata is None:
         return None
     if isinstance(metadata, dict | str | bytes) or not isinstance(metadata, Sequence):
@@ -30,11 +30,11 @@ def check_metadata(metadata: Any, count: int, names: RowNames = UNNAMED) -> list
     return [_encoded(entry, row, names) for row, entry in enumerate(metadata)]
 
 
-def _encoded(entry: Any, row: int, names: RowNames) -> bytes:
+def _encoded(entry: object, row: int, names: RowNames) -> bytes:
     if entry is None or (isinstance(entry, dict) and not entry):
         return b""
     if not isinstance(entry, dict):
-        raise _no_object(entry, names.of(row))
+        raise _not_object(entry, names.of(row))
     try:
         raw = json_objects.encode(entry)
         _check_metadata_size(raw, row, names)
@@ -50,7 +50,7 @@ def _encoded(entry: Any, row: int, names: RowNames) -> bytes:
     return raw
 
 
-def _no_object(entry: Any, where: str) -> InvalidArgumentError:
+def _not_object(entry: object, where: str) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"metadata: {where} must be a JSON object, got {type(entry).__name__}", Reason.BAD_METADATA
     )
@@ -59,9 +59,9 @@ def _no_object(entry: Any, where: str) -> InvalidArgumentError:
 def check_raw_metadata(
     raw: Sequence[bytes], count: int, names: RowNames = UNNAMED
 ) -> list[bytes] | None:
-    """Metadata that comes as JSON bytes: each an object within the limits, or empty for none.
+    """Check metadata given as JSON text: each an object within the limits, or empty for none.
 
-    What is stored is the text itself, so that numbers keep the digits that they were given with.
+    The text is stored unchanged, so that numbers keep their digits.
     """
     if not raw:
         return None
@@ -79,14 +79,14 @@ def check_raw_metadata(
                 f"metadata: {names.of(row)} is not JSON: {error}", Reason.BAD_METADATA
             ) from None
         if not isinstance(entry, dict):
-            raise _no_object(entry, names.of(row))
+            raise _not_object(entry, names.of(row))
         _check_brackets(text, entry, row, names)
         out.append(bytes(text))
     return out
 
 
-def _check_brackets(raw: bytes, entry: Any, row: int, names: RowNames) -> None:
-    """The depth, which only needs a look where there are brackets enough for it."""
+def _check_brackets(raw: bytes, entry: object, row: int, names: RowNames) -> None:
+    """Check the depth, but only if the text has enough brackets to exceed the limit."""
     if raw.count(b"{") + raw.count(b"[") > limits.METADATA_DEPTH.maximum:
         _check_depth(entry, row, names)
 
@@ -100,9 +100,10 @@ def _check_metadata_size(raw: bytes, row: int, names: RowNames) -> None:
         )
 
 
-def _check_depth(entry: Any, row: int, names: RowNames) -> None:
-    """Objects and lists within each other; walked without recursion, as the input is untrusted."""
-    layer, depth = [entry], 0
+def _check_depth(entry: object, row: int, names: RowNames) -> None:
+    """Check the nesting of objects and lists, without recursion, since the input is untrusted."""
+    layer: list[Any] = [entry]
+    depth = 0
     while layer:
         depth += 1
         if depth > limits.METADATA_DEPTH.maximum:
@@ -119,9 +120,9 @@ def _check_depth(entry: Any, row: int, names: RowNames) -> None:
 
 
 def check_same_count(what: str, got: int, expected: int) -> None:
-    """As many entries as there are ids."""
+    """Check that there is one entry per id."""
     if got != expected:
         raise InvalidArgumentError(
-            f"{what}: expected {expected} rows, got {got}; one belongs to each of the ids",
+            f"{what}: expected {expected} rows, got {got}; there must be one per id",
             Reason.COUNT_MISMATCH,
         )

@@ -1,4 +1,4 @@
-"""The system's errors with files as ours, for the engine's files and for those of a client."""
+"""Translation of OSError to the errors of vecdb, for the engine's files and those of a client."""
 
 from __future__ import annotations
 
@@ -21,18 +21,28 @@ __all__ = ["os_errors_translated"]
 
 @contextlib.contextmanager
 def os_errors_translated(what: str, *, missing: bool = False) -> Iterator[None]:
-    """The system's errors with files as ours. That something is not there passes, where callers
-    know better, or is NO_FOLDER if ``missing``."""
+    """Translate OSError raised in the block to errors of vecdb.
+
+    Args:
+        what: prefix of the message.
+        missing: translate FileNotFoundError and NotADirectoryError to NO_FOLDER. Without it they
+            pass unchanged, for callers that handle them.
+
+    Raises:
+        NotFoundError: NO_FOLDER, if ``missing``.
+        ResourceExhaustedError: DISK_FULL, FILES, OUT_OF_MEMORY.
+        FailedPreconditionError: PERMISSION.
+        InvalidArgumentError: BAD_PATH.
+        UnavailableError: IO_ERROR, any other OSError.
+    """
     try:
         yield
     except VecdbError:
-        raise  # A DeadlineExceededError is a TimeoutError, and so one of the system's too.
+        raise  # DeadlineExceededError is a TimeoutError and so an OSError: keep it as it is.
     except (FileNotFoundError, NotADirectoryError) as error:
         if not missing:
             raise
-        raise NotFoundError(
-            f"there is no such folder ({what}: {error})", Reason.NO_FOLDER
-        ) from error
+        raise NotFoundError(f"folder does not exist ({what}: {error})", Reason.NO_FOLDER) from error
     except OSError as error:
         text = f"{what}: {error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -42,7 +52,9 @@ def os_errors_translated(what: str, *, missing: bool = False) -> Iterator[None]:
         if error.errno == errno.ENOMEM:
             raise ResourceExhaustedError(f"out of memory ({text})", Reason.OUT_OF_MEMORY) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise FailedPreconditionError(f"not allowed ({text})", Reason.PERMISSION) from error
+            raise FailedPreconditionError(
+                f"permission denied ({text})", Reason.PERMISSION
+            ) from error
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise InvalidArgumentError(f"this is no path: {text}", Reason.BAD_PATH) from error
+            raise InvalidArgumentError(f"invalid path ({text})", Reason.BAD_PATH) from error
         raise UnavailableError(f"I/O error ({text})", Reason.IO_ERROR) from error

@@ -1,7 +1,7 @@
 """The reasons of errors: ``VecdbError.reason`` is one of these, or the error's ``code``.
 
-docs/errors.md says what each means and what to do. Constants are never renamed or used again, as
-programs compare them.
+docs/errors.md gives the meaning of each and what to do. Programs compare the constants, so they are
+never renamed or reused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["Reason"]
 
 
 class Reason(str, Enum):
-    """What went wrong, for programs; each constant is its own text."""
+    """Machine-readable causes of errors; the value of each constant equals its name."""
 
     def __str__(self) -> str:
         return str(self.value)
@@ -147,3 +147,6 @@ class Reason(str, Enum):
     VECTOR_MISSING = "VECTOR_MISSING"
     WRITER = "WRITER"
     ZERO_VECTOR = "ZERO_VECTOR"
+
+    def __str__(self) -> str:
+        return self.value

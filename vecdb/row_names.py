@@ -1,7 +1,7 @@
-"""How error messages call the rows of an input, and show values that may be anything.
+"""Names of rows, and representations of arbitrary values, in error messages.
 
-A batch that was cut from a larger input is called by the rows of that input: ``RowNames(2000,
-ids)`` names the row at position 500 of the batch ``row 2500 (id 'x')``.
+The rows of a batch that was cut from a larger input are named by their position in that input:
+``RowNames(2000, ids)`` names the row at position 500 of the batch ``row 2500 (id 'x')``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 __all__ = ["UNNAMED", "RowNames", "shown"]
 
@@ -22,15 +22,15 @@ class RowNames(NamedTuple):
     """Names of the rows of a batch.
 
     Attributes:
-        first: position of its first row in the whole input.
-        ids: of its rows; none if they have none or they are not known.
+        first: position of the batch's first row in the whole input.
+        ids: ids of the rows; empty if they have none or they are not known.
     """
 
     first: int = 0
     ids: Sequence[str] = ()
 
     def of(self, row: int) -> str:
-        """The name of a row, by its position in the batch."""
+        """Return the name of the row at a position in the batch."""
         suffix = f" (id {shown(self.ids[row])})" if row < len(self.ids) else ""
         return f"row {self.first + row}{suffix}"
 
@@ -38,11 +38,11 @@ class RowNames(NamedTuple):
 UNNAMED: Final = RowNames()
 
 
-def shown(value: Any) -> str:
-    """A value for a message: short, in one line, whatever its ``repr`` does."""
+def shown(value: object) -> str:
+    """Return a short, one-line representation of any value, even if its ``repr`` fails."""
     try:
         text = _SHORT.repr(value)
-    except Exception:  # It is a caller's object, or an int with more digits than Python writes.
+    except Exception:  # A caller's object, or an int with more digits than Python converts.
         if isinstance(value, int):
             return f"an integer of about {round(value.bit_length() * math.log10(2))} digits"
         return f"a value of type {type(value).__name__}"

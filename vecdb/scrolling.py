@@ -1,8 +1,8 @@
-"""The iterator of ``scroll``: pages one after the other, embedded and remote alike.
+"""The iterator of ``scroll``, embedded and remote alike.
 
-It knows only how a page is fetched for a token and how a scroll is ended. ``fetch`` begins to fetch
-a page and gives back a function that waits for it, so that a client has the next page on its way
-while its caller works on the present one.
+It needs two functions: one that fetches the page of a token, one that ends the scroll. ``fetch``
+starts to fetch a page and returns a function that waits for it, so that a client can fetch the next
+page while its caller processes the current one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ["Scroll"]
 
 
 class Scroll:
-    """All rows of a collection as they were at one seq, in pages; made by ``Collection.scroll``.
+    """All rows of a collection at one seq, in pages; returned by ``Collection.scroll``.
 
-    An iterator and a context manager, for one thread at a time. It ends with the last page, with an
-    error, or with ``close``; one that is let go before that is ended in the background.
+    An iterator and a context manager; not thread-safe. It ends with the last page, with an error,
+    or with ``close``. If it is garbage-collected earlier, a background thread ends it.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Scroll:
         end: Callable[[str], None],
     ) -> None:
         self._fetch, self._end = fetch, end
-        self._coming: Callable[[], ScrollPage] | None = None
+        self._pending: Callable[[], ScrollPage] | None = None
         self._token: str | None = None
         self._finished = False
 
@@ -39,30 +39,31 @@ class Scroll:
         return self
 
     def __next__(self) -> Records:
-        """The next page; never an empty one.
+        """Return the next page; it is never empty.
 
         Raises:
-            FailedPreconditionError: PIN_EXPIRED: the last page was asked for too long ago.
+            FailedPreconditionError: PIN_EXPIRED: the lease expired, since too much time passed
+                after the last page (``limits.LEASE_S``).
         """
         while not self._finished:
             try:
-                page = (self._coming or self._fetch(None))()
+                page = (self._pending or self._fetch(None))()
             except BaseException:
                 with contextlib.suppress(VecdbError):
                     self.close()
                 raise
-            self._token, self._coming = page.next_token, None
+            self._token, self._pending = page.next_token, None
             if page.next_token is None:
                 self._finished = True
             else:
-                self._coming = self._fetch(page.next_token)
+                self._pending = self._fetch(page.next_token)
             if len(page.records):
                 return page.records
         raise StopIteration
 
     def close(self) -> None:
-        """End it: what it holds may be purged. Closing twice is fine."""
-        self._finished, self._coming = True, None
+        """End the scroll and its lease, so that rows it kept can be purged. Idempotent."""
+        self._finished, self._pending = True, None
         token, self._token = self._token, None
         if token is not None:
             self._end(token)
@@ -76,13 +77,13 @@ class Scroll:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(VecdbError):  # Its lease ends by itself.
+        with contextlib.suppress(VecdbError):  # Its lease expires anyway.
             self.close()
 
     def __del__(self) -> None:
-        # Objects are let go at any point of any thread, also inside a write transaction, where
-        # beginning another would wait for itself: so it is done in a thread of its own, started
-        # without the locks that a threading.Thread takes.
+        # Python may call this at any point of any thread, also inside a write transaction, where
+        # beginning another one would deadlock. So another thread ends the scroll. It is started
+        # through _thread, since starting a threading.Thread takes locks.
         if self._token is not None:
             with contextlib.suppress(RuntimeError):
                 _thread.start_new_thread(_end_quietly, (self._end, self._token))

@@ -1,25 +1,25 @@
-"""What the file beside an index says of the collection that went out: the header of a sidecar.
+"""The header of a sidecar: the configuration of the exported collection.
 
-An index file says less than a collection knows: FAISS has inner products for dot and for cosine, a
-flat index no graph parameters, hnswlib's file no metric. The header is JSON, each of its fields
-optional:
+An index file holds less than a collection's configuration: FAISS stores the same metric (inner
+product) for dot and cosine, a flat index has no graph parameters, hnswlib's file has no metric. The
+header is JSON; each field is optional:
 
     metric            cosine, euclidean or dot
     normalized        true: the index has the vectors at unit length, not as they were given
     dim               components of a vector
     M                 links of a node on the upper levels of the graph
-    ef_construction   candidates kept while a node was linked in
+    ef_construction   candidates kept while a node was linked
 
-It lies where readers of rows do not stumble over it, and where a sidecar without it is complete:
+It is stored where readers of rows ignore it, and where a sidecar without it is still complete:
 
     Parquet      in the metadata of the table's schema, under ``KEY``
-    JSON Lines   as one more field of the first row's object, called ``KEY``, so that there is still
-                 a line a row. Of no rows, that object alone.
+    JSON Lines   as an extra field of the first row's object, named ``KEY``, so that the file still
+                 has one line per row. Without rows, the file holds that object alone.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["KEY", "SideHeader"]
 
 KEY: Final = "vecdb.collection"
-"""Never change it: sidecars that were written have it."""
+"""Never change it: existing sidecars contain it."""
 
 
 class SideHeader(NamedTuple):
-    """The header; None for what it does not say."""
+    """The header; a field that it does not contain is None."""
 
     metric: Metric | None = None
     normalized: bool | None = None
@@ -46,15 +46,15 @@ class SideHeader(NamedTuple):
 
     @classmethod
     def of(cls, config: CollectionConfig, *, normalized: bool) -> Self:
-        """The header of an export."""
+        """Return the header for an export of a collection with this configuration."""
         return cls(config.metric, normalized, config.dim, config.M, config.ef_construction)
 
     @classmethod
-    def read(cls, found: Any) -> Self:
-        """The header from its JSON. Fields that are not known here are passed over.
+    def read(cls, found: object) -> Self:
+        """Return the header from its decoded JSON. Unknown fields are ignored.
 
         Raises:
-            InvalidArgumentError: it is no header.
+            InvalidArgumentError: BAD_META: the value is not a valid header.
         """
         if not isinstance(found, dict):
             raise InvalidArgumentError(
@@ -77,6 +77,6 @@ class SideHeader(NamedTuple):
             raise InvalidArgumentError(f"{KEY}, {error.message}", Reason.BAD_META) from None
         return cls(**known)
 
-    def as_json(self) -> dict[str, Any]:
-        """What ``read`` reads."""
+    def as_json(self) -> dict[str, object]:
+        """Return the header as a dict that ``read`` accepts."""
         return {name: value for name, value in self._asdict().items() if value is not None}

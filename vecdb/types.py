@@ -1,16 +1,16 @@
-"""What goes in and comes out: the same objects embedded and remote. numpy only, no engine, no
-gRPC."""
+"""Types of arguments and results, the same embedded and remote. They need numpy only."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from vecdb.json_objects import decode_metadata
 
 __all__ = [
     "BackupReport",
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Metric(str, Enum):
-    """How far two vectors are apart; smaller is nearer under each.
+    """The distance between two vectors; for each metric, smaller is nearer.
 
     COSINE: 1 - cos(a, b), 0 to 2. EUCLIDEAN: ‖a - b‖, not its square. DOT: -a·b.
     """
@@ -50,15 +50,15 @@ class Metric(str, Enum):
 
 @dataclass(frozen=True)
 class CollectionConfig:
-    """What is fixed when a collection is created.
+    """The settings of a collection; they cannot be changed after its creation.
 
     Attributes:
         dim: components of each vector.
-        metric: how distances are measured.
-        M: links a node of the graph keeps on its upper levels, twice as many on the lowest. More
-            gives better recall for memory (8·M bytes a vector) and build time.
-        ef_construction: candidates kept while a node is linked in; more gives a better graph and a
-            slower build.
+        metric: the distance function.
+        M: links per node on the upper levels of the graph, twice as many on the lowest. A larger M
+            improves recall and costs memory (8·M bytes per vector) and build time.
+        ef_construction: candidates kept while a node is linked. A larger value gives a better
+            graph and a slower build.
     """
 
     dim: int
@@ -69,7 +69,7 @@ class CollectionConfig:
 
 @dataclass(frozen=True)
 class CollectionDescription:
-    """A collection as ``list_collections`` shows it."""
+    """A collection as returned by ``list_collections``."""
 
     name: str
     config: CollectionConfig
@@ -77,13 +77,13 @@ class CollectionDescription:
 
 @dataclass(frozen=True)
 class Receipt:
-    """The answer to a write that is on disk (fsynced) and visible to every later read.
+    """The result of a write; it is on disk (fsynced) and visible to every later read.
 
     Attributes:
-        seq: the batch's number in its collection; searches report the seq that they saw.
-        count: rows upserted, or ids that were there and are deleted now.
-        repeated: this is the stored answer to an earlier write with the same request id: this time
-            nothing was written.
+        seq: the number of the batch in its collection; searches report the seq that they saw.
+        count: rows upserted, or live ids deleted.
+        repeated: True if this is the stored result of an earlier write with the same request id;
+            this call wrote nothing.
     """
 
     seq: int
@@ -93,14 +93,14 @@ class Receipt:
 
 @dataclass(frozen=True)
 class BackupReport:
-    """What a backup or a restore has put on disk, all of it compared with its checksums.
+    """The result of a backup or a restore; all files were compared with their checksums.
 
     Attributes:
-        path: the folder that was made, absolute.
-        collections: how many are in it.
-        rows: live rows of all of them.
+        path: the new folder, absolute.
+        collections: number of collections in it.
+        rows: live rows of all collections.
         bytes: size of all files.
-        elapsed_s: seconds that it took.
+        elapsed_s: duration in seconds.
     """
 
     path: str
@@ -112,20 +112,21 @@ class BackupReport:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What came in from another library's index file.
+    """The result of importing an index file of another library.
 
     Attributes:
-        collection: name of the collection that it went into.
-        made: whether it was made for it.
-        kind: what the file's library calls what is in it, "IndexIDMap2(IndexHNSWFlat)".
-        rows: rows of the file that were written, or were there already bit for bit.
-        skipped: rows of the file that are marked deleted in it.
-        graph: "taken over"; or "to be built: " and why; or "there already", if its rows were.
-        connected: nodes of the file's graph that no search could come to, and that were linked.
-        seq: the collection's when the last of the rows were there.
-        elapsed_s: seconds that it took.
-        assumed: what neither file nor sidecar nor caller said and was taken to be so, or could not
-            be as they said; a sentence each, for people.
+        collection: name of the collection.
+        made: True if the import created the collection.
+        kind: the type of the index in its library, such as "IndexIDMap2(IndexHNSWFlat)".
+        rows: rows of the file that were written, or that the collection held already bit for bit.
+        skipped: rows that are marked deleted in the file.
+        graph: "taken over"; or "to be built: " and the reason; or "there already", if the
+            collection held the rows.
+        connected: nodes of the file's graph that no search could reach, and that were linked.
+        seq: seq of the collection once all rows were stored.
+        elapsed_s: duration in seconds.
+        assumed: settings that neither file nor sidecar nor caller specified, or that could not be
+            used as specified; one sentence each, for people.
     """
 
     collection: str
@@ -142,13 +143,13 @@ class ImportReport:
 
 @dataclass(frozen=True)
 class CompactionReport:
-    """What compacting a data folder has brought.
+    """The result of compacting a data folder.
 
     Attributes:
         path: the folder, absolute.
-        collections: how many are in it.
+        collections: number of collections in it.
         bytes_before, bytes_after: size of all files.
-        elapsed_s: seconds that it took.
+        elapsed_s: duration in seconds.
     """
 
     path: str
@@ -159,13 +160,14 @@ class CompactionReport:
 
 
 class ExportEnd(NamedTuple):
-    """What is known of an export when its last byte has gone out; see ``ExportReport``.
+    """The trailer of an export, sent after its last byte; see ``ExportReport``.
 
     Attributes:
-        numbered: the rows have their ids as numbers, instead of being counted from 0.
-        token: of a scroll at the export's seq, for ids and metadata in the order of its rows.
-        config: of the collection; None if a server does not say it.
-        normalized: vectors went out at unit length, not as they were given.
+        numbered: True if the numbers of the rows are their ids; else they count from 0.
+        token: token of a scroll at the export's seq; it returns ids and metadata in the order of
+            the export's rows.
+        config: configuration of the collection; None if the server does not send it.
+        normalized: True if vectors were exported at unit length, not as they were given.
     """
 
     rows: int
@@ -182,17 +184,19 @@ class ExportEnd(NamedTuple):
 
 @dataclass(frozen=True)
 class ExportReport:
-    """A file that a collection was exported to, fsynced, and what it took.
+    """The result of an export; its files are fsynced.
 
     Attributes:
-        path: the file, absolute. side_path: the file beside it with each row's ``faiss_id`` (its
-            number in the export), ``id`` and ``metadata`` (JSON text).
-        rows: rows in it, all that were live at one seq. seq: that one.
-        bytes: its size. sha256: of its bytes, in hexadecimal digits.
-        work: what had to be done to the graph first: "nothing", "healed 1,234 dead" or "merged 3
-            segments and 56 fresh rows", or such things one after the other.
-        work_s: seconds that this took.
-        elapsed_s: seconds for all of it.
+        path: the file, absolute.
+        side_path: the sidecar with each row's ``faiss_id`` (its number in the export), ``id`` and
+            ``metadata`` (JSON text).
+        rows: rows in the file, all that were live at ``seq``.
+        seq: the seq of the exported state.
+        bytes: size of the file.
+        sha256: SHA-256 of the file, in hexadecimal digits.
+        work: work on the graph before the export, in words; "nothing" if none was needed.
+        work_s: duration of that work in seconds.
+        elapsed_s: total duration in seconds.
     """
 
     path: str
@@ -208,11 +212,11 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class IngestProgress:
-    """How far ``upsert_many`` has come: only what was acknowledged counts.
+    """The progress of ``upsert_many``; only acknowledged rows count.
 
     Attributes:
         rows: rows acknowledged, a prefix of the input.
-        total: rows of the input where its length is known, else None.
+        total: rows of the input, None if its length is not known.
         seq: seq of the last acknowledged batch, 0 before the first.
         elapsed_s: seconds since the call began.
     """
@@ -224,21 +228,21 @@ class IngestProgress:
 
 
 class SearchInfo(NamedTuple):
-    """The receipt of an answer: how it was found and what it rests on.
+    """How a search was executed.
 
     Attributes:
-        plan: "graph", "scan" or "graph+scan": which ways the parts of the collection were searched.
+        plan: "graph", "scan" or "graph+scan": how the segments and the memtable were searched.
         exact: True if every live row was compared, so that no nearer row can have been missed.
         ef: candidates kept by the graph walk, 0 if no graph was walked.
         visited: vectors compared with the query.
         matches: live rows that could have been returned (all of them, as there is no filter).
-        seq: every batch up to this one was seen, and none after it.
-        verified: True if all bytes that it rests on are known to be those that were written:
-            those of segments were compared with their checksums since the files were opened, or
-            written meanwhile. False for a while after opening; the answer is as good as the bytes.
-        unindexed_rows: live rows that are in no graph yet, so that each was compared with the
-            query. Up to a few thousand take no longer than a graph. If there are more for long,
-            no indexer is at work: call ``Collection.optimize``, or open the folder with
+        seq: the searched state: it includes every batch up to this one and none after it.
+        verified: True if the bytes of all segments used were compared with their checksums since
+            this process opened their files, or were written since it opened the collection. False
+            for a while after opening; then a result may be wrong if a segment is damaged.
+        unindexed_rows: live rows that are not in a graph yet; each was compared with the query.
+            A few thousand take no longer than a graph. If there are more for a long time, no
+            indexer is running: call ``Collection.optimize``, or open the folder with
             ``optimize=True``.
         deleted_visited: deleted rows that the graph walk passed through.
     """
@@ -255,7 +259,7 @@ class SearchInfo(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """One row of ``Hits``."""
+    """One result of a search."""
 
     id: str
     distance: float
@@ -263,13 +267,13 @@ class Hit(NamedTuple):
 
 
 class Hits(Sequence[Hit]):
-    """The nearest rows of one query, nearest first; ties by the order in which rows were written.
+    """The results of one query, nearest first; ties are in the order in which rows were written.
 
     Attributes:
-        ids: list of str, length k or fewer if fewer rows are live.
+        ids: list of str, length k, or fewer if the collection has fewer live rows.
         distances: float32, shape (len(ids),), ascending.
-        metadata: list of dict, one a hit; empty where nothing is stored or it was not asked for.
-        vectors: float32, shape (len(ids), dim), bit for bit as given, or None if not asked for.
+        metadata: list of dict, one per hit; empty if none is stored or it was not requested.
+        vectors: float32, shape (len(ids), dim), bit for bit as given; None if not requested.
         info: SearchInfo.
     """
 
@@ -292,20 +296,24 @@ class Hits(Sequence[Hit]):
 
     @property
     def metadata(self) -> list[dict[str, Any]]:
-        """Parsed when first asked for, since many callers want only ids."""
+        """Metadata as dicts; parsed on first access, since many callers need only ids."""
         if self._metadata is None:
             self._metadata = decode_metadata(self._raw_metadata, len(self.ids))
         return self._metadata
 
     @property
     def raw_metadata(self) -> Sequence[bytes] | None:
-        """Metadata as stored: UTF-8 JSON a hit, empty for none. None if it was not asked for."""
+        """Metadata as stored: UTF-8 JSON per hit, empty for none; None if not requested."""
         return self._raw_metadata
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Hit]: ...
+    def __getitem__(self, index: int | slice) -> Hit | list[Hit]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return Hit(self.ids[index], float(self.distances[index]), self.metadata[index])
@@ -323,15 +331,15 @@ class Hits(Sequence[Hit]):
 
 
 class HitColumns(NamedTuple):
-    """The answers to all queries of a call, laid end to end: so they are found and so they travel.
+    """The results of all queries of a call as concatenated columns, as in the wire format.
 
     Attributes:
         counts: list of int, hits of each query. The columns below have sum(counts) entries.
         ids: list of str.
         distances: float32, shape (sum(counts),).
-        raw_metadata: UTF-8 JSON a hit, empty for none; None if no hit has any.
-        vectors: float32, shape (sum(counts), dim), or None if not asked for.
-        info: SearchInfo that holds for every query but for ``visited`` and ``deleted_visited``.
+        raw_metadata: UTF-8 JSON per hit, empty for none; None if no hit has any.
+        vectors: float32, shape (sum(counts), dim); None if not requested.
+        info: SearchInfo of all queries, except for ``visited`` and ``deleted_visited``.
         visited: list of int, vectors compared with each query.
         deleted_visited: list of int, deleted rows that each query's walk passed through.
     """
@@ -346,7 +354,7 @@ class HitColumns(NamedTuple):
     deleted_visited: list[int]
 
     def hits(self) -> list[Hits]:
-        """One ``Hits`` a query; arrays are cut, not copied."""
+        """Return one ``Hits`` per query; its arrays are views, not copies."""
         ids, distances, raw, vectors = self.ids, self.distances, self.raw_metadata, self.vectors
         answers = []
         start = 0
@@ -367,15 +375,15 @@ class HitColumns(NamedTuple):
 
 
 class Records:
-    """What ``get`` found, in the order asked for, or one page of a scroll.
+    """The result of ``get``, in the order of the request, or the rows of one page of a scroll.
 
     Attributes:
-        ids: list of str, those that are live.
+        ids: list of str, the live ones.
         vectors: float32, shape (len(ids), dim), bit for bit as given (under cosine too); None for a
             scroll without vectors.
-        metadata: list of dict; empty ones for a scroll without metadata.
-        missing: list of str, asked for and not there; none in a scroll.
-        seq: the seq at which this is the state.
+        metadata: list of dict; each is empty for a scroll without metadata.
+        missing: list of str, the requested ids that do not exist; empty in a scroll.
+        seq: the seq of the state that was read.
     """
 
     __slots__ = ("_metadata", "_raw_metadata", "ids", "missing", "seq", "vectors")
@@ -397,14 +405,14 @@ class Records:
 
     @property
     def metadata(self) -> list[dict[str, Any]]:
-        """Parsed when first asked for."""
+        """Metadata as dicts; parsed on first access."""
         if self._metadata is None:
             self._metadata = decode_metadata(self._raw_metadata, len(self.ids))
         return self._metadata
 
     @property
     def raw_metadata(self) -> Sequence[bytes]:
-        """Metadata as stored: UTF-8 JSON a record, empty for none."""
+        """Metadata as stored: UTF-8 JSON per record, empty for none."""
         return self._raw_metadata
 
     def __len__(self) -> int:
@@ -415,11 +423,11 @@ class Records:
 
 
 class ScrollPage(NamedTuple):
-    """Some rows of a collection as they were at one seq, and where the next ones begin.
+    """One page of a scroll: rows of a collection at one seq, and the token of the next page.
 
     Attributes:
-        records: ``Records``, by the order in which rows were added; may be empty in the last page.
-        next_token: given to ``scroll_page`` for what comes next; None when that was all.
+        records: ``Records``, in the order in which rows were added; may be empty on the last page.
+        next_token: argument of ``scroll_page`` for the next page; None on the last page.
     """
 
     records: Records
@@ -431,10 +439,10 @@ class SegmentStats:
     """One segment of a collection.
 
     Attributes:
-        number: its name on disk; never used again.
+        number: its name on disk; never reused.
         kind: "flat" (scanned) or "graph" (walked).
-        first_row, end_row: the interval of row numbers that it stands for, end excluded.
-        rows: nodes in it. dead: nodes that have died since it was built.
+        first_row, end_row: the interval of row numbers that it covers, end excluded.
+        rows: rows in it. dead: those of them that were deleted after it was built.
         bytes: size of its files.
     """
 
@@ -453,20 +461,22 @@ class CollectionStats:
 
     Attributes:
         live_count: rows that a search can return.
-        seq: number of the last batch. generation: changes of the set of segments so far.
-        next_row: rows ever added. sealed_to: rows below it are in segments, those above are fresh.
-        fresh_rows: live rows that are in no segment. unindexed_rows: live rows in no graph, see
-            ``SearchInfo``.
+        seq: number of the last batch.
+        generation: number of changes to the set of segments so far.
+        next_row: number of the next row to add, which is the count of rows ever added.
+        sealed_to: rows below it were flushed to segments; those from it on are in the memtable.
+        fresh_rows: live rows in the memtable.
+        unindexed_rows: live rows that are not in a graph, see ``SearchInfo``.
         store_bytes: size of the LMDB file on disk. segment_bytes: size of all segments.
         segments: list of SegmentStats, by first_row.
-        indexer: what this process's indexer does: "idle", "building", "waiting after a crash"
-            or "off", with details behind it.
-        oldest_pin_seq: the oldest seq that a scroll under way holds; None without any.
-        oldest_pin_expires_s: seconds until that scroll ends if it is asked for no further page.
-        readers: open read transactions of all processes. oldest_reader_lag: commits since the
-            oldest of them began; beside one that stays open the file grows.
-        backlog_bytes: rows in no graph, as of the last write in this process.
-        write_delay_s: what an upsert waits now, seconds, for the indexer to follow.
+        indexer: state of this process's indexer: "idle", "building", "waiting after a crash" or
+            "off", followed by details.
+        oldest_pin_seq: the oldest seq with a snapshot lease (of an open scroll); None without one.
+        oldest_pin_expires_s: seconds until that lease expires unless a page is requested.
+        readers: open read transactions of all processes.
+        oldest_reader_lag: commits since the oldest of them began; the file grows until it ends.
+        backlog_bytes: size of the rows that are not in a graph, as of this process's last write.
+        write_delay_s: delay of an upsert in seconds, by which the indexer can keep up.
     """
 
     live_count: int
@@ -486,10 +496,3 @@ class CollectionStats:
     oldest_reader_lag: int = 0
     backlog_bytes: int = 0
     write_delay_s: float = 0.0
-
-
-def decode_metadata(raw: Sequence[bytes] | None, count: int) -> list[dict[str, Any]]:
-    """Metadata as dicts from what is stored; ``raw`` None stands for ``count`` empty ones."""
-    if raw is None:
-        return [{} for _ in range(count)]
-    return [json.loads(text) if text else {} for text in raw]

@@ -1,16 +1,16 @@
-"""Vectors as callers have them become float32 arrays, or a sentence says why they do not.
+"""Conversion of callers' vectors to float32 arrays, with errors that name the first bad row.
 
-``as_floats`` converts and does not judge numbers; ``vecdb.checks`` does that. Where numpy gives up
-or would take text for numbers, the rows are looked at one by one, so that the first that is wrong
-is named: lists of different lengths, a None or a text among numbers.
+``as_floats`` converts only; ``vecdb.checks`` validates the numbers. If numpy fails, or would
+convert text to numbers, the rows are converted one by one, so that the error names the first bad
+row: lists of different lengths, a None or a text among numbers.
 """
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,26 +25,29 @@ Floats = npt.NDArray[np.float32]
 
 _REAL_KINDS: Final = "biuf"
 _NONE_SHAPES: Final = ((0,), (0, 0))
-"""Of no vectors at all: then nothing says how many components they would have."""
+"""Shapes of arrays without vectors; such an array has no number of components to check."""
 
 _TEXT_HINT: Final = "; text becomes a vector by an embedding model, outside of vecdb"
 
 
-def as_floats(vectors: Any, what: str, dim: int, names: RowNames = UNNAMED) -> Floats:
-    """An array of float32, C-contiguous, of any shape but ().
+def as_floats(vectors: object, what: str, dim: int, names: RowNames = UNNAMED) -> Floats:
+    """Return the vectors as float32, C-contiguous, of any shape but ().
 
     Args:
-        what: the argument's name. dim: components that a row should have. names: of the rows.
+        vectors: an array or a list of rows.
+        what: the argument's name.
+        dim: expected components of a row, for messages.
+        names: names of the rows, for messages.
 
     Raises:
-        InvalidArgumentError: NOT_A_MATRIX: there is no such array; MASKED.
+        InvalidArgumentError: NOT_A_MATRIX: the vectors cannot be converted; MASKED.
     """
     if type(vectors) is np.ndarray and vectors.dtype == np.float32 and vectors.ndim:
         return np.ascontiguousarray(vectors)
     check_unmasked(vectors, what, names)
     try:
         given, why = np.asarray(vectors), ""
-    except Exception as error:  # Ragged; or an object of the caller's that says it is an array.
+    except Exception as error:  # Ragged; or a caller's object whose array interface fails.
         given, why = None, f" ({shown(error)})"
     if given is not None and given.ndim and given.dtype.kind in _REAL_KINDS:
         with np.errstate(over="ignore"):
@@ -61,8 +64,9 @@ def as_floats(vectors: Any, what: str, dim: int, names: RowNames = UNNAMED) -> F
     return np.stack(list(_each_row(rows, what, dim, names)))
 
 
-def as_queries(query: Any, dim: int) -> Floats:
-    """One query as float32 of shape (dim,), several as (q, dim); a list of none as (0, dim).
+def as_queries(query: object, dim: int) -> Floats:
+    """Return queries as float32: one query as (dim,), several as (q, dim), an empty list as
+    (0, dim).
 
     Raises:
         InvalidArgumentError: as ``as_floats``; DIM_MISMATCH.
@@ -74,8 +78,9 @@ def as_queries(query: Any, dim: int) -> Floats:
     return array
 
 
-def as_rows(vectors: Any, what: str, dim: int, names: RowNames = UNNAMED) -> Floats:
-    """Vectors as float32 with two axes; one of shape (dim,) becomes (1, dim), no vectors (0, dim).
+def as_rows(vectors: object, what: str, dim: int, names: RowNames = UNNAMED) -> Floats:
+    """Return vectors as float32 with two axes. One vector of shape (dim,) becomes (1, dim), an
+    empty list (0, dim).
 
     Raises:
         InvalidArgumentError: as ``as_floats``; DIM_MISMATCH.
@@ -105,8 +110,14 @@ def _check_shape(array: Floats, what: str, dim: int) -> None:
     )
 
 
-def plain(what: str, rows: Any) -> Any:
-    """Columns of pandas, Arrow and polars as numpy arrays: their own slices go by label."""
+def plain(what: str, rows: object) -> Any:
+    """Convert columns of pandas, Arrow and polars to numpy arrays; return anything else unchanged.
+
+    Slices of a pandas column select by label, not by position.
+
+    Raises:
+        InvalidArgumentError: NOT_A_LIST: the column's ``to_numpy`` failed.
+    """
     convert = getattr(rows, "to_numpy", None)
     if not callable(convert):
         return rows
@@ -119,11 +130,13 @@ def plain(what: str, rows: Any) -> Any:
         ) from error
 
 
-def check_unmasked(vectors: Any, what: str, names: RowNames = UNNAMED) -> None:
-    """Refuse numpy's masked arrays, alone or as rows of a list, where something is masked: a plain
-    array of them has what is under the mask.
+def check_unmasked(vectors: object, what: str, names: RowNames = UNNAMED) -> None:
+    """Reject masked arrays of numpy, alone or as rows of a list, that have a masked component.
 
-    To be called before ``np.asarray``, which takes the mask away.
+    Call it before ``np.asarray``, which drops the mask and keeps the values under it.
+
+    Raises:
+        InvalidArgumentError: MASKED.
     """
     if isinstance(vectors, np.ma.MaskedArray):
         masks = [(0, np.atleast_2d(np.ma.getmaskarray(vectors)))]
@@ -144,7 +157,7 @@ def check_unmasked(vectors: Any, what: str, names: RowNames = UNNAMED) -> None:
             )
 
 
-def _refuse(vectors: Any, what: str, dim: int, why: str) -> NoReturn:
+def _refuse(vectors: object, what: str, dim: int, why: str) -> NoReturn:
     expected = f"float32 of shape (n, {dim})"
     if vectors is None:
         text = f"{what} must be {expected}, got None"
@@ -160,7 +173,7 @@ def _refuse(vectors: Any, what: str, dim: int, why: str) -> NoReturn:
     raise InvalidArgumentError(text, Reason.NOT_A_MATRIX)
 
 
-def _each_row(rows: list[Any], what: str, dim: int, names: RowNames) -> Iterator[Floats]:
+def _each_row(rows: list[object], what: str, dim: int, names: RowNames) -> Iterator[Floats]:
     for position, row in enumerate(rows):
         where = f": {names.of(position)}"
         if _is_scalar(row):
@@ -186,11 +199,11 @@ def _each_row(rows: list[Any], what: str, dim: int, names: RowNames) -> Iterator
             with np.errstate(over="ignore"):
                 yield array.astype(np.float32)
         else:
-            yield _components(list(row), what, where)
+            yield _components(list(cast("Iterable[object]", row)), what, where)
 
 
-def _components(values: list[Any], what: str, where: str) -> Floats:
-    """One vector of numbers of any types; what is no number is refused by its place."""
+def _components(values: list[object], what: str, where: str) -> Floats:
+    """Convert one vector of numbers of any type. An error names the component that is not one."""
     out = np.empty(len(values), np.float32)
     for place, value in enumerate(values):
         if not isinstance(value, numbers.Real | Decimal):
@@ -211,5 +224,5 @@ def _components(values: list[Any], what: str, where: str) -> Floats:
     return out
 
 
-def _is_scalar(value: Any) -> bool:
+def _is_scalar(value: object) -> bool:
     return value is None or np.isscalar(value) or isinstance(value, numbers.Number | Decimal)

@@ -1,4 +1,4 @@
-"""The thin client of vecdb: the embedded interface over gRPC. ``vecdb.connect`` makes one too.
+"""The thin client of vecdb: the embedded interface over gRPC; see also ``vecdb.connect``.
 
 client = Client("127.0.0.1:7801")
 docs = client.create_collection("docs", dim=384)
@@ -6,15 +6,18 @@ docs.upsert(["a", "b"], vectors)
 hits = docs.search(vector, k=10)
 
 client        collections by name
-collection    one collection: rows in and out
-ingest        upsert_many: batches, two of them under way at a time
+collection    one collection: reading and writing rows
+address       check of a server's address
+ingest        upsert_many: batches, two of them in flight at a time
+cutting       calls that exceed the maximum message size, in pieces
+searching     searches, and answers that exceed the maximum message size
 exports       the stream of an export
 imports       sending an index file
-calls         every call's way out and back: deadlines, what is sent again
-connection    a channel and what hangs on it; gRPC's errors become ours here
+calls         deadlines and retries of calls
+connection    a channel with its stub and streams; translates gRPC's errors
 streams       calls that stay open, for searches
-interrupts    Ctrl-C in the middle of a call
-translation   messages to the vocabulary, and gRPC's errors to ours
+interrupts    recovering from KeyboardInterrupt inside gRPC
+translation   messages to types of the vocabulary, and gRPC's errors to vecdb's
 """
 
 from __future__ import annotations

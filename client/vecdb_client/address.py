@@ -1,9 +1,9 @@
-"""The address of a server: host:port, or a sentence that says how to write it."""
+"""Check of a server's address, host:port, with a hint in the error."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from vecdb.errors import InvalidArgumentError
 from vecdb.reasons import Reason
@@ -17,8 +17,8 @@ _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST: Final = re.compile(r"[A-Za-z0-9._%-]+|\[[0-9A-Fa-f:.%A-Za-z0-9_-]+\]")
 
 
-def check_address(address: Any) -> str:
-    """An address as ``Client`` takes it.
+def check_address(address: object) -> str:
+    """Return the address if it is host:port.
 
     Raises:
         InvalidArgumentError: BAD_ADDRESS.
@@ -34,7 +34,7 @@ def check_address(address: Any) -> str:
     if _HOST.fullmatch(address):
         raise _wrong(address, f", as in {address}:{_PORT}")
     if ":" in host and not host.startswith("["):
-        raise _wrong(address, f"; an IPv6 address stands in brackets, as in [::1]:{_PORT}")
+        raise _wrong(address, f"; put an IPv6 address in brackets, as in [::1]:{_PORT}")
     if not (_HOST.fullmatch(host) and re.fullmatch("[0-9]+", port)):
         raise _wrong(address, f", as in 127.0.0.1:{_PORT}")
     if len(port) > len(str(_PORT_MAX)) or not 1 <= int(port) <= _PORT_MAX:
@@ -42,7 +42,7 @@ def check_address(address: Any) -> str:
     return address
 
 
-def _wrong(address: Any, hint: str) -> InvalidArgumentError:
+def _wrong(address: object, hint: str) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"address must be host:port{hint}, got {shown(address)}", Reason.BAD_ADDRESS
     )

@@ -1,8 +1,8 @@
-"""The way of every call out and back.
+"""Deadlines and retries of calls.
 
-Calls have a deadline. Reads may be repeated by whoever likes; a write is sent once, and again only
-if the server said that it did nothing of it because too many were under way, or if its answer was
-lost and it has a request id, so that being applied twice is not possible.
+Each call has a deadline. Reads are safe to retry. A write is retried only if the server rejected it
+since too many writes were in progress, or if its answer was lost and it has a request id, which
+prevents that it is applied twice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, Final
+from typing import Final
+
+from google.protobuf.message import Message
 
 from vecdb import checks, limits
 from vecdb.errors import (
@@ -35,17 +37,17 @@ _BACK_OFF_FIRST_S: Final = 0.002
 _BACK_OFF_MAX_S: Final = 0.1
 
 _SERVER_AWAY: Final = frozenset({Reason.CONNECTION, Reason.STARTING, Reason.DRAINING})
-"""Reasons that end with a server that starts again."""
+"""Reasons that disappear when the server has restarted."""
 
 
 class Calls:
-    """Calls of a server's methods, by name. Safe to use from many threads, not after a fork.
+    """Calls of a server's methods, by name. Thread-safe; unusable after a fork.
 
-    All of them raise FailedPreconditionError, CLOSED or FORKED.
+    All methods raise FailedPreconditionError: CLOSED or FORKED.
 
     Args:
         address: host:port.
-        timeout_s: seconds that a call may take if nothing else is said, None for no end.
+        timeout_s: default timeout of a call in seconds; None for none.
     """
 
     def __init__(self, address: str, timeout_s: float | None) -> None:
@@ -56,21 +58,21 @@ class Calls:
         self._message_bytes: int | None = None
         self._changing = threading.Lock()
         self._left: list[Connection] = []
-        self._connection = self._connected()
+        self._connection = self._new_connection()
 
     def limit_of(self, timeout_s: float | None) -> float | None:
-        """Seconds that a call may take: what was asked for or the client's; None for no end."""
+        """Return the timeout of a call in seconds: the given one or the client's; None for none."""
         return self.timeout_s if timeout_s is None else checks.check_timeout(timeout_s)
 
-    def read(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
-        """The answer to what changes nothing; ``timeout_s`` None for the client's."""
+    def read(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
+        """Send a read and return its answer; ``timeout_s`` None means the client's."""
         return self._send(method, request, self.limit_of(timeout_s), is_write=False)
 
-    def start_read(self, method: str, request: Any) -> Callable[[], Any]:
-        """Like ``read``, but only begun: the function that is returned waits for the answer."""
+    def start_read(self, method: str, request: Message) -> Callable[[], Message]:
+        """Send a read; return a function that waits for its answer."""
         begun = self._current().begin(method, request, self.timeout_s, is_write=False)
 
-        def wait() -> Any:
+        def wait() -> Message:
             if begun.connection is not self._current():
                 return self.read(method, request)
             return begun.result()
@@ -78,8 +80,8 @@ class Calls:
         return wait
 
     def search(self, request: wire.SearchRequest, limit_s: float | None) -> wire.SearchResponse:
-        """Send a search: in an open stream, or as a call of its own if there is none to be had.
-        limit_s: as of ``limit_of``."""
+        """Send a search in an open stream, or as a call if no stream is available. ``limit_s``:
+        as returned by ``limit_of``."""
         connection = self._current()
         began = time.monotonic()
         with connection.use(is_write=False):
@@ -93,37 +95,37 @@ class Calls:
             raise translation.error_of_failure(answer.failure)
         return answer
 
-    def wait(self, method: str, request: Any, timeout_s: float | None) -> Any:
-        """Like ``read`` for work that may take hours: without a timeout it has no end."""
+    def wait(self, method: str, request: Message, timeout_s: float | None) -> Message:
+        """Send a request for work that may take hours; ``timeout_s`` None means no timeout."""
         return self._send(method, request, checks.check_timeout(timeout_s), is_write=False)
 
     def answers(
-        self, method: str, request: Any, timeout_s: float | None
-    ) -> Generator[Any, None, None]:
-        """The answers to a request that changes nothing; without a timeout it has no end. If the
-        iterator is closed before that, so is the call."""
+        self, method: str, request: Message, timeout_s: float | None
+    ) -> Generator[Message, None, None]:
+        """Yield the answers to a read; ``timeout_s`` None means no timeout. Closing the iterator
+        cancels the call."""
         limit_s = checks.check_timeout(timeout_s)
         yield from self._current().answers(method, request, limit_s)
 
-    def upload(self, method: str, messages: Iterator[Any], timeout_s: float | None) -> Any:
-        """The answer to many messages that change something; without a timeout it has no end."""
+    def upload(self, method: str, messages: Iterator[Message], timeout_s: float | None) -> Message:
+        """Send a write of many messages and return its answer; ``timeout_s`` None means no
+        timeout."""
         limit_s = checks.check_timeout(timeout_s)
         begun = self._current().begin(method, messages, limit_s, is_write=True)
         try:
             return begun.result()
         except BaseException:
-            # Who is interrupted sends no more. The cancelling may wait without end for a lock that
-            # gRPC's sending thread has.
+            # Stop sending. ``cancel`` may block forever on a lock of gRPC's sending thread, so it
+            # runs in the background.
             in_background(begun.cancel)
             raise
 
-    def start_write(self, method: str, request: Any) -> Begun:
-        """Send a write, whose answer is asked for by ``finish_write``."""
+    def start_write(self, method: str, request: Message) -> Begun:
+        """Send a write; ``finish_write`` waits for its answer."""
         return self._current().begin(method, request, self.timeout_s, is_write=True)
 
-    def finish_write(self, method: str, request: Any, begun: Begun) -> Any:
-        """The answer to a write that was started; what ``write`` would send again is given to
-        it."""
+    def finish_write(self, method: str, request: Message, begun: Begun) -> Message:
+        """Wait for the answer to a write of ``start_write``, with retries as in ``write``."""
         try:
             return begun.result()
         except VecdbError as error:
@@ -132,8 +134,8 @@ class Calls:
             attempts.failed(error)
         return self.write(method, request, attempts)
 
-    def write(self, method: str, request: Any, attempts: _Attempts | None = None) -> Any:
-        """Send a request that changes something, in the end once, within the client's timeout."""
+    def write(self, method: str, request: Message, attempts: _Attempts | None = None) -> Message:
+        """Send a write, with retries, within the client's timeout; it is applied at most once."""
         ends = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         pause_s = _BACK_OFF_FIRST_S
         attempts = attempts or _Attempts(request)
@@ -146,24 +148,25 @@ class Calls:
                 attempts.failed(error)
                 if ends is not None and time.monotonic() + pause_s >= ends:
                     raise attempts.doubt or error from None
-            # Random, so that clients which were refused together don't come back together.
+            # Jitter, so that clients that were rejected at the same time do not retry together.
             time.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, _BACK_OFF_MAX_S)
 
     def server_message_bytes(self, timeout_s: float | None = None) -> int:
-        """The server's limit on messages, asked for once."""
+        """Return the server's maximum message size in bytes; requested once and cached."""
         if self._message_bytes is None:
             response = self.read("ServerInfo", wire.ServerInfoRequest(), timeout_s)
             self._message_bytes = min(response.limits.message_bytes, limits.MESSAGE_BYTES.maximum)
         return self._message_bytes
 
     def _note_limit(self, error: VecdbError) -> None:
-        """A server that was started again with another limit is asked for it by the next call."""
+        """Forget the cached limit after MESSAGE_TOO_LARGE: the server may have been restarted with
+        another one."""
         if error.reason == Reason.MESSAGE_TOO_LARGE:
             self._message_bytes = None
 
     def close(self) -> None:
-        """Close all connections; closing twice is fine."""
+        """Close all connections. Idempotent."""
         because = f"the client of {self._address} is closed"
         if os.getpid() != self._pid:
             self._unusable = because
@@ -183,34 +186,36 @@ class Calls:
                 connection.close()
             raise
 
-    def _send(self, method: str, request: Any, timeout_s: float | None, *, is_write: bool) -> Any:
+    def _send(
+        self, method: str, request: Message, timeout_s: float | None, *, is_write: bool
+    ) -> Message:
         return self._current().call(method, request, timeout_s, is_write=is_write)
 
     def _current(self) -> Connection:
-        """The connection that a call may begin on."""
+        """Return the connection for a new call; replace one that was interrupted."""
         self._check_usable()
         connection = self._connection
         if not connection.is_left:
             return connection
-        connection.leave()  # It may be known only from what was interrupted twice.
+        connection.leave()  # After two interrupts, the first ``leave`` may not have been called.
         with self._changing:
             self._check_usable()
             if self._connection is connection:
                 self._left.append(connection)
-                self._connection = self._connected()
+                self._connection = self._new_connection()
             return self._connection
 
-    def _connected(self) -> Connection:
+    def _new_connection(self) -> Connection:
         connection = Connection(self._address)
-        # A client that is let go unclosed takes its streams with it.
+        # A client that is garbage-collected without ``close`` must end its streams.
         weakref.finalize(self, _end_streams, connection, self._pid)
         return connection
 
     def _check_usable(self) -> None:
-        # Asking for the pid takes 0.1 µs; gRPC in a forked child may hang without end.
+        # gRPC in a forked child may hang forever; getpid takes only 0.1 µs.
         if os.getpid() != self._pid:
             raise FailedPreconditionError(
-                f"the client of {self._address} was made before a fork; make one in the child",
+                f"the client of {self._address} was created before a fork; create one in the child",
                 Reason.FORKED,
             )
         if self._unusable is not None:
@@ -218,21 +223,21 @@ class Calls:
 
 
 class _Attempts:
-    """What is known of a write after each attempt that failed.
+    """Decides after each failed attempt of a write whether it may be retried.
 
-    Once an answer was lost, only one that tells of this batch settles its fate; that an attempt
-    after it wrote nothing says nothing of those before it.
+    Once an answer was lost, the outcome is unknown until an answer reports on this batch. If a
+    later attempt wrote nothing, this says nothing about the earlier ones.
 
     Attributes:
-        doubt: the first error that left it open, None if there was none.
+        doubt: the first error after which the outcome is unknown; None without one.
     """
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Message) -> None:
         self._repeatable = bool(getattr(request, "request_id", ""))
         self.doubt: OutcomeUnknownError | None = None
 
     def failed(self, error: VecdbError) -> None:
-        """Return if it may be sent again, and raise what the caller is to be told if not."""
+        """Return if the write may be retried; otherwise raise the error for the caller."""
         if isinstance(error, OutcomeUnknownError) and self._repeatable:
             self.doubt = self.doubt or error
             return
@@ -242,7 +247,7 @@ class _Attempts:
             raise error
         if error.reason in _SERVER_AWAY:
             return
-        # CLOSED: another thread has closed the client meanwhile.
+        # CLOSED: another thread has closed the client in the meantime.
         if (
             isinstance(error, UnavailableError | ResourceExhaustedError)
             or error.reason == Reason.CLOSED

@@ -1,8 +1,8 @@
-"""A connection to a server: a gRPC channel, the stub on it, and the open streams of searches.
+"""A connection to a server: a gRPC channel, its stub, and the open streams of searches.
 
-A connection in which a call was interrupted is *left* (see ``interrupts``): its client begins its
-next calls on a new one. Its channel is never collected, and closed only with the client, in the
-background. gRPC lets both share a socket, if that is sound.
+If a call is interrupted, its connection is *abandoned* (see ``interrupts``): the client makes its
+next calls on a new connection. The channel of the old one is never garbage-collected, and is closed
+only with the client, in the background. Both may share a socket within gRPC, if that still works.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import Message
 
 from vecdb import limits
 from vecdb._version import __version__
@@ -35,17 +36,17 @@ _GRPC_MAY_BE_LATE_S: Final = 1.0
 
 _PING_AFTER_S, _PING_ANSWER_S = 10.0, 10.0
 _MAIN_THREAD: Final = main_thread().ident
-"""The one that signal handlers run in."""
+"""The thread in which signal handlers run."""
 
 
 class Connection:
-    """Connects with its first call. Safe to use from many threads.
+    """A connection that is established at its first call. Thread-safe.
 
     Args:
         address: host:port.
 
     Attributes:
-        streams: of searches.
+        streams: the open streams of searches.
     """
 
     def __init__(self, address: str) -> None:
@@ -58,35 +59,39 @@ class Connection:
 
     @property
     def is_left(self) -> bool:
-        """Whether a call was interrupted in it."""
-        # An interrupt that came while another was being handled has kept ``exit`` and ``leave``
-        # from being called. The main thread asks this between its calls: if it is noted as being
-        # within one, that one was interrupted.
+        """Whether a call on it was interrupted."""
+        # A second interrupt during the handling of the first may prevent the calls of ``exit`` and
+        # ``leave``. The main thread reads this between its calls: if it is still recorded as being
+        # inside a call, that call was interrupted.
         return self._is_left or (self._has_main_thread and get_ident() == _MAIN_THREAD)
 
     def use(self, *, is_write: bool) -> _Use:
-        """The context in which gRPC is called. gRPC's errors become ours there.
+        """Return a context manager for calls into gRPC. It translates gRPC's errors.
 
         Raises:
-            VecdbError: of ``translation.error_of``; CLOSED if another thread has closed the
+            VecdbError: see ``translation.error_of``; CLOSED if another thread has closed the
                 connection.
         """
         return _Use(self, is_write)
 
-    def call(self, method: str, request: Any, timeout_s: float | None, *, is_write: bool) -> Any:
-        """The answer to a request."""
+    def call(
+        self, method: str, request: Message, timeout_s: float | None, *, is_write: bool
+    ) -> Message:
+        """Send a request and return its answer."""
         with self.use(is_write=is_write):
             return getattr(self._stub, method)(request, timeout=timeout_s)
 
-    def begin(self, method: str, request: Any, timeout_s: float | None, *, is_write: bool) -> Begun:
-        """Send a request, or an iterator of them, and don't wait for the answer."""
+    def begin(
+        self, method: str, request: Message, timeout_s: float | None, *, is_write: bool
+    ) -> Begun:
+        """Send a request, or an iterator of requests, without waiting for the answer."""
         with self.use(is_write=is_write):
             future = getattr(self._stub, method).future(request, timeout=timeout_s)
             keep_until_ended(future)
         return Begun(self, future, timeout_s, is_write)
 
-    def answers(self, method: str, request: Any, timeout_s: float | None) -> Iterator[Any]:
-        """The stream of answers to a read; closing the iterator early cancels the call."""
+    def answers(self, method: str, request: Message, timeout_s: float | None) -> Iterator[Message]:
+        """Yield the answers to a read. Closing the iterator early cancels the call."""
         call = None
         try:
             with self.use(is_write=False):
@@ -100,32 +105,32 @@ class Connection:
                 yield answer
         finally:
             if call is not None:
-                # Here and in no other thread, which could wait for a lock that an interrupt has
-                # left with this one. Does nothing if the call has ended.
+                # In this thread: an interrupt may have left a lock held by this thread, on which
+                # another one would block. No effect if the call has ended.
                 with self.use(is_write=False):
                     call.cancel()
 
     def enter(self) -> None:
-        """gRPC is about to be called."""
+        """Record that the current thread calls gRPC."""
         if get_ident() == _MAIN_THREAD:
             if self._has_main_thread:
                 self.leave()
             self._has_main_thread = True
 
     def exit(self) -> None:
-        """It has returned, or raised an error of its own."""
+        """Record that gRPC has returned or raised an error of its own."""
         if get_ident() == _MAIN_THREAD:
             self._has_main_thread = False
 
     def leave(self) -> None:
-        """After an interrupt; leaving twice is fine. What other threads have under way there may
-        still be answered, but for their searches in streams, which end."""
+        """Abandon the connection after an interrupt. Idempotent. Calls of other threads may still
+        be answered; their searches in streams end."""
         self._is_left = True
         never_collect(self._channel)
         self.streams.abandon()
 
     def close(self) -> None:
-        """Calls under way in other threads end with an error."""
+        """Close the channel; running calls of other threads end with an error."""
         self.end_streams()
         if self._is_left:
             in_background(self._channel.close)
@@ -134,39 +139,39 @@ class Connection:
             self._channel.close()
 
     def end_streams(self) -> None:
-        """Searches under way in them end with an error."""
+        """End the streams; running searches in them end with an error."""
         if self.is_left:
-            self.leave()  # Once more: another interrupt may have come between.
+            self.leave()  # Again: an interrupt may have prevented the first call.
             return
         with self.use(is_write=False):
             self.streams.close()
 
 
 class Begun:
-    """A request that was sent. Its answer may never come if its connection is left meanwhile."""
+    """A request that was sent. If its connection is abandoned, it may never be answered."""
 
     def __init__(
-        self, connection: Connection, future: Any, timeout_s: float | None, is_write: bool
+        self, connection: Connection, future: grpc.Future, timeout_s: float | None, is_write: bool
     ) -> None:
         self.connection = connection
         self._future, self._is_write = future, is_write
-        # gRPC keeps the deadline, unless an interrupt has left nobody to do so.
+        # gRPC enforces the deadline. After an interrupt it may not, so this is a second one.
         self._ends = None if timeout_s is None else monotonic() + timeout_s + _GRPC_MAY_BE_LATE_S
 
-    def result(self) -> Any:
-        """Wait for the answer; raises as ``Connection.call`` does."""
+    def result(self) -> Message:
+        """Wait for the answer and return it. Raises what ``Connection.call`` raises."""
         with self.connection.use(is_write=self._is_write):
             left_s = None if self._ends is None else max(0.0, self._ends - monotonic())
             return self._future.result(left_s)
 
     def cancel(self) -> None:
-        """Don't wait for the answer."""
+        """Cancel the call."""
         with self.connection.use(is_write=self._is_write):
             self._future.cancel()
 
 
 class _Use:
-    """See ``Connection.use``."""
+    """The context manager of ``Connection.use``."""
 
     __slots__ = ("_connection", "_handled", "_is_write")
 
@@ -201,11 +206,11 @@ class _Use:
 
 
 def _keepalive() -> tuple[tuple[str, int], ...]:
-    """A server that is gone without a word is noticed while a call waits for it: within the time
-    between two pings, and that for an answer to one.
+    """Return options by which a call detects a server that disappeared without closing the
+    connection, within the ping interval plus the ping timeout.
 
-    grpcio 1.85 goes by ping_timeout_ms, a minute by itself, and others by keepalive_timeout_ms. By
-    itself a client sends two pings without data, and then hardly any.
+    grpcio 1.85 uses ping_timeout_ms, whose default is a minute; other versions use
+    keepalive_timeout_ms. By default a client sends at most two pings without data.
     """
     return (
         ("grpc.keepalive_time_ms", int(1e3 * _PING_AFTER_S)),
@@ -216,7 +221,7 @@ def _keepalive() -> tuple[tuple[str, int], ...]:
 
 
 def _new_channel(address: str) -> grpc.Channel:
-    # The server's limit on messages decides; ours is the greatest that it may have.
+    # The server enforces its own limit of message sizes; the client's is the maximum of that.
     size = limits.MESSAGE_BYTES.maximum
     return grpc.insecure_channel(
         address,

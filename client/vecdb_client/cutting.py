@@ -1,10 +1,11 @@
-"""Calls that are larger than a message, in pieces that are not.
+"""Calls that exceed the maximum message size, in pieces.
 
-A write is cut by the size of its requests, which is known: each piece is a batch of its own, whole
-or not at all, and the call is a prefix of them if it fails. A read is cut by what is known of its
-answer, and further by halves where metadata and ids, which are not, make it too large.
+A write is divided by the size of its requests, which is known. Each piece is one atomic batch; if
+the call fails, a prefix of the pieces is written. A read is divided by the known part of the size
+of its answer. If ids and metadata, whose size is not known, make an answer too large, its piece is
+halved.
 
-A server's limit is asked for only by a client that needs it: none is below
+A client requests the server's limit only if it needs it; no limit is below
 ``limits.MESSAGE_BYTES.minimum``.
 """
 
@@ -13,9 +14,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
 
 from vecdb import checks, limits
 from vecdb.batching import attach_progress, request_id_of_part
@@ -23,6 +25,7 @@ from vecdb.errors import ResourceExhaustedError
 from vecdb.reasons import Reason
 from vecdb.row_names import RowNames
 from vecdb.types import IngestProgress, Receipt, Records
+from vecdb_client.translation import WriteFields
 
 if TYPE_CHECKING:
     from vecdb_client.calls import Calls
@@ -30,17 +33,19 @@ if TYPE_CHECKING:
 __all__ = ["fitting", "in_pieces", "joined_records", "rows_bytes_max", "write"]
 
 _OVERHEAD_BYTES: Final = 1_024
-"""More than a message has beside its rows."""
+"""Upper bound of the bytes of a message beside its rows."""
 
 _ENTRY_BYTES: Final = 6
-"""More than a message has for an entry of a column beside its bytes."""
+"""Upper bound of the bytes of an entry of a column beside its content."""
 
-Build = Callable[[slice], Any]
+Build = Callable[[slice], Message]
+BuildWrite = Callable[[slice, WriteFields], Message]
 AnswerT = TypeVar("AnswerT")
 
 
 def rows_bytes_max(ids: Sequence[str], dim: int, metadata: Sequence[bytes] | None) -> int:
-    """More than a message of these rows has, found without making it. dim: 0 without vectors."""
+    """Return an upper bound of the size of a message with these rows, without building it.
+    ``dim``: 0 without vectors."""
     # A character has at most 4 bytes in UTF-8.
     ids_bytes = 4 * sum(map(len, ids)) + _ENTRY_BYTES * len(ids)
     raw_bytes = 0 if metadata is None else sum(map(len, metadata)) + _ENTRY_BYTES * len(ids)
@@ -49,11 +54,11 @@ def rows_bytes_max(ids: Sequence[str], dim: int, metadata: Sequence[bytes] | Non
 
 def fitting(
     build: Build, rows: slice, message_bytes: int, names: RowNames
-) -> Iterator[tuple[Any, slice]]:
-    """Rows as one request, or in halves of halves where a message can't hold them.
+) -> Iterator[tuple[Message, slice]]:
+    """Yield requests for the rows: one, or recursively halved ones if it would be too large.
 
     Raises:
-        ResourceExhaustedError: MESSAGE_TOO_LARGE: a single row.
+        ResourceExhaustedError: MESSAGE_TOO_LARGE: a single row exceeds a message.
     """
     request = build(rows)
     size = request.ByteSize()
@@ -62,8 +67,8 @@ def fitting(
         return
     if rows.stop - rows.start == 1:
         raise ResourceExhaustedError(
-            f"{names.of(rows.start)} takes a message of {size} bytes, the server takes "
-            f"{message_bytes}; start it with a larger limit on messages",
+            f"{names.of(rows.start)} needs a message of {size} bytes, the server's maximum is "
+            f"{message_bytes}; start the server with a larger maximum message size",
             Reason.MESSAGE_TOO_LARGE,
         )
     half = (rows.start + rows.stop) // 2
@@ -74,55 +79,57 @@ def fitting(
 def write(
     calls: Calls,
     method: str,
-    build: Callable[[slice, dict[str, Any]], Any],
+    build: BuildWrite,
     ids: list[str],
     bytes_max: int,
-    write_options: dict[str, Any],
+    write_options: WriteFields,
 ) -> Receipt:
-    """Send a write, in pieces if a message can't hold it.
+    """Send a write, in pieces if it exceeds a message.
 
     Args:
-        build: makes the request of some rows. bytes_max: of ``rows_bytes_max``, for all of them.
-        write_options: fields of ``translation.wire_write_options``; the pieces get numbers behind
-            the request id.
+        build: returns the request of some rows.
+        bytes_max: ``rows_bytes_max`` of all rows.
+        write_options: fields of ``translation.wire_write_options``; the number of each piece is
+            appended to the request id.
 
     Raises:
-        ResourceExhaustedError: MESSAGE_TOO_LARGE: a single row is, or all of it and it has a
-            condition. Nothing was written.
-        InvalidArgumentError: it must be cut, and its request id has no room for a number.
-        VecdbError: if a part of it was acknowledged, ``progress`` says how much.
+        ResourceExhaustedError: MESSAGE_TOO_LARGE: a single row exceeds a message; or the write
+            does, and it has a condition. Nothing was written.
+        InvalidArgumentError: the write must be divided, and its request id is too long for that.
+        VecdbError: if pieces were acknowledged, its ``progress`` has their rows.
     """
     everything = slice(0, len(ids))
     if bytes_max <= limits.MESSAGE_BYTES.minimum or bytes_max <= calls.server_message_bytes():
         return _receipt(calls.write(method, build(everything, write_options)))
-    stem = write_options.get("request_id")
+    prefix = write_options.get("request_id")
 
-    def part_options(number: int) -> dict[str, Any]:
-        return {} if stem is None else {"request_id": request_id_of_part(stem, number)}
+    def part_options(number: int) -> WriteFields:
+        request_id = request_id_of_part(prefix, number)
+        return {} if request_id is None else {"request_id": request_id}
 
     names, limit = RowNames(0, ids), calls.server_message_bytes()
-    # Cut before anything is sent: a row that is too large is found while nothing is written. The
-    # greatest number makes the longest request id.
+    # Divide before anything is sent, so that a row that is too large is rejected before anything is
+    # written. Sizes are computed with the largest number, which gives the longest request id.
     pieces = fitting(lambda rows: build(rows, part_options(len(ids))), everything, limit, names)
     parts = [rows for _, rows in pieces]
     if len(parts) == 1:
         return _receipt(calls.write(method, build(everything, write_options)))
     if "condition" in write_options:
         raise ResourceExhaustedError(
-            f"a write with insert_only or if_seq is whole or not at all, and these {len(ids)} rows "
-            f"take {len(parts)} messages of {limit} bytes; send fewer rows at once",
+            f"a write with insert_only or if_seq must fit one message, and these {len(ids)} rows "
+            f"need {len(parts)} messages of {limit} bytes; send fewer rows at once",
             Reason.MESSAGE_TOO_LARGE,
         )
-    checks.check_request_id(stem, limits.REQUEST_STEM_BYTES)
+    checks.check_request_id(prefix, limits.REQUEST_STEM_BYTES)
     return _write_parts(calls, method, build, parts, part_options)
 
 
 def _write_parts(
     calls: Calls,
     method: str,
-    build: Callable[[slice, dict[str, Any]], Any],
+    build: BuildWrite,
     parts: list[slice],
-    part_options: Callable[[int], dict[str, Any]],
+    part_options: Callable[[int], WriteFields],
 ) -> Receipt:
     began, count, repeated = time.monotonic(), 0, True
     done = IngestProgress(0, parts[-1].stop, 0, 0.0)
@@ -138,7 +145,7 @@ def _write_parts(
     return Receipt(done.seq, count, repeated)
 
 
-def _receipt(response: Any) -> Receipt:
+def _receipt(response: Message) -> Receipt:
     return Receipt(response.seq, response.count, response.repeated_request)
 
 
@@ -149,16 +156,16 @@ def in_pieces(
     ask: Callable[[slice], AnswerT],
     timeout_s: float | None = None,
 ) -> list[AnswerT]:
-    """The answers to ``count`` ids or queries, asked for so many at a time that each fits into a
-    message.
+    """Return the answers to ``count`` ids or queries, in pieces whose messages are small enough.
 
     Args:
-        entry_bytes: what is known of the size of one, in the request or in the answer.
-        ask: asks for some of them.
-        timeout_s: of asking for the server's limit.
+        count: number of ids or queries.
+        entry_bytes: known size of one of them, in the request or in the answer.
+        ask: sends the request for some of them.
+        timeout_s: timeout of requesting the server's limit.
 
     Raises:
-        ResourceExhaustedError: MESSAGE_TOO_LARGE: a single one.
+        ResourceExhaustedError: MESSAGE_TOO_LARGE: the answer to a single one exceeds a message.
     """
     size = max(1, count)
     if _OVERHEAD_BYTES + count * entry_bytes > limits.MESSAGE_BYTES.minimum:
@@ -180,8 +187,8 @@ def in_pieces(
 
 
 def joined_records(parts: list[Records]) -> Records:
-    """Records that came in pieces. The seq is the least of theirs, so that what was read at a later
-    one passes for older than it is, which a condition may."""
+    """Concatenate records of several pieces. Their seq is the minimum, so that a condition on it
+    may fail without need, but never holds wrongly."""
     if len(parts) == 1:
         return parts[0]
     return Records(

@@ -1,4 +1,4 @@
-"""The stream of an export: the server's chunks as bytes, and its end."""
+"""The stream of an export: the server's chunks as bytes, then the trailer."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ __all__ = ["export_stream"]
 def export_stream(
     calls: Calls, request: wire.ExportRequest, timeout_s: float | None
 ) -> Generator[bytes | ExportEnd, None, None]:
-    """What ``vecdb.export_files.save_export`` begins with; closing it cancels the call.
+    """Yield the chunks and the trailer of an export, for ``vecdb.export_files.save_export``.
+    Closing the generator cancels the call.
 
     Args:
-        timeout_s: seconds for all of the stream, None for no end.
+        calls: the client's calls.
+        request: the request of the export.
+        timeout_s: timeout of the whole stream in seconds; None for none.
     """
     for response in calls.answers("Export", request, timeout_s):
         if response.HasField("end"):

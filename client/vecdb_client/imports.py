@@ -1,7 +1,7 @@
-"""Sending an index file: its announcement, its bytes in chunks, and what they must add up to.
+"""Sending an index file: sizes first, then the bytes in chunks, then the checksums.
 
-gRPC asks for one message after the other in a thread of its own, as fast as the server takes them,
-so that memory stays bounded. What goes wrong there is kept and raised where the call was made.
+A thread of gRPC takes the messages one by one, as fast as the server receives them, so memory stays
+bounded. An error in that thread is stored and raised in the thread of the call.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from vecdb import checks
 from vecdb.errors import InvalidArgumentError
@@ -36,16 +36,21 @@ _MESSAGE_MARGIN_BYTES: Final = 1_024
 def send_import(
     client: Client,
     begin: wire.ImportBegin,
-    path: Any,
-    meta: Any,
+    path: object,
+    meta: object,
     timeout_s: float | None,
     progress: Callable[[int, int], None] = lambda sent, total: None,
 ) -> ImportReport:
-    """``Client.import_faiss`` and ``import_hnswlib``.
+    """Send an index file and its sidecar; for ``Client.import_faiss`` and ``import_hnswlib``.
 
     Args:
-        begin: of ``translation.import_begin``; what it says of the files is put in here.
-        progress: told bytes sent so far, and of how many, by another thread.
+        client: the client.
+        begin: the message of ``translation.import_begin``; sizes and names of the files are set
+            here.
+        path: the index file.
+        meta: see ``vecdb.import_files.side_lines``.
+        timeout_s: timeout of the import in seconds; None for none.
+        progress: called by another thread with the bytes sent so far and in total.
     """
     began = time.monotonic()
     file_path = checks.check_local_path(path)
@@ -71,11 +76,11 @@ def send_import(
 
 
 class _Outgoing:
-    """A file to be sent, as long as it was when it was opened; the stack closes it."""
+    """A file to send, with its size at opening; the stack closes it."""
 
     def __init__(self, stack: contextlib.ExitStack, path: Path, called: str) -> None:
         self.called = called
-        # Buffered, as then closing it waits for who is reading.
+        # Buffered, since closing a buffered file waits for a read in another thread.
         self._stream: IO[bytes] = stack.enter_context(os.fdopen(open_regular(path, called), "rb"))
         self.size = os.fstat(self._stream.fileno()).st_size
         self.digest = hashlib.sha256()
@@ -86,8 +91,8 @@ class _Outgoing:
             data = self._stream.read(min(chunk_bytes, left))
             if not data:
                 raise InvalidArgumentError(
-                    f"{self.called}: expected {self.size} bytes, got {self.size - left}: it has "
-                    "become shorter",
+                    f"{self.called}: expected {self.size} bytes, got {self.size - left}: the file "
+                    "was truncated during the import",
                     Reason.BAD_FILE,
                 )
             left -= len(data)
@@ -96,10 +101,11 @@ class _Outgoing:
 
 
 class _Messages:
-    """The messages of an import, to be gone through once.
+    """The messages of an import; iterate once.
 
     Attributes:
-        failure: what ended them early; the server takes what it got for a transfer that stopped.
+        failure: the error that ended the iteration early, after which the server reports an
+            incomplete transfer; None without one.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""``upsert_many``: an input of any size in batches, two of them under way at a time.
+"""``upsert_many``: an input of any size in batches, two of them in flight at a time.
 
-While the server writes one batch, the next is cut, checked and sent. Two calls of one client may
-overtake each other on the way, so that a batch that has an id in common with one under way waits
-for it: the later of two rows with the same id wins, as if one batch had come after the other.
-The seq that is told is the greatest so far, so that a search at it sees all that was acknowledged.
+While the server writes one batch, the next is cut, checked and sent. Two calls of a client may
+arrive in either order. So a batch that shares an id with one in flight waits for it, and the later
+of two rows with the same id wins, as if the batches were sent one after another. The reported seq
+is the greatest so far, so a search at it sees all acknowledged rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from vecdb.errors import VecdbError
 from vecdb.row_names import RowNames
 from vecdb.types import IngestProgress
 from vecdb_client.cutting import fitting
+from vecdb_client.translation import Target, WriteFields
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 
@@ -33,20 +34,25 @@ if TYPE_CHECKING:
 
 __all__ = ["ingest", "upsert_request"]
 
-_UNDER_WAY_MAX: Final = 2
+_IN_FLIGHT_MAX: Final = 2
 
 Progress = Callable[[IngestProgress], None]
 
 
 def upsert_request(
-    target: dict[str, Any],
+    target: Target,
     ids: list[str],
     vectors: npt.NDArray[np.float32],
     metadata: list[bytes] | None,
-    write_options: dict[str, Any],
+    write_options: WriteFields,
 ) -> wire.UpsertRequest:
-    """One batch that was checked. target: fields that name the collection. terms: as of
-    ``translation.wire_write_options``."""
+    """Return the request for a checked batch.
+
+    Args:
+        target: fields that address the collection.
+        ids, vectors, metadata: as returned by ``checks.check_rows``.
+        write_options: fields of ``translation.wire_write_options``.
+    """
     return wire.UpsertRequest(
         **target, ids=ids, vectors=encode_matrix(vectors), metadata=metadata, **write_options
     )
@@ -55,16 +61,16 @@ def upsert_request(
 def ingest(
     calls: Calls,
     collection: Collection,
-    source: tuple[Any, Any, Any],
+    source: tuple[object, object, object],
     batch_rows: int,
     progress: Progress | None,
     request_id: str | None,
 ) -> IngestProgress:
-    """See ``Collection.upsert_many``. source: ids, vectors, metadata."""
+    """Run ``Collection.upsert_many``. ``source``: ids, vectors, metadata."""
     job = _Ingest(calls, collection, progress)
     try:
         checks.check_callable("progress", progress)
-        job.stem = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
+        job.request_prefix = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
         checks.check_limit(limits.BATCH_ROWS, batch_rows, "batch_rows")
         job.message_bytes = calls.server_message_bytes()
         rows = max(1, min(batch_rows, job.message_bytes // (4 * collection.dim)))
@@ -74,7 +80,7 @@ def ingest(
             job.send(part)
         job.settle(at_most=0)
         if job.done.rows == 0:
-            collection.count()  # Nothing was sent; a dropped collection raises all the same.
+            collection.count()  # Nothing was sent; raise if the collection was dropped.
     except Exception as error:
         job.let_finish()
         attach_progress(error, job.done)
@@ -86,7 +92,7 @@ def ingest(
     return job.done
 
 
-class _UnderWay(NamedTuple):
+class _InFlight(NamedTuple):
     """A batch that was sent and not answered yet."""
 
     request: wire.UpsertRequest
@@ -102,38 +108,38 @@ class _Ingest:
         self._collection = collection
         self._progress = progress
         self._began = time.monotonic()
-        self._under_way: deque[_UnderWay] = deque()
+        self._in_flight: deque[_InFlight] = deque()
         self._has_gap = False
         self._pieces = self._first = 0
         self.message_bytes = 0
-        self.stem: str | None = None
+        self.request_prefix: str | None = None
         self.done = IngestProgress(0, None, 0, 0.0)
 
     def begin(self, total: int | None) -> None:
-        """The input's length is known, or known to be unknown."""
+        """Set the number of rows of the input; None if it is not known."""
         self.done = IngestProgress(0, total, 0, 0.0)
 
     def send(self, part: Batch) -> None:
-        """Check a batch and send it as soon as there is a place for it."""
+        """Check a batch, and send it as soon as fewer than two are in flight."""
         rows = checks.check_rows(*part[:3], self._collection.config, part.first)
         self._first = part.first
         for request, sent_ids in self._fitting(*rows):
-            self.settle(at_most=_UNDER_WAY_MAX - 1)
-            while any(not sent_ids.isdisjoint(other.ids) for other in self._under_way):
-                self.settle(at_most=len(self._under_way) - 1)
+            self.settle(at_most=_IN_FLIGHT_MAX - 1)
+            while any(not sent_ids.isdisjoint(other.ids) for other in self._in_flight):
+                self.settle(at_most=len(self._in_flight) - 1)
             begun = self._calls.start_write("Upsert", request)
-            self._under_way.append(_UnderWay(request, begun, sent_ids))
+            self._in_flight.append(_InFlight(request, begun, sent_ids))
 
     def _fitting(
         self, ids: list[str], vectors: npt.NDArray[np.float32], metadata: list[bytes] | None
     ) -> Iterator[tuple[wire.UpsertRequest, set[str]]]:
-        """The batch as one request, or in halves of halves if a message can't hold it."""
+        """Yield requests for the batch with their ids; see ``cutting.fitting``."""
 
         def build(rows: slice) -> wire.UpsertRequest:
-            # Requests are numbered as they are sent, so that the same input cut in the same way has
-            # the same request ids.
-            request_id = request_id_of_part(self.stem, self._pieces + 1)
-            write_options = {} if request_id is None else {"request_id": request_id}
+            # Numbered in the order of sending, so that the same input, divided in the same way,
+            # gets the same request ids.
+            request_id = request_id_of_part(self.request_prefix, self._pieces + 1)
+            write_options: WriteFields = {} if request_id is None else {"request_id": request_id}
             raw = None if metadata is None else metadata[rows]
             return upsert_request(
                 self._collection._target, ids[rows], vectors[rows], raw, write_options
@@ -145,15 +151,16 @@ class _Ingest:
             yield request, set(ids[rows])
 
     def settle(self, at_most: int) -> None:
-        """Wait for the oldest batches until ``at_most`` are under way; tell of each."""
-        while len(self._under_way) > at_most:
+        """Wait until at most ``at_most`` batches are in flight; report the progress after each."""
+        while len(self._in_flight) > at_most:
             self._acknowledge_oldest()
             if self._progress is not None:
                 self._progress(self.done)
 
     def _acknowledge_oldest(self) -> None:
-        oldest = self._under_way.popleft()
-        # While the answer is open, or if it is a failure, what comes behind is no prefix.
+        oldest = self._in_flight.popleft()
+        # Until the answer has arrived, or if it is an error, later batches are not a prefix of the
+        # input.
         self._has_gap = True
         response = self._calls.finish_write("Upsert", oldest.request, oldest.begun)
         self._has_gap = False
@@ -165,20 +172,21 @@ class _Ingest:
         )
 
     def let_finish(self) -> None:
-        """After a failure: wait for what is under way, so that nothing is written afterwards.
+        """After an error, wait for the batches in flight, so that nothing is written later.
 
-        It counts if all before it was acknowledged, as when the input itself was at fault.
+        They count as acknowledged if all earlier ones were, as when the input caused the error.
         """
-        while self._under_way:
+        while self._in_flight:
             with suppress(VecdbError):
                 if not self._has_gap:
                     self._acknowledge_oldest()
                 else:
-                    behind = self._under_way.popleft()
+                    behind = self._in_flight.popleft()
                     self._calls.finish_write("Upsert", behind.request, behind.begun)
 
     def cancel(self) -> None:
-        """After an interrupt: don't wait for anything."""
-        while self._under_way:
-            # Here and in no other thread, which could wait for a lock that the interrupt left.
-            self._under_way.popleft().begun.cancel()
+        """After an interrupt, cancel the batches in flight without waiting."""
+        while self._in_flight:
+            # In this thread: the interrupt may have left a lock held by this thread, on which
+            # another one would block.
+            self._in_flight.popleft().begun.cancel()

@@ -1,9 +1,9 @@
-"""Ctrl-C in the middle of a call, and what of gRPC is not to be touched after it.
+"""Recovering from KeyboardInterrupt inside gRPC.
 
-It raises KeyboardInterrupt between any two steps of the main thread. Within gRPC that may leave a
-lock taken that gRPC's own threads need, or a call whose events none of them reads. From then on
-calls of that channel may wait without end, and so may cancelling them, and closing the channel,
-which collecting it does, too.
+Ctrl-C raises KeyboardInterrupt between any two bytecodes of the main thread. Inside gRPC this may
+leave a lock held that gRPC's own threads need, or a call whose events no thread reads. From then on
+calls on that channel may block forever, and so may cancelling them and closing the channel. Garbage
+collection of a channel closes it, too.
 """
 
 from __future__ import annotations
@@ -18,30 +18,32 @@ __all__ = ["in_background", "interrupt_in", "keep_until_ended", "never_collect"]
 
 
 def interrupt_in(error: BaseException, handled: BaseException | None) -> BaseException | None:
-    """The interrupt that an error is, or that led to it; None if there was none.
+    """Return the interrupt that an error is or was caused by; None if there was none.
 
     Args:
-        handled: what the caller was handling already when it called gRPC: that led to nothing here.
+        error: the error raised by gRPC.
+        handled: the exception that the caller was already handling when it called gRPC; it is not
+            a cause.
     """
     while isinstance(error, RuntimeError):
-        # It may have come between two steps of a lock, which then could not be released.
+        # An interrupt within a lock's operations can make releasing the lock raise RuntimeError.
         if error.__context__ is None or error.__context__ is handled:
             return None
         error = error.__context__
-    # An iterator that is closed early is no interrupt.
+    # GeneratorExit, from closing an iterator early, is not an interrupt.
     return None if isinstance(error, Exception | GeneratorExit) else error
 
 
 def never_collect(thing: object) -> None:
-    """Keep an object for ever, also while the interpreter ends and lets go of everything."""
+    """Leak an object on purpose, so that not even the interpreter's shutdown collects it."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def keep_until_ended(call: grpc.Future) -> None:
-    """Have gRPC hold a call that was begun until it has ended.
+    """Make gRPC reference a call until the call has ended.
 
-    Collecting it before that would cancel it, in whatever thread that comes about; and Python drops
-    an interrupt that comes in a ``__del__``, so that nobody would hear of the lock that is left.
+    Collecting it earlier would cancel it, in an arbitrary thread. Also, Python discards an
+    interrupt that occurs in a ``__del__``, so that a lock left held would go unnoticed.
     """
     call.add_done_callback(_do_nothing)
 
@@ -51,6 +53,6 @@ def _do_nothing(call: grpc.Future) -> None:
 
 
 def in_background(end: Callable[[], object]) -> None:
-    """Run a cancel or close that may never return, in a thread that nobody waits for."""
-    # Not a threading.Thread, whose start waits for locks of its own.
+    """Run a cancel or a close that may never return, in a thread that is not joined."""
+    # Not a threading.Thread: its start waits on locks.
     _thread.start_new_thread(end, ())

@@ -1,14 +1,14 @@
-"""Searches of a client: one call or as many as messages need, under one deadline.
+"""Searches of a client: one call, or several if messages would be too large, with one deadline.
 
-The rows of a single query that are larger than a message are read after its ids and distances, and
-given only if nothing was written between.
+If the answer to a single query exceeds a message, its metadata and vectors are read by id after the
+search. They are returned only if both reads are of the same seq.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from vecdb.reasons import Reason
 from vecdb.types import Hits, Records
 from vecdb_client import translation
 from vecdb_client.cutting import in_pieces
+from vecdb_client.translation import SearchFields
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 
@@ -28,41 +29,43 @@ if TYPE_CHECKING:
 __all__ = ["search"]
 
 _ATTEMPTS: Final = 5
-"""How often a search is tried whose rows are read after it, while others write."""
+"""Attempts of a search with a separate read of its rows, while other clients write."""
 
 Get = Callable[[list[str], float | None], list[Records]]
 
 
 def search(
-    calls: Calls, wanted: dict[str, Any], queries: Vectors, get: Get, timeout_s: float | None
+    calls: Calls, wanted: SearchFields, queries: Vectors, get: Get, timeout_s: float | None
 ) -> list[Hits]:
     """Return the hits of each query.
 
     Args:
-        wanted: checked fields of the request but for the queries.
+        calls: the client's calls.
+        wanted: checked fields of the request except for the queries.
         queries: float32 (q, dim).
-        get: looks rows up by id, within some seconds.
+        get: returns rows by id, within a number of seconds.
+        timeout_s: timeout of the whole search; None for the client's.
 
     Raises:
-        ResourceExhaustedError: MESSAGE_TOO_LARGE: a single query's ids are larger than a message,
-            or its rows are and writers leave no moment in which all is of one state.
+        ResourceExhaustedError: MESSAGE_TOO_LARGE: the ids for a single query exceed a message; or
+            its rows do, and concurrent writes prevented that they were read at the search's seq.
     """
     limit_s = calls.limit_of(timeout_s)
-    asked = _Search(calls, wanted, queries, get, limit_s)
+    pending = _Search(calls, wanted, queries, get, limit_s)
     dim = queries.shape[1]
     hit_bytes = 8 + (4 * dim if wanted["include_vectors"] else 0)
     entry_bytes = max(4 * dim, wanted["k"] * hit_bytes)
-    parts = in_pieces(calls, len(queries), entry_bytes, asked.some, limit_s)
+    parts = in_pieces(calls, len(queries), entry_bytes, pending.some, limit_s)
     return [hits for part in parts for hits in part]
 
 
 class _Search:
-    """One call of ``search`` under way."""
+    """One call of ``search``."""
 
     def __init__(
         self,
         calls: Calls,
-        wanted: dict[str, Any],
+        wanted: SearchFields,
         queries: Vectors,
         get: Get,
         limit_s: float | None,
@@ -84,7 +87,7 @@ class _Search:
     def _left_s(self) -> float | None:
         return None if self._ends is None else max(1e-3, self._ends - time.monotonic())
 
-    def _ask(self, queries: Vectors, wanted: dict[str, Any]) -> list[Hits]:
+    def _ask(self, queries: Vectors, wanted: SearchFields) -> list[Hits]:
         request = wire.SearchRequest(**wanted, queries=encode_matrix(queries))
         response = self._calls.search(request, self._left_s())
         return translation.hits_of(
@@ -95,7 +98,7 @@ class _Search:
         )
 
     def _completed(self, query: Vectors, too_large: ResourceExhaustedError) -> Hits:
-        bare = {**self._wanted, "include_metadata": False, "include_vectors": False}
+        bare: SearchFields = {**self._wanted, "include_metadata": False, "include_vectors": False}
         size = limits.BATCH_ROWS.maximum
         for _ in range(_ATTEMPTS):
             (hits,) = self._ask(query, bare)

@@ -1,11 +1,11 @@
-"""Searches over calls that stay open: a message each way instead of a call, at a third of its cost.
+"""Searches over calls that stay open: one message each way, at a third of the cost of a call.
 
-A stream takes one search at a time. ``SearchStreams`` keeps those that are idle and opens more, up
-to a few, when several threads search at once; a search that finds none to be had is sent as a call
-of its own, and so is one whose stream broke: a search may be sent twice.
+A stream takes one search at a time. ``SearchStreams`` keeps idle streams, and opens more, up to a
+limit, when several threads search at once. If no stream is available, a search is sent as a call;
+the same if its stream broke, since a search may be sent twice.
 
-gRPC gives a stream one deadline for its whole life. A search's own goes with it to the server,
-which keeps it; a thread here looks after those that a server no longer answers at all.
+gRPC has one deadline for the whole life of a stream. So each search carries its own deadline, which
+the server enforces. A thread of the client ends streams whose server does not answer at all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import math
 import queue
 import threading
 import time
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import grpc
 
@@ -24,45 +25,49 @@ from vecdb_proto import vecdb_pb2 as wire
 __all__ = ["SearchStreams"]
 
 _STREAMS_MAX: Final = 4
-"""Open streams of a client; each one holds a thread of the server."""
+"""Maximum of open streams of a client; each occupies a thread of the server."""
 
 _REFUSED_PAUSE_S: Final = 10.0
-"""A server that has no thread for a stream is not asked again before this."""
+"""Time until a new stream is tried after the server rejected one."""
 
 _SERVER_MAY_BE_LATE_S: Final = 0.25
-"""It answers when a deadline has passed; only if it doesn't do that either, the stream is cut."""
+"""Time after a deadline within which the server should answer; then the stream is ended."""
 
 _TIMEOUT_S_MAX: Final = 1e9
-"""Thirty years; what the wire can't hold is longer."""
+"""About thirty years; it fits into ``timeout_us``."""
 
 
 class SearchStreams:
-    """The open streams of a client. Safe to use from many threads.
+    """The open streams of a client. Thread-safe.
 
     Args:
-        method: the stub's ``SearchStream``.
+        method: ``SearchStream`` of the stub.
     """
 
-    def __init__(self, method: Any) -> None:
+    def __init__(self, method: Callable[[Iterator[wire.SearchRequest]], grpc.Call]) -> None:
         self._method = method
         self._idle: list[_Stream] = []
         self._open: set[_Stream] = set()
         self._opening = 0
-        # Taken as it is and not through the condition, whose steps an interrupt may come between.
-        # Nothing of gRPC is called while it is held: that may wait without end.
+        # Acquired directly, since an interrupt could come between the steps of the condition. gRPC
+        # is never called while it is held, since such a call may block forever.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closed = False
         self._searched_once = False
         self._refused_until = -math.inf
-        self._guard: threading.Thread | None = None
-        self._guard_looks_at = math.inf
+        self._reaper: threading.Thread | None = None
+        self._next_check_at = math.inf
 
-    def ask(self, request: wire.SearchRequest, timeout_s: float | None) -> Any:
-        """The answer, whose ``failure`` may be set, or None: then send the search as a call.
+    def ask(
+        self, request: wire.SearchRequest, timeout_s: float | None
+    ) -> wire.SearchResponse | None:
+        """Send a search in a stream and return the answer, whose ``failure`` may be set. Return
+        None if no stream is available; then send the search as a call.
 
         Args:
-            timeout_s: seconds, None for no end.
+            request: the search; its ``timeout_us`` is set here.
+            timeout_s: timeout in seconds; None for none.
         """
         stream = self._take()
         if stream is None:
@@ -71,39 +76,39 @@ class SearchStreams:
             if timeout_s is not None:
                 request.timeout_us = max(1, int(1e6 * min(timeout_s, _TIMEOUT_S_MAX)))
                 stream.ends_at = time.monotonic() + timeout_s + _SERVER_MAY_BE_LATE_S
-                if stream.ends_at < self._guard_looks_at:
-                    self._wake_guard()
+                if stream.ends_at < self._next_check_at:
+                    self._notify_reaper()
             answer = stream.ask(request)
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                # No room for a stream, or a server that has none; or one search that is too large,
-                # for which a pause does no harm.
+                # The server has no thread for a stream, or does not support streams; or the search
+                # was too large, after which a pause does no harm.
                 self._refused_until = time.monotonic() + _REFUSED_PAUSE_S
             self._drop(stream)
             return None
         except StopIteration:
-            # Ended by the server, or by ``close``.
+            # The server or ``close`` ended the stream.
             self._drop(stream)
             return None
         except Exception:
-            # Behind it may be an interrupt, after which ending a stream may take for ever.
+            # An interrupt may be the cause, after which ending a stream may block forever.
             self._forget(stream)
             in_background(stream.end)
             raise
-        # A stream whose search was interrupted does not come here: it would give the next search
-        # the answer to that one. The client abandons all its streams then.
+        # A stream whose search was interrupted is not reused, since it would return the answer to
+        # that search to the next one. The client then abandons all its streams.
         stream.ends_at = math.inf
         self._idle.append(stream)
         return answer
 
     def close(self) -> None:
-        """End all streams; searches under way in other threads end with them."""
+        """End all streams; running searches of other threads end with them."""
         for stream in self._closing():
             stream.end()
             self._forget(stream)
 
     def abandon(self) -> None:
-        """Like ``close``, for a connection that was interrupted: don't wait for any of it."""
+        """End all streams of an interrupted connection, without waiting."""
         for stream in self._closing():
             in_background(stream.end)
             self._forget(stream)
@@ -124,7 +129,7 @@ class SearchStreams:
             if self._closed or len(self._open) + self._opening >= _STREAMS_MAX:
                 return None
             if not self._searched_once:
-                # A single search is not worth a stream.
+                # Do not open a stream for the first search: there may be no other.
                 self._searched_once = True
                 return None
             if time.monotonic() < self._refused_until:
@@ -152,28 +157,29 @@ class SearchStreams:
         with self._lock:
             self._open.discard(stream)
 
-    def _wake_guard(self) -> None:
+    def _notify_reaper(self) -> None:
         with self._lock:
-            if self._guard is None:
-                self._guard = threading.Thread(
-                    target=self._run_guard, name="vecdb-client-deadlines", daemon=True
+            if self._reaper is None:
+                self._reaper = threading.Thread(
+                    target=self._end_late_streams, name="vecdb-client-deadlines", daemon=True
                 )
-                self._guard.start()
+                self._reaper.start()
             self._changed.notify_all()
 
-    def _run_guard(self) -> None:
+    def _end_late_streams(self) -> None:
         while True:
             with self._lock:
                 if self._closed:
                     return
-                # Set before the streams are read: a search that begins meanwhile wakes us again.
-                self._guard_looks_at = math.inf
+                # Set before the streams are read, so that a later search notifies
+                # this thread.
+                self._next_check_at = math.inf
                 now = time.monotonic()
                 late = [stream for stream in self._open if stream.ends_at <= now]
                 if not late:
                     ends = [stream.ends_at for stream in self._open]
-                    self._guard_looks_at = min(ends, default=math.inf)
-                    wait_s = self._guard_looks_at - now
+                    self._next_check_at = min(ends, default=math.inf)
+                    wait_s = self._next_check_at - now
                     self._changed.wait(None if wait_s == math.inf else wait_s)
             for stream in late:
                 stream.ends_at = math.inf
@@ -181,21 +187,26 @@ class SearchStreams:
 
 
 class _Stream:
-    """One call that stays open. ``ends_at``: when its search must have been answered."""
+    """One call that stays open.
 
-    def __init__(self, method: Any) -> None:
+    Attributes:
+        ends_at: time.monotonic() at which the stream is ended if its search is not answered.
+    """
+
+    def __init__(self, method: Callable[[Iterator[wire.SearchRequest]], grpc.Call]) -> None:
         self.ends_at = math.inf
         self._requests: queue.SimpleQueue[wire.SearchRequest | None] = queue.SimpleQueue()
         try:
             self._answers = method(iter(self._requests.get, None))
             keep_until_ended(self._answers)
         except BaseException:
-            self._requests.put(None)  # Nobody else has it yet who could end it.
+            self._requests.put(None)  # No other code has this object, so end the stream here.
             raise
 
-    def ask(self, request: wire.SearchRequest) -> Any:
+    def ask(self, request: wire.SearchRequest) -> wire.SearchResponse:
         self._requests.put(request)
-        return next(self._answers)
+        answer: wire.SearchResponse = next(self._answers)
+        return answer
 
     def end(self) -> None:
         self._requests.put(None)

@@ -1,20 +1,22 @@
-"""Between messages and the vocabulary, and from gRPC's errors to ours: the only place for either.
+"""Translation of messages to types of the vocabulary and back, and of gRPC's errors to vecdb's.
 
-What a server of vecdb refuses comes with a reason in the trailing metadata and is raised as the
-class that an embedded database would raise. What gRPC itself reports has no reason; there the
-question is whether a write may have been applied (``error_of``).
+An error of the server has a reason in the trailing metadata; it is raised as the class that an
+embedded database would raise. An error of gRPC itself has no reason; its class depends on whether a
+write may have been applied (``error_of``).
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import grpc
+from google.protobuf.message import Message
 
 from vecdb import checks, errors, limits
 from vecdb.errors import InternalError, VecdbError
 from vecdb.one_line import one_line
 from vecdb.reasons import Reason
+from vecdb.surface.collection import SearchFlags
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -79,18 +81,20 @@ _NOT_APPLIED: Final = frozenset(
         grpc.StatusCode.NOT_FOUND,
     }
 )
-"""Given by gRPC or a proxy without any reason of ours, these mean that no handler ran."""
+"""Statuses that, from gRPC or a proxy and without a reason of vecdb, mean that no handler ran."""
 
 _NEVER_CONNECTED: Final = "failed to connect to all addresses"
-"""How gRPC's core begins to say that nothing was sent. Any other text is taken for a doubt, so
-that a change of words makes us careful, never wrong."""
+"""Begin of the message of gRPC's core if nothing was sent. With any other text the outcome counts
+as unknown, so that a change of this text is safe."""
 
 
 def error_of(error: grpc.RpcError, address: str, *, is_write: bool) -> VecdbError:
-    """Our error for one of gRPC's.
+    """Return the error of vecdb for an error of gRPC.
 
     Args:
-        is_write: a write whose answer was lost becomes OutcomeUnknownError.
+        error: the error.
+        address: the server's address, for the message.
+        is_write: if the answer to a write was lost, the error is OutcomeUnknownError.
     """
     code: grpc.StatusCode = error.code()
     text = one_line(error.details() or code.name)
@@ -104,25 +108,25 @@ def error_of(error: grpc.RpcError, address: str, *, is_write: bool) -> VecdbErro
     never_connected = code is grpc.StatusCode.UNAVAILABLE and text.startswith(_NEVER_CONNECTED)
     if is_write and not never_connected and code not in _NOT_APPLIED:
         return errors.OutcomeUnknownError(
-            f"the answer of {address} was lost, the write may have been applied: {text}",
+            f"the answer of {address} was lost; the write may have been applied: {text}",
             Reason.OUTCOME_UNKNOWN,
         )
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.UnavailableError(f"cannot reach {address}: {text}", Reason.CONNECTION)
     kind = _ERROR_OF_STATUS.get(code, InternalError)
     if kind in (errors.OutcomeUnknownError, errors.ConditionFailedError):
-        kind = InternalError  # Said of a read, and not by us.
+        kind = InternalError  # These classes are for writes; vecdb did not send this status.
     return kind(f"{code.name} from {address}: {text}")
 
 
 def no_answer_in_time(address: str, *, is_write: bool) -> errors.DeadlineExceededError:
-    """What a call raises whose timeout has passed."""
+    """Return the error for a call whose timeout has passed."""
     doubt = "; the write may still have been applied" if is_write else ""
     return errors.DeadlineExceededError(f"no answer from {address} in time{doubt}")
 
 
 def error_of_failure(failure: wire.Failure) -> VecdbError:
-    """Our error for a search of a stream that failed."""
+    """Return the error for a failed search of a stream."""
     kind = _ERROR_OF_NUMBER.get(failure.code, InternalError)
     return kind(one_line(failure.message), failure.reason)
 
@@ -130,13 +134,11 @@ def error_of_failure(failure: wire.Failure) -> VecdbError:
 def _too_much(text: str, address: str) -> VecdbError:
     if "larger than max" in text:
         return errors.ResourceExhaustedError(
-            f"a message is larger than client or server at {address} takes: {text}; "
-            "use smaller batches (upsert_many makes them), fewer queries or a smaller k",
+            f"a message exceeds the maximum size of the client or the server at {address}: {text}; "
+            "use smaller batches (as upsert_many does), fewer queries or a smaller k",
             Reason.MESSAGE_TOO_LARGE,
         )
-    return errors.ResourceExhaustedError(
-        f"{address} has too much to do: {text}", Reason.TOO_MANY_CALLS
-    )
+    return errors.ResourceExhaustedError(f"{address} is overloaded: {text}", Reason.TOO_MANY_CALLS)
 
 
 # ------------------------------------------------------------------------------------ collections
@@ -150,7 +152,7 @@ _METRIC_OF_WIRE: Final = {int(number): metric for metric, number in _WIRE_OF_MET
 
 
 def config_message(config: CollectionConfig) -> wire.CollectionConfig:
-    """A configuration with every field set."""
+    """Return the message of a configuration, with every field set."""
     return wire.CollectionConfig(
         dim=config.dim,
         metric=_WIRE_OF_METRIC[config.metric],
@@ -160,7 +162,7 @@ def config_message(config: CollectionConfig) -> wire.CollectionConfig:
 
 
 def description_of(message: wire.CollectionDescription) -> CollectionDescription:
-    """A collection's name and configuration.
+    """Return the name and the configuration of a collection.
 
     Raises:
         UnsupportedError: a metric that this client is too old to know.
@@ -181,10 +183,31 @@ def _config_of(name: str, config: wire.CollectionConfig) -> CollectionConfig:
 # -------------------------------------------------------------------------------------------- rows
 
 
-def wire_write_options(insert_only: Any, if_seq: Any, request_id: Any) -> dict[str, Any]:
-    """Fields of a write's request for its conditions and its request id, checked; none without."""
+class Target(TypedDict):
+    """Fields of a request that name its collection."""
+
+    collection: str
+    collection_id: str
+
+
+class WriteFields(TypedDict, total=False):
+    """Fields of a write for its conditions and its request id."""
+
+    condition: wire.WriteCondition
+    request_id: str
+
+
+class SearchFields(Target, SearchFlags):
+    """Fields of a search but for the queries."""
+
+    k: int
+    ef: int | None
+
+
+def wire_write_options(insert_only: object, if_seq: object, request_id: object) -> WriteFields:
+    """Check the conditions and the request id of a write; return their fields of the request."""
     must_be_new, seq = checks.check_condition(insert_only, if_seq)
-    write_options: dict[str, Any] = {}
+    write_options: WriteFields = {}
     if must_be_new or seq is not None:
         write_options["condition"] = wire.WriteCondition(insert_only=must_be_new, if_seq=seq)
     name = checks.check_request_id(request_id)
@@ -196,14 +219,14 @@ def wire_write_options(insert_only: Any, if_seq: Any, request_id: Any) -> dict[s
 def hits_of(
     response: wire.SearchResponse, query_count: int, *, with_metadata: bool, with_vectors: bool
 ) -> list[Hits]:
-    """The answer to each query. Columns are cut, not copied."""
+    """Return the hits of each query. Their columns are slices, not copies."""
     if not query_count:
         return []
     metadata = list(response.metadata) if with_metadata else None
     columns = HitColumns(
         list(response.counts),
         list(response.ids),
-        # Writable, as those of an embedded database are.
+        # Writable, like those of an embedded database.
         decode_floats(response.distances, writable=True),
         metadata or None,
         decode_matrix(response.vectors, writable=True) if with_vectors else None,
@@ -220,7 +243,7 @@ def hits_of(
 
 
 def _info_of(info: wire.SearchInfo) -> SearchInfo:
-    """What holds for a whole answer; the counts of each query are columns of their own."""
+    """Return the info of a whole answer; the counts per query are separate columns."""
     return SearchInfo(
         info.plan,
         info.exact,
@@ -234,7 +257,7 @@ def _info_of(info: wire.SearchInfo) -> SearchInfo:
 
 
 def records_of(response: wire.GetResponse) -> Records:
-    """What was found."""
+    """Return the records of an answer."""
     ids = list(response.ids)
     return Records(
         ids,
@@ -246,7 +269,7 @@ def records_of(response: wire.GetResponse) -> Records:
 
 
 def page_of(response: wire.ScrollPageResponse) -> ScrollPage:
-    """One page of a scroll."""
+    """Return one page of a scroll."""
     ids = list(response.ids)
     vectors = None
     if response.HasField("vectors"):
@@ -258,7 +281,7 @@ def page_of(response: wire.ScrollPageResponse) -> ScrollPage:
 
 
 def stats_of(message: wire.CollectionStats) -> CollectionStats:
-    """The state of a collection."""
+    """Return the state of a collection."""
     return CollectionStats(
         **_numbers(message, wire.CollectionStats, skipped="segments"),
         segments=[
@@ -268,12 +291,12 @@ def stats_of(message: wire.CollectionStats) -> CollectionStats:
 
 
 def report_of(message: wire.BackupReport) -> BackupReport:
-    """What a backup has put on disk."""
+    """Return the report of a backup."""
     return BackupReport(**_numbers(message, wire.BackupReport))
 
 
 def export_end_of(message: wire.ExportEnd) -> ExportEnd:
-    """What is known of an export at its end."""
+    """Return the trailer of an export."""
     fields = _numbers(message, wire.ExportEnd)
     if fields["config"] is not None:
         fields["config"] = _config_of("that is exported", message.config)
@@ -286,11 +309,13 @@ _KIND_OF_IMPORT: Final[dict[str, wire.ImportKind]] = {
 }
 
 
-def import_begin(kind: str, collection: Any, metric: Any, dim: Any = None) -> wire.ImportBegin:
-    """What an import is to be, checked; without its files.
+def import_begin(
+    kind: str, collection: object, metric: object, dim: object = None
+) -> wire.ImportBegin:
+    """Check the arguments of an import; return its first message, without sizes and names of files.
 
     Args:
-        kind: "faiss" or "hnswlib", which needs metric and dim.
+        kind: "faiss" or "hnswlib"; the latter needs ``metric`` and ``dim``.
     """
     begin = wire.ImportBegin(collection=checks.check_name(collection), kind=_KIND_OF_IMPORT[kind])
     if kind == "hnswlib":
@@ -301,14 +326,14 @@ def import_begin(kind: str, collection: Any, metric: Any, dim: Any = None) -> wi
 
 
 def import_report_of(message: wire.ImportReport) -> ImportReport:
-    """What an import has brought."""
+    """Return the report of an import."""
     fields = _numbers(message, wire.ImportReport)
     return ImportReport(**{**fields, "assumed": tuple(message.assumed)})
 
 
-def _numbers(message: Any, kind: Any, skipped: str = "") -> dict[str, Any]:
-    """Fields that are called the same on the wire and in the vocabulary; a test compares them. One
-    that may be unset is None then."""
+def _numbers(message: Message, kind: type[Message], skipped: str = "") -> dict[str, Any]:
+    """Return the fields that have the same names in a message and in the vocabulary; a test
+    compares the names. An optional field that is unset is None."""
     return {
         field.name: (
             None

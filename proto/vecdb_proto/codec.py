@@ -1,21 +1,21 @@
-"""Vectors to bytes and back: the only place that knows how numbers lie in a Matrix.
+"""Vectors to bytes and back: the only module that knows the layout of a Matrix.
 
     rows * dim float32, row after row, little-endian:
     ┌ row 0 ─────────────────┬ row 1 ─────────────────┬ …
     │ c0 c1 … c(dim-1)       │ c0 c1 … c(dim-1)       │
     └ 4 bytes each ──────────┴────────────────────────┴ …
 
-Decoded arrays are read-only views of the message's bytes; asked to be writable they are copies.
-Never change the layout: it is part of ``vecdb.v1``.
+Decoded arrays are read-only views of the message's bytes, or writable copies if requested. Never
+change the layout: it is part of ``vecdb.v1``.
 
-These functions run in every call after a wake-up, when caches are cold and each call into numpy
-takes several times what a loop would measure: hence as few as can be.
+These functions run in every call, just after its thread wakes up, when caches are cold and a call
+into numpy takes several times as long as a benchmark loop shows. So they make as few as possible.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,18 +32,18 @@ _SWAPS: Final = sys.byteorder == "big"
 Floats = npt.NDArray[np.float32]
 
 
-def encode_floats(numbers: npt.NDArray[Any]) -> bytes:
-    """float32 numbers of any shape as bytes, row-major."""
+def encode_floats(numbers: npt.NDArray[np.generic]) -> bytes:
+    """Encode numbers of any shape as float32, row-major."""
     if numbers.dtype != np.float32:
         numbers = numbers.astype(np.float32)
     return numbers.byteswap().tobytes() if _SWAPS else numbers.tobytes()
 
 
 def decode_floats(data: bytes, *, writable: bool = False) -> Floats:
-    """Bytes as float32, shape (len(data) / 4,), read-only unless a writable copy is asked for.
+    """Decode bytes to float32, shape (len(data) / 4,); read-only unless ``writable``.
 
     Raises:
-        InvalidArgumentError: MATRIX_SIZE, the bytes are no whole number of floats.
+        InvalidArgumentError: MATRIX_SIZE: the length is not a multiple of 4.
     """
     if len(data) % 4:
         raise InvalidArgumentError(
@@ -53,8 +53,8 @@ def decode_floats(data: bytes, *, writable: bool = False) -> Floats:
     return numbers.byteswap() if _SWAPS else numbers
 
 
-def encode_matrix(vectors: npt.NDArray[Any]) -> vecdb_pb2.Matrix:
-    """A Matrix of vectors, shape (rows, dim)."""
+def encode_matrix(vectors: npt.NDArray[np.generic]) -> vecdb_pb2.Matrix:
+    """Encode vectors of shape (rows, dim) as a Matrix of float32."""
     rows, dim = vectors.shape
     return vecdb_pb2.Matrix(
         rows=rows, dim=dim, dtype=vecdb_pb2.DTYPE_FLOAT32, data=encode_floats(vectors)
@@ -62,11 +62,11 @@ def encode_matrix(vectors: npt.NDArray[Any]) -> vecdb_pb2.Matrix:
 
 
 def decode_matrix(matrix: vecdb_pb2.Matrix, *, writable: bool = False) -> Floats:
-    """The vectors of a Matrix: float32, shape (rows, dim); as for ``decode_floats``.
+    """Decode a Matrix to float32, shape (rows, dim); read-only unless ``writable``.
 
     Raises:
-        InvalidArgumentError: MATRIX_DTYPE, an unknown kind of number; MATRIX_SIZE, data of another
-            length than 4 * rows * dim bytes.
+        InvalidArgumentError: MATRIX_DTYPE: an unknown type of numbers. MATRIX_SIZE: the data do not
+            have 4 * rows * dim bytes.
     """
     if matrix.dtype != _FLOAT32:
         raise InvalidArgumentError(

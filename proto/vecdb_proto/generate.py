@@ -1,8 +1,8 @@
 """Generate the wire code from the contract: ``python -m vecdb_proto.generate [folder]``.
 
-It needs the compiler of proto/generator.txt, which ``make proto`` installs into an environment of
-its own. The generated code is committed, so that users need no compiler; a test generates it into a
-temporary folder and compares.
+It needs the compiler of proto/generator.txt, which ``make proto`` installs in a separate
+environment. The generated code is committed, so that users need no compiler. A test generates it in
+a temporary folder and compares.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def generate(target: Path = _ROOT) -> None:
-    """Write the generated files below ``target`` / vecdb_proto.
+    """Write the generated files to ``target`` / vecdb_proto.
 
     Raises:
-        RuntimeError: protoc refused the contract; it says why on stderr.
+        RuntimeError: protoc failed; its message is on stderr.
     """
     import grpc_tools
     from grpc_tools import protoc

@@ -115,72 +115,72 @@ class VecdbServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def ServerInfo(self, request, context):
-        """What the server is and what it takes. Answers while the server starts.
+        """Returns the server's version, limits and features, also while the server starts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateCollection(self, request, context):
-        """ALREADY_EXISTS if the name is taken, INVALID_ARGUMENT for a name or limit that is wrong.
+        """Creates a collection. ALREADY_EXISTS if the name is taken, INVALID_ARGUMENT for an invalid name
+        or a value out of its limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCollection(self, request, context):
-        """NOT_FOUND.
+        """Returns a collection's configuration. NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCollections(self, request, context):
-        """All collections, by name.
+        """Returns all collections, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenameCollection(self, request, context):
-        """Another name for a collection, in one step for everyone. NOT_FOUND; ALREADY_EXISTS if the new
-        name is taken.
+        """Renames a collection atomically. NOT_FOUND; ALREADY_EXISTS if the new name is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DropCollection(self, request, context):
-        """The collection and all its rows. NOT_FOUND. Not to be undone.
+        """Drops a collection with all rows. NOT_FOUND. This cannot be undone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Upsert(self, request, context):
-        """Writes one batch, all or nothing: new ids are inserted, known ones replaced. The answer comes
-        when the batch is on disk (fsynced) and every later read sees it.
+        """Writes one batch, all or nothing: new ids are inserted, existing ones replaced. The answer is
+        sent when the batch is on disk (fsynced) and visible to every later read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Deletes ids in one batch, all or nothing; an id that is not there is no error.
+        """Deletes ids in one batch, all or nothing; an id that does not exist is not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """Rows by id.
+        """Returns rows by id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ScrollPage(self, request, context):
-        """All live rows page by page, as they are when the first page is asked for; see
+        """Returns all live rows page by page, in the state at the request of the first page; see
         ScrollPageRequest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -188,78 +188,79 @@ class VecdbServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def EndScroll(self, request, context):
-        """Ends a scroll before its last page, so that what it holds may be purged; without it that
-        happens by itself a minute after the last page was asked for. One that has ended is no error.
+        """Ends a scroll before its last page, so that the rows it keeps can be purged. Otherwise it ends
+        a minute after the request of its last page. A scroll that has already ended is not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Count(self, request, context):
-        """Live rows.
+        """Returns the number of live rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Search(self, request, context):
-        """The k nearest rows of each query; see SearchRequest.
+        """Returns the k nearest rows of each query; see SearchRequest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchStream(self, request_iterator, context):
-        """The same for one search after the other on a call that stays open, which saves the cost of a
-        call each time. One search is answered before the next is begun, in the order of the requests.
-        What is wrong with one search is told in its answer (failure) and the stream goes on; the
-        deadline of one search goes with it (timeout_us). A stream holds a thread of the server: one
-        too many is refused with RESOURCE_EXHAUSTED (TOO_MANY_STREAMS), or ends another one on which
-        nothing has come for five seconds (CANCELLED). In both cases Search does as well.
+        """Runs searches one after another on a call that stays open, which saves the cost of a call per
+        search. Each search is answered before the next begins, in the order of the requests. If a
+        search fails, its answer has the error (failure), and the stream continues. Each search has its
+        own deadline (timeout_us). A stream occupies a thread of the server. At the limit, a new stream
+        is rejected with RESOURCE_EXHAUSTED (TOO_MANY_STREAMS), or ends one that has been idle for five
+        seconds (CANCELLED). In both cases use Search.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Stats(self, request, context):
-        """The state of a collection.
+        """Returns the state of a collection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Optimize(self, request, context):
-        """Brings a collection into its end state (everything in graphs, one below the size cap) and
-        answers then; minutes for millions of rows. What was done when a deadline passes stays done.
+        """Optimizes a collection (all rows in graphs; in a single one below the size limit), and answers
+        when it is done; takes minutes for millions of rows. If the deadline passes, finished work is
+        kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Backup(self, request, context):
-        """Makes a backup of the whole data folder on the server's machine and answers when it is fsynced
-        and was read back. A cancelled call leaves nothing of it. It is turned into a data folder again
-        by "vecdb restore".
+        """Writes a backup of the whole data folder on the server's machine, and answers when it is
+        fsynced and was read back. If the call is cancelled, its files are removed. "vecdb restore"
+        makes a data folder of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Export(self, request, context):
-        """A collection as a file that others open: its bytes in chunks, then what is known of them. If it
-        takes a graph job first, that is waited for. Cancelling ends it. A server never writes it to a
-        path of the caller's; who receives it compares size and SHA-256.
+        """Returns a collection as a file for other libraries: its bytes in chunks, then a trailer. If
+        graph work is needed first, the call waits for it. Cancelling ends the export. The server never
+        writes the file to a path given by the caller; the caller compares size and SHA-256.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Import(self, request_iterator, context):
-        """An index file of another library into a collection, which is made if it is not there: rows and,
-        without building it, the graph. The file comes in chunks and is spooled into the data folder
-        for as long as the call lasts; all of it is checked before anything is written. Then rows are
-        upserted a batch at a time: those that were stay if the call ends early, and the same import
-        goes on from there.
+        """Imports an index file of another library into a collection, which is created if it does not
+        exist: the rows and, without building it again, the graph. The file is sent in chunks and is
+        spooled to the data folder during the call. All of it is checked before anything is written.
+        Then rows are upserted batch by batch. If the call ends early, written rows are kept, and the
+        same import continues from there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

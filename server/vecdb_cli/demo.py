@@ -319,7 +319,7 @@ def _neighbour_distances(
     nearest = []
     for first in range(0, len(queries), _BATCH):
         answers = collection.search(
-            queries[first : first + _BATCH], K + 1, exact=exact, include_metadata=False
+            list(queries[first : first + _BATCH]), K + 1, exact=exact, include_metadata=False
         )
         for name, hits in zip(names[first : first + _BATCH], answers, strict=True):
             others = [d for d, other in zip(hits.distances, hits.ids, strict=True) if other != name]
@@ -337,7 +337,7 @@ def _load_held_out(console: Console, status: Status, collection: Collection, wor
     began = time.perf_counter()
     receipt = collection.upsert(names, vectors, metadata)
     wrote_ms = (time.perf_counter() - began) * 1e3
-    answers = collection.search(vectors, 1)
+    answers = collection.search(list(vectors), 1)
     found = sum(
         hits.ids[0] == name or float(hits.distances[0]) <= TIE
         for name, hits in zip(names, answers, strict=True)

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ import numpy.typing as npt
 from vecdb import json_objects
 from vecdb.errors import InvalidArgumentError
 from vecdb.json_objects import NotJsonError
-from vecdb.reasons import Reason
 
 __all__ = [
     "LINE_BYTES_MAX",
@@ -147,7 +146,7 @@ def count_lines(path: Path) -> tuple[int, int]:
     return full, ended + (last != b"\n")
 
 
-def id_source(path: Path) -> tuple[Callable[[], Iterator[Any]], int]:
+def id_source(path: Path) -> tuple[Callable[[], Iterator[object]], int]:
     """Return a function that iterates over the ids (str, int, or an error), and their number."""
     kind = suffix_of(path)
     if kind == ".txt":
@@ -172,7 +171,7 @@ def id_source(path: Path) -> tuple[Callable[[], Iterator[Any]], int]:
     raise wrong(path, "ids must be .txt, .npy or .json")
 
 
-def _array_items(array: npt.NDArray[Any]) -> Iterator[Any]:
+def _array_items(array: npt.NDArray[np.generic]) -> Iterator[object]:
     """Yield items as str or int, in pages, as the array is mapped."""
     for first in range(0, len(array), 4096):
         yield from array[first : first + 4096].tolist()
@@ -183,7 +182,7 @@ def _text_ids(path: Path) -> Iterator[str | InvalidArgumentError]:
         yield decoded(path, f"line {number}", line)
 
 
-def metadata_source(path: Path) -> Iterator[dict[str, Any] | InvalidArgumentError | None]:
+def metadata_source(path: Path) -> Iterator[dict[str, object] | InvalidArgumentError | None]:
     """Yield the metadata of each row, or an error in its place."""
     for number, line in enumerate(lines_of(path), 1):
         yield _metadata_entry(path, number, line) if line.strip() else None
@@ -191,7 +190,7 @@ def metadata_source(path: Path) -> Iterator[dict[str, Any] | InvalidArgumentErro
 
 def _metadata_entry(
     path: Path, number: int, line: bytes
-) -> dict[str, Any] | InvalidArgumentError | None:
+) -> dict[str, object] | InvalidArgumentError | None:
     try:
         entry = json_objects.decode(line)
     except (NotJsonError, RecursionError) as error:
@@ -202,7 +201,7 @@ def _metadata_entry(
     return entry
 
 
-def mapped(path: Path) -> npt.NDArray[Any]:
+def mapped(path: Path) -> npt.NDArray[np.generic]:
     """Map an .npy file read-only."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -147,7 +148,7 @@ class VectorFile(ABC):
     def _block(
         self,
         first: int,
-        ids: list[Any],
+        ids: list[object],
         vectors: Vectors,
         metadata: list[Any] | None,
         on_bad: OnBad | None,
@@ -180,7 +181,7 @@ class VectorFile(ABC):
                 check_count(self._metadata, count, self.path, self.rows)
 
     @abstractmethod
-    def _pairs(self, block_rows: int) -> Iterator[tuple[list[Any], Vectors]]:
+    def _pairs(self, block_rows: int) -> Iterator[tuple[list[object], Vectors]]:
         """Yield ids (an error for a bad row) and vectors of all rows, ``block_rows`` at a time."""
 
 
@@ -244,7 +245,7 @@ class _NpyFile(VectorFile):
             check_count(ids, count, path, self.rows)
         self._check_metadata_count()
 
-    def _pairs(self, block_rows: int) -> Iterator[tuple[list[Any], Vectors]]:
+    def _pairs(self, block_rows: int) -> Iterator[tuple[list[object], Vectors]]:
         ids = self._ids()
         for first in range(0, len(self._matrix), block_rows):
             part = self._matrix[first : first + block_rows]
@@ -253,7 +254,7 @@ class _NpyFile(VectorFile):
             yield list(islice(ids, len(vectors))), vectors
 
 
-def _mapped_copy(path: Path) -> npt.NDArray[Any]:
+def _mapped_copy(path: Path) -> npt.NDArray[np.generic]:
     """Map a file that can't be mapped directly; its temporary copy is deleted with the mapping."""
     with tempfile.NamedTemporaryFile(suffix=".npy") as copy:
         with open_bytes(path) as stream:
@@ -300,7 +301,7 @@ class _TextFile(VectorFile):
         """Return the line of a row, from 1."""
         return f"line {number + self._header_lines + 1}"
 
-    def _pairs(self, block_rows: int) -> Iterator[tuple[list[Any], Vectors]]:
+    def _pairs(self, block_rows: int) -> Iterator[tuple[list[object], Vectors]]:
         if not self.is_pipe:
             self._lines = self._open.enter_context(_Lines(self.path))
         found = 0
@@ -352,8 +353,13 @@ class _Lines:
         self._number = 0
         return self
 
-    def __exit__(self, *exception: Any) -> None:
-        self._open.__exit__(*exception)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, traceback)
 
 
 def _without_blank_end(lines: Iterator[bytes]) -> Iterator[bytes]:
@@ -403,7 +409,7 @@ class _BinFile(VectorFile):
             what = f"truncated: {self.rows} rows need at least {least} bytes, got {size}"
             raise wrong(self.path, what)
 
-    def _pairs(self, block_rows: int) -> Iterator[tuple[list[Any], Vectors]]:
+    def _pairs(self, block_rows: int) -> Iterator[tuple[list[object], Vectors]]:
         assert self.rows is not None
         if not self.is_pipe:
             self._stream = self._open.enter_context(open_bytes(self.path))
@@ -412,7 +418,8 @@ class _BinFile(VectorFile):
             window = _Window(self.path, self._stream, self._data_start)
             for first in range(0, self.rows, block_rows):
                 count = min(block_rows, self.rows - first)
-                words, parts = [], []
+                words: list[object] = []
+                parts = []
                 for row in range(first, first + count):
                     word, part = window.take(row, 4 * self.dim)
                     words.append(word)

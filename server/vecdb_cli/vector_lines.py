@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.errors import InvalidArgumentError
 from vecdb_cli.sidecars import decoded, wrong
 
 __all__ = ["dimension_of", "header_of", "is_number", "parse_lines", "stripped"]
@@ -77,7 +77,7 @@ def dimension_of(lines: Sequence[bytes]) -> int:
 
 def parse_lines(
     path: Path, lines: Sequence[bytes], first_line: int, dim: int
-) -> tuple[list[Any], Rows]:
+) -> tuple[list[object], Rows]:
     """Return words and vectors, float64 of shape (len(lines), dim); an error replaces the word of a
     bad line."""
     lines = [stripped(line) for line in lines]
@@ -89,7 +89,8 @@ def parse_lines(
         parsed = _parsed_at_once(split, dim)
     if parsed is not None:
         return parsed
-    words, rows = [], np.zeros((len(lines), dim), np.float64)
+    words: list[object] = []
+    rows = np.zeros((len(lines), dim), np.float64)
     for row, line in enumerate(lines):
         word, numbers = _parsed(path, f"line {first_line + row}", line, dim)
         words.append(word)
@@ -98,7 +99,7 @@ def parse_lines(
     return words, rows
 
 
-def _parsed_at_once(split: list[list[bytes]], dim: int) -> tuple[list[Any], Rows] | None:
+def _parsed_at_once(split: list[list[bytes]], dim: int) -> tuple[list[object], Rows] | None:
     """Parse all lines at once; None if a word contains a separator, or a line is bad."""
     try:
         for fields in split:
@@ -114,7 +115,9 @@ def _parsed_at_once(split: list[list[bytes]], dim: int) -> tuple[list[Any], Rows
         return None
 
 
-def _parsed(path: Path, place: str, line: bytes, dim: int) -> tuple[Any, list[float] | None]:
+def _parsed(
+    path: Path, place: str, line: bytes, dim: int
+) -> tuple[str | InvalidArgumentError, list[float] | None]:
     """Parse one line: return its word and numbers, or an error and None."""
     spans = [found.span() for found in _FIELD.finditer(line)]
     if len(spans) <= dim:

@@ -1,13 +1,14 @@
 """The gRPC server of vecdb: it checks, calls the engine and translates, no more.
 
-service       the calls, each in one method: messages in, messages out; knows nothing of gRPC
-translation   messages to the vocabulary and back, and the one table of errors
-transport     gRPC around the service: bytes, states of the server, caps, the errors' way out
-process       the server's life: bind, open, compile, ready, drain, stop
-admission     who comes in: open calls, messages on their way, workers, places
-call_threads  a thread for each call
-health        grpc.health.v1.Health
-log           one line an event
+service        the rpcs, one method each: messages in, messages out, independent of gRPC
+translation    messages to types of the vocabulary and back, and the only table of errors
+transport      gRPC around the service: bytes, limits, errors to statuses
+process        the lifecycle of a server: bind, open, compile, ready, drain, stop
+admission      limits of open calls, slow messages, workers and slots
+call_threads   one thread per call
+health         grpc.health.v1.Health
+log            one line per event
+backup_folder  the folder for backups that callers request
 """
 
 from __future__ import annotations
@@ -16,6 +17,6 @@ import os
 
 __all__: list[str] = []
 
-# Read when grpc is imported. By itself its core writes notes to stderr, with what its peers say in
-# them as it is, line ends too.
+# Read when grpc is imported. By default gRPC's core logs to stderr, and includes text from its
+# peers unescaped, with line ends.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

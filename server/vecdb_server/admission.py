@@ -1,14 +1,15 @@
-"""Who comes in: calls wait for their message without a worker, and everything has a bound.
+"""Admission of calls: each stage of a call has a limit, and no worker waits for a message.
 
-    open       a call is open from its headers to its end; so many may be, and one more ends the
-               open call that has waited for its message for longest, or is refused
-    received   its message may come slowly, or never: of those that have waited for a while, only a
-               few may go on waiting, which also bounds the bytes of messages that are half there
-    at work    with its message it waits for one of the workers, until its deadline
-    sent       an answer that its caller does not take may be let go where memory is short
-    placed     writes, long work and open streams have a place instead, or are refused at once
+    open       a call is open from its headers to its end. At the limit, a new call ends the open
+               call that has waited for its message for longest; if none waits, it is rejected
+    receiving  a message may arrive slowly, or never. Only a few calls may wait for longer than a
+               second, which also bounds the memory of partly received messages
+    working    with its message, a call waits for a worker, until its deadline
+    slots      writes, long work and open streams need a slot of their kind, or are rejected
+    sending    if memory is short, calls whose answers are not read are ended
 
-A call that is ended to make room for others is cancelled: it had sent nothing that was handled.
+A call that is ended to make room for others is cancelled. The server has not acted on any of its
+messages.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
+
+import grpc
 
 from vecdb.errors import (
     CancelledError,
@@ -28,58 +31,58 @@ from vecdb.errors import (
 )
 from vecdb.reasons import Reason
 
-__all__ = ["Place", "Places", "Reception", "Unread", "Workers"]
+__all__ = ["OpenCalls", "Slot", "Slots", "UnreadAnswers", "Workers"]
 
 _PATIENCE_S: Final = 1.0
-"""A message that takes longer comes slowly."""
+"""A message that takes longer to arrive is slow."""
 
-_LOOKS_A_PATIENCE: Final = 4
+_CHECKS_PER_PATIENCE: Final = 4
 
-_ASK_AGAIN_S: Final = 1.0
-"""How often a call that waits for a worker asks whether its caller is still there."""
+_CALLER_POLL_S: Final = 1.0
+"""Interval at which a call that waits for a worker checks whether its caller is still there."""
 
 
-class Reception:
-    """The open calls, and those of them whose message is still to come. For many threads.
+class OpenCalls:
+    """The open calls, and those of them that wait for their message. Thread-safe.
 
     Args:
-        calls_max: calls that may be open.
-        slow_max: calls that may wait for their message for longer than a moment.
+        calls_max: maximum of open calls.
+        slow_max: maximum of calls that wait for their message for longer than ``_PATIENCE_S``.
     """
 
     def __init__(self, calls_max: int, slow_max: int) -> None:
         self._calls_max, self._slow_max = calls_max, slow_max
-        # Changed by single steps of dict, which need no lock; both are in the order of arrival.
-        self._open: dict[Any, None] = {}
-        self._waiting: dict[Any, float] = {}
+        # Changed by single operations of dict, which are atomic, so that no lock is needed. Both
+        # are in the order of arrival.
+        self._open: dict[grpc.ServicerContext, None] = {}
+        self._waiting: dict[grpc.ServicerContext, float] = {}
         self._lock = threading.Lock()
-        self._guard: threading.Thread | None = None
+        self._reaper: threading.Thread | None = None
 
     @property
     def open_count(self) -> int:
-        """Calls that are open."""
+        """Number of open calls."""
         return len(self._open)
 
-    def enter(self, context: Any) -> None:
-        """A call has come; ``leave`` is to follow, unless it is refused.
+    def enter(self, context: grpc.ServicerContext) -> None:
+        """Admit a call. Call ``leave`` at its end, unless it is rejected.
 
         Raises:
             ResourceExhaustedError: TOO_MANY_CALLS.
         """
         if len(self._open) >= self._calls_max and not self.end_longest_wait():
             raise ResourceExhaustedError(
-                f"{len(self._open)} calls are open, at most {self._calls_max} may be; try again "
-                "shortly",
+                f"too many open calls ({len(self._open)}, limit {self._calls_max}); retry later",
                 Reason.TOO_MANY_CALLS,
             )
         self._open[context] = None
 
-    def leave(self, context: Any) -> None:
-        """It has ended."""
+    def leave(self, context: grpc.ServicerContext) -> None:
+        """Remove a call that has ended."""
         self._open.pop(context, None)
 
-    def receive(self, requests: Iterator[bytes], context: Any) -> bytes | None:
-        """Its first message, None if its caller has ended it without one.
+    def receive(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes | None:
+        """Wait for the first message of a call; None if the caller ended the call without one.
 
         Raises:
             grpc.RpcError: the caller has gone, or the call was ended to make room.
@@ -87,7 +90,7 @@ class Reception:
         self._waiting[context] = time.monotonic()
         try:
             if len(self._waiting) > self._slow_max:
-                self._call_guard()
+                self._start_reaper()
             return next(requests, None)
         finally:
             self._waiting.pop(context, None)
@@ -95,53 +98,54 @@ class Reception:
     def end_longest_wait(self) -> bool:
         """End the call that has waited for its message for longest; False if none waits."""
         for context in list(self._waiting):
-            # Of those that come here at once each takes another one.
+            # Threads that arrive here at once each end a different call.
             if self._waiting.pop(context, None) is not None:
                 self._open.pop(context, None)
                 context.cancel()
                 return True
         return False
 
-    def _call_guard(self) -> None:
+    def _start_reaper(self) -> None:
         with self._lock:
-            if self._guard is None:
-                self._guard = threading.Thread(
-                    target=self._keep_few_waiting, name="vecdb-reception", daemon=True
+            if self._reaper is None:
+                self._reaper = threading.Thread(
+                    target=self._end_slow_calls, name="vecdb-reception", daemon=True
                 )
-                self._guard.start()
+                self._reaper.start()
 
-    def _keep_few_waiting(self) -> None:
-        """Until there are few, end those that have waited for longest and for too long."""
+    def _end_slow_calls(self) -> None:
+        """End slow calls, the longest wait first, until at most ``slow_max`` calls wait."""
         while True:
             excess = len(self._waiting) - self._slow_max
             if excess <= 0:
                 with self._lock:
-                    # Who comes later calls for another.
+                    # A later call starts another thread.
                     if len(self._waiting) <= self._slow_max:
-                        self._guard = None
+                        self._reaper = None
                         return
                 continue
             late = time.monotonic() - _PATIENCE_S
             for since in list(self._waiting.values())[:excess]:
                 if since > late or not self.end_longest_wait():
                     break
-            time.sleep(_PATIENCE_S / _LOOKS_A_PATIENCE)
+            time.sleep(_PATIENCE_S / _CHECKS_PER_PATIENCE)
 
 
-class Unread:
-    """Answers on their way to callers, who may never take them; until then they hold memory.
+class UnreadAnswers:
+    """Answers that are being sent. A caller may never read its answer, which holds memory.
 
     Args:
-        old_s: how long a caller may always take.
+        old_s: seconds for which a caller may leave its answer unread in any case.
     """
 
     def __init__(self, old_s: float) -> None:
         self.old_s = old_s
-        self._since: dict[Any, float] = {}  # Changed by single steps; in the order of sending.
+        # Changed by single, atomic operations; in the order of sending.
+        self._since: dict[grpc.ServicerContext, float] = {}
 
     @contextmanager
-    def answer(self, context: Any) -> Iterator[None]:
-        """It is on its way until this ends."""
+    def answer(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Count the answer of a call as unread until the end of the block."""
         self._since[context] = time.monotonic()
         try:
             yield
@@ -149,7 +153,7 @@ class Unread:
             self._since.pop(context, None)
 
     def end_old(self) -> None:
-        """End the calls whose answers were not taken for long."""
+        """End the calls whose answers have been unread for ``old_s`` seconds."""
         old = time.monotonic() - self.old_s
         for context, since in list(self._since.items()):
             if since <= old:
@@ -157,38 +161,38 @@ class Unread:
 
 
 class Workers:
-    """How many calls are worked on at once; further ones wait for their turn."""
+    """Limits how many calls run at once; further ones wait. Thread-safe."""
 
     def __init__(self, count: int) -> None:
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(count):
             self._free.put(None)
 
-    def take(self, call: Any) -> None:
-        """Have one, which ``give_back`` is to follow.
+    def take(self, call: grpc.ServicerContext) -> None:
+        """Acquire a worker. Call ``release`` afterwards.
 
         Raises:
-            DeadlineExceededError, CancelledError: before there was one.
+            DeadlineExceededError, CancelledError: before a worker was free.
         """
         try:
             self._free.get_nowait()
         except queue.Empty:
             self._wait(call)
 
-    def give_back(self) -> None:
-        """For the next call."""
+    def release(self) -> None:
+        """Release a worker for the next call."""
         self._free.put(None)
 
-    def _wait(self, call: Any) -> None:
+    def _wait(self, call: grpc.ServicerContext) -> None:
         while True:
             left_s = call.time_remaining()
             if left_s is not None and left_s <= 0:
                 raise DeadlineExceededError(
-                    "the deadline passed while the call waited for its turn"
+                    "the deadline passed while the call waited for a worker"
                 )
             if not call.is_active():
                 raise CancelledError("the caller has gone")
-            wait_s = _ASK_AGAIN_S if left_s is None else min(_ASK_AGAIN_S, left_s)
+            wait_s = _CALLER_POLL_S if left_s is None else min(_CALLER_POLL_S, left_s)
             try:
                 self._free.get(timeout=wait_s)
                 return
@@ -196,63 +200,76 @@ class Workers:
                 pass
 
 
-class Place:
-    """What a call holds that has a place.
+class Slot:
+    """The slot of one call.
 
     Attributes:
-        idle_since: by time.monotonic, since when nothing has come from its caller that it waits
-            for; infinite while it is at work.
+        idle_since: time.monotonic() since which the call waits for its caller; infinite while it
+            works.
     """
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: grpc.ServicerContext) -> None:
         self.context = context
         self.idle_since = math.inf
 
-    def rest(self) -> None:
-        """It waits for its caller from now on."""
+    def set_idle(self) -> None:
+        """Record that the call waits for its caller from now on."""
         self.idle_since = time.monotonic()
 
-    def work(self) -> None:
-        """It does not any more."""
+    def set_busy(self) -> None:
+        """Record that the call works from now on."""
         self.idle_since = math.inf
 
 
-class Places:
-    """How many calls of a kind may be under way. With none free, the one that is idle for longest
-    gives its own to a new one, if that is long enough; else the new one is refused, never kept
-    waiting.
+class Slots:
+    """Limits the concurrent calls of a kind. Thread-safe.
+
+    If no slot is free, a new call ends the call that has been idle for longest and takes its slot,
+    if that was idle for ``idle_s`` seconds; else the new call is rejected at once.
 
     Args:
-        reason, refusal: of the error; the sentence behind how many there are.
-        idle_s: how long is long enough.
+        reason: reason of the error.
+        calls: name of the calls in the message, in the plural.
+        count: number of slots.
+        idle_s: seconds after which an idle call may be ended.
+        hint: what to do, at the end of the message.
     """
 
-    def __init__(self, reason: str, refusal: str, count: int, idle_s: float = math.inf) -> None:
-        self._reason, self._refusal = reason, refusal
+    def __init__(
+        self,
+        reason: str,
+        calls: str,
+        count: int,
+        idle_s: float = math.inf,
+        *,
+        hint: str = "retry later",
+    ) -> None:
+        self._reason = reason
+        self._message = f"too many concurrent {calls} (limit {count}); {hint}"
         self._count = count
         self.idle_s = idle_s
         self._lock = threading.Lock()
-        self._taken: set[Place] = set()
+        self._taken: set[Slot] = set()
 
     @contextmanager
-    def taken(self, context: Any) -> Iterator[Place]:
-        """Have one.
+    def taken(self, context: grpc.ServicerContext) -> Iterator[Slot]:
+        """Hold a slot during the block.
 
         Raises:
-            ResourceExhaustedError: none is free.
+            ResourceExhaustedError: no slot is free.
         """
-        place, ended = Place(context), None
+        slot, ended = Slot(context), None
         with self._lock:
             if len(self._taken) >= self._count:
                 ended = min(self._taken, key=lambda each: each.idle_since)
                 if time.monotonic() - ended.idle_since < self.idle_s:
-                    raise ResourceExhaustedError(f"{self._count} {self._refusal}", self._reason)
+                    raise ResourceExhaustedError(self._message, self._reason)
                 self._taken.remove(ended)
-            self._taken.add(place)
+            self._taken.add(slot)
         if ended is not None:
             ended.context.cancel()
         try:
-            yield place
+            yield slot
         finally:
             with self._lock:
-                self._taken.discard(place)
+                self._taken.discard(slot)

@@ -1,8 +1,8 @@
-"""The folder that callers may have backups made in, and how they name what is to be in it.
+"""The folder for backups that callers request, and the check of the paths that they give.
 
-A path is relative to it, or absolute and inside it. Whatever leads elsewhere (``..``, a symbolic
-link, the data folder) is refused in one sentence, before anything there is looked at: so the
-refusal says nothing of what there is on the machine.
+A path is relative to the folder, or absolute and inside it. A path that leads elsewhere (by ``..``,
+a symbolic link, or into the data folder) is rejected before its target is accessed, always with the
+same message, which reveals nothing about the files of the machine.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class BackupFolder:
     """A folder for backups.
 
     Args:
-        path: it is there already.
+        path: an existing folder.
         data: the data folder of the server.
 
     Raises:
-        InvalidArgumentError: BAD_BACKUP_DIR: it is no folder, or lies in the data folder.
+        InvalidArgumentError: BAD_BACKUP_DIR: it is not a folder, or is inside the data folder.
     """
 
     def __init__(self, path: str | os.PathLike[str], data: Path) -> None:
@@ -33,47 +33,46 @@ class BackupFolder:
         self._real, self._data = Path(os.path.realpath(self._given)), Path(os.path.realpath(data))
         if not self._real.is_dir():
             raise InvalidArgumentError(
-                f"the folder for backups, {self._given}, is no folder; make it first",
+                f"the folder for backups, {self._given}, does not exist; create it first",
                 Reason.BAD_BACKUP_DIR,
             )
         if self._real.is_relative_to(self._data):
             raise InvalidArgumentError(
-                f"the folder for backups, {self._given}, lies in the data folder {data}",
+                f"the folder for backups, {self._given}, is inside the data folder {data}",
                 Reason.BAD_BACKUP_DIR,
             )
 
-    def path_of(self, asked: str) -> Path:
-        """Where a backup is to be that a caller asked for.
+    def path_of(self, requested: str) -> Path:
+        """Return the path for a backup that a caller requested.
 
         Raises:
-            InvalidArgumentError: BAD_PATH: not inside.
+            InvalidArgumentError: BAD_PATH: it is not inside the folder.
         """
-        given = Path(checks.check_path(asked))
+        given = Path(checks.check_path(requested))
         for base in (self._given, self._real):
             if given.is_relative_to(base):
                 given = given.relative_to(base)
                 break
         if given.is_absolute() or not given.name or ".." in given.parts:
-            raise _elsewhere(asked)
+            raise _outside(requested)
         target = self._real / given
         real = Path(os.path.realpath(target))
         if not real.is_relative_to(self._real) or real.is_relative_to(self._data):
-            raise _elsewhere(asked)
+            raise _outside(requested)
         return target
 
 
 def no_backup_folder() -> FailedPreconditionError:
-    """What callers are told where there is none."""
+    """Return the error for a server without a folder for backups."""
     return FailedPreconditionError(
-        "this server was given no folder for backups: start it with vecdb serve --backup-dir DIR, "
-        "or make the backup on its machine with vecdb backup PATH --data DIR",
+        "this server has no folder for backups: start it with vecdb serve --backup-dir DIR, or run "
+        "vecdb backup PATH --data DIR on its machine",
         Reason.NO_BACKUP_DIR,
     )
 
 
-def _elsewhere(asked: str) -> InvalidArgumentError:
+def _outside(requested: str) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"a backup over the wire is made inside the server's folder for backups: give a path "
-        f"relative to it, got {asked[:200]!r}",
+        f"expected a path relative to the server's folder for backups, got {requested[:200]!r}",
         Reason.BAD_PATH,
     )

@@ -1,9 +1,9 @@
-"""The threads that calls have: one each, started when it is needed.
+"""A thread pool with one thread per call, started on demand.
 
-A call has its thread from its headers on, and most of them wait: for a message, for a worker, for
-the disk. So there may be many, and those that nobody needs for a while end. grpcio gives calls to
-this executor on its one serving thread, where nothing may fail or wait: a machine that has no
-further thread makes the call wait for one of those that are there.
+A call has a thread from its headers on, and mostly waits: for a message, for a worker, for the
+disk. So there may be many threads; idle ones end after a while. grpcio submits calls from its
+single serving thread, where ``submit`` must neither raise nor block: if no thread can be started,
+the call is queued for an existing one.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 __all__ = ["CallThreads"]
+
+Result = TypeVar("Result")
 
 _IDLE_S: Final = 30.0
 
@@ -23,9 +25,9 @@ class CallThreads(Executor):
     """An executor for ``grpc.server``.
 
     Args:
-        count: threads at most.
-        kept: threads that stay.
-        on_short: called, on grpcio's thread, when a call has to wait for a thread.
+        count: maximum of threads.
+        kept: threads that are kept when idle.
+        on_short: called on grpcio's thread if a call has to wait for a thread.
     """
 
     def __init__(self, count: int, kept: int, on_short: Callable[[], object]) -> None:
@@ -33,17 +35,19 @@ class CallThreads(Executor):
         self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
-        self._spare = 0  # Threads less work: those that will ask for work and find none.
+        self._spare = 0  # Free threads minus queued calls.
         self._shut = False
 
     @property
     def threads(self) -> int:
-        """How many there are."""
+        """Number of threads."""
         return self._threads
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Have it run; what it returns and raises is the future's."""
-        future: Future[Any] = Future()
+    def submit(
+        self, fn: Callable[..., Result], /, *args: object, **kwargs: object
+    ) -> Future[Result]:
+        """Run a function in a thread; the future gets its result or its exception."""
+        future: Future[Result] = Future()
         with self._lock:
             if self._shut:
                 raise RuntimeError("the server has been stopped")
@@ -61,7 +65,7 @@ class CallThreads(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the threads as they become free; they are never waited for."""
+        """End the threads as they become free. Never wait for them."""
         with self._lock:
             self._shut = True
             threads = self._threads
@@ -96,6 +100,7 @@ class CallThreads(Executor):
                 future.set_result(fn(*args, **kwargs))
             except BaseException as error:
                 future.set_exception(error)
-            del job, future, fn, args, kwargs  # Or it would keep the call until the next one.
+            # Otherwise these locals would keep the call alive until the next one.
+            del job, future, fn, args, kwargs
             with self._lock:
                 self._spare += 1

@@ -1,14 +1,14 @@
-"""One line an event, to stderr:
+"""The server's log on stderr, one line per event:
 
     2026-11-23T19:14:05.123Z INFO ready address=127.0.0.1:7801 data=/srv/data collections=2 rows=100
 
-The time is UTC. A value with a space in it stands in quotes, with everything escaped that is not
-printed (line ends, control characters, what turns the direction of text), and is cut where it is
-long: so a line is one event whatever was in it, also of what libraries log. A defect is followed by
-its traceback, whose lines begin with a space.
+The time is UTC. A value with a space is quoted, characters that are not printable are escaped (line
+ends, control characters, changes of text direction), and a long value is truncated. So each event
+is one line, whatever text it contains; this also holds for messages of libraries. A defect is
+followed by its traceback, whose lines begin with a space.
 
-gRPC's core writes to stderr by itself, in its own form and with what its peers say as it is (the
-text of a GOAWAY): so it is told to keep to errors (``vecdb_server/__init__.py``).
+gRPC's core logs to stderr in a format of its own and with text from its peers unescaped (such as
+that of a GOAWAY). So its log level is set to errors (``vecdb_server/__init__.py``).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LOGGER = logging.getLogger("vecdb.server")
 
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        said = record.getMessage()
-        if record.name != _LOGGER.name:  # Of our own events each value is one line.
-            said = one_line(said)
-        line = f"{self.formatTime(record)} {record.levelname} {said}"
+        message = record.getMessage()
+        if record.name != _LOGGER.name:  # Values of the server's own events are escaped already.
+            message = one_line(message)
+        line = f"{self.formatTime(record)} {record.levelname} {message}"
         error = record.exc_info[1] if record.exc_info else None
         return line if error is None else "\n".join([line, *_traceback(error)])
 
@@ -42,7 +42,8 @@ class _Lines(logging.Formatter):
 
 
 def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
-    """Send this process's events, and what libraries log from WARNING on, to a stream (stderr)."""
+    """Log this process's events, and messages of libraries from WARNING on, to a stream; by default
+    stderr."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Lines())
     root = logging.getLogger()
@@ -74,7 +75,8 @@ def _shown(value: object) -> str:
 
 
 def _traceback(error: BaseException | None) -> list[str]:
-    """Its lines and those of what it arose from. Only what the errors say is foreign text."""
+    """Return the lines of an error's traceback and of its causes'. Only the messages of the errors
+    are foreign text, so only these are escaped."""
     lines: list[str] = []
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -83,14 +85,14 @@ def _traceback(error: BaseException | None) -> list[str]:
         for frame in traceback.extract_tb(error.__traceback__):
             own.append(f"  {frame.filename}:{frame.lineno} in {frame.name}")
             own += [f"    {frame.line}"] if frame.line else []
-        own.append(f"{type(error).__qualname__}: {one_line(_said(error))}")
+        own.append(f"{type(error).__qualname__}: {one_line(_message_of(error))}")
         lines = own + (["Which led to:"] if lines else []) + lines
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return [" " + line for line in lines]
 
 
-def _said(error: BaseException) -> str:
+def _message_of(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:
-        return "it can't say"
+        return "(str() of the error failed)"

@@ -1,15 +1,15 @@
-"""The life of a server: bind → open the folder → load kernels → ready → drain → stop.
+"""The lifecycle of a server: bind → open the folder → load kernels → ready → drain → stop.
 
-    starting    the port is bound and health says NOT_SERVING; calls get UNAVAILABLE (STARTING)
-    ready       health says SERVING; one line tells address, folder, collections and rows
-    draining    health says NOT_SERVING; new calls get UNAVAILABLE (DRAINING), running ones have a
-                grace of 10 s, after which they are cancelled
+    starting    the port is bound, health is NOT_SERVING; calls get UNAVAILABLE (STARTING)
+    ready       health is SERVING; the log has address, folder, collections and rows
+    draining    health is NOT_SERVING; new calls get UNAVAILABLE (DRAINING), running ones are
+                cancelled after a grace period of 10 s
     stopped     the database is closed
 
-``serve`` runs this in a process of its own and turns SIGTERM and SIGINT into a drain; ``Server`` is
-the same without signals and log set-up, for tests and for embedding.
+``serve`` runs a server as the main program of a process: SIGTERM and SIGINT start a drain.
+``Server`` is the same without signal handlers and log configuration, for tests and for embedding.
 
-There is no access control yet, so that only loopback addresses are served.
+There is no access control yet, so a server listens on loopback addresses only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -43,7 +43,7 @@ from vecdb.errors import (
 from vecdb.reasons import Reason
 from vecdb.row_names import shown
 from vecdb_server import log
-from vecdb_server.admission import Reception
+from vecdb_server.admission import OpenCalls
 from vecdb_server.backup_folder import BackupFolder
 from vecdb_server.call_threads import CallThreads
 from vecdb_server.health import HEALTH_CALLS_MAX, Health
@@ -57,62 +57,66 @@ __all__ = ["DEFAULT_LISTEN", "DEFAULT_THREADS", "Server", "check_listen", "serve
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7801"
 DEFAULT_THREADS: Final = 32
-"""Calls worked on at once; those beyond the cores wait for disks, kernels and the writer."""
+"""Maximum of running calls. It exceeds the number of cores, since most of them wait for disks,
+kernels or the writer."""
 
 GRACE_S: Final = 10.0
 _FLUSH_S: Final = 1.0
-"""For answers that are on their way when the port is closed."""
+"""Time for answers that are being sent when the port is closed."""
 
 _CALLS_MAX: Final = 1_024
-"""Open calls, those included that wait for a message or a worker."""
+"""Maximum of open calls, including those that wait for a message or a worker."""
 
 _CALLS_OF_CONNECTION_MAX: Final = 256
-"""Open calls of one connection; its client keeps further ones back."""
+"""Maximum of open calls of one connection; gRPC's client queues further ones."""
 
 _SLOW_CALLS_MAX: Final = 64
-"""Open calls whose message has not come for a second: each may take its bytes meanwhile."""
+"""Maximum of calls that have waited for their message for a second. Each may hold the memory of a
+partly received message."""
 
 _CALLS_LEAVING: Final = 128
-"""Calls that are ended to make room for others stay for a moment."""
+"""Threads for calls that were ended to make room for others, until they have returned."""
 
 _THREADS_MAX: Final = _CALLS_MAX + HEALTH_CALLS_MAX + _CALLS_LEAVING
 
 _CONNECTIONS_MAX: Final = 1_024
 _HANDSHAKE_S: Final = 20
 _IDLE_CONNECTION_S: Final = 300
-"""One without a call for so long is closed; a client opens another without a word."""
+"""A connection without a call for so long is closed; gRPC's client reconnects transparently."""
 
 _PING_AFTER_S, _PING_ANSWER_S = 20.0, 20.0
-"""A caller that is gone without a word is noticed between these two and their sum."""
+"""A caller that disappeared without closing its connection is detected after 20 to 40 s."""
 
 _PINGS_APART_S = 5.0
-"""Callers may ping so often; ours do it every 10 s while a call waits."""
+"""Minimum interval of pings that callers may send; vecdb's client pings every 10 s during a
+call."""
 
 _PORT_MAX: Final = 65_535
 _LISTEN: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]):([0-9]+)")
-"""Host and port; an IPv6 address stands in brackets."""
+"""Host and port; an IPv6 address is in brackets."""
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Server:
-    """A server of one data folder. ``start`` returns when it is ready, ``drain`` when it is gone.
+    """A server of one data folder. ``start`` returns when it is ready, ``drain`` when it has
+    stopped.
 
     Args:
-        data: the folder; made if it is not there.
-        listen: loopback address and port, "127.0.0.1:7801"; port 0 for any that is free.
-        message_bytes: greatest request and answer, ``limits.MESSAGE_BYTES``.
-        threads: calls worked on at once.
-        backup_dir: the folder that Backup makes its folders in; None: it is refused.
+        data: the folder; created if it does not exist.
+        listen: loopback address and port, such as "127.0.0.1:7801"; port 0 for any free port.
+        message_bytes: maximum message size in bytes, within ``limits.MESSAGE_BYTES``.
+        threads: maximum of running calls.
+        backup_dir: the folder for backups that callers request; None: Backup is rejected.
         options: fields of ``vecdb.engine.runtime.options.Options``.
 
     Attributes:
-        folder_settled: set once the folder is open or known not to open; then comes compiling.
+        folder_settled: set once the folder is open or has failed to open; compiling follows.
 
     Raises:
-        InvalidArgumentError: the address can't be read, an option is out of its limits, or the
-            folder for backups is none.
+        InvalidArgumentError: the address is invalid, an option is out of its limits, or
+            ``backup_dir`` is not a folder.
         FailedPreconditionError: NOT_LOOPBACK.
     """
 
@@ -124,7 +128,7 @@ class Server:
         message_bytes: int | None = None,
         threads: int = DEFAULT_THREADS,
         backup_dir: str | os.PathLike[str] | None = None,
-        **options: Any,
+        **options: object,
     ) -> None:
         size = limits.MESSAGE_BYTES.default if message_bytes is None else message_bytes
         self._message_bytes = check_limit(limits.MESSAGE_BYTES, size)
@@ -139,8 +143,8 @@ class Server:
         self._service = Service(self._message_bytes, backups)
         self._health = Health()
         self._activity = Activity()
-        self._reception = Reception(_CALLS_MAX, _SLOW_CALLS_MAX)
-        self._pool = CallThreads(_THREADS_MAX, threads, self._reception.end_longest_wait)
+        self._open_calls = OpenCalls(_CALLS_MAX, _SLOW_CALLS_MAX)
+        self._pool = CallThreads(_THREADS_MAX, threads, self._open_calls.end_longest_wait)
         self._grpc: grpc.Server | None = None
         self._threads = threads
         self._draining = threading.Lock()
@@ -149,15 +153,16 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where it listens, "127.0.0.1:7801"; with the port that was found for 0, once bound."""
+        """Address and port, "127.0.0.1:7801"; once bound, with the actual port if 0 was given."""
         return _joined(self._host, self._port)
 
     def start(self) -> None:
-        """Bind, open the folder, load the kernels. Call it once.
+        """Bind the port, open the folder, load the kernels. Call it once.
 
         Raises:
-            FailedPreconditionError: PORT_IN_USE, or the folder is none of ours or newer.
-            VecdbError: the folder can't be opened.
+            FailedPreconditionError: PORT_IN_USE; or the folder is not a data folder or has a newer
+                format.
+            VecdbError: the folder cannot be opened.
         """
         self.bind()
         try:
@@ -167,7 +172,7 @@ class Server:
             raise
 
     def bind(self) -> None:
-        """Take the port and answer health from now on, everything else with STARTING."""
+        """Bind the port. From now on health is answered; other calls get STARTING."""
         _check_port_free(self._host, self._port)
         server = grpc.server(
             self._pool,
@@ -184,7 +189,7 @@ class Server:
             maximum_concurrent_rpcs=_THREADS_MAX,
         )
         served = service_handler(
-            self._service, self._activity, self._reception, self._threads, self._message_bytes
+            self._service, self._activity, self._open_calls, self._threads, self._message_bytes
         )
         server.add_generic_rpc_handlers((served, self._health.handler()))
         self._set_health(_NOT_SERVING)
@@ -196,15 +201,15 @@ class Server:
         server.start()
 
     def open(self) -> None:
-        """Open the folder, load the kernels and welcome calls."""
+        """Open the folder, load the kernels and become ready."""
         try:
             runtime = self._service.runtime = _open_folder(self._data, self._options)
         finally:
             self.folder_settled.set()
         _load_kernels()
         if self._is_starting():
-            collections, rows = _counted(runtime)
-        # A drain that came meanwhile stays.
+            collections, rows = _count_rows(runtime)
+        # A drain may have begun in the meantime; do not undo it.
         if self._is_starting():
             self._service.refusal = None
             self._set_health(_SERVING)
@@ -213,9 +218,9 @@ class Server:
             )
 
     def drain(self, grace_s: float = GRACE_S) -> None:
-        """Refuse new calls, let running ones end within ``grace_s`` seconds, close everything.
+        """Reject new calls, wait up to ``grace_s`` seconds for running ones, close everything.
 
-        Safe to call again, and from another thread; returns when all is closed.
+        Idempotent and thread-safe; returns when everything is closed.
         """
         with self._draining:
             if self._stopped:
@@ -239,7 +244,7 @@ class Server:
         refusal = self._service.refusal
         return refusal is not None and refusal.reason == Reason.STARTING
 
-    def _set_health(self, status: Any) -> None:
+    def _set_health(self, status: int) -> None:
         self._health.set("", status)
         self._health.set(SERVICE_NAME, status)
 
@@ -252,17 +257,18 @@ def serve(
     threads: int = DEFAULT_THREADS,
     backup_dir: str | os.PathLike[str] | None = None,
     grace_s: float = GRACE_S,
-    **options: Any,
+    **options: object,
 ) -> int:
     """Serve a folder until SIGTERM or SIGINT; a second signal ends the process at once.
 
-    To be called in the main thread of a process of its own; logs to stderr, one line an event.
+    Call it in the main thread, as the main program of a process. It logs to stderr, one line per
+    event.
 
     Args:
-        grace_s: seconds that running calls have after the signal; the others are ``Server``'s.
+        grace_s: seconds that running calls have after the signal. The others: see ``Server``.
 
     Returns:
-        The exit status: 0 after a drain, 2 for arguments that are refused (an address that is not
+        The exit status: 0 after a drain, 2 for invalid arguments (such as an address that is not
         loopback), 1 if the server could not start (port in use, folder of a newer version).
     """
     log.configure()
@@ -286,7 +292,8 @@ def serve(
         listen=listen,
         pid=os.getpid(),
     )
-    # Compiling may take a minute in which the main thread must hear signals.
+    # Compiling may take a minute. It runs in another thread, so that the main thread can handle
+    # signals.
     opening = _Opening(server, stopping.stop)
     try:
         server.bind()
@@ -299,14 +306,14 @@ def serve(
     server.drain(grace_s)
     status = 1 if opening.failed else 0
     if opening.is_alive():
-        # A compiler is at work in there, and the interpreter's end would pull the ground from under
-        # it. The folder is closed, so that nothing else is left to do.
+        # The thread is compiling, and would crash if the interpreter were finalized. The folder is
+        # closed, so nothing else is left to do.
         os._exit(status)
     return status
 
 
 class _Opening(threading.Thread):
-    """Opens the database beside the main thread; its failure ends the server."""
+    """Opens the database in another thread; a failure stops the server."""
 
     def __init__(self, server: Server, stop: Callable[[], None]) -> None:
         super().__init__(name="vecdb-open", daemon=True)
@@ -324,49 +331,49 @@ class _Opening(threading.Thread):
         except Exception as error:
             log.failure("failed", error)
         else:
-            from vecdb.engine.system.garbage import keep_what_is_loaded
+            from vecdb.engine.system.garbage import freeze_loaded_objects
 
-            keep_what_is_loaded()
+            freeze_loaded_objects()
             return
         self.failed = True
         self._stop_server()
 
 
 class _Stopping:
-    """What the main thread waits for: SIGTERM, SIGINT or ``stop``.
+    """Lets the main thread wait for SIGTERM, SIGINT or ``stop``.
 
-    A handler runs between any two steps of the main thread, which may be those of an Event and hold
-    its lock; a SimpleQueue takes what a handler puts at any time.
+    A signal handler interrupts the main thread anywhere, also while that holds the lock of an
+    Event; setting the Event would then deadlock. ``SimpleQueue.put`` is reentrant.
     """
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._signalled = False
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._heard)
+            signal.signal(number, self._on_signal)
 
     def stop(self) -> None:
         """End the wait."""
         self._calls.put(None)
 
     def wait(self) -> None:
-        """Until then."""
+        """Wait for a signal or ``stop``."""
         self._calls.get()
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signalled:
-            # What is committed is on disk; nothing else is worth a wait now.
+            # All acknowledged writes are on disk, so it is safe to exit.
             os._exit(1)
         self._signalled = True
         self.stop()
 
 
 def check_listen(listen: str) -> tuple[str, int]:
-    """Host and port of "127.0.0.1:7801", "localhost:7801" or "[::1]:7801".
+    """Return host and port of "127.0.0.1:7801", "localhost:7801" or "[::1]:7801".
 
     Raises:
-        InvalidArgumentError: it is no address.
-        FailedPreconditionError: NOT_LOOPBACK, other machines could reach it.
+        InvalidArgumentError: BAD_ADDRESS: the address is invalid.
+        FailedPreconditionError: NOT_LOOPBACK: other machines could reach it.
     """
     found = _LISTEN.fullmatch(listen)
     if found is None:
@@ -390,7 +397,7 @@ def check_listen(listen: str) -> tuple[str, int]:
     if not loopback:
         raise FailedPreconditionError(
             f"refused to listen on {host}: vecdb has no access control yet and serves loopback "
-            "addresses only (127.0.0.1, ::1); put a proxy or tunnel with authentication before it",
+            "addresses only (127.0.0.1, ::1); use a proxy or tunnel with authentication",
             Reason.NOT_LOOPBACK,
         )
     return host, port
@@ -411,7 +418,7 @@ def _joined(host: str, port: int) -> str:
 
 
 def _check_port_free(host: str, port: int) -> None:
-    """Try the port first, since gRPC's own failure to bind prints a page of its internals."""
+    """Try to bind the port first, since gRPC logs a page of its internals if it fails to bind."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -425,14 +432,14 @@ def _port_in_use(address: str, why: str = "Address already in use") -> FailedPre
     return FailedPreconditionError(f"cannot listen on {address}: {why}", Reason.PORT_IN_USE)
 
 
-def _open_folder(data: Path, options: dict[str, Any]) -> Runtime:
+def _open_folder(data: Path, options: dict[str, object]) -> Runtime:
     from vecdb.engine.runtime.runtime import Runtime
 
     return Runtime.open(data, **options)
 
 
 def _load_kernels() -> None:
-    """Compiled now, so that no call waits for it."""
+    """Load the kernels, or compile them, so that no call waits for that."""
     from vecdb.engine.kernels.loading import load_kernels
 
     began = time.monotonic()
@@ -440,8 +447,9 @@ def _load_kernels() -> None:
     log.event("kernels", logging.DEBUG, took_s=f"{time.monotonic() - began:.2f}")
 
 
-def _counted(runtime: Runtime) -> tuple[int, int]:
-    """Collections and rows; one that can't be opened is told of and does not stop the others."""
+def _count_rows(runtime: Runtime) -> tuple[int, int]:
+    """Return the number of collections and of rows. A collection that cannot be opened is logged
+    and skipped."""
     descriptions = runtime.list_collections()
     rows = 0
     for description in descriptions:

@@ -1,7 +1,8 @@
-"""The calls of the service: check, call the engine, translate. Each method stands for one rpc.
+"""The rpcs of the service, one method each: check, call the engine, translate.
 
-Messages in, messages out, synchronous, errors as exceptions of ``vecdb.errors``: nothing here knows
-the transport, of which it needs two questions (``Call``). ``transport`` puts gRPC around it.
+Methods are synchronous, take and return messages, and raise errors of ``vecdb.errors``. This module
+is independent of gRPC; it needs only the deadline and the state of a call (``Call``). ``transport``
+connects it to gRPC.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from google.protobuf.message import Message
 
 import vecdb
 from vecdb import checks, limits
@@ -46,24 +49,24 @@ __all__ = ["Call", "Service"]
 
 _FEATURES = ("request_id", "conditions", "rename", "export", "import")
 _UNCOUNTED = MemoryBudget(sys.maxsize)
-"""For calls that are refused, as no folder is open."""
+"""The memory budget of calls that are rejected since no folder is open."""
 
 _PAGE_MARGIN_BYTES = 1_024
-"""Of a message, for what a page of a scroll holds beside its rows."""
+"""Bytes of a message that are reserved for the fields of a page beside its rows."""
 
 
 class Call(Protocol):
-    """What a handler may ask of the call that it serves; gRPC's ServicerContext is one."""
+    """The state of a call that a handler may read; implemented by gRPC's ServicerContext."""
 
     def time_remaining(self) -> float | None:
-        """Seconds until the caller's deadline, None without one."""
+        """Return the seconds until the caller's deadline; None without one."""
 
     def is_active(self) -> bool:
-        """False once the caller has cancelled or gone."""
+        """Return False once the caller has cancelled the call or disconnected."""
 
 
-class _Within:
-    """A part of a call that has a deadline of its own, in seconds from now."""
+class _PartOfCall:
+    """A part of a call with a deadline of its own, in seconds from now."""
 
     def __init__(self, call: Call, timeout_s: float) -> None:
         self.is_active = call.is_active
@@ -74,11 +77,12 @@ class _Within:
 
 
 class Service:
-    """The rpcs of ``vecdb.v1.Vecdb``. Safe to use from many threads.
+    """The rpcs of ``vecdb.v1.Vecdb``. Thread-safe.
 
     Attributes:
-        runtime: set when the folder is open; before that and while draining, ``refusal`` is set.
-        refusal: what every call but ServerInfo is answered with, None when calls are welcome.
+        runtime: set while the folder is open.
+        refusal: the error for every call but ServerInfo while the server is starting or draining;
+            None while it is ready.
     """
 
     def __init__(self, message_bytes: int, backups: BackupFolder | None = None) -> None:
@@ -96,19 +100,19 @@ class Service:
             UnavailableError: STARTING or DRAINING.
         """
         if self.refusal is not None:
-            # A new one each time: a raised exception grows a traceback and would be shared.
+            # A new exception per call: a shared one would collect tracebacks of all threads.
             raise UnavailableError(self.refusal.message, self.refusal.reason)
         assert self.runtime is not None
         return self.runtime
 
     def memory(self) -> CallMemory:
-        """That of a call which begins."""
+        """Return the memory account of a new call."""
         runtime = self.runtime
         budget = _UNCOUNTED if runtime is None else runtime.call_memory
         return budget.call(self._message_bytes)
 
     def server_info(self, request: wire.ServerInfoRequest, call: Call) -> wire.ServerInfoResponse:
-        """Version and limits; answered in every state of the server."""
+        """Return version and limits, in every state of the server."""
         return wire.ServerInfoResponse(
             version=vecdb.__version__,
             data_format=FORMAT_NUMBER,
@@ -119,19 +123,19 @@ class Service:
     def create_collection(
         self, request: wire.CreateCollectionRequest, call: Call
     ) -> wire.CreateCollectionResponse:
-        """A new collection, fsynced."""
+        """Create a collection; it is on disk when this returns."""
         runtime = self.check_ready()
         translation.refuse_reserved(request)
         config = translation.collection_config(request.config)
-        made = runtime.create_collection(checks.check_name(request.collection), config)
+        created = runtime.create_collection(checks.check_name(request.collection), config)
         return wire.CreateCollectionResponse(
-            collection=translation.description_message(request.collection, config, made.id)
+            collection=translation.description_message(request.collection, config, created.id)
         )
 
     def get_collection(
         self, request: wire.GetCollectionRequest, call: Call
     ) -> wire.GetCollectionResponse:
-        """Its configuration."""
+        """Return the configuration of a collection."""
         collection = self._collection(request)
         return wire.GetCollectionResponse(
             collection=translation.description_message(
@@ -142,7 +146,7 @@ class Service:
     def list_collections(
         self, request: wire.ListCollectionsRequest, call: Call
     ) -> wire.ListCollectionsResponse:
-        """All of them."""
+        """Return all collections."""
         runtime = self.check_ready()
         translation.refuse_reserved(request)
         return translation.descriptions_message(runtime.list_collections())
@@ -150,7 +154,7 @@ class Service:
     def rename_collection(
         self, request: wire.RenameCollectionRequest, call: Call
     ) -> wire.RenameCollectionResponse:
-        """Another name."""
+        """Rename a collection."""
         runtime = self.check_ready()
         translation.refuse_reserved(request)
         runtime.rename_collection(request.collection, request.new_name)
@@ -159,41 +163,41 @@ class Service:
     def drop_collection(
         self, request: wire.DropCollectionRequest, call: Call
     ) -> wire.DropCollectionResponse:
-        """Gone, with all rows."""
+        """Drop a collection with all rows."""
         runtime = self.check_ready()
         translation.refuse_reserved(request)
         runtime.drop_collection(request.collection)
         return wire.DropCollectionResponse()
 
     def upsert(self, request: wire.UpsertRequest, call: Call) -> wire.UpsertResponse:
-        """One batch; the engine checks its rows and answers once they are on disk."""
+        """Write one batch; it is on disk when this returns."""
         collection = self._collection(request)
         _check_still_wanted(call)
         vectors = decode_matrix(request.vectors)
-        terms = make_write_options(*translation.upsert_options(request))
+        write_options = make_write_options(*translation.upsert_options(request))
         rows = checks.check_raw_rows(
             request.ids, vectors, request.metadata, collection.store.config
         )
-        receipt = self._write(collection, make_batch(*rows, terms))
+        receipt = self._write(collection, make_batch(*rows, write_options))
         return translation.upsert_response(receipt)
 
     def delete(self, request: wire.DeleteRequest, call: Call) -> wire.DeleteResponse:
-        """One batch of ids."""
+        """Delete one batch of ids; it is on disk when this returns."""
         collection = self._collection(request, "filter")
         _check_still_wanted(call)
-        terms = make_write_options(*translation.delete_options(request))
-        batch = make_delete(checks.check_ids(request.ids, unique=False), terms)
+        write_options = make_write_options(*translation.delete_options(request))
+        batch = make_delete(checks.check_ids(request.ids, unique=False), write_options)
         receipt = self._write(collection, batch)
         return translation.delete_response(receipt)
 
     def get(self, request: wire.GetRequest, call: Call) -> wire.GetResponse:
-        """Rows by id."""
+        """Return rows by id."""
         collection = self._collection(request)
         ids = checks.check_ids(request.ids, unique=False)
         return translation.records_response(get_records(collection.store, ids))
 
     def scroll_page(self, request: wire.ScrollPageRequest, call: Call) -> wire.ScrollPageResponse:
-        """Some rows, as many as are asked for and fit into a message."""
+        """Return a page: as many rows as requested, or fewer if more would not fit a message."""
         collection = self._collection(request, "filter")
         asked = PageRequest(
             checks.check_limit(limits.BATCH_ROWS, request.batch),
@@ -206,17 +210,17 @@ class Service:
         return translation.page_response(page)
 
     def end_scroll(self, request: wire.EndScrollRequest, call: Call) -> wire.EndScrollResponse:
-        """What it held may be purged."""
+        """End a scroll, so that rows it kept can be purged."""
         collection = self._collection(request)
         end_scroll(collection.store, collection.id, request.token)
         return wire.EndScrollResponse()
 
     def count(self, request: wire.CountRequest, call: Call) -> wire.CountResponse:
-        """Live rows."""
+        """Return the number of live rows."""
         return wire.CountResponse(count=self._collection(request, "filter").count())
 
     def search(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
-        """The nearest rows of each query, under the caller's deadline."""
+        """Return the nearest rows of each query, within the caller's deadline."""
         collection = self._collection(request, "filter", "target_recall")
         asked = SearchRequest(
             decode_matrix(request.queries),
@@ -229,19 +233,20 @@ class Service:
         return translation.search_response(collection.searcher.run(asked, _deadline(call)))
 
     def search_in_stream(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
-        """One search of a stream, under a deadline of its own."""
+        """Run one search of a stream, within the deadline of that search."""
         return self.search(
-            request, _Within(call, request.timeout_us / 1e6) if request.timeout_us else call
+            request, _PartOfCall(call, request.timeout_us / 1e6) if request.timeout_us else call
         )
 
     def stats(self, request: wire.StatsRequest, call: Call) -> wire.StatsResponse:
-        """The state of a collection."""
+        """Return the state of a collection."""
         collection = self._collection(request)
         stats = self.check_ready().stats(collection)
         return wire.StatsResponse(stats=translation.stats_message(stats))
 
     def optimize(self, request: wire.OptimizeRequest, call: Call) -> wire.OptimizeResponse:
-        """Waits for the end state; the caller's leaving and a drain end the wait, not the work."""
+        """Wait until the collection is optimized. If the caller disconnects or the server drains,
+        the wait ends, but not the work."""
         collection = self._collection(request)
         with self._drained(call) as gone:
             runtime = self.check_ready()
@@ -250,7 +255,8 @@ class Service:
         return wire.OptimizeResponse(stats=translation.stats_message(stats))
 
     def backup(self, request: wire.BackupRequest, call: Call) -> wire.BackupResponse:
-        """A backup on this machine; the caller's leaving and a drain end it, with nothing left."""
+        """Write a backup on the server's machine. If the caller disconnects or the server drains,
+        the backup ends and its files are removed."""
         runtime = self.check_ready()
         if self._backups is None:
             raise no_backup_folder()
@@ -261,7 +267,7 @@ class Service:
         return wire.BackupResponse(report=translation.report_message(report))
 
     def export(self, request: wire.ExportRequest, call: Call) -> Iterator[wire.ExportResponse]:
-        """A file in chunks; the caller's leaving and a drain end it."""
+        """Return a file in chunks. A disconnected caller or a drain ends the export."""
         collection = self._collection(request)
         runtime = self.check_ready()
         chunk_bytes = min(CHUNK_BYTES, self._message_bytes - _PAGE_MARGIN_BYTES)
@@ -276,8 +282,8 @@ class Service:
     def import_index(
         self, requests: Iterator[wire.ImportRequest], call: Call
     ) -> wire.ImportResponse:
-        """A file in chunks becomes rows; the caller's leaving and a drain end it between two
-        batches, and nothing is left of the file."""
+        """Import a file received in chunks. If the caller disconnects or the server drains, the
+        import ends between two batches. The received file is removed in any case."""
         runtime = self.check_ready()
         with self._drained(call) as gone:
             asked, announced = translation.import_begin(requests)
@@ -287,8 +293,8 @@ class Service:
 
     @contextlib.contextmanager
     def _drained(self, call: Call) -> Iterator[Deadline]:
-        """Give a deadline for long work which a leaving caller or a draining server end too. After
-        a drain the caller gets DRAINING instead of CANCELLED."""
+        """Yield the deadline of long work; it is also cancelled if the caller disconnects or the
+        server drains. After a drain raise DRAINING instead of CANCELLED."""
         left_s = _check_still_wanted(call)
         try:
             yield Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
@@ -296,8 +302,8 @@ class Service:
             self.check_ready()
             raise
 
-    def _collection(self, request: Any, *reserved: str) -> OpenCollection:
-        """Return the collection of the id, or without one the collection that has the name now."""
+    def _collection(self, request: Message, *reserved: str) -> OpenCollection:
+        """Return the collection of the request's id, or without an id that of its name."""
         runtime = self.check_ready()
         translation.refuse_reserved(request, *reserved)
         collection_id = getattr(request, "collection_id", "")
@@ -310,14 +316,15 @@ class Service:
 
 
 def _check_still_wanted(call: Call) -> float | None:
-    """Seconds that are left, None for any; before a write, as nothing can be taken back after it.
+    """Return the seconds left, None without a deadline. Called before work, since a write cannot be
+    undone.
 
     Raises:
         DeadlineExceededError, CancelledError: nothing was done.
     """
     left = call.time_remaining()
     if left is not None and left <= 0:
-        raise DeadlineExceededError("the deadline passed while the call waited for its turn")
+        raise DeadlineExceededError("the deadline passed while the call waited for a worker")
     if not call.is_active():
         raise CancelledError("the caller has gone")
     return left

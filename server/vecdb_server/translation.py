@@ -1,6 +1,6 @@
-"""Between messages and the vocabulary, and the one table of errors.
+"""Translation of messages to types of the vocabulary and back, and of errors to statuses.
 
-Every way from an exception to a gRPC status goes through ``status_of``; every message is read and
+``status_of`` is the only translation of an exception to a gRPC status. All messages are read and
 built here, so that ``service`` reads like the contract.
 """
 
@@ -62,7 +62,8 @@ __all__ = [
 REASON_KEY: Final = "vecdb-reason"
 GENERIC_MESSAGE: Final = "a defect of the server; its log has the details"
 _MESSAGE_BYTES_SHOWN: Final = 1_000
-"""Status messages travel as headers, which have 8 KiB in all and take 3 bytes for each odd byte."""
+"""Maximum of a status message in bytes. It is sent as a header: all headers together have at most
+8 KiB, and a byte that is not printable ASCII takes 3."""
 
 STATUS_OF_ERROR: Final[dict[type[VecdbError], grpc.StatusCode]] = {
     errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -83,7 +84,7 @@ STATUS_OF_ERROR: Final[dict[type[VecdbError], grpc.StatusCode]] = {
 
 
 class Status(NamedTuple):
-    """What a caller is told of a failure: gRPC status, reason for programs, sentence for people."""
+    """An error as sent to a caller: gRPC status, reason for programs, message for people."""
 
     code: grpc.StatusCode
     reason: str
@@ -91,10 +92,10 @@ class Status(NamedTuple):
 
 
 def status_of(error: BaseException) -> Status:
-    """The status of any exception; one not raised on purpose says nothing of itself."""
+    """Return the status of any exception. The status of an unexpected one has no details."""
     if isinstance(error, MemoryError):
         error = out_of_memory(error)
-    # A subclass that some part keeps for itself goes out as the nearest class that is in the table.
+    # A private subclass gets the status of its nearest base class in the table.
     table: Mapping[Any, grpc.StatusCode] = STATUS_OF_ERROR
     code = next((table[kind] for kind in type(error).__mro__ if kind in table), None)
     if code is None or not isinstance(error, VecdbError) or isinstance(error, InternalError):
@@ -116,7 +117,7 @@ class _Reserving(Protocol):
 
 
 def refuse_reserved(request: _Reserving, *fields: str) -> None:
-    """Refuse what is on the wire and not built yet, rather than ignore it.
+    """Reject fields of the contract that are not implemented yet, rather than ignore them.
 
     Raises:
         UnsupportedError: a reserved field is set.
@@ -136,15 +137,15 @@ def upsert_options(request: wire.UpsertRequest) -> tuple[bool, int | None, str |
 
 
 def delete_options(request: wire.DeleteRequest) -> tuple[bool, int | None, str | None]:
-    """Return the same of a delete.
+    """Return insert_only, if_seq and request_id of a delete.
 
     Raises:
-        InvalidArgumentError: insert_only, which a delete has no use for.
+        InvalidArgumentError: BAD_CONDITION: insert_only, which does not apply to deletes.
     """
     condition = request.condition
     if condition.insert_only:
         raise InvalidArgumentError(
-            "insert_only is a condition of upserts; a delete takes if_seq", Reason.BAD_CONDITION
+            "insert_only applies to upserts only; use if_seq for a delete", Reason.BAD_CONDITION
         )
     if_seq = condition.if_seq if condition.HasField("if_seq") else None
     return False, if_seq, request.request_id or None
@@ -162,10 +163,10 @@ _EXPORT_KIND_OF_WIRE: Final[dict[int, Literal["faiss", "faiss_flat", "hnswlib"]]
 
 
 def export_request(request: wire.ExportRequest, chunk_bytes: int) -> ExportRequest:
-    """What is to be exported.
+    """Return the request of an export.
 
     Raises:
-        InvalidArgumentError: a format that this server does not know.
+        InvalidArgumentError: BAD_FORMAT: a format that this server does not know.
     """
     kind = _EXPORT_KIND_OF_WIRE.get(int(request.format))
     if kind is None:
@@ -189,10 +190,10 @@ _WIRE_OF_METRIC: Final[dict[Metric, wire.Metric]] = {
 
 
 def collection_config(config: wire.CollectionConfig) -> CollectionConfig:
-    """Return the checked configuration; what is unset has its default.
+    """Return the checked configuration, with defaults for unset fields.
 
     Raises:
-        InvalidArgumentError.
+        InvalidArgumentError: BAD_METRIC, OUT_OF_RANGE.
     """
     M = config.m if config.HasField("m") else limits.M.default
     ef = config.ef_construction if config.HasField("ef_construction") else None
@@ -200,7 +201,7 @@ def collection_config(config: wire.CollectionConfig) -> CollectionConfig:
     return checks.check_config(config.dim, _metric(config.metric), M, default if ef is None else ef)
 
 
-def _metric(given: Any) -> Metric:
+def _metric(given: int) -> Metric:
     metric = _METRIC_OF_WIRE.get(int(given))
     if metric is None:
         known = ", ".join(f"{number} ({name})" for number, name in _METRIC_OF_WIRE.items())
@@ -217,16 +218,17 @@ _IMPORT_KIND_OF_WIRE: Final[dict[int, Literal["faiss", "hnswlib"]]] = {
 
 
 def import_begin(messages: Iterator[wire.ImportRequest]) -> tuple[ImportRequest, Announced]:
-    """What the first message of an import says.
+    """Return the request of an import from its first message, ``begin``.
 
     Raises:
-        InvalidArgumentError: it is another, or wrong: BAD_TRANSFER, BAD_FORMAT, BAD_NAME,
-            BAD_METRIC, OUT_OF_RANGE.
+        InvalidArgumentError: BAD_TRANSFER: the first message is another one. BAD_FORMAT, BAD_NAME,
+            BAD_METRIC, OUT_OF_RANGE: a field is invalid.
     """
     part = next(messages, wire.ImportRequest())
     if part.WhichOneof("part") != "begin":
         raise InvalidArgumentError(
-            f"an import opens with begin, got {part.WhichOneof('part')}", Reason.BAD_TRANSFER
+            f"the first message of an import must be begin, got {part.WhichOneof('part')}",
+            Reason.BAD_TRANSFER,
         )
     begin = part.begin
     refuse_reserved(begin)
@@ -245,16 +247,16 @@ def import_begin(messages: Iterator[wire.ImportRequest]) -> tuple[ImportRequest,
             begin.bytes,
             side_bytes,
             begin.file_name or "the file",
-            begin.side_name or "the side file",
+            begin.side_name or "the sidecar",
         ),
     )
 
 
 def import_parts(messages: Iterator[wire.ImportRequest]) -> Iterator[Chunk | TransferEnd]:
-    """What the messages behind it say.
+    """Yield the content of the messages after ``begin``.
 
     Raises:
-        InvalidArgumentError: BAD_TRANSFER: one is neither some bytes nor the end.
+        InvalidArgumentError: BAD_TRANSFER: a message is neither a chunk nor the end.
     """
     for message in messages:
         kind = message.WhichOneof("part")
@@ -266,7 +268,7 @@ def import_parts(messages: Iterator[wire.ImportRequest]) -> Iterator[Chunk | Tra
             yield TransferEnd(message.end.sha256, message.end.side_sha256)
         else:
             raise InvalidArgumentError(
-                f"begin is followed by chunk, side_chunk or end, got {kind}", Reason.BAD_TRANSFER
+                f"expected chunk, side_chunk or end after begin, got {kind}", Reason.BAD_TRANSFER
             )
 
 
@@ -276,7 +278,7 @@ def import_parts(messages: Iterator[wire.ImportRequest]) -> Iterator[Chunk | Tra
 def description_message(
     name: str, config: CollectionConfig, collection_id: str = ""
 ) -> wire.CollectionDescription:
-    """A collection with its whole configuration."""
+    """Return a collection with its configuration."""
     return wire.CollectionDescription(name=name, id=collection_id, config=_config_message(config))
 
 
@@ -292,28 +294,28 @@ def _config_message(config: CollectionConfig) -> wire.CollectionConfig:
 def descriptions_message(
     collections: Iterable[CollectionDescription],
 ) -> wire.ListCollectionsResponse:
-    """All collections, in the order given."""
+    """Return descriptions of collections, in the order given."""
     return wire.ListCollectionsResponse(
         collections=[description_message(each.name, each.config) for each in collections]
     )
 
 
 def upsert_response(receipt: Receipt) -> wire.UpsertResponse:
-    """The receipt of an upsert."""
+    """Return the receipt of an upsert."""
     return wire.UpsertResponse(
         seq=receipt.seq, count=receipt.count, repeated_request=receipt.repeated
     )
 
 
 def delete_response(receipt: Receipt) -> wire.DeleteResponse:
-    """The receipt of a delete."""
+    """Return the receipt of a delete."""
     return wire.DeleteResponse(
         seq=receipt.seq, count=receipt.count, repeated_request=receipt.repeated
     )
 
 
 def records_response(records: Records) -> wire.GetResponse:
-    """Records in columns."""
+    """Return records in columns."""
     return wire.GetResponse(
         ids=records.ids,
         vectors=encode_matrix(records.vectors),
@@ -324,7 +326,7 @@ def records_response(records: Records) -> wire.GetResponse:
 
 
 def page_response(page: ScrollPage) -> wire.ScrollPageResponse:
-    """One page of a scroll in columns."""
+    """Return one page of a scroll in columns."""
     records = page.records
     return wire.ScrollPageResponse(
         ids=records.ids,
@@ -336,7 +338,7 @@ def page_response(page: ScrollPage) -> wire.ScrollPageResponse:
 
 
 def search_response(found: HitColumns) -> wire.SearchResponse:
-    """The answers to all queries in columns."""
+    """Return the results of all queries in columns."""
     info = found.info
     response = wire.SearchResponse(
         counts=found.counts,
@@ -362,7 +364,7 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
 
 
 def failure_answer(status: Status) -> wire.SearchResponse:
-    """The answer in a stream to a search that failed."""
+    """Return the answer in a stream to a search that failed."""
     return wire.SearchResponse(
         failure=wire.Failure(
             code=status.code.value[0],
@@ -373,12 +375,12 @@ def failure_answer(status: Status) -> wire.SearchResponse:
 
 
 def _metadata_column(raw: Sequence[bytes] | None) -> Sequence[bytes]:
-    """One entry a row, or none at all if there is nothing in any."""
+    """Return one entry per row, or an empty column if no row has metadata."""
     return raw if raw is not None and any(raw) else ()
 
 
 def stats_message(stats: CollectionStats) -> wire.CollectionStats:
-    """The state of a collection."""
+    """Return the state of a collection."""
     return wire.CollectionStats(
         live_count=stats.live_count,
         seq=stats.seq,
@@ -412,7 +414,7 @@ def stats_message(stats: CollectionStats) -> wire.CollectionStats:
 
 
 def report_message(report: BackupReport) -> wire.BackupReport:
-    """What a backup has put on disk."""
+    """Return the report of a backup."""
     return wire.BackupReport(
         path=report.path,
         collections=report.collections,
@@ -423,7 +425,7 @@ def report_message(report: BackupReport) -> wire.BackupReport:
 
 
 def export_response(piece: bytes | ExportEnd) -> wire.ExportResponse:
-    """A chunk of an export, or its end."""
+    """Return a chunk of an export, or its trailer."""
     if isinstance(piece, ExportEnd):
         config = None if piece.config is None else _config_message(piece.config)
         return wire.ExportResponse(end=wire.ExportEnd(**{**piece._asdict(), "config": config}))
@@ -431,12 +433,12 @@ def export_response(piece: bytes | ExportEnd) -> wire.ExportResponse:
 
 
 def import_report_message(report: ImportReport) -> wire.ImportReport:
-    """What an import has brought."""
+    """Return the report of an import."""
     return wire.ImportReport(**dataclasses.asdict(report))
 
 
 def limits_message(message_bytes: int) -> wire.Limits:
-    """What a request may have, for a server with this message size."""
+    """Return the limits of requests, for a server with this maximum message size."""
     return wire.Limits(
         dim_max=limits.DIM.maximum,
         k_max=limits.K.maximum,

@@ -1,20 +1,21 @@
-"""gRPC around the service: bytes in, bytes out, and every error on its one way to the caller.
+"""The gRPC handlers around the service: bytes in, bytes out, errors to statuses.
 
-Messages are parsed and built in the thread of the call, not on grpcio's single serving thread, and
-an unreadable one gets INVALID_ARGUMENT. No interceptors: they would run under the server's lock.
+Messages are parsed and built in the thread of the call, not on grpcio's single serving thread. An
+unreadable message gets INVALID_ARGUMENT. There are no interceptors, since grpcio would run them
+under the server's lock.
 
-To grpcio every call is one that sends a stream of messages, also where the contract says that it
-sends one: so its handler has it before its message is there, can wait for that without a worker,
-and can be told to stop waiting (``admission.py``).
+Every rpc is registered in grpcio as one with a stream of requests, also if the contract has one
+request. So its handler runs before its message has arrived, can wait for the message without a
+worker, and can be made to stop waiting (``admission.py``).
 
-Writes, Optimize (with Backup, Export and Import) and open streams may each be as many as a quarter
-of the workers; one more is refused at once with RESOURCE_EXHAUSTED (TOO_MANY_WRITES,
-TOO_MANY_OPTIMIZES, TOO_MANY_STREAMS). Nothing of it was written, so that the caller can try again;
-our client does. A stream, an Import or an Export whose caller has kept it waiting for a while makes
-room for a new one: its client may be asleep, or may have lost it.
+The concurrent writes, the concurrent Optimize, Backup, Export and Import calls, and the open
+streams are limited to a quarter of the workers each. Another one is rejected at once with
+RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES, TOO_MANY_STREAMS). Nothing of it was
+written, so callers can retry; vecdb's client does. If a stream, an Import or an Export has waited
+for its caller for a while, a new one takes its slot, since its client may hang or have lost it.
 
-A stream of searches is one call in which each message is handled as a call would be: so to gRPC it
-costs a message, which is a third of a call.
+A stream of searches is one call in which each message is handled like a call. To gRPC a search then
+costs one message, which takes a third of the time of a call.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Final, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.errors import (
@@ -39,7 +40,7 @@ from vecdb.errors import (
 from vecdb.reasons import Reason
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server import log
-from vecdb_server.admission import Place, Places, Reception, Unread, Workers
+from vecdb_server.admission import OpenCalls, Slot, Slots, UnreadAnswers, Workers
 from vecdb_server.service import Call, Service
 from vecdb_server.translation import REASON_KEY, Status, failure_answer, status_of
 
@@ -50,66 +51,65 @@ _SLOW_CALL_S: Final = 1.0
 _NEVER_SLOW: Final = frozenset({"Optimize", "Backup", "Import"})
 
 _IDLE_STREAM_S: Final = 5.0
-"""A stream that is idle for so long may be ended; its client's next search is a call, and then it
-opens another."""
+"""A stream that has been idle for so long may be ended. Its client makes the next search by a call
+of its own, and then opens another stream."""
 
 _LARGE_BYTES: Final = 8 * 1024
-"""Answers that are counted until they were sent."""
+"""Answers larger than this are counted until they are sent."""
 
 _IDLE_TRANSFER_S: Final = 10.0
-"""An Import that no bytes have come by for so long, or an Export that nobody has taken any from,
-may be ended."""
+"""An Import that has received no bytes for so long, or an Export whose caller has read none, may be
+ended."""
 
 _UNREAD_S: Final = 30.0
-"""An answer that its caller has not taken by then may be let go where memory is short."""
-
-_TRY_AGAIN: Final = "are under way, as many as may be; try again shortly"
+"""If memory is short, a call whose answer has been unread for so long is ended."""
 
 Handler = Callable[[Iterator[bytes], grpc.ServicerContext], bytes]
 StreamHandler = Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
 
 
 class Activity:
-    """Counts the calls that are being handled, for a drain to wait until there are none."""
+    """Counts the running calls, so that a drain can wait for them."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self.count = 0
 
     def enter(self) -> None:
-        """A call began."""
+        """Count a call that begins."""
         with self._changed:
             self.count += 1
 
     def leave(self) -> None:
-        """A call ended."""
+        """Count a call that has ended."""
         with self._changed:
             self.count -= 1
             if self.count == 0:
                 self._changed.notify_all()
 
     def wait_for_none(self, timeout_s: float) -> bool:
-        """True as soon as no call is being handled, False if that takes longer."""
+        """Wait until no call is running; return False after ``timeout_s`` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self.count == 0, timeout_s)
 
 
 def service_handler(
-    service: Service, activity: Activity, reception: Reception, threads: int, message_bytes: int
+    service: Service, activity: Activity, open_calls: OpenCalls, threads: int, message_bytes: int
 ) -> grpc.GenericRpcHandler:
-    """What a ``grpc.Server`` needs to serve ``vecdb.v1.Vecdb``.
+    """Return the handler of ``vecdb.v1.Vecdb`` for a ``grpc.Server``.
 
     Args:
-        activity: is told of each call.
-        reception: where they wait for their messages.
-        threads: calls that are worked on at once; as many as a quarter of it may be writes, and
-            besides there may be a quarter of it in Optimize, Backup, Export and Import, and a
-            quarter of it in open streams.
-        message_bytes: an answer that is larger is refused by us, with a reason.
+        service: the rpcs.
+        activity: counts the running calls.
+        open_calls: counts the open calls.
+        threads: maximum of calls that run at once. A quarter of it is the limit of writes; of
+            Optimize, Backup, Export and Import; and of open streams.
+        message_bytes: maximum size of an answer. A larger one is rejected with a reason, which
+            gRPC would not give.
     """
     share = max(1, threads // 4)
     writes, optimizes = _writes(share), _optimizes(share)
-    table: dict[str, tuple[Any, Callable[..., Any], Places | None]] = {
+    table: dict[str, tuple[type[Message], Callable[..., Message], Slots | None]] = {
         "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
         "CreateCollection": (wire.CreateCollectionRequest, service.create_collection, writes),
         "GetCollection": (wire.GetCollectionRequest, service.get_collection, None),
@@ -128,62 +128,66 @@ def service_handler(
         "Backup": (wire.BackupRequest, service.backup, optimizes),
     }
     workers = Workers(threads)
-    comes_in = _ComesIn(service, reception)
+    intake = _Intake(service, open_calls)
 
-    def rpc(name: str, request_type: Any, method: Callable[..., Any], kind: Any = _Rpc) -> Any:
+    def rpc(
+        name: str,
+        request_type: type[Message],
+        method: Callable[..., Message],
+        kind: type[_Rpc] = _Rpc,
+    ) -> _Rpc:
         return kind(name, request_type, method, activity, message_bytes)
 
     handlers = {
         name: grpc.stream_unary_rpc_method_handler(
             _handler(
                 rpc(name, request_type, method),
-                comes_in,
-                None if places is optimizes else workers,
-                places,
+                intake,
+                None if slots is optimizes else workers,
+                slots,
             )
         )
-        for name, (request_type, method, places) in table.items()
+        for name, (request_type, method, slots) in table.items()
     }
     searches = rpc("SearchStream", wire.SearchRequest, service.search_in_stream)
     handlers["SearchStream"] = grpc.stream_stream_rpc_method_handler(
-        _stream_handler(searches, comes_in, _streams(share))
+        _stream_handler(searches, intake, _streams(share))
     )
     exports = rpc("Export", wire.ExportRequest, service.export)
     handlers["Export"] = grpc.stream_stream_rpc_method_handler(
-        _export_handler(exports, comes_in, optimizes)
+        _export_handler(exports, intake, optimizes)
     )
     imports = rpc("Import", wire.ImportRequest, service.import_index, _StreamRpc)
     handlers["Import"] = grpc.stream_unary_rpc_method_handler(
-        _import_handler(imports, comes_in, optimizes)
+        _import_handler(imports, intake, optimizes)
     )
     return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
 
-def _writes(count: int) -> Places:
-    return Places(Reason.TOO_MANY_WRITES, f"writes {_TRY_AGAIN}", count)
+def _writes(count: int) -> Slots:
+    return Slots(Reason.TOO_MANY_WRITES, "writes", count)
 
 
-def _optimizes(count: int) -> Places:
+def _optimizes(count: int) -> Slots:
     calls = "Optimize, Backup, Export and Import calls"
-    return Places(Reason.TOO_MANY_OPTIMIZES, f"{calls} {_TRY_AGAIN}", count, _IDLE_TRANSFER_S)
+    return Slots(Reason.TOO_MANY_OPTIMIZES, calls, count, _IDLE_TRANSFER_S)
 
 
-def _streams(count: int) -> Places:
-    refusal = "streams are in use, as many as may be; use Search"
-    return Places(Reason.TOO_MANY_STREAMS, refusal, count, _IDLE_STREAM_S)
+def _streams(count: int) -> Slots:
+    return Slots(Reason.TOO_MANY_STREAMS, "streams", count, _IDLE_STREAM_S, hint="use Search")
 
 
-class _ComesIn:
-    """What all calls go through: they are open, and what they take is counted."""
+class _Intake:
+    """The first steps of each call: count it as open, receive its message, account its memory."""
 
-    def __init__(self, service: Service, reception: Reception) -> None:
+    def __init__(self, service: Service, open_calls: OpenCalls) -> None:
         self.memory = service.memory
-        self.unread = Unread(_UNREAD_S)
-        self._reception = reception
+        self.unread = UnreadAnswers(_UNREAD_S)
+        self._open_calls = open_calls
 
     def make_room(self, refusal: Exception) -> None:
-        """After a refusal for want of memory: end calls whose answers nobody takes, for the next
-        one."""
+        """If a call was rejected for lack of memory, end calls with old unread answers, so that the
+        next call may succeed."""
         if isinstance(refusal, ResourceExhaustedError) and refusal.reason == Reason.CALL_MEMORY:
             self.unread.end_old()
 
@@ -191,34 +195,35 @@ class _ComesIn:
     def first(
         self, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes | None]:
-        """Its first message, None if there is none."""
-        self._reception.enter(context)
+        """Yield the first message of a call, None if there is none. The call is open until the end
+        of the block."""
+        self._open_calls.enter(context)
         try:
-            yield self._reception.receive(requests, context)
+            yield self._open_calls.receive(requests, context)
         finally:
-            self._reception.leave(context)
+            self._open_calls.leave(context)
 
     @contextlib.contextmanager
     def message(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        """The one that it has.
+        """Yield the single message of a call.
 
         Raises:
-            InvalidArgumentError: there is none.
+            InvalidArgumentError: BAD_MESSAGE: the call ended without a message.
         """
         with self.first(requests, context) as data:
             if data is None:
-                raise InvalidArgumentError("the call ended without its message", Reason.BAD_MESSAGE)
+                raise InvalidArgumentError("the call ended without a message", Reason.BAD_MESSAGE)
             yield data
 
 
 class _Rpc:
-    """One rpc, from the bytes of a request to the bytes of its answer, or to why there is none."""
+    """One rpc: from the bytes of a request to the bytes of its answer, or to an error."""
 
     def __init__(
         self,
         name: str,
-        request_type: Any,
-        method: Callable[..., Any],
+        request_type: type[Message],
+        method: Callable[..., Message],
         activity: Activity,
         message_bytes: int,
     ) -> None:
@@ -229,7 +234,7 @@ class _Rpc:
         self._message_bytes = message_bytes
 
     def attempt(self, data: Any, call: Call) -> bytes | Exception:
-        """The answer, or the error that it ended with. Counted, and logged if it was slow."""
+        """Return the answer or the error of a call. Count the call, and log it if it was slow."""
         self._activity.enter()
         began = time.monotonic()
         try:
@@ -246,14 +251,14 @@ class _Rpc:
         response: bytes = self._method(self._parsed(data), call).SerializeToString()
         if len(response) > self._message_bytes:
             raise ResourceExhaustedError(
-                f"the answer has {len(response)} bytes, a message may have {self._message_bytes}; "
-                "ask for fewer rows, or without vectors or metadata",
+                f"the answer has {len(response)} bytes, the maximum of a message is "
+                f"{self._message_bytes}; request fewer rows, or no vectors or metadata",
                 Reason.MESSAGE_TOO_LARGE,
             )
         return response
 
     def answers(self, data: bytes, call: Call) -> Generator[bytes, None, None]:
-        """The answers of an rpc that has many, the error raised that they end with. Counted."""
+        """Yield the answers of an rpc with many, and raise its error. Count the call."""
         self._activity.enter()
         try:
             for response in self._method(self._parsed(data), call):
@@ -261,17 +266,18 @@ class _Rpc:
         finally:
             self._activity.leave()
 
-    def _parsed(self, data: Any) -> Any:
+    def _parsed(self, data: Any) -> Message:
         try:
             return self._parse(data)
         except DecodeError:
             raise InvalidArgumentError(
-                f"the {len(data)} bytes of the request are no {self.name} message",
+                f"expected a message of {self.name}, got {len(data)} bytes that are not one",
                 Reason.BAD_MESSAGE,
             ) from None
 
-    def told(self, error: Exception) -> Status:
-        """What the caller hears of an error; what nobody foresaw is written to the log only."""
+    def status(self, error: Exception) -> Status:
+        """Return the status of an error. Unexpected errors are logged; their status has no
+        details."""
         status = status_of(error)
         if status.code is grpc.StatusCode.INTERNAL:
             log.failure("defect", error, call=self.name)
@@ -283,83 +289,83 @@ class _Rpc:
                 reason=status.reason,
                 message=status.message,
             )
-        _forget_frames(error)
+        _clear_tracebacks(error)
         return status
 
 
 class _StreamRpc(_Rpc):
-    """An rpc whose request is many messages, of which the method is given an iterator."""
+    """An rpc with a stream of requests; its method takes an iterator of messages."""
 
-    def _parsed(self, data: Iterable[bytes]) -> Iterator[Any]:
+    def _parsed(self, data: Iterable[bytes]) -> Iterator[Message]:
         try:
             for each in data:
                 yield super()._parsed(each)
         except grpc.RpcError:
-            # How grpcio says that there will be no further message.
+            # grpcio's signal that the call has ended before the stream of requests.
             raise CancelledError("the caller has gone") from None
 
 
-def _handler(
-    rpc: _Rpc, comes_in: _ComesIn, workers: Workers | None, places: Places | None
-) -> Handler:
-    """A call of its own: an error is its status."""
+def _handler(rpc: _Rpc, intake: _Intake, workers: Workers | None, slots: Slots | None) -> Handler:
+    """Return the handler of an rpc with one request and one answer; an error is its status."""
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         outcome: bytes | Exception
         try:
-            with comes_in.message(requests, context) as data, comes_in.memory() as memory:
+            with intake.message(requests, context) as data, intake.memory() as memory:
                 memory.request(len(data))
-                if places is None:
-                    outcome = worked_on(data, context)
+                if slots is None:
+                    outcome = run(data, context)
                 else:
-                    with places.taken(context):
-                        outcome = worked_on(data, context)
+                    with slots.taken(context):
+                        outcome = run(data, context)
                 if isinstance(outcome, bytes) and len(outcome) > _LARGE_BYTES:
-                    # Sent as its reader takes it, when nobody here waits for that any more.
+                    # gRPC sends the answer after this function has returned, as fast as the caller
+                    # reads it. Its memory stays reserved until then.
                     memory.outlive(len(outcome))
                     sent = contextlib.ExitStack()
                     sent.callback(memory.close)
-                    sent.enter_context(comes_in.unread.answer(context))
+                    sent.enter_context(intake.unread.answer(context))
                     if not context.add_callback(sent.close):
                         sent.close()
         except VecdbError as refusal:
             outcome = refusal
         if isinstance(outcome, Exception):
-            comes_in.make_room(outcome)
-            _abort(rpc.told(outcome), context)
+            intake.make_room(outcome)
+            _abort(rpc.status(outcome), context)
         return outcome
 
-    def worked_on(data: bytes, context: grpc.ServicerContext) -> bytes | Exception:
+    def run(data: bytes, context: grpc.ServicerContext) -> bytes | Exception:
         if workers is None:
             return rpc.attempt(data, context)
         workers.take(context)
         try:
             return rpc.attempt(data, context)
         finally:
-            workers.give_back()
+            workers.release()
 
     return handle
 
 
-def _stream_handler(rpc: _Rpc, comes_in: _ComesIn, streams: Places) -> StreamHandler:
-    """Many messages on one call: an error is the answer to its message, and the stream goes on."""
+def _stream_handler(rpc: _Rpc, intake: _Intake, streams: Slots) -> StreamHandler:
+    """Return the handler of a stream of requests and answers. An error is the answer to its
+    message, and the stream continues."""
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            with comes_in.message(requests, context) as first, streams.taken(context) as stream:
+            with intake.message(requests, context) as first, streams.taken(context) as stream:
                 data: bytes | None = first
                 while data is not None:
-                    stream.work()
-                    with comes_in.memory() as memory:
-                        answer = answered(data, context, memory)
-                        stream.rest()  # Its caller may take the answer slowly, or never.
-                        with comes_in.unread.answer(context):
+                    stream.set_busy()
+                    with intake.memory() as memory:
+                        answer = answer_to(data, context, memory)
+                        stream.set_idle()  # The caller may read the answer slowly, or never.
+                        with intake.unread.answer(context):
                             yield answer
                     data = next(requests, None)
         except VecdbError as refusal:
-            _abort(rpc.told(refusal), context)
+            _abort(rpc.status(refusal), context)
 
-    def answered(data: bytes, context: grpc.ServicerContext, memory: CallMemory) -> bytes:
+    def answer_to(data: bytes, context: grpc.ServicerContext, memory: CallMemory) -> bytes:
         outcome: bytes | Exception
         try:
             memory.request(len(data))
@@ -368,72 +374,73 @@ def _stream_handler(rpc: _Rpc, comes_in: _ComesIn, streams: Places) -> StreamHan
             outcome = full
         if isinstance(outcome, bytes):
             return outcome
-        comes_in.make_room(outcome)
-        failure: bytes = failure_answer(rpc.told(outcome)).SerializeToString()
+        intake.make_room(outcome)
+        failure: bytes = failure_answer(rpc.status(outcome)).SerializeToString()
         return failure
 
     return handle
 
 
-def _export_handler(rpc: _Rpc, comes_in: _ComesIn, places: Places) -> StreamHandler:
-    """One message in, many out: an error ends the call with its status. Who receives them slower
-    than they are made holds it up: the next one is asked for when gRPC has room for it."""
+def _export_handler(rpc: _Rpc, intake: _Intake, slots: Slots) -> StreamHandler:
+    """Return the handler of an rpc with one request and many answers; an error is the status of the
+    call. gRPC takes the next answer when it has room, so a slow caller slows down the export."""
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
             with (
-                comes_in.message(requests, context) as data,
-                places.taken(context) as place,
+                intake.message(requests, context) as data,
+                slots.taken(context) as slot,
                 contextlib.closing(rpc.answers(data, context)) as answers,
             ):
                 for answer in answers:
-                    place.rest()
+                    slot.set_idle()
                     yield answer
-                    place.work()
+                    slot.set_busy()
         except grpc.RpcError:
             raise
         except Exception as error:
             failure = error
         else:
             return
-        _abort(rpc.told(failure), context)
+        _abort(rpc.status(failure), context)
 
     return handle
 
 
-def _import_handler(rpc: _Rpc, comes_in: _ComesIn, places: Places) -> Handler:
-    """Many messages in, one out."""
+def _import_handler(rpc: _Rpc, intake: _Intake, slots: Slots) -> Handler:
+    """Return the handler of an rpc with many requests and one answer."""
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         outcome: bytes | Exception
         try:
-            with comes_in.first(requests, context) as first, places.taken(context) as place:
-                messages = iter(()) if first is None else _noted(first, requests, place)
+            with intake.first(requests, context) as first, slots.taken(context) as slot:
+                messages = iter(()) if first is None else _received(first, requests, slot)
                 outcome = rpc.attempt(messages, context)
         except VecdbError as refusal:
             outcome = refusal
         if isinstance(outcome, Exception):
-            _abort(rpc.told(outcome), context)
+            _abort(rpc.status(outcome), context)
         return outcome
 
     return handle
 
 
-def _noted(first: bytes, requests: Iterator[bytes], place: Place) -> Iterator[bytes]:
-    """The first message and those after it; while one is waited for, the place is idle."""
+def _received(first: bytes, requests: Iterator[bytes], slot: Slot) -> Iterator[bytes]:
+    """Yield the first message and the following ones. The slot is idle while waiting for one."""
     data: bytes | None = first
     while data is not None:
         yield data
-        place.rest()
+        slot.set_idle()
         data = next(requests, None)
-        place.work()
+        slot.set_busy()
 
 
-def _forget_frames(error: BaseException) -> None:
-    """Let go of the frames of an error, and of those that led to it.
+def _clear_tracebacks(error: BaseException) -> None:
+    """Remove the tracebacks of an error and of its causes.
 
-    They lead to the handler's, which holds the error: in that circle the call would stay open until
-    a collection of garbage, which is rare here, and count among those of its connection.
+    A traceback references the handler's frame, which references the error. This cycle would keep
+    the call open, and counted among the calls of its connection, until a garbage collection, which
+    is rare here.
     """
     each: BaseException | None = error
     while each is not None:

@@ -100,7 +100,7 @@ class Case(NamedTuple):
 
 FLAG = {"true"}
 INTEGER = {"five"}
-NO_FILE = "|there is no file"
+NO_FILE = "|does not exist"
 SECONDS = {"None", "five", "half", "infinity", "2**70", "10**5000"}
 NAME, PATH = "name", "path"
 
@@ -137,7 +137,10 @@ OF_DATABASE = {
     "drop_collection": Case({"name": "docs"}, {"name": "name|collection"}),
     "backup": Case(
         {"path": "/proc/nope"},
-        {"path": "path|folder|is there already", "include_segments": "include_segments|folder"},
+        {
+            "path": "path|folder|already",
+            "include_segments": "include_segments|folder",
+        },
         embedded={"path": {"text"}},  # A server wants an absolute path.
     ),
     "import_faiss": Case({"path": "nope.faiss", "collection": "docs"}, IMPORTED),
@@ -209,7 +212,7 @@ OF_COLLECTION = {
     "export_faiss": Case(
         {"path": "/proc/nope/x", "flat": True},
         {
-            "path": "path|folder|is there already", "flat": "flat|/proc/nope",
+            "path": "path|folder|already", "flat": "flat|/proc/nope",
             "normalize_queries": "normalize_queries|/proc/nope",
             "overwrite": "overwrite|/proc/nope", "timeout_s": "timeout_s|/proc/nope",
         },
@@ -218,7 +221,7 @@ OF_COLLECTION = {
     "export_hnswlib": Case(
         {"path": "/proc/nope/x"},
         {
-            "path": "path|folder|is there already", "overwrite": "overwrite|/proc/nope",
+            "path": "path|folder|already", "overwrite": "overwrite|/proc/nope",
             "timeout_s": "timeout_s|/proc/nope",
         },
         {"path": {"text"}},

@@ -62,21 +62,21 @@ OBJECTS_REFUSED: dict[str, tuple[Any, str]] = {
     "bytes key": ({b"a": 1}, "got bytes b'a'"),
     "key of a tuple": ({"a": {(1, 2): 1}}, "at a: expected keys that are str, got tuple"),
     "endless int key": ({10**5_000: 1}, "got int ..."),
-    "two keys of one text": ({Word("a"): 1, Word("a"): 2}, "key 'a' stands twice"),
+    "two keys of one text": ({Word("a"): 1, Word("a"): 2}, "duplicate key 'a'"),
     "NaN": ({"a": {"b": [0, 1, math.nan]}}, "at a.b[2]: expected a finite number, got nan"),
     "infinity": ({"a": (0, -math.inf)}, "at a[1]: expected a finite number, got -inf"),
     "numpy NaN": ({"a": np.float64("nan")}, "at a: expected a finite number, got nan"),
     "surrogate": ({"a": "xy\ud83d"}, "at a: lone surrogate U+D83D at character 2"),
     "surrogate in a key": ({"a": {"x\udc00": 1}}, "at a: key 'x\\udc00' has a lone surrogate"),
-    "numpy integer": ({"a b": [np.int64(1)]}, "at ['a b'][0]: int64 is no type of JSON"),
-    "numpy float32": ({"a": np.float32(1)}, "at a: float32 is no type of JSON"),
-    "numpy bool": ({"a": np.True_}, "at a: bool is no type of JSON"),
-    "array": ({"a": np.zeros(2)}, "at a: ndarray is no type of JSON"),
-    "masked": ({"a": [1, np.ma.masked]}, "at a[1]: MaskedConstant is no type of JSON"),
-    "bytes": ({"a": b"x"}, "at a: bytes is no type of JSON"),
-    "Decimal": ({"a": decimal.Decimal(1)}, "at a: Decimal is no type of JSON"),
-    "datetime": ({"a": datetime.date(2020, 1, 1)}, "at a: date is no type of JSON"),
-    "set": ({"a": {1}}, "at a: set is no type of JSON"),
+    "numpy integer": ({"a b": [np.int64(1)]}, "at ['a b'][0]: int64 is not a JSON type"),
+    "numpy float32": ({"a": np.float32(1)}, "at a: float32 is not a JSON type"),
+    "numpy bool": ({"a": np.True_}, "at a: bool is not a JSON type"),
+    "array": ({"a": np.zeros(2)}, "at a: ndarray is not a JSON type"),
+    "masked": ({"a": [1, np.ma.masked]}, "at a[1]: MaskedConstant is not a JSON type"),
+    "bytes": ({"a": b"x"}, "at a: bytes is not a JSON type"),
+    "Decimal": ({"a": decimal.Decimal(1)}, "at a: Decimal is not a JSON type"),
+    "datetime": ({"a": datetime.date(2020, 1, 1)}, "at a: date is not a JSON type"),
+    "set": ({"a": {1}}, "at a: set is not a JSON type"),
     "endless int": ({"a": [10**5_000]}, "at a[0]: Exceeds the limit"),
     "circle": (CIRCLE, "at list[0]: the dict contains itself"),
 }
@@ -91,7 +91,7 @@ OBJECTS_TAKEN: dict[str, tuple[Any, Any]] = {
     "words": ({"a": [True, False, None, "", {}, []]},) * 2,
 }
 TEXTS_REFUSED: dict[str, tuple[bytes, str]] = {
-    "1e999": (b'{"a": {"b": [0, 1, 1e999]}}', "at a.b[2]: '1e999' is a number that does not come"),
+    "1e999": (b'{"a": {"b": [0, 1, 1e999]}}', "at a.b[2]: '1e999' is a number that does not"),
     "-1e999": (b'{"a": -1e999}', "at a: '-1e999' is a number"),
     "digits without an exponent": (b'{"a": 1' + b"0" * 309 + b".0}", "at a: '1000"),
     "NaN": (b'{"a": [NaN]}', "at a[0]: 'NaN' is a number"),
@@ -100,8 +100,8 @@ TEXTS_REFUSED: dict[str, tuple[bytes, str]] = {
     "surrogate": (rb'{"a": ["\uD83D"]}', "at a[0]: lone surrogate U+D83D at character 0"),
     "surrogates in the wrong order": (rb'{"a": "\udc00\ud800"}', "lone surrogate U+DC00"),
     "surrogate in a key": (rb'{"a": {"\ud800": 1}}', "at a: key '\\ud800' has a lone surrogate"),
-    "key twice": (b'{"a": {"b": 1, "c": 2, "b": 3}}', "at a: key 'b' stands twice"),
-    "key twice by escape": (rb'{"a": 1, "\u0061": 2}', "key 'a' stands twice"),
+    "key twice": (b'{"a": {"b": 1, "c": 2, "b": 3}}', "at a: duplicate key 'b'"),
+    "key twice by escape": (rb'{"a": 1, "\u0061": 2}', "duplicate key 'a'"),
     "bytes of a surrogate": (b'{"a": "\xed\xa0\x80"}', "byte 7 is not UTF-8"),
     "no UTF-8": (b'{"a": "\xff"}', "byte 7 is not UTF-8"),
     "byte order mark": (b"\xef\xbb\xbf{}", "Expecting value: line 1 column 1"),
@@ -237,7 +237,7 @@ def test_line_of_a_file_is_refused_with_its_place(tmp_path: Path, database: Any)
     for text, words in (
         ('{"a": 1e999}', "at a: '1e999'"),
         (r'{"a": ["\ud800"]}', "at a[0]: lone surrogate"),
-        ('{"a": 1, "a": 2}', "key 'a' stands twice"),
+        ('{"a": 1, "a": 2}', "duplicate key 'a'"),
     ):
         lines.write_text(f"{{}}\n{text}\n")
         good, error = sidecars.metadata_source(lines)
@@ -253,7 +253,7 @@ def test_line_of_a_file_is_refused_with_its_place(tmp_path: Path, database: Any)
     with pytest.raises(vecdb.InvalidArgumentError, match="line 1: not JSON: at id: lone surrogate"):
         database.import_faiss(index, "docs")
     side.write_text('{"faiss_id": 100, "id": "a", "id": "b"}\n')
-    with pytest.raises(vecdb.InvalidArgumentError, match="line 1: not JSON: key 'id' stands twice"):
+    with pytest.raises(vecdb.InvalidArgumentError, match="line 1: not JSON: duplicate key 'id'"):
         database.import_faiss(index, "docs")
     assert database.list_collections() == []
 

@@ -102,16 +102,16 @@ def test_a_server_without_a_thread_for_a_stream_serves_calls(
         assert ways[-1] == "SearchStream"
 
 
-def _noted_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, admission.Places]:
+def _noted_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, admission.Slots]:
     """Those of the server that is started next, by the reason of their refusal."""
     made = {}
 
-    class Noted(admission.Places):
-        def __init__(self, reason: str, *arguments: Any) -> None:
-            super().__init__(reason, *arguments)
+    class Noted(admission.Slots):
+        def __init__(self, reason: str, *arguments: Any, **options: Any) -> None:
+            super().__init__(reason, *arguments, **options)
             made[reason] = self
 
-    monkeypatch.setattr(transport, "Places", Noted)
+    monkeypatch.setattr(transport, "Slots", Noted)
     return made
 
 
@@ -121,13 +121,13 @@ def test_a_stream_that_is_idle_makes_room_for_a_new_one(
     places = _noted_places(monkeypatch)
     with one_place_for_two(tmp_path / "data") as (docs, other):
         ways = _served_by(monkeypatch)
-        take_place, opened = admission.Place, []
+        take_place, opened = admission.Slot, []
 
         def noted(context: Any) -> Any:
             opened.append(take_place(context))
             return opened[-1]
 
-        monkeypatch.setattr(admission, "Place", noted)
+        monkeypatch.setattr(admission, "Slot", noted)
         for each in (docs, docs, other):
             each.search(VECTORS[0])
         ends = time.monotonic() + 10

@@ -61,7 +61,7 @@ def test_upsert_larger_than_a_message_writes_all_rows_in_several_batches(docs: A
 def test_conditional_write_larger_than_a_message_is_refused_whole(
     docs: Any, terms: dict[str, Any]
 ) -> None:
-    with pytest.raises(vecdb.ResourceExhaustedError, match="whole or not at all") as caught:
+    with pytest.raises(vecdb.ResourceExhaustedError, match="must fit one message") as caught:
         docs.upsert(IDS, VECTORS, **terms)
     assert caught.value.reason == "MESSAGE_TOO_LARGE"
     assert docs.stats().seq == 0
@@ -126,7 +126,7 @@ def test_delete_of_more_ids_than_a_message_holds_deletes_them_all(filled: Any) -
     assert filled.delete([*others, *IDS[10:]], request_id="d").count == COUNT - 10
     assert filled.count() == 10
     assert filled.delete([*others, *IDS[10:]], request_id="d").repeated
-    with pytest.raises(vecdb.ResourceExhaustedError, match="whole or not at all"):
+    with pytest.raises(vecdb.ResourceExhaustedError, match="must fit one message"):
         filled.delete(others, if_seq=0)
 
 
@@ -230,7 +230,7 @@ def test_single_query_larger_than_a_message_beside_writers_says_what_to_do(
         return found
 
     monkeypatch.setattr(Searcher, "run", then_writes)
-    with pytest.raises(vecdb.ResourceExhaustedError, match="without vectors") as caught:
+    with pytest.raises(vecdb.ResourceExhaustedError, match="or no vectors") as caught:
         filled.search(VECTORS[0], k=1_000, include_vectors=True)
     assert caught.value.reason == "MESSAGE_TOO_LARGE"
 

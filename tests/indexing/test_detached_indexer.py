@@ -63,7 +63,7 @@ def unindexed(data: Path, name: str = "X") -> int:
 def is_left_alone(data: Path) -> bool:
     """Whether no process has the folder open any more."""
     with contextlib.suppress(FailedPreconditionError):
-        FolderUse(data, alone=True).close()
+        FolderUse(data, exclusive=True).close()
         return True
     return False
 
@@ -137,7 +137,7 @@ def test_a_compaction_is_refused_while_it_works(
     monkeypatch.setattr(folder_use, "PATIENCE_S", 0.1)
     with closed_but_held_back(data):
         # It holds the folder from its birth on, before it has loaded anything.
-        with pytest.raises(FailedPreconditionError, match="open in another"):
+        with pytest.raises(FailedPreconditionError, match="open in this or another"):
             vecdb.compact(data)
         assert unindexed(data) == ROWS
     eventually(lambda: unindexed(data) == 0)

@@ -325,7 +325,7 @@ def test_the_command_line(
     assert {f.name for f in dataclasses.fields(vecdb.ExportReport)} == set(said)
     assert said["rows"] == faiss.read_index("x.faiss").ntotal == 301
     assert run(["export", "faiss", "docs", "x.faiss", *folder]) == 1
-    assert "x.faiss is there already" in capsys.readouterr().err
+    assert "x.faiss already exists" in capsys.readouterr().err
     again = ["export", "faiss", "docs", "x.faiss", *folder, "--flat", "--overwrite"]
     assert run([*again, "--normalize-queries"]) == 0
     assert "graph work   nothing" in capsys.readouterr().out

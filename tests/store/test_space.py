@@ -102,7 +102,7 @@ def test_ten_replacements_stay_within_two_and_a_half_fresh_loads(
         docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
         replaced(docs, model, count, 1)
         docs.optimize()
-    with FolderUse(tmp_path / "fresh", alone=True):  # Once its indexer has gone.
+    with FolderUse(tmp_path / "fresh", exclusive=True):  # Once its indexer has gone.
         fresh = folder_bytes(tmp_path / "fresh")
     shutil.copytree(tmp_path / "fresh", tmp_path / "data")
     with vecdb.open(tmp_path / "data", **options) as database:
@@ -114,7 +114,7 @@ def test_ten_replacements_stay_within_two_and_a_half_fresh_loads(
         queries = rows(100, 5)
         exact = docs.search(queries, k=10, exact=True)
         assert recall(docs.search(queries, k=10), exact) >= 0.95
-    with FolderUse(tmp_path / "data", alone=True):
+    with FolderUse(tmp_path / "data", exclusive=True):
         assert folder_bytes(tmp_path / "data") <= 2.5 * fresh
     report = vecdb.compact(tmp_path / "data")
     assert report.bytes_after == folder_bytes(tmp_path / "data") <= 1.1 * fresh

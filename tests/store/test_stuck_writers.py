@@ -275,7 +275,7 @@ def test_lock_that_is_passed_on_is_not_stuck(tmp_path: Path) -> None:
     """Another process may have it most of the time, as long as there are commits."""
     store = environment.Environment(tmp_path, (b"x",), create=True, map_bytes=1 << 26)
     lock = WriteLock(tmp_path)
-    lock.ask()
+    lock.begin_wait()
 
     def commit(number: int) -> None:
         store.transact(lambda t: t.put(b"k", b"%d" % number, db=store.database(b"x")))
@@ -289,7 +289,7 @@ def test_lock_that_is_passed_on_is_not_stuck(tmp_path: Path) -> None:
     while not lock.is_stuck():
         time.sleep(0.01)
         assert time.monotonic() < ends + ENDS_S
-    lock.got()
+    lock.end_wait()
     assert not lock.is_stuck()
     store.close()
 

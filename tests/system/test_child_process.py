@@ -11,7 +11,7 @@ import pytest
 
 _CHILD = """
 import json, os, pathlib
-from vecdb.engine.system.child_process import give_way
+from vecdb.engine.system.child_process import lower_priority
 
 def weights():
     group = pathlib.Path("/proc/self/autogroup")
@@ -19,7 +19,7 @@ def weights():
     return os.nice(0), fields[-1] if fields else None
 
 before = weights()
-give_way()
+lower_priority()
 print(json.dumps([before, weights()]))
 """
 

@@ -173,10 +173,10 @@ def test_store_that_is_cut_while_it_is_open_is_not_touched_by_the_next_write(
     file = tmp_path / "store" / "data.mdb"
     os.truncate(file, file.stat().st_size // 2)
     for _ in range(2):
-        with pytest.raises((DataLossError, UnavailableError), match="cut short"):
+        with pytest.raises((DataLossError, UnavailableError), match="truncated"):
             environment.transact(write)
     with (
-        pytest.raises((DataLossError, UnavailableError), match="cut short"),
+        pytest.raises((DataLossError, UnavailableError), match="truncated"),
         environment.read(),
     ):
         pass

@@ -38,7 +38,7 @@ from tests.torture.history import Batch, History
 from vecdb.engine.api.database import Database
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kv import write_lock
-from vecdb.engine.kv.write_lock import Errand
+from vecdb.engine.kv.write_lock import BlockingCall
 from vecdb.engine.system import failpoints
 
 __all__ = ["BATCHES", "DIM", "METRIC", "STEPS", "USUAL", "Manner", "replay", "start"]
@@ -242,7 +242,7 @@ class Manner:
     hands_over: bool = False
 
 
-class _Here(Errand[Any]):
+class _Here(BlockingCall[Any]):
     """An errand in the calling thread."""
 
     def __init__(self, function: Callable[[], Any], name: str) -> None:
@@ -267,7 +267,7 @@ def _child(channel: socket.socket, folder: str, manner: Manner) -> None:
         planted.plant(manner.plant)
     failpoints.arm(manner.failpoints)
     if not manner.hands_over:
-        write_lock.Errand = _Here  # type: ignore[misc]
+        write_lock.BlockingCall = _Here  # type: ignore[misc]
     work = _Work(channel, Path(folder), looks=manner.looks)
     try:
         work.say("ready", -1, thread=work.begin() if manner.writer else os.getpid())

@@ -1,22 +1,22 @@
-"""The database itself: everything but the command line, gRPC and the public vocabulary.
+"""The database engine: everything but the command line, gRPC and the public vocabulary.
 
-Packages from the top floor to the ground; each imports only from packages below it, and from
+Packages from the top layer to the bottom. Each imports only from packages below it, and from
 another package only the modules in its ``__all__``:
 
 api           What does an embedded user call?
-maintenance   How is a folder checked, copied and compacted?
-interchange   How do data leave and come back?
-runtime       What does a process hold of an open folder?
-indexing      What graph work is next, and who does it?
-search        How is a query answered?
-segments      What is a segment, and how does it live?
+maintenance   How is a folder checked, backed up and compacted?
+interchange   How are collections exported and imported?
+runtime       Which objects does a process hold for an open folder?
+indexing      Which graph work is due, and which process does it?
+search        How is a query executed?
+segments      What is a segment, and what is its lifecycle?
 hnsw          How is a graph built and repaired?
-store         What is true?
+store         How is committed state stored?
 kernels       What is compiled?
-kv            How is LMDB spoken to?
-system        What do we ask of the machine?
+kv            How is LMDB used?
+system        What does vecdb need from the operating system?
 
-``testing`` is what tests need beside the public surface.
+``testing`` has what tests need beyond the public surface.
 """
 
 from __future__ import annotations

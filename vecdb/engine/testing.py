@@ -1,4 +1,4 @@
-"""What tests need of an embedded database beside its public surface."""
+"""Access for tests to the internals of an embedded database."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["opened_of", "runtime_of", "submit"]
 
 
 def runtime_of(database: Database) -> Runtime:
-    """Return what the process holds of the database's folder."""
+    """Return the runtime of an embedded database."""
     return database._runtime
 
 
 def opened_of(collection: Collection) -> OpenCollection:
-    """Return what the process holds of a collection: store, segments, searcher."""
+    """Return the process's objects for a collection: store, segments, searcher."""
     return collection._opened
 
 

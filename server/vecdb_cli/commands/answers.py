@@ -6,15 +6,14 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
-from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, CollectionStats, Hits
 from vecdb_cli.sidecars import mapped
 from vecdb_cli.vector_lines import is_number
@@ -67,10 +66,11 @@ def print_search(
         raise InvalidArgumentError("give --id or --vector, one of them")
     collection = target.collection(name)
     if options.vector is not None:
-        query: Any = read_vector(options.vector)
+        query = read_vector(options.vector)
         hits = collection.search(query, options.k, ef=options.ef, exact=options.exact)
         chosen = list(range(len(hits)))
     else:
+        assert options.id is not None
         found = collection.get([options.id])
         if found.missing:
             raise NotFoundError(f"collection {name} holds no id {options.id!r}", Reason.NO_SUCH_ID)
@@ -80,7 +80,7 @@ def print_search(
         if ef is None:
             ef = checks.check_effort(None, k)
         more = min(k + 1, limits.K.maximum)
-        hits = collection.search(found.vectors[0], more, ef=ef, exact=options.exact)
+        hits = collection.search(found.vectors[0].tolist(), more, ef=ef, exact=options.exact)
         chosen = [row for row, hit in enumerate(hits.ids) if hit != options.id][:k]
     if as_json:
         print_json(_search_document(name, hits, chosen))
@@ -114,7 +114,7 @@ def _say_unindexed(console: Console, place: str, name: str, unindexed: int, live
         )
 
 
-def read_vector(text: str) -> Any:
+def read_vector(text: str) -> list[float]:
     """Return a query from the command line: numbers with commas, or the name of an .npy file.
 
     Raises:
@@ -124,14 +124,14 @@ def read_vector(text: str) -> Any:
         array = mapped(Path(text))
         if array.size != array.shape[-1]:
             raise InvalidArgumentError(f"{text}: expected one vector, got shape {array.shape}")
-        return np.array(array.reshape(-1))
+        numbers: list[float] = array.reshape(-1).tolist()
+        return numbers
     parts = [part.strip() for part in text.split(",")]
     if not all(is_number(part) for part in parts):
         raise InvalidArgumentError(
             f'a vector is "0.1,0.2,..." or the name of an .npy file, got {text[:40]!r}'
         )
-    with np.errstate(over="ignore"):  # Infinity is refused later, by its own message.
-        return np.array([float(part) for part in parts], dtype=np.float32)
+    return [float(part) for part in parts]
 
 
 def _search_table(hits: Hits, chosen: list[int]) -> Table:
@@ -141,14 +141,14 @@ def _search_table(hits: Hits, chosen: list[int]) -> Table:
     if any(metadata[row] for row in chosen):
         table.add_column("metadata", overflow="fold")
     for row in chosen:
-        cells = [_literal(hits.ids[row]), f"{hits.distances[row]:.6f}"]
+        cells: list[str | Text] = [_literal(hits.ids[row]), f"{hits.distances[row]:.6f}"]
         if len(table.columns) == 3:
             cells.append(_literal(json.dumps(metadata[row], ensure_ascii=False)))
         table.add_row(*cells)
     return table
 
 
-def _search_document(name: str, hits: Hits, chosen: list[int]) -> dict[str, Any]:
+def _search_document(name: str, hits: Hits, chosen: list[int]) -> dict[str, object]:
     metadata = hits.metadata
     return {
         "collection": name,
@@ -255,7 +255,9 @@ def print_all_stats(console: Console, target: Target, *, as_json: bool, place: s
         _say_unindexed(console, place, each.name, stats.unindexed_rows, stats.live_count)
 
 
-def _stats_document(name: str, config: CollectionConfig, stats: CollectionStats) -> dict[str, Any]:
+def _stats_document(
+    name: str, config: CollectionConfig, stats: CollectionStats
+) -> dict[str, object]:
     return {
         "collection": name,
         "config": dataclasses.asdict(config),
@@ -271,7 +273,7 @@ def bytes_text(count: int) -> str:
     return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB"
 
 
-def print_json(document: Any) -> None:
+def print_json(document: object) -> None:
     """Print one document on stdout."""
     # Not through rich, which wraps and colours.
     json.dump(document, sys.stdout, ensure_ascii=False, indent=1)
@@ -282,8 +284,6 @@ def _say(console: Console, text: str) -> None:
     console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str) -> Text:
     """Return text from users, in which nothing is markup."""
-    from rich.text import Text
-
     return Text(text)

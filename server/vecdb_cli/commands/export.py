@@ -13,11 +13,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vecdb.surface import CollectionSurface
+from vecdb.types import ExportReport
 from vecdb_cli.commands.options import Data, Json, Url
+
+if TYPE_CHECKING:
+    from vecdb_cli.commands.plain_files import PlainReport
 
 __all__ = ["app"]
 
@@ -114,7 +119,7 @@ def npy(
 
 
 def _save(
-    save: Callable[[Any], Any],
+    save: Callable[[CollectionSurface], PlainReport | ExportReport],
     collection: str,
     file: Path,
     url: str | None,
@@ -131,7 +136,7 @@ def _save(
     _print(report, as_json=as_json)
 
 
-def _print(report: Any, *, as_json: bool) -> None:
+def _print(report: PlainReport | ExportReport, *, as_json: bool) -> None:
     from rich.text import Text
 
     from vecdb_cli.commands.answers import bytes_text, print_json
@@ -142,7 +147,7 @@ def _print(report: Any, *, as_json: bool) -> None:
         return
     facts = [("file", report.path), ("sidecar", report.side_path)]
     facts += [("rows", f"{report.rows:,} at seq {report.seq}"), ("size", bytes_text(report.bytes))]
-    if hasattr(report, "work"):
+    if isinstance(report, ExportReport):
         took = f", {report.work_s:.1f} s" if report.work_s else ""
         facts += [("graph work", report.work + took), ("SHA-256", report.sha256)]
     facts.append(("took", f"{report.elapsed_s:.1f} s, all on disk"))

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from vecdb.import_files import open_regular
 from vecdb.os_errors import os_errors_translated
 from vecdb.types import ImportReport
 from vecdb_cli.commands.options import Json, Url
+
+if TYPE_CHECKING:
+    from vecdb_cli.commands.target import Target
 
 __all__ = ["app"]
 
@@ -90,7 +93,7 @@ def _beside(meta: Path | None, no_meta: bool) -> Path | bool | None:
     return False if no_meta else meta
 
 
-def _opened(url: str | None, data: Path, file: Path) -> Any:
+def _opened(url: str | None, data: Path, file: Path) -> Target:
     """Open the folder; it is not created if the file is missing."""
     from vecdb_cli.commands.target import open_target
 

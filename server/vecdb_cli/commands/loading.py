@@ -13,14 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from vecdb import checks, limits
 from vecdb.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, VecdbError
-from vecdb.reasons import Reason
-from vecdb.types import Metric
+from vecdb.surface import CollectionSurface
+from vecdb.types import IngestProgress, Metric
 from vecdb_cli.commands.answers import print_unindexed
 from vecdb_cli.commands.console import output
 from vecdb_cli.commands.optimizing import wait_for_graphs
@@ -87,7 +88,7 @@ def run_load(
     """
     console = Console(stderr=True)
 
-    def say_where(found: Any, created: bool) -> None:
+    def say_where(found: CollectionSurface, created: bool) -> None:
         verb = "created" if created else "found"
         print(f"{verb} collection {name}: dim {found.dim}, {found.metric}", flush=True)
 
@@ -138,7 +139,7 @@ def _say(console: Console, text: str) -> None:
 
 def find_collection(
     target: Target, name: str, file: VectorFile, options: LoadOptions
-) -> Any | None:
+) -> CollectionSurface | None:
     """Return the collection, or None if it has to be created.
 
     Raises:
@@ -162,13 +163,13 @@ def find_collection(
     if config.dim != file.dim:
         raise InvalidArgumentError(
             f"collection {name} exists with dim {config.dim}, {file.path} has dim {file.dim}",
-            Reason.CONFIG_MISMATCH,
+            "CONFIG_MISMATCH",
         )
     for what, value in wanted.items():
         there = getattr(config, what)
         if value is not None and value != there:
             raise InvalidArgumentError(
-                f"collection {name} exists with {what} {there}, got {value}", Reason.CONFIG_MISMATCH
+                f"collection {name} exists with {what} {there}, got {value}", "CONFIG_MISMATCH"
             )
     return collection
 
@@ -179,7 +180,7 @@ def load(
     file: VectorFile,
     options: LoadOptions,
     console: Console,
-    on_found: Callable[[Any, bool], None],
+    on_found: Callable[[CollectionSurface, bool], None],
 ) -> LoadSummary:
     """Check a file and upsert its rows.
 
@@ -252,7 +253,9 @@ def _check_some_are_good(good: int, bad: _BadRows) -> None:
         raise InvalidArgumentError(what, bad.first.reason)
 
 
-def _create(target: Target, name: str, file: VectorFile, options: LoadOptions) -> tuple[Any, bool]:
+def _create(
+    target: Target, name: str, file: VectorFile, options: LoadOptions
+) -> tuple[CollectionSurface, bool]:
     chosen = {"M": options.M, "ef_construction": options.ef_construction}
     given = {key: value for key, value in chosen.items() if value is not None}
     try:
@@ -268,7 +271,9 @@ def _create(target: Target, name: str, file: VectorFile, options: LoadOptions) -
 class _Writing:
     """Writes the rows of one load."""
 
-    def __init__(self, collection: Any, file: VectorFile, options: LoadOptions, bar: Rows) -> None:
+    def __init__(
+        self, collection: CollectionSurface, file: VectorFile, options: LoadOptions, bar: Rows
+    ) -> None:
         self._collection = collection
         self._batch = options.batch_rows or batch_rows_for(file.dim)
         self._bar = bar
@@ -286,13 +291,16 @@ class _Writing:
                 kept.vectors,
                 kept.metadata,
                 batch_rows=self._batch,
-                progress=lambda done, start=start: self._bar.count(start + done.rows),
+                progress=partial(self._show, start),
             )
             rows += len(block.ids)
             self._bar.count(block.numbers[-1] + 1)
             block = next(others, None)
         grown: int = self._collection.count() - live_before
         return rows, max(0, rows - grown)
+
+    def _show(self, start: int, done: IngestProgress) -> None:
+        self._bar.count(start + done.rows)
 
     def is_alone(self) -> bool:
         """Return whether the collection, which was empty, holds only batches of this load."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,8 @@ from vecdb.errors import AlreadyExistsError, InvalidArgumentError
 from vecdb_cli.commands.options import Data, Json, Url
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from vecdb.types import Records
 
 __all__ = ["INTERRUPTED", "app"]
@@ -102,7 +104,7 @@ def get(
         raise typer.Exit(1)
 
 
-def _document(collection: str, found: Records, vectors: bool) -> dict[str, Any]:
+def _document(collection: str, found: Records, vectors: bool) -> dict[str, object]:
     rows = [
         {
             "id": name,
@@ -114,7 +116,7 @@ def _document(collection: str, found: Records, vectors: bool) -> dict[str, Any]:
     return {"collection": collection, "rows": rows, "missing": found.missing, "seq": found.seq}
 
 
-def _table(found: Records, vectors: bool) -> Any:
+def _table(found: Records, vectors: bool) -> Table:
     from rich.table import Table
     from rich.text import Text
 

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Final
 from vecdb.types import CollectionStats
 
 if TYPE_CHECKING:
-    from vecdb.engine.api.collection import Collection as EmbeddedCollection
+    from vecdb.surface import CollectionSurface
     from vecdb_cli.commands.progress import Status
-    from vecdb_client import Collection
 
 __all__ = ["wait_for_graphs"]
 
 _POLL_S: Final = 0.5
 
 
-def wait_for_graphs(status: Status, collection: Collection | EmbeddedCollection, name: str) -> str:
+def wait_for_graphs(status: Status, collection: CollectionSurface, name: str) -> str:
     """Optimise a collection, show the progress, and return a sentence with the result.
 
     Args:

@@ -16,14 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from vecdb.errors import InvalidArgumentError, MissingExtraError
 from vecdb.export_files import NewFile, put_in_place
 from vecdb.os_errors import os_errors_translated
-from vecdb.reasons import Reason
+from vecdb.scrolling import Scroll
+from vecdb.surface import CollectionSurface
 from vecdb.types import Records
 
 __all__ = ["PlainReport", "save_npy", "save_parquet"]
@@ -43,7 +44,7 @@ class PlainReport:
     elapsed_s: float
 
 
-def save_parquet(collection: Any, path: Path, *, overwrite: bool) -> PlainReport:
+def save_parquet(collection: CollectionSurface, path: Path, *, overwrite: bool) -> PlainReport:
     """Write a Parquet file.
 
     Raises:
@@ -74,7 +75,7 @@ def save_parquet(collection: Any, path: Path, *, overwrite: bool) -> PlainReport
     return PlainReport(str(path), "none", pages.rows, pages.seq, size, time.monotonic() - began)
 
 
-def save_npy(collection: Any, path: Path, *, overwrite: bool) -> PlainReport:
+def save_npy(collection: CollectionSurface, path: Path, *, overwrite: bool) -> PlainReport:
     """Write a matrix with sidecars for ids and metadata, as ``vecdb load`` reads them.
 
     Raises:
@@ -82,7 +83,7 @@ def save_npy(collection: Any, path: Path, *, overwrite: bool) -> PlainReport:
         AlreadyExistsError: PATH_TAKEN, also by a sidecar. NotFoundError: NO_FOLDER.
     """
     if path.suffix != ".npy":
-        raise InvalidArgumentError(f"{path}: the name must end with .npy", Reason.BAD_PATH)
+        raise InvalidArgumentError(f"{path}: the name must end with .npy", "BAD_PATH")
     began, path = time.monotonic(), path.expanduser().absolute()
     texts, listed, lines = (
         path.with_name(path.stem + ending)
@@ -127,8 +128,8 @@ def _write_header(stream: IO[bytes], rows: int, dim: int) -> None:
 class _Pages:
     """The pages of a scroll. rows: read so far. seq: of the pages, 0 without any."""
 
-    def __init__(self, collection: Any) -> None:
-        self._scroll: Callable[..., Any] = collection.scroll
+    def __init__(self, collection: CollectionSurface) -> None:
+        self._scroll: Callable[..., Scroll] = collection.scroll
         self.rows = self.seq = 0
 
     def __iter__(self) -> Iterator[Records]:

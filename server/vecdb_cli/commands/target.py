@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import vecdb
 from vecdb.errors import InvalidArgumentError, NotFoundError
@@ -22,7 +22,7 @@ DEFAULT_URL = "127.0.0.1:7801"
 
 
 def open_target(
-    url: str | None, data: Path | None, *, create: bool = False, **options: Any
+    url: str | None, data: Path | None, *, create: bool = False, **options: object
 ) -> Target:
     """Open a server or a folder; the default server if neither is given.
 

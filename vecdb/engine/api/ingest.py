@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
 
 from vecdb import checks, limits
 from vecdb.batching import attach_progress, batches, request_id_of_part
@@ -27,7 +26,7 @@ _BATCHES_IN_FLIGHT = 2
 def ingest(
     submit: Callable[[UpsertBatch], Future[Receipt]],
     config: CollectionConfig,
-    source: tuple[Any, Any, Any],
+    source: tuple[object, object, object],
     batch_rows: int,
     progress: Callable[[IngestProgress], None] | None,
     request_id: str | None,

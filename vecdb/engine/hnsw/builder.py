@@ -25,7 +25,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import hnswlib
 import numpy as np
@@ -145,7 +145,7 @@ class Builder:
         return len(self._first_of)
 
     @property
-    def _indices(self) -> list[Any]:
+    def _indices(self) -> list[hnswlib.Index]:
         return [self.index] if self._by_angle is None else [self.index, self._by_angle]
 
     @property
@@ -269,7 +269,7 @@ class Builder:
         connect(graph, _PASSES_MAX, distances=self._distances)
         return graph
 
-    def _saved(self, index: Any, work_dir: str | os.PathLike[str]) -> Graph:
+    def _saved(self, index: hnswlib.Index, work_dir: str | os.PathLike[str]) -> Graph:
         with _temporary_file(work_dir) as path:
             index.save_index(str(path))
             return _read(path, self._first_of, self._M, self._width)
@@ -390,7 +390,7 @@ def _cut_short(path: Path) -> OSError:
 
 
 def _renumbered(
-    lists: npt.NDArray[np.uint32], counts: npt.NDArray[Any], row_of: npt.NDArray[np.int64]
+    lists: npt.NDArray[np.uint32], counts: npt.NDArray[np.integer], row_of: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int32]:
     """Lists of internal numbers as lists of rows; -1 past the counts, where stale numbers are."""
     used = np.arange(lists.shape[1]) < counts[:, None]
@@ -467,7 +467,9 @@ def file_pieces(
     yield memoryview(_upper_words(graph, M).view(np.uint8).data)
 
 
-def _counted(lists: npt.NDArray[np.int32]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _counted(
+    lists: npt.NDArray[np.int32],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     return (lists >= 0).sum(axis=1), np.maximum(lists, 0)
 
 

@@ -14,7 +14,7 @@ Neither the metric nor the dimension is in it.
 from __future__ import annotations
 
 import struct
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -25,7 +25,7 @@ __all__ = ["HEADER", "record"]
 HEADER: Final = struct.Struct("<QQQQQQiIQQQdQ")
 
 
-def record(M: int, width: int) -> np.dtype[Any]:
+def record(M: int, width: int) -> np.dtype[np.void]:
     """Return the dtype of a node on level 0."""
     return np.dtype(
         [

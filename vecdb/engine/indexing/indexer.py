@@ -16,7 +16,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from vecdb.engine.hnsw.build_space import space_of
 from vecdb.engine.hnsw.builder import Builder
@@ -117,7 +116,7 @@ class CollectionIndexer:
         *,
         threads: int,
         rows_max: int,
-        report: Callable[[dict[str, Any]], None],
+        report: Callable[[dict[str, object]], None],
         should_stop: Callable[[], bool],
         deleted_fraction_max: float = DELETED_FRACTION_MAX,
         settled_rows: int | None = None,

@@ -21,8 +21,8 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vecdb.engine.indexing.indexer import CollectionIndexer
 from vecdb.engine.indexing.merge_policy import Pace, graph_row_bytes
@@ -31,10 +31,10 @@ from vecdb.engine.kv.environment import Environment
 from vecdb.engine.segments.flushing import flat_rows_max, flush
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
-from vecdb.engine.system.child_process import give_way
+from vecdb.engine.system.child_process import lower_priority
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.system.folder_use import FolderUse
-from vecdb.engine.system.garbage import keep_what_is_loaded
+from vecdb.engine.system.garbage import freeze_loaded_objects
 from vecdb.errors import NotFoundError
 
 __all__ = ["main"]
@@ -47,7 +47,7 @@ _FINISHING_RUNS_MAX = 10
 are needed only after another process, and writers can't keep it from ending."""
 
 
-def _say(event: dict[str, Any]) -> None:
+def _say(event: Mapping[str, object]) -> None:
     try:
         print(json.dumps(event), flush=True)
     except OSError:
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--seal-bytes", type=int, default=8 * 1024**2)
     parser.add_argument("--finish", nargs="+", metavar="ID", default=[])
     arguments = parser.parse_args()
-    give_way()
+    lower_priority()
     try:
         use = FolderUse(Path(arguments.folder))
     except FileNotFoundError:
@@ -182,7 +182,7 @@ def main() -> None:
         # Before the kernels, which may have to be compiled: the parent may end meanwhile.
         threading.Thread(target=worker.read_input, name="input", daemon=True).start()
         load_kernels()
-        keep_what_is_loaded()
+        freeze_loaded_objects()
         worker.run()
 
 

@@ -35,7 +35,7 @@ def rewrite_flat(store: Store, folder: Path, collection_id: str, snapshot: Snaps
             entries = store.read_segments(transaction)
         for segment in sparse:
             entry = entries.get(segment.number)
-            if entry is None or entry["state"] != "published":
+            if entry is None or not entry.is_published:
                 continue
             content = intact_rows(store, segments, collection_id, segment.number, entry)
             taken = None

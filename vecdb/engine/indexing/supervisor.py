@@ -156,7 +156,7 @@ class Supervisor:
                     log=self._root / _LOG_NAME,
                     holding=use.descriptor,
                 )
-                use.hand_on()
+                use.hand_over()
         except OSError as error:
             # Closing goes on: the rows are on disk, and the next who opens them indexes them.
             _log.warning("no indexer was started for %s: %s", self._root, error)

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.store.segment_table import reserved_intervals
 from vecdb.engine.store.store import Store
@@ -60,7 +61,9 @@ def trim_tombstones(
     return removed
 
 
-def _not_in_store(store: Store, transaction: Any, first_row: int) -> tuple[_Tombstones, int | None]:
+def _not_in_store(
+    store: Store, transaction: Transaction, first_row: int
+) -> tuple[_Tombstones, int | None]:
     """Deaths from ``first_row`` on of rows that have neither vector nor record, and the row to go
     on at; None at the end."""
     end_row = store.read_counters(transaction).next_row
@@ -77,7 +80,7 @@ def _not_in_store(store: Store, transaction: Any, first_row: int) -> tuple[_Tomb
 
 
 def _trim(
-    store: Store, snapshot: Snapshot, tombstones: _Tombstones, transaction: Any
+    store: Store, snapshot: Snapshot, tombstones: _Tombstones, transaction: Transaction
 ) -> int | None:
     """Remove those of the deaths that nothing speaks against; None if the segments changed."""
     store.check_not_dropped(transaction)
@@ -86,7 +89,7 @@ def _trim(
     rows, seqs = tombstones
     # A lost segment's rows are read from the store by whoever works on it, as of some seq.
     is_lost = any(segment.segment is None for segment in snapshot.segments)
-    for begin, end, seq in reserved_intervals(store, transaction):
+    for begin, end, seq in reserved_intervals(store.read_segments(transaction)):
         held = (rows >= begin) & (rows < end) & ((seqs > seq) | is_lost)
         rows, seqs = rows[~held], seqs[~held]
     # Neither vector nor record of a dead row comes back, so what was in none is in none.

@@ -5,7 +5,7 @@ No byte is trusted, as hnswlib itself would follow a wrong one out of bounds.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +126,7 @@ def _read_header(file: UntrustedFile, dim: int) -> _Fields:
 
 
 def _read_nodes(
-    file: UntrustedFile, fields: _Fields, kind: np.dtype[Any]
+    file: UntrustedFile, fields: _Fields, kind: np.dtype[np.generic]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
     """Links on level 0, labels, and which are marked deleted."""
     n, M = fields.n, fields.M
@@ -155,7 +155,7 @@ def _read_nodes(
 def _lists(
     file: UntrustedFile,
     places: npt.NDArray[np.int64],
-    counts: npt.NDArray[Any],
+    counts: npt.NDArray[np.integer],
     lists: npt.NDArray[np.uint32],
     n: int,
 ) -> npt.NDArray[np.int32]:

@@ -1,9 +1,9 @@
 """What is compiled?
 
 compiled   the kernels: distances, graph walk, scan, preparation of vectors
-loading    loads or compiles them, once a process
-cache      whether numba's cache is warm, and who may compile
-pool       shares the cores among searches
+loading    loading or compiling the kernels, once per process
+cache      whether numba's cache is warm, and the lock for compiling
+pool       sharing of the cores among concurrent searches
 """
 
 from __future__ import annotations

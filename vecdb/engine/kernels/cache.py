@@ -1,15 +1,16 @@
-"""Whether the kernels are in numba's cache, and who may compile them now.
+"""Whether the kernels are in numba's cache, and the lock for compiling them.
 
-Loading from a warm cache takes no lock: numba only reads it, and replaces its files whole. What
-makes the cache warm is noted in a file after each load,
+Loading from a warm cache needs no lock: numba only reads the cache, and replaces its files
+atomically. After each load the state of the cache is recorded in a file,
 
     kernels.json    key of source, numba, Python and processor; paths of numba's index files
 
-and compared before the next. A note that is wrong costs time, nothing else: several processes may
-compile at once then.
+which is compared before the next load. If the record is wrong, the only cost is time: several
+processes may then compile at once.
 
-With a cold cache one process compiles while others wait, but not for one that was stopped, and not
-longer than ``PATIENCE_S``; then they compile for themselves. The lock file says who has it.
+If the cache is cold, one process compiles and others wait. They do not wait for a process that is
+stopped, nor longer than ``PATIENCE_S``; then they compile as well. The lock file contains the pid
+of its holder.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.system.modes import creating, make_root
@@ -31,15 +33,15 @@ from vecdb.engine.system.modes import creating, make_root
 __all__ = ["compiling", "is_warm", "note_warm"]
 
 PATIENCE_S = 180.0
-"""Three times what compiling takes on a slow machine."""
+"""Three times the duration of compiling on a slow machine."""
 
 _POLL_S: Final = 0.2
 _SOURCE: Final = Path(__file__).with_name("compiled.py")
 
 
 def is_warm() -> bool:
-    """The kernels as they are now were in the cache after an earlier load, and its files are
-    there."""
+    """Return whether an earlier load recorded the current kernels as cached, and the files of the
+    cache exist."""
     try:
         note = json.loads((_folder() / "kernels.json").read_bytes())
         return note["key"] == _key() and all(os.path.exists(each) for each in note["files"])
@@ -47,8 +49,9 @@ def is_warm() -> bool:
         return False
 
 
-def note_warm(module: Any) -> None:
-    """Note what numba's cache holds for a module that was just loaded, if that can be written."""
+def note_warm(module: ModuleType) -> None:
+    """Record the files of numba's cache for a module that was just loaded. Do nothing if the
+    record cannot be written."""
     files = set()
     for name, kernel in vars(module).items():
         folder = getattr(getattr(kernel, "stats", None), "cache_path", None)
@@ -66,21 +69,22 @@ def note_warm(module: Any) -> None:
 
 @contextlib.contextmanager
 def compiling(on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Alone with a cold cache, as far as that can be had: without a place to lock, or behind one
-    that was stopped, several processes may compile at once; that is slow, not wrong.
+    """Hold the lock for compiling, if possible. Without a writable folder for the lock, or if its
+    holder is stopped, several processes may compile at once, which is slow but correct.
 
     Args:
-        on_wait: called if there is another process to wait for.
+        on_wait: called once if another process holds the lock.
     """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home.
+        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no home folder.
             make_root(_folder(), group=False)
             _take(_folder() / "kernels.lock", stack, on_wait)
         yield
 
 
 def _take(lock: Path, stack: contextlib.ExitStack, on_wait: Callable[[], None]) -> None:
-    """Take the lock, unless it is not needed any more or not worth waiting for."""
+    """Take the lock. Return without it if the cache is warm by now, if the holder is stopped, or
+    after ``PATIENCE_S``."""
     ends, waits = time.monotonic() + PATIENCE_S, False
     while True:
         with contextlib.ExitStack() as attempt:
@@ -97,36 +101,36 @@ def _take(lock: Path, stack: contextlib.ExitStack, on_wait: Callable[[], None]) 
 
 
 def _is_stopped(lock: Path) -> bool:
-    """The process that has the lock was stopped, by a signal or a debugger."""
+    """Return whether the holder of the lock is stopped, by a signal or a debugger."""
     with contextlib.suppress(OSError, ValueError):
-        said = Path(f"/proc/{int(lock.read_text())}/stat").read_text()
-        return said.rpartition(")")[2].split()[0] in ("T", "t")
+        status = Path(f"/proc/{int(lock.read_text())}/stat").read_text()
+        return status.rpartition(")")[2].split()[0] in ("T", "t")
     return False
 
 
 def _folder() -> Path:
-    """Where lock and note are.
+    """Return the folder of the lock and the record.
 
     Raises:
-        RuntimeError: the user has no home.
+        RuntimeError: the user has no home folder.
     """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vecdb"
 
 
 def _key() -> str:
-    """What numba's cache depends on, as far as it is known without importing it."""
+    """Return a hash of all that numba's cache depends on, without importing numba."""
     source = _SOURCE.stat()
     settings = sorted((k, v) for k, v in os.environ.items() if k.startswith("NUMBA_"))
-    words = (
+    parts = (
         *(os.fspath(_SOURCE), source.st_mtime_ns, source.st_size, sys.version, _processor()),
         *(importlib.metadata.version(name) for name in ("numba", "llvmlite")),
         *settings,
     )
-    return hashlib.sha256(repr(words).encode()).hexdigest()
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _processor() -> list[str]:
-    """Model and features of the first processor; nothing where the system does not say so."""
+    """Return model and features of the first processor; [] if the system does not list them."""
     with contextlib.suppress(OSError):
         block = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
         return [line for line in block if line.startswith(("model", "flags", "Features", "CPU "))]

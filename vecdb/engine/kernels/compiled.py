@@ -1,27 +1,26 @@
-"""All compiled code of vecdb: walking a graph, scanning rows, preparing vectors.
+"""All compiled code of vecdb: graph walk, scan, preparation of vectors.
 
     walk_graph    nearest rows through a graph: greedy descent, then best-first on level 0
-    scan_rows     nearest rows exactly, in slices; sort_heaps puts the result in order
+    scan_rows     exact nearest rows, in slices; sort_heaps sorts the result
     prepare_rows  vectors as given -> padded to whole cache lines, of unit length under cosine
-    heal_lists    lists of neighbours without the dead ones
-    Scratch       the memory that a walk needs, kept from one call to the next
+    relink_lists  lists of neighbours without deleted nodes
+    Scratch       the memory that a walk needs, reused from one call to the next
 
-A **score** is smaller for nearer rows: the squared Euclidean distance, or the inner product
-negated. Every kernel takes it from ``pair_score``, which always adds in the same order, so a pair
-has the same score to the bit wherever it is computed. Equal scores are ordered by row number.
+A **score** is smaller for nearer rows: the squared Euclidean distance, or the negated inner
+product. Every kernel computes it by ``pair_score``, which always adds in the same order, so a pair
+has the same score, bit for bit, in all kernels. Equal scores are ordered by row number.
 
-The walk is Malkov & Yashunin 2018, algorithms 2 and 5, as hnswlib does it: the same rows at the
-same ef. It waits for memory most of its time, and what makes it fast is to wait less: a
-node's unvisited neighbours are gathered first, then scored while the rows a few places on, and the
-first ones of the next candidate, are on their way; visited marks are a bitmap, small enough for the
-cache, and the list of what was visited clears it; the pool of candidates is one sorted array of
-integers in which the score, the node and "expanded" move together.
+The walk is Malkov & Yashunin 2018, algorithms 2 and 5, as in hnswlib: it returns the same rows at
+the same ef. Its speed is limited by memory latency. So it first gathers a node's unvisited
+neighbours, then scores them while it prefetches the rows a few places ahead and the first rows of
+the next candidate. The visited marks are a bitmap that fits into the cache; the list of visited
+nodes clears it. The pool is one sorted array of integers that combine score, node and "expanded".
 
-Nothing read from a file is trusted: a neighbour, offset or entry outside the arrays is skipped.
-Kernels have one signature each (read-only C arrays match writable ones too), and release the GIL.
+Data read from a file are not trusted: a neighbour, offset or entry outside the arrays is skipped.
+Each kernel has one signature (read-only C arrays match writable ones too) and releases the GIL.
 """
-# numba infers the types of what it compiles; an intrinsic is called without its first argument.
-# mypy: disable-error-code="no-untyped-def, call-arg"
+# numba infers the types of compiled functions; an intrinsic is called without its first argument.
+# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
 
 from __future__ import annotations
 
@@ -35,6 +34,7 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.types import Type
 from numba.extending import intrinsic
 
 __all__ = [
@@ -59,27 +59,27 @@ Ints = npt.NDArray[np.int64]
 EUCLIDEAN: Final = 0
 """Metric code: the score is the squared Euclidean distance."""
 INNER: Final = 1
-"""Metric code: the score is the inner product negated."""
+"""Metric code: the score is the negated inner product."""
 LANES: Final = 16
-"""Floats in a cache line; rows are padded with zeros to a multiple of it."""
+"""Floats in a cache line; rows are padded with zeros to a multiple of this."""
 
 _LEVELS_MAX: Final = 64  # A level above this has probability 2**-64 even at M = 2.
 _TILE_BYTES: Final = 16 * 1024  # Rows that scan_rows scores against all queries while in L1.
-_ROWS_AHEAD: Final = 4  # Rows asked for before they are scored: more stalls the asking,
-_LINES_AHEAD: Final = 8  # as does asking for more of their lines.
-_PEEK_BEFORE_END: Final = 2  # Rows still to be scored when the next candidate's rows are asked for.
+_ROWS_AHEAD: Final = 4  # Rows to prefetch before they are scored; more rows,
+_LINES_AHEAD: Final = 8  # or more cache lines of each, stall the prefetching.
+_PEEK_BEFORE_END: Final = 2  # Rows left to score when the next candidate's rows are prefetched.
 _NO_BOUND: Final = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-_DELETED_MIN: Final = 500  # Deleted nodes that a walk may always meet before a scan costs less.
+_DELETED_MIN: Final = 500  # Deleted nodes that a walk may meet in any graph before it gives up.
 
 
 # ---------------------------------------------------------------------------------------------
 # Compiling
 
 
-def _compiled(signature: Any) -> Callable[[Any], Any]:
-    """Compile now for one signature; keep it in numba's cache where there is a place for one."""
+def _compiled(signature: Any) -> Callable[[Callable[..., None]], Any]:
+    """Compile at once for one signature; use numba's cache if its folder is writable."""
 
-    def decorate(function: Any) -> Any:
+    def decorate(function: Callable[..., None]) -> Any:
         try:
             return njit(signature, nogil=True, cache=True)(function)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
@@ -93,7 +93,7 @@ def _warn_uncached(error: Exception) -> None:
     if not _warned:
         _warned.append(True)
         warnings.warn(
-            "vecdb compiles its kernels anew in each process, since numba's cache can't be used "
+            "vecdb compiles its kernels in each process, since numba's cache is not usable "
             f"({error}); set NUMBA_CACHE_DIR to a writable folder",
             RuntimeWarning,
             stacklevel=2,
@@ -104,12 +104,12 @@ _warned: list[bool] = []
 _inlined = njit(forceinline=True, nogil=True)
 
 
-def _read(dtype: Any, ndim: int) -> Any:
-    """The type of an input: a C array, which may be read-only."""
+def _read(dtype: types.Type, ndim: int) -> types.Array:
+    """Return the type of an input: a C array, which may be read-only."""
     return types.Array(dtype, ndim, "C", readonly=True)
 
 
-def _written(dtype: Any, ndim: int) -> Any:
+def _written(dtype: types.Type, ndim: int) -> types.Array:
     return types.Array(dtype, ndim, "C")
 
 
@@ -120,16 +120,16 @@ _BYTES: Final = _read(types.uint8, 1)
 
 
 # ---------------------------------------------------------------------------------------------
-# Instructions that numba does not emit by itself. All are generic LLVM, legal on any processor.
+# Instructions that numba does not emit. All are generic LLVM, valid on any processor.
 
 _INT32, _INT64, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _VECTOR, _POINTER = ir.VectorType(_FLOAT, LANES), ir.PointerType()
 
 
 def _row_pointer(
-    context: Any, builder: Any, array_type: Any, array: Any, row: Any
-) -> tuple[Any, Any]:
-    """Address of a row of a C array and its length, without a check of bounds."""
+    context: Any, builder: Any, array_type: types.Array, array: ir.Value, row: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """Emit the address and the length of a row of a C array, without a bounds check."""
     struct = context.make_array(array_type)(context, builder, array)
     length = builder.extract_value(struct.shape, array_type.ndim - 1)
     element = context.get_data_type(array_type.dtype)
@@ -138,24 +138,24 @@ def _row_pointer(
     return builder.gep(data, [offset], source_etype=element), length
 
 
-def _emit_accumulation(builder: Any, row: Any, query: Any, length: Any, squared: bool) -> Any:
-    """Sum over a row, 16 lanes at a time into four accumulators, added up in a fixed order."""
+def _emit_accumulation(builder: Any, row: Any, query: Any, length: Any, squared: bool) -> ir.Value:
+    """Emit a sum over a row: 16 lanes at a time into four accumulators, added in a fixed order."""
     fused = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), "llvm.fmuladd.v16f32"
     )
     zero = ir.Constant(_VECTOR, [0.0] * LANES)
     sums = [cgutils.alloca_once_value(builder, zero) for _ in range(4)]
 
-    def load(base: Any, index: Any) -> Any:
+    def load(base: ir.Value, index: ir.Value) -> ir.Value:
         return builder.load(builder.gep(base, [index], source_etype=_FLOAT), align=4, typ=_VECTOR)
 
-    def add(index: Any, total: Any) -> None:
+    def add(index: ir.Value, total: ir.Value) -> None:
         left, right = load(row, index), load(query, index)
         if squared:
             left = right = builder.fsub(left, right)
         builder.store(builder.call(fused, [left, right, builder.load(total, typ=_VECTOR)]), total)
 
-    def constant(value: int) -> Any:
+    def constant(value: int) -> ir.Value:
         return ir.Constant(_INT64, value)
 
     whole = builder.and_(length, constant(~(4 * LANES - 1)))
@@ -181,8 +181,8 @@ def _emit_accumulation(builder: Any, row: Any, query: Any, length: Any, squared:
 
 
 def _pairwise(squared: bool) -> Callable[..., Any]:
-    def declare(typing_context: Any, rows: Any, row: Any, queries: Any, query: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def declare(typing_context: object, rows: Type, row: Type, queries: Type, query: Type) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> ir.Value:
             rows_, row_, queries_, query_ = arguments
             left, length = _row_pointer(context, builder, signature.args[0], rows_, row_)
             right, _ = _row_pointer(context, builder, signature.args[2], queries_, query_)
@@ -198,10 +198,10 @@ squared_distance = intrinsic(_pairwise(squared=True))
 
 
 @intrinsic
-def prefetch_row(typing_context: Any, array: Any, row: Any, lines_max: Any) -> Any:
-    """Ask for the first cache lines of a row of a two-dimensional array; never faults."""
+def prefetch_row(typing_context: object, array: Type, row: Type, lines_max: Type) -> Any:
+    """Prefetch the first cache lines of a row of a two-dimensional array; never faults."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> ir.Value:
         pointer, length = _row_pointer(
             context, builder, signature.args[0], arguments[0], arguments[1]
         )
@@ -222,10 +222,10 @@ def prefetch_row(typing_context: Any, array: Any, row: Any, lines_max: Any) -> A
 
 
 @intrinsic
-def move(typing_context: Any, array: Any, target: Any, source: Any, count: Any) -> Any:
-    """array[target : target + count] = array[source : source + count]; they may overlap."""
+def move(typing_context: object, array: Type, target: Type, source: Type, count: Type) -> Any:
+    """Assign array[target : target + count] = array[source : source + count]; they may overlap."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> ir.Value:
         array_, target_, source_, count_ = arguments
         data = context.make_array(signature.args[0])(context, builder, array_).data
         element = context.get_data_type(signature.args[0].dtype)
@@ -252,9 +252,9 @@ def move(typing_context: Any, array: Any, target: Any, source: Any, count: Any) 
 
 @_inlined
 def pair_score(vectors, node, queries, query, metric):
-    """The score of one row for one query. There is no other place where a score is computed."""
+    """Return the score of one row for one query. No other function computes scores."""
     if metric == INNER:
-        return np.float32(0) - inner_product(vectors, node, queries, query)  # Never -0.
+        return np.float32(0) - inner_product(vectors, node, queries, query)  # 0 - x is never -0.
     return squared_distance(vectors, node, queries, query)
 
 
@@ -264,8 +264,8 @@ def pair_score(vectors, node, queries, query, metric):
 #     63            32 31                1          0
 #     | score, ordered | node, below 2**31 | expanded |
 #
-# The bits of a float, its sign flipped or, when negative, all of them, are ordered as the
-# floats are; so integers compare as (score, node).
+# Flip the sign bit of a positive float, or all bits of a negative one: the resulting integers are
+# ordered as the floats are. So the packed integers compare as (score, node).
 
 
 @_inlined
@@ -294,7 +294,7 @@ def is_deleted(dead, node):
 
 @_inlined
 def position_of(pool, count, key):
-    """Where key belongs among the first count of the pool, which ascend."""
+    """Return the position of key among the first count entries of the pool, which ascend."""
     low, size = 0, count
     while size > 0:
         half = size >> 1
@@ -310,12 +310,12 @@ def position_of(pool, count, key):
 
 @_inlined
 def descend(vectors, upper_offsets, upper_links, entry, top_level, queries, query, metric):
-    """From the entry down to level 1, on each level to the node that no neighbour betters."""
+    """Descend greedily from the entry to level 1; return the node found and its score."""
     n, node = vectors.shape[0], entry
     best = pair_score(vectors, node, queries, query, metric)
     for level in range(min(top_level, _LEVELS_MAX), 0, -1):
         moved = True
-        while moved:  # Ends, as the score falls strictly.
+        while moved:  # Terminates, since the score strictly decreases.
             moved = False
             row = np.int64(upper_offsets[node]) + level - 1
             if row < 0 or row >= upper_links.shape[0] or row >= np.int64(upper_offsets[node + 1]):
@@ -332,22 +332,22 @@ def descend(vectors, upper_offsets, upper_links, entry, top_level, queries, quer
 
 @_inlined
 def gather(links, node, n, visited, seen, end):
-    """Append the neighbours of node that are not visited to seen and mark them; the new end."""
+    """Append the unvisited neighbours of node to seen and mark them; return the new end."""
     for j in range(links.shape[1]):
         neighbour = np.int64(np.uint32(links[node, j]))
-        if neighbour >= n:  # The padding, -1, or damage.
+        if neighbour >= n:  # The padding, -1, or a damaged value.
             break
         word, bit = neighbour >> 6, np.uint64(1) << np.uint64(neighbour & 63)
         marks = visited[word]
         visited[word] = marks | bit
         seen[end] = np.int32(neighbour)
-        end += np.int64((marks & bit) == np.uint64(0))  # No branch: it could not be foretold.
+        end += np.int64((marks & bit) == np.uint64(0))  # No branch: it would be unpredictable.
     return end
 
 
 @_inlined
 def peek(vectors, links, node, n, visited):
-    """Ask for the first rows that will be fresh if node is expanded next, as it mostly is."""
+    """Prefetch the first rows to score if node is expanded next, which is usually the case."""
     left = _ROWS_AHEAD
     for j in range(links.shape[1]):
         neighbour = np.int64(np.uint32(links[node, j]))
@@ -360,7 +360,7 @@ def peek(vectors, links, node, n, visited):
 
 @_inlined
 def nearest_of(pool, cursor, count, heap, waiting):
-    """The nearest candidate that is not expanded, live or deleted; _NO_BOUND if there is none."""
+    """Return the nearest candidate that is not expanded, live or deleted; _NO_BOUND if none."""
     key = pool[cursor] if cursor < count else _NO_BOUND
     return min(key, pool[heap]) if waiting > 0 else key
 
@@ -369,13 +369,13 @@ def nearest_of(pool, cursor, count, heap, waiting):
 def best_first(
     vectors, links, dead, node, score, queries, query, metric, ef, deleted_max, visited, seen, pool
 ):  # fmt: skip
-    """Level 0 from node on: expand the nearest candidate until ef live ones are nearer than it.
+    """Search level 0 from node: expand the nearest candidate until ef live ones are nearer.
 
-    pool[: ef + 1] holds the nearest live candidates, ascending. Deleted ones wait to be expanded in
-    a heap behind them: however many there are, they take no live one's place.
+    pool[: ef + 1] holds the nearest live candidates, ascending. Deleted candidates are in a heap
+    behind them until they are expanded, so that they never displace a live one.
 
-    Returns how many live ones are in the pool, how many nodes were visited, and how many deleted
-    ones were expanded. Past deleted_max deleted candidates it gives up with 0 live ones.
+    Return the number of live candidates in the pool, of visited nodes, and of expanded deleted
+    candidates. After deleted_max deleted candidates give up with 0 live ones.
     """
     n, has_deleted, heap = vectors.shape[0], dead.shape[0] > 0, ef + 1
     visited[node >> 6] |= np.uint64(1) << np.uint64(node & 63)
@@ -398,11 +398,11 @@ def best_first(
         key = nearest_of(pool, cursor, count, heap, waiting)
         if key != _NO_BOUND:
             prefetch_row(links, node_of(key), _LINES_AHEAD)
-        memtable = end
+        unscored = end
         end = gather(links, node, n, visited, seen, end)
-        for i in range(memtable, min(memtable + _ROWS_AHEAD, end)):
+        for i in range(unscored, min(unscored + _ROWS_AHEAD, end)):
             prefetch_row(vectors, np.int64(seen[i]), _LINES_AHEAD)
-        for i in range(memtable, end):
+        for i in range(unscored, end):
             if i + _ROWS_AHEAD < end:
                 prefetch_row(vectors, np.int64(seen[i + _ROWS_AHEAD]), _LINES_AHEAD)
             if i + _PEEK_BEFORE_END == end and cursor < count:
@@ -481,29 +481,29 @@ def walk_graph(
     vectors, links, upper_offsets, upper_links, entry, top_level, dead, queries, first, last,
     metric, k, ef, visited, seen, pool, out_nodes, out_scores, out_counts, out_visited, out_deleted,
 ):  # fmt: skip
-    """The k nearest live rows that a walk with effort ef finds, for queries first to last - 1.
+    """Find the k nearest live rows by a graph walk, for queries first to last - 1.
 
     Args:
         vectors: float32 (n, width), width a multiple of 16; n below 2**31.
         links: int32 (n, 2M), neighbours on level 0, then -1.
         upper_offsets, upper_links: int32 (n + 1,) and (u, M). Row upper_offsets[i] + L - 1 has the
             neighbours of node i on level L, 1 to upper_offsets[i + 1] - upper_offsets[i].
-        entry, top_level: where a walk begins; an entry outside the rows finds nothing.
-        dead: uint8, bit i & 7 of byte i >> 3 set if node i is deleted; (0,) if none is. Deleted
-            nodes are walked through, never returned.
+        entry, top_level: where a walk begins; with an entry outside the rows it finds nothing.
+        dead: uint8, the delete bitmap: bit i & 7 of byte i >> 3 is set if node i is deleted; (0,)
+            if none is. Deleted nodes are walked through, never returned.
         queries: float32 (q, width).
         metric: EUCLIDEAN or INNER.
-        ef: live candidates kept; at least k are.
+        ef: live candidates kept; raised to k if it is smaller.
         visited, seen, pool: the arrays of a ``Scratch`` reserved for these arguments.
         out_nodes, out_scores: int64 and float32 (q, k), ascending by (score, node).
-        out_counts: int64 (q,), how many were found; the rest of a row is left as it was. 0 also
-            where the walk gave up, as it met so many deleted nodes that a scan costs less.
-        out_visited: int64 (q,), how many nodes were scored on level 0.
-        out_deleted: int64 (q,), how many deleted nodes were walked through.
+        out_counts: int64 (q,), number of rows found; the rest of a row is not written. 0 also if
+            the walk gave up, since it met so many deleted nodes that a scan costs less.
+        out_visited: int64 (q,), number of nodes scored on level 0.
+        out_deleted: int64 (q,), number of deleted nodes walked through.
     """
     n, width = vectors.shape
     ef = min(max(ef, k), n)
-    # What a walk costs for each, and a scan for each row, as measured at widths of 16, 96 and 768.
+    # The cost of a walk per deleted node and of a scan per row, measured at widths 16, 96 and 768.
     deleted_max = 0 if dead.shape[0] == 0 else _DELETED_MIN + 2 * n * width // (1800 + 9 * width)
     check_shapes(vectors, n, dead, queries)
     if links.shape[0] != n or upper_offsets.shape[0] != n + 1:
@@ -533,11 +533,11 @@ def walk_graph(
 
 
 class Scratch:
-    """The memory of one walk at a time; a thread that walks owns one meanwhile.
+    """The memory of one walk. A thread must own it exclusively while it walks.
 
-    ``walk_graph`` leaves the visited marks clear, so one Scratch serves graphs of any size in turn.
-    It takes n/8 bytes, 4 bytes a node for as many as a walk visits, 8 bytes for each of ef, and
-    with deleted nodes 8 bytes for each of a quarter of all nodes, as far as so many are met.
+    ``walk_graph`` leaves the visited marks clear, so a Scratch can be used for graphs of any size
+    in turn. It takes n/8 bytes, 4 bytes per visited node, 8 bytes per candidate of ef, and with
+    deleted nodes 8 bytes for up to a quarter of all nodes, as many as the walk meets.
     """
 
     def __init__(self) -> None:
@@ -546,8 +546,8 @@ class Scratch:
         self.pool: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
 
     def reserve(self, n: int, ef: int, slots: int, has_deleted: bool) -> Scratch:
-        """Grow to what graphs of n nodes with lists of so many slots need at effort ef, which is
-        at least k; return self."""
+        """Grow for a graph of n nodes with lists of ``slots`` neighbours and for ef, which must be
+        at least k. Return self."""
         if self.seen.size <= n:
             self.visited = np.zeros((n + 63) // 64, np.uint64)
             self.seen = np.empty(n + 1, np.int32)
@@ -564,7 +564,7 @@ def walk(
     first: int, last: int, metric: int, k: int, ef: int, out_nodes: Ints, out_scores: Floats,
     out_counts: Ints, out_visited: Ints, out_deleted: Ints | None = None,
 ) -> None:  # fmt: skip
-    """``walk_graph`` with its scratch memory and the five fields of a graph filled in."""
+    """Call ``walk_graph`` with the arrays of a Scratch and the fields of a graph."""
     out_deleted = np.zeros_like(out_visited) if out_deleted is None else out_deleted
     scratch.reserve(len(vectors), max(ef, k), graph.links.shape[1], len(dead) > 0)
     walk_graph(
@@ -575,7 +575,7 @@ def walk(
 
 
 # ---------------------------------------------------------------------------------------------
-# The scan: a binary max-heap of (score, node) a query
+# The scan: a binary max-heap of (score, node) per query
 
 
 @_inlined
@@ -585,7 +585,7 @@ def comes_after(score, node, other_score, other_node):
 
 @_inlined
 def sift_down(scores, nodes, query, size, score, node):
-    """Put (score, node) in the place of the root of a heap of that size."""
+    """Replace the root of a heap of that size by (score, node)."""
     hole = 0
     while True:
         child = 2 * hole + 1
@@ -626,10 +626,10 @@ def scan_rows(
     vectors, dead, start, stop, queries, first, last, metric, k,
     heap_scores, heap_nodes, heap_counts,
 ):  # fmt: skip
-    """Score rows start to stop - 1 for queries first to last - 1, keeping the k best in heaps.
+    """Score rows start to stop - 1 for queries first to last - 1, and keep the k best in heaps.
 
     Arguments as for ``walk_graph``. heap_scores float32 (q, k), heap_nodes int64 (q, k) and
-    heap_counts int64 (q,) go on from an earlier slice; counts are 0 before the first one.
+    heap_counts int64 (q,) continue from the previous slice; set the counts to 0 before the first.
     """
     check_shapes(vectors, stop, dead, queries)
     check_results(first, last, k, queries, heap_scores, heap_nodes, heap_counts)
@@ -658,7 +658,7 @@ def scan_rows(
     _written(types.float32, 2), _written(types.int64, 2), _read(types.int64, 1), _INT, _INT
 ))  # fmt: skip
 def sort_heaps(heap_scores, heap_nodes, heap_counts, first, last):
-    """Turn the heaps of queries first to last - 1 into lists that ascend by (score, node)."""
+    """Sort the heaps of queries first to last - 1 in place, ascending by (score, node)."""
     for query in range(first, last):
         for size in range(heap_counts[query] - 1, 0, -1):
             score, node = heap_scores[query, size], heap_nodes[query, size]
@@ -670,18 +670,18 @@ def sort_heaps(heap_scores, heap_nodes, heap_counts, first, last):
 
 
 # ---------------------------------------------------------------------------------------------
-# Vectors into the form that the kernels want
+# Preparation of vectors for the kernels
 
 
 @_compiled(types.void(_FLOATS, _written(types.float32, 2), types.boolean))  # fmt: skip
 def prepare_rows(raw, out, normalise):
-    """out = raw, padded with zeros; each row divided by its length if normalise.
+    """Copy raw to out, padded with zeros; divide each row by its length if normalise.
 
     Args:
         raw: float32 (n, dim).
-        out: float32 (n, width), width at least dim.
-        normalise: float64 holds the square of any float32, so lengths neither overflow nor vanish;
-            a row of zeros stays so.
+        out: float32 (n, width), written; width at least dim.
+        normalise: scale rows to unit length; a row of zeros is left unchanged. Lengths are computed
+            in float64, where the square of a float32 neither overflows nor underflows.
     """
     n, dim = raw.shape
     if out.shape[0] != n or out.shape[1] < dim:
@@ -702,16 +702,16 @@ def prepare_rows(raw, out, normalise):
     _read(types.uint32, 1), _INT, _written(types.int64, 1), _written(types.int32, 1)
 ))  # fmt: skip
 def find_levels(words, each, starts, levels):
-    """Where each node's part of hnswlib's upper levels begins; see ``vecdb.engine.hnsw.builder``.
+    """Find each node's data in hnswlib's upper levels; see ``vecdb.engine.hnsw.builder``.
 
     Args:
         words: uint32, for each node its size in bytes, then that many bytes.
-        each: words that a level takes.
+        each: words per level.
         starts, levels: int64 and int32 (n,), written: index of the first word after the size, and
             the number of levels.
 
     Returns:
-        False if the words don't hold exactly n nodes.
+        False if the words do not contain exactly n nodes.
     """
     at = 0
     for node in range(starts.shape[0]):
@@ -725,7 +725,7 @@ def find_levels(words, each, starts, levels):
 
 @_compiled(types.void(_read(types.uint32, 2), _written(types.uint64, 1)))
 def hash_rows(words, out):
-    """64 bits for each row, equal for equal rows and hardly ever for others.
+    """Compute a 64-bit hash of each row.
 
     Args:
         words: uint32 (n, width), the bits of the rows.
@@ -744,15 +744,16 @@ def hash_rows(words, out):
     _written(types.int32, 2),
 ))  # fmt: skip
 def relink_lists(vectors, lists, places, owners, dead, metric, out):
-    """Lists of neighbours without the dead: who is live stays, and the live neighbours of those who
-    died take the places of these, closest first.
+    """Compute lists of neighbours without deleted nodes: live neighbours stay, and each deleted one
+    is replaced by its own live neighbours, closest to the owner first.
 
     Args:
         vectors: float32 (n, width).
-        lists: int32 (…, slots) of one level, each read up to its first number that is no node.
-        places: int64 (n,), where each node's list is, -1 if it has none on this level.
-        owners: int64 (m,), nodes whose lists are wanted.
-        dead: bitmap. metric: metric code.
+        lists: int32 (…, slots), of one level, each read up to its first number outside [0, n).
+        places: int64 (n,), index of each node's list, -1 if it has none on this level.
+        owners: int64 (m,), nodes whose lists to compute.
+        dead: the delete bitmap.
+        metric: metric code.
         out: int32 (m, slots), written; padded with -1.
     """
     n, slots = vectors.shape[0], lists.shape[1]
@@ -796,4 +797,4 @@ def relink_lists(vectors, lists, places, owners, dead, metric, out):
 KERNELS: Final = (
     *(walk_graph, scan_rows, sort_heaps, prepare_rows, find_levels, hash_rows, relink_lists),
 )
-"""Each has one signature, whatever arrays it was called with; a test says so."""
+"""All kernels. Each has one signature; a test checks that no call adds another."""

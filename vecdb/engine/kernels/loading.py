@@ -1,14 +1,14 @@
-"""Loading the kernels: compiled once on a machine, then read from numba's cache on disk.
+"""Loading the kernels: compiled once per machine, then read from numba's cache on disk.
 
-Compiling takes tens of seconds, so one process does it while others wait for its result, and none
-waits where there is nothing to compile (``cache.py``). The cache lies where numba puts it
-(``NUMBA_CACHE_DIR``, beside the source, or the user's cache folder), never in a data folder: it
-holds pickles.
+Compiling takes tens of seconds. So one process compiles and others wait for its result; with a warm
+cache no process waits (``cache.py``). The cache is where numba puts it (``NUMBA_CACHE_DIR``, beside
+the source, or the user's cache folder). It is never in a data folder, since numba's cache contains
+pickles, which execute code when they are loaded.
 
-A program that opens a folder would stand still meanwhile without a word, so it gets a warning of
-the logger ``vecdb.kernels``, which Python prints on stderr unless logging is set up otherwise:
-``logging.getLogger("vecdb.kernels").setLevel("ERROR")`` turns it off, ``vecdb warm`` compiles
-beforehand.
+A program that opens a folder would appear to hang while kernels compile. So the logger
+``vecdb.kernels`` emits a warning, which Python prints on stderr unless logging is configured.
+``logging.getLogger("vecdb.kernels").setLevel("ERROR")`` disables it; ``vecdb warm`` compiles in
+advance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import ModuleType
 
 from vecdb.engine.kernels.cache import compiling, is_warm, note_warm
 
@@ -27,29 +27,30 @@ __all__ = ["kernels_ready", "load_kernels", "warn_when_compiling"]
 
 _MODULE = "vecdb.engine.kernels.compiled"
 _lock = threading.Lock()
-_loaded: Any = None
+_loaded: ModuleType | None = None
 _SLOW_S = 1.0
 _log = logging.getLogger("vecdb.kernels")
 _warns = False
 
 
 def warn_when_compiling() -> None:
-    """For a process that belongs to others: have ``load_kernels`` warn in the log, once."""
+    """Make ``load_kernels`` log a warning when it compiles; for programs that embed vecdb."""
     global _warns
     _warns = True
 
 
 def kernels_ready() -> bool:
-    """True once ``load_kernels`` has returned in this process."""
+    """Return True once ``load_kernels`` has returned in this process."""
     return _loaded is not None
 
 
-def load_kernels(on_compile: Callable[[str], None] | None = None) -> Any:
-    """The module ``vecdb.engine.kernels.compiled``, compiled.
+def load_kernels(on_compile: Callable[[str], None] | None = None) -> ModuleType:
+    """Return the module ``vecdb.engine.kernels.compiled``, compiled.
 
     Args:
-        on_compile: told in a sentence when compiling takes longer than a moment, and when it is
-            done, but not of a warm cache; None for a warning in the log, if there is to be any.
+        on_compile: called with a sentence if compiling takes longer than a second, and again when
+            it has finished; not called if the cache is warm. None: log a warning instead, if
+            ``warn_when_compiling`` was called.
     """
     global _loaded
     if _loaded is not None:
@@ -61,7 +62,7 @@ def load_kernels(on_compile: Callable[[str], None] | None = None) -> Any:
 
 
 def _warning() -> Callable[[str], None]:
-    """The first sentence is a warning; that it is done is for who wants to know all."""
+    """Return a callback that logs the first sentence as a warning, later ones as information."""
     levels = iter((logging.WARNING,))
     return lambda sentence: _log.log(next(levels, logging.INFO), "vecdb: %s", sentence)
 
@@ -73,27 +74,27 @@ _COMPILING = (
 _WAITING = "waiting for another process that is compiling the search kernels"
 
 
-def _load(on_compile: Callable[[str], None] | None) -> Any:
+def _load(on_compile: Callable[[str], None] | None) -> ModuleType:
     began = time.monotonic()
-    done, news = threading.Event(), threading.Event()
-    happens: list[str] = []
-    said: list[str] = []
+    done, noted = threading.Event(), threading.Event()
+    notes: list[str] = []
+    reported: list[str] = []
 
     def note(what: str) -> None:
-        happens.append(what)
-        news.set()
+        notes.append(what)
+        noted.set()
 
-    def tell() -> None:
+    def report() -> None:
         if on_compile is None or done.wait(_SLOW_S):
             return
-        # Reading the cache may take as long on a busy machine, and is not worth a word.
-        news.wait()
+        # Reading a warm cache may also take a second on a busy machine: that is not reported.
+        noted.wait()
         if not done.is_set():
-            said.append(happens[-1])
-            on_compile(said[0])
+            reported.append(notes[-1])
+            on_compile(reported[0])
 
-    teller = threading.Thread(target=tell, name="vecdb-compile-notice", daemon=True)
-    teller.start()
+    reporter = threading.Thread(target=report, name="vecdb-compile-notice", daemon=True)
+    reporter.start()
     try:
         with (
             contextlib.nullcontext() if is_warm() else compiling(lambda: note(_WAITING)),
@@ -104,23 +105,23 @@ def _load(on_compile: Callable[[str], None] | None) -> Any:
             note_warm(module)
     finally:
         done.set()
-        news.set()
-        teller.join()
-    if said and on_compile is not None:
+        noted.set()
+        reporter.join()
+    if reported and on_compile is not None:
         on_compile(f"kernels ready after {time.monotonic() - began:.1f} s")
     return module
 
 
 @contextlib.contextmanager
 def _noticed(on_compile: Callable[[], None]) -> Iterator[None]:
-    """Call a function when numba compiles, which it does not with what is in its cache."""
+    """Call a function when numba compiles something that is not in its cache."""
     from numba.core import event
 
     class Listener(event.Listener):
-        def on_start(self, event: Any) -> None:
+        def on_start(self, event: object) -> None:
             on_compile()
 
-        def on_end(self, event: Any) -> None:
+        def on_end(self, event: object) -> None:
             pass
 
     listener = Listener()

@@ -1,11 +1,13 @@
-"""Where kernels run: as many permits as cores, each with its own scratch memory.
+"""Permits to run kernels: as many as cores, each with its own scratch memory.
 
-Work is cut into slices of at most about 20 ms, so that a deadline or a cancellation is noticed soon
-and many callers share the cores fairly: each slice takes a permit of its own, nobody holds one
-while waiting for another, and who waits asks the deadline meanwhile. A permit that comes back is
-for whoever asks first, which keeps the cores busy where slices are short; but a thread that gives
-one back and asks for the next is always faster than one that must wake up, so between two slices
-work gives way to who waits.
+Work is divided into slices of at most about 20 ms. Each slice takes one permit, so that many
+callers share the cores fairly. Between slices, and while a thread waits for a permit, it checks its
+deadline, so that a deadline or a cancellation takes effect soon. No thread holds a permit while it
+waits for another.
+
+A released permit goes to the first thread that asks. This keeps the cores busy if slices are short.
+But a running thread that releases a permit and asks for the next is always faster than a waiting
+thread that must first wake up, so running work yields to waiting threads between slices.
 """
 
 from __future__ import annotations
@@ -15,56 +17,59 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import CancelledError, FailedPreconditionError
 from vecdb.reasons import Reason
 
+if TYPE_CHECKING:
+    from vecdb.engine.kernels.compiled import Scratch
+
+    Work: TypeAlias = Callable[[Scratch, int, int], None]
+
 __all__ = ["KernelPool"]
 
 _SLICE_S = 0.010
 
 _PIECE_MAX = 256
-"""Queries of a piece of work, at most."""
+"""Maximum of queries in a piece of work."""
 
-_ASK_AGAIN_S = 0.020
-"""How often those who wait for a permit ask their deadline."""
+_DEADLINE_POLL_S = 0.020
+"""Interval at which a thread that waits for a permit checks its deadline."""
 
-_GIVE_WAY_S = 0.005
-"""How long work waits at most, between two slices, until somebody who waited has a permit."""
+_YIELD_S_MAX = 0.005
+"""Maximum time that work waits between two slices until a waiting thread has a permit."""
 
 _WAKING_S = 0.000_1
-"""About what a thread takes to wake up."""
+"""Approximate time that a thread takes to wake up."""
 
 
 class KernelPool:
-    """Permits to run kernels: as many as cores, each with scratch memory. One for a process's
-    database."""
+    """Permits to run kernels: as many as cores, each with scratch memory. One per open database.
+    Thread-safe."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Scratch | None] = queue.SimpleQueue()
         for _ in range(threads):
-            self._free.put(None)  # Scratch memory is made when it is needed.
+            self._free.put(None)  # Scratch memory is allocated on first use.
         self._lock = threading.Lock()
         self._waiting = self._served = 0
         self._executor = ThreadPoolExecutor(threads, "vecdb-kernel") if threads > 1 else None
 
-    def call(
-        self, deadline: Deadline, work: Callable[[Any, int, int], None], first: int, last: int
-    ) -> None:
-        """Run ``work(scratch, first, last)``, one slice, with a permit of its own.
+    def call(self, deadline: Deadline, work: Work, first: int, last: int) -> None:
+        """Run one slice, ``work(scratch, first, last)``, with one permit.
 
         Raises:
-            DeadlineExceededError, CancelledError: before it begins.
+            DeadlineExceededError, CancelledError: before the slice begins.
         """
         deadline.check()
         try:
             scratch = self._free.get_nowait()
         except queue.Empty:
-            scratch = self._waited_for(deadline)
+            scratch = self._wait_for_permit(deadline)
         try:
             if scratch is None:
                 scratch = load_kernels().Scratch()
@@ -72,14 +77,14 @@ class KernelPool:
         finally:
             self._free.put(scratch)
 
-    def _waited_for(self, deadline: Deadline) -> Any:
+    def _wait_for_permit(self, deadline: Deadline) -> Scratch | None:
         with self._lock:
             self._waiting += 1
         served = 0
         try:
             while True:
                 try:
-                    scratch = self._free.get(timeout=_ASK_AGAIN_S)
+                    scratch = self._free.get(timeout=_DEADLINE_POLL_S)
                 except queue.Empty:
                     deadline.check()
                 else:
@@ -90,11 +95,12 @@ class KernelPool:
                 self._waiting -= 1
                 self._served += served
 
-    def give_way(self) -> None:
-        """To be called between two slices, without a permit: let who waits for one have it."""
+    def yield_to_waiters(self) -> None:
+        """Wait briefly until a waiting thread has a permit. Call it between two slices, without a
+        permit."""
         if not self._waiting:
             return
-        served, ends = self._served, time.perf_counter() + _GIVE_WAY_S
+        served, ends = self._served, time.perf_counter() + _YIELD_S_MAX
         while self._waiting and self._served == served and time.perf_counter() < ends:
             time.sleep(_WAKING_S)
 
@@ -103,23 +109,28 @@ class KernelPool:
         count: int,
         slice_at_first: int,
         deadline: Deadline,
-        work: Callable[[Any, int, int], None],
+        work: Work,
     ) -> None:
-        """Run ``work(scratch, first, last)`` over [0, count) in slices that are sized by what the
-        ones before took, on several threads if it pays."""
+        """Run ``work(scratch, first, last)`` over [0, count) in slices, on several threads if it
+        pays. The size of a slice follows from the duration of earlier ones.
+
+        Raises:
+            DeadlineExceededError, CancelledError: between two slices.
+            FailedPreconditionError: CLOSED.
+        """
         if count == 1:
             self.call(deadline, work, 0, 1)
             return
         pieces = _Pieces(count, slice_at_first, self.threads)
 
-        def measured(scratch: Any, first: int, last: int) -> None:
+        def measured(scratch: Scratch, first: int, last: int) -> None:
             began = time.perf_counter()
             work(scratch, first, last)
             pieces.report(last - first, time.perf_counter() - began)
 
         def slice_of(until: Deadline, first: int, last: int) -> None:
             self.call(until, measured, first, last)
-            self.give_way()
+            self.yield_to_waiters()
 
         self._spread(pieces, deadline, slice_of)
 
@@ -127,8 +138,12 @@ class KernelPool:
         self, count: int, piece: int, deadline: Deadline, work: Callable[[Deadline, int, int], None]
     ) -> None:
         """Run ``work(deadline, first, last)`` over [0, count) in pieces, on several threads if it
-        pays. It holds no permit, does each of its slices by ``call`` with that deadline, and gives
-        way after it."""
+        pays. ``work`` runs without a permit: it must run each of its slices by ``call`` with that
+        deadline, and call ``yield_to_waiters`` after each.
+
+        Raises:
+            FailedPreconditionError: CLOSED.
+        """
         self._spread(_Pieces(count, piece, self.threads), deadline, work)
 
     def _spread(
@@ -137,7 +152,7 @@ class KernelPool:
         if pieces.workers <= 1 or self._executor is None:
             pieces.drain(deadline, work)
             return
-        # One thread's error ends what the others are in the middle of.
+        # An error in one thread ends the work of the others at their next check.
         until = deadline.also(pieces.check)
         try:
             helpers = [
@@ -157,13 +172,13 @@ class KernelPool:
                 raise error
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads; wait until they have ended."""
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 class _Pieces:
-    """Hands out pieces of [0, count), so that the threads finish together."""
+    """Distributes pieces of [0, count) so that all threads finish at about the same time."""
 
     def __init__(self, count: int, size: int, threads: int) -> None:
         self.workers = min(threads, -(-count // size))
@@ -171,7 +186,7 @@ class _Pieces:
         self._next, self._count, self._size, self._stopped = 0, count, size, False
 
     def drain(self, deadline: Deadline, work: Callable[[Deadline, int, int], None]) -> None:
-        """Do the next piece, until there is none."""
+        """Process pieces until none is left."""
         while (taken := self._take()) is not None:
             work(deadline, *taken)
 
@@ -179,23 +194,23 @@ class _Pieces:
         with self._lock:
             if self._stopped or self._next >= self._count:
                 return None
-            # Towards the end the pieces get smaller.
+            # Pieces get smaller towards the end, so that no thread is left with a long one.
             fair = (self._count - self._next) // (2 * self.workers)
             first = self._next
             self._next = min(self._count, first + max(1, min(self._size, fair)))
             return first, self._next
 
     def report(self, done: int, took_s: float) -> None:
-        """Size the next pieces so that each takes about ``_SLICE_S``."""
+        """Set the size of the next pieces so that each takes about ``_SLICE_S``."""
         wanted = int(done * _SLICE_S / max(took_s, 1e-6))
         with self._lock:
             self._size = max(1, min(wanted, 2 * self._size, _PIECE_MAX))
 
     def stop(self) -> None:
-        """End all threads' work."""
+        """End the work of all threads."""
         self._stopped = True
 
     def check(self) -> None:
-        """Raise CancelledError, which nobody gets to see, if the work has been stopped."""
+        """Raise CancelledError if the work was stopped. Callers get the error that stopped it."""
         if self._stopped:
             raise CancelledError("another thread of this search has failed")

@@ -1,14 +1,16 @@
-"""How is LMDB spoken to?
+"""How is LMDB used?
 
-environment      an LMDB environment: transactions, growth, recovery, readers
-gate             reader-writer lock around reopening
-lmdb_errors      LMDB's errors as ours
-lmdb_files       its files, copied and compared
-lmdb_pages       its meta pages, read without LMDB
-named_database   handles of named databases
-write_lock       the write lock, waited for with a limit
+back_off             pauses between retries of an operation that fails
+environment          an LMDB environment: transactions, growth, recovery, readers
+lmdb_errors          translation of LMDB's errors
+lmdb_files           opening LMDB's files safely
+lmdb_pages           LMDB's meta pages, read without mapping the file
+named_database       handles of named databases
+reader_writer_lock   the lock that protects LMDB's handle
+transaction          the types of transactions, cursors and handles
+write_lock           waiting for LMDB's write lock with a limit
 """
 
 from __future__ import annotations
 
-__all__ = ["environment", "lmdb_files", "lmdb_pages", "named_database", "write_lock"]
+__all__ = ["environment", "lmdb_files", "lmdb_pages", "named_database", "transaction", "write_lock"]

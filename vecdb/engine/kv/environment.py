@@ -1,25 +1,24 @@
-"""One LMDB environment: with ``lmdb_files`` and ``lmdb_errors`` all that imports lmdb.
+"""One LMDB environment. Only this module, ``lmdb_files`` and ``lmdb_errors`` import lmdb.
 
-What it adds to lmdb: a gate, growth of the map, reopening, and our errors instead of LMDB's.
 
-The gate is a read-write lock. Every transaction, and every buffer that came from one, lives inside
-its shared side; what must not happen beside a live transaction (growing the map, following another
-process's growth, closing, reopening) takes the exclusive side, since LMDB would crash the process
-instead.
+**The handle lock.** A thread holds it in shared mode for the life of a transaction and of all
+buffers from it. Growing the map, following the growth by another process, closing and reopening
+take it in exclusive mode: LMDB would crash the process if a transaction were live.
 
-Nothing is waited for inside a transaction. Reading: ``with environment.read() as transaction``.
-Writing: ``environment.transact(function)``, which runs ``function(transaction)`` and commits; if
-the map was full it grows and runs the function again, so the function must not keep what it did.
+**Transactions.** Code inside a transaction must not block. To read, use ``with environment.read()
+as transaction``. To write, use ``environment.transact(function)``, which runs
+``function(transaction)`` and commits. If the map is full, it grows the map and runs the function
+again, so the function must not have side effects.
 
-An environment can be at rest: closed to save files and address space, and opened again by the next
-use. After an I/O error it is opened again in the same way, since LMDB refuses everything once a
-meta page could not be written. Reads go on at once then; writes only after a commit of nothing has
-reached the disk: what an earlier commit left in the page cache without a sync is durable then too.
-While the disk keeps failing, both are tried again ever less often.
+**Reopening.** An environment can be evicted, that is closed to save files and address space; the
+next use reopens it. It is also reopened after an I/O error, since LMDB rejects every call once it
+failed to write a meta page. Then reads work at once. Writes work only after an empty commit has
+reached the disk, which also makes durable what an earlier commit left in the page cache. While the
+disk keeps failing, retries become less frequent (``back_off.py``).
 
-Opening waits for LMDB's write lock: named databases are opened in a write transaction, as py-lmdb
-keeps no handle that was opened in a read transaction, which it resets instead of committing it.
-Behind a process that was stopped both are given up after some seconds (``write_lock.py``).
+**Opening waits for LMDB's write lock**, since named databases are opened in a write transaction:
+py-lmdb resets read transactions instead of committing them, and then drops the handles. The wait
+has a limit, in case the process that holds the lock is stopped (``write_lock.py``).
 """
 
 from __future__ import annotations
@@ -30,19 +29,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import lmdb
 
-from vecdb.engine.kv.gate import BackOff, Gate
+from vecdb.engine.kv.back_off import BackOff
 from vecdb.engine.kv.lmdb_errors import disk_full, located, translated, translation
 from vecdb.engine.kv.lmdb_files import open_files
 from vecdb.engine.kv.lmdb_pages import check_whole
-from vecdb.engine.kv.write_lock import Errand, Openings, WriteLock, run_reserved
+from vecdb.engine.kv.reader_writer_lock import ReaderWriterLock
+from vecdb.engine.kv.transaction import DatabaseHandle, Transaction
+from vecdb.engine.kv.write_lock import BlockingCall, PendingOpenings, WriteLock, run_reserved
 from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import is_full
 from vecdb.engine.system.modes import make_folder, set_file_mode
-from vecdb.engine.system.place import Place, not_in_place, unknown_where
+from vecdb.engine.system.place import OpenedFile, not_in_place, unknown_where
 from vecdb.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -58,23 +59,22 @@ __all__ = ["READERS_MAX", "Environment"]
 Result = TypeVar("Result")
 READERS_MAX = 4096
 _READER_CHECK_S = 10.0
-"""Readers that died without a word are looked for this often while there are writes."""
-
+"""Interval at which writes clear the reader slots of killed processes."""
 _NOTHING = b"\x00"
-"""A key that is never there after a commit."""
+"""A key that does not exist after any commit."""
 
-_openings = Openings()
+_openings = PendingOpenings()
 os.register_at_fork(after_in_child=_openings.forget)
 
 
 class Environment:
-    """An LMDB environment with its named databases. Safe to use from many threads.
+    """An LMDB environment with its named databases. Thread-safe.
 
     Args:
-        folder: where data.mdb lies.
-        databases: names of the databases, opened (made, if ``create``) at once.
-        create: make what is not there; without it a missing file is NotFoundError.
-        map_bytes: address space to reserve at least.
+        folder: the folder of data.mdb.
+        databases: names of the databases, which are opened at once.
+        create: create missing files and databases; without it a missing file is NotFoundError.
+        map_bytes: minimum of address space to reserve.
     """
 
     def __init__(
@@ -82,26 +82,26 @@ class Environment:
     ) -> None:
         self.folder = folder
         self.used = True
-        """Set by each use; for whoever decides what may rest."""
+        """Set at each use; ``StoreLru`` clears it to find unused stores."""
 
         self.on_reopen: Callable[[], None] | None = None
-        """Called after it was opened again from its rest, in no transaction."""
+        """Called after a reopening, outside of transactions."""
 
         self.missing_error: Callable[[], VecdbError] | None = None
-        """What is raised if its file is gone, though it was there."""
+        """Returns the error to raise if the file has disappeared."""
 
         self._names, self._map_bytes = databases, map_bytes
-        self._gate = Gate()
+        self._handle_lock = ReaderWriterLock()
         self.lock = WriteLock(folder)
         self._closed: VecdbError | None = None
-        self._failed: str | None = None  # LMDB refuses everything until it is opened again.
-        self._doubtful = False  # No write before a commit has been seen to reach the disk.
+        self._failed: str | None = None  # LMDB rejects every call until it is reopened.
+        self._doubtful = False  # No write until an empty commit has reached the disk.
         self._opening, self._committing = BackOff(), BackOff()
         self._confirming, self._readers_checked_at = threading.Lock(), time.monotonic()
         if create:
             make_folder(folder, exist_ok=True)
-        self._lmdb: Any = None
-        self._place: Place | None = None
+        self._lmdb: lmdb.Environment | None = None
+        self._file: OpenedFile | None = None
         self._open(create=create)
 
     def _open(self, *, create: bool) -> None:
@@ -114,7 +114,7 @@ class Environment:
         map_bytes = self._map_bytes
         while map_bytes < 2 * held:
             map_bytes *= 2
-        handle, databases, place = _openings.run(
+        handle, databases, opened = _openings.run(
             self.folder,
             lambda: open_files(
                 self.folder,
@@ -125,97 +125,91 @@ class Environment:
                 readers_max=READERS_MAX,
             ),
         )
-        if not (place.holds() and (self._place is None or self._place.holds())):
+        if not (opened.is_in_place() and (self._file is None or self._file.is_in_place())):
             handle.close()
             raise not_in_place(self.folder)
-        self._lmdb, self._databases, self._place = handle, databases, place
+        self._lmdb, self._databases, self._file = handle, databases, opened
 
-    def database(self, name: bytes) -> Any:
-        """The handle that cursors and transactions take; ask for it in the transaction, since it
-        changes when the environment is opened again."""
+    def database(self, name: bytes) -> DatabaseHandle:
+        """Return the handle of a database. Get it inside the transaction that uses it, since it
+        changes when the environment is reopened."""
         return self._databases[name]
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[Any]:
-        """A read transaction; its buffers end with it. Keep it under a second and wait for
-        nothing."""
+    def read(self) -> Iterator[Transaction]:
+        """Yield a read transaction. Its buffers are invalid after it. Keep it under a second, and
+        do not block in it."""
         transaction = self._begin(write=False)
         try:
             with translated(self.folder):
                 yield transaction
         finally:
             transaction.abort()
-            self._gate.leave()
+            self._handle_lock.release_shared()
 
     def errors_translated(self) -> contextlib.AbstractContextManager[None]:
-        """LMDB's errors as ours, for who wants to go on in the same transaction after one."""
+        """Translate LMDB's errors in a block, for code that continues its transaction after one."""
         return translated(self.folder)
 
     def last_commit(self) -> int:
-        """Number of the last transaction that was committed, by whichever process.
-
-        While it stays the same nothing has changed. It comes from LMDB's meta page without a
-        transaction, which is the cheapest way to ask.
-        """
-        handle = self._enter()
+        """Return the number of the last commit of any process; while it is the same, nothing has
+        changed. Reading it needs no transaction."""
+        handle = self._acquire()
         try:
             number: int = handle.info()["last_txnid"]
             return number
         finally:
-            self._gate.leave()
+            self._handle_lock.release_shared()
 
     def readers(self) -> tuple[int, int]:
-        """Open read transactions, of all processes, and how many commits the oldest is behind.
+        """Return the number of open read transactions of all processes, and by how many commits
+        the oldest is behind.
 
-        What was committed since then can't be reused: beside an old reader the file grows.
+        Pages freed since then cannot be reused, so an old reader makes the file grow.
         """
-        handle = self._enter()
+        handle = self._acquire()
         try:
             last: int = handle.info()["last_txnid"]
-            # A line a slot: pid, thread, and the transaction's number, or "-" while it has none.
+            # One line per slot: pid, thread, and the transaction's number, or "-" without one.
             words = [line.split() for line in handle.readers().splitlines()]
         finally:
-            self._gate.leave()
+            self._handle_lock.release_shared()
         numbers = [int(w[2]) for w in words if len(w) == 3 and w[0].isdigit() and w[2].isdigit()]
         return len(numbers), max(0, last - min(numbers, default=last))
 
-    def transact(self, function: Callable[[Any], Result]) -> Result:
+    def transact(self, function: Callable[[Transaction], Result]) -> Result:
         """Run ``function(transaction)`` in a write transaction and commit it to disk.
 
-        The function is run in another thread, or not at all: if the lock is stuck.
+        The function runs in another thread. If the lock is stuck, it does not run.
 
         Raises:
-            OutcomeUnknownError: the commit failed in its last step; it may be on disk or not. Or it
-                is on disk in a folder that was moved or removed meanwhile.
+            OutcomeUnknownError: the commit failed in its last step, so it may be on disk or not. Or
+                it is on disk, and the folder was moved or removed in the meantime.
             ResourceExhaustedError, UnavailableError: nothing was written.
         """
         return run_reserved(self.lock, self.transact_here, function)
 
-    def transact_here(self, function: Callable[[Any], Result]) -> Result:
-        """``transact`` in this thread, for as long as it takes to get the lock."""
+    def transact_here(self, function: Callable[[Transaction], Result]) -> Result:
+        """``transact`` in this thread; wait for the lock without a limit."""
         if self._doubtful:
             self._confirm()
         if time.monotonic() - self._readers_checked_at > _READER_CHECK_S:
-            self.forget_dead_readers()
+            self.clear_stale_readers()
         self.check_in_place()
-        while True:
-            try:
-                result = self._attempt(function)
-                break
-            except lmdb.MapFullError:
-                self._grow()
-        # Between commit and acknowledgement; what was dropped since is told as ever.
+        result = self._attempt_growing(function)
+        # Never acknowledge a commit to a file that no path leads to. If the collection was dropped,
+        # the usual error says so.
         if not self.is_in_place():
             error = self._missing()
             raise error if isinstance(error, NotFoundError) else unknown_where(self.folder)
         return result
 
     def is_in_place(self) -> bool:
-        """The file that was opened is the one that has the name."""
-        return self._place is not None and self._place.holds()
+        """Return whether the opened file is still the one at its path."""
+        return self._file is not None and self._file.is_in_place()
 
     def check_in_place(self) -> None:
-        """Raise unless the file that was opened is the one that has the name.
+        """Check that the opened file is still the one at its path.
 
         Raises:
             UnavailableError: FOLDER_GONE.
@@ -225,15 +219,22 @@ class Environment:
             raise self._missing()
 
     def _check_uncut(self) -> None:
-        """Raise if the file was cut short since: what LMDB maps of it would end the process."""
-        if self._failed is None and self._place is not None and self._place.is_shorter():
+        """Raise if the file was truncated: touching a lost page of the map kills the process."""
+        if self._failed is None and self._file is not None and self._file.is_shorter():
             try:
                 check_whole(self.folder / "data.mdb")
             except DataLossError as error:
                 self._failed = error.message
                 raise
 
-    def _attempt(self, function: Callable[[Any], Result]) -> Result:
+    def _attempt_growing(self, function: Callable[[Transaction], Result]) -> Result:
+        while True:
+            try:
+                return self._attempt(function)
+            except lmdb.MapFullError:
+                self._grow()
+
+    def _attempt(self, function: Callable[[Transaction], Result]) -> Result:
         transaction = self._begin(write=True)
         try:
             try:
@@ -251,12 +252,11 @@ class Environment:
             self._commit(transaction)
             return result
         finally:
-            self._gate.leave()
+            self._handle_lock.release_shared()
 
-    def _commit(self, transaction: Any) -> None:
-        """A commit that fails before its meta page is simply not there; one that fails while
-        writing the meta page leaves LMDB refusing everything, which is how the two are told
-        apart."""
+    def _commit(self, transaction: lmdb.Transaction) -> None:
+        """Commit. If this fails before the meta page is written, nothing is committed; if it fails
+        while it is written, LMDB rejects every later call, which distinguishes the two cases."""
         try:
             failpoint("commit.begin")
             transaction.commit()
@@ -265,6 +265,7 @@ class Environment:
         except (lmdb.Error, OSError) as error:
             transaction.abort()
             try:
+                assert self._lmdb is not None
                 self._lmdb.begin().abort()
             except lmdb.Error:
                 raise self._outcome_unknown(error) from error
@@ -277,124 +278,126 @@ class Environment:
     def _outcome_unknown(self, error: Exception) -> OutcomeUnknownError:
         self._failed, self._doubtful = str(error), True
         return OutcomeUnknownError(
-            f"the commit in {self.folder} failed ({error}): the batch is there whole or "
-            "not at all; reading tells which",
+            f"the commit in {self.folder} failed ({error}): the batch was written as a whole or "
+            "not at all; read to find out",
             Reason.OUTCOME_UNKNOWN,
         )
 
     def _failure(self, error: Exception) -> VecdbError:
-        """Our error for one of LMDB's in a write; after an I/O error the environment is suspect."""
-        told = translation(error, self.folder)
-        if told.reason == Reason.IO_ERROR and is_full(self.folder, self.file_bytes()):
-            # LMDB takes a write that was cut short, as a full disk does it, for an I/O error.
+        """Translate an error of a write; after an I/O error, mark the environment as failed."""
+        translated_error = translation(error, self.folder)
+        if translated_error.reason == Reason.IO_ERROR and is_full(self.folder, self.file_bytes()):
+            # On a full disk a write is short, which LMDB reports as an I/O error.
             return disk_full(f"{self.folder}: {error}")
-        if isinstance(told, UnavailableError):
+        if isinstance(translated_error, UnavailableError):
             self._failed, self._doubtful = str(error), True
-        return told
+        return translated_error
 
-    def _enter(self) -> Any:
-        """Go inside the gate, with the environment open: what LMDB's handle is now.
+    def _acquire(self) -> lmdb.Environment:
+        """Acquire the handle lock in shared mode, with the environment open; return the handle.
 
         Raises:
-            UnavailableError: it failed, and it is too early to try again.
+            UnavailableError: opening failed, and it is too early to retry.
             DataLossError: STORE_CUT.
         """
         self._check_uncut()
         while True:
-            self._gate.enter()
+            self._handle_lock.acquire_shared()
             if self._closed is None and self._failed is None and self._lmdb is not None:
                 self.used = True
                 return self._lmdb
-            self._gate.leave()
+            self._handle_lock.release_shared()
             self._reopen()
 
     def copy(self, folder: Path) -> None:
-        """Write the last commit into a folder, as an environment of its own without free pages.
+        """Write the last commit to a folder as a separate environment without free pages.
 
-        Nothing is fsynced. One read transaction is held until the end, so that the file grows if
-        others write meanwhile, and who wants to grow or close this environment waits: for a process
-        that has it open for nothing else.
+        Nothing is fsynced. It holds one read transaction until the end: concurrent writes make the
+        file grow, and growing or closing this environment blocks. So use it in a process that has
+        the environment open only for this.
         """
         with self.read() as transaction:
+            assert self._lmdb is not None and isinstance(transaction, lmdb.Transaction)
             try:
                 self._lmdb.copy(os.fspath(folder), compact=True, txn=transaction)
                 set_file_mode(folder / "data.mdb")
             except lmdb.IncompatibleError as error:
-                # What LMDB says when the pages in use are not as many as they should be.
+                # LMDB's error if the number of pages in use is not as expected.
                 raise DataLossError(
-                    f"LMDB finds its file damaged ({self.folder}: {error})", Reason.LMDB_CORRUPTED
+                    f"LMDB reports a damaged file ({self.folder}: {error})", Reason.LMDB_CORRUPTED
                 ) from error
             except lmdb.Error as error:
                 raise translation(error, f"{self.folder} copied to {folder}") from error
 
-    def _begin(self, *, write: bool) -> Any:
-        """A transaction, with the gate entered. Other processes may have grown the map: follow."""
+    def _begin(self, *, write: bool) -> lmdb.Transaction[memoryview]:
+        """Acquire the handle lock in shared mode and begin a transaction; first adopt the size of
+        the map if another process has grown it."""
         readers_checked = False
         while True:
-            handle = self._enter()
+            handle = self._acquire()
             try:
                 if not write:
                     return handle.begin(buffers=True)
-                self.lock.ask()
+                self.lock.begin_wait()
                 try:
                     return handle.begin(write=True, buffers=True)
                 finally:
-                    self.lock.got()
+                    self.lock.end_wait()
             except lmdb.MapResizedError:
-                self._gate.leave()
-                with self._gate.alone(self.lock.check), translated(self.folder):
+                self._handle_lock.release_shared()
+                with self._handle_lock.exclusive(self.lock.check), translated(self.folder):
                     if self._lmdb is handle and self._failed is None:
-                        self._resize(0)
+                        self._resize(handle, 0)
             except lmdb.PanicError as error:
-                self._gate.leave()
+                self._handle_lock.release_shared()
                 self._failed, self._doubtful = str(error), True
             except lmdb.ReadersFullError as error:
-                self._gate.leave()
+                self._handle_lock.release_shared()
                 if readers_checked:
                     raise translation(error, self.folder) from error
                 readers_checked = True
-                self.forget_dead_readers()
+                self.clear_stale_readers()
             except lmdb.Error as error:
-                self._gate.leave()
+                self._handle_lock.release_shared()
                 raise translation(error, self.folder) from error
             except BaseException:
-                self._gate.leave()
+                self._handle_lock.release_shared()
                 raise
 
-    def forget_dead_readers(self) -> None:
-        """Let go what a process that was killed inside a read transaction holds back: the pages
-        that it read can be used again. Every opening does that too."""
+    def clear_stale_readers(self) -> None:
+        """Clear the reader slots of killed processes, so that LMDB can reuse the pages that their
+        transactions kept. Every opening does this too."""
         self._readers_checked_at = time.monotonic()
-        handle = self._enter()
+        handle = self._acquire()
         try:
             with translated(self.folder):
                 handle.reader_check()
         finally:
-            self._gate.leave()
+            self._handle_lock.release_shared()
 
-    # Rest, failure and the way back.
+    # Eviction, failure and reopening.
 
     def evict(self) -> bool:
-        """Close it until it is used again; waits for transactions at hand, but for none that waits
-        for the write lock: then it stays open, and False is returned."""
-        with contextlib.suppress(UnavailableError), self._gate.alone(self._check_unwanted):
+        """Close the environment until its next use, after running transactions. Return False, and
+        leave it open, if one of them still waits for the write lock."""
+        with contextlib.suppress(UnavailableError), self._handle_lock.exclusive(self._check_idle):
             if self._lmdb is not None and self._closed is None:
                 self._lmdb.close()
                 self._lmdb = None
             return True
         return False
 
-    def _check_unwanted(self) -> None:
-        if self.lock.wanted:
+    def _check_idle(self) -> None:
+        if self.lock.is_awaited:
             raise self.lock.error()
 
     @property
     def is_open(self) -> bool:
-        """It is open, rather than at rest, failed or closed."""
+        """Whether it is open, that is neither evicted nor failed nor closed."""
         return self._lmdb is not None and self._failed is None
 
     def _reopen(self) -> None:
-        with self._gate.alone(self.lock.check):
+        with self._handle_lock.exclusive(self.lock.check):
             if self._closed is not None:
                 raise type(self._closed)(self._closed.message, self._closed.reason)
             if self._failed is None and self._lmdb is not None:
@@ -406,20 +409,20 @@ class Environment:
             try:
                 self._open(create=False)
             except NotFoundError:
-                # That is no failure to recover from, and waiting makes no difference.
+                # Not a failure to recover from: no back-off.
                 raise self._missing() from None
             except VecdbError as error:
                 self._opening.failed(error)
                 raise
-            self._opening.worked()
+            self._opening.succeeded()
             self._failed = None
         if self.on_reopen is not None:
             self.on_reopen()
 
     def _confirm(self) -> None:
-        """Commit nothing, and so see that commits reach the disk again."""
+        """Make an empty commit, to prove that commits reach the disk again."""
 
-        def write(transaction: Any) -> None:
+        def write(transaction: Transaction) -> None:
             database = self._databases[self._names[0]]
             transaction.put(_NOTHING, _NOTHING, db=database)
             transaction.delete(_NOTHING, db=database)
@@ -429,40 +432,36 @@ class Environment:
                 return
             self._committing.check(self.folder)
             try:
-                while True:
-                    try:
-                        self._attempt(write)
-                        break
-                    except lmdb.MapFullError:
-                        self._grow()
+                self._attempt_growing(write)
             except VecdbError as error:
                 self._committing.failed(error)
                 if isinstance(error, OutcomeUnknownError):
-                    # What is unknown is nothing; the caller's own batch was not even begun.
+                    # Only the empty commit is in doubt; the caller's batch was not begun.
                     raise UnavailableError(error.message, Reason.STORE_FAILED) from error
                 raise
             self._doubtful = False
-            self._committing.worked()
+            self._committing.succeeded()
 
     def _grow(self) -> None:
-        with self._gate.alone(self.lock.check), translated(self.folder):
+        with self._handle_lock.exclusive(self.lock.check), translated(self.folder):
             if self._lmdb is not None and self._failed is None:
-                self._resize(2 * self._lmdb.info()["map_size"])
+                self._resize(self._lmdb, 2 * self._lmdb.info()["map_size"])
 
-    def _resize(self, map_bytes: int) -> None:
-        """Change the map's size, alone in the gate; 0: to what another process made of it.
+    def _resize(self, handle: lmdb.Environment, map_bytes: int) -> None:
+        """Change the size of the map; 0 adopts the size set by another process. The handle lock
+        must be held in exclusive mode.
 
-        LMDB lets its map go first; where there is no room for a new one it has none at all, and
-        whatever touches it may end this process. So it is opened again before it is used.
+        LMDB unmaps first. If mapping the new size then fails, there is no map at all, and any use
+        may crash the process. So the environment is marked as failed, to be reopened before use.
         """
         try:
-            self._lmdb.set_mapsize(map_bytes)
+            handle.set_mapsize(map_bytes)
         except BaseException as error:
             self._failed = str(error)
             raise
 
     def file_bytes(self) -> int:
-        """Size of the file on disk."""
+        """Return the size of the file on disk."""
         try:
             return (self.folder / "data.mdb").stat().st_size
         except FileNotFoundError:
@@ -471,30 +470,30 @@ class Environment:
     def _missing(self) -> VecdbError:
         if self.missing_error is not None:
             return self.missing_error()
-        if self._place is not None:
+        if self._file is not None:
             return not_in_place(self.folder)
-        return NotFoundError(f"{self.folder} holds no store", Reason.STORE_MISSING)
+        return NotFoundError(f"{self.folder} does not contain a store", Reason.STORE_MISSING)
 
     def close(self, why: VecdbError | None = None) -> None:
-        """End it; waits for transactions at hand. Closing twice is fine.
+        """Close the environment for good, after running transactions. Idempotent.
 
-        A transaction that waits for the write lock is not waited for: it changes nothing any more,
-        and LMDB's handle is closed after it.
+        Do not wait for a transaction that waits for the write lock: it will not change anything,
+        and a thread closes LMDB's handle after it.
 
         Args:
-            why: raised by every later use; by default that the store is closed.
+            why: the error that every later use raises; by default CLOSED.
         """
         if self._closed is None:
             self._closed = why or FailedPreconditionError(
                 f"the store in {self.folder} is closed", Reason.CLOSED
             )
         try:
-            self._close_handle(self._check_unwanted)
+            self._close_handle(self._check_idle)
         except UnavailableError:
-            Errand(lambda: self._close_handle(lambda: None), "vecdb-close-store")
+            BlockingCall(lambda: self._close_handle(lambda: None), "vecdb-close-store")
 
     def _close_handle(self, check: Callable[[], None]) -> None:
-        with self._gate.alone(check):
+        with self._handle_lock.exclusive(check):
             if self._lmdb is not None:
                 self._lmdb.close()
                 self._lmdb = None

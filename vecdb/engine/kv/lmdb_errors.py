@@ -1,4 +1,4 @@
-"""LMDB's errors as ours."""
+"""Translation of LMDB's errors to errors of vecdb."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @contextlib.contextmanager
 def translated(folder: Path) -> Iterator[None]:
-    """What LMDB raises within, raised as ours."""
+    """Translate LMDB's errors raised in the block, and add the folder to a DataLossError."""
     with located(folder):
         try:
             yield
@@ -39,7 +39,8 @@ def translated(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def located(folder: Path) -> Iterator[None]:
-    """What is damaged is named where it is noticed; here it is known where it lies."""
+    """Add the folder to the message of a DataLossError raised in the block, since the code that
+    finds the damage does not know the folder."""
     try:
         yield
     except DataLossError as error:
@@ -49,51 +50,53 @@ def located(folder: Path) -> Iterator[None]:
 
 
 def translation(error: Exception, folder: Path | str) -> VecdbError:
-    """LMDB's error as ours: the one table for it."""
+    """Return the error of vecdb for an error of LMDB; the only table of this translation."""
     text = f"{folder}: {error}"
     if "already open in this process" in str(error):
-        return UnavailableError(f"it is still being closed, retry ({text})", Reason.STORE_LOCKED)
-    if isinstance(error, lmdb.DiskError) or _says(error, _FULL):
-        return disk_full(text)
-    if _says(error, _FORBIDDEN):
-        return FailedPreconditionError(
-            f"not allowed, nothing was written ({text})", Reason.PERMISSION
+        return UnavailableError(
+            f"the store is still being closed; retry ({text})", Reason.STORE_LOCKED
         )
-    if _says(error, (errno.EMFILE, errno.ENFILE)):
+    if isinstance(error, lmdb.DiskError) or _has_errno(error, _FULL):
+        return disk_full(text)
+    if _has_errno(error, _FORBIDDEN):
+        return FailedPreconditionError(
+            f"permission denied, nothing was written ({text})", Reason.PERMISSION
+        )
+    if _has_errno(error, (errno.EMFILE, errno.ENFILE)):
         return ResourceExhaustedError(f"too many open files ({text})", Reason.FILES)
-    if isinstance(error, lmdb.MemoryError) or _says(error, (errno.ENOMEM,)):
+    if isinstance(error, lmdb.MemoryError) or _has_errno(error, (errno.ENOMEM,)):
         return ResourceExhaustedError(
             f"out of memory or address space ({text})", Reason.OUT_OF_MEMORY
         )
     if isinstance(error, lmdb.ReadersFullError | lmdb.TlsFullError | lmdb.TxnFullError):
-        return ResourceExhaustedError(f"too much at once for LMDB ({text})", Reason.LMDB_FULL)
+        return ResourceExhaustedError(f"a limit of LMDB is reached ({text})", Reason.LMDB_FULL)
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
-        return DataLossError(f"LMDB finds its file damaged ({text})", Reason.LMDB_CORRUPTED)
+        return DataLossError(f"LMDB reports a damaged file ({text})", Reason.LMDB_CORRUPTED)
     if isinstance(error, lmdb.VersionMismatchError | lmdb.IncompatibleError):
         return FailedPreconditionError(
             f"written by another version of LMDB ({text})", Reason.LMDB_VERSION
         )
     if isinstance(error, lmdb.PanicError):
         return UnavailableError(
-            f"the store stopped after an I/O error and is being opened again ({text})", Reason.PANIC
+            f"the store stopped after an I/O error and is being reopened ({text})", Reason.PANIC
         )
-    if _says(error, (errno.ENOENT,)):
-        return NotFoundError(f"there is no store ({text})", Reason.STORE_MISSING)
-    if isinstance(error, OSError) or _says(error, (errno.EIO,)):
+    if _has_errno(error, (errno.ENOENT,)):
+        return NotFoundError(f"the store does not exist ({text})", Reason.STORE_MISSING)
+    if isinstance(error, OSError) or _has_errno(error, (errno.EIO,)):
         return UnavailableError(f"I/O error, nothing was written ({text})", Reason.IO_ERROR)
     return InternalError(f"unexpected LMDB error ({type(error).__name__}: {text})", Reason.LMDB)
 
 
 def disk_full(text: str) -> ResourceExhaustedError:
-    """A write that found no room."""
+    """Return the error for a write that failed for lack of space."""
     return ResourceExhaustedError(
         f"the disk is full, nothing was written ({text})", Reason.DISK_FULL
     )
 
 
-def _says(error: Exception, numbers: tuple[int, ...]) -> bool:
-    """True if the error is one of the system's with one of these numbers, of which LMDB's own
-    exceptions keep only the text."""
+def _has_errno(error: Exception, numbers: tuple[int, ...]) -> bool:
+    """Return whether the error is a system error with one of these numbers. Exceptions of LMDB
+    contain only the text of a system error, not its number."""
     if isinstance(error, OSError):
         return error.errno in numbers
     return any(os.strerror(number) in str(error) for number in numbers)

@@ -1,5 +1,9 @@
-"""LMDB's two files, before it opens them: bytes of a mapped file that are not on the disk, for want
-of room or since the file was cut, end the process that touches them (SIGBUS)."""
+"""Preparing and opening LMDB's two files, data.mdb and lock.mdb.
+
+LMDB maps both. If a mapped page has no bytes on the disk, since the disk is full or the file was
+truncated, touching it kills the process (SIGBUS). So the lock file is allocated in full, and the
+size of the data file is checked, before LMDB opens them.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +15,31 @@ from typing import Any
 import lmdb
 
 from vecdb.engine.kv.lmdb_errors import translated, translation
+from vecdb.engine.kv.transaction import DatabaseHandle
 from vecdb.engine.system.modes import creating, set_file_mode
-from vecdb.engine.system.place import Place
+from vecdb.engine.system.place import OpenedFile
 
 __all__ = ["LMDB_FORMAT_0_9", "fill_cut_file", "make_lock_file", "open_files"]
 
 LMDB_FORMAT_0_9 = 0
 _LOCK_BYTES = 16 * 1024
-"""Of the lock file: its head and 250 readers, who take the first free place. LMDB makes it longer,
-with a hole for the readers that hardly ever come."""
+"""Allocated size of the lock file: its header and 250 reader slots. LMDB extends the file with a
+hole for the rest; readers take the first free slot, so they rarely reach it."""
 
 
 def make_lock_file(folder: Path) -> None:
-    """Make the lock file if there is none, with room on the disk for what is used of it.
+    """Create the lock file if it does not exist, and allocate its used part on the disk.
 
     Raises:
-        ResourceExhaustedError: there is no such room.
+        ResourceExhaustedError: the disk is full.
     """
     path = folder / "lock.mdb"
     try:
-        # Never one that is there: closing it would let go of the locks that this process has on it.
+        # O_EXCL: never open an existing one, since closing any descriptor of it would release the
+        # POSIX locks that this process holds on it.
         descriptor = creating(os.fspath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
     except OSError:
-        return  # It is there; where it can't be made LMDB says why.
+        return  # It exists, or cannot be created; then LMDB's own attempt reports why.
     try:
         os.posix_fallocate(descriptor, 0, _LOCK_BYTES)
     except OSError as error:
@@ -51,12 +57,20 @@ def open_files(
     map_bytes: int,
     held: int,
     readers_max: int,
-) -> tuple[Any, dict[bytes, Any], Place]:
-    """An open environment, the handles of its named databases, for which LMDB waits for the write
-    lock, and where its file was.
+) -> tuple[lmdb.Environment, dict[bytes, DatabaseHandle], OpenedFile]:
+    """Open an environment and its named databases; the latter waits for the write lock.
 
     Args:
-        map_bytes: address space to reserve. held: bytes of the file, which is enough for reading.
+        folder: the folder of data.mdb.
+        names: names of the databases.
+        create: create missing files and databases.
+        map_bytes: address space to reserve.
+        held: size of the file, 0 if it is new. If there is too little address space for
+            ``map_bytes``, the map gets this size, which is enough for reading.
+        readers_max: maximum of concurrent read transactions of all processes.
+
+    Returns:
+        The environment, the handles of its databases by name, and the identity of data.mdb.
     """
     open_mapped = functools.partial(
         lmdb.open,
@@ -69,35 +83,36 @@ def open_files(
     )
     with translated(folder):
         make_lock_file(folder)
-        place = Place(folder / "data.mdb")
+        file = OpenedFile(folder / "data.mdb")
         if held:
-            place.found()  # Before, so that another one that comes meanwhile is noticed.
+            file.remember()  # Before opening, so that a replacement during it is detected.
         try:
             handle = open_mapped(map_size=map_bytes)
-        except lmdb.MemoryError:  # Reading needs no room to grow.
+        except lmdb.MemoryError:  # Too little address space; reading needs only the file's size.
             handle = open_mapped(map_size=held)
         try:
             handle.reader_check()
-            # In one transaction, as open_db would begin its own with the GIL held: while it waits
-            # for the lock, this process would stand still.
+            # One explicit transaction: open_db without one would begin its own with the GIL held,
+            # which would block all threads while it waits for the write lock.
             with handle.begin(write=True) as transaction:
                 databases = {n: handle.open_db(n, transaction, create=create) for n in names}
             if not held:
                 set_file_mode(folder / "data.mdb")
-                place.found()
-            return handle, databases, place
+                file.remember()
+            return handle, databases, file
         except BaseException:
             handle.close()
             raise
 
 
 def fill_cut_file(folder: Path) -> None:
-    """Give a file that was cut its length again, of zeros, which LMDB calls damaged: reading where
-    nothing is would end the process. For a file that this process does not have open."""
+    """Extend a truncated file to its former length with zeros. LMDB reports zero pages as damaged,
+    whereas reading past the end would kill the process. The file must not be open in this
+    process."""
     chosen: dict[str, Any] = {"readonly": True, "lock": False, "lib_version": LMDB_FORMAT_0_9}
     with translated(folder), lmdb.open(os.fspath(folder), **chosen) as handle:
         wanted = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
     with open(folder / "data.mdb", "r+b") as file:
         if os.fstat(file.fileno()).st_size < wanted:
-            # Unlike a truncation, it takes nothing from who makes the file longer meanwhile.
+            # Unlike ftruncate it never shrinks the file, if another process extends it.
             os.posix_fallocate(file.fileno(), wanted - 1, 1)

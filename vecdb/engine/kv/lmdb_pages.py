@@ -1,14 +1,13 @@
-"""What a file of LMDB says of itself, read without mapping it.
+"""LMDB's meta pages and list of free pages, read without mapping the file.
 
-A page that LMDB has mapped and that lies past the end of the file ends the process that touches it
-(SIGBUS), so the size is checked before the file is opened. Format of LMDB 0.9 (lmdb.h, mdb.c); all
-numbers little-endian:
+Touching a mapped page past the end of the file kills the process (SIGBUS), so the size of a file is
+checked before LMDB opens it. Format of LMDB 0.9 (lmdb.h, mdb.c); all numbers little-endian:
 
     page       u64 number, u16 pad, u16 flags, u16 lower, u16 upper; then the offsets of its nodes,
                u16 each, up to ``lower``
-    meta page  after the head of a page: u32 0xBEEFC0DE, u32 version, u64 address, u64 map size, two
-               databases (free pages, main), u64 last page, u64 transaction. Pages 0 and 1 are meta
-               pages; the one with the greater transaction counts.
+    meta page  after the header of a page: u32 0xBEEFC0DE, u32 version, u64 address, u64 map size,
+               two databases (free pages, main), u64 last page, u64 transaction. Pages 0 and 1 are
+               meta pages; the one with the greater transaction is current.
     database   u32 (page size, in the first one), u16 flags, u16 depth, u64 branch pages, leaf
                pages, overflow pages, entries, root
     node       u16, u16, u16 flags, u16 length of the key, the key, the value. In a branch the first
@@ -16,8 +15,8 @@ numbers little-endian:
                value with flag 1 is the number of the overflow page that holds it.
     free pages u64 count, then u64 page numbers
 
-The last page is not the end of the file where a transaction frees pages that it has just allocated:
-they are never written. So a file that is too short is whole if all that it lacks is free.
+A file may end before its last page: pages that a transaction allocates and frees again are never
+written. So a file that is too short is complete if all missing pages are free.
 """
 
 from __future__ import annotations
@@ -51,13 +50,20 @@ _NO_PAGE: Final = 2**64 - 1
 _PAGE_BYTES_MIN: Final = 256
 _PAGE_BYTES_MAX: Final = 65_536
 _ATTEMPTS: Final = 5
-"""A process that commits may reuse pages of the free list while they are read."""
+"""The check is repeated if another process commits during it, which may reuse pages of the free
+list while they are read."""
 
 
 @dataclass(frozen=True)
 class Meta:
-    """A meta page: size of a page, number of the last one and of the transaction, root of the
-    database of free pages."""
+    """A meta page.
+
+    Attributes:
+        page_bytes: size of a page.
+        last_page: number of the last page.
+        transaction: number of the transaction that wrote it.
+        free_root: root page of the database of free pages.
+    """
 
     page_bytes: int
     last_page: int
@@ -66,7 +72,7 @@ class Meta:
 
 
 def read_meta(descriptor: int) -> Meta | None:
-    """The meta page that counts; None if either can't be read, which LMDB refuses as well."""
+    """Return the current meta page; None if either is unreadable, which LMDB rejects as well."""
     first = _meta_at(descriptor, 0)
     second = None if first is None else _meta_at(descriptor, first.page_bytes)
     if first is None or second is None:
@@ -75,7 +81,7 @@ def read_meta(descriptor: int) -> Meta | None:
 
 
 def last_transaction(file: Path) -> int | None:
-    """Number of the last committed transaction; None if it can't be read."""
+    """Return the number of the last committed transaction; None if it cannot be read."""
     with contextlib.suppress(OSError), _opened(file) as descriptor:
         meta = read_meta(descriptor)
         return None if meta is None else meta.transaction
@@ -83,21 +89,22 @@ def last_transaction(file: Path) -> int | None:
 
 
 def check_whole(file: Path) -> None:
-    """Raise unless all pages that LMDB may touch are in the file; a damaged head is left to LMDB.
+    """Check that the file contains all pages that LMDB may touch. If a meta page is damaged, pass:
+    LMDB will report it.
 
     Raises:
-        DataLossError: STORE_CUT: it is empty, or shorter than its last page that is in use.
-        FileNotFoundError: it is not there.
+        DataLossError: STORE_CUT: the file is empty, or ends before its last page in use.
+        FileNotFoundError: the file does not exist.
     """
     with _opened(file) as descriptor:
         for _ in range(_ATTEMPTS):
             size = os.fstat(descriptor).st_size
             if size == 0:
-                raise _cut(file, "it is empty; LMDB would take it for a new one")
+                raise _cut(file, "the file is empty; LMDB would treat it as new")
             meta = read_meta(descriptor)
             if meta is None:
                 return
-            # Asked again: a commit makes the file longer first and then says so.
+            # Read the size again: a commit first extends the file, then writes its meta page.
             size = os.fstat(descriptor).st_size
             expected = (meta.last_page + 1) * meta.page_bytes
             if size >= expected:
@@ -109,13 +116,13 @@ def check_whole(file: Path) -> None:
                 continue
             if free == len(lacking):
                 return
-            raise _cut(file, f"it has {size} bytes, expected {expected}")
-        # It grows under our eyes, by a process that has it mapped.
+            raise _cut(file, f"expected {expected} bytes, got {size}")
+        # Another process commits all the time, so it has the file mapped: the file is usable.
 
 
 def _cut(file: Path, what: str) -> DataLossError:
     return DataLossError(
-        f"the store's file was cut short ({file}: {what}); restore a backup, or drop the "
+        f"the store's file was truncated ({file}: {what}); restore a backup, or drop the "
         "collection",
         Reason.STORE_CUT,
     )
@@ -123,7 +130,7 @@ def _cut(file: Path, what: str) -> DataLossError:
 
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[int]:
-    # Of the data file alone: closing LMDB's lock file would release this process's locks on it.
+    # Only for data.mdb: closing a descriptor of lock.mdb would release this process's locks on it.
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -148,7 +155,7 @@ def _meta_at(descriptor: int, at: int) -> Meta | None:
 
 
 def _free_among(descriptor: int, meta: Meta, pages: range) -> int:
-    """How many of these pages are in the list of free pages, as far as that can be read."""
+    """Return how many of these pages are in the list of free pages; 0 if it is unreadable."""
     try:
         return len(_free_pages(descriptor, meta, pages))
     except (struct.error, ValueError, OSError):

@@ -1,14 +1,14 @@
-"""Waiting for LMDB's write lock without waiting for ever.
+"""Waiting for LMDB's write lock with a limit.
 
-LMDB has one write lock a store, shared by all processes, and its wait for it can't be ended: if the
-process that holds it was stopped (SIGSTOP, a debugger), whoever wants it waits until that one goes
-on or ends. So a thread of its own does the waiting (``Errand``), and its caller gives up once the
-lock was wanted for ``PATIENCE_S`` seconds in which nobody committed anything (``WriteLock``): the
-store is stuck. While it is, all who want to write there are refused at once. A thread that gets the
-lock after its caller has given up changes nothing.
+LMDB has one write lock per store, shared by all processes, and waiting for it cannot be
+interrupted: if the process that holds it is stopped (SIGSTOP, a debugger), all others wait until it
+continues or ends. So a separate thread waits (``BlockingCall``). Its caller gives up once the lock
+was awaited for ``PATIENCE_S`` seconds without a commit by any process (``WriteLock``): the store is
+stuck. While it is stuck, further writes are rejected at once. If a thread gets the lock after its
+caller gave up, it aborts its transaction.
 
-Opening a store takes the lock too, and a store must not be opened twice in a process: an opening
-that its caller has given up goes on, and the next one takes its result (``Openings``).
+Opening a store takes the lock too, and a process must not open a store twice. So an opening whose
+caller gave up continues, and the next caller takes its result (``PendingOpenings``).
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from vecdb.engine.kv.lmdb_pages import last_transaction
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.errors import ResourceExhaustedError, UnavailableError
 from vecdb.reasons import Reason
 
 __all__ = [
     "POLL_S",
-    "Errand",
-    "Openings",
+    "BlockingCall",
+    "PendingOpenings",
     "Reservation",
     "WriteLock",
     "run_reserved",
@@ -37,7 +38,7 @@ __all__ = [
 Result = TypeVar("Result")
 
 PATIENCE_S: Final = 5.0
-"""Far longer than a transaction of ours takes (``GROUP_BYTES_MAX``), on a slow disk too."""
+"""Far longer than a transaction of vecdb takes (``GROUP_BYTES_MAX``), even on a slow disk."""
 
 POLL_S: Final = 0.1
 
@@ -46,20 +47,20 @@ def start_thread(function: Callable[[], None], name: str) -> threading.Thread:
     """Start a daemon thread.
 
     Raises:
-        ResourceExhaustedError: OUT_OF_MEMORY, the system gives no further one.
+        ResourceExhaustedError: OUT_OF_MEMORY: the system cannot start another thread.
     """
     try:
         thread = threading.Thread(target=function, name=name, daemon=True)
         thread.start()
     except RuntimeError as error:
         raise ResourceExhaustedError(
-            f"no thread could be started, nothing was written ({error})", Reason.OUT_OF_MEMORY
+            f"cannot start a thread, nothing was written ({error})", Reason.OUT_OF_MEMORY
         ) from error
     return thread
 
 
 class WriteLock:
-    """The write lock of one store as this process sees it. Safe to use from many threads."""
+    """How long this process has been waiting for the write lock of one store. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -69,26 +70,28 @@ class WriteLock:
         self._seen: int | None = None
 
     @property
-    def wanted(self) -> bool:
-        """A thread of this process waits for it."""
+    def is_awaited(self) -> bool:
+        """Whether a thread of this process waits for the lock."""
         return self._waiting > 0
 
-    def ask(self) -> None:
-        """A thread begins to wait."""
+    def begin_wait(self) -> None:
+        """Record that a thread begins to wait."""
         with self._guard:
             if self._waiting == 0:
                 self._seen = None
             self._waiting += 1
 
-    def got(self) -> None:
-        """A thread has waited: it has the lock, or has failed."""
+    def end_wait(self) -> None:
+        """Record that a thread has stopped waiting: it has the lock, or failed."""
         with self._guard:
             self._waiting -= 1
             self._seen = None
 
     def is_stuck(self) -> bool:
-        """It was wanted for too long, and nobody commits. To be asked again and again while one
-        waits: the time counts from the first question."""
+        """Return whether the lock has been awaited for ``PATIENCE_S`` seconds without a commit.
+
+        Call it repeatedly while waiting: the time counts from the first call.
+        """
         with self._guard:
             if self._waiting == 0:
                 return False
@@ -102,7 +105,7 @@ class WriteLock:
             return True
 
     def check(self) -> None:
-        """Raise if it is stuck.
+        """Raise if the lock is stuck.
 
         Raises:
             UnavailableError: STORE_LOCKED.
@@ -111,7 +114,7 @@ class WriteLock:
             raise self.error()
 
     def error(self) -> UnavailableError:
-        """What is raised then."""
+        """Return the error for a stuck lock."""
         return UnavailableError(
             f"another process has held the write lock of {self._folder} for more than "
             f"{PATIENCE_S:g} s without a commit, nothing was written; continue or end that process "
@@ -121,22 +124,22 @@ class WriteLock:
 
 
 class Reservation:
-    """Who decides on a piece of work: the thread that does it, or the caller that gives it up."""
+    """Decides once between the thread that does some work and the caller that gives it up."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._owner: str | None = None
 
     def take(self, owner: str) -> bool:
-        """True if it is this one's, now or since an earlier call."""
+        """Return True if ``owner`` made the reservation, with this or an earlier call."""
         with self._guard:
             if self._owner is None:
                 self._owner = owner
             return self._owner == owner
 
 
-class Errand(Generic[Result]):
-    """A call in a thread of its own, since it may block in C. It begins at once."""
+class BlockingCall(Generic[Result]):
+    """A call in a separate thread, since it may block in C. It starts at once."""
 
     def __init__(self, function: Callable[[], Result], name: str) -> None:
         self._function = function
@@ -153,81 +156,82 @@ class Errand(Generic[Result]):
         self._done.set()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended, after this many seconds at most."""
+        """Wait at most this many seconds; return whether the call has ended."""
         return self._done.wait(seconds)
 
     def result(self) -> Result:
-        """What it returned or raised, once it has ended."""
-        self._thread.join()  # The next one takes over its stack, where there is no room for two.
+        """Return or raise the outcome of the call; wait until it has ended."""
+        self._thread.join()  # So that its stack is free for the next thread if memory is short.
         if self._error is not None:
             try:
                 raise self._error
             finally:
-                self._error = None  # Its traceback leads back to here.
+                self._error = None  # Break the cycle through its traceback to this frame.
         result: Result = self._result
         return result
 
 
 class _GivenUpError(Exception):
-    """The caller did not wait any longer; the transaction is aborted."""
+    """The caller has given up; the transaction is aborted."""
 
 
 def run_reserved(
     lock: WriteLock,
-    transact: Callable[[Callable[[Any], Result]], Result],
-    function: Callable[[Any], Result],
+    transact: Callable[[Callable[[Transaction], Result]], Result],
+    function: Callable[[Transaction], Result],
 ) -> Result:
-    """``transact(function)`` in a thread of its own, given up if the lock is stuck.
+    """Run ``transact(function)`` in a separate thread; give up if the lock is stuck.
 
     Raises:
-        UnavailableError: STORE_LOCKED, ``function`` was not run and will not be.
+        UnavailableError: STORE_LOCKED: ``function`` was not run and will not be run.
     """
     lock.check()
     reserve = Reservation()
 
-    def claimed(transaction: Any) -> Result:
+    def reserved(transaction: Transaction) -> Result:
         if not reserve.take("thread"):
             raise _GivenUpError
         return function(transaction)
 
-    errand = Errand(lambda: transact(claimed), "vecdb-transaction")
-    while not errand.wait(POLL_S):
+    call = BlockingCall(lambda: transact(reserved), "vecdb-transaction")
+    while not call.wait(POLL_S):
         if lock.is_stuck() and reserve.take("caller"):
             raise lock.error()
-    return errand.result()
+    return call.result()
 
 
-class Openings:
-    """Openings of stores that are under way in this process, by folder."""
+class PendingOpenings:
+    """Openings of stores in progress in this process, by folder. Thread-safe."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._under_way: dict[str, tuple[WriteLock, Errand[Any]]] = {}
+        self._pending: dict[str, tuple[WriteLock, BlockingCall[Any]]] = {}
 
     def run(self, folder: Path, function: Callable[[], Result]) -> Result:
-        """``function()``, or what an earlier call for this folder gave that nobody waited for.
+        """Return the result of ``function()``, or of an earlier call for this folder whose callers
+        gave up.
 
         Raises:
-            UnavailableError: STORE_LOCKED; it goes on.
+            UnavailableError: STORE_LOCKED: the lock is stuck; the opening continues.
         """
         key = os.path.realpath(folder)
         while True:
             with self._guard:
-                if key not in self._under_way:
+                if key not in self._pending:
                     lock = WriteLock(folder)
-                    lock.ask()
-                    errand = Errand(function, "vecdb-open-store")
-                    self._under_way[key] = lock, errand
-                lock, errand = self._under_way[key]
-            while not errand.wait(POLL_S):
+                    lock.begin_wait()
+                    call = BlockingCall(function, "vecdb-open-store")
+                    self._pending[key] = lock, call
+                lock, call = self._pending[key]
+            while not call.wait(POLL_S):
                 lock.check()
             with self._guard:
-                if self._under_way.get(key) != (lock, errand):
-                    continue  # Another thread has its result.
-                del self._under_way[key]
-            return errand.result()
+                if self._pending.get(key) != (lock, call):
+                    continue  # Another thread has taken the result.
+                del self._pending[key]
+            return call.result()
 
     def forget(self) -> None:
-        """After a fork: the threads are the parent's."""
+        """Discard all in a forked child: the threads exist only in the parent."""
         self._guard = threading.Lock()
-        self._under_way = {}
+        self._pending = {}

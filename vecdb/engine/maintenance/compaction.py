@@ -23,7 +23,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from vecdb import checks
 from vecdb.engine.indexing.indexer import CollectionIndexer
 from vecdb.engine.indexing.merge_policy import graph_row_bytes
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.maintenance.backup.backup import finish_store, open_copy
 from vecdb.engine.runtime.catalog import Catalog
 from vecdb.engine.runtime.data_folder import COMPACTION_DRAFT, remove_leftovers
@@ -66,7 +67,7 @@ def compact(path: str | os.PathLike[str]) -> CompactionReport:
     if not (root / "FORMAT").is_file():
         raise NotFoundError(f"there is no database in {root}", Reason.NO_DATABASE)
     options = Options()
-    with os_errors_translated(str(root)), FolderUse(root, alone=True):
+    with os_errors_translated(str(root)), FolderUse(root, exclusive=True):
         before = folder_bytes(root)
         remove_leftovers(root)
         catalog = Catalog(root, options.map_bytes)  # It also empties the trash.
@@ -161,7 +162,7 @@ def _copy(store: Store, target: Environment, segments: Path, collection_id: str)
     dead = read_deleted(store, 0, counters.next_row, seq)
     held = np.zeros(0, np.int64)
     for number, entry in placed.items():
-        if entry["state"] == "published":
+        if entry.is_published:
             mapped = Segment(segments / str(number), number, collection_id, entry)
             held = np.union1d(held, mapped.content.rows)
     counters.metadata_count = _copy_records(store, target, dead)
@@ -169,18 +170,18 @@ def _copy(store: Store, target: Environment, segments: Path, collection_id: str)
     _copy_values(source, target, b"ids")
     _copy_requests(source, target)
 
-    def write(transaction: Any) -> None:
+    def write(transaction: Transaction) -> None:
         _put_all(transaction, target, b"dead", source, np.intersect1d(dead, held))
         for number in sorted(placed):
             key = layout.row_key(number)
-            value = layout.pack_json(key, placed[number])
+            value = placed[number].pack(key)
             transaction.put(key, value, db=target.database(b"segments"), append=True)
         meta = target.database(b"meta")
         with source.read() as reading, reading.cursor(source.database(b"meta")) as cursor:
-            for key, value in cursor.iternext(keys=True, values=True):
-                layout.open_value(key, value, "meta")
-                if bytes(key) not in (b"purging", b"counters"):
-                    transaction.put(bytes(key), bytes(value), db=meta)
+            for name, kept in cursor.iternext(keys=True, values=True):
+                layout.open_value(name, kept, "meta")
+                if bytes(name) not in (b"purging", b"counters"):
+                    transaction.put(bytes(name), bytes(kept), db=meta)
         sealed = layout.seal_value(b"counters", counters.pack())
         transaction.put(b"counters", sealed, db=meta)
 
@@ -188,7 +189,7 @@ def _copy(store: Store, target: Environment, segments: Path, collection_id: str)
 
 
 def _put_all(
-    transaction: Any,
+    transaction: Transaction,
     target: Environment,
     name: bytes,
     source: Environment,
@@ -198,7 +199,7 @@ def _put_all(
     with source.read() as reading:
         for row in rows.tolist():
             key = layout.row_key(row)
-            value = reading.get(key, db=source.database(name))
+            value = reading.get(key, db=source.database(name)) or b""
             layout.open_value(key, value, name.decode())
             transaction.put(key, bytes(value), db=target.database(name), append=True)
 
@@ -207,7 +208,7 @@ def _copy_values(
     source: Environment,
     target: Environment,
     name: bytes,
-    is_kept: Callable[[Any, memoryview, memoryview], bool] | None = None,
+    is_kept: Callable[[Transaction, memoryview, memoryview], bool] | None = None,
 ) -> None:
     """Copy a database as it is, checksums compared.
 
@@ -243,7 +244,7 @@ def _copy_requests(source: Environment, target: Environment) -> None:
     requests = Requests(source)
     anew: list[tuple[bytes, bytes]] = []
 
-    def is_kept(reading: Any, key: memoryview, value: memoryview) -> bool:
+    def is_kept(reading: Transaction, key: memoryview, value: memoryview) -> bool:
         request_id = bytes(key)
         age_key = requests.lost_age(reading, request_id, value)
         if age_key is not None:
@@ -257,7 +258,7 @@ def _copy_requests(source: Environment, target: Environment) -> None:
 
     _copy_values(source, target, b"requests", is_kept)
 
-    def write(transaction: Any) -> None:
+    def write(transaction: Transaction) -> None:
         for key, value in anew:
             transaction.put(key, value, db=target.database(b"requests"))
 
@@ -265,7 +266,7 @@ def _copy_requests(source: Environment, target: Environment) -> None:
 
 
 def _append(target: Environment, name: bytes, items: list[tuple[bytes, bytes]]) -> None:
-    def write(transaction: Any) -> None:
+    def write(transaction: Transaction) -> None:
         with transaction.cursor(target.database(name)) as cursor:
             cursor.putmulti(items, append=True)
 
@@ -286,7 +287,7 @@ def _copy_records(store: Store, target: Environment, dead: npt.NDArray[np.int64]
 
 
 def _some_records(
-    store: Store, reading: Any, first_row: int, dead: npt.NDArray[np.int64]
+    store: Store, reading: Transaction, first_row: int, dead: npt.NDArray[np.int64]
 ) -> tuple[list[tuple[bytes, bytes]], int]:
     """Records from a row on, of at most 32 MB, and the row to go on at; -1 at the end."""
     kept: list[tuple[bytes, bytes]] = []

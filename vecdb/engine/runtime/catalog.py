@@ -26,11 +26,12 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.lmdb_files import fill_cut_file
 from vecdb.engine.kv.named_database import NamedDatabase
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.runtime.catalog_loss import catalog_fault, catalog_lost, stores_on_disk
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store, dropped_error, mark_dropped
@@ -49,13 +50,30 @@ from vecdb.errors import (
 from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, CollectionDescription
 
-__all__ = ["Catalog", "catalog_environment", "copy_catalog", "new_catalog"]
+__all__ = [
+    "Catalog",
+    "CatalogEntry",
+    "catalog_environment",
+    "copy_catalog",
+    "new_catalog",
+    "new_entry",
+]
 
 _DATABASES = (b"names", b"aliases")
 _MAP_BYTES = 1024**3
 _PATIENCE_S = 8.0
-_WHAT = "catalogue entry"
 _log = logging.getLogger("vecdb.engine")
+
+
+class CatalogEntry(TypedDict):
+    """The JSON object of a collection; state: "creating", "ready" or "dropping"."""
+
+    id: str
+    dim: int
+    metric: str
+    M: int
+    ef_construction: int
+    state: str
 
 
 class Catalog:
@@ -145,7 +163,7 @@ class Catalog:
             elif taken is not None:
                 raise AlreadyExistsError(f"collection {name!r} exists already", Reason.NAME_TAKEN)
             collection_id = uuid.uuid4().hex[:16]
-            entry = {**layout.config_entry(collection_id, config), "state": "creating"}
+            entry = new_entry(collection_id, config, "creating")
             self._put(name, entry)
             failpoint("create.entered")
             try:
@@ -172,7 +190,7 @@ class Catalog:
             AlreadyExistsError: the new name is taken, in whatever state.
         """
 
-        def write(transaction: Any) -> str:
+        def write(transaction: Transaction) -> str:
             entry = self._entry(transaction, old)
             if entry is None or entry["state"] != "ready":
                 raise NotFoundError(f"there is no collection {old!r}", Reason.NO_COLLECTION)
@@ -238,7 +256,7 @@ class Catalog:
                 self._enter_drop(name, entry)
             return str(entry["id"])
 
-    def _enter_drop(self, name: str, entry: dict[str, Any]) -> None:
+    def _enter_drop(self, name: str, entry: CatalogEntry) -> None:
         try:
             self._put(name, {**entry, "state": "dropping"})
             failpoint("drop.entered")
@@ -283,7 +301,7 @@ class Catalog:
         fsync_folder(folder)
         fsync_folder(folder.parent)
 
-    def _undo_create(self, name: str, entry: dict[str, Any]) -> None:
+    def _undo_create(self, name: str, entry: CatalogEntry) -> None:
         # Said again, as a commit of unknown outcome may have made it ready.
         self._put(name, {**entry, "state": "creating"})
         folder = self.folder(entry["id"])
@@ -291,7 +309,7 @@ class Catalog:
             shutil.rmtree(folder)
         self._remove(name)
 
-    def _finish_drop(self, name: str, entry: dict[str, Any], store: Store | None) -> None:
+    def _finish_drop(self, name: str, entry: CatalogEntry, store: Store | None) -> None:
         folder = self.folder(entry["id"])
         if folder.exists():
             self._mark_dropped(folder / "store", store)
@@ -343,23 +361,23 @@ class Catalog:
                     _log.warning("%r stays half %s for now: %s", name, what, error)
             self.empty_trash()
 
-    def _entry(self, transaction: Any, name: str) -> dict[str, Any] | None:
+    def _entry(self, transaction: Transaction, name: str) -> CatalogEntry | None:
         key = name.encode()
         value = transaction.get(key, db=self._names)
-        return None if value is None else layout.unpack_json(key, value, _WHAT)
+        return None if value is None else _unpacked(key, value)
 
-    def _entries(self, transaction: Any) -> dict[str, dict[str, Any]]:
+    def _entries(self, transaction: Transaction) -> dict[str, CatalogEntry]:
         with transaction.cursor(self._names) as cursor:
             entries = {}
             for key, value in cursor.iternext(keys=True, values=True):
                 try:
-                    entries[bytes(key).decode()] = layout.unpack_json(key, value, _WHAT)
+                    entries[bytes(key).decode()] = _unpacked(key, value)
                 except DataLossError as damage:
                     # Who asks for it by its name is told; the others are there as ever.
                     _log.warning("%s (%s)", damage, self.environment.folder)
             return entries
 
-    def _put(self, name: str, entry: dict[str, Any]) -> None:
+    def _put(self, name: str, entry: CatalogEntry) -> None:
         key = name.encode()
         value = layout.pack_json(key, entry)
         self.environment.transact(lambda transaction: transaction.put(key, value, db=self._names))
@@ -387,6 +405,16 @@ def catalog_environment(root: Path) -> Environment:
     return Environment(root / "catalog", _DATABASES, create=False, map_bytes=_MAP_BYTES)
 
 
+def new_entry(collection_id: str, config: CollectionConfig, state: str) -> CatalogEntry:
+    """Return the entry of a collection."""
+    entry = {**layout.config_entry(collection_id, config), "state": state}
+    return cast("CatalogEntry", entry)
+
+
+def _unpacked(key: bytes | memoryview, value: memoryview) -> CatalogEntry:
+    return cast("CatalogEntry", layout.unpack_json(key, value, "catalogue entry"))
+
+
 def copy_catalog(root: Path, folder: Path) -> dict[str, str]:
     """Copy the catalogue of the data folder ``root`` into a folder, without what is half made or
     half dropped. catalog.lock must be held, and this process must not have the catalogue open.
@@ -402,10 +430,10 @@ def copy_catalog(root: Path, folder: Path) -> dict[str, str]:
     copy = Environment(folder, _DATABASES, create=False, map_bytes=_MAP_BYTES)
     names = copy.database(b"names")
 
-    def keep_ready(transaction: Any) -> dict[str, str]:
+    def keep_ready(transaction: Transaction) -> dict[str, str]:
         with transaction.cursor(names) as cursor:
             entries = {
-                bytes(key): layout.unpack_json(key, value, _WHAT)
+                bytes(key): _unpacked(key, value)
                 for key, value in cursor.iternext(keys=True, values=True)
             }
         for key, entry in entries.items():

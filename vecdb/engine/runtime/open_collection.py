@@ -213,10 +213,11 @@ class OpenCollection:
             self.garbage = garbage_rows(self.store, transaction)
             generation = self.store.read_state(transaction).generation
             if generation != self._flat_rows[0]:
-                rows = {"flat": 0, "graph": 0}
+                flat = graph = 0
                 for _, entry in in_place(self.store.read_segments(transaction)):
-                    rows[entry["kind"]] += entry["count"]
-                self._flat_rows = (generation, rows["flat"], rows["graph"])
+                    flat += 0 if entry.has_graph else entry.count
+                    graph += entry.count if entry.has_graph else 0
+                self._flat_rows = (generation, flat, graph)
         self._live_count = counters.live_count
         unindexed = counters.next_row - counters.sealed_to + self._flat_rows[1]
         self.backpressure.note(unindexed * row_bytes(self.store), self._flat_rows[2])

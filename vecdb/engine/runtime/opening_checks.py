@@ -8,8 +8,8 @@ it takes the ends of a few databases and no walk, so that opening stays cheap.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store
@@ -19,7 +19,7 @@ from vecdb.reasons import Reason
 __all__ = ["check_counters"]
 
 
-def check_counters(store: Store, transaction: Any) -> None:
+def check_counters(store: Store, transaction: Transaction) -> None:
     """Compare counters and ``state`` with what they speak of.
 
     An entry of ``segments`` whose own checksum fails is passed over here: rows can be read without
@@ -57,7 +57,7 @@ def check_counters(store: Store, transaction: Any) -> None:
         placed = [entry for _, entry in in_place(store.read_segments(transaction))]
     except DataLossError:
         return
-    edges = [(0, 0), *((e["first_row"], e["end_row"]) for e in placed)]
+    edges = [(0, 0), *((e.first_row, e.end_row) for e in placed)]
     for (_, end), (first, _) in pairwise(edges):
         if first != end:
             raise differ("sealed_to", counters.sealed_to, first, f"after row {end} a segment from ")
@@ -65,7 +65,7 @@ def check_counters(store: Store, transaction: Any) -> None:
         raise differ("sealed_to", counters.sealed_to, edges[-1][1], "an end of the segments at ")
 
 
-def _last_key(store: Store, transaction: Any, name: bytes) -> int | None:
+def _last_key(store: Store, transaction: Transaction, name: bytes) -> int | None:
     """The number that the last key of a database begins with; None if the database is empty."""
     with transaction.cursor(store.environment.database(name)) as cursor:
         if not cursor.last():

@@ -50,7 +50,7 @@ from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.files import os_errors_translated
 from vecdb.engine.system.folder_use import FolderUse
-from vecdb.engine.system.turns import Turns
+from vecdb.engine.system.named_locks import NamedLocks
 from vecdb.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -87,7 +87,7 @@ class Runtime:
     _of_parent: ClassVar[dict[str, str]] = {}  # Folders that were open at a fork, why not again.
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], **options: Any) -> Runtime:
+    def open(cls, path: str | os.PathLike[str], **options: object) -> Runtime:
         """Open the folder, made if it is not there; the same object if it is open already.
 
         Raises:
@@ -123,7 +123,7 @@ class Runtime:
         self._closed = self._forked_away = False
         self._facades: dict[Any, Any] = {}
         self._lock = threading.Lock()
-        self._turns = Turns()
+        self._collection_locks = NamedLocks()
         self.collections: dict[str, OpenCollection] = {}
         self._lru = StoreLru(options.open_collections_max)
         raise_file_limit()
@@ -245,7 +245,7 @@ class Runtime:
         self.check_usable()
         with os_errors_translated(str(self.path)):
             collection_id = self.catalog.drop(checks.check_name(name))
-            with self._turns.of(collection_id):
+            with self._collection_locks.of(collection_id):
                 opened = self.collections.get(collection_id)
                 store = opened.store if opened else None
                 self.upkeep.forget(collection_id)
@@ -255,11 +255,11 @@ class Runtime:
                     self._let_go(collection_id)
             self.catalog.empty_trash()
 
-    def forget_dead_readers(self) -> None:
+    def clear_stale_readers(self) -> None:
         """Clear reader slots of processes that were killed, so that LMDB reuses their pages."""
         for opened in list(self.collections.values()):
             with contextlib.suppress(VecdbError):
-                opened.store.environment.forget_dead_readers()
+                opened.store.environment.clear_stale_readers()
 
     def close(self) -> None:
         """Close it once for each time it was opened; the last one waits for batches at hand.
@@ -372,7 +372,7 @@ class Runtime:
         return self.catalog.gone_error(collection_id)
 
     def _open_collection(self, collection_id: str) -> OpenCollection:
-        with self._turns.of(collection_id), os_errors_translated(str(self.path)):
+        with self._collection_locks.of(collection_id), os_errors_translated(str(self.path)):
             opened = self.collections.get(collection_id)
             if opened is None:
                 self.catalog.environment.check_in_place()
@@ -394,7 +394,7 @@ class Runtime:
         """What an earlier process left to do."""
         with opened.store.environment.read() as transaction:
             entries = opened.store.read_segments(transaction)
-        if any(e["state"] != "published" or e["kind"] == "flat" for e in entries.values()):
+        if any(not e.is_published or not e.has_graph or e.lost_parts for e in entries.values()):
             self._supervisor.wake(opened.id)
         self._look_for_work(opened)
 
@@ -419,7 +419,7 @@ class Runtime:
         if commit == self._dropped_looked_at:
             return
         for collection_id in self.catalog.dropped(list(self.collections)):
-            with self._turns.of(collection_id):
+            with self._collection_locks.of(collection_id):
                 self._let_go(collection_id)
         self._dropped_looked_at = commit
 

@@ -23,7 +23,7 @@ def collection_stats(opened: OpenCollection, indexer: str) -> CollectionStats:
         entries = store.read_segments(transaction)
         lease, now_ns = oldest_lease(store, transaction), store.clock.read(transaction)
     readers, oldest_reader_lag = store.environment.readers()
-    size = {number: entry["bytes"] for number, entry in in_place(entries)}
+    size = {number: entry.file_bytes for number, entry in in_place(entries)}
     segments = [
         SegmentStats(
             number=s.number,

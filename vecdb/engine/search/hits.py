@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -253,10 +253,13 @@ def _info(snapshot: Snapshot, parts: Sequence[Found], wanted: Wanted) -> SearchI
     )
 
 
-def _distances(scores: npt.NDArray[np.float32], metric: Metric) -> Any:
+def _distances(scores: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float32]:
     """Kernels score by squared distance or negated product; callers get what ``Metric`` says."""
     if metric is Metric.EUCLIDEAN:
-        return np.sqrt(np.maximum(scores, _ZERO))
+        distances: npt.NDArray[np.float32] = np.sqrt(np.maximum(scores, _ZERO))
+        return distances
     if metric is Metric.COSINE:
-        return np.maximum(scores + _ONE, _ZERO)
-    return scores.copy()
+        cosine: npt.NDArray[np.float32] = np.maximum(scores + _ONE, _ZERO)
+        return cosine
+    copied: npt.NDArray[np.float32] = scores.copy()
+    return copied

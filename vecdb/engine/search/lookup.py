@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store.leases import leased
 from vecdb.engine.store.rows import Record
 from vecdb.engine.store.store import Store
@@ -118,7 +119,7 @@ def read_records(
         return records
     filled: list[Any] = [None] * len(rows)
 
-    def fill(transaction: Any, places: npt.NDArray[np.int64], some: list[int]) -> None:
+    def fill(transaction: Transaction, places: npt.NDArray[np.int64], some: list[int]) -> None:
         found = read(transaction, some, seq)
         _count(found, memory)
         for place, record in zip(places.tolist(), found, strict=True):
@@ -143,7 +144,7 @@ def read_vectors(
             return read(transaction, rows)
     vectors = np.empty((len(rows), store.config.dim), np.float32)
 
-    def fill(transaction: Any, places: npt.NDArray[np.int64], some: list[int]) -> None:
+    def fill(transaction: Transaction, places: npt.NDArray[np.int64], some: list[int]) -> None:
         vectors[places] = read(transaction, some)
 
     _in_slices(store, rows, deadline, fill, _SLICE_ROWS)
@@ -154,7 +155,7 @@ def _in_slices(
     store: Store,
     rows: Sequence[int],
     deadline: Deadline | None,
-    fill: Callable[[Any, npt.NDArray[np.int64], list[int]], None],
+    fill: Callable[[Transaction, npt.NDArray[np.int64], list[int]], None],
     slice_rows: int,
 ) -> None:
     """Call ``fill(transaction, places, rows)`` for all, by ascending row, so that each block is

@@ -166,7 +166,7 @@ class Searcher:
         k, metric = found.nodes.shape[1], self._metric_code
         walk_graph = load_kernels().walk
 
-        def walk(scratch: Any, first: int, last: int) -> None:
+        def walk(scratch: object, first: int, last: int) -> None:
             walk_graph(
                 scratch, unit.vectors, graph, unit.dead, queries, first, last, metric, k,
                 wanted.ef, found.nodes, found.scores, found.counts, found.visited, found.deleted,
@@ -203,7 +203,7 @@ class Searcher:
         pair = unit.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
 
-        def scan_slice(_: Any, start: int, stop: int) -> None:
+        def scan_slice(_: object, start: int, stop: int) -> None:
             scan_rows(
                 unit.vectors, unit.dead, start, stop, queries, first, last, self._metric_code, k,
                 found.scores, found.nodes, found.counts,
@@ -211,19 +211,19 @@ class Searcher:
 
         for start in range(0, unit.count, step):
             self._pool.call(deadline, scan_slice, start, min(unit.count, start + step))
-            self._pool.give_way()
+            self._pool.yield_to_waiters()
 
     def _sort(self, found: Found, first: int, last: int, deadline: Deadline) -> None:
         """Turn the heaps of queries first to last - 1 into lists."""
         sort_heaps = load_kernels().sort_heaps
 
-        def sort_slice(_: Any, start: int, stop: int) -> None:
+        def sort_slice(_: object, start: int, stop: int) -> None:
             sort_heaps(found.scores, found.nodes, found.counts, start, stop)
 
         step = max(1, SORT_SLICE_HITS // found.nodes.shape[1])
         for start in range(first, last, step):
             self._pool.call(deadline, sort_slice, start, min(last, start + step))
-            self._pool.give_way()
+            self._pool.yield_to_waiters()
 
     def _scan_unread(
         self, snapshot: Snapshot, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
@@ -324,5 +324,5 @@ def _nothing_yet(unit: SearchUnit, queries: int, k: int, *, walked: bool) -> Fou
     )
 
 
-def _checked_queries(queries: Any, config: CollectionConfig) -> npt.NDArray[np.float32]:
+def _checked_queries(queries: object, config: CollectionConfig) -> npt.NDArray[np.float32]:
     return checks.check_vectors(as_queries(queries, config.dim), config.dim, config.metric, "query")

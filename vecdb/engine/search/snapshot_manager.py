@@ -13,11 +13,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.search.memtable import Memtable
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SegmentSnapshot, Snapshot, is_clean
 from vecdb.engine.search.snapshot_budget import KeepsSnapshots, SnapshotBudget
@@ -28,7 +28,7 @@ from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedErro
 from vecdb.engine.segments.verifying import VerifiedSegments, Verifier
 from vecdb.engine.store import layout
 from vecdb.engine.store.leases import leased
-from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.segment_table import SegmentEntry, in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.store.tombstones import read_deleted, read_deleted_since
 from vecdb.engine.system.files import os_errors_translated
@@ -287,7 +287,7 @@ class SnapshotManager:
         if last is None or died is None:
             memtable = Memtable.empty(counters.sealed_to, self._width, self._memtable_rows_max)
         else:
-            lost = {n for n, e in placed if e["state"] == "lost" or n in self._unreadable}
+            lost = {n for n, e in placed if e.is_quarantined or n in self._unreadable}
             known = {
                 s.number: s.with_tombstones(died)
                 for s in last.segments
@@ -311,16 +311,16 @@ class SnapshotManager:
         return self._snapshot(state, counters, tuple(reversed(segments)), memtable)
 
     def _dead_of(
-        self, number: int, entry: dict[str, Any], state: layout.State
+        self, number: int, entry: SegmentEntry, state: layout.State
     ) -> npt.NDArray[np.int64]:
         """Rows of a segment in place that have died."""
 
-        def check(transaction: Any) -> None:
+        def check(transaction: Transaction) -> None:
             present = self._store.read_segments(transaction).get(number)
-            if present is None or present["state"] not in ("published", "lost"):
+            if present is None or not present.is_in_place:
                 raise _SegmentGoneError(number, state.generation)
 
-        return read_deleted(self._store, entry["first_row"], entry["end_row"], state.seq, check)
+        return read_deleted(self._store, entry.first_row, entry.end_row, state.seq, check)
 
     def _filled_in_slices(self, memtable: Memtable, next_row: int, seq: int) -> Memtable:
         """With the rows up to ``next_row`` that were live at ``seq``, or as many as there is room
@@ -335,17 +335,17 @@ class SnapshotManager:
     def _opened(
         self,
         number: int,
-        entry: dict[str, Any],
+        entry: SegmentEntry,
         state: layout.State,
         dead: npt.NDArray[np.int64],
         held_bytes: int,
     ) -> SegmentSnapshot:
         """A segment in place with its deaths; a lost one's rows from the store, if they are not too
         many beside ``held_bytes`` of others."""
-        first, end = entry["first_row"], entry["end_row"]
-        if entry["state"] == "lost" or number in self._unreadable:
+        first, end = entry.first_row, entry.end_row
+        if entry.is_quarantined or number in self._unreadable:
             content, unread_count = RowArrays.joined([], self._width), 0
-            wanted = held_bytes + entry["count"] * row_bytes(self._store)
+            wanted = held_bytes + entry.count * row_bytes(self._store)
             if self._held_bytes_max is None or wanted <= self._held_bytes_max:
                 content = load_rows(self._store, first, end, state.seq)
             else:
@@ -366,7 +366,11 @@ class SnapshotManager:
         return opened.with_tombstones(dead)
 
     def _filled(
-        self, transaction: Any, memtable: Memtable, end_row: int, dead: npt.NDArray[np.int64]
+        self,
+        transaction: Transaction,
+        memtable: Memtable,
+        end_row: int,
+        dead: npt.NDArray[np.int64],
     ) -> Memtable:
         """With the rows up to ``end_row`` but for dead ones, or as many as there is room for."""
         blocks = self._store.rows.iterate_blocks(transaction, memtable.end_row, end_row)

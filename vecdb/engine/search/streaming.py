@@ -9,12 +9,13 @@ they have been purged since, and each transaction says so.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.search.memtable import aligned_rows
 from vecdb.engine.segments.segment import padded_width
 from vecdb.engine.store.store import Store
@@ -48,7 +49,7 @@ class Unread(NamedTuple):
     live_count: int
 
 
-def check_not_too_old(store: Store, transaction: Any, seq: int) -> None:
+def check_not_too_old(store: Store, transaction: Transaction, seq: int) -> None:
     """Raise OvertakenError if something may be missing of what was live at ``seq``."""
     purged_to = store.purged_to(transaction)
     if purged_to > seq:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +30,7 @@ from vecdb.engine.segments.segment import (
     padded_width,
     write_segment,
 )
-from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.segment_table import SegmentEntry, in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.store.tombstones import read_deleted
 from vecdb.engine.system.failpoints import failpoint
@@ -198,8 +197,8 @@ def _join_flat(
         taken = reserve(
             store,
             FLUSH_LOCK,
-            left_entry["first_row"],
-            right_entry["end_row"],
+            left_entry.first_row,
+            right_entry.end_row,
             replacing=[left, right],
         )
         if taken is None:
@@ -214,7 +213,7 @@ def _join_flat(
 
 
 def intact_rows(
-    store: Store, segments: Path, collection_id: str, number: int, entry: dict[str, Any]
+    store: Store, segments: Path, collection_id: str, number: int, entry: SegmentEntry
 ) -> RowArrays | None:
     """The rows of a segment whose checksums are right; None, and marked lost, if they are not.
 
@@ -233,28 +232,27 @@ def intact_rows(
     return segment.content
 
 
-def _smallest_pair(entries: dict[int, dict[str, Any]], rows_max: int, joined_rows_max: int) -> Any:
+def _smallest_pair(
+    entries: dict[int, SegmentEntry], rows_max: int, joined_rows_max: int
+) -> tuple[tuple[int, SegmentEntry], tuple[int, SegmentEntry]] | None:
     """The flat neighbours to join, or None. An interval that a graph job claimed is left alone."""
     placed = in_place(entries)
     if len(placed) <= SEGMENTS_BEFORE_JOINING:
         return None
     if len(placed) > SEGMENTS_MAX:
         rows_max = joined_rows_max
-    claimed = [e for e in entries.values() if e["state"] == "claimed"]
+    claimed = [e for e in entries.values() if e.is_reserved]
 
-    def free(entry: dict[str, Any]) -> bool:
+    def free(entry: SegmentEntry) -> bool:
         return (
-            entry["state"] == "published"
-            and entry["kind"] == "flat"
-            and not any(
-                c["first_row"] < entry["end_row"] and c["end_row"] > entry["first_row"]
-                for c in claimed
-            )
+            entry.is_published
+            and not entry.has_graph
+            and not any(c.overlaps(entry.first_row, entry.end_row) for c in claimed)
         )
 
     pairs = [
         (left, right)
         for left, right in pairwise(placed)
-        if free(left[1]) and free(right[1]) and left[1]["count"] + right[1]["count"] <= rows_max
+        if free(left[1]) and free(right[1]) and left[1].count + right[1].count <= rows_max
     ]
-    return min(pairs, key=lambda pair: pair[0][1]["bytes"] + pair[1][1]["bytes"], default=None)
+    return min(pairs, key=lambda pair: pair[0][1].file_bytes + pair[1][1].file_bytes, default=None)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.segments.segment import remove_segment_folder
 from vecdb.engine.store import layout
-from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.segment_table import SegmentEntry, in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.failpoints import failpoint
 
@@ -70,7 +70,7 @@ def reserve(
             tombstone of the interval may be removed, instead of only those after the reservation.
     """
 
-    def write(transaction: Any) -> Reservation | None:
+    def write(transaction: Transaction) -> Reservation | None:
         store.check_not_dropped(transaction)
         if _reserved_by_another(store, transaction, lock, first_row, end_row):
             return None
@@ -82,13 +82,8 @@ def reserve(
         )
         counters.next_segment += 1
         store.write_counters(transaction, counters)
-        entry = {
-            "state": "claimed",
-            "lock": lock,
-            "first_row": taken.first_row,
-            "end_row": taken.end_row,
-            "seq": 0 if keep_tombstones else taken.seq,
-        }
+        seq = 0 if keep_tombstones else taken.seq
+        entry = SegmentEntry.reserved(lock, first_row, end_row, seq)
         store.write_segment(transaction, taken.number, entry)
         return taken
 
@@ -106,34 +101,31 @@ def widen(
     """Let a claim of the graph lock reach further to the right; None, and the other arguments, as
     for ``reserve``."""
 
-    def write(transaction: Any) -> Reservation | None:
+    def write(transaction: Transaction) -> Reservation | None:
         if _reserved_by_another(store, transaction, GRAPH_LOCK, old.end_row, end_row):
             return None
         if _has_changed(store, transaction, (old.end_row, end_row), replacing, lost_seq):
             return None
         entry = store.read_segments(transaction)[old.number]
         seq = store.read_state(transaction).seq
-        store.write_segment(transaction, old.number, {**entry, "end_row": end_row})
+        store.write_segment(transaction, old.number, replace(entry, end_row=end_row))
         return Reservation(old.number, old.first_row, end_row, seq)
 
     return store.environment.transact(write)
 
 
 def _reserved_by_another(
-    store: Store, transaction: Any, lock: str, first_row: int, end_row: int
+    store: Store, transaction: Transaction, lock: str, first_row: int, end_row: int
 ) -> bool:
     return any(
-        entry["state"] == "claimed"
-        and entry["lock"] != lock
-        and entry["first_row"] < end_row
-        and entry["end_row"] > first_row
+        entry.is_reserved and entry.lock != lock and entry.overlaps(first_row, end_row)
         for entry in store.read_segments(transaction).values()
     )
 
 
 def _has_changed(
     store: Store,
-    transaction: Any,
+    transaction: Transaction,
     interval: tuple[int, int],
     replacing: Sequence[int] | None,
     lost_seq: int | None,
@@ -147,31 +139,28 @@ def _has_changed(
     present = {
         number
         for number, entry in in_place(store.read_segments(transaction))
-        if entry["first_row"] < end and entry["end_row"] > first
+        if entry.overlaps(first, end)
     }
     return present != set(replacing)
 
 
-def publish(store: Store, claimed: Reservation, entry: dict[str, Any]) -> bool:
+def publish(store: Store, claimed: Reservation, entry: SegmentEntry) -> bool:
     """Make a written segment visible and retire what it replaces.
 
     Returns False, and changes nothing, if the segments in place no longer begin and end where the
     claimed interval does, or the reserve is gone: then the work was for nothing.
     """
 
-    def write(transaction: Any) -> bool:
+    def write(transaction: Transaction) -> bool:
         store.check_not_dropped(transaction)
         entries = store.read_segments(transaction)
-        if entries.get(claimed.number, {}).get("state") != "claimed":
+        reserved = entries.get(claimed.number)
+        if reserved is None or not reserved.is_reserved:
             return False
         counters = store.read_counters(transaction)
         first, end = claimed.first_row, claimed.end_row
-        replaced = [
-            (number, old)
-            for number, old in in_place(entries)
-            if old["first_row"] < end and old["end_row"] > first
-        ]
-        edges = [edge for _, old in replaced for edge in (old["first_row"], old["end_row"])]
+        replaced = [item for item in in_place(entries) if item[1].overlaps(first, end)]
+        edges = [edge for _, old in replaced for edge in (old.first_row, old.end_row)]
         covered_to = max(edges, default=first)
         begins_well = min(edges, default=first) == first and first <= counters.sealed_to
         ends_well = covered_to == end or (
@@ -180,7 +169,7 @@ def publish(store: Store, claimed: Reservation, entry: dict[str, Any]) -> bool:
         if not (begins_well and ends_well):
             return False
         for number, old in replaced:
-            store.write_segment(transaction, number, {**old, "state": "retired"})
+            store.write_segment(transaction, number, old.retired())
         store.write_segment(transaction, claimed.number, entry)
         counters.sealed_to = max(counters.sealed_to, end)
         store.write_counters(transaction, counters)
@@ -190,7 +179,7 @@ def publish(store: Store, claimed: Reservation, entry: dict[str, Any]) -> bool:
     return store.environment.transact(write)
 
 
-def raise_generation(store: Store, transaction: Any) -> None:
+def raise_generation(store: Store, transaction: Transaction) -> None:
     """Every view of every process reads the segments again."""
     state = store.read_state(transaction)
     store.write_state(transaction, layout.State(state.seq, state.generation + 1))
@@ -210,14 +199,14 @@ def quarantine(store: Store, number: int, generation: int | None = None) -> bool
         NotFoundError: its files are gone since the collection was dropped.
     """
 
-    def write(transaction: Any) -> bool:
+    def write(transaction: Transaction) -> bool:
         store.check_not_dropped(transaction)
         if generation not in (None, store.read_state(transaction).generation):
             return False
         entry = store.read_segments(transaction).get(number)
-        if entry is None or entry["state"] != "published":
+        if entry is None or not entry.is_published:
             return False
-        store.write_segment(transaction, number, {**entry, "state": "lost"})
+        store.write_segment(transaction, number, entry.quarantined())
         raise_generation(store, transaction)
         return True
 
@@ -228,7 +217,7 @@ def forget_segments(store: Store) -> None:
     """All rows are served from the store until they are sealed anew: for entries that no longer
     fit each other, or can't be read. Both locks must be held; the files are the caller's."""
 
-    def write(transaction: Any) -> None:
+    def write(transaction: Transaction) -> None:
         database = store.environment.database(b"segments")
         with transaction.cursor(database) as cursor:
             numbers = [int.from_bytes(key, "big") for key in cursor.iternext(values=False)]
@@ -247,7 +236,7 @@ def discard_reservations(store: Store, segments: Path, lock: str) -> None:
     held."""
     with store.environment.read() as transaction:
         entries = store.read_segments(transaction)
-    stale = [n for n, e in entries.items() if e["state"] == "claimed" and e["lock"] == lock]
+    stale = [n for n, e in entries.items() if e.is_reserved and e.lock == lock]
     _remove(store, segments, stale)
 
 
@@ -264,7 +253,7 @@ def collect_garbage(store: Store, segments: Path) -> None:
     """Remove retired segments; readers that still map them keep their copy until they let go."""
     with store.environment.read() as transaction:
         entries = store.read_segments(transaction)
-    _remove(store, segments, [n for n, e in entries.items() if e["state"] == "retired"])
+    _remove(store, segments, [n for n, e in entries.items() if e.is_retired])
 
 
 def _remove(store: Store, segments: Path, numbers: list[int]) -> None:
@@ -274,11 +263,11 @@ def _remove(store: Store, segments: Path, numbers: list[int]) -> None:
     gone = {number: remove_segment_folder(segments / str(number)) for number in numbers}
     failpoint("sweep.unlinked")
 
-    def write(transaction: Any) -> None:
+    def write(transaction: Transaction) -> None:
         present = store.read_segments(transaction)
         for number in numbers:
             if number in present:
-                retired = {**present[number], "state": "retired"}
-                store.write_segment(transaction, number, None if gone[number] else retired)
+                left = None if gone[number] else present[number].retired()
+                store.write_segment(transaction, number, left)
 
     store.environment.transact(write)

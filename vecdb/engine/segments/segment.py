@@ -30,7 +30,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -39,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.store.segment_table import PUBLISHED, SegmentEntry
 from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import fsync_folder, write_array, write_file
 from vecdb.engine.system.modes import make_folder
@@ -177,9 +178,7 @@ class Segment:
         signature: what changes when somebody writes to the files or puts others in their place.
     """
 
-    def __init__(
-        self, folder: Path, number: int, collection_id: str, entry: dict[str, Any]
-    ) -> None:
+    def __init__(self, folder: Path, number: int, collection_id: str, entry: SegmentEntry) -> None:
         """Map the files that ``entry`` (the store's word on this segment) speaks of.
 
         Raises:
@@ -189,7 +188,7 @@ class Segment:
         self.folder = folder
         self.number = number
         raw = (folder / "manifest.json").read_bytes()
-        if zlib.crc32(raw) != entry["manifest_crc"]:
+        if zlib.crc32(raw) != entry.manifest_crc:
             raise SegmentDamagedError(f"{folder}: the manifest's checksum is wrong", Reason.SEGMENT)
         self._manifest = manifest = json.loads(raw)
         if manifest["collection"] != collection_id or manifest["number"] != number:
@@ -292,7 +291,7 @@ _NPY_HEADER: Final = re.compile(
 """The header of a .npy file of version 1.0 as NumPy writes it."""
 
 
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
     """Shape, whether in Fortran's order, dtype, and where the data of a .npy file begin.
 
     Raises:
@@ -326,7 +325,7 @@ def write_segment(
     seq: int,
     content: RowArrays,
     graph: Graph | None,
-) -> dict[str, Any]:
+) -> SegmentEntry:
     """Write the files of a segment, all on disk and read back when this returns.
 
     Returns:
@@ -371,19 +370,18 @@ def write_segment(
     fsync_folder(folder)
     fsync_folder(folder.parent)
     failpoint("segment.synced")
-    entry = {
-        "state": "published",
-        "lock": None,
-        "first_row": first_row,
-        "end_row": end_row,
-        "seq": seq,
-        "kind": manifest["kind"],
-        "count": len(content.rows),
-        "bytes": len(raw) + sum(a["bytes"] for a in manifest["arrays"].values()),
-        "manifest_crc": crc,
-    }
+    entry = SegmentEntry(
+        PUBLISHED,
+        first_row,
+        end_row,
+        seq,
+        kind=manifest["kind"],
+        count=len(content.rows),
+        file_bytes=len(raw) + sum(a["bytes"] for a in manifest["arrays"].values()),
+        manifest_crc=crc,
+    )
     Segment(folder, number, collection_id, entry).verify()
-    return {**entry, "verified": True}
+    return replace(entry, verified=True)
 
 
 def remove_segment_folder(folder: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +74,9 @@ class DeleteBatch:
         return 64 * len(self.ids)
 
 
-def make_write_options(insert_only: Any, if_seq: Any, request_id: Any) -> WriteOptions | None:
+def make_write_options(
+    insert_only: object, if_seq: object, request_id: object
+) -> WriteOptions | None:
     """Terms from the arguments of a write, which are checked here; None if there are none.
 
     Raises:

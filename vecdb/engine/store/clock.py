@@ -48,10 +48,11 @@ import os
 import struct
 import time
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.named_database import NamedDatabase
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout
 from vecdb.errors import DataLossError
 
@@ -100,7 +101,7 @@ class StoreClock:
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
 
-    def read(self, transaction: Any) -> int:
+    def read(self, transaction: Transaction) -> int:
         """The time now, in nanoseconds; not before any that a transaction has written."""
         record = self._record(transaction)
         if record is None:
@@ -113,14 +114,14 @@ class StoreClock:
             passed_ns = min(boot_ns, wall_clock_ns() - record.wall_ns)
         return record.time_ns + max(0, passed_ns)
 
-    def advance(self, transaction: Any) -> int:
+    def advance(self, transaction: Transaction) -> int:
         """The time now, written down: from here on it goes by the boot time."""
         now_ns = self.read(transaction)
         record = _RECORD.pack(now_ns, boot_time_ns(), wall_clock_ns(), boot_identity())
         transaction.put(CLOCK_KEY, layout.seal_value(CLOCK_KEY, record), db=self._meta)
         return now_ns
 
-    def _record(self, transaction: Any) -> _Record | None:
+    def _record(self, transaction: Transaction) -> _Record | None:
         value = transaction.get(CLOCK_KEY, db=self._meta)
         if value is None:
             return None
@@ -128,7 +129,7 @@ class StoreClock:
             return _Record(*_RECORD.unpack(layout.open_value(CLOCK_KEY, value, "meta")))
         return None
 
-    def _last_stamp(self, transaction: Any) -> int | None:
+    def _last_stamp(self, transaction: Transaction) -> int | None:
         """When the last batch was written of which that is still known."""
         with contextlib.suppress(DataLossError), transaction.cursor(self._log) as cursor:
             if cursor.last():

@@ -19,8 +19,8 @@ All ids of a batch must pass, or nothing of it is applied.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store.rows import RowReader
 from vecdb.errors import ConditionFailedError
 from vecdb.reasons import Reason
@@ -30,7 +30,7 @@ __all__ = ["check_condition"]
 
 def check_condition(
     rows: RowReader,
-    transaction: Any,
+    transaction: Transaction,
     ids: Sequence[bytes],
     order: Sequence[int],
     seq: int,

@@ -47,7 +47,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -295,7 +295,7 @@ def _crc_table() -> npt.NDArray[np.uint32]:
 _CRC_TABLE: Final = _crc_table()
 
 
-def pack_json(key: bytes, entry: dict[str, Any]) -> bytes:
+def pack_json(key: bytes, entry: Mapping[str, object]) -> bytes:
     """A sealed value of a JSON object."""
     return seal_value(key, json.dumps(entry, sort_keys=True).encode())
 
@@ -306,7 +306,7 @@ def unpack_json(key: bytes | memoryview, value: bytes | memoryview, what: str) -
     return entry
 
 
-def config_entry(collection_id: str, config: CollectionConfig) -> dict[str, Any]:
+def config_entry(collection_id: str, config: CollectionConfig) -> dict[str, object]:
     """What JSON says of a collection, in its store and in the catalogue."""
     return {
         "id": collection_id,
@@ -317,7 +317,7 @@ def config_entry(collection_id: str, config: CollectionConfig) -> dict[str, Any]
     }
 
 
-def config_of(entry: dict[str, Any]) -> CollectionConfig:
+def config_of(entry: Mapping[str, Any]) -> CollectionConfig:
     """The configuration in such an entry."""
     return CollectionConfig(
         entry["dim"], Metric(entry["metric"]), entry["M"], entry["ef_construction"]
@@ -495,6 +495,6 @@ def batch_digest(
     return digest.digest()
 
 
-def _digest_texts(digest: Any, texts: Sequence[bytes]) -> None:
+def _digest_texts(digest: hashlib._Hash, texts: Sequence[bytes]) -> None:
     digest.update(np.fromiter(map(len, texts), "<u4", len(texts)).data)
     digest.update(b"".join(texts))

@@ -17,9 +17,10 @@ import contextlib
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final
 
 from vecdb import limits
+from vecdb.engine.kv.transaction import DatabaseHandle, Transaction
 from vecdb.engine.store import layout
 from vecdb.engine.store.layout import Lease
 from vecdb.engine.store.store import Store
@@ -52,7 +53,7 @@ _RENEWED_BELOW: Final = 0.75
 _UNWRITABLE: Final = (ResourceExhaustedError, UnavailableError, OutcomeUnknownError)
 
 
-def take_lease(store: Store, transaction: Any, *, limited: bool = True) -> Lease:
+def take_lease(store: Store, transaction: Transaction, *, limited: bool = True) -> Lease:
     """Pin what is committed now. Expired pins of others are removed on the way.
 
     Args:
@@ -80,7 +81,7 @@ def take_lease(store: Store, transaction: Any, *, limited: bool = True) -> Lease
     return lease
 
 
-def check_lease(store: Store, transaction: Any, lease_id: bytes) -> Lease:
+def check_lease(store: Store, transaction: Transaction, lease_id: bytes) -> Lease:
     """A pin that lives.
 
     Raises:
@@ -150,7 +151,7 @@ def keep_lease(store: Store, lease: Lease) -> Lease:
     return lease
 
 
-def renew_lease(store: Store, transaction: Any, lease_id: bytes) -> Lease:
+def renew_lease(store: Store, transaction: Transaction, lease_id: bytes) -> Lease:
     """Begin its lease anew.
 
     Raises:
@@ -163,13 +164,12 @@ def renew_lease(store: Store, transaction: Any, lease_id: bytes) -> Lease:
     return renewed
 
 
-def release_lease(store: Store, transaction: Any, lease_id: bytes) -> bool:
+def release_lease(store: Store, transaction: Transaction, lease_id: bytes) -> bool:
     """Let it go; False if it is not there any more."""
-    released: bool = transaction.delete(lease_id, db=_database(store))
-    return released
+    return transaction.delete(lease_id, db=_database(store))
 
 
-def remove_expired_leases(store: Store, transaction: Any) -> int:
+def remove_expired_leases(store: Store, transaction: Transaction) -> int:
     """Remove pins that have expired or are damaged; how many. There are hardly more
     than ``limits.LEASES_MAX``: those of reads at this moment.
 
@@ -195,7 +195,7 @@ def remove_expired_leases(store: Store, transaction: Any) -> int:
     return len(expired)
 
 
-def _end_idle_scroll(store: Store, transaction: Any) -> bool:
+def _end_idle_scroll(store: Store, transaction: Transaction) -> bool:
     """End the scroll of this process that has rested for longest; False if none has for long."""
     for lease_id in store.scroll_uses.idle():
         if release_lease(store, transaction, lease_id):
@@ -204,7 +204,7 @@ def _end_idle_scroll(store: Store, transaction: Any) -> bool:
     return False
 
 
-def oldest_lease(store: Store, transaction: Any) -> Lease | None:
+def oldest_lease(store: Store, transaction: Transaction) -> Lease | None:
     """The living pin with the smallest seq, of several the one that lives longest; None without
     any."""
     now_ns = _now_ns(store, transaction)
@@ -212,28 +212,28 @@ def oldest_lease(store: Store, transaction: Any) -> Lease | None:
     return min(live, key=lambda lease: (lease.seq, -lease.expiry_ns), default=None)
 
 
-def oldest_leased_seq(store: Store, transaction: Any) -> int | None:
+def oldest_leased_seq(store: Store, transaction: Transaction) -> int | None:
     """The smallest seq under a living pin: what was there then must stay. None without any."""
     oldest = oldest_lease(store, transaction)
     return None if oldest is None else oldest.seq
 
 
-def _leases(store: Store, transaction: Any) -> Iterator[Lease]:
+def _leases(store: Store, transaction: Transaction) -> Iterator[Lease]:
     with transaction.cursor(_database(store)) as cursor:
         for key, value in cursor.iternext(keys=True, values=True):
             yield layout.unpack_lease(key, value)
 
 
-def _put(store: Store, transaction: Any, lease: Lease) -> None:
+def _put(store: Store, transaction: Transaction, lease: Lease) -> None:
     store.clock.advance(transaction)  # So that the lease ends though nobody writes.
     transaction.put(lease.id, layout.pack_lease(lease), db=_database(store))
 
 
-def _database(store: Store) -> Any:
+def _database(store: Store) -> DatabaseHandle:
     return store.environment.database(b"pins")
 
 
-def _now_ns(store: Store, transaction: Any) -> int:
+def _now_ns(store: Store, transaction: Transaction) -> int:
     return store.clock.read(transaction)
 
 

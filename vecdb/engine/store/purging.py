@@ -24,11 +24,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout, leases
 from vecdb.engine.store.segment_table import reserved_intervals
 from vecdb.engine.store.store import Store
@@ -61,7 +62,7 @@ _STEP_ROWS: Final = 4_000
 _NO_ROWS = np.zeros(0, np.int64)
 
 
-def garbage_rows(store: Store, transaction: Any) -> int:
+def garbage_rows(store: Store, transaction: Transaction) -> int:
     """Records that are of no live row, or have been replaced by a newer version."""
     records: int = transaction.stat(store.environment.database(b"records"))["entries"]
     return max(0, records - store.read_counters(transaction).live_count)
@@ -193,7 +194,7 @@ class PurgePass:
             if _chosen(store, transaction, 1, grace_s) is None:
                 return None
 
-        def write(transaction: Any) -> PurgePass | None:
+        def write(transaction: Transaction) -> PurgePass | None:
             store.check_not_dropped(transaction)
             # Expired pins go first, or some would be left whose rows have gone. One that is taken
             # later is of a later seq.
@@ -224,7 +225,9 @@ class PurgePass:
         return len(rows)
 
 
-def _chosen(store: Store, transaction: Any, rows_max: int, grace_s: float) -> PurgePass | None:
+def _chosen(
+    store: Store, transaction: Transaction, rows_max: int, grace_s: float
+) -> PurgePass | None:
     leased = leases.oldest_leased_seq(store, transaction)
     now_ns, grace_ns = store.clock.read(transaction), int(grace_s * 1e9)
     last_seq, rows, count = None, 0, 0
@@ -257,7 +260,7 @@ def _chosen(store: Store, transaction: Any, rows_max: int, grace_s: float) -> Pu
 
 def _purge(
     store: Store,
-    transaction: Any,
+    transaction: Transaction,
     rows: npt.NDArray[np.int64],
     seq: int,
     tombstones: dict[int, int],
@@ -267,7 +270,7 @@ def _purge(
     _sparse_blocks(store, transaction, rows, seq, tombstones)
 
 
-def _end(store: Store, transaction: Any, seq: int) -> None:
+def _end(store: Store, transaction: Transaction, seq: int) -> None:
     """Remove the entries of the log that have been dealt with."""
     store.check_not_dropped(transaction)
     with transaction.cursor(store.environment.database(b"log")) as cursor:
@@ -278,7 +281,7 @@ def _end(store: Store, transaction: Any, seq: int) -> None:
     store.end_purging(transaction, seq)
 
 
-def _delete_records(store: Store, transaction: Any, rows: npt.NDArray[np.int64]) -> None:
+def _delete_records(store: Store, transaction: Transaction, rows: npt.NDArray[np.int64]) -> None:
     """Every version of the records of rows."""
     with transaction.cursor(store.environment.database(b"records")) as cursor:
         for row in rows.tolist():
@@ -292,7 +295,7 @@ def _delete_records(store: Store, transaction: Any, rows: npt.NDArray[np.int64])
 
 
 def _delete_old_versions(
-    store: Store, transaction: Any, rows: npt.NDArray[np.int64], seq: int
+    store: Store, transaction: Transaction, rows: npt.NDArray[np.int64], seq: int
 ) -> None:
     """Of each row, the versions of its record before the one that a reader at ``seq`` sees."""
     store.check_not_dropped(transaction)
@@ -313,14 +316,14 @@ def _delete_old_versions(
 
 def _sparse_blocks(
     store: Store,
-    transaction: Any,
+    transaction: Transaction,
     rows: npt.NDArray[np.int64],
     seq: int,
     tombstones: dict[int, int],
 ) -> None:
     """Delete or rewrite the blocks that hold these rows, where too little of them is left."""
     blocks, dim = store.environment.database(b"blocks"), store.config.dim
-    reservations = reserved_intervals(store, transaction)
+    reservations = reserved_intervals(store.read_segments(transaction))
     sealed_to = store.read_counters(transaction).sealed_to
     for key, value, own in store.rows.blocks_holding(transaction, rows):
         held, first = layout.held_rows(key, value, dim), int.from_bytes(key, "big")

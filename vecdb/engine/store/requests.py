@@ -20,11 +20,11 @@ refused with DATA_LOSS, since it may be a second one; it is forgotten when a you
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 from vecdb import limits
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.named_database import NamedDatabase
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout
 from vecdb.engine.store.layout import Request
 from vecdb.errors import DataLossError, FailedPreconditionError
@@ -50,7 +50,7 @@ class Requests:
         self.environment = environment
 
     def answered(
-        self, transaction: Any, request_id: bytes, digest: bytes, now_ns: int
+        self, transaction: Transaction, request_id: bytes, digest: bytes, now_ns: int
     ) -> Receipt | None:
         """The receipt of the batch that was applied under this id, None if there is none.
 
@@ -75,7 +75,12 @@ class Requests:
         return Receipt(known.seq, known.rows, repeated=True)
 
     def remember(
-        self, transaction: Any, request_id: bytes, digest: bytes, receipt: Receipt, now_ns: int
+        self,
+        transaction: Transaction,
+        request_id: bytes,
+        digest: bytes,
+        receipt: Receipt,
+        now_ns: int,
     ) -> None:
         """Write down that a batch was applied, and forget some that are past the window."""
         self._forget_expired(transaction, now_ns)
@@ -87,7 +92,7 @@ class Requests:
         key = layout.request_age_key(receipt.seq)
         transaction.put(key, layout.seal_value(key, request_id), db=self._requests)
 
-    def _forget_expired(self, transaction: Any, now_ns: int) -> None:
+    def _forget_expired(self, transaction: Transaction, now_ns: int) -> None:
         oldest_ns = _oldest_ns(now_ns)
         expired: list[bytes] = []
         ahead: list[tuple[bytes, Request]] = []
@@ -120,22 +125,22 @@ class Requests:
         for request_id, request in ahead:
             self._put(transaction, request_id, request)
 
-    def lost_age(self, transaction: Any, key: bytes, value: memoryview) -> bytes | None:
+    def lost_age(self, transaction: Transaction, key: bytes, value: memoryview) -> bytes | None:
         """The key under which a request should be found by its age, if it is not; None if it is,
         if nothing can be known of it, and of an entry by age."""
         if key.startswith(layout.REQUEST_AGES):
             return None
         with contextlib.suppress(DataLossError):
             age_key = layout.request_age_key(layout.unpack_request(key, value).seq)
-            age = transaction.get(age_key, db=self._requests)
-            return None if age == layout.seal_value(age_key, key) else age_key
+            age = transaction.get(age_key, db=self._requests) or b""
+            return None if bytes(age) == layout.seal_value(age_key, key) else age_key
         return None
 
-    def _known(self, transaction: Any, request_id: bytes) -> Request | None:
+    def _known(self, transaction: Transaction, request_id: bytes) -> Request | None:
         value = transaction.get(request_id, db=self._requests)
         return None if value is None else layout.unpack_request(request_id, value)
 
-    def _put(self, transaction: Any, request_id: bytes, request: Request) -> None:
+    def _put(self, transaction: Transaction, request_id: bytes, request: Request) -> None:
         value = layout.pack_request(request_id, request)
         transaction.put(request_id, value, db=self._requests)
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.named_database import NamedDatabase
+from vecdb.engine.kv.transaction import Cursor, DatabaseHandle, Transaction
 from vecdb.engine.store import layout
 from vecdb.errors import DataLossError
 from vecdb.reasons import Reason
@@ -53,13 +53,13 @@ class RowReader:
         self.environment = environment
         self._dim = dim
 
-    def find(self, transaction: Any, ids: Sequence[bytes]) -> dict[bytes, int]:
+    def find(self, transaction: Transaction, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Rows of those ids that are live. ids: UTF-8, ascending for speed."""
         with transaction.cursor(self._ids) as cursor:
             found = cursor.getmulti(ids)
         return {bytes(key): layout.unpack_u64(key, value, "id") for key, value in found}
 
-    def read_record(self, transaction: Any, row: int, seq: int) -> Record:
+    def read_record(self, transaction: Transaction, row: int, seq: int) -> Record:
         """The record of a row as a reader at ``seq`` sees it.
 
         Raises:
@@ -68,7 +68,7 @@ class RowReader:
         with transaction.cursor(self._records) as cursor:
             return _record_at(cursor, row, seq)
 
-    def last_versions(self, transaction: Any, rows: Iterable[int]) -> dict[int, int]:
+    def last_versions(self, transaction: Transaction, rows: Iterable[int]) -> dict[int, int]:
         """Row → seq of its last record, of rows that are live."""
         versions = {}
         with transaction.cursor(self._records) as cursor:
@@ -81,12 +81,14 @@ class RowReader:
                 versions[row] = found[1]
         return versions
 
-    def read_records(self, transaction: Any, rows: Sequence[int], seq: int) -> list[Record]:
+    def read_records(self, transaction: Transaction, rows: Sequence[int], seq: int) -> list[Record]:
         """The records of rows, in the order given."""
         with transaction.cursor(self._records) as cursor:
             return [_record_at(cursor, row, seq) for row in rows]
 
-    def read_vectors(self, transaction: Any, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+    def read_vectors(
+        self, transaction: Transaction, rows: Sequence[int]
+    ) -> npt.NDArray[np.float32]:
         """Vectors as given, float32 (n, dim), in the order of ``rows``."""
         out = np.empty((len(rows), self._dim), np.float32)
         reader = BlockReader(transaction, self._blocks, self._dim, verify=True)
@@ -95,7 +97,7 @@ class RowReader:
         return out
 
     def iterate_blocks(
-        self, transaction: Any, first_row: int, end_row: int
+        self, transaction: Transaction, first_row: int, end_row: int
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
         """Rows and vectors of an interval, block by block, checksums compared.
 
@@ -128,7 +130,7 @@ class RowReader:
                 found = cursor.next()
 
     def blocks_holding(
-        self, transaction: Any, rows: npt.NDArray[np.int64]
+        self, transaction: Transaction, rows: npt.NDArray[np.int64]
     ) -> Iterator[tuple[bytes, memoryview, npt.NDArray[np.int64]]]:
         """Key and value of each block that holds some of the rows (ascending), and those that it
         holds; checksums are not compared."""
@@ -151,7 +153,7 @@ class RowReader:
             if len(inside):
                 yield key, value, inside
 
-    def _live_between(self, transaction: Any, first_row: int, end_row: int) -> bool:
+    def _live_between(self, transaction: Transaction, first_row: int, end_row: int) -> bool:
         """Some row of the interval has a record and has not died."""
         dead = self.read_deleted(transaction, first_row, end_row, _EVERY_SEQ)
         died = set(dead.tolist())
@@ -168,7 +170,7 @@ class RowReader:
         return False
 
     def iterate_ids(
-        self, transaction: Any, first_row: int, end_row: int
+        self, transaction: Transaction, first_row: int, end_row: int
     ) -> Iterator[tuple[int, bytes]]:
         """(row, id) of an interval of rows, ascending, versions of a record only once."""
         last = -1
@@ -186,7 +188,7 @@ class RowReader:
                     to_last_version(cursor, row)
 
     def iterate_records(
-        self, transaction: Any, first_row: int, end_row: int, seq: int
+        self, transaction: Transaction, first_row: int, end_row: int, seq: int
     ) -> Iterator[tuple[int, bytes, bytes]]:
         """(row, id, metadata) of an interval of rows as a reader at ``seq`` sees them, ascending;
         rows without a record at that seq are left out."""
@@ -211,14 +213,14 @@ class RowReader:
             if record is not None:
                 yield last, *record
 
-    def _version_at(self, cursor: Any, row: int, seq: int) -> tuple[bytes, bytes] | None:
+    def _version_at(self, cursor: Cursor, row: int, seq: int) -> tuple[bytes, bytes] | None:
         found = cursor.set_range(layout.record_key(row, seq + 1))
         found = cursor.prev() if found else cursor.last()
         if not found or layout.unpack_record_key(cursor.key())[0] != row:
             return None
         return layout.unpack_record(cursor.key(), cursor.value())
 
-    def next_recorded(self, transaction: Any, row: int) -> int | None:
+    def next_recorded(self, transaction: Transaction, row: int) -> int | None:
         """The first row from ``row`` on that has a record; None if there is none."""
         with transaction.cursor(self._records) as cursor:
             if not cursor.set_range(layout.record_key(row, 0)):
@@ -226,7 +228,9 @@ class RowReader:
             found: int = layout.unpack_record_key(cursor.key())[0]
             return found
 
-    def recorded(self, transaction: Any, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def recorded(
+        self, transaction: Transaction, rows: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
         """Which of some rows (ascending) have a record."""
         found, reached = np.zeros(len(rows), bool), -1
         with transaction.cursor(self._records) as cursor:
@@ -239,20 +243,20 @@ class RowReader:
         return found
 
     def read_deleted(
-        self, transaction: Any, first_row: int, end_row: int, seq: int
+        self, transaction: Transaction, first_row: int, end_row: int, seq: int
     ) -> npt.NDArray[np.int64]:
         """Rows of an interval that died at or before ``seq``, ascending."""
         return self.read_deleted_slice(transaction, first_row, end_row, seq, end_row - first_row)[0]
 
     def read_deleted_slice(
-        self, transaction: Any, first_row: int, end_row: int, seq: int, tombstones_max: int
+        self, transaction: Transaction, first_row: int, end_row: int, seq: int, tombstones_max: int
     ) -> tuple[npt.NDArray[np.int64], int]:
         """``read_deleted`` that stops after so many deaths, and the row to go on at."""
         rows, seqs, next_row = self.read_tombstones(transaction, first_row, end_row, tombstones_max)
         return rows[seqs <= seq], next_row
 
     def read_tombstones(
-        self, transaction: Any, first_row: int, end_row: int, tombstones_max: int
+        self, transaction: Transaction, first_row: int, end_row: int, tombstones_max: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
         """Rows of an interval that died, the seqs of their deaths, and the row to go on at."""
         keys, values, wanted, next_row = bytearray(), bytearray(), tombstones_max, end_row
@@ -279,7 +283,9 @@ class RowReader:
             rows, seqs = layout.unpack_u64_table(bytes(keys), bytes(values), "death")
         return rows, seqs, next_row
 
-    def read_log(self, transaction: Any, after: int, to: int) -> list[layout.LogEntry] | None:
+    def read_log(
+        self, transaction: Transaction, after: int, to: int
+    ) -> list[layout.LogEntry] | None:
         """Log entries of the seqs ``after + 1`` to ``to``; None if some were trimmed."""
         entries = []
         with transaction.cursor(self._log) as cursor:
@@ -292,12 +298,12 @@ class RowReader:
                 found = cursor.next()
         return entries
 
-    def block_reader(self, transaction: Any) -> BlockReader:
+    def block_reader(self, transaction: Transaction) -> BlockReader:
         """For comparing single rows with others (``BlockReader.holds``)."""
         return BlockReader(transaction, self._blocks, self._dim)
 
 
-def _to_block_of(cursor: Any, row: int) -> bool:
+def _to_block_of(cursor: Cursor, row: int) -> bool:
     """To the block that may hold a row, which begins there or before it, or else to the next."""
     key = layout.row_key(row)
     found: bool = cursor.set_range(key)
@@ -306,7 +312,7 @@ def _to_block_of(cursor: Any, row: int) -> bool:
     return found
 
 
-def to_last_version(cursor: Any, row: int) -> None:
+def to_last_version(cursor: Cursor, row: int) -> None:
     """To the last record of a row, so that the next one is another row's."""
     if not cursor.set_range(layout.record_key(row + 1, 0)):
         cursor.last()
@@ -314,7 +320,7 @@ def to_last_version(cursor: Any, row: int) -> None:
         cursor.prev()
 
 
-def _record_at(cursor: Any, row: int, seq: int) -> Record:
+def _record_at(cursor: Cursor, row: int, seq: int) -> Record:
     found = cursor.set_range(layout.record_key(row, seq + 1))
     found = cursor.prev() if found else cursor.last()
     key = cursor.key()
@@ -327,7 +333,9 @@ def _record_at(cursor: Any, row: int, seq: int) -> Record:
 class BlockReader:
     """Single rows out of blocks; keeps the last block at hand, so ascending rows are cheap."""
 
-    def __init__(self, transaction: Any, database: Any, dim: int, verify: bool = False) -> None:
+    def __init__(
+        self, transaction: Transaction, database: DatabaseHandle, dim: int, verify: bool = False
+    ) -> None:
         self._cursor = transaction.cursor(database)
         self._dim = dim
         self._verify = verify

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb import checks, limits
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import leases
 from vecdb.engine.store.layout import Lease
 from vecdb.engine.store.scroll_token import ScrollToken, pack_token, unpack_token
@@ -121,7 +121,7 @@ def _release(store: Store, lease_id: bytes) -> None:
     )
 
 
-def _checked_token(token: Any, collection_id: str) -> ScrollToken:
+def _checked_token(token: object, collection_id: str) -> ScrollToken:
     place = unpack_token(checks.check_token(token))
     if place is None:
         raise InvalidArgumentError("the token is not one that a scroll gave", Reason.BAD_TOKEN)
@@ -173,7 +173,7 @@ def _filled_page(
 
 
 def _read_slice(
-    store: Store, transaction: Any, lease: Lease, row: int, asked: PageRequest, got: _Rows
+    store: Store, transaction: Transaction, lease: Lease, row: int, asked: PageRequest, got: _Rows
 ) -> int:
     """Add rows from ``row`` on to the page; returns the row to go on at."""
     begin = store.rows.next_recorded(transaction, row)
@@ -215,7 +215,7 @@ def _read_slice(
 
 def _vectors(
     store: Store,
-    transaction: Any,
+    transaction: Transaction,
     begin: int,
     end: int,
     kept: npt.NDArray[np.int64],

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.named_database import NamedDatabase
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout
 from vecdb.engine.store.batch import DeleteBatch, UpsertBatch, WriteOptions
 from vecdb.engine.store.clock import StoreClock
@@ -26,6 +27,7 @@ from vecdb.engine.store.conditions import check_condition
 from vecdb.engine.store.requests import Requests
 from vecdb.engine.store.rows import RowReader
 from vecdb.engine.store.scroll_uses import ScrollUses
+from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.store.stored_name import NAME_KEY
 from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.system.files import fsync_folder
@@ -35,9 +37,15 @@ from vecdb.types import CollectionConfig, Receipt
 
 __all__ = ["Store", "dropped_error", "mark_dropped"]
 
+Result = TypeVar("Result")
+
 _FORMAT, _COLLECTION, _STATE = b"format", b"collection", b"state"
 _COUNTERS, _DROPPED, _PURGING = b"counters", b"dropped", b"purging"
 _NO_ROWS = np.zeros(0, np.uint64)
+
+
+def _number(payload: bytes) -> int:
+    return int.from_bytes(payload, "little")
 
 
 class Store:
@@ -50,7 +58,7 @@ class Store:
     def __init__(self, environment: Environment, collection_id: str) -> None:
         self.environment = environment
         with environment.read() as transaction:
-            number = self._get(transaction, _FORMAT, int.from_bytes, "little")
+            number = self._get(transaction, _FORMAT, _number)
             if number > layout.FORMAT_NUMBER:
                 raise FailedPreconditionError(
                     f"the store has format {number}, this vecdb knows up to {layout.FORMAT_NUMBER}",
@@ -80,7 +88,7 @@ class Store:
         environment = Environment(folder, layout.DATABASES, create=True, map_bytes=map_bytes)
         entry = layout.config_entry(collection_id, config)
 
-        def write(transaction: Any) -> None:
+        def write(transaction: Transaction) -> None:
             meta = environment.database(b"meta")
             number = layout.FORMAT_NUMBER.to_bytes(4, "little")
             for key, value in (
@@ -100,44 +108,44 @@ class Store:
 
     # The state of the collection.
 
-    def _raw(self, transaction: Any, key: bytes) -> memoryview:
+    def _raw(self, transaction: Transaction, key: bytes) -> memoryview:
         value = transaction.get(key, db=self._meta)
         if value is None:
             raise DataLossError(f"the store has no {key.decode()}", Reason.META_MISSING)
-        return memoryview(value)
+        return value
 
-    def _get(self, transaction: Any, key: bytes, unpack: Any, *arguments: Any) -> Any:
+    def _get(
+        self, transaction: Transaction, key: bytes, unpack: Callable[[bytes], Result]
+    ) -> Result:
         payload = layout.open_value(key, self._raw(transaction, key), "meta")
-        return unpack(bytes(payload), *arguments)
+        return unpack(bytes(payload))
 
-    def read_state(self, transaction: Any) -> layout.State:
+    def read_state(self, transaction: Transaction) -> layout.State:
         """Seq and generation as committed."""
         try:
-            state: layout.State = self._get(transaction, _STATE, layout.State.unpack)
+            return self._get(transaction, _STATE, layout.State.unpack)
         except DataLossError:
             # Who dropped it could not raise the generation, and everyone is to be told the same.
             self.check_not_dropped(transaction)
             raise
-        return state
 
     def current_state(self) -> layout.State:
         """Seq and generation, in a transaction of its own."""
         with self.environment.read() as transaction:
             return self.read_state(transaction)
 
-    def read_counters(self, transaction: Any) -> layout.Counters:
+    def read_counters(self, transaction: Transaction) -> layout.Counters:
         """The counters as committed."""
-        counters: layout.Counters = self._get(transaction, _COUNTERS, layout.Counters.unpack)
-        return counters
+        return self._get(transaction, _COUNTERS, layout.Counters.unpack)
 
-    def purged_to(self, transaction: Any) -> int:
+    def purged_to(self, transaction: Transaction) -> int:
         """Every death up to this seq may have been purged; of later ones every byte is there.
 
         It is what is missing at the old end of the log, which purging consumes, or what a pass that
         is under way says.
         """
         if transaction.get(_PURGING, db=self._meta) is not None:
-            under_way: int = self._get(transaction, _PURGING, int.from_bytes, "little")
+            under_way = self._get(transaction, _PURGING, _number)
         else:
             under_way = 0
         with transaction.cursor(self._log) as cursor:
@@ -145,41 +153,41 @@ class Store:
                 return max(under_way, int.from_bytes(cursor.key(), "big") - 1)
         return self.read_state(transaction).seq
 
-    def end_purging(self, transaction: Any, seq: int) -> None:
+    def end_purging(self, transaction: Transaction, seq: int) -> None:
         """Deaths up to this seq have been purged, and are out of the log. Another pass may be
         further on."""
         if transaction.get(_PURGING, db=self._meta) is None:
             return
-        under_way: int = self._get(transaction, _PURGING, int.from_bytes, "little")
+        under_way = self._get(transaction, _PURGING, _number)
         if under_way <= seq:
             transaction.delete(_PURGING, db=self._meta)
 
-    def write_purging(self, transaction: Any, seq: int) -> None:
+    def write_purging(self, transaction: Transaction, seq: int) -> None:
         """Deaths up to this seq are being purged."""
         seq = max(seq, self.purged_to(transaction))
         value = layout.seal_value(_PURGING, seq.to_bytes(8, "little"))
         transaction.put(_PURGING, value, db=self._meta)
 
-    def write_state(self, transaction: Any, state: layout.State) -> None:
+    def write_state(self, transaction: Transaction, state: layout.State) -> None:
         """Set seq and generation."""
         transaction.put(_STATE, layout.seal_value(_STATE, state.pack()), db=self._meta)
 
-    def write_counters(self, transaction: Any, counters: layout.Counters) -> None:
+    def write_counters(self, transaction: Transaction, counters: layout.Counters) -> None:
         """Set the counters."""
         transaction.put(_COUNTERS, layout.seal_value(_COUNTERS, counters.pack()), db=self._meta)
 
-    def check_not_dropped(self, transaction: Any) -> None:
+    def check_not_dropped(self, transaction: Transaction) -> None:
         """Raise NotFoundError if the collection was dropped, by whichever process."""
         if transaction.get(_DROPPED, db=self._meta) is not None:
             raise dropped_error()
 
-    def clear_dropped(self, transaction: Any) -> None:
+    def clear_dropped(self, transaction: Transaction) -> None:
         """Undo ``mark_dropped`` in a copy of the store."""
         transaction.delete(_DROPPED, db=self._meta)
 
     # Writing batches.
 
-    def apply(self, transaction: Any, batch: UpsertBatch | DeleteBatch) -> Receipt:
+    def apply(self, transaction: Transaction, batch: UpsertBatch | DeleteBatch) -> Receipt:
         """Apply one batch: it gets the next seq, unless it is a repeated one that has its receipt.
 
         Raises:
@@ -217,7 +225,7 @@ class Store:
 
     def _met(
         self,
-        transaction: Any,
+        transaction: Transaction,
         batch: UpsertBatch | DeleteBatch,
         write_options: WriteOptions,
         seq: int,
@@ -244,7 +252,7 @@ class Store:
         return None
 
     def _upsert(
-        self, transaction: Any, batch: UpsertBatch, seq: int, counters: layout.Counters
+        self, transaction: Transaction, batch: UpsertBatch, seq: int, counters: layout.Counters
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Write new rows and new versions of records; returns rows that died and rows changed."""
         ids, order = batch.ids, batch.order
@@ -280,7 +288,7 @@ class Store:
         return np.array(sorted(died), np.uint64), np.array(sorted(changed), np.uint64)
 
     def _append_blocks(
-        self, transaction: Any, first_row: int, vectors: npt.NDArray[np.float32]
+        self, transaction: Transaction, first_row: int, vectors: npt.NDArray[np.float32]
     ) -> None:
         size = layout.block_rows_max(self.config.dim)
         blocks = []
@@ -291,7 +299,7 @@ class Store:
             _check_appended(cursor.putmulti(blocks, append=True), "blocks")
 
     def _positions_unchanged(
-        self, transaction: Any, batch: UpsertBatch, old_rows: dict[bytes, int]
+        self, transaction: Transaction, batch: UpsertBatch, old_rows: dict[bytes, int]
     ) -> dict[int, int]:
         """Position → row of entries whose vector is bit for bit the one that is stored."""
         same = {}
@@ -304,7 +312,7 @@ class Store:
 
     def _rewrite_records(
         self,
-        transaction: Any,
+        transaction: Transaction,
         batch: UpsertBatch,
         same: dict[int, int],
         metadata: Sequence[bytes],
@@ -326,7 +334,7 @@ class Store:
         return changed
 
     def _delete(
-        self, transaction: Any, batch: DeleteBatch, counters: layout.Counters
+        self, transaction: Transaction, batch: DeleteBatch, counters: layout.Counters
     ) -> npt.NDArray[np.uint64]:
         found = self.rows.find(transaction, batch.ids)
         for key in found:
@@ -334,7 +342,9 @@ class Store:
         counters.live_count -= len(found)
         return np.array(sorted(found.values()), np.uint64)
 
-    def _delete_rows(self, transaction: Any, died: npt.NDArray[np.uint64], seq: int) -> None:
+    def _delete_rows(
+        self, transaction: Transaction, died: npt.NDArray[np.uint64], seq: int
+    ) -> None:
         items = []
         for row in died.tolist():
             key = layout.row_key(row)
@@ -342,28 +352,34 @@ class Store:
         with transaction.cursor(self._dead) as cursor:
             cursor.putmulti(items)
 
-    def remove_tombstones(self, transaction: Any, rows: npt.NDArray[np.int64]) -> None:
+    def remove_tombstones(self, transaction: Transaction, rows: npt.NDArray[np.int64]) -> None:
         """Remove deaths of rows that nothing holds any more."""
         for row in rows.tolist():
             transaction.delete(layout.row_key(row), db=self._dead)
 
     # Segments: what the database says of them (their bytes are in segment.py).
 
-    def read_segments(self, transaction: Any) -> dict[int, dict[str, Any]]:
-        """Number → entry of every segment, whatever its state."""
+    def read_segments(self, transaction: Transaction) -> dict[int, SegmentEntry]:
+        """Number → entry of every segment, whatever its state.
+
+        Raises:
+            DataLossError: an entry is damaged.
+        """
         with transaction.cursor(self._segments) as cursor:
             return {
-                int.from_bytes(key, "big"): layout.unpack_json(key, value, "segment")
+                int.from_bytes(key, "big"): SegmentEntry.unpack(key, value)
                 for key, value in cursor.iternext(keys=True, values=True)
             }
 
-    def write_segment(self, transaction: Any, number: int, entry: dict[str, Any] | None) -> None:
+    def write_segment(
+        self, transaction: Transaction, number: int, entry: SegmentEntry | None
+    ) -> None:
         """Set the entry of a segment, or remove it with None. The caller raises the generation."""
         key = layout.row_key(number)
         if entry is None:
             transaction.delete(key, db=self._segments)
         else:
-            transaction.put(key, layout.pack_json(key, entry), db=self._segments)
+            transaction.put(key, entry.pack(key), db=self._segments)
 
     def close(self, *, dropped: bool = False) -> None:
         """Close the environment; later calls are told why."""
@@ -391,12 +407,12 @@ def mark_dropped(environment: Environment) -> None:
     can still be dropped.
     """
 
-    def write(transaction: Any) -> None:
+    def write(transaction: Transaction) -> None:
         meta = environment.database(b"meta")
         transaction.put(_DROPPED, layout.seal_value(_DROPPED, b""), db=meta)
         # A state that can't be read stays as it is: in a backup it must not look sound.
         with contextlib.suppress(DataLossError):
-            raw = memoryview(transaction.get(_STATE, default=b"", db=meta))
+            raw = transaction.get(_STATE, db=meta) or b""
             state = layout.State.unpack(bytes(layout.open_value(_STATE, raw, "meta")))
             later = layout.State(state.seq, state.generation + 1)
             transaction.put(_STATE, layout.seal_value(_STATE, later.pack()), db=meta)

@@ -6,9 +6,10 @@ note, or that could not be written during a renaming, says nothing or an earlier
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout
 from vecdb.errors import DataLossError
 
@@ -25,7 +26,7 @@ def write_name(environment: Environment, name: str) -> None:
     )
 
 
-def read_name(environment: Environment, transaction: Any) -> str | None:
+def read_name(environment: Environment, transaction: Transaction) -> str | None:
     """The name that was noted last, or None."""
     value = transaction.get(NAME_KEY, db=environment.database(b"meta"))
     if value is None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store.store import Store
 from vecdb.errors import DataLossError
 
@@ -21,7 +21,7 @@ def read_deleted(
     first_row: int,
     end_row: int,
     seq: int,
-    check: Callable[[Any], None] | None = None,
+    check: Callable[[Transaction], None] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Rows of an interval that died at or before ``seq``, int64, ascending.
 

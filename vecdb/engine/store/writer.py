@@ -26,8 +26,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from typing import Any
 
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.kv.write_lock import POLL_S, Reservation, start_thread
 from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.store.store import Store
@@ -241,7 +241,7 @@ class Writer:
         store = group[0].store
         claimed: list[_Job] = []
 
-        def apply(transaction: Any) -> list[Receipt | VecdbError]:
+        def apply(transaction: Transaction) -> list[Receipt | VecdbError]:
             nonlocal claimed
             # With the lock held: until then callers may give their batches up.
             claimed = [job for job in group if job.answer.reserve.take("writer")]
@@ -277,7 +277,7 @@ class Writer:
 
 
 def _applied(
-    store: Store, transaction: Any, batch: UpsertBatch | DeleteBatch
+    store: Store, transaction: Transaction, batch: UpsertBatch | DeleteBatch
 ) -> Receipt | VecdbError:
     """The receipt of a batch, or why it was refused."""
     try:

@@ -1,8 +1,8 @@
-"""A folder that appears whole or not at all.
+"""A folder that appears complete or not at all.
 
-It is built beside its place under the name ``<name>.partial-<12 hexadecimal digits>`` and renamed
-when it is done. A file in it is locked as long as the process that builds it lives: what a dead one
-left is removed by whoever builds there next.
+It is built beside its target under the name ``<name>.partial-<12 hexadecimal digits>`` and renamed
+when it is complete. The building process holds a lock on a file in it. If that process is killed,
+the lock is free, and the next build of the same target removes the partial folder.
 """
 
 from __future__ import annotations
@@ -31,46 +31,47 @@ _IN_THE_WAY: Final = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 class PartialFolder:
-    """A context manager; leaving it without ``finish`` removes what was built.
+    """A folder being built; a context manager. Leaving it without ``finish`` removes the folder.
 
     Args:
-        target: its place.
-        group: for the group as well; None as the folder that it lies in is.
+        target: the final path.
+        group: True to give the group access; None to do as the parent folder does.
 
     Attributes:
-        path: where to build.
+        path: the folder to build in; the final path after ``finish``.
 
     Raises:
-        NotFoundError: the folder that it is to lie in is not there. It is not made, as a disk that
-            is not mounted would otherwise be taken for an empty folder.
+        NotFoundError: NO_FOLDER: the parent folder does not exist. It is not created, since it may
+            be the mount point of a disk that is not mounted.
     """
 
     def __init__(self, target: Path, *, group: bool | None = None) -> None:
         self._target = target
         if not target.parent.is_dir():
             raise NotFoundError(
-                f"{target.parent}, where {target.name} should go, is no folder", Reason.NO_FOLDER
+                f"cannot create {target.name}: {target.parent} is not a folder", Reason.NO_FOLDER
             )
         with os_errors_translated(str(target), missing=True):
             remove_stale(target)
-            self._lock, self.path = _made(target, group)
+            self._lock, self.path = _create(target, group)
 
     def finish(self) -> None:
-        """Put it in its place, durably. Its files and folders must be fsynced.
+        """Rename the folder to its target and fsync the parent. Its content must be fsynced.
 
         Raises:
-            AlreadyExistsError: there is something by now, which is left as it is.
+            AlreadyExistsError: PATH_TAKEN: the target was created since; it is left unchanged.
         """
         try:
-            os.rename(self.path, self._target)  # An empty folder gives way, nothing else does.
+            os.rename(self.path, self._target)  # Replaces an empty folder, and nothing else.
         except OSError as error:
             if error.errno in _IN_THE_WAY:
                 raise AlreadyExistsError(
-                    f"{self._target} is there already", Reason.PATH_TAKEN
+                    f"{self._target} already exists", Reason.PATH_TAKEN
                 ) from None
             raise
         self.path = self._target
-        # Only now: without it the folder would never be known as one that a dead process left.
+        # Removed only after the rename: without its lock file a partial folder that a killed
+        # process left could not be recognized.
         (self.path / LOCK_NAME).unlink()
         fsync_folder(self.path)
         fsync_folder(self.path.parent)
@@ -88,7 +89,7 @@ class PartialFolder:
 
 
 def remove_stale(target: Path) -> None:
-    """Remove the partial folders of ``target`` that nobody builds any more."""
+    """Remove the partial folders of ``target`` whose building process has ended."""
     pattern = re.compile(re.escape(target.name) + r"\.partial-[0-9a-f]{12}")
     with os.scandir(target.parent) as entries:
         found = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
@@ -102,28 +103,28 @@ def remove_stale(target: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
         except BlockingIOError:
-            pass  # It is being built.
+            pass  # Another process is building it.
         finally:
             os.close(lock)
 
 
-def _made(target: Path, group: bool | None) -> tuple[int, Path]:
-    """A new partial folder and its lock, held."""
+def _create(target: Path, group: bool | None) -> tuple[int, Path]:
+    """Create a partial folder and lock it."""
     while True:
         folder = target.with_name(f"{target.name}.partial-{uuid.uuid4().hex[:12]}")
         make_folder(folder, group=group)
         try:
             lock = open_lock(folder / LOCK_NAME)
         except FileNotFoundError:
-            continue  # Another process took the empty folder for a dead one's.
+            continue  # Another process took the empty folder for a stale one and removed it.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.exists(folder / LOCK_NAME):
             return lock, folder
-        os.close(lock)  # The same, after the file was made and before it was locked.
+        os.close(lock)  # It was removed after the file was created and before it was locked.
 
 
 def _remove_if_empty(folder: Path) -> None:
     try:
         folder.rmdir()
     except OSError:
-        pass  # Not empty: no folder of ours.
+        pass  # Not empty: vecdb did not create it.

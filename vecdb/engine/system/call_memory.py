@@ -1,15 +1,16 @@
-"""One budget for the memory of all calls under way: what a call may take is known before it is
-taken, and what does not fit is refused instead of ending the process.
+"""A common memory budget for all concurrent calls, so that a large call is rejected instead of
+exhausting the memory of the process.
 
-    budget     bytes that the calls of a database may take together (option ``call_bytes_max``)
-    call       says what it is about to take: what is sure of an answer before anything is read, and
-               the metadata, whose size nobody knows, in slices as they are read
+    budget     bytes that all calls of a database may use together (option ``call_bytes_max``)
+    call       reserves memory before it allocates: the known part of its answer before it reads
+               anything; metadata, whose size is not known in advance, slice by slice
 
-Nearly all calls take little, and are neither counted nor refused. A served call's answer must fit
-into a message besides: one that can't is refused before its rows are read.
+Most calls need little memory; below 256 KiB a call is neither counted nor rejected. The answer of a
+call to a server must also fit into a message; if it cannot, the call is rejected before it reads
+rows.
 
-The C library keeps what is freed for what comes next, for as long as the process lives; after a
-call that took much it is asked to give that back to the machine.
+The C library keeps freed memory for reuse. After a call that used much memory, ``malloc_trim``
+returns it to the system.
 """
 
 from __future__ import annotations
@@ -27,25 +28,28 @@ from vecdb.reasons import Reason
 __all__ = ["CallMemory", "MemoryBudget", "out_of_memory"]
 
 _LITTLE_BYTES: Final = 256 * 1024
-"""What every call may take."""
+"""Memory that each call may use without being counted."""
 
 _REQUEST_COPIES, _ANSWER_COPIES, _SENT_COPIES = 3, 5, 2
-"""Of a request: as gRPC has it, as bytes, in a message. Of an answer: as it was read, as bytes, in
-a message, as that message's bytes, and as gRPC has them; while it is sent, the last two."""
+"""Copies of the data that exist at the same time. Of a request: in gRPC, as bytes, in a message. Of
+an answer: as read, as bytes, in a message, as the serialized message, in gRPC; while the answer is
+sent, only the last two."""
 
 _MUCH_BYTES: Final = 32 * 1024**2
-"""After a call that took so much, or calls that did together, memory is given back."""
+"""After a call, or concurrent calls together, that used this much, freed memory is returned to the
+system."""
 
-_GIVE_BACK_AFTER_S: Final = 0.05
-"""The last of it is let go by whoever ends the call."""
+_TRIM_AFTER_S: Final = 0.05
+"""Delay of ``malloc_trim`` in seconds: the thread that ends the call frees the last buffers only
+after ``close``."""
 
 
 _at = threading.local()
-"""The call that a thread is at."""
+"""``memory``: the CallMemory of the call that this thread executes."""
 
 
 class MemoryBudget:
-    """The memory of the calls of a database. For many threads."""
+    """The memory budget of the calls of a database. Thread-safe."""
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
@@ -54,20 +58,20 @@ class MemoryBudget:
 
     @property
     def bytes_used(self) -> int:
-        """What calls that take more than a little have said that they take."""
+        """Bytes reserved by all calls that are large enough to be counted."""
         return self._used
 
     def call(self, message_bytes: int | None = None) -> CallMemory:
-        """For a call that begins, a context manager or to be closed.
+        """Return the account of a new call: a context manager; or call its ``close``.
 
         Args:
-            message_bytes: what its answer must fit into, which is built and sent as a message.
+            message_bytes: maximum size of its answer in bytes, if that is sent as a message.
         """
         return CallMemory(self, message_bytes)
 
     @contextlib.contextmanager
     def of_call(self) -> Iterator[CallMemory]:
-        """That of the call that this thread is at, or of one that begins here."""
+        """Yield the account of the call that this thread executes, or that of a new call."""
         memory: CallMemory | None = getattr(_at, "memory", None)
         if memory is not None and memory.budget is self:
             yield memory
@@ -76,24 +80,29 @@ class MemoryBudget:
             yield own
 
     def add(self, count: int, wanted: int) -> None:
-        """A call takes ``count`` bytes more, ``wanted`` in all; or gives them back, below 0.
+        """Reserve ``count`` more bytes for a call; release them if ``count`` is negative.
+
+        Args:
+            count: change in bytes.
+            wanted: bytes of the call in total, for the message.
 
         Raises:
-            ResourceExhaustedError: CALL_MEMORY: they are not free.
+            ResourceExhaustedError: CALL_MEMORY: fewer bytes are free.
         """
         with self._lock:
             if count > 0 and self._used + count > self.bytes_max:
                 raise ResourceExhaustedError(
-                    f"the call takes about {wanted} bytes of memory, of the {self.bytes_max} for "
+                    f"the call needs about {wanted} bytes of memory; of the {self.bytes_max} for "
                     f"all calls {max(0, self.bytes_max - self._used + wanted - count)} are free; "
-                    "ask for fewer rows, or without vectors or metadata, or try again later",
+                    "request fewer rows, or no vectors or metadata, or retry later",
                     Reason.CALL_MEMORY,
                 )
             self._used += count
             self._peak = max(self._used, self._peak)
 
     def ends_much(self) -> bool:
-        """Calls have taken much together, and none of them is left; told once."""
+        """Return whether calls together used much memory and all of them have ended. Then reset
+        the peak, so that it is True once."""
         with self._lock:
             much = self._used == 0 and self._peak >= _MUCH_BYTES
             if self._used == 0:
@@ -102,7 +111,7 @@ class MemoryBudget:
 
 
 class CallMemory:
-    """What one call takes. For one thread at a time."""
+    """The memory account of one call. Not thread-safe."""
 
     def __init__(self, budget: MemoryBudget, message_bytes: int | None) -> None:
         self.budget = budget
@@ -113,7 +122,7 @@ class CallMemory:
         self._outlives = False
 
     def request(self, count: int) -> None:
-        """It came with a message of so many bytes.
+        """Reserve the memory of the request, a message of ``count`` bytes.
 
         Raises:
             ResourceExhaustedError: CALL_MEMORY.
@@ -122,7 +131,7 @@ class CallMemory:
         self.take(self._request)
 
     def take(self, count: int) -> None:
-        """It is about to take so many bytes.
+        """Reserve ``count`` more bytes.
 
         Raises:
             ResourceExhaustedError: CALL_MEMORY.
@@ -134,7 +143,7 @@ class CallMemory:
         self._taken = taken
 
     def answer(self, count: int) -> None:
-        """Its answer is about to have so many bytes more.
+        """Reserve memory for ``count`` more bytes of the answer.
 
         Raises:
             ResourceExhaustedError: MESSAGE_TOO_LARGE or CALL_MEMORY.
@@ -142,20 +151,20 @@ class CallMemory:
         answer = self._answer + count
         if self._message_bytes is not None and answer > self._message_bytes:
             raise ResourceExhaustedError(
-                f"the answer has at least {answer} bytes, a message may have "
-                f"{self._message_bytes}; ask for fewer rows, or without vectors or metadata",
+                f"the answer has at least {answer} bytes, the maximum of a message is "
+                f"{self._message_bytes}; request fewer rows, or no vectors or metadata",
                 Reason.MESSAGE_TOO_LARGE,
             )
         self.take(count * self._answer_copies)
         self._answer = answer
 
     def begin_again(self) -> None:
-        """What its work has taken so far is given back, as it is done once more."""
+        """Release all but the memory of the request, since the work is repeated."""
         self.shrink(self._request)
         self._answer = 0
 
     def shrink(self, count: int) -> None:
-        """No more than so many bytes are left of it."""
+        """Reduce the reservation to at most ``count`` bytes."""
         self._taken = min(self._taken, count)
         counted = self._taken if self._taken > _LITTLE_BYTES else 0
         if counted < self._counted:
@@ -163,9 +172,9 @@ class CallMemory:
             self._counted = counted
 
     def outlive(self, answer_bytes: int) -> None:
-        """Its answer is on its way: what that takes is given back by ``close`` and not at the end
-        of the context. It is counted however little it is, as callers may leave any number of
-        answers on their way.
+        """Keep the memory of the answer reserved after the end of the context, while the answer is
+        sent, until ``close``. Count it even if it is small, since any number of answers may be
+        waiting to be sent.
 
         Raises:
             ResourceExhaustedError: CALL_MEMORY.
@@ -178,13 +187,13 @@ class CallMemory:
         self._outlives = True
 
     def close(self) -> None:
-        """It has ended; closing twice is fine."""
+        """Release all memory of the call. Idempotent."""
         counted = self._counted
         self.shrink(0)
         if self._most >= _MUCH_BYTES or (counted and self.budget.ends_much()):
             self._most = 0
-            with contextlib.suppress(RuntimeError):  # No thread to be had: another time.
-                threading.Thread(target=_give_back, name="vecdb-memory", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # No thread available: a later call will do it.
+                threading.Thread(target=_trim_heap, name="vecdb-memory", daemon=True).start()
 
     def __enter__(self) -> CallMemory:
         _at.memory = self
@@ -199,14 +208,12 @@ class CallMemory:
 
 
 def out_of_memory(error: MemoryError) -> ResourceExhaustedError:
-    """What a caller is told of one; numpy's say how much was asked for."""
+    """Return the error for a MemoryError; numpy's messages have the size of the allocation."""
     why = f": {error}" if str(error) else ""
-    return ResourceExhaustedError(
-        f"the machine has too little memory for the call{why}", Reason.OUT_OF_MEMORY
-    )
+    return ResourceExhaustedError(f"out of memory during the call{why}", Reason.OUT_OF_MEMORY)
 
 
-def _give_back() -> None:
-    time.sleep(_GIVE_BACK_AFTER_S)
-    with contextlib.suppress(AttributeError, OSError):  # Another C library has no such function.
+def _trim_heap() -> None:
+    time.sleep(_TRIM_AFTER_S)
+    with contextlib.suppress(AttributeError, OSError):  # Only glibc has this function.
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,7 +1,8 @@
-"""Starting a module of ours in a process of its own: the indexer, a backup, a check.
+"""Starting a module of vecdb as a child process: the indexer, a backup, a check.
 
-It talks in lines over its standard input and output, errors among them, and ends when its input
-does, which is also how it notices that this process is gone. It gives way to searches and writes.
+Parent and child exchange lines over the child's standard input and output, errors included. The
+child ends at the end of its input, so it also ends if the parent dies. It runs at a lower priority
+than searches and writes.
 """
 
 from __future__ import annotations
@@ -16,20 +17,21 @@ from typing import Final
 
 from vecdb import _version
 
-__all__ = ["give_way", "start_child", "start_detached"]
+__all__ = ["lower_priority", "start_child", "start_detached"]
 
 _NICENESS: Final = 10
-"""It still gets a tenth of a core that searches want for themselves, so that it never stands
-still: rows that wait for a graph are scanned by every search."""
+"""With this niceness the child still gets a tenth of a core that searches keep busy. It must not
+starve: until rows are in a graph, every search scans them."""
 
 _LOG_BYTES_MAX: Final = 1024**2
 
 
 def start_child(module: str, *arguments: str, own_session: bool) -> subprocess.Popen[str]:
-    """``python -m module arguments``, with this vecdb whatever else is installed.
+    """Start ``python -m module arguments`` with this vecdb, even if another one is installed.
 
     Args:
-        own_session: signals to this process's group, as Ctrl-C sends them, are not for the child.
+        own_session: True to keep signals to this process's group, such as those of Ctrl-C, from
+            the child.
     """
     return subprocess.Popen(
         _command(module, arguments),
@@ -44,11 +46,12 @@ def start_child(module: str, *arguments: str, own_session: bool) -> subprocess.P
 
 
 def start_detached(module: str, *arguments: str, log: Path, holding: int) -> None:
-    """The same for a process that goes on without this one: it ends by itself, and what it says is
-    added to a file, which is begun again when it has grown.
+    """Start a process that outlives this one and ends when its work is done. Append its output to
+    a log file, which is truncated first if it exceeds 1 MiB.
 
     Args:
-        holding: a descriptor that it is born with, and a lock by it.
+        log: the log file.
+        holding: a descriptor that the child inherits, and with it the lock on that file.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
@@ -66,7 +69,7 @@ def start_detached(module: str, *arguments: str, log: Path, holding: int) -> Non
         )
     finally:
         os.close(descriptor)
-    # While this process lives, it is the one to collect it.
+    # Reap the child if it ends before this process, so that it does not remain a zombie.
     threading.Thread(target=child.wait, name="vecdb-detached", daemon=True).start()
 
 
@@ -87,11 +90,12 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{path}" if path else home}
 
 
-def give_way() -> None:
-    """For the child to call: let other processes go first where there are too few cores.
+def lower_priority() -> None:
+    """Lower the scheduling priority of this process; the child calls it.
 
-    Linux weighs sessions, not processes, against each other where it groups them by session, so
-    that a process's own niceness does nothing in a session of its own; then the group gets one.
+    Where Linux schedules by session (autogroups), niceness only ranks the processes within a
+    session and has no effect for a process in its own session. Then set the niceness of the
+    autogroup.
     """
     if hasattr(os, "nice"):
         os.nice(_NICENESS)

@@ -1,7 +1,7 @@
-"""How long a caller is willing to wait, and whether it still does.
+"""The deadline and the cancellation of a call.
 
-Long work asks between slices of at most 20 ms: ``deadline.check()`` raises when the time is up or
-the caller has gone.
+Long work calls ``deadline.check()`` between slices of at most 20 ms. It raises if the deadline has
+passed or the call was cancelled.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ __all__ = ["Deadline"]
 
 
 class Deadline:
-    """A moment on the monotonic clock, and a way to ask for cancellation.
+    """A point in time on the monotonic clock, and a test for cancellation.
 
     Args:
-        timeout_s: seconds from now, None for no end.
-        is_cancelled: asked at each check; None for never.
+        timeout_s: seconds from now; None for no deadline.
+        is_cancelled: called at each check; None if the call cannot be cancelled.
+
+    Raises:
+        InvalidArgumentError: ``timeout_s`` is not a number above 0.
     """
 
     __slots__ = ("_ends", "_is_cancelled", "timeout_s")
@@ -34,23 +37,29 @@ class Deadline:
         self._is_cancelled = is_cancelled
 
     def check(self) -> None:
-        """Raise DeadlineExceededError or CancelledError if it is time to stop."""
+        """Check the deadline and the cancellation.
+
+        Raises:
+            DeadlineExceededError: the deadline has passed.
+            CancelledError: the call was cancelled.
+        """
         if self._ends is not None and time.monotonic() >= self._ends:
             raise DeadlineExceededError(f"the deadline of {self.timeout_s:g} s has passed")
         if self._is_cancelled is not None and self._is_cancelled():
             raise CancelledError("the caller cancelled the call")
 
     def also(self, function: Callable[[], None]) -> Deadline:
-        """The same deadline, each of whose checks calls ``function`` too, in whichever thread."""
+        """Return the same deadline with checks that also call ``function``, in the thread that
+        checks."""
         return _Also(self, function)
 
     def remaining_s(self) -> float | None:
-        """Seconds left, at least 0; None without an end."""
+        """Return the seconds left, at least 0; None without a deadline."""
         return None if self._ends is None else max(0.0, self._ends - time.monotonic())
 
 
 class _Also(Deadline):
-    """A deadline whose checks do something else besides."""
+    """A deadline whose checks also call a function."""
 
     __slots__ = ("_deadline", "_function")
 

@@ -1,11 +1,11 @@
-"""Named places where a test may have the process die, or an operation fail.
+"""Failpoints: named places where a test can kill the process or make an operation fail.
 
-    VECDB_FAILPOINTS="seal.written=crash"           the process kills itself there, as by SIGKILL
-    VECDB_FAILPOINTS="commit.begin=EIO:3"           the third time, OSError(EIO); once
+    VECDB_FAILPOINTS="seal.published=crash"         the process kills itself there with SIGKILL
+    VECDB_FAILPOINTS="commit.begin=EIO:3"           the third pass raises OSError(EIO), once
     several, separated by commas
 
-Without the variable a failpoint is a call of a function that does nothing. What names there are is
-listed here, so that a test can go through all of them.
+Without the variable a failpoint calls a function that does nothing. All names are listed here, so
+that a test can iterate over them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FAILPOINTS: Final = (
 
 
 class _Armed:
-    """Failpoints that do something, and how often each has been passed."""
+    """The active failpoints, and how often each has been passed."""
 
     def __init__(self, text: str) -> None:
         self._lock = threading.Lock()
@@ -57,10 +57,10 @@ class _Armed:
         for part in filter(None, text.split(",")):
             name, _, action = part.partition("=")
             if name not in FAILPOINTS:
-                raise ValueError(f"there is no failpoint {name!r}")
+                raise ValueError(f"unknown failpoint {name!r}")
             what, _, at = action.partition(":")
             if what != "crash" and not hasattr(errno, what):
-                raise ValueError(f"a failpoint crashes or fails as errno says, got {what!r}")
+                raise ValueError(f"action must be crash or a name of errno, got {what!r}")
             self._actions[name] = (what, int(at or 1))
 
     def __call__(self, name: str) -> None:
@@ -86,12 +86,12 @@ _do: Callable[[str], None] = _nothing
 
 
 def failpoint(name: str) -> None:
-    """Pass the place of this name."""
+    """Pass the failpoint of this name; it may raise OSError or kill the process."""
     _do(name)
 
 
 def arm(text: str) -> None:
-    """Set what failpoints do in this process; nothing with an empty text."""
+    """Set the actions of failpoints in this process; an empty text disables all."""
     global _do
     _do = _Armed(text) if text else _nothing
 

@@ -1,4 +1,4 @@
-"""Small things with files: what it takes to be on disk, and locks between processes."""
+"""Durable writes of files and folders, checksums, and file locks between processes."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ __all__ = [
 _LOCK_POLL_S = 0.01
 _CHUNK_BYTES = 8 * 1024**2
 _PROBE_BYTES = 64 * 1024
-"""Less room than this counts as a full disk."""
+"""A disk with less free space than this counts as full."""
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable: a new file is not there after a power loss without
-    it."""
+    """Make the entries of a folder durable. Without it a new file may be missing after a power
+    loss."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -53,15 +53,15 @@ def fsync_folder(folder: Path) -> None:
 
 
 def names_in(folder: Path) -> set[str]:
-    """Names of what lies in a folder; none if there is no such folder, or not any more: one that is
-    looked for first may go before it is listed."""
+    """Return the names of a folder's entries; an empty set if the folder does not exist. A caller
+    that checked for the folder first would race with its removal."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return set(os.listdir(folder))
     return set()
 
 
 def write_file(path: Path, content: bytes) -> int:
-    """Write a file and fsync it; its folder is the caller's. Returns the CRC-32 of the content."""
+    """Write a file and fsync it, but not its folder. Return the CRC-32 of the content."""
     with open(path, "wb", opener=creating) as file:
         file.write(content)
         file.flush()
@@ -70,22 +70,22 @@ def write_file(path: Path, content: bytes) -> int:
 
 
 def fsync_file(path: Path) -> None:
-    """Make a file durable that others wrote; its folder is the caller's. Who reads it next reads it
-    from disk."""
+    """Fsync a file that other code wrote, but not its folder. Drop it from the page cache, so that
+    the next read comes from the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-        _drop_from_memory(descriptor)
+        _drop_from_page_cache(descriptor)
     finally:
         os.close(descriptor)
 
 
 def copy_file(source: BinaryIO, path: Path) -> tuple[int, int]:
-    """Copy what is left of ``source`` into a new file and fsync it; its folder is the caller's. Who
-    reads it next reads it from disk.
+    """Copy the rest of ``source`` to a new file and fsync it, but not its folder. Drop the copy
+    from the page cache, so that the next read comes from the disk.
 
     Returns:
-        Size and CRC-32 of the bytes that were read.
+        Size in bytes and CRC-32 of the bytes read.
     """
     size = crc = 0
     with open(path, "xb", opener=creating) as file:
@@ -95,19 +95,19 @@ def copy_file(source: BinaryIO, path: Path) -> tuple[int, int]:
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
-        _drop_from_memory(file.fileno())
+        _drop_from_page_cache(file.fileno())
     return size, crc
 
 
-def _drop_from_memory(descriptor: int) -> None:
-    """Ask the system, where it can be asked, to forget the pages of a file that was fsynced: a copy
-    is to be compared as it is on disk, and takes no memory from what is searched."""
+def _drop_from_page_cache(descriptor: int) -> None:
+    """Ask the system, where it supports that, to drop the cached pages of a fsynced file. Then a
+    verification reads the disk, and the copy does not evict pages that searches use."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def checksum_of_file(path: Path) -> tuple[int, int]:
-    """Size and CRC-32 of a file."""
+    """Return the size in bytes and the CRC-32 of a file."""
     size = crc = 0
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -117,7 +117,8 @@ def checksum_of_file(path: Path) -> tuple[int, int]:
 
 
 def is_full(folder: Path, file_bytes: int) -> bool:
-    """The disk has no room, or a file of this size in the folder may not grow (RLIMIT_FSIZE)."""
+    """Return whether the disk is full, or a file of this size in the folder cannot grow since the
+    process limits file sizes (RLIMIT_FSIZE)."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if limit != resource.RLIM_INFINITY and file_bytes > limit - _PROBE_BYTES:
         return True
@@ -129,11 +130,12 @@ def is_full(folder: Path, file_bytes: int) -> bool:
     return False
 
 
-def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
-    """Write an array as .npy, fsynced; its data begin at a multiple of 64 bytes, as NumPy does it.
+def write_array(path: Path, array: npt.NDArray[np.generic]) -> dict[str, Any]:
+    """Write an array as .npy and fsync it. Its data begin at a multiple of 64 bytes, as NumPy
+    writes them.
 
     Returns:
-        What a manifest says of it: dtype, shape, bytes of the file, CRC-32 of its data.
+        Its entry for a manifest: dtype, shape, size of the file in bytes, CRC-32 of its data.
     """
     array = np.ascontiguousarray(array)
     raw = memoryview(array.reshape(-1).view(np.uint8).data if array.size else b"")
@@ -152,10 +154,10 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def patient_lock(path: Path, patience_s: float) -> Iterator[None]:
-    """``file_lock`` that waits, but not for ever.
+    """Hold a ``file_lock``; wait for it at most ``patience_s`` seconds.
 
     Raises:
-        UnavailableError: LOCKED, it was held all the time.
+        UnavailableError: LOCKED: another process held the lock all that time.
     """
     ends = time.monotonic() + patience_s
     while True:
@@ -165,8 +167,8 @@ def patient_lock(path: Path, patience_s: float) -> Iterator[None]:
                 return
         if time.monotonic() > ends:
             raise UnavailableError(
-                f"another process has held {path} for {patience_s:g} s; continue or end that "
-                "process if it was stopped, and retry",
+                f"another process has held the lock {path} for {patience_s:g} s; continue or end "
+                "that process if it was stopped, and retry",
                 Reason.LOCKED,
             )
         time.sleep(_LOCK_POLL_S)
@@ -174,10 +176,10 @@ def patient_lock(path: Path, patience_s: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold an exclusive lock between processes on a file, which stays where it is.
+    """Hold an exclusive lock between processes on a file; the file is never removed.
 
-    Yields True with the lock held, or False at once if ``wait`` is false and another holds it. The
-    lock ends with the block or with the process, whichever is first.
+    Yield True with the lock held, or False at once if ``wait`` is False and another process or
+    thread holds it. The lock is released at the end of the block or of the process.
     """
     descriptor = open_lock(path)
     try:
@@ -189,7 +191,8 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
         try:
             yield True
         finally:
-            # Said aloud, as a child that was forked meanwhile holds the same lock by its copy.
+            # Unlock explicitly: a child forked in the meantime has a copy of the descriptor, and
+            # closing ours would leave the lock held.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

@@ -1,8 +1,8 @@
-"""Who uses a data folder: everyone together, or one alone.
+"""The lock on the use of a data folder: shared for normal use, exclusive for compaction.
 
-Each process that works in a folder holds a shared lock on its file use.lock: an open database, its
-indexer, a backup. Who must be alone there (compaction replaces the stores' files) takes it
-exclusively. The lock ends with the process, however it ends.
+Each process that uses a folder holds a shared lock on its file use.lock: an open database, its
+indexer, a backup. Compaction takes it exclusively, since it replaces the files of stores. The
+system releases the lock when the process ends, also by SIGKILL.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ __all__ = ["FolderUse"]
 
 _LOCK_NAME = "use.lock"
 PATIENCE_S = 10.0
-"""An indexer may still be at work for a database that was just closed."""
+"""How long an exclusive user waits: the indexer of a database that was just closed may still be
+finishing a job."""
 
 _POLL_S = 0.05
 
@@ -30,51 +31,52 @@ class FolderUse:
 
     Args:
         root: the data folder.
-        alone: with nobody else, whose end is waited for a little.
+        exclusive: exclude all other users; wait for them ``PATIENCE_S`` seconds.
 
     Raises:
-        FailedPreconditionError: IN_USE, somebody is there and ``alone`` is wanted.
-        UnavailableError: COMPACTING, somebody is there alone.
+        FailedPreconditionError: IN_USE: ``exclusive``, and there are other users.
+        UnavailableError: COMPACTING: another process holds the lock exclusively.
     """
 
-    def __init__(self, root: Path, *, alone: bool = False) -> None:
+    def __init__(self, root: Path, *, exclusive: bool = False) -> None:
         self._descriptor = open_lock(root / _LOCK_NAME)
-        wanted = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        wanted = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         ends = time.monotonic() + PATIENCE_S
         while True:
             try:
                 fcntl.flock(self._descriptor, wanted | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                if alone and time.monotonic() < ends:
+                if exclusive and time.monotonic() < ends:
                     time.sleep(_POLL_S)
                     continue
                 self.close()
-            if alone:
+            if exclusive:
                 raise FailedPreconditionError(
-                    f"{root} is open in another process or in this one: close it first",
+                    f"{root} is open in this or another process; close it first, and retry",
                     Reason.IN_USE,
                 )
             raise UnavailableError(
-                f"{root} is being compacted; open it when that is done", Reason.COMPACTING
+                f"{root} is being compacted; retry when that has finished", Reason.COMPACTING
             )
 
     def close(self) -> None:
-        """Let it go. Closing twice is fine."""
+        """Release the lock. Idempotent."""
         if self._descriptor >= 0:
-            # Said aloud, as a child that was forked meanwhile holds the same lock by its copy.
+            # Unlock explicitly: a child forked in the meantime has a copy of the descriptor, and
+            # closing ours would leave the lock held.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 
     @property
     def descriptor(self) -> int:
-        """What holds the lock, for a process that is started with it."""
+        """The descriptor that holds the lock, for a child process to inherit."""
         return self._descriptor
 
-    def hand_on(self) -> None:
-        """Let go of it without ending the lock, which a process that was started with the
-        descriptor holds until its own end."""
+    def hand_over(self) -> None:
+        """Close the descriptor without releasing the lock: a child process that inherited the
+        descriptor holds it until the child ends."""
         os.close(self._descriptor)
         self._descriptor = -1
 

@@ -1,22 +1,22 @@
-"""Python's garbage collector in a process of our own: a server, an indexer."""
+"""Settings of Python's garbage collector for the processes of vecdb: a server, an indexer."""
 
 from __future__ import annotations
 
 import gc
 from typing import Final
 
-__all__ = ["keep_what_is_loaded"]
+__all__ = ["freeze_loaded_objects"]
 
 _THRESHOLD: Final = 20_000
-"""Containers made before Python looks for cycles among the new ones; a batch's answer makes some
-hundreds, and none of them is in a cycle."""
+"""Containers allocated before Python searches the new ones for cycles. The answer to a batch
+allocates some hundreds of containers, none of them in a cycle."""
 
 
-def keep_what_is_loaded() -> None:
-    """To be called once all is loaded: the collector need not look at it again and again.
+def freeze_loaded_objects() -> None:
+    """Exclude all existing objects from garbage collection. Call it once all modules are loaded.
 
-    To go through it takes 60 ms of a core, ten times as long by the clock for an indexer that gives
-    way to searches, and often in a transaction, which keeps the store from using its free pages.
+    A collection over them takes 60 ms of CPU, and ten times as long in an indexer that runs at a
+    lower priority. It often happens within a transaction, which keeps LMDB from reusing pages.
     """
     gc.freeze()
     gc.set_threshold(_THRESHOLD)

@@ -1,11 +1,11 @@
-"""Who may read what vecdb makes: the user alone, or the group as well if the data folder says so.
+"""Permissions of files and folders: for the user only, or also for the group of the data folder.
 
-A data folder is made with mode 0700, with ``group_access`` 0770. Whatever is made in it, by
-whichever process, is 0700 and 0600, or 0770 and 0660 if the folder that it lies in may be written
-by the group. The umask changes none of this, and what is there keeps the mode that it has.
+A data folder is created with mode 0700, with ``group_access`` 0770. All folders and files in it are
+created with 0700 and 0600; with 0770 and 0660 if their parent folder is writable by the group. The
+umask has no effect. Existing files and folders keep their mode.
 
-A lock of the system (flock) can be taken by whoever can open the file, for reading too. So a lock
-file that others can read, as earlier versions made it, is closed to them when it is used next.
+Any user who can open a file, even only for reading, can take a lock on it (flock). So a lock file
+that others can read, as earlier versions created it, loses those permissions on its next use.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ _FILE, _GROUP_FILE = 0o600, 0o660
 
 
 def is_for_group(folder: Path) -> bool:
-    """The group may write into the folder."""
+    """Return whether the group may write to the folder."""
     return bool(folder.stat().st_mode & _GROUP_WRITES)
 
 
 def _file_mode(path: str | Path) -> int:
-    """Mode of a new file of this path."""
+    """Return the mode for a new file at this path."""
     return _GROUP_FILE if is_for_group(Path(path).parent) else _FILE
 
 
 def creating(path: str, flags: int) -> int:
-    """The ``opener`` for files that are made: one that is there keeps its mode."""
+    """Open a file that may be created; the ``opener`` argument of ``open``. An existing file keeps
+    its mode."""
     wanted = _file_mode(path)
     if not flags & os.O_EXCL:
         with contextlib.suppress(FileNotFoundError):
@@ -53,16 +54,16 @@ def creating(path: str, flags: int) -> int:
 
 
 def set_file_mode(path: Path) -> None:
-    """For a file that a library has just made."""
+    """Set the mode of a file that a library has just created."""
     os.chmod(path, _file_mode(path))
 
 
 def make_folder(folder: Path, *, exist_ok: bool = False, group: bool | None = None) -> None:
-    """Make a folder; not its parents.
+    """Create a folder, but not its parents.
 
     Args:
-        exist_ok: one that is there is fine, and keeps its mode.
-        group: for the group as well; None as its parent is.
+        exist_ok: accept an existing folder; it keeps its mode.
+        group: True to give the group access; None to do as the parent folder does.
 
     Raises:
         FileExistsError, FileNotFoundError: as ``mkdir``.
@@ -81,21 +82,22 @@ def make_folder(folder: Path, *, exist_ok: bool = False, group: bool | None = No
 
 
 def make_folders(folder: Path) -> None:
-    """Make a folder and the parents that are missing, all as the first parent that is there."""
+    """Create a folder and its missing parents, with the access of the first existing parent."""
     if not folder.is_dir():
         make_folders(folder.parent)
         make_folder(folder, exist_ok=True)
 
 
 def make_root(folder: Path, *, group: bool) -> None:
-    """Make a folder of the user's that may be there, and the parents that are missing; these as
-    the umask says."""
+    """Create a folder at a path that the user gave, unless it exists. Its missing parents get
+    modes by the umask."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     make_folder(folder, exist_ok=True, group=group)
 
 
 def open_lock(path: Path) -> int:
-    """Open a lock file, made if it is not there, and close it to those who could only read it."""
+    """Open a lock file; create it if it does not exist. Remove permissions that would let other
+    users take the lock."""
     descriptor = creating(os.fspath(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     status = os.fstat(descriptor)
     allowed = _GROUP_FILE if status.st_mode & _GROUP_WRITES else _FILE

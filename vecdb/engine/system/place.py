@@ -1,9 +1,9 @@
-"""Whether a store's file is still where it was opened.
+"""Detection of a store's file that was removed, moved, replaced or truncated while it is open.
 
-A folder that is removed, moved or replaced under a process that has it open stays open there: what
-is committed goes into files that nobody finds again. So each commit compares the file that has the
-name with the one that was opened, by device and inode, and the size with the greatest one seen:
-LMDB's file never shrinks by itself.
+If a folder is removed, moved or replaced, a process that has it open keeps the old files: its
+commits would go to files that no path leads to. So each commit compares the device and inode of the
+file at the path with those of the opened file. It also compares the size with the largest one seen:
+LMDB never shrinks its file, so a smaller file was truncated from outside.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ from typing import Final
 from vecdb.errors import OutcomeUnknownError, UnavailableError
 from vecdb.reasons import Reason
 
-__all__ = ["Place", "not_in_place", "unknown_where"]
+__all__ = ["OpenedFile", "not_in_place", "unknown_where"]
 
-_WHAT_TO_DO: Final = (
+_REMEDY: Final = (
     "it was removed, moved or replaced; put it back where it was, or close the database (stop the "
     "server) and open it again"
 )
 
 
-class Place:
-    """The file of an open store. Its creator calls ``found`` before and after it is opened."""
+class OpenedFile:
+    """The identity of an open store's file. Call ``remember`` before and after opening it."""
 
     def __init__(self, file: Path) -> None:
         self._file = os.fspath(file)
         self._size = 0
         self._identity: tuple[int, int] | None = None
 
-    def found(self) -> None:
-        """Remember the file that has the name now."""
+    def remember(self) -> None:
+        """Record the identity and the size of the file that is at the path now."""
         status = os.stat(self._file)
         self._identity = status.st_dev, status.st_ino
         self._size = status.st_size
 
-    def holds(self) -> bool:
-        """It is still that file."""
-        size = self._look()
+    def is_in_place(self) -> bool:
+        """Return whether the recorded file is still at the path."""
+        size = self._size_if_same()
         if size is not None:
             self._size = max(size, self._size)
         return size is not None
 
     def is_shorter(self) -> bool:
-        """It is still that file, and shorter than it was."""
-        size = self._look()
+        """Return whether the recorded file is still at the path and shorter than it was."""
+        size = self._size_if_same()
         if size is None:
             return False
         shorter = size < self._size
         self._size = max(size, self._size)
         return shorter
 
-    def _look(self) -> int | None:
+    def _size_if_same(self) -> int | None:
         try:
             status = os.stat(self._file)
         except OSError:
@@ -63,17 +63,17 @@ class Place:
 
 
 def not_in_place(folder: Path) -> UnavailableError:
-    """Refused before anything was done."""
+    """Return the error for an operation that was rejected before it changed anything."""
     return UnavailableError(
-        f"{folder} is not the folder that was opened: {_WHAT_TO_DO}; nothing was written",
+        f"{folder} is not the folder that was opened: {_REMEDY}; nothing was written",
         Reason.FOLDER_GONE,
     )
 
 
 def unknown_where(folder: Path) -> OutcomeUnknownError:
-    """A commit was made, and then the folder was gone."""
+    """Return the error for a commit after which the folder turned out to be gone."""
     return OutcomeUnknownError(
-        f"{folder} is not the folder that was opened: {_WHAT_TO_DO}; the batch was written into "
-        "the folder that was there",
+        f"{folder} is not the folder that was opened: {_REMEDY}; the batch was written into "
+        "the original folder",
         Reason.FOLDER_GONE,
     )

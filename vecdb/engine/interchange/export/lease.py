@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from typing import Any
 
 from vecdb import limits
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout, leases
 from vecdb.engine.store.layout import Lease
 from vecdb.engine.store.scroll_token import ScrollToken, pack_token
@@ -54,7 +54,7 @@ class ExportLease:
         """
         self.release()
 
-        def write(transaction: Any) -> tuple[Lease, int]:
+        def write(transaction: Transaction) -> tuple[Lease, int]:
             live_count = self._store.read_counters(transaction).live_count
             return leases.take_lease(self._store, transaction), live_count
 
@@ -72,7 +72,7 @@ class ExportLease:
             moved = self._lease._replace(seq=seq, next_row=next_row)
             self._lease = self._store.environment.transact(lambda t: self._put(t, moved))
 
-    def _put(self, transaction: Any, moved: Lease) -> Lease:
+    def _put(self, transaction: Transaction, moved: Lease) -> Lease:
         held = leases.check_lease(self._store, transaction, moved.id)
         moved = moved._replace(expiry_ns=held.expiry_ns)
         database = self._store.environment.database(b"pins")

@@ -20,7 +20,7 @@ import threading
 import traceback
 import uuid
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -47,7 +47,7 @@ from vecdb.engine.segments.segment import (
 )
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
-from vecdb.engine.system.child_process import give_way
+from vecdb.engine.system.child_process import lower_priority
 from vecdb.engine.system.files import file_lock, os_errors_translated
 from vecdb.engine.system.folder_use import FolderUse
 from vecdb.errors import DataLossError, UnavailableError, VecdbError
@@ -65,7 +65,7 @@ class _Merger:
         self._width = padded_width(store.config.dim)
         self._space = space_of(store.config.metric)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, object]:
         """Make the draft; what the process that asked for it has to know."""
         remove_drafts(self._folder)
         snapshot = self._sound_snapshot()
@@ -96,7 +96,7 @@ class _Merger:
         dead = sum(segment.deleted_count for segment in snapshot.segments)
         return {
             "draft": name,
-            "entry": entry,
+            "entry": entry.to_json(),
             "next_row": counters.next_row,
             "work": parts_text(len(snapshot.segments), len(memtable.rows), dead, anew=anew),
         }
@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--map-bytes", type=int, default=16 * 1024**3)
     arguments = parser.parse_args()
-    give_way()
+    lower_priority()
     threading.Thread(target=_end_with_parent, name="input", daemon=True).start()
     try:
         _run(arguments)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vecdb import errors
 from vecdb.engine.segments.lifecycle import remove_drafts
 from vecdb.engine.segments.segment import Segment
+from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.system.child_process import start_child
 from vecdb.engine.system.files import file_lock
 from vecdb.errors import UnavailableError, VecdbError
@@ -143,7 +144,7 @@ def _taken_over(opened: OpenCollection, lease: ExportLease, answer: dict[str, An
     merged = answer["merged"]
     folder = opened.folder / merged["draft"]
     try:
-        segment = Segment(folder, 0, opened.id, merged["entry"])
+        segment = Segment(folder, 0, opened.id, SegmentEntry.from_json(merged["entry"]))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     lease.move_to(segment.seq, merged["next_row"])

@@ -97,7 +97,7 @@ class GraphSource:
                 _let_go(stored, int(some[0]), int(some[-1]) + 1)
 
 
-def _let_go(array: npt.NDArray[Any], first: int, end: int) -> None:
+def _let_go(array: npt.NDArray[np.generic], first: int, end: int) -> None:
     """Rows of a mapped array that were read: this process need not hold their pages any longer, or
     its memory would grow by the whole file."""
     base: Any = array

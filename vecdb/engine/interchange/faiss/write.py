@@ -9,7 +9,6 @@ it has read gives the same bytes again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +92,7 @@ def _header(dim: int, n: int, metric: Metric) -> bytes:
     return layout.INDEX_HEADER.pack(dim, n, layout.UNUSED, layout.UNUSED, 1, kind)
 
 
-def _vector(array: npt.NDArray[Any]) -> Iterator[Piece]:
+def _vector(array: npt.NDArray[np.generic]) -> Iterator[Piece]:
     yield layout.COUNT.pack(array.size)
     yield _bytes_of(array)
 
@@ -115,7 +114,7 @@ def _ids(n: int, ids: Ids) -> Iterator[Piece]:
         yield _bytes_of(block.astype("<i8", copy=False))
 
 
-def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
+def _bytes_of(array: npt.NDArray[np.generic]) -> memoryview:
     return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 

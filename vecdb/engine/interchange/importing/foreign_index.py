@@ -244,7 +244,7 @@ class ForeignIndex:
 
 
 def check_ids_unique(
-    file: UntrustedFile, ids: npt.NDArray[Any], start: int, stride: int, field: str
+    file: UntrustedFile, ids: npt.NDArray[np.generic], start: int, stride: int, field: str
 ) -> None:
     """No id stands twice.
 

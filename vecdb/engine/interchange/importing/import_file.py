@@ -76,7 +76,7 @@ class ImportRequest(NamedTuple):
 
 
 def import_file(
-    runtime: Runtime, path: Any, request: ImportRequest, meta: Any, timeout_s: float | None
+    runtime: Runtime, path: object, request: ImportRequest, meta: object, timeout_s: float | None
 ) -> ImportReport:
     """``Database.import_faiss`` and ``import_hnswlib``: a file of the caller's own."""
     runtime.check_usable()

@@ -151,7 +151,7 @@ def _entries(meta: SideFile, headers: list[SideHeader] | None = None) -> Iterato
                 yield _entry(meta, number, found)
 
 
-def _add_header(meta: SideFile, number: int, found: Any, headers: list[SideHeader]) -> None:
+def _add_header(meta: SideFile, number: int, found: object, headers: list[SideHeader]) -> None:
     try:
         header = SideHeader.read(found)
     except InvalidArgumentError as error:
@@ -162,7 +162,7 @@ def _add_header(meta: SideFile, number: int, found: Any, headers: list[SideHeade
     headers[:] = [header]
 
 
-def _object(meta: SideFile, number: int, line: bytes) -> dict[str, Any]:
+def _object(meta: SideFile, number: int, line: bytes) -> dict[str, object]:
     place = f"line {number}"
     try:
         found: Any = json_objects.decode(line.removeprefix(_BOM) if number == 1 else line)
@@ -173,7 +173,7 @@ def _object(meta: SideFile, number: int, line: bytes) -> dict[str, Any]:
     return found
 
 
-def _entry(meta: SideFile, number: int, found: dict[str, Any]) -> Entry:
+def _entry(meta: SideFile, number: int, found: dict[str, object]) -> Entry:
     place = f"line {number}"
     faiss_id, text, metadata = (found.get(key) for key in ("faiss_id", "id", "metadata"))
     if type(faiss_id) is not int or not 0 <= faiss_id < 2**63:

@@ -13,7 +13,7 @@ other difference, and the graph is left: the rows are safe in the store and will
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from vecdb.engine.hnsw.reachability import connect, distances_of, reachable_node
 from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.engine.interchange.importing.names import Names
 from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX
 from vecdb.engine.segments.lifecycle import (
     FLUSH_LOCK,
@@ -72,10 +73,10 @@ def in_graphs(store: Store, first: int, count: int) -> bool:
     """The rows of an import that was finished earlier are in graphs already, whoever made these."""
     with store.environment.read() as transaction:
         placed = in_place(store.read_segments(transaction))
-    return any(entry["end_row"] >= first + count for _, entry in placed) and all(
-        entry["state"] == "published" and entry["kind"] == "graph"
+    return any(entry.end_row >= first + count for _, entry in placed) and all(
+        entry.is_published and entry.has_graph
         for _, entry in placed
-        if entry["first_row"] < first + count and entry["end_row"] > first
+        if entry.overlaps(first, first + count)
     )
 
 
@@ -195,7 +196,7 @@ def _check_nothing_before(store: Store, first: int) -> None:
 
 def _compare(
     store: Store,
-    transaction: Any,
+    transaction: Transaction,
     first_row: int,
     keys: list[bytes],
     raw: npt.NDArray[np.float32],
@@ -219,7 +220,7 @@ def _compare(
 
 
 def _read_deleted(
-    store: Store, transaction: Any, first_row: int, end_row: int
+    store: Store, transaction: Transaction, first_row: int, end_row: int
 ) -> npt.NDArray[np.int64]:
     seq = store.read_state(transaction).seq
     return store.rows.read_deleted(transaction, first_row, end_row, seq)

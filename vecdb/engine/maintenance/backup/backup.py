@@ -40,15 +40,16 @@ from typing import Any, BinaryIO, Final
 
 from vecdb._version import __version__
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.maintenance.backup.manifest import write_manifest
 from vecdb.engine.runtime.catalog import copy_catalog
 from vecdb.engine.segments.lifecycle import raise_generation
 from vecdb.engine.segments.segment import Segment, SegmentDamagedError
 from vecdb.engine.store import layout
-from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.segment_table import SegmentEntry, in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.atomic_folder import LOCK_NAME, PartialFolder
-from vecdb.engine.system.child_process import give_way
+from vecdb.engine.system.child_process import lower_priority
 from vecdb.engine.system.files import (
     checksum_of_file,
     copy_file,
@@ -159,7 +160,7 @@ def _hold(
     with store.environment.read() as transaction:
         entries = store.read_segments(transaction)
     for number, entry in entries.items():
-        if entry["state"] != "published" or number in files:
+        if not entry.is_published or number in files:
             continue
         with contextlib.suppress(FileNotFoundError), os.scandir(segments / str(number)) as found:
             opened: OpenFiles = {}
@@ -179,7 +180,7 @@ def _copy_segments(
     make_folder(target)
     kept = set()
     for number, entry in entries.items():
-        if entry["state"] != "published" or number not in files:
+        if not entry.is_published or number not in files:
             continue
         folder = target / str(number)
         make_folder(folder)
@@ -198,16 +199,16 @@ def settle(store: Store, kept: set[int]) -> None:
     """Make a copied store fit what lies beside it: a published segment that is not in ``kept`` is
     lost; work that was claimed, what was retired and long readers are nobody's here."""
 
-    def write(transaction: Any) -> None:
+    def write(transaction: Transaction) -> None:
         changed = False
         for number, entry in store.read_segments(transaction).items():
-            settled: dict[str, Any] | None = entry
-            if entry["state"] in ("claimed", "retired"):
+            settled: SegmentEntry | None = entry
+            if entry.is_reserved or entry.is_retired:
                 settled = None
-            elif entry["state"] == "published" and number in kept:
-                settled = {**entry, "verified": True}
-            elif entry["state"] == "published":
-                settled = {**entry, "state": "lost"}
+            elif entry.is_published and number in kept:
+                settled = dataclasses.replace(entry, verified=True)
+            elif entry.is_published:
+                settled = entry.quarantined()
             if settled != entry:
                 store.write_segment(transaction, number, settled)
                 changed = True
@@ -219,7 +220,7 @@ def settle(store: Store, kept: set[int]) -> None:
     store.environment.transact(write)
 
 
-def _verify(store: Store) -> dict[str, Any]:
+def _verify(store: Store) -> dict[str, object]:
     """Read all of a copied store, compare every checksum and sum; what the manifest says of it."""
     environment = store.environment
     with environment.read() as transaction:
@@ -236,13 +237,13 @@ def _verify(store: Store) -> dict[str, Any]:
         )
     covered_to = 0
     for number, entry in placed:
-        if entry["first_row"] != covered_to:
+        if entry.first_row != covered_to:
             raise DataLossError(
-                f"segment {number} in {environment.folder} begins at row {entry['first_row']}, "
+                f"segment {number} in {environment.folder} begins at row {entry.first_row}, "
                 f"expected {covered_to}",
                 Reason.INTERVALS,
             )
-        covered_to = entry["end_row"]
+        covered_to = entry.end_row
     if covered_to != counters.sealed_to:
         raise DataLossError(
             f"the segments in {environment.folder} end at row {covered_to}, expected "
@@ -254,7 +255,7 @@ def _verify(store: Store) -> dict[str, Any]:
         "generation": state.generation,
         "live_count": counters.live_count,
         "segments": len(placed),
-        "lost": sum(entry["state"] == "lost" for _, entry in placed),
+        "lost": sum(entry.is_quarantined for _, entry in placed),
     }
 
 
@@ -298,7 +299,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+def _run(arguments: argparse.Namespace) -> dict[str, object]:
     """The one line of the answer."""
     try:
         root = Path(arguments.folder)
@@ -332,7 +333,7 @@ def main() -> None:
     parser.add_argument("target")
     parser.add_argument("--no-segments", action="store_true")
     arguments = parser.parse_args()
-    give_way()
+    lower_priority()
     threading.Thread(target=_end_with_parent, name="input", daemon=True).start()
     print(json.dumps(_run(arguments)), flush=True)
 

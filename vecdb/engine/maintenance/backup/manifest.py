@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ __all__ = ["read_manifest", "write_manifest"]
 BACKUP_FORMAT: Final = 1
 
 
-def write_manifest(folder: Path, content: dict[str, Any]) -> int:
+def write_manifest(folder: Path, content: Mapping[str, object]) -> int:
     """Write and fsync it; its folder is the caller's. Returns its size in bytes."""
     content = {**content, "format": BACKUP_FORMAT, "data_format": layout.FORMAT_NUMBER}
     raw = _encoded({**content, "crc32": zlib.crc32(_encoded(content))})
@@ -76,6 +77,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _encoded(content: dict[str, Any]) -> bytes:
+def _encoded(content: Mapping[str, object]) -> bytes:
     """The one way in which it is written, so that its bytes can be compared."""
     return json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"

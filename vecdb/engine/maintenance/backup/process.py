@@ -54,7 +54,7 @@ def back_up(
             return run_backup(runtime.path, target, include_segments=include_segments, check=check)
     except BaseException:
         # If it was killed while it copied a store, that store would never use a page again.
-        runtime.forget_dead_readers()
+        runtime.clear_stale_readers()
         raise
 
 

@@ -24,7 +24,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ from vecdb.engine.maintenance.checking.walk import Facts, Walk, read_entries, re
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import in_place
-from vecdb.engine.system.child_process import give_way
+from vecdb.engine.system.child_process import lower_priority
 from vecdb.errors import NotFoundError, VecdbError
 from vecdb.types import CollectionConfig
 
@@ -207,14 +207,14 @@ class CollectionCheck:
             now = read_entries(Walk(environment, transaction, Findings("", lambda problem: None)))
         told = set()
         for suspect in self._suspects:
-            entry = now.segments.get(suspect.number, {})
-            there = entry.get("state") == "published" and not now.dropped
+            entry = now.segments.get(suspect.number)
+            there = entry is not None and entry.is_published and not now.dropped
             if there and suspect.number not in told:
                 told.add(suspect.number)
                 self._findings.add(suspect.kind, suspect.detail, WARNING, segment=suspect.number)
 
 
-def say(event: dict[str, Any]) -> None:
+def say(event: Mapping[str, object]) -> None:
     """One line of the answer."""
     print(json.dumps(event), flush=True)
 
@@ -278,7 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("folder")
     arguments = parser.parse_args()
-    give_way()
+    lower_priority()
     job = read_job()
     threading.Thread(target=end_with_input, name="input", daemon=True).start()
     _run(Path(arguments.folder), job)

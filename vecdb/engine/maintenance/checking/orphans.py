@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from vecdb import limits
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.transaction import Transaction
+from vecdb.engine.runtime.catalog import CatalogEntry, new_entry
 from vecdb.engine.runtime.catalog_loss import stores_on_disk
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
@@ -54,7 +56,7 @@ def adopt_orphans(root: Path, catalog: Environment, taken: set[str], named: set[
         taken.add(name)
         key, value = name.encode(), layout.pack_json(name.encode(), entry)
 
-        def write(transaction: Any, key: bytes = key, value: bytes = value) -> None:
+        def write(transaction: Transaction, key: bytes = key, value: bytes = value) -> None:
             transaction.put(key, value, db=catalog.database(b"names"))
 
         catalog.transact(write)
@@ -71,7 +73,7 @@ def set_aside(folder: Path) -> None:
     fsync_folder(folder.parent)
 
 
-def _said(folder: Path, collection_id: str) -> tuple[str | None, dict[str, Any]]:
+def _said(folder: Path, collection_id: str) -> tuple[str | None, CatalogEntry]:
     """The name that a store says it has, and its entry for the catalogue.
 
     Raises:
@@ -88,7 +90,7 @@ def _said(folder: Path, collection_id: str) -> tuple[str | None, dict[str, Any]]
             name = read_name(environment, transaction)
     finally:
         environment.close()
-    return name, {**layout.config_entry(collection_id, store.config), "state": "ready"}
+    return name, new_entry(collection_id, store.config, "ready")
 
 
 def _free_name(wanted: str | None, collection_id: str, taken: set[str]) -> str:

@@ -35,6 +35,7 @@ from typing import Any, Final
 from vecdb.engine.indexing.indexer import CollectionIndexer
 from vecdb.engine.indexing.merge_policy import graph_row_bytes
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.maintenance.checking.check import end_with_input, read_job, say
 from vecdb.engine.maintenance.checking.findings import Findings
 from vecdb.engine.maintenance.checking.orphans import adopt_orphans, set_aside
@@ -120,7 +121,7 @@ class CollectionRepair:
             # With both locks held the generation stands still, but for those who mark likewise.
             quarantine(store, number, store.current_state().generation)
         with store.environment.read() as transaction:
-            return any(e["state"] == "lost" for e in store.read_segments(transaction).values())
+            return any(e.is_quarantined for e in store.read_segments(transaction).values())
 
     def _remove_leftovers(self, store: Store) -> None:
         with store.environment.read() as transaction:
@@ -176,7 +177,7 @@ def _correct_sums(store: Store, facts: Facts) -> None:
     versions = facts.metadata_versions
     ids = store.environment.database(b"ids")
 
-    def write(transaction: Any) -> None:
+    def write(transaction: Transaction) -> None:
         counters = store.read_counters(transaction)
         before = counters.pack()
         counters.live_count = transaction.stat(ids)["entries"]

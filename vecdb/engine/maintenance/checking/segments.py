@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from vecdb.engine.maintenance.checking.walk import BAD_VALUE, Facts, Rows, is_am
 from vecdb.engine.runtime.data_folder import COMPACTION_DRAFT
 from vecdb.engine.segments.lifecycle import GRAPH_LOCK
 from vecdb.engine.segments.segment import Segment, SegmentDamagedError, padded_width
+from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.system.files import file_lock, names_in
 from vecdb.engine.system.folder_use import FolderUse
 from vecdb.errors import DataLossError, UnavailableError
@@ -53,10 +54,10 @@ def open_segments(
     """The published segments, and those that can't be opened. ``folder`` is the collection's."""
     opened, suspects = [], []
     for number, entry in sorted(facts.segments.items()):
-        if entry["state"] == "lost":
-            what = f"segment {number}, {entry['count']:,} rows, is to be rebuilt"
+        if entry.is_quarantined:
+            what = f"segment {number}, {entry.count:,} rows, is to be rebuilt"
             findings.add("SEGMENT_LOST", what, NOTE, segment=number)
-        if entry["state"] != "published":
+        if not entry.is_published:
             continue
         try:
             segment = Segment(folder / "segments" / str(number), number, collection_id, entry)
@@ -70,7 +71,7 @@ def open_segments(
     return opened, suspects
 
 
-def _check_manifest(segment: Segment, entry: dict[str, Any], config: CollectionConfig) -> None:
+def _check_manifest(segment: Segment, entry: SegmentEntry, config: CollectionConfig) -> None:
     """The manifest against the store's entry.
 
     Raises:
@@ -84,10 +85,12 @@ def _check_manifest(segment: Segment, entry: dict[str, Any], config: CollectionC
         "bytes": segment.file_bytes,
         "kind": "flat" if segment.graph is None else "graph",
     }
+    recorded = entry.to_json()
     for name, value in said.items():
-        if entry[name] != value:
+        if recorded[name] != value:
             raise SegmentDamagedError(
-                f"{name} is {value} in its manifest, the store says {entry[name]}", Reason.SEGMENT
+                f"{name} is {value} in its manifest, the store says {recorded[name]}",
+                Reason.SEGMENT,
             )
     width = padded_width(config.dim)
     if segment.width != width:
@@ -208,9 +211,7 @@ class Leftovers:
         if facts.bad_segments or "segments" in facts.incomplete:
             return
         entries = facts.segments
-        building = any(
-            e["state"] == "claimed" and e.get("lock") == GRAPH_LOCK for e in entries.values()
-        )
+        building = any(e.is_reserved and e.lock == GRAPH_LOCK for e in entries.values())
         left = [
             name
             for name in sorted(self._before & _listed(self._folder))
@@ -241,7 +242,7 @@ def _is_free(lock: Path) -> bool:
         return False
 
 
-def _is_number_in(name: str, entries: dict[int, dict[str, Any]]) -> bool:
+def _is_number_in(name: str, entries: dict[int, SegmentEntry]) -> bool:
     return name.isdecimal() and str(int(name)) == name and int(name) in entries
 
 

@@ -17,9 +17,9 @@ If a database can't be read to its end, what would need all of it is left out.
 from __future__ import annotations
 
 from array import array
-from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from vecdb.checking import WARNING
 from vecdb.engine.maintenance.checking.findings import Few, Findings, shown_id
@@ -33,7 +33,7 @@ from vecdb.engine.maintenance.checking.walk import (
 )
 from vecdb.engine.segments.lifecycle import FLUSH_LOCK, GRAPH_LOCK
 from vecdb.engine.store import layout
-from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.segment_table import STATES, SegmentEntry, in_place
 
 __all__ = [
     "check_counters",
@@ -43,8 +43,6 @@ __all__ = [
     "check_log",
     "check_requests",
 ]
-
-_STATES: Final = ("claimed", "published", "retired", "lost")
 
 
 def check_ids(walk: Walk, facts: Facts, findings: Findings) -> None:
@@ -62,7 +60,7 @@ def check_ids(walk: Walk, facts: Facts, findings: Findings) -> None:
     same[recorded] = facts.record_hashes[at] == hashes[recorded]
     many = findings.many
 
-    def tell(what: str, chosen: Any) -> None:
+    def tell(what: str, chosen: npt.NDArray[np.bool_]) -> None:
         many("IDS", what, named_rows(walk, rows[chosen]), count=int(np.count_nonzero(chosen)))
 
     many("IDS", "rows that more than one id names", twice)
@@ -127,15 +125,15 @@ def check_entries(facts: Facts, findings: Findings) -> None:
         return
     covered_to = 0
     for number, entry in in_place(facts.segments):
-        if entry["first_row"] != covered_to:
+        if entry.first_row != covered_to:
             findings.add(
                 "SEGMENT_ENTRIES",
-                f"segment {number} begins at row {entry['first_row']}, the ones before it end at "
+                f"segment {number} begins at row {entry.first_row}, the ones before it end at "
                 f"{covered_to}",
                 WARNING,
             )
             return
-        covered_to = entry["end_row"]
+        covered_to = entry.end_row
     if covered_to != facts.counters.sealed_to:
         findings.add(
             "SEGMENT_ENTRIES",
@@ -145,19 +143,17 @@ def check_entries(facts: Facts, findings: Findings) -> None:
         )
 
 
-def _entry_faults(entry: dict[str, Any], facts: Facts) -> list[str]:
+def _entry_faults(entry: SegmentEntry, facts: Facts) -> list[str]:
     faults = []
-    if entry["state"] not in _STATES:
-        faults.append(f"its state is {entry['state']!r}")
-    if entry["state"] == "claimed" and entry.get("lock") not in (FLUSH_LOCK, GRAPH_LOCK):
-        faults.append(f"it is claimed under the lock {entry.get('lock')!r}")
+    if entry.state not in STATES:
+        faults.append(f"its state is {entry.state!r}")
+    if entry.is_reserved and entry.lock not in (FLUSH_LOCK, GRAPH_LOCK):
+        faults.append(f"it is claimed under the lock {entry.lock!r}")
     next_row = 2**63 if facts.counters is None else facts.counters.next_row
-    if not 0 <= entry["first_row"] <= entry["end_row"] <= next_row:
-        faults.append(
-            f"it stands for the rows {entry['first_row']} to {entry['end_row']} of {next_row}"
-        )
-    if facts.state is not None and entry["seq"] > facts.state.seq:
-        faults.append(f"it is of seq {entry['seq']}, the last one is {facts.state.seq}")
+    if not 0 <= entry.first_row <= entry.end_row <= next_row:
+        faults.append(f"it stands for the rows {entry.first_row} to {entry.end_row} of {next_row}")
+    if facts.state is not None and entry.seq > facts.state.seq:
+        faults.append(f"it is of seq {entry.seq}, the last one is {facts.state.seq}")
     return faults
 
 
@@ -286,13 +282,13 @@ def _seq_of_age(key: bytes) -> int:
     return seq
 
 
-def _pairs(columns: tuple[array[int], array[int]]) -> Any:
+def _pairs(columns: tuple[array[int], array[int]]) -> npt.NDArray[np.void]:
     """Seqs and hashes of ids, as one array of records."""
     dtype = [("seq", np.int64), ("id", np.int64)]
     return np.rec.fromarrays([np.array(c, np.int64) for c in columns], dtype=dtype)
 
 
-def _others(pairs: Any, known: Any) -> list[str]:
+def _others(pairs: npt.NDArray[np.void], known: npt.NDArray[np.void]) -> list[str]:
     """The pairs that are not among the known ones, by their seqs."""
     return [f"seq {seq}" for seq in np.setdiff1d(pairs, known)["seq"].tolist()]
 

@@ -23,8 +23,10 @@ import numpy.typing as npt
 
 from vecdb.checking import ERROR, WARNING
 from vecdb.engine.kv.environment import Environment
+from vecdb.engine.kv.transaction import DatabaseHandle, Transaction
 from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Few, Findings, shown_id
 from vecdb.engine.store import layout
+from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.errors import VecdbError
 from vecdb.types import CollectionConfig
 
@@ -80,7 +82,7 @@ class Facts:
     metadata_versions: int = 0
     deleted_rows: Rows = field(default_factory=lambda: _NONE)
     deleted_seqs: Rows = field(default_factory=lambda: _NONE)
-    segments: dict[int, dict[str, Any]] = field(default_factory=dict)
+    segments: dict[int, SegmentEntry] = field(default_factory=dict)
     bad_segments: list[int] = field(default_factory=list)
     incomplete: set[str] = field(default_factory=set)
 
@@ -110,7 +112,9 @@ def is_among(values: Rows, ascending: Rows) -> npt.NDArray[np.bool_]:
 class Walk:
     """Reads the databases of one store in a transaction that the caller holds."""
 
-    def __init__(self, environment: Environment, transaction: Any, findings: Findings) -> None:
+    def __init__(
+        self, environment: Environment, transaction: Transaction, findings: Findings
+    ) -> None:
         self.environment = environment
         self.transaction = transaction
         self.findings = findings
@@ -152,7 +156,7 @@ class Walk:
         what = f"values in {name} have a wrong checksum"
         bad.tell(self.findings, "CHECKSUM", what, severity)
 
-    def _raw(self, name: str, database: Any) -> Iterator[tuple[bytes, bytes]]:
+    def _raw(self, name: str, database: DatabaseHandle) -> Iterator[tuple[bytes, bytes]]:
         last = b""
         with self.transaction.cursor(database) as cursor:
             for key_view, value in cursor.iternext(keys=True, values=True):
@@ -353,17 +357,8 @@ def _read_segments(walk: Walk, facts: Facts) -> None:
     for key, payload in walk.values("segments", number_of, on_bad, WARNING):
         try:
             (number,) = _KEY.unpack(key)
-            entry = json.loads(payload)
-            wanted = {"state": str, "first_row": int, "end_row": int, "seq": int}
-            # What was claimed and given up is retired without more.
-            if entry.get("state") not in ("claimed", "retired"):
-                wanted |= {"kind": str, "count": int, "bytes": int, "manifest_crc": int}
-            if any(type(entry[name]) is not kind for name, kind in wanted.items()):
-                raise ValueError(f"a segment's entry is {entry!r}")
-            if any(not 0 <= entry[name] < 2**63 for name, kind in wanted.items() if kind is int):
-                raise OverflowError(f"a segment's entry is {entry!r}")
-            facts.segments[number] = entry
-        except (*BAD_VALUE, AttributeError):
+            facts.segments[number] = SegmentEntry.from_json(json.loads(payload))
+        except BAD_VALUE:
             what = f"the entry of {number_of(key)} can't be read"
             walk.findings.add("VALUE", what, WARNING)
             on_bad(key)

@@ -1,4 +1,4 @@
-"""Turns by name: one thread at a time at each name, and none waits for another's name."""
+"""Locks by name, created on demand: threads exclude each other only for the same name."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-__all__ = ["Turns"]
+__all__ = ["NamedLocks"]
 
 
-class Turns:
-    """Locks by name, kept while they are held or waited for. Safe to use from many threads."""
+class NamedLocks:
+    """Locks by name. A lock exists only while a thread holds or awaits it. Thread-safe."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()

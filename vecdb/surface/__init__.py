@@ -1,0 +1,18 @@
+"""The public surface: what an embedded database and a remote one offer alike, typed and documented.
+
+``vecdb.engine.api`` implements it in this process, ``vecdb_client`` over gRPC. Both inherit these
+docstrings; paragraphs that begin with "Remote:" hold for the client only. Every remote call may
+also raise UnavailableError (no connection, or the server is starting or stopping) and
+DeadlineExceededError.
+
+arguments    the types of arguments
+collection   methods of a collection
+database     methods of a database
+"""
+
+from __future__ import annotations
+
+from vecdb.surface.collection import CollectionSurface
+from vecdb.surface.database import DatabaseSurface
+
+__all__ = ["CollectionSurface", "DatabaseSurface"]
