@@ -246,10 +246,10 @@ def test_deaths_are_read_only_of_segments_in_place(database: Any) -> None:
     state = store.current_state()
     with store.environment.read() as transaction:
         ((number, entry),) = store.read_segments(transaction).items()
-    assert views._dead_of(number, entry, state).tolist() == list(range(10))
+    assert views._deleted_rows_of(number, entry, state).tolist() == list(range(10))
     index_now(docs)
     with pytest.raises(view_keeper._SegmentGoneError):
-        views._dead_of(number, entry, state)
+        views._deleted_rows_of(number, entry, state)
     assert len(docs.search(rows(1)[0], k=50, exact=True)) == 40
 
 

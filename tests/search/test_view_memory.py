@@ -509,7 +509,7 @@ class Keeper:
     def __init__(self, used_at: float) -> None:
         self.used_at = used_at
 
-    def let_go(self) -> bool:
+    def evict(self) -> bool:
         raise AssertionError("the budget only names them")
 
 

@@ -36,7 +36,7 @@ def test_insert_only(surface: Any) -> None:
     call = lambda: docs.upsert(["new", "b", "c"], rows(3, 6), insert_only=True)  # noqa: E731
     reason, message = refusal(call)
     assert reason == "CONDITION_EXISTS"
-    assert "'b'" in message and "seq 1" in message and "at 2" in message
+    assert "'b'" in message and "seq 1" in message and "at seq 2" in message
     assert docs.get(["new", "b"]).missing == ["new"]
     assert (docs.count(), docs.stats().seq) == (3, 2)
     docs.delete(["b", "c"])

@@ -51,7 +51,7 @@ def check_condition(
     """
     if if_seq is not None and if_seq > seq:
         raise ConditionFailedError(
-            f"if_seq {if_seq} is greater than the collection's seq {seq}: no read returned it",
+            f"if_seq {if_seq} was not returned by a read: the collection is at seq {seq}",
             Reason.CONDITION_CHANGED,
         )
     row_of = rows.find(transaction, [ids[i] for i in order])
