@@ -65,7 +65,7 @@ _MERGED_SEGMENTS_MAX = GROUP_SEGMENTS_MAX + 2
 
 _WAITING_FRACTION = 1 / 4
 """A growing graph is published early if fewer rows wait than this fraction of its own, and fewer
-than were just added: then writes are slow, and until then searches scan the unpublished rows."""
+than were just added: writes are slow then, and searches have to scan the unpublished rows."""
 
 _BULK_FRACTION = 1 / 16
 """Growth since the indexer last had nothing to do, as a fraction of all rows, from which it counts

@@ -116,7 +116,7 @@ class SnapshotManager:
         Raises:
             NotFoundError: the collection was dropped.
             DataLossError: the store is damaged.
-            UnavailableError: SEGMENTS_CHANGING, OVERTAKEN: it kept changing while it was read.
+            UnavailableError: SEGMENTS_CHANGING: every attempt was outrun by writers or purging.
         """
         self.used_at = monotonic()
         known_commit, snapshot = self._known

@@ -188,12 +188,12 @@ class PurgePass:
     """
 
     def __init__(
-        self, store: Store, seq: int, died: npt.NDArray[np.int64], changed: npt.NDArray[np.int64]
+        self, store: Store, seq: int, deleted: npt.NDArray[np.int64], changed: npt.NDArray[np.int64]
     ) -> None:
         self.tombstones: dict[int, int] = {}
         self._store = store
         self._seq = seq
-        self._died = died
+        self._deleted = deleted
         self._changed = changed
         self.done = False
 
@@ -228,8 +228,8 @@ class PurgePass:
 
     def step(self) -> int:
         """Run one transaction of the pass; return the number of rows purged."""
-        if len(self._died):
-            rows, self._died = self._died[:_STEP_ROWS], self._died[_STEP_ROWS:]
+        if len(self._deleted):
+            rows, self._deleted = self._deleted[:_STEP_ROWS], self._deleted[_STEP_ROWS:]
             self._store.environment.transact(
                 lambda t: _purge(self._store, t, rows, self._seq, self.tombstones)
             )
@@ -248,7 +248,7 @@ def _chosen(store: Store, transaction: Any, rows_max: int, grace_s: float) -> Pu
     leased = leases.oldest_leased_seq(store, transaction)
     now_ns, grace_ns = store.clock.read(transaction), int(grace_s * 1e9)
     last_seq, rows, count = None, 0, 0
-    died, changed = [_NO_ROWS.astype(np.uint64)], [_NO_ROWS.astype(np.uint64)]
+    deleted, changed = [_NO_ROWS.astype(np.uint64)], [_NO_ROWS.astype(np.uint64)]
     with transaction.cursor(store.environment.database(b"log")) as cursor:
         for key, value in cursor.iternext(keys=True, values=True):
             seq = int.from_bytes(key, "big")
@@ -265,12 +265,12 @@ def _chosen(store: Store, transaction: Any, rows_max: int, grace_s: float) -> Pu
             if now_ns - grace_ns < entry.time_ns <= now_ns:
                 break
             last_seq, count = seq, count + 1
-            died.append(entry.died)
+            deleted.append(entry.died)
             changed.append(entry.changed)
             rows += len(entry.died) + len(entry.changed)
     if last_seq is None:
         return None
-    all_deleted = np.unique(np.concatenate(died)).astype(np.int64)
+    all_deleted = np.unique(np.concatenate(deleted)).astype(np.int64)
     all_changed = np.unique(np.concatenate(changed)).astype(np.int64)
     return PurgePass(store, last_seq, all_deleted, np.setdiff1d(all_changed, all_deleted))
 

@@ -75,7 +75,7 @@ def read_page(
     store: Store,
     collection_id: str,
     token: str | None,
-    asked: PageRequest,
+    request: PageRequest,
     deadline: Deadline,
     *,
     ends: bool = True,
@@ -97,12 +97,12 @@ def read_page(
     """
     if token is not None:
         place = _checked_token(token, collection_id)
-        return _page(store, place, asked, deadline, ends=ends)
+        return _page(store, place, request, deadline, ends=ends)
     deadline.check()
     lease = store.environment.transact(lambda transaction: leases.take_lease(store, transaction))
     try:
         place = ScrollToken(lease.id, lease.seq, 0, collection_id)
-        return _page(store, place, asked, deadline, ends=ends)
+        return _page(store, place, request, deadline, ends=ends)
     except BaseException:
         with contextlib.suppress(VecdbError):
             _release(store, lease.id)
@@ -139,20 +139,20 @@ def _checked_token(token: Any, collection_id: str) -> ScrollToken:
 
 
 def _page(
-    store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadline, *, ends: bool
+    store: Store, place: ScrollToken, request: PageRequest, deadline: Deadline, *, ends: bool
 ) -> ScrollPage:
     row_bytes = limits.ID_BYTES.maximum + _ROW_OVERHEAD
-    if asked.include_vectors:
+    if request.include_vectors:
         row_bytes += 4 * store.config.dim
-    if asked.include_metadata:
+    if request.include_metadata:
         row_bytes += limits.METADATA_BYTES.maximum
     with store.call_memory.of_call() as memory:
-        memory.answer(min(asked.bytes_max, asked.batch * row_bytes))
-        return _filled_page(store, place, asked, deadline, ends)
+        memory.answer(min(request.bytes_max, request.batch * row_bytes))
+        return _filled_page(store, place, request, deadline, ends)
 
 
 def _filled_page(
-    store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadline, ends: bool
+    store: Store, place: ScrollToken, request: PageRequest, deadline: Deadline, ends: bool
 ) -> ScrollPage:
     got, row = _Rows(), place.row
     while True:
@@ -164,8 +164,8 @@ def _filled_page(
                 raise InvalidArgumentError(
                     "the token's seq or row does not match its scroll", Reason.BAD_TOKEN
                 )
-            row = _read_slice(store, transaction, lease, row, asked, got)
-        if got.full or len(got.ids) == asked.batch or row >= lease.next_row:
+            row = _read_slice(store, transaction, lease, row, request, got)
+        if got.full or len(got.ids) == request.batch or row >= lease.next_row:
             break
     token = None
     if row < lease.next_row:
@@ -177,32 +177,32 @@ def _filled_page(
         # The last page. If the lease can't be released now, it expires.
         with contextlib.suppress(ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
             _release(store, lease.id)
-    return ScrollPage(_records(store, got, asked, lease.seq), token)
+    return ScrollPage(_records(store, got, request, lease.seq), token)
 
 
 def _read_slice(
-    store: Store, transaction: Any, lease: Lease, row: int, asked: PageRequest, got: _Rows
+    store: Store, transaction: Any, lease: Lease, row: int, request: PageRequest, got: _Rows
 ) -> int:
     """Add rows from ``row`` on to the page; return the row to go on at."""
     begin = store.rows.next_recorded(transaction, row)
     if begin is None or begin >= lease.next_row:
         return lease.next_row
-    vector_bytes = 4 * store.config.dim if asked.include_vectors else 0
+    vector_bytes = 4 * store.config.dim if request.include_vectors else 0
     # More rows than wanted, as some may be deleted, but no more than a slice may read.
-    window = max(_SLICE_ROWS_MIN, 2 * (asked.batch - len(got.ids)))
+    window = max(_SLICE_ROWS_MIN, 2 * (request.batch - len(got.ids)))
     window = min(window, _SLICE_ROWS, _SLICE_BYTES // max(1, vector_bytes))
     end = min(begin + window, lease.next_row)
     deleted = store.rows.read_deleted(transaction, begin, end, lease.seq)
     deleted_set, read_bytes = set(deleted.tolist()), 0
     rows: list[int] = []
     append_row, append_id, append_metadata = rows.append, got.ids.append, got.metadata.append
-    room, wanted = asked.bytes_max - got.nbytes, asked.batch - len(got.ids)
+    room, wanted = request.bytes_max - got.nbytes, request.batch - len(got.ids)
     first_of_page = not got.ids
     for at, encoded, metadata in store.rows.iterate_records(transaction, begin, end, lease.seq):
         read_bytes += len(metadata)
         if at not in deleted_set:
             size = vector_bytes + len(encoded) + _ROW_OVERHEAD
-            if asked.include_metadata:
+            if request.include_metadata:
                 size += len(metadata)
             if (size > room and not first_of_page) or wanted == 0:
                 got.full, end = True, at
@@ -214,8 +214,8 @@ def _read_slice(
         if read_bytes > _SLICE_BYTES:
             end = at + 1
             break
-    got.nbytes = asked.bytes_max - room
-    if asked.include_vectors:
+    got.nbytes = request.bytes_max - room
+    if request.include_vectors:
         kept = np.array(rows, np.int64)
         got.vectors.append(_vectors(store, transaction, begin, end, kept, deleted))
     return end
@@ -255,10 +255,10 @@ def _vectors(
     return vectors
 
 
-def _records(store: Store, got: _Rows, asked: PageRequest, seq: int) -> Records:
+def _records(store: Store, got: _Rows, request: PageRequest, seq: int) -> Records:
     vectors = None
-    if asked.include_vectors:
+    if request.include_vectors:
         parts = got.vectors or [np.zeros((0, store.config.dim), np.float32)]
         vectors = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    metadata = got.metadata if asked.include_metadata else [b""] * len(got.ids)
+    metadata = got.metadata if request.include_metadata else [b""] * len(got.ids)
     return Records(got.ids, vectors, metadata, [], seq)
