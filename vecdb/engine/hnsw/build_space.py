@@ -44,23 +44,23 @@ __all__ = ["BuildSpace", "Space", "chain_duplicates", "fill_lists", "scatter", "
 Space = Literal["ip", "l2", "dot"]
 """What a graph is built for: unit vectors, Euclidean distance, inner product."""
 
-_LARGEST: Final[dict[Space, int]] = {"l2": 0, "dot": 20}
+_SCALE_EXPONENT: Final[dict[Space, int]] = {"l2": 0, "dot": 20}
 """Power of two to which the largest component of the first rows is scaled."""
 
-_KEPT: Final = 0.5
+_MEAN_LEFT: Final = 0.5
 """Length of the mean left in the rows of the graph by inner product, relative to their spread (root
 mean square). With none, queries that share the mean are far from all rows: at 40,000 positive rows
 of 64 components recall@10 was 0.914. With all of it, recall of queries that do not share the mean
 falls from 0.904 to 0.789. With this value they are 0.996 and 0.865."""
 
-_AS_THEY_ARE: Final = 2.0**-30, 2.0**30
+_UNSCALED_RANGE: Final = 2.0**-30, 2.0**30
 """For Euclidean distance, rows whose largest component is between these are not scaled."""
 
 _LARGEST_MAX: Final = 2.0**50
 """Largest component after scaling: the sum of 16,384 squares of it still fits a float32."""
 
 _BLOCK_BYTES: Final = 4 * 1024**2
-_LISTS: Final = 4_096
+_LISTS_AT_ONCE: Final = 4_096
 
 Vectors = npt.NDArray[np.float32]
 
@@ -88,10 +88,12 @@ class BuildSpace:
             return
         if space == "dot":
             self._centre = _mean(blocks := list(blocks))
-            self._offset = self._centre * self._drowned(blocks)
+            self._offset = self._centre * self._subtracted_fraction(blocks)
         largest = max(self._largest(block) for block in blocks)
-        if largest > 0 and not (space == "l2" and _AS_THEY_ARE[0] < largest < _AS_THEY_ARE[1]):
-            self._exponent = _LARGEST[space] - int(np.frexp(largest)[1])
+        if largest > 0 and not (
+            space == "l2" and _UNSCALED_RANGE[0] < largest < _UNSCALED_RANGE[1]
+        ):
+            self._exponent = _SCALE_EXPONENT[space] - int(np.frexp(largest)[1])
 
     def fits(self, vectors: Vectors) -> bool:
         """Return whether these rows fit the scale; if not, choose a new one and rebuild."""
@@ -119,9 +121,9 @@ class BuildSpace:
         )
         return max(parts, default=0.0)
 
-    def _drowned(self, blocks: list[Vectors]) -> float:
+    def _subtracted_fraction(self, blocks: list[Vectors]) -> float:
         """Return the fraction of the centre to subtract for the graph by inner product; see
-        ``_KEPT``."""
+        ``_MEAN_LEFT``."""
         length = float(np.sqrt(np.sum(np.square(self._centre))))
         squares = (
             float(np.sum(np.square(rows)))
@@ -129,7 +131,7 @@ class BuildSpace:
             for _, rows in _shifted(block, self._centre)
         )
         spread = np.sqrt(sum(squares) / max(1, sum(len(block) for block in blocks)))
-        return max(0.0, 1.0 - _KEPT * float(spread) / length) if length > 0 else 0.0
+        return max(0.0, 1.0 - _MEAN_LEFT * float(spread) / length) if length > 0 else 0.0
 
 
 def _slices(vectors: Vectors) -> Iterator[slice]:
@@ -160,8 +162,11 @@ def fill_lists(links: npt.NDArray[np.int32], others: npt.NDArray[np.int32]) -> N
         links, others: int32 (n, slots), padded at the end with -1.
     """
     slots = links.shape[1]
-    for start in range(0, len(links), _LISTS):
-        mine, more = links[start : start + _LISTS], others[start : start + _LISTS].copy()
+    for start in range(0, len(links), _LISTS_AT_ONCE):
+        mine, more = (
+            links[start : start + _LISTS_AT_ONCE],
+            others[start : start + _LISTS_AT_ONCE].copy(),
+        )
         for slot in range(slots):
             more[more == mine[:, slot, None]] = -1
         both = np.concatenate([mine, more], axis=1)

@@ -145,7 +145,7 @@ class CollectionIndexer:
         with file_lock(self._folder / "graph.lock", wait=False) as held:
             if not held:
                 return True
-            self._clear_up()
+            self._remove_leftovers()
             if self.settled_rows is None:
                 snapshot = self._snapshots.snapshot()
                 self.settled_rows = sum(
@@ -158,7 +158,7 @@ class CollectionIndexer:
                 if taken is None:
                     break
                 failpoint("graph.claimed")
-                if self._intact(group, snapshot):
+                if self._verify_group(group, snapshot):
                     self._merge(group, taken)
                 else:
                     discard_reservations(self._store, self._segments, GRAPH_LOCK)
@@ -189,7 +189,7 @@ class CollectionIndexer:
             deleted_fraction_max=self._deleted_fraction_max,
         )
 
-    def _clear_up(self) -> None:
+    def _remove_leftovers(self) -> None:
         """Remove reservations and drafts of an earlier lock holder that was killed."""
         make_folder(self._segments, exist_ok=True)
         discard_reservations(self._store, self._segments, GRAPH_LOCK)
@@ -237,7 +237,7 @@ class CollectionIndexer:
                 return
             time.sleep(_FLUSH_WAIT_POLL_S)
 
-    def _intact(self, group: list[SegmentSnapshot], snapshot: Snapshot) -> bool:
+    def _verify_group(self, group: list[SegmentSnapshot], snapshot: Snapshot) -> bool:
         """Compare the checksums of the segments to build from; return False to plan again.
 
         A segment whose files are missing or damaged is quarantined, unless the generation has
@@ -364,7 +364,11 @@ class CollectionIndexer:
         for segment in snapshot.segments:
             if segment.first_row == taken.end_row and segment.graph is None:
                 fits = growing.rows + segment.live_count <= self._rows_max
-                return (segment, snapshot) if fits and self._intact([segment], snapshot) else None
+                return (
+                    (segment, snapshot)
+                    if fits and self._verify_group([segment], snapshot)
+                    else None
+                )
         return None
 
     def _publish(self, taken: Reservation, growing: _Growing) -> None:

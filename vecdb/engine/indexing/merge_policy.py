@@ -18,7 +18,10 @@ __all__ = ["GROUP_SEGMENTS_MAX", "Pace", "graph_row_bytes", "plan"]
 Pace = Literal["writing", "pausing", "optimizing"]
 """Which work to do: what pays during writes, what pays in a pause between writes, or all of it."""
 
-_WORTH: dict[Pace, tuple[float, int]] = {"writing": (1 / 8, 4_000), "pausing": (1 / 32, 0)}
+_MERGE_THRESHOLDS: dict[Pace, tuple[float, int]] = {
+    "writing": (1 / 8, 4_000),
+    "pausing": (1 / 32, 0),
+}
 """Per pace: rows beside a graph, as a fraction of those in it, from which extending it pays, since
 that rewrites the whole segment; and rows from which newer rows get a graph of their own before
 that. Walking a graph costs about as much as scanning 2,500 rows."""
@@ -62,7 +65,7 @@ def plan(
     for group in groups:
         if len(group) == 1 and is_clean(group[0], deleted_fraction_max):
             continue
-        paying = group if pace == "optimizing" else _paying(group, *_WORTH[pace])
+        paying = group if pace == "optimizing" else _paying(group, *_MERGE_THRESHOLDS[pace])
         if paying:
             return paying
     return None

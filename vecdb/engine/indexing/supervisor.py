@@ -99,7 +99,7 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._sent = self._answered = self._left = 0
-        self._doing: dict[str, Any] = {}
+        self._current: dict[str, Any] = {}
         self._output_tail: deque[str] = deque(maxlen=20)
 
     def wake(self, collection_id: str, *, urgent: bool = False) -> None:
@@ -125,8 +125,8 @@ class Supervisor:
             failure = self._failures.get(collection_id)
             if failure is not None:
                 return f"waiting after a crash ({failure.count} in a row): {failure.detail}"
-            if self._doing.get("collection") == collection_id:
-                return f"building ({self._doing.get('rows', 0)} rows)"
+            if self._current.get("collection") == collection_id:
+                return f"building ({self._current.get('rows', 0)} rows)"
             if collection_id in self._wanted:
                 return "waiting for its turn"
             return "idle"
@@ -226,19 +226,19 @@ class Supervisor:
             if time.monotonic() - closed_at > _END_S_MAX:
                 child.kill()
         if child.wait() != 0 and not self._closed:
-            self._blame(given)
+            self._back_off(given)
 
-    def _blame(self, given: dict[str, bool]) -> None:
+    def _back_off(self, given: dict[str, bool]) -> None:
         """Request the work of a crashed child again, with a backoff for the collection that it was
         working on."""
         with self._changed:
-            failing = self._doing.get("collection")
+            failing = self._current.get("collection")
             detail = self._output_tail[-1] if self._output_tail else "it was killed"
             for collection_id, urgent in given.items():
                 self._want(collection_id, urgent)
                 if failing in (None, collection_id):
                     self._failed(collection_id, detail)
-            self._doing = {}
+            self._current = {}
 
     def _failed(self, collection_id: str, detail: str) -> None:
         known = self._failures.get(collection_id)
@@ -312,9 +312,9 @@ class Supervisor:
         if kind in ("done", "paused"):
             self._answered += kind == "done"
             self._left = event["left"]
-            self._doing = {}
+            self._current = {}
         elif kind in ("building", "progress"):
-            self._doing = event
+            self._current = event
             if self._on_progress is not None:
                 self._on_progress(event["collection"])
         elif kind == "worked":

@@ -21,8 +21,8 @@ from vecdb.engine.kernels.loading import load_kernels
 
 __all__ = ["Memtable", "aligned_rows", "nodes_of"]
 
-_ROWS_AT_FIRST = 64
-_DELETED_PARTS_WORTH_IT = 4
+_CAPACITY_MIN = 64
+_REWRITE_AT_ONE_IN = 4
 """The buffer is rewritten when one row in this many is deleted."""
 
 
@@ -93,7 +93,7 @@ class Memtable:
     @staticmethod
     def empty(first_row: int, width: int, rows_max: int) -> Memtable:
         """Return a memtable without rows."""
-        return Memtable._with_capacity(first_row, min(_ROWS_AT_FIRST, rows_max), width, rows_max)
+        return Memtable._with_capacity(first_row, min(_CAPACITY_MIN, rows_max), width, rows_max)
 
     @staticmethod
     def _with_capacity(first_row: int, capacity: int, width: int, rows_max: int) -> Memtable:
@@ -110,7 +110,7 @@ class Memtable:
 
     @property
     def _is_sparse(self) -> bool:
-        return self.count > 0 and _DELETED_PARTS_WORTH_IT * self.deleted_count >= self.count
+        return self.count > 0 and _REWRITE_AT_ONE_IN * self.deleted_count >= self.count
 
     def appended(
         self, rows: npt.NDArray[np.int64], raw: npt.NDArray[np.float32], normalise: bool
@@ -172,7 +172,7 @@ class Memtable:
         live = np.unpackbits(self.dead, count=self.count, bitorder="little") == 0
         live &= self.rows[: self.count] >= first_row
         kept = np.flatnonzero(live)
-        capacity = min(_ROWS_AT_FIRST, self.rows_max)
+        capacity = min(_CAPACITY_MIN, self.rows_max)
         while capacity < min(max(len(kept), capacity_min), self.rows_max):
             capacity = min(2 * capacity, self.rows_max)
         copy = Memtable._with_capacity(first_row, capacity, self.buffer.shape[1], self.rows_max)

@@ -47,7 +47,7 @@ GARBAGE_ROWS_MIN: Final = 256
 """With more garbage than this fraction of the live rows (and than this number) the purge delay does
 not apply: otherwise a collection that is replaced each minute would take many times its size."""
 
-_FAR_TOO_MUCH: Final = 2.0
+_RELIEF_MULTIPLE: Final = 2.0
 """With more garbage than this multiple of the above, commits wait until there is less, each for at
 most ``_RELIEF_S``."""
 
@@ -119,7 +119,7 @@ class Purger:
             while True:
                 purged = self._step(garbage)
                 garbage -= purged
-                if not purged or garbage <= _FAR_TOO_MUCH * _tolerated(live_count):
+                if not purged or garbage <= _RELIEF_MULTIPLE * _tolerated(live_count):
                     return False
                 if time.monotonic() > ends:
                     return True

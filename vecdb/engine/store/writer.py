@@ -149,7 +149,7 @@ class Writer:
             self._queued_bytes += job.nbytes
             try:
                 if store not in self._at:
-                    self._staff()
+                    self._ensure_threads()
             except ResourceExhaustedError:
                 self._jobs.pop()
                 self._queued_bytes -= job.nbytes
@@ -184,7 +184,7 @@ class Writer:
             if not answer.done():
                 answer.set_exception(answer.store.environment.lock.error())
 
-    def _staff(self) -> None:
+    def _ensure_threads(self) -> None:
         """Wake or start a thread for each collection with jobs. The caller holds the lock."""
         wanted = len({job.store for job in self._jobs} - self._at.keys())
         if wanted and self._idle:
@@ -201,7 +201,7 @@ class Writer:
             except BaseException as error:
                 # The thread must go on: until it leaves its collection, no other one writes there.
                 for job in group:
-                    job.fail(_presentable(error))
+                    job.fail(_as_vecdb_error(error))
             with self._changed:
                 del self._at[group[0].store]
                 if self._closed:
@@ -234,7 +234,7 @@ class Writer:
             self._queued_bytes -= size
             self._at[store] = group
             with contextlib.suppress(ResourceExhaustedError):  # This thread takes them later.
-                self._staff()
+                self._ensure_threads()
             return group
 
     def _next_store(self) -> Store | None:
@@ -259,7 +259,7 @@ class Writer:
             return
         except BaseException as error:
             if len(group) == 1:
-                group[0].fail(_presentable(error))
+                group[0].fail(_as_vecdb_error(error))
                 return
             for job in group:
                 self._write([job])
@@ -291,7 +291,7 @@ def _applied(
         return refusal.with_traceback(None)
 
 
-def _presentable(error: BaseException) -> BaseException:
+def _as_vecdb_error(error: BaseException) -> BaseException:
     if isinstance(error, VecdbError):
         return error
     if isinstance(error, MemoryError):
