@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 import vecdb
-from tests.hnsw.test_healing import torn
+from tests.hnsw.test_repair import two_clouds as torn
 from vecdb.engine.interchange.faiss.write import hnsw_index
 from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.testing import opened_of

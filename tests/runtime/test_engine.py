@@ -672,11 +672,11 @@ def test_a_block_with_gaps_unpacks() -> None:
 def test_many_deaths_are_unpacked_at_once() -> None:
     keys = [layout.row_key(row) for row in (3, 5, 2**40)]
     values = [layout.pack_u64(key, seq) for key, seq in zip(keys, (7, 8, 9), strict=True)]
-    found, seqs = layout.unpack_u64_table(b"".join(keys), b"".join(values), "death")
+    found, seqs = layout.unpack_u64_table(b"".join(keys), b"".join(values), "tombstone")
     assert (found.tolist(), seqs.tolist()) == ([3, 5, 2**40], [7, 8, 9])
     values[1] = values[1][:-1] + b"\0"
     with pytest.raises(vecdb.DataLossError):
-        layout.unpack_u64_table(b"".join(keys), b"".join(values), "death")
+        layout.unpack_u64_table(b"".join(keys), b"".join(values), "tombstone")
 
 
 @pytest.mark.parametrize("letters", ["abc", "aé", "漢字x"])
