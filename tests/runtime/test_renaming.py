@@ -330,7 +330,7 @@ def test_a_damaged_entry_is_no_drop(tmp_path: Path) -> None:
 
         environment.transact(damage)
         in_another_process(tmp_path, "db.drop_collection('going')")
-        runtime_of(database)._let_dropped_go()
+        runtime_of(database)._close_dropped()
         assert list(runtime_of(database).collections) == [opened_of(docs).id]
         assert docs.upsert(["b"], rows(1)).seq == 2 and docs.count() == 2
         assert reason_of(going.count) == "DROPPED"
