@@ -137,7 +137,10 @@ OF_DATABASE = {
     "drop_collection": Case({"name": "docs"}, {"name": "name|collection"}),
     "backup": Case(
         {"path": "/proc/nope"},
-        {"path": "path|folder|is there already", "include_segments": "include_segments|folder"},
+        {
+            "path": "path|folder|(is there|exists) already",
+            "include_segments": "include_segments|folder",
+        },
         embedded={"path": {"text"}},  # A server wants an absolute path.
     ),
     "import_faiss": Case({"path": "nope.faiss", "collection": "docs"}, IMPORTED),
@@ -209,7 +212,7 @@ OF_COLLECTION = {
     "export_faiss": Case(
         {"path": "/proc/nope/x", "flat": True},
         {
-            "path": "path|folder|is there already", "flat": "flat|/proc/nope",
+            "path": "path|folder|(is there|exists) already", "flat": "flat|/proc/nope",
             "normalize_queries": "normalize_queries|/proc/nope",
             "overwrite": "overwrite|/proc/nope", "timeout_s": "timeout_s|/proc/nope",
         },
@@ -218,7 +221,7 @@ OF_COLLECTION = {
     "export_hnswlib": Case(
         {"path": "/proc/nope/x"},
         {
-            "path": "path|folder|is there already", "overwrite": "overwrite|/proc/nope",
+            "path": "path|folder|(is there|exists) already", "overwrite": "overwrite|/proc/nope",
             "timeout_s": "timeout_s|/proc/nope",
         },
         {"path": {"text"}},

@@ -178,12 +178,13 @@ def check_after_deletes_and_updates(
     docs = filled(indexed, metric, n, M=M, ef_construction=ef_construction)
     docs.optimize()
     docs.delete(range(0, n, 9))
-    report = docs.export_faiss(tmp_path / "healed.faiss")
-    assert report.work == f"healed {len(range(0, n, 9)):,} dead" and report.work_s > 0
-    check_recall(docs, metric, M, tmp_path / "healed.faiss", tmp_path)
+    report = docs.export_faiss(tmp_path / "repaired.faiss")
+    assert report.work == f"repaired: {len(range(0, n, 9)):,} deleted nodes removed"
+    assert report.work_s > 0
+    check_recall(docs, metric, M, tmp_path / "repaired.faiss", tmp_path)
     docs.upsert_many(map(str, range(1, n, 20)), clustered(n // 20, 12, seed=3))
     report = docs.export_faiss(tmp_path / "merged.faiss")
-    assert report.work.startswith(f"merged 1 segment and {n // 20:,} fresh rows")
+    assert report.work.startswith(f"merged 1 segment and {n // 20:,} memtable rows")
     assert report.seq == docs.stats().seq
     check_recall(docs, metric, M, tmp_path / "merged.faiss", tmp_path)
 
@@ -261,7 +262,7 @@ def test_twins_are_found(indexed: Any, tmp_path: Path) -> None:
     docs.optimize()
     docs.delete([500, 501, 640])
     report = docs.export_faiss(tmp_path / "x.faiss")
-    assert report.work == "healed 3 dead"
+    assert report.work == "repaired: 3 deleted nodes removed"
     index = faiss.read_index(str(tmp_path / "x.faiss"))
     faiss.downcast_index(index.index).hnsw.efSearch = 400
     _, found = index.search(rows[500:501], 297)
@@ -287,7 +288,7 @@ def test_a_graph_that_healing_would_tear_is_built_anew(indexed: Any, tmp_path: P
     docs = indexed.collection("docs")
     docs.delete([n - 2, n - 1])
     report = docs.export_faiss(tmp_path / "x.faiss")
-    assert report.work == "built a graph of 1 segment without 2 dead"
+    assert report.work == "built a graph of 1 segment without 2 deleted rows"
     _, found = faiss.read_index(str(tmp_path / "x.faiss")).search(rows[: n - 2], 1)
     assert (found[:, 0] == np.arange(n - 2)).mean() > 0.98  # Half of them would be out of reach.
 

@@ -19,7 +19,7 @@ import pytest
 import vecdb
 from tests.store.test_full_disk import disk, resize, use_up
 from vecdb import export_files, limits
-from vecdb.engine.hnsw import repair as healing
+from vecdb.engine.hnsw import repair
 from vecdb.engine.interchange.export import lease as pin
 from vecdb.engine.interchange.export import merge_process
 from vecdb.engine.segments.segment import Segment
@@ -207,7 +207,7 @@ def test_names_that_are_long_taken_or_a_folder(database: Any, tmp_path: Path) ->
         docs.export_faiss(tmp_path / "x.faiss", flat=True)
 
 
-@pytest.mark.parametrize("slow", ["comparing", "healing", "syncing"])
+@pytest.mark.parametrize("slow", ["comparing", "repair", "syncing"])
 def test_work_that_takes_longer_than_a_lease(
     slow: str, pass_time: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +220,7 @@ def test_work_that_takes_longer_than_a_lease(
             pass_time(limits.LEASE_S / 10)
             check()
 
-    real_verify, real_connect, real_sync = Segment.verify, healing.connect, NewFile.sync
+    real_verify, real_connect, real_sync = Segment.verify, repair.connect, NewFile.sync
 
     def verify(self: Any, check: Any) -> None:
         slowly(check)
@@ -241,17 +241,17 @@ def test_work_that_takes_longer_than_a_lease(
 
     if slow == "comparing":
         monkeypatch.setattr(Segment, "verify", verify)
-    elif slow == "healing":
-        monkeypatch.setattr(healing, "connect", connect)
+    elif slow == "repair":
+        monkeypatch.setattr(repair, "connect", connect)
     else:
         monkeypatch.setattr(NewFile, "sync", sync)
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.collection("docs")
-        if slow == "healing":
+        if slow == "repair":
             docs.delete(["w3"])
         report = docs.export_faiss(tmp_path / "x.faiss")
-    assert report.rows == (299 if slow == "healing" else 300)
-    assert report.work == ("healed 1 dead" if slow == "healing" else "nothing")
+    assert report.rows == (299 if slow == "repair" else 300)
+    assert report.work == ("repaired: 1 deleted node removed" if slow == "repair" else "nothing")
 
 
 class Exporting(threading.Thread):

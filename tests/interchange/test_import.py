@@ -214,7 +214,7 @@ def test_rows_of_others_keep_the_graph_out(
         # The batch of the other row comes this way too, without the id.
         report = database.import_faiss(path, "docs")
     docs = database.collection("docs")
-    assert report.graph == "to be built: its rows do not lie one after the other"
+    assert report.graph == "to be built: its rows are not consecutive in the store"
     assert docs.count() == 401
     assert [h.ids[0] for h in docs.search(rows, k=1)] == [str(i) for i in range(400)]
     full = database.create_collection("full", 8, "euclidean", M=4)
@@ -285,7 +285,7 @@ def test_a_graph_whose_nodes_are_not_connected_is_built_anew(database: Any, tmp_
     faiss.copy_array_to_vector(links, index.hnsw.neighbors)
     report = database.import_faiss(saved(tmp_path / "index", index), "docs")
     assert report.graph == (
-        "to be built: no search could come to 99 of the 100 nodes of the file's graph"
+        "to be built: no search can reach 99 of the 100 nodes of the file's graph"
     )
     docs = database.collection("docs")
     assert [h.ids[0] for h in docs.search(rows, k=1)] == [str(i) for i in range(100)]
@@ -316,14 +316,14 @@ def test_another_number_of_links_builds_the_graph_anew(database: Any, tmp_path: 
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(50, 3), M=4))
     database.create_collection("docs", 3, "euclidean", M=8)
     assert database.import_faiss(path, "docs").graph == (
-        "to be built: the collection's M is 8, the file's 4"
+        "to be built: the collection has M 8, the file M 4"
     )
 
 
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        ("IVF2,Flat", "IwFl: vectors of an inverted file are whole"),
+        ("IVF2,Flat", "IwFl: vectors of an inverted file are complete"),
         ("SQ8", "IxSQ: scalar-quantised vectors can't be recovered exactly"),
         ("HNSW8,SQ8", "IHNs: scalar-quantised"),
         ("LSH", "IxHe: locality-sensitive hashes"),
@@ -350,7 +350,7 @@ def test_bad_values_are_told_with_their_place(database: Any, tmp_path: Path) -> 
     assert f"byte {at}, vectors: row 17, component 1 is nan" in refusal(database, path).message
     index = faiss.IndexIDMap(faiss.IndexFlatL2(3))
     for ids, words in (
-        ([5, 6, 5], "id 5 of row 2 stands twice"),
+        ([5, 6, 5], "duplicate id 5 at row 2"),
         ([5, -6, 7], "row 1 is negative"),
     ):
         index.reset()
@@ -386,8 +386,8 @@ def test_ids_and_metadata_come_back_from_the_file_beside(database: Any, tmp_path
     assert database.collection("plain").get(["100"]).missing == []
     for content, words in (
         (lines((103, "b", None), (100, "a", None)), "line 1: expected faiss_id 100"),
-        (lines((100, "a", None), (100, "b", None)), "line 2: faiss_id 100 stands twice"),
-        (lines((100, "106", None)), "id '106' stands twice"),
+        (lines((100, "a", None), (100, "b", None)), "line 2: duplicate faiss_id 100"),
+        (lines((100, "106", None)), "duplicate id '106'"),
         (lines((100, "", None)), "id length in bytes must be 1 to 500"),
         (lines((100, "a", "[]")), "must be a JSON object"),
         ("{}\n", "faiss_id must be an integer"),
@@ -425,7 +425,7 @@ def test_hnswlib_files(space: str, database: Any, tmp_path: Path) -> None:
     index.save_index(str(path))
     report = database.import_hnswlib(path, "fewer", dim=8, metric=metric)
     assert (report.rows, report.skipped) == (798, 2)
-    assert report.graph == "to be built: 2 nodes of the file's are marked deleted"
+    assert report.graph == "to be built: 2 nodes of the file are marked deleted"
     fewer = database.collection("fewer")
     assert fewer.get(["5", "300"]).missing == ["5", "300"]
     stored = np.asarray(index.get_items([6, 804], return_type="numpy"))
@@ -522,7 +522,7 @@ def test_a_graph_whose_rows_have_died_is_left(
 
     monkeypatch.setattr(import_file, "take_over", delete_then_take)
     report = database.import_faiss(path, "docs")
-    assert report.graph == f"to be built: {dead} of its {N} rows have died since"
+    assert report.graph == f"to be built: {dead} of its {N} rows were deleted since"
     assert database.collection("docs").count() == N - dead
 
 

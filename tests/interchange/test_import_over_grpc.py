@@ -256,7 +256,7 @@ def test_a_transfer_that_is_not_what_was_announced_writes_nothing(
     halves = sender.chunk(0, 500), sender.chunk(500)
     for messages, reason, words in (
         ((begin, whole, sender.end(sha256="00")), "TRANSFER_DAMAGED", "SHA-256 '00'"),
-        ((begin, whole, side, end), "BAD_TRANSFER", "no bytes of a side file"),
+        ((begin, whole, side, end), "BAD_TRANSFER", "no sidecar was announced"),
         ((begin, whole, whole, end), "BAD_TRANSFER", f"expected {size} bytes, got {2 * size}"),
         ((begin, halves[0], end), "BAD_TRANSFER", f"expected {size} bytes, got 500"),
         ((begin, halves[0]), "BAD_TRANSFER", f"after 500 of {size} bytes"),

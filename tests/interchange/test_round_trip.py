@@ -169,18 +169,18 @@ def test_vectors_alone_come_back(database: Any, metric: str, tmp_path: Path) -> 
 def test_after_deletes_and_updates(
     sources: Any, database: Any, metric: str, tmp_path: Path
 ) -> None:
-    """What was healed or merged on its way out comes back as it went."""
+    """A graph that was repaired or merged for the export is imported unchanged."""
     texts = IDS["texts"]
     first = source(sources, metric).export_faiss(tmp_path / "first")
     database.import_faiss(first.path, "docs", metric=metric)
     docs = database.collection("docs")
     docs.delete(texts[::9])
-    healed = docs.export_faiss(tmp_path / "healed")
-    assert healed.work.startswith("healed")
+    repaired = docs.export_faiss(tmp_path / "repaired")
+    assert repaired.work.startswith("repaired")
     docs.upsert(texts[1:60:2], rows(30, seed=3), [{"new": i} for i in range(30)])
     merged = docs.export_faiss(tmp_path / "merged")
-    assert "30 fresh rows" in merged.work
-    for name, sent in (("healed", healed), ("merged", merged)):
+    assert "30 memtable rows" in merged.work
+    for name, sent in (("repaired", repaired), ("merged", merged)):
         report = database.import_faiss(sent.path, name, metric=metric)
         assert (report.graph, report.connected) == ("taken over", 0)
         back = database.collection(name)

@@ -88,7 +88,7 @@ def test_collection_comes_back_with_its_settings(surface: Any, suffix: str, tmp_
             surface.import_hnswlib(sent.path, "new", dim=DIM, metric=other)
         assert caught.value.reason == "METRIC_MISMATCH"
         assert f"the caller gave metric {other}" in caught.value.message
-        assert f"{sent.side_path} says metric {metric}" in caught.value.message
+        assert f"{sent.side_path} has metric {metric}" in caught.value.message
 
 
 def test_collection_without_rows_comes_back_with_its_settings(
@@ -134,7 +134,7 @@ def test_sidecar_without_a_header_brings_ids_and_the_report_says_what_is_assumed
     without_header(Path(sent.side_path))
     report = surface.import_faiss(sent.path, "back")
     assert report.assumed == (
-        "metric dot: the file says inner product, and all its vectors have length 1, as if it had "
+        "metric dot: the file has inner product, but all vectors have length 1, so it may have "
         "been cosine",
         "M 16: the file has no graph",
         "ef_construction 128: the file has no graph",
@@ -151,7 +151,7 @@ def test_import_without_a_sidecar_says_what_it_assumed(surface: Any, tmp_path: P
     faiss.write_index(graph, str(tmp_path / "graph"))
     faiss.write_index(faiss_index("flat", vectors(9, DIM)), str(tmp_path / "l2"))
     report = surface.import_faiss(tmp_path / "graph", "graph")
-    assert report.assumed == (NO_SIDECAR, "metric dot: the file says inner product")
+    assert report.assumed == (NO_SIDECAR, "metric dot: the file has inner product")
     assert surface.collection("graph").config == vecdb.CollectionConfig(
         DIM, vecdb.Metric.DOT, 5, 40
     )
@@ -163,7 +163,7 @@ def test_import_without_a_sidecar_says_what_it_assumed(surface: Any, tmp_path: P
     )
     surface.create_collection("there", DIM, "dot", M=7, ef_construction=77)
     report = surface.import_faiss(tmp_path / "graph", "there")
-    assert report.graph == "to be built: the collection's M is 7, the file's 5"
+    assert report.graph == "to be built: the collection has M 7, the file M 5"
     assert report.assumed == (
         NO_SIDECAR,
         "M 7 of the collection, not the file's 5",
@@ -176,7 +176,7 @@ def test_import_without_a_sidecar_says_what_it_assumed(surface: Any, tmp_path: P
     report = surface.import_hnswlib(tmp_path / "hnsw", "hnsw", dim=DIM, metric="euclidean")
     assert report.assumed == (
         NO_SIDECAR,
-        "ef_construction 4096: the file's 5000 is not allowed here",
+        "ef_construction 4096: the file's 5000 is out of range",
     )
 
 
@@ -186,34 +186,34 @@ CONFLICTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, tuple[str, ...]]
         {"metric": "cosine"},
         {"metric": "dot"},
         "METRIC_MISMATCH",
-        ("the caller gave metric dot", "says metric cosine"),
+        ("the caller gave metric dot", "has metric cosine"),
     ),
     "metric of the file": (
         {"metric": "euclidean"},
         {},
         "METRIC_MISMATCH",
-        ("inner product, which is metric dot, got euclidean, which", "meta.jsonl says"),
+        ("inner product: expected metric dot, got euclidean in ", "meta.jsonl"),
     ),
     "metric of the collection": (
         {"metric": "cosine"},
         {"name": "dots"},
         "METRIC_MISMATCH",
-        ("collection dots has metric dot", "says metric cosine"),
+        ("collection dots has metric dot", "has metric cosine"),
     ),
     "lengths": (
         {"metric": "dot", "normalized": True},
         {},
         "METRIC_MISMATCH",
-        ("normalized to length 1", "has length "),
+        ("needs vectors of length 1", "has length "),
     ),
     "lengths under cosine": ({"metric": "cosine"}, {}, "METRIC_MISMATCH", ("has length ",)),
-    "dim": ({"dim": 9}, {}, "DIM_MISMATCH", ("says 9 dimensions", "has 8")),
-    "M": ({"M": 6}, {}, "CONFIG_MISMATCH", ("says M 6", "has M 5")),
+    "dim": ({"dim": 9}, {}, "DIM_MISMATCH", ("has 9 dimensions", "has 8")),
+    "M": ({"M": 6}, {}, "CONFIG_MISMATCH", ("has M 6", "has M 5")),
     "ef_construction": (
         {"ef_construction": 41},
         {},
         "CONFIG_MISMATCH",
-        ("says ef_construction 41", "has ef_construction 40"),
+        ("has ef_construction 41", "has ef_construction 40"),
     ),
     "no header": ([1], {}, "BAD_META", ("line 1: vecdb.collection must be a JSON object",)),  # type: ignore[dict-item]
     "no metric": ({"metric": "l2"}, {}, "BAD_META", ("vecdb.collection, metric must be", "l2")),
@@ -264,9 +264,11 @@ def test_header_stands_once_in_whichever_row(database: Any, tmp_path: Path) -> N
     assert report.assumed == ("ef_construction 128: the file has no graph",)
     side_of(path, row(100, **{KEY: header}), row(103, **{KEY: {**header, "M": 8}}))
     error = refusal(database, path)
-    assert error.reason == "BAD_META" and "line 2: expected vecdb.collection as" in error.message
+    assert error.reason == "BAD_META"
+    assert "line 2: expected the same vecdb.collection as before" in error.message
     side_of(path, {KEY: header}, row(100))
-    assert "line 2: vecdb.collection alone must be the last" in refusal(database, path).message
+    wrong = "line 2: a line with only vecdb.collection must be the last one"
+    assert wrong in refusal(database, path).message
     side_of(path, row(100), {KEY: header})
     assert database.import_faiss(path, "last").assumed == report.assumed
 
@@ -296,7 +298,7 @@ def test_command_line_brings_the_metric_back_and_says_what_it_assumed(
     Path(f"{tmp_path / 'faiss'}.meta.parquet").unlink()
     assert run(["import", "faiss", str(tmp_path / "faiss"), "bare", *folder]) == 0
     told = capsys.readouterr().out
-    assert f"assumed: {NO_SIDECAR}\n" in told and "assumed: metric dot: the file says" in told
+    assert f"assumed: {NO_SIDECAR}\n" in told and "assumed: metric dot: the file has" in told
     assert run(["import", "faiss", str(tmp_path / "faiss"), "json", "--json", *folder]) == 0
     assert json.loads(capsys.readouterr().out)["assumed"][0] == NO_SIDECAR
     with vecdb.open(tmp_path / "data", indexer=False) as database:

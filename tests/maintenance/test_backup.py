@@ -867,7 +867,7 @@ def test_the_command_line(option: str, tmp_path: Path, capsys: pytest.CaptureFix
         assert command_line.run(["backup", lean, option, str(where), "--no-segments"]) == 0
         assert not list((tmp_path / "lean").rglob("*.npy"))
         assert command_line.run(["backup", backup, option, str(where)]) == 1
-        assert "is there already" in capsys.readouterr().err
+        assert "exists already" in capsys.readouterr().err
     assert command_line.run(["restore", backup, restored, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == len(model.rows) == 48
     assert command_line.run(["restore", backup, restored]) == 1

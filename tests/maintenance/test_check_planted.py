@@ -431,9 +431,9 @@ def test_requests_are_named_by_their_seq(folder: Path) -> None:
     put_request(folder, "r-9", 99)
     problems, _ = checked(folder)
     assert sorted(p.detail for p in problems) == [
-        "1 entries by age that lead to no request: seq 3",
-        "1 request ids that are not found by their age: seq 3",
-        "2 requests are ahead of seq 7: 'r-9': seq 99, the one of seq 99 by age: seq 99",
+        "1 entries by age without a request: seq 3",
+        "1 request ids without an entry by age: seq 3",
+        "2 requests are ahead of seq 7: 'r-9': seq 99, entry by age of seq 99: seq 99",
     ]
 
 
@@ -442,7 +442,7 @@ def test_what_is_lost_is_named(folder: Path) -> None:
     problems, _ = checked(folder)
     assert {p.detail for p in problems} == {
         "1 values in blocks have a wrong checksum: block of row 300",
-        "49 vectors of live rows can't be read, as their blocks are damaged: 'id-300' (row 300), "
+        "49 vectors of live rows are in damaged blocks: 'id-300' (row 300), "
         "'id-301' (row 301), 'id-302' (row 302), 'id-303' (row 303), 'id-304' (row 304), …",
     }
 
@@ -459,7 +459,9 @@ def test_a_vector_without_record_and_death_is_told(folder: Path) -> None:
     put(folder, "dead", row(310), None)
     problems, _ = checked(folder)
     assert kinds_of(problems) == {"VECTORS", "LOG"}
-    assert any(p.detail == "1 vectors of rows with neither record nor death: 310" for p in problems)
+    assert any(
+        p.detail == "1 vectors of rows with neither record nor tombstone: 310" for p in problems
+    )
 
 
 @pytest.mark.parametrize("plant", CACHE_PLANTS)
