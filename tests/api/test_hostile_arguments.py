@@ -300,7 +300,7 @@ def test_methods_of_a_collection_refuse_wrong_arguments(
     check(getattr(docs, method), OF_COLLECTION[method], argument, isinstance(surface, Database))
 
 
-def test_tables_have_every_argument_of_every_public_method() -> None:
+def test_tables_cover_every_argument_of_every_public_method() -> None:
     for kind, table in ((Client, OF_DATABASE), (ClientCollection, OF_COLLECTION)):
         for name, member in inspect.getmembers(kind, inspect.isfunction):
             arguments = set(inspect.signature(member).parameters) - {"self"}
@@ -329,7 +329,7 @@ def test_options_of_open_are_refused_by_name(tmp_path: Path, option: str) -> Non
     check(opening, Case({}, {option: option}, {option: ROOT_OPTIONS[option]}), option, True)
 
 
-def test_unknown_options_are_refused_with_those_spelled_like_them(tmp_path: Path) -> None:
+def test_unknown_option_is_refused_with_similar_names(tmp_path: Path) -> None:
     for call, said in (
         (lambda: vecdb.open(tmp_path, indexr=False), "no option 'indexr'; did you mean indexer"),
         (lambda: vecdb.open(tmp_path, nonsense=1), "there are backlog_bytes_max, .*view_bytes_max"),
@@ -345,7 +345,7 @@ def test_unknown_options_are_refused_with_those_spelled_like_them(tmp_path: Path
 @pytest.mark.parametrize(
     "call", [vecdb.open, vecdb.check, vecdb.compact, vecdb.restore], ids=lambda f: f.__name__
 )
-def test_functions_that_take_a_folder_refuse_what_is_none(
+def test_functions_of_a_folder_refuse_other_arguments(
     call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -406,7 +406,7 @@ def test_options_of_a_check_are_refused_by_name(tmp_path: Path, argument: str) -
         ("a\0b:1", "host:port"),
     ],
 )
-def test_address_is_refused_with_what_to_write(address: Any, said: str) -> None:
+def test_invalid_address_is_refused_with_the_expected_form(address: Any, said: str) -> None:
     with pytest.raises(vecdb.InvalidArgumentError, match=said) as caught:
         vecdb.connect(address)
     assert caught.value.reason == "BAD_ADDRESS"
@@ -422,5 +422,5 @@ def test_timeout_of_a_client_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:7801", "[::1]:65535", "a-b.c_d:80"])
-def test_address_of_host_and_port_is_taken(address: str) -> None:
+def test_address_of_host_and_port_is_accepted(address: str) -> None:
     vecdb.connect(address).close()

@@ -109,7 +109,7 @@ def check_answers(docs: Any, index: Any, metric: str, queries: Any) -> None:
     ("n", "ef_construction"), [(0, 128), (1, 128), (2, 128), (1_000, 128), (50_000, 40)]
 )
 @pytest.mark.parametrize("M", [4, 16, 48])
-def test_a_clean_graph_goes_out_as_it_is(
+def test_export_of_a_graph_without_deleted_nodes_is_unchanged(
     indexed: Any, metric: str, n: int, ef_construction: int, M: int, tmp_path: Path
 ) -> None:
     docs = filled(indexed, metric, n, M=M, ef_construction=ef_construction)
@@ -161,13 +161,13 @@ def check_more(outer: Any, metric: str, n: int) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("M", [4, 16, 48])
-def test_after_deletes_and_updates(indexed: Any, metric: str, M: int, tmp_path: Path) -> None:
+def test_export_after_deletes_and_updates_keeps_recall(indexed: Any, metric: str, M: int, tmp_path: Path) -> None:
     check_after_deletes_and_updates(indexed, metric, 3_000, M, tmp_path)
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("metric", "M"), [("cosine", 4), ("euclidean", 16), ("dot", 48)])
-def test_many_after_deletes_and_updates(indexed: Any, metric: str, M: int, tmp_path: Path) -> None:
+def test_export_of_many_rows_after_deletes_and_updates_keeps_recall(indexed: Any, metric: str, M: int, tmp_path: Path) -> None:
     check_after_deletes_and_updates(indexed, metric, 50_000, M, tmp_path, ef_construction=40)
 
 
@@ -221,7 +221,7 @@ def check_recall(docs: Any, metric: str, M: int, path: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_flat(database: Any, metric: str, tmp_path: Path) -> None:
+def test_flat_export_has_the_vectors_without_a_graph(database: Any, metric: str, tmp_path: Path) -> None:
     docs = filled(database, metric, 3_000)
     docs.delete(range(0, 3_000, 7))
     path = tmp_path / "flat.faiss"
@@ -238,7 +238,7 @@ def test_flat(database: Any, metric: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_queries_are_normalised_by_the_file(database: Any, flat: bool, tmp_path: Path) -> None:
+def test_export_with_normalize_queries_takes_raw_queries(database: Any, flat: bool, tmp_path: Path) -> None:
     docs = filled(database, "cosine", 500)
     path = tmp_path / "x.faiss"
     docs.export_faiss(path, flat=flat, normalize_queries=True)
@@ -253,7 +253,7 @@ def test_queries_are_normalised_by_the_file(database: Any, flat: bool, tmp_path:
     assert not (tmp_path / "y.faiss").exists()
 
 
-def test_twins_are_found(indexed: Any, tmp_path: Path) -> None:
+def test_exported_duplicates_are_found(indexed: Any, tmp_path: Path) -> None:
     """Rows that are equal to the bit hang together in a chain, which has to hold in FAISS too."""
     docs = indexed.create_collection("twins", 12, "euclidean", M=4)
     rows = clustered(2_000, 12, seed=6)
@@ -269,7 +269,7 @@ def test_twins_are_found(indexed: Any, tmp_path: Path) -> None:
     assert set(found[0].tolist()) == {*range(500, 800)} - {500, 501, 640}
 
 
-def test_a_graph_that_healing_would_tear_is_built_anew(indexed: Any, tmp_path: Path) -> None:
+def test_graph_that_a_repair_would_disconnect_is_rebuilt(indexed: Any, tmp_path: Path) -> None:
     """FAISS finds every row by walking where a build would let it."""
     rows, graph = torn()
     n, dim = rows.shape
@@ -311,7 +311,7 @@ ID_CASES = [
     [(ids, numbered, True) for ids, numbered in ID_CASES]
     + [(ids, numbered, False) for ids, numbered in ID_CASES[:1]],
 )
-def test_which_ids_are_numbers(
+def test_only_canonical_integers_are_kept_as_numbers(
     database: Any, ids: list[str], numbered: bool, flat: bool, tmp_path: Path
 ) -> None:
     docs = database.create_collection("docs", 12, "euclidean")
@@ -327,7 +327,7 @@ def test_which_ids_are_numbers(
     }
 
 
-def test_the_systems_faiss_reads_it(indexed: Any, tmp_path: Path) -> None:
+def test_installed_faiss_reads_the_export(indexed: Any, tmp_path: Path) -> None:
     probe = [SYSTEM_PYTHON, "-I", "-c", "import faiss; print(faiss.__version__)"]
     try:
         known = subprocess.run(probe, capture_output=True, text=True, timeout=60)

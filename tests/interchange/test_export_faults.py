@@ -77,7 +77,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return started
 
 
-def test_a_merge_that_is_killed(
+def test_merge_that_is_killed_fails_the_export_and_leaves_nothing(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = filled(database)
@@ -90,7 +90,7 @@ def test_a_merge_that_is_killed(
     check_goes_on(docs, tmp_path / "x.faiss")
 
 
-def test_a_draft_that_nobody_removed(database: Any, tmp_path: Path) -> None:
+def test_leftover_draft_is_removed_by_the_next_export(database: Any, tmp_path: Path) -> None:
     """As a process leaves it that was killed with its child: harmless, and gone with the next."""
     docs = filled(database)
     draft = opened_of(docs).folder / "export-0123456789ab"
@@ -104,7 +104,7 @@ def test_a_draft_that_nobody_removed(database: Any, tmp_path: Path) -> None:
     assert not vecdb.check(database.path).problems and not draft.exists()
 
 
-def test_no_room_for_the_merge(
+def test_full_disk_during_the_merge_fails_the_export(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = filled(database)
@@ -118,7 +118,7 @@ def test_no_room_for_the_merge(
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_no_room_for_the_file(database: Any, disk: Path, flat: bool) -> None:
+def test_full_disk_during_the_export_leaves_no_file(database: Any, disk: Path, flat: bool) -> None:
     docs = filled(database)
     use_up(disk)
     with pytest.raises(vecdb.ResourceExhaustedError) as caught:
@@ -131,7 +131,7 @@ def test_no_room_for_the_file(database: Any, disk: Path, flat: bool) -> None:
 
 
 @pytest.mark.parametrize("which", ["x.faiss", "x.faiss.meta.parquet"])
-def test_a_disk_that_is_full_at_the_last_moment(
+def test_full_disk_at_the_last_sync_leaves_no_file(
     surface: Any, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some file systems say so only when a file is synced."""
@@ -152,7 +152,7 @@ def test_a_disk_that_is_full_at_the_last_moment(
     check_goes_on(docs, tmp_path / "x.faiss", 300, flat=True)
 
 
-def test_what_a_full_disk_does_not_take_is_not_left(tmp_path: Path) -> None:
+def test_file_that_a_full_disk_rejects_is_removed(tmp_path: Path) -> None:
     file = NewFile(tmp_path / "x", overwrite=False)
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, file.stream.fileno())
@@ -164,7 +164,7 @@ def test_what_a_full_disk_does_not_take_is_not_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("cut", [1, 2])
-def test_cut_between_renames_no_file_has_another_beside_it(
+def test_kill_between_renames_leaves_no_mismatched_sidecar(
     database: Any, cut: int, overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that ends before the n-th rename runs nothing of what follows."""
@@ -195,7 +195,7 @@ def test_cut_between_renames_no_file_has_another_beside_it(
     assert side.exists()
 
 
-def test_names_that_are_long_taken_or_a_folder(database: Any, tmp_path: Path) -> None:
+def test_target_that_is_too_long_or_taken_is_refused(database: Any, tmp_path: Path) -> None:
     docs = filled(database, 20)
     assert docs.export_faiss(tmp_path / ("n" * 240), flat=True).rows == 20
     (tmp_path / "folder").mkdir()
@@ -208,7 +208,7 @@ def test_names_that_are_long_taken_or_a_folder(database: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("slow", ["comparing", "repair", "syncing"])
-def test_work_that_takes_longer_than_a_lease(
+def test_export_longer_than_a_lease_renews_it(
     slow: str, pass_time: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with vecdb.open(tmp_path / "data") as indexed:
@@ -278,7 +278,7 @@ def until(condition: Any) -> None:
 
 
 @pytest.mark.parametrize("phase", ["merging", "sending"])
-def test_a_server_that_stops(
+def test_server_that_stops_ends_its_exports(
     phase: str, children: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An export that does not end within the grace is broken off, on both sides."""
@@ -314,7 +314,7 @@ def test_a_server_that_stops(
         assert database.collection("docs").export_faiss(tmp_path / "x.faiss", flat=True).rows == N
 
 
-def test_who_asked_has_no_time_left(database: Any, children: list[Any], tmp_path: Path) -> None:
+def test_expired_deadline_ends_the_export(database: Any, children: list[Any], tmp_path: Path) -> None:
     docs = filled(database)
     timeout_s = 0.5
     with file_lock(opened_of(docs).folder / "graph.lock", wait=True):

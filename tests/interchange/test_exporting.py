@@ -48,7 +48,7 @@ def drafts(folder: Path) -> list[str]:
     return [name for name in names if name.startswith("export-") or ".partial-" in name]
 
 
-def test_embedded_and_remote_write_the_same(surface: Any, tmp_path: Path) -> None:
+def test_embedded_and_remote_exports_are_identical(surface: Any, tmp_path: Path) -> None:
     docs = surface.create_collection("docs", DIM, "euclidean")
     docs.upsert_many(
         [f"w{i}" for i in range(1_500)], rows(1_500), [{"at": i} for i in range(1_500)]
@@ -92,7 +92,7 @@ def test_embedded_and_remote_write_the_same(surface: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("metric", "n"), [("cosine", 0), ("cosine", 400), ("dot", 400)])
-def test_hnswlib_opens_it(database: Any, metric: str, n: int, tmp_path: Path) -> None:
+def test_hnswlib_reads_the_export(database: Any, metric: str, n: int, tmp_path: Path) -> None:
     docs = database.create_collection("docs", DIM, metric, M=4)
     if n:
         docs.upsert([str(i + 7) for i in range(n)], rows(n))
@@ -109,7 +109,7 @@ def test_hnswlib_opens_it(database: Any, metric: str, n: int, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("indexer", "flat"), [(False, False), (True, False), (False, True)])
-def test_one_seq_while_everything_is_replaced(indexer: bool, flat: bool, tmp_path: Path) -> None:
+def test_export_during_replacements_is_of_one_seq(indexer: bool, flat: bool, tmp_path: Path) -> None:
     """Each batch replaces all rows: an export that mixed two seqs would show two versions."""
     n, ended = 300, threading.Event()
     with vecdb.open(tmp_path / "data", indexer=indexer, seal_bytes=20_000) as database:
@@ -145,7 +145,7 @@ def test_one_seq_while_everything_is_replaced(indexer: bool, flat: bool, tmp_pat
         assert drafts(tmp_path / "data") == []
 
 
-def test_nothing_is_overwritten_unless_told(database: Any, tmp_path: Path) -> None:
+def test_existing_file_is_kept_without_overwrite(database: Any, tmp_path: Path) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(["a", "b"], rows(2))
     path = tmp_path / "x.faiss"
@@ -168,7 +168,7 @@ def test_nothing_is_overwritten_unless_told(database: Any, tmp_path: Path) -> No
 HEADER = {"metric": "cosine", "normalized": True, "dim": DIM, "M": 16, "ef_construction": 128}
 
 
-def test_the_side_file_without_pyarrow(
+def test_sidecar_without_pyarrow_is_json_lines(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = database.create_collection("docs", DIM)
@@ -184,7 +184,7 @@ def test_the_side_file_without_pyarrow(
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "endless"])
-def test_what_comes_damaged_is_not_kept(
+def test_damaged_transfer_leaves_no_file(
     database: Any, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = database.create_collection("docs", DIM)
@@ -206,7 +206,7 @@ def test_what_comes_damaged_is_not_kept(
 
 
 @pytest.mark.parametrize("array", ["vectors", "links"])
-def test_flipped_bits_do_not_go_out(array: str, tmp_path: Path) -> None:
+def test_damaged_segment_is_not_exported(array: str, tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data") as database:
         docs = database.create_collection("docs", DIM, "euclidean")
         docs.upsert_many(map(str, range(1_000)), rows(1_000))
@@ -225,7 +225,7 @@ def test_flipped_bits_do_not_go_out(array: str, tmp_path: Path) -> None:
         assert vectors.tobytes() == rows(1_000).tobytes()
 
 
-def test_more_than_a_graph_may_have(tmp_path: Path) -> None:
+def test_export_larger_than_a_segment_is_refused(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", segment_bytes_max=100_000) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert_many(map(str, range(2_000)), rows(2_000))
@@ -235,7 +235,7 @@ def test_more_than_a_graph_may_have(tmp_path: Path) -> None:
         assert docs.export_faiss(tmp_path / "x.faiss", flat=True).rows == 2_000
 
 
-def test_who_leaves_early_holds_nothing(
+def test_abandoned_export_releases_its_lease(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither within the first of several pages, nor within the last, nor at the end, where the
@@ -262,7 +262,7 @@ def test_who_leaves_early_holds_nothing(
     assert left_in(tmp_path) == set() and drafts(tmp_path) == []
 
 
-def test_a_client_that_goes_ends_the_stream(
+def test_cancelled_client_ends_the_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two chunks: it is gone before the rest has been sent."""
@@ -311,7 +311,7 @@ def test_a_client_that_goes_ends_the_stream(
             list(client._calls.answers("Export", gone, 9.0))
 
 
-def test_the_command_line(
+def test_command_line_exports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ from vecdb.engine.interchange.faiss.layout import level_tables
 
 
 @pytest.mark.parametrize("M", [*range(2, 65), 100, 256])
-def test_level_tables_are_those_of_faiss(M: int) -> None:
+def test_level_tables_equal_those_of_faiss(M: int) -> None:
     index = faiss.IndexHNSWFlat(4, M)  # It owns its graph.
     graph = index.hnsw
     tables = level_tables(M, -1)
@@ -20,7 +20,7 @@ def test_level_tables_are_those_of_faiss(M: int) -> None:
     )
 
 
-def test_level_tables_reach_a_taller_graph() -> None:
+def test_level_tables_cover_a_taller_graph() -> None:
     usual, taller = level_tables(16, -1), level_tables(16, 20)
     assert len(taller.assign_probas) == 21 and len(taller.cum_neighbors) == 22
     np.testing.assert_array_equal(

@@ -84,7 +84,7 @@ def outcomes_of_changes(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_truncation_is_refused(kind: str, files: dict[str, bytes], tmp_path: Path) -> None:
+def test_truncated_file_is_refused(kind: str, files: dict[str, bytes], tmp_path: Path) -> None:
     whole, path = files[kind], tmp_path / "cut"
     path.write_bytes(whole + b"\0")
     assert outcome(kind, path) in REASONS
@@ -96,7 +96,7 @@ def test_every_truncation_is_refused(kind: str, files: dict[str, bytes], tmp_pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_changed_byte_is_refused_or_does_no_harm(
+def test_changed_byte_is_refused_or_harmless(
     kind: str, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     whole = files[kind]
@@ -108,7 +108,7 @@ def test_every_changed_byte_is_refused_or_does_no_harm(
 
 @settings(max_examples=150)
 @given(data=st.data())
-def test_random_splices(
+def test_spliced_file_is_refused_or_harmless(
     data: st.DataObject, files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     kind, other = data.draw(st.sampled_from(KINDS)), data.draw(st.sampled_from(KINDS))
@@ -130,7 +130,7 @@ def words_that_matter(kind: str, size: int) -> st.SearchStrategy[tuple[int, int]
 
 @settings(max_examples=40)
 @given(data=st.data())
-def test_what_is_accepted_answers_exactly(
+def test_accepted_file_gives_exact_results(
     data: st.DataObject, files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     kind = data.draw(st.sampled_from(KINDS))
@@ -185,7 +185,7 @@ def assert_exact(docs: Any, rows: np.ndarray, ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hnsw-normalised", "hnswlib"])
-def test_promised_terabytes_are_not_allocated(
+def test_counts_of_terabytes_allocate_nothing(
     kind: str, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     whole, promises = files[kind], (2**40, 2**62, 2**64 - 1)

@@ -112,7 +112,7 @@ def check_graphs(before: Graph, after: Graph) -> None:
     [*((metric, "texts") for metric in METRICS), ("cosine", "integers"), ("euclidean", "integers")],
 )
 @pytest.mark.parametrize("library", ["faiss", "hnswlib"])
-def test_a_graph_comes_back(
+def test_exported_graph_is_imported_unchanged(
     sources: Any, database: Any, metric: str, kind: str, library: str, tmp_path: Path
 ) -> None:
     docs = source(sources, metric, kind)
@@ -136,7 +136,7 @@ def test_a_graph_comes_back(
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_file_that_normalises_queries_is_of_cosine(
+def test_file_that_normalises_queries_is_imported_as_cosine(
     sources: Any, database: Any, flat: bool, tmp_path: Path
 ) -> None:
     docs = source(sources, "cosine")
@@ -152,7 +152,7 @@ def test_a_file_that_normalises_queries_is_of_cosine(
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_vectors_alone_come_back(database: Any, metric: str, tmp_path: Path) -> None:
+def test_flat_export_is_imported_unchanged(database: Any, metric: str, tmp_path: Path) -> None:
     docs = database.create_collection("docs", DIM, metric)
     docs.upsert_many(IDS["texts"], rows(), METADATA)
     docs.delete(IDS["texts"][::5])
@@ -166,7 +166,7 @@ def test_vectors_alone_come_back(database: Any, metric: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_after_deletes_and_updates(
+def test_export_after_deletes_and_updates_is_imported_unchanged(
     sources: Any, database: Any, metric: str, tmp_path: Path
 ) -> None:
     """A graph that was repaired or merged for the export is imported unchanged."""
@@ -197,7 +197,7 @@ def recall(docs: Any) -> float:
 
 
 @pytest.mark.parametrize("M", [2, 48])
-def test_twins_come_back(sources: Any, database: Any, M: int, tmp_path: Path) -> None:
+def test_duplicates_are_imported_unchanged(sources: Any, database: Any, M: int, tmp_path: Path) -> None:
     docs = sources.create_collection(f"twins-{M}", DIM, "euclidean", M=M)
     vectors = rows()
     vectors[300:500] = vectors[300]
@@ -212,7 +212,7 @@ def test_twins_come_back(sources: Any, database: Any, M: int, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_hardly_anything_comes_back(database: Any, n: int, tmp_path: Path) -> None:
+def test_tiny_collections_are_imported_unchanged(database: Any, n: int, tmp_path: Path) -> None:
     docs = database.create_collection("docs", DIM, "euclidean")
     if n:
         docs.upsert(IDS["texts"][:n], rows(n), METADATA[:n])
@@ -226,7 +226,7 @@ def test_hardly_anything_comes_back(database: Any, n: int, tmp_path: Path) -> No
         assert Path(again.side_path).read_bytes() == Path(sent.side_path).read_bytes()
 
 
-def test_by_the_command_line(
+def test_command_line_exports_and_imports(
     sources: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     """With Parquet beside it, from one folder to another."""

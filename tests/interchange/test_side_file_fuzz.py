@@ -71,7 +71,7 @@ def outcomes_of_damage(index_path: Path, meta: Path) -> Counter[str]:
     return outcomes
 
 
-def test_damaged_lines(index_path: Path, tmp_path: Path) -> None:
+def test_damaged_lines_are_refused_or_harmless(index_path: Path, tmp_path: Path) -> None:
     meta = tmp_path / "x.jsonl"
     meta.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in ENTRIES))
     outcomes = outcomes_of_damage(index_path, meta)
@@ -79,7 +79,7 @@ def test_damaged_lines(index_path: Path, tmp_path: Path) -> None:
     assert outcomes["refused"] > 300 and outcomes["fine"] > 30
 
 
-def test_damaged_tables(index_path: Path, tmp_path: Path) -> None:
+def test_damaged_tables_are_refused_or_harmless(index_path: Path, tmp_path: Path) -> None:
     meta = tmp_path / "x.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ENTRIES), meta)
     outcomes = outcomes_of_damage(index_path, meta)
@@ -103,7 +103,7 @@ _LINES = st.fixed_dictionaries(
 
 @settings(max_examples=150)
 @given(lines=st.lists(_LINES | st.sampled_from(ENTRIES) | _VALUES, max_size=8))
-def test_random_lines(
+def test_random_lines_are_refused_or_harmless(
     lines: list[Any], index_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     meta = tmp_path_factory.getbasetemp() / "random.jsonl"

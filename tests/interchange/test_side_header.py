@@ -59,7 +59,7 @@ def refusal(surface: Any, path: Path, name: str = "new", **options: Any) -> Any:
     return caught.value
 
 
-def test_collection_comes_back_with_its_settings(surface: Any, suffix: str, tmp_path: Path) -> None:
+def test_imported_collection_has_its_settings(surface: Any, suffix: str, tmp_path: Path) -> None:
     for metric in ("cosine", "dot", "euclidean"):
         docs = filled(surface, metric)
         for flat in (True, False):
@@ -91,7 +91,7 @@ def test_collection_comes_back_with_its_settings(surface: Any, suffix: str, tmp_
         assert f"{sent.side_path} has metric {metric}" in caught.value.message
 
 
-def test_collection_without_rows_comes_back_with_its_settings(
+def test_imported_empty_collection_has_its_settings(
     database: Any, suffix: str, tmp_path: Path
 ) -> None:
     docs = filled(database, "cosine", 0)
@@ -103,7 +103,7 @@ def test_collection_without_rows_comes_back_with_its_settings(
         assert database.collection(f"back-{flat}").config == docs.config
 
 
-def test_sidecar_is_a_table_of_a_row_a_vector_for_other_readers(
+def test_sidecar_is_a_table_with_one_row_per_vector(
     database: Any, suffix: str, tmp_path: Path
 ) -> None:
     sent = filled(database, "dot").export_faiss(tmp_path / "x", flat=True)
@@ -127,7 +127,7 @@ def without_header(side: Path) -> None:
     side.write_text("".join(f"{line}\n" for line in lines))
 
 
-def test_sidecar_without_a_header_brings_ids_and_the_report_says_what_is_assumed(
+def test_sidecar_without_a_header_is_read_and_assumptions_are_reported(
     surface: Any, suffix: str, tmp_path: Path
 ) -> None:
     sent = filled(surface, "cosine").export_faiss(tmp_path / "x", flat=True)
@@ -145,7 +145,7 @@ def test_sidecar_without_a_header_brings_ids_and_the_report_says_what_is_assumed
     assert told.assumed == report.assumed[1:]
 
 
-def test_import_without_a_sidecar_says_what_it_assumed(surface: Any, tmp_path: Path) -> None:
+def test_import_without_a_sidecar_reports_its_assumptions(surface: Any, tmp_path: Path) -> None:
     inner = faiss.METRIC_INNER_PRODUCT
     graph = faiss_index("hnsw-ids", vectors(9, DIM), inner, M=5)
     faiss.write_index(graph, str(tmp_path / "graph"))
@@ -233,7 +233,7 @@ def row(number: int, **more: Any) -> dict[str, Any]:
     return {"faiss_id": number, "id": f"r{number}", "metadata": None, **more}
 
 
-def test_what_two_say_differently_is_refused_with_both_values(surface: Any, tmp_path: Path) -> None:
+def test_contradicting_settings_are_refused_with_both_values(surface: Any, tmp_path: Path) -> None:
     path = tmp_path / "x"
     index = faiss_index("hnsw-ids", vectors(9, DIM), faiss.METRIC_INNER_PRODUCT, M=5)
     faiss.write_index(index, str(path))
@@ -252,7 +252,7 @@ def test_what_two_say_differently_is_refused_with_both_values(surface: Any, tmp_
     )
 
 
-def test_header_stands_once_in_whichever_row(database: Any, tmp_path: Path) -> None:
+def test_header_is_read_from_any_row(database: Any, tmp_path: Path) -> None:
     path = tmp_path / "x"
     rows = vectors(9, DIM, unit=True)
     faiss.write_index(faiss_index("flat-ids", rows, faiss.METRIC_INNER_PRODUCT), str(path))
@@ -273,7 +273,7 @@ def test_header_stands_once_in_whichever_row(database: Any, tmp_path: Path) -> N
     assert database.import_faiss(path, "last").assumed == report.assumed
 
 
-def test_header_of_a_table_that_is_no_json_is_refused(database: Any, tmp_path: Path) -> None:
+def test_table_header_that_is_not_json_is_refused(database: Any, tmp_path: Path) -> None:
     sent = filled(database, "cosine").export_faiss(tmp_path / "x", flat=True)
     table = pyarrow.parquet.read_table(sent.side_path)
     for text in ('{"M": 1e999}', "{", '{"M": 8, "M": 9}', "[" * 100_000):
@@ -283,7 +283,7 @@ def test_header_of_a_table_that_is_no_json_is_refused(database: Any, tmp_path: P
         assert error.reason == "BAD_META" and sent.side_path in error.message
 
 
-def test_command_line_brings_the_metric_back_and_says_what_it_assumed(
+def test_command_line_restores_the_metric_and_reports_assumptions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:

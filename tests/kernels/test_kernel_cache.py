@@ -84,7 +84,7 @@ def test_start_with_a_cold_cache_does_not_wait_for_a_stopped_process(
     assert kernel_cache.is_warm()  # So that the next one does not even look.
 
 
-def test_wait_for_who_compiles_ends_when_the_cache_is_warm_or_patience_is_over(
+def test_wait_for_a_compiling_process_ends_with_a_warm_cache_or_timeout(
     cache: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -106,14 +106,14 @@ def test_wait_for_who_compiles_ends_when_the_cache_is_warm_or_patience_is_over(
         assert holder.poll() is None
 
 
-def test_lock_of_a_cold_cache_keeps_others_waiting(cache: Path) -> None:
+def test_lock_of_a_cold_cache_blocks_other_processes(cache: Path) -> None:
     with kernel_cache.compiling():
         assert (cache / "kernels.lock").read_text() == str(os.getpid())
         assert not kernel_cache._is_stopped(cache / "kernels.lock")
 
 
 @pytest.mark.parametrize("note", ["", "{}", "[]", '{"key": 1, "files": 2}', "gone", "other files"])
-def test_note_that_says_nothing_is_a_cold_cache(cache: Path, note: str) -> None:
+def test_invalid_note_is_a_cold_cache(cache: Path, note: str) -> None:
     kernel_cache.note_warm(load_kernels())
     file = cache / "kernels.json"
     content = json.loads(file.read_text())
@@ -127,7 +127,7 @@ def test_note_that_says_nothing_is_a_cold_cache(cache: Path, note: str) -> None:
     assert not kernel_cache.is_warm()
 
 
-def test_note_of_other_settings_or_another_source_is_a_cold_cache(
+def test_note_of_other_settings_or_source_is_a_cold_cache(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel_cache.note_warm(load_kernels())

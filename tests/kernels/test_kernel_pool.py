@@ -73,7 +73,7 @@ def check_all_permits_are_back(pool: KernelPool) -> None:
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("queries", [1, 40])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_search_that_waits_for_a_permit_minds_its_caller(
+def test_search_that_waits_for_a_permit_can_be_cancelled(
     tmp_path: Path, exact: bool, queries: int, threads: int
 ) -> None:
     with vecdb.open(tmp_path / "data", indexer=False, threads=threads) as database:
@@ -102,7 +102,7 @@ def test_a_search_that_waits_for_a_permit_minds_its_caller(
         assert [hits.ids for hits in after] == [hits.ids for hits in before]
 
 
-def test_a_walk_has_its_turn_in_the_middle_of_a_scan(
+def test_walk_gets_a_permit_between_slices_of_a_scan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is one permit, which the scan takes again and again. The walk comes while the fifth
@@ -144,7 +144,7 @@ def test_a_walk_has_its_turn_in_the_middle_of_a_scan(
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_slices_of_many_scans_at_once_change_no_result(
+def test_concurrent_sliced_scans_give_the_same_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     scan, at_once, most = kernels.scan_rows, [0], [0]
@@ -180,7 +180,7 @@ def test_slices_of_many_scans_at_once_change_no_result(
         check_all_permits_are_back(runtime_of(database).pool)
 
 
-def test_no_permit_is_lost_or_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_permits_is_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many threads take permits, and stop to want them at any moment."""
     monkeypatch.setattr(kernel_pool, "_ASK_AGAIN_S", 0.0005)
     seed = random.randrange(2**32)
@@ -215,7 +215,7 @@ def test_no_permit_is_lost_or_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("error", [VecdbError, KeyboardInterrupt])
-def test_what_breaks_one_thread_off_ends_the_others(error: type[BaseException]) -> None:
+def test_exception_in_one_thread_ends_the_others(error: type[BaseException]) -> None:
     """Also one that is in the middle of a piece, which may be long."""
     pool, caller = KernelPool(2), threading.get_ident()
     entered, ended = threading.Event(), threading.Event()

@@ -254,7 +254,7 @@ def models_at(lines: list[dict[str, Any]], seqs: dict[str, int]) -> dict[str, Mo
     return models
 
 
-def test_a_backup_beside_two_writing_processes_is_a_state_that_was_committed(
+def test_backup_beside_two_writers_is_a_committed_state(
     tmp_path: Path,
 ) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
@@ -304,7 +304,7 @@ def test_a_backup_beside_two_writing_processes_is_a_state_that_was_committed(
 # -------------------------------------------------------------  what changes while a backup is made
 
 
-def test_a_collection_dropped_meanwhile_is_in_it_and_one_made_meanwhile_is_not(
+def test_backup_has_collections_dropped_during_it_and_not_those_created(
     tmp_path: Path, paused: Any
 ) -> None:
     database, model = filled(tmp_path / "data")
@@ -328,7 +328,7 @@ def test_a_collection_dropped_meanwhile_is_in_it_and_one_made_meanwhile_is_not(
         database.drop_collection("docs")
 
 
-def test_half_made_and_half_dropped_collections_are_left_out(tmp_path: Path) -> None:
+def test_backup_omits_interrupted_creates_and_drops(tmp_path: Path) -> None:
     database, model = filled(tmp_path / "data")
     with database:
         for name in ("creating", "dropping"):
@@ -350,7 +350,7 @@ def test_half_made_and_half_dropped_collections_are_left_out(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("moment", [("open_copy", 2), ("_copy_segments", 1)])
-def test_segments_that_are_replaced_meanwhile_are_still_copied(
+def test_segments_replaced_during_a_backup_are_copied(
     tmp_path: Path, paused: Any, moment: tuple[str, int]
 ) -> None:
     database, model = filled(tmp_path / "data")
@@ -375,7 +375,7 @@ def test_segments_that_are_replaced_meanwhile_are_still_copied(
 
 
 @pytest.mark.parametrize("how", ["unlinked", "half", "damaged"])
-def test_a_segment_that_is_gone_or_damaged_is_built_again(tmp_path: Path, how: str) -> None:
+def test_missing_or_damaged_segment_is_rebuilt_after_restore(tmp_path: Path, how: str) -> None:
     database, model = filled(tmp_path / "data")
     with database:
         docs = database.collection("docs")
@@ -399,7 +399,7 @@ def test_a_segment_that_is_gone_or_damaged_is_built_again(tmp_path: Path, how: s
         check_same(docs, model)
 
 
-def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
+def test_backup_omits_reservations_leases_and_drafts(tmp_path: Path) -> None:
     database, model = filled(tmp_path / "data")
     with database:
         docs = database.collection("docs")
@@ -447,7 +447,7 @@ def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
         ("_copy_segments", "orphaned"),
     ],
 )
-def test_a_killed_backup_leaves_nothing_that_looks_like_one(
+def test_killed_backup_leaves_no_backup(
     tmp_path: Path, paused: Any, moment: str, how: str
 ) -> None:
     database, model = filled(tmp_path / "data", 60)
@@ -476,7 +476,7 @@ def test_a_killed_backup_leaves_nothing_that_looks_like_one(
         check_same(database.collection("docs"), model)
 
 
-def test_two_backups_to_one_path(tmp_path: Path, paused: Any) -> None:
+def test_second_backup_to_the_same_path_is_refused(tmp_path: Path, paused: Any) -> None:
     database, model = filled(tmp_path / "data", 60)
     with database:
         slow = paused("settle")
@@ -510,7 +510,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.005)
 
 
-def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
+def test_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data")
     with database:
         store = opened_of(database.collection("docs")).store
@@ -540,7 +540,7 @@ def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pages", [4, 16, 40])
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, pages: int) -> None:
+def test_full_disk_during_a_backup_is_reported_and_leaves_nothing(tmp_path: Path, pages: int) -> None:
     database, model = filled(tmp_path / "data", 3_000)
     with database:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -556,7 +556,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, pages: int) -> N
         check_same(database.collection("docs"), model)
 
 
-def test_a_store_with_a_bad_byte_is_not_backed_up(tmp_path: Path) -> None:
+def test_damaged_store_is_not_backed_up(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data", 60)
     with database:
         folder = opened_of(database.collection("docs")).folder
@@ -580,7 +580,7 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(flipped(path.read_bytes(), at))
 
 
-def test_a_flipped_byte_anywhere_is_refused(tmp_path: Path) -> None:
+def test_flipped_byte_in_a_backup_is_refused(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data", 60)
     with database:
         database.backup(tmp_path / "backup")
@@ -604,7 +604,7 @@ def test_a_flipped_byte_anywhere_is_refused(tmp_path: Path) -> None:
     vecdb.restore(tmp_path / "backup", tmp_path / "restored")
 
 
-def test_every_byte_of_the_manifest_counts(tmp_path: Path) -> None:
+def test_changed_byte_of_the_manifest_is_refused(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data", 60)
     with database:
         database.backup(tmp_path / "backup", include_segments=False)
@@ -618,7 +618,7 @@ def test_every_byte_of_the_manifest_counts(tmp_path: Path) -> None:
     read_manifest(tmp_path / "backup")
 
 
-def test_a_backup_whose_segments_have_gone_bad_is_restored_without_them(tmp_path: Path) -> None:
+def test_backup_with_damaged_segments_is_restored_without_them(tmp_path: Path) -> None:
     database, model = filled(tmp_path / "data")
     with database:
         database.backup(tmp_path / "backup")
@@ -633,7 +633,7 @@ def test_a_backup_whose_segments_have_gone_bad_is_restored_without_them(tmp_path
         check_same(docs, model)
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+def test_backup_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data", 60)
     with database:
         database.backup(tmp_path / "backup")
@@ -647,7 +647,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "catalog/../../outside"])
-def test_files_outside_of_the_backup_are_refused(tmp_path: Path, name: str) -> None:
+def test_manifest_with_paths_outside_of_the_backup_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "outside").write_bytes(b"x")
     (tmp_path / "backup").mkdir()
     content = {"files": {name: {"bytes": 1, "crc32": 0x8CDC1683}}, "collections": []}
@@ -656,7 +656,7 @@ def test_files_outside_of_the_backup_are_refused(tmp_path: Path, name: str) -> N
         vecdb.restore(tmp_path / "backup", tmp_path / "restored")
 
 
-def test_restoring_overwrites_nothing(tmp_path: Path) -> None:
+def test_restore_overwrites_nothing(tmp_path: Path) -> None:
     database, model = filled(tmp_path / "data", 60)
     with database:
         database.backup(tmp_path / "backup")
@@ -692,7 +692,7 @@ def test_restoring_overwrites_nothing(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- surfaces
 
 
-def test_both_surfaces(surface: Any, tmp_path: Path) -> None:
+def test_backup_works_embedded_and_remote(surface: Any, tmp_path: Path) -> None:
     docs = surface.create_collection("docs", DIM)
     model = Model(DIM, "cosine")
     batch = ([str(i) for i in range(300)], vectors_of(0, 300), [{"n": i} for i in range(300)])
@@ -747,7 +747,7 @@ def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
 
 
 @pytest.mark.parametrize("name", ["monday", "./x", "weekly/monday", "in/tuesday", "abs", "~", "…"])
-def test_a_backup_over_the_wire_lies_in_its_folder(backed_up: tuple[Path, Any], name: str) -> None:
+def test_remote_backup_is_written_into_the_backup_folder(backed_up: tuple[Path, Any], name: str) -> None:
     folder, client = backed_up
     asked = str(folder / "backups" / "absolute") if name == "abs" else name
     report = client.backup(asked)
@@ -764,7 +764,7 @@ def test_a_backup_over_the_wire_lies_in_its_folder(backed_up: tuple[Path, Any], 
      "data", "{folder}/other/x", "{folder}/data/x", "{folder}/backups", "{folder}/backups/../x",
      "//etc/x", "{folder}/backups2/x", "out", "nothing"],
 )  # fmt: skip
-def test_a_backup_that_leads_elsewhere_is_refused_in_one_sentence(
+def test_remote_backup_outside_of_the_backup_folder_is_refused(
     backed_up: tuple[Path, Any], asked: str
 ) -> None:
     folder, client = backed_up
@@ -783,7 +783,7 @@ def test_a_backup_that_leads_elsewhere_is_refused_in_one_sentence(
     assert not list((folder / "other").iterdir())
 
 
-def test_a_server_without_a_folder_for_backups_makes_none(tmp_path: Path) -> None:
+def test_server_without_a_backup_folder_refuses_backups(tmp_path: Path) -> None:
     with running_server(tmp_path / "data", indexer=False) as address:
         with vecdb.connect(address) as client:
             for path in ("x", str(tmp_path / "x"), "/etc/x", str(tmp_path / "data")):
@@ -795,7 +795,7 @@ def test_a_server_without_a_folder_for_backups_makes_none(tmp_path: Path) -> Non
     assert [each.name for each in tmp_path.iterdir()] == ["data"]
 
 
-def test_a_folder_for_backups_that_is_none_is_refused_at_the_start(
+def test_server_with_an_invalid_backup_folder_does_not_start(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").touch()
@@ -808,7 +808,7 @@ def test_a_folder_for_backups_that_is_none_is_refused_at_the_start(
         assert str(tmp_path / name) in caught.value.message
 
 
-def test_a_server_stops_a_backup_when_its_caller_goes(tmp_path: Path) -> None:
+def test_server_stops_a_backup_when_its_client_disconnects(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data", 60)
     database.close()
     with (
@@ -830,7 +830,7 @@ def test_a_server_stops_a_backup_when_its_caller_goes(tmp_path: Path) -> None:
         assert list((tmp_path / "backup").rglob("*.npy"))  # With segments if nothing is said.
 
 
-def test_a_database_that_is_closed_meanwhile_ends_its_backup(tmp_path: Path) -> None:
+def test_closing_the_database_ends_its_backup(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data")
     errors: list[Exception] = []
 
@@ -851,7 +851,7 @@ def test_a_database_that_is_closed_meanwhile_ends_its_backup(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("option", ["--data", "--url"])
-def test_the_command_line(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_backs_up_and_restores(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     database, model = filled(tmp_path / "data", 60)
     database.close()
     with contextlib.ExitStack() as stack:

@@ -151,7 +151,7 @@ HISTORIES: tuple[Callable[[Any], None], ...] = (
 
 
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda function: function.__name__)
-def test_normal_histories_are_content(tmp_path: Path, history: Callable[[Any], None]) -> None:
+def test_check_of_normal_histories_finds_nothing(tmp_path: Path, history: Callable[[Any], None]) -> None:
     folder = tmp_path / "data"
     with vecdb.open(folder, indexer=False) as database:
         history(database)
@@ -180,7 +180,7 @@ def state_of_files(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_small_segments_by_the_indexer_are_content(tmp_path: Path) -> None:
+def test_check_of_small_indexed_segments_finds_nothing(tmp_path: Path) -> None:
     """As a database does it by itself, and while it is open in this very process."""
     options = {"segment_bytes_max": 100_000, "seal_bytes": 10_000}
     with vecdb.open(tmp_path / "data", **options) as database:
@@ -256,7 +256,7 @@ def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
             process.stdout.close()
 
 
-def test_beside_a_writer_it_is_content(
+def test_check_beside_a_writer_finds_nothing(
     tmp_path: Path, writer: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is half made stays so for as long as a busy machine keeps the writer waiting.
@@ -274,7 +274,7 @@ def test_beside_a_writer_it_is_content(
     assert seqs == sorted(seqs) and len(set(seqs)) >= 5, "it looked while there was writing"
 
 
-def test_repair_beside_a_writer(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
+def test_repair_beside_a_writer_breaks_nothing(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
     segments = collection_named(tmp_path / "data", "docs") / "segments"
     for folder in segments.iterdir():
         shutil.rmtree(folder, ignore_errors=True)
@@ -284,7 +284,7 @@ def test_repair_beside_a_writer(tmp_path: Path, writer: subprocess.Popen[str]) -
     assert writer.poll() is None
 
 
-def test_folders_that_go_while_they_are_listed_hold_nothing(
+def test_folder_removed_during_its_listing_counts_as_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a drop beside the check moves them away, at the worst moment."""
@@ -320,7 +320,7 @@ def two(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_cut_store_is_told_and_the_others_checked(two: Path) -> None:
+def test_truncated_store_is_reported_and_the_others_checked(two: Path) -> None:
     store = collection_named(two, "docs") / "store" / "data.mdb"
     os.truncate(store, 5 * PAGE_BYTES)
     report = vecdb.check(two, repair=True)
@@ -331,7 +331,7 @@ def test_a_cut_store_is_told_and_the_others_checked(two: Path) -> None:
     assert not report.content and report.complete
 
 
-def test_a_cut_catalogue_leaves_the_folders(two: Path) -> None:
+def test_truncated_catalog_is_reported_and_the_stores_checked(two: Path) -> None:
     os.truncate(two / "catalog" / "data.mdb", 2 * PAGE_BYTES)
     report = vecdb.check(two)
     (problem,) = report.problems
@@ -365,7 +365,7 @@ def pages_in_use(raw: bytes) -> list[int]:
     return sorted(pages)
 
 
-def test_flips_in_the_pages_of_a_store_never_end_the_check(two: Path) -> None:
+def test_flipped_bits_in_pages_of_a_store_never_end_the_check(two: Path) -> None:
     """Whatever page is damaged: it is told, unless the bits said nothing; the other collection is
     checked."""
     chance = random.Random(SEED)
@@ -390,7 +390,7 @@ def test_flips_in_the_pages_of_a_store_never_end_the_check(two: Path) -> None:
     assert told >= 2, f"seed {SEED}"
 
 
-def test_hidden_entries_are_told(two: Path) -> None:
+def test_hidden_entries_are_reported(two: Path) -> None:
     """A database that LMDB believes to have more entries than there are."""
     file = collection_named(two, "docs") / "store" / "data.mdb"
     raw = file.read_bytes()
@@ -409,7 +409,7 @@ def checked_only(folder: Path, name: str) -> tuple[list[Any], list[Any]]:
     return [p for p in problems if p.collection == name], found
 
 
-def test_repair_mends_caches_and_says_so(two: Path) -> None:
+def test_repair_rebuilds_caches_and_reports_it(two: Path) -> None:
     place = collection_named(two, "docs")
     shutil.rmtree(place / "segments")
     change_counters_of(two, "docs", live_count=5)
@@ -456,7 +456,7 @@ def with_only(folder: Path, name: str, function: Callable[[Path], object]) -> No
     shutil.rmtree(only)
 
 
-def test_what_is_no_data_folder_is_refused(tmp_path: Path) -> None:
+def test_check_of_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(vecdb.NotFoundError):
         vecdb.check(tmp_path / "nothing")
     with pytest.raises(vecdb.FailedPreconditionError, match="not a vecdb database"):
@@ -473,7 +473,7 @@ def test_what_is_no_data_folder_is_refused(tmp_path: Path) -> None:
         vecdb.check(tmp_path)
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_checks_and_repairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "data"
     fill(folder)
     assert command_line.run(["check", str(folder), "--findable", "0.99"]) == 0
@@ -500,7 +500,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "is not a folder" in capsys.readouterr().err
 
 
-def test_what_could_not_be_checked_is_status_2(
+def test_incomplete_check_has_exit_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The process that checks is killed by somebody else: that says nothing of the folder."""
@@ -531,7 +531,7 @@ def small_graph() -> Graph:
     return Graph(links, offsets, upper, 0, 1)
 
 
-def test_reachable_is_what_a_search_may_come_to() -> None:
+def test_reachable_nodes_are_those_that_a_search_can_reach() -> None:
     graph = small_graph()
     assert graph_faults(graph, 2) == []
     assert reachable_nodes(graph).all()
@@ -548,7 +548,7 @@ def test_reachable_is_what_a_search_may_come_to() -> None:
     )
 
 
-def test_nodes_without_a_link_to_them_get_one() -> None:
+def test_unreachable_nodes_are_linked() -> None:
     graph = small_graph()
     graph.links[4, 0] = -1
     graph.links[5, 0] = 2
@@ -561,7 +561,7 @@ def test_nodes_without_a_link_to_them_get_one() -> None:
     assert 5 in graph.links[[0, 1, 3]] and reachable_nodes(graph).all()
 
 
-def test_a_sparse_graph_is_reachable_as_built(tmp_path: Path) -> None:
+def test_sparse_graph_is_reachable_as_built(tmp_path: Path) -> None:
     """hnswlib drops some nodes from all lists; the builder puts them back."""
     builder = Builder("l2", 16, 4, 4, 2_000, threads=1)
     builder.add(vectors_of(0, 2_000, 16))

@@ -401,7 +401,7 @@ CACHE_PLANTS: dict[str, tuple[set[str], Plant]] = {
 }
 
 
-def test_every_kind_has_a_plant() -> None:
+def test_every_problem_kind_has_a_planted_fault() -> None:
     planted = set().union(*(kinds for kinds, _ in (STORE_PLANTS | CACHE_PLANTS).values()))
     # These are planted into folders with more than one collection, or by other means.
     elsewhere = {
@@ -419,14 +419,14 @@ def test_every_kind_has_a_plant() -> None:
 
 
 @pytest.mark.parametrize("plant", STORE_PLANTS)
-def test_planted_into_the_store(folder: Path, plant: str) -> None:
+def test_fault_planted_into_the_store_is_reported(folder: Path, plant: str) -> None:
     expected, function = STORE_PLANTS[plant]
     function(folder)
     problems, _ = checked(folder)
     assert kinds_of(problems) == expected, problems
 
 
-def test_requests_are_named_by_their_seq(folder: Path) -> None:
+def test_faulty_requests_are_reported_by_seq(folder: Path) -> None:
     put(folder, "requests", layout.request_age_key(3), b"r-7")
     put_request(folder, "r-9", 99)
     problems, _ = checked(folder)
@@ -437,7 +437,7 @@ def test_requests_are_named_by_their_seq(folder: Path) -> None:
     ]
 
 
-def test_what_is_lost_is_named(folder: Path) -> None:
+def test_lost_rows_are_reported_by_id(folder: Path) -> None:
     flip(folder, "blocks", row(300))
     problems, _ = checked(folder)
     assert {p.detail for p in problems} == {
@@ -448,12 +448,12 @@ def test_what_is_lost_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("plant", CONTENT_PLANTS)
-def test_purged_and_trimmed_is_content(folder: Path, plant: str) -> None:
+def test_check_of_purged_and_trimmed_stores_finds_nothing(folder: Path, plant: str) -> None:
     CONTENT_PLANTS[plant](folder)
     assert checked(folder)[0] == []
 
 
-def test_a_vector_without_record_and_death_is_told(folder: Path) -> None:
+def test_vector_without_record_and_tombstone_is_reported(folder: Path) -> None:
     """Purging takes the record first; if the death goes before the vector, it comes back."""
     put(folder, "records", layout.record_key(310, 4), None)
     put(folder, "dead", row(310), None)
@@ -465,7 +465,7 @@ def test_a_vector_without_record_and_death_is_told(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("plant", CACHE_PLANTS)
-def test_planted_into_a_cache_and_repaired(folder: Path, plant: str) -> None:
+def test_fault_planted_into_a_cache_is_reported_and_repaired(folder: Path, plant: str) -> None:
     expected, function = CACHE_PLANTS[plant]
     truth = truth_of(folder)
     function(folder)
@@ -492,7 +492,7 @@ def truth_of(folder: Path) -> dict[str, list[tuple[bytes, bytes]]]:
         }
 
 
-def test_repair_after_forgetting_gives_new_numbers(folder: Path) -> None:
+def test_repair_after_forgetting_segments_uses_new_numbers(folder: Path) -> None:
     numbers = {number for number, _ in segments_of(folder)}
     next_segment = counters_of(folder).next_segment
     change_counters(folder, sealed_to=320, next_segment=1)
@@ -504,7 +504,7 @@ def test_repair_after_forgetting_gives_new_numbers(folder: Path) -> None:
     assert not [*(place / "segments").iterdir()] and checked(folder)[0] == []
 
 
-def test_truth_is_not_repaired(folder: Path) -> None:
+def test_repair_does_not_change_stored_data(folder: Path) -> None:
     flip(folder, "records", layout.record_key(50, 1))
     put(folder, "ids", b"id-60", None)
     before = truth_of(folder)
@@ -517,7 +517,7 @@ def test_truth_is_not_repaired(folder: Path) -> None:
     assert flipped.detail == "1 values in records have a wrong checksum: row 50 (seq 1)"
 
 
-def test_a_segment_is_not_given_up_for_a_store_that_is_damaged(folder: Path) -> None:
+def test_segment_beside_a_damaged_store_is_kept(folder: Path) -> None:
     """Its graph has a fault, but it holds the last copy of vectors that the store has lost."""
     number = graph_number(folder)
     flip(folder, "blocks", row(0))
@@ -570,7 +570,7 @@ FOLDER_PLANTS: dict[str, tuple[set[str], Plant, bool]] = {
 
 
 @pytest.mark.parametrize("plant", FOLDER_PLANTS)
-def test_planted_into_the_catalogue(
+def test_fault_planted_into_the_catalog_is_reported(
     folder: Path, plant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vecdb.engine.maintenance.checking.catalog._UNDER_WAY_S", 0.1)
@@ -582,7 +582,7 @@ def test_planted_into_the_catalogue(
     assert (checked(folder)[0] == []) == repaired
 
 
-def test_many_of_a_kind_are_one_problem(folder: Path) -> None:
+def test_many_findings_of_a_kind_are_one_problem(folder: Path) -> None:
     def write(store: Store, transaction: Any) -> None:
         for number in range(100, 150):
             transaction.delete(b"id-%d" % number, db=store.environment.database(b"ids"))
@@ -595,7 +595,7 @@ def test_many_of_a_kind_are_one_problem(folder: Path) -> None:
     )
 
 
-def test_rows_that_are_not_findable_are_told(folder: Path) -> None:
+def test_low_self_recall_is_reported(folder: Path) -> None:
     """The entry point leads nowhere: everything is unreachable, and nothing is found."""
 
     def lonely(graph: Graph) -> Graph:

@@ -83,7 +83,7 @@ def killed(data: Path, function: str) -> tuple[Model, Path]:
 
 
 @pytest.mark.parametrize("at", ["_copy_blocks", "finish_store", "os.rename", "fsync_folder"])
-def test_what_a_killed_compaction_leaves_goes_with_the_next_opening(
+def test_draft_of_a_killed_compaction_is_removed_on_open(
     tmp_path: Path, at: str
 ) -> None:
     model, draft = killed(tmp_path, at)
@@ -92,7 +92,7 @@ def test_what_a_killed_compaction_leaves_goes_with_the_next_opening(
     check(tmp_path, model, 300)
 
 
-def test_what_a_killed_compaction_leaves_is_told_and_repaired(tmp_path: Path) -> None:
+def test_draft_of_a_killed_compaction_is_reported_and_repaired(tmp_path: Path) -> None:
     model, draft = killed(tmp_path, "finish_store")
     report = vecdb.check(tmp_path)
     assert report.content
@@ -104,14 +104,14 @@ def test_what_a_killed_compaction_leaves_is_told_and_repaired(tmp_path: Path) ->
     check(tmp_path, model, 300)
 
 
-def test_a_killed_compaction_is_made_again(tmp_path: Path) -> None:
+def test_killed_compaction_can_be_repeated(tmp_path: Path) -> None:
     model, draft = killed(tmp_path, "os.rename")
     vecdb.compact(tmp_path)
     assert not draft.exists()
     check(tmp_path, model, 300)
 
 
-def test_a_draft_at_work_is_no_leftover(tmp_path: Path) -> None:
+def test_draft_of_a_running_compaction_is_not_a_leftover(tmp_path: Path) -> None:
     filled(tmp_path, 10)
     (draft,) = (each / DRAFT for each in (tmp_path / "collections").iterdir())
     draft.mkdir()
@@ -124,7 +124,7 @@ def test_a_draft_at_work_is_no_leftover(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
-def test_a_forked_child_does_not_keep_the_folder_in_use(
+def test_forked_child_does_not_block_a_compaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has a copy of the lock's descriptor, and lives on when the folder was closed."""
@@ -151,7 +151,7 @@ def test_a_forked_child_does_not_keep_the_folder_in_use(
 
 
 @pytest.mark.parametrize("bounded", [True, False])
-def test_the_copy_takes_slices_not_the_store(
+def test_compaction_holds_slices_of_a_store_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounded: bool
 ) -> None:
     """What numpy and Python hold at most while a store of 4 MB is copied in slices of 256 KiB; in

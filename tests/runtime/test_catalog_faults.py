@@ -37,7 +37,7 @@ def use(database: Any) -> None:
 
 
 @pytest.mark.parametrize("name", CREATES)
-def test_a_create_that_failed_can_be_tried_again(database: Any, name: str) -> None:
+def test_create_that_failed_can_be_retried(database: Any, name: str) -> None:
     failpoints.arm(f"{name}=EIO")
     with pytest.raises(vecdb.UnavailableError):
         database.create_collection("docs", DIM)
@@ -47,7 +47,7 @@ def test_a_create_that_failed_can_be_tried_again(database: Any, name: str) -> No
 
 @pytest.mark.parametrize("action", ["begin", "end"])
 @pytest.mark.parametrize("commit", [1, 2, 3])
-def test_a_create_whose_commit_failed_can_be_tried_again(
+def test_create_whose_commit_failed_can_be_retried(
     database: Any, commit: int, action: str
 ) -> None:
     failpoints.arm(f"commit.{action}=EIO:{commit}")
@@ -57,7 +57,7 @@ def test_a_create_whose_commit_failed_can_be_tried_again(
     use(database)
 
 
-def test_a_create_that_could_not_even_be_undone_is_undone_by_the_next(database: Any) -> None:
+def test_create_that_could_not_be_undone_is_undone_by_the_next_create(database: Any) -> None:
     # The third commit makes it ready; that it should be undone can't be written down.
     failpoints.arm("create.made=EIO,commit.begin=EIO:3")
     with pytest.raises(vecdb.UnavailableError, match=r"create\.made"):
@@ -68,7 +68,7 @@ def test_a_create_that_could_not_even_be_undone_is_undone_by_the_next(database: 
 
 @pytest.mark.parametrize("again", ["drop", "reopen"])
 @pytest.mark.parametrize("name", DROPS)
-def test_a_drop_that_failed_is_finished(tmp_path: Path, name: str, again: str) -> None:
+def test_drop_that_failed_is_finished_by_the_next_drop_or_open(tmp_path: Path, name: str, again: str) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         failpoints.arm(f"{name}=EIO")
@@ -113,7 +113,7 @@ def leave_half_done(data: Path) -> None:
         *(f"drop.{step}=EIO" for step in ("marked", "moved", "removed")),
     ],
 )
-def test_what_can_not_be_finished_hinders_nothing_else(
+def test_unfinished_operation_that_fails_on_open_leaves_other_collections_usable(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     leave_half_done(tmp_path / "data")
@@ -130,7 +130,7 @@ def test_what_can_not_be_finished_hinders_nothing_else(
             database.create_collection(name, DIM)
 
 
-def test_a_draft_of_the_format_file_does_not_stay(tmp_path: Path) -> None:
+def test_draft_of_the_format_file_is_removed_on_open(tmp_path: Path) -> None:
     """A process that was killed while it made the folder left it."""
     data = tmp_path / "data"
     data.mkdir()

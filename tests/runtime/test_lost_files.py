@@ -70,7 +70,7 @@ def counts(folder: Path) -> dict[str, int]:
 WHOLE = {"docs": 300, "notes": 20, "other": 10}
 
 
-def test_server_with_a_cut_store_names_it_and_serves_the_others(folder: Path, store: Path) -> None:
+def test_server_with_a_truncated_store_names_it_and_serves_the_others(folder: Path, store: Path) -> None:
     os.truncate(store, store.stat().st_size // 2)
     report = vecdb.check(folder, repair=True)
     assert [(p.collection, p.kind) for p in report.problems] == [("docs", "STORE_DAMAGED")]
@@ -84,7 +84,7 @@ def test_server_with_a_cut_store_names_it_and_serves_the_others(folder: Path, st
 
 
 @pytest.mark.parametrize("pages", [0, 0.5, 1.5, 2, 3, 5, -1])
-def test_store_cut_to_any_size_is_data_loss(folder: Path, store: Path, pages: float) -> None:
+def test_store_truncated_to_any_size_is_data_loss(folder: Path, store: Path, pages: float) -> None:
     size = store.stat().st_size
     os.truncate(store, int((size / PAGE_BYTES + pages if pages < 0 else pages) * PAGE_BYTES))
     with vecdb.open(folder, indexer=False) as database:
@@ -108,7 +108,7 @@ def test_store_with_one_damaged_meta_page_is_data_loss(
         assert database.collection("other").count() == 10
 
 
-def test_store_that_claims_pages_past_its_end_is_data_loss(folder: Path, store: Path) -> None:
+def test_store_with_pages_past_its_end_is_data_loss(folder: Path, store: Path) -> None:
     for meta in (0, 1):
         with open(store, "r+b") as file:
             file.seek(meta * PAGE_BYTES + 136)  # The last page.
@@ -124,7 +124,7 @@ def test_store_with_a_damaged_lock_file_is_refused_or_served(folder: Path, store
         assert counts(folder) == WHOLE
 
 
-def test_store_cut_at_rest_is_data_loss_when_it_is_used_again(folder: Path, store: Path) -> None:
+def test_store_truncated_while_evicted_is_data_loss_on_its_next_use(folder: Path, store: Path) -> None:
     with vecdb.open(folder, indexer=False) as database:
         docs = database.collection("docs")
         opened_of(docs).evict()
@@ -135,7 +135,7 @@ def test_store_cut_at_rest_is_data_loss_when_it_is_used_again(folder: Path, stor
         assert database.collection("other").count() == 10
 
 
-def test_file_that_lacks_only_free_pages_is_whole(tmp_path: Path) -> None:
+def test_store_that_lacks_only_free_pages_is_opened(tmp_path: Path) -> None:
     """A transaction that frees what it has just allocated never writes it."""
     file, short = tmp_path / "data.mdb", 0
     chance = random.Random(7)
@@ -181,7 +181,7 @@ CATALOG_DAMAGES = ("folder gone", "file gone", "no entries", "empty", "cut")
 
 
 @pytest.mark.parametrize("how", CATALOG_DAMAGES)
-def test_lost_catalog_beside_stores_is_refused_and_repair_names_them_again(
+def test_lost_catalog_is_refused_and_repair_restores_the_names(
     folder: Path, how: str
 ) -> None:
     damage_catalog(folder, how)
@@ -199,7 +199,7 @@ def test_lost_catalog_beside_stores_is_refused_and_repair_names_them_again(
     assert vecdb.check(folder).problems == ()
 
 
-def test_folder_without_format_and_catalog_is_repaired_by_its_stores(folder: Path) -> None:
+def test_folder_without_format_and_catalog_is_repaired_from_its_stores(folder: Path) -> None:
     shutil.rmtree(folder / "catalog")
     (folder / "FORMAT").unlink()
     with pytest.raises(FailedPreconditionError, match="vecdb check --repair"):
@@ -227,7 +227,7 @@ def set_name(folder: Path, collection_id: str, name: bytes | None) -> None:
     environment.close()
 
 
-def test_repair_of_stores_with_odd_names_gives_each_one_of_its_own(
+def test_repair_of_stores_with_invalid_or_equal_names_gives_each_a_valid_one(
     pristine: tuple[Path, dict[str, str]], folder: Path
 ) -> None:
     """A store of an earlier vecdb has no name to say, two say the same, one says what is none."""
@@ -248,7 +248,7 @@ def test_repair_of_stores_with_odd_names_gives_each_one_of_its_own(
     assert counts(folder)[f"collection-{ids['other']}"] == 10
 
 
-def test_repair_does_not_bring_back_what_was_dropped_or_is_damaged(
+def test_repair_does_not_restore_dropped_or_damaged_collections(
     pristine: tuple[Path, dict[str, str]], folder: Path, store: Path
 ) -> None:
     os.truncate(store, 5 * PAGE_BYTES)
@@ -268,7 +268,7 @@ def test_repair_does_not_bring_back_what_was_dropped_or_is_damaged(
     assert counts(folder) == {"notes": 20}
 
 
-def test_folder_of_a_process_that_died_at_once_is_opened(tmp_path: Path) -> None:
+def test_folder_of_a_process_killed_while_creating_it_is_opened(tmp_path: Path) -> None:
     """Nothing was made in it yet: a catalogue without a byte is no loss."""
     folder = tmp_path / "data"
     vecdb.open(folder).close()
@@ -280,7 +280,7 @@ def test_folder_of_a_process_that_died_at_once_is_opened(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("part", [0, 0.5])
-def test_store_that_is_cut_while_it_is_served_does_not_end_the_server(
+def test_store_truncated_while_served_does_not_crash_the_server(
     folder: Path, store: Path, part: float
 ) -> None:
     """A read would touch a page that is mapped and not there."""

@@ -113,7 +113,7 @@ def data_bytes(pid: int) -> int:
     return 1024 * int(line.split()[1])
 
 
-def test_a_build_without_memory_is_tried_again(tmp_path: Path, children: list[Any]) -> None:
+def test_build_that_runs_out_of_memory_is_retried(tmp_path: Path, children: list[Any]) -> None:
     """The limit lets the indexer live and not build; searches and writes go on meanwhile."""
     with vecdb.open(tmp_path / "data", map_bytes=1 << 26) as database:
         small = database.create_collection("small", DIM)
@@ -144,7 +144,7 @@ def test_a_build_without_memory_is_tried_again(tmp_path: Path, children: list[An
 
 
 @pytest.mark.parametrize("point", ["graph.claimed", "segment.arrays"])
-def test_a_build_that_dies_each_time_backs_off(
+def test_build_that_crashes_repeatedly_backs_off(
     tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     with vecdb.open(tmp_path / "data") as database:
@@ -168,7 +168,7 @@ def test_a_build_that_dies_each_time_backs_off(
         check_tidy(docs)
 
 
-def test_two_graph_jobs_never_meet(tmp_path: Path, children: list[Any]) -> None:
+def test_graph_jobs_of_two_processes_never_overlap(tmp_path: Path, children: list[Any]) -> None:
     """Two processes with indexers, both killed again and again: one graph claim at a time, and all
     that they leave is discarded."""
     seed = random.randrange(2**32)
@@ -259,7 +259,7 @@ def run_script(folder: Path, first: int, count: int, held: Path | None = None) -
     subprocess.run(words, check=True, timeout=90, env=environment)
 
 
-def test_scripts_that_come_and_go_beside_a_server(tmp_path: Path) -> None:
+def test_short_lived_processes_beside_a_server_lose_no_write(tmp_path: Path) -> None:
     """Each starts an indexer of its own; the server's gets its turn, and no process is left."""
     folder = tmp_path / "data"
     with ServerProcess(folder, seal_bytes=4 * DIM * 500) as server:
@@ -280,7 +280,7 @@ def test_scripts_that_come_and_go_beside_a_server(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_scripts_build_outlives_it(tmp_path: Path, killed: bool) -> None:
+def test_build_outlives_the_process_that_started_it(tmp_path: Path, killed: bool) -> None:
     """The script ends while its indexer builds: that finishes the job, and the server's leaves the
     collection alone for so long; if it is killed, the server's takes over."""
     folder = tmp_path / "data"
@@ -313,7 +313,7 @@ def test_a_scripts_build_outlives_it(tmp_path: Path, killed: bool) -> None:
 # An indexer that can't be started, or that was stopped.
 
 
-def test_an_indexer_that_can_not_be_started_is_tried_again_ever_later(
+def test_indexer_that_cannot_start_is_retried_with_growing_pauses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also for a collection that is wanted for no other reason than that it failed before."""
@@ -336,7 +336,7 @@ def test_an_indexer_that_can_not_be_started_is_tried_again_ever_later(
 
 @pytest.mark.parametrize("lines", [1, 5_000])
 @pytest.mark.parametrize("outlives", [False, True])
-def test_closing_does_not_wait_for_an_indexer_that_was_stopped(
+def test_close_does_not_wait_for_a_stopped_indexer(
     tmp_path: Path,
     children: list[Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -387,7 +387,7 @@ def leave_a_reader(store: Path) -> None:
     assert done.stdout == b"reading\n" and done.returncode == -signal.SIGKILL, done.stderr
 
 
-def test_a_killed_reader_holds_nothing_back_for_long(
+def test_pages_of_a_killed_reader_are_reused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it read would never be used again, and the file would grow with each commit."""
@@ -425,7 +425,7 @@ def test_a_killed_reader_holds_nothing_back_for_long(
         environment.close()
 
 
-def test_a_drop_right_after_a_commit_is_nothing_to_tell(
+def test_drop_right_after_a_commit_logs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another process may drop the collection before it is looked what the commit left to do."""
@@ -444,7 +444,7 @@ def test_a_drop_right_after_a_commit_is_nothing_to_tell(
     assert told.endswith("bad") and errors == []
 
 
-def test_opening_looks_for_killed_readers(tmp_path: Path) -> None:
+def test_open_clears_slots_of_killed_readers(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(["own"], rows(1))
@@ -457,7 +457,7 @@ def test_opening_looks_for_killed_readers(tmp_path: Path) -> None:
 # One folder opened twice, forks.
 
 
-def test_a_folder_is_one_by_whatever_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_opened_by_another_path_is_the_same_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = tmp_path / "real"
     real.mkdir()
     (tmp_path / "parent").symlink_to(real)
@@ -475,7 +475,7 @@ def test_a_folder_is_one_by_whatever_name(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
-def test_a_fork_in_the_middle_of_use(tmp_path: Path) -> None:
+def test_fork_during_use_leaves_parent_and_child_working(tmp_path: Path) -> None:
     """Threads write and search, so that locks are held when it happens: calls of the child fail and
     do not hang, it can work on a folder of its own, and the parent does not notice."""
     with vecdb.open(tmp_path / "data", indexer=False, seal_bytes=4 * DIM * 300) as database:

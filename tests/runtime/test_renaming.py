@@ -70,7 +70,7 @@ def reason_of(call: Any) -> str:
 # ----------------------------------------------------------------------------------------- renaming
 
 
-def test_rename(surface: Any) -> None:
+def test_rename_moves_the_name_and_keeps_the_collection(surface: Any) -> None:
     docs = surface.create_collection("docs", DIM, "dot")
     docs.upsert(["a"], rows(1))
     surface.create_collection("other", DIM)
@@ -112,7 +112,7 @@ USES: dict[str, Any] = {
 }
 
 
-def test_handle_goes_on_after_a_rename_and_ends_with_the_drop(surface: Any, tmp_path: Path) -> None:
+def test_handle_works_after_a_rename_and_fails_after_the_drop(surface: Any, tmp_path: Path) -> None:
     """One rule, embedded and remote: a handle is bound to the collection and not to its name."""
     docs = surface.create_collection("docs", DIM)
     found = surface.collection("docs")
@@ -158,7 +158,7 @@ def test_handle_goes_on_after_a_rename_and_ends_with_the_drop(surface: Any, tmp_
     assert other.count() == 1
 
 
-def test_handle_of_a_client_survives_what_other_processes_and_restarts_do(tmp_path: Path) -> None:
+def test_handle_of_a_client_survives_renames_and_restarts(tmp_path: Path) -> None:
     """The server finds a collection by its id also if it has not opened it yet."""
     listen = f"127.0.0.1:{free_port()}"
     with vecdb.connect(listen) as client:
@@ -178,7 +178,7 @@ def test_handle_of_a_client_survives_what_other_processes_and_restarts_do(tmp_pa
             assert client.collection("gone").count() == 0
 
 
-def test_calls_on_the_wire_without_an_id_go_by_the_name(tmp_path: Path) -> None:
+def test_remote_call_without_an_id_uses_the_name(tmp_path: Path) -> None:
     """As those of clients of before, and of others."""
     with (
         running_server(tmp_path, indexer=False) as address,
@@ -209,7 +209,7 @@ def test_calls_on_the_wire_without_an_id_go_by_the_name(tmp_path: Path) -> None:
         assert reason_of(handle.count) == "NO_COLLECTION"
 
 
-def test_another_process_sees_it_at_once_and_after_reopening(tmp_path: Path) -> None:
+def test_rename_is_visible_to_another_process_at_once_and_after_reopening(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(["a"], rows(1))
@@ -222,7 +222,7 @@ def test_another_process_sees_it_at_once_and_after_reopening(tmp_path: Path) -> 
         assert all_ids(database.collection("books")) == ["a"]
 
 
-def test_a_name_half_made_or_half_dropped_is_taken(tmp_path: Path) -> None:
+def test_name_of_an_interrupted_create_or_drop_is_taken(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         database.create_collection("docs", DIM)
         database.create_collection("going", DIM)
@@ -241,7 +241,7 @@ def test_a_name_half_made_or_half_dropped_is_taken(tmp_path: Path) -> None:
         database.rename_collection("docs", "going")
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_renames_a_collection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         database.create_collection("docs", DIM)
     assert command_line.run(["rename", "docs", "books", "--data", str(tmp_path)]) == 0
@@ -253,7 +253,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 # ----------------------------------------------------------------------- dropped by another process
 
 
-def test_every_use_of_what_another_process_dropped_says_so(tmp_path: Path) -> None:
+def test_every_use_of_a_collection_dropped_by_another_process_is_refused(tmp_path: Path) -> None:
     """Open, and at rest: then its files are gone when it is to be opened again."""
     with vecdb.open(tmp_path, indexer=False, open_collections_max=1) as database:
         at_rest = database.create_collection("at-rest", DIM)
@@ -295,7 +295,7 @@ def deleted_files() -> list[str]:
     return [name for name in names if "data.mdb" in name and name.endswith("(deleted)")]
 
 
-def test_what_another_process_dropped_is_let_go(
+def test_collection_dropped_by_another_process_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By itself, also if nobody uses it again: else the space of its files would stay taken."""
@@ -314,7 +314,7 @@ def test_what_another_process_dropped_is_let_go(
         assert kept.count() == 0
 
 
-def test_a_damaged_entry_is_no_drop(tmp_path: Path) -> None:
+def test_damaged_catalog_entry_does_not_count_as_a_drop(tmp_path: Path) -> None:
     """A collection whose entry can't be read is open and stays so; a dropped one is let go."""
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
@@ -338,7 +338,7 @@ def test_a_damaged_entry_is_no_drop(tmp_path: Path) -> None:
             database.collection("docs")
 
 
-def test_files_that_went_with_a_dropped_collection_are_not_called_lost(
+def test_files_of_a_dropped_collection_are_not_reported_as_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever just compares its segments in the background has nothing to tell."""
@@ -363,7 +363,7 @@ def test_files_that_went_with_a_dropped_collection_are_not_called_lost(
 # -------------------------------------------------------------------------------------------- races
 
 
-def test_dropped_between_finding_and_opening(
+def test_collection_dropped_between_find_and_open_is_not_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
@@ -389,7 +389,7 @@ def test_dropped_between_finding_and_opening(
             monkeypatch.undo()
 
 
-def test_get_or_create_finds_what_another_process_creates_just_before(
+def test_get_or_create_finds_a_collection_created_just_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, turns = Database.create_collection, []
@@ -410,7 +410,7 @@ def test_get_or_create_finds_what_another_process_creates_just_before(
             database.get_or_create_collection("docs", DIM, M=16)
 
 
-def test_get_or_create_of_a_name_whose_drop_has_not_finished_ends(tmp_path: Path) -> None:
+def test_get_or_create_of_a_name_with_an_unfinished_drop_is_refused(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         database.create_collection("docs", DIM)
         runtime_of(database).catalog.drop("docs")  # Only its first step.
@@ -420,7 +420,7 @@ def test_get_or_create_of_a_name_whose_drop_has_not_finished_ends(tmp_path: Path
         assert database.get_or_create_collection("docs", DIM).count() == 0
 
 
-def test_a_drop_that_was_finished_by_another_touches_no_later_collection(tmp_path: Path) -> None:
+def test_drop_finished_by_another_process_keeps_a_later_collection_of_the_name(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         catalog = runtime_of(database).catalog
         old = database.create_collection("docs", DIM)
@@ -531,7 +531,7 @@ def worker(data: Path, stop_file: Path) -> Iterator[Any]:
         child.stdout.close()
 
 
-def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: Path) -> None:
+def test_drop_rename_and_recreate_beside_other_writers_loses_nothing(tmp_path: Path) -> None:
     """Who has a write acknowledged finds it in the collection that it was written to, and nothing
     else is in there; all others are told NOT_FOUND."""
     data, stop_file = tmp_path / "data", tmp_path / "stop"
@@ -567,7 +567,7 @@ def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: 
     assert os.listdir(data / "trash") == []
 
 
-def test_remote_writers_lose_nothing_while_collections_are_renamed(tmp_path: Path) -> None:
+def test_renames_beside_remote_writers_lose_nothing(tmp_path: Path) -> None:
     """Those that hold a handle write into one collection, whatever it is called; the others into
     what has the name when they ask."""
     with running_server(tmp_path, indexer=False) as address, vecdb.connect(address) as client:

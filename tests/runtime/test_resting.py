@@ -48,7 +48,7 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(400)
-def test_many_collections_take_bounded_files_memory_and_address_space(memory_path: Path) -> None:
+def test_many_collections_use_bounded_files_memory_and_address_space(memory_path: Path) -> None:
     vectors = np.random.default_rng(1).normal(size=(COUNT, 4)).astype(np.float32)
     with (
         running_server(memory_path / "data", indexer=False, open_collections_max=20) as address,
@@ -79,7 +79,7 @@ def test_many_collections_take_bounded_files_memory_and_address_space(memory_pat
 
 
 @pytest.mark.parametrize("open_max", [1, 3])
-def test_collections_in_use_are_put_to_rest_and_wake(tmp_path: Path, open_max: int) -> None:
+def test_collections_in_use_are_evicted_and_reopened(tmp_path: Path, open_max: int) -> None:
     """Threads that write and search eight collections of which few may be open."""
     failures: list[BaseException] = []
 

@@ -401,7 +401,7 @@ def second() -> Iterator[SecondProcess]:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
-def test_random_operations(
+def test_random_operations_agree_with_the_model(
     metric: str, second: SecondProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = type(f"Machine_{metric}", (CollectionMachine,), {"metric": metric, "second": second})
@@ -449,7 +449,7 @@ PLANTS = [each for name, each in list(globals().items()) if name.startswith("pla
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__[6:])
-def test_a_planted_defect_is_caught(
+def test_planted_defect_is_detected(
     plant: Callable[[pytest.MonkeyPatch], None],
     second: SecondProcess,
     monkeypatch: pytest.MonkeyPatch,

@@ -25,7 +25,7 @@ print(json.dumps([before, weights()]))
 
 
 @pytest.mark.parametrize("own_session", [True, False])
-def test_a_child_gives_way_by_process_and_if_it_is_its_own_by_session(own_session: bool) -> None:
+def test_child_lowers_its_priority_by_process_and_by_own_session(own_session: bool) -> None:
     child = subprocess.run(
         [sys.executable, "-c", _CHILD],
         stdout=subprocess.PIPE,

@@ -66,7 +66,7 @@ def use_all_of(folder: Path, backup: Path, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("group", [False, True], ids=["user", "group"])
-def test_all_that_is_made_is_for_the_user_or_the_group(tmp_path: Path, group: bool) -> None:
+def test_created_files_have_the_mode_of_user_or_group(tmp_path: Path, group: bool) -> None:
     """Whatever the umask allows or forbids."""
     folder, backup, restored = tmp_path / "a" / "data", tmp_path / "backup", tmp_path / "restored"
     with umask(0o077 if group else 0):
@@ -79,7 +79,7 @@ def test_all_that_is_made_is_for_the_user_or_the_group(tmp_path: Path, group: bo
         assert modes(each) == expected, each
 
 
-def test_folder_that_is_there_keeps_its_mode_and_what_is_in_it(tmp_path: Path) -> None:
+def test_existing_folder_keeps_its_modes(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     folder.chmod(0o750)
@@ -95,7 +95,7 @@ def test_folder_that_is_there_keeps_its_mode_and_what_is_in_it(tmp_path: Path) -
     assert mode(folder) == 0o750 and mode(folder / "FORMAT") == 0o400 and mode(store) == 0o640
 
 
-def test_group_access_to_a_folder_that_is_there_is_refused_until_its_mode_says_so(
+def test_group_access_to_a_private_folder_is_refused(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "data"
@@ -127,7 +127,7 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_lock_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+def test_lock_file_readable_by_others_is_restricted(tmp_path: Path) -> None:
     """As earlier versions made them: a reader of the folder could take a lock for ever."""
     for folder in (tmp_path, *tmp_path.parents):
         if str(folder) not in ("/", "/tmp"):

@@ -30,7 +30,7 @@ TRIES_MAX = 10
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 300)
-def test_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+def test_kill_at_any_system_call_loses_no_acknowledged_write(tmp_path: Path) -> None:
     needs_strace()
     print(f"VECDB_TORTURE_SEED={SEED}")
     cuts = all_cuts(tmp_path / "whole")
@@ -72,7 +72,7 @@ def traced(scratch: Path, *expressions: str) -> Run:
 
 
 @pytest.mark.parametrize("kind", ["EIO", "ENOSPC"])
-def test_a_commit_that_fails_in_its_last_step_is_of_unknown_outcome(
+def test_commit_that_fails_in_its_last_step_has_an_unknown_outcome(
     tmp_path: Path, kind: str
 ) -> None:
     """And one that fails in the step before is refused; either way the next one is taken."""

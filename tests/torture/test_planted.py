@@ -27,7 +27,7 @@ def outcome(scratch: Path, plant: str | None, *, failpoints: str = "", looks: bo
     return run(scratch, manner=Manner(plant, failpoints, looks))
 
 
-def test_an_early_acknowledgement_is_caught_by_a_kill_at_the_commit(tmp_path: Path) -> None:
+def test_early_acknowledgement_is_detected_by_a_kill_at_the_commit(tmp_path: Path) -> None:
     needs_strace()
     # Three commits make the collection; this is the second batch's.
     crash = "commit.begin=crash:5"
@@ -40,7 +40,7 @@ def test_an_early_acknowledgement_is_caught_by_a_kill_at_the_commit(tmp_path: Pa
         check(tmp_path / "planted" / "data", planted.messages)
 
 
-def test_a_view_that_skips_a_log_entry_is_caught_by_who_reads_what_he_wrote(
+def test_snapshot_that_skips_a_log_entry_is_detected_by_reading_own_writes(
     tmp_path: Path,
 ) -> None:
     needs_strace()
@@ -49,7 +49,7 @@ def test_a_view_that_skips_a_log_entry_is_caught_by_who_reads_what_he_wrote(
     assert "AssertionError" in defects[0]["why"]
 
 
-def test_a_forgotten_death_is_caught_by_exact_search(tmp_path: Path) -> None:
+def test_forgotten_tombstone_is_detected_by_exact_search(tmp_path: Path) -> None:
     needs_strace()
     sound = outcome(tmp_path / "sound", None)
     check(tmp_path / "sound" / "data", sound.messages)
@@ -96,7 +96,7 @@ ONE, OTHER = np.ones(2, np.float32), np.array([1, 2], np.float32)
         ({"a": ONE, "b": OTHER}, True, False),  # Not what was written.
     ],
 )
-def test_a_history_knows_what_may_be_there(
+def test_history_allows_only_possible_states(
     held: dict[str, np.ndarray], acknowledged: bool, fine: bool
 ) -> None:
     history, _ = history_of(acknowledged)
@@ -107,14 +107,14 @@ def test_a_history_knows_what_may_be_there(
             history.settle(Shelf(held))
 
 
-def test_what_was_refused_must_not_be_there() -> None:
+def test_refused_write_must_be_absent() -> None:
     history, batch = history_of(acknowledged=False)
     history.possible = history.possible[:1]  # As if it had been refused.
     with pytest.raises(AssertionError, match="not expected"):
         history.settle(Shelf(dict.fromkeys(batch.ids, ONE)))
 
 
-def test_an_acknowledgement_with_the_wrong_seq_is_caught() -> None:
+def test_acknowledgement_with_a_wrong_seq_is_detected() -> None:
     history, batch = history_of(acknowledged=True)
     with pytest.raises(AssertionError, match="acknowledged at seq 3"):
         history.acknowledged(batch, seq=3)
