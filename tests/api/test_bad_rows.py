@@ -1,5 +1,4 @@
-"""Bad rows and bad queries, embedded and remote: errors call them by their place in the input and
-by their id."""
+"""Bad rows and queries, embedded and remote: errors have their position in the input and id."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ def rows(count: int) -> np.ndarray:
 
 
 def spoiled(entry: Any) -> list[Any]:
-    """Vectors as lists, one of which is something else."""
+    """Return vectors as lists, one of which is replaced by another value."""
     vectors: list[Any] = rows(COUNT).tolist()
     vectors[2500] = entry
     return vectors
@@ -155,7 +154,7 @@ BAD_ROWS: dict[str, tuple[Any, Any, Any, str]] = {
 def docs_of_8(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
-    """A collection that nothing is written to but the good batches of bad calls."""
+    """A collection that only receives the good batches of failing calls."""
     data = tmp_path_factory.mktemp("rows") / "data"
     with contextlib.ExitStack() as stack:
         database: Any = stack.enter_context(
@@ -175,7 +174,7 @@ def test_bad_row_of_upsert_many_is_reported_by_its_position_in_the_input(
     with pytest.raises(vecdb.InvalidArgumentError, match=said) as caught:
         docs_of_8.upsert_many(ids, vectors, metadata, batch_rows=1000)
     assert caught.value.progress.rows == 2000
-    # The rows before the batch are written, those of the batch are not.
+    # The batches before the bad one are written, the bad one is not.
     assert docs_of_8.get(NAMES[2000:]).ids == []
     docs_of_8.delete(NAMES)
 
@@ -221,7 +220,7 @@ def test_infinite_ids_are_refused(docs_of_8: Any) -> None:
 
 
 def test_rows_of_any_number_type_are_accepted(docs_of_8: Any) -> None:
-    """What numpy makes an array of objects of, as columns of data frames are."""
+    """Object arrays, as columns of data frames are."""
     column = np.empty(2, object)
     column[:] = [np.arange(1, 9), [Decimal("0.5")] * 8]
     wanted = np.array([np.arange(1, 9), [0.5] * 8], np.float32)

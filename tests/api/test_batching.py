@@ -1,4 +1,4 @@
-"""Cutting inputs into batches: every kind of input, every way in which counts can differ."""
+"""Splitting inputs into batches: every kind of input, and every way in which lengths can differ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rows_of(n: int) -> np.ndarray:
 
 
 def joined(parts: list[Batch]) -> tuple[list[str], np.ndarray, list[Any] | None]:
-    """All batches as one, with the sizes compared on the way."""
+    """Return all batches as one, after checking their sizes."""
     ids: list[str] = []
     vectors: list[np.ndarray] = []
     metadata: list[Any] | None = None
@@ -66,7 +66,9 @@ METADATA: dict[str, Callable[[int], Any]] = {
 @pytest.mark.parametrize("vectors", VECTORS)
 @pytest.mark.parametrize("ids", IDS)
 @pytest.mark.parametrize("n", [0, 1, 9, 10, 11, 25])
-def test_batches_of_any_input_contain_all_rows(ids: str, vectors: str, metadata: str, n: int) -> None:
+def test_batches_of_any_input_contain_all_rows(
+    ids: str, vectors: str, metadata: str, n: int
+) -> None:
     parts = batches(IDS[ids](n), VECTORS[vectors](n), METADATA[metadata](n), DIM, 10)
     known = {"generator", "generator of arrays", "generator of lists", "none"}
     expected_total = None if {ids, vectors, metadata} <= known else n
@@ -173,7 +175,9 @@ def test_iterator_of_another_length_is_refused_at_its_end(
         ((range(3), rows_of(3), None, DIM, 2.5), "NOT_AN_INTEGER"),
     ],
 )
-def test_invalid_input_is_refused_before_the_first_batch(arguments: tuple[Any, ...], reason: str) -> None:
+def test_invalid_input_is_refused_before_the_first_batch(
+    arguments: tuple[Any, ...], reason: str
+) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         batches(*arguments)
     assert caught.value.reason == reason
@@ -181,7 +185,7 @@ def test_invalid_input_is_refused_before_the_first_batch(arguments: tuple[Any, .
 
 def test_columns_of_other_libraries_are_converted_to_numpy() -> None:
     class Column:
-        """Like a pandas Series: iterable, with a length, its slices not to be trusted."""
+        """Like a pandas Series: iterable and with a length, but its slices can't be relied on."""
 
         def __init__(self, values: np.ndarray) -> None:
             self.values = values

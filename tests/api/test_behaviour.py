@@ -1,4 +1,4 @@
-"""What a user sees, embedded and remote alike: every test here runs on both."""
+"""User-visible behaviour, embedded and remote: every test runs on both."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_empty_writes_and_reads_return_the_last_seq(surface: Any, vectors: Any) 
         assert (done.rows, done.total, done.seq) == (0, 0, 0)
         assert docs.stats().seq == seq
         docs.upsert(["a"], rows(1))
-    # A request id of nothing names no write.
+    # An empty write does not use up its request id.
     assert not docs.upsert(["b"], rows(1), request_id="one").repeated
     surface.drop_collection("docs")
     for call in (docs.upsert, docs.delete, docs.get):

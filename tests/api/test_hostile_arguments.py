@@ -1,5 +1,7 @@
-"""Every public method with every kind of wrong argument, embedded and remote: a VecdbError whose
-message names the argument, or an answer where the value is one that is taken."""
+"""Every public method with every kind of wrong argument, embedded and remote.
+
+The result is a VecdbError whose message names the argument, or success if the value is accepted.
+"""
 
 from __future__ import annotations
 
@@ -89,13 +91,14 @@ NUMBERS_OR_TEXT = {"None", "text", "five"}
 
 
 class Case(NamedTuple):
-    """A method, good arguments, and for each argument a word that errors name it by, and the
-    values that are taken."""
+    """A method, good arguments, and for each argument a pattern that errors name it by, and the
+    values that are accepted.
+    """
 
     good: dict[str, Any]
     words: dict[str, str]
     taken: dict[str, set[str]] = {}  # noqa: RUF012
-    embedded: dict[str, set[str]] = {}  # noqa: RUF012  What only an embedded database takes.
+    embedded: dict[str, set[str]] = {}  # noqa: RUF012  Only embedded.
 
 
 FLAG = {"true"}
@@ -251,7 +254,7 @@ def surface(opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def complaint(error: Exception, word: str) -> str | None:
-    """What is wrong with an error, None if nothing is."""
+    """Return what is wrong with an error, or None."""
     text = str(error)
     if not isinstance(error, vecdb.VecdbError):
         return f"{type(error).__name__} is none of ours"
@@ -263,7 +266,7 @@ def complaint(error: Exception, word: str) -> str | None:
 
 
 def check(call: Callable[..., Any], case: Case, argument: str, embedded: bool) -> None:
-    """All values as one argument of a call."""
+    """Pass all values as one argument of a call."""
     taken, complaints = set(), []
     for name, make in VALUES.items():
         try:
@@ -372,7 +375,7 @@ CHECKED = {"repair": "repair", "findable": "findable", "sample": "sample", "prog
 
 @pytest.mark.parametrize("argument", CHECKED)
 def test_options_of_a_check_are_refused_by_name(tmp_path: Path, argument: str) -> None:
-    """Before anything is looked at: there is no database to be checked."""
+    """Before the folder is read: there is no database to be checked."""
     (tmp_path / "file").touch()
     words = f"{CHECKED[argument]}|no vecdb database"
     case = Case({}, {argument: words})

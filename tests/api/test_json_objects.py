@@ -1,4 +1,4 @@
-"""Metadata that would not come back as it went in is refused, with its row and its place in it."""
+"""Metadata that JSON would change is refused, with its row and the place in it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Level(enum.IntEnum):
 
 
 class Word(str):
-    """A key that is a str, and equal to no other."""
+    """A key that is a str, but equal to no other key."""
 
     __slots__ = ()
 
@@ -185,7 +185,7 @@ def test_any_object_is_returned_equal_or_refused(entry: dict[Any, Any]) -> None:
         json_objects.check_comes_back(entry)
     except NotJsonError:
         written = json.dumps(entry, skipkeys=True, default=str)
-        # What is refused is not what any reader of the plain text would get back.
+        # A refused object differs from what any JSON reader would return.
         assert json.loads(written) != entry or "\\ud" in written
         return
     assert json_objects.decode(raw) == entry

@@ -1,5 +1,7 @@
-"""Exports that are broken off: a process killed, a disk full, a server that stops. Each says so,
-leaves nothing behind, and the next one succeeds."""
+"""Exports that are interrupted: a process killed, a disk full, a server that stops.
+
+Each one raises, leaves no files, and the next export succeeds.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,9 @@ def filled(database: Any, n: int = N) -> Any:
 
 
 def left(folder: Path) -> list[str]:
-    """What is there of exports, whole or not."""
+    """Return all files of exports, complete or not."""
     kinds = ("export-*", "graph-*", "*.partial-*", "x.faiss*")
-    # Unlike rglob, walk does not mind what goes while it looks: an indexer may be at it.
+    # Unlike rglob, walk ignores files that an indexer removes at the same time.
     return sorted(
         os.path.join(place, name)
         for place, folders, files in os.walk(folder)
@@ -65,7 +67,7 @@ def check_goes_on(docs: Any, target: Path, n: int = N, *, flat: bool = False) ->
 
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Processes that merge, in the order in which they are started."""
+    """The child processes that merge, in the order in which they are started."""
     started: list[Any] = []
     real = merge_process._start
 
@@ -91,7 +93,7 @@ def test_merge_that_is_killed_fails_the_export_and_leaves_nothing(
 
 
 def test_leftover_draft_is_removed_by_the_next_export(database: Any, tmp_path: Path) -> None:
-    """As a process leaves it that was killed with its child: harmless, and gone with the next."""
+    """As left by a process that was killed together with its child."""
     docs = filled(database)
     draft = opened_of(docs).folder / "export-0123456789ab"
     draft.mkdir()
@@ -134,7 +136,7 @@ def test_full_disk_during_the_export_leaves_no_file(database: Any, disk: Path, f
 def test_full_disk_at_the_last_sync_leaves_no_file(
     surface: Any, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some file systems say so only when a file is synced."""
+    """Some file systems report a full disk only on fsync."""
     docs = filled(surface, 300)
     real = export_files.NewFile.sync
 
@@ -167,7 +169,7 @@ def test_file_that_a_full_disk_rejects_is_removed(tmp_path: Path) -> None:
 def test_kill_between_renames_leaves_no_mismatched_sidecar(
     database: Any, cut: int, overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that ends before the n-th rename runs nothing of what follows."""
+    """A process killed before the n-th rename runs nothing of what follows."""
     docs = filled(database, 20)
     path, (side, _) = tmp_path / "x.faiss", export_files.side_paths(tmp_path / "x.faiss")
     old = b""
@@ -232,7 +234,7 @@ def test_export_longer_than_a_lease_renews_it(
 
     def sync(self: Any) -> None:
         if self.target.name == "x.faiss":
-            # It takes until the ids have been read meanwhile; who reads them later is too late.
+            # The sync lasts until the ids were read; reading them later would be too late.
             listed.wait(60)
             slowly(lambda: None)
         else:
@@ -255,7 +257,7 @@ def test_export_longer_than_a_lease_renews_it(
 
 
 class Exporting(threading.Thread):
-    """An export under way, and what it ended with."""
+    """A running export, and its result or error."""
 
     def __init__(self, docs: Any, target: Path, **how: Any) -> None:
         super().__init__(daemon=True)
@@ -281,7 +283,7 @@ def until(condition: Any) -> None:
 def test_server_that_stops_ends_its_exports(
     phase: str, children: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An export that does not end within the grace is broken off, on both sides."""
+    """An export that does not end within the grace period is cancelled, on both sides."""
     chunks: list[None] = []
     real = pin.ExportLease.renew
 
@@ -297,7 +299,7 @@ def test_server_that_stops_ends_its_exports(
         docs = filled(client)
         if phase == "sending":
             monkeypatch.setattr(pin.ExportLease, "renew", slowly)
-        else:  # The merge waits for who is at the graph.
+        else:  # The merge waits for the lock of graph work.
             (folder,) = (tmp_path / "data" / "collections").iterdir()
             stack.enter_context(file_lock(folder / "graph.lock", wait=True))
         export = Exporting(docs, tmp_path / "x.faiss", flat=phase == "sending")
@@ -314,11 +316,13 @@ def test_server_that_stops_ends_its_exports(
         assert database.collection("docs").export_faiss(tmp_path / "x.faiss", flat=True).rows == N
 
 
-def test_expired_deadline_ends_the_export(database: Any, children: list[Any], tmp_path: Path) -> None:
+def test_expired_deadline_ends_the_export(
+    database: Any, children: list[Any], tmp_path: Path
+) -> None:
     docs = filled(database)
     timeout_s = 0.5
     with file_lock(opened_of(docs).folder / "graph.lock", wait=True):
-        while not children and timeout_s < 60:  # On a slow machine it may not come to a merge.
+        while not children and timeout_s < 60:  # On a slow machine the merge may not have started.
             with pytest.raises(vecdb.DeadlineExceededError):
                 docs.export_faiss(tmp_path / "x.faiss", timeout_s=timeout_s)
             timeout_s *= 4

@@ -1,5 +1,4 @@
-"""Exports as a whole: one seq beside writers, whole or not at all, embedded and over gRPC, plain
-data that can be loaded again."""
+"""Exports as a whole: of one seq beside writers, complete or absent, embedded and over gRPC."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ def left_in(folder: Path) -> set[str]:
 
 
 def drafts(folder: Path) -> list[str]:
-    # Unlike rglob, walk does not mind what goes while it looks: writers may be at it.
+    # Unlike rglob, walk ignores files that writers remove at the same time.
     names = [name for _, folders, files in os.walk(folder) for name in (*folders, *files)]
     return [name for name in names if name.startswith("export-") or ".partial-" in name]
 
@@ -83,7 +82,7 @@ def test_embedded_and_remote_exports_are_identical(surface: Any, tmp_path: Path)
     assert found[:, 0].tolist() == list(range(3, 99))
     theirs.resize_index(2_000)
     theirs.add_items(rows(50, seed=2), np.arange(50) + 10_000)
-    # A server may end a pin just after its client has all it wants; a lease takes a minute.
+    # A server may release a lease just after its client has everything; it would last a minute.
     ends = time.monotonic() + 20
     while docs.stats().oldest_pin_seq is not None:
         assert time.monotonic() < ends, "a pin is left"
@@ -109,8 +108,10 @@ def test_hnswlib_reads_the_export(database: Any, metric: str, n: int, tmp_path: 
 
 
 @pytest.mark.parametrize(("indexer", "flat"), [(False, False), (True, False), (False, True)])
-def test_export_during_replacements_is_of_one_seq(indexer: bool, flat: bool, tmp_path: Path) -> None:
-    """Each batch replaces all rows: an export that mixed two seqs would show two versions."""
+def test_export_during_replacements_is_of_one_seq(
+    indexer: bool, flat: bool, tmp_path: Path
+) -> None:
+    """Each batch replaces all rows: an export of two seqs would contain two versions."""
     n, ended = 300, threading.Event()
     with vecdb.open(tmp_path / "data", indexer=indexer, seal_bytes=20_000) as database:
         docs = database.create_collection("docs", DIM, "euclidean")
@@ -211,7 +212,7 @@ def test_damaged_segment_is_not_exported(array: str, tmp_path: Path) -> None:
         docs = database.create_collection("docs", DIM, "euclidean")
         docs.upsert_many(map(str, range(1_000)), rows(1_000))
         docs.optimize()
-        (segment,) = docs.stats().segments  # What it replaced may still lie beside it.
+        (segment,) = docs.stats().segments  # Replaced segments may not have been removed yet.
         path = opened_of(docs).folder / "segments" / str(segment.number) / f"{array}.npy"
         with path.open("r+b") as file:
             file.seek(200)
@@ -238,8 +239,7 @@ def test_export_larger_than_a_segment_is_refused(tmp_path: Path) -> None:
 def test_abandoned_export_releases_its_lease(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither within the first of several pages, nor within the last, nor at the end, where the
-    token is."""
+    """Abandoned within the first page, within the last page, and at the end with the token."""
     docs = database.create_collection("docs", DIM)
     docs.upsert_many(map(str, range(3_000)), rows(3_000))
     monkeypatch.setattr(exporting, "CHUNK_BYTES", 1_000 * 4 * DIM)
@@ -262,10 +262,8 @@ def test_abandoned_export_releases_its_lease(
     assert left_in(tmp_path) == set() and drafts(tmp_path) == []
 
 
-def test_cancelled_client_ends_the_export(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between two chunks: it is gone before the rest has been sent."""
+def test_cancelled_client_ends_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client disconnects between two chunks, before the rest was sent."""
     calls: list[Any] = []
     real_export, real_chunks = Service.export, exporting._chunks
 
@@ -298,7 +296,7 @@ def test_cancelled_client_ends_the_export(
             assert docs.stats().oldest_pin_seq is not None
             answers.close()
             ends = time.monotonic() + 20
-            while docs.stats().oldest_pin_seq is not None:  # Well before the lease of 60 s.
+            while docs.stats().oldest_pin_seq is not None:  # Well before the lease of 60 s expires.
                 assert time.monotonic() < ends
                 time.sleep(0.02)
         report = docs.export_faiss(tmp_path / "x.faiss", flat=True)

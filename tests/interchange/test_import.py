@@ -1,7 +1,7 @@
-"""Index files of FAISS and hnswlib come in: rows, ids, metadata, and the graph without building.
+"""Imports of FAISS and hnswlib files: rows, ids, metadata, and the graph without building it.
 
-faiss-cpu and hnswlib write the files and judge the answers. ``test_import_fuzz.py`` has files that
-are damaged.
+faiss-cpu and hnswlib write the files and check the results. ``test_import_fuzz.py`` imports damaged
+files.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ def test_imported_faiss_graph_returns_the_results_of_faiss(
     assert found.vectors.tobytes() == rows[:2].tobytes()
 
 
-def test_links_of_a_connected_graph_are_imported_unchanged(
-    database: Any, tmp_path: Path
-) -> None:
+def test_links_of_a_connected_graph_are_imported_unchanged(database: Any, tmp_path: Path) -> None:
     index = faiss_index("hnsw", vectors(N, DIM), M=16)
     report = database.import_faiss(saved(tmp_path / "index", index), "docs")
     folder = next((database.path / "collections").glob("*/segments/*"))
@@ -106,7 +104,9 @@ def test_links_of_a_connected_graph_are_imported_unchanged(
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["flat", "flat-ids", "hnsw", "hnsw-ids"])
-def test_small_and_flat_files_are_imported(kind: str, n: int, database: Any, tmp_path: Path) -> None:
+def test_small_and_flat_files_are_imported(
+    kind: str, n: int, database: Any, tmp_path: Path
+) -> None:
     rows = vectors(n, 3)
     path = saved(tmp_path / "index", faiss_index(kind, rows))
     report = database.import_faiss(path, "docs")
@@ -211,7 +211,7 @@ def test_rows_of_other_writers_prevent_taking_over_the_graph(
 
     with monkeypatch.context() as patched:
         patched.setattr(type(database), "submit", beside)
-        # The batch of the other row comes this way too, without the id.
+        # The other writer's batch also comes through here, without the id.
         report = database.import_faiss(path, "docs")
     docs = database.collection("docs")
     assert report.graph == "to be built: its rows are not consecutive in the store"
@@ -312,7 +312,7 @@ def test_another_dim_or_metric_is_refused_with_both_values(database: Any, tmp_pa
     assert [each.name for each in database.list_collections()] == ["docs", "dots"]
 
 
-def test_graph_with_another_M_is_rebuilt(database: Any, tmp_path: Path) -> None:
+def test_graph_with_another_m_is_rebuilt(database: Any, tmp_path: Path) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(50, 3), M=4))
     database.create_collection("docs", 3, "euclidean", M=8)
     assert database.import_faiss(path, "docs").graph == (
@@ -375,7 +375,7 @@ def lines(*entries: tuple[Any, Any, Any]) -> str:
 def test_ids_and_metadata_are_read_from_the_sidecar(database: Any, tmp_path: Path) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw-ids", vectors(4, 3)))
     beside = tmp_path / "index.meta.jsonl"
-    # 106 has no entry, 999 is of no row of the index.
+    # Row 106 has no entry; the index has no row 999.
     beside.write_text(
         lines((100, "a", {"n": 1}), (103, "ž", '{"n":  2}'), (999, "x", None), (109, "d", None))
     )
@@ -471,7 +471,7 @@ def test_tombstone_before_the_reservation_is_kept_while_the_graph_is_written(
 ) -> None:
     rows = vectors(N, DIM)
     path = saved(tmp_path / "index", faiss_index("hnsw", rows, faiss.METRIC_L2, M=8))
-    gone = [str(i) for i in range(N * 15 // 100)]  # Whole blocks, which are rewritten.
+    gone = [str(i) for i in range(N * 15 // 100)]  # Whole blocks, so that blocks are rewritten.
     take, write = import_file.take_over, take_over.write_segment
 
     def delete_then_take(*arguments: Any) -> Any:
@@ -513,7 +513,7 @@ def test_graph_with_too_many_deleted_rows_is_not_taken_over(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(N, DIM), faiss.METRIC_L2, M=8))
-    take, dead = import_file.take_over, N // 10  # Few enough that nothing is purged at once.
+    take, dead = import_file.take_over, N // 10  # Too few for purging at once.
     monkeypatch.setattr(take_over, "DELETED_FRACTION_MAX", 0.05)
 
     def delete_then_take(*arguments: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Index files come in over gRPC as into an embedded database, and a broken transfer leaves nothing.
+"""Imports over gRPC behave like embedded ones, and an interrupted transfer leaves nothing.
 
-The first tests run on both surfaces; the others speak to a server message by message.
+The first tests run on both surfaces; the others send single messages to a server.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def test_hnswlib_file_is_imported_remotely(surface: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_ids_and_metadata_are_sent_with_the_sidecar(surface: Any, suffix: str, tmp_path: Path) -> None:
+def test_ids_and_metadata_are_sent_with_the_sidecar(
+    surface: Any, suffix: str, tmp_path: Path
+) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw-ids", vectors(4, 3)))
     beside = tmp_path / f"index.meta.{suffix}"
     entries = [(100, "a", '{"n":  1}'), (103, "ž", None), (106, "c", None), (109, "d", None)]
@@ -180,14 +182,14 @@ def test_deadline_ends_the_import_between_batches(
         return make_batch(*arguments)
 
     monkeypatch.setattr(import_file, "make_batch", slow)
-    while not made and timeout_s < 60:  # On a slow machine it may not come to its first batch.
+    while not made and timeout_s < 60:  # A slow machine may not reach the first batch.
         with pytest.raises(vecdb.DeadlineExceededError):
             surface.import_faiss(path, "docs", timeout_s=timeout_s)
         eventually(lambda: spools(tmp_path / "data") == [])
         timeout_s *= 4
     docs = surface.collection("docs")
     eventually(lambda: docs.count() == 100 * len(made))
-    assert 1 <= len(made) <= 3  # Fewer on a slow machine, never a fourth.
+    assert 1 <= len(made) <= 3  # Fewer on a slow machine, but never a fourth.
     monkeypatch.setattr(import_file, "make_batch", make_batch)
     report = surface.import_faiss(path, "docs")
     assert (report.rows, report.graph, docs.count()) == (500, "taken over", 500)
@@ -209,7 +211,7 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 
 class Sender:
-    """Messages of an import of one small file, and a raw stub."""
+    """The messages of an import of one small file, and a raw stub."""
 
     def __init__(self, address: str, file: Path) -> None:
         self.channel = grpc.insecure_channel(address)
@@ -231,7 +233,7 @@ class Sender:
         return self.stub.Import(iter(messages), timeout=WITHIN_S)
 
     def refused(self, *messages: wire.ImportRequest) -> tuple[str, str, str]:
-        """Status, reason, message."""
+        """Return status, reason and message of a refused call."""
         with pytest.raises(grpc.RpcError) as caught:
             self.send(*messages)
         error: Any = caught.value
@@ -389,7 +391,7 @@ def test_spool_of_a_killed_server_is_removed(tmp_path: Path) -> None:
 
         call = sender.stub.Import.future(messages(), timeout=WITHIN_S)
         eventually(lambda: len(spools(data)) == 1)
-        # One that is under way is nobody's leftover.
+        # The spool of a running import is not a leftover.
         with vecdb.open(data, indexer=False):
             assert len(spools(data)) == 1
         server.signal(signal.SIGKILL)

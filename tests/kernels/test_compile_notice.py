@@ -1,4 +1,4 @@
-"""The first use of a machine compiles kernels: a program that embeds vecdb is told so, once."""
+"""The first use on a machine compiles kernels; an embedding program is notified once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NONE_IS = "compiled._SLOW_S = 1e9"
 
 
 def said_by(data: Path, *before: str, cache: Path | None = None) -> str:
-    """What is said on stderr; with a cache that is cold, if one is given."""
+    """Return what is printed on stderr, with a cold cache if one is given."""
     cold = {"NUMBA_CACHE_DIR": str(cache), "XDG_CACHE_HOME": str(cache)}
     code = OPEN.format(before="; ".join(before))
     done = subprocess.run(
@@ -42,7 +42,7 @@ def test_first_embedded_use_logs_compilation_once(tmp_path: Path) -> None:
     (line,) = said_by(tmp_path / "a", ANY_TIME_IS_LONG, cache=tmp_path / "cache").splitlines()
     assert line.startswith("vecdb: compiling the search kernels")
     assert said_by(tmp_path / "b", ANY_TIME_IS_LONG, cache=tmp_path / "cache") == ""
-    # Nor is there anything to say where only our note of numba's cache is gone.
+    # No notice either if only our note of numba's cache is missing.
     (tmp_path / "cache" / "vecdb" / "kernels.json").unlink()
     assert said_by(tmp_path / "c", ANY_TIME_IS_LONG, cache=tmp_path / "cache") == ""
 

@@ -1,4 +1,4 @@
-"""Permits for kernels: who waits for one can stop, nobody waits for long, and none is lost."""
+"""Permits for kernels: waiting can be cancelled, is bounded, and loses no permit."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def all_permits_held(pool: KernelPool) -> Iterator[None]:
 
 
 def check_all_permits_are_back(pool: KernelPool) -> None:
-    """So many can be held at once, and no more."""
+    """Check that exactly this number of permits can be taken."""
     with all_permits_held(pool), pytest.raises(DeadlineExceededError):
         pool.call(Deadline(0.001), lambda *_: None, 0, 1)
 
@@ -105,8 +105,9 @@ def test_search_that_waits_for_a_permit_can_be_cancelled(
 def test_walk_gets_a_permit_between_slices_of_a_scan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is one permit, which the scan takes again and again. The walk comes while the fifth
-    slice is scanned, and must go before the sixth."""
+    """The scan takes the only permit once per slice. The walk arrives during the fifth slice and
+    must run before the sixth.
+    """
     monkeypatch.setattr(search_module, "SCAN_SLICE_FLOATS", 2_000)
     monkeypatch.setattr(kernel_pool, "_GIVE_WAY_S", 20)
     scan, walk = kernels.scan_rows, kernels.walk
@@ -181,7 +182,7 @@ def test_concurrent_sliced_scans_give_the_same_results(
 
 
 def test_number_of_permits_is_constant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many threads take permits, and stop to want them at any moment."""
+    """Many threads take permits and stop waiting at random moments."""
     monkeypatch.setattr(kernel_pool, "_ASK_AGAIN_S", 0.0005)
     seed = random.randrange(2**32)
     print("seed", seed)
@@ -216,7 +217,7 @@ def test_number_of_permits_is_constant(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("error", [VecdbError, KeyboardInterrupt])
 def test_exception_in_one_thread_ends_the_others(error: type[BaseException]) -> None:
-    """Also one that is in the middle of a piece, which may be long."""
+    """Also a thread that is in the middle of a long piece."""
     pool, caller = KernelPool(2), threading.get_ident()
     entered, ended = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""The kernels against numpy and against hnswlib, and against arrays full of garbage."""
+"""The kernels compared with numpy and hnswlib, and with arrays of random bytes as input."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_walk_finds_what_hnswlib_finds(space: str, clusters: int, tmp_path: Path
 @pytest.mark.parametrize("width", [16, 32, 48, 64, 80, 160, 1024])
 @pytest.mark.parametrize("metric", METRICS.values())
 def test_walk_and_scan_give_identical_scores(width: int, metric: int) -> None:
-    """A complete graph, so that the walk sees every row."""
+    """The graph is complete, so that the walk visits every row."""
     rows = random_rows(40, width, seed=width)
     links = np.array([[j for j in range(40) if j != i] for i in range(40)], np.int32)
     graph = Graph(links, np.zeros(41, np.int32), np.empty((0, 20), np.int32), 3, 0)
@@ -134,7 +134,7 @@ def test_deleted_nodes_are_traversed_and_never_returned(small: tuple[Any, Graph]
         nodes, scores, counts, _ = walked(
             rows, graph, queries, kernels.EUCLIDEAN, 10, 64, bitmap(dead)
         )
-        full = counts == 10  # The others gave up, for a scan costs less.
+        full = counts == 10  # The others stopped early, as a scan costs less.
         assert full.all() or (share >= 0.5 and not counts[~full].any())
         if share == 0.9:
             continue
@@ -267,7 +267,7 @@ def test_scan_is_exact(
     n: int, q: int, k: int, width: int, step: int, metric: int, share: float, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
-    # Small whole numbers: scores are exact and many are equal.
+    # Small integers: scores are exact and many are equal.
     rows = random.integers(-2, 3, (n, width)).astype(np.float32)
     queries = random.integers(-2, 3, (q, width)).astype(np.float32)
     dead = random.random(n) < share
@@ -374,7 +374,7 @@ def test_cache_is_written_and_read_back(tmp_path: Path) -> None:
 
 
 def test_missing_cache_folder_warns_once_and_works(tmp_path: Path) -> None:
-    """numba can make no folder where the module lies, nor the user's cache folder."""
+    """numba can create a folder neither next to the module nor in the user's cache folder."""
     package = tmp_path / "vecdb"
     room = package / "engine" / "kernels"
     room.mkdir(parents=True)

@@ -1,8 +1,8 @@
-"""Backups: what is restored is a state that was committed, and what was damaged is not restored.
+"""Backups: a restored state is a committed one, and damaged backups are not restored.
 
-Writers in processes of their own go on while a backup is made, and write down what they wrote under
-which seq; a restored collection must equal that up to the seq that the backup names. Other tests
-stop the process that makes a backup where it matters, and change something under its hands.
+Writers in other processes continue during a backup and record their batches by seq; a restored
+collection must equal the recorded state at the backup's seq. Other tests stop the backup's process
+at critical points and change the folder meanwhile.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def vectors_of(seed: int, count: int) -> np.ndarray:
 
 
 def filled(folder: Path, rows: int = 600) -> tuple[Any, Model]:
-    """An open database with "docs": a graph, a flat segment, fresh and dead rows."""
+    """Return an open database with "docs": graph, flat segment, memtable rows, deleted rows."""
     database = vecdb.open(folder, indexer=False)
     docs = database.create_collection("docs", DIM)
     model = Model(DIM, "cosine")
@@ -69,7 +69,7 @@ def filled(folder: Path, rows: int = 600) -> tuple[Any, Model]:
 
 
 def check_same(docs: Any, model: Model, seed: int = 0) -> None:
-    """A collection holds what the model holds, bit for bit, and finds it."""
+    """Check that a collection equals the model, bit for bit, and finds its rows."""
     assert docs.count() == len(model.rows)
     for start in range(0, len(model.rows), 5_000):
         names = list(model.rows)[start : start + 5_000]
@@ -91,11 +91,11 @@ def partials(folder: Path) -> list[Path]:
 
 
 class PausedBackup:
-    """The process that makes a backup, stopped just before it calls a function.
+    """The process of a backup, stopped just before it calls a function.
 
     Args:
-        function: as "Environment.copy", in the namespace of its module.
-        call: which call of it, counted from 1.
+        function: like "Environment.copy", in the namespace of its module.
+        call: number of the call, from 1.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ backup.main()
         assert self._child.stdout.readline() == "paused\n"
 
     def finish(self) -> dict[str, Any]:
-        """Let it go on; its answer."""
+        """Continue the process and return its answer."""
         self._go.touch()
         assert self._child.stdout is not None
         answer: dict[str, Any] = json.loads(self._child.stdout.readline())
@@ -139,7 +139,7 @@ backup.main()
         self.end()
 
     def end(self) -> int:
-        """Its input ends, as when the process that started it is gone; its exit status."""
+        """Close its stdin, as when its parent was killed, and return its exit status."""
         assert self._child.stdout is not None and self._child.stdin is not None
         self._child.stdin.close()
         status = self._child.wait(30)
@@ -150,7 +150,7 @@ backup.main()
 
 @pytest.fixture
 def paused(tmp_path: Path) -> Iterator[Any]:
-    """Makes a PausedBackup of tmp_path / "data" and ends it."""
+    """Create a PausedBackup of tmp_path / "data", and end it after the test."""
     made: list[PausedBackup] = []
 
     def make(function: str, call: int = 1, *options: str) -> PausedBackup:
@@ -196,7 +196,7 @@ with vecdb.open(folder, **options) as database, open(ledger, "w") as out:
 
 
 class Writers:
-    """Two processes that write to the same two collections until they are told to end."""
+    """Two processes that write to the same two collections until they are stopped."""
 
     def __init__(self, folder: Path, ledgers: list[Path]) -> None:
         self._ledgers = ledgers
@@ -229,7 +229,7 @@ class Writers:
                 pipe.close()
 
     def stop(self) -> list[dict[str, Any]]:
-        """All batches, by seq."""
+        """Stop the processes and return all batches, by seq."""
         for child in self._children:
             assert child.stdin is not None
             child.stdin.close()
@@ -241,7 +241,7 @@ class Writers:
 
 
 def models_at(lines: list[dict[str, Any]], seqs: dict[str, int]) -> dict[str, Model]:
-    """What each collection holds after the batch with its seq."""
+    """Return what each collection has after the batch with its seq."""
     models = {name: Model(DIM, "cosine") for name in NAMES}
     for line in lines:
         model, ids = models[line["name"]], line["ids"]
@@ -276,7 +276,7 @@ def test_backup_beside_two_writers_is_a_committed_state(
         manifest = read_manifest(backup)
         seqs = {entry["name"]: entry["seq"] for entry in manifest["collections"]}
         assert set(seqs) == set(NAMES)
-        # What was acknowledged before it began is in it.
+        # Writes acknowledged before the backup began are in it.
         assert all(seqs[name] >= before[name] for name in NAMES)
         assert manifest["include_segments"] is (number % 2 == 0)
         models = models_at(lines, seqs)
@@ -293,7 +293,7 @@ def test_backup_beside_two_writers_is_a_committed_state(
                 assert len(stats.segments) == entry["segments"]
                 if number % 2:
                     assert entry["lost"] == entry["segments"] > 0
-                # It goes on where it stopped, and its segments are built again.
+                # The restored database continues at that seq, and its segments are rebuilt.
                 assert docs.upsert(["new"], vectors_of(1, 1)).seq == entry["seq"] + 1
                 models[entry["name"]].upsert(["new"], vectors_of(1, 1), None)
                 index_now(docs)
@@ -357,7 +357,7 @@ def test_segments_replaced_during_a_backup_are_copied(
     with database:
         docs = database.collection("docs")
         before = entries_of(docs)
-        # Their files are open by the time that the store has been copied.
+        # The files were opened before the store was copied.
         backup = paused(*moment)
         index_now(docs)
         assert set(entries_of(docs)).isdisjoint(before)
@@ -426,7 +426,7 @@ def test_backup_omits_reservations_leases_and_drafts(tmp_path: Path) -> None:
         docs = database.collection("docs")
         assert {e["state"] for e in entries_of(docs).values()} == {"published"}
         assert docs.stats().generation == generation + 1
-        # A number is never given twice.
+        # Numbers are never reused.
         assert opened_of(docs).snapshots.snapshot().counters.next_segment == taken.number + 1
         environment = opened_of(docs).store.environment
         with environment.read() as transaction:
@@ -447,9 +447,7 @@ def test_backup_omits_reservations_leases_and_drafts(tmp_path: Path) -> None:
         ("_copy_segments", "orphaned"),
     ],
 )
-def test_killed_backup_leaves_no_backup(
-    tmp_path: Path, paused: Any, moment: str, how: str
-) -> None:
+def test_killed_backup_leaves_no_backup(tmp_path: Path, paused: Any, moment: str, how: str) -> None:
     database, model = filled(tmp_path / "data", 60)
     with database:
         backup = paused(moment)
@@ -467,7 +465,7 @@ def test_killed_backup_leaves_no_backup(
         docs.upsert(["new"], vectors_of(3, 1))
         model.upsert(["new"], vectors_of(3, 1), None)
         check_same(docs, model)
-        # Of this name, but none of ours.
+        # A folder with such a name that is not ours.
         (tmp_path / "backup.partial-mine").mkdir()
         database.backup(tmp_path / "backup")
         assert partials(tmp_path) == [tmp_path / "backup.partial-mine"]
@@ -481,7 +479,7 @@ def test_second_backup_to_the_same_path_is_refused(tmp_path: Path, paused: Any) 
     with database:
         slow = paused("settle")
         database.backup(tmp_path / "backup")
-        assert len(partials(tmp_path)) == 1  # The slow one's, which is left alone.
+        assert len(partials(tmp_path)) == 1  # The one of the slow backup, which is left alone.
         answer = slow.finish()
         assert (answer["error"], answer["reason"]) == ("AlreadyExistsError", "PATH_TAKEN")
     assert partials(tmp_path) == []
@@ -514,7 +512,7 @@ def test_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data")
     with database:
         store = opened_of(database.collection("docs")).store
-        # One that was killed while it read, as happens to a backup while it copies a store.
+        # A reader that was killed, like a backup while it copies a store.
         reader = subprocess.Popen(
             [sys.executable, "-c", READER, store.environment.folder, tmp_path / "reads"],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
@@ -540,7 +538,9 @@ def test_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pages", [4, 16, 40])
-def test_full_disk_during_a_backup_is_reported_and_leaves_nothing(tmp_path: Path, pages: int) -> None:
+def test_full_disk_during_a_backup_is_reported_and_leaves_nothing(
+    tmp_path: Path, pages: int
+) -> None:
     database, model = filled(tmp_path / "data", 3_000)
     with database:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -585,7 +585,8 @@ def test_flipped_byte_in_a_backup_is_refused(tmp_path: Path) -> None:
     with database:
         database.backup(tmp_path / "backup")
     files = [path for path in (tmp_path / "backup").rglob("*") if path.is_file()]
-    assert len(files) == 2 + 1 + (5 + 8)  # Stores and catalogue, manifest, a flat one and a graph.
+    # Store, catalogue and manifest, a flat segment and a graph.
+    assert len(files) == 2 + 1 + (5 + 8)
     seed = random.randrange(1 << 32)
     print("seed", seed)
     random.seed(seed)
@@ -728,8 +729,9 @@ def test_backup_works_embedded_and_remote(surface: Any, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
-    """A folder, and a client of a server that makes backups in "backups" in it, where "out" leads
-    out and "in" in again."""
+    """A folder, and a client of a server with the backup folder "backups", in which the link "out"
+    leads out of it and "in" back into it.
+    """
     folder = tmp_path_factory.mktemp("wire")
     (folder / "backups" / "weekly").mkdir(parents=True)
     (folder / "backups" / "out").symlink_to("/etc")
@@ -747,7 +749,9 @@ def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
 
 
 @pytest.mark.parametrize("name", ["monday", "./x", "weekly/monday", "in/tuesday", "abs", "~", "…"])
-def test_remote_backup_is_written_into_the_backup_folder(backed_up: tuple[Path, Any], name: str) -> None:
+def test_remote_backup_is_written_into_the_backup_folder(
+    backed_up: tuple[Path, Any], name: str
+) -> None:
     folder, client = backed_up
     asked = str(folder / "backups" / "absolute") if name == "abs" else name
     report = client.backup(asked)
@@ -851,7 +855,9 @@ def test_closing_the_database_ends_its_backup(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--data", "--url"])
-def test_command_line_backs_up_and_restores(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_backs_up_and_restores(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     database, model = filled(tmp_path / "data", 60)
     database.close()
     with contextlib.ExitStack() as stack:

@@ -1,8 +1,8 @@
-"""Each kind of disagreement, planted by hand into a closed folder, is reported by its kind, with
-nothing else; what purging and trimming leave is not reported at all; what is a cache is repaired.
+"""Each kind of fault, planted into a closed folder, is reported by its kind and nothing else.
 
-A plant says which kinds are to be told. A few can't be told by one kind alone: a row that lost its
-record is missing from ids, from vectors and from segments.
+States that purging and trimming leave are not reported, and faults of caches are repaired. Each
+fault has the kinds that must be reported. A few can't be reported by one kind alone: a row without
+a record is also missing from ids, vectors and segments.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def first_key(folder: Path, database: str) -> bytes:
 
 
 def remove_row_from_block(folder: Path, block: int, gone: int) -> None:
-    """Rewrite a block without a row, as purging does: offsets for the rows that stay."""
+    """Rewrite a block without a row, as purging does: with offsets of the remaining rows."""
     key = row(block)
     rows, vectors = layout.parse_block(key, get(folder, "blocks", key), DIM)
     kept = rows != gone
@@ -98,7 +98,7 @@ def remove_row_from_block(folder: Path, block: int, gone: int) -> None:
 
 
 def set_vector(folder: Path, number: int, value: float) -> None:
-    """One vector of the last block, whose rows are in no segment, becomes all the same number."""
+    """Set all components of a vector of the last block, whose rows are in no segment."""
     key = row(300)
     payload = bytearray(get(folder, "blocks", key))
     at = (number - 300) * 4 * DIM
@@ -107,7 +107,7 @@ def set_vector(folder: Path, number: int, value: float) -> None:
 
 
 def repeat_a_block(folder: Path) -> None:
-    """A block of rows that are in the one before it."""
+    """Add a block with rows of the block before it."""
     raw = get(folder, "blocks", row(300))[: 2 * 4 * DIM]
     put(folder, "blocks", row(305), raw + struct.pack("<II", 2, 0))
 
@@ -124,7 +124,7 @@ def change_record(folder: Path, number: int, seq: int, encoded: bytes, metadata:
 
 
 def put_request(folder: Path, name: str, seq: int) -> None:
-    """A request under both of its keys."""
+    """Write a request under both of its keys."""
     request = layout.Request(seq, 0, bytes(32), 1)
     packed = layout.pack_request(name.encode(), request)
     put(folder, "requests", name.encode(), packed[:-4])
@@ -282,7 +282,7 @@ def with_an_id_changed(content: RowArrays) -> RowArrays:
 
 
 def cut_off(graph: Graph, node: int) -> Graph:
-    """The graph without links to a node, on any level, which is not the entry point."""
+    """Remove all links to a node other than the entry point, on every level."""
     assert node != graph.entry
 
     def without(lists: np.ndarray) -> np.ndarray:
@@ -403,7 +403,7 @@ CACHE_PLANTS: dict[str, tuple[set[str], Plant]] = {
 
 def test_every_problem_kind_has_a_planted_fault() -> None:
     planted = set().union(*(kinds for kinds, _ in (STORE_PLANTS | CACHE_PLANTS).values()))
-    # These are planted into folders with more than one collection, or by other means.
+    # These need a folder with more than one collection, or are planted differently.
     elsewhere = {
         *(
             "FORMAT",
@@ -454,7 +454,9 @@ def test_check_of_purged_and_trimmed_stores_finds_nothing(folder: Path, plant: s
 
 
 def test_vector_without_record_and_tombstone_is_reported(folder: Path) -> None:
-    """Purging takes the record first; if the death goes before the vector, it comes back."""
+    """Purging removes the record first; if the tombstone went before the vector, the row would be
+    live again.
+    """
     put(folder, "records", layout.record_key(310, 4), None)
     put(folder, "dead", row(310), None)
     problems, _ = checked(folder)
@@ -481,7 +483,7 @@ def test_fault_planted_into_a_cache_is_reported_and_repaired(folder: Path, plant
 
 
 def truth_of(folder: Path) -> dict[str, list[tuple[bytes, bytes]]]:
-    """What no repair may change."""
+    """Return the stored data, which a repair must not change."""
     with opened_store(folder) as store, store.environment.read() as transaction:
         return {
             name: [
@@ -518,7 +520,7 @@ def test_repair_does_not_change_stored_data(folder: Path) -> None:
 
 
 def test_segment_beside_a_damaged_store_is_kept(folder: Path) -> None:
-    """Its graph has a fault, but it holds the last copy of vectors that the store has lost."""
+    """The segment's graph has a fault, but the segment has the last copy of lost vectors."""
     number = graph_number(folder)
     flip(folder, "blocks", row(0))
     rewrite_segment(folder, number, graph=cut_off_a_live_one)
@@ -596,7 +598,7 @@ def test_many_findings_of_a_kind_are_one_problem(folder: Path) -> None:
 
 
 def test_low_self_recall_is_reported(folder: Path) -> None:
-    """The entry point leads nowhere: everything is unreachable, and nothing is found."""
+    """The entry point has no links: no other node can be reached or found."""
 
     def lonely(graph: Graph) -> Graph:
         links, upper = graph.links.copy(), graph.upper_links.copy()

@@ -1,4 +1,4 @@
-"""What only an embedded database shows: its files, its segments, its processes."""
+"""Files, segments and processes of an embedded database."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_segment_lifecycle_from_reservation_to_removal(database: Any) -> None:
     publication.discard_reservations(
         opened.store, opened.folder / "segments", publication.FLUSH_LOCK
     )
-    assert taken.number in entries_of(docs)  # The claim of another lock is left alone.
+    assert taken.number in entries_of(docs)  # A reservation under another lock stays.
     publication.discard_reservations(
         opened.store, opened.folder / "segments", publication.GRAPH_LOCK
     )
@@ -66,7 +66,7 @@ def test_segment_lifecycle_from_reservation_to_removal(database: Any) -> None:
     assert (entry["state"], entry["kind"], entry["first_row"], entry["end_row"]) == (
         "published", "graph", 0, 100,
     )  # fmt: skip
-    assert number > taken.number + 1  # Numbers are never given twice.
+    assert number > taken.number + 1  # Numbers are never reused.
     folders = [entry.name for entry in (opened.folder / "segments").iterdir()]
     assert folders == [str(number)]
 
@@ -74,7 +74,9 @@ def test_segment_lifecycle_from_reservation_to_removal(database: Any) -> None:
 def test_segment_whose_files_cannot_be_unlinked_is_retried(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of replaced segments and of work that was given up; else their space would be lost."""
+    """Replaced segments and abandoned reservations stay listed until their files are removed;
+    otherwise their disk space would leak.
+    """
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     opened = opened_of(docs)
@@ -91,7 +93,7 @@ def test_segment_whose_files_cannot_be_unlinked_is_retried(
         assert {path.name for path in segments.iterdir()} == set(map(str, states))
         assert docs.count() == len(docs.search(rows(1)[0], k=200).ids) == 100
     database.close()
-    assert checked(database.path)[0] == []  # They are waited for, and no problem.
+    assert checked(database.path)[0] == []  # A check does not report them.
     with vecdb.open(database.path, indexer=False) as again:
         docs = again.collection("docs")
         index_now(docs)
@@ -190,7 +192,9 @@ def test_npy_headers_are_read_as_numpy_writes_them(
 def test_segment_opens_while_the_python_parser_fails(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CPython's parser may fail in a thread for what another one does: no segment is lost by it."""
+    """CPython's parser may fail in one thread because of another; no segment may be quarantined
+    then.
+    """
 
     def fail(*arguments: Any, **options: Any) -> None:
         raise SystemError("AST constructor recursion depth mismatch")
@@ -215,7 +219,7 @@ def test_segment_of_another_collection_is_refused(database: Any) -> None:
 
 
 def test_merge_of_flat_and_graph_segments_keeps_rows_in_order(database: Any) -> None:
-    """A graph in the middle, flat segments on both sides, equal vectors in all of them."""
+    """A graph between flat segments, with equal vectors in all of them."""
     model = Model(8, "euclidean")
     docs = database.create_collection("docs", 8, "euclidean")
     twin = rows(1)
@@ -235,7 +239,7 @@ def test_merge_of_flat_and_graph_segments_keeps_rows_in_order(database: Any) -> 
     assert taken is not None
     indexer._merge([s for s in view.segments if s.number == middle[0]], taken)
     assert [s.kind for s in docs.stats().segments] == ["flat", "graph", "flat"]
-    for _ in range(2):  # The second time everything is extended again.
+    for _ in range(2):  # The second round extends everything again.
         index_now(docs)
         (segment,) = opened_of(docs).snapshots.snapshot().segments
         assert (np.diff(segment.content.rows) > 0).all()
@@ -249,7 +253,7 @@ def test_merge_of_flat_and_graph_segments_keeps_rows_in_order(database: Any) -> 
 
 
 def test_graphs_are_built_during_steady_writes(tmp_path: Path) -> None:
-    """Sealing and joining never stop, and still the indexer gets its turn."""
+    """Flushes and joins never pause, and the indexer still gets its turn."""
     with vecdb.open(tmp_path / "data", seal_bytes=64 * 200) as database:
         docs = database.create_collection("docs", 8)
         deadline = time.monotonic() + 60
@@ -278,7 +282,7 @@ def test_flush_and_graph_work_have_separate_locks(database: Any) -> None:
 def test_close_does_not_wait_for_a_process_stopped_during_its_flush(
     database: Any, monkeypatch: pytest.MonkeyPatch, stops: bool
 ) -> None:
-    """The indexer leaves the collection for later, or ends when it is told to."""
+    """The indexer skips the collection, and ends when requested."""
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     seal_now(docs)
@@ -317,7 +321,7 @@ def test_join_of_a_damaged_segment_reads_the_store_instead(tmp_path: Path) -> No
             if hits.segment is not None and hits.number > 12:
                 hits.segment.verify()
         joined = [s for s in docs.stats().segments if s.rows > 20]
-        assert joined == []  # Nothing was made of damaged rows.
+        assert joined == []  # Nothing was built from damaged rows.
 
 
 def test_drafts_of_a_killed_indexer_are_removed(database: Any) -> None:
@@ -331,7 +335,7 @@ def test_drafts_of_a_killed_indexer_are_removed(database: Any) -> None:
 
 
 def test_acknowledged_write_is_visible_at_once(tmp_path: Path) -> None:
-    """Writers and readers side by side, commits going to a real disk: no search is behind."""
+    """Concurrent writers and readers on a real disk: no search misses an acknowledged write."""
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.create_collection("docs", 8)
         docs.upsert(["first"], rows(1))
@@ -392,7 +396,7 @@ def test_damaged_collection_does_not_block_graphs_of_others(tmp_path: Path) -> N
 
 
 def test_deleted_segments_are_rebuilt(tmp_path: Path) -> None:
-    """All of them at once, between two openings: everything is there, and graphs are built anew."""
+    """All segments are deleted between two opens: no row is lost, and graphs are rebuilt."""
     model = Model(8, "cosine")
     vectors = rows(300)
     model.upsert(names(300), vectors, None)
@@ -580,7 +584,7 @@ def test_folder_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_interrupted_create_and_drop_are_resolved_on_open(tmp_path: Path) -> None:
-    """What a process that died in between leaves is undone or finished at the next opening."""
+    """Operations of a process killed half way are undone or finished by the next open."""
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         database.create_collection("kept", 8)
         catalog = runtime_of(database).catalog
@@ -655,7 +659,7 @@ def test_packed_values_unpack_to_the_same() -> None:
 
 
 def test_block_with_gaps_unpacks() -> None:
-    """The form that a rewritten block will have: offsets behind the rows."""
+    """The form of a rewritten block: offsets after the rows."""
     key, vectors = layout.row_key(100), rows(3)
     tail = (
         np.array([0, 4, 9], np.uint32).tobytes()

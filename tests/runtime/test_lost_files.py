@@ -1,5 +1,8 @@
-"""Files of LMDB that are gone, empty or cut short: the collection is DATA_LOSS by name, all others
-are served, and a folder whose catalogue is lost is refused and can be repaired."""
+"""LMDB files that are missing, empty or truncated.
+
+The collection fails with DATA_LOSS and its name, and all others are served. A folder whose
+catalogue is lost is refused and can be repaired.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def names(count: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A closed folder with "docs", "notes" (called "draft" once) and "other", and their ids."""
+    """A closed folder with "docs", "notes" (formerly "draft") and "other", and their ids."""
     folder = tmp_path_factory.mktemp("pristine") / "data"
     ids = {}
     with vecdb.open(folder, indexer=False) as database:
@@ -57,7 +60,7 @@ def folder(pristine: tuple[Path, dict[str, str]], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(pristine: tuple[Path, dict[str, str]], folder: Path) -> Path:
-    """The file of "docs"."""
+    """The store's file of "docs"."""
     return folder / "collections" / pristine[1]["docs"] / "store" / "data.mdb"
 
 
@@ -70,7 +73,9 @@ def counts(folder: Path) -> dict[str, int]:
 WHOLE = {"docs": 300, "notes": 20, "other": 10}
 
 
-def test_server_with_a_truncated_store_names_it_and_serves_the_others(folder: Path, store: Path) -> None:
+def test_server_with_a_truncated_store_names_it_and_serves_the_others(
+    folder: Path, store: Path
+) -> None:
     os.truncate(store, store.stat().st_size // 2)
     report = vecdb.check(folder, repair=True)
     assert [(p.collection, p.kind) for p in report.problems] == [("docs", "STORE_DAMAGED")]
@@ -124,7 +129,9 @@ def test_store_with_a_damaged_lock_file_is_refused_or_served(folder: Path, store
         assert counts(folder) == WHOLE
 
 
-def test_store_truncated_while_evicted_is_data_loss_on_its_next_use(folder: Path, store: Path) -> None:
+def test_store_truncated_while_evicted_is_data_loss_on_its_next_use(
+    folder: Path, store: Path
+) -> None:
     with vecdb.open(folder, indexer=False) as database:
         docs = database.collection("docs")
         opened_of(docs).evict()
@@ -136,7 +143,7 @@ def test_store_truncated_while_evicted_is_data_loss_on_its_next_use(folder: Path
 
 
 def test_store_that_lacks_only_free_pages_is_opened(tmp_path: Path) -> None:
-    """A transaction that frees what it has just allocated never writes it."""
+    """A transaction that frees a page that it has just allocated never writes it."""
     file, short = tmp_path / "data.mdb", 0
     chance = random.Random(7)
     with lmdb.open(os.fspath(tmp_path), map_size=1 << 28, sync=False, lib_version=0) as handle:
@@ -181,11 +188,9 @@ CATALOG_DAMAGES = ("folder gone", "file gone", "no entries", "empty", "cut")
 
 
 @pytest.mark.parametrize("how", CATALOG_DAMAGES)
-def test_lost_catalog_is_refused_and_repair_restores_the_names(
-    folder: Path, how: str
-) -> None:
+def test_lost_catalog_is_refused_and_repair_restores_the_names(folder: Path, how: str) -> None:
     damage_catalog(folder, how)
-    for _ in range(2):  # What was refused once is not there the second time.
+    for _ in range(2):  # The second repair finds nothing.
         with pytest.raises(DataLossError, match="vecdb check --repair") as caught:
             vecdb.open(folder)
         assert caught.value.reason == "CATALOG_LOST"
@@ -230,7 +235,7 @@ def set_name(folder: Path, collection_id: str, name: bytes | None) -> None:
 def test_repair_of_stores_with_invalid_or_equal_names_gives_each_a_valid_one(
     pristine: tuple[Path, dict[str, str]], folder: Path
 ) -> None:
-    """A store of an earlier vecdb has no name to say, two say the same, one says what is none."""
+    """A store of an earlier version has no name, two have the same one, one has an invalid one."""
     ids = pristine[1]
     set_name(folder, ids["docs"], None)
     set_name(folder, ids["notes"], b"other")
@@ -269,7 +274,7 @@ def test_repair_does_not_restore_dropped_or_damaged_collections(
 
 
 def test_folder_of_a_process_killed_while_creating_it_is_opened(tmp_path: Path) -> None:
-    """Nothing was made in it yet: a catalogue without a byte is no loss."""
+    """The folder has no collections yet, so an empty catalogue file is no data loss."""
     folder = tmp_path / "data"
     vecdb.open(folder).close()
     os.truncate(folder / "catalog" / "data.mdb", 0)
@@ -283,12 +288,12 @@ def test_folder_of_a_process_killed_while_creating_it_is_opened(tmp_path: Path) 
 def test_store_truncated_while_served_does_not_crash_the_server(
     folder: Path, store: Path, part: float
 ) -> None:
-    """A read would touch a page that is mapped and not there."""
+    """A read would access a mapped page beyond the end of the file."""
     with ServerProcess(folder, indexer=False) as server, vecdb.connect(server.address) as client:
         docs = client.collection("docs")
         assert docs.count() == 300
         os.truncate(store, int(part * store.stat().st_size))
-        for _ in range(2):  # And it stays damage, however soon it is asked for again.
+        for _ in range(2):  # The error stays the same if the call is repeated at once.
             for call in (
                 lambda: docs.get(names(300)),
                 lambda: docs.search(rows(1)[0], k=300, exact=True),

@@ -1,6 +1,4 @@
-"""One folder, many processes: builds that die or run out of memory, scripts that come and go,
-readers that were killed, forks.
-"""
+"""One folder, many processes: failing builds, short-lived processes, killed readers, forks."""
 
 from __future__ import annotations
 
@@ -72,7 +70,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
 
 
 def indexers_of(folder: Path) -> list[int]:
-    """Living indexers of a folder, whoever started them."""
+    """Return the running indexers of a folder, whichever process started them."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -92,7 +90,7 @@ def entries_of(docs: Any) -> dict[int, dict[str, Any]]:
 
 
 def check_tidy(docs: Any) -> None:
-    """Nothing of work that was begun and not finished is left, once the indexer pauses."""
+    """Check that no unfinished work is left once the indexer pauses."""
     folder, seen = Path(opened_of(docs).folder), {}
 
     def tidy() -> bool:
@@ -114,7 +112,7 @@ def data_bytes(pid: int) -> int:
 
 
 def test_build_that_runs_out_of_memory_is_retried(tmp_path: Path, children: list[Any]) -> None:
-    """The limit lets the indexer live and not build; searches and writes go on meanwhile."""
+    """The limit lets the indexer run but not build; searches and writes continue."""
     with vecdb.open(tmp_path / "data", map_bytes=1 << 26) as database:
         small = database.create_collection("small", DIM)
         small.upsert(names(100), rows(100))
@@ -158,7 +156,7 @@ def test_build_that_crashes_repeatedly_backs_off(
             lambda: "waiting after a crash (2 in a row): it was killed" in docs.stats().indexer
         )
         assert time.monotonic() - began > 1.0 and len(children) >= 2
-        # By now a third may have been started.
+        # A third one may have been started by now.
         assert all(child.returncode == -signal.SIGKILL for child in children[:2])
         assert docs.search(vectors[7], k=1).ids == ["row-7"]
         docs.upsert(["later"], rows(1, 9))
@@ -169,8 +167,9 @@ def test_build_that_crashes_repeatedly_backs_off(
 
 
 def test_graph_jobs_of_two_processes_never_overlap(tmp_path: Path, children: list[Any]) -> None:
-    """Two processes with indexers, both killed again and again: one graph claim at a time, and all
-    that they leave is discarded."""
+    """Two processes with indexers are killed repeatedly: there is one graph reservation at a time,
+    and everything that they leave is discarded.
+    """
     seed = random.randrange(2**32)
     print("seed", seed)
     chance, folder = random.Random(seed), tmp_path / "data"
@@ -248,7 +247,9 @@ if "vecdb.engine.indexing.process" in sys.orig_argv:
 
 
 def run_script(folder: Path, first: int, count: int, held: Path | None = None) -> None:
-    """held: a folder; its indexer stays in a build until the file ``build.go`` is there."""
+    """Run a script. held: a folder whose indexer waits in a build until the file ``build.go``
+    exists.
+    """
     path = [p for p in sys.path if p]
     words = [sys.executable, "-c", SCRIPT, str(folder), str(first), str(count), str(DIM)]
     if held is not None:
@@ -260,7 +261,7 @@ def run_script(folder: Path, first: int, count: int, held: Path | None = None) -
 
 
 def test_short_lived_processes_beside_a_server_lose_no_write(tmp_path: Path) -> None:
-    """Each starts an indexer of its own; the server's gets its turn, and no process is left."""
+    """Each one starts an indexer; the server's indexer gets its turn, and no process is left."""
     folder = tmp_path / "data"
     with ServerProcess(folder, seal_bytes=4 * DIM * 500) as server:
         with vecdb.connect(server.address) as client:
@@ -281,8 +282,9 @@ def test_short_lived_processes_beside_a_server_lose_no_write(tmp_path: Path) -> 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("killed", [False, True])
 def test_build_outlives_the_process_that_started_it(tmp_path: Path, killed: bool) -> None:
-    """The script ends while its indexer builds: that finishes the job, and the server's leaves the
-    collection alone for so long; if it is killed, the server's takes over."""
+    """The script ends while its indexer builds. The indexer finishes the job, and the server's
+    indexer skips the collection until then; if the first is killed, the server's takes over.
+    """
     folder = tmp_path / "data"
     with vecdb.open(folder, indexer=False) as database:
         database.create_collection("docs", DIM)
@@ -303,20 +305,20 @@ def test_build_outlives_the_process_that_started_it(tmp_path: Path, killed: bool
             (holding / "build.go").touch()
             eventually(lambda: orphan not in indexers_of(folder), SLOW_S)
             assert any(s.kind == "graph" and s.rows > 1000 for s in docs.stats().segments)
-        # Its own indexer looks again by itself, without a word from anybody.
+        # Its own indexer polls, without being notified.
         eventually(lambda: docs.stats().unindexed_rows < 2000, SLOW_S)
         stats = docs.optimize(timeout_s=SLOW_S)
         assert stats.unindexed_rows == 0 and stats.live_count == 16_001
         assert "crash" not in stats.indexer
 
 
-# An indexer that can't be started, or that was stopped.
+# An indexer that can't be started, or is stopped.
 
 
 def test_indexer_that_cannot_start_is_retried_with_growing_pauses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also for a collection that is wanted for no other reason than that it failed before."""
+    """Also for a collection whose only reason for work is the earlier failure."""
     tried = []
 
     def start(self: Supervisor) -> subprocess.Popen[str]:
@@ -343,7 +345,9 @@ def test_close_does_not_wait_for_a_stopped_indexer(
     outlives: bool,
     lines: int,
 ) -> None:
-    """Nor for its pipe, however many collections there are; one that outlives us is not killed."""
+    """Nor for its pipe, with any number of collections; an indexer that outlives its parent is not
+    killed.
+    """
     monkeypatch.setattr(supervisor, "_END_S_MAX", 0.5)
     watching = Supervisor(tmp_path, IndexerSettings(outlives_parent=outlives))
     watching.wake("first")
@@ -363,7 +367,7 @@ def test_close_does_not_wait_for_a_stopped_indexer(
         child.wait()
 
 
-# Readers that were killed.
+# Killed readers.
 
 READER = """
 import os, signal, sys
@@ -390,14 +394,14 @@ def leave_a_reader(store: Path) -> None:
 def test_pages_of_a_killed_reader_are_reused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it read would never be used again, and the file would grow with each commit."""
+    """Otherwise these pages would never be reused, and the file would grow with each commit."""
     folder = tmp_path / "store"
     config = vecdb.CollectionConfig(DIM, vecdb.Metric.COSINE)
     Store.create(folder, "0" * 16, config, 1 << 26, "docs")
     environment = Environment(folder, layout.DATABASES, create=False, map_bytes=1 << 26)
 
     def overwrite(count: int) -> int:
-        """Bytes that the file grows by when the same values are written so many times."""
+        """Return the bytes that the file grows by when the same values are written repeatedly."""
         before = environment.file_bytes()
         for i in range(count):
             environment.transact(
@@ -428,7 +432,7 @@ def test_pages_of_a_killed_reader_are_reused(
 def test_drop_right_after_a_commit_logs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another process may drop the collection before it is looked what the commit left to do."""
+    """Another process may drop the collection before the work after the commit is scheduled."""
     errors = [vecdb.NotFoundError("the collection was dropped", "NO_COLLECTION"), OSError("bad")]
 
     def work(_: OpenCollection) -> str | None:
@@ -457,7 +461,9 @@ def test_open_clears_slots_of_killed_readers(tmp_path: Path) -> None:
 # One folder opened twice, forks.
 
 
-def test_folder_opened_by_another_path_is_the_same_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_opened_by_another_path_is_the_same_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = tmp_path / "real"
     real.mkdir()
     (tmp_path / "parent").symlink_to(real)
@@ -476,8 +482,9 @@ def test_folder_opened_by_another_path_is_the_same_database(tmp_path: Path, monk
 
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_fork_during_use_leaves_parent_and_child_working(tmp_path: Path) -> None:
-    """Threads write and search, so that locks are held when it happens: calls of the child fail and
-    do not hang, it can work on a folder of its own, and the parent does not notice."""
+    """Threads write and search, so that locks are held during the fork. Calls of the child fail and
+    do not hang, it can use another folder, and the parent is not affected.
+    """
     with vecdb.open(tmp_path / "data", indexer=False, seal_bytes=4 * DIM * 300) as database:
         docs, stop = database.create_collection("docs", DIM), threading.Event()
         docs.upsert(["first"], rows(1))
@@ -513,7 +520,7 @@ def test_fork_during_use_leaves_parent_and_child_working(tmp_path: Path) -> None
 
 
 def reaped(child: int) -> int | None:
-    """The status of a child that has ended; one that hangs is killed when the test gives up."""
+    """Return the exit status of a child; a hanging child is killed when the test ends."""
     pid, status = os.waitpid(child, os.WNOHANG)
     return (status or 1 << 16) if pid else None
 

@@ -1,4 +1,4 @@
-"""Child processes give way to searches and writes."""
+"""Child processes run at a lower priority than searches and writes."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def test_child_lowers_its_priority_by_process_and_by_own_session(own_session: bo
     )
     (nice_before, group_before), (nice, group) = json.loads(child.stdout)
     assert nice == min(19, nice_before + 10)
-    # Nothing to read: a kernel that doesn't weigh sessions, or a process of init's session.
+    # Not readable: a kernel without autogroups, or a process of init's session.
     if group_before is not None:
         assert int(group) == (10 if own_session else int(group_before))

@@ -1,4 +1,4 @@
-"""Who may read what vecdb makes: the user alone, or the group as well if that was asked for."""
+"""Modes of created files and folders: for the user alone, or for the group with group_access."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mode(path: Path) -> int:
 
 
 def modes(folder: Path) -> tuple[set[int], set[int]]:
-    """Modes of the folders and of the files in a folder, with itself."""
+    """Return the modes of a folder, and of all files and folders in it."""
     folders, files = {mode(folder)}, set()
     for place, inner, names in os.walk(folder):
         folders |= {mode(Path(place, name)) for name in inner}
@@ -49,7 +49,7 @@ def umask(value: int) -> Iterator[None]:
 
 
 def use_all_of(folder: Path, backup: Path, **options: Any) -> None:
-    """Whatever makes files: all kinds of segments, an import, a backup, a compaction, a check."""
+    """Run everything that creates files: all kinds of segments, import, backup, compaction."""
     with vecdb.open(folder, **options) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert([str(i) for i in range(300)], rows(300))
@@ -67,7 +67,7 @@ def use_all_of(folder: Path, backup: Path, **options: Any) -> None:
 
 @pytest.mark.parametrize("group", [False, True], ids=["user", "group"])
 def test_created_files_have_the_mode_of_user_or_group(tmp_path: Path, group: bool) -> None:
-    """Whatever the umask allows or forbids."""
+    """With any umask."""
     folder, backup, restored = tmp_path / "a" / "data", tmp_path / "backup", tmp_path / "restored"
     with umask(0o077 if group else 0):
         use_all_of(folder, backup, **({"group_access": True} if group else {}))
@@ -128,7 +128,7 @@ for path in sys.argv[1:]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_lock_file_readable_by_others_is_restricted(tmp_path: Path) -> None:
-    """As earlier versions made them: a reader of the folder could take a lock for ever."""
+    """As earlier versions created it: any reader of the folder could hold the lock forever."""
     for folder in (tmp_path, *tmp_path.parents):
         if str(folder) not in ("/", "/tmp"):
             folder.chmod(0o755)
@@ -139,7 +139,7 @@ def test_lock_file_readable_by_others_is_restricted(tmp_path: Path) -> None:
     with file_lock(lock, wait=False) as held:
         assert held
     assert mode(lock) == 0o600 and _as_reader(lock) == "refused"
-    lock.chmod(0o400)  # Tightened by hand: it is not opened wider.
+    lock.chmod(0o400)  # Restricted by hand: the mode is not widened.
     with file_lock(lock, wait=False) as held:
         assert held
     assert mode(lock) == 0o400

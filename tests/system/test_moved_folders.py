@@ -1,5 +1,7 @@
-"""A folder that is removed, moved, replaced or cut under a process that has it open: what is
-acknowledged lies in the folder that was opened, where it was opened."""
+"""A folder that is removed, moved, replaced or truncated while a process has it open.
+
+An acknowledged write is in the folder that was opened, at its original path.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +123,7 @@ def test_folder_that_is_moved_back_is_writable_again(opened: Any, tmp_path: Path
 def test_write_during_which_the_folder_is_moved_is_not_acknowledged(
     opened: Any, way: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the transaction's begin and its acknowledgement."""
+    """The folder is moved between the begin of the transaction and its acknowledgement."""
     docs = opened.collection("docs")
     commit = Environment._commit
 
@@ -161,7 +163,7 @@ def test_server_whose_folder_is_removed_acknowledges_nothing(tmp_path: Path) -> 
 def test_store_truncated_while_open_is_not_changed_by_the_next_write(
     tmp_path: Path,
 ) -> None:
-    """A page that is mapped and not there would end this process."""
+    """Accessing a mapped page beyond the end of the file would crash this process."""
     environment = Environment(tmp_path / "store", (b"x",), create=True, map_bytes=1 << 26)
 
     def write(transaction: Any) -> None:
@@ -196,6 +198,6 @@ def test_server_reports_writes_to_a_moved_folder(tmp_path: Path, way: Any) -> No
         refused(client.create_collection, "more", DIM)
         refused(client.rename_collection, "docs", "papers")
         refused(client.drop_collection, "docs")
-        # Nor is another folder backed up than the one that is served.
+        # A backup does not copy another folder than the one that is served, either.
         refused(client.backup, "monday")
         assert not list(backups.iterdir())

@@ -1,4 +1,4 @@
-"""A trace of system calls shows that what is acknowledged, or published, is on disk before that."""
+"""Traces of system calls show that acknowledged and published data is on disk before."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.torture import workload
-from tests.torture.cutting import run
 from tests.torture.requirements import needs_strace
+from tests.torture.syscall_faults import run
 from tests.torture.trace import TRACED, Disk, calls_of
 
 
 def follow(scratch: Path, plant: str | None = None) -> Disk:
-    """Trace the workload and hold the rules against the trace."""
+    """Trace the workload and check the rules against the trace."""
     result = run(
         scratch,
         trace=TRACED,
@@ -21,7 +21,7 @@ def follow(scratch: Path, plant: str | None = None) -> Disk:
         whole=True,
         fd_paths=True,
     )
-    assert result.said("done"), result.messages[-3:]
+    assert result.events("done"), result.messages[-3:]
     disk = Disk(str(scratch / "data"))
     disk.follow(result.log)
     return disk
@@ -30,8 +30,8 @@ def follow(scratch: Path, plant: str | None = None) -> Disk:
 def test_acknowledged_data_is_synced_before(tmp_path: Path) -> None:
     needs_strace()
     disk = follow(tmp_path)
-    # Opening is acknowledged too; every batch, claim and publication has a commit of its own, and a
-    # store that is made has three with what the catalogue says of it.
+    # Opening is acknowledged too; every batch, reservation and publication has a commit, and a
+    # new store has three, with those of the catalogue.
     assert disk.seen["acknowledgement"] == len(workload.STEPS) + 1
     assert disk.seen["commit"] > 1.75 * len(workload.STEPS)
     assert disk.seen["folder"] > 10

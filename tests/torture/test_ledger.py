@@ -1,6 +1,6 @@
-"""Many processes on one folder, killed and stopped at random: the ledger agrees with the data.
+"""Many processes on one folder, killed and stopped at random: the data agrees with the ledgers.
 
-VECDB_TORTURE_SEED chooses what happens, VECDB_TORTURE_LEDGER_S for how long.
+VECDB_TORTURE_SEED chooses the disturbances, VECDB_TORTURE_LEDGER_S the duration.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def test_decreasing_seqs_are_detected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("text", "why"),
     [
         ("begin 0\nack 0 1\nbegin 1\nack 1 2\n", None),
         ("begin 0\nack 0 1\nbegin 1\n", None),
@@ -78,12 +78,12 @@ def test_decreasing_seqs_are_detected(tmp_path: Path) -> None:
         ("begin 0\nack 0 1\nbegin 1\nrefused 1 UNAVAILABLE\n", "not expected"),
     ],
 )
-def test_false_ledger_is_detected(tmp_path: Path, said: str, why: str | None) -> None:
+def test_false_ledger_is_detected(tmp_path: Path, text: str, why: str | None) -> None:
     with Controller(tmp_path, 7) as controller:
         with vecdb.open(controller.place.data, indexer=False) as database:
             for number in range(2):
                 batch_of(7, 0, number).send(database.collection(COLLECTION))
-        controller.place.file("writer-0").write_text(said)
+        controller.place.file("writer-0").write_text(text)
         if why is None:
             controller.compare()
         else:

@@ -1,5 +1,7 @@
-"""What an index file does not say comes back by its sidecar: metric, normalisation, M and
-ef_construction; what nobody says is in the report, and what two say differently is refused."""
+"""A sidecar restores what the index file does not store: metric, normalisation, M, ef_construction.
+
+Settings that no source has are assumed and reported; contradicting ones are refused.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ NO_SIDECAR = "ids are the file's numbers, without metadata: no sidecar"
 
 @pytest.fixture(params=["parquet", "jsonl"])
 def suffix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which kind of sidecar exports write."""
+    """The kind of sidecar that exports write."""
     if request.param == "jsonl":
         real = importlib.util.find_spec
         monkeypatch.setattr(
@@ -117,7 +119,7 @@ def test_sidecar_is_a_table_with_one_row_per_vector(
 
 
 def without_header(side: Path) -> None:
-    """As sidecars were before they had one."""
+    """Remove the header, as in sidecars of earlier versions."""
     if side.suffix == ".parquet":
         table = pyarrow.parquet.read_table(side).replace_schema_metadata(None)
         pyarrow.parquet.write_table(table, side)
@@ -155,7 +157,7 @@ def test_import_without_a_sidecar_reports_its_assumptions(surface: Any, tmp_path
     assert surface.collection("graph").config == vecdb.CollectionConfig(
         DIM, vecdb.Metric.DOT, 5, 40
     )
-    # FAISS says L2 of an index that is Euclidean, and of no other.
+    # A FAISS index with metric L2 can only be Euclidean.
     assert surface.import_faiss(tmp_path / "l2", "l2").assumed == (
         NO_SIDECAR,
         "M 16: the file has no graph",
@@ -181,7 +183,7 @@ def test_import_without_a_sidecar_reports_its_assumptions(surface: Any, tmp_path
 
 
 CONFLICTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, tuple[str, ...]]] = {
-    # Header, options of the import, reason, words of both sides.
+    # Header, options of the import, reason, parts of the message for both sources.
     "metric of the caller": (
         {"metric": "cosine"},
         {"metric": "dot"},
@@ -244,7 +246,7 @@ def test_contradicting_settings_are_refused_with_both_values(surface: Any, tmp_p
         assert error.reason == reason
         assert all(each in error.message for each in words), error.message
     assert surface.collection("dots").count() == 0
-    # What one says alone is no conflict, and a collection keeps its own graphs' parameters.
+    # A setting of one source is no conflict, and a collection keeps its graph parameters.
     side_of(path, row(100, **{KEY: {"later": [1], "M": 5, "metric": "dot"}}), row(103))
     assert surface.import_faiss(path, "dots").assumed == (
         "M 7 of the collection, not the file's 5",

@@ -1,4 +1,4 @@
-"""Many collections in one process: few open at once, all of them usable."""
+"""Many collections in one process: few are open at a time, all are usable."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ def _memory_bytes() -> int:
 
 @pytest.fixture
 def memory_path(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: a thousand collections are fsynced some ten thousand
-    times, which is not what the test is about."""
+    """Return a folder in memory if possible.
+
+    A thousand collections need about ten thousand fsyncs, which this test is not about.
+    """
     shared = Path("/dev/shm")
     if not os.access(shared, os.W_OK):
         yield tmp_path
@@ -80,7 +82,7 @@ def test_many_collections_use_bounded_files_memory_and_address_space(memory_path
 
 @pytest.mark.parametrize("open_max", [1, 3])
 def test_collections_in_use_are_evicted_and_reopened(tmp_path: Path, open_max: int) -> None:
-    """Threads that write and search eight collections of which few may be open."""
+    """Threads write and search eight collections, of which few may be open."""
     failures: list[BaseException] = []
 
     def work(collection: Any, seed: int) -> None:
