@@ -238,8 +238,8 @@ def test_rows_of_any_number_type_are_accepted(docs_of_8: Any) -> None:
 
 def test_rows_of_another_dimension_are_reported_by_the_first(docs_of_8: Any) -> None:
     rows = [[1.0] * 8] * 20 + [[1.0] * 5] * 10
-    told = r"vectors: row 20 \(id '20'\) has 5 components, expected 8"
-    with pytest.raises(vecdb.InvalidArgumentError, match=told):
+    message = r"vectors: row 20 \(id '20'\) has 5 components, expected 8"
+    with pytest.raises(vecdb.InvalidArgumentError, match=message):
         docs_of_8.upsert_many([str(i) for i in range(30)], rows, batch_rows=10)
 
 

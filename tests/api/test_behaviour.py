@@ -43,11 +43,11 @@ def test_written_rows_are_returned_unchanged(surface: Any, metric: str) -> None:
     ]
     assert docs.upsert(names(300), vectors, metadata) == vecdb.Receipt(1, 300)
     model.upsert(names(300), vectors, metadata)
-    model.check_records(docs.get(["row-5", "nobody", "row-1"]), ["row-5", "nobody", "row-1"])
+    model.check_records(docs.get(["row-5", "missing", "row-1"]), ["row-5", "missing", "row-1"])
     query = rows(1)[0]
     for exact in (False, True):
         model.check_hits(docs.search(query, k=7, exact=exact), query, 7, exact=True)
-    assert docs.delete(["row-1", "row-2", "nobody"]) == vecdb.Receipt(2, 2)
+    assert docs.delete(["row-1", "row-2", "missing"]) == vecdb.Receipt(2, 2)
     model.delete(["row-1", "row-2"])
     assert docs.count() == 298
     docs.optimize(timeout_s=60)
@@ -151,12 +151,12 @@ def test_search_without_queries_returns_an_empty_list(surface: Any) -> None:
 
 def test_upsert_many_writes_all_rows(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
-    vectors, told = rows(2500), []
+    vectors, reported = rows(2500), []
     result = docs.upsert_many(
-        (f"row-{i}" for i in range(2500)), vectors, batch_rows=400, progress=told.append
+        (f"row-{i}" for i in range(2500)), vectors, batch_rows=400, progress=reported.append
     )
     assert (result.rows, docs.count()) == (2500, 2500)
-    assert [p.rows for p in told] == [400, 800, 1200, 1600, 2000, 2400, 2500]
+    assert [p.rows for p in reported] == [400, 800, 1200, 1600, 2000, 2400, 2500]
     assert result.seq == docs.search(vectors[0]).info.seq == 7
     assert docs.get(["row-2499"]).vectors[0].tobytes() == vectors[2499].tobytes()
 

@@ -264,14 +264,14 @@ def test_masked_vectors_are_refused_if_a_value_is_masked(surface: Any) -> None:
     wide = masked.astype(np.float64)
     objects = np.empty(3, object)
     objects[:] = list(masked)
-    told = r"row 1( \(id 'b'\))? is masked at component 1"
+    message = r"row 1( \(id 'b'\))? is masked at component 1"
     for write in (docs.upsert, docs.upsert_many):
         for vectors in (masked, wide, list(masked), tuple(masked), list(wide), objects):
-            with pytest.raises(vecdb.InvalidArgumentError, match=told) as caught:
+            with pytest.raises(vecdb.InvalidArgumentError, match=message) as caught:
                 write(["a", "b", "c"], vectors)
             assert caught.value.reason == "MASKED"
     for query in (masked, list(masked), wide, objects):
-        with pytest.raises(vecdb.InvalidArgumentError, match=f"query: {told}"):
+        with pytest.raises(vecdb.InvalidArgumentError, match=f"query: {message}"):
             docs.search(query)
     for query in (masked[1], [masked[1]]):
         with pytest.raises(vecdb.InvalidArgumentError, match="row 0 is masked at component 1"):

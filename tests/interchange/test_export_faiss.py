@@ -47,8 +47,8 @@ def filled(database: Any, metric: str, n: int, **how: Any) -> Any:
 
 
 def view_of(docs: Any) -> Snapshot:
-    view: Snapshot = opened_of(docs).snapshots.snapshot()
-    return view
+    snapshot: Snapshot = opened_of(docs).snapshots.snapshot()
+    return snapshot
 
 
 def unit(queries: Any, metric: str) -> Any:
@@ -265,7 +265,7 @@ def test_export_with_normalize_queries_takes_raw_queries(
 
 def test_exported_duplicates_are_found(indexed: Any, tmp_path: Path) -> None:
     """Identical rows are linked in a chain, which must also work in FAISS."""
-    docs = indexed.create_collection("twins", 12, "euclidean", M=4)
+    docs = indexed.create_collection("duplicates", 12, "euclidean", M=4)
     rows = clustered(2_000, 12, seed=6)
     rows[500:800] = rows[500]
     docs.upsert_many(map(str, range(2_000)), rows)

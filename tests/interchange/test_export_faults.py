@@ -22,8 +22,7 @@ import vecdb
 from tests.store.test_full_disk import disk, resize, use_up
 from vecdb import export_files, limits
 from vecdb.engine.hnsw import repair
-from vecdb.engine.interchange.export import lease as pin
-from vecdb.engine.interchange.export import merge_process
+from vecdb.engine.interchange.export import lease, merge_process
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.system import failpoints
 from vecdb.engine.system.files import file_lock
@@ -285,7 +284,7 @@ def test_server_that_stops_ends_its_exports(
 ) -> None:
     """An export that does not end within the grace period is cancelled, on both sides."""
     chunks: list[None] = []
-    real = pin.ExportLease.renew
+    real = lease.ExportLease.renew
 
     def slowly(self: Any) -> None:
         chunks.append(time.sleep(0.2))
@@ -298,7 +297,7 @@ def test_server_that_stops_ends_its_exports(
         client = stack.enter_context(vecdb.connect(server.address))
         docs = filled(client)
         if phase == "sending":
-            monkeypatch.setattr(pin.ExportLease, "renew", slowly)
+            monkeypatch.setattr(lease.ExportLease, "renew", slowly)
         else:  # The merge waits for the lock of graph work.
             (folder,) = (tmp_path / "data" / "collections").iterdir()
             stack.enter_context(file_lock(folder / "graph.lock", wait=True))

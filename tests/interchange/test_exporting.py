@@ -85,7 +85,7 @@ def test_embedded_and_remote_exports_are_identical(surface: Any, tmp_path: Path)
     # A server may release a lease just after its client has everything; it would last a minute.
     ends = time.monotonic() + 20
     while docs.stats().oldest_pin_seq is not None:
-        assert time.monotonic() < ends, "a pin is left"
+        assert time.monotonic() < ends, "a lease is left"
         time.sleep(0.05)
     assert drafts(tmp_path) == []
 

@@ -204,13 +204,13 @@ def test_rows_of_other_writers_prevent_taking_over_the_graph(
     monkeypatch.setattr(import_file, "_BATCH_BYTES", 4 * 8 * 100)
     submit = type(database).submit
 
-    def beside(self: Any, opened: Any, batch: Any) -> Any:
+    def write_both(self: Any, opened: Any, batch: Any) -> Any:
         if b"250" in batch.ids:
             self.collection("docs").upsert(["other"], vectors(1, 8, seed=8))
         return submit(self, opened, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(database), "submit", beside)
+        patched.setattr(type(database), "submit", write_both)
         # The other writer's batch also comes through here, without the id.
         report = database.import_faiss(path, "docs")
     docs = database.collection("docs")
@@ -374,9 +374,9 @@ def lines(*entries: tuple[Any, Any, Any]) -> str:
 
 def test_ids_and_metadata_are_read_from_the_sidecar(database: Any, tmp_path: Path) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw-ids", vectors(4, 3)))
-    beside = tmp_path / "index.meta.jsonl"
+    sidecar = tmp_path / "index.meta.jsonl"
     # Row 106 has no entry; the index has no row 999.
-    beside.write_text(
+    sidecar.write_text(
         lines((100, "a", {"n": 1}), (103, "ž", '{"n":  2}'), (999, "x", None), (109, "d", None))
     )
     assert database.import_faiss(path, "docs").graph == "taken over"
@@ -394,7 +394,7 @@ def test_ids_and_metadata_are_read_from_the_sidecar(database: Any, tmp_path: Pat
         ('{"faiss_id": 100, "id": 7}\n', "id must be text"),
         ("no\n", "line 1: not JSON"),
     ):
-        beside.write_text(content)
+        sidecar.write_text(content)
         error = refusal(database, path, "new")
         assert (error.reason, words in error.message) == ("BAD_META", True), error
     with pytest.raises(NotFoundError):
@@ -417,8 +417,8 @@ def test_hnswlib_file_is_imported_with_its_graph(space: str, database: Any, tmp_
     labels, _ = index.knn_query(queries, 10, num_threads=1)
     ours = np.array([[int(i) for i in h.ids] for h in docs.search(queries, k=10, ef=64)])
     assert (ours == labels.astype(np.int64)).all(axis=1).mean() >= 0.99
-    told = r"expected 9 dimensions, the file has 8 \(byte 32, "
-    with pytest.raises(InvalidArgumentError, match=told):
+    message = r"expected 9 dimensions, the file has 8 \(byte 32, "
+    with pytest.raises(InvalidArgumentError, match=message):
         database.import_hnswlib(path, "docs", dim=9, metric=metric)
     index.mark_deleted(5)
     index.mark_deleted(300)

@@ -93,15 +93,15 @@ def test_ids_and_metadata_are_sent_with_the_sidecar(
     surface: Any, suffix: str, tmp_path: Path
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw-ids", vectors(4, 3)))
-    beside = tmp_path / f"index.meta.{suffix}"
+    sidecar = tmp_path / f"index.meta.{suffix}"
     entries = [(100, "a", '{"n":  1}'), (103, "ž", None), (106, "c", None), (109, "d", None)]
-    write_side(beside, entries)
+    write_side(sidecar, entries)
     assert surface.import_faiss(path, "docs").graph == "taken over"
     found = surface.collection("docs").get(["a", "ž", "c"])
     assert (found.missing, found.metadata) == ([], [{"n": 1}, {}, {}])
     surface.import_faiss(path, "plain", meta=False)
     assert surface.collection("plain").get(["100"]).missing == []
-    elsewhere = beside.rename(tmp_path / f"elsewhere.{suffix}")
+    elsewhere = sidecar.rename(tmp_path / f"elsewhere.{suffix}")
     surface.import_faiss(path, "named", meta=elsewhere)
     assert surface.collection("named").get(["ž"]).missing == []
     write_side(elsewhere, entries[::-1])

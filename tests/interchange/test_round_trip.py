@@ -202,7 +202,7 @@ def recall(docs: Any) -> float:
 def test_duplicates_are_imported_unchanged(
     sources: Any, database: Any, M: int, tmp_path: Path
 ) -> None:
-    docs = sources.create_collection(f"twins-{M}", DIM, "euclidean", M=M)
+    docs = sources.create_collection(f"duplicates-{M}", DIM, "euclidean", M=M)
     vectors = rows()
     vectors[300:500] = vectors[300]
     docs.upsert_many(IDS["texts"], vectors)

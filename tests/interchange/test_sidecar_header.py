@@ -143,8 +143,8 @@ def test_sidecar_without_a_header_is_read_and_assumptions_are_reported(
     )
     back = surface.collection("back")
     assert (back.metric, back.get(["row 1"]).metadata) == ("dot", [{"n": 1}])
-    told = surface.import_faiss(sent.path, "told", metric="cosine")
-    assert told.assumed == report.assumed[1:]
+    given = surface.import_faiss(sent.path, "given", metric="cosine")
+    assert given.assumed == report.assumed[1:]
 
 
 def test_import_without_a_sidecar_reports_its_assumptions(surface: Any, tmp_path: Path) -> None:
@@ -299,8 +299,8 @@ def test_command_line_restores_the_metric_and_reports_assumptions(
         assert "assumed" not in capsys.readouterr().out
     Path(f"{tmp_path / 'faiss'}.meta.parquet").unlink()
     assert run(["import", "faiss", str(tmp_path / "faiss"), "bare", *folder]) == 0
-    told = capsys.readouterr().out
-    assert f"assumed: {NO_SIDECAR}\n" in told and "assumed: metric dot: the file has" in told
+    output = capsys.readouterr().out
+    assert f"assumed: {NO_SIDECAR}\n" in output and "assumed: metric dot: the file has" in output
     assert run(["import", "faiss", str(tmp_path / "faiss"), "json", "--json", *folder]) == 0
     assert json.loads(capsys.readouterr().out)["assumed"][0] == NO_SIDECAR
     with vecdb.open(tmp_path / "data", indexer=False) as database:

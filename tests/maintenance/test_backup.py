@@ -410,9 +410,9 @@ def test_backup_omits_reservations_leases_and_drafts(tmp_path: Path) -> None:
         key = b"k" * 16
 
         def write(transaction: Any) -> None:
-            pin = layout.pack_lease(layout.Lease(key, 1, 1, time.time_ns() + 10**12))
+            lease = layout.pack_lease(layout.Lease(key, 1, 1, time.time_ns() + 10**12))
             request = layout.seal_value(key, b"of somebody")
-            for name, value in ((b"pins", pin), (b"requests", request)):
+            for name, value in ((b"pins", lease), (b"requests", request)):
                 transaction.put(key, value, db=store.environment.database(name))
             retired = {"state": "retired", "first_row": 0, "end_row": 1, "kind": "flat"}
             store.write_segment(transaction, 77, retired)
@@ -777,8 +777,8 @@ def test_remote_backup_outside_of_the_backup_folder_is_refused(
     with pytest.raises(vecdb.InvalidArgumentError) as caught:
         client._calls.wait("Backup", request, None)
     assert caught.value.reason == "BAD_PATH"
-    told = caught.value.message.replace(repr(asked), "PATH")
-    assert told in (
+    message = caught.value.message.replace(repr(asked), "PATH")
+    assert message in (
         "this is no path: PATH",
         "a backup over the wire is made inside the server's folder for backups: give a path "
         "relative to it, got PATH",

@@ -215,7 +215,7 @@ with vecdb.open(sys.argv[1], indexer=False) as database:
         docs.delete(ids_of(first * 7 % 900, 20))
         # Without helpers that require success: another process may hold locks or unlink files.
         with contextlib.suppress(OSError, vecdb.VecdbError):
-            opened_of(docs).seal(1)
+            opened_of(docs).flush(1)
             if turn % 3 == 0:
                 indexer_of(docs).run("optimizing")
         if turn % 5 == 0:
@@ -229,8 +229,8 @@ with vecdb.open(sys.argv[1], indexer=False) as database:
 
 
 UNDER_WAY = {"COLLECTION_UNFINISHED", "TRASH"}
-"""What a check in a process of its own, whose patience can't be made longer here, may tell of a
-writer that a busy machine keeps waiting. The check in this process tells of nothing."""
+"""What a check in another process, whose time limit can't be raised here, may report of a
+writer on a busy machine. The check in this process reports nothing."""
 
 
 @pytest.fixture
@@ -378,10 +378,10 @@ def test_flipped_bits_in_pages_of_a_store_never_end_the_check(two: Path) -> None
     chance = random.Random(SEED)
     file = collection_named(two, "docs") / "store" / "data.mdb"
     good = file.read_bytes()
-    told = 0
+    reported = 0
     # The layout of pages differs from run to run, so no seed can guarantee that five are enough.
     for flip in range(12):
-        if flip >= 5 and told >= 2:
+        if flip >= 5 and reported >= 2:
             break
         raw = bytearray(good)
         # Headers and the pointers after them are where most damage matters.
@@ -393,8 +393,8 @@ def test_flipped_bits_in_pages_of_a_store_never_end_the_check(two: Path) -> None
         about_docs = all(problem.collection == "docs" for problem in report.problems)
         assert about_docs, f"seed {SEED}, flip {flip}, page {page}: {report.problems}"
         assert "other" in [each.name for each in report.collections]
-        told += not report.content
-    assert told >= 2, f"seed {SEED}"
+        reported += not report.content
+    assert reported >= 2, f"seed {SEED}"
 
 
 def test_hidden_entries_are_reported(two: Path) -> None:

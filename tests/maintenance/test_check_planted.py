@@ -185,9 +185,9 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     "other M": ({"CATALOG"}, lambda f: overwrite_meta(f, ef_construction=99)),
     "id gone": ({"IDS", "COUNTERS"}, lambda f: put(f, "ids", b"id-50", None)),
     "id of a foreign row": ({"IDS"}, lambda f: put(f, "ids", b"id-50", u64(51))),
-    "id of a dead row": ({"IDS"}, lambda f: put(f, "ids", b"id-50", u64(20))),
+    "id of a deleted row": ({"IDS"}, lambda f: put(f, "ids", b"id-50", u64(20))),
     "id of no row": ({"IDS", "COUNTERS"}, lambda f: put(f, "ids", b"id-50", u64(5000))),
-    "dead id": ({"IDS", "COUNTERS"}, lambda f: put(f, "ids", b"id-20", u64(20))),
+    "id of a deleted id": ({"IDS", "COUNTERS"}, lambda f: put(f, "ids", b"id-20", u64(20))),
     "record of a later seq": (
         {"RECORDS"},
         lambda f: change_record(f, 30, 99, b"id-30", b""),
@@ -197,7 +197,7 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
         {"IDS", "VECTORS"},
         lambda f: put(f, "records", layout.record_key(320, 4), None),
     ),
-    "record of a sealed row gone": (
+    "record of a flushed row missing": (
         {"IDS", "VECTORS", "SEGMENT_ROWS"},
         lambda f: put(f, "records", layout.record_key(50, 1), None),
     ),
@@ -212,7 +212,7 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     "log has a gap": ({"LOG"}, lambda f: put(f, "log", row(3), None)),
     "log ends early": ({"LOG"}, lambda f: put(f, "log", row(7), None)),
     "log skips rows": ({"LOG"}, lambda f: change_log(f, 3, first_row=201)),
-    "log forgets a death": ({"LOG"}, lambda f: change_log(f, 7, died=np.zeros(0, np.uint64))),
+    "log without a tombstone": ({"LOG"}, lambda f: change_log(f, 7, died=np.zeros(0, np.uint64))),
     "pin ahead": ({"PINS"}, lambda f: put(f, "pins", b"p" * 16, PIN_TAIL.pack(99, 350, 0))),
     "next_row too small": (
         {"COUNTERS", "VECTORS", "LOG", "PINS"},
@@ -221,12 +221,12 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
 }
 
 CONTENT_PLANTS: dict[str, Plant] = {
-    "dead row's record purged": lambda f: put(f, "records", layout.record_key(310, 4), None),
+    "deleted row's record purged": lambda f: put(f, "records", layout.record_key(310, 4), None),
     "record and vector purged": lambda f: (
         put(f, "records", layout.record_key(310, 4), None),
         remove_row_from_block(f, 300, 310),
     ),
-    "the death as well": lambda f: (
+    "its tombstone as well": lambda f: (
         put(f, "records", layout.record_key(310, 4), None),
         remove_row_from_block(f, 300, 310),
         put(f, "dead", row(310), None),
@@ -238,7 +238,7 @@ CONTENT_PLANTS: dict[str, Plant] = {
     "log trimmed": lambda f: [put(f, "log", row(seq), None) for seq in range(1, 5)],
     "log trimmed away": lambda f: [put(f, "log", row(seq), None) for seq in range(1, 8)],
     "old version purged": lambda f: put(f, "records", layout.record_key(30, 1), None),
-    "a claim": lambda f: (
+    "a reservation": lambda f: (
         change_counters(f, next_segment=100),
         change_entry(f, 99, state="claimed", lock="seal", first_row=300, end_row=350, seq=7),
     ),
@@ -377,7 +377,7 @@ CACHE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     ),
     "an entry flipped": ({"CHECKSUM"}, lambda f: flip(f, "segments", row(graph_number(f)))),
     "an entry of nothing": ({"VALUE"}, lambda f: put(f, "segments", row(graph_number(f)), b"[1]")),
-    "a claim of no lock": (
+    "a reservation without a lock": (
         {"SEGMENT_ENTRIES", "COUNTERS"},
         lambda f: change_entry(f, 99, state="claimed", lock="", first_row=0, end_row=9, seq=1),
     ),
@@ -591,8 +591,8 @@ def test_many_findings_of_a_kind_are_one_problem(folder: Path) -> None:
 
     change(folder, write)
     problems, _ = checked(folder)
-    (told,) = [p for p in problems if p.kind == "IDS"]
-    assert told == Problem(
+    (reported,) = [p for p in problems if p.kind == "IDS"]
+    assert reported == Problem(
         "docs", "IDS", "50 live rows that no id names: 100, 101, 102, 103, 104, …"
     )
 

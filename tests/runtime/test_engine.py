@@ -231,13 +231,13 @@ def test_merge_of_flat_and_graph_segments_keeps_rows_in_order(database: Any) -> 
         seal_now(docs)
     middle = sorted(entries_of(docs).items(), key=lambda item: item[1]["first_row"])[1]
     indexer = indexer_of(docs)
-    view = indexer._snapshots.snapshot()
+    snapshot = indexer._snapshots.snapshot()
     indexer._rows_max = 400
     taken = publication.reserve(
         opened_of(docs).store, publication.GRAPH_LOCK, middle[1]["first_row"], middle[1]["end_row"]
     )
     assert taken is not None
-    indexer._merge([s for s in view.segments if s.number == middle[0]], taken)
+    indexer._merge([s for s in snapshot.segments if s.number == middle[0]], taken)
     assert [s.kind for s in docs.stats().segments] == ["flat", "graph", "flat"]
     for _ in range(2):  # The second round extends everything again.
         index_now(docs)
@@ -520,7 +520,7 @@ with vecdb.open({str(folder)!r}, indexer=False) as database:
     vectors = np.eye(8, dtype=np.float32)[np.arange(5000) % 8]
     docs.upsert([f"theirs-{{i}}" for i in range(5000)], vectors)
     docs.delete(["mine"])
-    opened_of(docs).seal(1)
+    opened_of(docs).flush(1)
 """
         subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
         assert docs.count() == 5000
@@ -675,11 +675,11 @@ def test_block_with_gaps_unpacks() -> None:
 def test_tombstones_unpack_together() -> None:
     keys = [layout.row_key(row) for row in (3, 5, 2**40)]
     values = [layout.pack_u64(key, seq) for key, seq in zip(keys, (7, 8, 9), strict=True)]
-    found, seqs = layout.unpack_u64_table(b"".join(keys), b"".join(values), "death")
+    found, seqs = layout.unpack_u64_table(b"".join(keys), b"".join(values), "tombstone")
     assert (found.tolist(), seqs.tolist()) == ([3, 5, 2**40], [7, 8, 9])
     values[1] = values[1][:-1] + b"\0"
     with pytest.raises(vecdb.DataLossError):
-        layout.unpack_u64_table(b"".join(keys), b"".join(values), "death")
+        layout.unpack_u64_table(b"".join(keys), b"".join(values), "tombstone")
 
 
 @pytest.mark.parametrize("letters", ["abc", "aé", "漢字x"])

@@ -419,11 +419,11 @@ def test_pages_of_a_killed_reader_are_reused(
         leave_a_reader(folder)
         assert environment.readers()[0] == 1
         monkeypatch.setattr(environment_module, "_READER_CHECK_S", 1e6)
-        beside = overwrite(20)
-        assert environment.readers()[0] == 1 and beside > usual + 4_000_000
+        with_reader = overwrite(20)
+        assert environment.readers()[0] == 1 and with_reader > usual + 4_000_000
         monkeypatch.setattr(environment_module, "_READER_CHECK_S", 0.05)
         time.sleep(0.06)
-        assert overwrite(60) < beside
+        assert overwrite(60) < with_reader
         assert environment.readers()[0] == 0
     finally:
         environment.close()
@@ -444,8 +444,8 @@ def test_drop_right_after_a_commit_logs_nothing(
         docs.upsert(["a"], rows(1))
         docs.upsert(["b"], rows(1))
         monkeypatch.undo()
-    (told,) = [r.getMessage() for r in caplog.records if r.name.startswith("vecdb")]
-    assert told.endswith("bad") and errors == []
+    (message,) = [r.getMessage() for r in caplog.records if r.name.startswith("vecdb")]
+    assert message.endswith("bad") and errors == []
 
 
 def test_open_clears_slots_of_killed_readers(tmp_path: Path) -> None:

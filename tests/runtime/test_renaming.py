@@ -78,7 +78,7 @@ def test_rename_moves_the_name_and_keeps_the_collection(surface: Any) -> None:
         with pytest.raises(vecdb.AlreadyExistsError, match=taken) as caught:
             surface.rename_collection("docs", taken)
         assert caught.value.reason == "NAME_TAKEN"
-    assert reason_of(lambda: surface.rename_collection("nobody", "free")) == "NO_COLLECTION"
+    assert reason_of(lambda: surface.rename_collection("missing", "free")) == "NO_COLLECTION"
     for old, new in (("docs", "a b"), ("../docs", "free")):
         with pytest.raises(vecdb.InvalidArgumentError):
             surface.rename_collection(old, new)
@@ -540,12 +540,12 @@ def test_drop_rename_and_recreate_beside_other_writers_loses_nothing(tmp_path: P
     other writes fail with NOT_FOUND.
     """
     data, stop_file = tmp_path / "data", tmp_path / "stop"
-    told, dropped_at = Acknowledged(), {}
+    acknowledged, dropped_at = Acknowledged(), {}
     with vecdb.open(data, indexer=False, seal_bytes=64 * 40) as database:
         present = database.create_collection("docs", DIM)
         with worker(data, stop_file) as child, ThreadPoolExecutor(3) as pool:
-            done = [pool.submit(told.write, database, seed) for seed in (2, 3)]
-            done.append(pool.submit(told.listen, child))
+            done = [pool.submit(acknowledged.write, database, seed) for seed in (2, 3)]
+            done.append(pool.submit(acknowledged.listen, child))
             try:
                 for turn in range(15):
                     time.sleep(0.06)
@@ -558,15 +558,15 @@ def test_drop_rename_and_recreate_beside_other_writers_loses_nothing(tmp_path: P
                         dropped_at[opened_of(present).id] = time.monotonic()
                     present = database.create_collection("docs", DIM)
             finally:
-                told.stop.set()
+                acknowledged.stop.set()
                 stop_file.touch()
             for each in done:
                 each.result(30)
             assert child.wait(30) == 0
-        told.check(database, dropped_at)
+        acknowledged.check(database, dropped_at)
         # There were enough attempts.
         assert len(database.list_collections()) == 6 and len(dropped_at) == 5
-        assert {n[0] for names in told.began.values() for n in names} == {"1", "2", "3"}
+        assert {n[0] for names in acknowledged.began.values() for n in names} == {"1", "2", "3"}
         folders = {path.name for path in (data / "collections").iterdir()}
         assert folders == runtime_of(database).catalog.ids()
     assert os.listdir(data / "trash") == []

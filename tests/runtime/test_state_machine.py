@@ -34,8 +34,7 @@ import vecdb
 from tests.second_process import Hand, SecondProcess
 from tests.state_model import Batch, OpenScroll, StateModel
 from vecdb.engine.maintenance import compaction
-from vecdb.engine.store import conditions, layout
-from vecdb.engine.store import leases as pins
+from vecdb.engine.store import conditions, layout, leases
 from vecdb.engine.store import store as store_module
 from vecdb.engine.store.requests import Requests
 
@@ -298,7 +297,7 @@ class CollectionMachine(RuleBasedStateMachine):
     # Maintenance.
 
     @rule(side=SIDES)
-    def seal(self, side: bool) -> None:
+    def flush(self, side: bool) -> None:
         self.hand(side).flush()
 
     @rule(rows_max=st.sampled_from([1 << 40, 25]), side=SIDES)
@@ -317,13 +316,13 @@ class CollectionMachine(RuleBasedStateMachine):
         if steps is None and not self.scrolls:
             assert self.hand(not side).garbage() == 0
 
-    @rule(side=SIDES, meanwhile=st.sampled_from(["nothing", "check", "compact"]))
-    def reopen(self, side: bool, meanwhile: str) -> None:
+    @rule(side=SIDES, beside=st.sampled_from(["nothing", "check", "compact"]))
+    def reopen(self, side: bool, beside: str) -> None:
         """A check runs beside the other process; a compaction needs the folder exclusively."""
         self._close(side)
-        if meanwhile == "check":
+        if beside == "check":
             assert self.hands[side].checked(self.data) == []
-        elif meanwhile == "compact":
+        elif beside == "compact":
             self._close(not side)
             self._compact(side)
 
@@ -422,7 +421,7 @@ def plant_compaction_that_forgets_requests(patch: pytest.MonkeyPatch) -> None:
 
 
 def plant_purging_under_a_scroll(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(pins, "oldest_leased_seq", lambda store, transaction: None)
+    patch.setattr(leases, "oldest_leased_seq", lambda store, transaction: None)
 
 
 def plant_any_batch_under_a_used_id(patch: pytest.MonkeyPatch) -> None:

@@ -380,7 +380,7 @@ with vecdb.open(sys.argv[1], indexer=False, seal_bytes=1 << 40, fresh_bytes_max=
         assert len({m["n"] for m in hits.metadata}) == 1
         assert hits.info.seq >= last
         last, searches = hits.info.seq, searches + 1
-    print(searches, opened_of(docs).views.view().counters.next_row, flush=True)
+    print(searches, opened_of(docs).snapshots.snapshot().counters.next_row, flush=True)
 """
 
 

@@ -200,11 +200,11 @@ class Controller:
         One of them has the folder open by then. Opening a store briefly takes LMDB's write lock,
         and so waits for a process that is stopped in a commit.
         """
-        self._wait_for_a_read("nobody reads before a process is stopped")
+        self._wait_for_a_read("no reader reads before a process is stopped")
         _signal(pid, signal.SIGSTOP)
         try:
             time.sleep(self._rng.uniform(*_STOPPED_S))
-            self._wait_for_a_read("nobody reads while a process is stopped")
+            self._wait_for_a_read("no reader reads while a process is stopped")
         finally:
             _signal(pid, signal.SIGCONT)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from vecdb.engine.indexing import indexer as indexing
 from vecdb.engine.kv import environment
-from vecdb.engine.segments import flushing as sealing
+from vecdb.engine.segments import flushing
 from vecdb.engine.segments import lifecycle as publication
 from vecdb.engine.store.rows import RowReader
 from vecdb.engine.store.store import Store
@@ -73,7 +73,7 @@ def _publication_before_sync() -> None:
         return published
 
     os.fsync = later  # type: ignore[assignment]
-    sealing.publish = indexing.publish = publish
+    flushing.publish = indexing.publish = publish
 
 
 def _skipped_log_entry() -> None:

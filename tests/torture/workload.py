@@ -78,13 +78,13 @@ BATCHES = (
     _upsert(10, _names("e", 0, 40)),
 )
 STEPS: tuple[tuple[str, int], ...] = (
-    *(("create", 0), ("batch", 0), ("batch", 1), ("seal", 0)),
-    *(("batch", 2), ("batch", 3), ("seal", 1), ("index", 0)),
-    *(("batch", 4), ("batch", 5), ("batch", 6), ("seal", 2), ("index", 1)),
+    *(("create", 0), ("batch", 0), ("batch", 1), ("flush", 0)),
+    *(("batch", 2), ("batch", 3), ("flush", 1), ("index", 0)),
+    *(("batch", 4), ("batch", 5), ("batch", 6), ("flush", 2), ("index", 1)),
     *(("batch", 7), ("create_other", 0), ("fill_other", 0), ("drop_other", 0)),
-    *(("batch", 8), ("batch", 9), ("seal", 3), ("index", 2), ("batch", 10)),
+    *(("batch", 8), ("batch", 9), ("flush", 3), ("index", 2), ("batch", 10)),
 )
-"""What is done, in this order; the number tells those of a kind apart."""
+"""The steps, in order; the number distinguishes those of a kind."""
 
 FIRST_STEPS = 2
 
@@ -139,7 +139,7 @@ class _Work:
                 self._write(step, BATCHES[number])
             else:
                 work = getattr(self, f"_{kind}")
-                self._until_it_works(step, work, maintenance=kind in ("seal", "index"))
+                self._until_it_works(step, work, maintenance=kind in ("flush", "index"))
 
     def _open(self) -> None:
         self._database = vecdb.open(self._folder, indexer=False, map_bytes=_MAP_BYTES)
@@ -159,7 +159,7 @@ class _Work:
     def _drop_other(self) -> None:
         self._database.drop_collection("other")
 
-    def _seal(self) -> None:
+    def _flush(self) -> None:
         seal_now(self._docs())
 
     def _index(self) -> None:
