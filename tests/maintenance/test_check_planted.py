@@ -593,7 +593,7 @@ def test_many_findings_of_a_kind_are_one_problem(folder: Path) -> None:
     problems, _ = checked(folder)
     (reported,) = [p for p in problems if p.kind == "IDS"]
     assert reported == Problem(
-        "docs", "IDS", "50 live rows that no id names: 100, 101, 102, 103, 104, …"
+        "docs", "IDS", "50 live rows without an id: 100, 101, 102, 103, 104, …"
     )
 
 

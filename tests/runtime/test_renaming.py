@@ -301,7 +301,7 @@ def test_collection_dropped_by_another_process_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without being used again; otherwise the disk space of its files would stay taken."""
-    monkeypatch.setattr(upkeep, "_LOOK_S", 0.05)
+    monkeypatch.setattr(upkeep, "_DROPPED_POLL_S", 0.05)
     with vecdb.open(tmp_path, indexer=False) as database:
         kept = database.create_collection("kept", DIM)
         docs = database.create_collection("docs", DIM)

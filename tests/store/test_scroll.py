@@ -366,7 +366,7 @@ def test_few_live_rows_between_many_dead_ones(
         read.append(end_row - first_row)
         return real(transaction, first_row, end_row, seq)
 
-    monkeypatch.setattr(opened_of(docs).store.rows, "read_dead", counted)
+    monkeypatch.setattr(opened_of(docs).store.rows, "read_deleted", counted)
     check(docs.scroll(4), model, batch=4)
     assert len(read) > 15 and max(read) <= 1024
 
