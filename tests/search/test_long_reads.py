@@ -24,6 +24,7 @@ from vecdb.engine.search import search as search_module
 from vecdb.engine.search import snapshot_manager as view_keeper
 from vecdb.engine.search.search import Searcher, SearchRequest
 from vecdb.engine.segments import flushing as sealing
+from vecdb.engine.store import tombstones
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of
 from vecdb_proto import vecdb_pb2 as wire
@@ -152,8 +153,8 @@ def test_remote_scan_ends_when_its_caller_disconnects(
 def small_slices(monkeypatch: pytest.MonkeyPatch, deaths: int = 3) -> Iterator[None]:
     for module, name, size in (
         (lookup, "_SLICE_ROWS", 7),
-        (lookup, "_SLICE_DEATHS", deaths),
-        (lookup, "_SLICE_BATCHES", 2),
+        (tombstones, "_SLICE_TOMBSTONES", deaths),
+        (tombstones, "_SLICE_BATCHES", 2),
         (view_keeper, "_BATCHES_AT_ONCE", 2),
         (view_keeper, "_SLICE_ROWS", 11),
         (sealing, "_SLICE_ROWS", 13),

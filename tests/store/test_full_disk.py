@@ -203,7 +203,7 @@ def test_open_on_a_full_disk_with_unfinished_changes_reads_the_rest(
         fill_up(database.collection("kept"), kept := [0], 1)
     use_up(disk)
     with vecdb.open(disk / "data", indexer=False) as database:
-        left = [r.message for r in caplog.records if "stays half" in r.message]
+        left = [r.message for r in caplog.records if "the next open retries" in r.message]
         assert left and all("disk is full" in message for message in left)
         assert [d.name for d in database.list_collections()] == ["kept"]
         docs = database.collection("kept")
