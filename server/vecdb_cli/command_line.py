@@ -150,7 +150,7 @@ def load(
         int | None, typer.Option("--ef-construction", help="Candidates per insert (default 128).")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Load only the first rows of the file.")
+        int | None, typer.Option(min=1, help="Maximum number of rows to load.")
     ] = None,
     batch_rows: Annotated[
         int | None, typer.Option(min=1, max=10_000, help="Rows per batch; default at most 1,000.")

@@ -241,4 +241,4 @@ def check_count(path: Path, count: int, vectors: Path, rows: int) -> None:
 
 def wrong(path: Path, what: str) -> InvalidArgumentError:
     """Return the error for a file, with its name and the defect."""
-    return InvalidArgumentError(f"{path}: {what}", "BAD_FILE")
+    return InvalidArgumentError(f"{path}: {what}", Reason.BAD_FILE)

@@ -145,7 +145,7 @@ def report(
         typer.Option("--picture", metavar="FILE", help="Draw recall against queries/s as SVG."),
     ] = None,
 ) -> None:
-    """Write one HTML page of the results, the table into a Markdown file, and the picture."""
+    """Write the results as one HTML page, a table into a Markdown file, and a picture."""
     from vecdb_bench.report import table
     from vecdb_bench.report.page import page
     from vecdb_bench.report.picture import picture
