@@ -171,7 +171,7 @@ class SearchStreams:
             with self._lock:
                 if self._closed:
                     return
-                # Set before the streams are read, so that a search that begins meanwhile notifies
+                # Set before the streams are read, so that a later search notifies
                 # this thread.
                 self._next_check_at = math.inf
                 now = time.monotonic()

@@ -114,5 +114,5 @@ def fill_cut_file(folder: Path) -> None:
         wanted = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
     with open(folder / "data.mdb", "r+b") as file:
         if os.fstat(file.fileno()).st_size < wanted:
-            # Unlike ftruncate it never shrinks the file, if another process extends it meanwhile.
+            # Unlike ftruncate it never shrinks the file, if another process extends it.
             os.posix_fallocate(file.fileno(), wanted - 1, 1)

@@ -28,21 +28,23 @@ releases the lock when the process ends. The other locks are between threads.
     C/graph.lock                graph work, one job at a time: of the indexer, an export, an import
                                 or a repair (indexing/indexer)
     C/seal.lock                 flat segments: one flush or rewrite at a time (segments/flushing)
+    VerifiedSegments            one comparison with checksums at a time in a collection
     SnapshotManager             the creation or the update of a collection's snapshot
-    Purger                      one purge step at a time in a collection
+    Purger, renewing a lease    one purge step, one renewal at a time
     Environment._confirming     the first commit after an I/O error
     Environment._handle_lock    LMDB's handle: shared during a transaction, exclusive to close,
                                 reopen or resize it (kv/reader_writer_lock)
     LMDB's write lock           one write transaction at a time in a store, between processes
                                 (kv/write_lock)
 
-A thread holds the write lock of one store at most. Two file locks are independent of this order:
-``partial.lock`` in a folder that is being built (atomic_folder), and ``kernels.lock`` in the user's
-cache folder while kernels are compiled (kernels/cache).
+A thread holds the write lock of one store at most. Some locks are independent of this order, since
+no other one is acquired while they are held: ``partial.lock`` in a folder that is being built
+(atomic_folder), and while kernels are loaded or compiled, a lock in kernels/loading and then
+``kernels.lock`` in the user's cache folder (kernels/cache).
 
 The threads with a queue (``Writer``, ``Upkeep``, ``Supervisor``, ``Verifier``) wait on a condition,
 which they release before they work. All other locks protect a counter or a table for a few
-instructions; no lock is acquired while one of them is held.
+instructions, and come last.
 """
 
 from __future__ import annotations
