@@ -377,7 +377,7 @@ CHECKED = {"repair": "repair", "findable": "findable", "sample": "sample", "prog
 def test_options_of_a_check_are_refused_by_name(tmp_path: Path, argument: str) -> None:
     """Before the folder is read: there is no database to be checked."""
     (tmp_path / "file").touch()
-    words = f"{CHECKED[argument]}|no vecdb database"
+    words = f"{CHECKED[argument]}|not a vecdb database"
     case = Case({}, {argument: words})
     check(lambda **named: vecdb.check(tmp_path, **named), case, argument, True)
 

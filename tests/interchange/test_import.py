@@ -26,6 +26,7 @@ from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.interchange.importing import import_file, take_over
 from vecdb.engine.interchange.importing.foreign_index import Rows
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
+from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.store.purging import purge_all
 from vecdb.engine.system import failpoints
 from vecdb.engine.testing import opened_of
@@ -134,7 +135,7 @@ def test_interrupted_import_continues_when_repeated(
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(N, DIM), M=8))
     monkeypatch.setattr(import_file, "_BATCH_BYTES", 4 * DIM * 300)
-    submit, calls = type(database).submit, []
+    submit, calls = Runtime.submit, []
 
     def stopped(self: Any, opened: Any, batch: Any) -> Any:
         calls.append(len(batch.ids))
@@ -143,7 +144,7 @@ def test_interrupted_import_continues_when_repeated(
         return submit(self, opened, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(database), "submit", stopped)
+        patched.setattr(Runtime, "submit", stopped)
         with pytest.raises(KeyboardInterrupt):
             database.import_faiss(path, "docs")
     docs = database.collection("docs")
@@ -202,15 +203,15 @@ def test_rows_of_other_writers_prevent_taking_over_the_graph(
     rows = vectors(400, 8)
     path = saved(tmp_path / "index", faiss_index("hnsw", rows))
     monkeypatch.setattr(import_file, "_BATCH_BYTES", 4 * 8 * 100)
-    submit = type(database).submit
+    submit = Runtime.submit
 
     def write_both(self: Any, opened: Any, batch: Any) -> Any:
         if b"250" in batch.ids:
-            self.collection("docs").upsert(["other"], vectors(1, 8, seed=8))
+            database.collection("docs").upsert(["other"], vectors(1, 8, seed=8))
         return submit(self, opened, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(database), "submit", write_both)
+        patched.setattr(Runtime, "submit", write_both)
         # The other writer's batch also comes through here, without the id.
         report = database.import_faiss(path, "docs")
     docs = database.collection("docs")

@@ -571,7 +571,7 @@ def test_use_after_a_fork_is_refused(database: Any) -> None:
 def test_folder_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(vecdb.FailedPreconditionError, match="no vecdb database"):
+    with pytest.raises(vecdb.FailedPreconditionError, match="not a vecdb database"):
         vecdb.open(tmp_path / "other")
     with pytest.raises(vecdb.FailedPreconditionError, match="not a folder"):
         vecdb.open(tmp_path / "other" / "thesis.tex")
