@@ -305,7 +305,7 @@ BAD_WRITES = {
         [{"1": {"2": {"3": {"4": {"5": {"6": {"7": {"8": {"9": 1}}}}}}}}}],
         ["8", "9"],
     ),
-    "vectors without ids": ([], rows(1), None, ["expected 0 rows, got 1"]),
+    "vectors without ids": ([], rows(1), None, ["expected 0 rows, one per id, got 1"]),
     "too many rows": (names(10_001), rows(10_001), None, ["10000", "10001"]),
 }
 
