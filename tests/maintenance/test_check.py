@@ -332,7 +332,7 @@ def test_truncated_store_is_reported_and_the_others_checked(two: Path) -> None:
     report = vecdb.check(two, repair=True)
     (problem,) = report.problems
     assert (problem.collection, problem.kind) == ("docs", "STORE_DAMAGED")
-    assert "cut short" in problem.detail and not problem.repaired
+    assert "truncated" in problem.detail and not problem.repaired
     assert [each.name for each in report.collections] == ["other"]
     assert not report.content and report.complete
 
@@ -552,7 +552,7 @@ def test_reachable_nodes_are_those_that_a_search_can_reach() -> None:
     graph.links[1] = (-1, 2, -1, -1)
     assert reachable_nodes(graph).tolist() == [True] * 2 + [False] * 4
     (fault,) = graph_faults(graph, 2)
-    assert fault == "1 nodes have neighbours on level 0 that are no nodes of 6"
+    assert fault == "1 nodes have neighbours on level 0 outside of 0 to 5"
     graph.upper_links[1, 0] = 3
     assert graph_faults(graph, 2)[-1] == (
         "1 neighbours are not on the level on which they are named"
