@@ -74,7 +74,13 @@ def checked(
     collections = []
     for name, entry in check_catalog(folder, problems.append).items():
         check = CollectionCheck(
-            folder, name, entry["id"], entry, findable=findable, sample=1_000, tell=problems.append
+            folder,
+            name,
+            entry["id"],
+            entry,
+            findable=findable,
+            sample=1_000,
+            report=problems.append,
         )
         if (found := check.run()) is not None:
             collections.append(found)

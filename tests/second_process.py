@@ -54,14 +54,14 @@ class Hand:
         """A method of the collection."""
         return getattr(self.collection, method)(*arguments, **options)
 
-    def seal(self) -> None:
+    def flush(self) -> None:
         seal_now(self.collection)
 
     def index(self, rows_max: int) -> None:
         index_now(self.collection, rows_max)
 
     def purge(self, steps: int | None) -> None:
-        """Purge all that no pin holds and trim, or leave a pass after so many steps."""
+        """Purge everything that no lease holds and trim, or stop a pass after some steps."""
         opened = opened_of(self.collection)
         store = opened.store
         if steps is None:

@@ -147,6 +147,3 @@ class Reason(str, Enum):
     VECTOR_MISSING = "VECTOR_MISSING"
     WRITER = "WRITER"
     ZERO_VECTOR = "ZERO_VECTOR"
-
-    def __str__(self) -> str:
-        return self.value

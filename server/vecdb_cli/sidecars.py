@@ -24,6 +24,7 @@ import numpy.typing as npt
 from vecdb import json_objects
 from vecdb.errors import InvalidArgumentError
 from vecdb.json_objects import NotJsonError
+from vecdb.reasons import Reason
 
 __all__ = [
     "LINE_BYTES_MAX",

@@ -1,5 +1,4 @@
-"""Bad rows and bad queries, embedded and remote: errors call them by their place in the input and
-by their id."""
+"""Bad rows and queries, embedded and remote: errors have their position in the input and id."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ def rows(count: int) -> np.ndarray:
 
 
 def spoiled(entry: Any) -> list[Any]:
-    """Vectors as lists, one of which is something else."""
+    """Return vectors as lists, one of which is replaced by another value."""
     vectors: list[Any] = rows(COUNT).tolist()
     vectors[2500] = entry
     return vectors
@@ -155,7 +154,7 @@ BAD_ROWS: dict[str, tuple[Any, Any, Any, str]] = {
 def docs_of_8(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
-    """A collection that nothing is written to but the good batches of bad calls."""
+    """A collection that only receives the good batches of failing calls."""
     data = tmp_path_factory.mktemp("rows") / "data"
     with contextlib.ExitStack() as stack:
         database: Any = stack.enter_context(
@@ -167,7 +166,7 @@ def docs_of_8(
 
 
 @pytest.mark.parametrize("case", BAD_ROWS)
-def test_bad_row_of_upsert_many_is_called_by_its_place_in_the_input(
+def test_bad_row_of_upsert_many_is_reported_by_its_position_in_the_input(
     docs_of_8: Any, case: str
 ) -> None:
     *given, said = BAD_ROWS[case]
@@ -175,13 +174,13 @@ def test_bad_row_of_upsert_many_is_called_by_its_place_in_the_input(
     with pytest.raises(vecdb.InvalidArgumentError, match=said) as caught:
         docs_of_8.upsert_many(ids, vectors, metadata, batch_rows=1000)
     assert caught.value.progress.rows == 2000
-    # The rows before the batch are written, those of the batch are not.
+    # The batches before the bad one are written, the bad one is not.
     assert docs_of_8.get(NAMES[2000:]).ids == []
     docs_of_8.delete(NAMES)
 
 
 @pytest.mark.parametrize("case", [c for c, row in BAD_ROWS.items() if not any(map(callable, row))])
-def test_bad_row_of_an_upsert_is_called_by_its_place_and_id(docs_of_8: Any, case: str) -> None:
+def test_bad_row_of_an_upsert_is_reported_by_position_and_id(docs_of_8: Any, case: str) -> None:
     ids, vectors, metadata, said = BAD_ROWS[case]
     seq = docs_of_8.stats().seq
     with pytest.raises(vecdb.InvalidArgumentError, match=said):
@@ -189,7 +188,7 @@ def test_bad_row_of_an_upsert_is_called_by_its_place_and_id(docs_of_8: Any, case
     assert docs_of_8.stats().seq == seq
 
 
-def test_bad_query_is_called_by_its_place(docs_of_8: Any) -> None:
+def test_bad_query_is_reported_by_its_position(docs_of_8: Any) -> None:
     good = [1.0] * 8
     for query, said in (
         (None, r"query must be float32 of shape \(n, 8\), got None"),
@@ -204,7 +203,7 @@ def test_bad_query_is_called_by_its_place(docs_of_8: Any) -> None:
             docs_of_8.search(query)
 
 
-def test_vectors_missing_are_asked_for(docs_of_8: Any) -> None:
+def test_missing_vectors_are_requested(docs_of_8: Any) -> None:
     for call in (
         lambda: docs_of_8.upsert(["a", "b"], None),
         lambda: docs_of_8.upsert(["a", "b"]),
@@ -214,14 +213,14 @@ def test_vectors_missing_are_asked_for(docs_of_8: Any) -> None:
             call()
 
 
-def test_endless_ids_are_refused(docs_of_8: Any) -> None:
+def test_infinite_ids_are_refused(docs_of_8: Any) -> None:
     for call in (docs_of_8.get, docs_of_8.delete, lambda ids: docs_of_8.upsert(ids, rows(1))):
         with pytest.raises(vecdb.InvalidArgumentError, match="at most 10000, got more than 10000"):
             call(itertools.count())
 
 
-def test_rows_of_any_numbers_are_taken(docs_of_8: Any) -> None:
-    """What numpy makes an array of objects of, as columns of data frames are."""
+def test_rows_of_any_number_type_are_accepted(docs_of_8: Any) -> None:
+    """Object arrays, as columns of data frames are."""
     column = np.empty(2, object)
     column[:] = [np.arange(1, 9), [Decimal("0.5")] * 8]
     wanted = np.array([np.arange(1, 9), [0.5] * 8], np.float32)
@@ -237,14 +236,14 @@ def test_rows_of_any_numbers_are_taken(docs_of_8: Any) -> None:
     docs_of_8.delete(["x", "y"])
 
 
-def test_rows_of_another_dimension_are_called_by_the_first_of_them(docs_of_8: Any) -> None:
+def test_rows_of_another_dimension_are_reported_by_the_first(docs_of_8: Any) -> None:
     rows = [[1.0] * 8] * 20 + [[1.0] * 5] * 10
-    told = r"vectors: row 20 \(id '20'\) has 5 components, expected 8"
-    with pytest.raises(vecdb.InvalidArgumentError, match=told):
+    message = r"vectors: row 20 \(id '20'\) has 5 components, expected 8"
+    with pytest.raises(vecdb.InvalidArgumentError, match=message):
         docs_of_8.upsert_many([str(i) for i in range(30)], rows, batch_rows=10)
 
 
-def test_deques_are_read_in_their_order(docs_of_8: Any) -> None:
+def test_deques_are_read_in_order(docs_of_8: Any) -> None:
     ids, rows = deque(["a", "b", "c"]), deque(np.eye(3, 8))
     docs_of_8.upsert_many(ids, rows, deque([{"n": 1}, None, {"n": 3}]), batch_rows=2)
     assert [hits.ids[0] for hits in docs_of_8.search(list(rows), k=1)] == list(ids)

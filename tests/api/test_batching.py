@@ -1,4 +1,4 @@
-"""Cutting inputs into batches: every kind of input, every way in which counts can differ."""
+"""Splitting inputs into batches: every kind of input, and every way in which lengths can differ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rows_of(n: int) -> np.ndarray:
 
 
 def joined(parts: list[Batch]) -> tuple[list[str], np.ndarray, list[Any] | None]:
-    """All batches as one, with the sizes compared on the way."""
+    """Return all batches as one, after checking their sizes."""
     ids: list[str] = []
     vectors: list[np.ndarray] = []
     metadata: list[Any] | None = None
@@ -63,7 +63,7 @@ METADATA: dict[str, Callable[[int], Any]] = {
 
 
 def fault_of_batches(ids: str, vectors: str, metadata: str, n: int) -> str:
-    """What is wrong with the batches of an input; empty if nothing is."""
+    """Return the fault in the batches of an input, empty if there is none."""
     parts = batches(IDS[ids](n), VECTORS[vectors](n), METADATA[metadata](n), DIM, 10)
     known = {"generator", "generator of arrays", "generator of lists", "none"}
     if parts.total != (None if {ids, vectors, metadata} <= known else n):
@@ -79,20 +79,20 @@ def fault_of_batches(ids: str, vectors: str, metadata: str, n: int) -> str:
     return "" if got_metadata == wanted else f"metadata {got_metadata}"
 
 
-def test_batches_of_every_kind_of_input_are_whole() -> None:
+def test_batches_of_any_input_contain_all_rows() -> None:
     kinds = list(product(IDS, VECTORS, METADATA, (0, 1, 9, 10, 11, 25)))
     assert len(kinds) == 1_008
     faults = {kind: fault_of_batches(*kind) for kind in kinds}
     assert {kind: fault for kind, fault in faults.items() if fault} == {}
 
 
-def test_an_array_is_sliced_without_a_copy() -> None:
+def test_array_is_sliced_without_a_copy() -> None:
     vectors = rows_of(20)
     for part in batches(range(20), vectors, None, DIM, 8):
         assert np.shares_memory(part.vectors, vectors)
 
 
-def test_a_memory_map_is_read_a_batch_at_a_time(tmp_path: Path) -> None:
+def test_memory_map_is_read_batch_by_batch(tmp_path: Path) -> None:
     path = tmp_path / "rows.npy"
     np.save(path, rows_of(25))
     mapped = np.load(path, mmap_mode="r")
@@ -101,7 +101,7 @@ def test_a_memory_map_is_read_a_batch_at_a_time(tmp_path: Path) -> None:
     assert np.array_equal(joined(parts)[1], rows_of(25))
 
 
-def test_iterators_are_read_no_further_than_asked() -> None:
+def test_iterators_are_read_only_as_far_as_requested() -> None:
     read = 0
 
     def endless() -> Iterator[int]:
@@ -117,7 +117,7 @@ def test_iterators_are_read_no_further_than_asked() -> None:
     assert read == 10
 
 
-def test_a_single_vector_is_one_row() -> None:
+def test_single_vector_is_one_row() -> None:
     (part,) = batches(["a"], np.ones(DIM, np.float32), None, DIM, 10)
     assert part.vectors.shape == (1, DIM)
 
@@ -131,7 +131,7 @@ def test_a_single_vector_is_one_row() -> None:
         ((str(i) for i in range(4)), rows_of(4), [{}] * 5, ("4", "5")),
     ],
 )
-def test_lengths_that_are_known_are_compared_at_once(
+def test_known_lengths_are_compared_at_once(
     ids: Any, vectors: Any, metadata: Any, numbers: tuple[str, str]
 ) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
@@ -150,7 +150,7 @@ def test_lengths_that_are_known_are_compared_at_once(
         (range(15), rows_of(15), iter([{}] * 3), 0, ("3", "10")),
     ],
 )
-def test_an_iterator_of_another_length_is_found_where_it_ends(
+def test_iterator_of_another_length_is_refused_at_its_end(
     ids: Any, vectors: Any, metadata: Any, good_batches: int, numbers: tuple[str, str]
 ) -> None:
     parts = batches(ids, vectors, metadata, DIM, 10)
@@ -177,15 +177,17 @@ def test_an_iterator_of_another_length_is_found_where_it_ends(
         ((range(3), rows_of(3), None, DIM, 2.5), "NOT_AN_INTEGER"),
     ],
 )
-def test_refused_before_the_first_batch(arguments: tuple[Any, ...], reason: str) -> None:
+def test_invalid_input_is_refused_before_the_first_batch(
+    arguments: tuple[Any, ...], reason: str
+) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         batches(*arguments)
     assert caught.value.reason == reason
 
 
-def test_columns_of_other_libraries_go_through_to_numpy() -> None:
+def test_columns_of_other_libraries_are_converted_to_numpy() -> None:
     class Column:
-        """Like a pandas Series: iterable, with a length, its slices not to be trusted."""
+        """Like a pandas Series: iterable and with a length, but its slices can't be relied on."""
 
         def __init__(self, values: np.ndarray) -> None:
             self.values = values
@@ -203,7 +205,7 @@ def test_columns_of_other_libraries_go_through_to_numpy() -> None:
 
 
 @pytest.mark.parametrize("error", [UnavailableError("gone"), KeyError("of the caller")])
-def test_a_failure_tells_how_far_it_came(error: Exception) -> None:
+def test_failure_has_the_progress(error: Exception) -> None:
     progress = IngestProgress(rows=2000, total=5000, seq=7, elapsed_s=0.5)
     attach_progress(error, progress)
     assert error.progress == progress  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a user sees, embedded and remote alike: every test here runs on both."""
+"""User-visible behaviour, embedded and remote: every test runs on both."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def names(count: int, prefix: str = "row") -> list[str]:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
-def test_round_trip(surface: Any, metric: str) -> None:
+def test_written_rows_are_returned_unchanged(surface: Any, metric: str) -> None:
     model = Model(8, metric)
     docs = surface.create_collection("docs", 8, metric)
     assert (docs.name, docs.dim, docs.metric) == ("docs", 8, vecdb.Metric(metric))
@@ -43,11 +43,11 @@ def test_round_trip(surface: Any, metric: str) -> None:
     ]
     assert docs.upsert(names(300), vectors, metadata) == vecdb.Receipt(1, 300)
     model.upsert(names(300), vectors, metadata)
-    model.check_records(docs.get(["row-5", "nobody", "row-1"]), ["row-5", "nobody", "row-1"])
+    model.check_records(docs.get(["row-5", "missing", "row-1"]), ["row-5", "missing", "row-1"])
     query = rows(1)[0]
     for exact in (False, True):
         model.check_hits(docs.search(query, k=7, exact=exact), query, 7, exact=True)
-    assert docs.delete(["row-1", "row-2", "nobody"]) == vecdb.Receipt(2, 2)
+    assert docs.delete(["row-1", "row-2", "missing"]) == vecdb.Receipt(2, 2)
     model.delete(["row-1", "row-2"])
     assert docs.count() == 298
     docs.optimize(timeout_s=60)
@@ -58,7 +58,7 @@ def test_round_trip(surface: Any, metric: str) -> None:
     assert 0 < info.visited <= 300
 
 
-def test_a_batch_of_queries_is_a_list(surface: Any) -> None:
+def test_search_with_many_queries_returns_a_list(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
     vectors = rows(50)
     docs.upsert(names(50), vectors)
@@ -72,7 +72,7 @@ def test_a_batch_of_queries_is_a_list(surface: Any) -> None:
     assert docs.search(vectors[0]).vectors is None
 
 
-def test_vectors_come_back_bit_for_bit_under_cosine(surface: Any) -> None:
+def test_vectors_under_cosine_are_returned_bit_for_bit(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
     vectors = rows(3) * np.float32(1e-3)
     vectors[1] *= np.float32(1e-20)
@@ -81,7 +81,7 @@ def test_vectors_come_back_bit_for_bit_under_cosine(surface: Any) -> None:
     assert docs.get(["a", "b", "c"]).vectors.tobytes() == vectors.tobytes()
 
 
-def test_fewer_rows_than_k(surface: Any) -> None:
+def test_search_with_fewer_rows_than_k_returns_all(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
     assert len(docs.search(rows(1)[0], k=5)) == 0
     docs.upsert(names(4), rows(4))
@@ -90,7 +90,7 @@ def test_fewer_rows_than_k(surface: Any) -> None:
     assert sorted(docs.search(rows(1)[0], k=10).ids) == names(4)[2:]
 
 
-def test_an_update_replaces_all(surface: Any) -> None:
+def test_update_replaces_vector_and_metadata(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
     first, second = rows(2)
     docs.upsert(["a"], first[None], [{"old": 1}])
@@ -102,7 +102,7 @@ def test_an_update_replaces_all(surface: Any) -> None:
     assert docs.search(first, k=5).ids == ["a"]
 
 
-def test_integers_are_ids_by_their_decimal_text(surface: Any) -> None:
+def test_integer_ids_become_decimal_text(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
     docs.upsert(np.arange(3), rows(3))
     docs.upsert([7, "8"], rows(2))
@@ -112,7 +112,7 @@ def test_integers_are_ids_by_their_decimal_text(surface: Any) -> None:
 @pytest.mark.parametrize(
     "vectors", [[], None, (), rows(0), np.zeros(0), np.zeros((0, 0))], ids=lambda v: repr(v)[:20]
 )
-def test_writes_and_reads_of_nothing_answer_with_the_last_seq(surface: Any, vectors: Any) -> None:
+def test_empty_writes_and_reads_return_the_last_seq(surface: Any, vectors: Any) -> None:
     docs = surface.create_collection("docs", 8)
     for seq in (0, 1):
         for receipt in (
@@ -131,7 +131,7 @@ def test_writes_and_reads_of_nothing_answer_with_the_last_seq(surface: Any, vect
         assert (done.rows, done.total, done.seq) == (0, 0, 0)
         assert docs.stats().seq == seq
         docs.upsert(["a"], rows(1))
-    # A request id of nothing names no write.
+    # An empty write does not use up its request id.
     assert not docs.upsert(["b"], rows(1), request_id="one").repeated
     surface.drop_collection("docs")
     for call in (docs.upsert, docs.delete, docs.get):
@@ -139,7 +139,7 @@ def test_writes_and_reads_of_nothing_answer_with_the_last_seq(surface: Any, vect
             call([])
 
 
-def test_a_search_for_no_queries_is_an_empty_list(surface: Any) -> None:
+def test_search_without_queries_returns_an_empty_list(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
     docs.upsert(["a"], rows(1))
     for none in ([], (), np.zeros(0), np.zeros((0, 0)), rows(0)):
@@ -149,19 +149,19 @@ def test_a_search_for_no_queries_is_an_empty_list(surface: Any) -> None:
             docs.search(other)
 
 
-def test_upsert_many(surface: Any) -> None:
+def test_upsert_many_writes_all_rows(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
-    vectors, told = rows(2500), []
+    vectors, reported = rows(2500), []
     result = docs.upsert_many(
-        (f"row-{i}" for i in range(2500)), vectors, batch_rows=400, progress=told.append
+        (f"row-{i}" for i in range(2500)), vectors, batch_rows=400, progress=reported.append
     )
     assert (result.rows, docs.count()) == (2500, 2500)
-    assert [p.rows for p in told] == [400, 800, 1200, 1600, 2000, 2400, 2500]
+    assert [p.rows for p in reported] == [400, 800, 1200, 1600, 2000, 2400, 2500]
     assert result.seq == docs.search(vectors[0]).info.seq == 7
     assert docs.get(["row-2499"]).vectors[0].tobytes() == vectors[2499].tobytes()
 
 
-def test_upsert_many_says_how_far_it_got(surface: Any) -> None:
+def test_upsert_many_that_fails_reports_its_progress(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
     vectors = rows(1000)
     vectors[750, 3] = np.nan
@@ -195,7 +195,7 @@ CLOSED_CALLS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def test_every_call_after_close_says_so(
+def test_every_call_after_close_is_refused(
     surface: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -209,7 +209,7 @@ def test_every_call_after_close_says_so(
     surface.close()
 
 
-def test_collections(surface: Any) -> None:
+def test_collections_are_created_listed_and_dropped(surface: Any) -> None:
     assert surface.list_collections() == []
     surface.create_collection("b", 4, "dot", M=8, ef_construction=40)
     surface.create_collection("a-A_1", 16_384, "euclidean")
@@ -227,7 +227,7 @@ def test_collections(surface: Any) -> None:
         surface.drop_collection("c")
 
 
-def test_a_dropped_collection_is_gone_and_its_name_free(surface: Any) -> None:
+def test_dropped_collection_is_not_found_and_its_name_is_free(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
     docs.upsert(["a"], rows(1))
     surface.drop_collection("docs")
@@ -273,7 +273,7 @@ def test_get_or_create_finds_or_creates_or_refuses_with_both_values(surface: Any
     assert len(surface.list_collections()) == 1
 
 
-def test_many_that_get_or_create_at_once_share_one_collection(surface: Any) -> None:
+def test_concurrent_get_or_create_returns_one_collection(surface: Any) -> None:
     barrier = threading.Barrier(8)
 
     def write(number: int) -> None:
@@ -305,13 +305,13 @@ BAD_WRITES = {
         [{"1": {"2": {"3": {"4": {"5": {"6": {"7": {"8": {"9": 1}}}}}}}}}],
         ["8", "9"],
     ),
-    "vectors without ids": ([], rows(1), None, ["expected 0 rows, got 1"]),
+    "vectors without ids": ([], rows(1), None, ["expected 0 rows, one per id, got 1"]),
     "too many rows": (names(10_001), rows(10_001), None, ["10000", "10001"]),
 }
 
 
 @pytest.mark.parametrize("case", BAD_WRITES)
-def test_a_bad_batch_is_refused_whole_with_both_numbers(surface: Any, case: str) -> None:
+def test_bad_batch_is_refused_with_both_numbers(surface: Any, case: str) -> None:
     docs = surface.create_collection("docs", 8)
     good = rows(1)
     docs.upsert(["good"], good)
@@ -328,7 +328,7 @@ def test_a_bad_batch_is_refused_whole_with_both_numbers(surface: Any, case: str)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "dot"])
-def test_a_vector_too_short_for_its_scores_is_refused(surface: Any, metric: str) -> None:
+def test_vector_too_short_for_its_scores_is_refused(surface: Any, metric: str) -> None:
     docs = surface.create_collection("docs", 8, metric)
     vectors = rows(3)
     vectors[0] = 0
@@ -347,7 +347,7 @@ def test_a_vector_too_short_for_its_scores_is_refused(surface: Any, metric: str)
     assert docs.count() == 3
 
 
-def test_good_rows_beside_a_bad_one_are_not_written(surface: Any) -> None:
+def test_good_rows_of_a_bad_batch_are_not_written(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
     vectors = rows(10)
     vectors[9, 7] = np.inf
@@ -400,7 +400,7 @@ def test_bad_collections_are_refused(surface: Any, arguments: dict[str, Any], wo
     assert surface.list_collections() == []
 
 
-def test_stats_tell_where_the_rows_are(surface: Any) -> None:
+def test_stats_count_rows_by_place(surface: Any) -> None:
     docs = surface.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     before = docs.stats()
@@ -416,7 +416,7 @@ def test_stats_tell_where_the_rows_are(surface: Any) -> None:
     assert docs.stats().segments[0].dead == 10
 
 
-def test_a_deadline_ends_a_long_scan(surface: Any) -> None:
+def test_deadline_ends_a_long_scan(surface: Any) -> None:
     docs = surface.create_collection("docs", 256, "euclidean")
     docs.upsert_many(names(8000), rows(8000, 256))
     queries = rows(2000, 256)
@@ -463,7 +463,7 @@ def test_engine_and_client_have_one_surface(
         ], name
 
 
-def test_the_package_exports_what_it_lists() -> None:
+def test_package_exports_its_all_list() -> None:
     for name in vecdb.__all__:
         assert hasattr(vecdb, name), name
     public_names = {n for n in vars(vecdb) if not n.startswith("_")}

@@ -1,5 +1,7 @@
-"""Every public method with every kind of wrong argument, embedded and remote: a VecdbError whose
-message names the argument, or an answer where the value is one that is taken."""
+"""Every public method with every kind of wrong argument, embedded and remote.
+
+The result is a VecdbError whose message names the argument, or success if the value is accepted.
+"""
 
 from __future__ import annotations
 
@@ -89,13 +91,14 @@ NUMBERS_OR_TEXT = {"None", "text", "five"}
 
 
 class Case(NamedTuple):
-    """A method, good arguments, and for each argument a word that errors name it by, and the
-    values that are taken."""
+    """A method, good arguments, and for each argument a pattern that errors name it by, and the
+    values that are accepted.
+    """
 
     good: dict[str, Any]
     words: dict[str, str]
     taken: dict[str, set[str]] = {}  # noqa: RUF012
-    embedded: dict[str, set[str]] = {}  # noqa: RUF012  What only an embedded database takes.
+    embedded: dict[str, set[str]] = {}  # noqa: RUF012  Only embedded.
 
 
 FLAG = {"true"}
@@ -251,7 +254,7 @@ def surface(opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def complaint(error: Exception, word: str) -> str | None:
-    """What is wrong with an error, None if nothing is."""
+    """Return what is wrong with an error, or None."""
     text = str(error)
     if not isinstance(error, vecdb.VecdbError):
         return f"{type(error).__name__} is none of ours"
@@ -263,7 +266,7 @@ def complaint(error: Exception, word: str) -> str | None:
 
 
 def check(call: Callable[..., Any], case: Case, argument: str, embedded: bool) -> None:
-    """All values as one argument of a call."""
+    """Pass all values as one argument of a call."""
     taken, complaints = set(), []
     for name, make in VALUES.items():
         try:
@@ -300,7 +303,7 @@ def test_methods_of_a_collection_refuse_wrong_arguments(
     check(getattr(docs, method), OF_COLLECTION[method], argument, isinstance(surface, Database))
 
 
-def test_tables_have_every_argument_of_every_public_method() -> None:
+def test_tables_cover_every_argument_of_every_public_method() -> None:
     for kind, table in ((Client, OF_DATABASE), (ClientCollection, OF_COLLECTION)):
         for name, member in inspect.getmembers(kind, inspect.isfunction):
             arguments = set(inspect.signature(member).parameters) - {"self"}
@@ -329,7 +332,7 @@ def test_options_of_open_are_refused_by_name(tmp_path: Path, option: str) -> Non
     check(opening, Case({}, {option: option}, {option: ROOT_OPTIONS[option]}), option, True)
 
 
-def test_unknown_options_are_refused_with_those_spelled_like_them(tmp_path: Path) -> None:
+def test_unknown_option_is_refused_with_similar_names(tmp_path: Path) -> None:
     for call, said in (
         (lambda: vecdb.open(tmp_path, indexr=False), "no option 'indexr'; did you mean indexer"),
         (lambda: vecdb.open(tmp_path, nonsense=1), "there are backlog_bytes_max, .*view_bytes_max"),
@@ -345,7 +348,7 @@ def test_unknown_options_are_refused_with_those_spelled_like_them(tmp_path: Path
 @pytest.mark.parametrize(
     "call", [vecdb.open, vecdb.check, vecdb.compact, vecdb.restore], ids=lambda f: f.__name__
 )
-def test_functions_that_take_a_folder_refuse_what_is_none(
+def test_functions_of_a_folder_refuse_other_arguments(
     call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -372,9 +375,9 @@ CHECKED = {"repair": "repair", "findable": "findable", "sample": "sample", "prog
 
 @pytest.mark.parametrize("argument", CHECKED)
 def test_options_of_a_check_are_refused_by_name(tmp_path: Path, argument: str) -> None:
-    """Before anything is looked at: there is no database to be checked."""
+    """Before the folder is read: there is no database to be checked."""
     (tmp_path / "file").touch()
-    words = f"{CHECKED[argument]}|no vecdb database"
+    words = f"{CHECKED[argument]}|not a vecdb database"
     case = Case({}, {argument: words})
     check(lambda **named: vecdb.check(tmp_path, **named), case, argument, True)
 
@@ -406,7 +409,7 @@ def test_options_of_a_check_are_refused_by_name(tmp_path: Path, argument: str) -
         ("a\0b:1", "host:port"),
     ],
 )
-def test_address_is_refused_with_what_to_write(address: Any, said: str) -> None:
+def test_invalid_address_is_refused_with_the_expected_form(address: Any, said: str) -> None:
     with pytest.raises(vecdb.InvalidArgumentError, match=said) as caught:
         vecdb.connect(address)
     assert caught.value.reason == "BAD_ADDRESS"
@@ -422,5 +425,5 @@ def test_timeout_of_a_client_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:7801", "[::1]:65535", "a-b.c_d:80"])
-def test_address_of_host_and_port_is_taken(address: str) -> None:
+def test_address_of_host_and_port_is_accepted(address: str) -> None:
     vecdb.connect(address).close()

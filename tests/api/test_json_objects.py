@@ -1,4 +1,4 @@
-"""Metadata that would not come back as it went in is refused, with its row and its place in it."""
+"""Metadata that JSON would change is refused, with its row and the place in it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Level(enum.IntEnum):
 
 
 class Word(str):
-    """A key that is a str, and equal to no other."""
+    """A key that is a str, but equal to no other key."""
 
     __slots__ = ()
 
@@ -118,7 +118,7 @@ TEXTS_TAKEN: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", OBJECTS_REFUSED)
-def test_object_that_would_not_come_back_is_refused_with_its_place(case: str) -> None:
+def test_object_that_would_change_in_json_is_refused_with_its_place(case: str) -> None:
     entry, words = OBJECTS_REFUSED[case]
     with pytest.raises(vecdb.InvalidArgumentError) as caught:
         checks.check_metadata([{"fine": 1}, None, entry], 3)
@@ -129,7 +129,7 @@ def test_object_that_would_not_come_back_is_refused_with_its_place(case: str) ->
 
 
 @pytest.mark.parametrize("case", TEXTS_REFUSED)
-def test_text_that_would_not_come_back_is_refused_with_its_place(case: str) -> None:
+def test_json_text_that_would_change_is_refused_with_its_place(case: str) -> None:
     text, words = TEXTS_REFUSED[case]
     with pytest.raises(vecdb.InvalidArgumentError) as caught:
         checks.check_raw_metadata([b"", text], 2)
@@ -139,24 +139,24 @@ def test_text_that_would_not_come_back_is_refused_with_its_place(case: str) -> N
 
 
 @pytest.mark.parametrize("case", OBJECTS_TAKEN)
-def test_object_that_comes_back_equal_is_taken(case: str) -> None:
+def test_object_unchanged_by_json_is_accepted(case: str) -> None:
     entry, expected = OBJECTS_TAKEN[case]
     raw = checks.check_metadata([entry], 1)
     assert raw is not None and json.loads(raw[0]) == expected
     assert checks.check_raw_metadata(raw, 1) == raw
 
 
-def test_ids_of_enumerations_are_their_texts() -> None:
+def test_enumeration_ids_become_their_texts() -> None:
     ids = [Colour.RED, Shape.ROUND, Level.HIGH]
     assert checks.check_ids(ids, unique=True) == ["red", "round", "3"]
 
 
 @pytest.mark.parametrize("case", TEXTS_TAKEN)
-def test_text_that_comes_back_is_kept_as_it_is(case: str) -> None:
+def test_json_text_is_stored_unchanged(case: str) -> None:
     assert checks.check_raw_metadata([TEXTS_TAKEN[case]], 1) == [TEXTS_TAKEN[case]]
 
 
-def test_depth_is_the_reason_also_where_a_loss_lies_deeper() -> None:
+def test_too_deep_object_is_refused_for_its_depth_first() -> None:
     text = b'{"a":' * 10 + b"1e999" + b"}" * 10
     with pytest.raises(vecdb.InvalidArgumentError) as caught:
         checks.check_raw_metadata([text], 1)
@@ -179,20 +179,20 @@ _OBJECTS = st.dictionaries(
 
 
 @given(entry=_OBJECTS)
-def test_any_object_comes_back_equal_or_is_refused(entry: dict[Any, Any]) -> None:
+def test_any_object_is_returned_equal_or_refused(entry: dict[Any, Any]) -> None:
     try:
         raw = json_objects.encode(entry)
         json_objects.check_comes_back(entry)
     except NotJsonError:
         written = json.dumps(entry, skipkeys=True, default=str)
-        # What is refused is not what any reader of the plain text would get back.
+        # A refused object differs from what any JSON reader would return.
         assert json.loads(written) != entry or "\\ud" in written
         return
     assert json_objects.decode(raw) == entry
     assert repr(json_objects.decode(raw)) == repr(entry)
 
 
-def test_both_surfaces_refuse_what_does_not_come_back(surface: Any) -> None:
+def test_embedded_and_remote_refuse_objects_that_would_change(surface: Any) -> None:
     docs = surface.create_collection("docs", 2)
     vectors = np.eye(2, dtype=np.float32)
     for entry, words in OBJECTS_REFUSED.values():
@@ -216,7 +216,7 @@ def test_both_surfaces_refuse_what_does_not_come_back(surface: Any) -> None:
     assert docs.count() == len(ids)
 
 
-def test_server_refuses_texts_of_any_client(tmp_path: Path) -> None:
+def test_server_refuses_invalid_json_texts(tmp_path: Path) -> None:
     with running_server(tmp_path / "data") as address, vecdb.connect(address) as client:
         docs = client.create_collection("docs", 2)
         vectors = encode_matrix(np.ones((2, 2), np.float32))
@@ -230,7 +230,7 @@ def test_server_refuses_texts_of_any_client(tmp_path: Path) -> None:
         assert docs.count() == 0
 
 
-def test_line_of_a_file_is_refused_with_its_place(tmp_path: Path, database: Any) -> None:
+def test_invalid_line_of_a_file_is_refused_with_its_place(tmp_path: Path, database: Any) -> None:
     index = tmp_path / "x.faiss"
     index_files.write("flat-ids", index, n=6)
     lines, side = tmp_path / "lines.jsonl", tmp_path / "x.faiss.meta.jsonl"
@@ -258,20 +258,20 @@ def test_line_of_a_file_is_refused_with_its_place(tmp_path: Path, database: Any)
     assert database.list_collections() == []
 
 
-def test_masked_vectors_are_refused_where_something_is_masked(surface: Any) -> None:
+def test_masked_vectors_are_refused_if_a_value_is_masked(surface: Any) -> None:
     docs = surface.create_collection("docs", 2)
     masked = np.ma.array(np.ones((3, 2), np.float32), mask=[[0, 0], [0, 1], [1, 1]])
     wide = masked.astype(np.float64)
     objects = np.empty(3, object)
     objects[:] = list(masked)
-    told = r"row 1( \(id 'b'\))? is masked at component 1"
+    message = r"row 1( \(id 'b'\))? is masked at component 1"
     for write in (docs.upsert, docs.upsert_many):
         for vectors in (masked, wide, list(masked), tuple(masked), list(wide), objects):
-            with pytest.raises(vecdb.InvalidArgumentError, match=told) as caught:
+            with pytest.raises(vecdb.InvalidArgumentError, match=message) as caught:
                 write(["a", "b", "c"], vectors)
             assert caught.value.reason == "MASKED"
     for query in (masked, list(masked), wide, objects):
-        with pytest.raises(vecdb.InvalidArgumentError, match=f"query: {told}"):
+        with pytest.raises(vecdb.InvalidArgumentError, match=f"query: {message}"):
             docs.search(query)
     for query in (masked[1], [masked[1]]):
         with pytest.raises(vecdb.InvalidArgumentError, match="row 0 is masked at component 1"):

@@ -1,5 +1,5 @@
-"""Every node of every graph that is built can be reached from its entry: in every space, for every
-M, whatever the rows look like, and however often the graph was extended."""
+"""Every node of every built graph is reachable from its entry point, in every space, for every M,
+for rows of any shape, and after any number of extensions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def prepared(rows: Any, space: Space) -> Any:
 
 @pytest.mark.parametrize("M", [2, 3, 4, 16])
 @pytest.mark.parametrize("space", SPACES)
-def test_every_node_is_reachable_built_and_extended(space: Space, M: int, tmp_path: Path) -> None:
+def test_every_node_of_built_and_extended_graphs_is_reachable(
+    space: Space, M: int, tmp_path: Path
+) -> None:
     lost = 0
 
     def counted(graph: Graph, *arguments: Any, **options: Any) -> int:
@@ -76,11 +78,11 @@ def test_every_node_is_reachable_built_and_extended(space: Space, M: int, tmp_pa
     assert lost > 0 or M == 16, "hnswlib loses some at small M"
 
 
-def test_no_reached_node_is_lost_where_links_are_replaced() -> None:
-    """No list has room: three places, of which one leads on around a ring."""
+def test_replacing_links_keeps_reached_nodes_reachable() -> None:
+    """All lists are full: three links each, one of them along a ring."""
     n = 50
     links = (np.arange(n)[:, None] + np.array([1, 2, 3, 4])) % (n - 10)
-    links[n - 10 :] = np.arange(n - 10, n)[:, None]  # Only themselves: none leads in or out.
+    links[n - 10 :] = np.arange(n - 10, n)[:, None]  # Only links to themselves: unreachable.
     graph = Graph(
         links.astype(np.int32), np.zeros(n + 1, np.int32), np.empty((0, 2), np.int32), 0, 0
     )
@@ -91,8 +93,8 @@ def test_no_reached_node_is_lost_where_links_are_replaced() -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
-def test_published_graphs_are_whole_beside_deletions(metric: str, tmp_path: Path) -> None:
-    """As a check counts them: after building, deleting, extending and optimising, with M of 2."""
+def test_published_graphs_with_deletions_are_fully_reachable(metric: str, tmp_path: Path) -> None:
+    """As counted by ``check`` after building, deleting, extending and optimising with M = 2."""
     random = np.random.default_rng(3)
     rows = (np.abs(random.standard_normal((1_500, DIM))) + 0.5).astype(np.float32)
     names = [str(i) for i in range(len(rows))]

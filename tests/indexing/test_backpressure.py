@@ -1,4 +1,4 @@
-"""Writers wait for the indexer, a little, and never for one that does nothing."""
+"""Writers are delayed while the indexer is behind, and never without indexing progress."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def rows(count: int, seed: int) -> np.ndarray:
 
 
 def noted(docs: Any, backlog_rows: int) -> Any:
-    """The stats once the last commit has been noted, which comes after its answer."""
+    """Return the stats after the last commit was recorded, which follows its answer."""
     ends = time.monotonic() + 10
     while (stats := docs.stats()).backlog_bytes != backlog_rows * ROW_BYTES:
         assert time.monotonic() < ends, stats
@@ -32,7 +32,7 @@ def noted(docs: Any, backlog_rows: int) -> Any:
     return stats
 
 
-def test_the_delay_grows_with_the_backlog_up_to_a_second() -> None:
+def test_delay_grows_with_the_backlog_up_to_a_second() -> None:
     pressure = Backpressure(1000)
     delays = []
     for backlog in (0, 1000, 1100, 1500, 2000, 9000):
@@ -41,7 +41,7 @@ def test_the_delay_grows_with_the_backlog_up_to_a_second() -> None:
     assert delays == pytest.approx([0, 0, 0.1, 0.5, DELAY_S_MAX, DELAY_S_MAX])
 
 
-def test_without_progress_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delay_without_indexing_progress_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(backpressure.time, "monotonic", lambda: now[0])
     pressure = Backpressure(1000)
@@ -58,7 +58,9 @@ def test_without_progress_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pressure.delay_s == 1.0
 
 
-def test_writers_are_delayed_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delayed_writers_see_the_delay_in_stats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with vecdb.open(tmp_path, indexer=False, backlog_bytes_max=100 * ROW_BYTES) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(range(100), rows(100, 0))
@@ -66,7 +68,7 @@ def test_writers_are_delayed_and_told(tmp_path: Path, monkeypatch: pytest.Monkey
         docs.upsert(range(100, 110), rows(10, 1))
         stats = noted(docs, 110)
         assert stats.write_delay_s == pytest.approx(0.1)
-        docs.delete([0])  # Deletions make nothing worse.
+        docs.delete([0])  # Deletions do not add to the backlog.
         # Only now, so that the delay above is seen however slow the machine is.
         monkeypatch.setattr(backpressure, "NO_PROGRESS_S", 0.3)
         time.sleep(0.4)
@@ -85,8 +87,8 @@ def test_indexing_ends_the_delay(tmp_path: Path) -> None:
         assert noted(docs, 1).write_delay_s == 0.0
 
 
-def test_segments_stay_few_under_steady_writing(tmp_path: Path) -> None:
-    """Many seals while the indexer works: never more than sixteen segments."""
+def test_segments_during_steady_writes_stay_within_sixteen(tmp_path: Path) -> None:
+    """Many flushes while the indexer works."""
     with vecdb.open(tmp_path, seal_bytes=20 * ROW_BYTES) as database:
         docs = database.create_collection("docs", DIM)
         most = 0
@@ -97,8 +99,8 @@ def test_segments_stay_few_under_steady_writing(tmp_path: Path) -> None:
         assert docs.optimize().unindexed_rows == 0
 
 
-def test_sixteen_holds_while_a_graph_job_has_claimed_what_it_may(tmp_path: Path) -> None:
-    """The twelve segments of the job can't be joined until it ends, however long it takes."""
+def test_segments_during_a_full_merge_stay_within_sixteen(tmp_path: Path) -> None:
+    """The twelve segments of the merge cannot be joined until it ends, however long it takes."""
     with vecdb.open(tmp_path, indexer=False, seal_bytes=20 * ROW_BYTES) as database:
         docs = database.create_collection("docs", DIM)
 
@@ -118,7 +120,7 @@ def test_sixteen_holds_while_a_graph_job_has_claimed_what_it_may(tmp_path: Path)
         assert all(h.info.matches == 2400 for h in docs.search(queries, exact=True))
 
 
-def test_a_small_cap_makes_many_graphs_that_are_searched_as_one(tmp_path: Path) -> None:
+def test_small_segment_limit_creates_many_graphs_searched_as_one(tmp_path: Path) -> None:
     vectors = rows(4000, 5)
     with vecdb.open(
         tmp_path, segment_bytes_max=500 * (ROW_BYTES + 160), seal_bytes=4096

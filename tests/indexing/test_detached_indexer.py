@@ -1,4 +1,4 @@
-"""A database opened with ``optimize=True``: when it is closed, an indexer goes on by itself."""
+"""A detached indexer finishes the work of a closed database opened with ``optimize=True``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def eventually(true: Callable[[], bool]) -> None:
 
 
 def start(data: Path, name: str = "X", stays_s: float = 0) -> subprocess.Popen[str]:
-    """A script in a session of its own, which writes rows, closes and stays for a while."""
+    """Start a script, in its own session, that writes rows, closes, and then stays for a while."""
     return subprocess.Popen(
         [sys.executable, "-c", WRITE, str(data), name, str(stays_s)],
         stdout=subprocess.PIPE,
@@ -53,7 +53,7 @@ def start(data: Path, name: str = "X", stays_s: float = 0) -> subprocess.Popen[s
 
 
 def unindexed(data: Path, name: str = "X") -> int:
-    """Told by a process that builds nothing itself."""
+    """Return the number of rows in no graph, read by a process without an indexer."""
     with vecdb.open(data, indexer=False) as database:
         stats = database.collection(name).stats()
         assert stats.live_count == ROWS
@@ -61,7 +61,7 @@ def unindexed(data: Path, name: str = "X") -> int:
 
 
 def is_left_alone(data: Path) -> bool:
-    """Whether no process has the folder open any more."""
+    """Return whether no process has the folder open."""
     with contextlib.suppress(FailedPreconditionError):
         FolderUse(data, exclusive=True).close()
         return True
@@ -69,7 +69,7 @@ def is_left_alone(data: Path) -> bool:
 
 
 def indexers_of(data: Path) -> list[int]:
-    """Processes that are detached indexers of a folder."""
+    """Return the process ids of the detached indexers of a folder."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
@@ -83,11 +83,11 @@ def indexers_of(data: Path) -> list[int]:
     return found
 
 
-def test_a_script_that_ends_at_once_gets_its_graph(tmp_path: Path) -> None:
+def test_script_that_ends_at_once_gets_its_graph(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with start(data) as script:
         assert script.wait(100) == 0
-    # Others come and go meanwhile.
+    # Other processes may start and end in between.
     eventually(lambda: unindexed(data) == 0)
     eventually(lambda: is_left_alone(data))
     eventually(lambda: indexers_of(data) == [])
@@ -101,11 +101,13 @@ def test_a_script_that_ends_at_once_gets_its_graph(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
-def test_it_survives_what_ends_its_parent(tmp_path: Path, number: signal.Signals) -> None:
+def test_detached_indexer_survives_the_signal_that_ends_its_parent(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     data = tmp_path / "data"
     with start(data, stays_s=300) as script:
         assert script.stdout is not None and script.stdout.readline() == "closed\n"
-        # Held back until the parent is gone, so that it is the later life that builds.
+        # Held back until the parent has ended, so that the graph is built after that.
         eventually(lambda: (data / "indexer.log").exists())
         with contextlib.ExitStack() as stack:
             (folder,) = (data / "collections").iterdir()
@@ -119,7 +121,7 @@ def test_it_survives_what_ends_its_parent(tmp_path: Path, number: signal.Signals
 
 @contextlib.contextmanager
 def closed_but_held_back(data: Path) -> Iterator[None]:
-    """A database of this process is closed, and its detached indexer may not begin yet."""
+    """Close a database of this process, and keep its detached indexer from beginning."""
     with contextlib.ExitStack() as stack:
         with vecdb.open(data, optimize=True) as database:
             collection = database.create_collection("X", dim=4)
@@ -130,13 +132,13 @@ def closed_but_held_back(data: Path) -> Iterator[None]:
         yield
 
 
-def test_a_compaction_is_refused_while_it_works(
+def test_compaction_during_detached_indexing_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
     monkeypatch.setattr(folder_use, "PATIENCE_S", 0.1)
     with closed_but_held_back(data):
-        # It holds the folder from its birth on, before it has loaded anything.
+        # The indexer holds the folder from its start, before it has loaded anything.
         with pytest.raises(FailedPreconditionError, match="open in this or another"):
             vecdb.compact(data)
         assert unindexed(data) == ROWS
@@ -146,7 +148,7 @@ def test_a_compaction_is_refused_while_it_works(
     assert unindexed(data) == 0
 
 
-def test_nothing_is_started_where_there_is_nothing_to_do(tmp_path: Path) -> None:
+def test_close_without_work_starts_no_detached_indexer(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with vecdb.open(data, optimize=True) as database:
         collection = database.create_collection("X", dim=4)
@@ -157,7 +159,7 @@ def test_nothing_is_started_where_there_is_nothing_to_do(tmp_path: Path) -> None
     assert not (data / "indexer.log").exists() and indexers_of(data) == []
 
 
-def test_one_that_was_killed_is_taken_up_by_the_next_closing(tmp_path: Path) -> None:
+def test_work_of_a_killed_detached_indexer_is_done_after_the_next_close(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with closed_but_held_back(data):
         (process,) = indexers_of(data)
@@ -171,12 +173,12 @@ def test_one_that_was_killed_is_taken_up_by_the_next_closing(tmp_path: Path) -> 
     assert vecdb.check(data).content
 
 
-def test_it_needs_an_indexer(tmp_path: Path) -> None:
+def test_optimize_without_an_indexer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="needs the option indexer"):
         vecdb.open(tmp_path / "data", optimize=True, indexer=False)
 
 
-def test_searches_and_stats_say_how_many_rows_are_in_no_graph(surface: Any) -> None:
+def test_searches_and_stats_report_rows_in_no_graph(surface: Any) -> None:
     vectors = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
     collection = surface.create_collection("X", dim=4)
 

@@ -1,4 +1,4 @@
-"""Collections as FAISS files, judged by FAISS: what it reads, finds, adds to and writes again."""
+"""Exports as FAISS files, checked by FAISS: it reads, searches, extends and rewrites them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 import vecdb
-from tests.hnsw.test_healing import torn
+from tests.hnsw.test_repair import two_clouds as torn
 from vecdb.engine.interchange.faiss.write import hnsw_index
 from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.testing import opened_of
@@ -27,7 +27,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A database that builds graphs, in one process for all tests here."""
+    """A database that builds graphs, shared by all tests of this module."""
     with vecdb.open(tmp_path_factory.mktemp("indexed") / "data") as opened:
         yield opened
 
@@ -47,8 +47,8 @@ def filled(database: Any, metric: str, n: int, **how: Any) -> Any:
 
 
 def view_of(docs: Any) -> Snapshot:
-    view: Snapshot = opened_of(docs).snapshots.snapshot()
-    return view
+    snapshot: Snapshot = opened_of(docs).snapshots.snapshot()
+    return snapshot
 
 
 def unit(queries: Any, metric: str) -> Any:
@@ -58,7 +58,7 @@ def unit(queries: Any, metric: str) -> Any:
 
 
 def distances_of(scores: Any, metric: str) -> Any:
-    """FAISS's numbers as our distances."""
+    """Convert FAISS's scores to our distances."""
     if metric == "euclidean":
         return np.sqrt(np.maximum(scores, 0))
     return 1 - scores if metric == "cosine" else -scores
@@ -85,9 +85,9 @@ def lists_of(hnsw: Any, node: int, level: int) -> list[int]:
 
 
 def check_answers(docs: Any, index: Any, metric: str, queries: Any) -> None:
-    """FAISS's top 10 are ours, but where two distances are the same within the float's error.
+    """Check that FAISS's top 10 are ours, except where two distances are equal within float error.
 
-    Of 500 queries one may differ: near the bound of the effort that error may turn a search aside,
+    One of 500 queries may differ: near the bound of ef_search, that error may turn a walk aside,
     and graphs are built by several threads, so that no two are the same.
     """
     k = min(10, index.ntotal)
@@ -109,7 +109,7 @@ def check_answers(docs: Any, index: Any, metric: str, queries: Any) -> None:
     ("n", "ef_construction"), [(0, 128), (1, 128), (2, 128), (1_000, 128), (50_000, 40)]
 )
 @pytest.mark.parametrize("M", [4, 16, 48])
-def test_a_clean_graph_goes_out_as_it_is(
+def test_export_of_a_graph_without_deleted_nodes_is_unchanged(
     indexed: Any, metric: str, n: int, ef_construction: int, M: int, tmp_path: Path
 ) -> None:
     docs = filled(indexed, metric, n, M=M, ef_construction=ef_construction)
@@ -148,8 +148,8 @@ def test_a_clean_graph_goes_out_as_it_is(
 
 
 def check_more(outer: Any, metric: str, n: int) -> None:
-    """FAISS goes on adding to it."""
-    count = 200  # As with 4 links a few are never found.
+    """Check that FAISS can add rows to the file's index."""
+    count = 200  # With 4 links a few rows are never found.
     more, names = unit(clustered(count, 12, seed=8), metric), np.arange(count) + 10**9
     outer.add_with_ids(more, names)
     assert outer.ntotal == n + count
@@ -161,29 +161,36 @@ def check_more(outer: Any, metric: str, n: int) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("M", [4, 16, 48])
-def test_after_deletes_and_updates(indexed: Any, metric: str, M: int, tmp_path: Path) -> None:
+def test_export_after_deletes_and_updates_keeps_recall(
+    indexed: Any, metric: str, M: int, tmp_path: Path
+) -> None:
     check_after_deletes_and_updates(indexed, metric, 3_000, M, tmp_path)
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("metric", "M"), [("cosine", 4), ("euclidean", 16), ("dot", 48)])
-def test_many_after_deletes_and_updates(indexed: Any, metric: str, M: int, tmp_path: Path) -> None:
+def test_export_of_many_rows_after_deletes_and_updates_keeps_recall(
+    indexed: Any, metric: str, M: int, tmp_path: Path
+) -> None:
     check_after_deletes_and_updates(indexed, metric, 50_000, M, tmp_path, ef_construction=40)
 
 
 def check_after_deletes_and_updates(
     indexed: Any, metric: str, n: int, M: int, tmp_path: Path, ef_construction: int = 128
 ) -> None:
-    """Dead nodes are healed; with them go fresh rows, by a graph job; recall is a fresh build's."""
+    """Deleted nodes are removed by repair; with memtable rows a graph job runs first. Recall equals
+    that of a fresh build.
+    """
     docs = filled(indexed, metric, n, M=M, ef_construction=ef_construction)
     docs.optimize()
     docs.delete(range(0, n, 9))
-    report = docs.export_faiss(tmp_path / "healed.faiss")
-    assert report.work == f"healed {len(range(0, n, 9)):,} dead" and report.work_s > 0
-    check_recall(docs, metric, M, tmp_path / "healed.faiss", tmp_path)
+    report = docs.export_faiss(tmp_path / "repaired.faiss")
+    assert report.work == f"repaired: {len(range(0, n, 9)):,} deleted nodes removed"
+    assert report.work_s > 0
+    check_recall(docs, metric, M, tmp_path / "repaired.faiss", tmp_path)
     docs.upsert_many(map(str, range(1, n, 20)), clustered(n // 20, 12, seed=3))
     report = docs.export_faiss(tmp_path / "merged.faiss")
-    assert report.work.startswith(f"merged 1 segment and {n // 20:,} fresh rows")
+    assert report.work.startswith(f"merged 1 segment and {n // 20:,} memtable rows")
     assert report.seq == docs.stats().seq
     check_recall(docs, metric, M, tmp_path / "merged.faiss", tmp_path)
 
@@ -207,7 +214,7 @@ def check_recall(docs: Any, metric: str, M: int, path: Path, tmp_path: Path) -> 
             np.mean([len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True)])
         )
 
-    # By the library that builds ours too: FAISS's own build of the same parameters differs.
+    # Built by hnswlib, as ours is: FAISS's own build with the same parameters differs.
     afresh = []
     for seed in range(3):
         fresh = hnswlib.Index("l2" if metric == "euclidean" else "ip", 12)
@@ -220,7 +227,9 @@ def check_recall(docs: Any, metric: str, M: int, path: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_flat(database: Any, metric: str, tmp_path: Path) -> None:
+def test_flat_export_has_the_vectors_without_a_graph(
+    database: Any, metric: str, tmp_path: Path
+) -> None:
     docs = filled(database, metric, 3_000)
     docs.delete(range(0, 3_000, 7))
     path = tmp_path / "flat.faiss"
@@ -237,7 +246,9 @@ def test_flat(database: Any, metric: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_queries_are_normalised_by_the_file(database: Any, flat: bool, tmp_path: Path) -> None:
+def test_export_with_normalize_queries_takes_raw_queries(
+    database: Any, flat: bool, tmp_path: Path
+) -> None:
     docs = filled(database, "cosine", 500)
     path = tmp_path / "x.faiss"
     docs.export_faiss(path, flat=flat, normalize_queries=True)
@@ -252,24 +263,24 @@ def test_queries_are_normalised_by_the_file(database: Any, flat: bool, tmp_path:
     assert not (tmp_path / "y.faiss").exists()
 
 
-def test_twins_are_found(indexed: Any, tmp_path: Path) -> None:
-    """Rows that are equal to the bit hang together in a chain, which has to hold in FAISS too."""
-    docs = indexed.create_collection("twins", 12, "euclidean", M=4)
+def test_exported_duplicates_are_found(indexed: Any, tmp_path: Path) -> None:
+    """Identical rows are linked in a chain, which must also work in FAISS."""
+    docs = indexed.create_collection("duplicates", 12, "euclidean", M=4)
     rows = clustered(2_000, 12, seed=6)
     rows[500:800] = rows[500]
     docs.upsert_many(map(str, range(2_000)), rows)
     docs.optimize()
     docs.delete([500, 501, 640])
     report = docs.export_faiss(tmp_path / "x.faiss")
-    assert report.work == "healed 3 dead"
+    assert report.work == "repaired: 3 deleted nodes removed"
     index = faiss.read_index(str(tmp_path / "x.faiss"))
     faiss.downcast_index(index.index).hnsw.efSearch = 400
     _, found = index.search(rows[500:501], 297)
     assert set(found[0].tolist()) == {*range(500, 800)} - {500, 501, 640}
 
 
-def test_a_graph_that_healing_would_tear_is_built_anew(indexed: Any, tmp_path: Path) -> None:
-    """FAISS finds every row by walking where a build would let it."""
+def test_graph_that_a_repair_would_disconnect_is_rebuilt(indexed: Any, tmp_path: Path) -> None:
+    """FAISS finds every row by a walk that a fresh build would find."""
     rows, graph = torn()
     n, dim = rows.shape
     pieces = hnsw_index(
@@ -287,9 +298,10 @@ def test_a_graph_that_healing_would_tear_is_built_anew(indexed: Any, tmp_path: P
     docs = indexed.collection("docs")
     docs.delete([n - 2, n - 1])
     report = docs.export_faiss(tmp_path / "x.faiss")
-    assert report.work == "built a graph of 1 segment without 2 dead"
+    assert report.work == "built a graph of 1 segment without 2 deleted rows"
     _, found = faiss.read_index(str(tmp_path / "x.faiss")).search(rows[: n - 2], 1)
-    assert (found[:, 0] == np.arange(n - 2)).mean() > 0.98  # Half of them would be out of reach.
+    # A repair would leave half of them unreachable.
+    assert (found[:, 0] == np.arange(n - 2)).mean() > 0.98
 
 
 ID_CASES = [
@@ -310,7 +322,7 @@ ID_CASES = [
     [(ids, numbered, True) for ids, numbered in ID_CASES]
     + [(ids, numbered, False) for ids, numbered in ID_CASES[:1]],
 )
-def test_which_ids_are_numbers(
+def test_only_canonical_integers_are_kept_as_numbers(
     database: Any, ids: list[str], numbered: bool, flat: bool, tmp_path: Path
 ) -> None:
     docs = database.create_collection("docs", 12, "euclidean")
@@ -326,7 +338,7 @@ def test_which_ids_are_numbers(
     }
 
 
-def test_the_systems_faiss_reads_it(indexed: Any, tmp_path: Path) -> None:
+def test_installed_faiss_reads_the_export(indexed: Any, tmp_path: Path) -> None:
     probe = [SYSTEM_PYTHON, "-I", "-c", "import faiss; print(faiss.__version__)"]
     try:
         known = subprocess.run(probe, capture_output=True, text=True, timeout=60)

@@ -1,5 +1,7 @@
-"""Exports that are broken off: a process killed, a disk full, a server that stops. Each says so,
-leaves nothing behind, and the next one succeeds."""
+"""Exports that are interrupted: a process killed, a disk full, a server that stops.
+
+Each one raises, leaves no files, and the next export succeeds.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,8 @@ import pytest
 import vecdb
 from tests.store.test_full_disk import disk, resize, use_up
 from vecdb import export_files, limits
-from vecdb.engine.hnsw import repair as healing
-from vecdb.engine.interchange.export import lease as pin
-from vecdb.engine.interchange.export import merge_process
+from vecdb.engine.hnsw import repair
+from vecdb.engine.interchange.export import lease, merge_process
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.system import failpoints
 from vecdb.engine.system.files import file_lock
@@ -45,9 +46,9 @@ def filled(database: Any, n: int = N) -> Any:
 
 
 def left(folder: Path) -> list[str]:
-    """What is there of exports, whole or not."""
+    """Return all files of exports, complete or not."""
     kinds = ("export-*", "graph-*", "*.partial-*", "x.faiss*")
-    # Unlike rglob, walk does not mind what goes while it looks: an indexer may be at it.
+    # Unlike rglob, walk ignores files that an indexer removes at the same time.
     return sorted(
         os.path.join(place, name)
         for place, folders, files in os.walk(folder)
@@ -65,7 +66,7 @@ def check_goes_on(docs: Any, target: Path, n: int = N, *, flat: bool = False) ->
 
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Processes that merge, in the order in which they are started."""
+    """The child processes that merge, in the order in which they are started."""
     started: list[Any] = []
     real = merge_process._start
 
@@ -77,7 +78,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return started
 
 
-def test_a_merge_that_is_killed(
+def test_merge_that_is_killed_fails_the_export_and_leaves_nothing(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = filled(database)
@@ -90,8 +91,8 @@ def test_a_merge_that_is_killed(
     check_goes_on(docs, tmp_path / "x.faiss")
 
 
-def test_a_draft_that_nobody_removed(database: Any, tmp_path: Path) -> None:
-    """As a process leaves it that was killed with its child: harmless, and gone with the next."""
+def test_leftover_draft_is_removed_by_the_next_export(database: Any, tmp_path: Path) -> None:
+    """As left by a process that was killed together with its child."""
     docs = filled(database)
     draft = opened_of(docs).folder / "export-0123456789ab"
     draft.mkdir()
@@ -104,7 +105,7 @@ def test_a_draft_that_nobody_removed(database: Any, tmp_path: Path) -> None:
     assert not vecdb.check(database.path).problems and not draft.exists()
 
 
-def test_no_room_for_the_merge(
+def test_full_disk_during_the_merge_fails_the_export(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = filled(database)
@@ -118,7 +119,7 @@ def test_no_room_for_the_merge(
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_no_room_for_the_file(database: Any, disk: Path, flat: bool) -> None:
+def test_full_disk_during_the_export_leaves_no_file(database: Any, disk: Path, flat: bool) -> None:
     docs = filled(database)
     use_up(disk)
     with pytest.raises(vecdb.ResourceExhaustedError) as caught:
@@ -131,10 +132,10 @@ def test_no_room_for_the_file(database: Any, disk: Path, flat: bool) -> None:
 
 
 @pytest.mark.parametrize("which", ["x.faiss", "x.faiss.meta.parquet"])
-def test_a_disk_that_is_full_at_the_last_moment(
+def test_full_disk_at_the_last_sync_leaves_no_file(
     surface: Any, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some file systems say so only when a file is synced."""
+    """Some file systems report a full disk only on fsync."""
     docs = filled(surface, 300)
     real = export_files.NewFile.sync
 
@@ -152,7 +153,7 @@ def test_a_disk_that_is_full_at_the_last_moment(
     check_goes_on(docs, tmp_path / "x.faiss", 300, flat=True)
 
 
-def test_what_a_full_disk_does_not_take_is_not_left(tmp_path: Path) -> None:
+def test_file_that_a_full_disk_rejects_is_removed(tmp_path: Path) -> None:
     file = NewFile(tmp_path / "x", overwrite=False)
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, file.stream.fileno())
@@ -164,10 +165,10 @@ def test_what_a_full_disk_does_not_take_is_not_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("cut", [1, 2])
-def test_cut_between_renames_no_file_has_another_beside_it(
+def test_kill_between_renames_leaves_no_mismatched_sidecar(
     database: Any, cut: int, overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that ends before the n-th rename runs nothing of what follows."""
+    """A process killed before the n-th rename runs nothing of what follows."""
     docs = filled(database, 20)
     path, (side, _) = tmp_path / "x.faiss", export_files.side_paths(tmp_path / "x.faiss")
     old = b""
@@ -195,7 +196,7 @@ def test_cut_between_renames_no_file_has_another_beside_it(
     assert side.exists()
 
 
-def test_names_that_are_long_taken_or_a_folder(database: Any, tmp_path: Path) -> None:
+def test_target_that_is_too_long_or_taken_is_refused(database: Any, tmp_path: Path) -> None:
     docs = filled(database, 20)
     assert docs.export_faiss(tmp_path / ("n" * 240), flat=True).rows == 20
     (tmp_path / "folder").mkdir()
@@ -207,8 +208,8 @@ def test_names_that_are_long_taken_or_a_folder(database: Any, tmp_path: Path) ->
         docs.export_faiss(tmp_path / "x.faiss", flat=True)
 
 
-@pytest.mark.parametrize("slow", ["comparing", "healing", "syncing"])
-def test_work_that_takes_longer_than_a_lease(
+@pytest.mark.parametrize("slow", ["comparing", "repair", "syncing"])
+def test_export_longer_than_a_lease_renews_it(
     slow: str, pass_time: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with vecdb.open(tmp_path / "data") as indexed:
@@ -220,7 +221,7 @@ def test_work_that_takes_longer_than_a_lease(
             pass_time(limits.LEASE_S / 10)
             check()
 
-    real_verify, real_connect, real_sync = Segment.verify, healing.connect, NewFile.sync
+    real_verify, real_connect, real_sync = Segment.verify, repair.connect, NewFile.sync
 
     def verify(self: Any, check: Any) -> None:
         slowly(check)
@@ -232,7 +233,7 @@ def test_work_that_takes_longer_than_a_lease(
 
     def sync(self: Any) -> None:
         if self.target.name == "x.faiss":
-            # It takes until the ids have been read meanwhile; who reads them later is too late.
+            # The sync lasts until the ids were read; reading them later would be too late.
             listed.wait(60)
             slowly(lambda: None)
         else:
@@ -241,21 +242,21 @@ def test_work_that_takes_longer_than_a_lease(
 
     if slow == "comparing":
         monkeypatch.setattr(Segment, "verify", verify)
-    elif slow == "healing":
-        monkeypatch.setattr(healing, "connect", connect)
+    elif slow == "repair":
+        monkeypatch.setattr(repair, "connect", connect)
     else:
         monkeypatch.setattr(NewFile, "sync", sync)
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.collection("docs")
-        if slow == "healing":
+        if slow == "repair":
             docs.delete(["w3"])
         report = docs.export_faiss(tmp_path / "x.faiss")
-    assert report.rows == (299 if slow == "healing" else 300)
-    assert report.work == ("healed 1 dead" if slow == "healing" else "nothing")
+    assert report.rows == (299 if slow == "repair" else 300)
+    assert report.work == ("repaired: 1 deleted node removed" if slow == "repair" else "nothing")
 
 
 class Exporting(threading.Thread):
-    """An export under way, and what it ended with."""
+    """A running export, and its result or error."""
 
     def __init__(self, docs: Any, target: Path, **how: Any) -> None:
         super().__init__(daemon=True)
@@ -278,12 +279,12 @@ def until(condition: Any) -> None:
 
 
 @pytest.mark.parametrize("phase", ["merging", "sending"])
-def test_a_server_that_stops(
+def test_server_that_stops_ends_its_exports(
     phase: str, children: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An export that does not end within the grace is broken off, on both sides."""
+    """An export that does not end within the grace period is cancelled, on both sides."""
     chunks: list[None] = []
-    real = pin.ExportLease.renew
+    real = lease.ExportLease.renew
 
     def slowly(self: Any) -> None:
         chunks.append(time.sleep(0.2))
@@ -296,8 +297,8 @@ def test_a_server_that_stops(
         client = stack.enter_context(vecdb.connect(server.address))
         docs = filled(client)
         if phase == "sending":
-            monkeypatch.setattr(pin.ExportLease, "renew", slowly)
-        else:  # The merge waits for who is at the graph.
+            monkeypatch.setattr(lease.ExportLease, "renew", slowly)
+        else:  # The merge waits for the lock of graph work.
             (folder,) = (tmp_path / "data" / "collections").iterdir()
             stack.enter_context(file_lock(folder / "graph.lock", wait=True))
         export = Exporting(docs, tmp_path / "x.faiss", flat=phase == "sending")
@@ -314,11 +315,13 @@ def test_a_server_that_stops(
         assert database.collection("docs").export_faiss(tmp_path / "x.faiss", flat=True).rows == N
 
 
-def test_who_asked_has_no_time_left(database: Any, children: list[Any], tmp_path: Path) -> None:
+def test_expired_deadline_ends_the_export(
+    database: Any, children: list[Any], tmp_path: Path
+) -> None:
     docs = filled(database)
     timeout_s = 0.5
     with file_lock(opened_of(docs).folder / "graph.lock", wait=True):
-        while not children and timeout_s < 60:  # On a slow machine it may not come to a merge.
+        while not children and timeout_s < 60:  # On a slow machine the merge may not have started.
             with pytest.raises(vecdb.DeadlineExceededError):
                 docs.export_faiss(tmp_path / "x.faiss", timeout_s=timeout_s)
             timeout_s *= 4

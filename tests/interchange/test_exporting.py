@@ -1,5 +1,4 @@
-"""Exports as a whole: one seq beside writers, whole or not at all, embedded and over gRPC, plain
-data that can be loaded again."""
+"""Exports as a whole: of one seq beside writers, complete or absent, embedded and over gRPC."""
 
 from __future__ import annotations
 
@@ -43,12 +42,12 @@ def left_in(folder: Path) -> set[str]:
 
 
 def drafts(folder: Path) -> list[str]:
-    # Unlike rglob, walk does not mind what goes while it looks: writers may be at it.
+    # Unlike rglob, walk ignores files that writers remove at the same time.
     names = [name for _, folders, files in os.walk(folder) for name in (*folders, *files)]
     return [name for name in names if name.startswith("export-") or ".partial-" in name]
 
 
-def test_embedded_and_remote_write_the_same(surface: Any, tmp_path: Path) -> None:
+def test_embedded_and_remote_exports_are_identical(surface: Any, tmp_path: Path) -> None:
     docs = surface.create_collection("docs", DIM, "euclidean")
     docs.upsert_many(
         [f"w{i}" for i in range(1_500)], rows(1_500), [{"at": i} for i in range(1_500)]
@@ -83,16 +82,16 @@ def test_embedded_and_remote_write_the_same(surface: Any, tmp_path: Path) -> Non
     assert found[:, 0].tolist() == list(range(3, 99))
     theirs.resize_index(2_000)
     theirs.add_items(rows(50, seed=2), np.arange(50) + 10_000)
-    # A server may end a pin just after its client has all it wants; a lease takes a minute.
+    # A server may release a lease just after its client has everything; it would last a minute.
     ends = time.monotonic() + 20
     while docs.stats().oldest_pin_seq is not None:
-        assert time.monotonic() < ends, "a pin is left"
+        assert time.monotonic() < ends, "a lease is left"
         time.sleep(0.05)
     assert drafts(tmp_path) == []
 
 
 @pytest.mark.parametrize(("metric", "n"), [("cosine", 0), ("cosine", 400), ("dot", 400)])
-def test_hnswlib_opens_it(database: Any, metric: str, n: int, tmp_path: Path) -> None:
+def test_hnswlib_reads_the_export(database: Any, metric: str, n: int, tmp_path: Path) -> None:
     docs = database.create_collection("docs", DIM, metric, M=4)
     if n:
         docs.upsert([str(i + 7) for i in range(n)], rows(n))
@@ -109,8 +108,10 @@ def test_hnswlib_opens_it(database: Any, metric: str, n: int, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("indexer", "flat"), [(False, False), (True, False), (False, True)])
-def test_one_seq_while_everything_is_replaced(indexer: bool, flat: bool, tmp_path: Path) -> None:
-    """Each batch replaces all rows: an export that mixed two seqs would show two versions."""
+def test_export_during_replacements_is_of_one_seq(
+    indexer: bool, flat: bool, tmp_path: Path
+) -> None:
+    """Each batch replaces all rows: an export of two seqs would contain two versions."""
     n, ended = 300, threading.Event()
     with vecdb.open(tmp_path / "data", indexer=indexer, seal_bytes=20_000) as database:
         docs = database.create_collection("docs", DIM, "euclidean")
@@ -145,7 +146,7 @@ def test_one_seq_while_everything_is_replaced(indexer: bool, flat: bool, tmp_pat
         assert drafts(tmp_path / "data") == []
 
 
-def test_nothing_is_overwritten_unless_told(database: Any, tmp_path: Path) -> None:
+def test_existing_file_is_kept_without_overwrite(database: Any, tmp_path: Path) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(["a", "b"], rows(2))
     path = tmp_path / "x.faiss"
@@ -168,7 +169,7 @@ def test_nothing_is_overwritten_unless_told(database: Any, tmp_path: Path) -> No
 HEADER = {"metric": "cosine", "normalized": True, "dim": DIM, "M": 16, "ef_construction": 128}
 
 
-def test_the_side_file_without_pyarrow(
+def test_sidecar_without_pyarrow_is_json_lines(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = database.create_collection("docs", DIM)
@@ -184,7 +185,7 @@ def test_the_side_file_without_pyarrow(
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "endless"])
-def test_what_comes_damaged_is_not_kept(
+def test_damaged_transfer_leaves_no_file(
     database: Any, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = database.create_collection("docs", DIM)
@@ -206,12 +207,12 @@ def test_what_comes_damaged_is_not_kept(
 
 
 @pytest.mark.parametrize("array", ["vectors", "links"])
-def test_flipped_bits_do_not_go_out(array: str, tmp_path: Path) -> None:
+def test_damaged_segment_is_not_exported(array: str, tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data") as database:
         docs = database.create_collection("docs", DIM, "euclidean")
         docs.upsert_many(map(str, range(1_000)), rows(1_000))
         docs.optimize()
-        (segment,) = docs.stats().segments  # What it replaced may still lie beside it.
+        (segment,) = docs.stats().segments  # Replaced segments may not have been removed yet.
         path = opened_of(docs).folder / "segments" / str(segment.number) / f"{array}.npy"
         with path.open("r+b") as file:
             file.seek(200)
@@ -225,7 +226,7 @@ def test_flipped_bits_do_not_go_out(array: str, tmp_path: Path) -> None:
         assert vectors.tobytes() == rows(1_000).tobytes()
 
 
-def test_more_than_a_graph_may_have(tmp_path: Path) -> None:
+def test_export_larger_than_a_segment_is_refused(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", segment_bytes_max=100_000) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert_many(map(str, range(2_000)), rows(2_000))
@@ -235,11 +236,10 @@ def test_more_than_a_graph_may_have(tmp_path: Path) -> None:
         assert docs.export_faiss(tmp_path / "x.faiss", flat=True).rows == 2_000
 
 
-def test_who_leaves_early_holds_nothing(
+def test_abandoned_export_releases_its_lease(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither within the first of several pages, nor within the last, nor at the end, where the
-    token is."""
+    """Abandoned within the first page, within the last page, and at the end with the token."""
     docs = database.create_collection("docs", DIM)
     docs.upsert_many(map(str, range(3_000)), rows(3_000))
     monkeypatch.setattr(exporting, "CHUNK_BYTES", 1_000 * 4 * DIM)
@@ -262,10 +262,8 @@ def test_who_leaves_early_holds_nothing(
     assert left_in(tmp_path) == set() and drafts(tmp_path) == []
 
 
-def test_a_client_that_goes_ends_the_stream(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between two chunks: it is gone before the rest has been sent."""
+def test_cancelled_client_ends_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client disconnects between two chunks, before the rest was sent."""
     calls: list[Any] = []
     real_export, real_chunks = Service.export, exporting._chunks
 
@@ -298,7 +296,7 @@ def test_a_client_that_goes_ends_the_stream(
             assert docs.stats().oldest_pin_seq is not None
             answers.close()
             ends = time.monotonic() + 20
-            while docs.stats().oldest_pin_seq is not None:  # Well before the lease of 60 s.
+            while docs.stats().oldest_pin_seq is not None:  # Well before the lease of 60 s expires.
                 assert time.monotonic() < ends
                 time.sleep(0.02)
         report = docs.export_faiss(tmp_path / "x.faiss", flat=True)
@@ -311,7 +309,7 @@ def test_a_client_that_goes_ends_the_stream(
             list(client._calls.answers("Export", gone, 9.0))
 
 
-def test_the_command_line(
+def test_command_line_exports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The tables of a FAISS graph file are those that FAISS makes, for every M and height."""
+"""The level tables of a FAISS graph file equal those of FAISS, for every M and height."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from vecdb.engine.interchange.faiss.layout import level_tables
 
 
 @pytest.mark.parametrize("M", [*range(2, 65), 100, 256])
-def test_level_tables_are_those_of_faiss(M: int) -> None:
-    index = faiss.IndexHNSWFlat(4, M)  # It owns its graph.
+def test_level_tables_equal_those_of_faiss(M: int) -> None:
+    index = faiss.IndexHNSWFlat(4, M)  # The index owns its graph.
     graph = index.hnsw
     tables = level_tables(M, -1)
     np.testing.assert_array_equal(tables.assign_probas, faiss.vector_to_array(graph.assign_probas))
@@ -20,7 +20,7 @@ def test_level_tables_are_those_of_faiss(M: int) -> None:
     )
 
 
-def test_level_tables_reach_a_taller_graph() -> None:
+def test_level_tables_cover_a_taller_graph() -> None:
     usual, taller = level_tables(16, -1), level_tables(16, 20)
     assert len(taller.assign_probas) == 21 and len(taller.cum_neighbors) == 22
     np.testing.assert_array_equal(

@@ -1,7 +1,7 @@
-"""Index files of FAISS and hnswlib come in: rows, ids, metadata, and the graph without building.
+"""Imports of FAISS and hnswlib files: rows, ids, metadata, and the graph without building it.
 
-faiss-cpu and hnswlib write the files and judge the answers. ``test_import_fuzz.py`` has files that
-are damaged.
+faiss-cpu and hnswlib write the files and check the results. ``test_import_fuzz.py`` imports damaged
+files.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.interchange.importing import import_file, take_over
 from vecdb.engine.interchange.importing.foreign_index import Rows
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
+from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.store.purging import purge_all
 from vecdb.engine.system import failpoints
 from vecdb.engine.testing import opened_of
@@ -55,7 +56,7 @@ def recall(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_graph_that_faiss_built_answers_as_it_does_there(
+def test_imported_faiss_graph_returns_the_results_of_faiss(
     metric: str, database: Any, tmp_path: Path
 ) -> None:
     unit = metric == "cosine"
@@ -86,9 +87,7 @@ def test_a_graph_that_faiss_built_answers_as_it_does_there(
     assert found.vectors.tobytes() == rows[:2].tobytes()
 
 
-def test_links_are_those_of_the_file_where_all_nodes_can_be_found(
-    database: Any, tmp_path: Path
-) -> None:
+def test_links_of_a_connected_graph_are_imported_unchanged(database: Any, tmp_path: Path) -> None:
     index = faiss_index("hnsw", vectors(N, DIM), M=16)
     report = database.import_faiss(saved(tmp_path / "index", index), "docs")
     folder = next((database.path / "collections").glob("*/segments/*"))
@@ -106,7 +105,9 @@ def test_links_are_those_of_the_file_where_all_nodes_can_be_found(
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["flat", "flat-ids", "hnsw", "hnsw-ids"])
-def test_small_and_flat_files(kind: str, n: int, database: Any, tmp_path: Path) -> None:
+def test_small_and_flat_files_are_imported(
+    kind: str, n: int, database: Any, tmp_path: Path
+) -> None:
     rows = vectors(n, 3)
     path = saved(tmp_path / "index", faiss_index(kind, rows))
     report = database.import_faiss(path, "docs")
@@ -118,7 +119,7 @@ def test_small_and_flat_files(kind: str, n: int, database: Any, tmp_path: Path) 
         assert int(docs.search(row, k=1).ids[0]) >= first
 
 
-def test_normalisation_means_cosine(database: Any, tmp_path: Path) -> None:
+def test_file_with_a_normalisation_is_imported_as_cosine(database: Any, tmp_path: Path) -> None:
     index = faiss_index("hnsw-normalised", vectors(300, 8), faiss.METRIC_INNER_PRODUCT)
     database.import_faiss(saved(tmp_path / "index", index), "docs")
     docs, query = database.collection("docs"), 9 * vectors(1, 8, seed=7)
@@ -129,12 +130,12 @@ def test_normalisation_means_cosine(database: Any, tmp_path: Path) -> None:
     assert hits.distances[0] == pytest.approx(1 - scores[0, 0], abs=1e-5)
 
 
-def test_an_import_that_was_stopped_goes_on(
+def test_interrupted_import_continues_when_repeated(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(N, DIM), M=8))
     monkeypatch.setattr(import_file, "_BATCH_BYTES", 4 * DIM * 300)
-    submit, calls = type(database).submit, []
+    submit, calls = Runtime.submit, []
 
     def stopped(self: Any, opened: Any, batch: Any) -> Any:
         calls.append(len(batch.ids))
@@ -143,7 +144,7 @@ def test_an_import_that_was_stopped_goes_on(
         return submit(self, opened, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(database), "submit", stopped)
+        patched.setattr(Runtime, "submit", stopped)
         with pytest.raises(KeyboardInterrupt):
             database.import_faiss(path, "docs")
     docs = database.collection("docs")
@@ -163,7 +164,7 @@ with vecdb.open(sys.argv[1], indexer=False) as database:
 
 
 @pytest.mark.parametrize("point", ["import.claimed", "import.written", "import.published"])
-def test_an_import_that_was_killed_goes_on(point: str, tmp_path: Path) -> None:
+def test_killed_import_continues_when_repeated(point: str, tmp_path: Path) -> None:
     rows = vectors(300, 8)
     path = saved(tmp_path / "index", faiss_index("hnsw", rows))
     arguments = [sys.executable, "-c", CRASHING, str(tmp_path / "data"), str(path)]
@@ -181,7 +182,7 @@ def test_an_import_that_was_killed_goes_on(point: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("point", ["import.claimed", "import.written"])
-def test_a_full_disk_leaves_the_rows_and_no_claim(
+def test_full_disk_during_take_over_leaves_rows_and_no_reservation(
     point: str, database: Any, tmp_path: Path
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(300, 8)))
@@ -196,25 +197,25 @@ def test_a_full_disk_leaves_the_rows_and_no_claim(
     assert database.import_faiss(path, "docs").graph == "taken over"
 
 
-def test_rows_of_others_keep_the_graph_out(
+def test_rows_of_other_writers_prevent_taking_over_the_graph(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = vectors(400, 8)
     path = saved(tmp_path / "index", faiss_index("hnsw", rows))
     monkeypatch.setattr(import_file, "_BATCH_BYTES", 4 * 8 * 100)
-    submit = type(database).submit
+    submit = Runtime.submit
 
-    def beside(self: Any, opened: Any, batch: Any) -> Any:
+    def write_both(self: Any, opened: Any, batch: Any) -> Any:
         if b"250" in batch.ids:
-            self.collection("docs").upsert(["other"], vectors(1, 8, seed=8))
+            database.collection("docs").upsert(["other"], vectors(1, 8, seed=8))
         return submit(self, opened, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(database), "submit", beside)
-        # The batch of the other row comes this way too, without the id.
+        patched.setattr(Runtime, "submit", write_both)
+        # The other writer's batch also comes through here, without the id.
         report = database.import_faiss(path, "docs")
     docs = database.collection("docs")
-    assert report.graph == "to be built: its rows do not lie one after the other"
+    assert report.graph == "to be built: its rows are not consecutive in the store"
     assert docs.count() == 401
     assert [h.ids[0] for h in docs.search(rows, k=1)] == [str(i) for i in range(400)]
     full = database.create_collection("full", 8, "euclidean", M=4)
@@ -224,7 +225,7 @@ def test_rows_of_others_keep_the_graph_out(
     assert full.count() == 401
 
 
-def test_a_collection_that_is_dropped_meanwhile(
+def test_import_into_a_collection_dropped_during_it_is_refused(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(100, 8)))
@@ -240,7 +241,7 @@ def test_a_collection_that_is_dropped_meanwhile(
     assert database.list_collections() == []
 
 
-def test_rows_that_die_meanwhile_are_dead_nodes(
+def test_rows_deleted_during_the_import_are_deleted_nodes(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = vectors(400, 8)
@@ -265,7 +266,7 @@ def test_rows_that_die_meanwhile_are_dead_nodes(
     assert docs.search(vectors(1, 8, seed=9)[0], k=1).ids == ["0"]
 
 
-def test_the_indexer_goes_on_from_an_imported_graph(tmp_path: Path) -> None:
+def test_indexer_extends_an_imported_graph(tmp_path: Path) -> None:
     rows = vectors(900, 8)
     path = saved(tmp_path / "index", faiss_index("hnsw", rows[:600], M=8))
     with vecdb.open(tmp_path / "data") as database:
@@ -278,14 +279,14 @@ def test_the_indexer_goes_on_from_an_imported_graph(tmp_path: Path) -> None:
     assert vecdb.check(tmp_path / "data").problems == ()
 
 
-def test_a_graph_whose_nodes_are_not_connected_is_built_anew(database: Any, tmp_path: Path) -> None:
+def test_graph_without_links_is_rebuilt(database: Any, tmp_path: Path) -> None:
     rows = vectors(100, 3)
     index = faiss_index("hnsw", rows)
     links = np.full(index.hnsw.neighbors.size(), -1, np.int32)
     faiss.copy_array_to_vector(links, index.hnsw.neighbors)
     report = database.import_faiss(saved(tmp_path / "index", index), "docs")
     assert report.graph == (
-        "to be built: no search could come to 99 of the 100 nodes of the file's graph"
+        "to be built: no search can reach 99 of the 100 nodes of the file's graph"
     )
     docs = database.collection("docs")
     assert [h.ids[0] for h in docs.search(rows, k=1)] == [str(i) for i in range(100)]
@@ -312,18 +313,18 @@ def test_another_dim_or_metric_is_refused_with_both_values(database: Any, tmp_pa
     assert [each.name for each in database.list_collections()] == ["docs", "dots"]
 
 
-def test_another_number_of_links_builds_the_graph_anew(database: Any, tmp_path: Path) -> None:
+def test_graph_with_another_m_is_rebuilt(database: Any, tmp_path: Path) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(50, 3), M=4))
     database.create_collection("docs", 3, "euclidean", M=8)
     assert database.import_faiss(path, "docs").graph == (
-        "to be built: the collection's M is 8, the file's 4"
+        "to be built: the collection has M 8, the file M 4"
     )
 
 
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        ("IVF2,Flat", "IwFl: vectors of an inverted file are whole"),
+        ("IVF2,Flat", "IwFl: vectors of an inverted file are complete"),
         ("SQ8", "IxSQ: scalar-quantised vectors can't be recovered exactly"),
         ("HNSW8,SQ8", "IHNs: scalar-quantised"),
         ("LSH", "IxHe: locality-sensitive hashes"),
@@ -331,7 +332,7 @@ def test_another_number_of_links_builds_the_graph_anew(database: Any, tmp_path: 
         ("Flat,RFlat", "IxRF: "),
     ],
 )
-def test_other_indexes_are_refused_by_name(
+def test_unsupported_index_is_refused_by_name(
     recipe: str, words: str, database: Any, tmp_path: Path
 ) -> None:
     index, rows = faiss.index_factory(3, recipe), vectors(100, 3)
@@ -342,7 +343,7 @@ def test_other_indexes_are_refused_by_name(
     assert words in error.message and "reconstruct_n" in error.message
 
 
-def test_bad_values_are_told_with_their_place(database: Any, tmp_path: Path) -> None:
+def test_invalid_value_is_refused_with_its_place(database: Any, tmp_path: Path) -> None:
     rows = vectors(40, 3)
     rows[17, 1] = np.nan
     path = saved(tmp_path / "index", faiss_index("flat", rows))
@@ -350,7 +351,7 @@ def test_bad_values_are_told_with_their_place(database: Any, tmp_path: Path) -> 
     assert f"byte {at}, vectors: row 17, component 1 is nan" in refusal(database, path).message
     index = faiss.IndexIDMap(faiss.IndexFlatL2(3))
     for ids, words in (
-        ([5, 6, 5], "id 5 of row 2 stands twice"),
+        ([5, 6, 5], "duplicate id 5 at row 2"),
         ([5, -6, 7], "row 1 is negative"),
     ):
         index.reset()
@@ -372,11 +373,11 @@ def lines(*entries: tuple[Any, Any, Any]) -> str:
     return "".join(json.dumps(dict(zip(keys, each, strict=True))) + "\n" for each in entries)
 
 
-def test_ids_and_metadata_come_back_from_the_file_beside(database: Any, tmp_path: Path) -> None:
+def test_ids_and_metadata_are_read_from_the_sidecar(database: Any, tmp_path: Path) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw-ids", vectors(4, 3)))
-    beside = tmp_path / "index.meta.jsonl"
-    # 106 has no entry, 999 is of no row of the index.
-    beside.write_text(
+    sidecar = tmp_path / "index.meta.jsonl"
+    # Row 106 has no entry; the index has no row 999.
+    sidecar.write_text(
         lines((100, "a", {"n": 1}), (103, "ž", '{"n":  2}'), (999, "x", None), (109, "d", None))
     )
     assert database.import_faiss(path, "docs").graph == "taken over"
@@ -386,15 +387,15 @@ def test_ids_and_metadata_come_back_from_the_file_beside(database: Any, tmp_path
     assert database.collection("plain").get(["100"]).missing == []
     for content, words in (
         (lines((103, "b", None), (100, "a", None)), "line 1: expected faiss_id 100"),
-        (lines((100, "a", None), (100, "b", None)), "line 2: faiss_id 100 stands twice"),
-        (lines((100, "106", None)), "id '106' stands twice"),
+        (lines((100, "a", None), (100, "b", None)), "line 2: duplicate faiss_id 100"),
+        (lines((100, "106", None)), "duplicate id '106'"),
         (lines((100, "", None)), "id length in bytes must be 1 to 500"),
         (lines((100, "a", "[]")), "must be a JSON object"),
         ("{}\n", "faiss_id must be an integer"),
         ('{"faiss_id": 100, "id": 7}\n', "id must be text"),
         ("no\n", "line 1: not JSON"),
     ):
-        beside.write_text(content)
+        sidecar.write_text(content)
         error = refusal(database, path, "new")
         assert (error.reason, words in error.message) == ("BAD_META", True), error
     with pytest.raises(NotFoundError):
@@ -402,7 +403,7 @@ def test_ids_and_metadata_come_back_from_the_file_beside(database: Any, tmp_path
 
 
 @pytest.mark.parametrize("space", ["l2", "ip", "cosine"])
-def test_hnswlib_files(space: str, database: Any, tmp_path: Path) -> None:
+def test_hnswlib_file_is_imported_with_its_graph(space: str, database: Any, tmp_path: Path) -> None:
     rows, metric = vectors(800, 8), {"l2": "euclidean", "ip": "dot"}.get(space, "cosine")
     index = hnswlib.Index(space, 8)
     index.init_index(1000, M=16, ef_construction=60)
@@ -417,22 +418,22 @@ def test_hnswlib_files(space: str, database: Any, tmp_path: Path) -> None:
     labels, _ = index.knn_query(queries, 10, num_threads=1)
     ours = np.array([[int(i) for i in h.ids] for h in docs.search(queries, k=10, ef=64)])
     assert (ours == labels.astype(np.int64)).all(axis=1).mean() >= 0.99
-    told = r"expected 9 dimensions, the file has 8 \(byte 32, "
-    with pytest.raises(InvalidArgumentError, match=told):
+    message = r"expected 9 dimensions, the file has 8 \(byte 32, "
+    with pytest.raises(InvalidArgumentError, match=message):
         database.import_hnswlib(path, "docs", dim=9, metric=metric)
     index.mark_deleted(5)
     index.mark_deleted(300)
     index.save_index(str(path))
     report = database.import_hnswlib(path, "fewer", dim=8, metric=metric)
     assert (report.rows, report.skipped) == (798, 2)
-    assert report.graph == "to be built: 2 nodes of the file's are marked deleted"
+    assert report.graph == "to be built: 2 nodes of the file are marked deleted"
     fewer = database.collection("fewer")
     assert fewer.get(["5", "300"]).missing == ["5", "300"]
     stored = np.asarray(index.get_items([6, 804], return_type="numpy"))
     assert fewer.get(["6", "804"]).vectors.tobytes() == stored.tobytes()
 
 
-def test_the_command(
+def test_command_line_imports_a_local_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pyarrow import parquet, table
@@ -466,12 +467,12 @@ def test_the_command(
     assert "byte" in capsys.readouterr().err
 
 
-def test_a_death_before_the_claim_is_not_forgotten_while_the_graph_is_written(
+def test_tombstone_before_the_reservation_is_kept_while_the_graph_is_written(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = vectors(N, DIM)
     path = saved(tmp_path / "index", faiss_index("hnsw", rows, faiss.METRIC_L2, M=8))
-    gone = [str(i) for i in range(N * 15 // 100)]  # Whole blocks, which are rewritten.
+    gone = [str(i) for i in range(N * 15 // 100)]  # Whole blocks, so that blocks are rewritten.
     take, write = import_file.take_over, take_over.write_segment
 
     def delete_then_take(*arguments: Any) -> Any:
@@ -495,7 +496,7 @@ def test_a_death_before_the_claim_is_not_forgotten_while_the_graph_is_written(
         assert not {text for hits in found for text in hits.ids} & set(gone)
 
 
-def test_other_vectors_under_the_same_ids_bring_their_own_graph(
+def test_import_of_other_vectors_for_the_same_ids_takes_over_their_graph(
     database: Any, tmp_path: Path
 ) -> None:
     for seed in (1, 2):
@@ -509,11 +510,11 @@ def test_other_vectors_under_the_same_ids_bring_their_own_graph(
     assert docs.search(rows[7], k=1).info.plan == "graph"
 
 
-def test_a_graph_whose_rows_have_died_is_left(
+def test_graph_with_too_many_deleted_rows_is_not_taken_over(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(N, DIM), faiss.METRIC_L2, M=8))
-    take, dead = import_file.take_over, N // 10  # Few enough that nothing is purged at once.
+    take, dead = import_file.take_over, N // 10  # Too few for purging at once.
     monkeypatch.setattr(take_over, "DELETED_FRACTION_MAX", 0.05)
 
     def delete_then_take(*arguments: Any) -> Any:
@@ -522,11 +523,11 @@ def test_a_graph_whose_rows_have_died_is_left(
 
     monkeypatch.setattr(import_file, "take_over", delete_then_take)
     report = database.import_faiss(path, "docs")
-    assert report.graph == f"to be built: {dead} of its {N} rows have died since"
+    assert report.graph == f"to be built: {dead} of its {N} rows were deleted since"
     assert database.collection("docs").count() == N - dead
 
 
-def test_memory_is_bounded_where_few_rows_count(tmp_path: Path) -> None:
+def test_memory_is_bounded_when_most_rows_are_skipped(tmp_path: Path) -> None:
     count, dim, kept = 60_000, 64, np.arange(0, 60_000, 400)
     path = tmp_path / "rows"
     path.write_bytes(np.zeros((count, dim), np.float32).tobytes())
@@ -539,7 +540,7 @@ def test_memory_is_bounded_where_few_rows_count(tmp_path: Path) -> None:
     assert not read.any() and peak < 10e6 < path.stat().st_size
 
 
-def test_a_table_without_a_column_is_refused(database: Any, tmp_path: Path) -> None:
+def test_table_without_a_column_is_refused(database: Any, tmp_path: Path) -> None:
     from pyarrow import parquet, table
 
     path = saved(tmp_path / "index", faiss_index("hnsw-ids", vectors(4, 3)))

@@ -1,8 +1,8 @@
-"""Index files that are cut, flipped or spliced are refused by byte and field, or are good to use.
+"""Index files that are truncated, flipped or spliced are refused by byte and field, or are usable.
 
 Small files of each kind are damaged in every way that is one byte long, and in random longer ones.
-What is still accepted must be an index that nothing crashes on: hnswlib's own conditions hold for
-its graph, and a collection that it is imported into answers exactly.
+A file that is still accepted must be an index that nothing crashes on: hnswlib's own conditions
+hold for its graph, and a collection with the imported rows gives exact results.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def outcome(kind: str, path: Path) -> str:
-    """The reason why a file is refused, or "fine" for an index that nothing crashes on."""
+    """Return the reason of the refusal, or "fine" for an index that nothing crashes on."""
     with UntrustedFile(path) as file:
         try:
             index = index_files.read(kind, file)
@@ -58,7 +58,7 @@ def outcome(kind: str, path: Path) -> str:
 
 
 def check_index(index: ForeignIndex) -> None:
-    """What an import relies on holds."""
+    """Check what an import relies on."""
     assert index.rows.read(0, index.count).shape == (index.count, index.dim)
     if index.graph is not None:
         assert index.M is not None
@@ -71,7 +71,7 @@ def check_index(index: ForeignIndex) -> None:
 def outcomes_of_changes(
     kind: str, path: Path, whole: bytes, changes: Iterable[tuple[int, bytes]]
 ) -> list[str]:
-    """What comes of each change alone, put into the file and taken back."""
+    """Apply each change alone to the file, undo it, and count the outcomes."""
     path.write_bytes(whole)
     outcomes = []
     with path.open("r+b", buffering=0) as file:
@@ -84,7 +84,7 @@ def outcomes_of_changes(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_truncation_is_refused(kind: str, files: dict[str, bytes], tmp_path: Path) -> None:
+def test_truncated_file_is_refused(kind: str, files: dict[str, bytes], tmp_path: Path) -> None:
     whole, path = files[kind], tmp_path / "cut"
     path.write_bytes(whole + b"\0")
     assert outcome(kind, path) in REASONS
@@ -96,7 +96,7 @@ def test_every_truncation_is_refused(kind: str, files: dict[str, bytes], tmp_pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_changed_byte_is_refused_or_does_no_harm(
+def test_changed_byte_is_refused_or_harmless(
     kind: str, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     whole = files[kind]
@@ -108,7 +108,7 @@ def test_every_changed_byte_is_refused_or_does_no_harm(
 
 @settings(max_examples=150)
 @given(data=st.data())
-def test_random_splices(
+def test_spliced_file_is_refused_or_harmless(
     data: st.DataObject, files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     kind, other = data.draw(st.sampled_from(KINDS)), data.draw(st.sampled_from(KINDS))
@@ -123,14 +123,14 @@ def test_random_splices(
 
 
 def words_that_matter(kind: str, size: int) -> st.SearchStrategy[tuple[int, int]]:
-    """A place in the file and a number for the four bytes there, small and large ones."""
+    """A position in the file and a small or large number for its four bytes."""
     numbers = st.one_of(st.integers(-2, 12), st.integers(-(2**31), 2**31 - 1))
     return st.tuples(st.integers(0, size - 4), numbers)
 
 
 @settings(max_examples=40)
 @given(data=st.data())
-def test_what_is_accepted_answers_exactly(
+def test_accepted_file_gives_exact_results(
     data: st.DataObject, files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     kind = data.draw(st.sampled_from(KINDS))
@@ -145,7 +145,7 @@ def test_what_is_accepted_answers_exactly(
 
 
 def import_and_compare(kind: str, path: Path, folder: Path) -> None:
-    """Import the file, and compare answers with those of brute force."""
+    """Import the file and compare search results with brute force."""
     with UntrustedFile(path) as file:
         index = index_files.read(kind, file)
         rows, numbers = index.rows.read(0, index.count), index.numbers(0, index.count)
@@ -173,7 +173,7 @@ def import_and_compare(kind: str, path: Path, folder: Path) -> None:
 
 
 def assert_exact(docs: Any, rows: np.ndarray, ids: list[str]) -> None:
-    """A search for each row finds it, whether by the graph or by comparing all."""
+    """Check that a search for each row finds it, with the graph and by an exact scan."""
     if not len(rows):
         return
     for exact in (True, False):
@@ -185,7 +185,7 @@ def assert_exact(docs: Any, rows: np.ndarray, ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hnsw-normalised", "hnswlib"])
-def test_promised_terabytes_are_not_allocated(
+def test_counts_of_terabytes_allocate_nothing(
     kind: str, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     whole, promises = files[kind], (2**40, 2**62, 2**64 - 1)

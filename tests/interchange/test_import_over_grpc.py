@@ -1,6 +1,6 @@
-"""Index files come in over gRPC as into an embedded database, and a broken transfer leaves nothing.
+"""Imports over gRPC behave like embedded ones, and an interrupted transfer leaves nothing.
 
-The first tests run on both surfaces; the others speak to a server message by message.
+The first tests run on both surfaces; the others send single messages to a server.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def refusal(surface: Any, path: Path, name: str = "docs", **options: Any) -> Any
 # ------------------------------------------------------------------------------------ both surfaces
 
 
-def test_a_faiss_file_brings_its_graph(surface: Any, tmp_path: Path) -> None:
+def test_faiss_file_is_imported_with_its_graph(surface: Any, tmp_path: Path) -> None:
     rows = vectors(1_500, 24)
     index = faiss_index("hnsw-ids", rows, M=16)
     path = saved(tmp_path / "index", index)
@@ -70,7 +70,7 @@ def test_a_faiss_file_brings_its_graph(surface: Any, tmp_path: Path) -> None:
     assert (again.made, again.graph, again.seq) == (False, "there already", docs.stats().seq)
 
 
-def test_an_hnswlib_file(surface: Any, tmp_path: Path) -> None:
+def test_hnswlib_file_is_imported_remotely(surface: Any, tmp_path: Path) -> None:
     index = hnswlib.Index("l2", 8)
     index.init_index(300, M=16, ef_construction=60)
     index.add_items(vectors(300, 8), np.arange(300) + 5)
@@ -89,17 +89,19 @@ def test_an_hnswlib_file(surface: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_ids_and_metadata_lie_beside(surface: Any, suffix: str, tmp_path: Path) -> None:
+def test_ids_and_metadata_are_sent_with_the_sidecar(
+    surface: Any, suffix: str, tmp_path: Path
+) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw-ids", vectors(4, 3)))
-    beside = tmp_path / f"index.meta.{suffix}"
+    sidecar = tmp_path / f"index.meta.{suffix}"
     entries = [(100, "a", '{"n":  1}'), (103, "ž", None), (106, "c", None), (109, "d", None)]
-    write_side(beside, entries)
+    write_side(sidecar, entries)
     assert surface.import_faiss(path, "docs").graph == "taken over"
     found = surface.collection("docs").get(["a", "ž", "c"])
     assert (found.missing, found.metadata) == ([], [{"n": 1}, {}, {}])
     surface.import_faiss(path, "plain", meta=False)
     assert surface.collection("plain").get(["100"]).missing == []
-    elsewhere = beside.rename(tmp_path / f"elsewhere.{suffix}")
+    elsewhere = sidecar.rename(tmp_path / f"elsewhere.{suffix}")
     surface.import_faiss(path, "named", meta=elsewhere)
     assert surface.collection("named").get(["ž"]).missing == []
     write_side(elsewhere, entries[::-1])
@@ -125,7 +127,7 @@ def write_side(path: Path, entries: list[tuple[int, str, str | None]]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
-def test_what_went_out_comes_back(surface: Any, tmp_path: Path) -> None:
+def test_exported_collection_is_imported_unchanged(surface: Any, tmp_path: Path) -> None:
     docs = surface.create_collection("docs", 8)
     names = [f"row-{i}" for i in range(300)]
     docs.upsert(names, vectors(300, 8), [{"n": i} if i % 2 else None for i in range(300)])
@@ -140,7 +142,7 @@ def test_what_went_out_comes_back(surface: Any, tmp_path: Path) -> None:
     assert all(ours.ids == theirs.ids for ours, theirs in answers)
 
 
-def test_refusals_have_one_reason(surface: Any, tmp_path: Path) -> None:
+def test_embedded_and_remote_refusals_have_the_same_reason(surface: Any, tmp_path: Path) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(50, 3)))
     surface.create_collection("four", 4, "euclidean")
     error = refusal(surface, path, "four")
@@ -167,7 +169,7 @@ def test_refusals_have_one_reason(surface: Any, tmp_path: Path) -> None:
     assert spools(tmp_path / "data") == []
 
 
-def test_a_deadline_ends_it_between_batches(
+def test_deadline_ends_the_import_between_batches(
     surface: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(500, 3)))
@@ -180,14 +182,14 @@ def test_a_deadline_ends_it_between_batches(
         return make_batch(*arguments)
 
     monkeypatch.setattr(import_file, "make_batch", slow)
-    while not made and timeout_s < 60:  # On a slow machine it may not come to its first batch.
+    while not made and timeout_s < 60:  # A slow machine may not reach the first batch.
         with pytest.raises(vecdb.DeadlineExceededError):
             surface.import_faiss(path, "docs", timeout_s=timeout_s)
         eventually(lambda: spools(tmp_path / "data") == [])
         timeout_s *= 4
     docs = surface.collection("docs")
     eventually(lambda: docs.count() == 100 * len(made))
-    assert 1 <= len(made) <= 3  # Fewer on a slow machine, never a fourth.
+    assert 1 <= len(made) <= 3  # Fewer on a slow machine, but never a fourth.
     monkeypatch.setattr(import_file, "make_batch", make_batch)
     report = surface.import_faiss(path, "docs")
     assert (report.rows, report.graph, docs.count()) == (500, "taken over", 500)
@@ -209,7 +211,7 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 
 class Sender:
-    """Messages of an import of one small file, and a raw stub."""
+    """The messages of an import of one small file, and a raw stub."""
 
     def __init__(self, address: str, file: Path) -> None:
         self.channel = grpc.insecure_channel(address)
@@ -231,7 +233,7 @@ class Sender:
         return self.stub.Import(iter(messages), timeout=WITHIN_S)
 
     def refused(self, *messages: wire.ImportRequest) -> tuple[str, str, str]:
-        """Status, reason, message."""
+        """Return status, reason and message of a refused call."""
         with pytest.raises(grpc.RpcError) as caught:
             self.send(*messages)
         error: Any = caught.value
@@ -248,7 +250,7 @@ def sender(tmp_path: Path) -> Iterator[Sender]:
         found.channel.close()
 
 
-def test_a_transfer_that_is_not_what_was_announced_writes_nothing(
+def test_transfer_that_differs_from_its_announcement_writes_nothing(
     sender: Sender, tmp_path: Path
 ) -> None:
     size, side = len(sender.content), wire.ImportRequest(side_chunk=b"{}\n")
@@ -256,7 +258,7 @@ def test_a_transfer_that_is_not_what_was_announced_writes_nothing(
     halves = sender.chunk(0, 500), sender.chunk(500)
     for messages, reason, words in (
         ((begin, whole, sender.end(sha256="00")), "TRANSFER_DAMAGED", "SHA-256 '00'"),
-        ((begin, whole, side, end), "BAD_TRANSFER", "no bytes of a side file"),
+        ((begin, whole, side, end), "BAD_TRANSFER", "no sidecar was announced"),
         ((begin, whole, whole, end), "BAD_TRANSFER", f"expected {size} bytes, got {2 * size}"),
         ((begin, halves[0], end), "BAD_TRANSFER", f"expected {size} bytes, got 500"),
         ((begin, halves[0]), "BAD_TRANSFER", f"after 500 of {size} bytes"),
@@ -281,7 +283,7 @@ def test_a_transfer_that_is_not_what_was_announced_writes_nothing(
     assert (report.rows, report.graph) == (200, "taken over")
 
 
-def test_more_than_was_announced_never_reaches_the_disk(
+def test_bytes_beyond_the_announced_size_are_not_spooled(
     sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
@@ -300,7 +302,7 @@ def test_more_than_was_announced_never_reaches_the_disk(
     assert "the file: expected 700 bytes, got 1000" in refused[2]
 
 
-def test_room_is_asked_for_before_anything_is_written(
+def test_import_without_enough_free_space_writes_nothing(
     sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, reason, text = sender.refused(sender.begin(bytes=2**60))
@@ -313,7 +315,7 @@ def test_room_is_asked_for_before_anything_is_written(
     assert sender.refused(sender.begin(bytes=1_000, side_bytes=1))[1] == "DISK_FULL"
 
 
-def test_who_leaves_in_the_middle_leaves_nothing(sender: Sender, tmp_path: Path) -> None:
+def test_cancelled_transfer_leaves_nothing(sender: Sender, tmp_path: Path) -> None:
     hold = threading.Event()
 
     def messages() -> Iterator[wire.ImportRequest]:
@@ -331,7 +333,7 @@ def test_who_leaves_in_the_middle_leaves_nothing(sender: Sender, tmp_path: Path)
         hold.set()
 
 
-def test_a_deadline_in_the_middle_leaves_nothing(sender: Sender, tmp_path: Path) -> None:
+def test_deadline_during_the_transfer_leaves_nothing(sender: Sender, tmp_path: Path) -> None:
     hold = threading.Event()
 
     def messages() -> Iterator[wire.ImportRequest]:
@@ -349,7 +351,7 @@ def test_a_deadline_in_the_middle_leaves_nothing(sender: Sender, tmp_path: Path)
         hold.set()
 
 
-def test_a_drain_ends_a_transfer(tmp_path: Path) -> None:
+def test_draining_server_ends_a_transfer(tmp_path: Path) -> None:
     path = saved(tmp_path / "index", faiss_index("flat", vectors(200, 8)))
     go_on, hold = threading.Event(), threading.Event()
     with running_server(tmp_path / "data", indexer=False) as address:
@@ -375,7 +377,7 @@ def test_a_drain_ends_a_transfer(tmp_path: Path) -> None:
     sender.channel.close()
 
 
-def test_what_a_killed_server_left_is_swept(tmp_path: Path) -> None:
+def test_spool_of_a_killed_server_is_removed(tmp_path: Path) -> None:
     data = tmp_path / "data"
     path = saved(tmp_path / "index", faiss_index("flat", vectors(200, 8)))
     hold = threading.Event()
@@ -389,7 +391,7 @@ def test_what_a_killed_server_left_is_swept(tmp_path: Path) -> None:
 
         call = sender.stub.Import.future(messages(), timeout=WITHIN_S)
         eventually(lambda: len(spools(data)) == 1)
-        # One that is under way is nobody's leftover.
+        # The spool of a running import is not a leftover.
         with vecdb.open(data, indexer=False):
             assert len(spools(data)) == 1
         server.signal(signal.SIGKILL)
@@ -410,7 +412,7 @@ def test_what_a_killed_server_left_is_swept(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------- the client
 
 
-def test_a_file_that_shrinks_while_it_is_sent(
+def test_file_that_shrinks_while_it_is_sent_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("flat", vectors(5_000, 8)))
@@ -433,7 +435,7 @@ def test_a_file_that_shrinks_while_it_is_sent(
     assert f"{path}: expected {size} bytes, got 40960" in caught.value.message
 
 
-def test_small_messages_will_do(tmp_path: Path) -> None:
+def test_import_with_small_messages_works(tmp_path: Path) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(3_000, 16)))
     data, size = tmp_path / "data", 64 * 1024
     with (
@@ -443,7 +445,7 @@ def test_small_messages_will_do(tmp_path: Path) -> None:
         assert client.import_faiss(path, "docs").rows == 3_000
 
 
-def test_too_many_at_once_are_refused(
+def test_too_many_concurrent_imports_are_refused(
     sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, release = held(monkeypatch, "optimize")
@@ -460,7 +462,7 @@ def test_too_many_at_once_are_refused(
             call.exception(WITHIN_S)
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_imports_remotely(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw-ids", vectors(4, 3)))
     write_side(tmp_path / "index.meta.parquet", [(100, "a", '{"n": 1}')])
     with running_server(tmp_path / "data", indexer=False) as address:

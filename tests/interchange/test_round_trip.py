@@ -1,8 +1,8 @@
-"""Collections that go out as a file and come back: the same rows, the same graph, the same answers.
+"""Collections that are exported and imported: the same rows, the same graph, the same results.
 
-The sharpest judge is a second export: one of the collection that came back has to give the bytes of
-the first, graph, vectors and numbers alike. Under cosine that holds of all but the vectors' last
-bits, which are brought to unit length once more.
+The strictest check is a second export, of the imported collection: it must have the same bytes as
+the first one, graph, vectors and numbers. Under cosine the last bits of the vectors may differ, as
+they are normalised once more.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def rows(n: int = N, seed: int = 1) -> Any:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A database with an indexer, for collections that go out."""
+    """A database with an indexer, for the collections that are exported."""
     with vecdb.open(tmp_path_factory.mktemp("sources") / "data") as opened:
         yield opened
 
 
 @pytest.fixture(autouse=True)
 def _lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """JSON Lines beside an export, as the engine reads them."""
+    """Return a sidecar as JSON Lines, as the engine reads it."""
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "pyarrow" else real(name)
@@ -55,7 +55,7 @@ def _lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def source(sources: Any, metric: str, kind: str = "texts") -> Any:
-    """A collection in one graph, made when it is first asked for and then left as it is."""
+    """Return a collection in one graph; the first call creates it, and it is never changed."""
     name = f"{metric}-{kind}"
     if name not in [each.name for each in sources.list_collections()]:
         docs = sources.create_collection(name, DIM, metric, M=8, ef_construction=60)
@@ -71,7 +71,9 @@ def graph_of(docs: Any) -> Graph:
 
 
 def check_same(docs: Any, back: Any) -> None:
-    """Ids, metadata and vectors are the same, in the same order; under cosine the directions."""
+    """Check that ids, metadata and vectors are the same, in the same order; under cosine
+    directions.
+    """
     ours, theirs = next(docs.scroll(batch=10_000)), next(back.scroll(batch=10_000))
     assert (theirs.ids, theirs.metadata) == (ours.ids, ours.metadata)
     assert (back.dim, back.metric) == (docs.dim, docs.metric)
@@ -94,7 +96,7 @@ def check_answers(docs: Any, back: Any, **how: Any) -> None:
 
 
 def check_again(sent: Any, again: Any, metric: str) -> None:
-    """The second export is the first."""
+    """Check that the second export equals the first."""
     assert (again.work, again.rows, again.bytes) == ("nothing", sent.rows, sent.bytes)
     if metric != "cosine":
         assert again.sha256 == sent.sha256
@@ -112,7 +114,7 @@ def check_graphs(before: Graph, after: Graph) -> None:
     [*((metric, "texts") for metric in METRICS), ("cosine", "integers"), ("euclidean", "integers")],
 )
 @pytest.mark.parametrize("library", ["faiss", "hnswlib"])
-def test_a_graph_comes_back(
+def test_exported_graph_is_imported_unchanged(
     sources: Any, database: Any, metric: str, kind: str, library: str, tmp_path: Path
 ) -> None:
     docs = source(sources, metric, kind)
@@ -136,7 +138,7 @@ def test_a_graph_comes_back(
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_file_that_normalises_queries_is_of_cosine(
+def test_file_that_normalises_queries_is_imported_as_cosine(
     sources: Any, database: Any, flat: bool, tmp_path: Path
 ) -> None:
     docs = source(sources, "cosine")
@@ -152,7 +154,7 @@ def test_a_file_that_normalises_queries_is_of_cosine(
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_vectors_alone_come_back(database: Any, metric: str, tmp_path: Path) -> None:
+def test_flat_export_is_imported_unchanged(database: Any, metric: str, tmp_path: Path) -> None:
     docs = database.create_collection("docs", DIM, metric)
     docs.upsert_many(IDS["texts"], rows(), METADATA)
     docs.delete(IDS["texts"][::5])
@@ -166,21 +168,21 @@ def test_vectors_alone_come_back(database: Any, metric: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_after_deletes_and_updates(
+def test_export_after_deletes_and_updates_is_imported_unchanged(
     sources: Any, database: Any, metric: str, tmp_path: Path
 ) -> None:
-    """What was healed or merged on its way out comes back as it went."""
+    """A graph that was repaired or merged for the export is imported unchanged."""
     texts = IDS["texts"]
     first = source(sources, metric).export_faiss(tmp_path / "first")
     database.import_faiss(first.path, "docs", metric=metric)
     docs = database.collection("docs")
     docs.delete(texts[::9])
-    healed = docs.export_faiss(tmp_path / "healed")
-    assert healed.work.startswith("healed")
+    repaired = docs.export_faiss(tmp_path / "repaired")
+    assert repaired.work.startswith("repaired")
     docs.upsert(texts[1:60:2], rows(30, seed=3), [{"new": i} for i in range(30)])
     merged = docs.export_faiss(tmp_path / "merged")
-    assert "30 fresh rows" in merged.work
-    for name, sent in (("healed", healed), ("merged", merged)):
+    assert "30 memtable rows" in merged.work
+    for name, sent in (("repaired", repaired), ("merged", merged)):
         report = database.import_faiss(sent.path, name, metric=metric)
         assert (report.graph, report.connected) == ("taken over", 0)
         back = database.collection(name)
@@ -197,8 +199,10 @@ def recall(docs: Any) -> float:
 
 
 @pytest.mark.parametrize("M", [2, 48])
-def test_twins_come_back(sources: Any, database: Any, M: int, tmp_path: Path) -> None:
-    docs = sources.create_collection(f"twins-{M}", DIM, "euclidean", M=M)
+def test_duplicates_are_imported_unchanged(
+    sources: Any, database: Any, M: int, tmp_path: Path
+) -> None:
+    docs = sources.create_collection(f"duplicates-{M}", DIM, "euclidean", M=M)
     vectors = rows()
     vectors[300:500] = vectors[300]
     docs.upsert_many(IDS["texts"], vectors)
@@ -212,7 +216,7 @@ def test_twins_come_back(sources: Any, database: Any, M: int, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_hardly_anything_comes_back(database: Any, n: int, tmp_path: Path) -> None:
+def test_tiny_collections_are_imported_unchanged(database: Any, n: int, tmp_path: Path) -> None:
     docs = database.create_collection("docs", DIM, "euclidean")
     if n:
         docs.upsert(IDS["texts"][:n], rows(n), METADATA[:n])
@@ -226,10 +230,10 @@ def test_hardly_anything_comes_back(database: Any, n: int, tmp_path: Path) -> No
         assert Path(again.side_path).read_bytes() == Path(sent.side_path).read_bytes()
 
 
-def test_by_the_command_line(
+def test_command_line_exports_and_imports(
     sources: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    """With Parquet beside it, from one folder to another."""
+    """With a Parquet sidecar, from one folder to another."""
     monkeypatch.undo()
     docs, file = source(sources, "cosine"), str(tmp_path / "x")
     assert run(["export", "faiss", docs.name, file, "--data", str(sources.path)]) == 0

@@ -1,4 +1,4 @@
-"""The first use of a machine compiles kernels: a program that embeds vecdb is told so, once."""
+"""The first use on a machine compiles kernels; an embedding program is notified once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NONE_IS = "compiled._SLOW_S = 1e9"
 
 
 def said_by(data: Path, *before: str, cache: Path | None = None) -> str:
-    """What is said on stderr; with a cache that is cold, if one is given."""
+    """Return what is printed on stderr, with a cold cache if one is given."""
     cold = {"NUMBA_CACHE_DIR": str(cache), "XDG_CACHE_HOME": str(cache)}
     code = OPEN.format(before="; ".join(before))
     done = subprocess.run(
@@ -38,11 +38,11 @@ def said_by(data: Path, *before: str, cache: Path | None = None) -> str:
     return done.stderr
 
 
-def test_an_embedded_first_use_says_once_that_it_compiles(tmp_path: Path) -> None:
+def test_first_embedded_use_logs_compilation_once(tmp_path: Path) -> None:
     (line,) = said_by(tmp_path / "a", ANY_TIME_IS_LONG, cache=tmp_path / "cache").splitlines()
     assert line.startswith("vecdb: compiling the search kernels")
     assert said_by(tmp_path / "b", ANY_TIME_IS_LONG, cache=tmp_path / "cache") == ""
-    # Nor is there anything to say where only our note of numba's cache is gone.
+    # No notice either if only our note of numba's cache is missing.
     (tmp_path / "cache" / "vecdb" / "kernels.json").unlink()
     assert said_by(tmp_path / "c", ANY_TIME_IS_LONG, cache=tmp_path / "cache") == ""
 
@@ -56,13 +56,13 @@ def test_an_embedded_first_use_says_once_that_it_compiles(tmp_path: Path) -> Non
     ],
     ids=["quick", "logger", "handler"],
 )
-def test_nothing_is_said_where_it_is_quick_or_turned_off(
+def test_compilation_notice_is_omitted_if_quick_or_disabled(
     tmp_path: Path, before: tuple[str, ...]
 ) -> None:
     assert said_by(tmp_path / "data", *before) == ""
 
 
-def test_processes_that_talk_over_their_output_say_nothing_of_it(tmp_path: Path) -> None:
+def test_child_processes_do_not_print_the_compilation_notice(tmp_path: Path) -> None:
     code = "from vecdb.engine.kernels import loading; loading._SLOW_S = 0; loading.load_kernels()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

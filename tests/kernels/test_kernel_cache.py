@@ -1,4 +1,4 @@
-"""Starting beside a process that was stopped with the lock of the kernel cache."""
+"""Starting while a stopped process holds the lock of the kernel cache."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ with file_lock(Path(sys.argv[1]), wait=True):
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of note and lock, of which nothing is there; numba's own cache is warm."""
+    """The folder of note and lock, both missing; numba's own cache is warm."""
     load_kernels()
     monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path))
     return tmp_path / "vecdb"
@@ -42,7 +42,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def holder(cache: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has the lock."""
+    """A process that holds the lock."""
     cache.mkdir(parents=True)
     command = [sys.executable, "-c", HOLDER, os.fspath(cache / "kernels.lock")]
     with subprocess.Popen(
@@ -54,7 +54,7 @@ def holder(cache: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def started(**environment: str) -> str:
-    """What a process says that loads the kernels; it must end."""
+    """Return the output of a process that loads the kernels; it must end."""
     return subprocess.run(
         [sys.executable, "-c", LOADS],
         capture_output=True,
@@ -81,10 +81,10 @@ def test_start_with_a_cold_cache_does_not_wait_for_a_stopped_process(
     os.waitid(os.P_PID, holder.pid, os.WSTOPPED | os.WNOWAIT)
     assert not kernel_cache.is_warm()
     assert "loaded" in started()
-    assert kernel_cache.is_warm()  # So that the next one does not even look.
+    assert kernel_cache.is_warm()  # So that the next start skips the lock.
 
 
-def test_wait_for_who_compiles_ends_when_the_cache_is_warm_or_patience_is_over(
+def test_wait_for_a_compiling_process_ends_with_a_warm_cache_or_timeout(
     cache: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -106,14 +106,14 @@ def test_wait_for_who_compiles_ends_when_the_cache_is_warm_or_patience_is_over(
         assert holder.poll() is None
 
 
-def test_lock_of_a_cold_cache_keeps_others_waiting(cache: Path) -> None:
+def test_lock_of_a_cold_cache_blocks_other_processes(cache: Path) -> None:
     with kernel_cache.compiling():
         assert (cache / "kernels.lock").read_text() == str(os.getpid())
         assert not kernel_cache._is_stopped(cache / "kernels.lock")
 
 
 @pytest.mark.parametrize("note", ["", "{}", "[]", '{"key": 1, "files": 2}', "gone", "other files"])
-def test_note_that_says_nothing_is_a_cold_cache(cache: Path, note: str) -> None:
+def test_invalid_note_is_a_cold_cache(cache: Path, note: str) -> None:
     kernel_cache.note_warm(load_kernels())
     file = cache / "kernels.json"
     content = json.loads(file.read_text())
@@ -127,7 +127,7 @@ def test_note_that_says_nothing_is_a_cold_cache(cache: Path, note: str) -> None:
     assert not kernel_cache.is_warm()
 
 
-def test_note_of_other_settings_or_another_source_is_a_cold_cache(
+def test_note_of_other_settings_or_source_is_a_cold_cache(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel_cache.note_warm(load_kernels())

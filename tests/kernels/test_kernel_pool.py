@@ -1,4 +1,4 @@
-"""Permits for kernels: who waits for one can stop, nobody waits for long, and none is lost."""
+"""Permits for kernels: waiting can be cancelled, is bounded, and loses no permit."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def all_permits_held(pool: KernelPool) -> Iterator[None]:
 
 
 def check_all_permits_are_back(pool: KernelPool) -> None:
-    """So many can be held at once, and no more."""
+    """Check that exactly this number of permits can be taken."""
     with all_permits_held(pool), pytest.raises(DeadlineExceededError):
         pool.call(Deadline(0.001), lambda *_: None, 0, 1)
 
@@ -73,7 +73,7 @@ def check_all_permits_are_back(pool: KernelPool) -> None:
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("queries", [1, 40])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_search_that_waits_for_a_permit_minds_its_caller(
+def test_search_that_waits_for_a_permit_can_be_cancelled(
     tmp_path: Path, exact: bool, queries: int, threads: int
 ) -> None:
     with vecdb.open(tmp_path / "data", indexer=False, threads=threads) as database:
@@ -102,11 +102,12 @@ def test_a_search_that_waits_for_a_permit_minds_its_caller(
         assert [hits.ids for hits in after] == [hits.ids for hits in before]
 
 
-def test_a_walk_has_its_turn_in_the_middle_of_a_scan(
+def test_walk_gets_a_permit_between_slices_of_a_scan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is one permit, which the scan takes again and again. The walk comes while the fifth
-    slice is scanned, and must go before the sixth."""
+    """The scan takes the only permit once per slice. The walk arrives during the fifth slice and
+    must run before the sixth.
+    """
     monkeypatch.setattr(search_module, "SCAN_SLICE_FLOATS", 2_000)
     monkeypatch.setattr(kernel_pool, "_YIELD_S_MAX", 20)
     scan, walk = kernels.scan_rows, kernels.walk
@@ -144,7 +145,7 @@ def test_a_walk_has_its_turn_in_the_middle_of_a_scan(
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_slices_of_many_scans_at_once_change_no_result(
+def test_concurrent_sliced_scans_give_the_same_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     scan, at_once, most = kernels.scan_rows, [0], [0]
@@ -180,8 +181,8 @@ def test_slices_of_many_scans_at_once_change_no_result(
         check_all_permits_are_back(runtime_of(database).pool)
 
 
-def test_no_permit_is_lost_or_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many threads take permits, and stop to want them at any moment."""
+def test_number_of_permits_is_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many threads take permits and stop waiting at random moments."""
     monkeypatch.setattr(kernel_pool, "_DEADLINE_POLL_S", 0.0005)
     seed = random.randrange(2**32)
     print("seed", seed)
@@ -215,8 +216,8 @@ def test_no_permit_is_lost_or_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("error", [VecdbError, KeyboardInterrupt])
-def test_what_breaks_one_thread_off_ends_the_others(error: type[BaseException]) -> None:
-    """Also one that is in the middle of a piece, which may be long."""
+def test_exception_in_one_thread_ends_the_others(error: type[BaseException]) -> None:
+    """Also a thread that is in the middle of a long piece."""
     pool, caller = KernelPool(2), threading.get_ident()
     entered, ended = threading.Event(), threading.Event()
 

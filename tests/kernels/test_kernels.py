@@ -1,4 +1,4 @@
-"""The kernels against numpy and against hnswlib, and against arrays full of garbage."""
+"""The kernels compared with numpy and hnswlib, and with arrays of random bytes as input."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Graph]:
 
 @pytest.mark.parametrize("space", ["ip", "l2"])
 @pytest.mark.parametrize("clusters", [0, 50])
-def test_the_walk_finds_what_hnswlib_finds(space: str, clusters: int, tmp_path: Path) -> None:
+def test_walk_finds_what_hnswlib_finds(space: str, clusters: int, tmp_path: Path) -> None:
     rows = random_rows(10_300, 24, seed=2, clusters=clusters)
     if space == "ip":
         rows = padded(rows, normalise=True)
@@ -109,8 +109,8 @@ def test_the_walk_finds_what_hnswlib_finds(space: str, clusters: int, tmp_path: 
 
 @pytest.mark.parametrize("width", [16, 32, 48, 64, 80, 160, 1024])
 @pytest.mark.parametrize("metric", METRICS.values())
-def test_walk_and_scan_give_the_same_bits(width: int, metric: int) -> None:
-    """A complete graph, so that the walk sees every row."""
+def test_walk_and_scan_give_identical_scores(width: int, metric: int) -> None:
+    """The graph is complete, so that the walk visits every row."""
     rows = random_rows(40, width, seed=width)
     links = np.array([[j for j in range(40) if j != i] for i in range(40)], np.int32)
     graph = Graph(links, np.zeros(41, np.int32), np.empty((0, 20), np.int32), 3, 0)
@@ -125,7 +125,7 @@ def test_walk_and_scan_give_the_same_bits(width: int, metric: int) -> None:
     )
 
 
-def test_dead_nodes_are_walked_through_and_never_returned(small: tuple[Any, Graph]) -> None:
+def test_deleted_nodes_are_traversed_and_never_returned(small: tuple[Any, Graph]) -> None:
     rows, graph = small
     random = np.random.default_rng(3)
     queries = rows[:100] + np.float32(0.01)
@@ -134,7 +134,7 @@ def test_dead_nodes_are_walked_through_and_never_returned(small: tuple[Any, Grap
         nodes, scores, counts, _ = walked(
             rows, graph, queries, kernels.EUCLIDEAN, 10, 64, bitmap(dead)
         )
-        full = counts == 10  # The others gave up, for a scan costs less.
+        full = counts == 10  # The others stopped early, as a scan costs less.
         assert full.all() or (share >= 0.5 and not counts[~full].any())
         if share == 0.9:
             continue
@@ -147,7 +147,7 @@ def test_dead_nodes_are_walked_through_and_never_returned(small: tuple[Any, Grap
     assert np.all(walked(rows, graph, queries, kernels.EUCLIDEAN, 10, 64, everything)[2] == 0)
 
 
-def test_no_dead_node_and_an_empty_bitmap_are_the_same(small: tuple[Any, Graph]) -> None:
+def test_empty_bitmap_equals_no_deleted_nodes(small: tuple[Any, Graph]) -> None:
     rows, graph = small
     none = walked(rows, graph, rows[:50], kernels.EUCLIDEAN, 10, 40)
     empty = walked(
@@ -157,7 +157,7 @@ def test_no_dead_node_and_an_empty_bitmap_are_the_same(small: tuple[Any, Graph])
         np.testing.assert_array_equal(a, b)
 
 
-def test_equal_scores_come_by_node() -> None:
+def test_equal_scores_are_ordered_by_node() -> None:
     rows = np.ones((30, 16), np.float32)
     links = np.array([[j for j in range(30) if j != i][::-1] for i in range(30)], np.int32)
     graph = Graph(links, np.zeros(31, np.int32), np.empty((0, 15), np.int32), 7, 0)
@@ -181,14 +181,14 @@ def test_one_scratch_serves_graphs_of_any_size(small: tuple[Any, Graph]) -> None
         np.testing.assert_array_equal(found, expected)
 
 
-def test_k_above_ef_and_above_n(small: tuple[Any, Graph]) -> None:
+def test_k_above_ef_and_above_n_returns_all(small: tuple[Any, Graph]) -> None:
     rows, graph = small
     nodes, _, counts, _ = walked(rows, graph, rows[:3], kernels.EUCLIDEAN, 2_500, 10)
     assert np.all(counts >= 1_990) and np.all(nodes[0, : counts[0]] >= 0)
     assert len(np.unique(nodes[0, : counts[0]])) == counts[0]
 
 
-def test_arrays_that_do_not_fit_are_refused(small: tuple[Any, Graph]) -> None:
+def test_arrays_of_wrong_shapes_are_refused(small: tuple[Any, Graph]) -> None:
     rows, graph = small
     with pytest.raises(ValueError, match="belong together"):
         walked(rows, graph, rows[:3, :16].copy(), kernels.EUCLIDEAN, 5, 10)
@@ -214,7 +214,7 @@ near = st.one_of(st.integers(-2, 45), anything)
     dead=st.one_of(st.just(NOTHING_DELETED), arrays.arrays(np.uint8, 5)),
     strange=st.booleans(),
 )
-def test_garbage_neither_crashes_nor_hangs(
+def test_invalid_graph_neither_crashes_nor_hangs(
     links: Any, offsets: Any, upper: Any, entry: int, top_level: int, dead: Any, strange: bool
 ) -> None:
     rows = random_rows(40, 16, seed=4)
@@ -229,7 +229,7 @@ def test_garbage_neither_crashes_nor_hangs(
             assert counts[i] <= visited[i] <= 40
 
 
-def test_walk_with_deleted_rows_finds_all_others_that_it_can_reach(
+def test_walk_with_deleted_rows_finds_all_reachable_live_rows(
     small: tuple[Any, Graph],
 ) -> None:
     rows, graph = small
@@ -263,11 +263,11 @@ def test_walk_with_deleted_rows_finds_all_others_that_it_can_reach(
     share=st.sampled_from([0.0, 0.3, 1.0]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_the_scan_is_exact(
+def test_scan_is_exact(
     n: int, q: int, k: int, width: int, step: int, metric: int, share: float, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
-    # Small whole numbers: scores are exact and many are equal.
+    # Small integers: scores are exact and many are equal.
     rows = random.integers(-2, 3, (n, width)).astype(np.float32)
     queries = random.integers(-2, 3, (q, width)).astype(np.float32)
     dead = random.random(n) < share
@@ -297,11 +297,11 @@ def test_rows_are_padded_and_normalised(scale: float) -> None:
     np.testing.assert_allclose(unit[:, :21], expected, rtol=1e-6)
 
 
-def test_a_row_of_zeros_stays_so() -> None:
+def test_row_of_zeros_stays_zero() -> None:
     assert not padded(np.zeros((2, 3), np.float32), normalise=True).any()
 
 
-def test_levels_are_found_or_refused() -> None:
+def test_level_positions_are_found_or_refused() -> None:
     words = np.array([0, 24, 1, 2, 3, 4, 5, 6, 0, 12, 7, 8, 9], np.uint32)
     starts, levels = np.empty(4, np.int64), np.empty(4, np.int32)
     assert kernels.find_levels(words, 3, starts, levels)
@@ -366,15 +366,15 @@ def run_program(mode: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_the_cache_is_written_and_read_back(tmp_path: Path) -> None:
+def test_cache_is_written_and_read_back(tmp_path: Path) -> None:
     first = run_program("strict", NUMBA_CACHE_DIR=str(tmp_path), PYTHONPATH=ROOT)
     again = run_program("strict", NUMBA_CACHE_DIR=str(tmp_path), PYTHONPATH=ROOT)
     assert first.stdout.split() == ["[0,", "1,", "2,", "3,", "4]", "0"]
     assert again.stdout.split()[-1] == str(len(kernels.KERNELS))
 
 
-def test_without_a_place_for_a_cache_it_warns_once_and_works(tmp_path: Path) -> None:
-    """numba can make no folder where the module lies, nor the user's cache folder."""
+def test_missing_cache_folder_warns_once_and_works(tmp_path: Path) -> None:
+    """numba can create a folder neither next to the module nor in the user's cache folder."""
     package = tmp_path / "vecdb"
     room = package / "engine" / "kernels"
     room.mkdir(parents=True)

@@ -1,8 +1,8 @@
-"""Backups: what is restored is a state that was committed, and what was damaged is not restored.
+"""Backups: a restored state is a committed one, and damaged backups are not restored.
 
-Writers in processes of their own go on while a backup is made, and write down what they wrote under
-which seq; a restored collection must equal that up to the seq that the backup names. Other tests
-stop the process that makes a backup where it matters, and change something under its hands.
+Writers in other processes continue during a backup and record their batches by seq; a restored
+collection must equal the recorded state at the backup's seq. Other tests stop the backup's process
+at critical points and change the folder meanwhile.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def vectors_of(seed: int, count: int) -> np.ndarray:
 
 
 def filled(folder: Path, rows: int = 600) -> tuple[Any, Model]:
-    """An open database with "docs": a graph, a flat segment, fresh and dead rows."""
+    """Return an open database with "docs": graph, flat segment, memtable rows, deleted rows."""
     database = vecdb.open(folder, indexer=False)
     docs = database.create_collection("docs", DIM)
     model = Model(DIM, "cosine")
@@ -70,7 +70,7 @@ def filled(folder: Path, rows: int = 600) -> tuple[Any, Model]:
 
 
 def check_same(docs: Any, model: Model, seed: int = 0) -> None:
-    """A collection holds what the model holds, bit for bit, and finds it."""
+    """Check that a collection equals the model, bit for bit, and finds its rows."""
     assert docs.count() == len(model.rows)
     for start in range(0, len(model.rows), 5_000):
         names = list(model.rows)[start : start + 5_000]
@@ -92,11 +92,11 @@ def partials(folder: Path) -> list[Path]:
 
 
 class PausedBackup:
-    """The process that makes a backup, stopped just before it calls a function.
+    """The process of a backup, stopped just before it calls a function.
 
     Args:
-        function: as "Environment.copy", in the namespace of its module.
-        call: which call of it, counted from 1.
+        function: like "Environment.copy", in the namespace of its module.
+        call: number of the call, from 1.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ backup.main()
         assert self._child.stdout.readline() == "paused\n"
 
     def finish(self) -> dict[str, Any]:
-        """Let it go on; its answer."""
+        """Continue the process and return its answer."""
         self._go.touch()
         assert self._child.stdout is not None
         answer: dict[str, Any] = json.loads(self._child.stdout.readline())
@@ -140,7 +140,7 @@ backup.main()
         self.end()
 
     def end(self) -> int:
-        """Its input ends, as when the process that started it is gone; its exit status."""
+        """Close its stdin, as when its parent was killed, and return its exit status."""
         assert self._child.stdout is not None and self._child.stdin is not None
         self._child.stdin.close()
         status = self._child.wait(30)
@@ -151,7 +151,7 @@ backup.main()
 
 @pytest.fixture
 def paused(tmp_path: Path) -> Iterator[Any]:
-    """Makes a PausedBackup of tmp_path / "data" and ends it."""
+    """Create a PausedBackup of tmp_path / "data", and end it after the test."""
     made: list[PausedBackup] = []
 
     def make(function: str, call: int = 1, *options: str) -> PausedBackup:
@@ -197,7 +197,7 @@ with vecdb.open(folder, **options) as database, open(ledger, "w") as out:
 
 
 class Writers:
-    """Two processes that write to the same two collections until they are told to end."""
+    """Two processes that write to the same two collections until they are stopped."""
 
     def __init__(self, folder: Path, ledgers: list[Path]) -> None:
         self._ledgers = ledgers
@@ -230,7 +230,7 @@ class Writers:
                 pipe.close()
 
     def stop(self) -> list[dict[str, Any]]:
-        """All batches, by seq."""
+        """Stop the processes and return all batches, by seq."""
         for child in self._children:
             assert child.stdin is not None
             child.stdin.close()
@@ -242,7 +242,7 @@ class Writers:
 
 
 def models_at(lines: list[dict[str, Any]], seqs: dict[str, int]) -> dict[str, Model]:
-    """What each collection holds after the batch with its seq."""
+    """Return what each collection has after the batch with its seq."""
     models = {name: Model(DIM, "cosine") for name in NAMES}
     for line in lines:
         model, ids = models[line["name"]], line["ids"]
@@ -255,7 +255,7 @@ def models_at(lines: list[dict[str, Any]], seqs: dict[str, int]) -> dict[str, Mo
     return models
 
 
-def test_a_backup_beside_two_writing_processes_is_a_state_that_was_committed(
+def test_backup_beside_two_writers_is_a_committed_state(
     tmp_path: Path,
 ) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
@@ -277,7 +277,7 @@ def test_a_backup_beside_two_writing_processes_is_a_state_that_was_committed(
         manifest = read_manifest(backup)
         seqs = {entry["name"]: entry["seq"] for entry in manifest["collections"]}
         assert set(seqs) == set(NAMES)
-        # What was acknowledged before it began is in it.
+        # Writes acknowledged before the backup began are in it.
         assert all(seqs[name] >= before[name] for name in NAMES)
         assert manifest["include_segments"] is (number % 2 == 0)
         models = models_at(lines, seqs)
@@ -294,7 +294,7 @@ def test_a_backup_beside_two_writing_processes_is_a_state_that_was_committed(
                 assert len(stats.segments) == entry["segments"]
                 if number % 2:
                     assert entry["lost"] == entry["segments"] > 0
-                # It goes on where it stopped, and its segments are built again.
+                # The restored database continues at that seq, and its segments are rebuilt.
                 assert docs.upsert(["new"], vectors_of(1, 1)).seq == entry["seq"] + 1
                 models[entry["name"]].upsert(["new"], vectors_of(1, 1), None)
                 index_now(docs)
@@ -305,7 +305,7 @@ def test_a_backup_beside_two_writing_processes_is_a_state_that_was_committed(
 # -------------------------------------------------------------  what changes while a backup is made
 
 
-def test_a_collection_dropped_meanwhile_is_in_it_and_one_made_meanwhile_is_not(
+def test_backup_has_collections_dropped_during_it_and_not_those_created(
     tmp_path: Path, paused: Any
 ) -> None:
     database, model = filled(tmp_path / "data")
@@ -329,7 +329,7 @@ def test_a_collection_dropped_meanwhile_is_in_it_and_one_made_meanwhile_is_not(
         database.drop_collection("docs")
 
 
-def test_half_made_and_half_dropped_collections_are_left_out(tmp_path: Path) -> None:
+def test_backup_omits_interrupted_creates_and_drops(tmp_path: Path) -> None:
     database, model = filled(tmp_path / "data")
     with database:
         for name in ("creating", "dropping"):
@@ -351,14 +351,14 @@ def test_half_made_and_half_dropped_collections_are_left_out(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("moment", [("open_copy", 2), ("_copy_segments", 1)])
-def test_segments_that_are_replaced_meanwhile_are_still_copied(
+def test_segments_replaced_during_a_backup_are_copied(
     tmp_path: Path, paused: Any, moment: tuple[str, int]
 ) -> None:
     database, model = filled(tmp_path / "data")
     with database:
         docs = database.collection("docs")
         before = entries_of(docs)
-        # Their files are open by the time that the store has been copied.
+        # The files were opened before the store was copied.
         backup = paused(*moment)
         index_now(docs)
         assert set(entries_of(docs)).isdisjoint(before)
@@ -376,7 +376,7 @@ def test_segments_that_are_replaced_meanwhile_are_still_copied(
 
 
 @pytest.mark.parametrize("how", ["unlinked", "half", "damaged"])
-def test_a_segment_that_is_gone_or_damaged_is_built_again(tmp_path: Path, how: str) -> None:
+def test_missing_or_damaged_segment_is_rebuilt_after_restore(tmp_path: Path, how: str) -> None:
     database, model = filled(tmp_path / "data")
     with database:
         docs = database.collection("docs")
@@ -400,7 +400,7 @@ def test_a_segment_that_is_gone_or_damaged_is_built_again(tmp_path: Path, how: s
         check_same(docs, model)
 
 
-def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
+def test_backup_omits_reservations_leases_and_drafts(tmp_path: Path) -> None:
     database, model = filled(tmp_path / "data")
     with database:
         docs = database.collection("docs")
@@ -411,9 +411,9 @@ def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
         key = b"k" * 16
 
         def write(transaction: Any) -> None:
-            pin = layout.pack_lease(layout.Lease(key, 1, 1, time.time_ns() + 10**12))
+            lease = layout.pack_lease(layout.Lease(key, 1, 1, time.time_ns() + 10**12))
             request = layout.seal_value(key, b"of somebody")
-            for name, value in ((b"pins", pin), (b"requests", request)):
+            for name, value in ((b"pins", lease), (b"requests", request)):
                 transaction.put(key, value, db=store.environment.database(name))
             retired = SegmentEntry("retired", 0, 1, 1, kind="flat")
             store.write_segment(transaction, 77, retired)
@@ -427,7 +427,7 @@ def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
         docs = database.collection("docs")
         assert {e.state for e in entries_of(docs).values()} == {"published"}
         assert docs.stats().generation == generation + 1
-        # A number is never given twice.
+        # Numbers are never reused.
         assert opened_of(docs).snapshots.snapshot().counters.next_segment == taken.number + 1
         environment = opened_of(docs).store.environment
         with environment.read() as transaction:
@@ -448,9 +448,7 @@ def test_what_belongs_to_somebody_at_work_is_not_in_it(tmp_path: Path) -> None:
         ("_copy_segments", "orphaned"),
     ],
 )
-def test_a_killed_backup_leaves_nothing_that_looks_like_one(
-    tmp_path: Path, paused: Any, moment: str, how: str
-) -> None:
+def test_killed_backup_leaves_no_backup(tmp_path: Path, paused: Any, moment: str, how: str) -> None:
     database, model = filled(tmp_path / "data", 60)
     with database:
         backup = paused(moment)
@@ -468,7 +466,7 @@ def test_a_killed_backup_leaves_nothing_that_looks_like_one(
         docs.upsert(["new"], vectors_of(3, 1))
         model.upsert(["new"], vectors_of(3, 1), None)
         check_same(docs, model)
-        # Of this name, but none of ours.
+        # A folder with such a name that is not ours.
         (tmp_path / "backup.partial-mine").mkdir()
         database.backup(tmp_path / "backup")
         assert partials(tmp_path) == [tmp_path / "backup.partial-mine"]
@@ -477,12 +475,12 @@ def test_a_killed_backup_leaves_nothing_that_looks_like_one(
         check_same(database.collection("docs"), model)
 
 
-def test_two_backups_to_one_path(tmp_path: Path, paused: Any) -> None:
+def test_second_backup_to_the_same_path_is_refused(tmp_path: Path, paused: Any) -> None:
     database, model = filled(tmp_path / "data", 60)
     with database:
         slow = paused("settle")
         database.backup(tmp_path / "backup")
-        assert len(partials(tmp_path)) == 1  # The slow one's, which is left alone.
+        assert len(partials(tmp_path)) == 1  # The one of the slow backup, which is left alone.
         answer = slow.finish()
         assert (answer["error"], answer["reason"]) == ("AlreadyExistsError", "PATH_TAKEN")
     assert partials(tmp_path) == []
@@ -511,11 +509,11 @@ def wait_for(path: Path) -> None:
         time.sleep(0.005)
 
 
-def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
+def test_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data")
     with database:
         store = opened_of(database.collection("docs")).store
-        # One that was killed while it read, as happens to a backup while it copies a store.
+        # A reader that was killed, like a backup while it copies a store.
         reader = subprocess.Popen(
             [sys.executable, "-c", READER, store.environment.folder, tmp_path / "reads"],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
@@ -541,7 +539,9 @@ def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pages", [4, 16, 40])
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, pages: int) -> None:
+def test_full_disk_during_a_backup_is_reported_and_leaves_nothing(
+    tmp_path: Path, pages: int
+) -> None:
     database, model = filled(tmp_path / "data", 3_000)
     with database:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -557,7 +557,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, pages: int) -> N
         check_same(database.collection("docs"), model)
 
 
-def test_a_store_with_a_bad_byte_is_not_backed_up(tmp_path: Path) -> None:
+def test_damaged_store_is_not_backed_up(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data", 60)
     with database:
         folder = opened_of(database.collection("docs")).folder
@@ -581,12 +581,13 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(flipped(path.read_bytes(), at))
 
 
-def test_a_flipped_byte_anywhere_is_refused(tmp_path: Path) -> None:
+def test_flipped_byte_in_a_backup_is_refused(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data", 60)
     with database:
         database.backup(tmp_path / "backup")
     files = [path for path in (tmp_path / "backup").rglob("*") if path.is_file()]
-    assert len(files) == 2 + 1 + (5 + 8)  # Stores and catalogue, manifest, a flat one and a graph.
+    # Store, catalogue and manifest, a flat segment and a graph.
+    assert len(files) == 2 + 1 + (5 + 8)
     seed = random.randrange(1 << 32)
     print("seed", seed)
     random.seed(seed)
@@ -605,7 +606,7 @@ def test_a_flipped_byte_anywhere_is_refused(tmp_path: Path) -> None:
     vecdb.restore(tmp_path / "backup", tmp_path / "restored")
 
 
-def test_every_byte_of_the_manifest_counts(tmp_path: Path) -> None:
+def test_changed_byte_of_the_manifest_is_refused(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data", 60)
     with database:
         database.backup(tmp_path / "backup", include_segments=False)
@@ -619,7 +620,7 @@ def test_every_byte_of_the_manifest_counts(tmp_path: Path) -> None:
     read_manifest(tmp_path / "backup")
 
 
-def test_a_backup_whose_segments_have_gone_bad_is_restored_without_them(tmp_path: Path) -> None:
+def test_backup_with_damaged_segments_is_restored_without_them(tmp_path: Path) -> None:
     database, model = filled(tmp_path / "data")
     with database:
         database.backup(tmp_path / "backup")
@@ -634,7 +635,7 @@ def test_a_backup_whose_segments_have_gone_bad_is_restored_without_them(tmp_path
         check_same(docs, model)
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+def test_backup_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data", 60)
     with database:
         database.backup(tmp_path / "backup")
@@ -648,7 +649,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "catalog/../../outside"])
-def test_files_outside_of_the_backup_are_refused(tmp_path: Path, name: str) -> None:
+def test_manifest_with_paths_outside_of_the_backup_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "outside").write_bytes(b"x")
     (tmp_path / "backup").mkdir()
     content = {"files": {name: {"bytes": 1, "crc32": 0x8CDC1683}}, "collections": []}
@@ -657,7 +658,7 @@ def test_files_outside_of_the_backup_are_refused(tmp_path: Path, name: str) -> N
         vecdb.restore(tmp_path / "backup", tmp_path / "restored")
 
 
-def test_restoring_overwrites_nothing(tmp_path: Path) -> None:
+def test_restore_overwrites_nothing(tmp_path: Path) -> None:
     database, model = filled(tmp_path / "data", 60)
     with database:
         database.backup(tmp_path / "backup")
@@ -693,7 +694,7 @@ def test_restoring_overwrites_nothing(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- surfaces
 
 
-def test_both_surfaces(surface: Any, tmp_path: Path) -> None:
+def test_backup_works_embedded_and_remote(surface: Any, tmp_path: Path) -> None:
     docs = surface.create_collection("docs", DIM)
     model = Model(DIM, "cosine")
     batch = ([str(i) for i in range(300)], vectors_of(0, 300), [{"n": i} for i in range(300)])
@@ -729,8 +730,9 @@ def test_both_surfaces(surface: Any, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
-    """A folder, and a client of a server that makes backups in "backups" in it, where "out" leads
-    out and "in" in again."""
+    """A folder, and a client of a server with the backup folder "backups", in which the link "out"
+    leads out of it and "in" back into it.
+    """
     folder = tmp_path_factory.mktemp("wire")
     (folder / "backups" / "weekly").mkdir(parents=True)
     (folder / "backups" / "out").symlink_to("/etc")
@@ -748,7 +750,9 @@ def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
 
 
 @pytest.mark.parametrize("name", ["monday", "./x", "weekly/monday", "in/tuesday", "abs", "~", "…"])
-def test_a_backup_over_the_wire_lies_in_its_folder(backed_up: tuple[Path, Any], name: str) -> None:
+def test_remote_backup_is_written_into_the_backup_folder(
+    backed_up: tuple[Path, Any], name: str
+) -> None:
     folder, client = backed_up
     asked = str(folder / "backups" / "absolute") if name == "abs" else name
     report = client.backup(asked)
@@ -765,7 +769,7 @@ def test_a_backup_over_the_wire_lies_in_its_folder(backed_up: tuple[Path, Any], 
      "data", "{folder}/other/x", "{folder}/data/x", "{folder}/backups", "{folder}/backups/../x",
      "//etc/x", "{folder}/backups2/x", "out", "nothing"],
 )  # fmt: skip
-def test_a_backup_that_leads_elsewhere_is_refused_in_one_sentence(
+def test_remote_backup_outside_of_the_backup_folder_is_refused(
     backed_up: tuple[Path, Any], asked: str
 ) -> None:
     folder, client = backed_up
@@ -774,8 +778,8 @@ def test_a_backup_that_leads_elsewhere_is_refused_in_one_sentence(
     with pytest.raises(vecdb.InvalidArgumentError) as caught:
         client._calls.wait("Backup", request, None)
     assert caught.value.reason == "BAD_PATH"
-    told = caught.value.message.replace(repr(asked), "PATH")
-    assert told in (
+    message = caught.value.message.replace(repr(asked), "PATH")
+    assert message in (
         "invalid path PATH",
         "expected a path relative to the server's folder for backups, got PATH",
     )
@@ -783,7 +787,7 @@ def test_a_backup_that_leads_elsewhere_is_refused_in_one_sentence(
     assert not list((folder / "other").iterdir())
 
 
-def test_a_server_without_a_folder_for_backups_makes_none(tmp_path: Path) -> None:
+def test_server_without_a_backup_folder_refuses_backups(tmp_path: Path) -> None:
     with running_server(tmp_path / "data", indexer=False) as address:
         with vecdb.connect(address) as client:
             for path in ("x", str(tmp_path / "x"), "/etc/x", str(tmp_path / "data")):
@@ -795,7 +799,7 @@ def test_a_server_without_a_folder_for_backups_makes_none(tmp_path: Path) -> Non
     assert [each.name for each in tmp_path.iterdir()] == ["data"]
 
 
-def test_a_folder_for_backups_that_is_none_is_refused_at_the_start(
+def test_server_with_an_invalid_backup_folder_does_not_start(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").touch()
@@ -808,7 +812,7 @@ def test_a_folder_for_backups_that_is_none_is_refused_at_the_start(
         assert str(tmp_path / name) in caught.value.message
 
 
-def test_a_server_stops_a_backup_when_its_caller_goes(tmp_path: Path) -> None:
+def test_server_stops_a_backup_when_its_client_disconnects(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data", 60)
     database.close()
     with (
@@ -830,7 +834,7 @@ def test_a_server_stops_a_backup_when_its_caller_goes(tmp_path: Path) -> None:
         assert list((tmp_path / "backup").rglob("*.npy"))  # With segments if nothing is said.
 
 
-def test_a_database_that_is_closed_meanwhile_ends_its_backup(tmp_path: Path) -> None:
+def test_closing_the_database_ends_its_backup(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data")
     errors: list[Exception] = []
 
@@ -851,7 +855,9 @@ def test_a_database_that_is_closed_meanwhile_ends_its_backup(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("option", ["--data", "--url"])
-def test_the_command_line(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_backs_up_and_restores(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     database, model = filled(tmp_path / "data", 60)
     database.close()
     with contextlib.ExitStack() as stack:
@@ -867,7 +873,7 @@ def test_the_command_line(option: str, tmp_path: Path, capsys: pytest.CaptureFix
         assert command_line.run(["backup", lean, option, str(where), "--no-segments"]) == 0
         assert not list((tmp_path / "lean").rglob("*.npy"))
         assert command_line.run(["backup", backup, option, str(where)]) == 1
-        assert "is there already" in capsys.readouterr().err
+        assert "exists already" in capsys.readouterr().err
     assert command_line.run(["restore", backup, restored, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == len(model.rows) == 48
     assert command_line.run(["restore", backup, restored]) == 1

@@ -1,7 +1,7 @@
-"""``vecdb.check`` as it is called: content after every normal history and beside others who write,
-the death of its process, damaged pages, repair, the command line.
+"""``vecdb.check`` as users call it.
 
-What each kind of disagreement looks like is in ``test_check_planted.py``.
+No findings after every normal history and beside writers; crashes of its process, damaged pages,
+repair and the command line. ``test_check_planted.py`` has the faults of each kind.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def unicode_and_long(database: Any) -> None:
 
 
 def a_dead_process(database: Any) -> None:
-    """A claim whose holder was killed: nothing is wrong, the next holder discards it."""
+    """A reservation of a killed process is no problem: the next holder of the lock discards it."""
     fresh_rows(database)
     assert reserve(opened_of(database.collection("docs")).store, FLUSH_LOCK, 0, 300) is not None
 
@@ -151,7 +151,9 @@ HISTORIES: tuple[Callable[[Any], None], ...] = (
 
 
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda function: function.__name__)
-def test_normal_histories_are_content(tmp_path: Path, history: Callable[[Any], None]) -> None:
+def test_check_of_normal_histories_finds_nothing(
+    tmp_path: Path, history: Callable[[Any], None]
+) -> None:
     folder = tmp_path / "data"
     with vecdb.open(folder, indexer=False) as database:
         history(database)
@@ -172,7 +174,7 @@ def test_normal_histories_are_content(tmp_path: Path, history: Callable[[Any], N
 
 
 def state_of_files(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Path → time of change and content of every file, but for LMDB's locks."""
+    """Return path → modification time and content of every file except LMDB's lock files."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
         for path in folder.rglob("*")
@@ -180,8 +182,8 @@ def state_of_files(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_small_segments_by_the_indexer_are_content(tmp_path: Path) -> None:
-    """As a database does it by itself, and while it is open in this very process."""
+def test_check_of_small_indexed_segments_finds_nothing(tmp_path: Path) -> None:
+    """As built by a running database, and while it is open in this process."""
     options = {"segment_bytes_max": 100_000, "seal_bytes": 10_000}
     with vecdb.open(tmp_path / "data", **options) as database:
         docs = database.create_collection("docs", DIM)
@@ -211,9 +213,9 @@ with vecdb.open(sys.argv[1], indexer=False) as database:
         first = 40 * turn % 900
         docs.upsert(ids_of(first, 100), vectors_of(turn, 100), [{"turn": turn}] * 100)
         docs.delete(ids_of(first * 7 % 900, 20))
-        # Not by the helpers that insist: another process may hold the locks, or unlink files.
+        # Without helpers that require success: another process may hold locks or unlink files.
         with contextlib.suppress(OSError, vecdb.VecdbError):
-            opened_of(docs).seal(1)
+            opened_of(docs).flush(1)
             if turn % 3 == 0:
                 indexer_of(docs).run("optimizing")
         if turn % 5 == 0:
@@ -227,13 +229,15 @@ with vecdb.open(sys.argv[1], indexer=False) as database:
 
 
 UNDER_WAY = {"COLLECTION_UNFINISHED", "TRASH"}
-"""What a check in a process of its own, whose patience can't be made longer here, may tell of a
-writer that a busy machine keeps waiting. The check in this process tells of nothing."""
+"""What a check in another process, whose time limit can't be raised here, may report of a
+writer on a busy machine. The check in this process reports nothing."""
 
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that writes, seals, indexes, makes and drops collections until its file is gone."""
+    """A process that writes, flushes, indexes, creates and drops collections until its file is
+    gone.
+    """
     go = tmp_path / "go"
     go.touch()
     process = subprocess.Popen(
@@ -256,10 +260,10 @@ def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
             process.stdout.close()
 
 
-def test_beside_a_writer_it_is_content(
+def test_check_beside_a_writer_finds_nothing(
     tmp_path: Path, writer: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is half made stays so for as long as a busy machine keeps the writer waiting.
+    # On a busy machine an operation of the writer may stay unfinished for long.
     monkeypatch.setattr("vecdb.engine.maintenance.checking.catalog._UNDER_WAY_S", 30.0)
     seqs: list[int] = []
     until = time.monotonic() + 60
@@ -274,7 +278,9 @@ def test_beside_a_writer_it_is_content(
     assert seqs == sorted(seqs) and len(set(seqs)) >= 5, "it looked while there was writing"
 
 
-def test_repair_beside_a_writer(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
+def test_repair_beside_a_writer_breaks_nothing(
+    tmp_path: Path, writer: subprocess.Popen[str]
+) -> None:
     segments = collection_named(tmp_path / "data", "docs") / "segments"
     for folder in segments.iterdir():
         shutil.rmtree(folder, ignore_errors=True)
@@ -284,10 +290,10 @@ def test_repair_beside_a_writer(tmp_path: Path, writer: subprocess.Popen[str]) -
     assert writer.poll() is None
 
 
-def test_folders_that_go_while_they_are_listed_hold_nothing(
+def test_folder_removed_during_its_listing_counts_as_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a drop beside the check moves them away, at the worst moment."""
+    """A concurrent drop moves the folder at the worst moment."""
     listdir, collection = os.listdir, tmp_path / "collections" / "c"
 
     def just_gone(folder: Any) -> list[str]:
@@ -320,7 +326,7 @@ def two(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_cut_store_is_told_and_the_others_checked(two: Path) -> None:
+def test_truncated_store_is_reported_and_the_others_checked(two: Path) -> None:
     store = collection_named(two, "docs") / "store" / "data.mdb"
     os.truncate(store, 5 * PAGE_BYTES)
     report = vecdb.check(two, repair=True)
@@ -331,7 +337,7 @@ def test_a_cut_store_is_told_and_the_others_checked(two: Path) -> None:
     assert not report.content and report.complete
 
 
-def test_a_cut_catalogue_leaves_the_folders(two: Path) -> None:
+def test_truncated_catalog_is_reported_and_the_stores_checked(two: Path) -> None:
     os.truncate(two / "catalog" / "data.mdb", 2 * PAGE_BYTES)
     report = vecdb.check(two)
     (problem,) = report.problems
@@ -340,7 +346,7 @@ def test_a_cut_catalogue_leaves_the_folders(two: Path) -> None:
 
 
 def pages_in_use(raw: bytes) -> list[int]:
-    """Pages of an LMDB file that what was committed last leads to."""
+    """Return the pages of an LMDB file that its last commit refers to."""
 
     def numbers(layout: str, at: int) -> tuple[int, ...]:
         return struct.unpack_from(f"<{layout}", raw, at)
@@ -355,29 +361,30 @@ def pages_in_use(raw: bytes) -> list[int]:
         for (offset,) in struct.iter_unpack("<H", raw[page * PAGE_BYTES :][16:lower]):
             node = page * PAGE_BYTES + offset
             low, high, flags, key_bytes = numbers("HHHH", node)
-            if kind & 1:  # It is a branch, and its nodes lead on.
+            if kind & 1:  # A branch page, whose nodes refer to further pages.
                 roots.append(low | high << 16 | flags << 32)
-            elif flags & 1:  # A large value has pages of its own.
+            elif flags & 1:  # A large value is on overflow pages.
                 pages.update(numbers("Q", node + 8 + key_bytes))
-            elif flags & 2:  # A named database; without entries it has no root.
+            elif flags & 2:  # A named database; it has no root if it is empty.
                 (root,) = numbers("Q", node + 8 + key_bytes + 40)
                 roots += [root] if root != 2**64 - 1 else []
     return sorted(pages)
 
 
-def test_flips_in_the_pages_of_a_store_never_end_the_check(two: Path) -> None:
-    """Whatever page is damaged: it is told, unless the bits said nothing; the other collection is
-    checked."""
+def test_flipped_bits_in_pages_of_a_store_never_end_the_check(two: Path) -> None:
+    """Whichever page is damaged, the damage is reported, unless the bits are unused; the other
+    collection is checked.
+    """
     chance = random.Random(SEED)
     file = collection_named(two, "docs") / "store" / "data.mdb"
     good = file.read_bytes()
-    told = 0
-    # What lies where differs from run to run, so that a seed can't promise that five are enough.
+    reported = 0
+    # The layout of pages differs from run to run, so no seed can guarantee that five are enough.
     for flip in range(12):
-        if flip >= 5 and told >= 2:
+        if flip >= 5 and reported >= 2:
             break
         raw = bytearray(good)
-        # Headers and the pointers after them say most of what there is to get wrong.
+        # Headers and the pointers after them are where most damage matters.
         page = chance.choice(pages_in_use(good))
         for _ in range(3):
             raw[page * PAGE_BYTES + chance.randrange(64)] ^= 1 << chance.randrange(8)
@@ -386,12 +393,12 @@ def test_flips_in_the_pages_of_a_store_never_end_the_check(two: Path) -> None:
         about_docs = all(problem.collection == "docs" for problem in report.problems)
         assert about_docs, f"seed {SEED}, flip {flip}, page {page}: {report.problems}"
         assert "other" in [each.name for each in report.collections]
-        told += not report.content
-    assert told >= 2, f"seed {SEED}"
+        reported += not report.content
+    assert reported >= 2, f"seed {SEED}"
 
 
-def test_hidden_entries_are_told(two: Path) -> None:
-    """A database that LMDB believes to have more entries than there are."""
+def test_hidden_entries_are_reported(two: Path) -> None:
+    """A database for which LMDB has a larger count than it has entries."""
     file = collection_named(two, "docs") / "store" / "data.mdb"
     raw = file.read_bytes()
     # A named database is a record in the main one: 32 bytes, then the count of its entries.
@@ -401,7 +408,7 @@ def test_hidden_entries_are_told(two: Path) -> None:
     file.write_bytes(changed)
     problems, _ = checked_only(two, "docs")
     assert kinds_of(problems) == {"STORE_DAMAGED"}
-    assert problems[0].detail == ("entries of ids: LMDB says that there are 338, 337 were found")
+    assert problems[0].detail == "entries of ids: expected 338 from LMDB's count, found 337"
 
 
 def checked_only(folder: Path, name: str) -> tuple[list[Any], list[Any]]:
@@ -409,7 +416,7 @@ def checked_only(folder: Path, name: str) -> tuple[list[Any], list[Any]]:
     return [p for p in problems if p.collection == name], found
 
 
-def test_repair_mends_caches_and_says_so(two: Path) -> None:
+def test_repair_rebuilds_caches_and_reports_it(two: Path) -> None:
     place = collection_named(two, "docs")
     shutil.rmtree(place / "segments")
     change_counters_of(two, "docs", live_count=5)
@@ -446,7 +453,7 @@ def put_in(folder: Path, name: str, database: str, key: bytes, payload: bytes | 
 
 
 def with_only(folder: Path, name: str, function: Callable[[Path], object]) -> None:
-    """Call a function that wants a folder with one collection, while the others are elsewhere."""
+    """Call a function that expects a single collection, while the others are moved away."""
     place = collection_named(folder, name)
     only = folder.with_name("only")
     (only / "collections").mkdir(parents=True)
@@ -456,10 +463,10 @@ def with_only(folder: Path, name: str, function: Callable[[Path], object]) -> No
     shutil.rmtree(only)
 
 
-def test_what_is_no_data_folder_is_refused(tmp_path: Path) -> None:
+def test_check_of_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(vecdb.NotFoundError):
         vecdb.check(tmp_path / "nothing")
-    with pytest.raises(vecdb.FailedPreconditionError, match="no vecdb database"):
+    with pytest.raises(vecdb.FailedPreconditionError, match="not a vecdb database"):
         vecdb.check(tmp_path)
     (tmp_path / "FORMAT").write_text("vecdb 99\n")
     with pytest.raises(vecdb.FailedPreconditionError, match="format 99"):
@@ -473,7 +480,9 @@ def test_what_is_no_data_folder_is_refused(tmp_path: Path) -> None:
         vecdb.check(tmp_path)
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_checks_and_repairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "data"
     fill(folder)
     assert command_line.run(["check", str(folder), "--findable", "0.99"]) == 0
@@ -497,13 +506,15 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert collection["live_count"] == 337 and collection["findable"] is None
 
     assert command_line.run(["check", str(tmp_path / "nothing")]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
 
 
-def test_what_could_not_be_checked_is_status_2(
+def test_incomplete_check_has_exit_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The process that checks is killed by somebody else: that says nothing of the folder."""
+    """The process that checks is killed by someone else, which does not mean that the folder is
+    damaged.
+    """
     folder = tmp_path / "data"
     fill(folder)
     stub = tmp_path / "python"
@@ -531,38 +542,38 @@ def small_graph() -> Graph:
     return Graph(links, offsets, upper, 0, 1)
 
 
-def test_reachable_is_what_a_search_may_come_to() -> None:
+def test_reachable_nodes_are_those_that_a_search_can_reach() -> None:
     graph = small_graph()
     assert graph_faults(graph, 2) == []
     assert reachable_nodes(graph).all()
     graph.upper_links[0, 0] = -1
     assert reachable_nodes(graph).tolist() == [True] * 4 + [False] * 2
-    # Like a walk, it reads a list only up to the first number that is no node's.
+    # Like a walk, it reads a list up to the first number that is not a node.
     graph.links[1] = (-1, 2, -1, -1)
     assert reachable_nodes(graph).tolist() == [True] * 2 + [False] * 4
     (fault,) = graph_faults(graph, 2)
-    assert fault == "1 nodes have neighbours on level 0 that are no nodes of 6"
+    assert fault == "1 nodes have neighbours on level 0 outside of 0 to 5"
     graph.upper_links[1, 0] = 3
     assert graph_faults(graph, 2)[-1] == (
         "1 neighbours are not on the level on which they are named"
     )
 
 
-def test_nodes_without_a_link_to_them_get_one() -> None:
+def test_unreachable_nodes_are_linked() -> None:
     graph = small_graph()
     graph.links[4, 0] = -1
     graph.links[5, 0] = 2
     assert np.flatnonzero(~reachable_nodes(graph)).tolist() == [5]
     assert connect(graph) == 0
     assert graph.links[2].tolist() == [3, 5, -1, -1] and reachable_nodes(graph).all()
-    # Its only neighbour has no room, but that one's neighbour has.
+    # Its only neighbour has no free link, but the neighbour's neighbour has.
     graph.links[2] = (3, 0, 1, 1)
     assert connect(graph) == 0
     assert 5 in graph.links[[0, 1, 3]] and reachable_nodes(graph).all()
 
 
-def test_a_sparse_graph_is_reachable_as_built(tmp_path: Path) -> None:
-    """hnswlib drops some nodes from all lists; the builder puts them back."""
+def test_sparse_graph_is_reachable_as_built(tmp_path: Path) -> None:
+    """hnswlib drops some nodes from all lists; the builder links them again."""
     builder = Builder("l2", 16, 4, 4, 2_000, threads=1)
     builder.add(vectors_of(0, 2_000, 16))
     with pytest.MonkeyPatch.context() as patch:

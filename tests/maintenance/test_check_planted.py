@@ -1,8 +1,8 @@
-"""Each kind of disagreement, planted by hand into a closed folder, is reported by its kind, with
-nothing else; what purging and trimming leave is not reported at all; what is a cache is repaired.
+"""Each kind of fault, planted into a closed folder, is reported by its kind and nothing else.
 
-A plant says which kinds are to be told. A few can't be told by one kind alone: a row that lost its
-record is missing from ids, from vectors and from segments.
+States that purging and trimming leave are not reported, and faults of caches are repaired. Each
+fault has the kinds that must be reported. A few can't be reported by one kind alone: a row without
+a record is also missing from ids, vectors and segments.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def first_key(folder: Path, database: str) -> bytes:
 
 
 def remove_row_from_block(folder: Path, block: int, gone: int) -> None:
-    """Rewrite a block without a row, as purging does: offsets for the rows that stay."""
+    """Rewrite a block without a row, as purging does: with offsets of the remaining rows."""
     key = row(block)
     rows, vectors = layout.parse_block(key, get(folder, "blocks", key), DIM)
     kept = rows != gone
@@ -98,7 +98,7 @@ def remove_row_from_block(folder: Path, block: int, gone: int) -> None:
 
 
 def set_vector(folder: Path, number: int, value: float) -> None:
-    """One vector of the last block, whose rows are in no segment, becomes all the same number."""
+    """Set all components of a vector of the last block, whose rows are in no segment."""
     key = row(300)
     payload = bytearray(get(folder, "blocks", key))
     at = (number - 300) * 4 * DIM
@@ -107,7 +107,7 @@ def set_vector(folder: Path, number: int, value: float) -> None:
 
 
 def repeat_a_block(folder: Path) -> None:
-    """A block of rows that are in the one before it."""
+    """Add a block with rows of the block before it."""
     raw = get(folder, "blocks", row(300))[: 2 * 4 * DIM]
     put(folder, "blocks", row(305), raw + struct.pack("<II", 2, 0))
 
@@ -124,7 +124,7 @@ def change_record(folder: Path, number: int, seq: int, encoded: bytes, metadata:
 
 
 def put_request(folder: Path, name: str, seq: int) -> None:
-    """A request under both of its keys."""
+    """Write a request under both of its keys."""
     request = layout.Request(seq, 0, bytes(32), 1)
     packed = layout.pack_request(name.encode(), request)
     put(folder, "requests", name.encode(), packed[:-4])
@@ -185,9 +185,9 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     "other M": ({"CATALOG"}, lambda f: overwrite_meta(f, ef_construction=99)),
     "id gone": ({"IDS", "COUNTERS"}, lambda f: put(f, "ids", b"id-50", None)),
     "id of a foreign row": ({"IDS"}, lambda f: put(f, "ids", b"id-50", u64(51))),
-    "id of a dead row": ({"IDS"}, lambda f: put(f, "ids", b"id-50", u64(20))),
+    "id of a deleted row": ({"IDS"}, lambda f: put(f, "ids", b"id-50", u64(20))),
     "id of no row": ({"IDS", "COUNTERS"}, lambda f: put(f, "ids", b"id-50", u64(5000))),
-    "dead id": ({"IDS", "COUNTERS"}, lambda f: put(f, "ids", b"id-20", u64(20))),
+    "id of a deleted id": ({"IDS", "COUNTERS"}, lambda f: put(f, "ids", b"id-20", u64(20))),
     "record of a later seq": (
         {"RECORDS"},
         lambda f: change_record(f, 30, 99, b"id-30", b""),
@@ -197,7 +197,7 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
         {"IDS", "VECTORS"},
         lambda f: put(f, "records", layout.record_key(320, 4), None),
     ),
-    "record of a sealed row gone": (
+    "record of a flushed row missing": (
         {"IDS", "VECTORS", "SEGMENT_ROWS"},
         lambda f: put(f, "records", layout.record_key(50, 1), None),
     ),
@@ -212,7 +212,7 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     "log has a gap": ({"LOG"}, lambda f: put(f, "log", row(3), None)),
     "log ends early": ({"LOG"}, lambda f: put(f, "log", row(7), None)),
     "log skips rows": ({"LOG"}, lambda f: change_log(f, 3, first_row=201)),
-    "log forgets a death": ({"LOG"}, lambda f: change_log(f, 7, died=np.zeros(0, np.uint64))),
+    "log without a tombstone": ({"LOG"}, lambda f: change_log(f, 7, died=np.zeros(0, np.uint64))),
     "pin ahead": ({"PINS"}, lambda f: put(f, "pins", b"p" * 16, PIN_TAIL.pack(99, 350, 0))),
     "next_row too small": (
         {"COUNTERS", "VECTORS", "LOG", "PINS"},
@@ -221,12 +221,12 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
 }
 
 CONTENT_PLANTS: dict[str, Plant] = {
-    "dead row's record purged": lambda f: put(f, "records", layout.record_key(310, 4), None),
+    "deleted row's record purged": lambda f: put(f, "records", layout.record_key(310, 4), None),
     "record and vector purged": lambda f: (
         put(f, "records", layout.record_key(310, 4), None),
         remove_row_from_block(f, 300, 310),
     ),
-    "the death as well": lambda f: (
+    "its tombstone as well": lambda f: (
         put(f, "records", layout.record_key(310, 4), None),
         remove_row_from_block(f, 300, 310),
         put(f, "dead", row(310), None),
@@ -238,7 +238,7 @@ CONTENT_PLANTS: dict[str, Plant] = {
     "log trimmed": lambda f: [put(f, "log", row(seq), None) for seq in range(1, 5)],
     "log trimmed away": lambda f: [put(f, "log", row(seq), None) for seq in range(1, 8)],
     "old version purged": lambda f: put(f, "records", layout.record_key(30, 1), None),
-    "a claim": lambda f: (
+    "a reservation": lambda f: (
         change_counters(f, next_segment=100),
         change_entry(f, 99, state="claimed", lock="seal", first_row=300, end_row=350, seq=7),
     ),
@@ -282,7 +282,7 @@ def with_an_id_changed(content: RowArrays) -> RowArrays:
 
 
 def cut_off(graph: Graph, node: int) -> Graph:
-    """The graph without links to a node, on any level, which is not the entry point."""
+    """Remove all links to a node other than the entry point, on every level."""
     assert node != graph.entry
 
     def without(lists: np.ndarray) -> np.ndarray:
@@ -377,7 +377,7 @@ CACHE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     ),
     "an entry flipped": ({"CHECKSUM"}, lambda f: flip(f, "segments", row(graph_number(f)))),
     "an entry of nothing": ({"VALUE"}, lambda f: put(f, "segments", row(graph_number(f)), b"[1]")),
-    "a claim of no lock": (
+    "a reservation without a lock": (
         {"SEGMENT_ENTRIES", "COUNTERS"},
         lambda f: change_entry(f, 99, state="claimed", lock="", first_row=0, end_row=9, seq=1),
     ),
@@ -401,9 +401,9 @@ CACHE_PLANTS: dict[str, tuple[set[str], Plant]] = {
 }
 
 
-def test_every_kind_has_a_plant() -> None:
+def test_every_problem_kind_has_a_planted_fault() -> None:
     planted = set().union(*(kinds for kinds, _ in (STORE_PLANTS | CACHE_PLANTS).values()))
-    # These are planted into folders with more than one collection, or by other means.
+    # These need a folder with more than one collection, or are planted differently.
     elsewhere = {
         *(
             "FORMAT",
@@ -419,51 +419,55 @@ def test_every_kind_has_a_plant() -> None:
 
 
 @pytest.mark.parametrize("plant", STORE_PLANTS)
-def test_planted_into_the_store(folder: Path, plant: str) -> None:
+def test_fault_planted_into_the_store_is_reported(folder: Path, plant: str) -> None:
     expected, function = STORE_PLANTS[plant]
     function(folder)
     problems, _ = checked(folder)
     assert kinds_of(problems) == expected, problems
 
 
-def test_requests_are_named_by_their_seq(folder: Path) -> None:
+def test_faulty_requests_are_reported_by_seq(folder: Path) -> None:
     put(folder, "requests", layout.request_age_key(3), b"r-7")
     put_request(folder, "r-9", 99)
     problems, _ = checked(folder)
     assert sorted(p.detail for p in problems) == [
-        "1 entries by age that lead to no request: seq 3",
-        "1 request ids that are not found by their age: seq 3",
-        "2 requests are ahead of seq 7: 'r-9': seq 99, the one of seq 99 by age: seq 99",
+        "1 entries by age without a request: seq 3",
+        "1 request ids without an entry by age: seq 3",
+        "2 requests are ahead of seq 7: 'r-9': seq 99, entry by age of seq 99: seq 99",
     ]
 
 
-def test_what_is_lost_is_named(folder: Path) -> None:
+def test_lost_rows_are_reported_by_id(folder: Path) -> None:
     flip(folder, "blocks", row(300))
     problems, _ = checked(folder)
     assert {p.detail for p in problems} == {
         "1 values in blocks have a wrong checksum: block of row 300",
-        "49 vectors of live rows can't be read, as their blocks are damaged: 'id-300' (row 300), "
+        "49 vectors of live rows are in damaged blocks: 'id-300' (row 300), "
         "'id-301' (row 301), 'id-302' (row 302), 'id-303' (row 303), 'id-304' (row 304), …",
     }
 
 
 @pytest.mark.parametrize("plant", CONTENT_PLANTS)
-def test_purged_and_trimmed_is_content(folder: Path, plant: str) -> None:
+def test_check_of_purged_and_trimmed_stores_finds_nothing(folder: Path, plant: str) -> None:
     CONTENT_PLANTS[plant](folder)
     assert checked(folder)[0] == []
 
 
-def test_a_vector_without_record_and_death_is_told(folder: Path) -> None:
-    """Purging takes the record first; if the death goes before the vector, it comes back."""
+def test_vector_without_record_and_tombstone_is_reported(folder: Path) -> None:
+    """Purging removes the record first; if the tombstone went before the vector, the row would be
+    live again.
+    """
     put(folder, "records", layout.record_key(310, 4), None)
     put(folder, "dead", row(310), None)
     problems, _ = checked(folder)
     assert kinds_of(problems) == {"VECTORS", "LOG"}
-    assert any(p.detail == "1 vectors of rows with neither record nor death: 310" for p in problems)
+    assert any(
+        p.detail == "1 vectors of rows with neither record nor tombstone: 310" for p in problems
+    )
 
 
 @pytest.mark.parametrize("plant", CACHE_PLANTS)
-def test_planted_into_a_cache_and_repaired(folder: Path, plant: str) -> None:
+def test_fault_planted_into_a_cache_is_reported_and_repaired(folder: Path, plant: str) -> None:
     expected, function = CACHE_PLANTS[plant]
     truth = truth_of(folder)
     function(folder)
@@ -479,7 +483,7 @@ def test_planted_into_a_cache_and_repaired(folder: Path, plant: str) -> None:
 
 
 def truth_of(folder: Path) -> dict[str, list[tuple[bytes, bytes]]]:
-    """What no repair may change."""
+    """Return the stored data, which a repair must not change."""
     with opened_store(folder) as store, store.environment.read() as transaction:
         return {
             name: [
@@ -490,7 +494,7 @@ def truth_of(folder: Path) -> dict[str, list[tuple[bytes, bytes]]]:
         }
 
 
-def test_repair_after_forgetting_gives_new_numbers(folder: Path) -> None:
+def test_repair_after_forgetting_segments_uses_new_numbers(folder: Path) -> None:
     numbers = {number for number, _ in segments_of(folder)}
     next_segment = counters_of(folder).next_segment
     change_counters(folder, sealed_to=320, next_segment=1)
@@ -502,7 +506,7 @@ def test_repair_after_forgetting_gives_new_numbers(folder: Path) -> None:
     assert not [*(place / "segments").iterdir()] and checked(folder)[0] == []
 
 
-def test_truth_is_not_repaired(folder: Path) -> None:
+def test_repair_does_not_change_stored_data(folder: Path) -> None:
     flip(folder, "records", layout.record_key(50, 1))
     put(folder, "ids", b"id-60", None)
     before = truth_of(folder)
@@ -515,8 +519,8 @@ def test_truth_is_not_repaired(folder: Path) -> None:
     assert flipped.detail == "1 values in records have a wrong checksum: row 50 (seq 1)"
 
 
-def test_a_segment_is_not_given_up_for_a_store_that_is_damaged(folder: Path) -> None:
-    """Its graph has a fault, but it holds the last copy of vectors that the store has lost."""
+def test_segment_beside_a_damaged_store_is_kept(folder: Path) -> None:
+    """The segment's graph has a fault, but the segment has the last copy of lost vectors."""
     number = graph_number(folder)
     flip(folder, "blocks", row(0))
     rewrite_segment(folder, number, graph=cut_off_a_live_one)
@@ -568,7 +572,7 @@ FOLDER_PLANTS: dict[str, tuple[set[str], Plant, bool]] = {
 
 
 @pytest.mark.parametrize("plant", FOLDER_PLANTS)
-def test_planted_into_the_catalogue(
+def test_fault_planted_into_the_catalog_is_reported(
     folder: Path, plant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vecdb.engine.maintenance.checking.catalog._UNDER_WAY_S", 0.1)
@@ -580,21 +584,21 @@ def test_planted_into_the_catalogue(
     assert (checked(folder)[0] == []) == repaired
 
 
-def test_many_of_a_kind_are_one_problem(folder: Path) -> None:
+def test_many_findings_of_a_kind_are_one_problem(folder: Path) -> None:
     def write(store: Store, transaction: Any) -> None:
         for number in range(100, 150):
             transaction.delete(b"id-%d" % number, db=store.environment.database(b"ids"))
 
     change(folder, write)
     problems, _ = checked(folder)
-    (told,) = [p for p in problems if p.kind == "IDS"]
-    assert told == Problem(
-        "docs", "IDS", "50 live rows that no id names: 100, 101, 102, 103, 104, …"
+    (reported,) = [p for p in problems if p.kind == "IDS"]
+    assert reported == Problem(
+        "docs", "IDS", "50 live rows without an id: 100, 101, 102, 103, 104, …"
     )
 
 
-def test_rows_that_are_not_findable_are_told(folder: Path) -> None:
-    """The entry point leads nowhere: everything is unreachable, and nothing is found."""
+def test_low_self_recall_is_reported(folder: Path) -> None:
+    """The entry point has no links: no other node can be reached or found."""
 
     def lonely(graph: Graph) -> Graph:
         links, upper = graph.links.copy(), graph.upper_links.copy()

@@ -1,6 +1,6 @@
-"""Compaction that is killed, the lock that keeps others out meanwhile, and the memory it takes.
+"""Compactions that are killed, their exclusive lock, and their memory.
 
-What it makes of a folder, and that nobody reads less for it, is tested in ``test_space.py``.
+``store/test_space.py`` tests the compacted folder and that readers lose nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def names(count: int) -> list[str]:
 
 
 def filled(folder: Path, count: int, text: str = "") -> Model:
-    """A collection of which every fourth row was replaced and every fifth deleted."""
+    """A collection in which every fourth row was replaced and every fifth deleted."""
     model = Model(DIM, "cosine")
     with vecdb.open(folder, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
@@ -71,7 +71,7 @@ vecdb.compact(sys.argv[1])
 
 
 def killed(data: Path, function: str) -> tuple[Model, Path]:
-    """A folder whose compaction was killed there: what it should hold, and what was left."""
+    """A folder whose compaction was killed: the expected rows, and the draft that is left."""
     model = filled(data, 300)
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(data), function],
@@ -83,16 +83,14 @@ def killed(data: Path, function: str) -> tuple[Model, Path]:
 
 
 @pytest.mark.parametrize("at", ["_copy_blocks", "finish_store", "os.rename", "fsync_folder"])
-def test_what_a_killed_compaction_leaves_goes_with_the_next_opening(
-    tmp_path: Path, at: str
-) -> None:
+def test_draft_of_a_killed_compaction_is_removed_on_open(tmp_path: Path, at: str) -> None:
     model, draft = killed(tmp_path, at)
-    vecdb.open(tmp_path, indexer=False).close()  # Without a look at the collection.
+    vecdb.open(tmp_path, indexer=False).close()  # Without opening the collection.
     assert not draft.exists()
     check(tmp_path, model, 300)
 
 
-def test_what_a_killed_compaction_leaves_is_told_and_repaired(tmp_path: Path) -> None:
+def test_draft_of_a_killed_compaction_is_reported_and_repaired(tmp_path: Path) -> None:
     model, draft = killed(tmp_path, "finish_store")
     report = vecdb.check(tmp_path)
     assert report.content
@@ -104,14 +102,14 @@ def test_what_a_killed_compaction_leaves_is_told_and_repaired(tmp_path: Path) ->
     check(tmp_path, model, 300)
 
 
-def test_a_killed_compaction_is_made_again(tmp_path: Path) -> None:
+def test_killed_compaction_can_be_repeated(tmp_path: Path) -> None:
     model, draft = killed(tmp_path, "os.rename")
     vecdb.compact(tmp_path)
     assert not draft.exists()
     check(tmp_path, model, 300)
 
 
-def test_a_draft_at_work_is_no_leftover(tmp_path: Path) -> None:
+def test_draft_of_a_running_compaction_is_not_a_leftover(tmp_path: Path) -> None:
     filled(tmp_path, 10)
     (draft,) = (each / DRAFT for each in (tmp_path / "collections").iterdir())
     draft.mkdir()
@@ -124,10 +122,10 @@ def test_a_draft_at_work_is_no_leftover(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
-def test_a_forked_child_does_not_keep_the_folder_in_use(
+def test_forked_child_does_not_block_a_compaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has a copy of the lock's descriptor, and lives on when the folder was closed."""
+    """The child has a copy of the lock's descriptor and outlives the closing of the folder."""
     monkeypatch.setattr(folder_use, "PATIENCE_S", 0.0)
     database = vecdb.open(tmp_path, indexer=False)
     reading, writing = os.pipe()
@@ -143,7 +141,7 @@ def test_a_forked_child_does_not_keep_the_folder_in_use(
         assert caught.value.reason == "IN_USE"
         database.close()
         assert vecdb.compact(tmp_path).collections == 0
-        assert os.waitpid(child, os.WNOHANG) == (0, 0)  # It was there all the time.
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)  # It was running all the time.
     finally:
         database.close()
         os.close(writing)
@@ -151,11 +149,12 @@ def test_a_forked_child_does_not_keep_the_folder_in_use(
 
 
 @pytest.mark.parametrize("bounded", [True, False])
-def test_the_copy_takes_slices_not_the_store(
+def test_compaction_holds_slices_of_a_store_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounded: bool
 ) -> None:
-    """What numpy and Python hold at most while a store of 4 MB is copied in slices of 256 KiB; in
-    slices that are larger than the store, so that this measure is seen to measure."""
+    """Peak memory of numpy and Python while a store of 4 MB is copied in slices of 256 KiB; and in
+    slices larger than the store, to verify the measurement itself.
+    """
     count, slice_bytes = 3_000, 256 * 1024
     model = filled(tmp_path, count, "x" * 1_500)
     data_bytes = sum(4 * DIM + 1_500 for _ in model.rows)

@@ -1,4 +1,4 @@
-"""A create or a drop that fails half way can be tried again, and leaves nothing lying about."""
+"""A create or a drop that fails half way can be retried and leaves no files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def disarmed() -> Iterator[None]:
 
 
 def use(database: Any) -> None:
-    """The name is free, and a collection can be made of it, used and dropped."""
+    """Check that the name is free: create a collection of the name, use it and drop it."""
     docs = database.create_collection("docs", DIM)
     docs.upsert(["a"], np.ones((1, DIM), np.float32))
     assert docs.count() == 1
@@ -37,7 +37,7 @@ def use(database: Any) -> None:
 
 
 @pytest.mark.parametrize("name", CREATES)
-def test_a_create_that_failed_can_be_tried_again(database: Any, name: str) -> None:
+def test_create_that_failed_can_be_retried(database: Any, name: str) -> None:
     failpoints.arm(f"{name}=EIO")
     with pytest.raises(vecdb.UnavailableError):
         database.create_collection("docs", DIM)
@@ -47,9 +47,7 @@ def test_a_create_that_failed_can_be_tried_again(database: Any, name: str) -> No
 
 @pytest.mark.parametrize("action", ["begin", "end"])
 @pytest.mark.parametrize("commit", [1, 2, 3])
-def test_a_create_whose_commit_failed_can_be_tried_again(
-    database: Any, commit: int, action: str
-) -> None:
+def test_create_whose_commit_failed_can_be_retried(database: Any, commit: int, action: str) -> None:
     failpoints.arm(f"commit.{action}=EIO:{commit}")
     with pytest.raises(vecdb.VecdbError):
         database.create_collection("docs", DIM)
@@ -57,8 +55,8 @@ def test_a_create_whose_commit_failed_can_be_tried_again(
     use(database)
 
 
-def test_a_create_that_could_not_even_be_undone_is_undone_by_the_next(database: Any) -> None:
-    # The third commit makes it ready; that it should be undone can't be written down.
+def test_create_that_could_not_be_undone_is_undone_by_the_next_create(database: Any) -> None:
+    # The third commit sets it to "ready", and the commit that would undo it fails too.
     failpoints.arm("create.made=EIO,commit.begin=EIO:3")
     with pytest.raises(vecdb.UnavailableError, match=r"create\.made"):
         database.create_collection("docs", DIM)
@@ -68,7 +66,9 @@ def test_a_create_that_could_not_even_be_undone_is_undone_by_the_next(database: 
 
 @pytest.mark.parametrize("again", ["drop", "reopen"])
 @pytest.mark.parametrize("name", DROPS)
-def test_a_drop_that_failed_is_finished(tmp_path: Path, name: str, again: str) -> None:
+def test_drop_that_failed_is_finished_by_the_next_drop_or_open(
+    tmp_path: Path, name: str, again: str
+) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         failpoints.arm(f"{name}=EIO")
@@ -92,7 +92,7 @@ def test_a_drop_that_failed_is_finished(tmp_path: Path, name: str, again: str) -
 
 
 def leave_half_done(data: Path) -> None:
-    """A collection that is whole, one half made and one half dropped."""
+    """Leave one complete collection, one unfinished creation and one unfinished drop."""
     with vecdb.open(data, indexer=False) as database:
         kept = database.create_collection("kept", DIM)
         kept.upsert(["a"], np.ones((1, DIM), np.float32))
@@ -113,13 +113,13 @@ def leave_half_done(data: Path) -> None:
         *(f"drop.{step}=EIO" for step in ("marked", "moved", "removed")),
     ],
 )
-def test_what_can_not_be_finished_hinders_nothing_else(
+def test_unfinished_operation_that_fails_on_open_leaves_other_collections_usable(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     leave_half_done(tmp_path / "data")
     failpoints.arm(fault)
     with vecdb.open(tmp_path / "data", indexer=False) as database:
-        assert [r.message for r in caplog.records if "stays half" in r.message]
+        assert [r.message for r in caplog.records if "the next open retries" in r.message]
         assert [d.name for d in database.list_collections()] == ["kept"]
         assert database.collection("kept").get(["a"]).ids == ["a"]
     failpoints.arm("")
@@ -130,8 +130,8 @@ def test_what_can_not_be_finished_hinders_nothing_else(
             database.create_collection(name, DIM)
 
 
-def test_a_draft_of_the_format_file_does_not_stay(tmp_path: Path) -> None:
-    """A process that was killed while it made the folder left it."""
+def test_draft_of_the_format_file_is_removed_on_open(tmp_path: Path) -> None:
+    """A process that was killed while it created the folder left it."""
     data = tmp_path / "data"
     data.mkdir()
     draft = data / f"FORMAT.{os.getpid() + 1}"

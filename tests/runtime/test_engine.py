@@ -1,4 +1,4 @@
-"""What only an embedded database shows: its files, its segments, its processes."""
+"""Files, segments and processes of an embedded database."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def entries_of(docs: Any) -> dict[int, SegmentEntry]:
         return store.read_segments(transaction)
 
 
-def test_a_segment_lives_from_claimed_to_removed(database: Any) -> None:
+def test_segment_lifecycle_from_reservation_to_removal(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     opened = opened_of(docs)
@@ -54,7 +54,7 @@ def test_a_segment_lives_from_claimed_to_removed(database: Any) -> None:
     publication.discard_reservations(
         opened.store, opened.folder / "segments", publication.FLUSH_LOCK
     )
-    assert taken.number in entries_of(docs)  # The claim of another lock is left alone.
+    assert taken.number in entries_of(docs)  # A reservation under another lock stays.
     publication.discard_reservations(
         opened.store, opened.folder / "segments", publication.GRAPH_LOCK
     )
@@ -67,15 +67,17 @@ def test_a_segment_lives_from_claimed_to_removed(database: Any) -> None:
     assert (entry.state, entry.kind, entry.first_row, entry.end_row) == (
         "published", "graph", 0, 100,
     )  # fmt: skip
-    assert number > taken.number + 1  # Numbers are never given twice.
+    assert number > taken.number + 1  # Numbers are never reused.
     folders = [entry.name for entry in (opened.folder / "segments").iterdir()]
     assert folders == [str(number)]
 
 
-def test_files_that_can_not_be_unlinked_are_tried_again(
+def test_segment_whose_files_cannot_be_unlinked_is_retried(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of replaced segments and of work that was given up; else their space would be lost."""
+    """Replaced segments and abandoned reservations stay listed until their files are removed;
+    otherwise their disk space would leak.
+    """
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     opened = opened_of(docs)
@@ -92,7 +94,7 @@ def test_files_that_can_not_be_unlinked_are_tried_again(
         assert {path.name for path in segments.iterdir()} == set(map(str, states))
         assert docs.count() == len(docs.search(rows(1)[0], k=200).ids) == 100
     database.close()
-    assert checked(database.path)[0] == []  # They are waited for, and no problem.
+    assert checked(database.path)[0] == []  # A check does not report them.
     with vecdb.open(database.path, indexer=False) as again:
         docs = again.collection("docs")
         index_now(docs)
@@ -101,7 +103,7 @@ def test_files_that_can_not_be_unlinked_are_tried_again(
     assert checked(database.path)[0] == []
 
 
-def test_publishing_checks_that_the_interval_still_fits(database: Any) -> None:
+def test_publish_of_a_changed_interval_is_refused(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     seal_now(docs)
@@ -114,7 +116,7 @@ def test_publishing_checks_that_the_interval_still_fits(database: Any) -> None:
     assert published == before
 
 
-def test_a_lost_segment_is_served_from_the_store_and_rebuilt(database: Any) -> None:
+def test_lost_segment_is_served_from_the_store_and_rebuilt(database: Any) -> None:
     model = Model(8, "cosine")
     docs = database.create_collection("docs", 8)
     vectors = rows(200)
@@ -137,7 +139,7 @@ def test_a_lost_segment_is_served_from_the_store_and_rebuilt(database: Any) -> N
     model.check_hits(docs.search(query, k=20), query, 20, exact=True)
 
 
-def test_an_indexer_whose_folder_was_deleted_ends(database: Any) -> None:
+def test_indexer_whose_folder_was_deleted_ends(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(200), rows(200))
     seal_now(docs)
@@ -153,7 +155,7 @@ def test_an_indexer_whose_folder_was_deleted_ends(database: Any) -> None:
     "file", ["manifest.json", "vectors.npy", "rows.npy", "links.npy", "id_bytes.npy"]
 )
 @pytest.mark.parametrize("damage", ["truncated", "longer", "other bytes"])
-def test_a_damaged_segment_is_noticed(database: Any, file: str, damage: str) -> None:
+def test_damaged_segment_is_detected(database: Any, file: str, damage: str) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(50), rows(50))
     seal_now(docs)
@@ -176,7 +178,7 @@ def test_a_damaged_segment_is_noticed(database: Any, file: str, damage: str) -> 
 @pytest.mark.parametrize("dtype", ["<f4", "<i4", "<i8", "|u1"])
 @pytest.mark.parametrize("shape", [(0,), (7,), (0, 16), (123_456, 48), (2, 3, 4)])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_headers_of_npy_files_are_read_as_numpy_wrote_them(
+def test_npy_headers_are_read_as_numpy_writes_them(
     tmp_path: Path, dtype: str, shape: tuple[int, ...], order: Any
 ) -> None:
     np.save(tmp_path / "a.npy", np.empty(shape, dtype, order))
@@ -188,10 +190,12 @@ def test_headers_of_npy_files_are_read_as_numpy_wrote_them(
         assert segment_module._read_header(file) == (*expected, at)
 
 
-def test_a_segment_is_opened_while_python_can_not_parse(
+def test_segment_opens_while_the_python_parser_fails(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CPython's parser may fail in a thread for what another one does: no segment is lost by it."""
+    """CPython's parser may fail in one thread because of another; no segment may be quarantined
+    then.
+    """
 
     def fail(*arguments: Any, **options: Any) -> None:
         raise SystemError("AST constructor recursion depth mismatch")
@@ -205,7 +209,7 @@ def test_a_segment_is_opened_while_python_can_not_parse(
     assert len(docs.search(rows(1)[0], k=100).ids) == 100
 
 
-def test_a_foreign_segment_is_refused(database: Any) -> None:
+def test_segment_of_another_collection_is_refused(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(50), rows(50))
     seal_now(docs)
@@ -215,8 +219,8 @@ def test_a_foreign_segment_is_refused(database: Any) -> None:
         Segment(folder, number, "0123456789abcdef", entries_of(docs)[number])
 
 
-def test_merging_keeps_rows_in_order_whatever_is_a_graph_already(database: Any) -> None:
-    """A graph in the middle, flat segments on both sides, equal vectors in all of them."""
+def test_merge_of_flat_and_graph_segments_keeps_rows_in_order(database: Any) -> None:
+    """A graph between flat segments, with equal vectors in all of them."""
     model = Model(8, "euclidean")
     docs = database.create_collection("docs", 8, "euclidean")
     twin = rows(1)
@@ -228,15 +232,15 @@ def test_merging_keeps_rows_in_order_whatever_is_a_graph_already(database: Any) 
         seal_now(docs)
     middle = sorted(entries_of(docs).items(), key=lambda item: item[1].first_row)[1]
     indexer = indexer_of(docs)
-    view = indexer._snapshots.snapshot()
+    snapshot = indexer._snapshots.snapshot()
     indexer._rows_max = 400
     taken = publication.reserve(
         opened_of(docs).store, publication.GRAPH_LOCK, middle[1].first_row, middle[1].end_row
     )
     assert taken is not None
-    indexer._merge([s for s in view.segments if s.number == middle[0]], taken)
+    indexer._merge([s for s in snapshot.segments if s.number == middle[0]], taken)
     assert [s.kind for s in docs.stats().segments] == ["flat", "graph", "flat"]
-    for _ in range(2):  # The second time everything is extended again.
+    for _ in range(2):  # The second round extends everything again.
         index_now(docs)
         (segment,) = opened_of(docs).snapshots.snapshot().segments
         assert (np.diff(segment.content.rows) > 0).all()
@@ -249,8 +253,8 @@ def test_merging_keeps_rows_in_order_whatever_is_a_graph_already(database: Any) 
         seal_now(docs)
 
 
-def test_graphs_are_built_under_steady_writing(tmp_path: Path) -> None:
-    """Sealing and joining never stop, and still the indexer gets its turn."""
+def test_graphs_are_built_during_steady_writes(tmp_path: Path) -> None:
+    """Flushes and joins never pause, and the indexer still gets its turn."""
     with vecdb.open(tmp_path / "data", seal_bytes=64 * 200) as database:
         docs = database.create_collection("docs", 8)
         deadline = time.monotonic() + 60
@@ -262,7 +266,7 @@ def test_graphs_are_built_under_steady_writing(tmp_path: Path) -> None:
         assert docs.count() == len(docs.search(rows(1)[0], k=4000))
 
 
-def test_work_under_the_two_locks_keeps_apart(database: Any) -> None:
+def test_flush_and_graph_work_have_separate_locks(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     store = opened_of(docs).store
@@ -276,10 +280,10 @@ def test_work_under_the_two_locks_keeps_apart(database: Any) -> None:
 
 
 @pytest.mark.parametrize("stops", [False, True])
-def test_who_was_stopped_while_sealing_is_not_waited_for_without_end(
+def test_close_does_not_wait_for_a_process_stopped_during_its_flush(
     database: Any, monkeypatch: pytest.MonkeyPatch, stops: bool
 ) -> None:
-    """The indexer leaves the collection for later, or ends when it is told to."""
+    """The indexer skips the collection, and ends when requested."""
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     seal_now(docs)
@@ -298,7 +302,7 @@ def test_who_was_stopped_while_sealing_is_not_waited_for_without_end(
     assert [s.kind for s in docs.stats().segments] == ["graph"]
 
 
-def test_a_join_never_copies_bytes_that_have_changed(tmp_path: Path) -> None:
+def test_join_of_a_damaged_segment_reads_the_store_instead(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.create_collection("docs", 8)
         vectors = rows(300)
@@ -318,7 +322,7 @@ def test_a_join_never_copies_bytes_that_have_changed(tmp_path: Path) -> None:
             if hits.segment is not None and hits.number > 12:
                 hits.segment.verify()
         joined = [s for s in docs.stats().segments if s.rows > 20]
-        assert joined == []  # Nothing was made of damaged rows.
+        assert joined == []  # Nothing was built from damaged rows.
 
 
 def test_drafts_of_a_killed_indexer_are_removed(database: Any) -> None:
@@ -331,8 +335,8 @@ def test_drafts_of_a_killed_indexer_are_removed(database: Any) -> None:
     assert not draft.exists()
 
 
-def test_every_acknowledged_write_is_seen_at_once(tmp_path: Path) -> None:
-    """Writers and readers side by side, commits going to a real disk: no search is behind."""
+def test_acknowledged_write_is_visible_at_once(tmp_path: Path) -> None:
+    """Concurrent writers and readers on a real disk: no search misses an acknowledged write."""
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.create_collection("docs", 8)
         docs.upsert(["first"], rows(1))
@@ -356,7 +360,7 @@ def test_every_acknowledged_write_is_seen_at_once(tmp_path: Path) -> None:
         assert behind == []
 
 
-def test_what_fails_after_a_commit_does_not_end_the_writer(
+def test_failure_after_a_commit_does_not_end_the_writer(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = database.create_collection("docs", 8)
@@ -370,7 +374,7 @@ def test_what_fails_after_a_commit_does_not_end_the_writer(
     assert docs.count() == 3
 
 
-def test_one_bad_collection_keeps_no_other_from_its_graphs(tmp_path: Path) -> None:
+def test_damaged_collection_does_not_block_graphs_of_others(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data") as database:
         bad, good = (database.create_collection(name, 8) for name in ("bad", "good"))
         for docs in (bad, good):
@@ -392,8 +396,8 @@ def test_one_bad_collection_keeps_no_other_from_its_graphs(tmp_path: Path) -> No
         assert "crash" not in runtime_of(database).indexer_status(opened_of(good))
 
 
-def test_segments_may_be_deleted_at_any_time(tmp_path: Path) -> None:
-    """All of them at once, between two openings: everything is there, and graphs are built anew."""
+def test_deleted_segments_are_rebuilt(tmp_path: Path) -> None:
+    """All segments are deleted between two opens: no row is lost, and graphs are rebuilt."""
     model = Model(8, "cosine")
     vectors = rows(300)
     model.upsert(names(300), vectors, None)
@@ -414,7 +418,7 @@ def test_segments_may_be_deleted_at_any_time(tmp_path: Path) -> None:
         model.check_hits(docs.search(query, k=10), query, 10, exact=True)
 
 
-def test_at_most_sixteen_segments_without_an_indexer(tmp_path: Path) -> None:
+def test_collection_without_an_indexer_has_at_most_sixteen_segments(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", indexer=False, seal_bytes=64 * 10) as database:
         docs = database.create_collection("docs", 8)
         for i in range(60):
@@ -425,7 +429,7 @@ def test_at_most_sixteen_segments_without_an_indexer(tmp_path: Path) -> None:
         assert len(docs.search(rows(1)[0], k=600)) == 600
 
 
-def test_writes_from_many_threads_share_commits_and_all_arrive(database: Any) -> None:
+def test_writes_of_many_threads_share_commits_and_none_is_lost(database: Any) -> None:
     docs = database.create_collection("docs", 8)
     receipts: list[Any] = []
 
@@ -442,7 +446,7 @@ def test_writes_from_many_threads_share_commits_and_all_arrive(database: Any) ->
     assert docs.count() == 800
 
 
-def test_one_bad_batch_of_a_group_takes_no_other_with_it(
+def test_failed_batch_of_a_group_does_not_fail_the_others(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = database.create_collection("docs", 8)
@@ -473,7 +477,7 @@ def test_one_bad_batch_of_a_group_takes_no_other_with_it(
     assert docs.get(["a", "bad", "b"]).ids == ["a", "b"]
 
 
-def test_a_full_queue_refuses_and_writes_nothing(tmp_path: Path) -> None:
+def test_full_queue_refuses_the_batch_and_writes_nothing(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", indexer=False, queue_bytes_max=1000) as database:
         docs = database.create_collection("docs", 8)
         results: list[Any] = []
@@ -494,7 +498,7 @@ def test_a_full_queue_refuses_and_writes_nothing(tmp_path: Path) -> None:
         assert docs.count() == 500 * len(written) > 0
 
 
-def test_the_map_grows_when_it_is_full(tmp_path: Path) -> None:
+def test_full_map_grows(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", indexer=False, map_bytes=1 << 20) as database:
         docs = database.create_collection("docs", 256)
         vectors = rows(4000, 256)
@@ -502,7 +506,7 @@ def test_the_map_grows_when_it_is_full(tmp_path: Path) -> None:
         assert docs.get(["row-0", "row-3999"]).vectors.tobytes() == vectors[[0, 3999]].tobytes()
 
 
-def test_two_processes_see_each_other(tmp_path: Path) -> None:
+def test_two_processes_see_each_others_writes(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with vecdb.open(folder, indexer=False, map_bytes=1 << 20) as database:
         docs = database.create_collection("docs", 8)
@@ -517,7 +521,7 @@ with vecdb.open({str(folder)!r}, indexer=False) as database:
     vectors = np.eye(8, dtype=np.float32)[np.arange(5000) % 8]
     docs.upsert([f"theirs-{{i}}" for i in range(5000)], vectors)
     docs.delete(["mine"])
-    opened_of(docs).seal(1)
+    opened_of(docs).flush(1)
 """
         subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
         assert docs.count() == 5000
@@ -526,7 +530,7 @@ with vecdb.open({str(folder)!r}, indexer=False) as database:
         assert docs.stats().segments[0].rows == 5000
 
 
-def test_a_folder_is_opened_once_a_process(tmp_path: Path) -> None:
+def test_second_open_in_a_process_returns_the_same_database(tmp_path: Path) -> None:
     first = vecdb.open(tmp_path / "data", indexer=False)
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "data")
@@ -564,10 +568,10 @@ def test_use_after_a_fork_is_refused(database: Any) -> None:
     assert docs.count() == 0
 
 
-def test_folders_that_are_not_ours_are_refused(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(vecdb.FailedPreconditionError, match="no vecdb database"):
+    with pytest.raises(vecdb.FailedPreconditionError, match="not a vecdb database"):
         vecdb.open(tmp_path / "other")
     with pytest.raises(vecdb.FailedPreconditionError, match="not a folder"):
         vecdb.open(tmp_path / "other" / "thesis.tex")
@@ -580,8 +584,8 @@ def test_folders_that_are_not_ours_are_refused(tmp_path: Path) -> None:
         vecdb.open(tmp_path / "data")
 
 
-def test_a_half_made_and_a_half_dropped_collection(tmp_path: Path) -> None:
-    """What a process that died in between leaves is undone or finished at the next opening."""
+def test_interrupted_create_and_drop_are_resolved_on_open(tmp_path: Path) -> None:
+    """Operations of a process killed half way are undone or finished by the next open."""
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         database.create_collection("kept", 8)
         catalog = runtime_of(database).catalog
@@ -609,7 +613,7 @@ def _raw_entry(catalog: Any, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["ids", "records", "blocks", "dead", "log", "meta"])
-def test_a_changed_value_in_the_store_is_data_loss(database: Any, name: str) -> None:
+def test_changed_value_in_the_store_is_data_loss(database: Any, name: str) -> None:
     docs = database.create_collection("docs", 8)
     docs.upsert(names(5), rows(5))
     docs.delete(["row-4"])
@@ -638,7 +642,7 @@ def test_a_changed_value_in_the_store_is_data_loss(database: Any, name: str) -> 
         read_everything()
 
 
-def test_what_is_packed_unpacks() -> None:
+def test_packed_values_unpack_to_the_same() -> None:
     key = layout.row_key(77)
     vectors = rows(3)
     found_rows, found = layout.unpack_block(key, layout.pack_block(key, vectors), 8)
@@ -655,8 +659,8 @@ def test_what_is_packed_unpacks() -> None:
         layout.unpack_record(layout.record_key(1, 3), packed)
 
 
-def test_a_block_with_gaps_unpacks() -> None:
-    """The form that a rewritten block will have: offsets behind the rows."""
+def test_block_with_gaps_unpacks() -> None:
+    """The form of a rewritten block: offsets after the rows."""
     key, vectors = layout.row_key(100), rows(3)
     tail = (
         np.array([0, 4, 9], np.uint32).tobytes()
@@ -669,18 +673,18 @@ def test_a_block_with_gaps_unpacks() -> None:
     assert found.tobytes() == vectors.tobytes()
 
 
-def test_many_deaths_are_unpacked_at_once() -> None:
+def test_tombstones_unpack_together() -> None:
     keys = [layout.row_key(row) for row in (3, 5, 2**40)]
     values = [layout.pack_u64(key, seq) for key, seq in zip(keys, (7, 8, 9), strict=True)]
-    found, seqs = layout.unpack_u64_table(b"".join(keys), b"".join(values), "death")
+    found, seqs = layout.unpack_u64_table(b"".join(keys), b"".join(values), "tombstone")
     assert (found.tolist(), seqs.tolist()) == ([3, 5, 2**40], [7, 8, 9])
     values[1] = values[1][:-1] + b"\0"
     with pytest.raises(vecdb.DataLossError):
-        layout.unpack_u64_table(b"".join(keys), b"".join(values), "death")
+        layout.unpack_u64_table(b"".join(keys), b"".join(values), "tombstone")
 
 
 @pytest.mark.parametrize("letters", ["abc", "aé", "漢字x"])
-def test_ids_of_many_nodes_are_those_of_each(letters: str) -> None:
+def test_ids_of_many_nodes_equal_those_of_each(letters: str) -> None:
     ids = [letters[: 1 + i % len(letters)] * (i % 4) + str(i) for i in range(300)]
     encoded = [name.encode() for name in ids]
     offsets = np.concatenate([[0], np.cumsum([len(e) for e in encoded])])

@@ -1,5 +1,8 @@
-"""Files of LMDB that are gone, empty or cut short: the collection is DATA_LOSS by name, all others
-are served, and a folder whose catalogue is lost is refused and can be repaired."""
+"""LMDB files that are missing, empty or truncated.
+
+The collection fails with DATA_LOSS and its name, and all others are served. A folder whose
+catalogue is lost is refused and can be repaired.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def names(count: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A closed folder with "docs", "notes" (called "draft" once) and "other", and their ids."""
+    """A closed folder with "docs", "notes" (formerly "draft") and "other", and their ids."""
     folder = tmp_path_factory.mktemp("pristine") / "data"
     ids = {}
     with vecdb.open(folder, indexer=False) as database:
@@ -57,7 +60,7 @@ def folder(pristine: tuple[Path, dict[str, str]], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(pristine: tuple[Path, dict[str, str]], folder: Path) -> Path:
-    """The file of "docs"."""
+    """The store's file of "docs"."""
     return folder / "collections" / pristine[1]["docs"] / "store" / "data.mdb"
 
 
@@ -70,7 +73,9 @@ def counts(folder: Path) -> dict[str, int]:
 WHOLE = {"docs": 300, "notes": 20, "other": 10}
 
 
-def test_server_with_a_cut_store_names_it_and_serves_the_others(folder: Path, store: Path) -> None:
+def test_server_with_a_truncated_store_names_it_and_serves_the_others(
+    folder: Path, store: Path
+) -> None:
     os.truncate(store, store.stat().st_size // 2)
     report = vecdb.check(folder, repair=True)
     assert [(p.collection, p.kind) for p in report.problems] == [("docs", "STORE_DAMAGED")]
@@ -84,7 +89,7 @@ def test_server_with_a_cut_store_names_it_and_serves_the_others(folder: Path, st
 
 
 @pytest.mark.parametrize("pages", [0, 0.5, 1.5, 2, 3, 5, -1])
-def test_store_cut_to_any_size_is_data_loss(folder: Path, store: Path, pages: float) -> None:
+def test_store_truncated_to_any_size_is_data_loss(folder: Path, store: Path, pages: float) -> None:
     size = store.stat().st_size
     os.truncate(store, int((size / PAGE_BYTES + pages if pages < 0 else pages) * PAGE_BYTES))
     with vecdb.open(folder, indexer=False) as database:
@@ -108,7 +113,7 @@ def test_store_with_one_damaged_meta_page_is_data_loss(
         assert database.collection("other").count() == 10
 
 
-def test_store_that_claims_pages_past_its_end_is_data_loss(folder: Path, store: Path) -> None:
+def test_store_with_pages_past_its_end_is_data_loss(folder: Path, store: Path) -> None:
     for meta in (0, 1):
         with open(store, "r+b") as file:
             file.seek(meta * PAGE_BYTES + 136)  # The last page.
@@ -124,7 +129,9 @@ def test_store_with_a_damaged_lock_file_is_refused_or_served(folder: Path, store
         assert counts(folder) == WHOLE
 
 
-def test_store_cut_at_rest_is_data_loss_when_it_is_used_again(folder: Path, store: Path) -> None:
+def test_store_truncated_while_evicted_is_data_loss_on_its_next_use(
+    folder: Path, store: Path
+) -> None:
     with vecdb.open(folder, indexer=False) as database:
         docs = database.collection("docs")
         opened_of(docs).evict()
@@ -135,8 +142,8 @@ def test_store_cut_at_rest_is_data_loss_when_it_is_used_again(folder: Path, stor
         assert database.collection("other").count() == 10
 
 
-def test_file_that_lacks_only_free_pages_is_whole(tmp_path: Path) -> None:
-    """A transaction that frees what it has just allocated never writes it."""
+def test_store_that_lacks_only_free_pages_is_opened(tmp_path: Path) -> None:
+    """A transaction that frees a page that it has just allocated never writes it."""
     file, short = tmp_path / "data.mdb", 0
     chance = random.Random(7)
     with lmdb.open(os.fspath(tmp_path), map_size=1 << 28, sync=False, lib_version=0) as handle:
@@ -181,11 +188,9 @@ CATALOG_DAMAGES = ("folder gone", "file gone", "no entries", "empty", "cut")
 
 
 @pytest.mark.parametrize("how", CATALOG_DAMAGES)
-def test_lost_catalog_beside_stores_is_refused_and_repair_names_them_again(
-    folder: Path, how: str
-) -> None:
+def test_lost_catalog_is_refused_and_repair_restores_the_names(folder: Path, how: str) -> None:
     damage_catalog(folder, how)
-    for _ in range(2):  # What was refused once is not there the second time.
+    for _ in range(2):  # The second repair finds nothing.
         with pytest.raises(DataLossError, match="vecdb check --repair") as caught:
             vecdb.open(folder)
         assert caught.value.reason == "CATALOG_LOST"
@@ -199,7 +204,7 @@ def test_lost_catalog_beside_stores_is_refused_and_repair_names_them_again(
     assert vecdb.check(folder).problems == ()
 
 
-def test_folder_without_format_and_catalog_is_repaired_by_its_stores(folder: Path) -> None:
+def test_folder_without_format_and_catalog_is_repaired_from_its_stores(folder: Path) -> None:
     shutil.rmtree(folder / "catalog")
     (folder / "FORMAT").unlink()
     with pytest.raises(FailedPreconditionError, match="vecdb check --repair"):
@@ -227,10 +232,10 @@ def set_name(folder: Path, collection_id: str, name: bytes | None) -> None:
     environment.close()
 
 
-def test_repair_of_stores_with_odd_names_gives_each_one_of_its_own(
+def test_repair_of_stores_with_invalid_or_equal_names_gives_each_a_valid_one(
     pristine: tuple[Path, dict[str, str]], folder: Path
 ) -> None:
-    """A store of an earlier vecdb has no name to say, two say the same, one says what is none."""
+    """A store of an earlier version has no name, two have the same one, one has an invalid one."""
     ids = pristine[1]
     set_name(folder, ids["docs"], None)
     set_name(folder, ids["notes"], b"other")
@@ -248,7 +253,7 @@ def test_repair_of_stores_with_odd_names_gives_each_one_of_its_own(
     assert counts(folder)[f"collection-{ids['other']}"] == 10
 
 
-def test_repair_does_not_bring_back_what_was_dropped_or_is_damaged(
+def test_repair_does_not_restore_dropped_or_damaged_collections(
     pristine: tuple[Path, dict[str, str]], folder: Path, store: Path
 ) -> None:
     os.truncate(store, 5 * PAGE_BYTES)
@@ -268,8 +273,8 @@ def test_repair_does_not_bring_back_what_was_dropped_or_is_damaged(
     assert counts(folder) == {"notes": 20}
 
 
-def test_folder_of_a_process_that_died_at_once_is_opened(tmp_path: Path) -> None:
-    """Nothing was made in it yet: a catalogue without a byte is no loss."""
+def test_folder_of_a_process_killed_while_creating_it_is_opened(tmp_path: Path) -> None:
+    """The folder has no collections yet, so an empty catalogue file is no data loss."""
     folder = tmp_path / "data"
     vecdb.open(folder).close()
     os.truncate(folder / "catalog" / "data.mdb", 0)
@@ -280,15 +285,15 @@ def test_folder_of_a_process_that_died_at_once_is_opened(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("part", [0, 0.5])
-def test_store_that_is_cut_while_it_is_served_does_not_end_the_server(
+def test_store_truncated_while_served_does_not_crash_the_server(
     folder: Path, store: Path, part: float
 ) -> None:
-    """A read would touch a page that is mapped and not there."""
+    """A read would access a mapped page beyond the end of the file."""
     with ServerProcess(folder, indexer=False) as server, vecdb.connect(server.address) as client:
         docs = client.collection("docs")
         assert docs.count() == 300
         os.truncate(store, int(part * store.stat().st_size))
-        for _ in range(2):  # And it stays damage, however soon it is asked for again.
+        for _ in range(2):  # The error stays the same if the call is repeated at once.
             for call in (
                 lambda: docs.get(names(300)),
                 lambda: docs.search(rows(1)[0], k=300, exact=True),

@@ -1,6 +1,4 @@
-"""One folder, many processes: builds that die or run out of memory, scripts that come and go,
-readers that were killed, forks.
-"""
+"""One folder, many processes: failing builds, short-lived processes, killed readers, forks."""
 
 from __future__ import annotations
 
@@ -73,7 +71,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
 
 
 def indexers_of(folder: Path) -> list[int]:
-    """Living indexers of a folder, whoever started them."""
+    """Return the running indexers of a folder, whichever process started them."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -93,7 +91,7 @@ def entries_of(docs: Any) -> dict[int, SegmentEntry]:
 
 
 def check_tidy(docs: Any) -> None:
-    """Nothing of work that was begun and not finished is left, once the indexer pauses."""
+    """Check that no unfinished work is left once the indexer pauses."""
     folder, seen = Path(opened_of(docs).folder), {}
 
     def tidy() -> bool:
@@ -114,8 +112,8 @@ def data_bytes(pid: int) -> int:
     return 1024 * int(line.split()[1])
 
 
-def test_a_build_without_memory_is_tried_again(tmp_path: Path, children: list[Any]) -> None:
-    """The limit lets the indexer live and not build; searches and writes go on meanwhile."""
+def test_build_that_runs_out_of_memory_is_retried(tmp_path: Path, children: list[Any]) -> None:
+    """The limit lets the indexer run but not build; searches and writes continue."""
     with vecdb.open(tmp_path / "data", map_bytes=1 << 26) as database:
         small = database.create_collection("small", DIM)
         small.upsert(names(100), rows(100))
@@ -145,7 +143,7 @@ def test_a_build_without_memory_is_tried_again(tmp_path: Path, children: list[An
 
 
 @pytest.mark.parametrize("point", ["graph.claimed", "segment.arrays"])
-def test_a_build_that_dies_each_time_backs_off(
+def test_build_that_crashes_repeatedly_backs_off(
     tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     with vecdb.open(tmp_path / "data") as database:
@@ -159,7 +157,7 @@ def test_a_build_that_dies_each_time_backs_off(
             lambda: "waiting after a crash (2 in a row): it was killed" in docs.stats().indexer
         )
         assert time.monotonic() - began > 1.0 and len(children) >= 2
-        # By now a third may have been started.
+        # A third one may have been started by now.
         assert all(child.returncode == -signal.SIGKILL for child in children[:2])
         assert docs.search(vectors[7], k=1).ids == ["row-7"]
         docs.upsert(["later"], rows(1, 9))
@@ -169,9 +167,10 @@ def test_a_build_that_dies_each_time_backs_off(
         check_tidy(docs)
 
 
-def test_two_graph_jobs_never_meet(tmp_path: Path, children: list[Any]) -> None:
-    """Two processes with indexers, both killed again and again: one graph claim at a time, and all
-    that they leave is discarded."""
+def test_graph_jobs_of_two_processes_never_overlap(tmp_path: Path, children: list[Any]) -> None:
+    """Two processes with indexers are killed repeatedly: there is one graph reservation at a time,
+    and everything that they leave is discarded.
+    """
     seed = random.randrange(2**32)
     print("seed", seed)
     chance, folder = random.Random(seed), tmp_path / "data"
@@ -249,7 +248,9 @@ if "vecdb.engine.indexing.process" in sys.orig_argv:
 
 
 def run_script(folder: Path, first: int, count: int, held: Path | None = None) -> None:
-    """held: a folder; its indexer stays in a build until the file ``build.go`` is there."""
+    """Run a script. held: a folder whose indexer waits in a build until the file ``build.go``
+    exists.
+    """
     path = [p for p in sys.path if p]
     words = [sys.executable, "-c", SCRIPT, str(folder), str(first), str(count), str(DIM)]
     if held is not None:
@@ -260,8 +261,8 @@ def run_script(folder: Path, first: int, count: int, held: Path | None = None) -
     subprocess.run(words, check=True, timeout=90, env=environment)
 
 
-def test_scripts_that_come_and_go_beside_a_server(tmp_path: Path) -> None:
-    """Each starts an indexer of its own; the server's gets its turn, and no process is left."""
+def test_short_lived_processes_beside_a_server_lose_no_write(tmp_path: Path) -> None:
+    """Each one starts an indexer; the server's indexer gets its turn, and no process is left."""
     folder = tmp_path / "data"
     with ServerProcess(folder, seal_bytes=4 * DIM * 500) as server:
         with vecdb.connect(server.address) as client:
@@ -281,9 +282,10 @@ def test_scripts_that_come_and_go_beside_a_server(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_scripts_build_outlives_it(tmp_path: Path, killed: bool) -> None:
-    """The script ends while its indexer builds: that finishes the job, and the server's leaves the
-    collection alone for so long; if it is killed, the server's takes over."""
+def test_build_outlives_the_process_that_started_it(tmp_path: Path, killed: bool) -> None:
+    """The script ends while its indexer builds. The indexer finishes the job, and the server's
+    indexer skips the collection until then; if the first is killed, the server's takes over.
+    """
     folder = tmp_path / "data"
     with vecdb.open(folder, indexer=False) as database:
         database.create_collection("docs", DIM)
@@ -304,20 +306,20 @@ def test_a_scripts_build_outlives_it(tmp_path: Path, killed: bool) -> None:
             (holding / "build.go").touch()
             eventually(lambda: orphan not in indexers_of(folder), SLOW_S)
             assert any(s.kind == "graph" and s.rows > 1000 for s in docs.stats().segments)
-        # Its own indexer looks again by itself, without a word from anybody.
+        # Its own indexer polls, without being notified.
         eventually(lambda: docs.stats().unindexed_rows < 2000, SLOW_S)
         stats = docs.optimize(timeout_s=SLOW_S)
         assert stats.unindexed_rows == 0 and stats.live_count == 16_001
         assert "crash" not in stats.indexer
 
 
-# An indexer that can't be started, or that was stopped.
+# An indexer that can't be started, or is stopped.
 
 
-def test_an_indexer_that_can_not_be_started_is_tried_again_ever_later(
+def test_indexer_that_cannot_start_is_retried_with_growing_pauses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also for a collection that is wanted for no other reason than that it failed before."""
+    """Also for a collection whose only reason for work is the earlier failure."""
     tried = []
 
     def start(self: Supervisor) -> subprocess.Popen[str]:
@@ -337,14 +339,16 @@ def test_an_indexer_that_can_not_be_started_is_tried_again_ever_later(
 
 @pytest.mark.parametrize("lines", [1, 5_000])
 @pytest.mark.parametrize("outlives", [False, True])
-def test_closing_does_not_wait_for_an_indexer_that_was_stopped(
+def test_close_does_not_wait_for_a_stopped_indexer(
     tmp_path: Path,
     children: list[Any],
     monkeypatch: pytest.MonkeyPatch,
     outlives: bool,
     lines: int,
 ) -> None:
-    """Nor for its pipe, however many collections there are; one that outlives us is not killed."""
+    """Nor for its pipe, with any number of collections; an indexer that outlives its parent is not
+    killed.
+    """
     monkeypatch.setattr(supervisor, "_END_S_MAX", 0.5)
     watching = Supervisor(tmp_path, IndexerSettings(outlives_parent=outlives))
     watching.wake("first")
@@ -364,7 +368,7 @@ def test_closing_does_not_wait_for_an_indexer_that_was_stopped(
         child.wait()
 
 
-# Readers that were killed.
+# Killed readers.
 
 READER = """
 import os, signal, sys
@@ -388,17 +392,17 @@ def leave_a_reader(store: Path) -> None:
     assert done.stdout == b"reading\n" and done.returncode == -signal.SIGKILL, done.stderr
 
 
-def test_a_killed_reader_holds_nothing_back_for_long(
+def test_pages_of_a_killed_reader_are_reused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it read would never be used again, and the file would grow with each commit."""
+    """Otherwise these pages would never be reused, and the file would grow with each commit."""
     folder = tmp_path / "store"
     config = vecdb.CollectionConfig(DIM, vecdb.Metric.COSINE)
     Store.create(folder, "0" * 16, config, 1 << 26, "docs")
     environment = Environment(folder, layout.DATABASES, create=False, map_bytes=1 << 26)
 
     def overwrite(count: int) -> int:
-        """Bytes that the file grows by when the same values are written so many times."""
+        """Return the bytes that the file grows by when the same values are written repeatedly."""
         before = environment.file_bytes()
         for i in range(count):
             environment.transact(
@@ -416,20 +420,20 @@ def test_a_killed_reader_holds_nothing_back_for_long(
         leave_a_reader(folder)
         assert environment.readers()[0] == 1
         monkeypatch.setattr(environment_module, "_READER_CHECK_S", 1e6)
-        beside = overwrite(20)
-        assert environment.readers()[0] == 1 and beside > usual + 4_000_000
+        with_reader = overwrite(20)
+        assert environment.readers()[0] == 1 and with_reader > usual + 4_000_000
         monkeypatch.setattr(environment_module, "_READER_CHECK_S", 0.05)
         time.sleep(0.06)
-        assert overwrite(60) < beside
+        assert overwrite(60) < with_reader
         assert environment.readers()[0] == 0
     finally:
         environment.close()
 
 
-def test_a_drop_right_after_a_commit_is_nothing_to_tell(
+def test_drop_right_after_a_commit_logs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another process may drop the collection before it is looked what the commit left to do."""
+    """Another process may drop the collection before the work after the commit is scheduled."""
     errors = [vecdb.NotFoundError("the collection was dropped", "NO_COLLECTION"), OSError("bad")]
 
     def work(_: OpenCollection) -> str | None:
@@ -441,11 +445,11 @@ def test_a_drop_right_after_a_commit_is_nothing_to_tell(
         docs.upsert(["a"], rows(1))
         docs.upsert(["b"], rows(1))
         monkeypatch.undo()
-    (told,) = [r.getMessage() for r in caplog.records if r.name.startswith("vecdb")]
-    assert told.endswith("bad") and errors == []
+    (message,) = [r.getMessage() for r in caplog.records if r.name.startswith("vecdb")]
+    assert message.endswith("bad") and errors == []
 
 
-def test_opening_looks_for_killed_readers(tmp_path: Path) -> None:
+def test_open_clears_slots_of_killed_readers(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(["own"], rows(1))
@@ -458,7 +462,9 @@ def test_opening_looks_for_killed_readers(tmp_path: Path) -> None:
 # One folder opened twice, forks.
 
 
-def test_a_folder_is_one_by_whatever_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_opened_by_another_path_is_the_same_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = tmp_path / "real"
     real.mkdir()
     (tmp_path / "parent").symlink_to(real)
@@ -476,9 +482,10 @@ def test_a_folder_is_one_by_whatever_name(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
-def test_a_fork_in_the_middle_of_use(tmp_path: Path) -> None:
-    """Threads write and search, so that locks are held when it happens: calls of the child fail and
-    do not hang, it can work on a folder of its own, and the parent does not notice."""
+def test_fork_during_use_leaves_parent_and_child_working(tmp_path: Path) -> None:
+    """Threads write and search, so that locks are held during the fork. Calls of the child fail and
+    do not hang, it can use another folder, and the parent is not affected.
+    """
     with vecdb.open(tmp_path / "data", indexer=False, seal_bytes=4 * DIM * 300) as database:
         docs, stop = database.create_collection("docs", DIM), threading.Event()
         docs.upsert(["first"], rows(1))
@@ -514,7 +521,7 @@ def test_a_fork_in_the_middle_of_use(tmp_path: Path) -> None:
 
 
 def reaped(child: int) -> int | None:
-    """The status of a child that has ended; one that hangs is killed when the test gives up."""
+    """Return the exit status of a child; a hanging child is killed when the test ends."""
     pid, status = os.waitpid(child, os.WNOHANG)
     return (status or 1 << 16) if pid else None
 

@@ -1,4 +1,4 @@
-"""Collections that are renamed, dropped and made again under others that have them open."""
+"""Collections that are renamed, dropped and created again while other processes have them open."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def environment() -> dict[str, str]:
 
 
 def in_another_process(data: Path, statements: str) -> None:
-    """Run statements with ``db`` open there."""
+    """Run statements in another process, with ``db`` open."""
     code = f"import sys, vecdb\nwith vecdb.open(sys.argv[1], indexer=False) as db:\n {statements}"
     done = subprocess.run(
         [sys.executable, "-c", code, str(data)],
@@ -70,7 +70,7 @@ def reason_of(call: Any) -> str:
 # ----------------------------------------------------------------------------------------- renaming
 
 
-def test_rename(surface: Any) -> None:
+def test_rename_moves_the_name_and_keeps_the_collection(surface: Any) -> None:
     docs = surface.create_collection("docs", DIM, "dot")
     docs.upsert(["a"], rows(1))
     surface.create_collection("other", DIM)
@@ -78,7 +78,7 @@ def test_rename(surface: Any) -> None:
         with pytest.raises(vecdb.AlreadyExistsError, match=taken) as caught:
             surface.rename_collection("docs", taken)
         assert caught.value.reason == "NAME_TAKEN"
-    assert reason_of(lambda: surface.rename_collection("nobody", "free")) == "NO_COLLECTION"
+    assert reason_of(lambda: surface.rename_collection("missing", "free")) == "NO_COLLECTION"
     for old, new in (("docs", "a b"), ("../docs", "free")):
         with pytest.raises(vecdb.InvalidArgumentError):
             surface.rename_collection(old, new)
@@ -88,7 +88,7 @@ def test_rename(surface: Any) -> None:
     assert reason_of(lambda: surface.collection("docs")) == "NO_COLLECTION"
     books = surface.collection("books")
     assert (books.name, books.metric, books.count()) == ("books", vecdb.Metric.DOT, 1)
-    # The old name is free, and what gets it is another collection.
+    # The old name is free and can be given to another collection.
     surface.create_collection("docs", 2)
     books.upsert(["b"], rows(1))
     assert (books.count(), surface.collection("docs").count()) == (2, 0)
@@ -112,12 +112,12 @@ USES: dict[str, Any] = {
 }
 
 
-def test_handle_goes_on_after_a_rename_and_ends_with_the_drop(surface: Any, tmp_path: Path) -> None:
-    """One rule, embedded and remote: a handle is bound to the collection and not to its name."""
+def test_handle_works_after_a_rename_and_fails_after_the_drop(surface: Any, tmp_path: Path) -> None:
+    """A handle is bound to the collection and not to its name, embedded and remote."""
     docs = surface.create_collection("docs", DIM)
     found = surface.collection("docs")
     docs.upsert([f"r{i}" for i in range(20)], rows(20))
-    docs.search(rows(1)[0])  # Of a client, the next one goes through a stream.
+    docs.search(rows(1)[0])  # A client sends the next search through a stream.
     docs.search(rows(1)[0])
     scroll, page = docs.scroll(batch=5), docs.scroll_page(batch=5)
     ids = list(next(scroll).ids)
@@ -130,7 +130,7 @@ def test_handle_goes_on_after_a_rename_and_ends_with_the_drop(surface: Any, tmp_
             assert use(handle) is not None, name
         assert (handle.count(), len(all_ids(handle))) == (20, 20)
         assert handle.search(rows(1)[0], k=1).ids == ["r0"]
-    # What was under way at the rename goes on too.
+    # Operations that were running during the rename continue too.
     ids += [name for records in scroll for name in records.ids]
     assert ids == [f"r{i}" for i in range(20)]
     assert docs.scroll_page(page.next_token, batch=20).records.ids == ids[5:]
@@ -158,7 +158,7 @@ def test_handle_goes_on_after_a_rename_and_ends_with_the_drop(surface: Any, tmp_
     assert other.count() == 1
 
 
-def test_handle_of_a_client_survives_what_other_processes_and_restarts_do(tmp_path: Path) -> None:
+def test_handle_of_a_client_survives_renames_and_restarts(tmp_path: Path) -> None:
     """The server finds a collection by its id also if it has not opened it yet."""
     listen = f"127.0.0.1:{free_port()}"
     with vecdb.connect(listen) as client:
@@ -178,8 +178,8 @@ def test_handle_of_a_client_survives_what_other_processes_and_restarts_do(tmp_pa
             assert client.collection("gone").count() == 0
 
 
-def test_calls_on_the_wire_without_an_id_go_by_the_name(tmp_path: Path) -> None:
-    """As those of clients of before, and of others."""
+def test_remote_call_without_an_id_uses_the_name(tmp_path: Path) -> None:
+    """Earlier and other clients send no id."""
     with (
         running_server(tmp_path, indexer=False) as address,
         vecdb.connect(address) as client,
@@ -194,7 +194,7 @@ def test_calls_on_the_wire_without_an_id_go_by_the_name(tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError, match="no collection 'docs'"):
             stub.Count(wire.CountRequest(collection="docs"))
         assert stub.Count(wire.CountRequest(collection="books")).count == 1
-        # With one the name does not matter.
+        # With an id the name is ignored.
         for name in ("docs", "", "../up"):
             request = wire.CountRequest(collection=name, collection_id=known)
             assert stub.Count(request).count == 1
@@ -202,14 +202,14 @@ def test_calls_on_the_wire_without_an_id_go_by_the_name(tmp_path: Path) -> None:
             with pytest.raises(grpc.RpcError, match="dropped") as caught:
                 stub.Count(wire.CountRequest(collection="books", collection_id=unknown))
             assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-        # A server that gives no id is asked by the name.
+        # If a server returns no id, the client sends the name.
         handle = Collection(client._calls, "books", docs.config, "")
         assert handle.count() == 1
         client.rename_collection("books", "docs")
         assert reason_of(handle.count) == "NO_COLLECTION"
 
 
-def test_another_process_sees_it_at_once_and_after_reopening(tmp_path: Path) -> None:
+def test_rename_is_visible_to_another_process_at_once_and_after_reopening(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(["a"], rows(1))
@@ -222,7 +222,7 @@ def test_another_process_sees_it_at_once_and_after_reopening(tmp_path: Path) -> 
         assert all_ids(database.collection("books")) == ["a"]
 
 
-def test_a_name_half_made_or_half_dropped_is_taken(tmp_path: Path) -> None:
+def test_name_of_an_interrupted_create_or_drop_is_taken(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         database.create_collection("docs", DIM)
         database.create_collection("going", DIM)
@@ -236,12 +236,14 @@ def test_a_name_half_made_or_half_dropped_is_taken(tmp_path: Path) -> None:
             with pytest.raises(vecdb.AlreadyExistsError):
                 database.rename_collection("docs", name)
             assert reason_of(lambda: database.rename_collection(name, "new")) == "NO_COLLECTION"  # noqa: B023
-        # A drop that somebody left half done is finished by the next one.
+        # The next drop finishes one that was interrupted.
         database.drop_collection("going")
         database.rename_collection("docs", "going")
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_renames_a_collection(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         database.create_collection("docs", DIM)
     assert command_line.run(["rename", "docs", "books", "--data", str(tmp_path)]) == 0
@@ -253,8 +255,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 # ----------------------------------------------------------------------- dropped by another process
 
 
-def test_every_use_of_what_another_process_dropped_says_so(tmp_path: Path) -> None:
-    """Open, and at rest: then its files are gone when it is to be opened again."""
+def test_every_use_of_a_collection_dropped_by_another_process_is_refused(tmp_path: Path) -> None:
+    """Both open and evicted: an evicted store no longer has files to reopen."""
     with vecdb.open(tmp_path, indexer=False, open_collections_max=1) as database:
         at_rest = database.create_collection("at-rest", DIM)
         at_rest.upsert(["a"], rows(1))
@@ -289,17 +291,17 @@ def deleted_files() -> list[str]:
     folder = Path("/proc/self/fd")
     names = []
     for fd in os.listdir(folder):
-        # Another thread may close what was listed, at any moment.
+        # Another thread may close a listed descriptor at any moment.
         with contextlib.suppress(FileNotFoundError):
             names.append(os.readlink(folder / fd))
     return [name for name in names if "data.mdb" in name and name.endswith("(deleted)")]
 
 
-def test_what_another_process_dropped_is_let_go(
+def test_collection_dropped_by_another_process_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By itself, also if nobody uses it again: else the space of its files would stay taken."""
-    monkeypatch.setattr(upkeep, "_LOOK_S", 0.05)
+    """Without being used again; otherwise the disk space of its files would stay taken."""
+    monkeypatch.setattr(upkeep, "_DROPPED_POLL_S", 0.05)
     with vecdb.open(tmp_path, indexer=False) as database:
         kept = database.create_collection("kept", DIM)
         docs = database.create_collection("docs", DIM)
@@ -314,8 +316,8 @@ def test_what_another_process_dropped_is_let_go(
         assert kept.count() == 0
 
 
-def test_a_damaged_entry_is_no_drop(tmp_path: Path) -> None:
-    """A collection whose entry can't be read is open and stays so; a dropped one is let go."""
+def test_damaged_catalog_entry_does_not_count_as_a_drop(tmp_path: Path) -> None:
+    """A collection whose entry is unreadable stays open; a dropped one is closed."""
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(["a"], rows(1))
@@ -330,7 +332,7 @@ def test_a_damaged_entry_is_no_drop(tmp_path: Path) -> None:
 
         environment.transact(damage)
         in_another_process(tmp_path, "db.drop_collection('going')")
-        runtime_of(database)._let_dropped_go()
+        runtime_of(database)._close_dropped()
         assert list(runtime_of(database).collections) == [opened_of(docs).id]
         assert docs.upsert(["b"], rows(1)).seq == 2 and docs.count() == 2
         assert reason_of(going.count) == "DROPPED"
@@ -338,10 +340,10 @@ def test_a_damaged_entry_is_no_drop(tmp_path: Path) -> None:
             database.collection("docs")
 
 
-def test_files_that_went_with_a_dropped_collection_are_not_called_lost(
+def test_files_of_a_dropped_collection_are_not_reported_as_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever just compares its segments in the background has nothing to tell."""
+    """The background verification of its segments logs nothing."""
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(["a", "b"], rows(2))
@@ -363,7 +365,7 @@ def test_files_that_went_with_a_dropped_collection_are_not_called_lost(
 # -------------------------------------------------------------------------------------------- races
 
 
-def test_dropped_between_finding_and_opening(
+def test_collection_dropped_between_find_and_open_is_not_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
@@ -389,7 +391,7 @@ def test_dropped_between_finding_and_opening(
             monkeypatch.undo()
 
 
-def test_get_or_create_finds_what_another_process_creates_just_before(
+def test_get_or_create_finds_a_collection_created_just_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, turns = Database.create_collection, []
@@ -403,14 +405,14 @@ def test_get_or_create_finds_what_another_process_creates_just_before(
     monkeypatch.setattr(Database, "create_collection", late)
     with vecdb.open(tmp_path, indexer=False) as database:
         assert database.get_or_create_collection("docs", DIM).config.M == 8
-        # Of another shape than it was asked for here.
+        # With another configuration than requested here.
         turns.clear()
         database.drop_collection("docs")
         with pytest.raises(vecdb.InvalidArgumentError, match="exists with M 8, expected M 16"):
             database.get_or_create_collection("docs", DIM, M=16)
 
 
-def test_get_or_create_of_a_name_whose_drop_has_not_finished_ends(tmp_path: Path) -> None:
+def test_get_or_create_of_a_name_with_an_unfinished_drop_is_refused(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         database.create_collection("docs", DIM)
         runtime_of(database).catalog.drop("docs")  # Only its first step.
@@ -420,7 +422,9 @@ def test_get_or_create_of_a_name_whose_drop_has_not_finished_ends(tmp_path: Path
         assert database.get_or_create_collection("docs", DIM).count() == 0
 
 
-def test_a_drop_that_was_finished_by_another_touches_no_later_collection(tmp_path: Path) -> None:
+def test_drop_finished_by_another_process_keeps_a_later_collection_of_the_name(
+    tmp_path: Path,
+) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         catalog = runtime_of(database).catalog
         old = database.create_collection("docs", DIM)
@@ -462,11 +466,11 @@ with vecdb.open(sys.argv[1], indexer=False, seal_bytes=64 * 40) as db:
 
 
 class Acknowledged:
-    """What writers were told, of writes that say where they went.
+    """Acknowledged writes of several writers, with their target.
 
     Attributes:
-        began: collection id → name → when its write began, on a clock that all processes share.
-        reasons: of NotFoundError.
+        began: collection id → name → start time of the write, on a clock that all processes share.
+        reasons: reasons of NotFoundError.
     """
 
     def __init__(self) -> None:
@@ -475,7 +479,7 @@ class Acknowledged:
         self.stop = threading.Event()
 
     def write(self, database: Any, seed: int) -> None:
-        """Write to what is called docs until it is to stop."""
+        """Write to the collection that is called docs until it should stop."""
         rng, n = np.random.default_rng(seed), 0
         while not self.stop.is_set():
             n += 1
@@ -491,7 +495,7 @@ class Acknowledged:
                 time.sleep(0.002)
 
     def listen(self, child: Any) -> None:
-        """The same of a child that runs WORKER, until it ends."""
+        """Collect the acknowledgements of a child that runs WORKER, until it ends."""
         for line in child.stdout:
             where, what, *began = json.loads(line)
             if where == "gone":
@@ -513,7 +517,7 @@ class Acknowledged:
 
 @contextmanager
 def worker(data: Path, stop_file: Path) -> Iterator[Any]:
-    """A child that runs WORKER and is writing."""
+    """Start a child that runs WORKER, and wait until it writes."""
     child = subprocess.Popen(
         [sys.executable, "-c", WORKER, str(data), str(stop_file), "1"],
         env=environment(),
@@ -531,16 +535,17 @@ def worker(data: Path, stop_file: Path) -> Iterator[Any]:
         child.stdout.close()
 
 
-def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: Path) -> None:
-    """Who has a write acknowledged finds it in the collection that it was written to, and nothing
-    else is in there; all others are told NOT_FOUND."""
+def test_drop_rename_and_recreate_beside_other_writers_loses_nothing(tmp_path: Path) -> None:
+    """Each acknowledged write is in the collection that it was written to, and nothing else is. All
+    other writes fail with NOT_FOUND.
+    """
     data, stop_file = tmp_path / "data", tmp_path / "stop"
-    told, dropped_at = Acknowledged(), {}
+    acknowledged, dropped_at = Acknowledged(), {}
     with vecdb.open(data, indexer=False, seal_bytes=64 * 40) as database:
         present = database.create_collection("docs", DIM)
         with worker(data, stop_file) as child, ThreadPoolExecutor(3) as pool:
-            done = [pool.submit(told.write, database, seed) for seed in (2, 3)]
-            done.append(pool.submit(told.listen, child))
+            done = [pool.submit(acknowledged.write, database, seed) for seed in (2, 3)]
+            done.append(pool.submit(acknowledged.listen, child))
             try:
                 for turn in range(15):
                     time.sleep(0.06)
@@ -553,23 +558,24 @@ def test_drop_rename_and_make_again_under_another_process_and_threads(tmp_path: 
                         dropped_at[opened_of(present).id] = time.monotonic()
                     present = database.create_collection("docs", DIM)
             finally:
-                told.stop.set()
+                acknowledged.stop.set()
                 stop_file.touch()
             for each in done:
                 each.result(30)
             assert child.wait(30) == 0
-        told.check(database, dropped_at)
-        # It was not for want of trying.
+        acknowledged.check(database, dropped_at)
+        # There were enough attempts.
         assert len(database.list_collections()) == 6 and len(dropped_at) == 5
-        assert {n[0] for names in told.began.values() for n in names} == {"1", "2", "3"}
+        assert {n[0] for names in acknowledged.began.values() for n in names} == {"1", "2", "3"}
         folders = {path.name for path in (data / "collections").iterdir()}
         assert folders == runtime_of(database).catalog.ids()
     assert os.listdir(data / "trash") == []
 
 
-def test_remote_writers_lose_nothing_while_collections_are_renamed(tmp_path: Path) -> None:
-    """Those that hold a handle write into one collection, whatever it is called; the others into
-    what has the name when they ask."""
+def test_renames_beside_remote_writers_lose_nothing(tmp_path: Path) -> None:
+    """Writers with a handle write to one collection, whatever its name. Others write to the
+    collection that has the name at the time of the call.
+    """
     with running_server(tmp_path, indexer=False) as address, vecdb.connect(address) as client:
         first = client.create_collection("docs", DIM)
         stop, reasons = threading.Event(), set()

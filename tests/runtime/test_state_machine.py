@@ -1,10 +1,9 @@
-"""Random operations against the model, by two processes that have the folder open.
+"""Random operations by two processes that have the folder open, compared with a model.
 
-Each rule is done by this process or by the second one: batches with conditions and request ids,
-searches, scrolls that stay open over everything else, sealing, graph building, purging, compaction,
-reopening, renaming, dropping and making again. What comes back must be what the model says,
-whichever process wrote it; a check must be content with what lies on disk, at the end and in
-between.
+Each rule is run by this process or by the second one: batches with conditions and request ids,
+searches, scrolls that stay open during all other operations, flushes, graph builds, purging,
+compaction, reopening, renaming, dropping and creating again. Results must agree with the model,
+whichever process wrote the rows; checks during and after the run must find nothing.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ import vecdb
 from tests.second_process import Hand, SecondProcess
 from tests.state_model import Batch, OpenScroll, StateModel
 from vecdb.engine.maintenance import compaction
-from vecdb.engine.store import conditions, layout
-from vecdb.engine.store import leases as pins
+from vecdb.engine.store import conditions, layout, leases
 from vecdb.engine.store import store as store_module
 from vecdb.engine.store.requests import Requests
 
@@ -67,7 +65,7 @@ class CollectionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        # Thousands of commits: in memory if there is such a place, as durability is not the point.
+        # Thousands of commits: in memory if possible, as durability is not tested here.
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.folder = Path(tempfile.mkdtemp(prefix="vecdb-machine-", dir=memory))
         self.data = self.folder / "data"
@@ -88,7 +86,7 @@ class CollectionMachine(RuleBasedStateMachine):
             self.opened.append(side)
 
     def hand(self, side: bool) -> Any:
-        """The hold of one process, which opens the folder when it is first wanted."""
+        """Return the handle of one process, which opens the folder on first use."""
         if side not in self.opened:
             self._open(side)
             self.hands[side].take(self.name)
@@ -121,7 +119,7 @@ class CollectionMachine(RuleBasedStateMachine):
         return {"if_seq": 0 if condition == "absent" else max(0, self.model.seq - condition)}
 
     def _fitting(self, names: list[str], terms: dict[str, Any]) -> list[str]:
-        """Those of the names for which the condition holds; all if it does for none."""
+        """Return the names for which the condition holds, or all if it holds for none."""
         fitting = []
         for name in names:
             version, if_seq = self.model.version.get(name), terms.get("if_seq", 0)
@@ -130,7 +128,9 @@ class CollectionMachine(RuleBasedStateMachine):
         return fitting if terms and fitting else names
 
     def _vectors(self, seed: int, count: int, few: bool) -> np.ndarray:
-        """Few different ones give ties, and updates that change nothing but metadata."""
+        """Return vectors of few distinct values, for ties and for updates that change only
+        metadata.
+        """
         rng = np.random.default_rng(seed)
         vectors = rng.integers(-2, 3, (count, DIM)) if few else rng.normal(size=(count, DIM))
         vectors = vectors.astype(np.float32)
@@ -160,7 +160,7 @@ class CollectionMachine(RuleBasedStateMachine):
 
     @rule(seed=SEEDS)
     def churn(self, seed: int) -> None:
-        """Batch after batch by turns, with pages of open scrolls and earlier requests between."""
+        """Write batches in turns, with pages of open scrolls and repeated requests in between."""
         rng = np.random.default_rng(seed)
         for i in range(rng.integers(2, 7)):
             names = [f"id-{n}" for n in rng.permutation(41)[: rng.integers(1, 41)]]
@@ -174,7 +174,7 @@ class CollectionMachine(RuleBasedStateMachine):
 
     @rule(names=st.lists(NAMES, min_size=1, max_size=10), other=st.booleans(), side=SIDES)
     def repeat_vectors(self, names: list[str], other: bool, side: bool) -> None:
-        """The same vectors again, with the same metadata or others: no row is added."""
+        """Write the same vectors again, with the same or other metadata: no row is added."""
         known = sorted({n for n in names if n in self.model.rows})
         if not known:
             return
@@ -198,7 +198,9 @@ class CollectionMachine(RuleBasedStateMachine):
     def write_under_a_condition(
         self, names: list[str], seed: int | None, condition: Any, fits: bool, side: bool
     ) -> None:
-        """Without a seed it is a delete. Of random names it is mostly refused, so some fit."""
+        """Upsert, or delete without a seed. Conditions on random names rarely hold, so some are
+        chosen to.
+        """
         terms = self._terms(condition)
         if fits:
             names = self._fitting(names, terms)
@@ -218,7 +220,9 @@ class CollectionMachine(RuleBasedStateMachine):
     def write_under_a_request_id(
         self, names: list[str], seed: int | None, number: int, condition: Any, side: bool
     ) -> None:
-        """If the id was used, it is refused as another batch's; if it is refused, it is free."""
+        """A used id is refused, as it belongs to another batch; a refused batch does not use up its
+        id.
+        """
         terms = {**self._terms(condition), "request_id": f"request-{number}"}
         if seed is None:
             terms.pop("insert_only", None)
@@ -229,7 +233,7 @@ class CollectionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.requests)
     @rule(which=st.integers(0, 99), side=SIDES)
     def repeat_a_request(self, which: int, side: bool) -> None:
-        """A batch that was applied under an id is sent again, whatever has happened since."""
+        """Send a batch again that was applied under a request id, whatever has happened since."""
         known = list(self.model.requests.values())
         batch, receipt = known[which % len(known)]
         assert self.model.write(batch) == vecdb.Receipt(receipt.seq, receipt.count, True)
@@ -254,12 +258,12 @@ class CollectionMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES, side=SIDES)
     def find_itself(self, name: str, side: bool) -> None:
-        """A row searched by its own vector is there, whatever has happened to the graph."""
+        """A row is found by its own vector, whatever has happened to the graph."""
         if name in self.model.rows and self.metric != "dot":
             hits = self.hand(side).call("search", self.model.rows[name][0], k=50)
             assert name in hits.ids
 
-    # Scrolls, which either process may go on with.
+    # Scrolls, which either process may continue.
 
     @precondition(lambda self: len(self.scrolls) < SCROLLS_MAX)
     @rule(batch=st.integers(1, 5), side=SIDES)
@@ -293,7 +297,7 @@ class CollectionMachine(RuleBasedStateMachine):
     # Maintenance.
 
     @rule(side=SIDES)
-    def seal(self, side: bool) -> None:
+    def flush(self, side: bool) -> None:
         self.hand(side).flush()
 
     @rule(rows_max=st.sampled_from([1 << 40, 25]), side=SIDES)
@@ -307,23 +311,23 @@ class CollectionMachine(RuleBasedStateMachine):
 
     @rule(steps=st.none() | st.integers(0, 2), side=SIDES)
     def purge(self, steps: int | None, side: bool) -> None:
-        """All that no scroll holds, or a pass that is cut short."""
+        """Purge everything that no scroll holds, or interrupt a pass."""
         self.hand(side).purge(steps)
         if steps is None and not self.scrolls:
             assert self.hand(not side).garbage() == 0
 
-    @rule(side=SIDES, meanwhile=st.sampled_from(["nothing", "check", "compact"]))
-    def reopen(self, side: bool, meanwhile: str) -> None:
-        """A check goes on beside the other process, compaction has the folder to itself."""
+    @rule(side=SIDES, beside=st.sampled_from(["nothing", "check", "compact"]))
+    def reopen(self, side: bool, beside: str) -> None:
+        """A check runs beside the other process; a compaction needs the folder exclusively."""
         self._close(side)
-        if meanwhile == "check":
+        if beside == "check":
             assert self.hands[side].checked(self.data) == []
-        elif meanwhile == "compact":
+        elif beside == "compact":
             self._close(not side)
             self._compact(side)
 
     def _compact(self, side: bool) -> None:
-        """It ends all scrolls and leaves no garbage; content, versions and requests stay."""
+        """A compaction ends all scrolls and leaves no garbage; rows, versions and requests stay."""
         vecdb.compact(self.data)
         for scroll in self.scrolls:
             assert self._page_refusal(side, scroll) == "PIN_EXPIRED"
@@ -334,7 +338,7 @@ class CollectionMachine(RuleBasedStateMachine):
 
     @rule(side=SIDES)
     def rename(self, side: bool) -> None:
-        """Handles are bound to the collection; the new name is there for both at once."""
+        """Handles are bound to the collection; both processes see the new name at once."""
         hand, other = self.hand(side), self.hand(not side)
         old, self.name = self.name, "texts" if self.name == "docs" else "docs"
         hand.rename(old, self.name)
@@ -345,7 +349,7 @@ class CollectionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.seq > 3)
     @rule(drops=SIDES, creates=SIDES)
     def drop_and_create(self, drops: bool, creates: bool) -> None:
-        """Old handles say so in both processes; the new collection knows nothing of the old."""
+        """Old handles fail in both processes; the new collection is empty."""
         for side in (HERE, THERE):
             self.hand(side).call("count")
         self.hand(drops).drop(self.name)
@@ -401,14 +405,14 @@ def second() -> Iterator[SecondProcess]:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
-def test_random_operations(
+def test_random_operations_agree_with_the_model(
     metric: str, second: SecondProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = type(f"Machine_{metric}", (CollectionMachine,), {"metric": metric, "second": second})
     run_state_machine_as_test(
         machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
     )
-    # Nothing was wrong, so nothing is told.
+    # No fault occurred, so nothing is logged.
     assert [r.getMessage() for r in caplog.records if r.name.startswith("vecdb")] == []
 
 
@@ -417,7 +421,7 @@ def plant_compaction_that_forgets_requests(patch: pytest.MonkeyPatch) -> None:
 
 
 def plant_purging_under_a_scroll(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(pins, "oldest_leased_seq", lambda store, transaction: None)
+    patch.setattr(leases, "oldest_leased_seq", lambda store, transaction: None)
 
 
 def plant_any_batch_under_a_used_id(patch: pytest.MonkeyPatch) -> None:
@@ -440,7 +444,7 @@ def plant_a_condition_on_the_first_id_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def plant_requests_without_age(patch: pytest.MonkeyPatch) -> None:
-    """Only a check sees that: they would stay for ever."""
+    """Only a check detects these requests: they would never expire."""
     patch.setattr(layout, "request_age_key", lambda seq: layout.REQUEST_AGES + layout.row_key(0))
 
 
@@ -449,19 +453,19 @@ PLANTS = [each for name, each in list(globals().items()) if name.startswith("pla
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__[6:])
-def test_a_planted_defect_is_caught(
+def test_planted_defect_is_detected(
     plant: Callable[[pytest.MonkeyPatch], None],
     second: SecondProcess,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In this process alone; the other one is sound."""
+    """The defect is planted in this process only; the second process is correct."""
     plant(monkeypatch)
     kinds = (AssertionError, vecdb.VecdbError, pytest.fail.Exception)
     caught: list[BaseException] = []
 
     class Planted(CollectionMachine):
         def teardown(self) -> None:
-            error = sys.exc_info()[1]  # What ended the steps, if they did not come to their end.
+            error = sys.exc_info()[1]  # The error that ended the steps early, if any.
             try:
                 super().teardown()
             except kinds as found:
@@ -480,8 +484,8 @@ def test_a_planted_defect_is_caught(
         database=None,
         phases=[Phase.generate],
     )
-    # What a thread in the background spoils shows at another step when hypothesis tries it again,
-    # which it calls flaky.
+    # A fault of a background thread shows up at another step when hypothesis repeats the run,
+    # which hypothesis reports as flaky.
     with pytest.raises((*kinds, Flaky)):
         run_state_machine_as_test(Planted, settings=chosen)
     assert caught

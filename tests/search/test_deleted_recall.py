@@ -1,7 +1,7 @@
-"""Recall beside deleted rows: whatever share of a graph is deleted, and in whatever shape, searches
-find as much as in a collection that was built from the live rows alone.
+"""Recall with deleted rows equals that of a graph built from the live rows only, whatever share of
+a graph is deleted and in whatever shape.
 
-No indexer runs, so that no segment is rebuilt: this is what a search meets before it comes round.
+No indexer runs, so no segment is rebuilt: this is the state between a deletion and a rebuild.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def measured(docs: Any, queries: np.ndarray, k: int) -> float:
 
 
 def shapes(vectors: np.ndarray, share: float, rng: np.random.Generator) -> dict[str, Any]:
-    """Rows to delete: those nearest to row 0, a few whole clusters, each m-th row, any rows."""
+    """Return rows to delete: those nearest to row 0, whole clusters, each m-th row, random rows."""
     n, count = len(vectors), int(len(vectors) * share)
     order = np.argsort(np.square(vectors - vectors[0]).sum(axis=1))
     centers = vectors[rng.choice(n, 10, replace=False)]
@@ -56,7 +56,7 @@ def shapes(vectors: np.ndarray, share: float, rng: np.random.Generator) -> dict[
 
 
 @METRICS
-def test_recall_beside_deleted_rows_is_that_of_a_fresh_build(tmp_path: Path, metric: str) -> None:
+def test_recall_with_deleted_rows_equals_that_of_a_new_build(tmp_path: Path, metric: str) -> None:
     rng = np.random.default_rng(7)
     vectors = rng.standard_normal((ROWS, DIM), dtype=np.float32)
     with vecdb.open(tmp_path / "whole", indexer=False) as database:
@@ -70,7 +70,7 @@ def test_recall_beside_deleted_rows_is_that_of_a_fresh_build(tmp_path: Path, met
                 docs.delete(names_of(gone))
                 live = np.setdiff1d(np.arange(ROWS), gone)
                 fresh = filled(database, "fresh", metric, live, vectors)
-                # In the middle of what is deleted, and everywhere.
+                # Queries among the deleted rows, and everywhere.
                 everywhere = vectors[rng.choice(ROWS, QUERIES)]
                 for queries in vectors[:1], vectors[gone[:QUERIES]], everywhere:
                     for k in (10, 100):
@@ -78,7 +78,7 @@ def test_recall_beside_deleted_rows_is_that_of_a_fresh_build(tmp_path: Path, met
                         assert measured(docs, queries, k) >= floor, (shape, share, k)
 
 
-def test_deleted_first_row_of_equal_ones_does_not_hide_the_others(tmp_path: Path) -> None:
+def test_deleted_first_duplicate_does_not_hide_the_others(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     vectors = rng.standard_normal((1_000, DIM), dtype=np.float32)
     vectors[100:160] = vectors[100]
@@ -91,8 +91,8 @@ def test_deleted_first_row_of_equal_ones_does_not_hide_the_others(tmp_path: Path
 
 
 @METRICS
-def test_few_rows_left_updates_and_k_above_the_live_ones(tmp_path: Path, metric: str) -> None:
-    """Two segments; what was updated is deleted in the first one and lives in the second."""
+def test_k_above_the_live_rows_returns_all_of_them_once(tmp_path: Path, metric: str) -> None:
+    """Two segments: updated rows are deleted in the first one and live in the second."""
     rng = np.random.default_rng(11)
     vectors = rng.standard_normal((2_000, DIM), dtype=np.float32)
     with vecdb.open(tmp_path / "data", indexer=False) as database:
@@ -110,7 +110,7 @@ def test_few_rows_left_updates_and_k_above_the_live_ones(tmp_path: Path, metric:
             assert sorted(hits.ids) == names_of(range(5))
 
 
-def test_info_counts_the_deleted_rows_walked_through(tmp_path: Path) -> None:
+def test_search_info_counts_deleted_rows_visited(tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     vectors = rng.standard_normal((2_000, DIM), dtype=np.float32)
     near = np.argsort(np.square(vectors - vectors[0]).sum(axis=1))[:200]

@@ -1,4 +1,4 @@
-"""What takes long ends soon when it is told to, and holds no transaction for long."""
+"""Long reads end soon after their deadline and hold no transaction for long."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from vecdb.engine.search import search as search_module
 from vecdb.engine.search import snapshot_manager as view_keeper
 from vecdb.engine.search.search import Searcher, SearchRequest
 from vecdb.engine.segments import flushing as sealing
+from vecdb.engine.store import tombstones
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of
 from vecdb_proto import vecdb_pb2 as wire
@@ -42,7 +43,7 @@ def names(count: int, first: int = 0) -> list[str]:
 
 
 class Checks(Deadline):
-    """A deadline that adds up what kernels do in each thread between two checks."""
+    """A deadline that sums the kernels' work per thread between two checks."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -63,16 +64,16 @@ class Checks(Deadline):
     ("count", "dim", "queries", "k"),
     [
         (30_000, 16, 1, 10),  # One long buffer.
-        (30_000, 16, 100, 10),  # And many queries.
+        (30_000, 16, 100, 10),  # Many queries.
         (5_000, 8, 40, 4_000),  # Large heaps.
         (100, 16_384, 40, 5),  # Wide rows.
     ],
 )
-def test_a_scan_asks_for_the_time_within_a_slice(
+def test_scan_checks_its_deadline_within_a_slice(
     database: Any, monkeypatch: pytest.MonkeyPatch, count: int, dim: int, queries: int, k: int
 ) -> None:
-    """Counted in floats and hits, as the clock of a busy machine says nothing: 8 million floats
-    take some 5 ms, 250,000 hits to sort some 20 ms. Here with a hundredth of that."""
+    """Counts floats and hits, since times of a busy machine prove nothing: 8 million floats take
+    about 5 ms, sorting 250,000 hits about 20 ms. Uses a hundredth of those limits."""
     assert search_module.SCAN_SLICE_FLOATS <= 8_000_000
     assert search_module.SORT_SLICE_HITS <= 250_000
     monkeypatch.setattr(search_module, "SCAN_SLICE_FLOATS", 80_000)
@@ -91,7 +92,7 @@ def test_a_scan_asks_for_the_time_within_a_slice(
         _, _, start, stop, _, first, last = arguments[:7]
         pair = arguments[0].shape[1] + 8 * min(k, count).bit_length()
         work = (stop - start) * (last - first) * pair
-        # One row for each query of a slice is the least.
+        # A slice has at least one row per query.
         checks.add(work / max(floats, (last - first) * pair))
         scan(*arguments)
 
@@ -109,7 +110,7 @@ def test_a_scan_asks_for_the_time_within_a_slice(
     assert checks.count > 1
 
 
-def test_a_remote_scan_stops_when_its_caller_goes(
+def test_remote_scan_ends_when_its_caller_disconnects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search_module, "SCAN_SLICE_FLOATS", 20_000)
@@ -121,7 +122,7 @@ def test_a_remote_scan_stops_when_its_caller_goes(
         scanned[0] += arguments[3] - arguments[2]
         entered.set()
         assert cancelled.wait(60)
-        time.sleep(0.2)  # The server hears of it while there is much left to scan.
+        time.sleep(0.2)  # The server is notified while much is left to scan.
         scan(*arguments)
 
     def run_to_the_end(self: Searcher, *arguments: Any) -> Any:
@@ -152,8 +153,8 @@ def test_a_remote_scan_stops_when_its_caller_goes(
 def small_slices(monkeypatch: pytest.MonkeyPatch, deaths: int = 3) -> Iterator[None]:
     for module, name, size in (
         (lookup, "_SLICE_ROWS", 7),
-        (lookup, "_SLICE_DEATHS", deaths),
-        (lookup, "_SLICE_BATCHES", 2),
+        (tombstones, "_SLICE_TOMBSTONES", deaths),
+        (tombstones, "_SLICE_BATCHES", 2),
         (view_keeper, "_BATCHES_AT_ONCE", 2),
         (view_keeper, "_SLICE_ROWS", 11),
         (sealing, "_SLICE_ROWS", 13),
@@ -163,10 +164,10 @@ def small_slices(monkeypatch: pytest.MonkeyPatch, deaths: int = 3) -> Iterator[N
 
 
 @pytest.mark.parametrize("forget", [False, True])
-def test_views_made_in_slices_are_right(
+def test_snapshots_created_in_slices_match_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: bool
 ) -> None:
-    """Against the model, through sealing, merging and updates; fresh views and advanced ones."""
+    """New and advanced snapshots agree with the model through flushes, merges and updates."""
     seed = random.randrange(2**32)
     print("seed", seed)
     chance, vectors = random.Random(seed), rows(400)
@@ -198,10 +199,10 @@ def test_views_made_in_slices_are_right(
             model.check_records(docs.get(asked), asked)
 
 
-def test_a_view_is_of_one_state_while_others_write(
+def test_snapshot_created_during_writes_is_of_one_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each batch moves all rows to a new generation of ids: a view that mixed two states would hold
+    """Each batch gives all rows a new generation of ids: a snapshot of two mixed states would hold
     rows of two generations, or too few."""
     with small_slices(monkeypatch, 50), vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.create_collection("docs", 8)
@@ -236,25 +237,27 @@ def test_a_view_is_of_one_state_while_others_write(
         assert failures == []
 
 
-def test_deaths_are_read_only_of_segments_in_place(database: Any) -> None:
-    """Deaths of what was replaced may be removed: a view must not miss them without a word."""
+def test_deleted_rows_of_a_replaced_segment_are_not_read(database: Any) -> None:
+    """Tombstones of replaced segments may be removed: reading them must raise, not return less."""
     docs = database.create_collection("docs", 8)
     docs.upsert(names(50), rows(50))
     docs.delete(names(10))
     seal_now(docs)
-    store, views = opened_of(docs).store, opened_of(docs).snapshots
+    store, snapshots = opened_of(docs).store, opened_of(docs).snapshots
     state = store.current_state()
     with store.environment.read() as transaction:
         ((number, entry),) = store.read_segments(transaction).items()
-    assert views._dead_of(number, entry, state).tolist() == list(range(10))
+    assert snapshots._deleted_rows_of(number, entry, state).tolist() == list(range(10))
     index_now(docs)
     with pytest.raises(view_keeper._SegmentGoneError):
-        views._dead_of(number, entry, state)
+        snapshots._deleted_rows_of(number, entry, state)
     assert len(docs.search(rows(1)[0], k=50, exact=True)) == 40
 
 
-def test_no_transaction_reads_everything(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a look-up and of a view made anew, no transaction reads more rows than a slice has."""
+def test_no_transaction_reads_more_than_a_slice(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No transaction of a look-up or of a new snapshot reads more rows than a slice has."""
     docs = database.create_collection("docs", 8)
     vectors = rows(3000)
     docs.upsert(names(3000), vectors, [{"n": i} for i in range(3000)])
@@ -282,7 +285,7 @@ def test_no_transaction_reads_everything(database: Any, monkeypatch: pytest.Monk
 
     counting("read_records", len)
     counting("read_vectors", len)
-    counting("read_dead_slice", lambda found: len(found[0]))
+    counting("read_deleted_slice", lambda found: len(found[0]))
     monkeypatch.setattr(Environment, "_begin", counted)
     with small_slices(monkeypatch):
         found = docs.get(names(3000))

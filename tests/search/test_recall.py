@@ -1,4 +1,4 @@
-"""Recall has a floor, on real data, and stays there when the data change."""
+"""Recall on word vectors has a floor, also after updates and deletions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLOOR = 0.95
 
 
 @pytest.mark.timeout(400)
-def test_recall_on_word_vectors_before_and_after_half_are_updated(
+def test_recall_after_half_of_the_rows_are_updated_has_a_floor(
     tmp_path: Path, glove: np.ndarray
 ) -> None:
     picked = np.random.default_rng(1).permutation(len(glove))
@@ -33,7 +33,7 @@ def test_recall_on_word_vectors_before_and_after_half_are_updated(
         np.testing.assert_allclose(exact[0].distances, truth, atol=1e-5)
         assert recall(words.search(queries, k=10, ef=128), exact) >= FLOOR
 
-        # Half of the rows get the vector of another word, so that every old place is wrong.
+        # Half of the rows get the vector of another word, so that their old position is wrong.
         half = ROWS // 2
         updated = glove[picked[ROWS + QUERIES : ROWS + QUERIES + half]]
         words.upsert_many(names[:half], updated)
@@ -53,12 +53,12 @@ def test_recall_on_word_vectors_before_and_after_half_are_updated(
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
-def test_recall_with_several_segments_deletes_and_fresh_rows(
+def test_recall_with_segments_deletes_and_memtable_has_a_floor(
     tmp_path: Path, glove: np.ndarray, metric: str
 ) -> None:
     base, queries = glove[:12_000], glove[50_000:50_100]
     names = [str(i) for i in range(len(base))]
-    # A cap of about 4,000 rows a graph: several graphs, a flat segment and fresh rows together.
+    # A limit of about 4,000 rows per graph: several graphs, a flat segment and a memtable.
     cap = 4000 * (4 * 64 + 8 * 16 + 32)
     with vecdb.open(tmp_path / "data", segment_bytes_max=cap, seal_bytes=256 * 100) as database:
         words = database.create_collection("words", 50, metric)
@@ -79,8 +79,8 @@ def test_recall_with_several_segments_deletes_and_fresh_rows(
             model.check_hits(hits, query, 20, exact=True)
 
 
-def test_all_rows_come_when_fewer_than_k_are_live(tmp_path: Path, glove: np.ndarray) -> None:
-    """Most of a graph is dead: walks run dry, and still everything that is live comes."""
+def test_k_above_the_live_rows_of_a_graph_returns_all(tmp_path: Path, glove: np.ndarray) -> None:
+    """Most nodes of a graph are deleted: walks find too few, and the search still returns all."""
     with vecdb.open(tmp_path / "data") as database:
         words = database.create_collection("words", 50)
         names = [str(i) for i in range(5000)]

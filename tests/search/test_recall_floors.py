@@ -1,9 +1,8 @@
-"""Recall has a floor in every metric and in every shape that a collection takes: several segments,
-half of the rows in none, many identical vectors, and after all rows were replaced again and again;
-for inner products of many distributions, and for rows in an order or a shape that graphs suffer
-from.
+"""Recall has a floor in every metric and in every state of a collection.
 
-Recall counts by distance, so that it does not matter which of several equal rows are found.
+The states: several segments, half of the rows in the memtable, many identical vectors, repeated
+replacement of all rows, inner products of many distributions, and rows in orders or shapes that are
+hard for graphs. Recall counts by distance, so it does not matter which of equal rows are found.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from tests.model import Model, index_now, recall, seal_now
 FLOOR = 0.95
 FOUND_BY_ITSELF = 0.98
 REBUILT_MAX = 0.01
-"""What ten replacements may cost, beside a collection that never held anything else."""
+"""Recall that ten replacements may cost, compared with a newly loaded collection."""
 
 DIM = 50
 QUERIES = 200
@@ -28,7 +27,7 @@ METRICS = pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 
 
 def cap_of(rows: int) -> int:
-    """segment_bytes_max for graphs of about so many rows."""
+    """Return segment_bytes_max for graphs of about this many rows."""
     return rows * (4 * 64 + 8 * 16 + 32)
 
 
@@ -41,14 +40,15 @@ def measured(words: Any, queries: np.ndarray, k: int = 10, ef: int = 128) -> flo
 
 
 def check_answers(words: Any, model: Model, queries: np.ndarray, k: int) -> None:
-    """Approximate answers are whole and true, exact ones the nearest; see ``Model.check_hits``."""
+    """Check that approximate hits are complete and correct, and exact ones the nearest; see
+    ``Model.check_hits``."""
     for exact in (False, True):
         for hits, query in zip(words.search(queries, k=k, exact=exact), queries, strict=True):
             model.check_hits(hits, query, k, exact=exact)
 
 
 @METRICS
-def test_several_segments_and_half_of_the_rows_fresh(
+def test_recall_with_half_of_the_rows_in_the_memtable_has_a_floor(
     tmp_path: Path, glove: np.ndarray, metric: str
 ) -> None:
     base, queries = glove[:12_000], glove[50_000 : 50_000 + QUERIES]
@@ -70,10 +70,12 @@ def test_several_segments_and_half_of_the_rows_fresh(
 
 
 @METRICS
-def test_many_identical_vectors(tmp_path: Path, glove: np.ndarray, metric: str) -> None:
-    """A third of the rows is one vector, another third fifty. They and those that stand alone are
-    found by themselves; for others the equal rows take places among the candidates of a walk, so
-    that 100 neighbours take twice the effort."""
+def test_recall_with_many_identical_vectors_has_a_floor(
+    tmp_path: Path, glove: np.ndarray, metric: str
+) -> None:
+    """A third of the rows has one vector, another third has fifty. Each row is found by its own
+    vector; for other queries the duplicates fill part of a walk's candidates, so that 100
+    neighbours need twice the ef."""
     third = 2_000
     count, rng = 3 * third, np.random.default_rng(2)
     vectors = glove[:count].copy()
@@ -99,7 +101,7 @@ def test_many_identical_vectors(tmp_path: Path, glove: np.ndarray, metric: str) 
         assert measured(words, strangers, 100, ef=256) >= FLOOR
         check_answers(words, model, near[::25], 2_500)
         check_answers(words, model, near[::10], 30)
-        # Most of the equal ones die, and the rest of them come.
+        # Most of the duplicates are deleted; the rest are returned.
         one = [n for n in names if (vectors[int(n)] == glove[70_000]).all()]
         words.delete(one[5:])
         model.delete(one[5:])
@@ -109,8 +111,10 @@ def test_many_identical_vectors(tmp_path: Path, glove: np.ndarray, metric: str) 
 
 
 @METRICS
-def test_ten_replacements_of_all_rows(tmp_path: Path, glove: np.ndarray, metric: str) -> None:
-    """Graphs are extended, thinned and merged all the while; what is left is as good as new."""
+def test_recall_after_ten_replacements_equals_that_of_a_new_load(
+    tmp_path: Path, glove: np.ndarray, metric: str
+) -> None:
+    """Graphs are extended, rewritten and merged all the time; recall stays that of a new load."""
     count = 4_000
     names = names_of(count)
     queries = glove[50_000 : 50_000 + QUERIES]
@@ -142,7 +146,7 @@ def test_ten_replacements_of_all_rows(tmp_path: Path, glove: np.ndarray, metric:
 
 
 def double_scores(metric: str, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(q, n), smaller for nearer rows, in double."""
+    """Return scores, float64 (q, n), smaller for nearer rows."""
     wide, near = rows.astype(np.float64), queries.astype(np.float64)
     if metric == "cosine":
         wide /= np.linalg.norm(wide, axis=1, keepdims=True)
@@ -152,7 +156,7 @@ def double_scores(metric: str, queries: np.ndarray, rows: np.ndarray) -> np.ndar
 
 
 def loaded(folder: Path, metric: str, *parts: np.ndarray, M: int = 16) -> Any:
-    """A collection of one graph that was built for the first part and extended by each other."""
+    """Return a collection of one graph, built from the first part and extended by the others."""
     database = vecdb.open(folder / "data", indexer=False)
     words = database.create_collection("words", parts[0].shape[1], metric, M=M)
     first = 0
@@ -166,8 +170,8 @@ def loaded(folder: Path, metric: str, *parts: np.ndarray, M: int = 16) -> Any:
 
 
 def share_found(words: Any, scores: np.ndarray, queries: np.ndarray, k: int) -> float:
-    """Recall at the default effort beside double precision; rows as near as the k-th one count,
-    where near means to what float32 can tell apart."""
+    """Return recall at the default ef against double precision. Rows as near as the k-th count,
+    to the precision of float32."""
     shares = []
     for hits, score in zip(words.search(queries, k=k), scores, strict=True):
         last = np.partition(score, k - 1)[k - 1]
@@ -186,7 +190,7 @@ def lengths_of(sigma: float) -> Any:
 
 
 def with_bias(random: np.random.Generator, count: int, dim: int) -> np.ndarray:
-    """Items, whose last component is a bias; a query has 1 there."""
+    """Return items whose last component is a bias; queries have 1 there."""
     rows = random.standard_normal((count, dim))
     rows[:, -1] *= 3
     return rows
@@ -228,8 +232,8 @@ def test_dot_recall_has_a_floor_for_every_distribution(name: str, tmp_path: Path
         assert share_found(words, few, some, 1_000) >= FLOOR
 
 
-def test_dot_recall_survives_rows_that_become_longer(tmp_path: Path) -> None:
-    """Each part is longer than all before, the last one by more than a scale has room for."""
+def test_dot_recall_with_ever_longer_rows_has_a_floor(tmp_path: Path) -> None:
+    """Each part has longer rows than all before, the last one beyond the scale."""
     random = np.random.default_rng(6)
     parts = [
         (scale * random.standard_normal((1_000, 32))).astype(np.float32)
@@ -244,7 +248,7 @@ def test_dot_recall_survives_rows_that_become_longer(tmp_path: Path) -> None:
             assert share_found(words, scores, queries, k) >= FLOOR
 
 
-def test_outliers_that_come_first_are_found(tmp_path: Path) -> None:
+def test_outliers_inserted_first_are_found(tmp_path: Path) -> None:
     random = np.random.default_rng(7)
     outliers = 10 * random.standard_normal((200, 32))
     rows = np.concatenate([outliers, 1 + 1e-3 * random.standard_normal((5_000, 32))])
@@ -254,7 +258,7 @@ def test_outliers_that_come_first_are_found(tmp_path: Path) -> None:
         assert np.mean([name == str(i) for i, name in enumerate(found)]) >= 0.9
 
 
-def test_outliers_in_a_graph_that_is_extended_are_found(tmp_path: Path) -> None:
+def test_outliers_in_an_extended_graph_are_found(tmp_path: Path) -> None:
     random = np.random.default_rng(7)
     outliers = (10 * random.standard_normal((200, 32))).astype(np.float32)
     near = (1 + 1e-3 * random.standard_normal((5_000, 32))).astype(np.float32)
@@ -264,7 +268,7 @@ def test_outliers_in_a_graph_that_is_extended_are_found(tmp_path: Path) -> None:
         assert np.mean([name == str(i) for i, name in enumerate(found)]) >= 0.9
 
 
-def test_cosine_recall_survives_a_large_constant_component(tmp_path: Path) -> None:
+def test_cosine_recall_with_a_large_constant_component_has_a_floor(tmp_path: Path) -> None:
     random = np.random.default_rng(11)
     rows = with_a_large_constant(random, 3_000, 32).astype(np.float32)
     queries = random.standard_normal((50, 32)).astype(np.float32)
@@ -277,8 +281,8 @@ def test_cosine_recall_survives_a_large_constant_component(tmp_path: Path) -> No
 
 
 @METRICS
-def test_copies_do_not_keep_a_walk_from_other_rows(metric: str, tmp_path: Path) -> None:
-    """Queries that are no copies themselves."""
+def test_duplicates_do_not_hide_other_rows(metric: str, tmp_path: Path) -> None:
+    """Queries differ from the duplicated vectors."""
     random = np.random.default_rng(12)
     rows = np.repeat(random.standard_normal((40, 32)), 80, axis=0).astype(np.float32)
     queries = random.standard_normal((50, 32)).astype(np.float32)
@@ -313,7 +317,7 @@ SHAPES: dict[str, Any] = {
 
 @METRICS
 @pytest.mark.parametrize("shape", SHAPES)
-def test_recall_has_a_floor_in_awkward_shapes(shape: str, metric: str, tmp_path: Path) -> None:
+def test_recall_with_awkward_shapes_has_a_floor(shape: str, metric: str, tmp_path: Path) -> None:
     random = np.random.default_rng(8)
     rows = SHAPES[shape](random).astype(np.float32)
     queries = rows[random.permutation(len(rows))[:100]]

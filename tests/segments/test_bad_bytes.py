@@ -162,9 +162,9 @@ def named(name: bytes, key: bytes) -> str:
         b"ids": repr(key),
         b"records": f"row {number}",
         b"blocks": f"rows from {number}",
-        b"dead": f"death {number}",
+        b"dead": f"tombstone {number}",
         b"segments": f"segment {number}",
-        b"pins": "pin",
+        b"pins": "lease",
         b"requests": f"request {key!r}",
         b"meta": repr(key),
     }.get(name, "log entry")

@@ -1,4 +1,4 @@
-"""insert_only and if_seq: a batch is applied if its ids are as the caller believes, else not."""
+"""insert_only and if_seq: a batch is applied only if its preconditions hold for all of its ids."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def refusal(call: Any) -> tuple[str, str]:
     return caught.value.reason, caught.value.message
 
 
-def test_insert_only(surface: Any) -> None:
+def test_insert_only_with_live_ids_is_refused_as_a_whole(surface: Any) -> None:
     docs = surface.create_collection("docs", DIM)
     assert docs.upsert(["a", "b"], rows(2), insert_only=True).seq == 1
     docs.upsert(["c"], rows(1))
     call = lambda: docs.upsert(["new", "b", "c"], rows(3, 6), insert_only=True)  # noqa: E731
     reason, message = refusal(call)
     assert reason == "CONDITION_EXISTS"
-    assert "'b'" in message and "seq 1" in message and "at 2" in message
+    assert "'b'" in message and "seq 1" in message and "at seq 2" in message
     assert docs.get(["new", "b"]).missing == ["new"]
     assert (docs.count(), docs.stats().seq) == (3, 2)
     docs.delete(["b", "c"])
@@ -47,16 +47,16 @@ def test_insert_only(surface: Any) -> None:
     assert docs.upsert(["d"], rows(1), insert_only=True, if_seq=0).seq == 5
 
 
-def test_the_truth_table_of_if_seq(surface: Any) -> None:
+def test_if_seq_follows_its_truth_table(surface: Any) -> None:
     docs = surface.create_collection("docs", DIM)
     docs.upsert(["old", "changed", "metadata", "same", "gone", "back"], rows(6))
     seq = docs.get(["old"]).seq
     assert seq == 1
     docs.upsert(["changed"], rows(1, 6))
     docs.upsert(["metadata"], rows(6)[2:3], [{"n": 1}])
-    docs.upsert(["same"], rows(6)[3:4])  # Bit for bit what is stored.
+    docs.upsert(["same"], rows(6)[3:4])  # Identical to the stored row.
     docs.delete(["gone", "back"])
-    docs.upsert(["back"], rows(6)[5:6])  # As it was, but it was away.
+    docs.upsert(["back"], rows(6)[5:6])  # The same vector, but deleted in between.
     last = docs.stats().seq
     assert last == 6
     holds = {"old", "same"}
@@ -70,15 +70,15 @@ def test_the_truth_table_of_if_seq(surface: Any) -> None:
             reason, message = refusal(lambda: write(name))  # noqa: B023
             assert reason == "CONDITION_CHANGED"
             assert f"'{name}'" in message and "if_seq 1" in message
-    # One at fault refuses all.
+    # One failing id refuses the whole batch.
     refusal(lambda: docs.upsert(["old", "gone"], rows(2), if_seq=seq))
     refusal(lambda: docs.delete(["old", "same", "never"], if_seq=seq))
     assert docs.stats().seq == last
-    # Read again, all that are there are as they were read.
+    # After another read, the live ids are unchanged since its seq.
     live = ["old", "changed", "metadata", "same", "back"]
     assert docs.upsert(live, rows(5, 7), if_seq=docs.get(live).seq).seq == 7
     assert docs.delete(live[:2], if_seq=7).count == 2
-    # 0: none of them is there.
+    # 0 requires that none of the ids is live.
     assert refusal(lambda: docs.upsert(["new", "same"], rows(2), if_seq=0))[0] == (
         "CONDITION_CHANGED"
     )
@@ -90,7 +90,7 @@ def test_the_truth_table_of_if_seq(surface: Any) -> None:
     assert docs.stats().seq == 9
 
 
-def test_versions_are_the_same_after_sealing_and_indexing(database: Any) -> None:
+def test_versions_after_flush_and_indexing_are_unchanged(database: Any) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert([str(i) for i in range(300)], rows(300))
     docs.upsert(["7"], rows(300)[7:8], [{"n": 1}])
@@ -101,7 +101,7 @@ def test_versions_are_the_same_after_sealing_and_indexing(database: Any) -> None
     docs.upsert(["7", "8", "299"], rows(3), if_seq=2)
 
 
-def test_random_writes_against_a_model(database: Any) -> None:
+def test_random_conditional_writes_match_a_model(database: Any) -> None:
     seed = int(np.random.SeedSequence().entropy) % 2**32  # type: ignore[arg-type]
     print(f"seed {seed}")
     rng = np.random.default_rng(seed)
@@ -140,13 +140,12 @@ def test_random_writes_against_a_model(database: Any) -> None:
         for i in ids:
             version.pop(i, None) if is_delete else version.update({i: seq})
         assert docs.count() == len(version)
-    assert 50 < applied < 350  # Both outcomes were seen often enough.
+    assert 50 < applied < 350  # Both outcomes occurred often enough.
     assert docs.stats().seq == seq
 
 
-def test_read_change_write_loses_nothing(surface: Any) -> None:
-    """Threads that count up one number: each increment is there, though they get into each other's
-    way."""
+def test_concurrent_read_modify_write_loses_no_increment(surface: Any) -> None:
+    """Threads increment one number with if_seq; conflicting writes are refused and repeated."""
     docs = surface.create_collection("docs", DIM)
     docs.upsert(["counter"], rows(1), [{"n": 0}])
     in_the_way = []
@@ -169,8 +168,8 @@ def test_read_change_write_loses_nothing(surface: Any) -> None:
     assert docs.stats().seq == 41
 
 
-def test_a_refused_batch_takes_none_of_its_group_along(database: Any) -> None:
-    """All that wait are committed at once, with one sync, whoever of them is refused."""
+def test_refused_batch_does_not_fail_its_commit_group(database: Any) -> None:
+    """The rest of the group is still committed together, with one sync."""
     docs = database.create_collection("docs", DIM)
     docs.upsert(["taken"], rows(1))
     store = opened_of(docs).store
@@ -183,7 +182,7 @@ def test_a_refused_batch_takes_none_of_its_group_along(database: Any) -> None:
     with ThreadPoolExecutor(1) as pool:
         holding = pool.submit(store.environment.transact, hold)
         assert held.wait(20)
-        # The writer's thread takes the first and waits for its turn; the others wait as a group.
+        # The writer thread takes the first batch and blocks; the others form the next group.
         first = submit(docs, make_batch(["first"], rows(1), None))
         ends = time.monotonic() + 20
         while runtime_of(database).writer._jobs:

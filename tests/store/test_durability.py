@@ -1,4 +1,4 @@
-"""A server killed with SIGKILL in the middle of a load: what was acknowledged is there, whole."""
+"""A server killed with SIGKILL during a load keeps every acknowledged batch, complete."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ KILLS = 5
 
 
 def batch(writer: int, number: int) -> tuple[list[str], np.ndarray, list[dict[str, Any]]]:
-    """The batch that a writer sends as its nth: all of it follows from the two numbers."""
+    """Return the nth batch of a writer, a pure function of the two numbers."""
     vectors = np.random.default_rng([writer, number]).normal(size=(BATCH_ROWS, DIM))
     names = [f"w{writer}-b{number}-{i}" for i in range(BATCH_ROWS)]
     return names, vectors.astype(np.float32), [{"b": number}] * BATCH_ROWS
 
 
 class Load(threading.Thread):
-    """Writes batch after batch until the server is gone; knows which were acknowledged."""
+    """Writes batches until the server is killed, and records which were acknowledged."""
 
     def __init__(self, address: str, writer: int, first: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Load(threading.Thread):
 
 
 def check(folder: Path, ledger: dict[int, tuple[list[int], int]]) -> int:
-    """Every acknowledged batch is there bit for bit; every other is whole or absent."""
+    """Check that acknowledged batches are unchanged and all others complete or absent."""
     present = 0
     with vecdb.open(folder, indexer=False) as database:
         docs = database.collection("docs")
@@ -80,13 +80,13 @@ def check(folder: Path, ledger: dict[int, tuple[list[int], int]]) -> int:
     return present
 
 
-def test_a_killed_server_keeps_every_acknowledged_batch(tmp_path: Path) -> None:
+def test_server_killed_during_load_keeps_acknowledged_batches(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     ledger: dict[int, tuple[list[int], int]] = {w: ([], 0) for w in range(WRITERS)}
     with vecdb.open(folder, indexer=False) as database:
         database.create_collection("docs", DIM)
     for round_number in range(KILLS):
-        # A small seal_bytes, so that sealing and graph building are under way when it dies.
+        # A small seal_bytes, so that the kill interrupts flushes and graph builds too.
         with ServerProcess(folder, seal_bytes=128 * 1024) as server:
             loads = [Load(server.address, w, ledger[w][1]) for w in range(WRITERS)]
             for load in loads:
@@ -109,7 +109,7 @@ def test_a_killed_server_keeps_every_acknowledged_batch(tmp_path: Path) -> None:
         assert check(folder, ledger) >= total > 0
 
 
-def test_sigterm_ends_a_server_with_everything_kept(tmp_path: Path) -> None:
+def test_server_ended_by_sigterm_keeps_everything(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with ServerProcess(folder) as server:
         with vecdb.connect(server.address) as client:

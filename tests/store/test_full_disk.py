@@ -1,5 +1,6 @@
-"""A small file system that fills up: writes are refused, reads go on, nothing acknowledged is gone,
-and with room again everything goes on without a restart.
+"""On a full disk writes are refused, reads continue and no acknowledged row is lost.
+
+Once there is room again, writes continue without a restart. The tests mount a small file system.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def names(number: int) -> list[str]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 6 MB. Skipped where one can't be mounted."""
+    """A file system of 6 MB; skips the test if one can't be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -59,7 +60,7 @@ def resize(folder: Path, size: str) -> None:
 
 
 def use_up(folder: Path) -> None:
-    """Leave no page free; unlinking "filler" gives all of it back."""
+    """Fill the file system completely; deleting the file "filler" frees all of it."""
     with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as file:
         while file.write(b"\0" * 4096):
             pass
@@ -75,7 +76,7 @@ def eventually(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
 
 @contextlib.contextmanager
 def surface(kind: str, folder: Path) -> Iterator[tuple[Any, Any]]:
-    """An embedded database, or a client of a server; and what has the collections open."""
+    """Yield an embedded database or a client, and the runtime that has the collections open."""
     if kind == "embedded":
         with vecdb.open(folder, seal_bytes=SEAL_BYTES) as database:
             yield database, database
@@ -83,13 +84,13 @@ def surface(kind: str, folder: Path) -> Iterator[tuple[Any, Any]]:
     with (
         running_server(folder, seal_bytes=SEAL_BYTES) as address,
         vecdb.connect(address) as client,
-        vecdb.open(folder) as database,  # In this process, so the same one.
+        vecdb.open(folder) as database,  # The server's runtime, in this process.
     ):
         yield client, database
 
 
 def fill_up(docs: Any, kept: list[int], first: int) -> int:
-    """Write until ten batches in a row are refused; returns the number after the last one."""
+    """Write until ten consecutive batches are refused; return the number after the last one."""
     number, refused = first, 0
     while refused < 10:
         try:
@@ -118,14 +119,14 @@ def check(docs: Any, kept: list[int], sent: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["embedded", "served"])
-def test_a_full_disk_stops_writes_only(disk: Path, kind: str) -> None:
+def test_full_disk_stops_writes_only(disk: Path, kind: str) -> None:
     kept: list[int] = []
     with surface(kind, disk / "data") as (database, opened):
         docs = database.create_collection("docs", DIM)
         sent = fill_up(docs, kept, 0)
         assert len(kept) > 5
         check(docs, kept, sent)
-        # Neither sealing nor the indexer has room; they say so and wait longer each time.
+        # Neither flushing nor the indexer has room; both report it and retry with backoff.
         inner = opened.collection("docs")
 
         def inner_status() -> str:
@@ -157,8 +158,8 @@ def test_a_full_disk_stops_writes_only(disk: Path, kind: str) -> None:
         check(database.collection("docs"), kept, sent)
 
 
-def test_dropping_on_a_full_disk(disk: Path) -> None:
-    """It is refused, or it frees the room; never is a collection half there."""
+def test_drop_on_a_full_disk_succeeds_or_is_refused(disk: Path) -> None:
+    """A refused drop changes nothing; a successful one frees its room."""
     with vecdb.open(disk / "data", indexer=False) as database:
         for name in ("one", "two"):
             database.create_collection(name, DIM).upsert(names(0), rows(0))
@@ -187,22 +188,22 @@ def test_dropping_on_a_full_disk(disk: Path) -> None:
         database.create_collection("one", DIM)
 
 
-def test_opening_what_is_half_done_on_a_full_disk(
+def test_open_on_a_full_disk_with_unfinished_changes_reads_the_rest(
     disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was left half made and half dropped waits for room; all else can be read."""
+    """An unfinished create and an unfinished drop wait for room; all other data can be read."""
     with vecdb.open(disk / "data", indexer=False) as database:
         database.create_collection("kept", DIM).upsert(names(0), rows(0))
         database.create_collection("dropping", DIM).upsert(names(0), rows(0))
         catalog = runtime_of(database).catalog
-        catalog.drop("dropping")  # Only its first step.
+        catalog.drop("dropping")  # Only the first step of a drop.
         with catalog.environment.read() as transaction:
             entry = catalog._entry(transaction, "kept")
         catalog._put("creating", {**entry, "id": "f" * 16, "state": "creating"})
         fill_up(database.collection("kept"), kept := [0], 1)
     use_up(disk)
     with vecdb.open(disk / "data", indexer=False) as database:
-        left = [r.message for r in caplog.records if "stays half" in r.message]
+        left = [r.message for r in caplog.records if "the next open retries" in r.message]
         assert left and all("disk is full" in message for message in left)
         assert [d.name for d in database.list_collections()] == ["kept"]
         docs = database.collection("kept")
@@ -218,7 +219,7 @@ def test_opening_what_is_half_done_on_a_full_disk(
             database.create_collection(name, DIM)
 
 
-def test_an_import_that_does_not_fit_leaves_nothing(
+def test_import_that_does_not_fit_leaves_nothing(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = faiss_index("flat", np.ones((20_000, 100), np.float32))
@@ -260,11 +261,11 @@ with vecdb.open(sys.argv[1], indexer=False) as database:
 
 
 @pytest.mark.parametrize("lock_files", ["there", "missing"])
-def test_the_lock_file_of_a_store_has_its_room(disk: Path, lock_files: str) -> None:
-    """A process is told of a full disk, and not ended by a byte that has no place on it."""
+def test_lock_file_without_room_is_reported_as_a_full_disk(disk: Path, lock_files: str) -> None:
+    """A process whose lock file has no room gets DISK_FULL instead of a SIGBUS."""
     with vecdb.open(disk / "data", indexer=False) as database:
         database.create_collection("docs", DIM).upsert(names(1), rows(1))
-    if lock_files == "missing":  # As a compaction leaves a store.
+    if lock_files == "missing":  # As after a compaction.
         (lock_file,) = (disk / "data" / "collections").glob("*/store/lock.mdb")
         lock_file.unlink()
     use_up(disk)

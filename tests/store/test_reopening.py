@@ -1,4 +1,4 @@
-"""After an I/O error in a commit the store opens itself again; nothing acknowledged is gone."""
+"""After an I/O error in a commit the store reopens; no acknowledged row is lost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def docs(tmp_path: Path) -> Iterator[Any]:
         yield docs
 
 
-def test_an_error_before_the_commit_refuses_the_batch_and_no_other(docs: Any) -> None:
+def test_error_before_the_commit_fails_only_that_batch(docs: Any) -> None:
     failpoints.arm("commit.begin=EIO")
     with pytest.raises(vecdb.UnavailableError) as caught:
         docs.upsert(["lost"], rows(1))
@@ -51,17 +51,17 @@ def test_an_error_before_the_commit_refuses_the_batch_and_no_other(docs: Any) ->
     assert receipt.seq == 2 and docs.count() == 2
 
 
-def test_an_error_after_the_commit_is_an_unknown_outcome(docs: Any) -> None:
+def test_error_after_the_commit_is_an_unknown_outcome(docs: Any) -> None:
     failpoints.arm("commit.end=EIO")
     with pytest.raises(vecdb.OutcomeUnknownError):
         docs.upsert(["there"], rows(1))
-    # Reads go on at once and tell; writes do too.
+    # Reads work at once and show the outcome; writes work too.
     assert docs.get(["there"]).missing == []
     assert docs.upsert(["later"], rows(1)).seq == 3
     assert docs.search(rows(1)[0], k=5, exact=True).info.seq == 3
 
 
-def test_a_group_that_fails_is_written_batch_by_batch(docs: Any) -> None:
+def test_failed_commit_group_is_retried_batch_by_batch(docs: Any) -> None:
     failpoints.arm("commit.begin=EIO")
     threads = []
     outcomes: list[Any] = []
@@ -78,16 +78,16 @@ def test_a_group_that_fails_is_written_batch_by_batch(docs: Any) -> None:
     for thread in threads:
         thread.join()
     seqs = sorted(o for o in outcomes if isinstance(o, int))
-    # A write that came while it was too early to try again was refused, and said so.
+    # A write before the next retry was refused with a reason.
     assert set(outcomes) - set(seqs) <= {"IO_ERROR", "STORE_FAILED"}
     assert docs.count() == 1 + len(seqs) and seqs == list(range(2, 2 + len(seqs)))
 
 
-def test_while_the_disk_fails_reads_go_on_and_writes_come_back(docs: Any) -> None:
+def test_failing_disk_stops_writes_until_it_recovers(docs: Any) -> None:
     failpoints.arm("commit.begin=EIO")
     with pytest.raises(vecdb.UnavailableError):
         docs.upsert(["a"], rows(1))
-    failpoints.arm("commit.begin=EIO")  # The commit that is to show that all is well fails too.
+    failpoints.arm("commit.begin=EIO")  # The test commit after reopening fails too.
     with pytest.raises(vecdb.UnavailableError):
         docs.upsert(["b"], rows(1))
     for _ in range(20):
@@ -103,7 +103,7 @@ def test_while_the_disk_fails_reads_go_on_and_writes_come_back(docs: Any) -> Non
     assert sorted(docs.get(["a", "b", "c"]).missing) == ["a", "b"]
 
 
-def test_searches_beside_reopening_see_no_error(docs: Any) -> None:
+def test_searches_during_a_reopen_succeed(docs: Any) -> None:
     stop, failures = threading.Event(), []
 
     def search() -> None:
@@ -170,8 +170,8 @@ print("kept", kept)
 """
 
 
-def test_a_file_that_cannot_grow_stops_writes_only(tmp_path: Path) -> None:
-    """A limit on file size fails where a full disk would; with space again writes go on."""
+def test_file_size_limit_stops_writes_only(tmp_path: Path) -> None:
+    """A limit on the file size fails like a full disk; once it is lifted, writes continue."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", FULL_DISK, str(tmp_path / "data")],
         capture_output=True,
@@ -203,7 +203,7 @@ say("dropped")
 
 
 @pytest.mark.parametrize("name", [n for n in failpoints.FAILPOINTS if not n.startswith("import.")])
-def test_a_crash_at_each_failpoint_loses_nothing(tmp_path: Path, name: str) -> None:
+def test_crash_at_each_failpoint_loses_nothing(tmp_path: Path, name: str) -> None:
     data = tmp_path / "data"
     done = subprocess.run(
         [sys.executable, "-c", WORKLOAD, str(data)],
@@ -247,10 +247,10 @@ def _environment(points: str) -> dict[str, str]:
 
 
 class Mapped:
-    """LMDB's handle, of which a resize fails, and which must only be closed from then on.
+    """A wrapper of LMDB's handle whose resize fails; after that only close is allowed.
 
     Args:
-        resized: beginning a transaction says that another process has made the map grow.
+        resized: beginning a transaction reports that another process has grown the map.
     """
 
     def __init__(self, handle: Any, resized: bool = False) -> None:
@@ -274,7 +274,7 @@ class Mapped:
 
 
 def no_room_for(monkeypatch: pytest.MonkeyPatch, map_bytes: int) -> None:
-    """Maps of so many bytes can't be made, smaller ones can."""
+    """Make the creation of maps of at least this size fail."""
     real = lmdb.open
 
     def open_if_small(*arguments: Any, map_size: int, **options: Any) -> Any:
@@ -285,7 +285,7 @@ def no_room_for(monkeypatch: pytest.MonkeyPatch, map_bytes: int) -> None:
     monkeypatch.setattr(lmdb, "open", open_if_small)
 
 
-def test_a_map_that_can_not_grow_refuses_writes_and_nothing_else(
+def test_map_that_cannot_grow_stops_writes_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     map_bytes = 1 << 20
@@ -309,7 +309,7 @@ def test_a_map_that_can_not_grow_refuses_writes_and_nothing_else(
         assert docs.count() == 21
 
 
-def test_what_can_not_follow_another_process_growth_is_opened_again(docs: Any) -> None:
+def test_map_grown_by_another_process_is_reopened(docs: Any) -> None:
     environment = opened_of(docs).store.environment
     environment._lmdb = Mapped(environment._lmdb, resized=True)
     with pytest.raises(vecdb.ResourceExhaustedError):
@@ -353,9 +353,9 @@ print("done")
 """
 
 
-def test_a_process_that_runs_out_of_address_space_lives(tmp_path: Path) -> None:
+def test_process_out_of_address_space_survives(tmp_path: Path) -> None:
     script = [sys.executable, "-c", _WITHOUT_ROOM, str(tmp_path)]
-    # Address space that threads reserve for themselves would come and go besides.
+    # One arena: threads would otherwise reserve and free address space of their own.
     variables = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     ended = subprocess.run(script, capture_output=True, text=True, env=variables)
     assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr

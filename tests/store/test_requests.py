@@ -49,7 +49,7 @@ def docs(database: Any) -> Any:
 # ------------------------------------------------------------------------ embedded and remote alike
 
 
-def test_a_repeated_write_has_one_effect(surface: Any) -> None:
+def test_repeated_write_has_one_effect(surface: Any) -> None:
     docs = surface.create_collection("docs", DIM)
     metadata = [{"n": 1}, None]
     first = docs.upsert(["a", "b"], rows(2), metadata, request_id="one")
@@ -58,7 +58,7 @@ def test_a_repeated_write_has_one_effect(surface: Any) -> None:
     docs.upsert(["a"], newer)
     again = docs.upsert(["a", "b"], rows(2), metadata, request_id="one")
     assert again == vecdb.Receipt(1, 2, repeated=True)
-    # What came after the first is not undone by the second.
+    # Repeating the first write does not undo later ones.
     assert docs.get(["a"]).vectors.tobytes() == newer.tobytes()
     assert docs.delete(["b", "nobody"], request_id="two") == vecdb.Receipt(3, 1)
     docs.upsert(["b"], rows(1))
@@ -66,7 +66,7 @@ def test_a_repeated_write_has_one_effect(surface: Any) -> None:
     assert (docs.count(), docs.stats().seq) == (2, 4)
 
 
-def test_an_id_of_another_write_is_refused(surface: Any) -> None:
+def test_request_id_reused_for_another_batch_is_refused(surface: Any) -> None:
     docs = surface.create_collection("docs", DIM)
     docs.upsert(["a", "b"], rows(2), [{"n": 1}, None], request_id="used")
     for call in (
@@ -86,7 +86,7 @@ def test_an_id_of_another_write_is_refused(surface: Any) -> None:
     assert docs.upsert(["a"], rows(1), request_id="free").seq == 2
 
 
-def test_the_same_batch_in_another_form_is_the_same(surface: Any) -> None:
+def test_equal_batches_in_other_types_are_recognised(surface: Any) -> None:
     docs = surface.create_collection("docs", DIM)
     docs.upsert([1, "2"], rows(2), request_id="r")
     assert docs.upsert(["1", 2], rows(2).tolist(), [None, {}], request_id="r").repeated
@@ -103,7 +103,9 @@ def test_the_same_batch_in_another_form_is_the_same(surface: Any) -> None:
         ("\ud800", "BAD_REQUEST_ID", "Unicode"),
     ],
 )
-def test_a_bad_request_id_is_refused(surface: Any, request_id: Any, reason: str, said: str) -> None:
+def test_invalid_request_id_is_refused(
+    surface: Any, request_id: Any, reason: str, said: str
+) -> None:
     docs = surface.create_collection("docs", DIM)
     for call in (
         lambda: docs.upsert(["a"], rows(1), request_id=request_id),
@@ -126,7 +128,7 @@ def test_upsert_many_repeated_has_one_effect(surface: Any) -> None:
     assert (docs.count(), docs.stats().seq) == (50, 5)
     docs.delete(["3"])
     done = docs.upsert_many(range(95), vectors, batch_rows=10, request_id="load")
-    # The batches that were there before were not written again, or "3" would be back.
+    # The batches applied before were not written again, or "3" would exist.
     assert (done.rows, docs.count(), docs.stats().seq) == (95, 94, 11)
     docs.upsert_many(range(95), vectors, batch_rows=10, request_id="load")
     assert (docs.count(), docs.stats().seq) == (94, 11)
@@ -141,17 +143,17 @@ def test_upsert_many_repeated_has_one_effect(surface: Any) -> None:
 # ------------------------------------------------------------------------------------- in the store
 
 
-def test_a_refused_write_is_not_remembered(docs: Any) -> None:
+def test_refused_write_leaves_its_request_id_free(docs: Any) -> None:
     docs.upsert(["a"], rows(1))
     with pytest.raises(vecdb.ConditionFailedError):
         docs.upsert(["a"], rows(1, 6), insert_only=True, request_id="r")
     docs.delete(["a"])
     assert docs.upsert(["a"], rows(1, 6), insert_only=True, request_id="r") == vecdb.Receipt(3, 1)
-    # Its own first effect does not make it fail.
+    # The effect of the first attempt does not make the condition fail.
     assert docs.upsert(["a"], rows(1, 6), insert_only=True, request_id="r").repeated
 
 
-def test_the_second_of_two_in_a_commit_group_sees_the_first(docs: Any) -> None:
+def test_two_equal_writes_in_one_commit_group_have_one_effect(docs: Any) -> None:
     store = opened_of(docs).store
     batch = make_batch(["a"], rows(1), None, make_write_options(False, None, "r"))
     receipts = store.environment.transact(lambda t: [store.apply(t, batch) for _ in range(3)])
@@ -159,7 +161,7 @@ def test_the_second_of_two_in_a_commit_group_sees_the_first(docs: Any) -> None:
     assert {r.seq for r in receipts} == {store.current_state().seq} == {1}
 
 
-def test_of_many_at_once_one_is_applied(surface: Any) -> None:
+def test_many_equal_writes_at_once_have_one_effect(surface: Any) -> None:
     docs = surface.create_collection("docs", DIM)
     with ThreadPoolExecutor(8) as pool:
         write = lambda _: docs.upsert(["a", "b"], rows(2), request_id="r")  # noqa: E731
@@ -168,7 +170,7 @@ def test_of_many_at_once_one_is_applied(surface: Any) -> None:
     assert {r.seq for r in receipts} == {1} == {docs.stats().seq}
 
 
-def test_across_reopening(tmp_path: Path) -> None:
+def test_request_ids_are_known_after_reopening(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         database.create_collection("docs", DIM).upsert(["a"], rows(1), request_id="r")
     with vecdb.open(tmp_path, indexer=False) as database:
@@ -178,7 +180,7 @@ def test_across_reopening(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("where", "applied"), [("commit.begin", False), ("commit.end", True)])
 @pytest.mark.parametrize("reopened", [False, True])
-def test_after_an_io_error_the_same_call_settles_it(
+def test_repeated_call_after_an_io_error_settles_the_outcome(
     tmp_path: Path, where: str, applied: bool, reopened: bool
 ) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
@@ -204,7 +206,7 @@ def entries(docs: Any) -> int:
     return number
 
 
-def test_what_is_past_the_window_goes_a_few_at_a_time(
+def test_expired_requests_are_removed_a_few_per_write(
     docs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=10**18)
@@ -215,9 +217,11 @@ def test_what_is_past_the_window_goes_a_few_at_a_time(
     for i in range(40):
         docs.upsert([f"a{i}"], vectors, request_id=f"old-{i}")
     clock.now += window
-    assert docs.upsert(["a0"], vectors, request_id="old-0").repeated  # To the last moment.
+    assert docs.upsert(
+        ["a0"], vectors, request_id="old-0"
+    ).repeated  # In the last nanosecond of the window.
     clock.now += 1
-    # An id whose time has run out is free for any write, and its old entry does not come back.
+    # An expired id may be used for any write, and its old entry does not come back.
     assert not docs.upsert(["other"], vectors, request_id="old-39").repeated
     assert entries(docs) == 2 * (40 - requests.REMOVED_AT_ONCE_MAX)
     assert docs.upsert(["other"], vectors, request_id="old-39").repeated
@@ -237,7 +241,7 @@ def age_key(docs: Any, request_id: str) -> bytes:
 
 
 def flip(docs: Any, key: bytes) -> None:
-    """Change a bit of an entry of the requests."""
+    """Flip one bit of an entry in the database of requests."""
     environment = opened_of(docs).store.environment
 
     def write(transaction: Any) -> None:
@@ -249,7 +253,7 @@ def flip(docs: Any, key: bytes) -> None:
     environment.transact(write)
 
 
-def test_a_damaged_entry_is_forgotten_when_a_younger_one_is(
+def test_damaged_request_is_removed_when_a_younger_one_expires(
     docs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=10**18)
@@ -260,18 +264,18 @@ def test_a_damaged_entry_is_forgotten_when_a_younger_one_is(
         clock.now += 1
     flip(docs, age_key(docs, "a"))
     flip(docs, b"b")
-    # Neither says when it was written, and both are the oldest: all others go on.
+    # Neither has a readable time, and both are the oldest: all other ids still work.
     for name in ("d", "e"):
         assert not docs.upsert([name], vectors, request_id=name).repeated
     assert entries(docs) == 2 * 5
-    # That "a" is not found by its age makes no difference to who sends it again.
+    # The damaged age entry of "a" does not affect a repeated write of "a".
     assert docs.upsert(["a"], vectors, request_id="a").repeated
     docs.delete(["b"])
     for _ in range(2):
         with pytest.raises(vecdb.DataLossError, match="request b'b'"):
             docs.upsert(["b"], vectors, request_id="b")
     assert docs.get(["b"]).missing == ["b"]
-    clock.now += window - 1  # The younger one, "c", is known to its last moment.
+    clock.now += window - 1  # The younger one, "c", is still in its window.
     docs.upsert(["f"], vectors, request_id="f")
     assert docs.upsert(["c"], vectors, request_id="c").repeated
     with pytest.raises(vecdb.DataLossError):
@@ -282,7 +286,7 @@ def test_a_damaged_entry_is_forgotten_when_a_younger_one_is(
     assert not docs.upsert(["a"], vectors, request_id="a").repeated
 
 
-def test_an_age_that_leads_to_nothing_says_nothing_of_damaged_ones(docs: Any) -> None:
+def test_age_entry_without_request_does_not_remove_damaged_ones(docs: Any) -> None:
     for name in ("a", "b"):
         docs.upsert([name], rows(1), request_id=name)
     environment = opened_of(docs).store.environment
@@ -293,7 +297,7 @@ def test_an_age_that_leads_to_nothing_says_nothing_of_damaged_ones(docs: Any) ->
         docs.upsert(["a"], rows(1), request_id="a")
 
 
-def test_compaction_keeps_damaged_requests_and_mends_their_ages(tmp_path: Path) -> None:
+def test_compaction_keeps_damaged_requests_and_repairs_their_ages(tmp_path: Path) -> None:
     vectors = rows(1)
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
@@ -311,7 +315,7 @@ def test_compaction_keeps_damaged_requests_and_mends_their_ages(tmp_path: Path) 
     assert len(said) == 1 and "2 values" in said[0] and "'b'" in said[0], said
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.collection("docs")
-        # Of "c" neither half can be read: only the half that refuses it stays.
+        # Both entries of "c" are damaged: only the one that refuses its writes is kept.
         assert entries(docs) == 2 * 4 - 1
         for name in ("a", "d"):
             assert docs.upsert([name], vectors, request_id=name).repeated
@@ -321,8 +325,8 @@ def test_compaction_keeps_damaged_requests_and_mends_their_ages(tmp_path: Path) 
         assert not docs.upsert(["e"], vectors, request_id="e").repeated
 
 
-def test_the_digest_never_changes() -> None:
-    """It is stored: another way to compute it would refuse every write that is repeated."""
+def test_batch_digest_matches_its_documented_format() -> None:
+    """Digests are stored: a change of the computation would refuse every repeated write."""
     ids, vectors = [b"a", "ž".encode()], np.arange(4, dtype=np.float32).reshape(2, 2)
     metadata = [b'{"n":1}', b""]
     texts = struct.pack("<II", 1, 2) + b"a\xc5\xbe"
@@ -343,14 +347,14 @@ def test_the_digest_never_changes() -> None:
 # ------------------------------------------------------------------------------------ over the wire
 
 
-def test_a_client_finds_out_by_itself_after_the_server_was_killed(tmp_path: Path) -> None:
-    """Killed after the commit and before the answer, and started again: still one effect."""
+def test_client_settles_a_write_after_the_server_was_killed(tmp_path: Path) -> None:
+    """The server is killed between commit and answer and restarted: the write has one effect."""
     data, listen = tmp_path / "data", f"127.0.0.1:{free_port()}"
     with vecdb.open(data, indexer=False) as database:
         database.create_collection("docs", DIM)
-    dies = "from vecdb.engine import failpoints; failpoints.arm('commit.end=crash')"
+    crash = "from vecdb.engine.system import failpoints; failpoints.arm('commit.end=crash')"
     with Client(listen, timeout_s=60) as client, ThreadPoolExecutor(1) as pool:
-        with ServerProcess(data, listen, before=dies) as server:
+        with ServerProcess(data, listen, before=crash) as server:
             assert server.address == listen
             docs = client.collection("docs")
             outcome = pool.submit(docs.upsert, ["a"], rows(1), request_id="r")
@@ -362,7 +366,7 @@ def test_a_client_finds_out_by_itself_after_the_server_was_killed(tmp_path: Path
             assert (docs.count(), docs.stats().seq) == (1, 1)
 
 
-def test_a_client_sends_again_what_a_killed_server_never_read(tmp_path: Path) -> None:
+def test_client_resends_a_write_that_a_killed_server_never_read(tmp_path: Path) -> None:
     data, listen = tmp_path / "data", f"127.0.0.1:{free_port()}"
     vectors = rows(3000)
     with Client(listen, timeout_s=60) as client, ThreadPoolExecutor(1) as pool:
@@ -374,13 +378,13 @@ def test_a_client_sends_again_what_a_killed_server_never_read(tmp_path: Path) ->
             outcome = pool.submit(
                 docs.upsert_many, range(3000), vectors, batch_rows=1000, request_id="r"
             )
-            server.wait_for_unread(vectors[:2000].nbytes)  # Two are under way at a time.
+            server.wait_for_unread(vectors[:2000].nbytes)  # Two parts are sent at a time.
         with ServerProcess(data, listen):
             assert outcome.result(60).rows == 3000
             assert (docs.count(), docs.stats().seq) == (3000, 3)
 
 
-def test_a_lost_answer_stays_a_doubt_if_the_server_does_not_come_back(tmp_path: Path) -> None:
+def test_lost_response_without_a_server_is_an_unknown_outcome(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as server, Client(server.address) as client:
         docs = client.create_collection("docs", DIM)
         os.kill(server.pid, signal.SIGSTOP)
@@ -390,10 +394,10 @@ def test_a_lost_answer_stays_a_doubt_if_the_server_does_not_come_back(tmp_path: 
             server.wait_for_unread(REQUEST_BYTES_MIN)
             os.kill(server.pid, signal.SIGKILL)
             error = outcome.exception(20)
-    # Not what the last attempt came to, which wrote nothing: the first may have.
+    # Not the last attempt's error: that attempt wrote nothing, but the first may have.
     assert type(error) is vecdb.OutcomeUnknownError
     with Client(f"127.0.0.1:{free_port()}", timeout_s=30) as client:
-        # Where no answer was lost there is no doubt, and nothing to wait for.
+        # If no response was lost, the outcome is known and nothing is retried.
         docs = type(docs)(client._calls, "docs", docs.config, "")
         began = time.monotonic()
         with pytest.raises(vecdb.UnavailableError):
@@ -418,14 +422,14 @@ RECEIPT = wire.UpsertResponse(seq=3)
         *(("", [error], error) for error in (LOST, FULL, REFUSED, *AWAY)),
         *(("r", [error], error) for error in (FULL, REFUSED, *AWAY)),
         ("r", [LOST, *AWAY, BUSY, LOST, RECEIPT], RECEIPT),
-        ("r", [LOST, REFUSED], REFUSED),  # Had it been applied, its receipt would have come.
+        ("r", [LOST, REFUSED], REFUSED),  # An applied write would have returned its receipt.
         ("r", [LOST, FULL], LOST),
         ("r", [LOST, CLOSED], LOST),
         ("r", [CLOSED], CLOSED),
         ("r", [BUSY, LOST, AWAY[0], vecdb.UnavailableError("", "STORE_FAILED")], LOST),
     ],
 )
-def test_which_answers_are_followed_by_another_attempt(
+def test_client_retries_only_outcomes_that_are_safe(
     monkeypatch: pytest.MonkeyPatch, request_id: str, answers: list[Any], expected: Any
 ) -> None:
     left = list(answers)
@@ -447,7 +451,7 @@ def test_which_answers_are_followed_by_another_attempt(
     assert left == []
 
 
-def test_a_deadline_is_not_followed_by_another_attempt(
+def test_client_does_not_retry_after_its_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running_server(tmp_path / "data", indexer=False) as address, Client(address) as client:
@@ -459,13 +463,13 @@ def test_a_deadline_is_not_followed_by_another_attempt(
         assert entered.is_set()
         release.set()
         client._calls.timeout_s = 10
-        # Whichever of the two came first, the other found its receipt.
+        # One of the two attempts was applied, and the other got its receipt.
         assert docs.upsert(["a"], rows(1), request_id="r").seq == 1
         assert docs.stats().seq == 1
 
 
-def test_pieces_of_a_batch_have_their_own_request_ids(tmp_path: Path) -> None:
-    """A batch that is larger than a message is cut in the same way again."""
+def test_parts_of_a_large_batch_have_their_own_request_ids(tmp_path: Path) -> None:
+    """A batch larger than a message is always split in the same way."""
     least = limits.MESSAGE_BYTES.minimum
     with (
         running_server(tmp_path / "data", indexer=False, message_bytes=least) as address,
@@ -484,7 +488,7 @@ def test_pieces_of_a_batch_have_their_own_request_ids(tmp_path: Path) -> None:
         assert docs.count() == 58
 
 
-def test_what_came_over_the_wire_is_known_embedded(tmp_path: Path) -> None:
+def test_request_id_sent_to_a_server_is_known_embedded(tmp_path: Path) -> None:
     with running_server(tmp_path / "data", indexer=False) as address, Client(address) as client:
         docs = client.create_collection("docs", DIM)
         docs.upsert(["a"], rows(1), [{"text": "ž", "n": 1.5}], request_id="r")

@@ -1,4 +1,4 @@
-"""Scrolling: every row live at one seq once, whatever happens meanwhile; embedded and remote."""
+"""Scrolling returns every row live at one seq once, embedded and remote, despite later writes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def names(count: int, first: int = 0) -> list[str]:
 
 
 def filled(surface: Any, count: int, name: str = "docs") -> tuple[Any, Model]:
-    """A collection of ``count`` rows, of which every third has metadata, and what it holds."""
+    """Return a collection of ``count`` rows, every third with metadata, and its model."""
     docs, model = surface.create_collection(name, DIM), Model(DIM, "cosine")
     vectors = rows(count)
     metadata = [{"n": i} if i % 3 == 0 else None for i in range(count)]
@@ -51,7 +51,7 @@ def filled(surface: Any, count: int, name: str = "docs") -> tuple[Any, Model]:
 
 
 def check(pages: Iterable[Any], model: Model, *, batch: int = limits.BATCH_ROWS.maximum) -> None:
-    """The pages together hold the model's rows, each once, all at one seq."""
+    """Check that the pages hold each row of the model once, all at one seq."""
     seen: dict[str, Any] = {}
     seqs = set()
     for page in pages:
@@ -67,7 +67,7 @@ def check(pages: Iterable[Any], model: Model, *, batch: int = limits.BATCH_ROWS.
 
 
 def rest_of(docs: Any, page: Any, **options: Any) -> list[Any]:
-    """The page and those after it."""
+    """Return the page and all later ones."""
     pages = [page]
     while page.next_token is not None:
         page = docs.scroll_page(page.next_token, **options)
@@ -76,7 +76,7 @@ def rest_of(docs: Any, page: Any, **options: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("batch", [3, 100, 1000])
-def test_every_row_comes_once(surface: Any, batch: int) -> None:
+def test_scroll_returns_every_row_once(surface: Any, batch: int) -> None:
     docs, model = filled(surface, 100)
     docs.delete(names(20, first=30))
     model.delete(names(20, first=30))
@@ -88,7 +88,7 @@ def test_every_row_comes_once(surface: Any, batch: int) -> None:
     assert docs.stats().oldest_pin_seq is None
 
 
-def test_an_empty_collection_has_no_pages(surface: Any) -> None:
+def test_scroll_of_an_empty_collection_has_no_pages(surface: Any) -> None:
     docs = surface.create_collection("docs", DIM)
     assert list(docs.scroll()) == []
     page = docs.scroll_page()
@@ -98,7 +98,7 @@ def test_an_empty_collection_has_no_pages(surface: Any) -> None:
     assert list(docs.scroll(1)) == []
 
 
-def test_without_metadata_and_vectors(surface: Any) -> None:
+def test_scroll_without_metadata_or_vectors_omits_them(surface: Any) -> None:
     docs, model = filled(surface, 10)
     (page,) = docs.scroll(include_vectors=False)
     assert (page.vectors, page.ids) == (None, list(model.rows))
@@ -109,7 +109,7 @@ def test_without_metadata_and_vectors(surface: Any) -> None:
 
 
 @pytest.mark.parametrize("batch", [7, 1_600])
-def test_each_row_has_the_metadata_of_its_seq(
+def test_scroll_returns_the_metadata_of_its_seq(
     database: Any, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "LEASE_S", 3600.0)
@@ -132,12 +132,12 @@ def test_each_row_has_the_metadata_of_its_seq(
         check(rest_of(docs, page, batch=batch), then)
 
 
-def test_what_is_written_after_the_first_page_is_not_seen(surface: Any) -> None:
+def test_scroll_does_not_see_later_writes(surface: Any) -> None:
     docs, model = filled(surface, 60)
     scroll = docs.scroll(10)
     pages = [next(scroll)]
     docs.upsert(names(10, first=15), rows(10), [{"new": i} for i in range(10)])
-    for n in range(3):  # Vectors as they are, metadata anew: further versions of the records.
+    for n in range(3):  # The same vectors with new metadata: new versions of the records.
         kept = np.stack([model.rows[name][0] for name in names(10, first=30)])
         docs.upsert(names(10, first=30), kept, [{"again": n}] * 10)
     docs.delete(names(10, first=45))
@@ -152,8 +152,8 @@ def test_what_is_written_after_the_first_page_is_not_seen(surface: Any) -> None:
     }
 
 
-def test_a_model_under_concurrent_writers(surface: Any) -> None:
-    """Writers go on in other threads while several scrolls each see one state between batches."""
+def test_scrolls_during_concurrent_writes_match_a_model(surface: Any) -> None:
+    """While threads write, each of several scrolls sees one state between two batches."""
     seed = random.randrange(2**32)
     print("seed", seed)
     docs = surface.create_collection("docs", DIM)
@@ -170,7 +170,7 @@ def test_a_model_under_concurrent_writers(surface: Any) -> None:
                     current = {k: v for k, v in current.items() if k not in chosen}
                 else:
                     place = [chance.randrange(2000) for _ in chosen]
-                    if chance.random() < 0.5:  # The same vectors, if they are there.
+                    if chance.random() < 0.5:  # The same vectors, if the rows are live.
                         place = [int(name[4:]) for name in chosen]
                     metadata = [{"n": chance.randrange(9)} for _ in chosen]
                     seq = docs.upsert(chosen, vector[place], metadata).seq
@@ -196,7 +196,7 @@ def test_a_model_under_concurrent_writers(surface: Any) -> None:
             if seen:
                 found.append((seq, seen))
             if hasattr(docs, "_opened"):
-                opened_of(docs).flush(1)  # Unless the indexer or the sealing thread is at it.
+                opened_of(docs).flush(1)  # Does nothing while another flush is running.
     finally:
         stop.set()
         writer.join()
@@ -206,7 +206,7 @@ def test_a_model_under_concurrent_writers(surface: Any) -> None:
         assert seen == states[seq]
 
 
-def test_sealing_merging_and_reopening_change_nothing(tmp_path: Path) -> None:
+def test_scroll_across_flush_merge_and_reopen_is_unchanged(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs, model = filled(database, 3000)
         page = docs.scroll_page(batch=700)
@@ -219,7 +219,7 @@ def test_sealing_merging_and_reopening_change_nothing(tmp_path: Path) -> None:
         check([*pages, *rest_of(docs, docs.scroll_page(page.next_token))], model)
 
 
-def test_a_page_can_be_asked_for_again(surface: Any) -> None:
+def test_page_requested_twice_is_the_same(surface: Any) -> None:
     docs, _ = filled(surface, 30)
     first = docs.scroll_page(batch=10)
     second, again = docs.scroll_page(first.next_token, 10), docs.scroll_page(first.next_token, 10)
@@ -227,9 +227,7 @@ def test_a_page_can_be_asked_for_again(surface: Any) -> None:
     assert second.next_token == again.next_token
 
 
-def test_a_scroll_that_was_left_alone_has_ended(
-    surface: Any, pass_time: Callable[[float], None]
-) -> None:
+def test_idle_scroll_expires(surface: Any, pass_time: Callable[[float], None]) -> None:
     docs, _ = filled(surface, 30)
     page, scroll = docs.scroll_page(batch=10), docs.scroll(10)
     next(scroll)
@@ -239,10 +237,10 @@ def test_a_scroll_that_was_left_alone_has_ended(
         with pytest.raises(vecdb.FailedPreconditionError) as caught:
             call()
         assert caught.value.reason == "PIN_EXPIRED"
-    assert list(scroll) == []  # An iterator that has failed stays at its end.
+    assert list(scroll) == []  # An iterator that has failed returns nothing more.
 
 
-def test_each_page_begins_the_lease_anew(surface: Any, pass_time: Callable[[float], None]) -> None:
+def test_each_page_renews_the_lease(surface: Any, pass_time: Callable[[float], None]) -> None:
     docs, model = filled(surface, 50)
     pages = []
     for page in docs.scroll(10):
@@ -251,7 +249,7 @@ def test_each_page_begins_the_lease_anew(surface: Any, pass_time: Callable[[floa
     check(pages, model)
 
 
-def test_an_iterator_that_is_left_lets_go(surface: Any) -> None:
+def test_abandoned_iterator_releases_its_lease(surface: Any) -> None:
     docs, _ = filled(surface, 30)
 
     def pinned() -> int | None:
@@ -287,7 +285,7 @@ def test_an_iterator_that_is_left_lets_go(surface: Any) -> None:
         docs.scroll_page(page.next_token)
 
 
-def test_bad_tokens_are_refused(surface: Any) -> None:
+def test_invalid_tokens_are_refused(surface: Any) -> None:
     docs, _ = filled(surface, 30)
     other, _ = filled(surface, 30, "other")
     token = docs.scroll_page(batch=10).next_token
@@ -309,7 +307,7 @@ def test_bad_tokens_are_refused(surface: Any) -> None:
             docs.scroll_page(None, batch)
 
 
-def test_a_dropped_collection_is_not_scrolled(surface: Any) -> None:
+def test_scroll_of_a_dropped_collection_is_refused(surface: Any) -> None:
     docs, _ = filled(surface, 30)
     page, scroll = docs.scroll_page(batch=10), docs.scroll(10)
     surface.drop_collection("docs")
@@ -335,7 +333,7 @@ def test_pages_are_bounded_in_bytes(surface: Any) -> None:
     assert [len(page) for page in docs.scroll(10_000, include_metadata=False)] == [150]
 
 
-def test_pages_fit_into_a_small_message(tmp_path: Path) -> None:
+def test_pages_fit_into_the_smallest_message(tmp_path: Path) -> None:
     options = {"message_bytes": 128 * 1024}
     with running_server(tmp_path / "data", **options) as address, vecdb.connect(address) as client:
         model = Model(4000, "cosine")
@@ -349,12 +347,12 @@ def test_pages_fit_into_a_small_message(tmp_path: Path) -> None:
         check(pages, model)
 
 
-def test_few_live_rows_between_many_dead_ones(
+def test_page_with_few_live_rows_is_read_in_slices(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page is read in slices, each of few rows."""
+    """Each slice reads few rows, although most rows in between are deleted."""
     docs, model = filled(database, 15_000)
-    docs.scroll_page(batch=1)  # Its pin keeps the dead rows from being purged.
+    docs.scroll_page(batch=1)  # Its lease keeps the deleted rows from being purged.
     gone = [name for i, name in enumerate(names(15_000)) if i % 2500 != 7]
     for start in range(0, len(gone), 10_000):
         docs.delete(gone[start : start + 10_000])
@@ -366,13 +364,15 @@ def test_few_live_rows_between_many_dead_ones(
         read.append(end_row - first_row)
         return real(transaction, first_row, end_row, seq)
 
-    monkeypatch.setattr(opened_of(docs).store.rows, "read_dead", counted)
+    monkeypatch.setattr(opened_of(docs).store.rows, "read_deleted", counted)
     check(docs.scroll(4), model, batch=4)
     assert len(read) > 15 and max(read) <= 1024
 
 
-def test_holes_and_blocks_with_gaps(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that died before the seq may be gone, and blocks written anew without them."""
+def test_scroll_across_purged_rows_and_rewritten_blocks_is_complete(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows deleted before the seq may be purged, and their blocks rewritten."""
     docs, model = filled(database, 5000)
     gone = [name for i, name in enumerate(names(5000)) if i % 7 == 0 or 1000 <= i < 4000]
     docs.delete(gone)
@@ -381,8 +381,8 @@ def test_holes_and_blocks_with_gaps(database: Any, monkeypatch: pytest.MonkeyPat
     database_of = store.environment.database
 
     def purge(transaction: Any) -> None:
-        died = store.rows.read_deleted(transaction, 0, 5000, 10).tolist()
-        for row in died:
+        deleted = store.rows.read_deleted(transaction, 0, 5000, 10).tolist()
+        for row in deleted:
             transaction.delete(layout.record_key(row, 1), db=database_of(b"records"))
             transaction.delete(layout.row_key(row), db=database_of(b"dead"))
         blocks = [
@@ -391,7 +391,7 @@ def test_holes_and_blocks_with_gaps(database: Any, monkeypatch: pytest.MonkeyPat
         ]
         for numbers, vectors in blocks:
             transaction.delete(layout.row_key(int(numbers[0])), db=database_of(b"blocks"))
-            kept = ~np.isin(numbers, died)
+            kept = ~np.isin(numbers, deleted)
             if kept.any():
                 key = layout.row_key(int(numbers[kept][0]))
                 offsets = (numbers[kept] - numbers[kept][0]).astype("<u4").tobytes()
@@ -406,7 +406,7 @@ def test_holes_and_blocks_with_gaps(database: Any, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("what", ["records", "blocks"])
-def test_a_row_in_halves_is_data_loss(database: Any, what: str) -> None:
+def test_row_without_vector_or_record_is_data_loss(database: Any, what: str) -> None:
     docs, _ = filled(database, 100)
     store = opened_of(docs).store
     key = layout.record_key(50, 1) if what == "records" else layout.row_key(0)
@@ -417,8 +417,8 @@ def test_a_row_in_halves_is_data_loss(database: Any, what: str) -> None:
     assert docs.stats().oldest_pin_seq is None  # An error ends the scroll.
 
 
-def test_a_row_with_many_versions(database: Any) -> None:
-    docs, model = filled(database, 4)  # The last of which keeps its one version.
+def test_row_with_many_versions_is_returned_once(database: Any) -> None:
+    docs, model = filled(database, 4)  # The last one keeps its single version.
     vectors = np.stack([v for v, _ in model.rows.values()])[:3]
     for n in range(20):
         docs.upsert(names(3), vectors, [{"n": n}] * 3)
@@ -428,11 +428,11 @@ def test_a_row_with_many_versions(database: Any) -> None:
     for n in range(20, 40):
         docs.upsert(names(3), vectors, [{"n": n}] * 3)
     check([*pages, *scroll], model)
-    seal_now(docs)  # Reads each id once, whatever versions there are.
+    seal_now(docs)  # Reads each id once, however many versions there are.
     assert sorted(docs.search(vectors[1], k=4, exact=True).ids) == names(4)
 
 
-def test_a_caller_that_has_gone_leaves_no_pin(
+def test_disconnected_caller_leaves_no_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, release = threading.Event(), threading.Event()
@@ -441,7 +441,9 @@ def test_a_caller_that_has_gone_leaves_no_pin(
     def waiting(*arguments: Any) -> int:
         entered.set()
         assert release.wait(20)
-        arguments[4].__dict__["batch"] = 1 << 30  # Never full: only the check can end it.
+        arguments[4].__dict__["batch"] = (
+            1 << 30
+        )  # Never full, so that only the check can end the page.
         return real(*arguments)
 
     monkeypatch.setattr(scroll_module, "_read_slice", waiting)
@@ -461,7 +463,7 @@ def test_a_caller_that_has_gone_leaves_no_pin(
         assert docs.stats().oldest_pin_seq is None
 
 
-def test_a_raw_caller_is_told(tmp_path: Path) -> None:
+def test_invalid_scroll_request_on_the_wire_is_refused(tmp_path: Path) -> None:
     with running_server(tmp_path / "data") as address, vecdb.connect(address) as client:
         filled(client, 30)
         with grpc.insecure_channel(address) as channel:

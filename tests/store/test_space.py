@@ -1,4 +1,4 @@
-"""What has died leaves the disk: purging, trimming, compaction; and nobody reads less for it."""
+"""Purging, trimming and compaction free the space of deleted rows without affecting readers."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ from vecdb.engine.segments.lifecycle import (
     widen,
 )
 from vecdb.engine.store import clock as store_clock
-from vecdb.engine.store import layout, purging
-from vecdb.engine.store import leases as pins
+from vecdb.engine.store import layout, leases, purging
 from vecdb.engine.store.purging import GRACE_S, PurgePass, Purger, purge_all
 from vecdb.engine.system import folder_use
 from vecdb.engine.system.folder_use import FolderUse
@@ -55,7 +54,7 @@ def entries(docs: Any, database: bytes) -> int:
 
 
 def held(docs: Any) -> set[int]:
-    """Rows whose vectors are in the store."""
+    """Return the rows whose vectors are in the store."""
     store = opened_of(docs).store
     with store.environment.read() as transaction:
         every = np.arange(store.read_counters(transaction).next_row)
@@ -63,7 +62,7 @@ def held(docs: Any) -> set[int]:
 
 
 def check(docs: Any, model: Model) -> None:
-    """Every way of reading gives what the model says."""
+    """Check that every way of reading agrees with the model."""
     assert docs.count() == len(model.rows)
     wanted = sorted(model.rows)
     for start in range(0, len(wanted), 5_000):
@@ -81,7 +80,7 @@ def batch_rows(count: int) -> int:
 
 
 def replaced(docs: Any, model: Model, count: int, seed: int) -> None:
-    """All rows anew, in another order, in ten batches or more."""
+    """Replace all rows, in another order, in ten batches or more."""
     order = np.random.default_rng(seed).permutation(count)
     vectors = rows(count, seed)
     size = batch_rows(count)
@@ -94,7 +93,7 @@ def replaced(docs: Any, model: Model, count: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("count", [300, 6_000])
-def test_ten_replacements_stay_within_two_and_a_half_fresh_loads(
+def test_ten_replacements_take_at_most_two_and_a_half_fresh_loads(
     tmp_path: Path, count: int
 ) -> None:
     options = {"seal_bytes": 64 * 1024}
@@ -102,7 +101,7 @@ def test_ten_replacements_stay_within_two_and_a_half_fresh_loads(
         docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
         replaced(docs, model, count, 1)
         docs.optimize()
-    with FolderUse(tmp_path / "fresh", exclusive=True):  # Once its indexer has gone.
+    with FolderUse(tmp_path / "fresh", exclusive=True):  # After its indexer has ended.
         fresh = folder_bytes(tmp_path / "fresh")
     shutil.copytree(tmp_path / "fresh", tmp_path / "data")
     with vecdb.open(tmp_path / "data", **options) as database:
@@ -127,7 +126,7 @@ def test_ten_replacements_stay_within_two_and_a_half_fresh_loads(
         assert docs.upsert(["later"], rows(1)).seq == 11 * -(-count // batch_rows(count)) + 1
 
 
-def test_what_died_stays_for_a_minute_and_then_goes(
+def test_deleted_rows_are_purged_after_a_minute(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
@@ -147,14 +146,14 @@ def test_what_died_stays_for_a_minute_and_then_goes(
     with store.environment.read() as transaction:
         assert store.purged_to(transaction) == 3
     check(docs, model)
-    # A log that was consumed whole is gone on with.
+    # Writes continue after the whole log was purged.
     docs.delete(names(1, 100))
     model.delete(names(1, 100))
     check(docs, model)
 
 
-def test_blocks_lose_their_dead_rows(database: Any) -> None:
-    """Blocks of 255 rows: with few dead they stay, then they are thinned, then they go."""
+def test_blocks_with_deleted_rows_are_rewritten_then_removed(database: Any) -> None:
+    """Blocks of 255 rows stay with few deleted rows, then are rewritten, then removed."""
     docs, model = database.create_collection("docs", 64), Model(64, "euclidean")
     vectors = rows(1020, dim=64)
     docs.upsert(names(1020), vectors)
@@ -162,7 +161,7 @@ def test_blocks_lose_their_dead_rows(database: Any) -> None:
     docs.delete(names(20))
     purge_all(store, grace_s=0.0)
     assert held(docs) == set(range(1020)) and entries(docs, b"records") == 1000
-    assert entries(docs, b"dead") == 20  # Or a reader would take the rows for live ones.
+    assert entries(docs, b"dead") == 20  # Without them the rows would look live.
     docs.delete(names(60, 20))
     purge_all(store, grace_s=0.0)
     assert held(docs) == set(range(80, 1020)) and entries(docs, b"dead") == 0
@@ -175,7 +174,7 @@ def test_blocks_lose_their_dead_rows(database: Any) -> None:
     del model
 
 
-def test_old_versions_of_metadata_go(database: Any) -> None:
+def test_old_metadata_versions_are_purged(database: Any) -> None:
     docs = database.create_collection("docs", DIM)
     vectors = rows(20)
     for version in range(5):
@@ -187,7 +186,7 @@ def test_old_versions_of_metadata_go(database: Any) -> None:
     assert [m["v"] for m in docs.get(names(20)).metadata] == [9] * 5 + [4] * 15
 
 
-def test_a_scroll_keeps_what_it_reads(database: Any) -> None:
+def test_purge_during_a_scroll_keeps_its_rows(database: Any) -> None:
     docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
     replaced(docs, model, 1_000, 1)
     before = dict(model.rows)
@@ -205,7 +204,7 @@ def test_a_scroll_keeps_what_it_reads(database: Any) -> None:
     check(docs, model)
 
 
-def test_writers_keep_garbage_within_bounds(database: Any) -> None:
+def test_garbage_during_writes_stays_bounded(database: Any) -> None:
     docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
     for seed in range(8):
         replaced(docs, model, 2_000, seed)
@@ -213,7 +212,7 @@ def test_writers_keep_garbage_within_bounds(database: Any) -> None:
     check(docs, model)
 
 
-def test_a_pass_that_is_cut_short_is_made_again(tmp_path: Path) -> None:
+def test_interrupted_purge_pass_is_repeated(tmp_path: Path) -> None:
     model = Model(DIM, "cosine")
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
@@ -232,16 +231,16 @@ def test_a_pass_that_is_cut_short_is_made_again(tmp_path: Path) -> None:
         purge = PurgePass.begin(store, rows_max=10**6, grace_s=0.0)
         assert purge is not None and purge.step() == 2_000
         check(docs, model)
-        assert purge_all(store, grace_s=0.0) == 2_000  # Once more, with no other effect.
+        assert purge_all(store, grace_s=0.0) == 2_000  # The repetition has no other effect.
         assert entries(docs, b"records") == 7_000 and entries(docs, b"log") == 0
         check(docs, model)
 
 
-def test_closing_ends_a_purge_after_its_step(
+def test_close_ends_a_purge_after_its_current_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The upkeep thread is held in its first step until closing has begun, of ten; the next one to
-    open the folder goes on with the others."""
+    """Close begins while the upkeep thread is in the first of ten steps; after the next open the
+    others follow."""
     model = Model(DIM, "cosine")
     monkeypatch.setattr(purging, "_STEP_ROWS", 300)
     in_a_step, closing = threading.Event(), threading.Event()
@@ -263,7 +262,7 @@ def test_closing_ends_a_purge_after_its_step(
         docs = database.create_collection("docs", DIM)
         docs.upsert(names(9_000), rows(9_000))
         model.upsert(names(9_000), rows(9_000), None)
-        # What follows the commit itself leaves all of it to the other thread.
+        # The work after the commit leaves all of it to the other thread.
         monkeypatch.setattr(Purger, "relieve", lambda *_: False)
         docs.delete(names(3_000))
         model.delete(names(3_000))
@@ -278,7 +277,7 @@ def test_closing_ends_a_purge_after_its_step(
         assert 6_000 < entries(docs, b"records") < 9_000
         check(docs, model)
         opened_of(docs).purge_old()
-        # What is no more than a quarter of what lives has its minute of grace.
+        # Garbage up to a quarter of the live rows is kept for the purge delay.
         assert entries(docs, b"records") <= 1.25 * 6_000
         purge_all(opened_of(docs).store, grace_s=0.0)
         assert entries(docs, b"records") == 6_000 and entries(docs, b"log") == 0
@@ -286,8 +285,8 @@ def test_closing_ends_a_purge_after_its_step(
     assert vecdb.check(tmp_path).content
 
 
-def test_no_row_outlives_its_death(tmp_path: Path) -> None:
-    """A pass is left after its first step; the blocks that this touched held rows of later ones."""
+def test_interrupted_purge_does_not_revive_deleted_rows(tmp_path: Path) -> None:
+    """The pass ends after its first step, whose blocks also held rows of later steps."""
     model = Model(DIM, "cosine")
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
@@ -310,11 +309,11 @@ def test_no_row_outlives_its_death(tmp_path: Path) -> None:
         assert database.collection("docs").count() == len(model.rows)
 
 
-def test_row_whose_vector_was_purged_first_does_not_outlive_its_death_by_sealing(
+def test_flush_and_trim_between_purge_steps_do_not_revive_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step of a pass takes vectors of later steps' rows, a segment is made without them, and
-    trimming comes before the next step."""
+    """A purge step removes vectors of later steps' rows, a flush creates a segment without them,
+    and a trim runs before the next step."""
     model, passes = Model(DIM, "cosine"), list[Any]()
     real = sealing.load_rows
     with vecdb.open(tmp_path, indexer=False, seal_bytes=2**26) as database:
@@ -348,10 +347,10 @@ def test_row_whose_vector_was_purged_first_does_not_outlive_its_death_by_sealing
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_steps_of_purges_seals_and_trims_in_any_order_bring_no_row_back(
+def test_random_order_of_purge_flush_and_trim_revives_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Two passes at once, and segments that are made between and beside their steps."""
+    """Two purge passes run at once, with flushes between and during their steps."""
     chance, model, passes = random.Random(seed), Model(DIM, "cosine"), dict[int, PurgePass]()
     monkeypatch.setattr(purging, "_STEP_ROWS", 300)
     monkeypatch.setattr(Purger, "relieve", lambda *_: False)
@@ -402,15 +401,15 @@ def test_steps_of_purges_seals_and_trims_in_any_order_bring_no_row_back(
         check(docs, model)
 
 
-def test_death_of_a_row_with_a_record_is_not_trimmed(
+def test_tombstone_of_a_row_with_a_record_is_not_trimmed(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An earlier version's purge was stopped between a vector and its record."""
+    """A purge of an earlier version was interrupted between a vector and its record."""
     monkeypatch.setattr(Purger, "relieve", lambda *_: False)
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(300), rows(300))
     docs.delete(names(299))
-    seal_now(docs)  # Of the one row that lives.
+    seal_now(docs)  # Of the only live row.
     store, key = opened_of(docs).store, layout.record_key(7, 1)
     with store.environment.read() as transaction:
         value = bytes(transaction.get(key, db=store.environment.database(b"records")))
@@ -425,7 +424,7 @@ def test_death_of_a_row_with_a_record_is_not_trimmed(
     assert trim_tombstones(store, opened_of(docs).snapshots.snapshot()) == 1
 
 
-def test_a_pass_that_ends_says_nothing_of_another(database: Any) -> None:
+def test_end_of_one_purge_pass_keeps_the_seq_of_another(database: Any) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(300), rows(300))
     docs.delete(names(10))
@@ -438,17 +437,17 @@ def test_a_pass_that_ends_says_nothing_of_another(database: Any) -> None:
     while not first.done:
         first.step()
     with store.environment.read() as transaction:
-        assert store.purged_to(transaction) == 3  # The second one is still at work up to there.
+        assert store.purged_to(transaction) == 3  # The second pass still purges up to there.
     while not second.done:
         second.step()
     with store.environment.read() as transaction:
         assert store.purged_to(transaction) == 3
 
 
-def test_writers_do_not_wait_for_what_a_scroll_has_held(
+def test_commit_with_much_garbage_leaves_most_to_another_thread(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Much garbage at once: a commit purges for a moment and leaves the rest to another thread."""
+    """With much garbage a commit purges for a short time and leaves the rest to another thread."""
     docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
     replaced(docs, model, 2_000, 0)
     with docs.scroll(10) as scroll:
@@ -462,7 +461,7 @@ def test_writers_do_not_wait_for_what_a_scroll_has_held(
     docs.upsert(["one more"], rows(1))
     model.upsert(["one more"], rows(1), None)
     ends = time.monotonic() + 20
-    while not asked:  # What follows a commit comes after its answer.
+    while not asked:  # The work after a commit follows its answer.
         assert time.monotonic() < ends
         time.sleep(0.005)
     assert asked == [opened_of(docs).id]
@@ -472,15 +471,15 @@ def test_writers_do_not_wait_for_what_a_scroll_has_held(
     check(docs, model)
 
 
-def test_a_segment_is_not_made_of_what_was_replaced_meanwhile(database: Any) -> None:
-    """The deaths of its rows may be gone: a claim names the segments that it was planned for."""
+def test_reservation_of_replaced_segments_is_refused(database: Any) -> None:
+    """Its tombstones may be gone, so a reservation names the segments that it was planned for."""
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(100), rows(100))
     seal_now(docs)
     opened = opened_of(docs)
     (planned,) = opened.snapshots.snapshot().segments
     docs.delete(names(90))
-    opened.trim()  # A new flat segment in its place.
+    opened.trim()  # Rewrites it as a new flat segment.
     assert [s.number for s in opened.snapshots.snapshot().segments] != [planned.number]
     purge_all(opened.store, grace_s=0.0)
     opened.trim()
@@ -496,10 +495,10 @@ def test_a_segment_is_not_made_of_what_was_replaced_meanwhile(database: Any) -> 
     assert widen(opened.store, taken, 200, replacing=[second.number]) is not None
 
 
-def test_rows_that_are_purged_while_they_are_sealed_are_left_out(
+def test_rows_purged_during_a_flush_are_left_out(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They died after the claim: their vectors are still there, their records are not."""
+    """They were deleted after the reservation: their vectors exist, their records do not."""
     docs, model = database.create_collection("docs", 64), Model(64, "cosine")
     docs.upsert(names(1_000), rows(1_000, dim=64))
     model.upsert(names(1_000), rows(1_000, dim=64), None)
@@ -525,7 +524,7 @@ def test_rows_that_are_purged_while_they_are_sealed_are_left_out(
         sealing.load_rows(opened_of(docs).store, 0, 1_000, 2)
 
 
-def test_a_damaged_pin_holds_nothing_up(database: Any) -> None:
+def test_damaged_lease_does_not_stop_purging(database: Any) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(300), rows(300))
     docs.delete(names(10))
@@ -534,7 +533,7 @@ def test_a_damaged_pin_holds_nothing_up(database: Any) -> None:
     assert purge_all(opened_of(docs).store, grace_s=0.0) == 10
 
 
-def test_a_damaged_log_entry_holds_nothing_up(database: Any) -> None:
+def test_damaged_log_entry_does_not_stop_purging(database: Any) -> None:
     docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
     replaced(docs, model, 300, 1)
     docs.delete(names(10))
@@ -544,12 +543,12 @@ def test_a_damaged_log_entry_holds_nothing_up(database: Any) -> None:
     key = layout.row_key(11)
     environment.transact(lambda t: t.put(key, b"nonsense", db=environment.database(b"log")))
     purge_all(opened_of(docs).store, grace_s=0.0)
-    # What died in it is dead, and only its bytes stay.
+    # Its rows are deleted; only their bytes stay.
     assert entries(docs, b"log") == 0 and entries(docs, b"records") == 290
     check(docs, model)
 
 
-def test_deaths_stay_while_a_segment_holds_the_row(database: Any) -> None:
+def test_tombstones_of_rows_in_a_segment_are_kept(database: Any) -> None:
     docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
     docs.upsert(names(400), rows(400))
     model.upsert(names(400), rows(400), None)
@@ -567,13 +566,13 @@ def test_deaths_stay_while_a_segment_holds_the_row(database: Any) -> None:
     docs.delete(names(360 - 1, 40))
     model.delete(names(360 - 1, 40))
     purge_all(opened.store, grace_s=0.0)
-    index_now(docs)  # Built anew without the dead; the indexer trims.
+    index_now(docs)  # Rebuilt without deleted rows; the indexer trims.
     assert entries(docs, b"dead") == 0
     check(docs, model)
 
 
 @pytest.mark.parametrize("lock", [FLUSH_LOCK, GRAPH_LOCK])
-def test_deaths_stay_while_somebody_makes_a_segment_of_the_row(database: Any, lock: str) -> None:
+def test_tombstones_of_reserved_rows_are_kept(database: Any, lock: str) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(100), rows(100))
     store = opened_of(docs).store
@@ -582,19 +581,19 @@ def test_deaths_stay_while_somebody_makes_a_segment_of_the_row(database: Any, lo
     assert taken is not None
     docs.delete(names(80, 10))
     purge_all(store, grace_s=0.0)
-    assert entries(docs, b"dead") == 90  # All of its interval may be in what is being made.
+    assert entries(docs, b"dead") == 90  # The segment being built may hold its whole interval.
     assert (
         trim_tombstones(store, opened_of(docs).snapshots.snapshot()) == 10
-    )  # Dead before the claim: not in it.
+    )  # Deleted before the reservation, so not in it.
     assert entries(docs, b"dead") == 80
     discard_reservations(store, opened_of(docs).folder / "segments", lock)
     assert trim_tombstones(store, opened_of(docs).snapshots.snapshot()) == 80
 
 
-def test_a_search_that_is_overtaken_looks_again(
+def test_search_whose_hit_was_purged_is_repeated(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its best hit dies and is purged between the walk and the reading of metadata."""
+    """Its best hit is deleted and purged between the walk and the read of metadata."""
     docs = database.create_collection("docs", DIM)
     vectors = rows(50)
     docs.upsert(names(50), vectors, [{"n": i} for i in range(50)])
@@ -611,21 +610,21 @@ def test_a_search_that_is_overtaken_looks_again(
     hits = docs.search(vectors[7], k=50)
     assert "id-7" not in hits.ids and {m["n"] for m in hits.metadata} >= set(range(9, 50))
     assert hits.info.seq >= 2
-    # The second time it was under a pin: what died then was still there.
+    # The second time a lease protected the rows deleted then.
     assert len(calls) == 2
 
 
 @pytest.mark.parametrize("part", ["vectors", "records"])
-def test_a_look_up_that_is_overtaken_is_made_again_under_a_pin(
+def test_look_up_of_purged_rows_is_repeated_under_a_lease(
     database: Any, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """Each time that rows were found and are to be read, all is replaced and purged: the second
-    time a pin holds what was found."""
+    """All rows are replaced and purged after each look-up of row numbers; the second time a lease
+    protects the rows found."""
     docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
     replaced(docs, model, 400, 1)
     real, finds = lookup._find, []
 
-    def overtaken(*arguments: Any) -> Any:
+    def purging_first(*arguments: Any) -> Any:
         found = real(*arguments)
         if len(finds) == 1:
             then.rows.update(model.rows)
@@ -635,8 +634,8 @@ def test_a_look_up_that_is_overtaken_is_made_again_under_a_pin(
         return found
 
     then = Model(DIM, "cosine")
-    monkeypatch.setattr(lookup, "_find", overtaken)
-    if part == "records":  # The vectors were read just before it.
+    monkeypatch.setattr(lookup, "_find", purging_first)
+    if part == "records":  # The vectors were read just before.
         vectors = np.zeros((3, DIM), np.float32)
         monkeypatch.setattr(lookup, "read_vectors", lambda *_: vectors)
     got = docs.get(names(3))
@@ -645,44 +644,44 @@ def test_a_look_up_that_is_overtaken_is_made_again_under_a_pin(
         then.check_records(got, names(3))
     assert [m["n"] for m in got.metadata] == [2, 2, 2]
     with opened_of(docs).store.environment.read() as transaction:
-        assert pins.oldest_lease(opened_of(docs).store, transaction) is None
+        assert leases.oldest_lease(opened_of(docs).store, transaction) is None
     monkeypatch.undo()
     check(docs, model)
 
 
-def test_a_look_up_of_damaged_rows_says_so_at_once(
+def test_look_up_of_damaged_rows_is_not_repeated(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = database.create_collection("docs", DIM)
     docs.upsert(names(3), rows(3))
     environment, key = opened_of(docs).store.environment, layout.record_key(1, 1)
     environment.transact(lambda t: t.put(key, b"bad", db=environment.database(b"records")))
-    monkeypatch.setattr(pins, "take_lease", None)  # It would be called to look again.
+    monkeypatch.setattr(leases, "take_lease", None)  # Called only for a repetition.
     with pytest.raises(vecdb.DataLossError):
         docs.get(names(3))
 
 
-def test_a_view_that_is_overtaken_is_made_again(
+def test_snapshot_that_became_too_old_is_created_again(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
     replaced(docs, model, 400, 1)
     real, late = SnapshotManager._filled_in_slices, [True, True, True, True]
 
-    def overtaken(self: Any, *arguments: Any) -> Any:
+    def purging_first(self: Any, *arguments: Any) -> Any:
         if late:
             late.pop()
             monkeypatch.setattr(SnapshotManager, "_filled_in_slices", real)
             replaced(docs, model, 400, 9 + len(late))
             purge_all(opened_of(docs).store, grace_s=0.0)
-            monkeypatch.setattr(SnapshotManager, "_filled_in_slices", overtaken)
+            monkeypatch.setattr(SnapshotManager, "_filled_in_slices", purging_first)
         return real(self, *arguments)
 
-    monkeypatch.setattr(SnapshotManager, "_filled_in_slices", overtaken)
+    monkeypatch.setattr(SnapshotManager, "_filled_in_slices", purging_first)
     opened_of(docs).snapshots.forget()
     query = rows(1, 3)[0]
     hits = docs.search(query, k=20, exact=True)
-    assert len(late) == 1  # Two attempts without a pin, and the third, which the pin held up.
+    assert len(late) == 1  # Two attempts without a lease, the third with one.
     assert hits.info.matches == 400 and len(hits) == 20
     check(docs, model)
 
@@ -706,7 +705,7 @@ print("searches", searches)
 """
 
 
-def test_a_reader_in_another_process_sees_whole_states_while_all_is_replaced(
+def test_reader_in_another_process_sees_whole_states_during_replacement(
     tmp_path: Path,
 ) -> None:
     with vecdb.open(tmp_path, seal_bytes=64 * 1024) as database:
@@ -727,7 +726,9 @@ def test_a_reader_in_another_process_sees_whole_states_while_all_is_replaced(
             child.wait()
 
 
-def test_compaction_wants_to_be_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compaction_of_an_open_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(folder_use, "PATIENCE_S", 0.1)
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
@@ -742,7 +743,7 @@ def test_compaction_wants_to_be_alone(tmp_path: Path, monkeypatch: pytest.Monkey
         assert database.collection("docs").get(names(3)).missing == []
 
 
-def test_compaction_of_damaged_values_changes_nothing(tmp_path: Path) -> None:
+def test_compaction_of_a_damaged_store_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(names(30), rows(30))
@@ -758,7 +759,7 @@ def test_compaction_of_damaged_values_changes_nothing(tmp_path: Path) -> None:
         assert docs.count() == 30 and docs.get(names(3)).missing == []
 
 
-def test_the_command_line(
+def test_command_compact_reports_the_space_freed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vecdb_cli.command_line import run

@@ -1,5 +1,5 @@
-"""The clock of a store goes by boot time and what it has seen: no jump of the wall clock ends a
-window or a lease early, nor keeps one, within a boot and across boots."""
+"""The store's clock: wall-clock jumps neither end nor extend windows and leases, within a boot and
+across reboots."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 import vecdb
 from vecdb import limits
 from vecdb.engine.store import clock as store_clock
-from vecdb.engine.store import layout
-from vecdb.engine.store import leases as pins
+from vecdb.engine.store import layout, leases
 from vecdb.engine.store.clock import CLOCK_KEY
 from vecdb.engine.store.purging import GRACE_S, purge_all
 from vecdb.engine.testing import opened_of
@@ -32,7 +31,7 @@ JUMPS = {"25 h on": 25 * HOUR, "25 h back": -25 * HOUR, "years on": 5 * YEAR, "y
 
 
 class Machine:
-    """Its clocks, which stand still unless they are moved."""
+    """The clocks of a machine, which stand still unless the test moves them."""
 
     def __init__(self) -> None:
         self.boot_ns, self.wall_ns, self.boot = 10 * DAY, 60 * YEAR, b"b" * 16
@@ -98,7 +97,7 @@ def put(docs: Any, database: bytes, key: bytes, value: bytes | None) -> None:
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-def test_request_is_known_for_its_window_whatever_the_wall_clock_does(
+def test_wall_clock_jump_does_not_change_the_request_window(
     docs: Any, machine: Machine, jump: str
 ) -> None:
     assert not write(docs, "a", "once").repeated
@@ -112,7 +111,7 @@ def test_request_is_known_for_its_window_whatever_the_wall_clock_does(
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-def test_lease_lasts_as_long_as_leases_do_whatever_the_wall_clock_does(
+def test_wall_clock_jump_does_not_change_the_lease_period(
     docs: Any, machine: Machine, jump: str
 ) -> None:
     write(docs, "a")
@@ -126,19 +125,19 @@ def test_lease_lasts_as_long_as_leases_do_whatever_the_wall_clock_does(
     assert purge_all(store, grace_s=0.0) == 0
     assert docs.scroll_page(token).records.ids == ["b"]
     token = docs.scroll_page(batch=1).next_token
-    assert token is None  # Nothing is left, and nothing is held.
-    pin = transact(docs, pins.take_lease)
+    assert token is None  # The scroll is complete and its lease released.
+    lease = transact(docs, leases.take_lease)
     machine.wall_ns -= JUMPS[jump]
     machine.passes(LEASE - 1)
-    assert transact(docs, pins.check_lease, pin.id) == pin
+    assert transact(docs, leases.check_lease, lease.id) == lease
     machine.passes(1)
     with pytest.raises(vecdb.FailedPreconditionError):
-        transact(docs, pins.check_lease, pin.id)
+        transact(docs, leases.check_lease, lease.id)
     assert docs.stats().oldest_pin_seq is None
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-def test_dead_rows_stay_for_their_grace_whatever_the_wall_clock_does(
+def test_wall_clock_jump_does_not_change_the_purge_delay(
     docs: Any, machine: Machine, jump: str
 ) -> None:
     write(docs, "a")
@@ -150,9 +149,9 @@ def test_dead_rows_stay_for_their_grace_whatever_the_wall_clock_does(
     assert purge_all(opened_of(docs).store) == 1
 
 
-def test_reading_writes_nothing_in_whichever_boot(docs: Any, machine: Machine) -> None:
+def test_read_in_any_boot_writes_nothing(docs: Any, machine: Machine) -> None:
     write(docs, "a")
-    pin = transact(docs, pins.take_lease)
+    lease = transact(docs, leases.take_lease)
     before, commit = record(docs), opened_of(docs).store.environment.last_commit()
     for change in (lambda: machine.passes(SECOND), machine.reboots):
         change()
@@ -160,11 +159,11 @@ def test_reading_writes_nothing_in_whichever_boot(docs: Any, machine: Machine) -
         docs.search(np.ones(DIM))
         store = opened_of(docs).store
         with store.environment.read() as transaction:
-            assert pins.check_lease(store, transaction, pin.id) == pin
+            assert leases.check_lease(store, transaction, lease.id) == lease
         assert (record(docs), store.environment.last_commit()) == (before, commit)
 
 
-def test_processes_of_a_boot_have_one_clock() -> None:
+def test_processes_of_a_boot_share_one_clock() -> None:
     code = (
         "from vecdb.engine import store_clock\n"
         "print(store_clock.boot_identity().hex(), store_clock.boot_time_ns())"
@@ -176,7 +175,7 @@ def test_processes_of_a_boot_have_one_clock() -> None:
     assert before <= int(theirs) <= store_clock.boot_time_ns()
 
 
-def test_boot_that_can_not_be_told_is_no_other_processs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_without_a_boot_id_is_a_boot_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_file(path: Path) -> str:
         raise FileNotFoundError(path)
 
@@ -195,56 +194,52 @@ def test_boot_that_can_not_be_told_is_no_other_processs(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("jump", ["none", *JUMPS])
-def test_jump_across_a_reboot_ends_nothing_early_and_keeps_no_lease(
+def test_wall_clock_jump_during_a_reboot_ends_nothing_early(
     docs: Any, machine: Machine, jump: str
 ) -> None:
     write(docs, "a", "once")
-    pin = transact(docs, pins.take_lease)
+    lease = transact(docs, leases.take_lease)
     machine.reboots(off_ns=0, up_ns=20 * SECOND)
     machine.wall_ns += JUMPS.get(jump, 0)
     counted = 0 if "back" in jump else 20 * SECOND
     assert docs.stats().oldest_pin_expires_s == (LEASE - counted) / SECOND
-    assert transact(docs, pins.check_lease, pin.id) == pin
+    assert transact(docs, leases.check_lease, lease.id) == lease
     assert write(docs, "a", "once").repeated
-    write(docs, "b")  # From here on this boot's time counts.
+    write(docs, "b")  # From here on the time of this boot counts.
     machine.passes(LEASE)
     with pytest.raises(vecdb.FailedPreconditionError):
-        transact(docs, pins.check_lease, pin.id)
+        transact(docs, leases.check_lease, lease.id)
     machine.passes(WINDOW - LEASE - counted)
     assert write(docs, "a", "once").repeated
     machine.passes(1)
     assert not write(docs, "a", "once").repeated
 
 
-def test_time_in_which_the_machine_was_off_is_not_counted(docs: Any, machine: Machine) -> None:
+def test_time_with_the_machine_off_does_not_count(docs: Any, machine: Machine) -> None:
     write(docs, "a", "once")
     machine.reboots(off_ns=30 * DAY, up_ns=20 * SECOND)
     assert write(docs, "a", "once").repeated
     assert now(docs) - record(docs).time_ns == 20 * SECOND
 
 
-def test_idle_collection_goes_on_in_the_next_boot_without_a_write(
-    docs: Any, machine: Machine
-) -> None:
-    """Whoever looks first in a boot, and however late, all see the same time."""
+def test_clock_of_an_idle_collection_advances_after_a_reboot(docs: Any, machine: Machine) -> None:
+    """All readers in a boot see the same time, whoever reads first and however late."""
     write(docs, "a")
-    pin = transact(docs, pins.take_lease)
+    lease = transact(docs, leases.take_lease)
     machine.reboots(up_ns=0)
     machine.passes(LEASE - 1)
-    assert docs.stats().oldest_pin_seq == pin.seq
+    assert docs.stats().oldest_pin_seq == lease.seq
     machine.passes(1)
     assert docs.stats().oldest_pin_seq is None
 
 
-def test_folder_that_was_copied_goes_on_by_the_shorter_of_two_clocks(
-    machine: Machine, tmp_path: Path
-) -> None:
+def test_copied_folder_uses_the_smaller_of_two_clocks(machine: Machine, tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "one", indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         write(docs, "a", "once")
     machine.passes(HOUR)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    machine.boot, machine.boot_ns = b"o" * 16, 100 * DAY  # Another machine, long since started.
+    machine.boot, machine.boot_ns = b"o" * 16, 100 * DAY  # Another machine, booted long ago.
     with vecdb.open(tmp_path / "two", indexer=False) as database:
         docs = database.collection("docs")
         assert write(docs, "a", "once").repeated
@@ -258,7 +253,7 @@ def test_folder_that_was_copied_goes_on_by_the_shorter_of_two_clocks(
         assert not write(docs, "a", "once").repeated
 
 
-def test_virtual_machine_set_back_goes_on_from_the_record(docs: Any, machine: Machine) -> None:
+def test_virtual_machine_reset_continues_from_the_record(docs: Any, machine: Machine) -> None:
     write(docs, "a", "once")
     machine.boot_ns -= 5 * DAY
     assert now(docs) == record(docs).time_ns
@@ -270,10 +265,10 @@ def test_virtual_machine_set_back_goes_on_from_the_record(docs: Any, machine: Ma
 
 
 def test_two_boots_at_once_share_one_time(docs: Any, machine: Machine) -> None:
-    """Containers with boot times of their own, which write by turns."""
+    """Two containers with boot times of their own write alternately."""
     write(docs, "a", "once")
     began, boots = now(docs), {b"c" * 16: 40 * DAY, machine.boot: machine.boot_ns}
-    pin = transact(docs, pins.take_lease)
+    lease = transact(docs, leases.take_lease)
     for turn in range(59):
         for boot in boots:
             boots[boot] += SECOND
@@ -282,10 +277,10 @@ def test_two_boots_at_once_share_one_time(docs: Any, machine: Machine) -> None:
         machine.boot_ns = boots[machine.boot]
         write(docs, "b")
         assert now(docs) == began + (turn + 1) * SECOND
-        assert transact(docs, pins.check_lease, pin.id) == pin
+        assert transact(docs, leases.check_lease, lease.id) == lease
     machine.passes(SECOND)
     with pytest.raises(vecdb.FailedPreconditionError):
-        transact(docs, pins.check_lease, pin.id)
+        transact(docs, leases.check_lease, lease.id)
 
 
 STEPS = st.lists(
@@ -308,11 +303,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @settings(max_examples=60)
 @given(steps=STEPS)
-def test_clock_never_overtakes_time_and_never_goes_back(
+def test_clock_in_random_events_never_exceeds_elapsed_time(
     steps: list[tuple[str, int, int]], shared: Any
 ) -> None:
-    """Whatever happens to a machine: what the clock says has passed, has; and in a boot, from its
-    first write on, nothing is left out."""
+    """After random events the clock never exceeds the elapsed time, and from the first write of a
+    boot on it counts all of it."""
     machine = Machine()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store_clock, "boot_time_ns", lambda: machine.boot_ns)
@@ -345,13 +340,13 @@ def test_clock_never_overtakes_time_and_never_goes_back(
 
 
 def as_earlier_versions(docs: Any) -> None:
-    """They had no record of time."""
+    """Remove the clock record, which earlier versions did not write."""
     put(docs, b"meta", CLOCK_KEY, None)
 
 
 @pytest.mark.parametrize("jump", JUMPS)
 @pytest.mark.parametrize("log", [True, False])
-def test_folder_without_a_clock_opens_and_knows_its_requests(
+def test_folder_without_a_clock_record_knows_its_requests(
     machine: Machine, tmp_path: Path, jump: str, log: bool
 ) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
@@ -373,8 +368,8 @@ def test_folder_without_a_clock_opens_and_knows_its_requests(
         assert not write(docs, "a", "once").repeated
 
 
-def test_stamps_ahead_of_the_clock_end_as_others_do(docs: Any, machine: Machine) -> None:
-    """An earlier version wrote them while its wall clock was years ahead."""
+def test_timestamps_ahead_of_the_clock_expire(docs: Any, machine: Machine) -> None:
+    """An earlier version wrote them while the wall clock was years ahead."""
     for name in ("a", "b", "c"):
         write(docs, name, name)
     machine.passes(SECOND)
@@ -386,10 +381,10 @@ def test_stamps_ahead_of_the_clock_end_as_others_do(docs: Any, machine: Machine)
             request = layout.unpack_request(name, value)
         ahead = request._replace(time_ns=request.time_ns + 50 * YEAR)
         put(docs, requests, name, layout.pack_request(name, ahead))
-    pin = layout.Lease(b"p" * 16, 1, 1, now(docs) + YEAR)
-    put(docs, b"pins", pin.id, layout.pack_lease(pin))
+    lease = layout.Lease(b"p" * 16, 1, 1, now(docs) + YEAR)
+    put(docs, b"pins", lease.id, layout.pack_lease(lease))
     assert write(docs, "a", "a").repeated
-    write(docs, "e", "e")  # Now "a" is put right, and the oldest.
+    write(docs, "e", "e")  # Now the time of "a" is corrected, and "a" is the oldest.
     machine.passes(WINDOW)
     assert write(docs, "a", "a").repeated and write(docs, "c", "c").repeated
     machine.passes(1)
@@ -399,13 +394,13 @@ def test_stamps_ahead_of_the_clock_end_as_others_do(docs: Any, machine: Machine)
         machine.passes(1)
     assert not any(write(docs, name, name).repeated for name in ("a", "b", "c", "d"))
     docs.delete(["a"])
-    transact(docs, pins.remove_expired_leases)
+    transact(docs, leases.remove_expired_leases)
     assert docs.stats().oldest_pin_expires_s == limits.LEASE_S
     machine.passes(LEASE)
     assert docs.stats().oldest_pin_seq is None
 
 
-def test_damaged_clock_is_named_and_mended_by_the_next_write(
+def test_damaged_clock_is_reported_and_repaired_by_the_next_write(
     machine: Machine, tmp_path: Path
 ) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:

@@ -1,5 +1,5 @@
-"""A process that was stopped with a write lock: its collection refuses writes, all others go on,
-and a server or a database that waits there still ends."""
+"""A process stopped with a write lock: its collection refuses writes, all others continue, and a
+server or database that waits for the lock can still be closed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vecdb.errors import UnavailableError
 DIM = 8
 IMPATIENT = "from vecdb.engine import write_lock; write_lock.PATIENCE_S = 1.0"
 ENDS_S = 60.0
-"""Far more than any of this takes; a call that waits for ever fails the test."""
+"""Far longer than any call takes; a call that never returns fails the test."""
 
 
 def rows(count: int, seed: int = 3) -> np.ndarray:
@@ -52,7 +52,7 @@ sys.stdin.read()
 
 
 class Holder:
-    """A process that stopped inside a write transaction of a store; a context manager."""
+    """A process stopped inside a write transaction of a store; a context manager."""
 
     def __init__(self, folder: Path) -> None:
         self._child = subprocess.Popen(
@@ -89,7 +89,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A closed folder with "stuck" and "free"."""
+    """A closed folder with the collections "stuck" and "free"."""
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         for name in ("stuck", "free"):
             database.create_collection(name, DIM).upsert(["first"], rows(1))
@@ -103,13 +103,13 @@ def store_of(folder: Path, name: str) -> Path:
 
 @pytest.fixture
 def holder(folder: Path) -> Iterator[Holder]:
-    """A process that was stopped with the write lock of "stuck"."""
+    """A process stopped while it holds the write lock of "stuck"."""
     with Holder(store_of(folder, "stuck")) as holder:
         yield holder
 
 
 def within(function: Any, *arguments: Any) -> Any:
-    """What a call returns or raises; it must end."""
+    """Return what a call returns or raises; fail if it never returns."""
     outcome: list[Any] = []
 
     def run() -> None:
@@ -132,7 +132,7 @@ def check_refused(outcome: Any) -> None:
 
 @pytest.fixture
 def stuck_and_free(tmp_path: Path) -> Iterator[tuple[Any, Any, Any, Holder]]:
-    """An open database with both collections, of which another process then stops one."""
+    """An open database with both collections, one of them locked by a stopped process."""
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         stuck, free = (database.create_collection(name, DIM) for name in ("stuck", "free"))
         stuck.upsert(["first"], rows(1))
@@ -140,7 +140,7 @@ def stuck_and_free(tmp_path: Path) -> Iterator[tuple[Any, Any, Any, Holder]]:
             yield database, stuck, free, holder
 
 
-def test_write_to_a_stuck_collection_is_refused_and_nothing_of_it_written(
+def test_write_to_a_stuck_collection_is_refused_and_never_written(
     stuck_and_free: tuple[Any, Any, Any, Holder],
 ) -> None:
     database, stuck, free, holder = stuck_and_free
@@ -150,7 +150,7 @@ def test_write_to_a_stuck_collection_is_refused_and_nothing_of_it_written(
     for answer in waiting:
         check_refused(within(answer.exception))
     assert runtime_of(database).writer._queued_bytes == 0
-    # It is known now: nobody waits any more, and what only reads goes on.
+    # From now on writes are refused at once, and reads continue.
     check_refused(within(stuck.delete, ["first"]))
     check_refused(within(stuck.scroll_page))
     assert stuck.get(["first"]).ids == ["first"] and stuck.count() == 1
@@ -165,7 +165,7 @@ def test_write_to_a_stuck_collection_is_refused_and_nothing_of_it_written(
     assert stuck.count() == 2 and stuck.get(["last", "second", "a"]).ids == ["last"]
 
 
-def test_collections_are_written_while_many_are_stuck(tmp_path: Path) -> None:
+def test_many_stuck_collections_do_not_stop_writes_to_others(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         names = ["a", "b", "free"]
         collections = [database.create_collection(name, DIM) for name in names]
@@ -181,7 +181,7 @@ def test_collections_are_written_while_many_are_stuck(tmp_path: Path) -> None:
                 holder.__exit__()
 
 
-def test_writer_has_one_thread_a_collection_and_lets_idle_ones_end(
+def test_writer_has_one_thread_per_collection_and_ends_idle_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "_IDLE_S", 0.05)
@@ -201,9 +201,7 @@ def test_writer_has_one_thread_a_collection_and_lets_idle_ones_end(
         assert collections[0].upsert(["later"], rows(1)).seq == 21
 
 
-def test_database_with_a_stuck_collection_is_closed_and_opened_again(
-    folder: Path, holder: Holder
-) -> None:
+def test_database_with_a_stuck_collection_closes_and_reopens(folder: Path, holder: Holder) -> None:
     database = vecdb.open(folder, indexer=False)
     check_refused(within(database.collection, "stuck"))
     check_refused(within(database.collection, "stuck"))
@@ -219,7 +217,7 @@ def test_database_with_a_stuck_collection_is_closed_and_opened_again(
     database.close()
 
 
-def test_database_that_waits_for_a_lock_is_closed_and_opened_again(
+def test_database_waiting_for_a_lock_closes_and_reopens(
     tmp_path: Path,
 ) -> None:
     database = vecdb.open(tmp_path / "data", indexer=False)
@@ -239,7 +237,7 @@ def test_database_that_waits_for_a_lock_is_closed_and_opened_again(
         database.close()
 
 
-def test_stuck_collection_is_passed_over_when_others_are_put_to_rest(folder: Path) -> None:
+def test_stuck_collection_is_not_evicted(folder: Path) -> None:
     with vecdb.open(folder, indexer=False, open_collections_max=1) as database:
         stuck = database.collection("stuck")
         with Holder(opened_of(stuck).store.environment.folder):
@@ -252,7 +250,7 @@ def test_stuck_collection_is_passed_over_when_others_are_put_to_rest(folder: Pat
             assert free.upsert(["second"], rows(1)).seq == 2
 
 
-def test_catalog_that_is_locked_refuses_its_own_changes_alone(folder: Path) -> None:
+def test_locked_catalog_refuses_only_changes_of_the_catalog(folder: Path) -> None:
     with vecdb.open(folder, indexer=False) as database:
         with file_lock(folder / "catalog.lock", wait=True):
             for call in (
@@ -271,8 +269,8 @@ def test_catalog_that_is_locked_refuses_its_own_changes_alone(folder: Path) -> N
         database.create_collection("more", DIM)
 
 
-def test_lock_that_is_passed_on_is_not_stuck(tmp_path: Path) -> None:
-    """Another process may have it most of the time, as long as there are commits."""
+def test_lock_that_changes_hands_is_not_stuck(tmp_path: Path) -> None:
+    """Another process may hold it most of the time, as long as it commits."""
     store = environment.Environment(tmp_path, (b"x",), create=True, map_bytes=1 << 26)
     lock = WriteLock(tmp_path)
     lock.begin_wait()
@@ -294,7 +292,7 @@ def test_lock_that_is_passed_on_is_not_stuck(tmp_path: Path) -> None:
     store.close()
 
 
-def test_server_with_a_stuck_collection_starts_serves_the_others_and_ends(
+def test_server_started_with_a_stuck_collection_serves_the_others(
     folder: Path, holder: Holder
 ) -> None:
     with (
@@ -307,7 +305,7 @@ def test_server_with_a_stuck_collection_starts_serves_the_others_and_ends(
         assert server.wait(ENDS_S) == 0
 
 
-def test_server_whose_collection_gets_stuck_serves_the_others_and_ends(
+def test_server_whose_collection_becomes_stuck_serves_the_others(
     tmp_path: Path,
 ) -> None:
     with (

@@ -1,4 +1,4 @@
-"""Child processes give way to searches and writes."""
+"""Child processes run at a lower priority than searches and writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print(json.dumps([before, weights()]))
 
 
 @pytest.mark.parametrize("own_session", [True, False])
-def test_a_child_gives_way_by_process_and_if_it_is_its_own_by_session(own_session: bool) -> None:
+def test_child_lowers_its_priority_by_process_and_by_own_session(own_session: bool) -> None:
     child = subprocess.run(
         [sys.executable, "-c", _CHILD],
         stdout=subprocess.PIPE,
@@ -35,6 +35,6 @@ def test_a_child_gives_way_by_process_and_if_it_is_its_own_by_session(own_sessio
     )
     (nice_before, group_before), (nice, group) = json.loads(child.stdout)
     assert nice == min(19, nice_before + 10)
-    # Nothing to read: a kernel that doesn't weigh sessions, or a process of init's session.
+    # Not readable: a kernel without autogroups, or a process of init's session.
     if group_before is not None:
         assert int(group) == (10 if own_session else int(group_before))

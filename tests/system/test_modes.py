@@ -1,4 +1,4 @@
-"""Who may read what vecdb makes: the user alone, or the group as well if that was asked for."""
+"""Modes of created files and folders: for the user alone, or for the group with group_access."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mode(path: Path) -> int:
 
 
 def modes(folder: Path) -> tuple[set[int], set[int]]:
-    """Modes of the folders and of the files in a folder, with itself."""
+    """Return the modes of a folder, and of all files and folders in it."""
     folders, files = {mode(folder)}, set()
     for place, inner, names in os.walk(folder):
         folders |= {mode(Path(place, name)) for name in inner}
@@ -49,7 +49,7 @@ def umask(value: int) -> Iterator[None]:
 
 
 def use_all_of(folder: Path, backup: Path, **options: Any) -> None:
-    """Whatever makes files: all kinds of segments, an import, a backup, a compaction, a check."""
+    """Run everything that creates files: all kinds of segments, import, backup, compaction."""
     with vecdb.open(folder, **options) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert([str(i) for i in range(300)], rows(300))
@@ -66,8 +66,8 @@ def use_all_of(folder: Path, backup: Path, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("group", [False, True], ids=["user", "group"])
-def test_all_that_is_made_is_for_the_user_or_the_group(tmp_path: Path, group: bool) -> None:
-    """Whatever the umask allows or forbids."""
+def test_created_files_have_the_mode_of_user_or_group(tmp_path: Path, group: bool) -> None:
+    """With any umask."""
     folder, backup, restored = tmp_path / "a" / "data", tmp_path / "backup", tmp_path / "restored"
     with umask(0o077 if group else 0):
         use_all_of(folder, backup, **({"group_access": True} if group else {}))
@@ -79,7 +79,7 @@ def test_all_that_is_made_is_for_the_user_or_the_group(tmp_path: Path, group: bo
         assert modes(each) == expected, each
 
 
-def test_folder_that_is_there_keeps_its_mode_and_what_is_in_it(tmp_path: Path) -> None:
+def test_existing_folder_keeps_its_modes(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     folder.chmod(0o750)
@@ -95,7 +95,7 @@ def test_folder_that_is_there_keeps_its_mode_and_what_is_in_it(tmp_path: Path) -
     assert mode(folder) == 0o750 and mode(folder / "FORMAT") == 0o400 and mode(store) == 0o640
 
 
-def test_group_access_to_a_folder_that_is_there_is_refused_until_its_mode_says_so(
+def test_group_access_to_a_private_folder_is_refused(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "data"
@@ -127,8 +127,8 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_lock_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
-    """As earlier versions made them: a reader of the folder could take a lock for ever."""
+def test_lock_file_readable_by_others_is_restricted(tmp_path: Path) -> None:
+    """As earlier versions created it: any reader of the folder could hold the lock forever."""
     for folder in (tmp_path, *tmp_path.parents):
         if str(folder) not in ("/", "/tmp"):
             folder.chmod(0o755)
@@ -139,7 +139,7 @@ def test_lock_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> N
     with file_lock(lock, wait=False) as held:
         assert held
     assert mode(lock) == 0o600 and _as_reader(lock) == "refused"
-    lock.chmod(0o400)  # Tightened by hand: it is not opened wider.
+    lock.chmod(0o400)  # Restricted by hand: the mode is not widened.
     with file_lock(lock, wait=False) as held:
         assert held
     assert mode(lock) == 0o400

@@ -1,5 +1,7 @@
-"""A folder that is removed, moved, replaced or cut under a process that has it open: what is
-acknowledged lies in the folder that was opened, where it was opened."""
+"""A folder that is removed, moved, replaced or truncated while a process has it open.
+
+An acknowledged write is in the folder that was opened, at its original path.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,7 @@ def refused(function: Callable[..., Any], *arguments: Any, **options: Any) -> No
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_change_of_a_folder_that_is_not_in_place_is_refused(opened: Any, way: Any) -> None:
+def test_write_to_a_moved_folder_is_refused(opened: Any, way: Any) -> None:
     docs, other = opened.collection("docs"), opened.collection("other")
     docs.upsert([str(i) for i in range(50)], rows(50))
     way(opened.path)
@@ -89,7 +91,7 @@ def test_change_of_a_folder_that_is_not_in_place_is_refused(opened: Any, way: An
 
 
 @pytest.mark.parametrize("way", [replace_by_a_copy, replace_by_an_empty_one])
-def test_folder_that_takes_the_place_of_an_open_one_is_not_changed(
+def test_folder_that_replaces_an_open_one_is_not_changed(
     opened: Any, way: Any, tmp_path: Path
 ) -> None:
     opened_of(opened.collection("docs")).evict()
@@ -106,7 +108,7 @@ def test_folder_that_takes_the_place_of_an_open_one_is_not_changed(
             assert database.collection("docs").get(["first", "second"]).ids == ["first"]
 
 
-def test_folder_that_is_moved_back_is_written_again(opened: Any, tmp_path: Path) -> None:
+def test_folder_that_is_moved_back_is_writable_again(opened: Any, tmp_path: Path) -> None:
     docs = opened.collection("docs")
     move(opened.path)
     refused(docs.upsert, ["second"], rows(1))
@@ -118,10 +120,10 @@ def test_folder_that_is_moved_back_is_written_again(opened: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_write_during_which_the_folder_goes_is_not_acknowledged(
+def test_write_during_which_the_folder_is_moved_is_not_acknowledged(
     opened: Any, way: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the transaction's begin and its acknowledgement."""
+    """The folder is moved between the begin of the transaction and its acknowledgement."""
     docs = opened.collection("docs")
     commit = Environment._commit
 
@@ -137,7 +139,7 @@ def test_write_during_which_the_folder_goes_is_not_acknowledged(
     refused(docs.upsert, ["third"], rows(1))
 
 
-def test_removed_folder_of_one_collection_refuses_writes_to_it_alone(opened: Any) -> None:
+def test_removed_collection_folder_refuses_only_writes_to_it(opened: Any) -> None:
     docs = opened.collection("docs")
     shutil.rmtree(opened.path / "collections" / opened_of(docs).id)
     refused(docs.upsert, ["second"], rows(1))
@@ -158,10 +160,10 @@ def test_server_whose_folder_is_removed_acknowledges_nothing(tmp_path: Path) -> 
         assert docs.get(["first", "second"]).ids == ["first"]
 
 
-def test_store_that_is_cut_while_it_is_open_is_not_touched_by_the_next_write(
+def test_store_truncated_while_open_is_not_changed_by_the_next_write(
     tmp_path: Path,
 ) -> None:
-    """A page that is mapped and not there would end this process."""
+    """Accessing a mapped page beyond the end of the file would crash this process."""
     environment = Environment(tmp_path / "store", (b"x",), create=True, map_bytes=1 << 26)
 
     def write(transaction: Any) -> None:
@@ -184,7 +186,7 @@ def test_store_that_is_cut_while_it_is_open_is_not_touched_by_the_next_write(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_server_tells_who_changes_a_folder_that_is_not_in_place(tmp_path: Path, way: Any) -> None:
+def test_server_reports_writes_to_a_moved_folder(tmp_path: Path, way: Any) -> None:
     backups = tmp_path / "backups"
     backups.mkdir()
     with (
@@ -196,6 +198,6 @@ def test_server_tells_who_changes_a_folder_that_is_not_in_place(tmp_path: Path, 
         refused(client.create_collection, "more", DIM)
         refused(client.rename_collection, "docs", "papers")
         refused(client.drop_collection, "docs")
-        # Nor is another folder backed up than the one that is served.
+        # A backup does not copy another folder than the one that is served, either.
         refused(client.backup, "monday")
         assert not list(backups.iterdir())

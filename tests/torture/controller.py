@@ -1,8 +1,8 @@
-"""Who runs the processes of the ledger, kills and stops them, and compares what is there.
+"""Runs the processes of the ledger, kills and stops them, and compares the folder afterwards.
 
-A round starts a server (with its indexer), three writers and three readers on one folder; every
-second or so something is killed or stopped that a seed chooses. Then all are ended, and the folder
-is compared with what was said: as it is, and again when everything was brought into graphs.
+A round starts a server (with its indexer), three writers and three readers on one folder. About
+once a second something is killed or stopped, chosen by a seed. Then all processes are ended, and
+the folder is compared with the ledgers: as it is, and again after optimizing.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import vecdb
 from tests.model import Model
 from tests.serving import ServerProcess, free_port
 from tests.torture import ledger
-from tests.torture.cutting import assert_content
 from tests.torture.history import History
 from tests.torture.ledger import COLLECTION, DIM, METRIC, READERS, WRITERS, Place
+from tests.torture.syscall_faults import assert_content
 
 __all__ = ["Controller", "torture"]
 
@@ -42,10 +42,10 @@ _OPTIMIZED_S = 60.0
 
 
 class Controller:
-    """All processes of one folder. A context manager that lets none of them live on.
+    """All processes of one folder. A context manager that ends all of them.
 
     Attributes:
-        done: how often each thing was done, and how many batches ended how.
+        done: counts of each disturbance, and of the outcomes of batches.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -73,10 +73,10 @@ class Controller:
             self._server.__exit__()
 
     def round(self, seconds: float) -> None:
-        """Work, harm, end, compare.
+        """Work, disturb, end, compare.
 
         Raises:
-            AssertionError: something is not as it was said.
+            AssertionError: the folder differs from the ledgers.
         """
         self._start_all()
         ends = time.monotonic() + seconds
@@ -113,7 +113,7 @@ class Controller:
                     self._children[kind, number] = ledger.start(self.place, kind, number)
 
     def _end_all(self) -> None:
-        """Some rounds end in order, some by killing what is there."""
+        """Some rounds end all processes in order, some kill them."""
         if self._rng.random() < 0.3:
             self._kill_all()
             return
@@ -131,7 +131,7 @@ class Controller:
         self._server = None
 
     def raise_defects(self) -> None:
-        """What one of the processes saw that must not be."""
+        """Raise for a defect that one of the processes has noted."""
         for file in self.place.folder.glob("*.ledger"):
             text = file.read_text()
             assert "defect" not in text, f"{file.name}: {text[text.index('defect') :]}"
@@ -139,7 +139,7 @@ class Controller:
     # Killing.
 
     def _kill_server(self) -> None:
-        """Its indexer notices and ends."""
+        """The server's indexer notices and ends."""
         if self._server is not None:
             self._server.__exit__()
             self._server = None
@@ -168,7 +168,7 @@ class Controller:
         assert process.exitcode is not None
 
     def _kill_all(self) -> None:
-        """The whole group, as nearly at once as can be."""
+        """Kill the whole group, as nearly at once as possible."""
         pids = [p.pid for p in self._children.values() if p.pid is not None] + self._indexers()
         if self._server is not None:
             pids.append(self._server.pid)
@@ -195,16 +195,16 @@ class Controller:
         self._stop(pid)
 
     def _stop(self, pid: int) -> None:
-        """Whoever it is, and whatever it holds: embedded readers go on.
+        """Stop any process, whatever it holds: embedded readers continue.
 
-        One of them has it open by then. Who is about to open it waits for LMDB's write lock, which
-        opening takes for a moment, and so for a process that is stopped in a commit.
+        One of them has the folder open by then. Opening a store briefly takes LMDB's write lock,
+        and so waits for a process that is stopped in a commit.
         """
-        self._wait_for_a_read("nobody reads before a process is stopped")
+        self._wait_for_a_read("no reader reads before a process is stopped")
         _signal(pid, signal.SIGSTOP)
         try:
             time.sleep(self._rng.uniform(*_STOPPED_S))
-            self._wait_for_a_read("nobody reads while a process is stopped")
+            self._wait_for_a_read("no reader reads while a process is stopped")
         finally:
             _signal(pid, signal.SIGCONT)
 
@@ -221,7 +221,7 @@ class Controller:
                    self.place.file(f"reader-{n}").exists())  # fmt: skip
 
     def _indexers(self, *, wait_s: float = 0.0) -> list[int]:
-        """Children of the server, which may have to be waited for."""
+        """Return children of the server, which may still have to start."""
         if self._server is None:
             return []
         ends = time.monotonic() + wait_s
@@ -233,7 +233,7 @@ class Controller:
     # Comparing.
 
     def compare(self) -> None:
-        """Nothing runs: the folder is as the ledgers say, before and after optimizing."""
+        """No process runs: compare the folder with the ledgers, before and after optimizing."""
         for writer, history in enumerate(self._histories):
             self._next[writer] = ledger.history_of(self.place, writer, history, self._next[writer])
         self._count_outcomes()
@@ -245,7 +245,7 @@ class Controller:
         assert_content(self.place.data)
 
     def _compare_with(self, docs: Any) -> None:
-        """Each writer's rows are as it was told; the whole is searched exactly; seq counts all."""
+        """Compare each writer's rows and the seq with the ledger, and search all rows exactly."""
         model = Model(DIM, METRIC)
         for history in self._histories:
             model.rows |= history.settle(docs).model.rows
@@ -274,10 +274,10 @@ class Controller:
 
 
 def torture(folder: Path, seed: int, seconds: float) -> Counter[str]:
-    """Rounds for so many seconds, one at least; returns what was done.
+    """Run rounds for a number of seconds, at least one; return what was done.
 
     Raises:
-        AssertionError: something acknowledged is gone, or whatever else must not be.
+        AssertionError: an acknowledged write is lost, or another defect was found.
     """
     ends = time.monotonic() + seconds
     with Controller(folder, seed) as controller:
@@ -293,7 +293,7 @@ def _signal(pid: int, number: int) -> None:
 
 
 def _children_of(pid: int) -> Iterator[int]:
-    """Processes whose parent this is."""
+    """Return the processes whose parent this is."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue

@@ -1,8 +1,8 @@
-"""What was said of batches, and what a collection may hold after that.
+"""The outcomes of batches, and the contents that a collection may have after them.
 
-A batch that was acknowledged is there, one that was refused is not, and one of unknown outcome is
-there whole or not at all. So a history has one or several *possible* contents; looking at the
-collection must find one of them, which it then is.
+An acknowledged batch is present, a refused one is absent, and one with an unknown outcome is
+completely present or absent. So a history has one or several *possible* contents; reading the
+collection must find one of them, which is then the only one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ POSSIBLE_MAX = 64
 
 @dataclass(frozen=True)
 class Batch:
-    """An upsert, or with ``vectors`` None a delete."""
+    """An upsert, or a delete if ``vectors`` is None."""
 
     ids: list[str]
     vectors: np.ndarray | None = None
     metadata: list[Any] | None = None
 
     def send(self, collection: Any) -> Any:
-        """Write it; returns the receipt."""
+        """Write the batch; return the receipt."""
         if self.vectors is None:
             return collection.delete(self.ids)
         return collection.upsert(self.ids, self.vectors, self.metadata)
@@ -41,7 +41,7 @@ class Batch:
 
 @dataclass
 class Possible:
-    """Contents, and how many batches made them."""
+    """A possible content, and the number of batches that it has."""
 
     seq: int
     model: Model
@@ -54,14 +54,16 @@ class Possible:
 
 
 class History:
-    """Of one writer, who alone writes the ids that its batches name."""
+    """The history of one writer, the only one that writes its ids."""
 
     def __init__(self, dim: int, metric: str) -> None:
         self.possible = [Possible(0, Model(dim, metric))]
         self.names: dict[str, None] = {}
 
     def acknowledged(self, batch: Batch, seq: int | None = None) -> None:
-        """seq: as the receipt says, for the only writer of a collection."""
+        """Record an acknowledged batch. seq: of the receipt, if this is the collection's only
+        writer.
+        """
         self._name(batch)
         self.possible = [each.after(batch) for each in self.possible]
         if seq is not None:
@@ -70,17 +72,17 @@ class History:
             self.possible = fitting
 
     def unknown(self, batch: Batch) -> None:
-        """Also for a batch whose writer died before it was answered."""
+        """Record a batch with unknown outcome, also if its writer was killed before the answer."""
         self._name(batch)
         self.possible += [each.after(batch) for each in self.possible]
         assert len(self.possible) <= POSSIBLE_MAX
 
     def settle(self, collection: Any, seq: int | None = None) -> Possible:
-        """Look what is there; from then on it is the only possible content, though perhaps of
-        several seqs: a batch may have changed nothing.
+        """Read the collection; from then on its content is the only possible one, though perhaps
+        with several seqs, as a batch may have changed nothing.
 
         Raises:
-            AssertionError: it is none of the possible ones.
+            AssertionError: the content is none of the possible ones.
         """
         found = collection.get(list(self.names)) if self.names else None
         fitting = [
@@ -94,7 +96,9 @@ class History:
         return fitting[-1]
 
     def check(self, collection: Any, *, queries: int = 3) -> None:
-        """``settle`` for the only writer of a collection; count, seq and searches too."""
+        """``settle`` for the only writer of a collection, which also checks count, seq and
+        searches.
+        """
         info = collection.search(np.ones(self.possible[0].model.dim, np.float32), k=1).info
         settled = self.settle(collection, info.seq).model
         assert collection.count() == len(settled.rows)
@@ -108,10 +112,10 @@ class History:
         self.names.update(dict.fromkeys(batch.ids))
 
     def _difference(self, found: Any, seq: int | None) -> str:
-        """The first that differs from the likeliest content, in words."""
-        said = [(each.seq, len(each.model.rows)) for each in self.possible]
+        """Return the first difference from the likeliest content, as text."""
+        possible = [(each.seq, len(each.model.rows)) for each in self.possible]
         there = 0 if found is None else len(found.ids)
-        text = f"seq {seq}, {there} rows; possible (seq, rows): {said}"
+        text = f"seq {seq}, {there} rows; possible (seq, rows): {possible}"
         model = self.possible[-1].model
         held = set(found.ids) if found is not None else set()
         lost, extra = sorted(set(model.rows) - held), sorted(held - set(model.rows))
@@ -119,7 +123,7 @@ class History:
 
 
 def _same(found: Any, model: Model) -> bool:
-    """Bit for bit."""
+    """Compare bit for bit."""
     if found is None:
         return not model.rows
     if set(found.ids) != set(model.rows):

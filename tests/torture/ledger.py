@@ -1,15 +1,15 @@
-"""What the processes of the ledger do: writers and readers of one folder, embedded and remote.
+"""The processes of the ledger: writers and readers of one folder, embedded and remote.
 
-Each keeps a file beside the data folder, and writes a line before it begins something and one when
-it knows the end. That needs no fsync: killing a process loses nothing that it wrote to a file.
+Each writes a file beside the data folder: a line before an operation begins, and one when its
+outcome is known. That needs no fsync, as killing a process loses nothing that it wrote to a file.
 
     begin 7 · ack 7 42 (the seq) · refused 7 UNAVAILABLE · unknown 7      a writer's nth batch
-    read 1200                                                             a reader has read so often
-    defect …                                                              any of them saw a mistake
+    read 1200                                                             number of reads so far
+    defect …                                                              a mistake was detected
 
-Every writer owns its ids, and its nth batch follows from seed, writer and n alone: what should be
-there is known from its file. A row's metadata say which batch it is of, so that a reader can tell
-for each hit what its vector must be.
+Every writer owns its ids, and its nth batch is determined by seed, writer and n: so its file gives
+the expected content. A row's metadata has its batch number, so that a reader can compute the
+expected vector of each hit.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _CALL_S = 20.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where it all happens. ``folder``: holds the data folder and the files of the processes."""
+    """The paths of a run. ``folder``: contains the data folder and the files of the processes."""
 
     folder: Path
     seed: int
@@ -66,12 +66,12 @@ class Place:
 
 
 def marks_of(writer: int) -> list[str]:
-    """Two ids that are in each upsert of a writer: they always agree."""
+    """Return two ids that are in each upsert of a writer: they always agree."""
     return [f"w{writer}-first", f"w{writer}-last"]
 
 
 def batch_of(seed: int, writer: int, number: int) -> Batch:
-    """A writer's nth batch: an upsert, in part of ids that are there, or now and then a delete."""
+    """Return a writer's nth batch: an upsert, partly of existing ids, or sometimes a delete."""
     rng = np.random.default_rng([seed, writer, number])
     chosen = rng.choice(_IDS, _BATCH_ROWS, replace=False)
     names = [f"w{writer}-{i}" for i in chosen.tolist()]
@@ -84,17 +84,17 @@ def batch_of(seed: int, writer: int, number: int) -> Batch:
 
 
 def history_of(place: Place, writer: int, history: History, first: int) -> int:
-    """Add what a writer's file tells from its ``first`` batch on; returns the number of the next.
+    """Add the batches of a writer's file, from its ``first`` one on; return the next number.
 
     Raises:
-        AssertionError: its seqs do not rise.
+        AssertionError: its seqs do not increase.
     """
     number, is_open, last_seq = first, False, 0
     for words in lines_of(place.file(f"writer-{writer}")):
         if words[0] == "defect" or int(words[1]) < first:
             continue
         if words[0] == "begin":
-            if is_open:  # It was killed, and another went on.
+            if is_open:  # It was killed, and another process continued.
                 history.unknown(batch_of(place.seed, writer, number))
             number, is_open = int(words[1]), True
             continue
@@ -112,13 +112,13 @@ def history_of(place: Place, writer: int, history: History, first: int) -> int:
 
 
 def lines_of(file: Path) -> Iterator[list[str]]:
-    """The whole lines of a file, in words."""
+    """Return the complete lines of a file, split into words."""
     if file.exists():
         yield from (line.split() for line in file.read_text().split("\n")[:-1] if line)
 
 
 class _Ledger:
-    """The file of one process, and whether it has been told to end."""
+    """The file of one process, and whether the process was asked to end."""
 
     def __init__(self, file: Path) -> None:
         self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -157,7 +157,7 @@ def _write(place: Place, writer: int, ledger: _Ledger) -> None:
                 ledger.say("unknown", number)
             except (vecdb.UnavailableError, vecdb.ResourceExhaustedError) as error:
                 if writer == 0:
-                    raise  # It is embedded: nothing that is done to others may refuse it.
+                    raise  # Embedded: killing other processes must not make its writes fail.
                 ledger.say("refused", number, error.reason)
                 time.sleep(10 * _PAUSE_S)
             number += 1
@@ -174,7 +174,7 @@ class _Reader:
         self._newest: dict[str, int] = {}
 
     def look(self, rng: np.random.Generator) -> None:
-        """One search and one get."""
+        """Do one search and one get."""
         query = rng.normal(size=DIM).astype(np.float32)
         exact = bool(rng.integers(2))
         hits = self._collection.search(query, k=10, exact=exact)
@@ -202,7 +202,7 @@ class _Reader:
         self._marks[writer] = number
 
     def _acknowledged(self, writer: int) -> int:
-        """The last upsert that a writer has noted as acknowledged."""
+        """Return the last upsert that a writer has noted as acknowledged."""
         file = self._place.file(f"writer-{writer}")
         if not file.exists():
             return -1
@@ -224,7 +224,7 @@ def _read(place: Place, number: int, ledger: _Ledger) -> None:
                 reader.look(rng)
             except (vecdb.UnavailableError, vecdb.DeadlineExceededError):
                 if embedded:
-                    raise  # Nothing that is done to others may keep it from reading.
+                    raise  # Killing other processes must not make its reads fail.
                 time.sleep(10 * _PAUSE_S)
                 continue
             looks += 1
@@ -233,7 +233,7 @@ def _read(place: Place, number: int, ledger: _Ledger) -> None:
 
 
 def _until_served(work: Callable[[], None], ledger: _Ledger) -> None:
-    """A client's first call may find no server."""
+    """Retry a client's first call, which may find no server."""
     while not ledger.stopping:
         try:
             return work()
@@ -253,7 +253,7 @@ def _child(place: Place, kind: str, number: int) -> None:
 
 
 def start(place: Place, kind: str, number: int) -> multiprocessing.process.BaseProcess:
-    """A writer or a reader, as a process of its own. SIGTERM lets it finish what it is at."""
+    """Start a writer or a reader as a process. SIGTERM lets it finish its current operation."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.torture.workload"])
     process = context.Process(target=_child, args=(place, kind, number), daemon=True)

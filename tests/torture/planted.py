@@ -1,6 +1,6 @@
-"""Defects that are put into a process on purpose, so that the checkers are checked.
+"""Defects that are planted into a process, to check the checkers.
 
-Each replaces a function of the engine by one with a mistake that somebody might make.
+Each replaces a function of the engine by one with a plausible mistake.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from vecdb.engine.indexing import indexer as indexing
 from vecdb.engine.kv import environment
-from vecdb.engine.segments import flushing as sealing
+from vecdb.engine.segments import flushing
 from vecdb.engine.segments import lifecycle as publication
 from vecdb.engine.store.rows import RowReader
 from vecdb.engine.store.store import Store
@@ -31,7 +31,7 @@ def _no_sync() -> None:
 
 
 def _early_acknowledgement() -> None:
-    """Batches are answered when they were applied, before the commit."""
+    """Batches are acknowledged after they were applied, before the commit."""
 
     def write(self: Writer, group: list[Any]) -> None:
         store = group[0].store
@@ -39,16 +39,16 @@ def _early_acknowledgement() -> None:
         def function(transaction: Any) -> None:
             for job in group:
                 job.answer.set_result(store.apply(transaction, job.batch))
-            time.sleep(1.0)  # So that the answer is seen first, as it would be now and then.
+            time.sleep(1.0)  # So that the answer comes first, as it would sometimes.
 
         store.environment.transact(function)
 
     Writer._write = write  # type: ignore[method-assign]
 
 
-def _forgotten_death() -> None:
-    """The rows that an update or a delete kills are not written down."""
-    Store._delete_rows = lambda self, transaction, died, seq: None  # type: ignore[method-assign]
+def _forgotten_tombstone() -> None:
+    """Tombstones of updated or deleted rows are not written."""
+    Store._add_tombstones = lambda self, transaction, rows, seq: None  # type: ignore[method-assign]
 
 
 def _publication_before_sync() -> None:
@@ -73,11 +73,11 @@ def _publication_before_sync() -> None:
         return published
 
     os.fsync = later  # type: ignore[assignment]
-    sealing.publish = indexing.publish = publish
+    flushing.publish = indexing.publish = publish
 
 
 def _skipped_log_entry() -> None:
-    """A view that is advanced passes over the deaths of the last batch."""
+    """An advanced snapshot skips the tombstones of the last batch."""
     real = RowReader.read_log
 
     def read_log(self: RowReader, transaction: Any, after: int, to: int) -> Any:
@@ -92,12 +92,12 @@ def _skipped_log_entry() -> None:
 PLANTED: dict[str, Callable[[], None]] = {
     "no sync": _no_sync,
     "early acknowledgement": _early_acknowledgement,
-    "forgotten death": _forgotten_death,
+    "forgotten tombstone": _forgotten_tombstone,
     "publication before sync": _publication_before_sync,
     "skipped log entry": _skipped_log_entry,
 }
 
 
 def plant(name: str) -> None:
-    """Put a defect into this process, which is of no use for anything else after that."""
+    """Plant a defect into this process, which can't be used for anything else afterwards."""
     PLANTED[name]()

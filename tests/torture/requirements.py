@@ -1,7 +1,7 @@
-"""What a test of this folder needs beside Python: strace, that can attach to a process of ours.
+"""What these tests need besides Python: strace, which can attach to our processes.
 
-Elsewhere such tests are skipped by name; with VECDB_REQUIRE_TORTURE=1, as in continuous
-integration, they fail instead, so that they are not left out without anybody noticing.
+Without it such tests are skipped with the reason. With VECDB_REQUIRE_TORTURE=1, as in continuous
+integration, they fail instead, so that they are not skipped unnoticed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["cannot", "needs_strace"]
 
 @cache
 def _why_not() -> str:
-    """Empty if strace works."""
+    """Return why strace can't be used; empty if it can."""
     if sys.platform != "linux":
         return "strace is Linux's"
     if shutil.which("strace") is None:
@@ -31,7 +31,7 @@ def _why_not() -> str:
 
 
 def needs_strace() -> None:
-    """Skip the test, or fail it where it must not be skipped, if strace can't be used."""
+    """Skip or fail the test if strace can't be used."""
     if why := _why_not():
         cannot(why)
 

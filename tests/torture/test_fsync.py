@@ -1,4 +1,4 @@
-"""A trace of system calls shows that what is acknowledged, or published, is on disk before that."""
+"""Traces of system calls show that acknowledged and published data is on disk before."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.torture import workload
-from tests.torture.cutting import run
 from tests.torture.requirements import needs_strace
+from tests.torture.syscall_faults import run
 from tests.torture.trace import TRACED, Disk, calls_of
 
 
 def follow(scratch: Path, plant: str | None = None) -> Disk:
-    """Trace the workload and hold the rules against the trace."""
+    """Trace the workload and check the rules against the trace."""
     result = run(
         scratch,
         trace=TRACED,
@@ -21,24 +21,24 @@ def follow(scratch: Path, plant: str | None = None) -> Disk:
         whole=True,
         fd_paths=True,
     )
-    assert result.said("done"), result.messages[-3:]
+    assert result.events("done"), result.messages[-3:]
     disk = Disk(str(scratch / "data"))
     disk.follow(result.log)
     return disk
 
 
-def test_what_is_acknowledged_is_on_disk_before(tmp_path: Path) -> None:
+def test_acknowledged_data_is_synced_before(tmp_path: Path) -> None:
     needs_strace()
     disk = follow(tmp_path)
-    # Opening is acknowledged too; every batch, claim and publication has a commit of its own, and a
-    # store that is made has three with what the catalogue says of it.
+    # Opening is acknowledged too; every batch, reservation and publication has a commit, and a
+    # new store has three, with those of the catalogue.
     assert disk.seen["acknowledgement"] == len(workload.STEPS) + 1
     assert disk.seen["commit"] > 1.75 * len(workload.STEPS)
     assert disk.seen["folder"] > 10
 
 
 @pytest.mark.parametrize("plant", ["no sync", "publication before sync"])
-def test_a_planted_defect_of_syncing_is_caught(tmp_path: Path, plant: str) -> None:
+def test_planted_sync_defect_is_detected(tmp_path: Path, plant: str) -> None:
     needs_strace()
     caught = {"no sync": "acknowledged, and not on disk", "publication before sync": "a commit bef"}
     with pytest.raises(AssertionError, match=caught[plant]):
@@ -57,19 +57,19 @@ TRACE = [
 ]
 
 
-def test_the_rules_hold_for_a_trace_in_order() -> None:
+def test_correct_trace_passes() -> None:
     disk = Disk("/d")
     disk.follow(TRACE)
     assert disk.seen == {"folder": 1, "commit": 1, "acknowledgement": 1}
 
 
 @pytest.mark.parametrize("missing", [2, 4])
-def test_a_trace_without_a_sync_is_seen(missing: int) -> None:
+def test_trace_without_a_sync_is_rejected(missing: int) -> None:
     with pytest.raises(AssertionError, match=r"data\.mdb"):
         Disk("/d").follow(TRACE[:missing] + TRACE[missing + 1 :])
 
 
-def test_an_acknowledgement_counts_from_its_beginning_and_a_sync_from_its_end() -> None:
+def test_sync_must_end_before_the_acknowledgement_begins() -> None:
     sync, send = TRACE[4], TRACE[6]
     torn = [
         *TRACE[:4],
@@ -83,7 +83,7 @@ def test_an_acknowledgement_counts_from_its_beginning_and_a_sync_from_its_end() 
         Disk("/d").follow(torn)
 
 
-def test_a_call_that_failed_counts_for_nothing() -> None:
+def test_failed_call_is_ignored() -> None:
     failed = TRACE[4].replace("= 0", "= -1 EIO (Input/output error) (INJECTED)")
     with pytest.raises(AssertionError, match="a meta page before the data"):
         Disk("/d").follow([*TRACE[:4], failed, *TRACE[5:]])

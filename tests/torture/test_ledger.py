@@ -1,6 +1,6 @@
-"""Many processes on one folder, killed and stopped at random: the ledger agrees with the data.
+"""Many processes on one folder, killed and stopped at random: the data agrees with the ledgers.
 
-VECDB_TORTURE_SEED chooses what happens, VECDB_TORTURE_LEDGER_S for how long.
+VECDB_TORTURE_SEED chooses the disturbances, VECDB_TORTURE_LEDGER_S the duration.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SECONDS = float(os.environ.get("VECDB_TORTURE_LEDGER_S", "40"))
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 240)
-def test_many_processes_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+def test_many_processes_lose_no_acknowledged_write(tmp_path: Path) -> None:
     print(f"VECDB_TORTURE_SEED={SEED}")
     try:
         done = torture(tmp_path, SEED, SECONDS)
@@ -33,7 +33,7 @@ def test_many_processes_lose_nothing_that_was_acknowledged(tmp_path: Path) -> No
     assert done["rounds"] >= 1 and done["ack"] > 20 * done["rounds"], done
 
 
-def test_the_nth_batch_of_a_writer_is_always_the_same() -> None:
+def test_nth_batch_of_a_writer_is_deterministic() -> None:
     for number in range(8):
         one, other = batch_of(5, 1, number), batch_of(5, 1, number)
         assert one.ids == other.ids
@@ -54,7 +54,7 @@ def test_the_nth_batch_of_a_writer_is_always_the_same() -> None:
         ("begin 0\nack 0 1\nbegi", {1}),
     ],
 )
-def test_a_ledger_is_read(tmp_path: Path, text: str, seqs: set[int]) -> None:
+def test_ledger_is_parsed(tmp_path: Path, text: str, seqs: set[int]) -> None:
     place = Place(tmp_path, 7, "")
     place.file("writer-0").write_text(text)
     history = History(DIM, METRIC)
@@ -62,7 +62,7 @@ def test_a_ledger_is_read(tmp_path: Path, text: str, seqs: set[int]) -> None:
     assert {each.seq for each in history.possible} == seqs
 
 
-def test_seqs_that_fall_are_seen(tmp_path: Path) -> None:
+def test_decreasing_seqs_are_detected(tmp_path: Path) -> None:
     place = Place(tmp_path, 7, "")
     place.file("writer-0").write_text("begin 0\nack 0 6\nbegin 1\nack 1 5\n")
     with pytest.raises(AssertionError, match="seq 5 after 6"):
@@ -70,7 +70,7 @@ def test_seqs_that_fall_are_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("text", "why"),
     [
         ("begin 0\nack 0 1\nbegin 1\nack 1 2\n", None),
         ("begin 0\nack 0 1\nbegin 1\n", None),
@@ -78,12 +78,12 @@ def test_seqs_that_fall_are_seen(tmp_path: Path) -> None:
         ("begin 0\nack 0 1\nbegin 1\nrefused 1 UNAVAILABLE\n", "not expected"),
     ],
 )
-def test_a_ledger_that_is_not_true_is_caught(tmp_path: Path, said: str, why: str | None) -> None:
+def test_false_ledger_is_detected(tmp_path: Path, text: str, why: str | None) -> None:
     with Controller(tmp_path, 7) as controller:
         with vecdb.open(controller.place.data, indexer=False) as database:
             for number in range(2):
                 batch_of(7, 0, number).send(database.collection(COLLECTION))
-        controller.place.file("writer-0").write_text(said)
+        controller.place.file("writer-0").write_text(text)
         if why is None:
             controller.compare()
         else:
@@ -91,7 +91,7 @@ def test_a_ledger_that_is_not_true_is_caught(tmp_path: Path, said: str, why: str
                 controller.compare()
 
 
-def test_a_defect_that_a_process_noted_is_raised(tmp_path: Path) -> None:
+def test_defect_noted_by_a_process_is_raised(tmp_path: Path) -> None:
     with Controller(tmp_path, 7) as controller:
         controller.place.file("reader-1").write_text("read 1\ndefect 'seq 4 after 5'\n")
         with pytest.raises(AssertionError, match="seq 4 after 5"):

@@ -1,6 +1,6 @@
-"""The checkers are checked: a defect that somebody might make is caught by each; see planted.py.
+"""The checkers are checked: each planted defect is detected; see planted.py.
 
-Those of syncing are caught in ``test_fsync.py``.
+``test_fsync.py`` tests the defects of syncing.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.torture.cutting import Run, check, run
 from tests.torture.history import Batch, History
 from tests.torture.planted import PLANTED
 from tests.torture.requirements import needs_strace
+from tests.torture.syscall_faults import Run, check, run
 from tests.torture.workload import Manner
 
 
@@ -27,9 +27,9 @@ def outcome(scratch: Path, plant: str | None, *, failpoints: str = "", looks: bo
     return run(scratch, manner=Manner(plant, failpoints, looks))
 
 
-def test_an_early_acknowledgement_is_caught_by_a_kill_at_the_commit(tmp_path: Path) -> None:
+def test_early_acknowledgement_is_detected_by_a_kill_at_the_commit(tmp_path: Path) -> None:
     needs_strace()
-    # Three commits make the collection; this is the second batch's.
+    # Three commits create the collection; this is the commit of the second batch.
     crash = "commit.begin=crash:5"
     sound = outcome(tmp_path / "sound", None, failpoints=crash, looks=False)
     assert sound.exit_code == -9 and sound.messages[-1]["event"] == "begin"
@@ -40,28 +40,28 @@ def test_an_early_acknowledgement_is_caught_by_a_kill_at_the_commit(tmp_path: Pa
         check(tmp_path / "planted" / "data", planted.messages)
 
 
-def test_a_view_that_skips_a_log_entry_is_caught_by_who_reads_what_he_wrote(
+def test_snapshot_that_skips_a_log_entry_is_detected_by_reading_own_writes(
     tmp_path: Path,
 ) -> None:
     needs_strace()
-    assert outcome(tmp_path / "sound", None).said("done")
-    defects = outcome(tmp_path / "planted", "skipped log entry").said("defect")
+    assert outcome(tmp_path / "sound", None).events("done")
+    defects = outcome(tmp_path / "planted", "skipped log entry").events("defect")
     assert "AssertionError" in defects[0]["why"]
 
 
-def test_a_forgotten_death_is_caught_by_exact_search(tmp_path: Path) -> None:
+def test_forgotten_tombstone_is_detected_by_exact_search(tmp_path: Path) -> None:
     needs_strace()
     sound = outcome(tmp_path / "sound", None)
     check(tmp_path / "sound" / "data", sound.messages)
-    planted = outcome(tmp_path / "planted", "forgotten death")
-    defects = planted.said("defect")
+    planted = outcome(tmp_path / "planted", "forgotten tombstone")
+    defects = planted.events("defect")
     assert "check_hits" in defects[0]["why"]
     with pytest.raises(AssertionError):
         check(tmp_path / "planted" / "data", planted.messages)
 
 
 class Shelf:
-    """A collection that can only be read, and says whatever it was told to."""
+    """A read-only collection that returns prepared results."""
 
     def __init__(self, held: dict[str, np.ndarray]) -> None:
         self.held = held
@@ -96,7 +96,7 @@ ONE, OTHER = np.ones(2, np.float32), np.array([1, 2], np.float32)
         ({"a": ONE, "b": OTHER}, True, False),  # Not what was written.
     ],
 )
-def test_a_history_knows_what_may_be_there(
+def test_history_allows_only_possible_states(
     held: dict[str, np.ndarray], acknowledged: bool, fine: bool
 ) -> None:
     history, _ = history_of(acknowledged)
@@ -107,14 +107,14 @@ def test_a_history_knows_what_may_be_there(
             history.settle(Shelf(held))
 
 
-def test_what_was_refused_must_not_be_there() -> None:
+def test_refused_write_must_be_absent() -> None:
     history, batch = history_of(acknowledged=False)
-    history.possible = history.possible[:1]  # As if it had been refused.
+    history.possible = history.possible[:1]  # As if the batch had been refused.
     with pytest.raises(AssertionError, match="not expected"):
         history.settle(Shelf(dict.fromkeys(batch.ids, ONE)))
 
 
-def test_an_acknowledgement_with_the_wrong_seq_is_caught() -> None:
+def test_acknowledgement_with_a_wrong_seq_is_detected() -> None:
     history, batch = history_of(acknowledged=True)
     with pytest.raises(AssertionError, match="acknowledged at seq 3"):
         history.acknowledged(batch, seq=3)

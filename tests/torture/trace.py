@@ -1,13 +1,13 @@
-"""Rules of durability, read from a trace of system calls (strace -f -y).
+"""Rules of durability, checked against a trace of system calls (strace -f -y).
 
-A small model of what a power loss could take: bytes written to a file and not synced since, and
-names made in a folder that was not synced since. Two rules are held against it:
+A small model of what a power loss could lose: bytes that were written to a file and not synced
+since, and names created in a folder that was not synced since. Two rules are checked:
 
-- at each acknowledgement nothing is left that it could take, in the whole folder;
-- at each commit (LMDB writes its meta page through a descriptor of its own, opened with O_DSYNC)
-  the store's data, and all files of segments with their names, are on disk before that.
+- at each acknowledgement nothing in the whole folder can be lost;
+- at each commit (LMDB writes its meta page through another descriptor, opened with O_DSYNC) the
+  store's data, and all files of segments with their names, are on disk before.
 
-Lock files carry no data, and a draft of hnswlib's is read back and removed by who wrote it.
+Lock files have no data. A draft of hnswlib's is read back and removed by its writer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WRITES = ("write", "writev", "pwrite64", "pwritev", "ftruncate")
 
 @dataclass(frozen=True)
 class Call:
-    """One that succeeded."""
+    """A system call that succeeded."""
 
     name: str
     arguments: str
@@ -55,8 +55,9 @@ class Call:
 
 
 def calls_of(log: list[str]) -> Iterator[Call]:
-    """The calls that succeeded, in the order in which they ended, but for messages, which count
-    from when they were begun."""
+    """Return the successful calls in the order in which they ended; messages count from their
+    begin.
+    """
     begun: dict[str, str] = {}
     for line in log:
         thread, text = _LINE.match(line).groups()  # type: ignore[union-attr]
@@ -76,10 +77,10 @@ def calls_of(log: list[str]) -> Iterator[Call]:
 
 
 class Disk:
-    """What of a folder a power loss could take.
+    """What a power loss could lose of a folder.
 
     Attributes:
-        seen: how often each rule was held against it; a checker that saw nothing proves nothing.
+        seen: how often each rule was checked; a checker that checked nothing proves nothing.
     """
 
     def __init__(self, root: str) -> None:
@@ -91,7 +92,7 @@ class Disk:
         self.seen: Counter[str] = Counter()
 
     def follow(self, log: list[str]) -> None:
-        """Go through a trace.
+        """Apply a trace.
 
         Raises:
             AssertionError: a rule is broken.

@@ -1,14 +1,16 @@
-"""A fixed sequence of work in one process: a dozen commits, a create, seals, a build, a merge and a
-drop. It says over a socket what it begins and how that ended, checks by itself after each step that
-it can read what it was told, and goes on after errors.
+"""A fixed sequence of operations in one process: a dozen commits, a create, flushes, a graph build,
+a merge and a drop.
+
+The process reports over a socket what it begins and how it ended, checks after each step that it
+can read its acknowledged writes, and continues after errors.
 
 Messages are lines of JSON, {"event", "step", …}; events are ``ready`` (with ``thread``), ``begin``,
 ``acknowledged`` (with ``seq`` for batches), ``refused`` (with ``code``), ``unknown``, ``defect``
-(with ``why``) and ``done``. They are sent with sendto, which no cut touches.
+(with ``why``) and ``done``. They are sent with sendto, for which no fault is injected.
 
-The process that runs it is forked from one that has imported everything, so that all that strace
-sees is the work. Errors in what a caller asks for must be of vecdb's tree and pass within
-``PATIENCE_S``; maintenance may fail as it likes, and must succeed when it is tried again.
+The process is forked from one that has imported everything, so that strace only sees the work.
+Errors of a caller's operations must be VecdbErrors and pass within ``PATIENCE_S``; maintenance may
+fail in any way, and must succeed when it is retried.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.testing  # It is loaded late otherwise, in the middle of the work.
+import numpy.testing  # Otherwise it would be loaded during the work.
 
 import vecdb
 from tests.model import index_now, seal_now
@@ -76,25 +78,25 @@ BATCHES = (
     _upsert(10, _names("e", 0, 40)),
 )
 STEPS: tuple[tuple[str, int], ...] = (
-    *(("create", 0), ("batch", 0), ("batch", 1), ("seal", 0)),
-    *(("batch", 2), ("batch", 3), ("seal", 1), ("index", 0)),
-    *(("batch", 4), ("batch", 5), ("batch", 6), ("seal", 2), ("index", 1)),
+    *(("create", 0), ("batch", 0), ("batch", 1), ("flush", 0)),
+    *(("batch", 2), ("batch", 3), ("flush", 1), ("index", 0)),
+    *(("batch", 4), ("batch", 5), ("batch", 6), ("flush", 2), ("index", 1)),
     *(("batch", 7), ("create_other", 0), ("fill_other", 0), ("drop_other", 0)),
-    *(("batch", 8), ("batch", 9), ("seal", 3), ("index", 2), ("batch", 10)),
+    *(("batch", 8), ("batch", 9), ("flush", 3), ("index", 2), ("batch", 10)),
 )
-"""What is done, in this order; the number tells those of a kind apart."""
+"""The steps, in order; the number distinguishes those of a kind."""
 
 FIRST_STEPS = 2
 
 
 class _Patience:
-    """How long a step is tried again: counted from its first error, since a step may be slow."""
+    """Time limit for retries of a step, counted from its first error, since a step may be slow."""
 
     def __init__(self) -> None:
         self._ends: float | None = None
 
     def is_over(self) -> bool:
-        """To be asked after each error."""
+        """Return whether the limit has passed; call it after each error."""
         now = time.monotonic()
         if self._ends is None:
             self._ends = now + PATIENCE_S
@@ -116,7 +118,7 @@ class _Work:
         self._channel.send(line.encode())
 
     def begin(self) -> int:
-        """Make the collection and write a batch; returns the number of the writer's thread."""
+        """Create the collection and write a batch; return the number of the writer's thread."""
         self._until_it_works(-1, self._open)
         self._steps(0, FIRST_STEPS)
         [number] = [t.native_id for t in threading.enumerate() if t.name == "vecdb-writer"]
@@ -137,7 +139,7 @@ class _Work:
                 self._write(step, BATCHES[number])
             else:
                 work = getattr(self, f"_{kind}")
-                self._until_it_works(step, work, maintenance=kind in ("seal", "index"))
+                self._until_it_works(step, work, maintenance=kind in ("flush", "index"))
 
     def _open(self) -> None:
         self._database = vecdb.open(self._folder, indexer=False, map_bytes=_MAP_BYTES)
@@ -157,7 +159,7 @@ class _Work:
     def _drop_other(self) -> None:
         self._database.drop_collection("other")
 
-    def _seal(self) -> None:
+    def _flush(self) -> None:
         seal_now(self._docs())
 
     def _index(self) -> None:
@@ -166,7 +168,7 @@ class _Work:
     def _until_it_works(
         self, step: int, work: Callable[[], None], *, maintenance: bool = False
     ) -> None:
-        """Do it again after an error, for a while."""
+        """Retry an operation after errors, for a while."""
         expected = (vecdb.VecdbError, OSError) if maintenance else (vecdb.VecdbError,)
         patience = _Patience()
         while True:
@@ -175,7 +177,7 @@ class _Work:
                 work()
                 break
             except (vecdb.AlreadyExistsError, vecdb.NotFoundError):
-                # Done by an earlier try whose end was not seen: the catalogue must say so too.
+                # An earlier try succeeded without an answer; the catalogue must agree.
                 names = [d.name for d in self._database.list_collections()]
                 assert {"_create": "docs" in names, "_create_other": "other" in names,
                         "_drop_other": "other" not in names}[work.__name__]  # fmt: skip
@@ -188,7 +190,9 @@ class _Work:
         self.say("acknowledged", step)
 
     def _write(self, step: int, batch: Batch) -> None:
-        """Until it is there: refused batches are sent again, unknown ones are looked for."""
+        """Write until acknowledged: send refused batches again, look for those with unknown
+        outcome.
+        """
         patience = _Patience()
         while True:
             self.say("begin", step)
@@ -210,7 +214,9 @@ class _Work:
             self._look()
 
     def _look(self) -> None:
-        """What was acknowledged can be read at once; reading may be unavailable for a moment."""
+        """Check that acknowledged writes can be read at once; reads may be unavailable for a
+        moment.
+        """
         patience = _Patience()
         while True:
             try:
@@ -224,15 +230,15 @@ class _Work:
 
 @dataclass(frozen=True)
 class Manner:
-    """How a run differs from the usual one.
+    """Variations of a run.
 
     Attributes:
-        plant: a defect of planted.py. failpoints: what they do; see failpoints.py.
-        looks: it reads what it wrote.
-        writer: it says that it is ready only when the writer's thread has committed a batch, and
-            with that thread's number.
-        hands_over: what may wait for a lock runs in threads of its own, as always but here; without
-            it in the calling thread, which is the one that strace follows.
+        plant: a defect of planted.py. failpoints: failpoints to set; see failpoints.py.
+        looks: read acknowledged writes after each step.
+        writer: report ``ready`` only after the writer's thread has committed a batch, with the
+            number of that thread.
+        hands_over: run operations that may wait for a lock in threads, as usual. False runs them in
+            the calling thread, which is the one that strace follows.
     """
 
     plant: str | None = None
@@ -243,7 +249,7 @@ class Manner:
 
 
 class _Here(BlockingCall[Any]):
-    """An errand in the calling thread."""
+    """An errand that runs in the calling thread."""
 
     def __init__(self, function: Callable[[], Any], name: str) -> None:
         self._function, self._done = function, threading.Event()
@@ -260,7 +266,7 @@ USUAL = Manner()
 
 
 def _child(channel: socket.socket, folder: str, manner: Manner) -> None:
-    """Wait for the word to begin, work, and tell how it ended."""
+    """Wait for the signal to begin, work, and report the end."""
     warnings.simplefilter("error")
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANYBODY, 0, 0, 0)
     if manner.plant is not None:
@@ -281,7 +287,9 @@ def _child(channel: socket.socket, folder: str, manner: Manner) -> None:
 def start(
     channel: socket.socket, folder: Path, manner: Manner = USUAL
 ) -> multiprocessing.process.BaseProcess:
-    """A process that says "ready" and waits for a word before it goes on. ``channel``: its end."""
+    """Start a process that reports "ready" and waits for a signal. ``channel``: its end of the
+    socket.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     process = context.Process(target=_child, args=(channel, str(folder), manner), daemon=True)
@@ -290,7 +298,7 @@ def start(
 
 
 def replay(messages: list[dict[str, Any]]) -> History:
-    """The history of "docs" that the messages of a run tell."""
+    """Return the history of "docs" that the messages of a run describe."""
     history = History(DIM, METRIC)
     open_step: int | None = None
     for message in messages:
@@ -311,6 +319,6 @@ def replay(messages: list[dict[str, Any]]) -> History:
     return history
 
 
-# The process that is forked for each run has all of this in memory.
+# Imported once here, so that the process that is forked for each run has it in memory.
 load_kernels()
 assert Database is not None

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
+from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, CollectionStats, Hits
 from vecdb_cli.sidecars import mapped
 from vecdb_cli.vector_lines import is_number

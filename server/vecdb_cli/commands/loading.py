@@ -20,6 +20,7 @@ from rich.console import Console
 
 from vecdb import checks, limits
 from vecdb.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, VecdbError
+from vecdb.reasons import Reason
 from vecdb.surface import CollectionSurface
 from vecdb.types import IngestProgress, Metric
 from vecdb_cli.commands.answers import print_unindexed
@@ -163,13 +164,13 @@ def find_collection(
     if config.dim != file.dim:
         raise InvalidArgumentError(
             f"collection {name} exists with dim {config.dim}, {file.path} has dim {file.dim}",
-            "CONFIG_MISMATCH",
+            Reason.CONFIG_MISMATCH,
         )
     for what, value in wanted.items():
         there = getattr(config, what)
         if value is not None and value != there:
             raise InvalidArgumentError(
-                f"collection {name} exists with {what} {there}, got {value}", "CONFIG_MISMATCH"
+                f"collection {name} exists with {what} {there}, got {value}", Reason.CONFIG_MISMATCH
             )
     return collection
 

@@ -23,6 +23,7 @@ import numpy as np
 from vecdb.errors import InvalidArgumentError, MissingExtraError
 from vecdb.export_files import NewFile, put_in_place
 from vecdb.os_errors import os_errors_translated
+from vecdb.reasons import Reason
 from vecdb.scrolling import Scroll
 from vecdb.surface import CollectionSurface
 from vecdb.types import Records
@@ -83,7 +84,7 @@ def save_npy(collection: CollectionSurface, path: Path, *, overwrite: bool) -> P
         AlreadyExistsError: PATH_TAKEN, also by a sidecar. NotFoundError: NO_FOLDER.
     """
     if path.suffix != ".npy":
-        raise InvalidArgumentError(f"{path}: the name must end with .npy", "BAD_PATH")
+        raise InvalidArgumentError(f"{path}: the name must end with .npy", Reason.BAD_PATH)
     began, path = time.monotonic(), path.expanduser().absolute()
     texts, listed, lines = (
         path.with_name(path.stem + ending)

@@ -1,7 +1,7 @@
 """What does an embedded user call?
 
-database     the façade of an open folder
-collection   the façade of one collection
+database     façade of an open folder
+collection   façade of one collection
 ingest       upsert_many
 """
 

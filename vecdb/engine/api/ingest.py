@@ -1,7 +1,7 @@
-"""``upsert_many`` of an embedded database: an input of any size in batches, a few of them queued.
+"""``upsert_many`` of an embedded database: splits an input of any size into batches.
 
-While the writer commits one batch, the next is cut and checked. Batches are committed in the order
-of the input.
+While the writer commits one batch, the next one is prepared and checked. Batches are committed in
+the order of the input.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ def ingest(
     progress: Callable[[IngestProgress], None] | None,
     request_id: str | None,
 ) -> IngestProgress:
-    """See ``Collection.upsert_many``.
+    """Upsert an input of any size; see ``Collection.upsert_many``.
 
     Args:
         submit: queues a batch. source: ids, vectors, metadata.
     """
     began = time.monotonic()
-    stem = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
+    prefix = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
     checks.check_callable("progress", progress)
     parts = batches(*source, config.dim, batch_rows)
     done = IngestProgress(0, parts.total, 0, 0.0)
     waiting: deque[Future[Receipt]] = deque()
-    failed = False  # What is acknowledged behind a failure does not count: it is no prefix.
+    # After a failed batch later receipts are not counted: progress is a prefix of the input.
+    failed = False
 
     def settle(at_most: int) -> None:
         nonlocal done, failed
@@ -52,7 +53,7 @@ def ingest(
             receipt = answer.result()
             if failed:
                 continue
-            # A repeated batch has the seq of its first time.
+            # A repeated batch has the seq of its first execution, which may be lower.
             rows, seq = done.rows + receipt.count, max(done.seq, receipt.seq)
             done = IngestProgress(rows, parts.total, seq, time.monotonic() - began)
             if progress is not None:
@@ -60,12 +61,12 @@ def ingest(
 
     try:
         for number, part in enumerate(parts, 1):
-            write_options = make_write_options(False, None, request_id_of_part(stem, number))
+            write_options = make_write_options(False, None, request_id_of_part(prefix, number))
             batch = make_batch(*checks.check_rows(*part[:3], config, part.first), write_options)
             try:
                 waiting.append(submit(batch))
             except ResourceExhaustedError:
-                # Perhaps it is our own batch that fills the queue: first let it be written.
+                # Our own queued batch may be what fills the queue; wait until it is written.
                 if not waiting:
                     raise
                 settle(0)

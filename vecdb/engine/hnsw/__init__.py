@@ -1,10 +1,10 @@
 """How is a graph built and repaired?
 
-graph          a graph as arrays
-builder        hnswlib builds it; its file is taken apart
-build_space    the vectors that a graph is built on
-file_format    the file that hnswlib saves
-reachability   links that make every node reachable
+graph          the arrays of a graph
+builder        builds graphs with hnswlib and converts its file to arrays
+build_space    the vectors that a graph is built on, per metric
+file_format    the format of the file that hnswlib saves
+reachability   finds unreachable nodes and adds links to them
 repair         removes deleted nodes and relinks their neighbours
 """
 

@@ -1,30 +1,32 @@
-"""The vectors that a graph is built on, which are not always those that it is searched on.
+"""The vectors that a graph is built on, which may differ from the stored ones that a walk scores.
 
-A walk scores the rows as they are stored. Which links serve it best is another question, and
-hnswlib answers it in float32:
+A walk scores the rows as stored. The graph is built by hnswlib, which computes in float32, on rows
+transformed so that the links serve such walks best:
 
-    ip     unit vectors as they are, by 1 - inner product.
-    l2     Euclidean: times a power of two, so that squared distances neither overflow nor vanish.
-           That is exact, so the graph is the one of the rows themselves. Unit vectors of cosine
-           too: their order is that of 1 - inner product, which rounds near ones together.
-    dot    two graphs: by the inner product of the rows less most of what they have in common,
-           times a power of two, and by the angle between the centred rows. The lists of the
-           first get the second one's neighbours where they have room, and lists that are still
-           short get random nodes.
+    ip     unit vectors, unchanged, by 1 - inner product.
+    l2     Euclidean distance, rows times a power of two, so that squared distances neither
+           overflow nor underflow. The scaling is exact, so the graph is the one of the rows
+           themselves. Also used for the unit vectors of cosine: the order is the same as that of
+           1 - inner product, which rounds nearly equal vectors to the same distance.
+    dot    two graphs: one by the inner product of the rows minus most of their mean, times a power
+           of two; one by the angle between the centred rows. The neighbours of the second are
+           added to the lists of the first that have room. Lists that are still short get random
+           nodes.
 
-**Dot product.** Subtracting one vector from all rows shifts every score of a query by the same
-number, so the order of answers stays the same; without it, rows that share a large component are
-all alike. A graph by the inner product finds the best rows for queries that are far from all rows,
-as they are when lengths differ (Morozov & Babenko 2018, ip-NSW). Its lists are short, as few rows
-are nearer to a row than a long one is, and many rows are in no list. A graph by the angle has all
-of them and leads between them (Liu et al. 2020, ip-NSW+); it is built by Euclidean distance on unit
-vectors, which tells apart directions that 1 - inner product rounds together. Where both leave a
-list short, as among rows of few directions or few dimensions, scores do not lead on from it, and
-random nodes do. Making all lengths equal by one more component (Bachrach et al. 2014) is right for
-queries that are among the rows; where lengths differ, rows then crowd at a pole, far from all
-queries, and recall falls below 0.3.
+**Dot product.** Subtracting one vector from all rows changes every score of a query by the same
+number, so the order of results stays the same; without it, rows that share a large component are
+hard to tell apart. A graph by the inner product finds the best rows for queries that are far from
+all rows, as they are if vector lengths differ (Morozov & Babenko 2018, ip-NSW). Its lists are
+short, since few rows are nearer to a row than a long one is, and many rows are in no list. A graph
+by the angle contains all rows and connects them (Liu et al. 2020, ip-NSW+). It is built by
+Euclidean distance on unit vectors, which distinguishes directions that 1 - inner product rounds to
+the same value. If both graphs leave a list short, as with rows of few directions or dimensions, no
+score leads on from that node, but random links do. Making all lengths equal with an additional
+component (Bachrach et al. 2014) suits queries distributed like the rows. If lengths differ, the
+rows then concentrate at a pole, far from all queries, and recall falls below 0.3.
 
-hnswlib computes 1 - inner product: rows are made so long that the 1 is lost in none of them.
+hnswlib computes 1 - inner product in float32. Rows are scaled up so that the products are large
+and the 1 costs them no precision.
 """
 
 from __future__ import annotations
@@ -40,41 +42,41 @@ from vecdb.types import Metric
 __all__ = ["BuildSpace", "Space", "chain_duplicates", "fill_lists", "scatter", "space_of"]
 
 Space = Literal["ip", "l2", "dot"]
-"""What graphs are built for: unit vectors, Euclidean distance, inner product."""
+"""What a graph is built for: unit vectors, Euclidean distance, inner product."""
 
-_LARGEST: Final[dict[Space, int]] = {"l2": 0, "dot": 20}
-"""Power of two that the largest component of the rows at hand is scaled to."""
+_SCALE_EXPONENT: Final[dict[Space, int]] = {"l2": 0, "dot": 20}
+"""Power of two to which the largest component of the first rows is scaled."""
 
-_KEPT: Final = 0.5
-"""Length of the common vector left in rows of a graph by the inner product, beside their spread
-(root mean square). Without one, queries that share the vector, as rows do, lie far from all rows:
-at 40,000 positive rows of 64 components recall@10 was 0.914; with all of it, queries that don't
-share it fall from 0.904 to 0.789. With about this much, 0.996 and 0.865."""
+_MEAN_LEFT: Final = 0.5
+"""Length of the mean left in the rows of the graph by inner product, relative to their spread (root
+mean square). With none, queries that share the mean are far from all rows: at 40,000 positive rows
+of 64 components recall@10 was 0.914. With all of it, recall of queries that do not share the mean
+falls from 0.904 to 0.789. With this value they are 0.996 and 0.865."""
 
-_AS_THEY_ARE: Final = 2.0**-30, 2.0**30
-"""Under Euclidean distance, rows whose largest component is between these are not scaled."""
+_UNSCALED_RANGE: Final = 2.0**-30, 2.0**30
+"""For Euclidean distance, rows whose largest component is between these are not scaled."""
 
 _LARGEST_MAX: Final = 2.0**50
-"""Components past this are too large for the scale: 16,384 of them, squared, fit a float32."""
+"""Largest component after scaling: the sum of 16,384 squares of it still fits a float32."""
 
 _BLOCK_BYTES: Final = 4 * 1024**2
-_LISTS: Final = 4_096
+_LISTS_AT_ONCE: Final = 4_096
 
 Vectors = npt.NDArray[np.float32]
 
 
 def space_of(metric: Metric) -> Space:
-    """The space that graphs of a metric are built in."""
+    """Return the space in which graphs of a metric are built."""
     spaces: dict[Metric, Space] = {Metric.EUCLIDEAN: "l2", Metric.COSINE: "l2", Metric.DOT: "dot"}
     return spaces[metric]
 
 
 class BuildSpace:
-    """Centre and scale for some rows; rows that come later use the same as long as they fit.
+    """Centre and scale, computed from the first rows and kept for later ones while they fit.
 
     Args:
         space: see the module's docstring.
-        blocks: float32 (m, width) each, not all empty.
+        blocks: the first rows, float32 (m, width) each, not all empty.
     """
 
     def __init__(self, space: Space, blocks: Iterable[Vectors]) -> None:
@@ -86,19 +88,21 @@ class BuildSpace:
             return
         if space == "dot":
             self._centre = _mean(blocks := list(blocks))
-            self._offset = self._centre * self._drowned(blocks)
+            self._offset = self._centre * self._subtracted_fraction(blocks)
         largest = max(self._largest(block) for block in blocks)
-        if largest > 0 and not (space == "l2" and _AS_THEY_ARE[0] < largest < _AS_THEY_ARE[1]):
-            self._exponent = _LARGEST[space] - int(np.frexp(largest)[1])
+        if largest > 0 and not (
+            space == "l2" and _UNSCALED_RANGE[0] < largest < _UNSCALED_RANGE[1]
+        ):
+            self._exponent = _SCALE_EXPONENT[space] - int(np.frexp(largest)[1])
 
     def fits(self, vectors: Vectors) -> bool:
-        """Whether the scale is right for these rows too, or is to be chosen again."""
+        """Return whether these rows fit the scale; if not, choose a new one and rebuild."""
         if self._space == "ip":
             return True
         return bool(np.ldexp(self._largest(vectors), self._exponent) <= _LARGEST_MAX)
 
     def of(self, vectors: Vectors) -> tuple[Vectors, ...]:
-        """The rows to build on, float32 (m, width): one array for each graph."""
+        """Return the rows to build on, float32 (m, width): one array per graph."""
         if self._space == "ip":
             return (vectors,)
         if self._space == "l2":
@@ -111,14 +115,15 @@ class BuildSpace:
         return scaled, unit
 
     def _largest(self, vectors: Vectors) -> float:
-        """The largest component of the rows less the offset, without its sign."""
+        """Return the largest absolute component of the rows minus the offset."""
         parts = (
             float(np.abs(rows).max(initial=0.0)) for _, rows in _shifted(vectors, self._offset)
         )
         return max(parts, default=0.0)
 
-    def _drowned(self, blocks: list[Vectors]) -> float:
-        """The part of the centre that is more than a graph by the inner product is best with."""
+    def _subtracted_fraction(self, blocks: list[Vectors]) -> float:
+        """Return the fraction of the centre to subtract for the graph by inner product; see
+        ``_MEAN_LEFT``."""
         length = float(np.sqrt(np.sum(np.square(self._centre))))
         squares = (
             float(np.sum(np.square(rows)))
@@ -126,7 +131,7 @@ class BuildSpace:
             for _, rows in _shifted(block, self._centre)
         )
         spread = np.sqrt(sum(squares) / max(1, sum(len(block) for block in blocks)))
-        return max(0.0, 1.0 - _KEPT * float(spread) / length) if length > 0 else 0.0
+        return max(0.0, 1.0 - _MEAN_LEFT * float(spread) / length) if length > 0 else 0.0
 
 
 def _slices(vectors: Vectors) -> Iterator[slice]:
@@ -151,14 +156,17 @@ def _mean(blocks: list[Vectors]) -> npt.NDArray[np.float64]:
 
 
 def fill_lists(links: npt.NDArray[np.int32], others: npt.NDArray[np.int32]) -> None:
-    """Put the neighbours of ``others`` behind those of ``links``, in place, where there is room.
+    """Append the neighbours in ``others`` to the lists in ``links`` that have room, in place.
 
     Args:
         links, others: int32 (n, slots), padded at the end with -1.
     """
     slots = links.shape[1]
-    for start in range(0, len(links), _LISTS):
-        mine, more = links[start : start + _LISTS], others[start : start + _LISTS].copy()
+    for start in range(0, len(links), _LISTS_AT_ONCE):
+        mine, more = (
+            links[start : start + _LISTS_AT_ONCE],
+            others[start : start + _LISTS_AT_ONCE].copy(),
+        )
         for slot in range(slots):
             more[more == mine[:, slot, None]] = -1
         both = np.concatenate([mine, more], axis=1)
@@ -169,11 +177,13 @@ def fill_lists(links: npt.NDArray[np.int32], others: npt.NDArray[np.int32]) -> N
 def scatter(
     links: npt.NDArray[np.int32], rows: npt.NDArray[np.int64], least: int, seed: int
 ) -> None:
-    """Fill the lists of some nodes up to ``least`` neighbours with random ones of them, in place.
+    """Fill the lists of some nodes up to ``least`` neighbours with random nodes, in place.
 
     Args:
         links: int32 (n, slots), padded at the end with -1.
-        rows: the nodes, ascending.
+        rows: the nodes, int64, ascending; the random neighbours are chosen from them too.
+        least: wanted length of the lists.
+        seed: of the random choice.
     """
     used = np.count_nonzero(links[rows] >= 0, axis=1)
     short = rows[used < least]
@@ -188,9 +198,16 @@ def scatter(
 
 
 def chain_duplicates(links: npt.NDArray[np.int32], first_of: npt.NDArray[np.int64]) -> None:
-    """Give twins their lists: the first of them, the next ones, and as the twins take the places
-    of a walk, what lies around one of the first one's neighbours, another for each. The first gets
-    the second."""
+    """Link duplicates into a chain, in place.
+
+    The list of a duplicate gets the first equal row, the next duplicates, and neighbours of one of
+    the first row's neighbours, a different one for each duplicate. Without those, duplicates would
+    fill the candidates of a walk and end it. The list of the first row gets the second.
+
+    Args:
+        links: int32 (n, slots), padded at the end with -1.
+        first_of: int64 (n,), for each row the first equal row, itself if there is none before.
+    """
     slots = links.shape[1]
     duplicates = np.flatnonzero(first_of != np.arange(len(first_of)))
     if not len(duplicates):

@@ -1,19 +1,18 @@
-"""Building graphs with hnswlib: the only module that calls it.
+"""Build graphs with hnswlib; the only module that calls it.
 
-hnswlib builds an excellent graph fast and is used for nothing else; what it saves is taken apart
-into plain arrays at once (``Graph``), which ``kernels.walk_graph`` searches. ``file_format.py``
-draws the file.
+hnswlib builds a good graph fast and is used only for that. The file that it saves (its format is in
+``file_format.py``) is converted to plain arrays at once (``Graph``), which the kernels search.
 
 Rows are inserted in shuffled order: if the first rows are far from all others, a graph built in row
-order loses them. Neighbours are internal numbers, in order of insertion; the row numbers are the
-labels. A ``Graph`` is in row order. ``build_space.py`` chooses the vectors to build on.
+order makes them unreachable. hnswlib numbers nodes in order of insertion and stores row numbers as
+labels; a ``Graph`` is in row order. ``build_space.py`` chooses the vectors to build on.
 
-**Twins.** In hnswlib, rows that are equal to the bit link to each other alone as soon as there are
-more than M of them, and a walk that comes upon them never leaves. So it gets the first of them
-only; the others, its twins, are put beside it in the finished graph, in a chain on level 0.
+**Duplicates.** If more than M rows are equal bit for bit, hnswlib links them only to each other,
+and a walk that reaches one of them never leaves them. So hnswlib gets only the first of equal rows;
+the duplicates are added to the finished graph as a chain on level 0.
 
-hnswlib neither syncs, nor checks, nor reports what it could not write, and holds the GIL while it
-saves and loads: call this from a process that does nothing else.
+hnswlib does not sync, verify, or report failed writes, and holds the GIL while it saves and loads:
+call this module from a process that does nothing else.
 """
 
 from __future__ import annotations
@@ -46,20 +45,20 @@ _BLOCK_ROWS: Final = 65_536
 _PASSES_MAX: Final = 8
 _STEP_ROWS: Final = 50_000
 _STEP_BYTES: Final = 64 * 1024**2
-"""Rows inserted in one go, a copy in shuffled order, are no more than either."""
+"""Most rows, and most bytes, inserted in one step, which copies them in shuffled order."""
 
 
 class Builder:
-    """A graph under construction. For one thread at a time; it uses ``threads`` of its own.
+    """A graph under construction. Not thread-safe; ``add`` uses ``threads`` threads of its own.
 
     Args:
         space: "ip" for unit vectors, "l2" or "dot".
-        width: components of a row, those that pad it included.
-        M: links a node on the upper levels, twice as many on level 0.
-        ef_construction: candidates kept while a row is linked in.
-        capacity: rows to make room for; it grows when they are exceeded, at the cost of a copy.
-        threads: of ``add``.
-        seed: of the levels that nodes are given, and of the order of insertion.
+        width: components of a row, including padding.
+        M: links per node on the upper levels, twice as many on level 0.
+        ef_construction: candidates kept while a row is inserted.
+        capacity: rows to allocate room for; exceeding it costs a copy.
+        threads: threads of ``add``.
+        seed: of the random levels and of the order of insertion.
     """
 
     def __init__(
@@ -76,14 +75,14 @@ class Builder:
         self._capacity, self._threads, self._seed = max(capacity, 1), threads, seed
         self._shuffle = np.random.default_rng(seed)
         self._known = _Known(np.empty(0, np.uint64), np.empty(0, np.int64))
-        self._first_of = np.empty(0, np.int64)  # For each row the first equal one: itself, mostly.
-        self._blocks: list[npt.NDArray[np.float32]] = []  # The rows as given; not copies of them.
+        self._first_of = np.empty(0, np.int64)  # First equal row of each row, mostly itself.
+        self._blocks: list[npt.NDArray[np.float32]] = []  # The rows as given, not copied.
         self._build_space: BuildSpace | None = None
         self.index = hnswlib.Index("l2" if space == "l2" else "ip", width)
         self._by_angle = hnswlib.Index("l2", width) if space == "dot" else None
 
     def _make_empty(self) -> None:
-        """Make room for rows, without those that are there."""
+        """Replace the indices by empty ones of the same capacity."""
         M, ef = self._M, self._ef_construction
         self.index = hnswlib.Index(self.index.space, self._width)
         self.index.init_index(self._capacity, M=M, ef_construction=ef, random_seed=self._seed)
@@ -107,16 +106,16 @@ class Builder:
         threads: int = 2,
         seed: int = 100,
     ) -> Builder:
-        """A builder that goes on from a finished graph; its rows keep their numbers.
+        """Return a builder that extends a finished graph; its rows keep their numbers.
 
         Args:
             graph, vectors: the graph and its rows, float32 (n, width).
-            space, M, ef_construction, capacity, threads: as for ``Builder``; M as it was built.
-            work_dir: folder for a temporary file of the graph's and the vectors' size together.
-            seed: of the order of insertion; hnswlib restarts its own on loading.
+            space, M, ef_construction, capacity, threads: as for ``Builder``; M as of the graph.
+            work_dir: folder for a temporary file of the size of graph and vectors together.
+            seed: of the order of insertion; hnswlib restarts its own random levels on loading.
 
         Raises:
-            DataLossError: the graph's arrays contradict each other; hnswlib would crash on them.
+            DataLossError: GRAPH: the arrays are inconsistent; hnswlib would crash on them.
             OSError: the file could not be written.
         """
         n, width = vectors.shape
@@ -127,7 +126,7 @@ class Builder:
         builder = cls(space, width, M, ef_construction, capacity, threads, seed)
         builder._append(vectors)
         rows = builder._firsts_from(0)
-        small = graph if len(rows) == n else _without_duplicates(graph, rows)
+        distinct = graph if len(rows) == n else _without_duplicates(graph, rows)
         options = {"M": M, "ef_construction": ef_construction, "capacity": capacity}
         chosen = builder._build_space = BuildSpace(space, [vectors])
         for which, index in enumerate(builder._indices):
@@ -135,13 +134,13 @@ class Builder:
             blocks = (chosen.of(vectors[rows[at : at + step]])[which] for at in starts)
             with _temporary_file(work_dir) as path:
                 with open(path, "wb") as file:
-                    file.writelines(file_pieces(small, blocks, rows, width=width, **options))
+                    file.writelines(file_pieces(distinct, blocks, rows, width=width, **options))
                 index.load_index(str(path), max_elements=capacity)
         return builder
 
     @property
     def count(self) -> int:
-        """Rows added so far."""
+        """Return the number of rows added so far."""
         return len(self._first_of)
 
     @property
@@ -153,7 +152,7 @@ class Builder:
         return max(1, min(_STEP_ROWS, _STEP_BYTES // (4 * self._width)))
 
     def resize(self, capacity: int) -> None:
-        """Make room for that many rows."""
+        """Set the capacity, in rows."""
         for index in self._indices:
             index.resize_index(capacity)
         self._capacity = capacity
@@ -163,16 +162,20 @@ class Builder:
         *blocks: npt.NDArray[np.float32],
         on_step: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """Append rows, float32 (m, width) each; they get the next row numbers. The arrays are kept
-        and must not change.
+        """Append rows, float32 (m, width) per block; they get the next row numbers.
+
+        The arrays are kept, not copied, and must not change.
 
         Args:
-            on_step: told now and then how many rows there are.
+            on_step: called after each step with the number of rows so far.
+
+        Raises:
+            ValueError: a block has another width.
         """
         for block in blocks:
             if block.ndim != 2 or block.shape[1] != self._width:
                 raise ValueError(
-                    f"expected rows of {self._width} components, got shape {block.shape}"
+                    f"expected blocks of shape (m, {self._width}), got shape {block.shape}"
                 )
         start = self.count
         for block in blocks:
@@ -181,7 +184,7 @@ class Builder:
             return
         rows, chosen = self._firsts_from(start), self._build_space
         if chosen is None or not all(chosen.fits(block) for block in blocks):
-            # Far longer rows than all before: those are inserted again, on the new scale.
+            # The new rows are far longer than all before: insert all again on a new scale.
             self._build_space = BuildSpace(self._space, self._blocks)
             self._make_empty()
             rows = self._firsts_from(0)
@@ -197,7 +200,7 @@ class Builder:
             self._blocks.append(block)
 
     def _firsts_from(self, start: int) -> npt.NDArray[np.int64]:
-        """Rows from start on that equal none before them."""
+        """Return the rows from ``start`` on that equal no earlier row."""
         rows = np.arange(start, self.count)
         return np.asarray(rows[self._first_of[start:] == rows], np.int64)
 
@@ -209,14 +212,14 @@ class Builder:
             built = self._build_space.of(self._gathered(some))
             self.index.add_items(built[0], some.astype(np.uint64), num_threads=self._threads)
             if self._by_angle is not None:
-                # In another order, so that it finds other neighbours where both spaces are alike.
+                # Another order, so that this graph gets other links where both spaces agree.
                 order = self._shuffle.permutation(len(some))
                 labels = some[order].astype(np.uint64)
                 self._by_angle.add_items(built[1][order], labels, num_threads=self._threads)
             on_step(before + at + len(some))
 
     def _gathered(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Rows as they were given, a copy."""
+        """Return a copy of some rows as given, float32 (n, width)."""
         starts = np.cumsum([0] + [len(block) for block in self._blocks])
         of = np.searchsorted(starts, rows, side="right") - 1
         out = np.empty((len(rows), self._width), np.float32)
@@ -226,7 +229,7 @@ class Builder:
         return out
 
     def _firsts(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """For each of these rows, to be added next, the row number of the first equal row."""
+        """Return for each of the rows to be added next the row number of the first equal row."""
         start = self.count
         rows = np.arange(start, start + len(vectors))
         hashes = np.empty(len(vectors), np.uint64)
@@ -245,10 +248,12 @@ class Builder:
         return firsts
 
     def graph(self, work_dir: str | os.PathLike[str]) -> Graph:
-        """The graph as it stands, through a temporary file in work_dir.
+        """Return the current graph, which hnswlib saves to a temporary file in work_dir.
 
         Raises:
-            OSError: the file was not written whole: ENOSPC, as a full disk is what it comes from.
+            OSError: ENOSPC: the file is incomplete. hnswlib reports no error; the usual cause is a
+                full disk.
+            DataLossError: GRAPH: the file is not the graph that was saved.
         """
         if self.count == 0:
             return Graph(
@@ -261,9 +266,8 @@ class Builder:
         graph = self._saved(self.index, work_dir)
         chain_duplicates(graph.links, self._first_of)
         if self._by_angle is not None:
-            connect(
-                graph, _PASSES_MAX
-            )  # First, as it links nodes in from where an inner product leads.
+            # Connect before filling the lists, while links still follow the inner product.
+            connect(graph, _PASSES_MAX)
             fill_lists(graph.links, self._saved(self._by_angle, work_dir).links)
             scatter(graph.links, self._firsts_from(0), self._M, self._seed)
         connect(graph, _PASSES_MAX, distances=self._distances)
@@ -280,7 +284,7 @@ class Builder:
 
 
 class _Known:
-    """Hashes of rows seen, ascending, each with the first row that had it."""
+    """The hashes of all rows so far, ascending, each with the first row that has it."""
 
     def __init__(self, hashes: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64]) -> None:
         self._hashes, self._rows = hashes, rows
@@ -288,7 +292,7 @@ class _Known:
     def look_up(
         self, hashes: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
-        """For each row the first with its hash, itself or earlier; all are known from now on."""
+        """Return for each row the first row with the same hash, itself or earlier; add them."""
         every = np.concatenate([self._hashes, hashes])
         every_row = np.concatenate([self._rows, rows])
         self._hashes, at, which = np.unique(every, return_index=True, return_inverse=True)
@@ -307,9 +311,9 @@ def _temporary_file(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _read(path: Path, first_of: npt.NDArray[np.int64], M: int, width: int) -> Graph:
-    """Take hnswlib's file apart; nodes are put in the order of their labels, the row numbers."""
+    """Read hnswlib's file into arrays in the order of the labels, which are the row numbers."""
     count, record = len(first_of), _record(M, width)
-    rows = np.flatnonzero(first_of == np.arange(count))  # Those that hnswlib was given.
+    rows = np.flatnonzero(first_of == np.arange(count))  # Without duplicates.
     n = len(rows)
     tail_at = _HEADER.size + n * record.itemsize
     size = path.stat().st_size
@@ -318,12 +322,12 @@ def _read(path: Path, first_of: npt.NDArray[np.int64], M: int, width: int) -> Gr
     with open(path, "rb") as file:
         header = _HEADER.unpack(file.read(_HEADER.size))
     if (header[2], header[3], header[8]) != (n, record.itemsize, M):
-        raise DataLossError(f"{path}: not the graph that was saved", Reason.GRAPH)
+        raise DataLossError(f"{path}: its header is not that of the saved graph", Reason.GRAPH)
     top_level, entry = header[6], header[7]
     nodes = np.memmap(path, record, "r", _HEADER.size, (n,))
     row_of = nodes["label"].astype(np.int64)
     if not np.array_equal(np.sort(row_of), rows):
-        raise DataLossError(f"{path}: the labels are not the rows that were added", Reason.GRAPH)
+        raise DataLossError(f"{path}: the labels differ from the rows added", Reason.GRAPH)
     links = np.full((count, 2 * M), -1, np.int32)
     for start in range(0, n, _BLOCK_ROWS):
         block = nodes[start : start + _BLOCK_ROWS]
@@ -361,10 +365,10 @@ def _read_upper(
 
 
 def _without_duplicates(graph: Graph, rows: npt.NDArray[np.int64]) -> Graph:
-    """The graph of these rows alone, renumbered; the others have no level above 0."""
+    """Return the graph of these rows only, renumbered. The other rows must be on level 0 only."""
     n, levels = len(graph.links), np.diff(graph.upper_offsets)
     if np.delete(levels, rows).any() or graph.entry not in rows:
-        raise DataLossError("a twin is on an upper level of the graph", Reason.GRAPH)
+        raise DataLossError("a duplicate row is on an upper level of the graph", Reason.GRAPH)
     number = np.full(n + 1, -1, np.int32)  # The last one is for the padding, -1.
     number[rows] = np.arange(len(rows))
 
@@ -392,13 +396,17 @@ def _cut_short(path: Path) -> OSError:
 def _renumbered(
     lists: npt.NDArray[np.uint32], counts: npt.NDArray[np.integer], row_of: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int32]:
-    """Lists of internal numbers as lists of rows; -1 past the counts, where stale numbers are."""
+    """Convert lists of internal numbers to rows; -1 after the counts, where numbers are stale."""
     used = np.arange(lists.shape[1]) < counts[:, None]
     return np.where(used, row_of[np.where(used, lists, 0)], -1).astype(np.int32)
 
 
 def _check(graph: Graph, n: int, M: int) -> None:
-    """What hnswlib trusts: neighbours exist, on the level where they are named."""
+    """Check what hnswlib relies on: each neighbour exists on the level of the list it is in.
+
+    Raises:
+        DataLossError: GRAPH.
+    """
     offsets, levels = graph.upper_offsets, np.diff(graph.upper_offsets)
     if (
         graph.links.shape != (n, 2 * M)
@@ -411,7 +419,9 @@ def _check(graph: Graph, n: int, M: int) -> None:
         or graph.top_level != levels.max()
         or not -1 <= graph.links.min() <= graph.links.max() < n
     ):
-        raise DataLossError("the graph's arrays do not fit each other", Reason.GRAPH)
+        raise DataLossError(
+            f"the graph's arrays do not describe a graph of {n} nodes with M {M}", Reason.GRAPH
+        )
     lists = graph.upper_links
     if lists.size == 0:
         return
@@ -419,7 +429,7 @@ def _check(graph: Graph, n: int, M: int) -> None:
     level = np.arange(len(lists)) - offsets[owner] + 1
     outside = (lists < -1) | (lists >= n)
     if outside.any() or np.any((lists >= 0) & (levels[lists] < level[:, None])):
-        raise DataLossError("a neighbour is missing from the level where it is named", Reason.GRAPH)
+        raise DataLossError("a neighbour is missing from the level of its list", Reason.GRAPH)
 
 
 def file_pieces(
@@ -432,13 +442,15 @@ def file_pieces(
     ef_construction: int,
     capacity: int,
 ) -> Iterator[bytes | memoryview]:
-    """The pieces of a file that hnswlib's ``load_index`` opens.
+    """Yield the parts of a file that hnswlib's ``load_index`` reads.
 
     Args:
-        graph: of n nodes.
+        graph: a graph of n nodes.
         vectors: blocks of float32 (m, width), n rows in all, by node.
         labels: int64 (n,).
-        capacity: rows that the index has room for once it is loaded.
+        width: components of a row, including padding.
+        M, ef_construction: of the graph, as for ``Builder``.
+        capacity: capacity of the loaded index, in rows.
     """
     record, start = _record(M, width), 0
     vector_at = 4 + 4 * 2 * M
@@ -474,7 +486,7 @@ def _counted(
 
 
 def _upper_words(graph: Graph, M: int) -> npt.NDArray[np.uint32]:
-    """The part of the file above level 0, all of it 32-bit words."""
+    """Return the part of the file above level 0, which consists of 32-bit words."""
     n, u = len(graph.links), len(graph.upper_links)
     levels, each = np.diff(graph.upper_offsets), 1 + M
     words = np.zeros(n + u * each, "<u4")

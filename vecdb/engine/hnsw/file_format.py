@@ -1,14 +1,14 @@
-"""The file that hnswlib saves, as it lies on disk.
+"""The format of the file that hnswlib saves.
 
 Little-endian, without padding:
 
     header     HEADER, 96 bytes
     level 0    n records (``record``): link count u16, deletion mark u8, 0 u8, 2M neighbours u32,
-               the vector, label u64. Neighbours past the count are stale, not zeros.
+               the vector, label u64. Neighbours after the count are stale, not zeros.
     above      n times: size u32, then for each level 1.. of the node: count u32, M neighbours u32.
-               size = levels * (4 + 4M), so most nodes have the 4 bytes alone.
+               size = levels * (4 + 4M), so most nodes have only the 4 bytes.
 
-Neither the metric nor the dimension is in it.
+The file contains neither the metric nor the dimension.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The links of a graph as plain arrays: hnswlib's file becomes them, kernels walk on them."""
+"""The links of a graph as plain arrays, read from hnswlib's file and walked by the kernels."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Graph:
         upper_offsets: int32 (n + 1,); node i has upper_offsets[i + 1] - upper_offsets[i] levels
             above 0.
         upper_links: int32 (u, M); neighbours of node i on level L are row upper_offsets[i] + L - 1.
-        entry: node where a search begins, -1 if n is 0.
-        top_level: its level, counted from 0; -1 if n is 0.
+        entry: entry point, the node where a search begins; -1 if n is 0.
+        top_level: level of the entry point, counted from 0; -1 if n is 0.
     """
 
     links: npt.NDArray[np.int32]

@@ -1,17 +1,17 @@
-"""Which nodes of a graph a search can come to, and links to those that it could not.
+"""Find the nodes of a graph that no search can reach, and add links to them.
 
-A search goes down the upper levels and then walks level 0. Which nodes it passes above level 0
-depends on the query, so every node that some query could pass counts as a place where the walk may
-begin. What can't be reached from all of them together can't be reached at all: such a node is in no
-answer, unless its segment is scanned. Like the kernels, this reads a list of neighbours up to its
-first number that is none of a node.
+A search descends the upper levels and then walks level 0. Which nodes it visits above level 0
+depends on the query, so every node that some query could visit there counts as a start of the walk.
+A node that cannot be reached from any of these starts is in no result unless its segment is
+scanned. Like the kernels, this module reads a list of neighbours only up to its first invalid
+number.
 
-hnswlib leaves such nodes behind: when a list of neighbours is full, the ones that are dropped from
-it may have been in no other. It is rare at M = 16 and not at M = 4. They know their own neighbours,
-though, and most lists have room: ``connect`` adds a link there. Where none has, it may replace one
-that nothing depends on: all nodes that are reached keep the link over which they were first
-reached, and nodes are more than those links leave room for in no graph with M of 2 or more, since a
-list has 2M places and a node takes one. So every node can be given a link.
+hnswlib leaves such nodes: when a full list drops a neighbour, that neighbour may be in no other
+list. This is rare at M = 16 and common at M = 4. An unreachable node still has its own neighbours,
+and most of their lists have room, so ``connect`` adds a link there. If no list has room, it can
+replace a link that no node depends on. Every reached node depends on the one link over which it was
+first reached. A list has 2M places and each node depends on one link, so with M >= 2 some list
+always has a link to spare, and every node can be linked.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from vecdb.engine.hnsw.graph import Graph
 __all__ = ["connect", "distances_of", "reachable_nodes"]
 
 _SLICE_NODES = 50_000
-"""Lists of neighbours looked at in one go: a few megabytes each."""
+"""Lists of neighbours handled at a time, a few megabytes."""
 
 _HOSTS_MAX: Final = 2_000
-"""Nodes looked at along a node's links for one to link it from, before all are compared with it."""
+"""Nodes visited along a node's links to find one to link it from; after that, distances decide."""
 
 _COMPARED_MAX: Final = 10_000
-"""Nodes compared with it then, one for each so many of them."""
+"""Nodes in the sample whose distances are compared first."""
 
 Nodes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Distances = Callable[[int, Nodes], npt.NDArray[np.float64]]
-"""From a node to others; only their order matters."""
+"""Function of a node and other nodes, int64 (m,), to their distances, float64 (m,). Only the order
+of the distances matters."""
 
 
 def reachable_nodes(graph: Graph) -> Mask:
-    """Which nodes a search may come to: bool (n,). The shape of the graph must be right."""
+    """Return which nodes a search may reach, bool (n,). The shapes of the arrays must be valid."""
     n = len(graph.links)
     seen = np.zeros(n, bool)
     if n:
@@ -51,7 +52,7 @@ def reachable_nodes(graph: Graph) -> Mask:
 
 
 def _starts(graph: Graph) -> Nodes:
-    """Where a walk of level 0 may begin."""
+    """Return the nodes at which a walk of level 0 may begin."""
     starts = np.array([graph.entry], np.int64)
     for level in range(graph.top_level, 0, -1):
         starts = _closure_above(graph, level, starts)
@@ -65,13 +66,16 @@ def connect(
     *,
     distances: Distances | None = None,
 ) -> int:
-    """Make nodes reachable that are not, in place, by links from neighbours of theirs (or these
-    ones' neighbours) that have room for one; how many are left.
+    """Link unreachable nodes, in place, from neighbours (or their neighbours) that have room.
+
+    Returns:
+        The number of nodes that are still unreachable.
 
     Args:
-        passes_max: of a graph from elsewhere, as one may be made to need a pass for each node.
-        check: called for each node that could not be reached, to raise if it is to end.
-        distances: if given, what is left takes the place of the longest link near by that no other
+        graph: changed in place.
+        passes_max: bound for graphs of unknown origin, which may need one pass for each node.
+        check: called for each unreachable node; may raise to end the work.
+        distances: if given, the nodes still unreachable replace the longest nearby links that no
             node depends on, and none is left. Without it no link is replaced.
     """
     seen = reachable_nodes(graph)
@@ -82,7 +86,7 @@ def connect(
             check()
             if not seen[node] and _connect(graph.links, node, seen):
                 _walk(graph.links, np.array([node]), seen)
-        # Neighbours of those that are left may have been reached by now.
+        # The neighbours of the remaining nodes may have become reachable in this pass.
         before, lost = len(lost), np.flatnonzero(~seen)
         if len(lost) == before:
             break
@@ -95,7 +99,10 @@ def connect(
 def distances_of(
     row: npt.NDArray[np.float32], rows: npt.NDArray[np.float32], *, euclidean: bool
 ) -> npt.NDArray[np.float64]:
-    """Scores of rows for one of them, smaller for nearer ones, in double: none is infinite."""
+    """Return the scores of rows, float64 (n,), smaller for rows nearer to ``row``.
+
+    row: float32 (width,). rows: float32 (n, width). Double precision avoids infinite scores.
+    """
     wide = rows.astype(np.float64)
     if euclidean:
         return np.asarray(np.square(wide - row).sum(axis=1))
@@ -103,11 +110,11 @@ def distances_of(
 
 
 class _Replacing:
-    """Gives nodes links in the place of others.
+    """Links unreachable nodes, if necessary in place of links that no node depends on.
 
     Attributes:
-        parent: the node over whose link each was first reached; itself where a walk may begin, and
-            -1 if it was not reached. These links are never replaced.
+        parent: int64 (n,), for each node the one over whose link it was first reached; itself if a
+            walk may begin there, -1 if it was not reached. These links are never replaced.
     """
 
     def __init__(self, graph: Graph, distances: Distances) -> None:
@@ -119,6 +126,7 @@ class _Replacing:
         _walk(self._links, starts, self._seen, self.parent)
 
     def connect(self, lost: Nodes, check: Callable[[], None]) -> None:
+        """Link the unreachable nodes ``lost``; ``check`` is called for each and may raise."""
         for node in lost.tolist():
             check()
             if not self._seen[node]:
@@ -128,8 +136,8 @@ class _Replacing:
                 _walk(self._links, np.array([node]), self._seen, self.parent)
 
     def _host_of(self, node: int) -> int:
-        """A node that is reached and has a place, close by the links of the one that is not, or
-        the nearest of all."""
+        """Return a reached node with a free or replaceable link for an unreachable ``node``: one
+        close by along its links, else the nearest of all."""
         around = np.array([node])
         known = {node}
         while len(around) and len(known) < _HOSTS_MAX:
@@ -141,16 +149,16 @@ class _Replacing:
                     return int(host)
         reached = np.flatnonzero(self._seen)
         stride = -(-len(reached) // _COMPARED_MAX)
-        # Of many a part first: it holds near ones too, and hardly ever none that has a place.
+        # Try a sample first: it contains near nodes too, and nearly always one with a place.
         for some in (reached[node % stride :: stride], reached):
             nearest = some[np.argsort(self._distances(node, some), kind="stable")]
             for host in nearest.tolist():
                 if len(self._places(host)):
                     return int(host)
-        raise AssertionError("more nodes are reached than links lead to")
+        raise AssertionError("no list has a free or replaceable link, which M >= 2 rules out")
 
     def _places(self, host: int) -> Nodes:
-        """The first place of a list that is free, or those of links that nothing depends on."""
+        """Return the first free place of a list, else the places of links that can be replaced."""
         used = self._used(host)
         if used < self._links.shape[1]:
             return np.array([used])
@@ -169,7 +177,11 @@ class _Replacing:
 
 
 def _connect(links: npt.NDArray[np.int32], node: int, seen: Mask) -> bool:
-    """Add one link to a node, if there is room for it near by."""
+    """Add a link to ``node`` from a reached neighbour, or a neighbour's neighbour, with room.
+
+    Returns:
+        False if none of them has room.
+    """
     near = _of(links[node])
     for around in (near, _of(links[near])):
         hosts = around[seen[around]]
@@ -182,14 +194,17 @@ def _connect(links: npt.NDArray[np.int32], node: int, seen: Mask) -> bool:
 
 
 def _of(lists: npt.NDArray[np.int32]) -> Nodes:
-    """The nodes in lists, without the padding."""
+    """Return the nodes in lists, int64, without the padding."""
     return lists[lists >= 0].astype(np.int64)
 
 
 def _walk(
     links: npt.NDArray[np.int32], starts: Nodes, seen: Mask, parent: Nodes | None = None
 ) -> None:
-    """Mark on level 0 what can be reached from nodes, these included, and note from where."""
+    """Mark the nodes reachable on level 0 from ``starts``, these included, and set their parents.
+
+    Nodes already marked in ``seen`` are not walked again. Updates ``seen`` and ``parent`` in place.
+    """
     seen[starts] = True
     frontier = starts
     while len(frontier):
@@ -199,7 +214,7 @@ def _walk(
 
 
 def _closure_above(graph: Graph, level: int, starts: Nodes) -> Nodes:
-    """All nodes that links of an upper level lead to from ``starts``, these included."""
+    """Return all nodes reachable over links of one upper level from ``starts``, these included."""
     n, offsets = len(graph.links), graph.upper_offsets
     seen = np.zeros(n, bool)
     seen[starts] = True
@@ -217,12 +232,12 @@ def _unseen(
     owners: Nodes | None = None,
     parent: Nodes | None = None,
 ) -> Nodes:
-    """Neighbours in these lists that were not seen yet, each once; from now on they are."""
+    """Return the neighbours in these lists that are not marked yet, each once, and mark them."""
     usable = np.logical_and.accumulate((lists >= 0) & (lists < len(seen)), axis=1)
     found = lists[usable]
     unseen = ~seen[found]
-    memtable, at = np.unique(found[unseen].astype(np.int64), return_index=True)
-    seen[memtable] = True
+    new, at = np.unique(found[unseen].astype(np.int64), return_index=True)
+    seen[new] = True
     if parent is not None and owners is not None:
-        parent[memtable] = np.repeat(owners, usable.sum(axis=1))[unseen][at]
-    return memtable
+        parent[new] = np.repeat(owners, usable.sum(axis=1))[unseen][at]
+    return new

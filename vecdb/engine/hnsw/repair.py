@@ -1,15 +1,19 @@
-"""A graph without its dead nodes: their neighbours are linked to each other instead.
+"""Repair: remove the deleted nodes of a graph and link their neighbours to each other.
 
-Neither FAISS nor hnswlib's index can be told of nodes that are walked through and not returned as
-our views do. So what is live is taken out, in its order, and renumbered; where a list of neighbours
-named a dead node, that one's own live neighbours on the same level take its place, closest first,
-as long as there is room. What then can't be reached any more gets a link (``reachability``).
+A snapshot walks through deleted nodes without returning them, but an index of FAISS or hnswlib that
+is exported has no such delete bitmap. So a repair keeps only the live nodes, in their order,
+and renumbers them. In each list of neighbours a deleted node is replaced by its own live neighbours
+on the same level, closest first, as far as there is room. Nodes that cannot be reached after that
+get a link (``reachability``).
 
-It costs a few distances a link, far less than building. Past a quarter of dead nodes too much of
-the graph would be such patches: build anew. And so where what died held the graph together, and
-rows would be left that no walk comes to: bounds of both say when. Where a whole region died, no
-live neighbours are left to link across it, and recall around it would be below that of a graph
-that is built: ``deleted_together`` says so beforehand.
+A repair computes a few distances per link, far less than a build. A new build is needed instead
+
+- if more than a quarter of the nodes is deleted (``REPAIRED_FRACTION_MAX``): too much of the graph
+  would consist of replaced links;
+- if the deleted nodes connected the graph, so that too many live nodes would be unreachable
+  (``LOST_FRACTION_MAX``): ``repaired`` returns None;
+- if a whole region was deleted: no live neighbours are left to link across it, and recall around it
+  would be lower than after a build. ``deleted_together`` detects this beforehand.
 """
 
 from __future__ import annotations
@@ -34,48 +38,58 @@ __all__ = [
 ]
 
 REPAIRED_FRACTION_MAX: Final = 0.25
-"""Dead nodes as a fraction of all up to which a graph is healed."""
+"""Largest fraction of deleted nodes at which a graph is repaired."""
 
 LOST_FRACTION_MAX: Final = 0.001
-"""Nodes that healing may leave out of reach which were within it, as a fraction of those that
-live."""
+"""Largest fraction of live nodes that a repair may make unreachable."""
 
-_BURIED_FRACTION_MAX: Final = 1 / 16
-"""Dead nodes among dead neighbours, as a fraction of all nodes, up to which a graph is healed: with
-fewer of them recall stays that of a build, with a sixth it does not."""
+_SURROUNDED_FRACTION_MAX: Final = 1 / 16
+"""Largest fraction of nodes that are deleted and surrounded by deleted ones, at which a graph is
+repaired: below it recall equals that of a build, at one sixth it does not."""
 
 _LOST_IN_ALL_MAX: Final = 0.01
+"""Largest fraction of live nodes that may be unreachable after a repair, in total."""
+
 _BLOCK_NODES = 8_192
 _CONNECT_PASSES_MAX = 8
 _ATTACHED_MAX = 100
+"""Most unreachable nodes that are linked after an exact scan each."""
+
 _NEAR = 4
-"""Lists' lengths of near nodes that are looked at for one with room."""
+"""Nearest nodes in which ``_attach`` looks for one with room, as a multiple of a list's length."""
 
 
 def live_nodes(count: int, dead: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Nodes that are not dead, int64, ascending. dead: bitmap of ``SegmentSnapshot``."""
+    """Return the nodes that are not deleted, int64, ascending.
+
+    dead: delete bitmap, uint8, bit i & 7 of byte i >> 3; empty if no node is deleted.
+    """
     if len(dead) == 0:
         return np.arange(count)
     return np.flatnonzero(np.unpackbits(dead, count=count, bitorder="little") == 0)
 
 
 def deleted_together(graph: Graph, dead: npt.NDArray[np.uint8]) -> bool:
-    """Whether too many dead nodes lie among dead ones, more than half of their neighbours on level
-    0, for the graph to be healed. dead: bitmap."""
+    """Return whether too many deleted nodes are surrounded by deleted ones to repair the graph.
+
+    A node is surrounded if more than half of its neighbours on level 0 are deleted.
+
+    dead: delete bitmap, uint8, bit i & 7 of byte i >> 3; empty if no node is deleted.
+    """
     n = len(graph.links)
     if len(dead) == 0:
         return False
-    # The last one stands for the padding, and for what is no node.
+    # The last element stands for padding and for invalid numbers.
     is_deleted = np.append(np.unpackbits(dead, count=n, bitorder="little"), np.uint8(0)).astype(
         bool
     )
-    nodes, buried = np.flatnonzero(is_deleted), 0
+    nodes, surrounded = np.flatnonzero(is_deleted), 0
     for first in range(0, len(nodes), _BLOCK_NODES):
         lists = graph.links[nodes[first : first + _BLOCK_NODES]]
         known = (lists >= 0) & (lists < n)
         among = is_deleted[np.where(known, lists, n)].sum(axis=1)
-        buried += int(np.count_nonzero(2 * among > known.sum(axis=1)))
-    return buried > _BURIED_FRACTION_MAX * n
+        surrounded += int(np.count_nonzero(2 * among > known.sum(axis=1)))
+    return surrounded > _SURROUNDED_FRACTION_MAX * n
 
 
 def repaired(
@@ -85,14 +99,17 @@ def repaired(
     metric: Metric,
     check: Callable[[], None] = lambda: None,
 ) -> Graph | None:
-    """The graph of the nodes that are not dead, numbered in their order; None if too many of them
-    could no longer be reached, and a graph is to be built instead: more than ``LOST_FRACTION_MAX``
-    beyond those that can't be reached in ``graph``, or a hundredth in all.
+    """Return the graph of the live nodes, renumbered in their order.
 
     Args:
         vectors: float32 (n, width), of all nodes.
-        dead: bitmap, bit i & 7 of byte i >> 3; empty if there are none.
-        check: called between pieces of a few milliseconds, to raise if it is to end.
+        dead: delete bitmap, uint8, bit i & 7 of byte i >> 3; empty if no node is deleted.
+        metric: of the collection.
+        check: called every few milliseconds; may raise to end the repair.
+
+    Returns:
+        None if a graph must be built instead, since too many live nodes could not be reached: more
+        than ``LOST_FRACTION_MAX`` beyond those unreachable in ``graph``, or 1 % in all.
     """
     live = live_nodes(len(graph.links), dead)
     if len(live) == len(graph.links):
@@ -133,7 +150,7 @@ def repaired(
 
 
 def _is_disconnected(graph: Graph, live: npt.NDArray[np.int64], result: Graph) -> bool:
-    """Whether healing has lost more nodes than it may."""
+    """Return whether the repair has made too many nodes unreachable."""
     lost = int(np.count_nonzero(~reachable_nodes(result)))
     if lost <= LOST_FRACTION_MAX * len(live):
         return False
@@ -148,8 +165,10 @@ def _attach(
     metric: Metric,
     check: Callable[[], None],
 ) -> None:
-    """Link nodes in that have lost all around them, with the nearest ones by an exact scan, as far
-    as these have room."""
+    """Link unreachable nodes, whose neighbours were all deleted, from the nearest nodes with room.
+
+    The nearest nodes are found by an exact scan, so at most ``_ATTACHED_MAX`` nodes are linked.
+    """
     seen = reachable_nodes(graph)
     for node in np.flatnonzero(~seen)[:_ATTACHED_MAX].tolist():
         check()
@@ -175,10 +194,10 @@ def _attach(
 
 
 class _Repairer:
-    """What the levels of a graph have in common.
+    """Repairs the lists of all levels of one graph.
 
     Attributes:
-        number: int32 (n + 1,), new numbers of the nodes, -1 for those that are dead; the last one
+        number: int32 (n + 1,), new number of each node, -1 for deleted ones; the last element
             stands for the padding.
     """
 
@@ -203,7 +222,10 @@ class _Repairer:
         places: npt.NDArray[np.int64],
         owners: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.int32]:
-        """The lists of some nodes on one level, in new numbers. places: see ``relink_lists``."""
+        """Return the repaired lists of the nodes ``owners`` on one level, in new numbers.
+
+        places: see ``relink_lists``.
+        """
         relinked_lists = np.empty((len(owners), lists.shape[1]), np.int32)
         for first in range(0, len(owners), _BLOCK_NODES):
             self._check()

@@ -1,10 +1,10 @@
-"""What graph work is next, and who does it?
+"""What graph work is next, and which process does it?
 
-merge_policy   decides
-indexer        does the work in one collection
-process        the indexer's process
-supervisor     starts, feeds and ends it
-backpressure   slows writers down while graphs are behind
+merge_policy   decides which segments to merge next
+indexer        builds and merges the graphs of one collection
+process        main program of the indexer's child process
+supervisor     starts, feeds and ends the child process
+backpressure   delays writers while indexing is behind
 rewriting      rewrites flat segments without deleted rows
 trimming       removes tombstones that nothing needs
 """

@@ -1,13 +1,13 @@
-"""What the indexer does with one collection: build graphs, merge by extending, rebuild.
+"""Graph work for one collection: build graphs, merge segments by extending a graph, rebuild.
 
-All graph work happens here, in the indexer's process, under ``graph.lock``. ``planning.plan``
+All graph work happens here, in the indexer's process, under ``graph.lock``. ``merge_policy.plan``
 decides what comes next; ``CollectionIndexer`` does it.
 
-Merging by extending: the first graph of a group is loaded into hnswlib and the rows of its
-neighbours to the right are added to it, which costs only the new rows. During a bulk load the graph
-stays in memory between publications, and each publication at least doubles the one before, so that
-all of them together cost little more than the last. Beside steady writing it is published as soon
-as it has caught up.
+To merge a group of segments, the graph of the first one is loaded into hnswlib and the rows of the
+following segments are added, so that only the new rows cost build time. During a bulk load the
+graph stays in memory between publications. Each publication has at least twice the rows of the one
+before, so all of them together cost little more than the last. During slow, steady writes the
+graph is published as soon as it contains all flushed rows.
 """
 
 from __future__ import annotations
@@ -51,61 +51,62 @@ from vecdb.errors import DataLossError
 __all__ = ["CollectionIndexer"]
 
 FIRST_PUBLICATION_ROWS = 50_000
-"""A growing graph is published once it has this many rows, then each time it has doubled."""
+"""A growing graph is published when it has this many rows, and whenever it has doubled since."""
 
 
 _EXTENDED_ROWS_MIN = 50_000
-"""A smaller graph is built again, all rows in shuffled order, if as many or more are added: where
-the first rows are far from all later ones, a graph that is extended loses them. That at most
-doubles the work; for larger graphs it would be too much."""
+"""A smaller graph is not extended by as many rows as it has, or more, but rebuilt with all rows in
+shuffled order: if the first rows are far from all later ones, extending makes them unreachable.
+Rebuilding at most doubles the work; for larger graphs that would cost too much."""
 
 _MERGED_SEGMENTS_MAX = GROUP_SEGMENTS_MAX + 2
-"""Segments of a merge, those included that it takes up on its way."""
+"""Most segments of a merge, including those flushed while it runs."""
 
 _WAITING_FRACTION = 1 / 4
-"""A growing graph is published earlier if neither so many rows wait beside it, as a fraction of its
-own, nor as many as were just added: then they come slowly, and searches scan what is not in it."""
+"""A growing graph is published early if fewer rows wait than this fraction of its own, and fewer
+than were just added: writes are slow then, and searches have to scan the unpublished rows."""
 
 _BULK_FRACTION = 1 / 16
-"""Rows that came since there was nothing left to do, as a fraction of all, that are a bulk load."""
+"""Growth since the indexer last had nothing to do, as a fraction of all rows, from which it counts
+as a bulk load."""
 
 _FLUSH_WAIT_S_MAX, _FLUSH_WAIT_POLL_S = 10.0, 0.01
-"""How long whoever seals is waited for, and how often it is looked whether it is done."""
+"""Longest wait for a flush in progress, and the interval at which its lock is tried."""
 
 
 class _Growing:
-    """A graph in memory and the rows that are in it, ascending."""
+    """A graph in memory and the rows in it, ascending. Not thread-safe."""
 
     def __init__(self, builder: Builder, parts: list[RowArrays]) -> None:
         self.builder = builder
         self.parts = parts
         self.published_rows = 0
-        self.number = 0  # The segment that it was last published as.
+        self.number = 0  # The number of the segment as which it was last published.
 
     @property
     def rows(self) -> int:
         return sum(len(part.rows) for part in self.parts)
 
     def add(self, parts: Sequence[RowArrays], on_step: Callable[[int], None]) -> None:
-        """Add rows, shuffled among each other, telling now and then how many rows there are."""
+        """Add rows in shuffled order; ``on_step`` is called with the number of rows so far."""
         self.builder.add(*(part.vectors for part in parts), on_step=on_step)
         self.parts.extend(parts)
 
 
 class CollectionIndexer:
-    """Graph work for one collection.
+    """Graph work for one collection. Not thread-safe.
 
     Args:
-        threads: of a build.
-        rows_max: live rows of a graph.
-        report: told what is being done, as a dict that JSON can hold.
-        should_stop: asked between steps.
-        deleted_fraction_max: a graph with more dead nodes than this is built anew.
-        settled_rows: live rows when there was nothing left to do; None: those in graphs now. Where
-            many have come since, a pause is for making one graph of all.
+        threads: threads of a graph build.
+        rows_max: most live rows of a graph.
+        report: called with each progress event, a dict of JSON values.
+        should_stop: called between steps; True ends the run.
+        deleted_fraction_max: a graph with a larger fraction of deleted nodes is rebuilt.
+        settled_rows: live rows when the indexer last had nothing to do; None: those in graphs now.
+            If many were added since, the next pause merges all graphs into one.
 
     Attributes:
-        settled_rows: the same after a run.
+        settled_rows: as the argument, updated by ``run``.
     """
 
     def __init__(
@@ -135,14 +136,15 @@ class CollectionIndexer:
         self.settled_rows = settled_rows
 
     def run(self, pace: Pace) -> bool:
-        """Do what is to be done now.
+        """Do all graph work that pays at this pace, then garbage-collect, purge and trim.
 
-        Returns True if something was left: what does not pay yet, or what another process is at.
+        Returns:
+            True if work is left: it does not pay yet, or another process holds ``graph.lock``.
         """
         with file_lock(self._folder / "graph.lock", wait=False) as held:
             if not held:
                 return True
-            self._clear_up()
+            self._remove_leftovers()
             if self.settled_rows is None:
                 snapshot = self._snapshots.snapshot()
                 self.settled_rows = sum(
@@ -155,7 +157,7 @@ class CollectionIndexer:
                 if taken is None:
                     break
                 failpoint("graph.claimed")
-                if self._intact(group, snapshot):
+                if self._verify_group(group, snapshot):
                     self._merge(group, taken)
                 else:
                     discard_reservations(self._store, self._segments, GRAPH_LOCK)
@@ -171,7 +173,10 @@ class CollectionIndexer:
             return left
 
     def _pace_of_a_pause(self, snapshot: Snapshot) -> Pace:
-        """After a bulk load the large graph was written several times already: once more pays."""
+        """Return the pace for a pause: "optimizing" after a bulk load.
+
+        A bulk load has written the large graph several times already, so once more is worth it.
+        """
         grown = snapshot.live_count - (self.settled_rows or 0)
         return "optimizing" if grown >= _BULK_FRACTION * snapshot.live_count else "pausing"
 
@@ -183,17 +188,17 @@ class CollectionIndexer:
             deleted_fraction_max=self._deleted_fraction_max,
         )
 
-    def _clear_up(self) -> None:
-        """Remove what an earlier holder of the lock left when it was killed."""
+    def _remove_leftovers(self) -> None:
+        """Remove reservations and drafts of an earlier lock holder that was killed."""
         make_folder(self._segments, exist_ok=True)
         discard_reservations(self._store, self._segments, GRAPH_LOCK)
         remove_drafts(self._folder)
 
     def _take(self, pace: Pace) -> tuple[Snapshot, list[SegmentSnapshot], Reservation | None]:
-        """The next group, claimed; None for the claim if there is nothing to do, or not now.
+        """Plan and reserve the next group; the reservation is None if there is nothing to do now.
 
-        Sealing is held off for that moment, or it might be joining some of the group: then the
-        claim would be refused, and under steady writing again and again.
+        Holds the flush lock for that moment. Otherwise a flush might be joining some segments of
+        the group, and the reservation would be refused, during steady writes again and again.
         """
         with self._flushing_held_off() as held:
             if not held:
@@ -216,24 +221,26 @@ class CollectionIndexer:
 
     @contextlib.contextmanager
     def _flushing_held_off(self) -> Iterator[bool]:
-        """Gives False if whoever seals was not done in time: it may have been stopped, and other
-        collections have work too."""
-        patience = time.monotonic() + _FLUSH_WAIT_S_MAX
+        """Hold the flush lock; yields False if a flush in progress did not end in time.
+
+        The flushing process may have been stopped, and other collections have work too.
+        """
+        deadline = time.monotonic() + _FLUSH_WAIT_S_MAX
         while True:
             with file_lock(self._folder / "seal.lock", wait=False) as held:
                 if held:
                     yield True
                     return
-            if self._should_stop() or time.monotonic() > patience:
+            if self._should_stop() or time.monotonic() > deadline:
                 yield False
                 return
             time.sleep(_FLUSH_WAIT_POLL_S)
 
-    def _intact(self, group: list[SegmentSnapshot], snapshot: Snapshot) -> bool:
-        """Compare the checksums of what is about to be built from.
+    def _verify_group(self, group: list[SegmentSnapshot], snapshot: Snapshot) -> bool:
+        """Compare the checksums of the segments to build from; return False to plan again.
 
-        A segment whose files are gone or damaged is marked lost, unless the generation has moved:
-        then sealing may have joined it with another. Either way the plan is made anew.
+        A segment whose files are missing or damaged is quarantined, unless the generation has
+        changed: then a flush may have joined it with another segment.
         """
         for segment in group:
             try:
@@ -246,16 +253,16 @@ class CollectionIndexer:
         return True
 
     def _merge(self, group: list[SegmentSnapshot], taken: Reservation) -> None:
-        """Make one graph of neighbours, going on to the right as long as more is sealed there."""
+        """Merge neighbouring segments, and those flushed after them in the meantime, to a graph."""
         began = time.monotonic()
         self._report({"event": "building", "rows": sum(s.live_count for s in group)})
         growing, remaining = self._begin(group)
         growing.add([self._live_part(segment) for segment in remaining], self._progressed)
-        # Not too many at once, since none of them can be joined meanwhile.
+        # Bounded, since a flush cannot join segments that a merge has reserved.
         for _ in range(_MERGED_SEGMENTS_MAX - len(group)):
             if self._should_stop():
                 break
-            more = self._sealed_to_the_right(taken, growing)
+            more = self._next_flushed(taken, growing)
             if more is None:
                 break
             segment, snapshot = more
@@ -278,8 +285,11 @@ class CollectionIndexer:
         self._report({"event": "progress", "rows": rows})
 
     def _begin(self, group: list[SegmentSnapshot]) -> tuple[_Growing, list[SegmentSnapshot]]:
-        """What to begin with, and the segments still to add: the graph at hand, the first segment's
-        graph, or an empty one. Only the first, so that nodes stay in the order of rows."""
+        """Return the graph to extend and the segments to add to it.
+
+        The graph is the one kept in memory, the first segment's, or an empty one. Only the first
+        segment's graph can be extended, since nodes must stay in the order of rows.
+        """
         config, first = self._store.config, group[0]
         kept, self._kept = self._kept, None
         rows, inside = sum(len(s.content.rows) for s in group), len(first.content.rows)
@@ -310,7 +320,7 @@ class CollectionIndexer:
                 )
                 return _Growing(builder, [first.content]), group[1:]
             except DataLossError as damage:
-                # Its arrays contradict each other: the rows are right, so build from them.
+                # The graph's arrays are inconsistent; its rows are right, so build from those.
                 self._report({"event": "damaged", "detail": str(damage)})
         builder = Builder(
             space,
@@ -325,16 +335,21 @@ class CollectionIndexer:
     def _live_part(self, segment: SegmentSnapshot) -> RowArrays:
         with self._store.environment.read() as transaction:
             seq = self._store.read_state(transaction).seq
-            dead = self._store.rows.read_deleted(
+            deleted = self._store.rows.read_deleted(
                 transaction, segment.first_row, segment.end_row, seq
             )
-        return segment.content.without(dead)
+        return segment.content.without(deleted)
 
-    def _sealed_to_the_right(
+    def _next_flushed(
         self, taken: Reservation, growing: _Growing
     ) -> tuple[SegmentSnapshot, Snapshot] | None:
-        """A flat segment that was sealed meanwhile just behind the claim and still fits, and the
-        view that shows it; None also once a merge pays that begins further left."""
+        """Return the flat segment just after the reservation if it should join the merge, and the
+        snapshot that has it.
+
+        Returns:
+            None if there is none, if it does not fit, if the graph should be published now, or if
+            a merge that begins with an earlier segment pays.
+        """
         unpublished = growing.rows - growing.published_rows
         if unpublished >= max(growing.published_rows, FIRST_PUBLICATION_ROWS):
             return None
@@ -348,7 +363,11 @@ class CollectionIndexer:
         for segment in snapshot.segments:
             if segment.first_row == taken.end_row and segment.graph is None:
                 fits = growing.rows + segment.live_count <= self._rows_max
-                return (segment, snapshot) if fits and self._intact([segment], snapshot) else None
+                return (
+                    (segment, snapshot)
+                    if fits and self._verify_group([segment], snapshot)
+                    else None
+                )
         return None
 
     def _publish(self, taken: Reservation, growing: _Growing) -> None:
@@ -374,5 +393,6 @@ class CollectionIndexer:
 
 
 def _lost_seq(group: list[SegmentSnapshot], snapshot: Snapshot) -> int | None:
-    """The seq of lost segments' rows, which were read from the store; None without any."""
+    """Return the seq at which quarantined segments' rows were read from the store; None if the
+    group has no quarantined segment."""
     return snapshot.state.seq if any(segment.segment is None for segment in group) else None

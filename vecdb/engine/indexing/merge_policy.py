@@ -1,9 +1,9 @@
-"""What graph work a collection needs next: a pure function of its segments.
+"""The merge policy: which segments to merge into one graph next, a pure function of the segments.
 
-After ``optimize`` or a bulk load there is one graph for the whole collection, or as few as the cap
-on a segment's size allows, none with many dead nodes. Otherwise there may be smaller ones to the
-right of a large graph, each a fraction of the one before: writing the large one again for every few
-rows would wear the disk out.
+After ``optimize`` or a bulk load there is one graph for the whole collection, or as few as the
+limit on a segment's size allows, none with many deleted nodes. Otherwise a large graph may be
+followed by smaller ones of newer rows, each a fraction of the size of the one before. Rewriting the
+large graph for every few rows would multiply the bytes written to disk.
 """
 
 from __future__ import annotations
@@ -16,23 +16,26 @@ from vecdb.engine.segments.segment import padded_width
 __all__ = ["GROUP_SEGMENTS_MAX", "Pace", "graph_row_bytes", "plan"]
 
 Pace = Literal["writing", "pausing", "optimizing"]
-"""Work that pays while writes go on; work for a pause between them; all that can be done."""
+"""Which work to do: what pays during writes, what pays in a pause between writes, or all of it."""
 
-_WORTH: dict[Pace, tuple[float, int]] = {"writing": (1 / 8, 4_000), "pausing": (1 / 32, 0)}
-"""Rows beside a graph, as a fraction of those inside, at which extending it pays, as that writes
-the whole segment again. Until then they get a graph of their own, from so many rows on: walking one
-costs about what scanning 2,500 rows costs."""
+_MERGE_THRESHOLDS: dict[Pace, tuple[float, int]] = {
+    "writing": (1 / 8, 4_000),
+    "pausing": (1 / 32, 0),
+}
+"""Per pace: rows beside a graph, as a fraction of those in it, from which extending it pays, since
+that rewrites the whole segment; and rows from which newer rows get a graph of their own before
+that. Walking a graph costs about as much as scanning 2,500 rows."""
 
 GROUP_SEGMENTS_MAX = 10
-"""Segments that are merged at once. What a merge has claimed can't be joined meanwhile, so that
-this is what leaves room for what is sealed during a merge (``sealing.SEGMENTS_MAX``)."""
+"""Most segments merged at a time. A flush cannot join segments that a merge has reserved, so this
+limit leaves room for segments flushed during a merge (``segments/flushing.py``)."""
 
 FLAT_SEGMENTS_MAX = 6
-"""Segments beside the graphs past which they are merged even if it is early."""
+"""With more segments than this beside the graphs they are merged early."""
 
 
 def graph_row_bytes(dim: int, M: int) -> int:
-    """About what a row takes in a graph segment."""
+    """Return the approximate size of a row in a graph segment, in bytes."""
     return 4 * padded_width(dim) + 8 * M + 32
 
 
@@ -43,12 +46,13 @@ def plan(
     pace: Pace,
     deleted_fraction_max: float = DELETED_FRACTION_MAX,
 ) -> list[SegmentSnapshot] | None:
-    """The neighbours to make one graph of next; None if there is nothing to do.
+    """Return the neighbouring segments to merge into one graph next; None if none pays.
 
     Args:
-        segments: in place, by first row.
-        rows_max: live rows that a graph may have.
-        deleted_fraction_max: a graph with more dead nodes than this is built anew.
+        segments: the live segments, by first row.
+        rows_max: most live rows of a graph.
+        pace: which work to do.
+        deleted_fraction_max: a graph with a larger fraction of deleted nodes is rebuilt.
     """
     groups: list[list[SegmentSnapshot]] = []
     room = 0
@@ -61,18 +65,18 @@ def plan(
     for group in groups:
         if len(group) == 1 and is_clean(group[0], deleted_fraction_max):
             continue
-        paying = group if pace == "optimizing" else _paying(group, *_WORTH[pace])
+        paying = group if pace == "optimizing" else _paying(group, *_MERGE_THRESHOLDS[pace])
         if paying:
             return paying
     return None
 
 
 def _paying(group: list[SegmentSnapshot], fraction: float, tier_rows: int) -> list[SegmentSnapshot]:
-    """The right part of a group whose merging pays; none if that is nothing.
+    """Return the trailing segments of a group that pay to merge; empty if none do.
 
-    All of it if there is much beside its largest graph; otherwise the same is asked of what lies to
-    the right of that, and so on. So steady writing leaves graphs that are each a fraction of the
-    one before, and few rows in none.
+    The whole group pays if the segments beside its largest graph have enough rows. Otherwise the
+    same test is applied to the segments after that graph, and so on. So steady writing results in
+    graphs that are each a fraction of the one before, and few rows in no graph.
     """
     least = 0
     while group:

@@ -1,14 +1,15 @@
-"""The indexer's process, started by an open database.
+"""The indexer's child process, started by an open database.
 
     python -m vecdb.engine.indexing.process FOLDER
 
-Reads lines from standard input: "work ID" (a collection may have graph work that pays) and
-"optimize ID" (do all of it). Answers each with a JSON line {"event": "done", …} and tells between
-what it is doing. What does not pay while writes go on is done after a pause in the writing. Ends
-when its input ends: at once, or after the job at hand with ``--finish-when-orphaned``.
+Reads lines from standard input: "work ID" (do the graph work of a collection that pays) and
+"optimize ID" (do all of it). Answers each line with a JSON line {"event": "done", …}, and writes
+progress events in between. Work that does not pay during writes is done once no line has arrived
+for ``_PAUSE_S``. The process ends when its input ends: at once, or with ``--finish-when-orphaned``
+after the current job.
 
-With ``--finish ID…`` it reads no input: it brings all rows of these collections into graphs, those
-too that are in no segment yet, and ends.
+With ``--finish ID…`` it reads no input: it flushes and indexes all rows of these collections, then
+ends.
 """
 
 from __future__ import annotations
@@ -40,22 +41,22 @@ from vecdb.errors import NotFoundError
 __all__ = ["main"]
 
 _PAUSE_S = 2.0
-"""Seconds without a word from the parent after which leftovers are done too."""
+"""Seconds without input after which the work that did not pay is done too."""
 
 _FINISHING_RUNS_MAX = 10
-"""Runs of a collection with ``--finish``: each does all that is there when it begins, so that more
-are needed only after another process, and writers can't keep it from ending."""
+"""Most runs of a collection with ``--finish``. Each run does all work that exists when it begins,
+so more are needed only after work of another process; the limit makes it end despite writers."""
 
 
-def _say(event: Mapping[str, object]) -> None:
+def _emit(event: Mapping[str, object]) -> None:
     try:
         print(json.dumps(event), flush=True)
     except OSError:
-        pass  # Nobody listens any more; the work is what counts.
+        pass  # The parent has ended. The work itself goes on.
 
 
 class _Worker:
-    """Takes collections in turn until the input has ended."""
+    """Works on one collection after another until the input ends."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._root = Path(arguments.folder)
@@ -63,10 +64,10 @@ class _Worker:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._orphaned = threading.Event()
         self._leftover: set[str] = set()
-        self._settled_rows: dict[str, int | None] = {}  # As ``CollectionIndexer`` says.
+        self._settled_rows: dict[str, int | None] = {}  # See ``CollectionIndexer``.
 
     def read_input(self) -> None:
-        """The thread that notices the parent's end."""
+        """Read lines until the parent has ended; runs in a thread of its own."""
         for line in sys.stdin:
             self._lines.put(line.strip())
         self._orphaned.set()
@@ -79,45 +80,45 @@ class _Worker:
             try:
                 line = self._lines.get(timeout=_PAUSE_S if self._leftover else None)
             except queue.Empty:
-                # Writing pauses: what did not pay before is done now.
+                # Writes have paused: do the work that did not pay before.
                 collection_id = self._leftover.pop()
                 self._work(collection_id, "pausing")
-                _say({"event": "rested", "left": len(self._leftover)})
+                _emit({"event": "paused", "left": len(self._leftover)})
                 continue
             if line is None:
                 return
-            word, _, collection_id = line.partition(" ")
-            self._work(collection_id, "optimizing" if word == "optimize" else "writing")
-            _say({"event": "done", "left": len(self._leftover)})
+            command, _, collection_id = line.partition(" ")
+            self._work(collection_id, "optimizing" if command == "optimize" else "writing")
+            _emit({"event": "done", "left": len(self._leftover)})
 
     def finish(self, collection_ids: list[str]) -> None:
-        """Do all that there is to do now in these collections."""
+        """Flush and index all rows of these collections."""
         for collection_id in collection_ids:
-            _say({"event": "finishing", "collection": collection_id, "time": time.ctime()})
+            _emit({"event": "finishing", "collection": collection_id, "time": time.ctime()})
             for _ in range(_FINISHING_RUNS_MAX):
                 self._work(collection_id, "optimizing")
                 if collection_id not in self._leftover:
                     break
-                # Another process is at it, or writes more.
+                # Another process holds the lock, or has written more: wait until the lock is free.
                 lock = self._root / "collections" / collection_id / "graph.lock"
                 with contextlib.suppress(OSError), file_lock(lock, wait=True):
                     pass
-            _say({"event": "finished", "collection": collection_id, "time": time.ctime()})
+            _emit({"event": "finished", "collection": collection_id, "time": time.ctime()})
 
     def _work(self, collection_id: str, pace: Pace) -> None:
-        """One collection; whatever fails there is told and keeps no other from its turn."""
+        """Work on one collection. A failure is reported as an event, and the next one follows."""
         folder = self._root / "collections" / collection_id
         self._leftover.discard(collection_id)
         try:
             if self._index(folder, collection_id, pace):
                 self._leftover.add(collection_id)
         except Exception as error:
-            # A dropped collection's folder is moved away under us: that is no failure.
+            # Not a failure if the collection was dropped: its folder is moved during the work.
             if not isinstance(error, NotFoundError) and (folder / "store" / "data.mdb").is_file():
                 detail = f"{type(error).__name__}: {error}"
-                _say({"event": "failed", "collection": collection_id, "detail": detail})
+                _emit({"event": "failed", "collection": collection_id, "detail": detail})
                 return
-        _say({"event": "worked", "collection": collection_id})
+        _emit({"event": "worked", "collection": collection_id})
 
     def _index(self, folder: Path, collection_id: str, pace: Pace) -> bool:
         environment = Environment(
@@ -130,7 +131,7 @@ class _Worker:
             store = Store(environment, collection_id)
             size = graph_row_bytes(store.config.dim, store.config.M)
             rows_max = max(1, self._arguments.segment_bytes_max // size)
-            sealed = not self._arguments.finish or flush(
+            flushed = not self._arguments.finish or flush(
                 store,
                 folder,
                 collection_id,
@@ -144,19 +145,19 @@ class _Worker:
                 collection_id,
                 threads=self._arguments.threads,
                 rows_max=rows_max,
-                report=lambda event: _say({**event, "collection": collection_id}),
+                report=lambda event: _emit({**event, "collection": collection_id}),
                 should_stop=self._orphaned.is_set,
                 settled_rows=self._settled_rows.get(collection_id),
             )
             left = indexer.run(pace)
             self._settled_rows[collection_id] = indexer.settled_rows
-            return left or not sealed
+            return left or not flushed
         finally:
             environment.close()
 
 
 def main() -> None:
-    """Run until the input ends."""
+    """Run the process until its input ends, or with ``--finish`` until the work is done."""
     parser = argparse.ArgumentParser(
         prog="python -m vecdb.engine.indexing.process", description=__doc__
     )
@@ -179,7 +180,7 @@ def main() -> None:
             load_kernels()
             worker.finish(arguments.finish)
             return
-        # Before the kernels, which may have to be compiled: the parent may end meanwhile.
+        # Start reading before loading the kernels: the parent may end while they are compiled.
         threading.Thread(target=worker.read_input, name="input", daemon=True).start()
         load_kernels()
         freeze_loaded_objects()

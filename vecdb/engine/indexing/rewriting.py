@@ -1,4 +1,4 @@
-"""Rewriting flat segments without their deleted rows."""
+"""Rewrite flat segments without their deleted rows (graphs are rewritten by the indexer)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ __all__ = ["rewrite_flat"]
 
 
 def rewrite_flat(store: Store, folder: Path, collection_id: str, snapshot: Snapshot) -> None:
-    """Rewrite without deleted rows the flat segments of which less than half is live."""
+    """Rewrite each flat segment of which less than half of the rows are live.
+
+    Does nothing while another process or thread holds the flush lock, and skips segments that are
+    damaged or reserved.
+
+    Raises:
+        ResourceExhaustedError: the disk is full.
+        NotFoundError: the collection was dropped.
+    """
     sparse = [
         s for s in snapshot.segments if s.graph is None and 2 * s.live_count < len(s.content.rows)
     ]
@@ -49,7 +57,7 @@ def rewrite_flat(store: Store, folder: Path, collection_id: str, snapshot: Snaps
                 )
             if content is None or taken is None:
                 continue
-            dead = read_deleted(store, taken.first_row, taken.end_row, taken.seq)
-            live = content.without(dead)
+            deleted = read_deleted(store, taken.first_row, taken.end_row, taken.seq)
+            live = content.without(deleted)
             write_and_publish(store, segments, collection_id, taken, live)
         collect_garbage(store, segments)

@@ -1,10 +1,10 @@
-"""Runs the indexer: a child process, at most one a process, started when there is work for it.
+"""The supervisor runs the indexer as a child process, at most one per database, when there is work.
 
-Graphs are not built in this process since hnswlib holds the GIL while it saves, and takes memory of
-the segment's size. The child reads lines from its standard input ("work ID", "optimize ID") and
-writes JSON lines to its standard output; it ends when its input does, which is also how it notices
-that this process is gone. What fails in one collection is tried again, later each time, and keeps
-no other waiting.
+Graphs are not built in the parent process, since hnswlib holds the GIL while it saves a graph, and
+a build takes memory of the segment's size. The child reads lines from its standard input ("work
+ID", "optimize ID") and writes JSON lines to its standard output. It ends when its input ends, which
+also happens when the parent is killed. Work that fails in one collection is retried with
+exponential backoff and does not delay other collections.
 """
 
 from __future__ import annotations
@@ -30,17 +30,21 @@ from vecdb.engine.system.folder_use import FolderUse
 __all__ = ["IndexerSettings", "Supervisor"]
 
 _BACKOFF_S_MAX = 60.0
+"""Longest pause before work that failed is retried, in seconds."""
+
 _LINGER_S = 5.0
+"""Seconds without work after which the child is ended."""
+
 _END_S_MAX = 5.0
-"""A child that was told to end and is there so long afterwards is killed."""
+"""Seconds from the end of its input after which a child is killed."""
 
 _UNANSWERED_MAX = 64
-"""Lines that the child was given and has not answered yet. Its pipe holds more than these, so that
-writing to it never waits: it may have been stopped."""
+"""Most lines sent to the child and not answered yet. The pipe's buffer holds more than these, so
+writing never blocks, even if the child was stopped."""
 
 
 _LOG_NAME = "indexer.log"
-"""In the data folder: what a detached indexer says."""
+"""The file in the data folder with the output of a detached indexer."""
 
 _log = logging.getLogger("vecdb.engine")
 
@@ -50,7 +54,11 @@ class IndexerSettings:
     """How the indexer runs; see the options of the same names.
 
     Attributes:
-        enabled: False runs none. finishes: on close a detached one finishes what is left.
+        enabled: whether to run an indexer at all.
+        finishes: whether a detached indexer finishes the remaining work after close.
+        outlives_parent: whether the child finishes its current job after close.
+        threads: threads of a graph build.
+        map_bytes, seal_bytes, segment_bytes_max: sizes in bytes.
     """
 
     enabled: bool = True
@@ -64,7 +72,7 @@ class IndexerSettings:
 
 @dataclass
 class _Failure:
-    """Failures in a row of one collection."""
+    """Consecutive failures of one collection. again_at: when to retry, ``time.monotonic``."""
 
     count: int
     detail: str
@@ -72,7 +80,7 @@ class _Failure:
 
 
 class Supervisor:
-    """Starts, feeds and ends the indexer of one database. Safe to use from many threads."""
+    """Starts, feeds and ends the indexer of one database. Thread-safe."""
 
     def __init__(
         self,
@@ -80,7 +88,8 @@ class Supervisor:
         settings: IndexerSettings,
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
-        """Start nothing yet. on_progress: told the id of a collection whose graph grows."""
+        """Start no process yet. on_progress: called with the id of a collection when its graph
+        grows."""
         self._on_progress = on_progress
         self._root = root
         self._settings = settings
@@ -90,11 +99,11 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._sent = self._answered = self._left = 0
-        self._doing: dict[str, Any] = {}
+        self._current: dict[str, Any] = {}
         self._output_tail: deque[str] = deque(maxlen=20)
 
     def wake(self, collection_id: str, *, urgent: bool = False) -> None:
-        """There may be work in this collection. urgent: finish it, whether it pays yet or not."""
+        """Request the graph work of a collection. urgent: all of it, whether or not it pays yet."""
         if not self._settings.enabled:
             return
         with self._changed:
@@ -109,30 +118,31 @@ class Supervisor:
             self._changed.notify_all()
 
     def status(self, collection_id: str) -> str:
-        """One line on what the indexer does for a collection."""
+        """Return one line of text on what the indexer does for a collection."""
         if not self._settings.enabled:
             return "off"
         with self._changed:
             failure = self._failures.get(collection_id)
             if failure is not None:
                 return f"waiting after a crash ({failure.count} in a row): {failure.detail}"
-            if self._doing.get("collection") == collection_id:
-                return f"building ({self._doing.get('rows', 0)} rows)"
+            if self._current.get("collection") == collection_id:
+                return f"building ({self._current.get('rows', 0)} rows)"
             if collection_id in self._wanted:
                 return "waiting for its turn"
             return "idle"
 
     def failures(self, collection_id: str) -> int:
-        """Failures in a row, 0 when the last work in the collection went well."""
+        """Return the number of consecutive failures, 0 after work that succeeded."""
         failure = self._failures.get(collection_id)
         return 0 if failure is None else failure.count
 
     def close(self, unfinished: Iterable[Callable[[], str | None]] = ()) -> None:
-        """End the supervisor. An embedded database's child finishes the job at hand by itself.
+        """End the supervisor. With ``outlives_parent`` the child still finishes its current job.
 
         Args:
-            unfinished: asked once the supervisor has ended, if ``finishes`` is set: the id of a
-                collection in which work is left, or None. A detached indexer does it.
+            unfinished: functions called, if ``finishes`` is set, once the supervisor has ended.
+                Each returns the id of a collection with work left, or None. A detached indexer is
+                started for those.
         """
         with self._changed:
             self._closed = True
@@ -140,13 +150,13 @@ class Supervisor:
         if self._thread is not None:
             self._thread.join()
         if self._settings.finishes:
-            left = [found for found in (ask() for ask in unfinished) if found is not None]
+            left = [found for found in (find() for find in unfinished) if found is not None]
             if left:
                 self._finish_detached(left)
 
     def _finish_detached(self, collection_ids: list[str]) -> None:
         try:
-            with FolderUse(self._root) as use:  # So that no compaction comes before it.
+            with FolderUse(self._root) as use:  # No compaction may start before the indexer does.
                 start_detached(
                     "vecdb.engine.indexing.process",
                     *self._arguments(),
@@ -158,10 +168,10 @@ class Supervisor:
                 )
                 use.hand_over()
         except OSError as error:
-            # Closing goes on: the rows are on disk, and the next who opens them indexes them.
-            _log.warning("no indexer was started for %s: %s", self._root, error)
+            # Not an error of close: the rows are on disk and are indexed after the next open.
+            _log.warning("could not start the detached indexer of %s: %s", self._root, error)
 
-    # The rest runs in the supervisor's thread, and ``_listen`` in one a child.
+    # The rest runs in the supervisor's thread; ``_listen`` runs in one thread per child.
 
     def _want(self, collection_id: str, urgent: bool) -> None:
         self._wanted[collection_id] = self._wanted.get(collection_id, False) or urgent
@@ -176,7 +186,8 @@ class Supervisor:
             self._run_child()
 
     def _due(self) -> dict[str, bool]:
-        """What is wanted now; after a failure a collection is wanted again when its time comes."""
+        """Return collection id → urgent of the work to send now. After a failure a collection is
+        due again when its backoff ends."""
         now = time.monotonic()
         due = {c: True for c, failure in self._failures.items() if failure.again_at <= now}
         for collection_id, urgent in self._wanted.items():
@@ -185,7 +196,7 @@ class Supervisor:
         return due
 
     def _run_child(self) -> None:
-        """One life of the child."""
+        """Start a child, feed it until it is idle or must end, and wait for its end."""
         given: dict[str, bool] = {}
         self._sent = self._answered = self._left = 0
         self._output_tail.clear()
@@ -193,7 +204,7 @@ class Supervisor:
             child = self._start()
         except OSError as error:
             with self._changed:
-                # Those too that are wanted again after a failure, or this would spin.
+                # Including retries that are due now, or this loop would spin.
                 for collection_id in {*self._wanted, *self._due()}:
                     self._failed(collection_id, f"the indexer could not be started: {error}")
             return
@@ -205,28 +216,29 @@ class Supervisor:
             self._feed(child, given)
         assert child.stdin is not None
         with contextlib.suppress(OSError):
-            child.stdin.close()  # It ends by itself, at once or after the job at hand.
-        told_at = time.monotonic()
+            child.stdin.close()  # The child then ends, at once or after its current job.
+        closed_at = time.monotonic()
         while reader.is_alive():
             reader.join(0.1)
             if self._closed and self._settings.outlives_parent:
                 return
-            # It has nothing at hand, or nothing that may not be broken off: it was stopped.
-            if time.monotonic() - told_at > _END_S_MAX:
+            # The child should have ended, so it was stopped. Its work may be interrupted.
+            if time.monotonic() - closed_at > _END_S_MAX:
                 child.kill()
         if child.wait() != 0 and not self._closed:
-            self._blame(given)
+            self._back_off(given)
 
-    def _blame(self, given: dict[str, bool]) -> None:
-        """The child died. The collection that it worked on waits a while, the others don't."""
+    def _back_off(self, given: dict[str, bool]) -> None:
+        """Request the work of a crashed child again, with a backoff for the collection that it was
+        working on."""
         with self._changed:
-            culprit = self._doing.get("collection")
+            failing = self._current.get("collection")
             detail = self._output_tail[-1] if self._output_tail else "it was killed"
             for collection_id, urgent in given.items():
                 self._want(collection_id, urgent)
-                if culprit in (None, collection_id):
+                if failing in (None, collection_id):
                     self._failed(collection_id, detail)
-            self._doing = {}
+            self._current = {}
 
     def _failed(self, collection_id: str, detail: str) -> None:
         known = self._failures.get(collection_id)
@@ -235,7 +247,7 @@ class Supervisor:
         self._failures[collection_id] = _Failure(count, detail, time.monotonic() + pause_s)
 
     def _feed(self, child: subprocess.Popen[str], given: dict[str, bool]) -> None:
-        """Hand on what is wanted until the child has been idle for a while, or has ended."""
+        """Send due work until the child has been idle for ``_LINGER_S``, or has ended."""
         assert child.stdin is not None
         idle_since = time.monotonic()
         while True:
@@ -247,7 +259,7 @@ class Supervisor:
                 for collection_id in lines:
                     self._wanted.pop(collection_id, None)
                     if collection_id in self._failures:
-                        self._failures[collection_id].again_at = math.inf  # Until it answers.
+                        self._failures[collection_id].again_at = math.inf  # Until the answer.
                 if lines or self._left or self._answered < self._sent:
                     idle_since = time.monotonic()
                 else:
@@ -261,7 +273,7 @@ class Supervisor:
             child.stdin.flush()
 
     def _next_lines(self) -> dict[str, bool]:
-        """What is due, as much of it as the child may be given now."""
+        """Return the due work, limited to what the child may be sent now."""
         room = _UNANSWERED_MAX - (self._sent - self._answered)
         return dict(itertools.islice(self._due().items(), max(0, room)))
 
@@ -283,26 +295,26 @@ class Supervisor:
         ]
 
     def _listen(self, child: subprocess.Popen[str]) -> None:
-        """The thread that hears the child out and collects it, perhaps after we have closed."""
+        """Drain the child's stdout and reap it, possibly after ``close``."""
         assert child.stdout is not None
         with child.stdout:
             for line in child.stdout:
                 with self._changed:
                     try:
-                        self._hear(json.loads(line))
+                        self._handle(json.loads(line))
                     except (ValueError, KeyError, TypeError):
                         self._output_tail.append(line.strip())
                     self._changed.notify_all()
         child.wait()
 
-    def _hear(self, event: dict[str, Any]) -> None:
+    def _handle(self, event: dict[str, Any]) -> None:
         kind = event["event"]
-        if kind in ("done", "rested"):
+        if kind in ("done", "paused"):
             self._answered += kind == "done"
             self._left = event["left"]
-            self._doing = {}
+            self._current = {}
         elif kind in ("building", "progress"):
-            self._doing = event
+            self._current = event
             if self._on_progress is not None:
                 self._on_progress(event["collection"])
         elif kind == "worked":

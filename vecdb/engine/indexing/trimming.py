@@ -1,14 +1,15 @@
-"""Trimming: deaths that nobody needs any more leave the store.
+"""Trimming: delete the tombstones that nothing needs any more.
 
-A row's death must stay as long as anything holds the row: its block, its record, a segment in
-place, or one that somebody is making. What segments hold is looked up in their arrays, outside of
-any write transaction; that they are still the same, and what is claimed, is looked up inside.
+A tombstone must stay as long as anything holds its row: the block, the record, a live segment, or a
+segment being built. Which rows the segments hold is read from their arrays, outside any write
+transaction. The write transaction then checks that the segments are still the same, and which
+intervals are reserved.
 
-A pass of purging that an earlier version left half done may have taken a vector and left the record
-to a later step. Without its death that row would be live to whoever reads records.
+The record counts too: an interrupted purge of an earlier version may have removed a row's vector
+and left its record. Without the tombstone that row would look live to readers of records.
 
-A segment that is being made holds what segments in place hold, or rows of the store that were live
-at the seq of its claim: a row that is in none and died before that is not in it.
+A segment being built holds rows of live segments, or rows of the store that were live at the seq of
+its reservation. So it cannot hold a row that is in no live segment and was deleted before that seq.
 """
 
 from __future__ import annotations
@@ -30,20 +31,23 @@ __all__ = ["trim_tombstones"]
 _TOMBSTONES_AT_ONCE: Final = 20_000
 
 _Tombstones = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""Rows, ascending, and the seqs of their deaths."""
+"""Deleted rows, ascending, and the seqs that deleted them; int64 (n,) each."""
 
 
 def trim_tombstones(
     store: Store, snapshot: Snapshot, should_stop: Callable[[], bool] = lambda: False
 ) -> int:
-    """Remove deaths of rows whose bytes have gone, from the store and from every segment.
+    """Delete the tombstones of rows that neither the store nor any segment holds any more.
 
     Args:
-        snapshot: says what is in the segments; if they have changed since, nothing is removed.
-        should_stop: asked before each step.
+        snapshot: the live segments; if they have changed since, nothing is removed.
+        should_stop: called before each step; True ends the trim.
 
     Returns:
-        Deaths removed.
+        The number of tombstones removed.
+
+    Raises:
+        NotFoundError: the collection was dropped.
     """
     removed = 0
     next_row: int | None = 0
@@ -64,8 +68,8 @@ def trim_tombstones(
 def _not_in_store(
     store: Store, transaction: Transaction, first_row: int
 ) -> tuple[_Tombstones, int | None]:
-    """Deaths from ``first_row`` on of rows that have neither vector nor record, and the row to go
-    on at; None at the end."""
+    """Return the tombstones from ``first_row`` on of rows that have neither vector nor record, and
+    the row to go on at, None at the end."""
     end_row = store.read_counters(transaction).next_row
     rows, seqs, reached = store.rows.read_tombstones(
         transaction, first_row, end_row, _TOMBSTONES_AT_ONCE
@@ -82,16 +86,18 @@ def _not_in_store(
 def _trim(
     store: Store, snapshot: Snapshot, tombstones: _Tombstones, transaction: Transaction
 ) -> int | None:
-    """Remove those of the deaths that nothing speaks against; None if the segments changed."""
+    """Delete the tombstones that no reservation needs; return how many, None if the segments have
+    changed."""
     store.check_not_dropped(transaction)
     if store.read_state(transaction).generation != snapshot.state.generation:
         return None
     rows, seqs = tombstones
-    # A lost segment's rows are read from the store by whoever works on it, as of some seq.
+    # A quarantined segment is rebuilt from rows read from the store at a seq that may be older than
+    # the reservation's: then keep all tombstones of reserved intervals.
     is_lost = any(segment.segment is None for segment in snapshot.segments)
     for begin, end, seq in reserved_intervals(store.read_segments(transaction)):
         held = (rows >= begin) & (rows < end) & ((seqs > seq) | is_lost)
         rows, seqs = rows[~held], seqs[~held]
-    # Neither vector nor record of a dead row comes back, so what was in none is in none.
+    # The store need not be checked again: a deleted row's vector and record never come back.
     store.remove_tombstones(transaction, rows)
     return len(rows)

@@ -1,10 +1,10 @@
-"""How do data leave and come back?
+"""How is data exported and imported?
 
-export           collections as files of other libraries
-importing        files of other libraries as collections
-faiss            FAISS files, read and written without FAISS
-hnswlib_file     reading hnswlib's files
-untrusted_file   reading a file field by field and by size
+export           writes collections as index files of other libraries
+importing        reads index files of other libraries into collections
+faiss            reads and writes FAISS files without FAISS
+hnswlib_file     reads hnswlib's files
+untrusted_file   reads a file field by field with every size checked
 """
 
 from __future__ import annotations

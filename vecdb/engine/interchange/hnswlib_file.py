@@ -1,6 +1,7 @@
-"""Reading a file that hnswlib has saved (``file_format.py``), from anywhere.
+"""Reads a file saved by hnswlib (``hnsw/file_format.py`` has its layout).
 
-No byte is trusted, as hnswlib itself would follow a wrong one out of bounds.
+The file may come from any source and no byte is trusted. hnswlib itself checks little: a wrong
+offset or neighbour would make it read out of bounds.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ class _Fields(NamedTuple):
 
 
 def read_hnswlib(file: UntrustedFile, dim: int, metric: Metric) -> ForeignIndex:
-    """What the file holds; it must stay open as long as vectors are read.
+    """Read a file's ids and graph; the file must stay open as long as vectors are read.
 
-    Nodes that are marked deleted are left out, and with any of them the graph, whose walks would
-    lead nowhere without them.
+    Nodes that are marked deleted are skipped. If there are any, the graph is not used: its walks
+    depend on these nodes.
 
     Raises:
-        InvalidArgumentError: BAD_FILE: something is wrong at a byte. DIM_MISMATCH: it holds
-            vectors of another dimension.
+        InvalidArgumentError: BAD_FILE: a field is invalid; the message has its byte. DIM_MISMATCH:
+            the file's vectors have another dimension.
     """
     fields = _read_header(file, dim)
     kind = record(fields.M, dim)
@@ -83,7 +84,7 @@ def read_hnswlib(file: UntrustedFile, dim: int, metric: Metric) -> ForeignIndex:
         graph=graph if kept is None else None,
         M=fields.M,
         ef_construction=fields.ef_construction,
-        no_graph="" if not skipped else f"{skipped} nodes of the file's are marked deleted",
+        no_graph="" if not skipped else f"{skipped} nodes of the file are marked deleted",
         skipped=skipped,
     )
 
@@ -128,7 +129,7 @@ def _read_header(file: UntrustedFile, dim: int) -> _Fields:
 def _read_nodes(
     file: UntrustedFile, fields: _Fields, kind: np.dtype[np.generic]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """Links on level 0, labels, and which are marked deleted."""
+    """Return the links on level 0, the labels, and which nodes are marked deleted."""
     n, M = fields.n, fields.M
     links = np.empty((n, 2 * M), np.int32)
     labels, deleted = np.empty(n, np.uint64), np.empty(n, bool)
@@ -142,7 +143,7 @@ def _read_nodes(
         if len(odd):
             node = int(odd[0])
             mark = f"{nodes['deleted'][node]}, {nodes['zero'][node]}"
-            what = f"expected a mark of 0 or {_DELETED} and a 0, node {first + node} has {mark}"
+            what = f"expected 0 or {_DELETED}, then 0; node {first + node} has {mark}"
             raise file.wrong(start + node * kind.itemsize + 2, "deletion mark", what)
         places = np.arange(end - first) * kind.itemsize
         links[first:end] = _lists(file, start + places, nodes["count"], nodes["links"], n)
@@ -159,7 +160,11 @@ def _lists(
     lists: npt.NDArray[np.uint32],
     n: int,
 ) -> npt.NDArray[np.int32]:
-    """Lists of neighbours padded with -1; ``places``: the byte of each count, 4 before the list."""
+    """Return lists of neighbours, padded with -1.
+
+    Args:
+        places: byte offset of each list's count, which is 4 bytes before the list.
+    """
     long = np.flatnonzero(counts > lists.shape[1])
     if len(long):
         at = int(long[0])
@@ -177,10 +182,10 @@ def _lists(
 def _read_upper(
     file: UntrustedFile, fields: _Fields
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Levels of the nodes, from 0, and the upper part of a ``Graph``."""
+    """Return the levels of the nodes, from 0, and the upper part of a ``Graph``."""
     n, each, tail_at = fields.n, 1 + fields.M, fields.tail_at
     if file.left % 4 or file.left < 4 * n:
-        what = f"expected whole words, {n} or more, got {file.left} bytes"
+        what = f"expected a multiple of 4 bytes, {4 * n} or more, got {file.left}"
         raise file.wrong(tail_at, "upper levels", what)
     words = file.left // 4
     file.skip(words, 4, "upper levels")
@@ -193,7 +198,7 @@ def _read_upper(
     odd = np.flatnonzero((sizes != levels * (4 * each)) | (levels > _LEVEL_MAX))
     if len(odd):
         node = int(odd[0])
-        what = f"{sizes[node]} bytes are not those of 0 to {_LEVEL_MAX} levels of {4 * each}"
+        what = f"expected 0 to {_LEVEL_MAX} levels of {4 * each} bytes each, got {sizes[node]}"
         raise file.wrong(tail_at + 4 * int(starts[node] - 1), "upper levels", what)
     offsets = np.zeros(n + 1, np.int64)
     np.cumsum(levels, out=offsets[1:])

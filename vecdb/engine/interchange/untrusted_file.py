@@ -1,8 +1,8 @@
-"""A file from elsewhere, read piece by piece with every size compared before anything is allocated.
+"""Reads an untrusted file field by field; every size is checked before memory is allocated.
 
-A count in the file may promise terabytes, and any byte may be anything. So each piece is bounded by
-what the file still holds, and what is wrong is told with the file, the byte and the field. Pieces
-are read rather than mapped: a file that is cut while it is read is an error then, not a signal.
+A count in the file may claim terabytes, and any byte may have any value. So each read is bounded by
+the remaining size of the file, and errors name the file, the byte and the field. The file is read
+instead of mapped: if it is truncated during the import, that is an error and not a SIGBUS.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class UntrustedFile:
     """An open file with a position. For one thread at a time; a context manager.
 
     Attributes:
-        path, size: where it is, and its bytes when it was opened.
-        called: what messages call it.
-        position: where the next field begins.
+        path: the file. size: its bytes when it was opened.
+        called: name of the file in messages.
+        position: byte offset of the next field.
     """
 
     def __init__(self, path: str | os.PathLike[str], called: str | None = None) -> None:
         """Open a regular file.
 
         Args:
-            called: what messages call it, None for its path.
+            called: name of the file in messages; default: its path.
 
         Raises:
             NotFoundError: NO_FILE.
-            InvalidArgumentError: BAD_FILE: a folder, a pipe, a device.
+            InvalidArgumentError: BAD_FILE: not a regular file (a folder, pipe or device).
         """
         self.path = Path(path)
         self.called = called or str(path)
@@ -53,7 +53,7 @@ class UntrustedFile:
         self.position = 0
 
     def close(self) -> None:
-        """Close it; twice is fine."""
+        """Close the file. May be called twice."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -69,15 +69,15 @@ class UntrustedFile:
 
     @property
     def left(self) -> int:
-        """Bytes behind the position."""
+        """Bytes after the position."""
         return self.size - self.position
 
     def take(self, form: struct.Struct, field: str) -> tuple[Any, ...]:
-        """The next field of fixed size, unpacked."""
+        """Read and unpack the next field of fixed size."""
         return form.unpack(self.read(self.skip(1, form.size, field), form.size, field))
 
     def skip(self, count: int, item_bytes: int, field: str) -> int:
-        """Go past so many items; where they begin. Nothing is read."""
+        """Skip ``count`` items without reading them; return the byte offset of the first."""
         start, needed = self.position, count * item_bytes
         if needed > self.left:
             raise self.wrong(
@@ -87,32 +87,32 @@ class UntrustedFile:
         return start
 
     def read(self, start: int, count: int, field: str) -> bytearray:
-        """So many bytes from a place that is known to lie within the file."""
+        """Read ``count`` bytes; the range must have been checked by ``skip``."""
         out = bytearray(count)
         self.read_into(start, memoryview(out), field)
         return out
 
     def array(self, start: int, dtype: str, count: int, field: str) -> npt.NDArray[Any]:
-        """So many numbers from a place that is known to lie within the file."""
+        """Read ``count`` numbers; the range must have been checked by ``skip``."""
         kind = np.dtype(dtype)
         return np.frombuffer(self.read(start, count * kind.itemsize, field), kind)
 
     def read_into(self, start: int, out: memoryview, field: str) -> None:
-        """Fill a buffer of bytes."""
+        """Fill a buffer with bytes from ``start``."""
         filled = 0
         while filled < len(out):
             got = os.preadv(self._file.fileno(), [out[filled:]], start + filled)
             if got == 0:
-                raise self.wrong(start + filled, field, "the file ends here, it has become shorter")
+                raise self.wrong(start + filled, field, "the file was truncated while being read")
             filled += got
 
     def check_end(self) -> None:
-        """Nothing may follow."""
+        """Raise if bytes follow the position."""
         if self.left:
             raise self.wrong(self.position, "end", f"{self.left} bytes follow the last field")
 
     def wrong(self, offset: int, field: str, what: str) -> InvalidArgumentError:
-        """The error for what is wrong at a byte."""
+        """Return the error for an invalid field at a byte."""
         return InvalidArgumentError(
             f"{self.called}: byte {offset}, {field}: {what}", Reason.BAD_FILE
         )

@@ -1,8 +1,8 @@
 """How is a folder checked, copied and compacted?
 
 checking     vecdb.check and its repair
-backup       backups and restoring them
-compaction   rewrites a folder that nobody has open
+backup       vecdb.backup and vecdb.restore
+compaction   vecdb.compact: rewrites a folder that no process has open
 """
 
 from __future__ import annotations

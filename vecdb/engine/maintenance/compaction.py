@@ -1,17 +1,16 @@
-"""Compaction: a folder that nobody has open is brought to the size that a fresh load would have.
+"""Compaction: rewrites a folder to the size of a fresh load; no other process may have it open.
 
-One collection after the other:
+For each collection in turn:
 
-    its graphs are brought to their end state, without dead rows
-    its store is written anew beside the old one: live rows in full blocks, one version of each
-        record, no log, no deaths but those that a segment still holds
-    the new file is fsynced and takes the old one's name
+    graphs    are merged and rewritten without deleted rows
+    store     is rewritten beside the old one: live rows in full blocks, the last version of each
+              record, no log, and only those tombstones whose row a segment still holds
+    rename    the new file is fsynced and replaces the old one
 
-LMDB's file never shrinks by itself, and pages that were written in no order are two thirds full;
-here everything is appended in order. Every value's checksum is compared on the way; a collection in
-which one is wrong stays as it was, but for one of a request, which is copied damaged. Row numbers
-and seqs stay. Scrolls that were under way end. What a compaction leaves that is killed goes when
-the folder is opened or compacted next.
+LMDB's file never shrinks, and pages written in random order are about two thirds full; a rewrite
+appends all entries in order. Every checksum is verified. A collection with a wrong checksum is left
+unchanged, except that a damaged request is copied as it is. Row numbers and seqs stay. Open scrolls
+end. If a compaction is killed, its draft is removed when the folder is next opened or compacted.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def compact(path: str | os.PathLike[str]) -> CompactionReport:
     with os_errors_translated(str(root)), FolderUse(root, exclusive=True):
         before = folder_bytes(root)
         remove_leftovers(root)
-        catalog = Catalog(root, options.map_bytes)  # It also empties the trash.
+        catalog = Catalog(root, options.map_bytes)  # Opening also empties the trash.
         try:
             names = [each.name for each in catalog.list()]
             for name in names:
@@ -89,7 +88,7 @@ def compact(path: str | os.PathLike[str]) -> CompactionReport:
 
 
 def folder_bytes(root: Path) -> int:
-    """Size of all files in a folder."""
+    """Return the size of all files in a folder, in bytes."""
     return sum(
         os.lstat(os.path.join(place, name)).st_size
         for place, _, names in os.walk(root)
@@ -122,7 +121,7 @@ def _compact_collection(folder: Path, collection_id: str, options: Options) -> N
 
 
 def _finish_graphs(store: Store, folder: Path, collection_id: str, options: Options) -> None:
-    """All that would be sealed by itself is in graphs, in as few as may be."""
+    """Flush what a running database would flush, and merge graphs into as few as possible."""
     config = store.config
     rows_max = max(1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M))
     segments = folder / "segments"
@@ -153,7 +152,7 @@ def _finish_graphs(store: Store, folder: Path, collection_id: str, options: Opti
 
 
 def _copy(store: Store, target: Environment, segments: Path, collection_id: str) -> None:
-    """Write what lives into a new environment, every database in its order."""
+    """Write live rows and their metadata to a new environment, each database in key order."""
     source = store.environment
     with source.read() as transaction:
         counters = store.read_counters(transaction)
@@ -195,7 +194,7 @@ def _put_all(
     source: Environment,
     rows: npt.NDArray[np.int64],
 ) -> None:
-    """Copy the values of some rows."""
+    """Copy the values of some rows after verifying their checksums."""
     with source.read() as reading:
         for row in rows.tolist():
             key = layout.row_key(row)
@@ -210,10 +209,11 @@ def _copy_values(
     name: bytes,
     is_kept: Callable[[Transaction, memoryview, memoryview], bool] | None = None,
 ) -> None:
-    """Copy a database as it is, checksums compared.
+    """Copy a database and verify its checksums.
 
     Args:
-        is_kept: asked instead whether a key and its value, of this transaction, are copied.
+        is_kept: called with transaction, key and value; returns whether the value is copied.
+            Checksums are not verified then.
     """
     last: bytes | None = None
     while True:
@@ -224,7 +224,8 @@ def _copy_values(
                 found = cursor.set_range(last) and (cursor.key() != last or cursor.next())
             items: list[tuple[bytes, bytes]] = []
             seen = 0
-            while found and seen < _SLICE_ROWS:  # An id and its row, or a request: small.
+            # Bounded by number only, as the values (an id's row, or a request) are small.
+            while found and seen < _SLICE_ROWS:
                 key, value = cursor.key(), cursor.value()
                 if is_kept is None:
                     layout.open_value(key, value, name.decode())
@@ -239,16 +240,19 @@ def _copy_values(
 
 
 def _copy_requests(source: Environment, target: Environment) -> None:
-    """Copy what is known of requests. One that is damaged stays so, since who sends it again is to
-    be told; an entry by age that is damaged or missing is made anew from its request."""
+    """Copy the requests, and rebuild entries by age that are damaged or missing.
+
+    A damaged request is copied as it is: a client that repeats it must get an error, because it is
+    not known whether the request was executed.
+    """
     requests = Requests(source)
-    anew: list[tuple[bytes, bytes]] = []
+    rebuilt: list[tuple[bytes, bytes]] = []
 
     def is_kept(reading: Transaction, key: memoryview, value: memoryview) -> bool:
         request_id = bytes(key)
         age_key = requests.lost_age(reading, request_id, value)
         if age_key is not None:
-            anew.append((age_key, layout.seal_value(age_key, request_id)))
+            rebuilt.append((age_key, layout.seal_value(age_key, request_id)))
         if request_id.startswith(layout.REQUEST_AGES):
             with contextlib.suppress(DataLossError):
                 layout.open_value(key, value, "request")
@@ -259,7 +263,7 @@ def _copy_requests(source: Environment, target: Environment) -> None:
     _copy_values(source, target, b"requests", is_kept)
 
     def write(transaction: Transaction) -> None:
-        for key, value in anew:
+        for key, value in rebuilt:
             transaction.put(key, value, db=target.database(b"requests"))
 
     target.transact(write)
@@ -274,7 +278,7 @@ def _append(target: Environment, name: bytes, items: list[tuple[bytes, bytes]]) 
 
 
 def _copy_records(store: Store, target: Environment, dead: npt.NDArray[np.int64]) -> int:
-    """The last version of each live row's record; returns how many have metadata."""
+    """Copy the last version of each live row's record; return how many have metadata."""
     with_metadata, next_row = 0, 0
     while True:
         with store.environment.read() as reading:
@@ -289,7 +293,7 @@ def _copy_records(store: Store, target: Environment, dead: npt.NDArray[np.int64]
 def _some_records(
     store: Store, reading: Transaction, first_row: int, dead: npt.NDArray[np.int64]
 ) -> tuple[list[tuple[bytes, bytes]], int]:
-    """Records from a row on, of at most 32 MB, and the row to go on at; -1 at the end."""
+    """Return up to 32 MB of records from a row on, and the row to continue at; -1 at the end."""
     kept: list[tuple[bytes, bytes]] = []
     size = 0
     with reading.cursor(store.environment.database(b"records")) as cursor:
@@ -310,9 +314,9 @@ def _some_records(
 def _copy_blocks(
     store: Store, target: Environment, dead: npt.NDArray[np.int64], next_row: int
 ) -> None:
-    """The vectors of live rows, in full blocks."""
+    """Write the vectors of live rows in full blocks."""
     waiting: list[tuple[bytes, bytes]] = []
-    for rows, vectors in _full(_alive(store, dead, next_row), store.config.dim):
+    for rows, vectors in _full(_live_rows(store, dead, next_row), store.config.dim):
         key = layout.row_key(int(rows[0]))
         consecutive = int(rows[-1]) - int(rows[0]) + 1 == len(rows)
         waiting.append((key, layout.pack_block(key, vectors, None if consecutive else rows)))
@@ -323,26 +327,29 @@ def _copy_blocks(
         _append(target, b"blocks", waiting)
 
 
-def _alive(store: Store, dead: npt.NDArray[np.int64], next_row: int) -> Iterator[Block]:
+def _live_rows(store: Store, dead: npt.NDArray[np.int64], next_row: int) -> Iterator[Block]:
     step = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * store.config.dim)))
     for start in range(0, next_row, step):
         end = min(next_row, start + step)
         parts: list[Block] = []
         with store.environment.read() as reading:
             for rows, vectors in store.rows.iterate_blocks(reading, start, end):
-                alive = ~np.isin(rows, dead, assume_unique=True)
-                parts.append((rows[alive], vectors[alive]))
+                live = ~np.isin(rows, dead, assume_unique=True)
+                parts.append((rows[live], vectors[live]))
         yield from parts
 
 
 def _full(blocks: Iterator[Block], dim: int) -> Iterator[Block]:
-    """The same rows in blocks of the greatest size; those with gaps take four bytes a row more."""
+    """Yield the same rows in blocks of maximum size.
+
+    A block of rows that are not consecutive stores an offset of four bytes per row.
+    """
     size = layout.block_rows_max(dim, with_offsets=True)
     rows, vectors = np.zeros(0, np.int64), np.zeros((0, dim), np.float32)
     for more_rows, more_vectors in blocks:
         rows, vectors = np.append(rows, more_rows), np.concatenate([vectors, more_vectors])
         while len(rows) >= size:
-            # Offsets have 32 bits.
+            # A block must not span more rows than an offset of 32 bits can express.
             count = int(np.searchsorted(rows[:size] - rows[0], 2**32))
             yield rows[:count], np.ascontiguousarray(vectors[:count])
             rows, vectors = rows[count:], vectors[count:]

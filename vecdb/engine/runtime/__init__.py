@@ -1,11 +1,11 @@
 """What does a process hold of an open folder?
 
-runtime           all of it, from open to close
-options           what a folder is opened with
-catalog           names of collections; catalog_loss: what if it is gone
-data_folder       the folder as a whole: format, leftovers
-open_collection   what is open of one collection; stats, opening_checks
-store_lru         closes the stores that were used least recently
+runtime           the open folder, from open to close
+options           the options of ``vecdb.open``
+catalog           names of collections; catalog_loss: detecting a lost catalogue
+data_folder       format file and leftovers of a folder
+open_collection   one open collection; stats, opening_checks
+store_lru         LRU of open stores
 upkeep            the thread that flushes and purges
 """
 

@@ -1,20 +1,20 @@
-"""The catalogue: which collections a folder holds.
+"""The catalogue: the names and ids of a folder's collections.
 
     catalog/    LMDB: database "names", name → JSON {id, dim, metric, M, ef_construction, state}
-                      database "aliases", kept for later
+                      database "aliases", reserved
 
-A collection is made and dropped in steps that each leave a state from which any process can go on:
+Collections are created and dropped in steps; any process can continue after each of them:
 
-    create: entry "creating" → store made, fsynced with its folders → entry "ready"
+    create: entry "creating" → store created, fsynced with its folders → entry "ready"
     drop:   entry "dropping" → the store marked dropped → folder moved to trash/ → entry removed
-    rename: the entry under another name, in one transaction
+    rename: the entry moves to another name, in one transaction
 
-All hold catalog.lock; who opens the folder finishes drops and undoes creations that a dead process
-left behind, and who drops or creates the same name again finishes what failed half way. What can't
-be finished then, as on a full disk, stays as it is and hinders nothing else. The name of a
-collection that is being dropped stays taken until the end. The catalogue alone decides what a
-collection is called: its store and segments bear its id, which is never given again. The store has
-a note of the name, for the case that the catalogue is lost (``catalog_loss.py``).
+All of them hold catalog.lock. Opening the folder finishes drops and undoes creations that a killed
+process left unfinished. Dropping or creating the same name again finishes an operation that failed
+half way. If that fails too, for example on a full disk, the entry stays and affects no other
+collection. The name of a collection stays taken until its drop has ended. Only the catalogue maps
+names to collections: the store and the segments carry the id, which is never reused. The store also
+notes the name, so that a lost catalogue can be rebuilt (``catalog_loss.py``).
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class Catalog:
         if fault is not None:
             raise catalog_lost(root, fault)
         self.environment = new_catalog(root)
-        # What was found since which commit; replaced as a whole, so that nothing old gets into it.
+        # Commit number and the entries found since. The pair is replaced as a whole, so that a
+        # thread that read an older commit can't add its result to a newer dict.
         self._found: tuple[int, dict[str, tuple[str, CollectionConfig]]] = (-1, {})
         try:
             for folder in ("collections", "trash"):
@@ -102,10 +103,12 @@ class Catalog:
             raise
 
     def _check_not_emptied(self) -> None:
-        """Raise if there are collections on disk and not one entry: an entry is there before its
-        store and goes after it."""
+        """Raise CATALOG_LOST if there are stores on disk but no entries.
+
+        An entry is written before its store is created and removed after its store.
+        """
         if self._is_empty() and stores_on_disk(self._root):
-            # Another process may just make the first one, or drop the last one.
+            # Another process may be creating the first collection or dropping the last one.
             with self._locked():
                 if self._is_empty() and stores_on_disk(self._root):
                     raise catalog_lost(self._root, f"{self.environment.folder} names no collection")
@@ -115,11 +118,11 @@ class Catalog:
             return not transaction.stat(self._names)["entries"]
 
     def folder(self, collection_id: str) -> Path:
-        """Where a collection lies."""
+        """Return the folder of a collection."""
         return self._root / "collections" / collection_id
 
     def list(self) -> list[CollectionDescription]:
-        """The collections that are ready, by name; one whose entry is damaged is left out."""
+        """Return the ready collections, sorted by name, without those whose entry is damaged."""
         with self.environment.read() as transaction:
             entries = self._entries(transaction)
         return [
@@ -129,12 +132,12 @@ class Catalog:
         ]
 
     def find(self, name: str) -> tuple[str, CollectionConfig]:
-        """Id and configuration of a collection.
+        """Return the id and configuration of a collection.
 
         Raises:
-            NotFoundError: there is none of that name.
+            NotFoundError: NO_COLLECTION.
         """
-        # Every remote call comes through here: what was found is found again until a commit.
+        # Every remote call looks up a name, so results are cached until the next commit.
         found_at, found = self._found
         if name in found and self.environment.last_commit() == found_at:
             return found[name]
@@ -150,7 +153,7 @@ class Catalog:
         return found[name]
 
     def create(self, name: str, config: CollectionConfig) -> str:
-        """Make a collection; on disk when this returns its id.
+        """Create a collection and return its id; it is on disk when this returns.
 
         Raises:
             AlreadyExistsError: the name is taken.
@@ -159,7 +162,8 @@ class Catalog:
             with self.environment.read() as transaction:
                 taken = self._entry(transaction, name)
             if taken is not None and taken["state"] == "creating":
-                self._undo_create(name, taken)  # The lock is ours: who began it has failed.
+                # We hold the lock, so the process that began this creation has failed.
+                self._undo_create(name, taken)
             elif taken is not None:
                 raise AlreadyExistsError(f"collection {name!r} exists already", Reason.NAME_TAKEN)
             collection_id = uuid.uuid4().hex[:16]
@@ -172,22 +176,22 @@ class Catalog:
                 self._put(name, {**entry, "state": "ready"})
                 failpoint("create.ready")
             except BaseException:
-                # If that fails too, who wants the name or opens the folder next will do it.
+                # If undoing fails too, the next creation of the name or the next open undoes it.
                 with contextlib.suppress(VecdbError, OSError):
                     self._undo_create(name, entry)
                 raise
         return collection_id
 
     def rename(self, old: str, new: str, note: Callable[[str], None] | None = None) -> None:
-        """Give a collection another name.
+        """Rename a collection.
 
         Args:
-            note: called with the collection's id in the lock, to note the name in its store. The
-                renaming counts if that fails.
+            note: called with the collection's id while the lock is held, to note the name in its
+                store. The collection is renamed even if that fails.
 
         Raises:
-            NotFoundError: there is none of the old name.
-            AlreadyExistsError: the new name is taken, in whatever state.
+            NotFoundError: NO_COLLECTION: no ready collection has the old name.
+            AlreadyExistsError: the new name is taken, in any state.
         """
 
         def write(transaction: Transaction) -> str:
@@ -207,15 +211,15 @@ class Catalog:
                 if note is not None:
                     note(collection_id)
             except VecdbError as error:
-                _log.warning("the store of %r has no note of that name: %s", new, error)
+                _log.warning("could not note the new name %r in the store: %s", new, error)
 
     def ids(self) -> set[str]:
-        """Ids of all collections, in whatever state."""
+        """Return the ids of all collections, in any state."""
         with self.environment.read() as transaction:
             return {str(entry["id"]) for entry in self._entries(transaction).values()}
 
     def check_there(self, collection_id: str) -> None:
-        """Check that there is a collection of this id, whatever its name is.
+        """Check that a collection of this id is ready, whatever its name.
 
         Raises:
             NotFoundError: DROPPED.
@@ -226,7 +230,7 @@ class Catalog:
             raise dropped_error()
 
     def gone_error(self, collection_id: str) -> VecdbError:
-        """What to say of a collection whose store is not in its place."""
+        """Return the error for a collection whose store is not where it was opened."""
         if not self.environment.is_in_place():
             return not_in_place(self._root)
         try:
@@ -236,16 +240,18 @@ class Catalog:
         return not_in_place(self.folder(collection_id))
 
     def dropped(self, ids: Iterable[str]) -> set[str]:
-        """Those of some collections that were there and are not any more."""
-        # No entry is not enough, as it may be there and damaged; the folder goes before the entry.
+        """Return those of the given ids whose collections were dropped."""
+        # A missing entry is not enough, as a damaged one is not listed. A drop moves the folder
+        # before it removes the entry, so the folder must be missing too.
         return {each for each in set(ids) - self.ids() if not self.folder(each).exists()}
 
     def drop(self, name: str) -> str:
-        """The first step of dropping a collection, after which nobody finds it; returns its id. One
-        that was begun and not finished is begun again.
+        """Begin to drop a collection, after which no process finds it, and return its id.
+
+        If an earlier drop of the name did not finish, return that collection's id.
 
         Raises:
-            NotFoundError: there is none of that name.
+            NotFoundError: NO_COLLECTION.
         """
         with self._locked():
             with self.environment.read() as transaction:
@@ -253,35 +259,35 @@ class Catalog:
             if entry is None or entry["state"] == "creating":
                 raise NotFoundError(f"there is no collection {name!r}", Reason.NO_COLLECTION)
             if entry["state"] == "ready":
-                self._enter_drop(name, entry)
+                self._begin_drop(name, entry)
             return str(entry["id"])
 
-    def _enter_drop(self, name: str, entry: CatalogEntry) -> None:
+    def _begin_drop(self, name: str, entry: CatalogEntry) -> None:
         try:
             self._put(name, {**entry, "state": "dropping"})
             failpoint("drop.entered")
         except BaseException:
-            # Nobody was told that it is dropped, so writes to it may go on and must not be lost.
+            # The caller gets an error, so the collection must stay: writes to it may continue.
             with contextlib.suppress(VecdbError):
                 self._put(name, entry)
             raise
 
     def finish_drop(self, name: str, collection_id: str, store: Store | None) -> None:
-        """The later steps of ``drop``, if nobody else has done them.
+        """Do the remaining steps of ``drop``, unless another process has done them.
 
         Args:
-            collection_id: what ``drop`` returned.
-            store: the open one of this process, or None.
+            collection_id: the id that ``drop`` returned.
+            store: the collection's store if this process has it open, or None.
         """
         with self._locked():
             with self.environment.read() as transaction:
                 entry = self._entry(transaction, name)
-            # Another process may have finished it, and even made one of that name since.
+            # Another process may have finished the drop and created a new collection of the name.
             if entry is not None and (entry["id"], entry["state"]) == (collection_id, "dropping"):
                 self._finish_drop(name, entry, store)
 
     def empty_trash(self) -> None:
-        """Unlink what was dropped."""
+        """Delete the folders of dropped collections."""
         for entry in os.scandir(self._root / "trash"):
             shutil.rmtree(entry.path, ignore_errors=True)
 
@@ -290,7 +296,8 @@ class Catalog:
         self.environment.close()
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
-        """catalog.lock, which no step holds for long; not that of another folder."""
+        """Acquire catalog.lock, which is only held for short steps."""
+        # If the folder was replaced, the lock's path leads to a file of another folder.
         self.environment.check_in_place()
         return patient_lock(self._root / "catalog.lock", _PATIENCE_S)
 
@@ -302,7 +309,7 @@ class Catalog:
         fsync_folder(folder.parent)
 
     def _undo_create(self, name: str, entry: CatalogEntry) -> None:
-        # Said again, as a commit of unknown outcome may have made it ready.
+        # Written again, as a commit of unknown outcome may have set the entry to "ready".
         self._put(name, {**entry, "state": "creating"})
         folder = self.folder(entry["id"])
         if folder.exists():
@@ -322,8 +329,10 @@ class Catalog:
         failpoint("drop.removed")
 
     def _mark_dropped(self, folder: Path, store: Store | None) -> None:
-        """Tell everyone who has the store open, if its damage allows it: else the catalogue tells
-        them, a little later."""
+        """Mark the store as dropped, so that processes that have it open notice at their next call.
+
+        If the store is too damaged for that, they notice when they next read the catalogue.
+        """
         try:
             if store is not None:
                 mark_dropped(store.environment)
@@ -339,11 +348,13 @@ class Catalog:
         except VecdbError as error:
             if not _is_damage(error):
                 raise
-            _log.warning("%s is dropped without a mark in it: %s", folder, error)
+            _log.warning("dropping %s without marking its store: %s", folder, error)
 
     def _recover(self) -> None:
-        """Finish or undo what a process left half done; if one is at it now, it is not half
-        done."""
+        """Finish drops and undo creations that a killed process left unfinished.
+
+        If another process holds the lock, its operation is still running: do nothing.
+        """
         with file_lock(self._root / "catalog.lock", wait=False) as held:
             if not held:
                 return
@@ -356,9 +367,9 @@ class Catalog:
                     elif entry["state"] == "dropping":
                         self._finish_drop(name, entry, None)
                 except (VecdbError, OSError) as error:
-                    # The others can be read, and this one isn't found: it waits for a better time.
-                    what = "made" if entry["state"] == "creating" else "dropped"
-                    _log.warning("%r stays half %s for now: %s", name, what, error)
+                    # Other collections are not affected, so opening the folder must not fail.
+                    task = "undo creating" if entry["state"] == "creating" else "finish dropping"
+                    _log.warning("could not %s %r; the next open retries: %s", task, name, error)
             self.empty_trash()
 
     def _entry(self, transaction: Transaction, name: str) -> CatalogEntry | None:
@@ -373,7 +384,7 @@ class Catalog:
                 try:
                     entries[bytes(key).decode()] = _unpacked(key, value)
                 except DataLossError as damage:
-                    # Who asks for it by its name is told; the others are there as ever.
+                    # Looking up this name raises the error; the other entries stay usable.
                     _log.warning("%s (%s)", damage, self.environment.folder)
             return entries
 
@@ -389,19 +400,19 @@ class Catalog:
 
 
 def _is_damage(error: VecdbError) -> bool:
-    """It comes of the bytes of a store and will come again, unlike an error of the disk."""
+    """Return whether an error is due to a store's bytes and permanent, unlike an I/O error."""
     if isinstance(error, FailedPreconditionError):
         return error.reason == Reason.LMDB_VERSION
     return isinstance(error, DataLossError | NotFoundError | InternalError)
 
 
 def new_catalog(root: Path) -> Environment:
-    """The catalogue of a data folder, made if there is none."""
+    """Open the catalogue of a data folder and create it if there is none."""
     return Environment(root / "catalog", _DATABASES, create=True, map_bytes=_MAP_BYTES)
 
 
 def catalog_environment(root: Path) -> Environment:
-    """The catalogue of a data folder that this process does not have open."""
+    """Open the catalogue of a data folder; this process must not have it open."""
     return Environment(root / "catalog", _DATABASES, create=False, map_bytes=_MAP_BYTES)
 
 
@@ -416,11 +427,12 @@ def _unpacked(key: bytes | memoryview, value: memoryview) -> CatalogEntry:
 
 
 def copy_catalog(root: Path, folder: Path) -> dict[str, str]:
-    """Copy the catalogue of the data folder ``root`` into a folder, without what is half made or
-    half dropped. catalog.lock must be held, and this process must not have the catalogue open.
+    """Copy the catalogue of the data folder ``root`` into ``folder``, ready collections only.
+
+    The caller holds catalog.lock, and this process must not have the catalogue open.
 
     Returns:
-        Name → id of the collections that are in it.
+        Name → id of the copied collections.
     """
     source = catalog_environment(root)
     try:

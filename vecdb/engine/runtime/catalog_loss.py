@@ -1,8 +1,8 @@
-"""A catalogue that is gone, empty or cut short while collections are on disk.
+"""Detects a catalogue that is missing, empty or truncated while collections are on disk.
 
-LMDB would make a new one without a word, and a folder full of collections would open as an empty
-database. So it is refused instead; ``vecdb check --repair`` makes a catalogue of what the stores
-say of themselves (``checking/orphans.py``).
+LMDB would silently create a new one, and a folder full of collections would open as an empty
+database. Opening raises CATALOG_LOST instead; ``vecdb check --repair`` rebuilds the catalogue from
+the names that the stores note (``checking/orphans.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["catalog_fault", "catalog_lost", "has_bytes", "stores_on_disk"]
 
 
 def has_bytes(file: Path) -> bool:
-    """It is there and not empty."""
+    """Return whether the file exists and is not empty."""
     try:
         return file.stat().st_size > 0
     except OSError:
@@ -26,15 +26,16 @@ def has_bytes(file: Path) -> bool:
 
 
 def stores_on_disk(root: Path) -> list[str]:
-    """Ids of the collections that have a store on disk, whatever the catalogue says."""
+    """Return the ids of collections that have a store on disk, whether catalogued or not."""
     folder = root / "collections"
     return sorted(n for n in names_in(folder) if (folder / n / "store" / "data.mdb").is_file())
 
 
 def catalog_fault(root: Path) -> str | None:
-    """Why the catalogue's file is none that may be opened; None if it is whole.
+    """Return why the catalogue's file can't be opened, or None if it can.
 
-    A folder without collections has none yet, or an empty file of a process that was killed.
+    In a folder without collections a missing file is fine, and so is an empty one, which a killed
+    process may leave.
     """
     file = root / "catalog" / "data.mdb"
     try:
@@ -42,14 +43,14 @@ def catalog_fault(root: Path) -> str | None:
             return f"{file} is empty" if stores_on_disk(root) else None
         check_whole(file)
     except (FileNotFoundError, NotADirectoryError):
-        return f"{file} is gone" if stores_on_disk(root) else None
+        return f"{file} is missing" if stores_on_disk(root) else None
     except DataLossError as error:
         return error.message
     return None
 
 
 def catalog_lost(root: Path, why: str) -> DataLossError:
-    """What opening such a folder raises."""
+    """Return the error for opening a folder whose catalogue is lost."""
     return DataLossError(
         f"the catalogue can't be used: {why}; {len(stores_on_disk(root))} collections are on disk. "
         f"Restore a backup, or run: vecdb check --repair {root}",

@@ -1,8 +1,8 @@
-"""A data folder as a whole: whether it is one, and of which format.
+"""The data folder: creating it, checking its format, and removing leftovers.
 
     FORMAT    "vecdb 1" and a newline. Never change the word; another number is another layout.
 
-What else lies in it is drawn in ``database.py``.
+``runtime.py`` draws the rest of the folder.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ FORMAT_NUMBER: Final = 1
 FORMAT_LINE: Final = f"{FORMAT_WORD} {FORMAT_NUMBER}\n".encode()
 
 MANIFEST_NAME: Final = "backup.json"
-"""File that makes a folder a backup."""
+"""The file that marks a folder as a backup."""
 
 INCOMING: Final = Path("incoming", "import")
-"""Prefix of the folders of imports under way, in the data folder."""
+"""Path prefix of running imports, relative to the data folder."""
 
 COMPACTION_DRAFT: Final = "store.compact"
-"""What a compaction writes beside a store, until it takes the store's place."""
+"""Folder that a compaction writes next to ``store`` before it replaces the store."""
 
 
 def raise_file_limit() -> None:
-    """Each segment takes several files: ask for as many as the system allows."""
+    """Raise the soft limit of open files to the hard limit, as each segment takes several."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         try:
@@ -57,13 +57,14 @@ def raise_file_limit() -> None:
 
 
 def _write_format(root: Path, file: Path) -> None:
-    """Written aside and renamed, so that the file is whole whenever it is there."""
+    """Write FORMAT under another name and rename it, so that it is complete once it exists."""
     draft = root / f"FORMAT.{os.getpid()}"
     try:
         write_file(draft, FORMAT_LINE)
         draft.rename(file)
     except FileNotFoundError:
-        if not file.exists():  # Another process was here first, and took this for a leftover.
+        # Another process may have written FORMAT first and removed this draft as a leftover.
+        if not file.exists():
             raise
     except BaseException:
         draft.unlink(missing_ok=True)
@@ -73,22 +74,28 @@ def _write_format(root: Path, file: Path) -> None:
 
 
 def prepare_folder(root: Path, *, group_access: bool = False) -> None:
-    """Make the folder or check that it is ours."""
+    """Create the folder, or check that it is a vecdb folder of a known format.
+
+    Raises:
+        FailedPreconditionError: NOT_A_FOLDER, NOT_VECDB, NEWER_FORMAT, IS_BACKUP, or PERMISSION:
+            the folder exists without access for its group, and ``group_access`` is set.
+    """
     for each in (root, *root.parents):
         if each.exists() and not each.is_dir():
             raise FailedPreconditionError(f"{each} is not a folder", Reason.NOT_A_FOLDER)
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    created = [folder for folder in (root, *root.parents) if not folder.exists()]
     make_root(root, group=group_access)
     if group_access and not is_for_group(root):
         raise FailedPreconditionError(
-            f"{root} is there and not for its group (group_access): chmod -R g+rwX {root}",
+            f"{root} exists without access for its group, but group_access is set; run: "
+            f"chmod -R g+rwX {root}",
             Reason.PERMISSION,
         )
     file = root / "FORMAT"
     _check_format(root, file)
     if not (root / "catalog").exists():
-        # A process that wrote FORMAT may have been killed before it came to this.
-        for folder in {root, root.parent, *(each.parent for each in made)}:
+        # The process that wrote FORMAT may have been killed before it synced these folders.
+        for folder in {root, root.parent, *(each.parent for each in created)}:
             fsync_folder(folder)
 
 
@@ -97,14 +104,15 @@ def _check_format(root: Path, file: Path) -> None:
         others = [entry for entry in root.iterdir() if not entry.name.startswith("FORMAT")]
         if (root / MANIFEST_NAME).exists():
             raise FailedPreconditionError(
-                f"{root} is a backup, which is not opened but restored into a folder of its own: "
+                f"{root} is a backup and can't be opened; restore it into another folder: "
                 f"vecdb restore {root} DIR",
                 Reason.IS_BACKUP,
             )
-        if others and not file.exists():  # Asked again: another process may just have made it.
-            text = f"{root} is not empty and holds no vecdb database (no file FORMAT)"
+        # Checked again, as another process may have created FORMAT in between.
+        if others and not file.exists():
+            text = f"{root} is not empty and not a vecdb database: it has no file FORMAT"
             if stores_on_disk(root):
-                text = f"{file} is gone, and collections are there: run vecdb check --repair {root}"
+                text = f"{file} is missing, but collections exist; run: vecdb check --repair {root}"
             raise FailedPreconditionError(text, Reason.NOT_VECDB)
         _write_format(root, file)
         return
@@ -112,19 +120,22 @@ def _check_format(root: Path, file: Path) -> None:
     known = len(words) == 2 and words[0] == FORMAT_WORD and words[1].isascii()
     if not (known and words[1].isdigit() and int(words[1]) > 0):
         raise FailedPreconditionError(
-            f"{file} says {file.read_bytes()[:40]!r}, expected '{FORMAT_WORD} {FORMAT_NUMBER}'",
+            f"{file}: expected '{FORMAT_WORD} {FORMAT_NUMBER}', got {file.read_bytes()[:40]!r}",
             Reason.NOT_VECDB,
         )
     if int(words[1]) > FORMAT_NUMBER:
         raise FailedPreconditionError(
-            f"{root} has format {words[1]}, this vecdb knows up to {FORMAT_NUMBER}",
+            f"{root} has format {words[1]}, but this version of vecdb reads formats up to "
+            f"{FORMAT_NUMBER}; upgrade vecdb",
             Reason.NEWER_FORMAT,
         )
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove what compactions and imports that were killed have left. For who holds the folder's
-    lock, shared or alone: then no other compaction is under way."""
+    """Remove the leftovers of compactions and imports that were killed.
+
+    The caller holds the folder's lock, shared or exclusive, so no compaction is running.
+    """
     if (root / INCOMING).parent.is_dir():
         remove_stale(root / INCOMING)
     for draft in (root / "collections").glob(f"*/{COMPACTION_DRAFT}"):

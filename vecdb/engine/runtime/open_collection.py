@@ -1,7 +1,7 @@
-"""What a process holds open of one collection, shared by all handles on it.
+"""One open collection of a process, shared by all handles on it.
 
-The store, the snapshot manager, the searcher, and what commits leave to be done: flushing, and the
-delay of writers. Its store may be evicted (``store_lru.py``) and is reopened by its next use.
+It owns the store, the snapshot manager and the searcher, and decides after commits when to flush
+and how long to delay writers. Its store may be evicted (``store_lru.py``); its next use reopens it.
 """
 
 from __future__ import annotations
@@ -39,19 +39,24 @@ from vecdb.errors import VecdbError
 __all__ = ["OpenCollection", "gone_is_dropped"]
 
 _DELETED_WORTH_A_LOOK = 0.1
-"""Rows that died since the indexer was last woken for it, as a fraction of the live ones."""
+"""Rows deleted since the indexer was last notified of them, as a fraction of the live rows."""
 
 _TOMBSTONES_WORTH_A_TRIM = 1_000
 
 _log = logging.getLogger("vecdb.engine")
 
 _CALM_S, _CALM_PART = 1.0, 4
-"""Where nothing was sealed for so long, a quarter of ``seal_bytes`` is sealed."""
+"""If the last flush was this many seconds ago, a quarter of ``seal_bytes`` triggers a flush."""
 
 
 @contextlib.contextmanager
 def gone_is_dropped(folder: Path) -> Iterator[None]:
-    """A file that is not there because the folder was moved away: another process dropped it."""
+    """Translate FileNotFoundError if another process has moved the collection's folder.
+
+    Raises:
+        NotFoundError: DROPPED.
+        UnavailableError: FOLDER_GONE: the data folder itself is gone.
+    """
     try:
         yield
     except FileNotFoundError as error:
@@ -63,7 +68,7 @@ def gone_is_dropped(folder: Path) -> Iterator[None]:
 
 
 class Host(Protocol):
-    """What the collections of a folder share, and whom they notify; a ``Runtime`` is one."""
+    """What the collections of a folder share and notify; implemented by ``Runtime``."""
 
     options: Options
     pool: KernelPool
@@ -72,17 +77,17 @@ class Host(Protocol):
     call_memory: MemoryBudget
 
     def wake_indexer(self, collection_id: str) -> None:
-        """Handle graph work that a collection may have."""
+        """Notify the indexer that a collection may have graph work."""
 
     def reopened(self, opened: OpenCollection) -> None:
-        """Handle a store that was reopened by its use."""
+        """Record that a use has reopened the store of a collection."""
 
     def gone_error(self, collection_id: str) -> VecdbError:
-        """Return the error of a collection whose store is not in its place."""
+        """Return the error for a collection whose store is not where it was opened."""
 
 
 class OpenCollection:
-    """What a process holds open of one collection."""
+    """An open collection. Safe to use from many threads."""
 
     def __init__(self, host: Host, collection_id: str, folder: Path) -> None:
         environment = Environment(
@@ -107,7 +112,7 @@ class OpenCollection:
         environment.missing_error = lambda: host.gone_error(collection_id)
         self._deleted_when_notified = 0
         self.garbage = 0
-        """Rows and versions to be purged sooner or later, as of the last commit in this process."""
+        """Deleted rows and replaced versions to purge, as of this process's last commit."""
 
         self._live_count = 0
         self._purger = Purger(self.store)
@@ -134,7 +139,11 @@ class OpenCollection:
         self._flat_rows_max = flat_rows_max(self.store, options.seal_bytes, self.graph_rows_max)
 
     def note_name(self, name: str) -> Callable[[str], None]:
-        """For ``Catalog.rename``: notes the name in the store, if it is the one that is renamed."""
+        """Return the ``note`` argument of ``Catalog.rename``: it writes the name to the store.
+
+        It does so only for the id of this collection, as the old name may have been given to
+        another collection in between.
+        """
 
         def note(collection_id: str) -> None:
             if collection_id == self.id:
@@ -143,8 +152,14 @@ class OpenCollection:
         return note
 
     def flush(self, bytes_min: int | None = None) -> bool:
-        """Seal fresh rows if they take that much, by default a part of the option ``seal_bytes``;
-        False if another process is at it."""
+        """Flush the memtable if it takes at least ``bytes_min`` bytes.
+
+        Args:
+            bytes_min: default: a quarter of the option ``seal_bytes``.
+
+        Returns:
+            False if another process is flushing.
+        """
         with gone_is_dropped(self.folder):
             return flush(
                 self.store,
@@ -156,7 +171,7 @@ class OpenCollection:
             )
 
     def unfinished(self) -> str | None:
-        """Return the id if rows are in no graph, or in more graphs than they need be, else None."""
+        """Return the id if rows are in no graph or in more graphs than necessary, else None."""
         try:
             snapshot = self.snapshots.snapshot()
         except (VecdbError, OSError) as error:
@@ -172,7 +187,7 @@ class OpenCollection:
             return self.store.read_counters(transaction).live_count
 
     def check_not_dropped(self) -> None:
-        """Raise NotFoundError if the collection was dropped, by whichever process."""
+        """Raise NotFoundError (DROPPED) if the collection was dropped by any process."""
         self.current_seq()
 
     def current_seq(self) -> int:
@@ -182,17 +197,18 @@ class OpenCollection:
             return self.store.read_state(transaction).seq
 
     def purge_old(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Let go what has been dead for a while; ``should_stop`` is asked between steps."""
+        """Purge rows deleted longer ago than the grace period; ``should_stop`` ends it early."""
         self._purger.purge_old(should_stop)
 
     def relieve(self) -> bool:
-        """Let go of some of what has died, if that is too much; True if ``purge_old`` should go
-        on."""
+        """Purge some garbage if there is too much; return True if ``purge_old`` should continue."""
         return self._purger.relieve(self.garbage, self._live_count)
 
     def trim(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Remove dead rows from flat segments that hardly hold others, and deaths that nobody
-        needs, if there are enough of them; ``should_stop`` is asked between steps."""
+        """Rewrite flat segments that consist mostly of deleted rows, and trim unneeded tombstones.
+
+        Tombstones are trimmed only if there are many. ``should_stop`` is checked between steps.
+        """
         if should_stop():
             return
         with gone_is_dropped(self.folder):
@@ -207,7 +223,7 @@ class OpenCollection:
             trim_tombstones(self.store, snapshot, should_stop)
 
     def note_backlog(self) -> layout.Counters:
-        """Tell the back-pressure how much is in no graph; returns the counters."""
+        """Update the back-pressure with the size of the rows without a graph; return counters."""
         with self.store.environment.read() as transaction:
             counters = self.store.read_counters(transaction)
             self.garbage = garbage_rows(self.store, transaction)
@@ -224,19 +240,25 @@ class OpenCollection:
         return counters
 
     def _flush_bytes(self, sealed_to: int) -> int:
-        """Fresh bytes to be sealed: fewer where they come slowly, so that searches scan little."""
+        """Return the memtable size that triggers a flush.
+
+        It is smaller while writes come slowly: a flush costs little then, and searches scan less.
+        """
         if sealed_to != self._sealed_to:
             self._sealed_to, self._sealed_at = sealed_to, time.monotonic()
         hurried = time.monotonic() - self._sealed_at < _CALM_S
         return self._flush_bytes_max if hurried else self._flush_bytes_min
 
     def work(self) -> str | None:
-        """What the last commits left to do: "seal" if there is enough in no segment yet, "index"
-        if rows worth a look at the graphs' dead have died since that was last said, else None."""
+        """Return the work that the last commits left, or None.
+
+        "flush": the memtable is large enough. "index": enough rows were deleted since "index" was
+        last returned that graphs may need a repair.
+        """
         counters = self.note_backlog()
         memtable_bytes = (counters.next_row - counters.sealed_to) * row_bytes(self.store)
         if memtable_bytes >= self._flush_bytes(counters.sealed_to):
-            return "seal"
+            return "flush"
         ever_deleted = counters.next_row - counters.live_count
         if ever_deleted - self._deleted_when_notified < _DELETED_WORTH_A_LOOK * (
             counters.live_count + 1
@@ -247,7 +269,7 @@ class OpenCollection:
 
     @property
     def used(self) -> bool:
-        """Used since this was last set to False."""
+        """Whether the store was used since this was last set to False."""
         return self.store.environment.used
 
     @used.setter
@@ -256,15 +278,15 @@ class OpenCollection:
 
     @property
     def is_open(self) -> bool:
-        """The store is open."""
+        """Whether the store is open."""
         return self.store.environment.is_open
 
     def evict(self) -> bool:
-        """Let files and mappings go until the next use; False if the store can't be closed now."""
+        """Close files and mappings until the next use; False if the store can't be closed now."""
         self.snapshots.forget()
         return self.store.environment.evict()
 
     def close(self, *, dropped: bool = False) -> None:
-        """Let everything go."""
+        """Close the store and drop the snapshots."""
         self.snapshots.forget()
         self.store.close(dropped=dropped)

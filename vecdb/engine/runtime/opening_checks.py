@@ -1,8 +1,8 @@
-"""What is compared when a collection is opened: its counters with the databases that they count.
+"""Checks on opening a collection: its counters against the databases that they count.
 
-LMDB's own pages have no checksum, and a counter's checksum only says that it was once written. If
-pages were lost or came back in an older state, one shows that the other does not go with it. All of
-it takes the ends of a few databases and no walk, so that opening stays cheap.
+LMDB's own pages have no checksum, and a counter's checksum only proves that the value was written
+at some time. If pages were lost or reverted to an older state, counters and databases disagree. The
+checks read the ends of a few databases and walk none, so that opening stays cheap.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ __all__ = ["check_counters"]
 
 
 def check_counters(store: Store, transaction: Transaction) -> None:
-    """Compare counters and ``state`` with what they speak of.
+    """Compare counters and ``state`` with the databases that they describe.
 
-    An entry of ``segments`` whose own checksum fails is passed over here: rows can be read without
-    it, and whoever needs the segments comes upon it.
+    An entry of ``segments`` whose own checksum fails is ignored here: rows can be read without it,
+    and reading the segments reports it.
 
     Raises:
-        DataLossError: COUNTERS, both numbers in the message; or a counter's checksum fails.
+        DataLossError: COUNTERS, with both numbers; or a counter's checksum fails.
     """
     counters, state = store.read_counters(transaction), store.read_state(transaction)
 
-    def differ(what: str, said: int, found: int, relation: str = "") -> DataLossError:
+    def differ(name: str, count: int, found: int, relation: str = "") -> DataLossError:
         return DataLossError(
-            f"{store.environment.folder}: the counter {what} is {said}, but there is "
+            f"{store.environment.folder}: the counter {name} is {count}, but there is "
             f"{relation}{found}: parts of the store have been lost or changed",
             Reason.COUNTERS,
         )
@@ -44,7 +44,7 @@ def check_counters(store: Store, transaction: Transaction) -> None:
         last_row = _last_key(store, transaction, name)
         if last_row is not None and last_row >= counters.next_row:
             raise differ("next_row", counters.next_row, last_row, f"in {name.decode()} a row ")
-    # The log may have been trimmed from its old end, and be empty.
+    # Trimming removes the oldest log entries, so the log may be empty.
     last_seq = _last_key(store, transaction, b"log")
     if last_seq is not None and last_seq != state.seq:
         raise differ("seq", state.seq, last_seq, "a last log entry ")
@@ -66,7 +66,7 @@ def check_counters(store: Store, transaction: Transaction) -> None:
 
 
 def _last_key(store: Store, transaction: Transaction, name: bytes) -> int | None:
-    """The number that the last key of a database begins with; None if the database is empty."""
+    """Return the number at the start of a database's last key, or None if it is empty."""
     with transaction.cursor(store.environment.database(name)) as cursor:
         if not cursor.last():
             return None

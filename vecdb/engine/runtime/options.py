@@ -1,4 +1,4 @@
-"""What may be set when a folder is opened in process; everything has a default that suits most."""
+"""The options of ``vecdb.open``."""
 
 from __future__ import annotations
 
@@ -28,44 +28,43 @@ def _core_count() -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """Options of ``vecdb.open``. Bytes and seconds, all checked when the folder is opened.
+    """Options of ``vecdb.open``. Sizes are bytes; all values are checked on opening.
 
     Attributes:
-        threads: kernels that run at once in this process, and threads of a graph build.
-        seal_bytes: fresh rows are sealed into a segment once they are this large, or a quarter of
-            it where nothing was sealed for a second. Smaller means cheaper searches beside writes
-            and more, smaller files.
-        segment_bytes_max: a graph segment grows no larger than this; building one takes about as
-            much memory again. Default: a quarter of the machine's memory.
-        queue_bytes_max: batches that may wait for the writer; past it writes are refused with
-            RESOURCE_EXHAUSTED.
-        backlog_bytes_max: bytes of rows in no graph past which each upsert is delayed, by at most
-            a second, so that the indexer can follow.
-        fresh_bytes_max: a collection's rows that are in no segment yet are held in memory up to
-            this; a search reads those beyond from the store, which is slower. Only if sealing falls
-            behind are there so many. The same bound holds for rows of segments whose files are
-            lost, until they are built again.
-        view_bytes_max: memory for what searches hold of all collections beside mapped files; past
-            it, what is held of those searched least recently is let go. One collection takes at
-            most half of it for its fresh rows.
-        call_bytes_max: memory that searches and look-ups under way may take together for what they
-            bring; what does not fit is refused with RESOURCE_EXHAUSTED. Default: a quarter of the
-            machine's memory.
-        map_bytes: address space reserved for a store at first; doubled when it is full.
-        open_collections_max: collections whose files are held open at once; further ones are opened
-            for a use and those least recently used let go. Each takes some ten files.
-        group_access: make a new folder for all users of its group, mode 0770 and files 0660, where
-            without it the user alone may open what is in it. A folder that is there keeps its mode,
-            and what is made in it goes by that.
-        indexer: run a child process that builds graphs. Without it everything stays correct, but
-            searches scan what no graph covers.
-        indexer_outlives_parent: finish the job at hand when this process ends (an embedded
-            database), or stop with it (a server).
-        optimize: when the database is closed, a process of its own brings all rows of the
-            collections that were used into graphs, as ``Collection.optimize`` does, and ends. It
-            goes on when this process ends or its terminal is closed, lets others open the folder,
-            keeps a compaction waiting, and tells what it does in the folder's file indexer.log.
-            For programs that write and end at once; one that is killed begins at the next closing.
+        threads: kernels that run concurrently in this process, and threads of a graph build.
+        seal_bytes: size of the memtable (rows not yet in a segment) that triggers a flush; a
+            quarter of it if the last flush was at least a second ago. Smaller values make searches
+            cheaper while writes come in, and create more and smaller files.
+        segment_bytes_max: maximum size of a graph segment; building one takes about the same amount
+            of memory again. Default: a quarter of the machine's memory.
+        queue_bytes_max: maximum size of the batches that wait for the writer. Further writes fail
+            with RESOURCE_EXHAUSTED.
+        backlog_bytes_max: if the rows without a graph take more than this, each upsert is delayed
+            by at most a second, so that the indexer can catch up.
+        fresh_bytes_max: maximum memory for a collection's memtable. A search reads the rows beyond
+            it from the store, which is slower; there are so many only if flushing falls behind. The
+            same bound holds for rows of segments whose files are lost, until they are rebuilt.
+        view_bytes_max: maximum memory of the snapshots of all collections, mapped files not
+            counted. Beyond it the snapshots of the least recently searched collections are dropped.
+            One collection takes at most half of it for its memtable.
+        call_bytes_max: maximum memory for the results of all running searches and look-ups. A call
+            that does not fit fails with RESOURCE_EXHAUSTED. Default: a quarter of the machine's
+            memory.
+        map_bytes: initial address space of a store's map; doubled when it is full.
+        open_collections_max: maximum number of collections whose files are open at once; the least
+            recently used ones are closed and reopened on use. Each takes about ten files.
+        group_access: create a new folder for all users of its group (folders 0770, files 0660)
+            instead of for the user alone. An existing folder keeps its mode, and what is created in
+            it follows that mode.
+        indexer: run a child process that builds graphs. Without it all results stay correct, but
+            searches scan the rows without a graph.
+        indexer_outlives_parent: the indexer finishes its current job when this process ends (for an
+            embedded database) instead of stopping with it (for a server).
+        optimize: on close, start a process that brings all rows of the used collections into
+            graphs, as ``Collection.optimize`` does, and then ends. It survives the end of this
+            process and of its terminal, other processes may open the folder beside it, a compaction
+            waits for it, and it writes its progress to the folder's file indexer.log. Meant for
+            programs that write and exit. If it is killed, the next close starts it again.
     """
 
     threads: int = field(default_factory=_core_count)
@@ -85,7 +84,11 @@ class Options:
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Options:
-        """Options by name; an unknown one is refused."""
+        """Return the options of a dict.
+
+        Raises:
+            InvalidArgumentError: BAD_OPTION: an unknown name or an invalid value.
+        """
         checks.check_options(given, (each.name for each in fields(cls)), "vecdb.open")
         return cls(**given)
 

@@ -8,12 +8,12 @@ flushing and the indexer.
       collections/<id>/segments/<number>/    arrays that kernels read (segment.py)
       trash/, incoming/                      dropped collections, imports under way
 
-A runtime has a lifetime of its own: the first ``Runtime.open`` of a folder in a process makes it,
-later ones return the same one, counted, and the last ``close`` ends it. ``Database`` and
-``Collection`` are one façade on it, the server's ``Service`` is another.
+A runtime is reference-counted: the first ``Runtime.open`` of a folder in a process creates it,
+later ones return the same object, and the last ``close`` ends it. ``Database`` and ``Collection``
+are one façade on it, the server's ``Service`` is another.
 
-After a fork every call of the child fails, opening the folder too: LMDB's locks and maps do not
-survive it.
+After a fork every call in the child fails, and so does opening the folder there: LMDB's locks and
+maps do not survive a fork.
 """
 
 from __future__ import annotations
@@ -75,38 +75,43 @@ class Runtime:
     """An open folder in this process. Safe to use from many threads.
 
     Attributes:
-        path: the folder, without symbolic links. options: what it was opened with.
-        catalog: names and ids. collections: those that are open, by id.
+        path: the folder, with symbolic links resolved. options: its options.
+        catalog: names and ids. collections: the open collections, by id.
         writer: commits batches. upkeep: flushes and purges.
         pool: the cores that searches share. verifier: compares segments with their checksums.
-        snapshot_budget, call_memory: bounds on what views and calls under way hold in memory.
+        snapshot_budget, call_memory: memory bounds of snapshots and of running calls.
     """
 
     _open: ClassVar[dict[str, Runtime]] = {}
     _open_lock: ClassVar[threading.Lock] = threading.Lock()
-    _of_parent: ClassVar[dict[str, str]] = {}  # Folders that were open at a fork, why not again.
+    _of_parent: ClassVar[dict[str, str]] = {}  # Folders open at the fork → error message.
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], **options: object) -> Runtime:
-        """Open the folder, made if it is not there; the same object if it is open already.
+        """Open the folder and create it if it does not exist.
+
+        If the folder is open in this process already, return the same object.
 
         Raises:
-            FailedPreconditionError: no vecdb folder, or one of a newer format.
-            NotFoundError: NO_FOLDER: it can't be made there.
-            InvalidArgumentError: an option is wrong, or differs from those it is open with.
+            FailedPreconditionError: not a vecdb folder, or a newer format.
+            NotFoundError: NO_FOLDER: the folder can't be created there.
+            InvalidArgumentError: an option is invalid, or differs from the options of the open
+                folder.
         """
         root, chosen = checks.check_local_path(path).absolute(), Options.of(options)
         with cls._open_lock:
             key = os.path.realpath(root)
             if key in cls._of_parent:
-                # LMDB can't be opened beside what the fork copied, nor may that be closed here.
+                # LMDB can't open a file twice in a process, and the copy that the fork inherited
+                # must not be closed: that would release the parent's locks.
                 raise FailedPreconditionError(cls._of_parent[key], Reason.FORKED)
             known = cls._open.get(key)
             if known is not None and known._unusable is not None:
-                raise UnavailableError(f"{root} is being closed; close it again", Reason.CLOSING)
+                text = f"{root} is still closing in this process; call close() again"
+                raise UnavailableError(text, Reason.CLOSING)
             if known is not None:
                 if options and chosen != known.options:
-                    text = f"{root} is open in this process with other options"
+                    text = f"{root} is already open in this process with other options"
                     raise InvalidArgumentError(text, Reason.BAD_OPTION)
                 known._references += 1
                 return known
@@ -151,13 +156,13 @@ class Runtime:
             segment_bytes_max=options.segment_bytes_max,
         )
         self._supervisor = Supervisor(root, settings, on_progress=self._indexer_progressed)
-        self._dropped_looked_at = self.catalog.environment.last_commit()
-        wake, look = self._supervisor.wake, self._let_dropped_go
-        self.upkeep = Upkeep(self.collections.get, on_flushed=wake, on_look=look)
+        self._dropped_checked_at = self.catalog.environment.last_commit()
+        wake, poll = self._supervisor.wake, self._close_dropped
+        self.upkeep = Upkeep(self.collections.get, on_flushed=wake, on_poll=poll)
         _live.add(self)
 
     def facade(self, kind: Callable[[Runtime], FacadeT]) -> FacadeT:
-        """Return the façade of a kind on this runtime, created by the first call."""
+        """Return this runtime's façade of a kind; the first call creates it."""
         with self._lock:
             if kind not in self._facades:
                 self._facades[kind] = kind(self)
@@ -170,10 +175,10 @@ class Runtime:
             raise FailedPreconditionError(self._unusable, Reason.CLOSED)
 
     def create_collection(self, name: str, config: CollectionConfig) -> OpenCollection:
-        """Create a collection; on disk when this returns.
+        """Create a collection; it is on disk when this returns.
 
         Args:
-            name, config: checked.
+            name, config: already checked.
 
         Raises:
             AlreadyExistsError: the name is taken.
@@ -183,11 +188,11 @@ class Runtime:
             return self._open_collection(self.catalog.create(name, config))
 
     def collection(self, name: str) -> OpenCollection:
-        """Return the collection that has a name now.
+        """Return the collection that currently has the name.
 
         Raises:
             InvalidArgumentError: BAD_NAME.
-            NotFoundError: there is none of that name.
+            NotFoundError: NO_COLLECTION.
         """
         self.check_usable()
         collection_id, _ = self.catalog.find(checks.check_name(name))
@@ -196,14 +201,15 @@ class Runtime:
             try:
                 return opened or self._open_collection(collection_id)
             except NotFoundError:
-                # Dropped since it was found? Then the name is free, or has another one.
+                # The collection may have been dropped since it was found; the name may be free
+                # or belong to another collection now.
                 found_id, _ = self.catalog.find(name)
                 if found_id == collection_id:
                     raise
                 collection_id = found_id
 
     def collection_of_id(self, collection_id: str) -> OpenCollection:
-        """Return the collection of an id, whatever its name is now.
+        """Return the collection of an id, whatever its current name.
 
         Raises:
             NotFoundError: DROPPED.
@@ -216,31 +222,33 @@ class Runtime:
         return opened
 
     def list_collections(self) -> list[CollectionDescription]:
-        """Return all collections, by name."""
+        """Return all collections, sorted by name."""
         self.check_usable()
         return self.catalog.list()
 
     def rename_collection(self, old: str, new: str) -> None:
-        """Give a collection another name, in one step for every process.
+        """Rename a collection atomically for every process.
 
         Raises:
-            NotFoundError: there is none of the name ``old``.
-            AlreadyExistsError: the name ``new`` is taken, be it by the collection itself.
+            NotFoundError: no collection has the name ``old``.
+            AlreadyExistsError: the name ``new`` is taken, also if ``new`` equals ``old``.
         """
         self.check_usable()
         old, new, note = checks.check_name(old), checks.check_name(new), None
-        with contextlib.suppress(VecdbError):  # What is wrong with names the catalogue says.
+        # Errors about the names themselves are raised by the catalogue below.
+        with contextlib.suppress(VecdbError):
             note = self.collection(old).note_name(new)
         with os_errors_translated(str(self.path)):
             self.catalog.rename(old, new, note)
 
     def drop_collection(self, name: str) -> None:
-        """Drop a collection with all that is in it, for every process that has it open.
+        """Drop a collection and its data, for every process that has it open.
 
-        If it fails half way, the name stays taken until it is dropped again or the folder opened.
+        If the drop fails half way, the name stays taken until the drop is repeated or the folder
+        is opened again.
 
         Raises:
-            NotFoundError: there is none of that name.
+            NotFoundError: NO_COLLECTION.
         """
         self.check_usable()
         with os_errors_translated(str(self.path)):
@@ -252,21 +260,21 @@ class Runtime:
                 try:
                     self.catalog.finish_drop(name, collection_id, store)
                 finally:
-                    self._let_go(collection_id)
+                    self._close_collection(collection_id)
             self.catalog.empty_trash()
 
     def clear_stale_readers(self) -> None:
-        """Clear reader slots of processes that were killed, so that LMDB reuses their pages."""
+        """Clear stale reader slots of killed processes so that LMDB can reuse their pages."""
         for opened in list(self.collections.values()):
             with contextlib.suppress(VecdbError):
                 opened.store.environment.clear_stale_readers()
 
     def close(self) -> None:
-        """Close it once for each time it was opened; the last one waits for batches at hand.
+        """Release one reference; the last one waits for queued batches and closes the folder.
 
-        If that is interrupted, closing again goes on with it.
+        If closing is interrupted, calling this again continues it.
         """
-        with Runtime._open_lock:  # Who opens the folder meanwhile waits until it is closed.
+        with Runtime._open_lock:  # A concurrent open() waits until the folder is closed.
             if self._closed or self._forked_away:
                 return
             self._references = max(0, self._references - 1)
@@ -292,12 +300,12 @@ class Runtime:
         return f"Runtime({str(self.path)!r})"
 
     def submit(self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
-        """Queue a checked batch, without the delay that back-pressure asks for."""
+        """Queue a checked batch without the delay of back-pressure."""
         self.check_usable()
         return self.writer.submit(opened.store, batch, lambda: self._committed(opened))
 
     def indexer_status(self, opened: OpenCollection) -> str:
-        """What the indexer does for a collection."""
+        """Return what the indexer does for a collection, for ``stats``."""
         status = self._supervisor.status(opened.id)
         status += self.upkeep.status(opened.id)
         if opened.backpressure.is_stalled:
@@ -307,7 +315,7 @@ class Runtime:
     def submit_delayed(
         self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch
     ) -> Future[Receipt]:
-        """Queue a checked batch; upserts first wait as long as back-pressure asks for."""
+        """Queue a checked batch; upserts first wait for the delay of back-pressure."""
         pressure = opened.backpressure
         if pressure.delay_s > 0 and isinstance(batch, UpsertBatch):
             opened.note_backlog()  # The indexer may have caught up since the last commit.
@@ -315,7 +323,7 @@ class Runtime:
         return self.submit(opened, batch)
 
     def write(self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch) -> Receipt:
-        """Write a checked batch and wait until it is on disk; an empty one writes nothing."""
+        """Write a checked batch and wait until it is on disk; an empty batch writes nothing."""
         if batch.ids:
             return self.submit_delayed(opened, batch).result()
         self.check_usable()
@@ -327,10 +335,17 @@ class Runtime:
         return collection_stats(opened, self.indexer_status(opened))
 
     def optimize(self, opened: OpenCollection, deadline: Deadline) -> None:
-        """Seal everything, wait until the indexer has finished, and verify what it leaves."""
+        """Flush the memtable, wait until all its rows are in graphs, and verify the segments.
+
+        Raises:
+            UnavailableError: NO_INDEXER.
+            DeadlineExceededError: the deadline has passed; the indexer continues.
+            InternalError: INDEXER_CRASHED: the indexer failed several times in a row.
+        """
         self.check_usable()
         if not self.options.indexer:
-            raise UnavailableError("this database was opened with indexer=False", Reason.NO_INDEXER)
+            text = "optimize needs the indexer; this database was opened with indexer=False"
+            raise UnavailableError(text, Reason.NO_INDEXER)
         with os_errors_translated(str(opened.folder)):
             while not opened.flush(1):
                 deadline.check()
@@ -339,7 +354,8 @@ class Runtime:
         failures, last_wake = self._supervisor.failures(opened.id), 0.0
         check = deadline.also(self.check_usable).check
         while True:
-            # What is sealed meanwhile is not waited for, or writers could keep this from ending.
+            # Rows that are flushed later are not waited for: a steady writer could otherwise
+            # keep this loop from ending.
             segments = opened.snapshots.snapshot().segments
             asked = tuple(s for s in segments if s.first_row < wanted_row)
             if plan(asked, opened.graph_rows_max, pace="optimizing") is None:
@@ -355,7 +371,7 @@ class Runtime:
             time.sleep(_OPTIMIZE_POLL_S)
 
     def wake_indexer(self, collection_id: str) -> None:
-        """There may be graph work in a collection."""
+        """Notify the indexer that a collection may have graph work."""
         self._supervisor.wake(collection_id)
 
     def _indexer_progressed(self, collection_id: str) -> None:
@@ -364,11 +380,11 @@ class Runtime:
             opened.backpressure.progress()
 
     def reopened(self, opened: OpenCollection) -> None:
-        """A collection at rest was opened again by its use."""
+        """Add a collection that its use has reopened to the LRU."""
         self._lru.reopened(opened)
 
     def gone_error(self, collection_id: str) -> VecdbError:
-        """What to say of a collection whose store is not in its place."""
+        """Return the error for a collection whose store is not where it was opened."""
         return self.catalog.gone_error(collection_id)
 
     def _open_collection(self, collection_id: str) -> OpenCollection:
@@ -386,12 +402,12 @@ class Runtime:
                 try:
                     self._take_up_work(opened)
                 except DataLossError as damage:
-                    # Only what needs the segments fails; rows can be read.
+                    # Rows can be read without segments, so only searches fail.
                     _log.warning("opening %s: %s", opened.folder, damage)
             return opened
 
     def _take_up_work(self, opened: OpenCollection) -> None:
-        """What an earlier process left to do."""
+        """Schedule flushing, indexing and garbage collection that an earlier process left."""
         with opened.store.environment.read() as transaction:
             entries = opened.store.read_segments(transaction)
         if any(not e.is_published or not e.has_graph or e.lost_parts for e in entries.values()):
@@ -399,32 +415,36 @@ class Runtime:
         self._look_for_work(opened)
 
     def _committed(self, opened: OpenCollection) -> None:
-        """After a commit, in the writer's thread: who writes pays for the space that it takes."""
+        """Schedule work after a commit.
+
+        Runs in the writer's thread: purging some garbage here slows down writers that create it
+        faster than the upkeep thread can purge it.
+        """
         self._look_for_work(opened)
         if opened.relieve():
             self.upkeep.purge_now(opened.id)
 
     def _look_for_work(self, opened: OpenCollection) -> None:
         work = opened.work()
-        if work == "seal":
+        if work == "flush":
             self.upkeep.flush(opened.id)
         elif work == "index":
             self._supervisor.wake(opened.id)
         if opened.garbage:
             self.upkeep.purge_later(opened.id)
 
-    def _let_dropped_go(self) -> None:
-        """Close what other processes have dropped, so that the space of its files becomes free."""
+    def _close_dropped(self) -> None:
+        """Close collections that other processes have dropped, which frees their disk space."""
         commit = self.catalog.environment.last_commit()
-        if commit == self._dropped_looked_at:
+        if commit == self._dropped_checked_at:
             return
         for collection_id in self.catalog.dropped(list(self.collections)):
             with self._collection_locks.of(collection_id):
-                self._let_go(collection_id)
-        self._dropped_looked_at = commit
+                self._close_collection(collection_id)
+        self._dropped_checked_at = commit
 
-    def _let_go(self, collection_id: str) -> None:
-        """Close a collection that was dropped, in its turn."""
+    def _close_collection(self, collection_id: str) -> None:
+        """Close a dropped collection. The caller holds its turn."""
         opened = self.collections.pop(collection_id, None)
         if opened is not None:
             self._lru.forget(opened)
@@ -433,8 +453,8 @@ class Runtime:
     def _forked(self) -> None:
         self._forked_away = True
         self._unusable = (
-            f"the database in {self.path} was opened before a fork and can't be used after it, nor "
-            "opened anew in the child: open it after forking, or start a process of its own"
+            f"the database in {self.path} was opened before a fork: the child can neither use it "
+            "nor open it again; open it after the fork, or start the child as a new process"
         )
 
 

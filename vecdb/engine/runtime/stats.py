@@ -1,4 +1,4 @@
-"""What ``Collection.stats`` tells: rows, segments and bytes at one seq."""
+"""``Collection.stats``: rows, segments and bytes at one seq."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["collection_stats"]
 
 
 def collection_stats(opened: OpenCollection, indexer: str) -> CollectionStats:
-    """Return the state of a collection that is open.
+    """Return the state of an open collection.
 
     Args:
-        indexer: what the indexer does for it.
+        indexer: what the indexer does for the collection, as text.
     """
     store = opened.store
     snapshot = opened.snapshots.snapshot()

@@ -1,9 +1,9 @@
-"""Bounds how many stores a process holds open: evicts those that were used least recently.
+"""LRU of open stores: bounds how many a process holds open.
 
 An open store takes two files, address space for its map, and the files and mappings of its
-segments. An evicted one takes a small object; its next use reopens it, in a millisecond or two.
-Stores used since they were last looked at are passed over (the clock algorithm), as a flag is all
-that a use can afford.
+segments. An evicted store takes a small object; its next use reopens it, in a millisecond or two.
+The order is approximate (the clock algorithm), so that a use only has to set a flag: a store that
+was used since the clock hand last passed it is skipped.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Evictable(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether it holds files and mappings."""
+        """Return whether the store holds files and mappings."""
 
     def evict(self) -> bool:
-        """Close it until the next use, after running transactions; False if that can't be now."""
+        """Close the store until its next use, after running transactions; False if not possible."""
 
 
 class StoreLru:
-    """Keeps at most ``open_max`` stores open, a few more while all are in use. Thread-safe."""
+    """Keeps at most ``open_max`` stores open; a few more while all are in use. Thread-safe."""
 
     def __init__(self, open_max: int) -> None:
         self._open_max = open_max
@@ -37,7 +37,10 @@ class StoreLru:
         self._lock = threading.Lock()
 
     def reopened(self, one: Evictable) -> None:
-        """Add a store that was opened, and evict others. Never call it inside a transaction."""
+        """Add a store that was opened, and evict others.
+
+        Never call it inside a transaction: ``evict`` waits for running transactions.
+        """
         with self._lock:
             if one not in self._ring:
                 self._ring.append(one)

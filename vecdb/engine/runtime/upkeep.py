@@ -1,10 +1,10 @@
-"""The thread of an open database that seals what was written and purges what has died.
+"""The background thread of an open database: it flushes memtables and purges deleted rows.
 
-Sealing is asked for by a commit that brought enough fresh rows; purging comes by itself a minute
-after a commit that left something to purge. Between them, and every few seconds, it looks whether
-other processes have dropped what is open here. All of that is only for speed and space: what fails
-is told in the log and asked for again by a later commit. Closing waits for a step of purging at
-most; who opens the collection next goes on with the rest.
+A commit requests a flush when the memtable is large enough. Purging runs a minute after a commit
+that left garbage. Before each task, and every few seconds, the thread checks whether other
+processes have dropped collections that are open here. All of this affects only speed and space: a
+failure is logged, and a later commit requests the work again. Closing waits for at most one step
+of purging; the next process that opens the collection continues it.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from vecdb.errors import FailedPreconditionError, NotFoundError
 __all__ = ["Upkeep"]
 
 _FLUSH_POLL_S: Final = 0.5
-"""So often it is looked whether what failed is to be tried again."""
+"""Retry interval for failed flushes."""
 
-_LOOK_S: Final = 10.0
-"""So often the catalogue is asked whether another process has dropped what is open here."""
+_DROPPED_POLL_S: Final = 10.0
+"""Interval of the check for collections that another process has dropped."""
 
-_SEAL, _PURGE, _LOOK = "sealing", "purging", "a look"
+_FLUSH, _PURGE, _POLL = "flush", "purge", "poll"
 
 _log = logging.getLogger("vecdb.engine")
 
 
 class Upkeep:
-    """Takes collections in turn. Safe to use from many threads.
+    """Flushes and purges one collection at a time. Safe to use from many threads.
 
     Args:
-        find: the open collection of an id, or None.
-        on_flushed: called with the id of a collection that was sealed.
-        on_look: called every few seconds.
+        find: returns the open collection of an id, or None.
+        on_flushed: called with the id of a collection after its flush.
+        on_poll: called before each task, and every few seconds.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class Upkeep:
         find: Callable[[str], OpenCollection | None],
         *,
         on_flushed: Callable[[str], None],
-        on_look: Callable[[], None],
+        on_poll: Callable[[], None],
     ) -> None:
         self._find = find
         self._on_flushed = on_flushed
-        self._on_look = on_look
+        self._on_poll = on_poll
         self._changed = threading.Condition()
         self._to_flush: set[str] = set()
         self._flush_failures = FlushFailures()
@@ -61,7 +61,7 @@ class Upkeep:
         self._thread.start()
 
     def flush(self, collection_id: str) -> None:
-        """There are fresh rows to be sealed; not yet if that has just failed."""
+        """Request a flush; ignored during the pause after a failed one."""
         if self._flush_failures.is_early(collection_id):
             return
         with self._changed:
@@ -69,7 +69,7 @@ class Upkeep:
             self._changed.notify()
 
     def purge_later(self, collection_id: str) -> None:
-        """There is something to purge once its grace is over."""
+        """Request purging once the grace period is over."""
         if collection_id in self._purge_at:
             return
         with self._changed:
@@ -77,21 +77,21 @@ class Upkeep:
             self._changed.notify()
 
     def purge_now(self, collection_id: str) -> None:
-        """There is far too much to purge."""
+        """Request purging at once."""
         with self._changed:
             self._purge_at[collection_id] = time.monotonic()
             self._changed.notify()
 
     def status(self, collection_id: str) -> str:
-        """For ``stats``: what fails; empty if all is well."""
+        """Return what fails, for ``stats``; empty if nothing does."""
         return self._flush_failures.status(collection_id)
 
     def forget(self, collection_id: str) -> None:
-        """The collection was dropped."""
+        """Forget the failures of a dropped collection."""
         self._flush_failures.settled(collection_id)
 
     def close(self) -> None:
-        """Seal what was asked for, then end; what is being purged is left after its step."""
+        """Complete the requested flushes and end the thread; purging stops after its step."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -99,22 +99,23 @@ class Upkeep:
 
     def _run(self) -> None:
         while (task := self._next()) is not None:
-            collection_id, what = task
+            collection_id, kind = task
             try:
-                self._on_look()
+                self._on_poll()
                 opened = self._find(collection_id)
                 if opened is not None:
-                    self._tend(opened, what)
+                    self._do(opened, kind)
             except (NotFoundError, FailedPreconditionError):
-                self.forget(collection_id)  # Dropped or closed meanwhile.
+                self.forget(collection_id)  # Dropped or closed in the meantime.
             except Exception as error:
-                # Nothing may end this thread.
-                _log.warning("%s in collection %s: %s", what, collection_id or "any", error)
-                if what == _SEAL:
+                # The thread must survive: without it nothing is flushed until the next open.
+                where = f" of collection {collection_id}" if collection_id else ""
+                _log.warning("%s%s failed: %s", kind, where, error)
+                if kind == _FLUSH:
                     self._flush_failures.failed(collection_id, str(error))
 
-    def _tend(self, opened: OpenCollection, what: str) -> None:
-        if what == _SEAL:
+    def _do(self, opened: OpenCollection, kind: str) -> None:
+        if kind == _FLUSH:
             opened.flush()
             self._flush_failures.settled(opened.id)
             self._on_flushed(opened.id)
@@ -126,22 +127,22 @@ class Upkeep:
         return self._closed
 
     def _next(self) -> tuple[str, str] | None:
-        """A collection and what it needs; none but a look is the empty id; None at the end."""
+        """Return the next collection id and task, or None at the end; a poll has an empty id."""
         with self._changed:
             while True:
                 self._to_flush |= self._flush_failures.due()
                 if self._to_flush:
-                    return self._to_flush.pop(), _SEAL
+                    return self._to_flush.pop(), _FLUSH
                 if self._closed:
                     return None
                 first = min(self._purge_at, key=self._purge_at.__getitem__, default=None)
                 if first is not None and self._purge_at[first] <= time.monotonic():
                     del self._purge_at[first]
                     return first, _PURGE
-                wait_s = _LOOK_S
+                wait_s = _DROPPED_POLL_S
                 if first is not None:
                     wait_s = min(wait_s, self._purge_at[first] - time.monotonic())
                 if self._flush_failures:
                     wait_s = min(wait_s, _FLUSH_POLL_S)
-                if not self._changed.wait(max(0.0, wait_s)) and wait_s == _LOOK_S:
-                    return "", _LOOK
+                if not self._changed.wait(max(0.0, wait_s)) and wait_s == _DROPPED_POLL_S:
+                    return "", _POLL

@@ -1,13 +1,13 @@
 """How is a query answered?
 
-search             sends queries through the parts of a snapshot
-hits               merges what they gave and adds ids and metadata
+search             runs queries over the search units of a snapshot
+hits               merges the units' results; adds ids, metadata and vectors
 snapshot           one committed state: segments, delete bitmaps, memtable
-snapshot_manager   makes snapshots and keeps the newest
-snapshot_budget    bounds the memory of all snapshots
+snapshot_manager   creates snapshots and caches the newest
+snapshot_budget    bounds the memory of all cached snapshots
 memtable           rows not yet in a segment
-streaming          rows read from the store in slices for one search
-lookup             rows by id
+streaming          reads rows that a snapshot does not hold from the store, in slices
+lookup             reads rows by id or row number
 """
 
 from __future__ import annotations

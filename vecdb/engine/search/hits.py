@@ -1,9 +1,9 @@
-"""From what the parts of a view found to the hits that a caller gets.
+"""Merge the results of a snapshot's search units into the hits of a call.
 
-Each part (a segment, or all rows that are in none, which come last) gives scores and nodes for all
-queries of a call. Here they are merged by (distance, row), and named: ids come from the segments,
-metadata and the ids of other rows from the store, in short transactions. All of it is done for the
-whole batch at once, as numpy calls cost more than the numbers in them.
+Each part (one per segment, and a last one for all rows outside segments) holds scores and nodes for
+all queries of a call. This module merges them by (distance, row) and adds ids: from the segments,
+or, like metadata, from the store in short transactions. It works on the whole batch of queries at
+once, since a numpy call costs more than the few numbers that one query has.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ _NO_ROW = np.int64(2**63 - 1)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 _FEW_HITS = 256
-"""Up to so many are sorted as tuples, in less time than numpy's calls take by themselves."""
+"""Up to this many hits are sorted as tuples, faster than the overhead of the numpy calls."""
 
 
 class Found(NamedTuple):
-    """What one part gave.
+    """The results of one part, for q queries.
 
     Attributes:
         scores: float32 (q, k), ascending; only the first ``counts[i]`` of row i are set.
-        nodes: int64 (q, k). counts, visited, deleted: int64 (q,).
-        walked: by the graph, rather than scanned.
-        rows: int64, row numbers of the nodes, or None if nodes are row numbers themselves.
-        content: the segment's arrays, or None for rows of no segment.
+        nodes: int64 (q, k), as scores.
+        counts: int64 (q,), hits found.
+        visited, deleted: int64 (q,), nodes compared, and how many of them were deleted.
+        walked: whether the graph was walked; else the part was scanned.
+        rows: int64 (n,), row numbers of the nodes, or None if nodes are row numbers themselves.
+        content: the segment's arrays, or None for rows outside segments.
     """
 
     scores: npt.NDArray[np.float32]
@@ -55,7 +57,7 @@ class Found(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What the hits are to hold, the effort that was used, and the memory of the call."""
+    """What the hits contain (k, metadata, vectors), the ef used, and the call's memory."""
 
     k: int
     ef: int
@@ -72,14 +74,20 @@ def answers(
     wanted: Wanted,
     deadline: Deadline,
 ) -> HitColumns:
-    """What the parts gave, merged and named."""
+    """Return the merged hits of all parts, with ids and, if wanted, metadata and vectors.
+
+    Raises:
+        ResourceExhaustedError: the answer would be too large, or memory is short.
+        DataLossError: a value is damaged, or was purged since the snapshot was created.
+        DeadlineExceededError, CancelledError: between two slices of rows.
+    """
     visited = _summed([part.visited for part in parts], queries).tolist()
     deleted = _summed([part.deleted for part in parts], queries).tolist()
     info = _info(snapshot, parts, wanted)
     if not parts:
         vectors = np.zeros((0, store.config.dim), np.float32) if wanted.vectors else None
-        nothing = np.zeros(0, np.float32)
-        return HitColumns([0] * queries, [], nothing, None, vectors, info, visited, deleted)
+        no_scores = np.zeros(0, np.float32)
+        return HitColumns([0] * queries, [], no_scores, None, vectors, info, visited, deleted)
     best = _merged(parts, wanted.k)
     ids, raw, vectors = _named(store, snapshot, parts, best, wanted, deadline)
     distances = _distances(best.scores, store.config.metric)
@@ -88,7 +96,7 @@ def answers(
 
 
 def _summed(counts: Sequence[npt.NDArray[np.int64]], queries: int) -> npt.NDArray[np.int64]:
-    """Counts of each query, int64 (q,), added up over the parts."""
+    """Return the counts per query, int64 (q,), summed over the parts."""
     total = counts[0].copy() if counts else np.zeros(queries, np.int64)
     for more in counts[1:]:
         total += more
@@ -96,10 +104,10 @@ def _summed(counts: Sequence[npt.NDArray[np.int64]], queries: int) -> npt.NDArra
 
 
 class _Best(NamedTuple):
-    """The hits of all queries, one query after the other.
+    """The hits of all queries, concatenated.
 
-    scores: float32 (m,). nodes: int64 (m,). origins, rows: int64 (m,), which part, and the row
-    number; None if there is only one part. counts: int64 (q,).
+    scores: float32 (m,). nodes: int64 (m,). origins, rows: int64 (m,), index of the part, and row
+    number; None if there is only one part. counts: int64 (q,), hits per query.
     """
 
     scores: npt.NDArray[np.float32]
@@ -109,7 +117,7 @@ class _Best(NamedTuple):
     counts: npt.NDArray[np.int64]
 
     def of_part(self, number: int) -> npt.NDArray[np.int64]:
-        """Places of a part's hits; there are several parts."""
+        """Return the positions of one part's hits. Requires several parts."""
         assert self.origins is not None
         places: npt.NDArray[np.int64] = (self.origins == number).nonzero()[0]
         return places
@@ -123,7 +131,7 @@ def _rows_of(part: Found, nodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]
 
 
 def _merged(parts: Sequence[Found], k: int) -> _Best:
-    """The k nearest of all parts by (score, row); within a part they are in that order already."""
+    """Return the k nearest of all parts by (score, row), the order that each part already has."""
     if len(parts) == 1:
         part = parts[0]
         if min(part.counts.tolist()) == part.nodes.shape[1]:
@@ -157,7 +165,7 @@ def _merged(parts: Sequence[Found], k: int) -> _Best:
 
 
 def _merged_few(parts: Sequence[Found], k: int) -> _Best:
-    """``_merged`` for one query with few hits."""
+    """Do ``_merged`` for one query with few hits."""
     hits: list[tuple[float, int, int, int]] = []
     for number, part in enumerate(parts):
         count = int(part.counts[0])
@@ -187,7 +195,7 @@ def _named(
     wanted: Wanted,
     deadline: Deadline,
 ) -> tuple[list[str], list[bytes] | None, npt.NDArray[np.float32] | None]:
-    """Ids, metadata and vectors of the hits, read from the store in short transactions."""
+    """Return ids, metadata and vectors of the hits, reading the store in short transactions."""
     with_metadata = wanted.metadata and snapshot.counters.metadata_count > 0
     memtable = parts[-1].content is None
     if not (with_metadata or wanted.vectors or memtable):
@@ -209,20 +217,24 @@ def _named(
 
 
 def _rows(snapshot: Snapshot, parts: Sequence[Found], best: _Best) -> list[int]:
-    """The rows of the hits."""
+    """Return the row numbers of the hits.
+
+    Raises:
+        SegmentDamagedError: a row number is out of range.
+    """
     rows = _rows_of(parts[0], best.nodes) if best.rows is None else best.rows
     numbers: list[int] = rows.tolist()
     if numbers and not 0 <= min(numbers) <= max(numbers) < snapshot.counters.next_row:
         raise SegmentDamagedError(
-            f"a segment names rows {min(numbers)} to {max(numbers)}, the collection has rows 0 to "
-            f"{snapshot.counters.next_row - 1}",
+            f"expected rows 0 to {snapshot.counters.next_row - 1} in the segments, got rows "
+            f"{min(numbers)} to {max(numbers)}",
             Reason.SEGMENT,
         )
     return numbers
 
 
 def _segment_ids(parts: Sequence[Found], best: _Best) -> list[str]:
-    """The ids of those hits that lie in segments; empty text for the others."""
+    """Return the ids of hits in segments; "" for the other hits."""
     ids = [""] * len(best.nodes)
     if best.origins is None:
         content = parts[0].content
@@ -254,7 +266,7 @@ def _info(snapshot: Snapshot, parts: Sequence[Found], wanted: Wanted) -> SearchI
 
 
 def _distances(scores: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float32]:
-    """Kernels score by squared distance or negated product; callers get what ``Metric`` says."""
+    """Convert kernel scores (squared distance or negated product) to distances as ``Metric``."""
     if metric is Metric.EUCLIDEAN:
         distances: npt.NDArray[np.float32] = np.sqrt(np.maximum(scores, _ZERO))
         return distances

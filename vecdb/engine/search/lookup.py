@@ -1,11 +1,9 @@
-"""Rows by their ids or numbers, deaths and the log, in transactions that stay short however many
-and however large they are.
+"""Read rows by id or row number, in short transactions whatever their number and size.
 
-What is read belongs to one seq. The first transaction says which rows are live at it; their records
-and vectors don't change after that, so they are read in slices. A row that dies meanwhile is still
-there: what has died is purged a minute later, or earlier if it is too much. Should it be gone, the
-look-up is made once more, under a pin, which nothing overtakes. Deaths and log entries of a seq
-never change either, but they may be removed, as the functions say.
+A result belongs to one seq. The first transaction finds the rows that are live at that seq. Their
+records and vectors never change, so later transactions read them in slices. A row that is deleted
+during the look-up is normally still there, since purging waits a minute unless there is too much
+garbage. If it was purged, the look-up is repeated under a lease, which prevents purging.
 """
 
 from __future__ import annotations
@@ -28,24 +26,22 @@ from vecdb.types import Records
 __all__ = ["get_records", "read_records", "read_vectors"]
 
 _SLICE_ROWS = 2_000
-"""Rows of a transaction: each may take a block or a record of 64 KiB, so some 60 ms at most."""
+"""Rows per transaction. Each may need a block or a record of 64 KiB, so about 60 ms at most."""
 
 _SLICE_RECORDS = 500
-"""The same, of records whose size is counted as they are read."""
+"""Records per transaction if their size counts against the call's memory."""
 
 _ROW_BYTES = 400
-"""Memory for a row as Python has it, without the bytes of its metadata."""
-
-"""Deaths and batches of a transaction: some 5 ms, or 50 for who gives way to others."""
+"""Memory of a row's Python objects, without the bytes of its metadata."""
 
 
 def get_records(store: Store, texts: list[str]) -> Records:
-    """Rows by id, in the order of ``texts``, which are checked.
+    """Return the live rows of validated ids, in the order of ``texts``, and the missing ids.
 
     Raises:
         ResourceExhaustedError: the answer would be too large, or memory is short.
         NotFoundError: the collection was dropped.
-        DataLossError.
+        DataLossError: a row is damaged.
     """
     with store.call_memory.of_call() as memory:
         return _get(store, texts, memory)
@@ -57,7 +53,7 @@ def _get(store: Store, texts: list[str], memory: CallMemory) -> Records:
     try:
         return _read(store, texts, encoded, seq, row_of, memory)
     except DataLossError:
-        # Without a write since then no row has died, so that none was purged: it is damage.
+        # Without a write since then no row was deleted or purged, so the row is damaged.
         if store.current_state().seq == seq:
             raise
     memory.begin_again()
@@ -67,7 +63,7 @@ def _get(store: Store, texts: list[str], memory: CallMemory) -> Records:
 
 
 def _find(store: Store, encoded: list[bytes]) -> tuple[int, dict[bytes, int]]:
-    """The last seq, and the rows of those ids that are there at it."""
+    """Return the latest seq, and id → row of the ids live at it."""
     with store.environment.read() as transaction:
         store.check_not_dropped(transaction)
         seq = store.read_state(transaction).seq
@@ -100,14 +96,15 @@ def read_records(
     deadline: Deadline | None = None,
     memory: CallMemory | None = None,
 ) -> list[Record]:
-    """The records of rows as a reader at ``seq`` sees them, in the order given.
+    """Return the records of rows as a reader at ``seq`` sees them, in the order given.
 
     Args:
-        memory: that of the call whose answer their metadata is for.
+        memory: the call's memory, against which the size of the metadata counts; None for no
+            limit.
 
     Raises:
         ResourceExhaustedError: the answer would be too large, or memory is short.
-        DataLossError: a row has none.
+        DataLossError: a row has no record at that seq, or a record is damaged.
         DeadlineExceededError, CancelledError: between two slices.
     """
     read = store.rows.read_records
@@ -137,7 +134,8 @@ def _count(records: list[Record], memory: CallMemory | None) -> None:
 def read_vectors(
     store: Store, rows: Sequence[int], deadline: Deadline | None = None
 ) -> npt.NDArray[np.float32]:
-    """Vectors as given, float32 (n, dim), in the order of ``rows``. Raises as ``read_records``."""
+    """Return vectors as written, float32 (n, dim), in the order of ``rows``. Raises as
+    ``read_records``."""
     read = store.rows.read_vectors
     if len(rows) <= _SLICE_ROWS:
         with store.environment.read() as transaction:
@@ -158,8 +156,10 @@ def _in_slices(
     fill: Callable[[Transaction, npt.NDArray[np.int64], list[int]], None],
     slice_rows: int,
 ) -> None:
-    """Call ``fill(transaction, places, rows)`` for all, by ascending row, so that each block is
-    read once."""
+    """Call ``fill(transaction, positions, rows)`` per slice, in ascending order of rows.
+
+    Ascending order reads each block only once.
+    """
     numbers = np.array(rows, np.int64)
     order = np.argsort(numbers, kind="stable")
     for start in range(0, len(order), slice_rows):

@@ -1,10 +1,11 @@
-"""Searching: a view, a plan for each of its parts, kernels over them, and one merged answer.
+"""Search: take a snapshot, run kernels over each of its search units, and merge the results.
 
-Fresh rows and flat segments are scanned exactly; graphs are walked. k means k: where a walk finds
-fewer live rows than there are (it gave up among deleted rows), that segment is scanned instead.
-Rows that the view does not hold are scanned as they are read from the store, a slice at a time.
+The memtable and flat segments are scanned exactly; graphs are walked (HNSW). A search returns
+exactly k hits unless the collection has fewer than k live rows: if a walk finds too few live rows,
+because it met too many deleted ones, that segment is scanned instead. Rows that the snapshot does
+not hold are read from the store and scanned in slices.
 
-One query runs on its caller's thread, a batch on several (``kernel_pool``).
+One query runs on its caller's thread, a batch of queries on several (``kernels/pool.py``).
 """
 
 from __future__ import annotations
@@ -36,36 +37,36 @@ from vecdb.vector_arrays import as_queries
 __all__ = ["SCAN_SLICE_FLOATS", "SORT_SLICE_HITS", "SearchRequest", "Searcher"]
 
 SCAN_SLICE_FLOATS = 8_000_000
-"""Floats that a scan slice compares: about 5 ms."""
+"""Floats that one scan slice compares: about 5 ms."""
 
 _HEAP_FLOATS = 8
-"""What a level of a heap costs, in floats compared: a row may sift through all levels of it."""
+"""Cost of one heap level, in floats compared: a row may sift through all levels of the heap."""
 
 SORT_SLICE_HITS = 250_000
 """Hits that are sorted between two checks of the deadline: about 20 ms."""
 
 _HIT_BYTES_MIN = 7
-"""A hit in an answer has at least a distance and an id of one byte with its length."""
+"""A hit in an answer has at least a distance, and an id of one byte with its length."""
 
 _FOUND_BYTES, _MERGED_BYTES, _NAMED_BYTES, _RECORD_BYTES = 12, 56, 260, 500
-"""Memory for a row that a part has found, for merging it with those of others, and for a hit as
-Python has it, with an id alone or with a record (without the bytes of its metadata)."""
+"""Bytes of memory for: a hit of one unit; merging it with those of other units; the Python objects
+of a returned hit with its id; and those of one with its record (without the metadata's bytes)."""
 
-_PERHAPS_A_SEGMENT = (Reason.SEGMENT, Reason.RECORD_MISSING, Reason.VECTOR_MISSING)
-"""Reasons of a DataLossError that a damaged segment may have, as its rows are believed."""
+_SEGMENT_REASONS = (Reason.SEGMENT, Reason.RECORD_MISSING, Reason.VECTOR_MISSING)
+"""Reasons of a DataLossError that wrong row numbers in a damaged segment can cause."""
 
-_BEFORE = 2**62
-"""What row numbers are lowered by while a slice is scanned, so that they come before its nodes."""
+_ROW_OFFSET = 2**62
+"""Offset that keeps earlier slices' row numbers below this slice's nodes."""
 
 _WALKS_AT_FIRST = 4
-"""Queries of the first slices; later ones are sized by what these took."""
+"""Queries in the first slices of walks; later slices are sized by the time that these took."""
 
 _SCANNED_TOGETHER = 16
-"""Queries that go through an area together."""
+"""Queries that are compared with each block of rows while it is in the CPU cache."""
 
 
 class SearchRequest(NamedTuple):
-    """One call of ``search``, as given: checked by ``Searcher.run``.
+    """The arguments of one call of ``search``, not validated yet: ``Searcher.run`` does that.
 
     queries: anything that converts to float32 of shape (q, dim).
     """
@@ -79,7 +80,7 @@ class SearchRequest(NamedTuple):
 
 
 class Searcher:
-    """Answers searches of one collection. Safe to use from many threads."""
+    """Answers searches of one collection. Thread-safe."""
 
     def __init__(self, store: Store, snapshots: SnapshotManager, pool: KernelPool) -> None:
         self._store = store
@@ -90,14 +91,16 @@ class Searcher:
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
 
     def run(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
-        """The answers to all queries.
+        """Return the hits of all queries.
 
         Raises:
-            InvalidArgumentError: a query, k or ef is wrong.
+            InvalidArgumentError: a query, k or ef is invalid.
             ResourceExhaustedError: the answer would be too large, or memory is short.
+            NotFoundError: the collection was dropped.
+            DataLossError: a row of the answer is damaged.
             DeadlineExceededError, CancelledError: between two slices of work.
-            SnapshotTooOldError: rows that are read from the store were purged meanwhile, twice, as
-                nothing could be written that holds them.
+            SnapshotTooOldError: rows were purged during the search, twice, since no lease could be
+                written that protects them.
         """
         with self._store.call_memory.of_call() as memory:
             return self._run(request, deadline, memory)
@@ -115,20 +118,20 @@ class Searcher:
         try:
             return self._answer(snapshot, prepared, wanted, request.exact, deadline)
         except DataLossError as error:
-            # What can't be right may come from a segment whose checksums were not compared yet.
-            if error.reason in _PERHAPS_A_SEGMENT and not snapshot.verified:
+            # A damaged segment whose checksums were not compared yet may be the cause.
+            if error.reason in _SEGMENT_REASONS and not snapshot.verified:
                 self._snapshots.verify(deadline.check)
-            # A record may have been purged between the view and the reading of metadata: then the
-            # row has died since, and a newer view does not return it. If there is none, or once
-            # more under a pin, the bytes are really bad.
+            # Or a record was purged after the snapshot was taken. Then its row was deleted since,
+            # and a newer snapshot does not return it. If there is no newer snapshot, or if the
+            # repetition under a lease fails too, the data are really damaged.
             if self._snapshots.snapshot() is snapshot:
                 raise
         except SnapshotTooOldError:
-            pass  # The same, of rows that are read from the store.
+            pass  # Rows to be read from the store were purged: repeat under a lease.
         memory.begin_again()
         with leased(self._store) as keep:
             newer = self._snapshots.snapshot()
-            # It may take longer than a lease: each check of the deadline keeps the pin.
+            # The search may take longer than a lease: each check of the deadline renews it.
             return self._answer(newer, prepared, wanted, request.exact, deadline.also(keep))
 
     def _answer(
@@ -162,7 +165,7 @@ class Searcher:
         wanted: Wanted,
         deadline: Deadline,
     ) -> Found:
-        found = _nothing_yet(unit, len(queries), wanted.k, walked=True)
+        found = _empty_found(unit, len(queries), wanted.k, walked=True)
         k, metric = found.nodes.shape[1], self._metric_code
         walk_graph = load_kernels().walk
 
@@ -178,7 +181,7 @@ class Searcher:
     def _scan(
         self, unit: SearchUnit, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
     ) -> Found:
-        found = _nothing_yet(unit, len(queries), k, walked=False)
+        found = _empty_found(unit, len(queries), k, walked=False)
 
         def scan(until: Deadline, first: int, last: int) -> None:
             self._scan_unit(unit, found, queries, first, last, until)
@@ -197,8 +200,7 @@ class Searcher:
         last: int,
         deadline: Deadline,
     ) -> None:
-        """Add what is near in an area to the heaps of queries first to last - 1."""
-        # Queries of a piece share each block of rows while it is in the cache.
+        """Add the nearest rows of a unit to the heaps of queries first to last - 1."""
         k, scan_rows = found.nodes.shape[1], load_kernels().scan_rows
         pair = unit.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
@@ -214,7 +216,7 @@ class Searcher:
             self._pool.yield_to_waiters()
 
     def _sort(self, found: Found, first: int, last: int, deadline: Deadline) -> None:
-        """Turn the heaps of queries first to last - 1 into lists."""
+        """Turn the heaps of queries first to last - 1 into ascending lists."""
         sort_heaps = load_kernels().sort_heaps
 
         def sort_slice(_: object, start: int, stop: int) -> None:
@@ -228,11 +230,11 @@ class Searcher:
     def _scan_unread(
         self, snapshot: Snapshot, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
     ) -> Found:
-        """Scan the rows that belong to no mapped segment, those that the view holds too, in the
-        order of their numbers; nodes are row numbers.
+        """Scan all rows outside mapped segments, held by the snapshot or not, in ascending order.
 
-        One set of heaps goes through all slices. Between two of them it holds row numbers, during
-        a slice the nodes of that, and row numbers lowered so far that they come before.
+        The nodes of the result are row numbers. The same heaps are used for all slices. Between two
+        slices they hold row numbers. During a slice they hold the slice's nodes, and earlier row
+        numbers lowered by ``_ROW_OFFSET``, so that equal scores stay ordered by row.
         """
         intervals = snapshot.lost if snapshot.rest is None else (*snapshot.lost, snapshot.rest)
         count = snapshot.memtable.count + sum(i.end_row - i.first_row for i in intervals)
@@ -248,8 +250,8 @@ class Searcher:
             None,
         )
         nodes = found.nodes
-        for unit in self._units_in_no_segment(snapshot, deadline):
-            nodes -= _BEFORE
+        for unit in self._units_outside_segments(snapshot, deadline):
+            nodes -= _ROW_OFFSET
 
             def scan(until: Deadline, first: int, last: int, unit: SearchUnit = unit) -> None:
                 self._scan_unit(unit, found, queries, first, last, until)
@@ -257,7 +259,7 @@ class Searcher:
             self._pool.share(len(queries), _SCANNED_TOGETHER, deadline, scan)
             found.visited[:] += unit.count
             of_slice = nodes >= 0
-            nodes[~of_slice] += _BEFORE
+            nodes[~of_slice] += _ROW_OFFSET
             nodes[of_slice] = unit.rows[nodes[of_slice]]
         self._pool.share(
             len(queries),
@@ -267,8 +269,10 @@ class Searcher:
         )
         return found
 
-    def _units_in_no_segment(self, snapshot: Snapshot, deadline: Deadline) -> Iterator[SearchUnit]:
-        """The parts of ``_scan_unread``, ascending; one is to be used before the next."""
+    def _units_outside_segments(
+        self, snapshot: Snapshot, deadline: Deadline
+    ) -> Iterator[SearchUnit]:
+        """Yield the units of ``_scan_unread``, ascending; the next one overwrites the last."""
         seq = snapshot.state.seq
         for rows, vectors in read_slices(self._store, snapshot.lost, seq, deadline):
             yield SearchUnit(vectors, len(rows), NOTHING_DELETED, len(rows), rows)
@@ -286,7 +290,7 @@ class Searcher:
         expected: int,
         deadline: Deadline,
     ) -> None:
-        """Scan for those queries whose walk found fewer than there are."""
+        """Scan the unit for the queries whose walk found fewer than ``expected`` live rows."""
         short = np.flatnonzero(found.counts < expected)
         scanned = self._scan(unit, queries[short], found.nodes.shape[1], deadline)
         found.scores[short], found.nodes[short] = scanned.scores, scanned.nodes
@@ -295,7 +299,11 @@ class Searcher:
 
 
 def _take_memory(snapshot: Snapshot, queries: int, wanted: Wanted, dim: int) -> None:
-    """Say what the answer to so many queries has at least, and what finding it takes."""
+    """Reserve memory for the search, and check the minimum size of its answer.
+
+    Raises:
+        ResourceExhaustedError: the answer would be too large, or memory is short.
+    """
     hits = queries * min(wanted.k, snapshot.live_count)
     wanted.memory.answer(hits * (_HIT_BYTES_MIN + (4 * dim if wanted.vectors else 0)))
     counts = [unit.count for unit in snapshot.units]
@@ -308,10 +316,10 @@ def _take_memory(snapshot: Snapshot, queries: int, wanted: Wanted, dim: int) -> 
     wanted.memory.take(found * (_FOUND_BYTES + merging) + hits * naming)
 
 
-def _nothing_yet(unit: SearchUnit, queries: int, k: int, *, walked: bool) -> Found:
-    """Room for the results of all queries."""
+def _empty_found(unit: SearchUnit, queries: int, k: int, *, walked: bool) -> Found:
+    """Return empty arrays for the results of all queries."""
     shape = (queries, min(k, unit.count))
-    # Counts begin at 0, since a scan goes on from them.
+    # Counts must begin at 0: a scan adds to the heaps that they describe.
     return Found(
         np.empty(shape, np.float32),
         np.empty(shape, np.int64),

@@ -1,11 +1,11 @@
-"""Views: what a search sees. A view is immutable and stands for one committed state.
+"""Snapshots: the immutable state that a search runs on, one committed state of a collection.
 
-It holds the segments in place, a bitmap of dead nodes for each, and the fresh rows (those at or
-past sealed_to, ``fresh_rows``) in one buffer. ``view_keeper`` makes views.
+A snapshot holds the live segments, a delete bitmap for each, and the memtable (rows from sealed_to
+on, ``memtable``). ``snapshot_manager`` creates snapshots.
 
-What would take too much memory it does not hold: fresh rows that there was no room for, and large
-segments whose files are lost. Of those it knows the intervals, and a search reads them from the
-store (``streaming``).
+To bound memory, a snapshot may not hold all rows: memtable rows beyond the memory limit and large
+quarantined segments are left out. It keeps their intervals instead, and each search reads them from
+the store (``streaming``).
 """
 
 from __future__ import annotations
@@ -33,21 +33,24 @@ __all__ = [
 
 NOTHING_DELETED = np.zeros(0, np.uint8)
 DELETED_FRACTION_MAX = 0.2
-"""A segment with more dead nodes than this is built anew."""
+"""A segment with a larger fraction of deleted nodes is rewritten."""
 
 
 @dataclass(frozen=True)
 class SegmentSnapshot:
-    """A segment with the deaths that a view knows of.
+    """A segment with its delete bitmap as of one snapshot.
 
     Attributes:
-        number: its number. first_row, end_row: its interval, the end excluded.
-        content, graph: its arrays; graph None if it is flat.
-        dead: uint8 bitmap of dead nodes, bit i & 7 of byte i >> 3; empty if there are none.
-        deleted_count: bits set.
-        segment: the mapped files, or None if it is lost and its rows were read from the store.
-        unread_count: live rows of a lost segment that is too large to be held: ``content`` has
-            none of its rows, and each search reads them.
+        number: the segment's number.
+        first_row, end_row: its interval of rows, the end excluded.
+        content, graph: its arrays; graph is None if the segment is flat.
+        dead: delete bitmap over nodes, uint8, bit i & 7 of byte i >> 3; empty if no node is
+            deleted.
+        deleted_count: number of bits set.
+        segment: the mapped files; None if the segment is quarantined, and its rows were read from
+            the store.
+        unread_count: live rows of a quarantined segment that is too large to hold in memory. Then
+            ``content`` is empty, and each search reads the rows from the store.
     """
 
     number: int
@@ -62,28 +65,30 @@ class SegmentSnapshot:
 
     @property
     def verified(self) -> bool:
-        """Its bytes are known to be those that were written: their checksums were compared since
-        this process opened the files (``verifying.py``), or it was read from the store."""
+        """Return whether the bytes are known to be as written: this process compared the files'
+        checksums since it opened them (``verifying.py``), or read the rows from the store."""
         return self.segment is None or self.segment.verified
 
     @property
     def live_count(self) -> int:
-        """Rows that may be returned."""
+        """Return the number of rows that a search may return."""
         return self.node_count - self.deleted_count
 
     @property
     def node_count(self) -> int:
-        """Rows in it, dead ones included as far as they are known to be in it."""
+        """Return the number of rows, including deleted rows that the segment still holds."""
         return len(self.content.rows) + self.unread_count
 
     @property
     def private_bytes(self) -> int:
-        """Memory that it takes beside mapped files."""
+        """Return the memory size in bytes, without mapped files."""
         return self.dead.nbytes + (self.content.nbytes if self.segment is None else 0)
 
     def with_tombstones(self, rows: npt.NDArray[np.int64]) -> SegmentSnapshot:
-        """The same with more rows dead (ascending), none of which was known of; those that are
-        not in it are passed over."""
+        """Return the segment with more rows deleted; rows that it does not hold are ignored.
+
+        rows: int64, ascending, none of which was deleted before.
+        """
         inside = rows[np.searchsorted(rows, self.first_row) : np.searchsorted(rows, self.end_row)]
         if self.unread_count and len(inside):
             return replace(self, unread_count=self.unread_count - len(inside))
@@ -100,13 +105,16 @@ class SegmentSnapshot:
 
 @dataclass(frozen=True)
 class SearchUnit:
-    """Rows that are searched in one go, as kernels want them.
+    """Arrays that kernels search in one call: a segment, the memtable, or a slice of the store.
 
     Attributes:
-        vectors: float32 (at least count, width). dead: bitmap, empty if none is dead.
-        live_count: rows that may be returned.
-        rows: int64 (at least count,), ascending row numbers.
-        content: the segment's arrays, None for rows of no segment. graph: None to be scanned.
+        vectors: float32, shape (at least count, width).
+        count: number of nodes.
+        dead: delete bitmap, empty if no node is deleted.
+        live_count: nodes that a search may return.
+        rows: int64, shape (at least count,), row numbers, ascending.
+        content: the segment's arrays, None for rows outside segments.
+        graph: None if the unit is scanned.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -123,7 +131,10 @@ class Snapshot:
     """One committed state of a collection; see the module docstring.
 
     Attributes:
-        rest: fresh rows that are not held; None if all that live are.
+        state, counters: as committed.
+        segments: the live segments, by first row.
+        memtable: rows of no segment, as many as fit.
+        rest: the rows after the memtable that are not held; None if there are no live ones.
     """
 
     state: layout.State
@@ -134,35 +145,40 @@ class Snapshot:
 
     @cached_property
     def live_count(self) -> int:
-        """Rows that a search can return."""
+        """Return the number of rows that a search may return."""
         return sum(s.live_count for s in self.segments) + self.memtable_live_count
 
     @property
     def memtable_live_count(self) -> int:
-        """Those of them that are in no segment."""
+        """Return the number of live rows outside segments."""
         return self.memtable.live_count + (self.rest.live_count if self.rest else 0)
 
     @cached_property
     def unindexed_count(self) -> int:
-        """Live rows that are in no graph."""
+        """Return the number of live rows that are in no graph."""
         return self.memtable_live_count + sum(
             s.live_count for s in self.segments if s.graph is None
         )
 
     @property
     def verified(self) -> bool:
-        """True if all segments are; it becomes true as they are compared."""
+        """Return whether all segments are verified. It may become true later, without a new
+        snapshot."""
         return all(segment.verified for segment in self.segments)
 
     @property
     def private_bytes(self) -> int:
-        """Memory that it takes beside mapped files; successive views share most of it."""
+        """Return the memory size in bytes, without mapped files. Successive snapshots share most
+        of it."""
         return self.memtable.nbytes + sum(segment.private_bytes for segment in self.segments)
 
     @cached_property
     def units(self) -> tuple[SearchUnit, ...]:
-        """What a search goes through: segments with live rows, then the fresh rows if any live.
-        Unless all rows are held, those of no segment are left out: they are searched together."""
+        """Return the units of a search: segments with live rows, then the memtable if it has any.
+
+        If the snapshot does not hold all rows, the memtable is left out: the search then scans all
+        rows outside mapped segments in one ascending pass.
+        """
         units = [
             SearchUnit(
                 s.content.vectors,
@@ -182,25 +198,25 @@ class Snapshot:
 
     @property
     def memtable_unit(self) -> SearchUnit:
-        """The fresh rows that are held."""
+        """Return the memtable as a search unit."""
         memtable = self.memtable
         dead = memtable.dead if memtable.deleted_count else NOTHING_DELETED
         return SearchUnit(memtable.buffer, memtable.count, dead, memtable.live_count, memtable.rows)
 
     @cached_property
     def lost(self) -> tuple[Unread, ...]:
-        """Intervals of lost segments that are not held, ascending."""
+        """Return the intervals of quarantined segments that are not held, ascending."""
         return tuple(
             Unread(s.first_row, s.end_row, s.unread_count) for s in self.segments if s.unread_count
         )
 
     @cached_property
     def holds_all(self) -> bool:
-        """No search needs to read rows from the store."""
+        """Return whether all live rows are held, so that no search reads rows from the store."""
         return self.rest is None and not self.lost
 
 
 def is_clean(segment: SegmentSnapshot, deleted_fraction_max: float = DELETED_FRACTION_MAX) -> bool:
-    """A graph with few dead nodes: nothing for the indexer to do about it by itself."""
+    """Return whether a segment is a graph with so few deleted nodes that it needs no rewrite."""
     deleted_max = deleted_fraction_max * len(segment.content.rows)
     return segment.graph is not None and segment.deleted_count <= deleted_max

@@ -1,9 +1,9 @@
-"""One budget for the memory of all views of a database: past it, those of the collections that were
-used least recently are forgotten. Their next search makes them again.
+"""One memory budget for the cached snapshots of all collections of a database (LRU).
 
-It counts what is a view's own: fresh rows, bitmaps of the dead, rows of lost segments. Mapped
-segments are the page cache's. Counting is done when a view is made, and costs nothing until then
-but the moment that a keeper notes when it is used.
+When it is exceeded, the snapshots of the least recently used collections are evicted; their next
+search creates them again. A snapshot's size counts its memtable, delete bitmaps and rows of
+quarantined segments. Mapped segments do not count, since they are in the page cache. Sizes are
+summed only when a snapshot is created; a search itself only records its time.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ __all__ = ["KeepsSnapshots", "SnapshotBudget"]
 
 
 class KeepsSnapshots(Protocol):
-    """What can forget its view."""
+    """A cache of one snapshot that can be evicted. used_at: seconds, ``time.monotonic``."""
 
     used_at: float
 
-    def let_go(self) -> bool:
-        """Forget it now; False if it is just being made."""
+    def evict(self) -> bool:
+        """Drop the snapshot; return False if one is being created at the moment."""
 
 
 class SnapshotBudget:
-    """Bytes of the kept views by their keepers. For many threads."""
+    """Sizes of the cached snapshots by their managers. Thread-safe."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -34,20 +34,20 @@ class SnapshotBudget:
 
     @property
     def bytes_used(self) -> int:
-        """What all kept views take."""
+        """Return the size of all cached snapshots in bytes."""
         return self._total
 
-    def note(self, manager: KeepsSnapshots, view_bytes: int) -> list[KeepsSnapshots]:
-        """A keeper keeps a view of that size now, or none if it is 0.
+    def note(self, manager: KeepsSnapshots, snapshot_bytes: int) -> list[KeepsSnapshots]:
+        """Set the size of a manager's cached snapshot, 0 if it caches none.
 
         Returns:
-            Keepers that have to let theirs go, least recently used first. Call ``let_go`` of each
-            while no other is held: it takes a lock.
+            Managers whose snapshots must be evicted, least recently used first. Call ``evict`` of
+            each without holding a lock, since it takes the manager's.
         """
         with self._lock:
-            self._total += view_bytes - self._bytes_of.pop(manager, 0)
-            if view_bytes:
-                self._bytes_of[manager] = view_bytes
+            self._total += snapshot_bytes - self._bytes_of.pop(manager, 0)
+            if snapshot_bytes:
+                self._bytes_of[manager] = snapshot_bytes
             chosen: list[KeepsSnapshots] = []
             excess = self._total - self._bytes_max
             if excess <= 0:

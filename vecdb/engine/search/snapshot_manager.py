@@ -1,9 +1,9 @@
-"""The keeper of views: gives each search one that is as new as the last commit.
+"""The snapshot manager: returns to each search a snapshot at least as new as the last commit.
 
-A search asks LMDB for the number of its last commit, which takes a microsecond, and takes the view
-that covers it. If there is none, one thread makes it, from the last view and the log where it can,
-while others wait outside any transaction. So a search sees every batch that was acknowledged before
-it began, by whichever process.
+A search reads LMDB's last transaction id, which takes a microsecond, and uses the cached snapshot
+if it covers that transaction. Otherwise one thread creates a new snapshot, if possible from the
+cached one and the log, while the other threads wait outside transactions. So a search sees every
+batch that any process acknowledged before the search began.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ __all__ = ["SnapshotManager"]
 
 _ATTEMPTS_MAX = 20
 _TOO_OLD_MAX = 2
-"""Times that purging may overtake the making of a view before a pin holds it up."""
+"""Attempts that may fail because the snapshot became too old, before a lease stops purging."""
 
 _BATCHES_AT_ONCE = 1_000
 _ANY_NUMBER = 2**62
 _SLICE_ROWS, _SLICE_BYTES = 100_000, 32 * 1024**2
-"""Batches of the log and fresh rows that one transaction reads at most."""
+"""One transaction reads at most this many batches of the log, and rows (or bytes) of vectors."""
 
 
 class _SegmentGoneError(Exception):
@@ -62,7 +62,7 @@ class _SegmentGoneError(Exception):
 
 
 class SnapshotManager:
-    """Makes views of one collection and keeps the newest. Safe to use from many threads."""
+    """Creates snapshots of one collection and caches the newest. Thread-safe."""
 
     def __init__(
         self,
@@ -76,41 +76,48 @@ class SnapshotManager:
         held_bytes_max: int | None = None,
         budget: SnapshotBudget | None = None,
     ) -> None:
-        """Make no view yet.
+        """Create no snapshot yet.
 
         Args:
-            with_memtable: False leaves the fresh rows out, for those who work on segments only.
-            on_work: called when a new view shows work for the indexer; must return at once.
-            verifier: compares segments with their checksums once they were opened; without it they
-                stay unverified until ``Segment.verify`` is called.
-            held_bytes_max: fresh rows, and rows of lost segments, are held in memory up to so many
-                bytes each; a search reads the others from the store. None: all are held.
-            budget: told how large each view is, to have others forgotten.
+            with_memtable: False leaves the memtable out, for work on segments only.
+            on_work: called when a new snapshot shows work for the indexer; must not block.
+            verifier: compares opened segments with their checksums in the background; without it
+                they stay unverified until ``Segment.verify`` is called.
+            held_bytes_max: most bytes of the memtable, and most bytes of rows of quarantined
+                segments, held in memory; a search reads other rows from the store. None: no limit.
+            budget: bounds the memory of all cached snapshots; other managers may be evicted.
         """
         self._store = store
         self._on_work = on_work
-        self._told_generation = -1
+        self._notified_generation = -1
         self._unreadable: set[int] = set()
-        self._verified = VerifiedSegments(store, self._lose, verifier)
+        """Segments that are damaged but could not be marked so in the store."""
+        self._verified = VerifiedSegments(store, self._quarantine_damaged, verifier)
         self._with_memtable = with_memtable
         self._segments_folder = folder / "segments"
         self._collection_id = collection_id
         self._width = padded_width(store.config.dim)
         self._slice_rows = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * store.config.dim)))
-        self._unit = store.config.metric is Metric.COSINE
+        self._normalise = store.config.metric is Metric.COSINE
         self._held_bytes_max = held_bytes_max
         self._memtable_rows_max = _ANY_NUMBER
         if held_bytes_max is not None:
             self._memtable_rows_max = max(1, int(held_bytes_max / Memtable.row_bytes(self._width)))
         self._budget = budget
         self.used_at = 0.0
-        # The newest view, and a commit whose state it covers, numbered by the transaction that read
-        # the state: ``last_commit`` may already name one that readers do not see yet.
+        # The newest snapshot, and the id of a commit that it covers. The id comes from the read
+        # transaction: ``last_commit`` may be newer than what that transaction sees.
         self._known: tuple[int, Snapshot | None] = (-1, None)
-        self._making = threading.Lock()
+        self._creating = threading.Lock()
 
     def snapshot(self) -> Snapshot:
-        """A view of the state that is committed now, or of a newer one."""
+        """Return a snapshot at least as new as the last commit.
+
+        Raises:
+            NotFoundError: the collection was dropped.
+            DataLossError: the store is damaged.
+            UnavailableError: SEGMENTS_CHANGING: every attempt was outrun by writers or purging.
+        """
         self.used_at = monotonic()
         known_commit, snapshot = self._known
         if snapshot is not None and self._store.environment.last_commit() == known_commit:
@@ -118,14 +125,14 @@ class SnapshotManager:
         with self._store.environment.read() as transaction:
             commit, state = transaction.id(), self._store.read_state(transaction)
         if snapshot is not None and _covers(snapshot.state, state):
-            # Something else was committed; the next searches need not look again.
-            if self._making.acquire(blocking=False):
+            # The commit changed neither seq nor generation; spare later searches this read.
+            if self._creating.acquire(blocking=False):
                 if self._known[1] is snapshot:
                     self._known = (commit, snapshot)
-                self._making.release()
+                self._creating.release()
             return snapshot
         excess: list[KeepsSnapshots] = []
-        with self._making:
+        with self._creating:
             _, snapshot = self._known
             if snapshot is None or not _covers(snapshot.state, state):
                 snapshot = self._next(snapshot)
@@ -133,22 +140,22 @@ class SnapshotManager:
                 if self._budget is not None:
                     excess = self._budget.note(self, snapshot.private_bytes)
         for manager in excess:
-            manager.let_go()
+            manager.evict()
         return snapshot
 
     def forget(self) -> None:
-        """Let the kept view go, as when the collection is closed."""
-        with self._making:
+        """Drop the cached snapshot, for example when the collection is closed."""
+        with self._creating:
             self._forget()
 
-    def let_go(self) -> bool:
-        """As ``forget``, but without waiting: False if a view is just being made."""
-        if not self._making.acquire(blocking=False):
+    def evict(self) -> bool:
+        """Do ``forget`` without blocking; return False if a snapshot is being created."""
+        if not self._creating.acquire(blocking=False):
             return False
         try:
             self._forget()
         finally:
-            self._making.release()
+            self._creating.release()
         return True
 
     def _forget(self) -> None:
@@ -157,21 +164,24 @@ class SnapshotManager:
             self._budget.note(self, 0)
 
     def verify(self, check: Callable[[], None]) -> bool:
-        """Compare the segments of the newest view now that were not compared yet; True if there is
-        nothing to compare any more, False if some were damaged or replaced: look at a new view.
+        """Compare the newest snapshot's unverified segments with their checksums.
 
         Args:
-            check: called every few milliseconds, to raise if it is to end.
+            check: called every few milliseconds; may raise to end the comparison.
+
+        Returns:
+            True if all segments are verified; False if some were damaged or replaced: then verify
+            a new snapshot.
         """
-        sound = True
+        all_verified = True
         for segment in [s.segment for s in self.snapshot().segments if s.segment is not None]:
             if not segment.verified and not self._verified.compare(segment, check):
-                sound = False
-        return sound
+                all_verified = False
+        return all_verified
 
-    def _lose(self, number: int) -> bool:
-        """A segment turned out to be damaged, or its files are gone: the next view is made without
-        them. False if it is not in place any more."""
+    def _quarantine_damaged(self, number: int) -> bool:
+        """Quarantine a segment whose files are damaged or missing: later snapshots read its rows
+        from the store. Return False if the segment is no longer live."""
         try:
             return quarantine(self._store, number)
         except (ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
@@ -187,40 +197,45 @@ class SnapshotManager:
                 with held:
                     snapshot = self._advanced(last) or self._built(last)
             except _SegmentGoneError as gone:
-                # Another process may just have replaced it; if the store still speaks of it in
-                # the same generation, the files are really gone.
+                # Another process may just have replaced the segment. If the generation is still
+                # the same, the files are really damaged or missing.
                 if self._store.current_state().generation == gone.generation:
-                    self._give_up(gone)
+                    self._quarantine_gone(gone)
                 continue
             except SnapshotTooOldError:
                 too_old += 1
                 continue
-            self._tell_of_work(snapshot)
+            self._notify_work(snapshot)
             return snapshot
         raise UnavailableError(
-            f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were opened",
+            f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were opened; "
+            "retry later",
             Reason.SEGMENTS_CHANGING,
         )
 
-    def _tell_of_work(self, snapshot: Snapshot) -> None:
-        """Once a generation, if a segment is lost or has many dead; flat ones are known of."""
-        if self._on_work is None or self._told_generation == snapshot.state.generation:
+    def _notify_work(self, snapshot: Snapshot) -> None:
+        """Call ``on_work`` once per generation if a segment is quarantined or has many deleted
+        rows. Flat segments need no call: flushing notifies the indexer."""
+        if self._on_work is None or self._notified_generation == snapshot.state.generation:
             return
         if any(
             s.segment is None or not (s.graph is None or is_clean(s)) for s in snapshot.segments
         ):
-            self._told_generation = snapshot.state.generation
+            self._notified_generation = snapshot.state.generation
             self._on_work()
 
-    def _give_up(self, gone: _SegmentGoneError) -> None:
-        """Mark a segment lost for everyone; if that can't be written, go without it here."""
+    def _quarantine_gone(self, gone: _SegmentGoneError) -> None:
+        """Quarantine a segment for all processes; if the store can't be written, for this one."""
         try:
             quarantine(self._store, gone.number, gone.generation)
         except (ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
             self._unreadable.add(gone.number)
 
     def _advanced(self, last: Snapshot | None) -> Snapshot | None:
-        """The last view with the batches since, if the segments are still the same."""
+        """Return the last snapshot advanced by the log; None if it must be created from the store.
+
+        That is so if the segments have changed, or the log is too long, purged or damaged.
+        """
         if last is None:
             return None
         with self._store.environment.read() as transaction:
@@ -236,20 +251,21 @@ class SnapshotManager:
             try:
                 entries = self._store.rows.read_log(transaction, last.state.seq, state.seq)
             except DataLossError:
-                return None  # The log only saves work: everything follows from ``dead`` too.
+                return None  # The log only saves work: the tombstones hold the same.
             if entries is None:
                 return None
             memtable = last.memtable
             if added:
-                dead = self._store.rows.read_deleted(
+                of_added = self._store.rows.read_deleted(
                     transaction, memtable.end_row, counters.next_row, state.seq
                 )
-                memtable = self._filled(transaction, memtable, counters.next_row, dead)
-        died = _tombstones(entries)
+                memtable = self._filled(transaction, memtable, counters.next_row, of_added)
+        deleted = _deleted_rows(entries)
         segments = last.segments
-        if len(died):
-            segments = tuple(s.with_tombstones(died) for s in segments)
-            memtable = memtable.with_tombstones(died[np.searchsorted(died, memtable.first_row) :])
+        if len(deleted):
+            segments = tuple(s.with_tombstones(deleted) for s in segments)
+            first = np.searchsorted(deleted, memtable.first_row)
+            memtable = memtable.with_tombstones(deleted[first:])
         return self._snapshot(state, counters, segments, memtable)
 
     def _snapshot(
@@ -259,7 +275,8 @@ class SnapshotManager:
         segments: tuple[SegmentSnapshot, ...],
         memtable: Memtable,
     ) -> Snapshot:
-        """A view with what is not held; how many rows of that live is what the others leave."""
+        """Return a snapshot. The number of live rows that it does not hold is the difference
+        between the counter of live rows and the live rows held."""
         rest = None
         if self._with_memtable and memtable.end_row < counters.next_row:
             held = memtable.live_count + sum(segment.live_count for segment in segments)
@@ -268,41 +285,42 @@ class SnapshotManager:
         return Snapshot(state, counters, segments, memtable, rest)
 
     def _built(self, last: Snapshot | None) -> Snapshot:
-        """A view from the store; what the last one has in common with it is used again.
+        """Create a snapshot from the store, reusing what is unchanged of the last one.
 
-        It is made in many short transactions and still of one state, the first one's: batches are
-        only added to, and deaths after that seq are passed over. Deaths may be removed, but for
-        those in segments in place and of rows whose vectors are there; both are looked at in the
-        transaction that reads the deaths. Rows that died after that seq may be purged before they
-        are read; that is noticed at the end.
+        It takes many short transactions, yet the snapshot is of one state, the first transaction's:
+        rows are only ever added, and tombstones of a later seq are ignored. Tombstones may be
+        removed at any time, except those of rows in live segments and of rows whose vectors are
+        still stored; the transaction that reads tombstones checks that. Rows deleted after the
+        snapshot's seq may be purged before they are read; the last transaction checks for that.
         """
         with self._store.environment.read() as transaction:
             self._store.check_not_dropped(transaction)
             state = self._store.read_state(transaction)
             counters = self._store.read_counters(transaction)
             placed = in_place(self._store.read_segments(transaction))
-        died, known = None, {}
+        deleted, known = None, {}
         if last is not None and last.memtable.first_row <= counters.sealed_to:
-            died = read_deleted_since(self._store, last.state.seq, state.seq)
-        if last is None or died is None:
+            deleted = read_deleted_since(self._store, last.state.seq, state.seq)
+        if last is None or deleted is None:
             memtable = Memtable.empty(counters.sealed_to, self._width, self._memtable_rows_max)
         else:
             lost = {n for n, e in placed if e.is_quarantined or n in self._unreadable}
             known = {
-                s.number: s.with_tombstones(died)
+                s.number: s.with_tombstones(deleted)
                 for s in last.segments
                 if (s.segment is None) == (s.number in lost)
             }
             memtable = last.memtable.from_row(counters.sealed_to)
-            memtable = memtable.with_tombstones(died[np.searchsorted(died, counters.sealed_to) :])
+            first = np.searchsorted(deleted, counters.sealed_to)
+            memtable = memtable.with_tombstones(deleted[first:])
         segments = []
         held_bytes = sum(s.private_bytes for s in known.values() if s.segment is None)
-        # From the right: there segments are small and soon replaced by others.
+        # Newest first: new segments are small and are the first to be replaced by others.
         for number, entry in reversed(placed):
             segment = known.get(number)
             if segment is None:
-                dead = self._dead_of(number, entry, state)
-                segment = self._opened(number, entry, state, dead, held_bytes)
+                all_deleted = self._deleted_rows_of(number, entry, state)
+                segment = self._opened(number, entry, state, all_deleted, held_bytes)
                 held_bytes += segment.private_bytes if segment.segment is None else 0
             segments.append(segment)
         memtable = self._filled_in_slices(memtable, counters.next_row, state.seq)
@@ -310,10 +328,14 @@ class SnapshotManager:
             check_not_too_old(self._store, transaction, state.seq)
         return self._snapshot(state, counters, tuple(reversed(segments)), memtable)
 
-    def _dead_of(
+    def _deleted_rows_of(
         self, number: int, entry: SegmentEntry, state: layout.State
     ) -> npt.NDArray[np.int64]:
-        """Rows of a segment in place that have died."""
+        """Return the deleted rows of a live segment, int64, ascending.
+
+        Raises:
+            _SegmentGoneError: the segment is no longer live.
+        """
 
         def check(transaction: Transaction) -> None:
             present = self._store.read_segments(transaction).get(number)
@@ -323,13 +345,12 @@ class SnapshotManager:
         return read_deleted(self._store, entry.first_row, entry.end_row, state.seq, check)
 
     def _filled_in_slices(self, memtable: Memtable, next_row: int, seq: int) -> Memtable:
-        """With the rows up to ``next_row`` that were live at ``seq``, or as many as there is room
-        for."""
+        """Add the rows before ``next_row`` that were live at ``seq``, as many as fit."""
         while self._with_memtable and memtable.end_row < next_row and memtable.has_room:
             begin, end = memtable.end_row, min(next_row, memtable.end_row + self._slice_rows)
             with self._store.environment.read() as transaction:
-                dead = self._store.rows.read_deleted(transaction, begin, end, seq)
-                memtable = self._filled(transaction, memtable, end, dead)
+                deleted = self._store.rows.read_deleted(transaction, begin, end, seq)
+                memtable = self._filled(transaction, memtable, end, deleted)
         return memtable
 
     def _opened(
@@ -337,11 +358,17 @@ class SnapshotManager:
         number: int,
         entry: SegmentEntry,
         state: layout.State,
-        dead: npt.NDArray[np.int64],
+        deleted: npt.NDArray[np.int64],
         held_bytes: int,
     ) -> SegmentSnapshot:
-        """A segment in place with its deaths; a lost one's rows from the store, if they are not too
-        many beside ``held_bytes`` of others."""
+        """Open a live segment with its deleted rows.
+
+        The rows of a quarantined segment are read from the store, unless they and the
+        ``held_bytes`` of other quarantined segments exceed the limit.
+
+        Raises:
+            _SegmentGoneError: the files are missing or damaged.
+        """
         first, end = entry.first_row, entry.end_row
         if entry.is_quarantined or number in self._unreadable:
             content, unread_count = RowArrays.joined([], self._width), 0
@@ -349,7 +376,7 @@ class SnapshotManager:
             if self._held_bytes_max is None or wanted <= self._held_bytes_max:
                 content = load_rows(self._store, first, end, state.seq)
             else:
-                unread_count = count_live(self._store, first, end, dead)
+                unread_count = count_live(self._store, first, end, deleted)
             return SegmentSnapshot(
                 number, first, end, content, None, NOTHING_DELETED, 0, None, unread_count
             )
@@ -363,30 +390,30 @@ class SnapshotManager:
         opened = SegmentSnapshot(
             number, first, end, segment.content, segment.graph, NOTHING_DELETED, 0, segment
         )
-        return opened.with_tombstones(dead)
+        return opened.with_tombstones(deleted)
 
     def _filled(
         self,
         transaction: Transaction,
         memtable: Memtable,
         end_row: int,
-        dead: npt.NDArray[np.int64],
+        deleted: npt.NDArray[np.int64],
     ) -> Memtable:
-        """With the rows up to ``end_row`` but for dead ones, or as many as there is room for."""
+        """Add the rows before ``end_row`` that are not deleted, as many as fit."""
         blocks = self._store.rows.iterate_blocks(transaction, memtable.end_row, end_row)
         for rows, vectors in blocks:
-            first, last = np.searchsorted(dead, [rows[0], rows[-1] + 1])
+            first, last = np.searchsorted(deleted, [rows[0], rows[-1] + 1])
             if last > first:
-                alive = ~np.isin(rows, dead[first:last], assume_unique=True)
-                rows, vectors = rows[alive], vectors[alive]
-            memtable = memtable.appended(rows, vectors, self._unit)
+                live = ~np.isin(rows, deleted[first:last], assume_unique=True)
+                rows, vectors = rows[live], vectors[live]
+            memtable = memtable.appended(rows, vectors, self._normalise)
             if len(rows) and memtable.end_row <= rows[-1]:
                 return memtable
         return memtable.known_to(end_row)
 
 
-def _tombstones(entries: list[layout.LogEntry]) -> npt.NDArray[np.int64]:
-    """Rows that died in these batches, ascending."""
+def _deleted_rows(entries: list[layout.LogEntry]) -> npt.NDArray[np.int64]:
+    """Return the rows deleted by these batches, ascending."""
     return np.sort(np.concatenate([np.zeros(0, np.uint64), *(e.died for e in entries)])).astype(
         np.int64
     )

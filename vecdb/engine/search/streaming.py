@@ -1,9 +1,9 @@
-"""Rows that a view does not hold, read from the store in slices of bounded size for each search.
+"""Read the rows that a snapshot does not hold, for each search, in slices of bounded size.
 
-They are what has come in since there was no more room (``memtable.py``), and large segments whose
-files are lost. A slice is read in a transaction of its own, as of the view's seq: vectors that are
-there, but for those of rows that had died by then. Rows that were alive then can only be missing if
-they have been purged since, and each transaction says so.
+These are rows that did not fit into the memtable, and large quarantined segments. Each slice is
+read in a transaction of its own, as of the snapshot's seq: all stored vectors, without rows deleted
+at or before that seq. A row that was live at that seq can be missing only if it was purged since,
+so each transaction checks how far purging has come.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from vecdb.types import Metric
 __all__ = ["SnapshotTooOldError", "Unread", "check_not_too_old", "count_live", "read_slices"]
 
 _SLICE_BYTES = 4 * 1024**2
-"""Vectors of a slice: some 5 ms to read."""
+"""Bytes of vectors per slice: about 5 ms to read."""
 
 _SLICE_TOMBSTONES = 20_000
-"""Deaths of a slice: some 10 ms. More are there only if most rows have been purged."""
+"""Tombstones per slice: about 10 ms. An interval has more only if most of its rows were purged."""
 
 _COUNTED_ROWS = 100_000
-"""Row numbers of a transaction that only counts."""
+"""Row numbers per transaction that only counts."""
 
 
 class SnapshotTooOldError(UnavailableError):
-    """Rows that died after the state of a view were purged before they were read: a newer view does
-    not need them."""
+    """Snapshot too old: rows deleted after it were purged before they were read. A newer snapshot
+    does not need them."""
 
 
 class Unread(NamedTuple):
-    """An interval of rows that a view does not hold, and how many of them live."""
+    """An interval of rows that a snapshot does not hold, and its number of live rows."""
 
     first_row: int
     end_row: int
@@ -50,11 +50,16 @@ class Unread(NamedTuple):
 
 
 def check_not_too_old(store: Store, transaction: Transaction, seq: int) -> None:
-    """Raise OvertakenError if something may be missing of what was live at ``seq``."""
+    """Check that no row that was live at ``seq`` has been purged.
+
+    Raises:
+        SnapshotTooOldError: OVERTAKEN: purging has passed ``seq``.
+    """
     purged_to = store.purged_to(transaction)
     if purged_to > seq:
         raise SnapshotTooOldError(
-            f"rows were purged up to seq {purged_to} while they were read as of seq {seq}",
+            f"the snapshot at seq {seq} is too old: deleted rows are purged up to seq {purged_to}; "
+            "retry",
             Reason.OVERTAKEN,
         )
 
@@ -62,12 +67,15 @@ def check_not_too_old(store: Store, transaction: Transaction, seq: int) -> None:
 def read_slices(
     store: Store, intervals: Sequence[Unread], seq: int, deadline: Deadline
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-    """The rows of intervals that were live at ``seq``, ascending, as (rows int64 (n,), vectors
-    float32 (n, width) in the kernels' form); both are overwritten by the next slice.
+    """Yield the rows of intervals that were live at ``seq``, in slices, ascending.
+
+    Yields:
+        rows, int64 (n,), and vectors, float32 (n, width) in the kernels' form. The next slice
+        overwrites both.
 
     Raises:
-        SnapshotTooOldError: some of them have been purged.
-        DataLossError: the bytes of some are damaged.
+        SnapshotTooOldError: some of the rows may have been purged.
+        DataLossError: a block is damaged.
         DeadlineExceededError, CancelledError: before a slice is read.
     """
     width = padded_width(store.config.dim)
@@ -75,14 +83,14 @@ def read_slices(
     capacity = min(capacity, max((i.end_row - i.first_row for i in intervals), default=1))
     raw = np.empty((capacity, store.config.dim), np.float32)
     rows, vectors = np.empty(capacity, np.int64), aligned_rows(capacity, width)
-    unit, prepare_rows = store.config.metric is Metric.COSINE, load_kernels().prepare_rows
+    normalise, prepare_rows = store.config.metric is Metric.COSINE, load_kernels().prepare_rows
     for interval in intervals:
         row = interval.first_row
         while row < interval.end_row:
             deadline.check()
             count, row = _read_slice(store, row, interval.end_row, seq, rows, raw)
             if count:
-                prepare_rows(raw[:count], vectors[:count], unit)
+                prepare_rows(raw[:count], vectors[:count], normalise)
                 yield rows[:count], vectors[:count]
 
 
@@ -94,7 +102,7 @@ def _read_slice(
     rows: npt.NDArray[np.int64],
     raw: npt.NDArray[np.float32],
 ) -> tuple[int, int]:
-    """Fill the arrays with live rows; returns how many, and the row to go on at."""
+    """Fill the arrays with live rows; return how many, and the row to go on at."""
     count, next_row = 0, end_row
     with store.environment.read() as transaction:
         check_not_too_old(store, transaction, seq)
@@ -109,24 +117,27 @@ def _read_slice(
         if count == 0:
             return 0, end_row
         first, end = int(rows[0]), int(rows[count - 1]) + 1
-        dead, known_to = store.rows.read_deleted_slice(
+        deleted, known_to = store.rows.read_deleted_slice(
             transaction, first, end, seq, min(end - first, _SLICE_TOMBSTONES)
         )
-    if known_to < end:  # There are more deaths: the next slice goes on there.
+    if known_to < end:  # There are more tombstones: the next slice goes on there.
         count, next_row = int(np.searchsorted(rows[:count], known_to)), known_to
-    kept = np.flatnonzero(~np.isin(rows[:count], dead, assume_unique=True))
+    kept = np.flatnonzero(~np.isin(rows[:count], deleted, assume_unique=True))
     if len(kept) < count:
         rows[: len(kept)], raw[: len(kept)] = rows[kept], raw[kept]
     return len(kept), next_row
 
 
-def count_live(store: Store, first_row: int, end_row: int, dead: npt.NDArray[np.int64]) -> int:
-    """Rows of an interval whose vectors are there and that are not in ``dead`` (ascending), which
-    was read before: what has died since may have been purged, which the caller looks at."""
+def count_live(store: Store, first_row: int, end_row: int, deleted: npt.NDArray[np.int64]) -> int:
+    """Return how many rows of an interval have a stored vector and are not in ``deleted``.
+
+    Rows deleted after ``deleted`` (int64, ascending) was read may have been purged since; the
+    caller must check with ``check_not_too_old``.
+    """
     count = 0
     for start in range(first_row, end_row, _COUNTED_ROWS):
         with store.environment.read() as transaction:
             wanted = np.arange(start, min(end_row, start + _COUNTED_ROWS))
             for _, _, held in store.rows.blocks_holding(transaction, wanted):
-                count += len(held) - int(np.isin(held, dead, assume_unique=True).sum())
+                count += len(held) - int(np.isin(held, deleted, assume_unique=True).sum())
     return count

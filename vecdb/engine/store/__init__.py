@@ -1,19 +1,19 @@
-"""What is true? The LMDB store of one collection.
+"""What is true? The LMDB store of one collection, from which everything else can be rebuilt.
 
-layout          keys and values, byte by byte
-store           one collection's store: state, counters, transactions
-rows            ids, records, vectors, tombstones, log
-segment_table   reading the table of segments
-tombstones      reading which rows were deleted
-batch           a checked write
-conditions      insert_only and if_seq
-writer          commits batches, one thread a collection
-requests        request ids and their receipts
-leases          snapshot leases: what long reads keep from being purged
+layout          format of every key and value
+store           one collection's store: state, counters, applying batches
+rows            reads ids, records, vectors, tombstones and the log
+segment_table   reads the table of segments
+tombstones      reads deleted rows in short transactions
+batch           a validated write and its options
+conditions      checks insert_only and if_seq
+writer          commits batches in groups, one thread per collection
+requests        request ids and their receipts (idempotent writes)
+leases          snapshot leases: keep the rows that long reads need from being purged
 scroll          pages of a long read; scroll_token, scroll_uses
-purging         removes deleted rows
-stored_name     the collection's name in its own store
-clock           time that no jump of the wall clock moves
+purging         removes deleted rows and old record versions
+stored_name     copy of the collection's name in its own store
+clock           a clock that wall-clock jumps do not affect
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""Batches on their way to the writer: checked, encoded and sorted by the caller, applied by the
-store. Those with a request id or a condition carry ``WriteOptions``."""
+"""Write batches, prepared in the caller's thread: validated, encoded and sorted by id.
+
+``Store.apply`` applies them. A batch with a request id or a condition carries ``WriteOptions``.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """On what terms a batch is applied, checked.
+    """Validated options of one write.
 
-    insert_only, if_seq: what must hold of its ids, see ``conditions``. request_id: UTF-8, see
-    ``requests``; empty for none. digest: of the whole batch if there is a request id, else empty.
+    Attributes:
+        insert_only, if_seq: preconditions on the batch's ids; see ``conditions``.
+        request_id: UTF-8, empty for none; see ``requests``.
+        digest: ``layout.batch_digest`` of the batch if it has a request id, else empty.
     """
 
     insert_only: bool = False
@@ -38,10 +42,14 @@ class WriteOptions:
 
 @dataclass(frozen=True)
 class UpsertBatch:
-    """Rows to write, checked already. ``order``: positions by ascending id, since LMDB likes that.
+    """Validated rows to write.
 
-    ids: UTF-8. vectors: float32, shape (n, dim), C-contiguous. metadata: JSON or b"" a row, or
-    None. terms: None for a batch without any, as nearly all are.
+    Attributes:
+        ids: UTF-8, n of them, distinct.
+        order: positions of the ids in ascending order. LMDB inserts sorted keys faster.
+        vectors: float32, shape (n, dim), C-contiguous.
+        metadata: JSON or b"" per row, or None if no row has metadata.
+        write_options: None if the batch has no request id and no condition, as most have.
     """
 
     ids: list[bytes]
@@ -52,41 +60,41 @@ class UpsertBatch:
 
     @property
     def nbytes(self) -> int:
-        """About what the batch takes in memory."""
+        """Return the approximate memory size of the batch in bytes."""
         return self.vectors.nbytes + 64 * len(self.ids) + sum(map(len, self.metadata or ()))
 
 
 @dataclass(frozen=True)
 class DeleteBatch:
-    """Ids to delete, UTF-8, ascending. terms: as of ``UpsertBatch``."""
+    """Ids to delete: UTF-8, ascending, distinct. write_options: as in ``UpsertBatch``."""
 
     ids: list[bytes]
     write_options: WriteOptions | None = None
 
     @property
     def order(self) -> range:
-        """Positions by ascending id."""
+        """Return the positions of the ids in ascending order."""
         return range(len(self.ids))
 
     @property
     def nbytes(self) -> int:
-        """About what the batch takes in memory."""
+        """Return the approximate memory size of the batch in bytes."""
         return 64 * len(self.ids)
 
 
 def make_write_options(
     insert_only: object, if_seq: object, request_id: object
 ) -> WriteOptions | None:
-    """Terms from the arguments of a write, which are checked here; None if there are none.
+    """Validate the options of a write; return None if none is set.
 
     Raises:
-        InvalidArgumentError.
+        InvalidArgumentError: an option has a wrong type or is out of range.
     """
     must_be_new, seq = checks.check_condition(insert_only, if_seq)
-    name = checks.check_request_id(request_id)
-    if not must_be_new and seq is None and name is None:
+    checked_id = checks.check_request_id(request_id)
+    if not must_be_new and seq is None and checked_id is None:
         return None
-    return WriteOptions(must_be_new, seq, (name or "").encode())
+    return WriteOptions(must_be_new, seq, (checked_id or "").encode())
 
 
 def make_batch(
@@ -95,8 +103,10 @@ def make_batch(
     metadata: Sequence[bytes] | None,
     write_options: WriteOptions | None = None,
 ) -> UpsertBatch:
-    """A batch of checked rows; encoding, sorting and digesting are done here, outside the
-    writer."""
+    """Return a batch of validated rows.
+
+    Encodes, sorts and hashes here, in the caller's thread, so that the writer thread need not.
+    """
     encoded = [text.encode() for text in ids]
     order = sorted(range(len(encoded)), key=encoded.__getitem__)
     write_options = _digested(write_options, b"upsert", encoded, vectors, metadata)
@@ -104,7 +114,7 @@ def make_batch(
 
 
 def make_delete(ids: list[str], write_options: WriteOptions | None = None) -> DeleteBatch:
-    """A batch of checked ids."""
+    """Return a batch that deletes validated ids; duplicates are dropped."""
     encoded = sorted({text.encode() for text in ids})
     return DeleteBatch(encoded, _digested(write_options, b"delete", encoded, None, None))
 

@@ -1,42 +1,43 @@
-"""The clock of a store, by which windows of requests, leases of pins and ages of deaths end.
+"""The store's clock: it decides when request ids, leases and the purge delay expire.
 
-It counts nanoseconds in which time has certainly passed, and no jump of the wall clock moves it:
-neither forward, which would forget requests and end leases early, nor back, which would keep them.
-It is a record in ``meta``, written with each batch and each lease, and read without writing:
+The clock counts only nanoseconds that have certainly elapsed, and wall-clock jumps do not affect
+it. A jump forward would forget requests and end leases early; a jump back would keep them too long.
+The clock is a record in ``meta``, written with each batch and each lease. Reading it writes
+nothing:
 
     b"clock"    u64 time, u64 boot time, u64 wall clock (ns; all at the moment of writing), 16 bytes
                 of the boot's identity
 
-The time now is that of the record and what has passed since:
+The current time is the record's time plus the elapsed time, computed as follows:
 
-    in the same boot        the difference in boot time (CLOCK_BOOTTIME), which all processes of a
-                            boot share and which goes on while the machine is suspended
-    in another boot         what both other clocks agree on: the boot time, as the record is older
-                            than the boot, but no more than the wall clock has gone on since
-    without a record        nothing, from the last stamp that there is (log, else requests) until
-                            the next write; where there is none, from the wall clock
+    same boot               the difference in boot time (CLOCK_BOOTTIME). All processes of a boot
+                            share it, and it includes the time that the machine was suspended.
+    another boot            the smaller of the uptime (the record is older than the boot) and the
+                            wall-clock difference
+    no record               zero: the time stays at the newest timestamp of the log, else of the
+                            requests, until the next write; with no timestamp, the wall clock
 
-What follows from it:
+Consequences:
 
-- Time in which a machine was off, or what passed from the last write before a reboot to that, is
-  not counted: requests are recognised for longer then, never for less than their window, and a
-  lease that a reboot interrupted ends within its length afterwards.
-- A wall clock that jumps across a reboot can add no more than the uptime, which has passed anyway.
-- A boot is told by ``boot_id`` and the time namespace, as containers may have a boot time of their
-  own. Containers, or sandboxed kernels, that share a folder at once are several boots to it, and
-  alternate by the second rule: only then is a jump between two of their writes believed, up to the
-  uptime.
-- A folder that was copied, or restored from a backup, goes on by the second rule on another
-  machine. Only there could something end early: by as much as the wall clocks of the two differ.
-- In a virtual machine that was set back to a snapshot the boot time may be less than the record's:
-  then nothing has passed, and the next write begins from there.
-- The time is near the wall clock when a store is made, and falls behind it later. It means nothing
-  outside of the store.
-- Where there is no ``boot_id`` (no /proc, not Linux) each process is a boot of its own, with its
+- The time that the machine was off, and the time between the last write and a reboot, do not count.
+  After a reboot, request ids are recognised for longer than their window, never for less, and a
+  lease ends at most one full lease period after the reboot.
+- A wall clock that jumps during a reboot adds at most the uptime, which has elapsed anyway.
+- A boot is identified by ``boot_id`` and the time namespace, since a container may have its own
+  boot time. Containers or sandboxed kernels that use one folder at the same time count as
+  different boots, and the second rule applies between their writes: a wall-clock jump between two
+  writes then counts, up to the uptime.
+- The second rule also applies to a folder that was copied or restored to another machine. Only
+  there can leases and windows end early, by the difference between the two wall clocks.
+- If a virtual machine is reset to a snapshot, its boot time may be less than the record's. Then the
+  elapsed time is zero, and the next write starts a new record.
+- The time is close to the wall clock when a store is created and falls behind later. It has no
+  meaning outside the store.
+- Without ``boot_id`` (no /proc, not Linux) each process counts as a boot of its own, with its
   monotonic clock.
 
-A damaged record is none. Stamps that lie ahead of the clock are from versions that went by the wall
-clock; who uses them says how they end.
+A damaged record counts as no record. Timestamps ahead of this clock come from earlier versions,
+which used the wall clock; each module that reads timestamps documents how it treats those.
 """
 
 from __future__ import annotations
@@ -70,19 +71,19 @@ class _Record(NamedTuple):
 
 
 def boot_time_ns() -> int:
-    """Nanoseconds since the machine was started, suspended or not."""
+    """Return nanoseconds since the machine booted, including suspended time."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic_ns() if clock is None else time.clock_gettime_ns(clock)
 
 
 def wall_clock_ns() -> int:
-    """Nanoseconds since 1970, as far as the machine knows."""
+    """Return nanoseconds since 1970 by the machine's wall clock."""
     return time.time_ns()
 
 
 @functools.cache
 def boot_identity() -> bytes:
-    """16 bytes that processes have in common if they share a boot time."""
+    """Return 16 bytes that are equal in two processes only if they share a boot time."""
     try:
         text = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:
@@ -93,7 +94,7 @@ def boot_identity() -> bytes:
 
 
 class StoreClock:
-    """The clock of one store. Keeps nothing between calls."""
+    """The clock of one store. Holds no state between calls; thread-safe."""
 
     _meta, _log = NamedDatabase(b"meta"), NamedDatabase(b"log")
     _requests = NamedDatabase(b"requests")
@@ -102,7 +103,7 @@ class StoreClock:
         self.environment = environment
 
     def read(self, transaction: Transaction) -> int:
-        """The time now, in nanoseconds; not before any that a transaction has written."""
+        """Return the current time in nanoseconds, never less than the last time written."""
         record = self._record(transaction)
         if record is None:
             last = self._last_stamp(transaction)
@@ -115,7 +116,10 @@ class StoreClock:
         return record.time_ns + max(0, passed_ns)
 
     def advance(self, transaction: Transaction) -> int:
-        """The time now, written down: from here on it goes by the boot time."""
+        """Write the current time to the store and return it, in nanoseconds.
+
+        Later reads in the same boot then use the boot time, whatever the wall clock does.
+        """
         now_ns = self.read(transaction)
         record = _RECORD.pack(now_ns, boot_time_ns(), wall_clock_ns(), boot_identity())
         transaction.put(CLOCK_KEY, layout.seal_value(CLOCK_KEY, record), db=self._meta)
@@ -130,7 +134,7 @@ class StoreClock:
         return None
 
     def _last_stamp(self, transaction: Transaction) -> int | None:
-        """When the last batch was written of which that is still known."""
+        """Return the time of the newest batch in the log, else in the requests, else None."""
         with contextlib.suppress(DataLossError), transaction.cursor(self._log) as cursor:
             if cursor.last():
                 return layout.unpack_log(cursor.key(), cursor.value()).time_ns

@@ -1,19 +1,20 @@
-"""Conditions of a write: whether a batch may be applied, as the store is now.
+"""Preconditions of a write (optimistic concurrency): insert_only and if_seq.
 
-A live id's version is the seq of the batch that last changed it: that of the last record of its
-row. A batch that repeated what was stored, bit for bit, has changed nothing and is no version. Of
-an id that is not live the store knows nothing, however often it was written and deleted before.
+The version of a live id is the seq of the batch that last changed it, which is the seq of its row's
+last record. Writing the same vector and metadata again does not change the version. An id that is
+not live has no version; the store keeps nothing of its earlier writes and deletions.
 
     the id is now                 insert_only   if_seq 0   if_seq S
-    not live                      holds         holds      CONDITION_CHANGED
-    live, its version at most S   EXISTS        CHANGED    holds
-    live, its version past S      EXISTS        CHANGED    CONDITION_CHANGED
+    not live                      passes        passes     CONDITION_CHANGED
+    live, its version <= S        EXISTS        CHANGED    passes
+    live, its version > S         EXISTS        CHANGED    CONDITION_CHANGED
 
-So 0 says "I found none of them", and S "I found all of them in a read at seq S, and so they still
-are": one that was deleted since is missed, one that was deleted and written again has a later
-version. An S past the collection's own seq was never read in it, and holds for nothing.
+``if_seq=0`` means "none of the ids is live". ``if_seq=S`` means "all ids were live in a read at seq
+S and have not changed since". An id that was deleted since then fails because it is not live; one
+that was deleted and written again fails because its version is newer. An S greater than the
+collection's seq always fails, since no read can have returned it.
 
-All ids of a batch must pass, or nothing of it is applied.
+If any id fails, nothing of the batch is applied.
 """
 
 from __future__ import annotations
@@ -38,18 +39,19 @@ def check_condition(
     insert_only: bool,
     if_seq: int | None,
 ) -> None:
-    """Raise unless a batch's conditions hold at ``seq``, the collection's last.
+    """Check a batch's preconditions at ``seq``, the collection's latest.
 
     Args:
-        ids: UTF-8, as the batch has them.
-        order: their positions by ascending id.
+        ids: UTF-8, in the order of the batch.
+        order: positions of the ids in ascending order.
 
     Raises:
-        ConditionFailedError: CONDITION_EXISTS, CONDITION_CHANGED; names the first id at fault.
+        ConditionFailedError: CONDITION_EXISTS or CONDITION_CHANGED; the message names the first id
+            that fails.
     """
     if if_seq is not None and if_seq > seq:
         raise ConditionFailedError(
-            f"if_seq {if_seq} was never read here: the collection is at seq {seq}",
+            f"if_seq {if_seq} was not returned by a read: the collection is at seq {seq}",
             Reason.CONDITION_CHANGED,
         )
     row_of = rows.find(transaction, [ids[i] for i in order])
@@ -59,8 +61,8 @@ def check_condition(
         version = None if row is None else versions[row]
         if insert_only and version is not None:
             raise ConditionFailedError(
-                f"id {key.decode()!r} is there already, last changed at seq {version} "
-                f"(the collection is at {seq}); insert_only wants none of the ids to be live",
+                f"id {key.decode()!r} already exists, last changed at seq {version} (the "
+                f"collection is at seq {seq}); insert_only requires that no id exists",
                 Reason.CONDITION_EXISTS,
             )
         if if_seq is not None and version is not None and version > if_seq:
@@ -70,7 +72,7 @@ def check_condition(
             )
         if if_seq and version is None:
             raise ConditionFailedError(
-                f"id {key.decode()!r} is not there at seq {seq}, if_seq {if_seq} wants it as it "
-                "was read",
+                f"id {key.decode()!r} does not exist at seq {seq}; if_seq {if_seq} requires that "
+                "it still exists, unchanged since that seq",
                 Reason.CONDITION_CHANGED,
             )

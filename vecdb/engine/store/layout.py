@@ -1,44 +1,44 @@
-"""Every byte that a store holds: keys and values of the LMDB databases, and their checksums.
+"""The byte format of a store: keys and values of the LMDB databases, and their checksums.
 
-Format 1. Never change what is written here; a change is a new number in FORMAT.
+Format 1. Never change this format; a change needs a new number in FORMAT.
 
     database   key                 value, then a CRC-32
     meta       b"format"           u32 format number
                b"collection"       JSON: id, dim, metric, M, ef_construction
                b"state"            u64 seq, u64 generation
                b"counters"         u64 next_row, live_count, next_segment, sealed_to, metadata_count
-               b"name"             UTF-8 name, as noted last (optional; the catalogue decides)
-               b"clock"            the store's clock, as ``clock.py`` draws it (optional)
-               b"dropped"          (empty; there only once the collection is dropped)
-               b"purging"          u64 seq: deaths up to there are being purged (only meanwhile)
+               b"name"             UTF-8 name, last written (optional; the catalogue's name counts)
+               b"clock"            the store's clock, format in ``clock.py`` (optional)
+               b"dropped"          (empty; present only once the collection is dropped)
+               b"purging"          u64 seq: up to there a purge is in progress (else absent)
     ids        id, UTF-8           u64 row
     records    u64 row, u64 seq    u16 id length, id, metadata (UTF-8 JSON, may be empty)
-    blocks     u64 row, none       float32 rows; [u32 offsets from the key's row, if they are not
-               before it           consecutive from there on]; u32 count, flags
+    blocks     u64 first row       float32 rows; [u32 offsets from the key's row, if the rows are
+                                   not consecutive]; u32 count, flags
     log        u64 seq             u64 time_ns, u64 first row added, u32 added, died, changed,
-                                   u64 rows that died, u64 rows whose metadata changed
-    dead       u64 row             u64 seq of its death
+                                   u64 deleted rows, u64 rows whose metadata changed
+    dead       u64 row             u64 seq that deleted it (the row's tombstone)
     segments   u64 number          JSON: state, lock, first_row, end_row, seq, kind, count, bytes,
                                    manifest_crc, verified
-    pins       16 bytes            u64 seq, u64 next_row, u64 expiry (ns, by the store's clock)
+    pins       16 bytes            a lease: u64 seq, u64 next_row, u64 expiry (ns, store's clock)
     requests   request id, UTF-8   u64 seq, u64 time_ns, 32 bytes SHA-256 of the batch, u32 rows
-               0xFF, u64 seq       request id (by age: no UTF-8 text begins with this byte)
+               0xFF, u64 seq       request id (index by age: no UTF-8 text begins with this byte)
 
-Integers in keys are big-endian, so that LMDB's order is theirs; in values little-endian. The
-CRC-32 (zlib's polynomial, u32 little-endian) runs over key and value, so that a value under a wrong
-key is noticed too. Values in LMDB are not aligned: vectors are copied before a kernel sees them.
+Integers in keys are big-endian, so that LMDB sorts keys by number; in values little-endian. The
+CRC-32 (zlib's polynomial, u32 little-endian) covers key and value, so that a value under a wrong
+key is detected too. Values in LMDB are not aligned: copy vectors before a kernel reads them.
 
-A record has a version for each change of its metadata: the one that a reader at seq S sees is the
-last with a seq of at most S. ``metadata_count`` counts the versions ever written with metadata,
-so that a collection without any need not look for it.
+A record has one version for each change of its metadata. A reader at seq S sees the last version
+with a seq of at most S. ``metadata_count`` counts the versions ever written with metadata; if it is
+zero, searches skip the look-up of metadata.
 
-The SHA-256 of a batch runs over a head, the ids and what goes with them; numbers little-endian:
+The SHA-256 of a batch covers these fields in this order; numbers little-endian:
 
-    head       6 bytes "upsert" or "delete", u8 insert_only, u8 1 if there is an if_seq, u64 if_seq
+    head       6 bytes "upsert" or "delete", u8 insert_only, u8 1 if if_seq is set, u64 if_seq
                (else 0), u32 number of ids, u8 1 if any of them has metadata
-    ids        u32 length of each, then all of them; of a delete each once, ascending
+    ids        u32 length of each, then all ids; of a delete, distinct and ascending
     vectors    float32, as given (none for a delete)
-    metadata   if any: u32 length of each, then all of them
+    metadata   if any: u32 length of each, then all metadata
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ REQUEST_AGES: Final = b"\xff"
 
 _CRC = struct.Struct("<I")
 _CRC_OF_SEALED = 0x2144DF1C
-"""The CRC-32 of bytes that end with their own, whatever they are."""
+"""The CRC-32 of any payload followed by its own CRC-32."""
 _KEY = struct.Struct(">Q")
 _RECORD_KEY = struct.Struct(">QQ")
 _U64 = struct.Struct("<Q")
@@ -139,24 +139,24 @@ unpack_record_key = _RECORD_KEY.unpack
 
 @dataclass(frozen=True)
 class State:
-    """What changed last: ``seq`` with each batch, ``generation`` with each change of segments."""
+    """``seq`` rises with each batch, ``generation`` with each change of the segment table."""
 
     seq: int
     generation: int
 
     def pack(self) -> bytes:
-        """The payload."""
+        """Return the payload, without a checksum."""
         return _STATE.pack(self.seq, self.generation)
 
     @classmethod
     def unpack(cls, payload: bytes) -> State:
-        """From the payload."""
+        """Read the payload of ``pack``."""
         return cls(*_STATE.unpack(payload))
 
 
 @dataclass
 class Counters:
-    """Numbers given out and sums kept, so that nobody has to count."""
+    """Next numbers to assign and running totals, kept so that no read has to count rows."""
 
     next_row: int = 0
     live_count: int = 0
@@ -165,7 +165,7 @@ class Counters:
     metadata_count: int = 0
 
     def pack(self) -> bytes:
-        """The payload."""
+        """Return the payload, without a checksum."""
         return _COUNTERS.pack(
             self.next_row,
             self.live_count,
@@ -176,13 +176,13 @@ class Counters:
 
     @classmethod
     def unpack(cls, payload: bytes) -> Counters:
-        """From the payload."""
+        """Read the payload of ``pack``."""
         return cls(*_COUNTERS.unpack(payload))
 
 
 @dataclass(frozen=True)
 class LogEntry:
-    """What one batch did. ``died`` and ``changed``: uint64 rows, shape (n,)."""
+    """The changes of one batch. ``died`` (deleted) and ``changed``: uint64 rows, shape (n,)."""
 
     time_ns: int
     first_row: int
@@ -192,7 +192,7 @@ class LogEntry:
 
 
 class Lease(NamedTuple):
-    """A lease on the state at ``seq``: its rows are those below ``next_row``. expiry_ns: by the
+    """A lease on the snapshot at ``seq``, whose rows are below ``next_row``. expiry_ns: by the
     store's clock."""
 
     id: bytes
@@ -202,8 +202,8 @@ class Lease(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What is known of a batch by its request id. time_ns: by the store's clock. rows: ``count``
-    of its receipt."""
+    """The entry of a request id: its batch's seq and digest. time_ns: by the store's clock. rows:
+    ``count`` of the receipt."""
 
     seq: int
     time_ns: int
@@ -212,19 +212,19 @@ class Request(NamedTuple):
 
 
 def seal_value(key: bytes, payload: bytes) -> bytes:
-    """A value as it is stored: the payload and the checksum over key and payload."""
+    """Return the value as stored: the payload and the checksum over key and payload."""
     return payload + _CRC.pack(zlib.crc32(payload, zlib.crc32(key)))
 
 
 def open_value(key: bytes | memoryview, value: bytes | memoryview, what: str) -> memoryview:
-    """The payload of a stored value, without a copy; valid as long as ``value`` is.
+    """Return the payload of a stored value, not copied; valid as long as ``value`` is.
 
     Raises:
-        DataLossError: the checksum differs.
+        DataLossError: the checksum differs. ``what`` is the kind of the value in the message.
     """
-    snapshot = memoryview(value)
-    payload = snapshot[:-4]
-    if len(snapshot) < 4 or _CRC.unpack(snapshot[-4:])[0] != zlib.crc32(payload, zlib.crc32(key)):
+    stored = memoryview(value)
+    payload = stored[:-4]
+    if len(stored) < 4 or _CRC.unpack(stored[-4:])[0] != zlib.crc32(payload, zlib.crc32(key)):
         raise DataLossError(
             f"the checksum of {_named(bytes(key), what)} is wrong: its bytes on disk have changed",
             Reason.CHECKSUM,
@@ -233,8 +233,8 @@ def open_value(key: bytes | memoryview, value: bytes | memoryview, what: str) ->
 
 
 def _named(key: bytes, what: str) -> str:
-    """A value in words, for a message: by its row or number where the key is one."""
-    if what in ("block", "death", "log entry", "segment") and len(key) == _KEY.size:
+    """Return a value's name for messages, with its row or number if the key is one."""
+    if what in ("block", "tombstone", "log entry", "segment") and len(key) == _KEY.size:
         number = _KEY.unpack(key)[0]
         return f"the block of the rows from {number}" if what == "block" else f"{what} {number}"
     if what == "record" and len(key) == _RECORD_KEY.size:
@@ -244,13 +244,13 @@ def _named(key: bytes, what: str) -> str:
 
 
 def pack_u64(key: bytes, number: int) -> bytes:
-    """A sealed value of one number: a row in ``ids``, a seq in ``dead``."""
+    """Return a value with checksum that holds one number: a row in ``ids``, a seq in ``dead``."""
     payload = _U64.pack(number)
     return payload + _CRC.pack(zlib.crc32(payload, zlib.crc32(key)))
 
 
 def unpack_u64(key: bytes | memoryview, value: bytes | memoryview, what: str) -> int:
-    """The number of ``pack_u64``."""
+    """Return the number of ``pack_u64``. Raises as ``open_value``."""
     number: int = _U64.unpack(open_value(key, value, what))[0]
     return number
 
@@ -258,10 +258,10 @@ def unpack_u64(key: bytes | memoryview, value: bytes | memoryview, what: str) ->
 def unpack_u64_table(
     keys: bytes, values: bytes, what: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Many ``pack_u64`` at once whose keys are rows: rows and numbers, int64 (n,) each.
+    """Unpack many values of ``pack_u64`` whose keys are rows: rows and numbers, int64 (n,) each.
 
-    keys: 8 bytes each, values: 12 bytes each, one after the other. The checksums are computed a
-    byte of all values at a time, which is many times faster than one value after another.
+    keys: 8 bytes each, values: 12 bytes each, concatenated. Checksums are computed one byte column
+    at a time over all values, which is many times faster than value by value.
     """
     if 12 * len(keys) != 8 * len(values):
         raise DataLossError(
@@ -285,7 +285,7 @@ def unpack_u64_table(
 
 
 def _crc_table() -> npt.NDArray[np.uint32]:
-    """What each byte adds to a CRC-32 (reflected polynomial 0xEDB88320, as zlib's)."""
+    """Return the table of a bytewise CRC-32 (reflected polynomial 0xEDB88320, zlib's)."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = np.where(table & 1, np.uint32(0xEDB88320) ^ (table >> 1), table >> 1)
@@ -296,18 +296,18 @@ _CRC_TABLE: Final = _crc_table()
 
 
 def pack_json(key: bytes, entry: Mapping[str, object]) -> bytes:
-    """A sealed value of a JSON object."""
+    """Return a value with checksum that holds a JSON object."""
     return seal_value(key, json.dumps(entry, sort_keys=True).encode())
 
 
 def unpack_json(key: bytes | memoryview, value: bytes | memoryview, what: str) -> dict[str, Any]:
-    """The object of ``pack_json``."""
+    """Return the object of ``pack_json``. Raises as ``open_value``."""
     entry: dict[str, Any] = json.loads(bytes(open_value(key, value, what)))
     return entry
 
 
 def config_entry(collection_id: str, config: CollectionConfig) -> dict[str, object]:
-    """What JSON says of a collection, in its store and in the catalogue."""
+    """Return the JSON entry of a collection, used in its store and in the catalogue."""
     return {
         "id": collection_id,
         "dim": config.dim,
@@ -318,21 +318,21 @@ def config_entry(collection_id: str, config: CollectionConfig) -> dict[str, obje
 
 
 def config_of(entry: Mapping[str, Any]) -> CollectionConfig:
-    """The configuration in such an entry."""
+    """Return the configuration in an entry of ``config_entry``."""
     return CollectionConfig(
         entry["dim"], Metric(entry["metric"]), entry["M"], entry["ef_construction"]
     )
 
 
 def pack_record(key: bytes, encoded_id: bytes, metadata: bytes) -> bytes:
-    """A sealed record: an id and its metadata."""
+    """Return a record with checksum: an id and its metadata."""
     payload = _ID_LENGTH.pack(len(encoded_id)) + encoded_id + metadata
     return payload + _CRC.pack(zlib.crc32(payload, zlib.crc32(key)))
 
 
 def unpack_record(key: bytes | memoryview, value: bytes | memoryview) -> tuple[bytes, bytes]:
-    """Id and metadata of a record, as copies."""
-    # Slices of bytes cost half of what those of a memoryview do, and this is done for every row.
+    """Return copies of the id and metadata of a record. Raises as ``open_value``."""
+    # Slicing bytes costs half as much as slicing a memoryview, and this runs for every row.
     raw = bytes(value)
     if zlib.crc32(raw, zlib.crc32(key)) != _CRC_OF_SEALED:
         open_value(key, value, "record")
@@ -341,7 +341,7 @@ def unpack_record(key: bytes | memoryview, value: bytes | memoryview) -> tuple[b
 
 
 def block_rows_max(dim: int, *, with_offsets: bool = False) -> int:
-    """Rows that go into one block, so that it has at most 64 KiB; at least one."""
+    """Return how many rows fit into one block of at most 64 KiB; at least one."""
     row_bytes = 4 * dim + 4 * with_offsets
     return max(1, (BLOCK_BYTES_MAX - _BLOCK_TAIL.size - _CRC.size) // row_bytes)
 
@@ -349,8 +349,8 @@ def block_rows_max(dim: int, *, with_offsets: bool = False) -> int:
 def pack_block(
     key: bytes, vectors: npt.NDArray[np.float32], rows: npt.NDArray[np.int64] | None = None
 ) -> bytes:
-    """A sealed block. vectors: float32, shape (n, dim), C-contiguous. rows: int64 (n,), ascending,
-    none below the key's row; None if they are consecutive from there on."""
+    """Return a block with checksum. vectors: float32, shape (n, dim), C-contiguous. rows: int64
+    (n,), ascending, from the key's row on; None if they are consecutive from that row."""
     offsets, flags = b"", 0
     if rows is not None:
         offsets, flags = (rows - _KEY.unpack(key)[0]).astype("<u4").tobytes(), BLOCK_HAS_OFFSETS
@@ -361,9 +361,9 @@ def pack_block(
 def unpack_block(
     key: bytes | memoryview, value: bytes | memoryview, dim: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Row numbers, int64 (n,), and vectors, float32 (n, dim), of a block.
+    """Return the row numbers, int64 (n,), and vectors, float32 (n, dim), of a block.
 
-    The vectors are a view of ``value``, perhaps not aligned: copy them before ``value`` goes.
+    The vectors point into ``value`` and may be unaligned: copy them before the transaction ends.
     """
     return parse_block(key, open_value(key, value, "block"), dim)
 
@@ -371,10 +371,10 @@ def unpack_block(
 def parse_block(
     key: bytes | memoryview, payload: bytes | memoryview, dim: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """``unpack_block`` of a payload whose checksum was compared.
+    """Return ``unpack_block`` of a payload whose checksum was compared.
 
     Raises:
-        struct.error, ValueError: it is too short for what it says that it holds.
+        struct.error, ValueError: the payload is shorter than its own counts require.
     """
     count, flags = _BLOCK_TAIL.unpack_from(payload, len(payload) - _BLOCK_TAIL.size)
     first = _KEY.unpack(key)[0]
@@ -386,17 +386,17 @@ def parse_block(
 
 
 def block_rows(key: bytes, value: memoryview, dim: int) -> int | npt.NDArray[np.int64]:
-    """Which rows a block holds, checksum not compared: a count if consecutive, else all.
+    """Return a block's rows without comparing the checksum: a count if consecutive, else all.
 
     Raises:
-        DataLossError: it does not have the size for them.
+        DataLossError: the size of the block does not match its row count.
     """
     tail = len(value) - _BLOCK_TAIL.size - _CRC.size
     count, flags = _BLOCK_TAIL.unpack_from(value, tail) if tail >= 0 else (0, 0)
     row_size = 4 * dim + (4 if flags & BLOCK_HAS_OFFSETS else 0)
     if count == 0 or tail != count * row_size:
         raise DataLossError(
-            f"{_named(key, 'block')} has {len(value)} bytes, which is no number of rows",
+            f"{_named(key, 'block')} has {len(value)} bytes, which does not match {count} rows",
             Reason.CHECKSUM,
         )
     if flags & BLOCK_HAS_OFFSETS:
@@ -407,13 +407,13 @@ def block_rows(key: bytes, value: memoryview, dim: int) -> int | npt.NDArray[np.
 
 
 def held_rows(key: bytes, value: memoryview, dim: int) -> npt.NDArray[np.int64]:
-    """The rows that a block holds, int64 (n,), ascending; checksum not compared."""
+    """Return the rows of a block, int64 (n,), ascending, without comparing the checksum."""
     rows, first = block_rows(key, value, dim), _KEY.unpack(key)[0]
     return np.arange(first, first + rows) if isinstance(rows, int) else rows
 
 
 def pack_log(key: bytes, entry: LogEntry) -> bytes:
-    """A sealed log entry."""
+    """Return a log entry with checksum."""
     head = _LOG_HEAD.pack(
         entry.time_ns, entry.first_row, entry.added, len(entry.died), len(entry.changed)
     )
@@ -421,12 +421,12 @@ def pack_log(key: bytes, entry: LogEntry) -> bytes:
 
 
 def unpack_log(key: bytes | memoryview, value: bytes | memoryview) -> LogEntry:
-    """The log entry of one batch, as copies."""
+    """Return a copy of the log entry of one batch. Raises as ``open_value``."""
     return parse_log(bytes(open_value(key, value, "log entry")))
 
 
 def parse_log(payload: bytes) -> LogEntry:
-    """``unpack_log`` of a payload whose checksum was compared. Raises as ``parse_block``."""
+    """Return ``unpack_log`` of a payload whose checksum was compared. Raises as ``parse_block``."""
     time_ns, first_row, added, died, changed = _LOG_HEAD.unpack_from(payload)
     at = _LOG_HEAD.size
     return LogEntry(
@@ -439,37 +439,37 @@ def parse_log(payload: bytes) -> LogEntry:
 
 
 def pack_lease(lease: Lease) -> bytes:
-    """A sealed pin; its key is its id."""
+    """Return a lease with checksum; its key is its id."""
     return seal_value(lease.id, _LEASE.pack(lease.seq, lease.next_row, lease.expiry_ns))
 
 
 def unpack_lease(key: bytes | memoryview, value: bytes | memoryview) -> Lease:
-    """The pin of ``pack_lease``."""
-    return parse_lease(bytes(key), open_value(key, value, "pin"))
+    """Return the lease of ``pack_lease``. Raises as ``open_value``."""
+    return parse_lease(bytes(key), open_value(key, value, "lease"))
 
 
 def parse_lease(key: bytes, payload: bytes | memoryview) -> Lease:
-    """``unpack_lease`` of a payload whose checksum was compared. Raises as ``parse_block``."""
+    """Return ``unpack_lease`` of a payload whose checksum was compared; as ``parse_block``."""
     return Lease(key, *_LEASE.unpack(payload))
 
 
 def pack_request(key: bytes, request: Request) -> bytes:
-    """A sealed request; its key is its id."""
+    """Return a request with checksum; its key is its id."""
     return seal_value(key, _REQUEST.pack(*request))
 
 
 def unpack_request(key: bytes | memoryview, value: bytes | memoryview) -> Request:
-    """The request of ``pack_request``."""
+    """Return the request of ``pack_request``. Raises as ``open_value``."""
     return parse_request(open_value(key, value, "request"))
 
 
 def parse_request(payload: bytes | memoryview) -> Request:
-    """``unpack_request`` of a payload whose checksum was compared. Raises as ``parse_block``."""
+    """Return ``unpack_request`` of a payload whose checksum was compared; as ``parse_block``."""
     return Request(*_REQUEST.unpack(payload))
 
 
 def request_age_key(seq: int) -> bytes:
-    """The key under which the id of the request of this seq is found: older ones come first."""
+    """Return the key of the index by age that leads to the request of this seq; oldest first."""
     return REQUEST_AGES + row_key(seq)
 
 
@@ -481,7 +481,7 @@ def batch_digest(
     insert_only: bool,
     if_seq: int | None,
 ) -> bytes:
-    """SHA-256 of all that a batch asks for: the same for the same, whichever way it came in."""
+    """Return the SHA-256 of a batch: equal batches have equal digests, embedded or remote."""
     has_metadata = metadata is not None and any(metadata)
     head = _DIGEST_HEAD.pack(
         kind, insert_only, if_seq is not None, if_seq or 0, len(ids), has_metadata

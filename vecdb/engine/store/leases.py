@@ -1,14 +1,14 @@
-"""Pins: long readers hold a state of the collection without holding a transaction.
+"""Snapshot leases: a long read keeps its snapshot readable without an open read transaction.
 
-A pin is a lease on a seq, in the database ``leases``, so that every process respects it: as long as
-it lives nothing is purged that a reader at that seq needs. Whoever holds it renews it; one that was
-not renewed in time has expired, whatever became of its holder, and counts for nothing from then on.
-An expired pin never comes back to life. Leases go by the store's clock (``clock.py``), which
-no jump of the wall clock moves. One that lasts for longer than leases do was taken by the wall
-clock of an earlier version: it is cut to their length when expired ones are removed next.
+A lease protects one seq: while it is valid, no process purges what a reader at that seq needs. It
+is stored in the LMDB database ``pins``, so that all processes see it. Its holder renews it. A lease
+that is not renewed in time has expired, even if its process was killed; an expired lease protects
+nothing and cannot be renewed. Leases expire by the store's clock (``clock.py``), which wall-clock
+jumps do not affect. An expiry more than one lease period ahead comes from an earlier version, which
+used the wall clock: the next removal of expired leases shortens it to one period.
 
-These functions do their work in a transaction of the caller; those that change something need one
-of ``environment.transact``. Neither seq nor generation changes with pins.
+Functions with a ``transaction`` argument work in the caller's transaction; those that write need
+one of ``environment.transact``. Leases change neither seq nor generation.
 """
 
 from __future__ import annotations
@@ -48,30 +48,30 @@ __all__ = [
 
 
 _RENEWED_BELOW: Final = 0.75
-"""A lease of which less is left is renewed: doing it each time would cost a commit."""
+"""A lease is renewed once less than this fraction is left, since each renewal costs a commit."""
 
 _UNWRITABLE: Final = (ResourceExhaustedError, UnavailableError, OutcomeUnknownError)
 
 
 def take_lease(store: Store, transaction: Transaction, *, limited: bool = True) -> Lease:
-    """Pin what is committed now. Expired pins of others are removed on the way.
+    """Take a lease on the latest committed state, and remove all expired leases.
 
     Args:
-        limited: refuse it beside as many as scrolls may be. A read that pins what it needs for a
-            moment is there for no longer than its call, and must not fail because scrolls are many.
+        limited: refuse the lease if there are ``limits.LEASES_MAX`` already. False for reads that
+            hold a lease only during one call: they must not fail because many scrolls are open.
 
     Raises:
         NotFoundError: the collection was dropped.
-        ResourceExhaustedError: there are as many as may be, and no scroll of this process has
-            rested for long enough to end for it.
+        ResourceExhaustedError: TOO_MANY_SCROLLS: the limit is reached, and no scroll of this
+            process was idle long enough to be ended.
     """
     store.check_not_dropped(transaction)
     remove_expired_leases(store, transaction)
     held = transaction.stat(_database(store))["entries"]
     if limited and held >= limits.LEASES_MAX and not _end_idle_scroll(store, transaction):
         raise ResourceExhaustedError(
-            f"{held} scrolls of the collection are under way, at most {limits.LEASES_MAX} may be; "
-            f"those that are asked for no page end after {limits.LEASE_S:g} s",
+            f"the collection has {held} open scrolls (limit {limits.LEASES_MAX}); close some, or "
+            f"retry later: a scroll ends after {limits.LEASE_S:g} s without a request for a page",
             Reason.TOO_MANY_SCROLLS,
         )
     state, counters = store.read_state(transaction), store.read_counters(transaction)
@@ -82,18 +82,18 @@ def take_lease(store: Store, transaction: Transaction, *, limited: bool = True) 
 
 
 def check_lease(store: Store, transaction: Transaction, lease_id: bytes) -> Lease:
-    """A pin that lives.
+    """Return a lease that is still valid.
 
     Raises:
-        FailedPreconditionError: it has expired or was released.
+        FailedPreconditionError: PIN_EXPIRED: the lease has expired or was released.
+        DataLossError: the lease is damaged.
     """
     value = transaction.get(lease_id, db=_database(store))
     lease = None if value is None else layout.unpack_lease(lease_id, value)
     if lease is None or lease.expiry_ns <= _now_ns(store, transaction):
         raise FailedPreconditionError(
-            "the scroll has ended: no page was asked for in "
-            f"{limits.LEASE_S:g} s, or for a while beside too many others, or it was closed; "
-            "begin a new one",
+            f"the scroll has ended: no page was requested for {limits.LEASE_S:g} s, or it was "
+            "idle while too many scrolls were open, or it was closed; start a new scroll",
             Reason.PIN_EXPIRED,
         )
     return lease
@@ -101,13 +101,13 @@ def check_lease(store: Store, transaction: Transaction, lease_id: bytes) -> Leas
 
 @contextlib.contextmanager
 def leased(store: Store) -> Iterator[Callable[[], None]]:
-    """Nothing that can be read now is purged in the meantime. Not inside a transaction.
+    """Hold a lease on the latest committed state. Must not be called inside a transaction.
 
-    Gives a function that keeps the lease: whoever may take longer than a lease calls it between the
-    steps of the work, outside of transactions, from any thread; mostly it does nothing.
+    Yields a function that renews the lease when needed. Work that may take longer than a lease
+    period calls it between its steps, from any thread, outside transactions; most calls do nothing.
 
-    Where nothing can be written it does without, as nothing can be purged there either; beside
-    another process that can, who is overtaken is told where it reads.
+    If the store cannot be written, there is no lease: this process cannot purge either. If another
+    process can write and purges, the reads themselves raise that their snapshot is too old.
     """
     lease = None
     with contextlib.suppress(*_UNWRITABLE):
@@ -119,29 +119,30 @@ def leased(store: Store) -> Iterator[Callable[[], None]]:
 
     def keep() -> None:
         if not renewing.acquire(blocking=False):
-            return  # Another thread is at it.
+            return  # Another thread is renewing.
         try:
             if held:
                 held[0] = keep_lease(store, held[0])
         except FailedPreconditionError:
-            held.clear()  # Too late: who is overtaken now is told where it reads.
+            held.clear()  # Too late: reads whose snapshot is too old raise that themselves.
         finally:
             renewing.release()
 
     try:
         yield keep
     finally:
-        with contextlib.suppress(VecdbError):  # Its lease ends by itself.
+        with contextlib.suppress(VecdbError):  # The lease then expires.
             store.environment.transact(lambda t: release_lease(store, t, lease.id))
 
 
 def keep_lease(store: Store, lease: Lease) -> Lease:
-    """The pin, its lease begun anew if a good part of it is over. Not inside a transaction.
+    """Renew a lease if less than three quarters of it are left; return the lease.
 
-    Where nothing can be written, the lease that there is goes on.
+    Must not be called inside a transaction. If the store cannot be written, returns the lease as
+    it is.
 
     Raises:
-        FailedPreconditionError: it has expired or was released.
+        FailedPreconditionError: PIN_EXPIRED: the lease has expired or was released.
     """
     with store.environment.read() as transaction:
         left_s = (lease.expiry_ns - _now_ns(store, transaction)) / 1e9
@@ -152,10 +153,10 @@ def keep_lease(store: Store, lease: Lease) -> Lease:
 
 
 def renew_lease(store: Store, transaction: Transaction, lease_id: bytes) -> Lease:
-    """Begin its lease anew.
+    """Extend a lease to a full period from now; return the new lease.
 
     Raises:
-        FailedPreconditionError: it has expired or was released.
+        FailedPreconditionError: PIN_EXPIRED: the lease has expired or was released.
     """
     lease = check_lease(store, transaction, lease_id)
     lease_end = _lease_end(_now_ns(store, transaction))
@@ -165,22 +166,22 @@ def renew_lease(store: Store, transaction: Transaction, lease_id: bytes) -> Leas
 
 
 def release_lease(store: Store, transaction: Transaction, lease_id: bytes) -> bool:
-    """Let it go; False if it is not there any more."""
+    """Delete a lease; return False if there was none."""
     return transaction.delete(lease_id, db=_database(store))
 
 
 def remove_expired_leases(store: Store, transaction: Transaction) -> int:
-    """Remove pins that have expired or are damaged; how many. There are hardly more
-    than ``limits.LEASES_MAX``: those of reads at this moment.
+    """Remove leases that have expired or are damaged; return how many were removed.
 
-    Who purges does this in the same transaction, so that no pin is left whose rows have gone.
+    Purging calls this in the transaction that begins a pass, so that no lease outlives its rows.
+    The scan is short: only leases of single calls come on top of ``limits.LEASES_MAX``.
     """
     store.clock.advance(transaction)
     now_ns = _now_ns(store, transaction)
     expired, shortened = [], []
     with transaction.cursor(_database(store)) as cursor:
         for key, value in cursor.iternext(keys=True, values=True):
-            # One that is damaged says neither what it holds nor until when: its scroll ends here.
+            # A damaged lease has no readable seq and expiry, so its scroll ends here.
             with contextlib.suppress(DataLossError):
                 lease = layout.unpack_lease(key, value)
                 if lease.expiry_ns > _lease_end(now_ns):
@@ -196,7 +197,7 @@ def remove_expired_leases(store: Store, transaction: Transaction) -> int:
 
 
 def _end_idle_scroll(store: Store, transaction: Transaction) -> bool:
-    """End the scroll of this process that has rested for longest; False if none has for long."""
+    """End the longest idle scroll of this process; return False if none is idle long enough."""
     for lease_id in store.scroll_uses.idle():
         if release_lease(store, transaction, lease_id):
             return True
@@ -205,15 +206,15 @@ def _end_idle_scroll(store: Store, transaction: Transaction) -> bool:
 
 
 def oldest_lease(store: Store, transaction: Transaction) -> Lease | None:
-    """The living pin with the smallest seq, of several the one that lives longest; None without
-    any."""
+    """Return the valid lease with the smallest seq, or None; of equal seqs the one that expires
+    last."""
     now_ns = _now_ns(store, transaction)
     live = (lease for lease in _leases(store, transaction) if lease.expiry_ns > now_ns)
     return min(live, key=lambda lease: (lease.seq, -lease.expiry_ns), default=None)
 
 
 def oldest_leased_seq(store: Store, transaction: Transaction) -> int | None:
-    """The smallest seq under a living pin: what was there then must stay. None without any."""
+    """Return the smallest seq under a valid lease, or None. Rows live at that seq must stay."""
     oldest = oldest_lease(store, transaction)
     return None if oldest is None else oldest.seq
 
@@ -225,7 +226,8 @@ def _leases(store: Store, transaction: Transaction) -> Iterator[Lease]:
 
 
 def _put(store: Store, transaction: Transaction, lease: Lease) -> None:
-    store.clock.advance(transaction)  # So that the lease ends though nobody writes.
+    # Without a clock record the time would stand still, and the lease would never expire.
+    store.clock.advance(transaction)
     transaction.put(lease.id, layout.pack_lease(lease), db=_database(store))
 
 

@@ -1,21 +1,24 @@
-"""Purging: what nobody can read any more leaves the store.
+"""Purging: remove deleted rows and replaced record versions from the store.
 
-Death is logical (``dead`` says when a row died), and so is a change of metadata (a new version of
-the record). The bytes go later, in the order of the log. A pass takes the oldest entries of the
-log, up to some seq, says so in ``meta``, removes what died and was replaced in them, a few thousand
-rows a transaction and by ascending row, and then the entries themselves. So ``Store.purged_to``
-always says how far purging has come, and a pass that was cut short is simply made again.
+A deletion first writes only a tombstone (in the LMDB database ``dead``), and a change of metadata
+only a new version of the record. Purging removes the bytes later, in the order of the log. A pass
+takes the oldest log entries up to some seq, writes that seq to ``meta``, removes the rows deleted
+and the versions replaced in those entries, in ascending order and a few thousand rows a
+transaction, and then removes the entries. ``Store.purged_to`` is therefore always correct, and an
+interrupted pass is repeated from its start.
 
-    record     deleted, or all of its versions but the last; never later than its vector
-    vector     its block is deleted when none of its rows lives, and written anew without them when
-               fewer than three quarters do; until then the bytes stay
-    death      goes when the vector has gone and no segment, in place or being made, can hold the
-               row: at once for a row that was never flushed, otherwise by ``trim_tombstones``
+    record      deleted rows: all versions; live rows: all versions but the last. Never removed
+                later than the row's vector.
+    vector      a block without live rows is deleted; one of which less than three quarters is live
+                is rewritten without its deleted rows. Until then the bytes stay.
+    tombstone   removed once the vector is gone and no segment, published or reserved, can hold the
+                row: for a row that was never flushed in the same transaction, otherwise by
+                ``trim_tombstones``
 
-Whoever is still reading is respected: a pin keeps what a reader at its seq needs, by whichever
-process it was taken. Searches need no pin: they notice when they were overtaken (``purged_to`` has
-passed the seq of the view that they make, or a record is gone) and look again. That this happens
-seldom is what the grace is for: the last minute's deaths stay, unless there would be too many.
+A lease of any process protects what a reader at its seq needs. Searches take no lease. They detect
+that their snapshot is too old (``purged_to`` is greater than the seq of the snapshot being
+created, or a record is missing) and start again. To make that rare, rows deleted in the last minute
+are not purged, unless there are too many.
 """
 
 from __future__ import annotations
@@ -38,38 +41,43 @@ from vecdb.errors import DataLossError
 __all__ = ["GRACE_S", "PurgePass", "Purger", "garbage_rows", "purge_all"]
 
 GRACE_S: Final = 60.0
-"""Seconds that the bytes of dead rows stay for those who are just reading them."""
+"""Purge delay: seconds that deleted rows stay for searches in progress."""
 
 GARBAGE_FRACTION_MAX: Final = 0.25
 GARBAGE_ROWS_MIN: Final = 256
-"""With more garbage than this, as a fraction of the live rows and at least so many, there is no
-grace, or a collection that is written anew each minute would take many times its size."""
+"""With more garbage than this fraction of the live rows (and than this number) the purge delay does
+not apply: otherwise a collection that is replaced each minute would take many times its size."""
 
-_FAR_TOO_MUCH: Final = 2.0
-"""As a multiple of that: here a commit waits until it is less, or for so many seconds."""
+_RELIEF_MULTIPLE: Final = 2.0
+"""With more garbage than this multiple of the above, commits wait until there is less, each for at
+most ``_RELIEF_S``."""
 
 _RELIEF_S: Final = 0.25
 
 LIVE_FRACTION_MIN: Final = 0.75
-"""A block of which less is alive is written anew."""
+"""A block with a smaller fraction of live rows is rewritten."""
 
 _PASS_ROWS, _PASS_ENTRIES = 1_000_000, 4_000
-"""What a pass takes at most: 8 MB in memory."""
+"""A pass handles at most this much: 8 MB of row numbers in memory."""
 
 _STEP_ROWS: Final = 4_000
-"""Rows of a transaction: some 50 ms."""
+"""Rows per transaction, about 50 ms of the write lock."""
 
 _NO_ROWS = np.zeros(0, np.int64)
 
 
 def garbage_rows(store: Store, transaction: Transaction) -> int:
-    """Records that are of no live row, or have been replaced by a newer version."""
+    """Return the number of records that belong to deleted rows or were replaced by a newer
+    version."""
     records: int = transaction.stat(store.environment.database(b"records"))["entries"]
     return max(0, records - store.read_counters(transaction).live_count)
 
 
 class Purger:
-    """Purges one collection, and remembers what takes long to look up. For many threads."""
+    """Purges one collection and caches deleted rows per block, which take long to look up.
+
+    Thread-safe.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -78,11 +86,10 @@ class Purger:
         self._tombstones: dict[int, int] = {}
 
     def purge_old(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Let go of what is too much, whatever its age, and of all that has been dead for a
-        while.
+        """Purge all garbage older than the purge delay, and excess garbage of any age.
 
         Args:
-            should_stop: asked before each step; whoever purges next goes on with what is left.
+            should_stop: called before each step; the next purge continues with the rest.
         """
         while not should_stop():
             with self._store.environment.read() as transaction:
@@ -92,18 +99,19 @@ class Purger:
                 break
             with self._busy:
                 if not self._step(garbage):
-                    break  # A pin holds the rest.
+                    break  # A lease protects the rest.
         purge_all(self._store, should_stop=should_stop)
 
     def relieve(self, garbage: int, live_count: int) -> bool:
-        """Purge a little, whatever its age, if too much has died, or for a moment if it is far too
-        much. Called after each commit, so that writers pay for the space that they take.
+        """Purge one step of any age if there is too much garbage, and for up to ``_RELIEF_S`` if
+        there is far too much. Called after each commit, so that writers slow down to the speed of
+        purging.
 
         Args:
             garbage, live_count: rows, as of that commit.
 
         Returns:
-            True if it is still far too much: then ``purge_old`` should go on, in another thread.
+            True if there is still far too much: then call ``purge_old`` in another thread.
         """
         if not self._is_pressing(garbage, live_count) or not self._busy.acquire(blocking=False):
             return False
@@ -112,7 +120,7 @@ class Purger:
             while True:
                 purged = self._step(garbage)
                 garbage -= purged
-                if not purged or garbage <= _FAR_TOO_MUCH * _tolerated(live_count):
+                if not purged or garbage <= _RELIEF_MULTIPLE * _tolerated(live_count):
                     return False
                 if time.monotonic() > ends:
                     return True
@@ -123,7 +131,7 @@ class Purger:
         return garbage > _tolerated(live_count) or self._pass is not None
 
     def _step(self, garbage: int) -> int:
-        """Go on with the pass under way, or with a new one; 0 if there is nothing to do."""
+        """Do one step of the current pass or of a new one; return 0 if there is nothing to do."""
         try:
             if self._pass is None:
                 wanted = max(GARBAGE_ROWS_MIN, garbage // 2)
@@ -147,8 +155,17 @@ def _tolerated(live_count: int) -> float:
 def purge_all(
     store: Store, grace_s: float = GRACE_S, should_stop: Callable[[], bool] = lambda: False
 ) -> int:
-    """Purge all that has been dead for so long, or until ``should_stop``, which is asked before
-    each step; returns rows purged."""
+    """Purge all rows and versions deleted or replaced at least ``grace_s`` seconds ago.
+
+    Args:
+        should_stop: called before each step; True ends the purge.
+
+    Returns:
+        The number of rows purged.
+
+    Raises:
+        NotFoundError: the collection was dropped.
+    """
     total = 0
     while not should_stop():
         purge = PurgePass.begin(store, rows_max=_PASS_ROWS, grace_s=grace_s)
@@ -160,44 +177,47 @@ def purge_all(
 
 
 class PurgePass:
-    """One pass, a transaction at a time. For one thread; several passes at once do no harm.
+    """One pass, one transaction at a time.
+
+    Not thread-safe. Several passes may run at the same time, in one process or many.
 
     Attributes:
-        done: nothing is left to do.
-        tombstones: key of a block → purged rows that are still in it, as far as known. Looking
-            them up takes longer than all the rest, so who makes many passes hands on the same dict.
-            A count that is off makes no harm: before a block is touched they are looked up.
+        done: whether the pass is complete.
+        tombstones: key of a block → purged rows that its bytes still hold, as far as known. The
+            look-up takes longer than the rest of a pass, so consecutive passes share the dict.
+            Wrong counts are harmless: before a block is changed the tombstones are read.
     """
 
     def __init__(
-        self, store: Store, seq: int, died: npt.NDArray[np.int64], changed: npt.NDArray[np.int64]
+        self, store: Store, seq: int, deleted: npt.NDArray[np.int64], changed: npt.NDArray[np.int64]
     ) -> None:
         self.tombstones: dict[int, int] = {}
         self._store = store
         self._seq = seq
-        self._died = died
+        self._deleted = deleted
         self._changed = changed
         self.done = False
 
     @staticmethod
     def begin(store: Store, *, rows_max: int, grace_s: float) -> PurgePass | None:
-        """Choose what to purge: the oldest log entries, as many as have about ``rows_max`` rows.
+        """Begin a pass over the oldest log entries with about ``rows_max`` rows.
 
         Returns:
-            None if there is nothing that may be purged now.
+            None if nothing may be purged now.
 
         Raises:
             NotFoundError: the collection was dropped.
         """
-        # A damaged pin is removed with those that have expired, when something is written.
+        # Check without the write lock first. A damaged lease makes this check fail; the write
+        # transaction below removes it.
         with contextlib.suppress(DataLossError), store.environment.read() as transaction:
             if _chosen(store, transaction, 1, grace_s) is None:
                 return None
 
         def write(transaction: Transaction) -> PurgePass | None:
             store.check_not_dropped(transaction)
-            # Expired pins go first, or some would be left whose rows have gone. One that is taken
-            # later is of a later seq.
+            # Expired leases are removed first, or some would outlive their rows. A lease that is
+            # taken later protects a later seq.
             leases.remove_expired_leases(store, transaction)
             chosen = _chosen(store, transaction, min(rows_max, _PASS_ROWS), grace_s)
             if chosen is None:
@@ -208,9 +228,9 @@ class PurgePass:
         return store.environment.transact(write)
 
     def step(self) -> int:
-        """Go on by one transaction; returns rows purged."""
-        if len(self._died):
-            rows, self._died = self._died[:_STEP_ROWS], self._died[_STEP_ROWS:]
+        """Run one transaction of the pass; return the number of rows purged."""
+        if len(self._deleted):
+            rows, self._deleted = self._deleted[:_STEP_ROWS], self._deleted[_STEP_ROWS:]
             self._store.environment.transact(
                 lambda t: _purge(self._store, t, rows, self._seq, self.tombstones)
             )
@@ -231,7 +251,7 @@ def _chosen(
     leased = leases.oldest_leased_seq(store, transaction)
     now_ns, grace_ns = store.clock.read(transaction), int(grace_s * 1e9)
     last_seq, rows, count = None, 0, 0
-    died, changed = [_NO_ROWS.astype(np.uint64)], [_NO_ROWS.astype(np.uint64)]
+    deleted, changed = [_NO_ROWS.astype(np.uint64)], [_NO_ROWS.astype(np.uint64)]
     with transaction.cursor(store.environment.database(b"log")) as cursor:
         for key, value in cursor.iternext(keys=True, values=True):
             seq = int.from_bytes(key, "big")
@@ -240,20 +260,20 @@ def _chosen(
             try:
                 entry = layout.unpack_log(key, value)
             except DataLossError:
-                # What died in it is not known, so its bytes stay. The log is only a help.
+                # The rows deleted in this entry are unknown, so their bytes stay.
                 last_seq, count = seq, count + 1
                 continue
-            # An entry from the future was written by the wall clock of an earlier version: nobody
-            # can say how old it is, and nothing depends on it.
+            # An entry from the future was written by an earlier version with the wall clock. Its
+            # age is unknown, so the purge delay does not apply.
             if now_ns - grace_ns < entry.time_ns <= now_ns:
                 break
             last_seq, count = seq, count + 1
-            died.append(entry.died)
+            deleted.append(entry.died)
             changed.append(entry.changed)
             rows += len(entry.died) + len(entry.changed)
     if last_seq is None:
         return None
-    all_deleted = np.unique(np.concatenate(died)).astype(np.int64)
+    all_deleted = np.unique(np.concatenate(deleted)).astype(np.int64)
     all_changed = np.unique(np.concatenate(changed)).astype(np.int64)
     return PurgePass(store, last_seq, all_deleted, np.setdiff1d(all_changed, all_deleted))
 
@@ -271,7 +291,7 @@ def _purge(
 
 
 def _end(store: Store, transaction: Transaction, seq: int) -> None:
-    """Remove the entries of the log that have been dealt with."""
+    """Remove the log entries that the pass has processed."""
     store.check_not_dropped(transaction)
     with transaction.cursor(store.environment.database(b"log")) as cursor:
         found = cursor.first()
@@ -282,12 +302,12 @@ def _end(store: Store, transaction: Transaction, seq: int) -> None:
 
 
 def _delete_records(store: Store, transaction: Transaction, rows: npt.NDArray[np.int64]) -> None:
-    """Every version of the records of rows."""
+    """Delete every version of the records of some rows."""
     with transaction.cursor(store.environment.database(b"records")) as cursor:
         for row in rows.tolist():
             first = layout.record_key(row, 0)
             prefix = first[:8]
-            # Rows that died together were often added together: then the cursor is there already.
+            # Rows deleted together were often added together: then no seek is needed.
             if bytes(cursor.key())[:8] != prefix and not cursor.set_range(first):
                 return
             while bytes(cursor.key())[:8] == prefix:
@@ -297,7 +317,7 @@ def _delete_records(store: Store, transaction: Transaction, rows: npt.NDArray[np
 def _delete_old_versions(
     store: Store, transaction: Transaction, rows: npt.NDArray[np.int64], seq: int
 ) -> None:
-    """Of each row, the versions of its record before the one that a reader at ``seq`` sees."""
+    """Delete each row's record versions older than the one that a reader at ``seq`` sees."""
     store.check_not_dropped(transaction)
     with transaction.cursor(store.environment.database(b"records")) as cursor:
         for row in rows.tolist():
@@ -321,7 +341,7 @@ def _sparse_blocks(
     seq: int,
     tombstones: dict[int, int],
 ) -> None:
-    """Delete or rewrite the blocks that hold these rows, where too little of them is left."""
+    """Delete or rewrite the blocks of these rows that have too few live rows left."""
     blocks, dim = store.environment.database(b"blocks"), store.config.dim
     reservations = reserved_intervals(store.read_segments(transaction))
     sealed_to = store.read_counters(transaction).sealed_to
@@ -331,28 +351,29 @@ def _sparse_blocks(
             tombstones[first] += len(own)
             if len(held) - tombstones[first] >= LIVE_FRACTION_MIN * len(held):
                 continue
-        dead = own
+        deleted = own
         if len(own) < len(held):
-            dead = store.rows.read_deleted(transaction, int(held[0]), int(held[-1]) + 1, seq)
-        alive = ~np.isin(held, dead, assume_unique=True)
-        live = int(np.count_nonzero(alive))
-        tombstones[first] = len(held) - live
-        if live >= LIVE_FRACTION_MIN * len(held):
+            deleted = store.rows.read_deleted(transaction, int(held[0]), int(held[-1]) + 1, seq)
+        live = ~np.isin(held, deleted, assume_unique=True)
+        live_count = int(np.count_nonzero(live))
+        tombstones[first] = len(held) - live_count
+        if live_count >= LIVE_FRACTION_MIN * len(held):
             continue
-        if live == 0:
+        if live_count == 0:
             transaction.delete(key, db=blocks)
             del tombstones[first]
         else:
             try:
                 _, vectors = layout.unpack_block(key, value, dim)
             except DataLossError:
-                continue  # Its bytes are evidence; who reads its rows is told.
-            kept = np.ascontiguousarray(vectors[alive])
-            transaction.put(key, layout.pack_block(key, kept, held[alive]), db=blocks)
+                continue  # A damaged block stays as evidence; reading its rows raises.
+            kept = np.ascontiguousarray(vectors[live])
+            transaction.put(key, layout.pack_block(key, kept, held[live]), db=blocks)
             tombstones[first] = 0
-        gone = held[~alive]
-        # Some of them are another step's. A record goes with its vector, also where the death stays
-        # for now: if a segment that is being made is without the row, trimming forgets its death.
+        gone = held[~live]
+        # Some of these rows belong to later steps, but no record may outlive its vector, even while
+        # its tombstone stays: a reserved segment may be without the row, and then trimming removes
+        # the tombstone.
         _delete_records(store, transaction, gone)
         gone = gone[gone >= sealed_to]
         for begin, end, _ in reservations:

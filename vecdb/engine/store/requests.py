@@ -1,20 +1,19 @@
-"""Writes with a request id: one that is repeated has one effect.
+"""Request ids: a write that is repeated with the same request id is applied once.
 
-In the transaction that applies a batch its request id is written down with the receipt and a
-digest of all that was asked for (``layout.batch_digest``). Who comes with the same id and the same
-batch within the window is given that receipt again, whichever process wrote it and whatever became
-of it; another batch under the id is refused. A batch that was refused left nothing, so that it may
-be tried again under its id.
+The transaction that applies a batch also stores its request id with the receipt and a digest of the
+whole batch (``layout.batch_digest``). If the same batch comes again under the same id within the
+window, any process returns the stored receipt. A different batch under the id is refused. A batch
+that was refused stores nothing, so its id may be used again.
 
-A second entry a request, by its seq, leads from the oldest to the newest. Each write with an id
-removes a few that have passed the window: more than it adds, so that what is kept is bounded by
-what is written in a window. Where nobody writes with ids nothing is removed and nothing grows. Time
-is that of the store's clock (``clock.py``), which no jump of the wall clock moves. A stamp
-that lies ahead of it was made by the wall clock of an earlier version: the window of such a request
-begins when it becomes the oldest.
+A second entry per request, keyed by seq, lists requests from the oldest to the newest. Each write
+with a request id removes a few expired requests, more than it adds, so the number kept is bounded
+by the number written in one window. Writes without ids remove nothing and add nothing. Windows end
+by the store's clock (``clock.py``), which wall-clock jumps do not affect. A timestamp ahead of that
+clock comes from an earlier version, which used the wall clock: the window of such a request begins
+when it becomes the oldest.
 
-A damaged entry concerns nobody else's write. While a request can't be read, a write under its id is
-refused with DATA_LOSS, since it may be a second one; it is forgotten when a younger one is.
+A damaged entry affects only writes under its own id: they are refused with DATA_LOSS, since the
+batch may have been applied already. The entry is removed when the next younger one expires.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from vecdb.types import Receipt
 __all__ = ["Requests"]
 
 REMOVED_AT_ONCE_MAX = 16
-"""Expired requests that one write removes at most."""
+"""One write removes at most this many expired requests."""
 
 
 _AHEAD_MAX = 1_000
-"""Oldest requests with a stamp ahead of the clock that one write puts right at most."""
+"""One write corrects at most this many timestamps that are ahead of the clock."""
 
 
 class Requests:
-    """The requests that one store knows. Keeps nothing between calls."""
+    """The request ids of one store. Holds no state between calls."""
 
     _requests = NamedDatabase(b"requests")
 
@@ -52,23 +51,23 @@ class Requests:
     def answered(
         self, transaction: Transaction, request_id: bytes, digest: bytes, now_ns: int
     ) -> Receipt | None:
-        """The receipt of the batch that was applied under this id, None if there is none.
+        """Return the receipt of the batch that was applied under this id, or None.
 
-        The entry is put again as it was. So the answer waits for a sync of its own, since the
-        process that wrote the batch may have ended before its sync did.
+        Writes the entry again unchanged. So the answer waits for a sync of its own: the process
+        that wrote the batch may have been killed before its sync completed.
 
         Raises:
-            FailedPreconditionError: REQUEST_ID_REUSED: it was another batch.
-            DataLossError: what is known of this id can't be read.
+            FailedPreconditionError: REQUEST_ID_REUSED: a different batch was applied under it.
+            DataLossError: the entry of this id is damaged.
         """
         known = self._known(transaction, request_id)
         if known is None or known.time_ns < _oldest_ns(now_ns):
             return None
         if known.digest != digest:
             raise FailedPreconditionError(
-                f"request_id {request_id.decode()!r} is that of another batch, which was applied "
-                f"at seq {known.seq}; this one's SHA-256 begins with {digest.hex()[:8]}, that "
-                f"one's with {known.digest.hex()[:8]}",
+                f"request_id {request_id.decode()!r} was used for a different batch, applied at "
+                f"seq {known.seq} (its SHA-256 begins with {known.digest.hex()[:8]}, this batch's "
+                f"with {digest.hex()[:8]}); use a new request_id for each batch",
                 Reason.REQUEST_ID_REUSED,
             )
         self._put(transaction, request_id, known)
@@ -82,10 +81,10 @@ class Requests:
         receipt: Receipt,
         now_ns: int,
     ) -> None:
-        """Write down that a batch was applied, and forget some that are past the window."""
+        """Store the receipt of a batch, and remove some expired requests."""
         self._forget_expired(transaction, now_ns)
         known = self._known(transaction, request_id)
-        if known is not None:  # Past the window, or it would have been the answer.
+        if known is not None:  # Expired, or ``answered`` would have returned its receipt.
             transaction.delete(layout.request_age_key(known.seq), db=self._requests)
         request = Request(receipt.seq, now_ns, digest, receipt.count)
         self._put(transaction, request_id, request)
@@ -106,7 +105,7 @@ class Requests:
                     entries.append(bytes(layout.open_value(key, value, "request")))
                     known = self._known(transaction, entries[1])
                 except DataLossError:
-                    # Nothing says when it was written, but a younger one that is past the window.
+                    # Its time is unknown. Once a younger request has expired, so has this one.
                     damaged += entries
                     continue
                 if known is not None:
@@ -126,8 +125,12 @@ class Requests:
             self._put(transaction, request_id, request)
 
     def lost_age(self, transaction: Transaction, key: bytes, value: memoryview) -> bytes | None:
-        """The key under which a request should be found by its age, if it is not; None if it is,
-        if nothing can be known of it, and of an entry by age."""
+        """Return the key of the index by age that is missing or wrong for a request.
+
+        Returns:
+            None if the index is right, if the request is damaged, or if ``key`` itself is an entry
+            of the index.
+        """
         if key.startswith(layout.REQUEST_AGES):
             return None
         with contextlib.suppress(DataLossError):
@@ -146,5 +149,5 @@ class Requests:
 
 
 def _oldest_ns(now_ns: int) -> int:
-    """What was written down before this is past the window."""
+    """Return the time before which requests have expired."""
     return now_ns - int(limits.REQUEST_WINDOW_S * 1e9)

@@ -1,9 +1,8 @@
-"""Reading rows: ids, records, vectors, deaths and the log, inside a transaction that the caller
-holds.
+"""Read rows in the caller's transaction: ids, records, vectors, tombstones and the log.
 
-Single rows come out of blocks by ``BlockReader``, whole intervals by ``iterate_blocks``, which
-reads twenty times as many a second. Everything that is returned is a copy, but for
-``iterate_blocks``.
+``BlockReader`` reads single rows from blocks. ``iterate_blocks`` reads intervals, at twenty times
+the rate in rows/s. All results are copies, except those of ``iterate_blocks`` and
+``blocks_holding``. Values that fail their checksum raise ``DataLossError``.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from vecdb.reasons import Reason
 __all__ = ["BlockReader", "Record", "RowReader", "to_last_version"]
 
 _TOMBSTONES_AT_ONCE = 100
-"""So few that their buffers don't set off the garbage collector, which would go through all that a
-process holds while a transaction is open."""
+"""Few enough not to trigger Python's garbage collector, which would visit every object of the
+process while the transaction is open."""
 
 _EVERY_SEQ = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a row is called and what is known of it."""
+    """The id and metadata (JSON, or b"") of a row."""
 
     id: str
     metadata: bytes
 
 
 class RowReader:
-    """Reads the rows of one store. Keeps nothing between calls."""
+    """Reads the rows of one store. Holds no state between calls; thread-safe."""
 
     _ids, _records, _blocks = (
         NamedDatabase(b"ids"),
@@ -54,22 +53,26 @@ class RowReader:
         self._dim = dim
 
     def find(self, transaction: Transaction, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Rows of those ids that are live. ids: UTF-8, ascending for speed."""
+        """Return id → row of the ids that are live. ids: UTF-8, ascending for speed."""
         with transaction.cursor(self._ids) as cursor:
             found = cursor.getmulti(ids)
         return {bytes(key): layout.unpack_u64(key, value, "id") for key, value in found}
 
     def read_record(self, transaction: Transaction, row: int, seq: int) -> Record:
-        """The record of a row as a reader at ``seq`` sees it.
+        """Return the record of a row as a reader at ``seq`` sees it.
 
         Raises:
-            DataLossError: there is none.
+            DataLossError: RECORD_MISSING: the row has no record at that seq; or it is damaged.
         """
         with transaction.cursor(self._records) as cursor:
             return _record_at(cursor, row, seq)
 
     def last_versions(self, transaction: Transaction, rows: Iterable[int]) -> dict[int, int]:
-        """Row → seq of its last record, of rows that are live."""
+        """Return row → seq of its last record, for live rows.
+
+        Raises:
+            DataLossError: RECORD_MISSING: a row has no record.
+        """
         versions = {}
         with transaction.cursor(self._records) as cursor:
             for row in sorted(rows):
@@ -82,14 +85,22 @@ class RowReader:
         return versions
 
     def read_records(self, transaction: Transaction, rows: Sequence[int], seq: int) -> list[Record]:
-        """The records of rows, in the order given."""
+        """Return the records of rows as a reader at ``seq`` sees them, in the order given.
+
+        Raises:
+            DataLossError: RECORD_MISSING: a row has no record at that seq; or one is damaged.
+        """
         with transaction.cursor(self._records) as cursor:
             return [_record_at(cursor, row, seq) for row in rows]
 
     def read_vectors(
         self, transaction: Transaction, rows: Sequence[int]
     ) -> npt.NDArray[np.float32]:
-        """Vectors as given, float32 (n, dim), in the order of ``rows``."""
+        """Return the vectors as written, float32 (n, dim), in the order of ``rows``.
+
+        Raises:
+            DataLossError: VECTOR_MISSING: no block holds a row; or a block is damaged.
+        """
         out = np.empty((len(rows), self._dim), np.float32)
         reader = BlockReader(transaction, self._blocks, self._dim, verify=True)
         for position in np.argsort(np.array(rows, np.int64), kind="stable"):
@@ -99,14 +110,14 @@ class RowReader:
     def iterate_blocks(
         self, transaction: Transaction, first_row: int, end_row: int
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-        """Rows and vectors of an interval, block by block, checksums compared.
+        """Yield rows, int64 (n,), and vectors, float32 (n, dim), of an interval, per block.
 
-        The vectors point into the transaction: copy them before asking for the next block. A
-        damaged block without a live row is passed over, so that deleting what was damaged is the
-        way out.
+        The vectors point into LMDB's memory: copy them before asking for the next block. Checksums
+        are compared. A damaged block without live rows is skipped, so that deleting the affected
+        rows ends the error.
 
         Raises:
-            DataLossError: a block is damaged and some row that it should hold is live.
+            DataLossError: a block is damaged and one of its rows is live.
         """
         with transaction.cursor(self._blocks) as cursor:
             found = _to_block_of(cursor, first_row)
@@ -132,8 +143,13 @@ class RowReader:
     def blocks_holding(
         self, transaction: Transaction, rows: npt.NDArray[np.int64]
     ) -> Iterator[tuple[bytes, memoryview, npt.NDArray[np.int64]]]:
-        """Key and value of each block that holds some of the rows (ascending), and those that it
-        holds; checksums are not compared."""
+        """Yield key and value of each block that holds some of the rows, and which it holds.
+
+        rows: int64, ascending. Checksums are not compared. The values point into LMDB's memory.
+
+        Raises:
+            DataLossError: the size of a block does not match its row count.
+        """
         at = 0
         while at < len(rows):
             wanted, end = layout.row_key(int(rows[at])), len(rows)
@@ -142,7 +158,7 @@ class RowReader:
                 if not found:
                     return
                 key, value = bytes(cursor.key()), memoryview(cursor.value())
-                if key > wanted:  # It begins behind them: none is held up to there.
+                if key > wanted:  # No block holds the rows before this one.
                     at = int(np.searchsorted(rows, int.from_bytes(key, "big")))
                     continue
                 if cursor.next():
@@ -154,16 +170,15 @@ class RowReader:
                 yield key, value, inside
 
     def _live_between(self, transaction: Transaction, first_row: int, end_row: int) -> bool:
-        """Some row of the interval has a record and has not died."""
-        dead = self.read_deleted(transaction, first_row, end_row, _EVERY_SEQ)
-        died = set(dead.tolist())
+        """Return whether some row of the interval has a record and no tombstone."""
+        deleted = set(self.read_deleted(transaction, first_row, end_row, _EVERY_SEQ).tolist())
         with transaction.cursor(self._records) as cursor:
             found = cursor.set_range(layout.record_key(first_row, 0))
             while found:
                 row = layout.unpack_record_key(cursor.key())[0]
                 if row >= end_row:
                     return False
-                if row not in died:
+                if row not in deleted:
                     return True
                 to_last_version(cursor, row)
                 found = cursor.next()
@@ -172,7 +187,7 @@ class RowReader:
     def iterate_ids(
         self, transaction: Transaction, first_row: int, end_row: int
     ) -> Iterator[tuple[int, bytes]]:
-        """(row, id) of an interval of rows, ascending, versions of a record only once."""
+        """Yield (row, id) of the rows of an interval that have a record, once each, ascending."""
         last = -1
         with transaction.cursor(self._records) as cursor:
             if not cursor.set_range(layout.record_key(first_row, 0)):
@@ -190,8 +205,10 @@ class RowReader:
     def iterate_records(
         self, transaction: Transaction, first_row: int, end_row: int, seq: int
     ) -> Iterator[tuple[int, bytes, bytes]]:
-        """(row, id, metadata) of an interval of rows as a reader at ``seq`` sees them, ascending;
-        rows without a record at that seq are left out."""
+        """Yield (row, id, metadata) of an interval of rows as a reader at ``seq`` sees them.
+
+        Ascending; rows without a record at that seq are left out, deleted rows are not.
+        """
         unpack_key, unpack_record = layout.unpack_record_key, layout.unpack_record
         last, record = -1, None
         with transaction.cursor(self._records) as cursor:
@@ -207,7 +224,7 @@ class RowReader:
                     last = row
                     record = unpack_record(key, value) if version <= seq else None
                 else:
-                    # The version wanted is found, and all others passed over, however many.
+                    # Seek to the wanted version and past the last one: a row may have many.
                     record = self._version_at(cursor, row, seq)
                     to_last_version(cursor, row)
             if record is not None:
@@ -221,7 +238,7 @@ class RowReader:
         return layout.unpack_record(cursor.key(), cursor.value())
 
     def next_recorded(self, transaction: Transaction, row: int) -> int | None:
-        """The first row from ``row`` on that has a record; None if there is none."""
+        """Return the first row from ``row`` on that has a record, or None."""
         with transaction.cursor(self._records) as cursor:
             if not cursor.set_range(layout.record_key(row, 0)):
                 return None
@@ -231,7 +248,7 @@ class RowReader:
     def recorded(
         self, transaction: Transaction, rows: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
-        """Which of some rows (ascending) have a record."""
+        """Return bool (n,): which of ``rows`` (int64 (n,), ascending) have a record."""
         found, reached = np.zeros(len(rows), bool), -1
         with transaction.cursor(self._records) as cursor:
             for at, row in enumerate(rows.tolist()):
@@ -245,25 +262,26 @@ class RowReader:
     def read_deleted(
         self, transaction: Transaction, first_row: int, end_row: int, seq: int
     ) -> npt.NDArray[np.int64]:
-        """Rows of an interval that died at or before ``seq``, ascending."""
+        """Return the rows of an interval deleted at or before ``seq``, int64, ascending."""
         return self.read_deleted_slice(transaction, first_row, end_row, seq, end_row - first_row)[0]
 
     def read_deleted_slice(
         self, transaction: Transaction, first_row: int, end_row: int, seq: int, tombstones_max: int
     ) -> tuple[npt.NDArray[np.int64], int]:
-        """``read_deleted`` that stops after so many deaths, and the row to go on at."""
+        """Do ``read_deleted`` up to a number of tombstones; also return the row to go on at."""
         rows, seqs, next_row = self.read_tombstones(transaction, first_row, end_row, tombstones_max)
         return rows[seqs <= seq], next_row
 
     def read_tombstones(
         self, transaction: Transaction, first_row: int, end_row: int, tombstones_max: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-        """Rows of an interval that died, the seqs of their deaths, and the row to go on at."""
+        """Return the deleted rows of an interval, the seqs that deleted them, and the row to go on
+        at, which is ``end_row`` after the last. Rows and seqs: int64 (n,), ascending by row."""
         keys, values, wanted, next_row = bytearray(), bytearray(), tombstones_max, end_row
         with transaction.cursor(self._dead) as cursor:
             found = cursor.set_range(layout.row_key(first_row))
             entries = cursor.iternext(keys=True, values=True) if found else iter(())
-            # In small lists: a loop takes twice as long.
+            # In batches, which take half the time of a loop over single tombstones.
             while some := list(itertools.islice(entries, _TOMBSTONES_AT_ONCE)):
                 some_keys = b"".join([key for key, _ in some])
                 numbers = np.frombuffer(some_keys, ">u8").astype(np.int64)
@@ -272,7 +290,7 @@ class RowReader:
                 some_values = b"".join([value for _, value in some[:taken]])
                 if len(some_values) != 12 * taken:
                     for key, value in some[:taken]:
-                        layout.unpack_u64(key, value, "death")  # Raises at the one that was cut.
+                        layout.unpack_u64(key, value, "tombstone")  # Raises at the short one.
                 keys += some_keys[: 8 * taken]
                 values += some_values
                 wanted -= taken
@@ -280,13 +298,13 @@ class RowReader:
                     next_row = int(numbers[taken])
                 if taken < len(some):
                     break
-            rows, seqs = layout.unpack_u64_table(bytes(keys), bytes(values), "death")
+            rows, seqs = layout.unpack_u64_table(bytes(keys), bytes(values), "tombstone")
         return rows, seqs, next_row
 
     def read_log(
         self, transaction: Transaction, after: int, to: int
     ) -> list[layout.LogEntry] | None:
-        """Log entries of the seqs ``after + 1`` to ``to``; None if some were trimmed."""
+        """Return the log entries of seqs ``after + 1`` to ``to``; None if some were purged."""
         entries = []
         with transaction.cursor(self._log) as cursor:
             found = cursor.set_range(layout.row_key(after + 1))
@@ -299,12 +317,12 @@ class RowReader:
         return entries
 
     def block_reader(self, transaction: Transaction) -> BlockReader:
-        """For comparing single rows with others (``BlockReader.holds``)."""
+        """Return a reader that compares single rows with others (``BlockReader.holds``)."""
         return BlockReader(transaction, self._blocks, self._dim)
 
 
 def _to_block_of(cursor: Cursor, row: int) -> bool:
-    """To the block that may hold a row, which begins there or before it, or else to the next."""
+    """Move the cursor to the last block that begins at or before a row, else to the next block."""
     key = layout.row_key(row)
     found: bool = cursor.set_range(key)
     if not found or cursor.key() != key:
@@ -313,7 +331,7 @@ def _to_block_of(cursor: Cursor, row: int) -> bool:
 
 
 def to_last_version(cursor: Cursor, row: int) -> None:
-    """To the last record of a row, so that the next one is another row's."""
+    """Move the cursor to the last record of a row, so that the next record is another row's."""
     if not cursor.set_range(layout.record_key(row + 1, 0)):
         cursor.last()
     else:
@@ -331,7 +349,11 @@ def _record_at(cursor: Cursor, row: int, seq: int) -> Record:
 
 
 class BlockReader:
-    """Single rows out of blocks; keeps the last block at hand, so ascending rows are cheap."""
+    """Reads single rows from blocks; caches the last block, so ascending rows are cheap.
+
+    verify: compare the checksum of each block when it is loaded. Not thread-safe; valid as long as
+    the transaction.
+    """
 
     def __init__(
         self, transaction: Transaction, database: DatabaseHandle, dim: int, verify: bool = False
@@ -345,17 +367,21 @@ class BlockReader:
         self._rows: npt.NDArray[np.int64] | None = None
 
     def raw_row(self, row: int) -> bytes:
-        """The bytes of a row's vector."""
+        """Return the bytes of a row's vector.
+
+        Raises:
+            DataLossError: VECTOR_MISSING: no block holds the row; or the block is damaged.
+        """
         position = self._position(row)
         assert self._value is not None
         size = 4 * self._dim
         return bytes(self._value[position * size : (position + 1) * size])
 
     def holds(self, row: int, raw: bytes) -> bool:
-        """The row's bytes are these, and the block that they are in is undamaged.
+        """Return whether a row's bytes equal ``raw`` and its block is undamaged.
 
-        The checksum of a block is compared only once a row of it turns out to be equal: for rows
-        that differ it does not matter, and one that is damaged is better written anew.
+        The checksum of a block is compared only once one of its rows is equal: a row that differs
+        is rewritten anyway, and so is one whose block is damaged.
         """
         try:
             if self.raw_row(row) != raw:

@@ -1,16 +1,16 @@
-"""Scrolling: every row of a collection as it was at one seq, in pages, by ascending row.
+"""Scrolling: read all rows of a collection at one seq, in pages, by ascending row number.
 
-The first page takes a pin (``leases.py``); each later one is asked for with a token that names the
-pin and the row to go on at. Between pages there is neither a transaction nor anything else held in
-this process, so a page may be asked for by another one.
+The first page takes a lease (``leases.py``). Each later page is requested with a token that names
+the lease and the next row. Between pages no transaction is open and this process holds no state
+that the next page needs, so another process may read it.
 
-A row is there at seq S if it was added at or before S and did not die at or before S. The rows
-added by then are those below the pin's ``next_row``; of the others ``dead`` tells when they died,
-and each one's metadata is its last record of a seq of at most S. What dies, changes or moves later
-makes no difference, and nothing of it is purged while the pin lives.
+A row is live at seq S if it was added at or before S and not deleted at or before S. Rows added by
+then are those below the lease's ``next_row``. The tombstones hold the seq of each deletion. A row's
+metadata at S is its last record version with a seq of at most S. Later deletions and changes do not
+affect the scroll, and nothing that it needs is purged while the lease is valid.
 
-A page is read in slices, each a transaction of its own that looks whether the lease still lives: so
-what it reads was not purged, and it is short however many dead rows or versions lie in between.
+A page is read in slices. Each slice is one short transaction, even if most rows that it passes are
+deleted, and checks the lease first, so that nothing that it reads can have been purged.
 """
 
 from __future__ import annotations
@@ -43,14 +43,16 @@ __all__ = ["PageRequest", "end_scroll", "read_page"]
 
 _SLICE_ROWS, _SLICE_ROWS_MIN = 16_384, 512
 _SLICE_BYTES = 32 * 1024**2
-"""What a transaction reads at most, about: some 30 ms."""
+"""A transaction reads about this much at most, which takes about 30 ms."""
 
 _ROW_OVERHEAD = 16
+"""Bytes per row that a message takes beyond id, vector and metadata."""
 
 
 @dataclass(frozen=True)
 class PageRequest:
-    """What a page is to hold, checked. ``bytes_max``: of ids, vectors and metadata together."""
+    """Validated options of a page. ``batch``: most rows. ``bytes_max``: of ids, vectors and
+    metadata together."""
 
     batch: int
     include_metadata: bool = True
@@ -73,32 +75,34 @@ def read_page(
     store: Store,
     collection_id: str,
     token: str | None,
-    asked: PageRequest,
+    request: PageRequest,
     deadline: Deadline,
     *,
     ends: bool = True,
 ) -> ScrollPage:
-    """The first page, or the one that a token stands for; the last one ends the scroll.
+    """Return the first page, or the page of a token. The last page ends the scroll.
 
-    A page that fails leaves the scroll as it was: it can be asked for again by its token.
+    A page that fails does not change the scroll: request it again with the same token.
 
     Args:
-        ends: False if whoever holds the scroll's pin lets it go, and not the last page.
+        ends: False if the caller releases the scroll's lease itself after the last page.
 
     Raises:
-        InvalidArgumentError: BAD_TOKEN.
-        FailedPreconditionError: PIN_EXPIRED.
-        ResourceExhaustedError: too many scrolls are under way, or the disk is full.
-        DeadlineExceededError, CancelledError, NotFoundError.
+        InvalidArgumentError: BAD_TOKEN: the token is malformed or of another collection.
+        FailedPreconditionError: PIN_EXPIRED: the scroll has ended.
+        ResourceExhaustedError: too many scrolls are open, or the disk is full.
+        NotFoundError: the collection was dropped.
+        DataLossError: a row in the page is damaged.
+        DeadlineExceededError, CancelledError.
     """
     if token is not None:
         place = _checked_token(token, collection_id)
-        return _page(store, place, asked, deadline, ends=ends)
+        return _page(store, place, request, deadline, ends=ends)
     deadline.check()
     lease = store.environment.transact(lambda transaction: leases.take_lease(store, transaction))
     try:
         place = ScrollToken(lease.id, lease.seq, 0, collection_id)
-        return _page(store, place, asked, deadline, ends=ends)
+        return _page(store, place, request, deadline, ends=ends)
     except BaseException:
         with contextlib.suppress(VecdbError):
             _release(store, lease.id)
@@ -106,10 +110,10 @@ def read_page(
 
 
 def end_scroll(store: Store, collection_id: str, token: str) -> None:
-    """Let a scroll's pin go; one that has ended already is fine.
+    """Release a scroll's lease; does nothing if the scroll has ended already.
 
     Raises:
-        InvalidArgumentError: BAD_TOKEN.
+        InvalidArgumentError: BAD_TOKEN: the token is malformed or of another collection.
     """
     _release(store, _checked_token(token, collection_id).lease_id)
 
@@ -124,27 +128,31 @@ def _release(store: Store, lease_id: bytes) -> None:
 def _checked_token(token: object, collection_id: str) -> ScrollToken:
     place = unpack_token(checks.check_token(token))
     if place is None:
-        raise InvalidArgumentError("the token is not one that a scroll gave", Reason.BAD_TOKEN)
+        raise InvalidArgumentError(
+            "expected a token that a scroll page returned, got other text", Reason.BAD_TOKEN
+        )
     if place.collection_id != collection_id:
-        raise InvalidArgumentError("the token is of another collection's scroll", Reason.BAD_TOKEN)
+        raise InvalidArgumentError(
+            "the token belongs to a scroll of another collection", Reason.BAD_TOKEN
+        )
     return place
 
 
 def _page(
-    store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadline, *, ends: bool
+    store: Store, place: ScrollToken, request: PageRequest, deadline: Deadline, *, ends: bool
 ) -> ScrollPage:
     row_bytes = limits.ID_BYTES.maximum + _ROW_OVERHEAD
-    if asked.include_vectors:
+    if request.include_vectors:
         row_bytes += 4 * store.config.dim
-    if asked.include_metadata:
+    if request.include_metadata:
         row_bytes += limits.METADATA_BYTES.maximum
     with store.call_memory.of_call() as memory:
-        memory.answer(min(asked.bytes_max, asked.batch * row_bytes))
-        return _filled_page(store, place, asked, deadline, ends)
+        memory.answer(min(request.bytes_max, request.batch * row_bytes))
+        return _filled_page(store, place, request, deadline, ends)
 
 
 def _filled_page(
-    store: Store, place: ScrollToken, asked: PageRequest, deadline: Deadline, ends: bool
+    store: Store, place: ScrollToken, request: PageRequest, deadline: Deadline, ends: bool
 ) -> ScrollPage:
     got, row = _Rows(), place.row
     while True:
@@ -154,10 +162,10 @@ def _filled_page(
             lease = leases.check_lease(store, transaction, place.lease_id)
             if lease.seq != place.seq or row > lease.next_row:
                 raise InvalidArgumentError(
-                    "the token does not go with its scroll", Reason.BAD_TOKEN
+                    "the token's seq or row does not match its scroll", Reason.BAD_TOKEN
                 )
-            row = _read_slice(store, transaction, lease, row, asked, got)
-        if got.full or len(got.ids) == asked.batch or row >= lease.next_row:
+            row = _read_slice(store, transaction, lease, row, request, got)
+        if got.full or len(got.ids) == request.batch or row >= lease.next_row:
             break
     token = None
     if row < lease.next_row:
@@ -166,35 +174,35 @@ def _filled_page(
             store.scroll_uses.note(lease.id)
         token = pack_token(place._replace(row=row))
     elif ends:
-        # That was all. If the pin can't be let go now, its lease ends by itself.
+        # The last page. If the lease can't be released now, it expires.
         with contextlib.suppress(ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
             _release(store, lease.id)
-    return ScrollPage(_records(store, got, asked, lease.seq), token)
+    return ScrollPage(_records(store, got, request, lease.seq), token)
 
 
 def _read_slice(
-    store: Store, transaction: Transaction, lease: Lease, row: int, asked: PageRequest, got: _Rows
+    store: Store, transaction: Transaction, lease: Lease, row: int, request: PageRequest, got: _Rows
 ) -> int:
-    """Add rows from ``row`` on to the page; returns the row to go on at."""
+    """Add rows from ``row`` on to the page; return the row to go on at."""
     begin = store.rows.next_recorded(transaction, row)
     if begin is None or begin >= lease.next_row:
         return lease.next_row
-    vector_bytes = 4 * store.config.dim if asked.include_vectors else 0
-    # More than are wanted, as some may be dead, but no more than the slice may read.
-    window = max(_SLICE_ROWS_MIN, 2 * (asked.batch - len(got.ids)))
+    vector_bytes = 4 * store.config.dim if request.include_vectors else 0
+    # More rows than wanted, as some may be deleted, but no more than a slice may read.
+    window = max(_SLICE_ROWS_MIN, 2 * (request.batch - len(got.ids)))
     window = min(window, _SLICE_ROWS, _SLICE_BYTES // max(1, vector_bytes))
     end = min(begin + window, lease.next_row)
-    dead = store.rows.read_deleted(transaction, begin, end, lease.seq)
-    died, read_bytes = set(dead.tolist()), 0
+    deleted = store.rows.read_deleted(transaction, begin, end, lease.seq)
+    deleted_set, read_bytes = set(deleted.tolist()), 0
     rows: list[int] = []
     append_row, append_id, append_metadata = rows.append, got.ids.append, got.metadata.append
-    room, wanted = asked.bytes_max - got.nbytes, asked.batch - len(got.ids)
+    room, wanted = request.bytes_max - got.nbytes, request.batch - len(got.ids)
     first_of_page = not got.ids
     for at, encoded, metadata in store.rows.iterate_records(transaction, begin, end, lease.seq):
         read_bytes += len(metadata)
-        if at not in died:
+        if at not in deleted_set:
             size = vector_bytes + len(encoded) + _ROW_OVERHEAD
-            if asked.include_metadata:
+            if request.include_metadata:
                 size += len(metadata)
             if (size > room and not first_of_page) or wanted == 0:
                 got.full, end = True, at
@@ -206,10 +214,10 @@ def _read_slice(
         if read_bytes > _SLICE_BYTES:
             end = at + 1
             break
-    got.nbytes = asked.bytes_max - room
-    if asked.include_vectors:
+    got.nbytes = request.bytes_max - room
+    if request.include_vectors:
         kept = np.array(rows, np.int64)
-        got.vectors.append(_vectors(store, transaction, begin, end, kept, dead))
+        got.vectors.append(_vectors(store, transaction, begin, end, kept, deleted))
     return end
 
 
@@ -219,13 +227,12 @@ def _vectors(
     begin: int,
     end: int,
     kept: npt.NDArray[np.int64],
-    dead: npt.NDArray[np.int64],
+    deleted: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float32]:
-    """Vectors of the rows ``kept``, which are those of the interval that have a record and are not
-    dead.
+    """Return the vectors of the rows ``kept``: those of the interval with a record, not deleted.
 
     Raises:
-        DataLossError: a row has a record and no vector, or the reverse.
+        DataLossError: a row has a record and no vector, or a vector and no record.
     """
     vectors = np.empty((len(kept), store.config.dim), np.float32)
     filled = np.zeros(len(kept), bool)
@@ -239,7 +246,7 @@ def _vectors(
         inside = np.isin(rows, kept[first:last], assume_unique=True)
         places = np.searchsorted(kept, rows[inside])
         vectors[places], filled[places] = block[inside], True
-        unknown = np.setdiff1d(rows[~inside], dead, assume_unique=True)
+        unknown = np.setdiff1d(rows[~inside], deleted, assume_unique=True)
         if len(unknown):
             raise DataLossError(f"row {unknown[0]} has no record", Reason.RECORD_MISSING)
     if not filled.all():
@@ -248,10 +255,10 @@ def _vectors(
     return vectors
 
 
-def _records(store: Store, got: _Rows, asked: PageRequest, seq: int) -> Records:
+def _records(store: Store, got: _Rows, request: PageRequest, seq: int) -> Records:
     vectors = None
-    if asked.include_vectors:
+    if request.include_vectors:
         parts = got.vectors or [np.zeros((0, store.config.dim), np.float32)]
         vectors = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    metadata = got.metadata if asked.include_metadata else [b""] * len(got.ids)
+    metadata = got.metadata if request.include_metadata else [b""] * len(got.ids)
     return Records(got.ids, vectors, metadata, [], seq)

@@ -1,6 +1,6 @@
-"""The token that continues a scroll: no value of a store, but bytes of ours that come back to us.
+"""The token that continues a scroll. Clients return it unchanged; it is not stored.
 
-u8 version (1), 16 bytes pin, u64 seq, u64 next row, collection id, then a CRC-32, all in
+u8 version (1), 16 bytes lease id, u64 seq, u64 next row, collection id, then a CRC-32, all in
 URL-safe base64
 """
 
@@ -21,7 +21,7 @@ _TOKEN_VERSION: Final = 1
 
 
 class ScrollToken(NamedTuple):
-    """Where a scroll goes on: at ``row``, under a pin, in a collection."""
+    """The position of a scroll: its lease and seq, the next row, and its collection."""
 
     lease_id: bytes
     seq: int
@@ -30,14 +30,14 @@ class ScrollToken(NamedTuple):
 
 
 def pack_token(token: ScrollToken) -> str:
-    """A token as text, which its holder need not understand."""
+    """Return a token as opaque text."""
     payload = _TOKEN.pack(_TOKEN_VERSION, token.lease_id, token.seq, token.row)
     raw = layout.seal_value(b"", payload + token.collection_id.encode())
     return base64.urlsafe_b64encode(raw).decode()
 
 
 def unpack_token(text: str) -> ScrollToken | None:
-    """The token of ``pack_token``; None if the text is none of ours."""
+    """Return the token of ``pack_token``; None if the text is not one."""
     try:
         raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
         payload = bytes(layout.open_value(b"", raw, "token"))

@@ -1,9 +1,9 @@
-"""The truth of one collection: what is in its LMDB databases and how a batch changes them.
+"""The store of one collection: its state in LMDB and how a batch changes it.
 
-Functions that take a ``transaction`` do their work inside one that the caller holds; they keep
-nothing of it. A batch is applied by ``apply``: it gets the next seq, its new vectors the next row
-numbers, and all of it becomes visible with the commit. Whether batches were committed one by one or
-in groups leaves no trace in the bytes.
+Functions with a ``transaction`` argument work inside the caller's transaction and keep no reference
+to it. ``apply`` applies a batch: the batch gets the next seq and its new vectors the next row
+numbers, and all of it becomes visible with the commit. Apart from timestamps, the bytes do not
+depend on whether batches were committed singly or in groups.
 """
 
 from __future__ import annotations
@@ -49,7 +49,12 @@ def _number(payload: bytes) -> int:
 
 
 class Store:
-    """The LMDB environment of a collection, and what its bytes mean."""
+    """The LMDB environment of one collection, with its typed reads and writes. Thread-safe.
+
+    Raises:
+        FailedPreconditionError: NEWER_FORMAT: a later version of vecdb wrote the store.
+        DataLossError: FOREIGN_STORE: it belongs to another collection; or ``meta`` is damaged.
+    """
 
     _meta, _ids, _records = NamedDatabase(b"meta"), NamedDatabase(b"ids"), NamedDatabase(b"records")
     _blocks, _log, _dead = NamedDatabase(b"blocks"), NamedDatabase(b"log"), NamedDatabase(b"dead")
@@ -61,7 +66,8 @@ class Store:
             number = self._get(transaction, _FORMAT, _number)
             if number > layout.FORMAT_NUMBER:
                 raise FailedPreconditionError(
-                    f"the store has format {number}, this vecdb knows up to {layout.FORMAT_NUMBER}",
+                    f"the store has format {number}, this version of vecdb reads formats up to "
+                    f"{layout.FORMAT_NUMBER}; use a newer version",
                     Reason.NEWER_FORMAT,
                 )
             entry = layout.unpack_json(
@@ -78,13 +84,17 @@ class Store:
         self.scroll_uses = ScrollUses()
         self.clock = StoreClock(environment)
         self.call_memory = MemoryBudget(sys.maxsize)
-        """That of the database, where there is one."""
+        """Unlimited until the database that opens the store sets its own."""
 
     @staticmethod
     def create(
         folder: Path, collection_id: str, config: CollectionConfig, map_bytes: int, name: str
     ) -> None:
-        """Make the store of a new collection, on disk with its folders when this returns."""
+        """Create the store of a new collection; on return it is synced, with its folder entries.
+
+        Args:
+            map_bytes: size of LMDB's map in bytes.
+        """
         environment = Environment(folder, layout.DATABASES, create=True, map_bytes=map_bytes)
         entry = layout.config_entry(collection_id, config)
 
@@ -121,49 +131,57 @@ class Store:
         return unpack(bytes(payload))
 
     def read_state(self, transaction: Transaction) -> layout.State:
-        """Seq and generation as committed."""
+        """Return seq and generation.
+
+        Raises:
+            NotFoundError: the state is damaged and the collection was dropped.
+            DataLossError: the state is damaged.
+        """
         try:
             return self._get(transaction, _STATE, layout.State.unpack)
         except DataLossError:
-            # Who dropped it could not raise the generation, and everyone is to be told the same.
+            # Dropping could not raise a damaged generation; all uses must still raise "dropped".
             self.check_not_dropped(transaction)
             raise
 
     def current_state(self) -> layout.State:
-        """Seq and generation, in a transaction of its own."""
+        """Return seq and generation, in a read transaction of its own. Raises as ``read_state``."""
         with self.environment.read() as transaction:
             return self.read_state(transaction)
 
     def read_counters(self, transaction: Transaction) -> layout.Counters:
-        """The counters as committed."""
+        """Return the counters.
+
+        Raises:
+            DataLossError: they are damaged.
+        """
         return self._get(transaction, _COUNTERS, layout.Counters.unpack)
 
     def purged_to(self, transaction: Transaction) -> int:
-        """Every death up to this seq may have been purged; of later ones every byte is there.
+        """Return the seq up to which deleted rows may have been purged; no later ones have.
 
-        It is what is missing at the old end of the log, which purging consumes, or what a pass that
-        is under way says.
+        It is the greater of the seq before the first log entry, since purging removes the oldest
+        entries, and the seq of the current pass.
         """
         if transaction.get(_PURGING, db=self._meta) is not None:
-            under_way = self._get(transaction, _PURGING, _number)
+            purging_to = self._get(transaction, _PURGING, _number)
         else:
-            under_way = 0
+            purging_to = 0
         with transaction.cursor(self._log) as cursor:
             if cursor.first():
-                return max(under_way, int.from_bytes(cursor.key(), "big") - 1)
+                return max(purging_to, int.from_bytes(cursor.key(), "big") - 1)
         return self.read_state(transaction).seq
 
     def end_purging(self, transaction: Transaction, seq: int) -> None:
-        """Deaths up to this seq have been purged, and are out of the log. Another pass may be
-        further on."""
+        """Note that a pass up to ``seq`` is complete, unless another pass goes further."""
         if transaction.get(_PURGING, db=self._meta) is None:
             return
-        under_way = self._get(transaction, _PURGING, _number)
-        if under_way <= seq:
+        purging_to = self._get(transaction, _PURGING, _number)
+        if purging_to <= seq:
             transaction.delete(_PURGING, db=self._meta)
 
     def write_purging(self, transaction: Transaction, seq: int) -> None:
-        """Deaths up to this seq are being purged."""
+        """Note that a pass purges rows deleted up to ``seq``."""
         seq = max(seq, self.purged_to(transaction))
         value = layout.seal_value(_PURGING, seq.to_bytes(8, "little"))
         transaction.put(_PURGING, value, db=self._meta)
@@ -177,7 +195,11 @@ class Store:
         transaction.put(_COUNTERS, layout.seal_value(_COUNTERS, counters.pack()), db=self._meta)
 
     def check_not_dropped(self, transaction: Transaction) -> None:
-        """Raise NotFoundError if the collection was dropped, by whichever process."""
+        """Check that no process has dropped the collection.
+
+        Raises:
+            NotFoundError: DROPPED.
+        """
         if transaction.get(_DROPPED, db=self._meta) is not None:
             raise dropped_error()
 
@@ -188,31 +210,35 @@ class Store:
     # Writing batches.
 
     def apply(self, transaction: Transaction, batch: UpsertBatch | DeleteBatch) -> Receipt:
-        """Apply one batch: it gets the next seq, unless it is a repeated one that has its receipt.
+        """Apply one batch and return its receipt.
+
+        The batch gets the next seq, unless its request id was applied before: then nothing changes
+        and the stored receipt is returned.
 
         Raises:
-            ConditionFailedError, FailedPreconditionError: it is refused, and nothing in the
-                transaction was changed: other batches in it are not concerned.
+            ConditionFailedError, FailedPreconditionError: the batch is refused. It has changed
+                nothing in the transaction, so the transaction may continue with other batches.
             NotFoundError: the collection was dropped.
+            DataLossError: a value that the batch depends on is damaged; abort the transaction.
         """
         self.check_not_dropped(transaction)
         state, counters = self.read_state(transaction), self.read_counters(transaction)
         write_options, now_ns = batch.write_options, self.clock.read(transaction)
         if write_options is not None:
-            receipt = self._met(transaction, batch, write_options, state.seq, now_ns)
+            receipt = self._check_options(transaction, batch, write_options, state.seq, now_ns)
             if receipt is not None:
                 return receipt
         seq = state.seq + 1
         first_row = counters.next_row
         if isinstance(batch, UpsertBatch):
-            died, changed = self._upsert(transaction, batch, seq, counters)
+            deleted, changed = self._upsert(transaction, batch, seq, counters)
             count = len(batch.ids)
         else:
-            died, changed = self._delete(transaction, batch, counters), _NO_ROWS
-            count = len(died)
-        self._delete_rows(transaction, died, seq)
+            deleted, changed = self._delete(transaction, batch, counters), _NO_ROWS
+            count = len(deleted)
+        self._add_tombstones(transaction, deleted, seq)
         key, now_ns = layout.row_key(seq), self.clock.advance(transaction)
-        entry = layout.LogEntry(now_ns, first_row, counters.next_row - first_row, died, changed)
+        entry = layout.LogEntry(now_ns, first_row, counters.next_row - first_row, deleted, changed)
         transaction.put(key, layout.pack_log(key, entry), db=self._log, append=True)
         self.write_counters(transaction, counters)
         self.write_state(transaction, layout.State(seq, state.generation))
@@ -223,7 +249,7 @@ class Store:
             )
         return receipt
 
-    def _met(
+    def _check_options(
         self,
         transaction: Transaction,
         batch: UpsertBatch | DeleteBatch,
@@ -231,8 +257,11 @@ class Store:
         seq: int,
         now_ns: int,
     ) -> Receipt | None:
-        """The receipt that a batch has already, or None if its conditions hold. A repeated batch
-        comes first: it may itself be what its conditions would fail for."""
+        """Return the stored receipt of a repeated batch, or None if its conditions hold.
+
+        The request id is checked first: after the first attempt was applied, its own conditions
+        (such as insert_only) would fail.
+        """
         if write_options.request_id:
             receipt = self.requests.answered(
                 transaction, write_options.request_id, write_options.digest, now_ns
@@ -254,7 +283,7 @@ class Store:
     def _upsert(
         self, transaction: Transaction, batch: UpsertBatch, seq: int, counters: layout.Counters
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-        """Write new rows and new versions of records; returns rows that died and rows changed."""
+        """Write new rows and record versions; return the rows deleted and the rows changed."""
         ids, order = batch.ids, batch.order
         old_rows = self.rows.find(transaction, [ids[i] for i in order])
         same = self._positions_unchanged(transaction, batch, old_rows) if old_rows else {}
@@ -281,11 +310,11 @@ class Store:
         if batch.metadata is not None:
             counters.metadata_count += sum(1 for i in positions if metadata[i])
         changed = self._rewrite_records(transaction, batch, same, metadata, seq, counters)
-        died = [row for key, row in old_rows.items()]
+        deleted = list(old_rows.values())
         if same:
             kept = set(same.values())
-            died = [row for row in died if row not in kept]
-        return np.array(sorted(died), np.uint64), np.array(sorted(changed), np.uint64)
+            deleted = [row for row in deleted if row not in kept]
+        return np.array(sorted(deleted), np.uint64), np.array(sorted(changed), np.uint64)
 
     def _append_blocks(
         self, transaction: Transaction, first_row: int, vectors: npt.NDArray[np.float32]
@@ -301,7 +330,7 @@ class Store:
     def _positions_unchanged(
         self, transaction: Transaction, batch: UpsertBatch, old_rows: dict[bytes, int]
     ) -> dict[int, int]:
-        """Position → row of entries whose vector is bit for bit the one that is stored."""
+        """Return position → row of the entries whose vector equals the stored one bit for bit."""
         same = {}
         reader = self.rows.block_reader(transaction)
         pairs = sorted((old_rows[key], i) for i, key in enumerate(batch.ids) if key in old_rows)
@@ -319,10 +348,10 @@ class Store:
         seq: int,
         counters: layout.Counters,
     ) -> list[int]:
-        """A new version of each record whose vector stayed and whose metadata differs."""
+        """Write a new record version for each unchanged vector whose metadata differs."""
         changed = []
         for i, row in sorted(same.items(), key=lambda item: item[1]):
-            # A record that is damaged is written anew: a batch says all that there is in it.
+            # A damaged record is replaced too: the batch holds everything that is in it.
             with contextlib.suppress(DataLossError):
                 if self.rows.read_record(transaction, row, seq).metadata == metadata[i]:
                     continue
@@ -342,25 +371,25 @@ class Store:
         counters.live_count -= len(found)
         return np.array(sorted(found.values()), np.uint64)
 
-    def _delete_rows(
-        self, transaction: Transaction, died: npt.NDArray[np.uint64], seq: int
+    def _add_tombstones(
+        self, transaction: Transaction, rows: npt.NDArray[np.uint64], seq: int
     ) -> None:
         items = []
-        for row in died.tolist():
+        for row in rows.tolist():
             key = layout.row_key(row)
             items.append((key, layout.pack_u64(key, seq)))
         with transaction.cursor(self._dead) as cursor:
             cursor.putmulti(items)
 
     def remove_tombstones(self, transaction: Transaction, rows: npt.NDArray[np.int64]) -> None:
-        """Remove deaths of rows that nothing holds any more."""
+        """Remove the tombstones of rows that no block, segment or reservation holds any more."""
         for row in rows.tolist():
             transaction.delete(layout.row_key(row), db=self._dead)
 
-    # Segments: what the database says of them (their bytes are in segment.py).
+    # The segment table (the format of segment files is in segments/segment.py).
 
     def read_segments(self, transaction: Transaction) -> dict[int, SegmentEntry]:
-        """Number → entry of every segment, whatever its state.
+        """Return number → entry of every segment, in any state.
 
         Raises:
             DataLossError: an entry is damaged.
@@ -374,7 +403,7 @@ class Store:
     def write_segment(
         self, transaction: Transaction, number: int, entry: SegmentEntry | None
     ) -> None:
-        """Set the entry of a segment, or remove it with None. The caller raises the generation."""
+        """Set the entry of a segment, or remove it (None). The caller raises the generation."""
         key = layout.row_key(number)
         if entry is None:
             transaction.delete(key, db=self._segments)
@@ -382,35 +411,37 @@ class Store:
             transaction.put(key, entry.pack(key), db=self._segments)
 
     def close(self, *, dropped: bool = False) -> None:
-        """Close the environment; later calls are told why."""
+        """Close the environment; later calls raise "dropped" or "closed"."""
         self.environment.close(dropped_error() if dropped else None)
 
 
 def _check_appended(done: tuple[int, int], what: str) -> None:
-    """LMDB passes over a key that is not past the last one: rows would be lost without a word."""
+    """Check that LMDB appended all rows: it silently skips keys not greater than the last."""
     given, added = done
     if given != added:
         raise DataLossError(
-            f"{what}: {added} of {given} new rows are past the last", Reason.ROW_ORDER
+            f"{what}: expected to append {given} rows, appended {added}: the store already holds "
+            "higher row numbers",
+            Reason.ROW_ORDER,
         )
 
 
 def dropped_error() -> NotFoundError:
-    """What every use of a dropped collection raises."""
+    """Return the error that every use of a dropped collection raises."""
     return NotFoundError("the collection was dropped", Reason.DROPPED)
 
 
 def mark_dropped(environment: Environment) -> None:
-    """From this commit on every use is refused; the new generation makes views look.
+    """Mark the collection as dropped: from this commit on every use of it is refused.
 
-    Nothing is asked of the store but that this can be written: one that is too damaged to be opened
-    can still be dropped.
+    Also raises the generation, so that snapshots in all processes notice. Works on an environment
+    alone, since a store that is too damaged to open must still be droppable.
     """
 
     def write(transaction: Transaction) -> None:
         meta = environment.database(b"meta")
         transaction.put(_DROPPED, layout.seal_value(_DROPPED, b""), db=meta)
-        # A state that can't be read stays as it is: in a backup it must not look sound.
+        # A damaged state stays as it is, so that it does not look undamaged in a backup.
         with contextlib.suppress(DataLossError):
             raw = transaction.get(_STATE, db=meta) or b""
             state = layout.State.unpack(bytes(layout.open_value(_STATE, raw, "meta")))

@@ -1,7 +1,7 @@
-"""The name of a collection as its own store knows it: a note, for when the catalogue is lost.
+"""A copy of the collection's name in its own store, used to rebuild a lost catalogue.
 
-The catalogue decides what a collection is called. A store that was made before there was such a
-note, or that could not be written during a renaming, says nothing or an earlier name.
+The catalogue's name is authoritative. The copy is missing in stores of earlier versions, and out of
+date if the store could not be written during a rename.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NAME_KEY: Final = b"name"
 
 
 def write_name(environment: Environment, name: str) -> None:
-    """Note the name, in a commit of its own."""
+    """Store the name, in a transaction of its own."""
     value = layout.seal_value(NAME_KEY, name.encode())
     environment.transact(
         lambda transaction: transaction.put(NAME_KEY, value, db=environment.database(b"meta"))
@@ -27,7 +27,7 @@ def write_name(environment: Environment, name: str) -> None:
 
 
 def read_name(environment: Environment, transaction: Transaction) -> str | None:
-    """The name that was noted last, or None."""
+    """Return the stored name; None if there is none or it is damaged."""
     value = transaction.get(NAME_KEY, db=environment.database(b"meta"))
     if value is None:
         return None

@@ -1,4 +1,5 @@
-"""Reading which rows were deleted, in slices, so that no read transaction lasts long."""
+"""Read tombstones in slices, so that no read transaction lasts long (LMDB cannot reuse pages that
+an open one may read)."""
 
 from __future__ import annotations
 
@@ -23,26 +24,26 @@ def read_deleted(
     seq: int,
     check: Callable[[Transaction], None] | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Rows of an interval that died at or before ``seq``, int64, ascending.
+    """Return the rows of an interval deleted at or before ``seq``, int64, ascending.
 
-    Deaths of rows that are in no segment any more may be removed at any time: so ``check`` is
-    called in each transaction, to raise if the segment that the rows are read for is not in place.
+    Tombstones of rows that no segment holds may be removed at any time. So ``check`` is called in
+    each transaction: it must raise if the segment that the rows are read for is no longer live.
     """
     parts, row = [np.zeros(0, np.int64)], first_row
     while row < end_row:
         with store.environment.read() as transaction:
             if check is not None:
                 check(transaction)
-            dead, row = store.rows.read_deleted_slice(
+            deleted, row = store.rows.read_deleted_slice(
                 transaction, row, end_row, seq, _SLICE_TOMBSTONES
             )
-        parts.append(dead)
+        parts.append(deleted)
     return np.concatenate(parts)
 
 
 def read_deleted_since(store: Store, after: int, to: int) -> npt.NDArray[np.int64] | None:
-    """Rows that died in the batches ``after + 1`` to ``to``, int64, ascending; None if some of the
-    log was trimmed or is damaged."""
+    """Return the rows deleted by the batches ``after + 1`` to ``to``, int64, ascending; None if
+    some of their log entries were purged or are damaged."""
     parts = [np.zeros(0, np.uint64)]
     for start in range(after, to, _SLICE_BATCHES):
         with store.environment.read() as transaction:
@@ -50,7 +51,7 @@ def read_deleted_since(store: Store, after: int, to: int) -> npt.NDArray[np.int6
             try:
                 entries = store.rows.read_log(transaction, start, end)
             except DataLossError:
-                return None  # As good as trimmed.
+                return None  # The caller then reads the tombstones, as for a purged log.
         if entries is None:
             return None
         parts += [entry.died for entry in entries]

@@ -1,18 +1,18 @@
-"""The writer: threads that commit batches, many at a time, one thread a collection at most.
+"""Group commit: threads that commit batches, at most one thread per collection.
 
-Callers check and encode their batches, put them into the queue and wait. A thread takes all that
-wait for one collection, applies each in one transaction, and answers all after the one fsync. A
-batch that is refused (a condition, a request id used twice) has changed nothing, and the others go
-on. If the group fails it was aborted, and each batch runs alone, so that one bad batch takes no
-other with it.
+Callers validate and encode their batches, queue them and wait. A thread takes all batches queued
+for one collection, applies them in one transaction, and completes their futures after one fsync. A
+batch that is refused (a failed condition, a reused request id) changes nothing, and the rest of the
+group continues. If the transaction fails, it is aborted and each batch is retried in a transaction
+of its own, so that one failing batch does not fail the others.
 
-A thread is started when a batch waits for a collection that no thread is at, and ends when it has
-had nothing to do for a while. If another process was stopped with a collection's write lock, the
-thread at that collection waits for as long as it takes, but callers give up (``write_lock.py``):
-their batches leave the queue, nothing of them is written, later either, and others are refused
-until the lock is free.
+A thread is started when a batch is queued for a collection that no thread is writing, and ends
+after ``_IDLE_S`` without work. If another process is stopped while it holds a collection's write
+lock, the thread of that collection waits without limit, but the callers time out
+(``write_lock.py``): their batches are removed from the queue and will never be written, and new
+batches are refused until the lock is free.
 
-Callers wait on a future, so an interrupted caller (Ctrl-C in a notebook) leaves the writer whole.
+Callers wait on a future, so a KeyboardInterrupt in a caller does not affect the writer threads.
 """
 
 from __future__ import annotations
@@ -49,16 +49,18 @@ __all__ = ["Writer"]
 _log = logging.getLogger("vecdb.engine")
 
 GROUP_BYTES_MAX = 8 * 1024**2
-"""A group ends once it holds this much: a transaction stays well under a second."""
+"""A group ends once it holds this much, which keeps a transaction well under a second."""
 
 THREADS_MAX = 64
-"""Collections that may be written at once: so many less one may be stuck, and others go on."""
+"""Most collections written at a time: while fewer are stuck, the others can still be written."""
 
 _IDLE_S = 10.0
+"""Seconds without work after which a thread ends."""
 
 
 class _Answer(Future[Receipt]):
-    """The answer to a batch. Who waits for it gives the batch up if its store is stuck."""
+    """The future of a batch's receipt. While a caller waits for it, the wait also checks whether
+    the store's write lock is stuck, and then gives the batch up."""
 
     def __init__(self, store: Store, give_up: Callable[[_Answer], None]) -> None:
         super().__init__()
@@ -67,15 +69,15 @@ class _Answer(Future[Receipt]):
         self._give_up = give_up
 
     def result(self, timeout: float | None = None) -> Receipt:
-        """As of any future."""
+        """See ``concurrent.futures.Future``."""
         return super().result(self._settle(timeout))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As of any future."""
+        """See ``concurrent.futures.Future``."""
         return super().exception(self._settle(timeout))
 
     def _settle(self, timeout: float | None) -> float | None:
-        """Wait; returns how much of the time is left."""
+        """Wait until the future is done or the timeout ends; return the seconds left."""
         ends = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if ends is None else max(0.0, ends - time.monotonic())
@@ -98,16 +100,16 @@ class _Job:
     answer: _Answer
 
     def fail(self, error: BaseException) -> None:
-        """Answer with an error, unless its caller has given it up."""
+        """Complete the future with an error, unless the caller has given the batch up."""
         if self.answer.reserve.take("writer") and not self.answer.done():
             self.answer.set_exception(error)
 
 
 class Writer:
-    """The queue and its threads, started as batches come.
+    """The queue of batches and its threads. Thread-safe.
 
     Args:
-        queue_bytes_max: batches waiting beyond this are refused.
+        queue_bytes_max: most bytes of queued batches; beyond them batches are refused.
     """
 
     def __init__(self, queue_bytes_max: int) -> None:
@@ -115,22 +117,23 @@ class Writer:
         self._jobs: deque[_Job] = deque()
         self._queued_bytes = 0
         self._changed = threading.Condition()
-        self._at: dict[Store, list[_Job]] = {}  # What threads are writing.
+        self._at: dict[Store, list[_Job]] = {}  # The group that a thread is writing, per store.
         self._threads = self._idle = 0
         self._closed = False
 
     def submit(
         self, store: Store, batch: UpsertBatch | DeleteBatch, after_commit: Callable[[], None]
     ) -> Future[Receipt]:
-        """Queue a checked batch; the future gives its receipt once it is on disk.
+        """Queue a validated batch; the future returns its receipt once it is on disk.
 
         Args:
-            after_commit: called in a thread of the writer after each commit that held the batch;
-                must return at once.
+            after_commit: called in a writer thread after a commit, once per group with the
+                function of the group's last batch; must not block.
 
         Raises:
-            ResourceExhaustedError: the queue is full. Nothing was written.
-            UnavailableError: STORE_LOCKED. Nothing was written.
+            ResourceExhaustedError: QUEUE_FULL; or no thread can be started. Nothing was written.
+            UnavailableError: STORE_LOCKED: the write lock is stuck. Nothing was written.
+            FailedPreconditionError: CLOSED.
         """
         store.environment.lock.check()
         job = _Job(store, batch, batch.nbytes, after_commit, _Answer(store, self._give_up))
@@ -139,15 +142,15 @@ class Writer:
                 raise FailedPreconditionError("the database is closed", Reason.CLOSED)
             if self._jobs and self._queued_bytes + job.nbytes > self._queue_bytes_max:
                 raise ResourceExhaustedError(
-                    f"the write queue holds {self._queued_bytes} bytes, at most "
-                    f"{self._queue_bytes_max}; nothing was written, try again",
+                    f"the write queue is full: it holds {self._queued_bytes} bytes (limit "
+                    f"{self._queue_bytes_max}); nothing was written, retry later",
                     Reason.QUEUE_FULL,
                 )
             self._jobs.append(job)
             self._queued_bytes += job.nbytes
             try:
                 if store not in self._at:
-                    self._staff()
+                    self._ensure_threads()
             except ResourceExhaustedError:
                 self._jobs.pop()
                 self._queued_bytes -= job.nbytes
@@ -155,8 +158,10 @@ class Writer:
         return job.answer
 
     def close(self) -> None:
-        """Write what is queued, then end the threads. What is queued for a store that is stuck is
-        given up."""
+        """Write all queued batches, then end the threads.
+
+        Batches of a store whose write lock is stuck are given up instead.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -170,7 +175,7 @@ class Writer:
                     return
 
     def _give_up(self, answer: _Answer) -> None:
-        """Refuse a batch that was not begun: nothing of it will be written."""
+        """Fail a batch that no thread has begun to apply; it will never be written."""
         if not answer.reserve.take("caller"):
             return
         with self._changed:
@@ -180,12 +185,12 @@ class Writer:
             if not answer.done():
                 answer.set_exception(answer.store.environment.lock.error())
 
-    def _staff(self) -> None:
-        """See to it that a thread comes for each collection with jobs. The lock is held."""
+    def _ensure_threads(self) -> None:
+        """Wake or start a thread for each collection with jobs. The caller holds the lock."""
         wanted = len({job.store for job in self._jobs} - self._at.keys())
         if wanted and self._idle:
             self._changed.notify_all()
-        # Those that are at no collection are idle, or come to a job by themselves.
+        # Threads that are writing no collection are idle or about to take a job.
         while wanted > self._threads - len(self._at) and self._threads < THREADS_MAX:
             start_thread(self._run, "vecdb-writer")
             self._threads += 1
@@ -195,16 +200,16 @@ class Writer:
             try:
                 self._write(group)
             except BaseException as error:
-                # Nothing may end this thread with its collection: all writes there wait for it.
+                # The thread must go on: until it leaves its collection, no other one writes there.
                 for job in group:
-                    job.fail(_presentable(error))
+                    job.fail(_as_vecdb_error(error))
             with self._changed:
                 del self._at[group[0].store]
                 if self._closed:
                     self._changed.notify_all()
 
     def _take(self) -> list[_Job] | None:
-        """The next jobs of one collection, in order; waits for the first. None: end the thread."""
+        """Wait for jobs of one collection; return them in order, or None to end the thread."""
         with self._changed:
             while (store := self._next_store()) is None:
                 if self._closed:
@@ -229,23 +234,23 @@ class Writer:
             self._jobs = others + self._jobs if others else self._jobs
             self._queued_bytes -= size
             self._at[store] = group
-            with contextlib.suppress(ResourceExhaustedError):  # Then this thread comes to them.
-                self._staff()
+            with contextlib.suppress(ResourceExhaustedError):  # This thread takes them later.
+                self._ensure_threads()
             return group
 
     def _next_store(self) -> Store | None:
-        """The collection of the first job that no thread is at."""
+        """Return the store of the first job whose collection no thread is writing."""
         return next((job.store for job in self._jobs if job.store not in self._at), None)
 
     def _write(self, group: list[_Job]) -> None:
         store = group[0].store
-        claimed: list[_Job] = []
+        taken: list[_Job] = []
 
         def apply(transaction: Transaction) -> list[Receipt | VecdbError]:
-            nonlocal claimed
-            # With the lock held: until then callers may give their batches up.
-            claimed = [job for job in group if job.answer.reserve.take("writer")]
-            return [_applied(store, transaction, job.batch) for job in claimed]
+            nonlocal taken
+            # Only now, with the write lock held: until here callers may give their batches up.
+            taken = [job for job in group if job.answer.reserve.take("writer")]
+            return [_applied(store, transaction, job.batch) for job in taken]
 
         try:
             outcomes = store.environment.transact_here(apply)
@@ -255,43 +260,46 @@ class Writer:
             return
         except BaseException as error:
             if len(group) == 1:
-                group[0].fail(_presentable(error))
+                group[0].fail(_as_vecdb_error(error))
                 return
             for job in group:
                 self._write([job])
             return
-        if not claimed:
+        if not taken:
             return
-        for job, outcome in zip(claimed, outcomes, strict=True):
+        for job, outcome in zip(taken, outcomes, strict=True):
             if isinstance(outcome, VecdbError):
                 job.answer.set_exception(outcome)
             else:
                 job.answer.set_result(outcome)
         try:
-            claimed[-1].after_commit()
+            taken[-1].after_commit()
         except NotFoundError:
-            pass  # The collection was dropped since: there is nothing left to do.
+            pass  # The collection was dropped since; there is nothing to flush.
         except Exception as error:
-            # The batches are on disk and answered; what failed only asks for sealing.
-            _log.warning("after a commit in %s: %s", store.environment.folder, error)
+            # The batches are on disk and their callers answered; only a flush was not requested.
+            _log.warning("could not request a flush of %s: %s", store.environment.folder, error)
 
 
 def _applied(
     store: Store, transaction: Transaction, batch: UpsertBatch | DeleteBatch
 ) -> Receipt | VecdbError:
-    """The receipt of a batch, or why it was refused."""
+    """Apply a batch; return its receipt, or the error that refuses it."""
     try:
         return store.apply(transaction, batch)
     except (ConditionFailedError, FailedPreconditionError) as refusal:
-        # Its traceback would keep the transaction's cursors and buffers.
+        # The traceback would keep the transaction's cursors and buffers alive.
         return refusal.with_traceback(None)
 
 
-def _presentable(error: BaseException) -> BaseException:
+def _as_vecdb_error(error: BaseException) -> BaseException:
     if isinstance(error, VecdbError):
         return error
     if isinstance(error, MemoryError):
         return out_of_memory(error)
-    failure = InternalError("the batch could not be written, a defect of vecdb", Reason.WRITER)
+    failure = InternalError(
+        f"the batch could not be written: unexpected {type(error).__name__}, a defect of vecdb",
+        Reason.WRITER,
+    )
     failure.__cause__ = error
     return failure

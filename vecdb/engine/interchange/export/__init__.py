@@ -1,11 +1,11 @@
-"""Collections as files that other libraries open.
+"""Exports collections as index files of other libraries.
 
 export          produces the bytes
-source          finds one graph of one seq
+source          finds a single graph that holds all live rows at one seq
 lease           the snapshot lease of an export
-merge           builds a graph for the export, in a process of its own
+merge           builds a graph for the export, in a child process
 merge_process   starts that process and reads its result
-ids             the numbers that rows get
+ids             the integer ids that rows get in the file
 """
 
 from __future__ import annotations

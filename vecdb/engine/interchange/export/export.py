@@ -1,12 +1,12 @@
-"""A collection as the bytes of a file that others open, at one seq, while writers go on.
+"""Exports a collection at one seq as the bytes of an index file, while writers continue.
 
-The bytes are made on their way, in one pass and in bounded memory; nothing is spooled. With the
-last of them it is known how many they are and what their SHA-256 is, so that who writes them to a
-file can tell a whole one from a cut one. What belongs beside the file (each row's number, id and
-metadata) is read afterwards by a scroll at the same seq, whose token comes at the end: its rows are
-those of the file in the same order.
+The bytes are generated in one pass and in bounded memory; nothing is spooled. Their number and
+SHA-256 are known after the last byte, so the end message carries both, and the receiver can tell a
+complete file from a truncated one. The content of the sidecar (number, id and metadata of each row)
+is read afterwards by a scroll at the same seq, whose token the end message also carries. The scroll
+returns the rows in the order of the file.
 
-A graph comes from ``source.py``. Without one, flat, rows are read from the store page by page.
+``source.py`` finds the graph. A flat export has none; it reads rows from the store page by page.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ Piece = bytes | memoryview
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What is wanted.
+    """Format and options of an export.
 
     Attributes:
-        kind: "faiss", the graph; "faiss_flat", vectors alone; "hnswlib".
-        normalize_queries: a FAISS file that brings queries to unit length itself, under cosine.
-        chunk_bytes: of the pieces, all but the last.
+        kind: "faiss" (with the graph), "faiss_flat" (vectors only) or "hnswlib".
+        normalize_queries: for cosine, write a FAISS file that normalises queries itself.
+        chunk_bytes: size of each piece except the last.
     """
 
     kind: Literal["faiss", "faiss_flat", "hnswlib"]
@@ -62,10 +62,12 @@ class ExportRequest:
 def export(
     runtime: Runtime, opened: OpenCollection, asked: ExportRequest, deadline: Deadline
 ) -> Generator[bytes | ExportEnd, None, None]:
-    """Pieces of the file, then the ``ExportEnd``. To be closed if it is not read to its end.
+    """Yield the pieces of the file, then the ``ExportEnd``.
+
+    Close the generator if it is not read to its end: that releases the lease.
 
     Raises:
-        InvalidArgumentError: queries can't be normalised under this metric.
+        InvalidArgumentError: BAD_METRIC: normalize_queries with another metric than cosine.
         ResourceExhaustedError: EXPORT_TOO_LARGE, TOO_MANY_SCROLLS, or the disk is full.
         DataLossError: rows of the store are damaged.
         DeadlineExceededError, CancelledError, NotFoundError, UnavailableError.
@@ -73,11 +75,11 @@ def export(
     config = opened.store.config
     if asked.normalize_queries and config.metric is not Metric.COSINE:
         raise InvalidArgumentError(
-            f"normalize_queries goes with the metric cosine, the collection's is {config.metric}",
+            f"normalize_queries needs metric cosine, the collection has {config.metric}",
             Reason.BAD_METRIC,
         )
     lease = ExportLease(opened.store, opened.id)
-    # All that may take longer than a lease asks the deadline now and then.
+    # Everything that may take longer than a lease polls the deadline, which therefore renews it.
     deadline = deadline.also(lease.renew)
     try:
         source: _Flat | _WithGraph
@@ -102,25 +104,26 @@ def export(
             numbered=source.numbered,
             token=lease.token(),
             config=config,
-            # Whichever the format: queries are compared with unit vectors by all of them.
+            # In every format: they all compare queries with unit vectors.
             normalized=config.metric is Metric.COSINE,
         )
-        lease.hand_over()  # Only now: who leaves at the end, or does not get it, has no token.
+        # Only after the yield: a caller that never received the token can't release the lease.
+        lease.hand_over()
     finally:
         lease.release()
 
 
 def _chunks(pieces: Iterable[Piece], size: int) -> Iterator[bytes]:
-    """The same bytes in pieces of one size."""
+    """Yield the same bytes in pieces of equal size; the last one may be shorter."""
     held: list[Piece] = []
     count = 0
     for piece in pieces:
-        snapshot = memoryview(piece)
-        while len(snapshot):
-            part = snapshot[: size - count]
+        rest = memoryview(piece)
+        while len(rest):
+            part = rest[: size - count]
             held.append(part)
             count += len(part)
-            snapshot = snapshot[len(part) :]
+            rest = rest[len(part) :]
             if count == size:
                 yield b"".join(held)
                 held, count = [], 0
@@ -129,7 +132,7 @@ def _chunks(pieces: Iterable[Piece], size: int) -> Iterator[bytes]:
 
 
 class _WithGraph:
-    """Rows that come from a graph."""
+    """Rows of a graph segment, with its graph."""
 
     def __init__(self, opened: OpenCollection, found: GraphSource, deadline: Deadline) -> None:
         self._config, self._found, self._deadline = opened.store.config, found, deadline
@@ -172,8 +175,10 @@ class _WithGraph:
 
 
 class _Flat:
-    """Rows that come from the store, of unit length under cosine. Which numbers they have is known
-    once the last of them was read."""
+    """Rows read from the store; normalised under cosine.
+
+    ``numbered`` is known only after the last row was read.
+    """
 
     work, work_s = "nothing", 0.0
 
@@ -204,7 +209,7 @@ class _Flat:
         wanted = PageRequest(rows, include_metadata=False)
         token: str | None = self._lease.token()
         while token is not None:
-            # The pin is needed for the side file, too.
+            # ends=False keeps the lease after the last page: the sidecar is read under it.
             records, token = read_page(
                 opened.store, opened.id, token, wanted, self._deadline, ends=False
             )

@@ -1,9 +1,8 @@
-"""Which numbers the rows of an export have.
+"""The integer ids of an export's rows.
 
-FAISS and hnswlib call rows by integers. If every id is a decimal integer below 2^63, written as an
-integer is (no sign, no leading zero), then these are the numbers; one that is anything else, and
-rows are counted from 0 in the order in which they were added. A file beside the export tells which
-id has which number.
+FAISS and hnswlib identify rows by integers. If every id of the collection is a decimal integer
+below 2^63 in canonical form (no sign, no leading zero), these integers are used. Otherwise rows are
+numbered from 0 in the order in which they were added. The sidecar maps numbers to ids.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _ZERO = ord("0")
 def numbers_of_content(
     content: RowArrays, nodes: npt.NDArray[np.int64] | None
 ) -> npt.NDArray[np.int64] | None:
-    """The ids of some nodes of a segment, or of all, as numbers; None if one is no number.
+    """Return ids of a segment's nodes as integers; None unless all are canonical integers.
 
     Args:
         nodes: int64 (n,), ascending; None for all.
@@ -45,7 +44,7 @@ def numbers_of_content(
 
 
 def numbers_of_texts(ids: Sequence[str]) -> npt.NDArray[np.int64] | None:
-    """The same for ids as texts."""
+    """Return ids as integers, int64 (n,); None unless all are canonical integers."""
     numbers = np.empty(len(ids), np.int64)
     encoded = [each.encode() for each in ids]
     lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
@@ -59,7 +58,7 @@ def _parse(
     lengths: npt.NDArray[np.int64],
     numbers: npt.NDArray[np.int64],
 ) -> bool:
-    """Fill in numbers; False if one of the texts is none."""
+    """Fill ``numbers``; return False if one of the texts is not a canonical integer."""
     if len(lengths) and (lengths.min() < 1 or lengths.max() > _DIGITS_MAX):
         return False
     for length in np.unique(lengths).tolist():

@@ -1,9 +1,8 @@
-"""The pin of an export: it holds the state of a seq for as long as the export and its side file
-need it.
+"""The snapshot lease of an export: keeps the state at one seq readable for file and sidecar.
 
-It is handed on as the token of a scroll at that seq, by which ids and metadata are read afterwards,
-in the order of the export's rows, by the same process or by a client. Until the token has gone out
-the pin is the export's, and ends with it.
+After the export the lease passes to the receiver, as the token of a scroll at that seq: this
+process or a client then reads ids and metadata for the sidecar, in the order of the export's rows.
+Until the token is handed over, the export owns the lease and releases it at its end.
 """
 
 from __future__ import annotations
@@ -26,11 +25,10 @@ _RENEWED_BELOW_S = limits.LEASE_S / 2
 
 
 class ExportLease:
-    """A pin that is taken when needed, moved and renewed. For one thread at a time.
+    """A lease that can be taken, moved to a later seq, and renewed. For one thread at a time.
 
     Attributes:
-        seq: of the state that is held. next_row, live_count: of that state; live_count only as it
-            was taken.
+        live_count: live rows at the seq at which the lease was last taken.
     """
 
     def __init__(self, store: Store, collection_id: str) -> None:
@@ -42,12 +40,12 @@ class ExportLease:
 
     @property
     def seq(self) -> int:
-        """The seq that is held."""
+        """The seq of the lease."""
         assert self._lease is not None
         return self._lease.seq
 
     def take(self) -> None:
-        """Hold what is committed now; what was held before is let go.
+        """Take a lease on the committed state; release the one held before.
 
         Raises:
             ResourceExhaustedError: TOO_MANY_SCROLLS, or the disk is full.
@@ -62,7 +60,7 @@ class ExportLease:
         self._renewed_at = time.monotonic()
 
     def move_to(self, seq: int, next_row: int) -> None:
-        """Hold a later state instead, which has been readable since the pin was taken.
+        """Move the lease to a later state, which was committed after the lease was taken.
 
         Raises:
             FailedPreconditionError: PIN_EXPIRED.
@@ -80,7 +78,7 @@ class ExportLease:
         return moved
 
     def renew(self) -> None:
-        """Begin the lease anew if some of it has passed. Cheap; to be called often.
+        """Renew the lease if half of its time has passed. Cheap; call it often.
 
         Raises:
             FailedPreconditionError: PIN_EXPIRED.
@@ -94,7 +92,7 @@ class ExportLease:
         self._renewed_at = time.monotonic()
 
     def token(self) -> str:
-        """The token of a scroll at the seq, under this pin, whose lease begins anew.
+        """Renew the lease and return the token of a scroll under it.
 
         Raises:
             FailedPreconditionError: PIN_EXPIRED.
@@ -105,14 +103,14 @@ class ExportLease:
         return pack_token(ScrollToken(self._lease.id, self._lease.seq, 0, self._collection_id))
 
     def hand_over(self) -> None:
-        """Leave it to whoever was given the token."""
+        """Pass the lease to the receiver of the token."""
         self._lease = None
 
     def release(self) -> None:
-        """Let it go, if it is held and not handed over."""
+        """Release the lease, unless it was handed over."""
         lease, self._lease = self._lease, None
         if lease is not None:
-            with contextlib.suppress(VecdbError):  # Its lease ends by itself.
+            with contextlib.suppress(VecdbError):  # If this fails, the lease expires.
                 self._store.environment.transact(
                     lambda transaction: leases.release_lease(self._store, transaction, lease.id)
                 )

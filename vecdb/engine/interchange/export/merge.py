@@ -1,13 +1,13 @@
-"""One graph of all that is live now, for an export, in a process of its own.
+"""Child process of an export: merges all live rows into one graph.
 
-It runs in a process of its own, as the indexer does and for the same reasons, under ``graph.lock``,
-and changes nothing that others see: the result is a segment in a folder ``export-<12 hexadecimal
-digits>`` of the collection, which is in place nowhere. The process that asked for it maps its files
-and removes the folder, and only then ends this one by the end of its input, so that a draft which
-is found under the lock is a dead process's.
+It is a process for the same reasons as the indexer, and holds ``graph.lock``. It changes nothing
+that others see: the result, the draft, is an unpublished segment in a folder ``export-<12
+hexadecimal digits>`` of the collection. The parent maps the draft's files and removes the folder
+before it closes this process's stdin, which ends the process. So a draft that is found by a process
+that holds the lock was left by a killed one and can be removed.
 
-The first segment's graph is healed and extended by all other rows, if few of its nodes died and the
-others stay within reach; otherwise the graph is built anew. Rows keep their order.
+If few nodes of the first segment are deleted and the others stay reachable, its graph is repaired
+and extended by all other rows; otherwise a new graph is built. Rows keep their order.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class _Merger:
         self._space = space_of(store.config.metric)
 
     def run(self) -> dict[str, object]:
-        """Make the draft; what the process that asked for it has to know."""
+        """Write the draft and return its description for the parent."""
         remove_drafts(self._folder)
         snapshot = self._sound_snapshot()
         seq, counters = snapshot.state.seq, snapshot.counters
         memtable = load_rows(self._store, counters.sealed_to, counters.next_row, seq)
         parts, builder = self._begin(snapshot)
-        anew = not parts
+        rebuilt = not parts
         others = [*(_live_part(segment) for segment in snapshot.segments[len(parts) :]), memtable]
         builder.add(*(part.vectors for part in others))
         parts += others
@@ -91,18 +91,20 @@ class _Merger:
                 graph=graph,
             )
         except BaseException:
-            remove_drafts(self._folder)  # If the disk is full, others need the room.
+            remove_drafts(self._folder)  # The disk may be full, and others need the space.
             raise
-        dead = sum(segment.deleted_count for segment in snapshot.segments)
+        deleted = sum(segment.deleted_count for segment in snapshot.segments)
         return {
             "draft": name,
             "entry": entry.to_json(),
             "next_row": counters.next_row,
-            "work": parts_text(len(snapshot.segments), len(memtable.rows), dead, anew=anew),
+            "work": parts_text(
+                len(snapshot.segments), len(memtable.rows), deleted, rebuilt=rebuilt
+            ),
         }
 
     def _sound_snapshot(self) -> Snapshot:
-        """The segments as they are now, each compared with its checksums or read from the store."""
+        """Return a snapshot whose segments match their checksums or are read from the store."""
         manager = SnapshotManager(self._store, self._folder, self._id, with_memtable=False)
         for _ in range(_ATTEMPTS_MAX):
             snapshot = manager.snapshot()
@@ -110,7 +112,7 @@ class _Merger:
                 return snapshot
         raise UnavailableError(
             f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were "
-            "compared",
+            "verified; try again",
             Reason.SEGMENTS_CHANGING,
         )
 
@@ -127,7 +129,7 @@ class _Merger:
         return False
 
     def _begin(self, snapshot: Snapshot) -> tuple[list[RowArrays], Builder]:
-        """The first segment and its graph to go on from, or nothing and an empty one."""
+        """Return the first segment and a builder of its graph, or no part and an empty builder."""
         config = self._store.config
         capacity = max(1, snapshot.counters.live_count)
         first = snapshot.segments[0] if snapshot.segments else None
@@ -147,7 +149,7 @@ class _Merger:
                 )
                 return [part], builder
             except DataLossError:
-                pass  # Its arrays contradict each other: the rows are right, so build from them.
+                pass  # The graph's arrays are inconsistent; the rows are right, so rebuild it.
         builder = Builder(
             self._space,
             self._width,
@@ -159,7 +161,7 @@ class _Merger:
         return [], builder
 
     def _repaired(self, segment: SegmentSnapshot) -> Graph | None:
-        """The segment's graph of its live rows; None if there is none that is good enough."""
+        """Return the segment's graph without its deleted nodes; None if repair is not possible."""
         if (
             segment.graph is None
             or segment.deleted_count > REPAIRED_FRACTION_MAX * segment.node_count
@@ -177,14 +179,14 @@ def _live_part(segment: SegmentSnapshot) -> RowArrays:
 
 
 def _end_with_parent() -> None:
-    # Not by way of sys.stdin, which the interpreter wants to itself when it ends.
+    # os.read instead of sys.stdin: the interpreter locks sys.stdin when it exits.
     while os.read(sys.stdin.fileno(), 4096):
         pass
     os._exit(1)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    """Say what came of it in a line of JSON; hold the lock until the parent has taken it over."""
+    """Print the result as a line of JSON and hold the lock until the parent closes stdin."""
     root = Path(arguments.folder)
     folder = root / "collections" / arguments.collection
     with os_errors_translated(str(folder)), FolderUse(root):
@@ -196,13 +198,13 @@ def _run(arguments: argparse.Namespace) -> None:
             with file_lock(folder / "graph.lock", wait=True):
                 merger = _Merger(store, folder, arguments.collection, arguments.threads)
                 print(json.dumps({"merged": merger.run()}), flush=True)
-                threading.Event().wait()  # The end of the input ends the process.
+                threading.Event().wait()  # _end_with_parent ends the process.
         finally:
             environment.close()
 
 
 def main() -> None:
-    """Make one draft."""
+    """Write one draft."""
     parser = argparse.ArgumentParser(prog="python -m vecdb.engine.interchange.export.merge")
     parser.add_argument("folder")
     parser.add_argument("collection")
@@ -214,7 +216,7 @@ def main() -> None:
     try:
         _run(arguments)
     except VecdbError as error:
-        said = {
+        answer = {
             "error": type(error).__name__,
             "message": error.message,
             "reason": error.reason,
@@ -222,12 +224,12 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         last = traceback.format_exc(limit=-1).splitlines()[-1]
-        said = {
+        answer = {
             "error": "InternalError",
             "message": f"merging for an export failed: {last}",
             "reason": Reason.EXPORT,
         }
-    print(json.dumps(said), flush=True)
+    print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Starts the process that merges a collection into one graph for an export (``merge.py``),
-waits for it, and takes over what it made.
+"""Starts the child process that merges a collection for an export (``merge.py``) and takes over its
+draft.
 
-The draft's files are mapped and unlinked at once: they take their space until the export lets them
-go. One that was not finished, whatever ended its process, is removed here, or by whoever holds
-``graph.lock`` next.
+The draft's files are mapped and then unlinked at once; they use disk space until the export closes
+them. An unfinished draft of a child that was killed is removed here, or by the next process that
+holds ``graph.lock``.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = ["Merged", "run_merge"]
 
 _POLL_S: Final = 0.05
 _END_S: Final = 5.0
-"""So long a process that has closed its output may take to end."""
+"""Time limit for a child to end after it has closed its output."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What was made. segment: a graph of all that was live at its seq. work: in words."""
+    """The result. segment: a graph of all rows live at its seq. work: description for people."""
 
     segment: Segment
     work: str
@@ -52,19 +52,20 @@ class Merged:
 def run_merge(
     runtime: Runtime, opened: OpenCollection, lease: ExportLease, deadline: Deadline
 ) -> Merged:
-    """Have all that is live merged into one graph, and move the pin to the seq of that.
+    """Merge all live rows into one graph, and move the lease to the graph's seq.
 
     Args:
-        lease: held; it is renewed meanwhile.
+        lease: a lease that was taken; it is renewed while the child works.
 
     Raises:
-        VecdbError: as the child says, or because it died.
+        VecdbError: the child's error; UnavailableError (EXPORT_ENDED) if the child ended without
+            an answer.
     """
     child = _start(runtime, opened)
-    said: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-    words: deque[str] = deque(maxlen=20)
+    answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    output: deque[str] = deque(maxlen=20)
     reader = threading.Thread(
-        target=_listen, args=(child, said, words), name="vecdb-export-reader", daemon=True
+        target=_listen, args=(child, answers, output), name="vecdb-export-reader", daemon=True
     )
     reader.start()
     try:
@@ -73,11 +74,11 @@ def run_merge(
             runtime.check_usable()
             lease.renew()
             with contextlib.suppress(queue.Empty):
-                answer = said.get(timeout=_POLL_S)
+                answer = answers.get(timeout=_POLL_S)
                 break
         if answer is None:
-            raise _died(opened, child, words)
-        return _taken_over(opened, lease, answer)
+            raise _ended(opened, child, output)
+        return _take_over(opened, lease, answer)
     finally:
         child.kill()
         child.wait()
@@ -89,8 +90,8 @@ def run_merge(
 
 
 def _clean_up(opened: OpenCollection) -> None:
-    """Remove what is left of the draft, unless others have taken up graph work, who then do."""
-    with contextlib.suppress(OSError):  # The folder may be gone, with its collection.
+    """Remove the draft, unless another process holds the lock; that process removes it then."""
+    with contextlib.suppress(OSError):  # The collection may have been dropped with its folder.
         if any(opened.folder.glob("export-*")):
             with file_lock(opened.folder / "graph.lock", wait=False) as held:
                 if held:
@@ -111,33 +112,33 @@ def _start(runtime: Runtime, opened: OpenCollection) -> subprocess.Popen[str]:
 
 def _listen(
     child: subprocess.Popen[str],
-    said: queue.SimpleQueue[dict[str, Any] | None],
-    words: deque[str],
+    answers: queue.SimpleQueue[dict[str, Any] | None],
+    output: deque[str],
 ) -> None:
-    """The first line that is an answer of the child, or None at its end."""
+    """Queue the child's answers, and None at the end of its output; keep other lines."""
     assert child.stdout is not None
     for line in child.stdout:
         try:
-            said.put(dict(json.loads(line)))
+            answers.put(dict(json.loads(line)))
         except (ValueError, TypeError):
-            words.append(line.strip())
-    said.put(None)
+            output.append(line.strip())
+    answers.put(None)
 
 
-def _died(
-    opened: OpenCollection, child: subprocess.Popen[str], words: deque[str]
+def _ended(
+    opened: OpenCollection, child: subprocess.Popen[str], output: deque[str]
 ) -> UnavailableError:
-    opened.store.current_state()  # If the collection was dropped, that is what is told.
+    opened.store.current_state()  # If the collection was dropped, this raises DROPPED instead.
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(_END_S)
-    status, last = child.returncode, words[-1] if words else "it said nothing"
+    status, last = child.returncode, output[-1] if output else "no output"
     how = f"was killed by signal {-status}" if status and status < 0 else f"ended with {status}"
     return UnavailableError(
-        f"the process that merged for an export {how} ({last}): try again", Reason.EXPORT_ENDED
+        f"the process that merges for an export {how} ({last}); try again", Reason.EXPORT_ENDED
     )
 
 
-def _taken_over(opened: OpenCollection, lease: ExportLease, answer: dict[str, Any]) -> Merged:
+def _take_over(opened: OpenCollection, lease: ExportLease, answer: dict[str, Any]) -> Merged:
     if "error" in answer:
         kind: type[VecdbError] = getattr(errors, answer["error"], errors.DataLossError)
         raise kind(answer["message"], answer["reason"])

@@ -1,17 +1,18 @@
-"""Finding one graph that holds exactly what is live at one seq, for an export to be made of.
+"""Finds one graph that holds exactly the rows live at one seq, for an export.
 
-The seq is that of a snapshot, taken under a lease: all of it and nothing later. A snapshot is clean
-if its live rows are all in one published graph; deleted nodes in it are repaired away while
-converting (``repair.py``), which changes nothing in the collection. If the repair gives no good
-graph, the export builds one of its own (``merge.py``), at a seq of its own.
+The seq is that of a snapshot, taken under a lease. There are three cases:
 
-Anything else needs a graph job first: once the indexer is asked for its end state, as ``optimize``
-does it, and that stays. If writers are at it, fresh rows are there again by then; so a second time
-the rest is brought together in a graph of the export's own, too. Hence an export ends however much
-is written, and whatever died or was replaced meanwhile is in it as it was at its seq.
+1. All live rows of the snapshot are in one published graph. Deleted nodes are removed from a copy
+   (``hnsw/repair.py``); the collection does not change. If that gives no good graph, case 3.
+2. Rows are in several segments or in the memtable. Once, the indexer is asked to merge them, as
+   ``optimize`` does; the collection keeps the result.
+3. Rows are still spread after that, because writers continue. A child process merges them into a
+   graph that only the export uses (``merge.py``), at a seq of its own.
+
+So an export ends however much is written, and contains each row as it was at the export's seq.
 
 Files of a segment are compared with their checksums right before they are read. They may be
-unlinked while they are; what is mapped stays.
+unlinked during the export; mapped files stay readable.
 """
 
 from __future__ import annotations
@@ -57,13 +58,13 @@ _PAGE = mmap.ALLOCATIONGRANULARITY
 
 @dataclass(frozen=True)
 class GraphSource:
-    """A graph and the rows that its nodes are.
+    """A graph and its rows.
 
     Attributes:
-        graph: of the rows that are exported.
-        content: arrays that hold them and perhaps others. nodes: int64, which of these are
-            exported, ascending; None for all.
-        work: what was done to get it. work_s: seconds that it took.
+        graph: the graph of the exported rows.
+        content: arrays that hold the exported rows and perhaps others.
+        nodes: int64 (count,): positions of the exported rows in ``content``, ascending; None: all.
+        work: the graph work that was needed, for people. work_s: its duration in seconds.
     """
 
     graph: Graph
@@ -74,32 +75,34 @@ class GraphSource:
 
     @property
     def count(self) -> int:
-        """Rows."""
+        """Number of exported rows."""
         return len(self.graph.links)
 
     @cached_property
     def numbers(self) -> npt.NDArray[np.int64] | None:
-        """The ids as numbers, int64 (count,); None if one is no number."""
+        """The ids as integers, int64 (count,); None unless all are canonical integers."""
         return numbers_of_content(self.content, self.nodes)
 
     def vectors(self, dim: int) -> Iterator[npt.NDArray[np.float32]]:
-        """Blocks of the rows' vectors, float32 (m, dim), without their padding."""
+        """Yield blocks of the rows' vectors, float32 (m, dim), without padding."""
         stored = self.content.vectors
         step = max(1, _BLOCK_BYTES // (4 * stored.shape[1]))
         for first in range(0, self.count, step):
             end = min(self.count, first + step)
             if self.nodes is None:
                 yield np.ascontiguousarray(stored[first:end, :dim])
-                _let_go(stored, first, end)
+                _release_pages(stored, first, end)
             else:
                 some = self.nodes[first:end]
                 yield np.ascontiguousarray(stored[some][:, :dim])
-                _let_go(stored, int(some[0]), int(some[-1]) + 1)
+                _release_pages(stored, int(some[0]), int(some[-1]) + 1)
 
 
-def _let_go(array: npt.NDArray[np.generic], first: int, end: int) -> None:
-    """Rows of a mapped array that were read: this process need not hold their pages any longer, or
-    its memory would grow by the whole file."""
+def _release_pages(array: npt.NDArray[np.generic], first: int, end: int) -> None:
+    """Release the pages of rows of a mapped array that were read.
+
+    Otherwise the resident memory of this process would grow by the size of the file.
+    """
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = base.base if isinstance(base, np.ndarray) else None
@@ -117,21 +120,21 @@ def _let_go(array: npt.NDArray[np.generic], first: int, end: int) -> None:
 def find_graph(
     runtime: Runtime, opened: OpenCollection, lease: ExportLease, deadline: Deadline
 ) -> GraphSource:
-    """The graph to export, and the pin moved to its seq.
+    """Return the graph to export, and move the lease to its seq.
 
     Raises:
-        ResourceExhaustedError: EXPORT_TOO_LARGE: the rows are in several graphs, as one would be
-            larger than ``segment_bytes_max``.
-        UnavailableError: segments keep changing faster than they can be compared.
+        ResourceExhaustedError: EXPORT_TOO_LARGE: one graph of the rows would be larger than
+            ``segment_bytes_max``.
+        UnavailableError: SEGMENTS_CHANGING: segments change faster than they can be verified.
         DataLossError: rows of the store are damaged.
         DeadlineExceededError, CancelledError, NotFoundError.
     """
-    load_kernels()  # Compiling them may take longer than a pin lasts unattended.
+    load_kernels()  # Before the lease is taken: compiling may take longer than a lease lasts.
     began, optimized = time.monotonic(), False
     done: list[str] = []
     for _ in range(_ATTEMPTS_MAX):
         deadline.check()
-        lease.take()  # Before the view: what is live in it now stays readable.
+        lease.take()  # Before the snapshot, so that nothing live in the snapshot is purged.
         snapshot = opened.snapshots.snapshot()
         lease.move_to(snapshot.state.seq, snapshot.counters.next_row)
         part = _clean_part(snapshot)
@@ -155,18 +158,25 @@ def find_graph(
         work_s = time.monotonic() - began
         return GraphSource(segment.graph, segment.content, None, ", ".join(done), work_s)
     raise UnavailableError(
-        f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were compared",
+        f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were verified; "
+        "try again",
         Reason.SEGMENTS_CHANGING,
     )
 
 
-def parts_text(segments: int, memtable: int, dead: int = 0, *, anew: bool = False) -> str:
-    """What a merge brings together, in words. anew: none of the segments' graphs was gone on
-    from."""
+def parts_text(segments: int, memtable: int, deleted: int = 0, *, rebuilt: bool = False) -> str:
+    """Describe a merge for people.
+
+    Args:
+        segments, memtable, deleted: number of segments, of memtable rows, and of deleted rows that
+            were left out.
+        rebuilt: no graph of a segment was extended.
+    """
     parts = [_counted(segments, "segment")] if segments else []
-    parts += [_counted(memtable, "fresh row")] if memtable or not segments else []
-    verb = "merged" if segments and not anew else "built a graph of"
-    return f"{verb} {' and '.join(parts)}" + (f" without {dead:,} dead" if dead else "")
+    parts += [_counted(memtable, "memtable row")] if memtable or not segments else []
+    verb = "merged" if segments and not rebuilt else "built a graph of"
+    without = f" without {_counted(deleted, 'deleted row')}" if deleted else ""
+    return f"{verb} {' and '.join(parts)}{without}"
 
 
 def _counted(count: int, what: str) -> str:
@@ -174,8 +184,10 @@ def _counted(count: int, what: str) -> str:
 
 
 def _clean_part(snapshot: Snapshot) -> SegmentSnapshot | None:
-    """The one graph that holds all live rows, if there is such a one and few of its nodes died; an
-    empty one if no row is live."""
+    """Return the segment whose graph holds all live rows, if few of its nodes are deleted.
+
+    Otherwise return None. If no row is live, return an empty segment without a graph.
+    """
     holding = [segment for segment in snapshot.segments if segment.live_count]
     if snapshot.live_count == 0:
         nothing = RowArrays.joined([], 1)
@@ -190,8 +202,10 @@ def _clean_part(snapshot: Snapshot) -> SegmentSnapshot | None:
 def _intact(
     opened: OpenCollection, snapshot: Snapshot, part: SegmentSnapshot, deadline: Deadline
 ) -> bool:
-    """The segment's bytes are those that were written; if not it is marked lost, and the store
-    serves its rows."""
+    """Return whether a segment matches its checksums.
+
+    If not, it is quarantined, and its rows are served from the store.
+    """
     if part.segment is None:
         return True
     try:
@@ -208,7 +222,7 @@ def _intact(
 def _from_segment(
     opened: OpenCollection, part: SegmentSnapshot, done: list[str], began: float, deadline: Deadline
 ) -> GraphSource | None:
-    """A published graph without its dead nodes; None if they can't be healed away."""
+    """Return a published graph without its deleted nodes; None if repair is not possible."""
     M = opened.store.config.M
     if part.graph is None:
         links = np.empty((0, 2 * M), np.int32), np.zeros(1, np.int32), np.empty((0, M), np.int32)
@@ -224,7 +238,7 @@ def _from_segment(
         if whole is None:
             return None
         graph = whole
-        done = [*done, f"healed {part.deleted_count:,} dead"]
+        done = [*done, f"repaired: {_counted(part.deleted_count, 'deleted node')} removed"]
     work_s = time.monotonic() - began if done else 0.0
     return GraphSource(graph, part.content, nodes, ", ".join(done) or "nothing", work_s)
 
@@ -232,8 +246,8 @@ def _from_segment(
 def _check_size(opened: OpenCollection, snapshot: Snapshot) -> None:
     if snapshot.live_count > opened.graph_rows_max:
         raise ResourceExhaustedError(
-            f"{snapshot.live_count:,} rows would have to be merged into one graph, which may have "
-            f"{opened.graph_rows_max:,} here (option segment_bytes_max): export them without a "
-            "graph, flat=True or --flat",
+            f"exporting a graph needs {snapshot.live_count:,} rows in one graph (limit "
+            f"{opened.graph_rows_max:,}, from option segment_bytes_max); export without a graph: "
+            "flat=True or --flat",
             Reason.EXPORT_TOO_LARGE,
         )

@@ -1,9 +1,9 @@
-"""FAISS index files, written and read without FAISS: the only package that knows their bytes.
+"""Reads and writes FAISS index files without FAISS; only this package knows their bytes.
 
-layout       the bytes
-read         an index; read_graph: its graph
-refusals     what can be done about an index that can't be read
-write        an index
+layout       the byte layout
+read         reads an index; read_graph: its graph
+refusals     messages for indexes that can't be read, with alternatives
+write        writes an index
 """
 
 from __future__ import annotations

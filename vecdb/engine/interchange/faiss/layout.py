@@ -1,16 +1,16 @@
-"""What a FAISS index file is made of, for the writer and the reader alike.
+"""The byte layout of a FAISS index file, for writer and reader.
 
-A file is a nest of indexes. Each begins with a fourcc and an ``INDEX_HEADER``; all numbers are
-little-endian, and nothing is padded or aligned. Where a field is called a vector, its count of
-elements (``COUNT``) comes first. The nest that we write:
+A file consists of nested indexes. Each begins with a fourcc and an ``INDEX_HEADER``; all numbers
+are little-endian, and nothing is padded or aligned. A field called vector begins with its number of
+elements (``COUNT``). We write this nest:
 
     IxM2  header                     ids: an index around another one
-      [IxPT  header, i32 1, VNrm …]    callers' queries are brought to unit length first
+      [IxPT  header, i32 1, VNrm …]    normalises queries
         IHNf  header                   the graph, see ``level_tables``
           vector f64 assign_probas, vector i32 cum_nneighbor_per_level, vector i32 levels,
           vector u64 offsets, vector i32 neighbors, ``GRAPH_END``
           IxF2 or IxFI  header         the vectors: u64 count of floats, f32 …
-    vector i64 id_map                (of IxM2, after all that it is around)
+    vector i64 id_map                (of IxM2, after the inner index)
 
 A node on top level t has the number of levels t + 1. Its neighbours on level l are
 ``neighbors[offsets[node] + cum[l] : offsets[node] + cum[l + 1]]``, filled from the front and padded
@@ -54,7 +54,7 @@ HNSW_FLAT: Final = b"IHNf"
 FLAT_L2: Final = b"IxF2"
 FLAT_INNER_PRODUCT: Final = b"IxFI"
 FLAT: Final = b"IxFl"
-"""Of any metric, which its header tells."""
+"""For any metric; the header has it."""
 
 INDEX_HEADER: Final = struct.Struct("<iqqqBi")
 """d, ntotal, ``UNUSED`` twice, is_trained (0 or 1), metric_type."""
@@ -74,11 +74,11 @@ _RAREST_LEVEL: Final = 1e-9
 
 
 class LevelTables(NamedTuple):
-    """How many neighbours a node has on its levels, and how likely each level is.
+    """The number of neighbours on each level, and the probability of each level.
 
     Attributes:
         assign_probas: float64 (levels,).
-        cum_neighbors: int32 (levels + 1,), from 0: ends of the levels in a node's neighbours.
+        cum_neighbors: int32 (levels + 1,), from 0: offsets of the levels in a node's neighbours.
     """
 
     assign_probas: npt.NDArray[np.float64]
@@ -86,10 +86,10 @@ class LevelTables(NamedTuple):
 
 
 def level_tables(M: int, max_level: int) -> LevelTables:
-    """The tables as FAISS makes them for ``M``, to the bit; longer if the graph is taller.
+    """Return the tables as FAISS computes them for ``M``, to the bit.
 
-    FAISS divides in float32 and exponentiates in double. It stops at the first level less likely
-    than one in a billion, which a graph built elsewhere may have all the same.
+    FAISS divides in float32 and exponentiates in float64. It stops at the first level with a
+    probability below one in a billion. Our tables are longer if the graph has higher levels.
 
     Args:
         M: 2 or more.

@@ -1,12 +1,12 @@
-"""A FAISS index file from anywhere, taken apart; ``layout.py`` draws it.
+"""Reads an untrusted FAISS index file; ``layout.py`` draws it.
 
-The file is a nest of indexes: around the vectors there may be a graph, around that a normalisation,
-an id map, or both, each once. Everything that can be wrong is told with its byte and field. First
-all sizes and headers are compared with each other and with the file, then the ids and the graph;
-the vectors stay in the file (``ForeignIndex.survey`` looks at each of them).
+The file consists of nested indexes: the vectors may be inside a graph, and that inside a
+normalisation, an id map or both, each at most once. Errors name the byte and the field. All sizes
+and headers are checked against each other and against the file first, then the ids and the graph.
+The vectors stay in the file; ``ForeignIndex.survey`` checks them.
 
-FAISS itself reads more than it should (it checks no vector, and not that ids differ) and less than
-there is: what is refused here is explained in ``refusals.py``.
+FAISS itself checks less: it accepts invalid vectors and duplicate ids. It has many more types of
+indexes; ``refusals.py`` explains why they are refused here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Header(NamedTuple):
 
 @dataclass
 class _Nest:
-    """What was found so far, from the outside to the inside and back."""
+    """The result so far, while reading the nest from the outside to the inside and back."""
 
     file: UntrustedFile
     header: _Header | None = None
@@ -65,11 +65,11 @@ class _Nest:
 
 
 def read_faiss(file: UntrustedFile) -> ForeignIndex:
-    """What the file holds; it must stay open as long as vectors are read.
+    """Read a file's ids and graph; the file must stay open as long as vectors are read.
 
     Raises:
-        InvalidArgumentError: BAD_FILE: something is wrong at a byte. FAISS_INDEX: an index of
-            another kind, with what can be done instead.
+        InvalidArgumentError: BAD_FILE: a field is invalid; the message has its byte. FAISS_INDEX:
+            an unsupported type of index; the message has an alternative.
     """
     nest = _Nest(file)
     _read_index(nest)
@@ -92,12 +92,15 @@ def read_faiss(file: UntrustedFile) -> ForeignIndex:
         graph=graph,
         M=None if fields is None else fields.M,
         ef_construction=None if fields is None else fields.ef_construction,
-        no_graph="the file has none" if n else "the file has no rows",
+        no_graph="the file has no graph" if n else "the file has no rows",
     )
 
 
 def _read_index(nest: _Nest) -> None:
-    """One index and what it is around. The nest is four deep at most, as each kind stands once."""
+    """Read an index and the indexes inside it.
+
+    The recursion is at most four deep, as each type of wrapper is accepted once.
+    """
     file = nest.file
     at = file.position
     (fourcc,) = file.take(_FOURCC, "fourcc")
@@ -131,16 +134,16 @@ def _read_index(nest: _Nest) -> None:
 
 def _check_first(nest: _Nest, at: int, name: str) -> None:
     if any(known.startswith(name) for known in nest.names):
-        raise nest.file.wrong(at, "fourcc", f"{name} stands twice in the nest")
+        raise nest.file.wrong(at, "fourcc", f"{name} is nested twice")
 
 
 def _read_header(nest: _Nest, field: str) -> _Header:
-    """An index header that agrees with those around it."""
+    """Read an index header and check that it agrees with the outer one."""
     file, at = nest.file, nest.file.position
     d, ntotal, _, _, is_trained, metric = file.take(layout.INDEX_HEADER, field)
     if metric not in (layout.INNER_PRODUCT, layout.L2):
         name = METRICS.get(metric, f"of number {metric}")
-        what = f"metric {name}: a collection measures by cosine, euclidean or dot"
+        what = f"metric {name} is not supported: expected L2 or inner product"
         raise _unsupported(nest, at + 29, what)
     if not limits.DIM.minimum <= d <= limits.DIM.maximum:
         raise file.wrong(at, f"{field}, d", f"expected 1 to {limits.DIM.maximum}, got {d}")
@@ -154,8 +157,8 @@ def _read_header(nest: _Nest, field: str) -> _Header:
     elif found != nest.header:
         outer = nest.header
         what = (
-            f"expected d {outer.d}, ntotal {outer.ntotal}, metric {outer.metric} as around it, "
-            f"got {d}, {ntotal}, {metric}"
+            f"expected d {outer.d}, ntotal {outer.ntotal}, metric {outer.metric} as in the outer "
+            f"index, got {d}, {ntotal}, {metric}"
         )
         raise file.wrong(at, field, what)
     return found
@@ -188,7 +191,7 @@ def _read_flat(nest: _Nest, fourcc_at: int, fourcc: bytes) -> None:
     file = nest.file
     d, n, metric = _read_header(nest, f"header of {fourcc.decode()}")
     if _FLATS[fourcc] not in (None, metric):
-        what = f"{fourcc.decode()} says metric {_FLATS[fourcc]}, its header {metric}"
+        what = f"{fourcc.decode()} has metric {_FLATS[fourcc]}, its header {metric}"
         raise file.wrong(fourcc_at, "fourcc", what)
     _take_count(file, n * d, "vectors")
     nest.vectors_at = file.skip(n * d, 4, "vectors")
@@ -217,5 +220,5 @@ def _take_count(file: UntrustedFile, expected: int, field: str) -> None:
 
 
 def _unsupported(nest: _Nest, at: int, what: str) -> InvalidArgumentError:
-    """An index that is not read, or bytes that are none."""
+    """Return the error for an unsupported or unknown type of index."""
     return InvalidArgumentError(nest.file.wrong(at, "index", what).message, Reason.FAISS_INDEX)

@@ -1,8 +1,8 @@
-"""The HNSW graph of a FAISS file as a ``Graph``, every link looked at.
+"""Reads the HNSW graph of a FAISS file as a ``Graph`` and checks every link.
 
-Its tables must be those of a graph with M links on the upper levels and 2M on level 0, which is
-what FAISS builds. What a walk or an extension by hnswlib relies on is checked: neighbours are
-nodes, and on the level where they are named; the entry point is on the highest level.
+The tables must be those of a graph with M links on the upper levels and 2M on level 0, as FAISS
+builds it. Checked is what walks, and hnswlib when it extends the graph, rely on: neighbours are
+nodes that reach the level of the list, and the entry point is on the highest level.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vecdb.engine.interchange.untrusted_file import UntrustedFile
 __all__ = ["GraphFields", "read_graph", "read_graph_fields"]
 
 _LEVELS_MAX: Final = 64
-"""Levels that a walk goes down; one above these has probability 2**-64 even at M = 2."""
+"""Maximum number of levels; a higher one has probability 2**-64 even at M = 2."""
 
 _LINKS_MAX: Final = 2**31 - 1
 _PIECE_LINKS: Final = 1024**2
@@ -29,7 +29,7 @@ _PIECE_LINKS: Final = 1024**2
 
 @dataclass(frozen=True)
 class GraphFields:
-    """Where the parts of a graph are, sizes compared, and the small ones."""
+    """Byte offsets (``…_at``) of a graph's large parts, sizes checked, and its small fields."""
 
     M: int
     cum: npt.NDArray[np.int64]
@@ -44,7 +44,7 @@ class GraphFields:
 
 
 def read_graph_fields(file: UntrustedFile, n: int) -> GraphFields:
-    """Go past the graph of an index of n vectors, with every size compared."""
+    """Skip the graph of an index of n vectors and check every size."""
     _section(file, 8, None, "assign_probas")
     cum_at, count = _section(file, 4, None, "cum_nneighbor_per_level")
     if not 2 <= count <= _LEVELS_MAX + 1:
@@ -83,7 +83,11 @@ def read_graph_fields(file: UntrustedFile, n: int) -> GraphFields:
 def _section(
     file: UntrustedFile, item_bytes: int, count: int | None, field: str
 ) -> tuple[int, int]:
-    """Where the items of a vector begin, and how many there are; ``count`` if it must be that."""
+    """Skip a vector; return the byte offset and number of its items.
+
+    Args:
+        count: the expected number of items, or None.
+    """
     at = file.position
     (found,) = file.take(layout.COUNT, f"count of {field}")
     if count is not None and found != count:
@@ -92,7 +96,7 @@ def _section(
 
 
 def _links_per_level(file: UntrustedFile, at: int, cum: npt.NDArray[np.int64]) -> int:
-    """M, from a table that must rise by 2M and then by M each."""
+    """Return M, from a table that must rise by 2M and then by M each."""
     field = "cum_nneighbor_per_level"
     steps = np.diff(cum)
     M = int(steps[0]) // 2
@@ -102,8 +106,8 @@ def _links_per_level(file: UntrustedFile, at: int, cum: npt.NDArray[np.int64]) -
         level = int(wrong[0])
         what = (
             f"expected {wanted[level]} at entry {level} for 2M neighbours on level 0 and M above, "
-            f"got {cum[level]}; if that was chosen by set_nb_neighbors, write index.storage, the "
-            "vectors alone, and import that"
+            f"got {cum[level]}; if the index used set_nb_neighbors, write index.storage (the "
+            "vectors) and import that file"
         )
         raise file.wrong(at + 4 * level, field, what)
     if not limits.M.minimum <= M <= limits.M.maximum:
@@ -113,10 +117,10 @@ def _links_per_level(file: UntrustedFile, at: int, cum: npt.NDArray[np.int64]) -
 
 
 def read_graph(file: UntrustedFile, fields: GraphFields, n: int) -> Graph:
-    """The links of n nodes, 1 or more.
+    """Return the graph of n nodes, 1 or more.
 
     Raises:
-        InvalidArgumentError: BAD_FILE: one of them can't be right.
+        InvalidArgumentError: BAD_FILE: a link is invalid.
     """
     levels, offsets = _read_places(file, fields, n)
     _check_entry(file, fields, levels)
@@ -124,7 +128,7 @@ def read_graph(file: UntrustedFile, fields: GraphFields, n: int) -> Graph:
     upper_offsets = np.zeros(n + 1, np.int64)
     np.cumsum(upper, out=upper_offsets[1:])
     if upper_offsets[-1] * M > _LINKS_MAX:
-        what = f"{upper_offsets[-1]} lists above level 0 are more than fit into a segment"
+        what = f"{upper_offsets[-1]} lists above level 0 do not fit into a segment"
         raise file.wrong(fields.levels_at, "levels", what)
     links = np.empty((n, 2 * M), np.int32)
     upper_links = np.empty((int(upper_offsets[-1]), M), np.int32)
@@ -154,7 +158,7 @@ def read_graph(file: UntrustedFile, fields: GraphFields, n: int) -> Graph:
 def _read_places(
     file: UntrustedFile, fields: GraphFields, n: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Levels of the nodes, from 1, and where their neighbours begin."""
+    """Return the number of levels of each node, and the offsets of its neighbours."""
     levels = file.array(fields.levels_at, "<i4", n, "levels")
     top = len(fields.cum) - 1
     wrong = np.flatnonzero((levels < 1) | (levels > top))
@@ -205,7 +209,7 @@ def _check_levels(
     offsets: npt.NDArray[np.int64],
     levels: npt.NDArray[np.int32],
 ) -> None:
-    """Neighbours above level 0 are themselves on the level."""
+    """Check that neighbours on a level above 0 reach that level."""
     first, end = nodes
     above = levels[first:end] - 1
     owner = np.repeat(np.arange(first, end), above)
@@ -228,9 +232,13 @@ def _check_padding(
     lists: npt.NDArray[np.int32],
     places: npt.NDArray[np.int64],
 ) -> None:
-    """Nothing stands behind the first -1 of a list; ``places``: where each begins, in numbers."""
+    """Check that no neighbour follows the first -1 of a list.
+
+    Args:
+        places: offset of each list in the neighbours, in numbers.
+    """
     behind = np.argwhere((lists[:, :-1] < 0) & (lists[:, 1:] >= 0))
     if len(behind):
         at, place = behind[0].tolist()
-        what = f"neighbour {lists[at, place + 1]} stands behind a -1, where a list ends"
+        what = f"neighbour {lists[at, place + 1]} follows a -1, which ends a list"
         raise file.wrong(start + 4 * (int(places[at]) + place + 1), "neighbors", what)

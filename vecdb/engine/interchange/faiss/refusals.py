@@ -1,7 +1,7 @@
-"""Why a FAISS file can't come in, and what its owner can do instead, by its fourcc.
+"""Messages for FAISS indexes that can't be imported, by fourcc: the reason and an alternative.
 
-An index that keeps vectors whole can be taken in by a detour through numpy; one that keeps codes
-has lost the vectors, and only their owner can say whether approximations will do.
+If the index stores complete vectors, they can be loaded from an .npy file. If it stores codes, the
+original vectors are lost, and the user decides whether approximations are good enough.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import Final
 __all__ = ["METRICS", "explain", "explain_transform"]
 
 _CODES: Final = (
-    "{what} can't be recovered exactly; load the vectors that were indexed from an .npy file, or "
-    "what index.reconstruct_n(0, index.ntotal) gives if approximations will do"
+    "{what} can't be recovered exactly; load the original vectors from an .npy file, or the result "
+    "of index.reconstruct_n(0, index.ntotal) if approximations are good enough"
 )
 _WHOLE: Final = (
-    "{what} are whole, but in another order and without a graph that can be used; save "
+    "{what} are complete, but in another order and without a usable graph; save "
     "index.reconstruct_n(0, index.ntotal) as an .npy file and load that"
 )
 _IVF: Final = (
-    "{what} are whole, but in lists without a graph; call index.make_direct_map(), save "
+    "{what} are complete, but in lists without a graph; call index.make_direct_map(), save "
     "index.reconstruct_n(0, index.ntotal) as an .npy file and load that"
 )
 _BITS: Final = "{what} are bits, and a collection holds floats; there is no metric for them"
 _GRAPH: Final = (
-    "{what} are whole, but the graph is no HNSW graph; save "
+    "{what} are complete, but the graph is not an HNSW graph; save "
     "index.reconstruct_n(0, index.ntotal) as an .npy file and load that"
 )
 
@@ -79,16 +79,16 @@ _KINDS: Final[dict[bytes, tuple[str, str]]] = {
     b"IHfP": ("vectors of an HNSW graph in panorama order", _GRAPH),
     b"null": (
         "vectors",
-        "{what} were left out when it was written (IO_FLAG_SKIP_STORAGE); write the index whole",
+        "{what} were omitted from the file (IO_FLAG_SKIP_STORAGE); write the complete index",
     ),
 }
 
 _TRANSFORMS: Final = {
-    b"rrot": "vectors turned at random",
+    b"rrot": "randomly rotated vectors",
     b"Pcam": "vectors of a principal component analysis",
     b"PcAm": "vectors of a principal component analysis",
     b"LTra": "linearly transformed vectors",
-    b"RmDT": "vectors with components in another order",
+    b"RmDT": "vectors with reordered components",
     b"Viqt": "vectors of an ITQ transform",
     b"VCnt": "centred vectors",
     b"VHad": "vectors of a Hadamard rotation",
@@ -105,31 +105,31 @@ METRICS: Final = {
     24: "NaNEuclidean",
     25: "GOWER",
 }
-"""FAISS's metrics beside inner product and L2."""
+"""FAISS's metrics other than inner product and L2."""
 
-_TAKEN: Final = "IndexFlat, IndexHNSWFlat, IndexIDMap, IndexIDMap2 and normalisation are read"
+_SUPPORTED: Final = "supported: IndexFlat, IndexHNSWFlat, IndexIDMap, IndexIDMap2, normalisation"
 
 
 def explain(fourcc: bytes) -> str:
-    """A sentence on an index that is not read."""
+    """Return the message for an unsupported index."""
     name = _name(fourcc)
     if fourcc in _KINDS:
         what, sentence = _KINDS[fourcc]
         return f"{name}: {sentence.format(what=what)}"
     if fourcc[:2] == b"IB":
         return f"{name}: {_BITS.format(what='vectors of a binary index')}"
-    return f"{name} is no FAISS index that is known here; {_TAKEN}"
+    return f"{name} is not a known type of FAISS index; {_SUPPORTED}"
 
 
 def explain_transform(fourcc: bytes) -> str:
-    """A sentence on a transform that is not read."""
+    """Return the message for an unsupported transform."""
     what = _TRANSFORMS.get(fourcc, "transformed vectors")
     return (
-        f"{_name(fourcc)}: {what} are not what was given to the index; load the vectors that were "
-        "indexed from an .npy file, or save what index.reconstruct_n(0, index.ntotal) gives"
+        f"{_name(fourcc)}: {what} differ from those that were added to the index; load the "
+        "original vectors from an .npy file, or the result of index.reconstruct_n(0, index.ntotal)"
     )
 
 
 def _name(fourcc: bytes) -> str:
-    """As text, whatever the bytes are."""
+    """Return the fourcc as printable text."""
     return fourcc.decode("ascii") if fourcc.isalnum() else repr(fourcc)

@@ -1,9 +1,9 @@
-"""Writing FAISS index files: a graph or plain vectors become the bytes that ``layout`` draws.
+"""Writes FAISS index files of a graph or of plain vectors; ``layout.py`` draws the bytes.
 
-Everything is a generator of pieces, so that a file of any size passes through in bounded memory:
-vectors, ids and neighbours come and go in blocks. Only the levels and offsets of the nodes are held
-whole, 12 bytes a node. ``faiss.read_index`` accepts the result, and ``faiss.write_index`` of what
-it has read gives the same bytes again.
+The functions are generators of pieces, so that a file of any size is written in bounded memory:
+vectors, ids and neighbours are processed in blocks. Only levels and offsets of the nodes are held
+completely, 12 bytes a node. ``faiss.read_index`` reads the result, and ``faiss.write_index`` then
+writes the same bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Vectors = Iterable[npt.NDArray[np.float32]]
 Ids = Iterable[npt.NDArray[np.int64]]
 
 _BLOCK_NODES = 16_384
-"""Nodes whose neighbours are laid out at once: two megabytes at M = 16."""
+"""Nodes per block of neighbours: two megabytes at M = 16."""
 
 
 def hnsw_index(
@@ -39,15 +39,15 @@ def hnsw_index(
     ef_search: int,
     normalize_queries: bool = False,
 ) -> Iterator[Piece]:
-    """The pieces of an IndexIDMap2(IndexHNSWFlat).
+    """Yield the pieces of an IndexIDMap2(IndexHNSWFlat).
 
     Args:
-        graph: of n nodes; its links are taken as they are.
-        vectors: blocks of float32 (m, dim), n rows in all, by node. Of unit length under cosine.
-        ids: blocks of int64 (m,), n in all, by node; asked for after the last of the vectors.
+        graph: a graph of n nodes; its links are written unchanged.
+        vectors: blocks of float32 (m, dim), n rows in total, by node. Of unit length for cosine.
+        ids: blocks of int64 (m,), n in total, by node; consumed after the last of the vectors.
         dim, metric: of the vectors. Cosine and dot become the inner product, Euclidean L2.
-        M, ef_construction: with which the graph was built.
-        ef_search: the effort of a search that names none.
+        M, ef_construction: parameters with which the graph was built.
+        ef_search: the default ef_search of the index.
         normalize_queries: put a NormalizationTransform before the graph, for cosine.
     """
     n = len(graph.links)
@@ -76,8 +76,7 @@ def hnsw_index(
 def flat_index(
     n: int, vectors: Vectors, ids: Ids, *, dim: int, metric: Metric, normalize_queries: bool = False
 ) -> Iterator[Piece]:
-    """The pieces of an IndexIDMap2(IndexFlat) of n rows; the arguments are those of
-    ``hnsw_index``."""
+    """Yield the pieces of an IndexIDMap2(IndexFlat) of n rows; arguments as in ``hnsw_index``."""
     head = _header(dim, n, metric)
     yield layout.ID_MAP_2 + head
     if normalize_queries:
@@ -121,14 +120,14 @@ def _bytes_of(array: npt.NDArray[np.generic]) -> memoryview:
 def _neighbors(
     graph: Graph, offsets: npt.NDArray[np.int64], first: int, end: int, M: int
 ) -> npt.NDArray[np.int32]:
-    """The lists of some nodes as FAISS lays them: for each node its levels, one after the other."""
+    """Return the lists of some nodes in FAISS's order: node by node, and level by level in each."""
     starts = offsets[first:end] - offsets[first]
     laid = np.full(int(offsets[end] - offsets[first]), -1, "<i4")
     laid[starts[:, None] + np.arange(2 * M)] = graph.links[first:end]
     above = graph.upper_offsets[first : end + 1].astype(np.int64)
     levels = np.diff(above)
     owners = np.repeat(np.arange(end - first), levels)
-    # Of a node's lists above level 0 the first one is that of level 1, right behind the 2M of 0.
+    # A node's lists above level 0 begin with level 1, directly after the 2M places of level 0.
     rank = np.arange(len(owners)) - (above[:-1] - above[0])[owners]
     places = starts[owners] + 2 * M + rank * M
     laid[places[:, None] + np.arange(M)] = graph.upper_links[above[0] : above[-1]]

@@ -1,11 +1,11 @@
-"""Index files of other libraries become collections.
+"""Imports index files of other libraries into collections.
 
 import_file     one import, from the file to the report
 incoming        spools files that arrive in parts
-foreign_index   what the readers make of a file
+foreign_index   the common result of the file readers
 settings        metric, M and ef_construction, from file, sidecar and caller
 names           ids and metadata, from the sidecar
-take_over       the file's graph becomes a segment
+take_over       publishes the file's graph as a segment
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""An index of another library as an import sees it, whichever library wrote the file.
+"""The common form of another library's index file, as returned by the readers.
 
-What is small (ids, the graph) is in memory and was checked when the file was opened; vectors are
-read from the file in pieces. ``survey`` reads all of them once before anything is written, so that
-a bad file leaves no trace.
+Ids and the graph are small: they are in memory, and were checked when the file was read. Vectors
+are read from the file in pieces. ``survey`` reads and checks all of them before anything is
+written, so that an invalid file changes nothing.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from vecdb.types import Metric
 __all__ = ["ForeignIndex", "Lengths", "Measure", "Rows", "check_ids_unique"]
 
 Measure = Literal["l2", "inner product", "cosine"]
-"""How the file's index compares vectors; "cosine": queries are brought to unit length first."""
+"""How the file's index compares vectors; "cosine": inner product, with normalised queries."""
 
 UNIT_TOLERANCE: Final = 1e-3
-"""A vector counts as of unit length if its length differs by no more."""
+"""Maximum deviation of a vector's length from 1 that still counts as unit length."""
 
 _PIECE_BYTES: Final = 4 * 1024**2
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Where a file has its vectors: float32 at ``start + stride * row``, some rows left out.
+    """The vectors in a file: float32 at byte ``start + stride * row``, some rows skipped.
 
     Attributes:
-        count: rows that count; dim: floats of each.
-        kept: int64 (count,), the rows of the file that count, ascending; None for all.
+        dim: components of a vector. count: number of rows that are not skipped.
+        kept: int64 (count,): these rows' numbers in the file, ascending; None: all rows.
     """
 
     file: UntrustedFile
@@ -49,7 +49,7 @@ class Rows:
     kept: npt.NDArray[np.int64] | None = None
 
     def read(self, first: int, end: int) -> npt.NDArray[np.float32]:
-        """Rows first to end as float32 (end - first, dim), C-contiguous."""
+        """Return rows first to end as float32 (end - first, dim), C-contiguous."""
         out = np.empty((end - first, self.dim), np.float32)
         if end == first:
             return out
@@ -60,7 +60,7 @@ class Rows:
         numbers = np.arange(first, end) if self.kept is None else self.kept[first:end]
         for at in range(0, len(numbers), self._step):
             some = numbers[at : at + self._step]
-            # Marked rows between those that count are read too, no more than a piece at a time.
+            # Skipped rows between kept ones are read along, at most a piece at once.
             for part in np.split(some, np.flatnonzero(np.diff(some // self._step)) + 1):
                 low, high = int(part[0]), int(part[-1]) + 1
                 place = self.start + low * self.stride
@@ -74,13 +74,13 @@ class Rows:
         return out
 
     def pieces(self, rows_max: int | None = None) -> Iterator[tuple[int, int]]:
-        """(first, end) of pieces of a few megabytes, or of so many rows, in order."""
+        """Yield (first, end) of pieces of ``rows_max`` rows, or of a few megabytes, in order."""
         step = rows_max or self._step
         for first in range(0, self.count, step):
             yield first, min(first + step, self.count)
 
     def place_of(self, row: int, component: int = 0) -> int:
-        """The byte of a component."""
+        """Return the byte offset of a component."""
         number = row if self.kept is None else int(self.kept[row])
         return self.start + number * self.stride + 4 * component
 
@@ -91,8 +91,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Lengths:
-    """What a survey found out: the row whose length is least like 1, and that length; a row of
-    length 0, and one too short for any metric but cosine, -1 if there is none."""
+    """The result of a survey.
+
+    Attributes:
+        oddest_row, oddest: the row whose length deviates most from 1, and that length.
+        zero_row: a row of length 0, -1 if there is none.
+        short_row: a row too short for any metric but cosine, -1 if there is none.
+    """
 
     oddest_row: int
     oddest: float
@@ -101,24 +106,24 @@ class Lengths:
 
     @property
     def unit(self) -> bool:
-        """All vectors are of unit length, about."""
+        """Whether all vectors have length 1 within ``UNIT_TOLERANCE``."""
         return abs(self.oddest - 1) <= UNIT_TOLERANCE
 
 
 @dataclass(frozen=True)
 class ForeignIndex:
-    """What a file holds.
+    """A parsed index file.
 
     Attributes:
-        kind: what its library calls it, as in "IndexIDMap2(IndexHNSWFlat)".
-        dim, count: of its vectors.
-        measure: how it compares them; None if the file does not say.
-        ids: int64 or uint64 (count,), no two alike; None if rows are called by their numbers.
-        rows: its vectors.
-        graph: its links, in the order of the rows; None without.
-        M, ef_construction: of the graph, else None.
-        no_graph: why there is none, for people.
-        skipped: rows of the file that are marked deleted and left out.
+        kind: type of the index in its library, for example "IndexIDMap2(IndexHNSWFlat)".
+        dim, count: dimension and number of the vectors.
+        measure: how the index compares vectors; None if the file does not store it.
+        ids: int64 or uint64 (count,), unique; None if the ids are the row numbers.
+        rows: the vectors.
+        graph: the links, in the order of the rows; None without a graph.
+        M, ef_construction: parameters of the graph, or None.
+        no_graph: why there is no graph, for people.
+        skipped: number of rows that are marked deleted in the file and skipped.
     """
 
     kind: str
@@ -134,21 +139,22 @@ class ForeignIndex:
     skipped: int = 0
 
     def number_of(self, row: int) -> int:
-        """The id of a row in the file."""
+        """Return the id of a row in the file."""
         return row if self.ids is None else int(self.ids[row])
 
     def numbers(self, first: int, end: int) -> list[int]:
-        """The ids of rows first to end in the file."""
+        """Return the ids of rows first to end in the file."""
         return list(range(first, end)) if self.ids is None else self.ids[first:end].tolist()
 
     def survey(self, check: Callable[[], None] = lambda: None) -> Lengths:
-        """Read all vectors.
+        """Read all vectors and check their components and lengths.
 
         Args:
-            check: called again and again; what it raises ends the survey.
+            check: called before each piece; may raise to end the survey.
 
         Raises:
-            InvalidArgumentError: BAD_FILE: one is NaN or infinite, or too large for any metric.
+            InvalidArgumentError: BAD_FILE: a component is NaN, infinite, or too large for any
+                metric.
         """
         oddest_row, oddest, zero_row, short_row = -1, 1.0, -1, -1
         for first, end in self.rows.pieces():
@@ -159,7 +165,7 @@ class ForeignIndex:
             bad = np.flatnonzero(~(squares <= np.float32(limits.SQUARED_NORM_MAX)))
             if len(bad):
                 raise self._bad_vector(first + int(bad[0]), vectors[bad[0]])
-            # In double, as the square of what is small vanishes in float32.
+            # In float64, as squares of small numbers underflow in float32.
             small = np.flatnonzero(squares <= np.float32(2 * limits.SQUARED_NORM_MIN))
             exact = np.square(vectors[small].astype(np.float64)).sum(axis=1)
             short = small[(exact > 0) & (exact < limits.SQUARED_NORM_MIN)]
@@ -185,15 +191,15 @@ class ForeignIndex:
         return self.rows.file.wrong(place, "vectors", f"row {row}, component {component} is {what}")
 
     def metric_for(self, wanted: Metric | None, by: str = "") -> Metric:
-        """The metric of a collection that answers as the index did.
+        """Return the metric under which a collection returns the same neighbours as the index.
 
         Args:
-            wanted: what the caller, the sidecar or the collection that is there says; None for the
-                usual one.
-            by: who says so, to be put at the end of a message.
+            wanted: the metric of caller, sidecar or existing collection; None: the index's own.
+            by: the source of ``wanted``, for the end of a message.
 
         Raises:
-            InvalidArgumentError: METRIC_MISMATCH: they order neighbours differently.
+            InvalidArgumentError: METRIC_MISMATCH: ``wanted`` orders neighbours differently.
+                BAD_METRIC: neither file nor caller has a metric.
         """
         usual = {
             "l2": Metric.EUCLIDEAN,
@@ -203,42 +209,42 @@ class ForeignIndex:
         }[self.measure]
         if usual is None:
             raise InvalidArgumentError(
-                f"{self.rows.file.called}: the file does not say its metric: give one",
+                f"{self.rows.file.called}: the file does not store its metric; pass metric",
                 Reason.BAD_METRIC,
             )
         if wanted in (None, usual):
             return usual
         if wanted is not Metric.COSINE:
             raise InvalidArgumentError(
-                f"{self.rows.file.called}: {self.kind} compares by {self.measure}, which is metric "
+                f"{self.rows.file.called}: {self.kind} compares by {self.measure}: expected metric "
                 f"{usual}, got {wanted}{by}",
                 Reason.METRIC_MISMATCH,
             )
         return Metric.COSINE
 
     def check_lengths(self, metric: Metric, lengths: Lengths) -> None:
-        """Vectors that are compared by their angles must be of unit length, others not too short.
+        """Check that the lengths fit the metric: unit length for cosine, else not too short.
 
         Raises:
-            InvalidArgumentError: METRIC_MISMATCH: one is not; BAD_FILE: one is zero, or too short.
+            InvalidArgumentError: METRIC_MISMATCH: a vector has no unit length; BAD_FILE: a vector
+                is zero or too short.
         """
         file = self.rows.file
         if metric is not Metric.COSINE:
             if lengths.short_row >= 0:
                 place = self.rows.place_of(lengths.short_row)
                 least = limits.SQUARED_NORM_MIN**0.5
-                what = f"row {lengths.short_row} has a length above 0 and below {least:.3g}"
+                what = f"row {lengths.short_row} is not zero but shorter than {least:.3g}"
                 raise file.wrong(place, "vectors", what)
             return
         if lengths.zero_row >= 0:
             place = self.rows.place_of(lengths.zero_row)
-            what = f"row {lengths.zero_row} has length 0, which has no cosine"
+            what = f"row {lengths.zero_row} has length 0, for which cosine is not defined"
             raise file.wrong(place, "vectors", what)
         if not lengths.unit:
             raise InvalidArgumentError(
-                f"{file.called}: metric cosine needs vectors of length 1 here, as the index "
-                f"compares by {self.measure or 'them as they are'}: row {lengths.oddest_row} has "
-                f"length {lengths.oddest:.6g}",
+                f"{file.called}: metric cosine needs vectors of length 1, as the index does not "
+                f"normalise them; row {lengths.oddest_row} has length {lengths.oddest:.6g}",
                 Reason.METRIC_MISMATCH,
             )
 
@@ -246,16 +252,16 @@ class ForeignIndex:
 def check_ids_unique(
     file: UntrustedFile, ids: npt.NDArray[np.generic], start: int, stride: int, field: str
 ) -> None:
-    """No id stands twice.
+    """Check that all ids are different.
 
     Args:
-        start, stride: row i's is at byte start + stride * i.
+        start, stride: the id of row i is at byte start + stride * i.
 
     Raises:
-        InvalidArgumentError: BAD_FILE, with the place of the second.
+        InvalidArgumentError: BAD_FILE, with the byte of the duplicate.
     """
     order = np.argsort(ids, kind="stable")
     again = np.flatnonzero(ids[order][1:] == ids[order][:-1])
     if len(again):
         row = int(order[again + 1].min())
-        raise file.wrong(start + stride * row, field, f"id {ids[row]} of row {row} stands twice")
+        raise file.wrong(start + stride * row, field, f"duplicate id {ids[row]} at row {row}")

@@ -1,15 +1,14 @@
-"""Another library's index file becomes rows of a collection, and its graph the collection's.
+"""Imports another library's index file: its rows, and its graph if possible.
 
-First all of the file is looked at, so that a bad one leaves no trace. Then its rows are upserted in
-the order of its nodes, a batch at a time, each whole or not at all. A row that is there bit for bit
-stays as it is: who runs an import again after it was stopped goes on where it ended.
+The whole file is checked before anything is written, so an invalid file changes nothing. Then the
+rows are upserted in the order of the nodes, in atomic batches. A row that exists already, bit for
+bit, is not written again; so an interrupted import continues where it stopped when it is repeated.
 
-The graph is taken over (``take_over.py``) if the rows lie in the store one after the other, with
-nothing alive before them, as they do in a collection that was empty. Meanwhile ``graph.lock`` keeps
-the indexer from building one. Otherwise the rows are indexed as any others are, and the report says
-why.
+The graph is taken over (``take_over.py``) if the rows are consecutive in the store and no live rows
+precede them, as in a collection that was empty. During the import ``graph.lock`` keeps the indexer
+from building a graph. Otherwise the indexer builds a graph of the rows, and the report says why.
 
-A deadline ends an import between two batches; what was written stays. Taking the graph over is not
+A deadline ends an import between two batches; written batches stay. Taking over the graph is not
 interrupted.
 """
 
@@ -42,19 +41,19 @@ __all__ = ["ImportRequest", "import_file", "run_import"]
 
 _BATCH_BYTES: Final = 8 * 1024**2
 _LOCK_WAIT_S: Final = 30.0
-"""So long an import waits for graph work of another process once all rows are written."""
+"""Time that an import waits for graph.lock after all rows are written."""
 
 _LOCK_POLL_S: Final = 0.05
 
 
 class ImportRequest(NamedTuple):
-    """What is to come in, and where to.
+    """The library, target collection and settings of an import.
 
     Attributes:
-        kind: the library whose file it is.
-        collection: its name; made if it is not there.
-        metric: None for the usual one; hnswlib's files don't say theirs.
-        dim: for hnswlib's alone.
+        kind: the library that wrote the file.
+        collection: name of the collection; created if it does not exist.
+        metric: None: the metric of the file. Required for hnswlib, whose files don't store it.
+        dim: only for hnswlib.
     """
 
     kind: Literal["faiss", "hnswlib"]
@@ -63,7 +62,7 @@ class ImportRequest(NamedTuple):
     dim: Any = None
 
     def checked(self) -> ImportRequest:
-        """The same, as far as it can be known to be right without the file.
+        """Return the request with its arguments checked as far as possible without the file.
 
         Raises:
             InvalidArgumentError: BAD_NAME, BAD_METRIC; OUT_OF_RANGE: dim.
@@ -78,7 +77,7 @@ class ImportRequest(NamedTuple):
 def import_file(
     runtime: Runtime, path: object, request: ImportRequest, meta: object, timeout_s: float | None
 ) -> ImportReport:
-    """``Database.import_faiss`` and ``import_hnswlib``: a file of the caller's own."""
+    """Import a local file, for ``Database.import_faiss`` and ``import_hnswlib``."""
     runtime.check_usable()
     deadline = Deadline(timeout_s)
     file_path, chosen = checks.check_local_path(path), request.checked()
@@ -97,7 +96,7 @@ def run_import(
     side: SideFile | None,
     deadline: Deadline,
 ) -> ImportReport:
-    """Import a file that is open; the request is checked.
+    """Import an open file; the request has been checked.
 
     Raises:
         As ``Database.import_faiss``.
@@ -110,7 +109,7 @@ def run_import(
 
 
 class _Import:
-    """One import, from a file that was read to the report."""
+    """One import, from the parsed file to the report."""
 
     def __init__(
         self,
@@ -127,14 +126,14 @@ class _Import:
         self._connected = 0
 
     def run(self) -> ImportReport:
-        """Check all of it, write the rows, take the graph over."""
+        """Check the file, write the rows, take over the graph."""
         index = self._index
-        there = self._find()
+        existing = self._find()
         names = Names(index, self._side)
         settings = Settings(
             index,
             self._name,
-            None if there is None else there.store.config,
+            None if existing is None else existing.store.config,
             self._wanted,
             names.header,
             self._side and self._side.called,
@@ -142,7 +141,7 @@ class _Import:
         lengths = index.survey(self._deadline.check)
         settings.check_lengths(lengths)
         self._deadline.check()
-        opened = there or self._make(settings)
+        opened = existing or self._create(settings)
         with contextlib.ExitStack() as stack:
             stack.enter_context(gone_is_dropped(opened.folder))
             lock = opened.folder / "graph.lock"
@@ -159,16 +158,16 @@ class _Import:
                 held = held or self._wait_for(lock, stack)
                 why = "another process is building a graph"
                 if held:
-                    # Where its rows lie now: those that were there may have been replaced.
+                    # Looked up again, as earlier rows of these ids may have been replaced.
                     now = first_row_of(opened.store, names)
                     first = first if now is None else now
                     why, self._connected = take_over(
                         opened.store, opened.folder, opened.id, index, names, first
                     )
-        self._settle(opened)
+        self._notify_indexer(opened)
         return ImportReport(
             collection=self._name,
-            made=there is None,
+            made=existing is None,
             kind=index.kind,
             rows=index.count,
             skipped=index.skipped,
@@ -185,23 +184,23 @@ class _Import:
         except NotFoundError:
             return None
 
-    def _make(self, settings: Settings) -> OpenCollection:
+    def _create(self, settings: Settings) -> OpenCollection:
         config = checks.check_config(
             self._index.dim, settings.metric.value, settings.M, settings.ef_construction
         )
         return self._runtime.create_collection(self._name, config)
 
     def _why_not(self, config: CollectionConfig) -> str:
-        """Why the graph can't be the collection's, whatever lies in it; empty if it can."""
+        """Return why the graph does not fit the collection's configuration; empty if it does."""
         index = self._index
         if index.graph is None:
             return index.no_graph
         if index.M != config.M:
-            return f"the collection's M is {config.M}, the file's {index.M}"
+            return f"the collection has M {config.M}, the file M {index.M}"
         return ""
 
     def _write(self, opened: OpenCollection, names: Names, *, delayed: bool) -> int:
-        """Upsert all rows; the seq of the last batch."""
+        """Upsert all rows and return the seq of the last batch."""
         index, config = self._index, opened.store.config
         rows = max(1, min(limits.BATCH_ROWS.maximum, _BATCH_BYTES // (4 * index.dim)))
         seq = opened.store.current_state().seq
@@ -212,7 +211,7 @@ class _Import:
             if delayed:
                 receipt = self._runtime.write(opened, batch)
             else:
-                # Not slowed down for the indexer, which will have nothing to do with these.
+                # No back-pressure: the file brings the graph, so the indexer has no work here.
                 receipt = self._runtime.submit(opened, batch).result()
             seq = max(seq, receipt.seq)
         return seq
@@ -227,12 +226,12 @@ class _Import:
             time.sleep(_LOCK_POLL_S)
         return False
 
-    def _settle(self, opened: OpenCollection) -> None:
+    def _notify_indexer(self, opened: OpenCollection) -> None:
         opened.note_backlog()
         self._runtime.wake_indexer(opened.id)
 
 
 def _rows_ever(opened: OpenCollection) -> int:
-    """Row numbers given so far: it has not risen if all rows were there already."""
+    """Return the number of row numbers assigned so far; unchanged if all rows existed already."""
     with opened.store.environment.read() as transaction:
         return opened.store.read_counters(transaction).next_row

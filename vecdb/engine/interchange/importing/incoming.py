@@ -1,15 +1,15 @@
-"""Files of an import that come in parts, as over gRPC: spooled into the data folder, then imported.
+"""Spools the files of an import that arrive in parts (over gRPC), then imports them.
 
     data/incoming/import.partial-<12 hexadecimal digits>/index        the index file
-                                                        /meta.jsonl   ids and metadata, if any
+                                                        /meta.jsonl   the sidecar, if any
 
-Their sizes are announced first. Nothing is written beyond them, nor at all if the file system has
-not 2.5 times as much free: the rows go into the store while the spool is still there. Each file
-must be of its size and SHA-256 before anything is read of it.
+The sender announces the sizes of the files first, and nothing is written beyond them. The import is
+refused unless the file system has 2.5 times as much free, since the rows are written to the store
+while the spool still exists. Size and SHA-256 of each file are checked before it is read.
 
-The folder is removed when the import ends, however it ends. A file in it is locked as long as its
-process lives (``atomic_folder.py``): what a killed one left goes when the data folder is opened,
-or with the next import.
+The folder is removed when the import ends or fails. A file in it is locked while its process lives
+(``atomic_folder.py``), so the folder of a killed process is recognised and removed when the data
+folder is opened, or by the next import.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 __all__ = ["Announced", "Chunk", "TransferEnd", "receive_import"]
 
 _ROOM_FACTOR: Final = 2.5
-"""Free space that an import needs, in sizes of its files: one for the spool, the rest for rows,
-their vectors again in a segment while the spool is there, and pages that LMDB leaves."""
+"""Free space that an import needs, as a multiple of its files' size: the spool, the rows in the
+store, a copy of their vectors in a segment, and LMDB's free pages."""
 
 
 class Announced(NamedTuple):
-    """What is to come.
+    """The files that the sender announced.
 
     Attributes:
-        file_bytes: of the index file.
-        side_bytes: of the JSON Lines beside it, None for no such file.
-        file_name, side_name: what messages call them; no path is made of it.
+        file_bytes: size of the index file.
+        side_bytes: size of the sidecar, None without one.
+        file_name, side_name: the files' names in messages; never used as paths.
     """
 
     file_bytes: int
@@ -60,14 +60,14 @@ class Announced(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The next bytes of one of the two files."""
+    """The next bytes of the index file, or of the sidecar if ``of_side``."""
 
     data: bytes
     of_side: bool
 
 
 class TransferEnd(NamedTuple):
-    """All has been sent. SHA-256 in hexadecimal digits; ``side_sha256`` is empty without one."""
+    """The end of the transfer: SHA-256 in hexadecimal digits, empty without a sidecar."""
 
     sha256: str
     side_sha256: str
@@ -80,12 +80,12 @@ def receive_import(
     parts: Iterable[Chunk | TransferEnd],
     deadline: Deadline,
 ) -> ImportReport:
-    """Import what comes in; the request is checked.
+    """Spool the parts and import the files; the request has been checked.
 
     Raises:
-        InvalidArgumentError: BAD_TRANSFER: more or fewer bytes than were announced, or no end;
-            TRANSFER_DAMAGED: another SHA-256. Nothing was written then.
-        ResourceExhaustedError: DISK_FULL, or it would be.
+        InvalidArgumentError: BAD_TRANSFER: more or fewer bytes than announced, or no end;
+            TRANSFER_DAMAGED: another SHA-256. In both cases nothing was written.
+        ResourceExhaustedError: DISK_FULL: the disk is full, or would become full.
         Otherwise as ``Database.import_faiss``.
     """
     with (
@@ -117,7 +117,7 @@ class _Spool:
             self._stack = stack.pop_all()
 
     def receive(self, parts: Iterable[Chunk | TransferEnd], check: Callable[[], None]) -> None:
-        """Write parts down until their end; ``check`` is called before each."""
+        """Write the parts to the files until the end; call ``check`` before each."""
         for part in parts:
             check()
             if isinstance(part, TransferEnd):
@@ -131,16 +131,17 @@ class _Spool:
                 self._side.add(part.data)
             else:
                 raise InvalidArgumentError(
-                    "no bytes of a side file were announced, got some", Reason.BAD_TRANSFER
+                    "no sidecar was announced, got bytes of one; nothing was written",
+                    Reason.BAD_TRANSFER,
                 )
         raise InvalidArgumentError(
-            f"the transfer stopped after {self.index.bytes} of {self.index.announced} bytes of "
-            f"{self.index.called}, before its end",
+            f"the transfer stopped without its end message, after {self.index.bytes} of "
+            f"{self.index.announced} bytes of {self.index.called}; nothing was written",
             Reason.BAD_TRANSFER,
         )
 
     def side_file(self) -> SideFile | None:
-        """What lies beside the index."""
+        """Return the sidecar, or None."""
         return None if self._side is None else SideFile(self._side.path, self._side.called)
 
     def __enter__(self) -> Self:
@@ -151,7 +152,7 @@ class _Spool:
 
 
 class _Receiving:
-    """A file on its way in; a context manager. ``bytes``: how many of ``announced`` are here."""
+    """A file being received; a context manager. ``bytes``: received so far, of ``announced``."""
 
     def __init__(self, path: Path, called: str, announced: int) -> None:
         self.path, self.called, self.announced = path, called, announced
@@ -183,7 +184,7 @@ class _Receiving:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with contextlib.suppress(OSError):  # What a full disk does not take is not needed any more.
+        with contextlib.suppress(OSError):  # May fail on a full disk; the file is removed anyway.
             self._stream.close()
 
 
@@ -191,7 +192,7 @@ def _check_room(root: Path, size: int) -> None:
     free, needed = shutil.disk_usage(root).free, int(_ROOM_FACTOR * size)
     if free < needed:
         raise ResourceExhaustedError(
-            f"an import of {size} bytes needs {needed} free on the disk of the data folder, which "
-            f"has {free}",
+            f"an import of {size} bytes needs {needed} bytes free on the disk of the data folder, "
+            f"which has {free}",
             Reason.DISK_FULL,
         )

@@ -1,15 +1,15 @@
-"""What rows of another library's index are called here, and their metadata.
+"""Ids and metadata of an imported index's rows.
 
-A file of JSON Lines beside the index brings both back; our export writes it, with the fields
+They come from the sidecar, a file of JSON Lines that our export writes, with the fields
 
     faiss_id   integer, the row's id in the index
-    id         the row's id here, text
+    id         the row's id in the collection, text
     metadata   a JSON object, or its text, or null
 
-in the order of the index, and a header (``vecdb/side_header.py``) in one of them. It is read a line
-at a time, twice: once before anything is written, and again with the vectors. Rows that it does not
-name are called by the decimal text of their number in the index; what it says of rows that the
-index does not have is passed over.
+in the order of the index. One of the objects also has a header (``vecdb/side_header.py``). The file
+is read line by line, twice: once before anything is written, and again together with the vectors.
+A row without an entry gets the decimal text of its number in the index as id. Entries of rows that
+the index does not have are ignored.
 """
 
 from __future__ import annotations
@@ -43,15 +43,14 @@ class Names:
     """Ids and metadata of an index's rows.
 
     Args:
-        meta: the file beside it, or None.
+        meta: the sidecar, or None.
 
     Attributes:
-        header: what that says of the collection; empty if it says nothing.
+        header: the sidecar's header, with the collection's settings; empty without one.
 
     Raises:
-        InvalidArgumentError: BAD_META, with the line: it is not what it should be, or some ids
-            would be alike.
-        NotFoundError: it is not there.
+        InvalidArgumentError: BAD_META, with the line: an entry is invalid, or an id is a duplicate.
+        NotFoundError: the sidecar does not exist.
     """
 
     def __init__(self, index: ForeignIndex, meta: SideFile | None) -> None:
@@ -65,7 +64,10 @@ class Names:
             self._check_unique(meta)
 
     def pieces(self, rows: int) -> Iterator[tuple[int, int, list[str], list[bytes]]]:
-        """(first, end, ids, metadata) of so many rows at a time; metadata is empty for none."""
+        """Yield (first, end, ids, metadata) of up to ``rows`` rows each.
+
+        Without a sidecar the list of metadata is empty.
+        """
         index, has_entry = self._index, self._has_entry
         entries = self._entries_of_index()
         for first, end in index.rows.pieces(rows):
@@ -78,7 +80,8 @@ class Names:
                 entry = next(entries, None) if named else (number, str(number), b"")
                 if entry is None or entry[0] != number:
                     assert self._meta is not None
-                    raise _wrong(self._meta, f"row {number}", "the file has changed meanwhile")
+                    what = "the file was changed during the import"
+                    raise _wrong(self._meta, f"row {number}", what)
                 _, text, raw = entry
                 ids.append(text)
                 metadata.append(raw)
@@ -92,7 +95,7 @@ class Names:
                 yield entry
 
     def _match(self, meta: SideFile) -> None:
-        """Which entries are of rows of the index, and which rows have one."""
+        """Match entries with rows of the index, in both directions, and read the header."""
         numbers: list[npt.NDArray[np.int64]] = []
         headers: list[SideHeader] = []
         entries = _entries(meta, headers)
@@ -116,7 +119,7 @@ class Names:
             order = np.argsort(named, kind="stable")
             again = order[1:][named[order][1:] == named[order][:-1]]
             line = int(again[self._in_index[again]].min())
-            raise _wrong(meta, f"line {line + 1}", f"faiss_id {named[line]} stands twice")
+            raise _wrong(meta, f"line {line + 1}", f"duplicate faiss_id {named[line]}")
         differ = np.flatnonzero(wanted != found)
         if len(differ):
             line = int(np.flatnonzero(self._in_index)[differ[0]])
@@ -128,12 +131,12 @@ class Names:
         for first, _, ids, _ in self.pieces(_PIECE_ROWS):
             for row, text in enumerate(ids, first):
                 if text in seen:
-                    raise _wrong(meta, f"row {row} of the index", f"id {text!r} stands twice")
+                    raise _wrong(meta, f"row {row} of the index", f"duplicate id {text!r}")
                 seen.add(text)
 
 
 def _entries(meta: SideFile, headers: list[SideHeader] | None = None) -> Iterator[Entry]:
-    """The entries of the file; its headers are put into the list, if there is one."""
+    """Yield the entries of the file, and append its headers to ``headers`` unless that is None."""
     with meta.path.open("rb") as file:
         number, ended = 0, False
         while line := file.readline(_LINE_BYTES_MAX + 1):
@@ -143,7 +146,8 @@ def _entries(meta: SideFile, headers: list[SideHeader] | None = None) -> Iterato
                 raise _wrong(meta, f"line {number}", what)
             found = _object(meta, number, line)
             if ended:
-                raise _wrong(meta, f"line {number}", f"{KEY} alone must be the last line, got more")
+                what = f"a line with only {KEY} must be the last one, got another line"
+                raise _wrong(meta, f"line {number}", what)
             if headers is not None and KEY in found:
                 _add_header(meta, number, found[KEY], headers)
             ended = KEY in found and "faiss_id" not in found
@@ -158,7 +162,7 @@ def _add_header(meta: SideFile, number: int, found: object, headers: list[SideHe
         raise _wrong(meta, f"line {number}", error.message) from None
     if headers and header != headers[0]:
         was, now = headers[0].as_json(), header.as_json()
-        raise _wrong(meta, f"line {number}", f"expected {KEY} as before, {was}, got {now}")
+        raise _wrong(meta, f"line {number}", f"expected the same {KEY} as before, {was}, got {now}")
     headers[:] = [header]
 
 
@@ -181,7 +185,8 @@ def _entry(meta: SideFile, number: int, found: dict[str, object]) -> Entry:
     if not isinstance(text, str):
         raise _wrong(meta, place, f"id must be text, got {type(text).__name__}")
     if isinstance(metadata, str):
-        return faiss_id, text, metadata.encode()  # Without lone surrogates, as all of the line.
+        # Can't fail: the decoder refuses lines with lone surrogates.
+        return faiss_id, text, metadata.encode()
     try:
         raw = checks.check_metadata([metadata], 1)
     except InvalidArgumentError as error:

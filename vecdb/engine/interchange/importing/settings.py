@@ -1,8 +1,8 @@
-"""How the collection of an import is set up: what file, sidecar, caller and collection say of it.
+"""The settings of an import's collection, from file, sidecar, caller and existing collection.
 
-What two of them say differently is refused with both values, since one of them would be ignored.
-What none of them says is assumed, and told in the report. Of a collection that is there its own M
-and ef_construction stay, as they only say how graphs are built.
+If two sources disagree, the import is refused with both values, since one of them would be ignored.
+A setting that no source has gets a default, which the report lists. An existing collection keeps
+its M and ef_construction, as these only affect how graphs are built.
 """
 
 from __future__ import annotations
@@ -21,42 +21,45 @@ __all__ = ["Settings"]
 
 
 class Settings:
-    """What an import was told.
+    """The settings that an import uses.
 
     Args:
-        name: of the collection. there: its configuration, None if it is to be made.
+        index: the parsed file.
+        name: name of the collection. existing: its configuration, None if it does not exist.
         wanted: the metric that the caller gave, or None.
-        header: of the sidecar. side: what messages call that; None if there is none.
+        header: the header of the sidecar. side: name of the sidecar in messages, None without one.
+
+    Attributes:
+        metric: the collection's metric.
 
     Raises:
-        InvalidArgumentError: DIM_MISMATCH, METRIC_MISMATCH, CONFIG_MISMATCH: they differ.
-            BAD_METRIC: none says the metric.
+        InvalidArgumentError: DIM_MISMATCH, METRIC_MISMATCH, CONFIG_MISMATCH: two sources differ.
+            BAD_METRIC: no source has the metric.
     """
 
     def __init__(
         self,
         index: ForeignIndex,
         name: str,
-        there: CollectionConfig | None,
+        existing: CollectionConfig | None,
         wanted: Metric | None,
         header: SideHeader,
         side: str | None,
     ) -> None:
-        self._index, self._there, self._header, self._side = index, there, header, side
+        self._index, self._existing, self._header, self._side = index, existing, header, side
         self._check_dim(name)
         self._called = index.rows.file.called
-        told = _agreed(
+        given = _agreed(
             Reason.METRIC_MISMATCH,
             "metric",
-            (f"collection {name} has", there and there.metric),
+            (f"collection {name} has", existing and existing.metric),
             ("the caller gave", wanted),
-            (f"{side} says", header.metric),
+            (f"{side} has", header.metric),
         )
-        self._metric_is_told = told is not None
-        by = "" if there or wanted or told is None else f", which {side} says"
-        self.metric = index.metric_for(told, by)
-        """Of the collection."""
-        sources = f"{side} says", f"the graph in {self._called} has"
+        self._metric_is_given = given is not None
+        by = "" if existing or wanted or given is None else f" in {side}"
+        self.metric = index.metric_for(given, by)
+        sources = f"{side} has", f"the graph in {self._called} has"
         for what, of_side, of_file in (
             ("M", header.M, index.M),
             ("ef_construction", header.ef_construction, index.ef_construction),
@@ -65,58 +68,59 @@ class Settings:
 
     def _check_dim(self, name: str) -> None:
         index, header = self._index, self._header
-        if self._there is not None and self._there.dim != index.dim:
+        if self._existing is not None and self._existing.dim != index.dim:
             raise InvalidArgumentError(
-                f"collection {name} has {self._there.dim} dimensions, the file {index.dim}",
+                f"collection {name} has {self._existing.dim} dimensions, the file {index.dim}",
                 Reason.DIM_MISMATCH,
             )
         if header.dim not in (None, index.dim):
             raise InvalidArgumentError(
-                f"{self._side} says {header.dim} dimensions, the file has {index.dim}",
+                f"{self._side} has {header.dim} dimensions, the file has {index.dim}",
                 Reason.DIM_MISMATCH,
             )
 
     def check_lengths(self, lengths: Lengths) -> None:
-        """The vectors are as long as they should be.
+        """Check that the lengths of the vectors fit the metric and the sidecar.
 
         Raises:
-            InvalidArgumentError: METRIC_MISMATCH: one is not; BAD_FILE: one is zero.
+            InvalidArgumentError: METRIC_MISMATCH: a vector's length does not fit; BAD_FILE: a
+                vector is zero.
         """
         self._index.check_lengths(self.metric, lengths)
         if self._header.normalized and not lengths.unit:
             raise InvalidArgumentError(
-                f"{self._side} says that vectors are normalized to length 1, row "
+                f"{self._side} has normalized true, which needs vectors of length 1; row "
                 f"{lengths.oddest_row} of {self._called} has length {lengths.oddest:.6g}",
                 Reason.METRIC_MISMATCH,
             )
 
     @property
     def M(self) -> int:
-        """Of the collection."""
+        """The collection's M."""
         return self._of_graph(limits.M, self._index.M, self._header.M)
 
     @property
     def ef_construction(self) -> int:
-        """Of the collection."""
+        """The collection's ef_construction."""
         return self._of_graph(
             limits.EF_CONSTRUCTION, self._index.ef_construction, self._header.ef_construction
         )
 
     def _of_graph(self, limit: Limit, of_file: int | None, of_side: int | None) -> int:
-        if self._there is not None:
-            return int(getattr(self._there, limit.name))
+        if self._existing is not None:
+            return int(getattr(self._existing, limit.name))
         assert limit.default is not None
-        told = of_file or of_side or limit.default
-        # What the file was built with may be less or more than is allowed here.
-        return min(max(told, limit.minimum), limit.maximum)
+        given = of_file or of_side or limit.default
+        # Other libraries allow values outside of our limits.
+        return min(max(given, limit.minimum), limit.maximum)
 
     def assumed(self, lengths: Lengths) -> tuple[str, ...]:
-        """What nobody said, or had to be changed; for people."""
+        """Return the settings that were assumed or changed, one sentence each, for people."""
         found = [] if self._side else ["ids are the file's numbers, without metadata: no sidecar"]
-        if self._index.measure == "inner product" and not self._metric_is_told:
-            found.append(f"metric {self.metric}: the file says inner product")
+        if self._index.measure == "inner product" and not self._metric_is_given:
+            found.append(f"metric {self.metric}: the file has inner product")
             if lengths.unit and self._index.count:
-                found[-1] += ", and all its vectors have length 1, as if it had been cosine"
+                found[-1] += ", but all vectors have length 1, so it may have been cosine"
         for limit, of_file, of_side, now in (
             (limits.M, self._index.M, self._header.M, self.M),
             (
@@ -124,26 +128,29 @@ class Settings:
                 *(self._header.ef_construction, self.ef_construction),
             ),
         ):
-            told = of_file or of_side
-            if self._there is not None and told not in (None, now):
-                found.append(f"{limit.name} {now} of the collection, not the file's {told}")
-            elif self._there is None and told is None:
+            given = of_file or of_side
+            if self._existing is not None and given not in (None, now):
+                found.append(f"{limit.name} {now} of the collection, not the file's {given}")
+            elif self._existing is None and given is None:
                 found.append(f"{limit.name} {now}: the file has no graph")
-            elif self._there is None and told != now:
-                found.append(f"{limit.name} {now}: the file's {told} is not allowed here")
+            elif self._existing is None and given != now:
+                found.append(f"{limit.name} {now}: the file's {given} is out of range")
         return tuple(found)
 
 
-def _agreed(reason: str, what: str, *said: tuple[str, Any]) -> Any:
-    """What all sources say that say something; None if none does.
+def _agreed(reason: str, name: str, *sources: tuple[str, Any]) -> Any:
+    """Return the value that all sources with a value agree on, or None if none has one.
 
     Args:
-        said: who says it, as a sentence begins, and what, or None.
+        sources: the beginning of a sentence that names the source, and its value or None.
+
+    Raises:
+        InvalidArgumentError: two values differ; both are in the message.
     """
-    known = [(source, value) for source, value in said if value is not None]
+    known = [(source, value) for source, value in sources if value is not None]
     for source, value in known[1:]:
         if value != known[0][1]:
             raise InvalidArgumentError(
-                f"{known[0][0]} {what} {known[0][1]}, {source} {what} {value}", reason
+                f"{known[0][0]} {name} {known[0][1]}, but {source} {name} {value}", reason
             )
     return known[0][1] if known else None

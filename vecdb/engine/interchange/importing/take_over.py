@@ -1,13 +1,14 @@
-"""The graph of an index file becomes a segment, without building it.
+"""Publishes the graph of an index file as a segment, without building it.
 
-Node i of the file is row ``first + i``: its rows were upserted in order. Others may have written at
-the same time, so all of that is compared with the store once the interval is claimed: from then on
-no death in it is forgotten, not even an old one. The segment owns all rows from 0 on, of which
-those before ``first`` are dead, and replaces whatever was sealed of them meanwhile; publishing it
-is one transaction.
+The rows were upserted in order, so node i of the file should be row ``first + i``. Other writers
+may have interfered, so all rows are compared with the store after the interval was reserved: from
+then on no tombstone of it is removed, not even an old one. The segment owns all rows from 0; those
+before ``first`` are deleted. It replaces segments of these rows that were flushed in the meantime.
+Publishing is one transaction.
 
-A row that died since it was written is a dead node, as in any segment, unless too many have. Any
-other difference, and the graph is left: the rows are safe in the store and will be indexed.
+A row that was deleted after the import wrote it becomes a deleted node, as in any segment, unless
+there are too many. On any other difference the graph is not used; the rows are in the store, and
+the indexer builds a graph of them.
 """
 
 from __future__ import annotations
@@ -51,17 +52,17 @@ _SLICE_BYTES: Final = 16 * 1024**2
 
 
 _LOST_FRACTION_MAX: Final = 0.5
-"""A graph with more nodes than this that no search can come to is no use."""
+"""A graph of which a larger fraction of nodes can't be reached by a search is not used."""
 
 _PASSES_MAX: Final = 8
 
 
 class _DiffersError(Exception):
-    """The graph can't be taken over; why, for people."""
+    """The graph can't be taken over; the message says why."""
 
 
 def first_row_of(store: Store, names: Names) -> int | None:
-    """The row where the id of the first node lies, None if it is not live."""
+    """Return the row of the first node's id, or None if that id is not live."""
     for _, _, ids, _ in names.pieces(1):
         key = ids[0].encode()
         with store.environment.read() as transaction:
@@ -70,7 +71,7 @@ def first_row_of(store: Store, names: Names) -> int | None:
 
 
 def in_graphs(store: Store, first: int, count: int) -> bool:
-    """The rows of an import that was finished earlier are in graphs already, whoever made these."""
+    """Return whether all rows [first, first + count) are in published graphs."""
     with store.environment.read() as transaction:
         placed = in_place(store.read_segments(transaction))
     return any(entry.end_row >= first + count for _, entry in placed) and all(
@@ -83,15 +84,16 @@ def in_graphs(store: Store, first: int, count: int) -> bool:
 def take_over(
     store: Store, folder: Path, collection_id: str, index: ForeignIndex, names: Names, first: int
 ) -> tuple[str, int]:
-    """Make the file's graph the segment of all rows. ``graph.lock`` must be held.
+    """Publish the file's graph as the segment of all rows. The caller holds ``graph.lock``.
 
     Returns:
-        Why it could not be done, empty if it was; and how many nodes had to be linked.
+        Why the graph was not taken over (empty if it was), and the number of nodes that were linked
+        because no search could reach them.
     """
     segments, end = folder / "segments", first + index.count
     make_folder(segments, exist_ok=True)
     discard_reservations(store, segments, GRAPH_LOCK)
-    # Held off, or it might be sealing or joining some of the rows.
+    # The lock is held so that no process flushes or joins some of the rows.
     with file_lock(folder / "seal.lock", wait=True):
         discard_reservations(store, segments, FLUSH_LOCK)
         with store.environment.read() as transaction:
@@ -100,12 +102,12 @@ def take_over(
             reserve(store, GRAPH_LOCK, 0, end, keep_tombstones=True) if end <= next_row else None
         )
     if taken is None:
-        return "its rows do not lie one after the other", 0
+        return "its rows are not consecutive in the store", 0
     failpoint("import.claimed")
     try:
         return _publish(store, segments, collection_id, index, names, taken, first)
     except BaseException as error:
-        # Until the claim is gone nothing of the interval is sealed.
+        # A leftover reservation would block flushes of the interval.
         discard_reservations(store, segments, GRAPH_LOCK)
         if isinstance(error, _DiffersError):
             return str(error), 0
@@ -137,20 +139,20 @@ def _publish(
     )
     failpoint("import.written")
     if not publish(store, taken, entry):
-        raise _DiffersError("rows of others were sealed together with its rows")
+        raise _DiffersError("rows of other writers were flushed together with its rows")
     failpoint("import.published")
     collect_garbage(store, segments)
     return "", connected
 
 
 def _connected(graph: Graph, vectors: npt.NDArray[np.float32], metric: Metric) -> tuple[Graph, int]:
-    """Nodes that no search can come to get a link, where there is room if there is some."""
+    """Link nodes that no search can reach; return the graph and the number of linked nodes."""
     n = len(graph.links)
     lost = n - int(np.count_nonzero(reachable_nodes(graph)))
     if not lost:
         return graph, 0
     if lost > _LOST_FRACTION_MAX * n:
-        raise _DiffersError(f"no search could come to {lost} of the {n} nodes of the file's graph")
+        raise _DiffersError(f"no search can reach {lost} of the {n} nodes of the file's graph")
 
     def distances(node: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         euclidean = metric is Metric.EUCLIDEAN
@@ -160,7 +162,7 @@ def _connected(graph: Graph, vectors: npt.NDArray[np.float32], metric: Metric) -
 
 
 def _compared(store: Store, index: ForeignIndex, names: Names, first: int) -> RowArrays:
-    """The file's rows as a segment holds them, each like the store's."""
+    """Return the file's rows as segment arrays, after comparing each with the store."""
     _check_nothing_before(store, first)
     n, dim = index.count, store.config.dim
     vectors = np.empty((n, padded_width(dim)), np.float32)
@@ -173,12 +175,12 @@ def _compared(store: Store, index: ForeignIndex, names: Names, first: int) -> Ro
         keys = [text.encode() for text in ids]
         with store.environment.read() as transaction:
             deleted_count += _compare(store, transaction, first + start, keys, raw)
-        # As sealing does it, so that answers are the same to the bit.
+        # The same kernel as in a flush, so that scores are identical to the bit.
         load_kernels().prepare_rows(raw, vectors[start:end], normalise)
         lengths[start:end] = [len(key) for key in keys]
         encoded += b"".join(keys)
     if deleted_count > DELETED_FRACTION_MAX * n:
-        raise _DiffersError(f"{deleted_count} of its {n} rows have died since")
+        raise _DiffersError(f"{deleted_count} of its {n} rows were deleted since")
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     rows = np.arange(first, first + n, dtype=np.int64)
     return RowArrays(vectors, rows, offsets, np.frombuffer(bytes(encoded), np.uint8))
@@ -201,21 +203,24 @@ def _compare(
     keys: list[bytes],
     raw: npt.NDArray[np.float32],
 ) -> int:
-    """Rows that live are those of the file: their ids and, bit for bit, their vectors. Returns how
-    many are dead."""
+    """Compare ids and vectors of the live rows with the file's; return the number of deleted rows.
+
+    Raises:
+        _DiffersError: an id differs, or a vector in any bit.
+    """
     end_row = first_row + len(keys)
     dead = np.zeros(len(keys), bool)
     dead[_read_deleted(store, transaction, first_row, end_row) - first_row] = True
     found = dict(store.rows.iterate_ids(transaction, first_row, end_row))
     for position in np.flatnonzero(~dead).tolist():
         if found.get(first_row + position) != keys[position]:
-            raise _DiffersError("its rows do not lie one after the other")
+            raise _DiffersError("its rows are not consecutive in the store")
     equal = dead.copy()
     for rows, vectors in store.rows.iterate_blocks(transaction, first_row, end_row):
         mine = raw[rows - first_row].view(np.uint32)
         equal[rows - first_row] |= (mine == vectors.view(np.uint32)).all(axis=1)
     if not equal.all():
-        raise _DiffersError("another process wrote other vectors under its ids")
+        raise _DiffersError("another writer has replaced vectors of its ids")
     return int(np.count_nonzero(dead))
 
 

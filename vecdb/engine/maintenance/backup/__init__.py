@@ -1,9 +1,9 @@
-"""Backups of a data folder, and folders made of them.
+"""Backups of a data folder, and restoring them.
 
-process    starts the process that makes a backup and reads its report
-backup     makes it
-manifest   what a backup says of itself
-restore    makes a data folder of it
+process    starts the child process of a backup and reads its report
+backup     writes a backup
+manifest   backup.json, the list of a backup's files and collections
+restore    creates a data folder from a backup
 """
 
 from __future__ import annotations

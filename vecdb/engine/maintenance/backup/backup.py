@@ -1,25 +1,26 @@
-"""Making a backup, in a process of its own.
+"""Child process of a backup.
 
     python -m vecdb.engine.maintenance.backup.backup FOLDER PATH
 
-A backup is a folder in the layout of a data folder, with backup.json in the place of FORMAT, so
-that nobody opens and changes it by mistake: it is restored into a data folder of its own.
+A backup is a folder with the layout of a data folder, but with backup.json instead of FORMAT, so
+that it can't be opened and changed by mistake. It has to be restored into another folder.
 
 The catalogue is copied under catalog.lock, and the stores of all its collections are opened before
-that is released: a collection that is dropped later is still in the backup. Then, one collection
-after the other:
+the lock is released: a collection that is dropped later is still in the backup. Then, for each
+collection in turn:
 
-    its segments' files are opened    so that they can be read to the end, whoever unlinks them
-    LMDB copies the store             one read transaction, so one committed state; writers go on,
-                                      and meanwhile the store's file grows under them
-    the segments of that state        are copied and compared with their checksums; one whose files
-                                      are gone or damaged is "lost" in the backup
-    the copied store is settled       without claimed and retired segments and without pins
-    and all of it read back           every value's checksum, the sums that are kept of them
+    1. open segment files    so that they can be read to the end even if they are unlinked
+    2. copy the store        by LMDB, in one read transaction, so it is one committed state;
+                             writers continue, but can't reuse free pages until the copy ends
+    3. copy the segments     of that state, and verify their checksums; a segment whose files are
+                             missing or damaged is "lost" in the backup
+    4. settle the copy       remove reservations, retired segments and leases
+    5. read it back          verify the checksum of every value, and the counters
 
-Files are copied, not linked, as a bit that rots in a link rots in both. This runs in a process of
-its own: LMDB must not open a path twice in one process, and a copy that lasts would keep the
-database's own environment from growing. It ends when its input does, as when its parent was killed.
+Files are copied instead of hard-linked, as a damaged byte of a linked file would be damaged in
+both. The backup needs its own process because LMDB must not open a path twice in one process, and
+because a long copy would keep the database's own environment from growing. The end of stdin ends
+the process, which also comes when the parent is killed.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ from vecdb.types import BackupReport
 __all__ = ["file_entries", "finish_store", "fsync_folders", "main", "open_copy", "settle"]
 
 _MAP_BYTES: Final = 64 * 1024**2
-"""Address space of a store at first: it is twice the file's size at least, and follows others."""
+"""Initial address space of a store; it is at least twice the file's size, and grows with it."""
 
 OpenFiles = dict[str, BinaryIO]
 
@@ -76,12 +77,12 @@ def make_backup(root: Path, target: Path, *, include_segments: bool) -> BackupRe
     """Back up the data folder ``root`` to ``target``, which must not exist.
 
     Raises:
-        AlreadyExistsError: it does.
-        DataLossError: a value of a store fails its checksum: there is no good backup to be made.
+        AlreadyExistsError: PATH_TAKEN: ``target`` exists.
+        DataLossError: a store is damaged, so no complete backup can be written.
     """
     began = time.monotonic()
     if os.path.lexists(target):
-        raise AlreadyExistsError(f"{target} is there already", Reason.PATH_TAKEN)
+        raise AlreadyExistsError(f"{target} exists already", Reason.PATH_TAKEN)
     with contextlib.ExitStack() as stack:
         partial = stack.enter_context(PartialFolder(target, group=is_for_group(root)))
         collections = []
@@ -111,7 +112,7 @@ def make_backup(root: Path, target: Path, *, include_segments: bool) -> BackupRe
 
 
 def _open_stores(root: Path, partial: Path, stack: contextlib.ExitStack) -> dict[str, Store]:
-    """Copy the catalogue; name → store, open until the stack ends, of what is in it."""
+    """Copy the catalogue; return name → store of its collections, open until the stack ends."""
     make_folder(partial / "catalog")
     stores = {}
     with file_lock(root / "catalog.lock", wait=True):
@@ -126,7 +127,7 @@ def _open_stores(root: Path, partial: Path, stack: contextlib.ExitStack) -> dict
 def _copy_collection(
     store: Store, folder: Path, target: Path, include_segments: bool
 ) -> dict[str, Any]:
-    """Copy one collection and read it back; what the manifest says of it."""
+    """Copy one collection and read it back; return its entry for the manifest."""
     make_folders(target / "store")
     with contextlib.ExitStack() as held:
         files: dict[int, OpenFiles] = {}
@@ -143,7 +144,7 @@ def _copy_collection(
         finally:
             copy.close()
     finish_store(target / "store")
-    # Opened again, as it is to be read from disk and not from the memory that it was written to.
+    # Opened again, so that it is read from the file and not from the map that it was written to.
     copy = open_copy(target / "store", folder.name)
     try:
         return _verify(copy)
@@ -155,8 +156,7 @@ def _copy_collection(
 def _hold(
     files: dict[int, OpenFiles], store: Store, segments: Path, stack: contextlib.ExitStack
 ) -> None:
-    """Open the files of the published segments that are not open yet; those of a segment that is
-    gone are left out."""
+    """Open the files of published segments that are not open yet; skip missing segments."""
     with store.environment.read() as transaction:
         entries = store.read_segments(transaction)
     for number, entry in entries.items():
@@ -174,7 +174,7 @@ def _hold(
 def _copy_segments(
     copy: Store, collection_id: str, files: dict[int, OpenFiles], target: Path
 ) -> set[int]:
-    """Copy the segments that are published in the copied state; numbers of those that are whole."""
+    """Copy the segments that are published in the copy; return the numbers of the valid ones."""
     with copy.environment.read() as transaction:
         entries = copy.read_segments(transaction)
     make_folder(target)
@@ -190,14 +190,17 @@ def _copy_segments(
             Segment(folder, number, collection_id, entry).verify()
             kept.add(number)
         except (FileNotFoundError, SegmentDamagedError):
-            # Replaced and half unlinked when its files were opened, or damaged.
+            # Damaged, or being unlinked while its files were opened.
             shutil.rmtree(folder)
     return kept
 
 
 def settle(store: Store, kept: set[int]) -> None:
-    """Make a copied store fit what lies beside it: a published segment that is not in ``kept`` is
-    lost; work that was claimed, what was retired and long readers are nobody's here."""
+    """Adapt a copied store to the segment files that were copied with it.
+
+    A published segment that is not in ``kept`` becomes lost. Reservations, retired segments and
+    leases are removed, as no process of the copy holds them.
+    """
 
     def write(transaction: Transaction) -> None:
         changed = False
@@ -221,7 +224,7 @@ def settle(store: Store, kept: set[int]) -> None:
 
 
 def _verify(store: Store) -> dict[str, object]:
-    """Read all of a copied store, compare every checksum and sum; what the manifest says of it."""
+    """Verify every checksum and counter of a copied store; return its entry for the manifest."""
     environment = store.environment
     with environment.read() as transaction:
         for name in layout.DATABASES:
@@ -233,21 +236,21 @@ def _verify(store: Store) -> dict[str, object]:
         ids = transaction.stat(environment.database(b"ids"))["entries"]
     if ids != counters.live_count:
         raise DataLossError(
-            f"{environment.folder} holds {ids} ids, expected {counters.live_count}", Reason.COUNTERS
+            f"{environment.folder}: expected {counters.live_count} ids, got {ids}", Reason.COUNTERS
         )
     covered_to = 0
     for number, entry in placed:
         if entry.first_row != covered_to:
             raise DataLossError(
-                f"segment {number} in {environment.folder} begins at row {entry.first_row}, "
-                f"expected {covered_to}",
+                f"{environment.folder}: expected segment {number} to begin at row {covered_to}, "
+                f"got {entry.first_row}",
                 Reason.INTERVALS,
             )
         covered_to = entry.end_row
     if covered_to != counters.sealed_to:
         raise DataLossError(
-            f"the segments in {environment.folder} end at row {covered_to}, expected "
-            f"{counters.sealed_to}",
+            f"{environment.folder}: expected the segments to end at row {counters.sealed_to}, got "
+            f"{covered_to}",
             Reason.INTERVALS,
         )
     return {
@@ -260,7 +263,7 @@ def _verify(store: Store) -> dict[str, object]:
 
 
 def open_copy(folder: Path, collection_id: str) -> Store:
-    """The store in a folder that this process does not have open."""
+    """Open the store in a folder; this process must not have it open."""
     environment = Environment(folder, layout.DATABASES, create=False, map_bytes=_MAP_BYTES)
     try:
         return Store(environment, collection_id)
@@ -270,13 +273,13 @@ def open_copy(folder: Path, collection_id: str) -> Store:
 
 
 def finish_store(folder: Path) -> None:
-    """A closed environment goes on disk, without LMDB's file for its locks."""
+    """Fsync the file of a closed environment, and remove LMDB's lock file."""
     (folder / "lock.mdb").unlink(missing_ok=True)
     fsync_file(folder / "data.mdb")
 
 
 def file_entries(folder: Path) -> dict[str, dict[str, int]]:
-    """Path → bytes and crc32 of every file."""
+    """Return path → bytes and crc32 of every file in a folder."""
     entries = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != LOCK_NAME:
@@ -292,15 +295,15 @@ def fsync_folders(folder: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """The thread that notices the parent's end; what is left is removed by the next backup."""
-    # Not by way of sys.stdin, which the interpreter wants to itself when it ends.
+    """End this process when the parent ends; the next backup removes its unfinished files."""
+    # os.read instead of sys.stdin: the interpreter locks sys.stdin when it exits.
     while os.read(sys.stdin.fileno(), 4096):
         pass
     os._exit(1)
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, object]:
-    """The one line of the answer."""
+    """Write the backup; return the report or the error for the parent."""
     try:
         root = Path(arguments.folder)
         with os_errors_translated(arguments.target), FolderUse(root):
@@ -326,7 +329,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
-    """Make one backup and say how it went, in a line of JSON."""
+    """Write one backup and print its report as a line of JSON."""
     program = "python -m vecdb.engine.maintenance.backup.backup"
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("folder")

@@ -1,16 +1,16 @@
-"""backup.json: what a backup says of itself. It is written last and makes a folder a backup.
+"""backup.json, the manifest of a backup. It is written last and marks a folder as a backup.
 
     {"collections": [{"name", "id", "seq", "generation", "live_count", "segments", "lost"}, ...],
-     "crc32": of this document without this entry, as ``_encoded`` writes it,
-     "data_format": of the data folder,
+     "crc32": CRC-32 of this document without this entry, as ``_encoded`` writes it,
+     "data_format": format number of the data folder,
      "files": {"collections/<id>/store/data.mdb": {"bytes": ..., "crc32": ...}, ...},
      "format": 1,
      "include_segments": true or false,
      "time": "2026-01-31T12:00:00+00:00",
-     "vecdb": the version that made it}
+     "vecdb": the version that wrote it}
 
-Paths are relative, with "/". ``segments`` counts those in place, ``lost`` those of them that have
-no files here and are built again after restoring. A newer ``format`` is refused.
+Paths are relative, with "/". ``segments`` is the number of live segments, ``lost`` the number of
+those without files in the backup, which are rebuilt after restoring. A newer ``format`` is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BACKUP_FORMAT: Final = 1
 
 
 def write_manifest(folder: Path, content: Mapping[str, object]) -> int:
-    """Write and fsync it; its folder is the caller's. Returns its size in bytes."""
+    """Write and fsync the file; the caller fsyncs its folder. Return its size in bytes."""
     content = {**content, "format": BACKUP_FORMAT, "data_format": layout.FORMAT_NUMBER}
     raw = _encoded({**content, "crc32": zlib.crc32(_encoded(content))})
     write_file(folder / MANIFEST_NAME, raw)
@@ -41,12 +41,13 @@ def write_manifest(folder: Path, content: Mapping[str, object]) -> int:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a backup says of itself, its own checksum compared.
+    """Return the manifest of a backup, after verifying its checksum.
 
     Raises:
-        NotFoundError: there is no backup in the folder.
-        FailedPreconditionError: it is of a newer version.
-        DataLossError: it has changed since it was written.
+        NotFoundError: NO_BACKUP: the folder has no manifest.
+        FailedPreconditionError: NEWER_FORMAT.
+        DataLossError: CHECKSUM: the manifest was changed. FOREIGN_PATH: it names files outside of
+            the backup.
     """
     file = folder / MANIFEST_NAME
     try:
@@ -55,7 +56,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise NotFoundError(
             f"there is no backup in {folder} (no file {MANIFEST_NAME})", Reason.NO_BACKUP
         ) from None
-    damaged = DataLossError(f"{file}: its bytes have changed", Reason.CHECKSUM)
+    damaged = DataLossError(f"{file}: wrong checksum; the file was changed", Reason.CHECKSUM)
     try:
         content = json.loads(raw)
         numbers = {
@@ -67,7 +68,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for key, (number, known) in numbers.items():
         if number > known:
             raise FailedPreconditionError(
-                f"{file} has {key} {number}, this vecdb knows up to {known}", Reason.NEWER_FORMAT
+                f"{file} has {key} {number}, but this version of vecdb reads up to {known}; "
+                "upgrade vecdb",
+                Reason.NEWER_FORMAT,
             )
     crc = content.pop("crc32", None)
     if crc != zlib.crc32(_encoded(content)) or raw != _encoded({**content, "crc32": crc}):
@@ -78,5 +81,5 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _encoded(content: Mapping[str, object]) -> bytes:
-    """The one way in which it is written, so that its bytes can be compared."""
+    """Encode the manifest in its only form, so that its bytes can be compared."""
     return json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"

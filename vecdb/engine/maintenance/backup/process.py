@@ -1,6 +1,6 @@
-"""Starts the process that makes a backup (``backup.py``), waits for it and hears it out.
+"""Starts the child process of a backup (``backup.py``), waits for it and reads its report.
 
-The child is told to stop by the end of its input, which also comes when this process is killed.
+The child ends at the end of its stdin, which also comes when this process is killed.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ def back_up(
     *,
     include_segments: bool,
 ) -> BackupReport:
-    """``Database.backup`` of an open folder, with a deadline that can be cancelled."""
+    """Back up an open folder, as ``Database.backup``, with a deadline that can be cancelled."""
     runtime.check_usable()
     runtime.catalog.environment.check_in_place()
     include_segments = checks.check_flag("include_segments", include_segments)
     target = checks.check_local_path(path).absolute()
     if Path(os.path.realpath(target)).is_relative_to(runtime.path):
         raise InvalidArgumentError(
-            f"{target} lies in the data folder {runtime.path}", Reason.BAD_PATH
+            f"{target} is inside the data folder {runtime.path}", Reason.BAD_PATH
         )
     check = deadline.also(runtime.check_usable).check
     try:
         with os_errors_translated(str(target)):
             return run_backup(runtime.path, target, include_segments=include_segments, check=check)
     except BaseException:
-        # If it was killed while it copied a store, that store would never use a page again.
+        # The stale reader slot of a killed copy would keep LMDB from ever reusing a page.
         runtime.clear_stale_readers()
         raise
 
@@ -61,14 +61,15 @@ def back_up(
 def run_backup(
     root: Path, target: Path, *, include_segments: bool, check: Callable[[], None]
 ) -> BackupReport:
-    """Have a backup made of the data folder ``root`` and wait for it.
+    """Back up the data folder ``root`` in a child process and wait for it.
 
     Args:
-        target: absolute.
-        check: called now and then; what it raises ends the backup, and nothing is left of it.
+        target: absolute path of the backup.
+        check: called regularly; if it raises, the backup is stopped and its files are removed.
 
     Raises:
-        VecdbError: as the child says, or because it died.
+        VecdbError: the child's error. DataLossError (LMDB_CORRUPTED) if LMDB crashed in it,
+            UnavailableError (BACKUP_ENDED) if it ended without a report.
     """
     child = _start(root, target, include_segments)
     lines: deque[str] = deque(maxlen=20)
@@ -108,7 +109,7 @@ def _listen(child: subprocess.Popen[str], lines: deque[str]) -> None:
 
 
 def _report(lines: deque[str], status: int) -> BackupReport:
-    """What the child's last line says, or what to make of its silence."""
+    """Return the report of the child's last line, or raise its error or the reason of its end."""
     answer: dict[str, Any] = {}
     with contextlib.suppress(ValueError, IndexError):
         answer = json.loads(lines[-1])
@@ -117,14 +118,14 @@ def _report(lines: deque[str], status: int) -> BackupReport:
     if "error" in answer:
         kind: type[VecdbError] = getattr(errors, answer["error"], errors.DataLossError)
         raise kind(answer["message"], answer["reason"])
-    output_tail = lines[-1] if lines else "without a word"
+    output_tail = lines[-1] if lines else "no output"
     if status in _MEMORY_FAULTS:
         raise DataLossError(
-            f"LMDB crashed on a store's file while it was copied (status {status}): the file is "
-            f"damaged ({output_tail})",
+            f"LMDB crashed while copying a store (status {status}), so the store's file is damaged "
+            f"({output_tail}); run vecdb check",
             Reason.LMDB_CORRUPTED,
         )
     raise UnavailableError(
-        f"the process that made the backup ended with status {status}: {output_tail}",
+        f"the process that writes the backup ended with status {status}: {output_tail}",
         Reason.BACKUP_ENDED,
     )

@@ -1,7 +1,8 @@
-"""Restoring: a backup's files are compared with their checksums, copied, and compared on disk.
+"""Restores a backup: verifies the checksums of its files, copies them, and verifies the copies.
 
-The new data folder is built beside its place and renamed when all of it is on disk; FORMAT, which
-makes it a data folder, is written last. Nothing is ever overwritten, and the backup is only read.
+The new data folder is built under a temporary name and renamed when all of it is on disk. FORMAT,
+which marks it as a data folder, is written last. Nothing is overwritten, and the backup is only
+read.
 """
 
 from __future__ import annotations
@@ -36,21 +37,21 @@ _NOTHING_KEPT: Final[set[int]] = set()
 def restore(
     backup: str | os.PathLike[str], path: str | os.PathLike[str], *, include_segments: bool = True
 ) -> BackupReport:
-    """Make a data folder of a backup; see ``vecdb.restore``."""
+    """Create a data folder from a backup; see ``vecdb.restore``."""
     began = time.monotonic()
     checks.check_flag("include_segments", include_segments)
     source = checks.check_local_path(backup).absolute()
     target = checks.check_local_path(path).absolute()
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
-        raise InvalidArgumentError(f"{target} lies in the backup {source}", Reason.BAD_PATH)
+        raise InvalidArgumentError(f"{target} is inside the backup {source}", Reason.BAD_PATH)
     with os_errors_translated(os.fspath(target)):
         manifest = read_manifest(source)
         _check_free(target)
         with PartialFolder(target, group=is_for_group(source)) as partial:
             size = 0
-            for name, said in manifest["files"].items():
+            for name, listed in manifest["files"].items():
                 if include_segments or not _is_of_segment(name):
-                    size += _copy(source / name, partial.path / name, said)
+                    size += _copy(source / name, partial.path / name, listed)
             for entry in manifest["collections"]:
                 _check_collection(partial.path, entry, include_segments)
             size += _write_format(partial.path)
@@ -70,29 +71,29 @@ def _check_free(target: Path) -> None:
         return
     if not target.is_dir() or target.is_symlink() or any(target.iterdir()):
         raise AlreadyExistsError(
-            f"{target} is there already and not an empty folder; restore into a new one",
+            f"{target} exists already and is not an empty folder; restore into a new folder",
             Reason.PATH_TAKEN,
         )
 
 
 def _is_of_segment(name: str) -> bool:
-    """Whether it is collections/<id>/segments/…"""
+    """Return whether a path is collections/<id>/segments/…"""
     return name.split("/")[2:3] == ["segments"]
 
 
-def _copy(source: Path, target: Path, said: dict[str, int]) -> int:
-    """Copy a file that must be what the manifest says; its size."""
+def _copy(source: Path, target: Path, listed: dict[str, int]) -> int:
+    """Copy a file and verify it against its entry in the manifest; return its size."""
     make_folders(target.parent)
-    expected = (said["bytes"], said["crc32"])
+    expected = (listed["bytes"], listed["crc32"])
     try:
         with open(source, "rb") as file:
             _check_same(source, copy_file(file, target), expected)
     except FileNotFoundError:
         raise DataLossError(
-            f"{source} is gone, the backup is not whole", Reason.FILE_MISSING
+            f"{source} is missing: the backup is not complete", Reason.FILE_MISSING
         ) from None
     _check_same(target, checksum_of_file(target), expected)
-    return said["bytes"]
+    return listed["bytes"]
 
 
 def _check_same(path: Path, found: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -102,23 +103,20 @@ def _check_same(path: Path, found: tuple[int, int], expected: tuple[int, int]) -
         )
     if found[1] != expected[1]:
         raise DataLossError(
-            f"{path}: expected CRC-32 {expected[1]:08x}, got {found[1]:08x}: its bytes have "
-            "changed; if it is a segment's, restoring without segments goes on without it",
+            f"{path}: expected CRC-32 {expected[1]:08x}, got {found[1]:08x}: the file is damaged; "
+            "if it belongs to a segment, restoring without segments avoids it",
             Reason.CHECKSUM,
         )
 
 
 def _check_collection(root: Path, entry: dict[str, Any], include_segments: bool) -> None:
-    """Open a restored store, see that it is the one that was backed up, and fit it to what segments
-    there are."""
+    """Check that a restored store has the expected seq, and adapt it to the restored segments."""
     folder = root / "collections" / entry["id"] / "store"
     store = open_copy(folder, entry["id"])
     try:
         seq = store.current_state().seq
         if seq != entry["seq"]:
-            raise DataLossError(
-                f"{folder} is at seq {seq}, expected {entry['seq']}", Reason.FOREIGN
-            )
+            raise DataLossError(f"{folder}: expected seq {entry['seq']}, got {seq}", Reason.FOREIGN)
         if not include_segments:
             settle(store, _NOTHING_KEPT)
     finally:

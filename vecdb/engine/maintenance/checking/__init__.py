@@ -1,14 +1,14 @@
-"""Checking a data folder and repairing it, each in a process of its own.
+"""Checks and repairs a data folder, each in a child process.
 
-process    starts the processes: ``vecdb.check`` begins here
-check      checks a folder, a collection at a time
-catalog    names and folders
-walk       all that LMDB holds of a collection, as arrays
-store      what these arrays say of each other
-vectors    blocks of vectors, and the rows of segments
-segments   their files
-graph      their graphs
-findings   joins many problems of a kind
+process    entry point of ``vecdb.check``: starts the processes and builds the report
+check      checks a folder, one collection at a time
+catalog    checks the catalogue against the folders
+walk       reads a collection's LMDB databases into arrays
+store      checks these arrays against each other
+vectors    checks blocks of vectors, and the rows of segments
+segments   checks the files of segments
+graph      checks the arrays of graphs
+findings   joins many problems of a kind into one
 repair     rebuilds caches; orphans: collections that the catalogue does not name
 """
 

@@ -1,18 +1,19 @@
-"""Checking a data folder, in a process of its own; for ``vecdb.check``.
+"""Child process of ``vecdb.check``: checks the collections of a data folder.
 
     python -m vecdb.engine.maintenance.checking.check FOLDER
 
-For each collection, one after the other:
+Each collection is checked in three steps:
 
-    one read transaction      all that LMDB holds, and the rows of its segments, of one committed
-                              state; writers go on, and meanwhile the store's file grows under them
-    after it                  checksums of the segments' files, the graphs, how findable rows are
-    the store once more       what was found wrong with files is told if it still speaks of them
+    1. one read transaction   all LMDB databases, and the rows of segments, in one committed state;
+                              writers continue, but can't reuse free pages until it ends
+    2. without transaction    checksums of the segments' files, graphs, self-recall
+    3. the store again        problems of files are reported if the store still lists the segment
 
-Nothing is changed; LMDB writes into its file for locks as for any reader. This runs in a process of
-its own, as LMDB may crash on a damaged file, and must not open a path twice in one process. The
-first line of the input says what to check, the end of the input ends it; what is found goes out as
-lines of JSON. ``process`` starts it again for the rest if it dies.
+Nothing is changed, except that LMDB writes to its lock file as for any reader. The check needs its
+own process because LMDB may crash on a damaged file and must not open a path twice in one process.
+The first line of stdin is the job, a line of JSON; the end of stdin ends the process. Results are
+lines of JSON on stdout. If the process crashes, ``process`` starts it again for the collections
+that are left.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ from vecdb.engine.maintenance.checking.catalog import (
     check_catalog,
     is_elsewhere,
     is_ready,
-    tell_missing,
+    report_missing,
 )
 from vecdb.engine.maintenance.checking.findings import Findings
 from vecdb.engine.maintenance.checking.segments import (
     Leftovers,
     Suspect,
     check_graphs,
-    findable_share,
     open_segments,
+    self_recall,
     verify,
 )
 from vecdb.engine.maintenance.checking.store import (
@@ -62,10 +63,10 @@ from vecdb.engine.system.child_process import lower_priority
 from vecdb.errors import NotFoundError, VecdbError
 from vecdb.types import CollectionConfig
 
-__all__ = ["CollectionCheck", "end_with_input", "main", "read_job", "say"]
+__all__ = ["CollectionCheck", "emit", "end_with_input", "main", "read_job"]
 
 _MAP_BYTES: Final = 64 * 1024**2
-"""Address space of a store at first: it is twice the file's size at least, and follows others."""
+"""Initial address space of a store; it is at least twice the file's size, and grows with it."""
 
 
 class CollectionCheck:
@@ -73,11 +74,12 @@ class CollectionCheck:
 
     Args:
         root: the data folder.
-        name, collection_id: the collection's.
-        entry: its configuration as the catalogue has it, or None.
-        findable: least share of rows that must be found by their own vector; None asks nothing.
-        sample: how many rows are searched for that.
-        tell: called with each problem.
+        name, collection_id: name and id of the collection.
+        entry: its entry in the catalogue, with its configuration, or None.
+        findable: minimum self-recall: share of rows that must be found by their own vector; None
+            skips this check.
+        sample: number of rows that are searched for it.
+        report: called with each problem.
     """
 
     def __init__(
@@ -89,21 +91,21 @@ class CollectionCheck:
         *,
         findable: float | None,
         sample: int,
-        tell: Callable[[Problem], None],
+        report: Callable[[Problem], None],
     ) -> None:
         self._root, self._name, self._id = root, name, collection_id
         self._folder = root / "collections" / collection_id
         self._entry = entry
         self._findable, self._sample = findable, sample
-        self._findings = Findings(name, tell)
+        self._findings = Findings(name, report)
         self._suspects: list[Suspect] = []
 
     def run(self) -> CheckedCollection | None:
-        """Check it; None if it could not be read, or was dropped meanwhile.
+        """Check the collection; return None if it can't be read or was dropped during the check.
 
         Raises:
-            UnavailableError, ResourceExhaustedError, FailedPreconditionError: something other than
-                the data keeps it from being read.
+            UnavailableError, ResourceExhaustedError, FailedPreconditionError: it can't be read for
+                a reason that is not in the data.
         """
         leftovers = Leftovers(self._root, self._folder)
         try:
@@ -111,7 +113,7 @@ class CollectionCheck:
                 self._folder / "store", layout.DATABASES, create=False, map_bytes=_MAP_BYTES
             )
         except NotFoundError:
-            tell_missing(self._root, self._name, self._id, self._findings)
+            report_missing(self._root, self._name, self._id, self._findings)
             return None
         except VecdbError as error:
             if is_elsewhere(error):
@@ -125,14 +127,14 @@ class CollectionCheck:
                 segments = self._check_state(walk, facts)
             if facts.dropped:
                 if is_ready(self._root, self._name, self._id):
-                    what = "the store is marked as dropped, the catalogue says that it is ready"
+                    what = "the store is marked as dropped, but the catalogue has it as ready"
                     self._findings.add("META", what)
                 return None
             share = self._check_files(facts, segments)
-            self._tell_suspects(environment)
+            self._report_suspects(environment)
         finally:
             environment.close()
-        leftovers.tell(facts, self._findings)
+        leftovers.report(facts, self._findings)
         return CheckedCollection(
             self._name,
             self._id,
@@ -143,7 +145,7 @@ class CollectionCheck:
         )
 
     def _check_state(self, walk: Walk, facts: Facts) -> list[Segment]:
-        """All that needs the transaction; returns the segments that could be opened."""
+        """Check everything that needs the transaction; return the segments that can be opened."""
         findings = self._findings
         config = self._check_meta(facts)
         check_counters(facts, findings)
@@ -162,26 +164,26 @@ class CollectionCheck:
         return segments
 
     def _check_meta(self, facts: Facts) -> CollectionConfig | None:
-        """The configuration against the catalogue's; whichever can be read."""
+        """Compare the store's configuration with the catalogue's; return one that is readable."""
         config = facts.config()
         if config is None:
-            what = "the store has no configuration that can be read"
+            what = "the store has no readable configuration"
             self._findings.add("META", what)
             facts.entry = self._entry
             return facts.config()
         assert facts.entry is not None
         if facts.entry.get("id") != self._id:
-            what = f"the store is that of collection {facts.entry.get('id')}, expected {self._id}"
+            what = f"the store has collection id {facts.entry.get('id')}, expected {self._id}"
             self._findings.add("META", what)
         for name in ("dim", "metric", "M", "ef_construction") if self._entry else ():
-            said = self._entry.get(name) if self._entry else None
-            if facts.entry[name] != said:
-                what = f"{name} is {facts.entry[name]} in the store, {said} in the catalogue"
+            listed = self._entry.get(name) if self._entry else None
+            if facts.entry[name] != listed:
+                what = f"{name} is {facts.entry[name]} in the store, {listed} in the catalogue"
                 self._findings.add("CATALOG", what)
         return config
 
     def _check_files(self, facts: Facts, segments: list[Segment]) -> float | None:
-        """All that needs the segments' files alone."""
+        """Check the segments' files and graphs; return the self-recall, if it was requested."""
         config = facts.config()
         if config is None:
             return None
@@ -189,7 +191,7 @@ class CollectionCheck:
         walkable = check_graphs(segments, facts, config, self._findings)
         if self._findable is None:
             return None
-        share = findable_share(walkable, facts, config, self._sample)
+        share = self_recall(walkable, facts, config, self._sample)
         if share is not None and share < self._findable:
             self._findings.add(
                 "NOT_FINDABLE",
@@ -199,38 +201,38 @@ class CollectionCheck:
             )
         return share
 
-    def _tell_suspects(self, environment: Environment) -> None:
-        """Tell what is wrong with segments that have not been replaced since."""
+    def _report_suspects(self, environment: Environment) -> None:
+        """Report problems of segments that were not replaced since."""
         if not self._suspects:
             return
         with environment.read() as transaction:
             now = read_entries(Walk(environment, transaction, Findings("", lambda problem: None)))
-        told = set()
+        reported = set()
         for suspect in self._suspects:
             entry = now.segments.get(suspect.number)
-            there = entry is not None and entry.is_published and not now.dropped
-            if there and suspect.number not in told:
-                told.add(suspect.number)
+            current = entry is not None and entry.is_published and not now.dropped
+            if current and suspect.number not in reported:
+                reported.add(suspect.number)
                 self._findings.add(suspect.kind, suspect.detail, WARNING, segment=suspect.number)
 
 
-def say(event: Mapping[str, object]) -> None:
-    """One line of the answer."""
+def emit(event: Mapping[str, object]) -> None:
+    """Print an event as a line of JSON."""
     print(json.dumps(event), flush=True)
 
 
-def _tell(problem: Problem) -> None:
-    say({"event": "problem", "problem": dataclasses.asdict(problem)})
+def _report(problem: Problem) -> None:
+    emit({"event": "problem", "problem": dataclasses.asdict(problem)})
 
 
 def _run(root: Path, job: dict[str, Any]) -> None:
-    """Say what is found in the collections of the job: [name, id, entry] each; None for all."""
+    """Check the job's collections, a list of [name, id, entry], or None for all of them."""
     if job["collections"] is None:
-        ready = check_catalog(root, _tell)
+        ready = check_catalog(root, _report)
         job["collections"] = [[name, e["id"], e] for name, e in sorted(ready.items())]
-        say({"event": "listed", "collections": job["collections"]})
+        emit({"event": "listed", "collections": job["collections"]})
     for name, collection_id, entry in job["collections"]:
-        say({"event": "begin", "id": collection_id})
+        emit({"event": "begin", "id": collection_id})
         check = CollectionCheck(
             root,
             name,
@@ -238,30 +240,30 @@ def _run(root: Path, job: dict[str, Any]) -> None:
             entry,
             findable=job["findable"],
             sample=job["sample"],
-            tell=_tell,
+            report=_report,
         )
         try:
             checked = check.run()
         except Exception as error:
             if not isinstance(error, VecdbError):
                 traceback.print_exc()
-            _tell(Problem(name, "CHECK_FAILED", f"{type(error).__name__}: {error}"))
+            _report(Problem(name, "CHECK_FAILED", f"{type(error).__name__}: {error}"))
             checked = None
         found = None if checked is None else dataclasses.asdict(checked)
-        say({"event": "end", "id": collection_id, "checked": found})
-    say({"event": "finished"})
+        emit({"event": "end", "id": collection_id, "checked": found})
+    emit({"event": "finished"})
 
 
 def end_with_input() -> None:
-    """The thread that notices the parent's end."""
-    # Not by way of sys.stdin, which the interpreter wants to itself when it ends.
+    """End this process at the end of stdin, which also comes when the parent is killed."""
+    # os.read instead of sys.stdin: the interpreter locks sys.stdin when it exits.
     while os.read(0, 4096):
         pass
     os._exit(1)
 
 
 def read_job() -> dict[str, Any]:
-    """The first line of the input, byte by byte: what comes after it is for ``end_with_input``."""
+    """Read the first line of stdin, unbuffered: ``end_with_input`` reads the rest."""
     raw = b""
     while not raw.endswith(b"\n"):
         byte = os.read(0, 1)
@@ -273,7 +275,7 @@ def read_job() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Check what the input says."""
+    """Run the job that stdin has."""
     program = "python -m vecdb.engine.maintenance.checking.check"
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("folder")

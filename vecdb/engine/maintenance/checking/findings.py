@@ -1,5 +1,7 @@
-"""Collects what a check finds, so that a million of the same fault are one problem and not a
-million: a count and the first few."""
+"""Collects the findings of a check.
+
+Many findings of the same kind become one problem, with their number and the first few.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Final
 
 from vecdb.checking import ERROR, KINDS, Problem
 
-__all__ = ["EXAMPLES_MAX", "Few", "Findings", "shown_id"]
+__all__ = ["EXAMPLES_MAX", "Examples", "Findings", "shown_id"]
 
 EXAMPLES_MAX: Final = 5
 _ID_CHARACTERS_MAX: Final = 60
@@ -16,26 +18,29 @@ _DETAIL_CHARACTERS_MAX: Final = 1_000
 
 
 class Findings:
-    """Problems of one collection, handed on as they are found.
+    """Problems of one collection, reported as they are found.
 
     Args:
-        collection: what the problems name.
-        tell: called with each problem.
+        collection: the name for ``Problem.collection``.
+        report: called with each problem.
+
+    Attributes:
+        count: number of problems so far.
     """
 
-    def __init__(self, collection: str, tell: Callable[[Problem], None]) -> None:
+    def __init__(self, collection: str, report: Callable[[Problem], None]) -> None:
         self._collection = collection
-        self._tell = tell
+        self._report = report
         self.count = 0
 
     def add(
         self, kind: str, detail: str, severity: str = ERROR, *, segment: int | None = None
     ) -> None:
-        """One problem, as a sentence."""
+        """Report one problem; ``detail`` is a sentence."""
         assert kind in KINDS, kind
         self.count += 1
         detail = detail[:_DETAIL_CHARACTERS_MAX]
-        self._tell(Problem(self._collection, kind, detail, severity, segment))
+        self._report(Problem(self._collection, kind, detail, severity, segment))
 
     def many(
         self,
@@ -47,10 +52,12 @@ class Findings:
         count: int | None = None,
         segment: int | None = None,
     ) -> None:
-        """Nothing if there are no examples, else one problem: how many, what, and the first few.
+        """Report one problem for several findings, unless there are none.
 
-        what: what there are so many of: "live rows that no id names".
-        count: how many there are, if ``examples`` are only the first.
+        Args:
+            what: the plural that follows the number, like "live rows without an id".
+            examples: the findings, or the first few of them.
+            count: number of findings if ``examples`` has only the first few.
         """
         few = list(examples)
         if not few:
@@ -61,26 +68,26 @@ class Findings:
         self.add(kind, f"{count:,} {what}: {shown}{dots}", severity, segment=segment)
 
 
-class Few:
-    """The first few of many, and how many there were."""
+class Examples:
+    """Counts findings and keeps the first few."""
 
     def __init__(self) -> None:
         self.count = 0
         self.first: list[str] = []
 
     def add(self, text: str) -> None:
-        """One more."""
+        """Count a finding."""
         self.count += 1
         if len(self.first) < EXAMPLES_MAX:
             self.first.append(text)
 
-    def tell(self, findings: Findings, kind: str, what: str, severity: str = ERROR) -> None:
-        """As a problem, if there are any."""
+    def report(self, findings: Findings, kind: str, what: str, severity: str = ERROR) -> None:
+        """Report the findings as one problem, unless there are none."""
         findings.many(kind, what, self.first, severity, count=self.count)
 
 
 def shown_id(encoded: bytes) -> str:
-    """An id as a problem shows it."""
+    """Return an id as shown in problems, shortened."""
     text = encoded.decode(errors="replace")
     short = text if len(text) <= _ID_CHARACTERS_MAX else text[:_ID_CHARACTERS_MAX] + "…"
     return repr(short)

@@ -1,9 +1,10 @@
-"""Giving names again to collections that the catalogue does not name.
+"""Restores catalogue entries of orphans: collections that the catalogue does not name.
 
-A store says which collection it is and what it was called last (``stored_name.py``). An orphan gets
-that name. If the name is taken, or the store has none to say, the id is added or used instead; if
-several orphans had one name, the one that was written last gets it. A store that was marked as
-dropped is moved to the trash. One that can't be read, or that belongs to another folder, stays.
+A store has the collection's id and notes its last name (``stored_name.py``), which the orphan gets
+back. If the name is taken, the id is appended; if there is no name, "collection" and the id are
+used. If several orphans have the same name, the most recently written one gets it. A store that is
+marked as dropped is moved to the trash. A store that can't be read, or has the id of another
+folder, is left alone.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ from vecdb.errors import NotFoundError, VecdbError
 __all__ = ["adopt_orphans", "set_aside"]
 
 _MAP_BYTES: Final = 64 * 1024**2
-_STEM: Final = "collection"
+_PREFIX: Final = "collection"
 
 
 def adopt_orphans(root: Path, catalog: Environment, taken: set[str], named: set[str]) -> None:
-    """Enter orphans into the catalogue. catalog.lock must be held.
+    """Write entries of orphans to the catalogue. The caller holds catalog.lock.
 
     Args:
         catalog: the catalogue's environment.
-        taken: names that are in use, in whatever state.
-        named: ids that the catalogue names.
+        taken: names in use, in any state.
+        named: ids that the catalogue has.
     """
     orphans = [each for each in stores_on_disk(root) if each not in named]
     orphans.sort(key=lambda each: _written_ns(root, each), reverse=True)
     for collection_id in orphans:
         folder = root / "collections" / collection_id
         try:
-            wanted, entry = _said(folder, collection_id)
+            wanted, entry = _noted(folder, collection_id)
         except NotFoundError:
             make_folder(root / "trash", exist_ok=True)
             folder.rename(root / "trash" / collection_id)
@@ -63,7 +64,7 @@ def adopt_orphans(root: Path, catalog: Environment, taken: set[str], named: set[
 
 
 def set_aside(folder: Path) -> None:
-    """Rename a catalogue's folder that can't be opened: nothing is thrown away."""
+    """Rename the folder of a catalogue that can't be opened, instead of deleting it."""
     if not folder.exists():
         return
     number = 1
@@ -73,12 +74,12 @@ def set_aside(folder: Path) -> None:
     fsync_folder(folder.parent)
 
 
-def _said(folder: Path, collection_id: str) -> tuple[str | None, CatalogEntry]:
-    """The name that a store says it has, and its entry for the catalogue.
+def _noted(folder: Path, collection_id: str) -> tuple[str | None, CatalogEntry]:
+    """Return the name that a store notes, or None, and the collection's catalogue entry.
 
     Raises:
-        NotFoundError: it was marked as dropped.
-        VecdbError: it can't be opened, or is that of another collection.
+        NotFoundError: DROPPED.
+        VecdbError: the store can't be opened, or has another collection's id.
     """
     environment = Environment(
         folder / "store", layout.DATABASES, create=False, map_bytes=_MAP_BYTES
@@ -96,11 +97,12 @@ def _said(folder: Path, collection_id: str) -> tuple[str | None, CatalogEntry]:
 def _free_name(wanted: str | None, collection_id: str, taken: set[str]) -> str:
     if wanted is not None and re.fullmatch(limits.NAME_PATTERN, wanted) and wanted not in taken:
         return wanted
-    stem = wanted if wanted is not None and re.fullmatch(limits.NAME_PATTERN, wanted) else _STEM
-    name = f"{stem[:40]}-{collection_id}"
+    is_name = wanted is not None and re.fullmatch(limits.NAME_PATTERN, wanted)
+    prefix = wanted if wanted is not None and is_name else _PREFIX
+    name = f"{prefix[:40]}-{collection_id}"
     number = 2
     while name in taken:
-        name = f"{stem[:40]}-{collection_id}-{number}"
+        name = f"{prefix[:40]}-{collection_id}-{number}"
         number += 1
     return name
 

@@ -1,8 +1,8 @@
-"""``vecdb.check``: starts the processes that check and repair, hears them out, makes the report.
+"""``vecdb.check``: starts the child processes that check and repair, and builds the report.
 
-A child tells which collection it is at. If it dies there, as LMDB may on a damaged file, that is a
-problem of the collection, and another child goes on with the next one. Children are told to stop by
-the end of their input, which also comes when this process is killed.
+A child reports which collection it begins. If it crashes there, as LMDB may on a damaged file, the
+crash is a problem of that collection, and another child continues with the next one. A child ends
+at the end of its stdin, which also comes when this process is killed.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _SAMPLE: Final = Limit("sample", 1, 1_000, 2**62)
 _NOT_REPAIRED: Final = {
     *("STORE_CRASHED", "STORE_DAMAGED", "COLLECTION_MISSING", "CHECK_FAILED", "CATALOG"),
 }
-"""A collection of which these were found is left alone."""
+"""A collection with a problem of these kinds is not repaired."""
 
 _TRUTH: Final = {"CHECKSUM", "VALUE", "VECTORS", "META"}
-"""Errors with which a store may not be able to give all that a segment holds."""
+"""With errors of these kinds a store may lack rows, so its segments must not be rebuilt."""
 
 Job = dict[str, Any]
 
@@ -73,16 +73,16 @@ def check(
     is_number = isinstance(findable, int | float) and not isinstance(findable, bool)
     if findable is not None and not (is_number and 0 <= findable <= 1):
         raise InvalidArgumentError(
-            f"findable is a share of 0 to 1, got {shown(findable)}", Reason.BAD_OPTION
+            f"findable must be a number from 0 to 1, got {shown(findable)}", Reason.BAD_OPTION
         )
     _check_folder(root)
-    tell = progress or (lambda sentence: None)
-    found = _Round(root, {"findable": findable, "sample": sample}, tell)
+    show = progress or (lambda sentence: None)
+    found = _Round(root, {"findable": findable, "sample": sample}, show)
     found.run()
     problems = found.problems
     if repair and problems:
-        _repair(root, found, tell)
-        left = _Round(root, {"findable": findable, "sample": sample}, tell)
+        _repair(root, found, show)
+        left = _Round(root, {"findable": findable, "sample": sample}, show)
         left.run()
         problems, found = _compared(problems, left.problems), left
     problems.sort(key=lambda p: (p.repaired, _ORDER[p.severity]))
@@ -92,27 +92,29 @@ def check(
 
 
 def _check_folder(root: Path) -> None:
-    """That it is a data folder, or was one."""
+    """Raise unless the folder is a data folder, or the remains of one."""
     if not root.is_dir():
-        raise NotFoundError(f"{root} is no folder", Reason.NO_FOLDER)
+        raise NotFoundError(f"{root} is not a folder", Reason.NO_FOLDER)
     if (root / MANIFEST_NAME).exists():
         raise FailedPreconditionError(
-            f"{root} is a backup, which is checked whole when it is restored", Reason.IS_BACKUP
+            f"{root} is a backup; restoring it verifies all of its files: vecdb restore {root} DIR",
+            Reason.IS_BACKUP,
         )
     known = (root / "FORMAT").exists() or (root / "catalog" / "data.mdb").exists()
     if not known and not stores_on_disk(root):
         raise FailedPreconditionError(
-            f"{root} holds no vecdb database (no file FORMAT, no catalogue, no collections)",
+            f"{root} is not a vecdb database: it has no file FORMAT, no catalogue and no "
+            "collections",
             Reason.NOT_VECDB,
         )
 
 
 class _Round:
-    """One check of all that is in a folder.
+    """One check of a whole folder.
 
     Attributes:
-        problems, checked: what was found.
-        listed: [name, id, entry] of the collections.
+        problems, checked: the results.
+        listed: [name, id, entry] of each collection.
     """
 
     def __init__(self, root: Path, options: Job, progress: Callable[[str], None]) -> None:
@@ -129,7 +131,7 @@ class _Round:
         waiting: list[Any] | None = None
         lost = catalog_fault(self._root)
         if lost is None and not has_bytes(self._root / "catalog" / "data.mdb"):
-            return  # Nothing was ever made in it.
+            return  # No collection was ever created in the folder.
         if lost is not None:
             self.problems.append(Problem("", "CATALOG_LOST", lost))
             waiting = self._found_on_disk()
@@ -137,7 +139,11 @@ class _Round:
             waiting = self._some(waiting)
 
     def _some(self, waiting: list[Any] | None) -> list[Any]:
-        """Have these checked (None: the catalogue and all that it names); those that are left."""
+        """Check collections in one child; return those that are left if the child ended early.
+
+        Args:
+            waiting: [name, id, entry] each; None: the catalogue and all collections in it.
+        """
         at: str | None = None
         for event in _Child("vecdb.engine.maintenance.checking.check", self._root).events(
             {**self._options, "collections": waiting}
@@ -157,25 +163,26 @@ class _Round:
                 at = None
             elif kind == "finished":
                 return []
-            elif kind == "died":
-                self._report_death(at, event)
+            elif kind == "ended":
+                self._report_end(at, event)
         if waiting is None:
             return self._found_on_disk()
         return [each for each in waiting if each[1] != at] if at is not None else []
 
-    def _report_death(self, at: str | None, event: Job) -> None:
+    def _report_end(self, at: str | None, event: Job) -> None:
         name = "" if at is None else self._name(at)
         what = "the catalogue" if at is None else "its store"
         if event["status"] in _CRASHES:
             number = signal.Signals(-event["status"]).name
-            detail = f"reading {what} ended in {number}: its file is damaged"
+            detail = f"the process crashed with {number} while reading {what}: its file is damaged"
             self.problems.append(Problem(name, "STORE_CRASHED", detail))
         else:
-            detail = f"the process ended with status {event['status']} at {what}: {event['said']}"
+            status, output = event["status"], event["output"]
+            detail = f"the process ended with status {status} while reading {what}: {output}"
             self.problems.append(Problem(name, "CHECK_FAILED", detail))
 
     def _found_on_disk(self) -> list[Any]:
-        """Collections by their folders, where the catalogue can't be read."""
+        """List the collections by their folders, as the catalogue can't be read."""
         self.listed = [[each, each, None] for each in stores_on_disk(self._root)]
         return self.listed
 
@@ -187,7 +194,7 @@ class _Round:
 
 
 def _repair(root: Path, found: _Round, progress: Callable[[str], None]) -> None:
-    """Have repaired what can be; what could not is found again by the next round."""
+    """Repair what can be repaired; the next round finds what is left."""
     by_name: dict[str, list[Problem]] = {}
     for problem in found.problems:
         by_name.setdefault(problem.collection, []).append(problem)
@@ -211,7 +218,7 @@ def _repair(root: Path, found: _Round, progress: Callable[[str], None]) -> None:
                 progress(f"repairing {name}")
             elif event["event"] == "end" and event["error"] is not None:
                 progress(f"{name} could not be repaired: {event['error']}")
-        # Where it died, it would again.
+        # Continue after the collection where it crashed, as it would crash there again.
         rest = [each[1] for each in jobs]
         jobs = jobs[rest.index(at) + 1 :] if at in rest else []
         kinds = []
@@ -220,9 +227,9 @@ def _repair(root: Path, found: _Round, progress: Callable[[str], None]) -> None:
 
 
 def _compared(before: list[Problem], after: list[Problem]) -> list[Problem]:
-    """What is left, and what was there before and is not any more."""
+    """Return the problems that are left, and those that are gone, marked as repaired."""
     same = {(p.collection, p.kind, p.detail) for p in after}
-    # An error may be told in other numbers while others go on writing.
+    # The numbers in an error's detail may change while other processes write.
     kinds = {(p.collection, p.kind) for p in after if p.severity == ERROR}
     gone = [
         dataclasses.replace(p, repaired=True)
@@ -234,14 +241,17 @@ def _compared(before: list[Problem], after: list[Problem]) -> list[Problem]:
 
 
 class _Child:
-    """A process that is given one line and answers in lines of JSON."""
+    """A process that gets one line of JSON and answers with lines of JSON."""
 
     def __init__(self, module: str, root: Path) -> None:
         self._process = start_child(module, "--", os.fspath(root), own_session=True)
 
     def events(self, job: Job) -> Iterator[Job]:
-        """What it says of the job; at last, if it did not say that it has finished,
-        {"event": "died", "status", "said"}."""
+        """Send the job and yield the child's events.
+
+        If the child ends without "finished", the last event is {"event": "ended", "status",
+        "output"}.
+        """
         process, lines = self._process, deque[str](maxlen=_OUTPUT_TAIL)
         assert process.stdin is not None and process.stdout is not None
         finished = False
@@ -258,11 +268,11 @@ class _Child:
                 yield event
             status = process.wait()
             if not finished:
-                said = lines[-1] if lines else "without a word"
-                yield {"event": "died", "status": status, "said": said}
+                output = lines[-1] if lines else "no output"
+                yield {"event": "ended", "status": status, "output": output}
         except OSError as error:
             raise UnavailableError(
-                f"the process that checks: {error}", Reason.CHECK_ENDED
+                f"can't talk to the process that checks: {error}", Reason.CHECK_ENDED
             ) from error
         finally:
             if process.poll() is None:

@@ -1,22 +1,22 @@
-"""Repairing a data folder, in a process of its own; for ``vecdb.check``.
+"""Child process of ``vecdb.check`` with ``repair=True``.
 
     python -m vecdb.engine.maintenance.checking.repair FOLDER
 
-What is only a cache is built again, never the truth:
+It rebuilds caches and never changes stored data:
 
-    segments     that are damaged, gone, or say something else than the store are marked lost; if
-                 their entries don't fit each other, all are forgotten. Then rows are sealed and
-                 graphs built as always
-    sums         live_count, metadata_count and next_segment are computed from what they are sums of
-                 (not where records or vectors are damaged: the segment may have the last copy)
-    leftovers    of segments, drafts and dropped collections are unlinked
-    catalogue    what is half made or half dropped is finished, as by opening it; collections
-                 that it does not name get a name (``orphans.py``), also where all of it is lost
+    segments     a damaged or missing segment, or one that differs from the store, is quarantined;
+                 if the entries contradict each other, all segments are forgotten. Then rows are
+                 flushed and graphs built as usual. Segments stay if records or vectors are damaged,
+                 as a segment may have the last copy
+    counters     live_count, metadata_count and next_segment are computed again
+    leftovers    files of unknown segments, drafts and dropped collections are removed
+    catalogue    interrupted creations and drops are finished, as on opening; collections without
+                 an entry get one (``orphans.py``), also if the whole catalogue is lost
     FORMAT       is written again
 
-All of it goes through transactions and under the locks of those whose work it is, so that other
-processes may go on. The first line of the input says what to repair: the check that comes before
-has found it, and the one that comes after says what is left.
+All changes are transactions, under the same locks as the normal work, so that other processes may
+continue. The first line of stdin has the problems that the check before has found; the check that
+follows finds what is left.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vecdb.engine.indexing.indexer import CollectionIndexer
 from vecdb.engine.indexing.merge_policy import graph_row_bytes
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.transaction import Transaction
-from vecdb.engine.maintenance.checking.check import end_with_input, read_job, say
+from vecdb.engine.maintenance.checking.check import emit, end_with_input, read_job
 from vecdb.engine.maintenance.checking.findings import Findings
 from vecdb.engine.maintenance.checking.orphans import adopt_orphans, set_aside
 from vecdb.engine.maintenance.checking.store import check_entries
@@ -57,7 +57,7 @@ __all__ = ["CollectionRepair", "main", "repair_folder"]
 
 _MAP_BYTES: Final = 64 * 1024**2
 _PATIENCE_S: Final = 600.0
-"""Others hold a lock while they build a graph."""
+"""Time limit for locks, as other processes hold them while they build a graph."""
 
 _POLL_S: Final = 0.05
 
@@ -66,9 +66,9 @@ class CollectionRepair:
     """The repair of one collection.
 
     Args:
-        folder: the collection's.
-        damaged: numbers of the segments to be built again.
-        rebuild: False leaves segments as they are, for a store that can't give all of their rows.
+        folder: the collection's folder. collection_id: its id.
+        damaged: numbers of the segments to rebuild.
+        rebuild: False keeps the segments, if the store may lack some of their rows.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class CollectionRepair:
         self._segments = folder / "segments"
 
     def run(self) -> None:
-        """Repair it.
+        """Repair the collection.
 
         Raises:
             VecdbError: the store can't be opened or written.
@@ -90,7 +90,7 @@ class CollectionRepair:
         try:
             store = Store(environment, self._id)
             with environment.read() as transaction:
-                facts = read_facts(Walk(environment, transaction, _unheard()))
+                facts = read_facts(Walk(environment, transaction, _ignored()))
             _correct_sums(store, facts)
             make_folder(self._segments, exist_ok=True)
             with self._locked():
@@ -103,29 +103,32 @@ class CollectionRepair:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Nobody seals or builds meanwhile, so that every claim is that of a dead process."""
+        """Hold the locks of flushes and graph work, so that all reservations are abandoned ones."""
         with _lock(self._folder / "graph.lock"), _lock(self._folder / "seal.lock"):
             yield
 
     def _forget(self, store: Store) -> bool:
-        """Mark the damaged segments lost, or forget all if their entries don't fit; whether there
-        is something to be built now."""
+        """Quarantine the damaged segments, or forget all if their entries contradict each other.
+
+        Returns:
+            Whether segments have to be rebuilt.
+        """
         with store.environment.read() as transaction:
-            facts = read_entries(Walk(store.environment, transaction, _unheard()))
-        faults = _unheard()
+            facts = read_entries(Walk(store.environment, transaction, _ignored()))
+        faults = _ignored()
         check_entries(facts, faults)
         if facts.bad_segments or faults.count:
             forget_segments(store)
             return True
         for number in sorted(self._damaged):
-            # With both locks held the generation stands still, but for those who mark likewise.
+            # With both locks held the generation only changes when others quarantine a segment.
             quarantine(store, number, store.current_state().generation)
         with store.environment.read() as transaction:
             return any(e.is_quarantined for e in store.read_segments(transaction).values())
 
     def _remove_leftovers(self, store: Store) -> None:
         with store.environment.read() as transaction:
-            facts = read_entries(Walk(store.environment, transaction, _unheard()))
+            facts = read_entries(Walk(store.environment, transaction, _ignored()))
         if facts.bad_segments or facts.incomplete:
             return
         entries = facts.segments
@@ -139,11 +142,11 @@ class CollectionRepair:
             else:
                 path.unlink(missing_ok=True)
         remove_drafts(self._folder)
-        # Whoever repairs has the folder open with others, so no compaction is under way.
+        # This process has the folder open, so no compaction is running.
         shutil.rmtree(self._folder / COMPACTION_DRAFT, ignore_errors=True)
 
     def _rebuild(self, store: Store) -> None:
-        """Seal what is worth it and do all graph work, as a process that writes would."""
+        """Flush the memtable if it is large enough and do all graph work, as a writer would."""
         options, config = Options(), store.config
         rows_max = max(1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M))
         indexer = CollectionIndexer(
@@ -157,7 +160,7 @@ class CollectionRepair:
         )
         patience = time.monotonic() + _PATIENCE_S
         while True:
-            sealed = flush(
+            flushed = flush(
                 store,
                 self._folder,
                 self._id,
@@ -165,13 +168,13 @@ class CollectionRepair:
                 rows_max=flat_rows_max(store, options.seal_bytes, rows_max),
                 joined_rows_max=rows_max,
             )
-            if (not indexer.run("optimizing") and sealed) or time.monotonic() > patience:
+            if (not indexer.run("optimizing") and flushed) or time.monotonic() > patience:
                 return
             time.sleep(_POLL_S)
 
 
 def _correct_sums(store: Store, facts: Facts) -> None:
-    """Counters that are sums, from what they are sums of."""
+    """Compute counters again from the entries that they count."""
     if facts.incomplete or facts.counters is None:
         return
     versions = facts.metadata_versions
@@ -182,8 +185,8 @@ def _correct_sums(store: Store, facts: Facts) -> None:
         before = counters.pack()
         counters.live_count = transaction.stat(ids)["entries"]
         if counters.metadata_count < versions:
-            # It has been added to since the versions were counted: more than those there ever
-            # were is as good, fewer is not.
+            # Writers may have raised the counter since the versions were counted. It may be
+            # too large, which costs nothing, but never too small; so the sum of both is safe.
             counters.metadata_count += versions
         numbers = [*facts.segments, *facts.bad_segments]
         counters.next_segment = max([counters.next_segment, *(n + 1 for n in numbers)])
@@ -194,37 +197,37 @@ def _correct_sums(store: Store, facts: Facts) -> None:
 
 
 def repair_folder(root: Path, kinds: set[str]) -> None:
-    """Repair what is no collection's; ``kinds`` of problems that were found."""
+    """Repair problems of the folder itself; ``kinds`` are those that were found."""
     if "FORMAT" in kinds:
         draft = root / f"FORMAT.{os.getpid()}"
         write_file(draft, FORMAT_LINE)
         draft.rename(root / "FORMAT")
         fsync_folder(root)
     if "CATALOG_LOST" in kinds:
-        _make_catalog(root)
+        _create_catalog(root)
     if not (root / "catalog" / "data.mdb").is_file():
         return
     if kinds & {"COLLECTION_UNFINISHED", "TRASH"}:
         Catalog(root, _MAP_BYTES).close()
     if kinds & {"COLLECTION_ORPHAN", "CATALOG_LOST"}:
         with _lock(root / "catalog.lock"):
-            _tend_orphans(root)
+            _repair_orphans(root)
 
 
-def _make_catalog(root: Path) -> None:
-    """An empty catalogue instead of one that is gone or can't be opened."""
+def _create_catalog(root: Path) -> None:
+    """Replace a catalogue that is missing or can't be opened by an empty one."""
     with _lock(root / "catalog.lock"):
         if catalog_fault(root) is not None:
             set_aside(root / "catalog")
             new_catalog(root).close()
 
 
-def _tend_orphans(root: Path) -> None:
-    """Name collections that have a store and no name; remove folders that have neither."""
+def _repair_orphans(root: Path) -> None:
+    """Restore entries of collections with a store; remove folders without store and entry."""
     environment = catalog_environment(root)
     try:
         with environment.read() as transaction:
-            walk = Walk(environment, transaction, _unheard())
+            walk = Walk(environment, transaction, _ignored())
             bad: list[bytes] = []
             entries = dict(walk.values("names", repr, bad.append))
         if bad or walk.incomplete:
@@ -245,19 +248,25 @@ def _lock(path: Path) -> contextlib.AbstractContextManager[None]:
     return patient_lock(path, _PATIENCE_S)
 
 
-def _unheard() -> Findings:
+def _ignored() -> Findings:
+    """Return findings that are not reported."""
     return Findings("", lambda problem: None)
 
 
 def _run(root: Path, job: dict[str, Any]) -> None:
-    """job: {"kinds": of the folder's problems, "collections": [[name, id, segments, rebuild]]}."""
-    say({"event": "begin", "id": ""})
+    """Repair the folder, then the collections.
+
+    Args:
+        job: {"kinds": kinds of problems of the folder,
+            "collections": [[name, id, numbers of damaged segments, rebuild], …]}.
+    """
+    emit({"event": "begin", "id": ""})
     try:
         repair_folder(root, set(job["kinds"]))
     except Exception:
         traceback.print_exc()
     for name, collection_id, damaged, rebuild in job["collections"]:
-        say({"event": "begin", "id": collection_id, "name": name})
+        emit({"event": "begin", "id": collection_id, "name": name})
         error = None
         try:
             folder = root / "collections" / collection_id
@@ -265,12 +274,12 @@ def _run(root: Path, job: dict[str, Any]) -> None:
         except Exception as failure:
             traceback.print_exc()
             error = f"{type(failure).__name__}: {failure}"
-        say({"event": "end", "id": collection_id, "error": error})
-    say({"event": "finished"})
+        emit({"event": "end", "id": collection_id, "error": error})
+    emit({"event": "finished"})
 
 
 def main() -> None:
-    """Repair what the input says."""
+    """Run the job that stdin has."""
     program = "python -m vecdb.engine.maintenance.checking.repair"
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("folder")

@@ -1,9 +1,9 @@
-"""Checking the files of segments: all there, as they were written, and their graphs walkable.
+"""Checks the files of segments: complete, unchanged, and with valid graphs.
 
-Segments are opened while the transaction is held, so that their rows can be compared with one state
-of the store. What takes long, and needs the store no more, comes after it: every checksum, the
-graphs, and how findable rows are. Others replace segments meanwhile: files that are gone or wrong
-are a problem only if the store still speaks of them at the end.
+Segments are opened within the transaction, so that their rows can be compared with one state of the
+store. The slow checks do not need the store and run after it: checksums, graphs and self-recall.
+Other processes may replace segments during the check, so missing or damaged files are a problem
+only if the store still lists the segment at the end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vecdb.errors import DataLossError, UnavailableError
 from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, Metric
 
-__all__ = ["Leftovers", "Suspect", "check_graphs", "findable_share", "open_segments", "verify"]
+__all__ = ["Leftovers", "Suspect", "check_graphs", "open_segments", "self_recall", "verify"]
 
 _SEED: Final = 0
 _DRAFT: Final = re.compile(r"graph-.*\.hnsw|export-.*", re.DOTALL)
@@ -41,7 +41,7 @@ _GONE: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 @dataclass(frozen=True)
 class Suspect:
-    """A segment whose files are gone or wrong, unless it was replaced meanwhile."""
+    """A segment whose files are missing or damaged, unless it was replaced during the check."""
 
     number: int
     kind: str
@@ -51,11 +51,15 @@ class Suspect:
 def open_segments(
     folder: Path, collection_id: str, facts: Facts, config: CollectionConfig, findings: Findings
 ) -> tuple[list[Segment], list[Suspect]]:
-    """The published segments, and those that can't be opened. ``folder`` is the collection's."""
+    """Open the published segments; return them, and those that can't be opened.
+
+    Args:
+        folder: the collection's folder.
+    """
     opened, suspects = [], []
     for number, entry in sorted(facts.segments.items()):
         if entry.is_quarantined:
-            what = f"segment {number}, {entry.count:,} rows, is to be rebuilt"
+            what = f"segment {number} with {entry.count:,} rows waits to be rebuilt"
             findings.add("SEGMENT_LOST", what, NOTE, segment=number)
         if not entry.is_published:
             continue
@@ -64,7 +68,7 @@ def open_segments(
             _check_manifest(segment, entry, config)
             opened.append(segment)
         except _GONE as error:
-            detail = f"segment {number}: {error.filename} is gone"
+            detail = f"segment {number}: {error.filename} is missing"
             suspects.append(Suspect(number, "SEGMENT_MISSING", detail))
         except (SegmentDamagedError, *BAD_VALUE, IndexError) as error:
             suspects.append(Suspect(number, "SEGMENT_DAMAGED", f"segment {number}: {error}"))
@@ -72,12 +76,12 @@ def open_segments(
 
 
 def _check_manifest(segment: Segment, entry: SegmentEntry, config: CollectionConfig) -> None:
-    """The manifest against the store's entry.
+    """Compare the manifest with the store's entry.
 
     Raises:
         SegmentDamagedError: they differ.
     """
-    said = {
+    manifest = {
         "first_row": segment.first_row,
         "end_row": segment.end_row,
         "seq": segment.seq,
@@ -86,10 +90,10 @@ def _check_manifest(segment: Segment, entry: SegmentEntry, config: CollectionCon
         "kind": "flat" if segment.graph is None else "graph",
     }
     recorded = entry.to_json()
-    for name, value in said.items():
+    for name, value in manifest.items():
         if recorded[name] != value:
             raise SegmentDamagedError(
-                f"{name} is {value} in its manifest, the store says {recorded[name]}",
+                f"{name} is {value} in its manifest, but {recorded[name]} in the store",
                 Reason.SEGMENT,
             )
     width = padded_width(config.dim)
@@ -100,13 +104,13 @@ def _check_manifest(segment: Segment, entry: SegmentEntry, config: CollectionCon
 
 
 def verify(segments: list[Segment]) -> list[Suspect]:
-    """Compare every checksum; reads all bytes."""
+    """Verify all checksums, which reads all bytes; return the segments with problems."""
     suspects = []
     for segment in segments:
         try:
             segment.verify()
         except _GONE as error:
-            detail = f"segment {segment.number}: {error.filename} is gone"
+            detail = f"segment {segment.number}: {error.filename} is missing"
             suspects.append(Suspect(segment.number, "SEGMENT_MISSING", detail))
         except (DataLossError, *BAD_VALUE) as error:
             detail = f"segment {segment.number}: {error}"
@@ -117,7 +121,11 @@ def verify(segments: list[Segment]) -> list[Suspect]:
 def check_graphs(
     segments: list[Segment], facts: Facts, config: CollectionConfig, findings: Findings
 ) -> list[Segment]:
-    """The graphs' shape, and whether every live node can be reached; those that can be walked."""
+    """Check the graphs' arrays and that every live node can be reached.
+
+    Returns:
+        The segments whose graphs can be walked.
+    """
     walkable = []
     for segment in segments:
         graph, number = segment.graph, segment.number
@@ -135,19 +143,22 @@ def check_graphs(
         rows = segment.content.rows
         lost = rows[~reachable_nodes(graph)]
         lost = lost[is_among(lost, facts.live_rows)]
-        what = f"of {len(rows):,} rows of segment {number} can't be reached in its graph, rows"
+        what = f"of {len(rows):,} rows of segment {number} can't be reached in its graph"
         findings.many("GRAPH_UNREACHABLE", what, lost, WARNING, segment=number)
     return walkable
 
 
-def findable_share(
+def self_recall(
     segments: list[Segment], facts: Facts, config: CollectionConfig, sample: int
 ) -> float | None:
-    """Share of a sample of the live rows that a search for their own vector finds, or another as
-    near; None if nothing is live.
+    """Return the share of sampled live rows that a search for their own vector finds.
 
-    segments: those with a graph that can be walked. All other rows are scanned, and so found. The
-    sample is the same for the same rows.
+    A row counts as found if the search returns it or another row with the same score. The sample
+    is the same for the same rows. None if no row is live.
+
+    Args:
+        segments: those whose graph can be walked. All other rows are scanned, and so always found.
+        sample: number of rows.
     """
     live = facts.live_rows
     if len(live) == 0:
@@ -160,14 +171,14 @@ def findable_share(
 
 
 def _missed(segment: Segment, chosen: Rows, facts: Facts, config: CollectionConfig) -> int:
-    """How many of the chosen rows that the segment holds are not found."""
+    """Return how many of the chosen rows in this segment are not found."""
     kernels, content, graph = load_kernels(), segment.content, segment.graph
     nodes = np.flatnonzero(is_among(content.rows, chosen))
     if len(nodes) == 0 or graph is None:
         return 0
     metric = kernels.EUCLIDEAN if config.metric is Metric.EUCLIDEAN else kernels.INNER
-    gone = ~is_among(content.rows, facts.live_rows)
-    dead = np.packbits(gone[: len(gone) if gone.any() else 0], bitorder="little")
+    deleted = ~is_among(content.rows, facts.live_rows)
+    dead = np.packbits(deleted[: len(deleted) if deleted.any() else 0], bitorder="little")
     queries = np.ascontiguousarray(content.vectors[nodes])
     count = len(nodes)
     found = np.empty((count, 1), np.int64)
@@ -184,29 +195,29 @@ def _missed(segment: Segment, chosen: Rows, facts: Facts, config: CollectionConf
             own, np.empty((count, 1), np.int64), own_counts,
         )  # fmt: skip
     hit = (counts == 1) & (scores[:, 0] <= own[:, 0])
-    # A walk that finds nothing is followed by a scan.
+    # A search scans the segment if its walk finds nothing, so only wrong results count as missed.
     return int(np.count_nonzero(~hit & (counts == 1)))
 
 
 class Leftovers:
-    """Folders and drafts of a collection that nobody will use; made before the state is read.
+    """Unused files and folders of a collection. Create it before the state is read.
 
-    A segment's folder is made after its entry and unlinked before it. So one that was there before
-    the state was read, is in no entry of that state, and is still there afterwards belongs to
-    nobody; and likewise the draft of a graph, if no graph is claimed. An export's draft is under
-    way while ``graph.lock`` is held. The draft of a store is that of a compaction, which is alone
-    in the data folder ``root``.
+    A segment's folder is created after its entry and removed before it. So a folder is a leftover
+    if it exists before the state is read and afterwards, and the state has no entry for it. The
+    same holds for the draft of a graph, if no graph is reserved. An export's draft is in use while
+    ``graph.lock`` is held. A draft of a store belongs to a compaction, which holds the data folder
+    ``root`` exclusively.
     """
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._before = _listed(folder)
         self._root, self._folder = root, folder
 
-    def tell(self, facts: Facts, findings: Findings) -> None:
-        """What is left; the state must have been read since."""
+    def report(self, facts: Facts, findings: Findings) -> None:
+        """Report the leftovers, with the state that was read in between."""
         draft = self._folder / COMPACTION_DRAFT
         if _is_left(self._root, draft):
-            detail = f"{draft} is of a compaction that has ended; opening the folder removes it"
+            detail = f"{draft} was left by a compaction; opening the folder removes it"
             findings.add("COMPACTION_LEFTOVER", detail, NOTE)
         if facts.bad_segments or "segments" in facts.incomplete:
             return
@@ -219,11 +230,11 @@ class Leftovers:
             or (name.startswith("graph-") and not building)
             or (name.startswith("export-") and _is_free(self._folder / "graph.lock"))
         ]
-        findings.many("SEGMENT_LEFTOVER", "files or folders of no segment", left, NOTE)
+        findings.many("SEGMENT_LEFTOVER", "files or folders without a segment", left, NOTE)
 
 
 def _is_left(root: Path, draft: Path) -> bool:
-    """Whether the draft is there while nobody compacts; False too if that can't be told."""
+    """Return whether the draft exists while no compaction runs; False if that is unknown."""
     if not draft.exists():
         return False
     try:
@@ -234,7 +245,7 @@ def _is_left(root: Path, draft: Path) -> bool:
 
 
 def _is_free(lock: Path) -> bool:
-    """Whether nobody holds a lock now; False too if that can't be told."""
+    """Return whether no process holds a lock; False if that is unknown."""
     try:
         with file_lock(lock, wait=False) as held:
             return held

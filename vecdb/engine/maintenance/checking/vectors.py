@@ -1,7 +1,7 @@
-"""Checking vectors: blocks against records and deaths, and segments against all of them.
+"""Checks vectors: blocks against records and tombstones, and segments against all three.
 
-The blocks are read once, ascending; each few thousand rows are looked at together and compared with
-the segments that hold them, which must have them to the bit as sealing prepares them.
+The blocks are read once, ascending, a few thousand rows at a time. These are compared with the
+segments that hold them, whose vectors must be bit-identical to what a flush prepares.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vecdb.checking import WARNING
 from vecdb.engine.kernels.loading import load_kernels
-from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Few, Findings
+from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Examples, Findings
 from vecdb.engine.maintenance.checking.walk import (
     BAD_VALUE,
     Facts,
@@ -36,10 +36,10 @@ Floats = npt.NDArray[np.float32]
 
 
 class BlockWalk:
-    """Goes through ``blocks`` once.
+    """Reads ``blocks`` once and checks them.
 
     Attributes:
-        rows: those with a vector, ascending.
+        rows: int64: rows with a vector, ascending.
     """
 
     def __init__(
@@ -52,26 +52,26 @@ class BlockWalk:
         self._slice_rows = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * config.dim)))
         self._pending: list[tuple[Rows, Floats]] = []
         self._pending_rows = 0
-        self._not_finite, self._zero = Few(), Few()
-        self._differing = {segment.number: Few() for segment in segments}
+        self._not_finite, self._zero = Examples(), Examples()
+        self._differing = {segment.number: Examples() for segment in segments}
         self._parts: list[Rows] = [np.zeros(0, np.int64)]
         self._firsts: list[int] = []
         self._unreadable: list[int] = []
         self.rows = self._parts[0]
 
     def run(self) -> None:
-        """Read all blocks, and tell what is wrong with them and with the segments' vectors."""
+        """Read all blocks, and report problems of blocks and of the segments' vectors."""
         self._read()
         self._compare_pending()
         self.rows = np.concatenate(self._parts)
         del self._parts
         findings = self._findings
-        self._not_finite.tell(findings, "VECTORS", "vectors are not finite")
-        self._zero.tell(findings, "VECTORS", "vectors are zero under cosine")
+        self._not_finite.report(findings, "VECTORS", "vectors are not finite")
+        self._zero.report(findings, "VECTORS", "vectors are zero under cosine")
         for number, differing in self._differing.items():
             findings.many(
                 "SEGMENT_ROWS",
-                f"vectors of segment {number} differ from the store's, of the rows",
+                f"vectors of segment {number} differ from the store's, at rows",
                 differing.first,
                 WARNING,
                 count=differing.count,
@@ -80,7 +80,7 @@ class BlockWalk:
         self._compare_rows()
 
     def _read(self) -> None:
-        bad, disorder = Few(), Few()
+        bad, disorder = Examples(), Examples()
         last = -1
 
         def on_bad(key: bytes) -> None:
@@ -108,8 +108,8 @@ class BlockWalk:
             self._pending_rows += len(rows)
             if self._pending_rows >= self._slice_rows:
                 self._compare_pending()
-        bad.tell(self._findings, "VALUE", "blocks are no rows of vectors")
-        disorder.tell(self._findings, "VECTORS", "blocks begin with rows that were there already")
+        bad.report(self._findings, "VALUE", "blocks are invalid")
+        disorder.report(self._findings, "VECTORS", "blocks repeat rows of earlier blocks")
 
     def _compare_pending(self) -> None:
         if not self._pending:
@@ -129,20 +129,20 @@ class BlockWalk:
         for segment in self._segments:
             own = segment.content.rows
             low, high = np.searchsorted(own, (rows[0], rows[-1] + 1))
-            there = is_among(rows, own[low:high])
-            if not there.any():
+            held = is_among(rows, own[low:high])
+            if not held.any():
                 continue
-            nodes = low + np.searchsorted(own[low:high], rows[there])
+            nodes = low + np.searchsorted(own[low:high], rows[held])
             stored = segment.content.vectors[nodes].view(np.uint32)
-            differ = (stored != bits[there]).any(axis=1)
-            _add(self._differing[segment.number], rows[there][differ])
+            differ = (stored != bits[held]).any(axis=1)
+            _add(self._differing[segment.number], rows[held][differ])
 
     def _compare_rows(self) -> None:
-        """Which rows have a vector, against those that should."""
+        """Compare the rows that have a vector with those that should have one."""
         facts, findings = self._facts, self._findings
         if facts.counters is not None:
             past = self.rows[np.searchsorted(self.rows, facts.counters.next_row) :]
-            what = f"vectors of rows past next_row, {facts.counters.next_row:,}"
+            what = f"vectors of rows at or after next_row {facts.counters.next_row:,}"
             findings.many("VECTORS", what, past)
         if facts.incomplete & {"records", "dead", "blocks"}:
             return
@@ -151,17 +151,17 @@ class BlockWalk:
         dead = is_among(missing, facts.deleted_rows)
         hidden = self._in_unreadable(missing)
         lost = missing[hidden & ~dead]
-        what = "vectors of live rows can't be read, as their blocks are damaged"
+        what = "vectors of live rows are in damaged blocks"
         findings.many("VECTORS", what, named_rows(self._walk, lost), count=len(lost))
         missing, dead = missing[~hidden], dead[~hidden]
         findings.many("VECTORS", "live rows without a vector", missing[~dead])
-        findings.many("VECTORS", "dead rows with a record and without a vector", missing[dead])
+        findings.many("VECTORS", "deleted rows with a record and without a vector", missing[dead])
         unknown = ~is_among(self.rows, recorded) & ~is_among(self.rows, facts.deleted_rows)
-        what = "vectors of rows with neither record nor death"
+        what = "vectors of rows with neither record nor tombstone"
         findings.many("VECTORS", what, self.rows[unknown])
 
     def _in_unreadable(self, rows: Rows) -> npt.NDArray[np.bool_]:
-        """Which rows may be in blocks that can't be read: those up to the next block's first."""
+        """Return which rows may be in unreadable blocks: those up to the next block's first row."""
         hidden = np.zeros(len(rows), bool)
         firsts = np.array(sorted(self._firsts), np.int64)
         for first in self._unreadable:
@@ -172,10 +172,10 @@ class BlockWalk:
 
 
 def check_segment_rows(segment: Segment, facts: Facts, findings: Findings) -> None:
-    """Which rows a segment holds, and what it calls them, against the store."""
+    """Compare the rows and ids of a segment with the store."""
     number, rows = segment.number, segment.content.rows
 
-    def tell(what: str, examples: Rows) -> None:
+    def report(what: str, examples: Rows) -> None:
         findings.many("SEGMENT_ROWS", f"{what} segment {number}", examples, WARNING, segment=number)
 
     if len(rows) and not (
@@ -183,29 +183,29 @@ def check_segment_rows(segment: Segment, facts: Facts, findings: Findings) -> No
         and segment.first_row <= rows[0]
         and rows[-1] < segment.end_row
     ):
-        what = f"the rows of segment {number} don't ascend within its interval"
+        what = f"the rows of segment {number} do not ascend within its interval"
         findings.add("SEGMENT_ROWS", what, WARNING, segment=number)
         return
     if facts.incomplete & {"records", "dead"}:
         return
     live = facts.live_rows
     inside = slice(*np.searchsorted(live, (segment.first_row, segment.end_row)))
-    tell("live rows are not in", live[inside][~is_among(live[inside], rows)])
+    report("live rows are missing in", live[inside][~is_among(live[inside], rows)])
     recorded = is_among(rows, facts.record_rows)
     known = recorded | is_among(rows, facts.deleted_rows) | is_among(rows, facts.bad_record_rows)
-    tell("rows that the store does not know are in", rows[~known])
+    report("rows that the store does not know are in", rows[~known])
     hashes = _id_hashes(segment)
     if hashes is None:
-        what = f"the ids of segment {number} are no slices of their bytes"
+        what = f"the id offsets of segment {number} do not fit its id bytes"
         findings.add("SEGMENT_ROWS", what, WARNING, segment=number)
         return
     at = np.searchsorted(facts.record_rows, rows[recorded])
     differ = hashes[recorded] != facts.record_hashes[at]
-    tell("rows have another id in", rows[recorded][differ])
+    report("rows have a different id in", rows[recorded][differ])
 
 
 def _id_hashes(segment: Segment) -> Rows | None:
-    """The hash of each node's id; None if the offsets lead nowhere."""
+    """Return the hash of each node's id, or None if the offsets are invalid."""
     offsets, text = segment.content.id_offsets, segment.content.id_bytes
     if offsets[0] != 0 or offsets[-1] != len(text) or (offsets[1:] < offsets[:-1]).any():
         return None
@@ -218,7 +218,7 @@ def _id_hashes(segment: Segment) -> Rows | None:
     return hashes
 
 
-def _add(few: Few, rows: Rows) -> None:
+def _add(few: Examples, rows: Rows) -> None:
     for row in rows[:EXAMPLES_MAX].tolist():
         few.add(str(row))
     few.count += max(0, len(rows) - EXAMPLES_MAX)

@@ -1,10 +1,10 @@
-"""Walks through the databases of a store in one held transaction, whatever is in them.
+"""Reads the databases of a store in one transaction, without trusting their content.
 
-Nothing that is read is trusted. A value whose checksum is wrong is told and passed over; keys must
-ascend and be as many as LMDB says, so that a damaged page which leads back to an earlier one, or
-nowhere, is noticed instead of followed for ever. (It may still end the process: LMDB's pages have
-no checksum.) ``read_facts`` brings what is small of each row into arrays, ascending by row, and an
-id down to a hash of 64 bits: the rest of the check compares arrays.
+Values with a wrong checksum are reported and skipped. Keys must ascend, and their number must be
+the one that LMDB has: so a damaged page that points back to an earlier one, or nowhere, is detected
+and does not lead into an endless loop. (It may still crash the process, as LMDB's pages have no
+checksum.) ``read_facts`` collects the small fields of each row in arrays, ascending by row, with
+ids as hashes of 64 bits. The rest of the check compares these arrays.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from vecdb.checking import ERROR, WARNING
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.transaction import DatabaseHandle, Transaction
-from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Few, Findings, shown_id
+from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Examples, Findings, shown_id
 from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.errors import VecdbError
@@ -44,7 +44,7 @@ __all__ = [
 Rows = npt.NDArray[np.int64]
 
 BAD_VALUE: Final = (struct.error, ValueError, KeyError, TypeError, OverflowError)
-"""What taking a value apart raises that says nothing that could be."""
+"""The exceptions that parsing an invalid value raises."""
 
 _VALUE_BYTES_MAX: Final = 64 * 1024**2
 _NONE: Final[Rows] = np.zeros(0, np.int64)
@@ -52,19 +52,19 @@ _NONE: Final[Rows] = np.zeros(0, np.int64)
 
 @dataclass
 class Facts:
-    """What the databases of a store say, all of one committed state.
+    """The content of a store's databases in one committed state.
 
     Attributes:
-        state, counters: None if they can't be read. entry: the configuration as JSON, or None.
-        purging: seq up to which deaths are being purged, None if nothing is.
-        id_rows, id_hashes: of each id, in its own order. id_count: with those that can't be read.
-        bad_id_hashes: ids whose row can't be read.
-        record_rows, record_hashes: of each row with a record, ascending, and the hash of its id.
-        bad_record_rows: rows with a record that can't be read, ascending.
-        metadata_versions: records with metadata, all versions.
-        deleted_rows, deleted_seqs: ascending by row; seq -1 if it can't be read.
-        segments: number → entry, of those that can be read; bad_segments: the others.
-        incomplete: databases of which not everything was seen.
+        state, counters: None if unreadable. entry: the configuration as JSON, or None.
+        purging: seq up to which tombstones are being purged, or None.
+        id_rows, id_hashes: row and hash of each id, ordered by id. id_count: number of ids,
+            unreadable ones included. bad_id_hashes: ids whose row is unreadable, ascending.
+        record_rows, record_hashes: each row with a record, ascending, and the hash of its id.
+        bad_record_rows: rows with an unreadable record, ascending.
+        metadata_versions: number of records with metadata, all versions.
+        deleted_rows, deleted_seqs: the tombstones, ascending by row; seq -1 if unreadable.
+        segments: number → entry of readable entries; bad_segments: numbers of the others.
+        incomplete: databases that could not be read to their end.
     """
 
     state: layout.State | None = None
@@ -88,12 +88,12 @@ class Facts:
 
     @cached_property
     def live_rows(self) -> Rows:
-        """Rows with a record and without a death, ascending."""
+        """Rows with a record and without a tombstone, ascending."""
         rows = np.union1d(self.record_rows, self.bad_record_rows)
         return rows[~is_among(rows, self.deleted_rows)]
 
     def config(self) -> CollectionConfig | None:
-        """The configuration, or None if it says nothing that could be."""
+        """Return the configuration, or None if it is invalid."""
         try:
             return None if self.entry is None else layout.config_of(self.entry)
         except BAD_VALUE:
@@ -101,7 +101,7 @@ class Facts:
 
 
 def is_among(values: Rows, ascending: Rows) -> npt.NDArray[np.bool_]:
-    """Which of ``values`` are in an ascending array: bool, one for each."""
+    """Return which of ``values`` are in an ascending array, bool (len(values),)."""
     if len(ascending) == 0:
         return np.zeros(len(values), bool)
     at = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
@@ -110,7 +110,7 @@ def is_among(values: Rows, ascending: Rows) -> npt.NDArray[np.bool_]:
 
 
 class Walk:
-    """Reads the databases of one store in a transaction that the caller holds."""
+    """Reads the databases of one store in the caller's transaction."""
 
     def __init__(
         self, environment: Environment, transaction: Transaction, findings: Findings
@@ -127,12 +127,14 @@ class Walk:
         on_bad: Callable[[bytes], object] = lambda key: None,
         severity: str = ERROR,
     ) -> Iterator[tuple[bytes, bytes]]:
-        """(key, payload) of the values of a database whose checksum is right.
+        """Yield (key, payload) of a database's values with a correct checksum.
 
-        show: a key as people know it. on_bad: called with the keys of the other values. severity:
-        of a wrong checksum.
+        Args:
+            show: returns a key as text for people.
+            on_bad: called with the keys of values with a wrong checksum.
+            severity: severity of a wrong checksum.
         """
-        bad, count, expected = Few(), 0, 0
+        bad, count, expected = Examples(), 0, 0
         try:
             with self.environment.errors_translated():
                 database = self.environment.database(name.encode())
@@ -152,9 +154,9 @@ class Walk:
             self._damaged(name, error.message)
         else:
             if count != expected:
-                self._damaged(name, f"LMDB says that there are {expected:,}, {count:,} were found")
+                self._damaged(name, f"expected {expected:,} from LMDB's count, found {count:,}")
         what = f"values in {name} have a wrong checksum"
-        bad.tell(self.findings, "CHECKSUM", what, severity)
+        bad.report(self.findings, "CHECKSUM", what, severity)
 
     def _raw(self, name: str, database: DatabaseHandle) -> Iterator[tuple[bytes, bytes]]:
         last = b""
@@ -177,7 +179,7 @@ class Walk:
 
 
 def read_facts(walk: Walk) -> Facts:
-    """Go through all databases but ``blocks``, ``log``, ``leases`` and ``requests``."""
+    """Read all databases except ``blocks``, ``log``, ``pins`` and ``requests``."""
     facts = Facts()
     _read_meta(walk, facts)
     _read_ids(walk, facts)
@@ -197,7 +199,7 @@ _KNOWN: Final = {
 
 
 def read_entries(walk: Walk) -> Facts:
-    """Only what ``meta`` and ``segments`` say."""
+    """Read only ``meta`` and ``segments``."""
     facts = Facts()
     _read_meta(walk, facts)
     _read_segments(walk, facts)
@@ -219,22 +221,22 @@ def _read_meta(walk: Walk, facts: Facts) -> None:
             elif key == b"purging":
                 (facts.purging,) = _U64.unpack(_in_range(payload))
         except BAD_VALUE:
-            walk.findings.add("VALUE", f"the {key.decode()} in meta can't be read")
+            walk.findings.add("VALUE", f"the {key.decode()} in meta is invalid")
 
 
 def _in_range(payload: bytes) -> bytes:
-    """A payload of numbers that are all below 2**63.
+    """Return a payload of 64-bit numbers if all are below 2**63.
 
     Raises:
-        OverflowError: one is not.
+        OverflowError: a number is larger.
     """
     if any(byte >= 128 for byte in payload[7::8]):
-        raise OverflowError("a number is past 2**63")
+        raise OverflowError("expected numbers below 2**63")
     return payload
 
 
 def named_rows(walk: Walk, rows: Rows) -> list[str]:
-    """The first few of these rows as people know them, with the ids that name them."""
+    """Return the first few rows as text, with the ids that refer to them."""
     wanted = rows[:EXAMPLES_MAX].tolist()
     names: dict[int, str] = {}
     if not wanted:
@@ -252,7 +254,7 @@ def named_rows(walk: Walk, rows: Rows) -> list[str]:
 
 def _read_ids(walk: Walk, facts: Facts) -> None:
     rows, hashes, damaged = array("q"), array("q"), array("q")
-    bad = Few()
+    bad = Examples()
 
     def on_bad(key: bytes) -> None:
         damaged.append(hash(key))
@@ -264,7 +266,7 @@ def _read_ids(walk: Walk, facts: Facts) -> None:
         except BAD_VALUE:
             bad.add(shown_id(key))
             on_bad(key)
-    bad.tell(walk.findings, "VALUE", "ids whose row is no row number")
+    bad.report(walk.findings, "VALUE", "ids without a valid row number")
     facts.id_rows, facts.id_hashes = _array(rows), _array(hashes)
     facts.bad_id_hashes = np.sort(_array(damaged))
     facts.id_count = len(rows) + len(damaged)
@@ -272,7 +274,7 @@ def _read_ids(walk: Walk, facts: Facts) -> None:
 
 def _read_records(walk: Walk, facts: Facts) -> None:
     rows, hashes, damaged = array("q"), array("q"), array("q")
-    bad, renamed, ahead = Few(), Few(), Few()
+    bad, renamed, ahead = Examples(), Examples(), Examples()
     seq_max = _seq_max(facts)
     last = -1
 
@@ -299,31 +301,31 @@ def _read_records(walk: Walk, facts: Facts) -> None:
             continue
         if seq > seq_max:
             ahead.add(_shown_record(key))
-    bad.tell(walk.findings, "VALUE", "records that are no id with a JSON object")
-    renamed.tell(walk.findings, "RECORDS", "records that change the id of their row")
-    ahead.tell(walk.findings, "RECORDS", f"records are of a later seq than {seq_max}")
+    bad.report(walk.findings, "VALUE", "records that are not an id with a JSON object")
+    renamed.report(walk.findings, "RECORDS", "records that change the id of their row")
+    ahead.report(walk.findings, "RECORDS", f"records have a later seq than {seq_max}")
     facts.record_rows, facts.record_hashes = _array(rows), _array(hashes)
     facts.bad_record_rows = np.unique(_array(damaged))
 
 
 def _id_of_record(payload: bytes) -> bytes:
-    """The id; the rest must be metadata.
+    """Return the id of a record, after checking its metadata.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the record is too short, or its metadata is not a JSON object.
     """
     end = 2 + int.from_bytes(payload[:2], "little")
     encoded, metadata = payload[2:end], payload[end:]
     if end == 2 or len(payload) < end:
         raise ValueError(f"expected an id of {end - 2} bytes, got {len(encoded)}")
     if metadata and not isinstance(json.loads(metadata), dict):
-        raise ValueError("metadata is no object")
+        raise ValueError("metadata is not a JSON object")
     return encoded
 
 
 def _read_deleted(walk: Walk, facts: Facts) -> None:
     rows, seqs = array("q"), array("q")
-    bad, ahead = Few(), Few()
+    bad, ahead = Examples(), Examples()
     seq_max = _seq_max(facts)
 
     def on_bad(key: bytes) -> None:
@@ -342,8 +344,8 @@ def _read_deleted(walk: Walk, facts: Facts) -> None:
             continue
         if seq > seq_max:
             ahead.add(f"{_shown_row(key)} at seq {seq}")
-    bad.tell(walk.findings, "VALUE", "deaths that name no seq")
-    ahead.tell(walk.findings, "DEATHS", f"rows died at a later seq than {seq_max}")
+    bad.report(walk.findings, "VALUE", "tombstones without a valid seq")
+    ahead.report(walk.findings, "DEATHS", f"tombstones have a later seq than {seq_max}")
     facts.deleted_rows, facts.deleted_seqs = _array(rows), _array(seqs)
 
 
@@ -359,7 +361,7 @@ def _read_segments(walk: Walk, facts: Facts) -> None:
             (number,) = _KEY.unpack(key)
             facts.segments[number] = SegmentEntry.from_json(json.loads(payload))
         except BAD_VALUE:
-            what = f"the entry of {number_of(key)} can't be read"
+            what = f"the entry of {number_of(key)} is invalid"
             walk.findings.add("VALUE", what, WARNING)
             on_bad(key)
 

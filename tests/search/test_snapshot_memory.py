@@ -1,4 +1,4 @@
-"""Views take no more memory than they may, and what they do not hold is searched all the same."""
+"""Snapshots stay within their memory bound, and rows that they do not hold are searched too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vecdb.engine.search.search import SearchRequest
 from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.search.snapshot_budget import SnapshotBudget
 from vecdb.engine.store import clock as store_clock
-from vecdb.engine.store import leases as pins
+from vecdb.engine.store import leases
 from vecdb.engine.store.purging import purge_all
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of, runtime_of
@@ -43,14 +43,14 @@ def names(count: int, first: int = 0) -> list[str]:
 
 
 def opened(path: Path, fresh_rows: int = 100, **options: Any) -> Any:
-    """A database in which nothing happens by itself, and views hold few fresh rows."""
+    """Open a database without background work, whose snapshots hold few memtable rows."""
     chosen = {"fresh_bytes_max": int(fresh_rows * ROW_BYTES) + 1, **options}
     return vecdb.open(path, indexer=False, seal_bytes=1 << 40, **chosen)
 
 
-def view_of(docs: Any) -> Snapshot:
-    view: Snapshot = opened_of(docs).snapshots.snapshot()
-    return view
+def snapshot_of(docs: Any) -> Snapshot:
+    snapshot: Snapshot = opened_of(docs).snapshots.snapshot()
+    return snapshot
 
 
 @pytest.fixture(autouse=True)
@@ -61,14 +61,14 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lose(docs: Any) -> None:
-    """Remove the files of all segments."""
+    """Delete the files of all segments."""
     shutil.rmtree(opened_of(docs).folder / "segments")
     opened_of(docs).snapshots.forget()
 
 
-class Twins:
-    """A collection with small bounds, one without, and the model: all have to agree, the first two
-    to the bit."""
+class Pair:
+    """A collection with small bounds, one without, and the model: all must agree, and the two
+    collections bit for bit."""
 
     def __init__(self, bounded: Any, free: Any, metric: str) -> None:
         self.both = [d.create_collection("docs", DIM, metric) for d in (bounded, free)]
@@ -102,15 +102,15 @@ class Twins:
 
 
 @pytest.fixture
-def twins(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Twins]:
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     metric = getattr(request, "param", "cosine")
     with opened(tmp_path / "bounded") as bounded, opened(tmp_path / "free", 1 << 20) as free:
-        yield Twins(bounded, free, metric)
+        yield Pair(bounded, free, metric)
 
 
-@pytest.mark.parametrize("twins", ["cosine", "euclidean", "dot"], indirect=True)
-def test_what_is_not_held_is_searched_as_if_it_were(twins: Twins) -> None:
-    """Random operations; vectors are few, so that ties between slices are many."""
+@pytest.mark.parametrize("pair", ["cosine", "euclidean", "dot"], indirect=True)
+def test_rows_not_held_are_searched_with_the_same_result(pair: Pair) -> None:
+    """Random operations with few distinct vectors, so that slices have many ties."""
     seed = random.randrange(2**32)
     print("seed", seed)
     chance, vectors, queries = random.Random(seed), rows(60), rows(9, 1)
@@ -119,60 +119,60 @@ def test_what_is_not_held_is_searched_as_if_it_were(twins: Twins) -> None:
         for _ in range(chance.randrange(1, 4)):
             ids = [f"id-{i}" for i in chance.sample(range(500), 40)]
             if chance.random() < 0.2:
-                twins.delete(ids)
+                pair.delete(ids)
             else:
-                twins.upsert(ids, vectors[[chance.randrange(60) for _ in ids]])
+                pair.upsert(ids, vectors[[chance.randrange(60) for _ in ids]])
         action = chance.random()
         if action < 0.06:
-            twins.each(seal_now)
+            pair.each(seal_now)
         elif action < 0.3:
-            twins.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
+            pair.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
         elif action < 0.5:
-            twins.each(lambda docs: opened_of(docs).snapshots.forget())
-        if not twins.model.rows:
+            pair.each(lambda docs: opened_of(docs).snapshots.forget())
+        if not pair.model.rows:
             continue
         asked = queries[: chance.choice([1, 9])]
-        twins.check(asked, chance.choice([1, 10, 700]), exact=True)
-        view = view_of(twins.docs)
-        streamed += view.rest is not None
-        assert view.memtable.nbytes <= 100 * ROW_BYTES + 1
-        assert twins.docs.stats().fresh_rows == view_of(twins.both[1]).memtable.live_count
-        assert view_of(twins.both[1]).holds_all
+        pair.check(asked, chance.choice([1, 10, 700]), exact=True)
+        snapshot = snapshot_of(pair.docs)
+        streamed += snapshot.rest is not None
+        assert snapshot.memtable.nbytes <= 100 * ROW_BYTES + 1
+        assert pair.docs.stats().fresh_rows == snapshot_of(pair.both[1]).memtable.live_count
+        assert snapshot_of(pair.both[1]).holds_all
     assert streamed > 5
 
 
-def test_sealing_makes_room_again(twins: Twins) -> None:
+def test_flush_makes_room_in_the_memtable(pair: Pair) -> None:
     for first in range(0, 450, 50):
-        twins.upsert(names(50, first), rows(50, first))
-    twins.check(rows(2), 10)
-    view = view_of(twins.docs)
-    assert view.memtable.count == 100 and view.rest == streaming.Unread(100, 450, 350)
-    hits = twins.docs.search(rows(1)[0], k=3)
+        pair.upsert(names(50, first), rows(50, first))
+    pair.check(rows(2), 10)
+    snapshot = snapshot_of(pair.docs)
+    assert snapshot.memtable.count == 100 and snapshot.rest == streaming.Unread(100, 450, 350)
+    hits = pair.docs.search(rows(1)[0], k=3)
     assert hits.info.plan == "scan" and hits.info.exact and hits.info.visited == 450
-    twins.each(seal_now)
-    twins.check(rows(2), 10)
-    assert view_of(twins.docs).holds_all and view_of(twins.docs).memtable.count == 0
-    twins.upsert(names(50, 430), rows(50, 7))
-    twins.check(rows(2), 480)
-    assert view_of(twins.docs).holds_all
+    pair.each(seal_now)
+    pair.check(rows(2), 10)
+    assert snapshot_of(pair.docs).holds_all and snapshot_of(pair.docs).memtable.count == 0
+    pair.upsert(names(50, 430), rows(50, 7))
+    pair.check(rows(2), 480)
+    assert snapshot_of(pair.docs).holds_all
 
 
-def test_a_graph_beside_what_is_not_held(twins: Twins) -> None:
-    twins.upsert(names(300), rows(300))
-    twins.each(seal_now)
-    twins.each(index_now)
+def test_search_of_a_graph_and_rows_not_held_is_complete(pair: Pair) -> None:
+    pair.upsert(names(300), rows(300))
+    pair.each(seal_now)
+    pair.each(index_now)
     for first in range(250, 600, 50):
-        twins.upsert(names(50, first), rows(50, first))
-    assert view_of(twins.docs).rest is not None
+        pair.upsert(names(50, first), rows(50, first))
+    assert snapshot_of(pair.docs).rest is not None
     for query in rows(5, 3):
-        hits = twins.docs.search(query, k=40, ef=400)
-        twins.model.check_hits(hits, query, 40, exact=True)
+        hits = pair.docs.search(query, k=40, ef=400)
+        pair.model.check_hits(hits, query, 40, exact=True)
         assert hits.info.plan == "graph+scan" and hits.info.matches == 600
-    twins.check(rows(5, 3), 600)
+    pair.check(rows(5, 3), 600)
 
 
-def test_what_is_replaced_again_and_again_stays_in_memory(tmp_path: Path) -> None:
-    """Row numbers go on and on; what is held is what lives, whether the dead were purged or not."""
+def test_rows_replaced_repeatedly_stay_in_the_memtable(tmp_path: Path) -> None:
+    """Row numbers keep growing, but only live rows are held, purged or not."""
     with opened(tmp_path / "data", 1 << 20) as database:
         docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
         for turn in range(150):
@@ -183,16 +183,18 @@ def test_what_is_replaced_again_and_again_stays_in_memory(tmp_path: Path) -> Non
                 purge_all(opened_of(docs).store, grace_s=0.0)
             if turn in (50, 90):
                 opened_of(docs).snapshots.forget()
-            view = view_of(docs)
-            assert view.holds_all and view.live_count == len(model.rows)
-            # 1,200 live. It doubles when it is full of rows of which more than three quarters do.
-            assert len(view.memtable.rows) <= 2048
-        assert view.counters.next_row == 60_000
+            snapshot = snapshot_of(docs)
+            assert snapshot.holds_all and snapshot.live_count == len(model.rows)
+            # 1,200 rows live. The buffer doubles when it is full and over three quarters are live.
+            assert len(snapshot.memtable.rows) <= 2048
+        assert snapshot.counters.next_row == 60_000
         for query in rows(3, 9):
             model.check_hits(docs.search(query, k=1300), query, 1300, exact=True)
 
 
-def test_memory_stays_under_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_a_search_stays_under_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(streaming, "_SLICE_BYTES", MEBIBYTE // 4)
     with opened(tmp_path / "data", fresh_bytes_max=MEBIBYTE) as database:
         docs = database.create_collection("docs", 256)
@@ -207,13 +209,13 @@ def test_memory_stays_under_the_bound(tmp_path: Path, monkeypatch: pytest.Monkey
         finally:
             tracemalloc.stop()
         assert len(hits) == 5 and hits.info.visited == 16_000
-        assert view_of(docs).private_bytes <= MEBIBYTE
-        # The buffer and its half, from which it grew, then what a slice takes; not all 16 MB.
+        assert snapshot_of(docs).private_bytes <= MEBIBYTE
+        # The buffer, the half-sized one from which it grew, and one slice; not all 16 MB.
         assert MEBIBYTE <= peak + MEBIBYTE // 4 < 3 * MEBIBYTE
 
 
 @pytest.mark.parametrize("queries", [1, 40])
-def test_a_scan_of_the_rest_ends_within_a_slice(
+def test_scan_of_rows_not_held_ends_within_a_slice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queries: int
 ) -> None:
     read, real = [0], streaming._read_slice
@@ -236,80 +238,80 @@ def test_a_scan_of_the_rest_ends_within_a_slice(
 
 
 @pytest.mark.parametrize("advance", [False, True])
-def test_a_large_lost_segment_is_read_from_the_store(twins: Twins, advance: bool) -> None:
+def test_large_quarantined_segment_is_read_from_the_store(pair: Pair, advance: bool) -> None:
     for first in range(0, 300, 100):
-        twins.upsert(names(100, first), rows(100, first))
-    twins.delete(names(20, 50))
-    twins.each(seal_now)
-    twins.upsert(names(60, 300), rows(60, 8))
-    twins.each(seal_now)
-    lose(twins.docs)
-    twins.upsert(names(150, 400), rows(150, 9))
-    twins.check(rows(3), 10, exact=True)
-    large, small = view_of(twins.docs).segments
-    # Only one of them may be held, beside as much of fresh rows.
+        pair.upsert(names(100, first), rows(100, first))
+    pair.delete(names(20, 50))
+    pair.each(seal_now)
+    pair.upsert(names(60, 300), rows(60, 8))
+    pair.each(seal_now)
+    lose(pair.docs)
+    pair.upsert(names(150, 400), rows(150, 9))
+    pair.check(rows(3), 10, exact=True)
+    large, small = snapshot_of(pair.docs).segments
+    # Only one of them fits, beside as many bytes of memtable.
     assert (large.unread_count, large.segment, len(large.content.rows)) == (280, None, 0)
     assert (small.unread_count, small.segment, len(small.content.rows)) == (0, None, 60)
-    assert view_of(twins.docs).rest == streaming.Unread(460, 510, 50)
+    assert snapshot_of(pair.docs).rest == streaming.Unread(460, 510, 50)
     for first in (40, 280, 90):
         if not advance:
-            opened_of(twins.docs).snapshots.forget()
-        twins.delete(names(30, first))
-        twins.upsert(names(10, first), rows(10, first))
-        twins.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
-        twins.check(rows(3), 700)
-        large = view_of(twins.docs).segments[0]
-        assert twins.docs.stats().segments[0].rows == large.unread_count
-        assert view_of(twins.docs).private_bytes <= 2 * (100 * ROW_BYTES + 1)
-    index_now(twins.docs)
-    twins.check(rows(3), 700)
-    assert all(s.segment is not None for s in view_of(twins.docs).segments)
+            opened_of(pair.docs).snapshots.forget()
+        pair.delete(names(30, first))
+        pair.upsert(names(10, first), rows(10, first))
+        pair.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
+        pair.check(rows(3), 700)
+        large = snapshot_of(pair.docs).segments[0]
+        assert pair.docs.stats().segments[0].rows == large.unread_count
+        assert snapshot_of(pair.docs).private_bytes <= 2 * (100 * ROW_BYTES + 1)
+    index_now(pair.docs)
+    pair.check(rows(3), 700)
+    assert all(s.segment is not None for s in snapshot_of(pair.docs).segments)
 
 
-def test_more_deaths_than_a_slice_reads(twins: Twins) -> None:
-    """Blocks that lost some of their rows keep the deaths of all while a segment has them."""
-    twins.upsert(names(400), rows(400))
-    twins.each(seal_now)
-    lose(twins.docs)
-    twins.check(rows(2), 50)
-    twins.delete([f"id-{i}" for i in range(400) if i % 9])
-    twins.check(rows(2), 50)
-    twins.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
-    twins.check(rows(2), 50)
-    # What dies now is still in its block, behind the deaths of those that are not.
-    twins.delete(["id-144", "id-270", "id-297"])
+def test_more_tombstones_than_a_slice_are_all_applied(pair: Pair) -> None:
+    """Rewritten blocks keep the tombstones of all their rows while a segment holds them."""
+    pair.upsert(names(400), rows(400))
+    pair.each(seal_now)
+    lose(pair.docs)
+    pair.check(rows(2), 50)
+    pair.delete([f"id-{i}" for i in range(400) if i % 9])
+    pair.check(rows(2), 50)
+    pair.each(lambda docs: purge_all(opened_of(docs).store, grace_s=0.0))
+    pair.check(rows(2), 50)
+    # Rows deleted now are still in their block, after tombstones of rows that are not.
+    pair.delete(["id-144", "id-270", "id-297"])
     for _ in range(2):
-        twins.check(rows(2), 50)
-        assert view_of(twins.docs).segments[0].unread_count == 42
-        opened_of(twins.docs).snapshots.forget()
+        pair.check(rows(2), 50)
+        assert snapshot_of(pair.docs).segments[0].unread_count == 42
+        opened_of(pair.docs).snapshots.forget()
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_search_that_purging_overtakes_looks_again(
+def test_search_whose_rows_were_purged_is_repeated_under_a_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    """Between two slices rows die and are purged: the second time under a pin, which holds them."""
+    """Between two slices rows are deleted and purged; the second time a lease protects them."""
     with opened(tmp_path / "data") as database:
         docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
         vectors = rows(1_000)
         docs.upsert(names(1_000), vectors)
         model.upsert(names(1_000), vectors, None)
-        read, doomed, searches = search.read_slices, [names(400, 300), names(100, 850)], []
+        read, to_delete, searches = search.read_slices, [names(400, 300), names(100, 850)], []
 
-        def overtaken(*arguments: Any) -> Any:
+        def purging_first(*arguments: Any) -> Any:
             if not arguments[1]:
                 return
             searches.append(1)
             for number, part in enumerate(read(*arguments)):
                 if number == 1 and len(searches) <= times:
-                    dying = doomed[len(searches) - 1]
-                    docs.delete(dying)
+                    deleted = to_delete[len(searches) - 1]
+                    docs.delete(deleted)
                     purge_all(opened_of(docs).store, grace_s=0.0)
                     if len(searches) == 1:
-                        model.delete(dying)
+                        model.delete(deleted)
                 yield part
 
-        monkeypatch.setattr(search, "read_slices", overtaken)
+        monkeypatch.setattr(search, "read_slices", purging_first)
         hits = docs.search(vectors[900], k=1_000)
         assert len(searches) == 2 and hits.info.seq == 2
         model.check_hits(hits, vectors[900], 1_000, exact=True)
@@ -318,15 +320,15 @@ def test_a_search_that_purging_overtakes_looks_again(
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_search_keeps_its_pin_for_as_long_as_it_works(
+def test_search_longer_than_a_lease_renews_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
-    """The clock goes on by half a lease with each slice, and each time a row dies that is still to
-    be read, and is purged; without a renewed lease the search is overtaken once more."""
+    """With each slice the clock advances by half a lease, and a row that is still to be read is
+    deleted and purged; without a renewal the search would fail again."""
     now_ns = [store_clock.boot_time_ns()]
     monkeypatch.setattr(store_clock, "boot_time_ns", lambda: now_ns[0])
     if not kept:
-        monkeypatch.setattr(pins, "keep_lease", lambda store, pin: pin)
+        monkeypatch.setattr(leases, "keep_lease", lambda store, lease: lease)
     with opened(tmp_path / "data") as database:
         docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
         vectors = rows(1_000)
@@ -341,13 +343,13 @@ def test_a_search_keeps_its_pin_for_as_long_as_it_works(
             for part in read(*arguments):
                 yield part
                 if len(searches) == 1:
-                    dying = names(300, 400)
-                    model.delete(dying)
+                    deleted = names(300, 400)
+                    model.delete(deleted)
                 else:
                     now_ns[0] += int(0.5e9 * limits.LEASE_S)
-                    dying = names(1, 999 - searches[-1])
+                    deleted = names(1, 999 - searches[-1])
                 searches[-1] += 1
-                docs.delete(dying)
+                docs.delete(deleted)
                 purge_all(opened_of(docs).store, grace_s=0.0)
 
         monkeypatch.setattr(search, "read_slices", slow)
@@ -361,7 +363,7 @@ def test_a_search_keeps_its_pin_for_as_long_as_it_works(
         model.check_hits(hits, vectors[900], 1_000, exact=True)
         with opened_of(docs).store.environment.read() as transaction:
             assert opened_of(docs).store.purged_to(transaction) == 2
-            assert pins.oldest_lease(opened_of(docs).store, transaction) is None
+            assert leases.oldest_lease(opened_of(docs).store, transaction) is None
 
 
 READER = """
@@ -376,15 +378,15 @@ with vecdb.open(sys.argv[1], indexer=False, seal_bytes=1 << 40, fresh_bytes_max=
         hits = docs.search(rng.normal(size=16).astype(np.float32), k=600)
         assert hits.info.matches in (1, 500), hits.info
         assert len(hits) == len(set(hits.ids)) == hits.info.matches
-        # Each batch replaces all rows: those of one state are of one batch.
+        # Each batch replaces all rows, so the rows of one state are of one batch.
         assert len({m["n"] for m in hits.metadata}) == 1
         assert hits.info.seq >= last
         last, searches = hits.info.seq, searches + 1
-    print(searches, opened_of(docs).views.view().counters.next_row, flush=True)
+    print(searches, opened_of(docs).snapshots.snapshot().counters.next_row, flush=True)
 """
 
 
-def test_another_process_searches_what_is_written_and_purged(tmp_path: Path) -> None:
+def test_search_in_another_process_during_purges_sees_one_state(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(names(500), rows(500), [{"n": 0}] * 500)
@@ -402,8 +404,8 @@ def test_another_process_searches_what_is_written_and_purged(tmp_path: Path) -> 
 
 
 def test_threads_under_a_tight_budget_see_one_state(tmp_path: Path) -> None:
-    """Views are made, let go, advanced and overtaken while all collections are rewritten. There is
-    memory for those of two."""
+    """Snapshots are created, evicted, advanced and become too old while all collections are
+    rewritten. The memory suffices for two."""
     budget = int(150 * ROW_BYTES)
     with opened(tmp_path / "data", 100, view_bytes_max=budget) as database:
         every = [database.create_collection(name, DIM) for name in ("a", "b", "c")]
@@ -452,8 +454,8 @@ def test_threads_under_a_tight_budget_see_one_state(tmp_path: Path) -> None:
             assert runtime_of(database).snapshot_budget.bytes_used <= budget
 
 
-def test_views_used_least_recently_go(tmp_path: Path) -> None:
-    """Eight collections, memory for three of them; answers stay right."""
+def test_least_recently_used_snapshots_are_evicted(tmp_path: Path) -> None:
+    """Eight collections with memory for three; results stay correct."""
     one = 1_024 * ROW_BYTES
     with opened(tmp_path / "data", 10_000, view_bytes_max=int(3.5 * one)) as database:
         budget, models = runtime_of(database).snapshot_budget, {}
@@ -489,7 +491,7 @@ def test_views_used_least_recently_go(tmp_path: Path) -> None:
     assert budget.bytes_used == 0
 
 
-def test_one_collection_alone_keeps_to_the_budget(tmp_path: Path) -> None:
+def test_snapshot_of_a_single_collection_stays_within_the_budget(tmp_path: Path) -> None:
     with opened(tmp_path / "data", 1 << 20, view_bytes_max=100_000) as database:
         docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
         for first in range(0, 3_000, 500):
@@ -498,28 +500,28 @@ def test_one_collection_alone_keeps_to_the_budget(tmp_path: Path) -> None:
             query = rows(1, first + 1)[0]
             model.check_hits(docs.search(query, k=20), query, 20, exact=True)
             assert 0 < runtime_of(database).snapshot_budget.bytes_used <= 50_000
-        assert not view_of(docs).holds_all
+        assert not snapshot_of(docs).holds_all
         opened_of(docs).snapshots.forget()
         assert runtime_of(database).snapshot_budget.bytes_used == 0
 
 
-class Keeper:
-    """Of a view, for the budget."""
+class Manager:
+    """A holder of a snapshot, for the budget."""
 
     def __init__(self, used_at: float) -> None:
         self.used_at = used_at
 
-    def let_go(self) -> bool:
-        raise AssertionError("the budget only names them")
+    def evict(self) -> bool:
+        raise AssertionError("the budget only returns managers")
 
 
-def test_the_budget_names_the_least_recently_used() -> None:
+def test_budget_returns_the_least_recently_used() -> None:
     budget = SnapshotBudget(100)
-    a, b, c = Keeper(3.0), Keeper(1.0), Keeper(2.0)
+    a, b, c = Manager(3.0), Manager(1.0), Manager(2.0)
     assert budget.note(a, 40) == budget.note(b, 40) == []
     assert budget.note(c, 30) == [b]
     assert budget.note(b, 0) == [] and budget.bytes_used == 70
     assert budget.note(a, 90) == [c]
-    # One alone that is too large stays: others would not help.
+    # A single snapshot above the limit stays: evicting others would not help.
     assert budget.note(c, 0) == [] and budget.note(a, 500) == []
     assert budget.bytes_used == 500

@@ -1,4 +1,4 @@
-"""Which graph work comes next: a pure function of the segments, and what comes of it."""
+"""The merge policy, a pure function of the segments, and its effect in a database."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TIER_ROWS = 4_000
 
 
 def segments(*kinds: tuple[str, int] | tuple[str, int, int]) -> tuple[SegmentSnapshot, ...]:
-    """Neighbours: "graph" or "flat", rows, and how many of them are dead."""
-    made: list[SegmentSnapshot] = []
+    """Return neighbouring segments of: "graph" or "flat", rows, and deleted rows among them."""
+    result: list[SegmentSnapshot] = []
     first = 0
-    for number, (kind, rows, *dead) in enumerate(kinds):
+    for number, (kind, rows, *deleted) in enumerate(kinds):
         content = RowArrays(
             np.zeros((rows, 0), np.float32),
             np.arange(first, first + rows),
@@ -31,11 +31,11 @@ def segments(*kinds: tuple[str, int] | tuple[str, int, int]) -> tuple[SegmentSna
         )
         graph = cast(Any, object()) if kind == "graph" else None
         bits = np.zeros(0, np.uint8)
-        made.append(
-            SegmentSnapshot(number, first, first + rows, content, graph, bits, sum(dead), None)
+        result.append(
+            SegmentSnapshot(number, first, first + rows, content, graph, bits, sum(deleted), None)
         )
         first += rows
-    return tuple(made)
+    return tuple(result)
 
 
 def planned(*kinds: Any, pace: Pace = "writing", rows_max: int = ROWS_MAX) -> list[int] | None:
@@ -43,28 +43,28 @@ def planned(*kinds: Any, pace: Pace = "writing", rows_max: int = ROWS_MAX) -> li
     return None if group is None else [segment.number for segment in group]
 
 
-def test_nothing_to_do() -> None:
+def test_single_clean_graph_needs_no_merge() -> None:
     assert planned() is None
     assert planned(("graph", 1000)) is None
     assert planned(("graph", 1000), pace="optimizing") is None
     assert planned(("graph", 1000, 100), pace="optimizing") is None
 
 
-def test_without_a_graph_all_becomes_one() -> None:
+def test_flat_segments_without_a_graph_are_merged() -> None:
     assert planned(("flat", 1)) == [0]
     assert planned(("flat", 10), ("flat", 5000)) == [0, 1]
 
 
-def test_a_graph_with_many_dead_is_built_anew() -> None:
+def test_graph_with_many_deleted_rows_is_rebuilt() -> None:
     assert planned(("graph", 1000, 300)) == [0]
 
 
-def test_an_eighth_beside_a_graph_extends_it() -> None:
+def test_an_eighth_of_new_rows_extends_the_graph() -> None:
     assert planned(("graph", 80_000), ("flat", 10_000)) == [0, 1]
     assert planned(("graph", 80_000), ("graph", 5_000), ("flat", 5_000)) == [0, 1, 2]
 
 
-def test_less_than_an_eighth_gets_a_graph_of_its_own() -> None:
+def test_less_than_an_eighth_of_new_rows_gets_its_own_graph() -> None:
     few = TIER_ROWS - 1
     assert planned(("graph", 80_000), ("flat", few)) is None
     assert planned(("graph", 80_000), ("flat", few), pace="optimizing") == [0, 1]
@@ -72,14 +72,14 @@ def test_less_than_an_eighth_gets_a_graph_of_its_own() -> None:
     assert planned(("graph", 80_000), ("graph", TIER_ROWS)) is None
 
 
-def test_a_pause_leaves_no_row_in_no_graph_but_large_graphs_alone() -> None:
+def test_pause_indexes_all_rows_without_rewriting_large_graphs() -> None:
     assert planned(("graph", 80_000), ("flat", 2_500), pace="pausing") == [0, 1]
     assert planned(("graph", 80_000), ("flat", 2_499), pace="pausing") == [1]
     assert planned(("graph", 80_000), ("graph", 2_000), ("flat", 1), pace="pausing") == [2]
     assert planned(("graph", 80_000), ("graph", 2_000), ("graph", 1), pace="pausing") is None
 
 
-def test_the_same_holds_for_what_lies_beside_the_small_one() -> None:
+def test_policy_applies_to_the_segments_after_a_large_graph() -> None:
     big, medium = ("graph", 8_000_000), ("graph", 400_000)
     assert planned(big, medium, ("flat", TIER_ROWS), rows_max=10**8) == [2]
     assert planned(big, medium, ("graph", 20_000), ("flat", 2_000), rows_max=10**8) is None
@@ -88,23 +88,23 @@ def test_the_same_holds_for_what_lies_beside_the_small_one() -> None:
     assert planned(big, medium, ("flat", 600_000), rows_max=10**8) == [0, 1, 2]
 
 
-def test_too_many_small_ones_are_merged_early() -> None:
+def test_too_many_small_segments_are_merged_early() -> None:
     tiny = [("flat", 1)] * FLAT_SEGMENTS_MAX
     assert planned(("graph", 80_000), *tiny) is None
     assert planned(("graph", 80_000), *tiny, ("flat", 1)) == list(range(1, FLAT_SEGMENTS_MAX + 2))
 
 
-def test_no_graph_grows_past_its_bound() -> None:
+def test_no_graph_exceeds_its_row_limit() -> None:
     assert planned(("graph", 900), ("flat", 200), rows_max=1000) == [1]
     assert planned(("graph", 900), ("graph", 200), pace="optimizing", rows_max=1000) is None
 
 
-def test_one_merge_takes_a_bounded_number() -> None:
+def test_one_merge_takes_a_bounded_number_of_segments() -> None:
     many = [("flat", 10)] * (GROUP_SEGMENTS_MAX + 5)
     assert planned(*many) == list(range(GROUP_SEGMENTS_MAX))
 
 
-def test_empty_segments_do_not_keep_it_busy() -> None:
+def test_empty_segments_cause_no_repeated_work() -> None:
     assert planned(("graph", 0)) is None
     assert planned(("graph", 0), ("graph", 0)) == [0, 1]
     assert planned(("graph", 80_000), ("flat", 10, 10)) is None
@@ -118,7 +118,7 @@ def eventually(condition: Callable[[], Any]) -> Any:
     return found
 
 
-def test_one_graph_after_a_bulk_load_which_a_trickle_does_not_write_again(tmp_path: Path) -> None:
+def test_trickle_after_a_bulk_load_does_not_rewrite_the_large_graph(tmp_path: Path) -> None:
     count, few, seal_rows = 20_000, 400, 256
     vectors = np.random.default_rng(5).normal(size=(count + few, 16)).astype(np.float32)
     with vecdb.open(tmp_path / "data", seal_bytes=64 * seal_rows) as database:

@@ -1,5 +1,7 @@
-"""Files of ids and metadata beside an index that are cut, flipped or random: refused by name, or
-good to use. They are as little to be trusted as the index itself."""
+"""Sidecars that are truncated, flipped or random are refused by name, or are usable.
+
+A sidecar is as untrusted as the index itself.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def index_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcome(index_path: Path, meta: Path) -> str:
-    """ "refused", or "fine" for names that an import can store."""
+    """Return "refused", or "fine" for names that an import can store."""
     with UntrustedFile(index_path) as file:
         index: ForeignIndex = index_files.read("flat-ids", file)
         try:
@@ -59,7 +61,7 @@ def outcome(index_path: Path, meta: Path) -> str:
 
 
 def outcomes_of_damage(index_path: Path, meta: Path) -> Counter[str]:
-    """What comes of each truncation, and of each byte changed in three ways."""
+    """Count the outcomes of each truncation, and of each byte changed in three ways."""
     whole, outcomes = meta.read_bytes(), Counter[str]()
     assert outcome(index_path, meta) == "fine"
     for size in range(len(whole)):
@@ -71,15 +73,15 @@ def outcomes_of_damage(index_path: Path, meta: Path) -> Counter[str]:
     return outcomes
 
 
-def test_damaged_lines(index_path: Path, tmp_path: Path) -> None:
+def test_damaged_lines_are_refused_or_harmless(index_path: Path, tmp_path: Path) -> None:
     meta = tmp_path / "x.jsonl"
     meta.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in ENTRIES))
     outcomes = outcomes_of_damage(index_path, meta)
-    # A file that ends with a line is whole, and another letter in an id is another id.
+    # A file cut after a line is complete, and a changed letter of an id gives another id.
     assert outcomes["refused"] > 300 and outcomes["fine"] > 30
 
 
-def test_damaged_tables(index_path: Path, tmp_path: Path) -> None:
+def test_damaged_tables_are_refused_or_harmless(index_path: Path, tmp_path: Path) -> None:
     meta = tmp_path / "x.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ENTRIES), meta)
     outcomes = outcomes_of_damage(index_path, meta)
@@ -103,7 +105,7 @@ _LINES = st.fixed_dictionaries(
 
 @settings(max_examples=150)
 @given(lines=st.lists(_LINES | st.sampled_from(ENTRIES) | _VALUES, max_size=8))
-def test_random_lines(
+def test_random_lines_are_refused_or_harmless(
     lines: list[Any], index_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     meta = tmp_path_factory.getbasetemp() / "random.jsonl"

@@ -1,5 +1,7 @@
-"""What an index file does not say comes back by its sidecar: metric, normalisation, M and
-ef_construction; what nobody says is in the report, and what two say differently is refused."""
+"""A sidecar restores what the index file does not store: metric, normalisation, M, ef_construction.
+
+Settings that no source has are assumed and reported; contradicting ones are refused.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ NO_SIDECAR = "ids are the file's numbers, without metadata: no sidecar"
 
 @pytest.fixture(params=["parquet", "jsonl"])
 def suffix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which kind of sidecar exports write."""
+    """The kind of sidecar that exports write."""
     if request.param == "jsonl":
         real = importlib.util.find_spec
         monkeypatch.setattr(
@@ -59,7 +61,7 @@ def refusal(surface: Any, path: Path, name: str = "new", **options: Any) -> Any:
     return caught.value
 
 
-def test_collection_comes_back_with_its_settings(surface: Any, suffix: str, tmp_path: Path) -> None:
+def test_imported_collection_has_its_settings(surface: Any, suffix: str, tmp_path: Path) -> None:
     for metric in ("cosine", "dot", "euclidean"):
         docs = filled(surface, metric)
         for flat in (True, False):
@@ -88,10 +90,10 @@ def test_collection_comes_back_with_its_settings(surface: Any, suffix: str, tmp_
             surface.import_hnswlib(sent.path, "new", dim=DIM, metric=other)
         assert caught.value.reason == "METRIC_MISMATCH"
         assert f"the caller gave metric {other}" in caught.value.message
-        assert f"{sent.side_path} says metric {metric}" in caught.value.message
+        assert f"{sent.side_path} has metric {metric}" in caught.value.message
 
 
-def test_collection_without_rows_comes_back_with_its_settings(
+def test_imported_empty_collection_has_its_settings(
     database: Any, suffix: str, tmp_path: Path
 ) -> None:
     docs = filled(database, "cosine", 0)
@@ -103,7 +105,7 @@ def test_collection_without_rows_comes_back_with_its_settings(
         assert database.collection(f"back-{flat}").config == docs.config
 
 
-def test_sidecar_is_a_table_of_a_row_a_vector_for_other_readers(
+def test_sidecar_is_a_table_with_one_row_per_vector(
     database: Any, suffix: str, tmp_path: Path
 ) -> None:
     sent = filled(database, "dot").export_faiss(tmp_path / "x", flat=True)
@@ -117,7 +119,7 @@ def test_sidecar_is_a_table_of_a_row_a_vector_for_other_readers(
 
 
 def without_header(side: Path) -> None:
-    """As sidecars were before they had one."""
+    """Remove the header, as in sidecars of earlier versions."""
     if side.suffix == ".parquet":
         table = pyarrow.parquet.read_table(side).replace_schema_metadata(None)
         pyarrow.parquet.write_table(table, side)
@@ -127,35 +129,35 @@ def without_header(side: Path) -> None:
     side.write_text("".join(f"{line}\n" for line in lines))
 
 
-def test_sidecar_without_a_header_brings_ids_and_the_report_says_what_is_assumed(
+def test_sidecar_without_a_header_is_read_and_assumptions_are_reported(
     surface: Any, suffix: str, tmp_path: Path
 ) -> None:
     sent = filled(surface, "cosine").export_faiss(tmp_path / "x", flat=True)
     without_header(Path(sent.side_path))
     report = surface.import_faiss(sent.path, "back")
     assert report.assumed == (
-        "metric dot: the file says inner product, and all its vectors have length 1, as if it had "
+        "metric dot: the file has inner product, but all vectors have length 1, so it may have "
         "been cosine",
         "M 16: the file has no graph",
         "ef_construction 128: the file has no graph",
     )
     back = surface.collection("back")
     assert (back.metric, back.get(["row 1"]).metadata) == ("dot", [{"n": 1}])
-    told = surface.import_faiss(sent.path, "told", metric="cosine")
-    assert told.assumed == report.assumed[1:]
+    given = surface.import_faiss(sent.path, "given", metric="cosine")
+    assert given.assumed == report.assumed[1:]
 
 
-def test_import_without_a_sidecar_says_what_it_assumed(surface: Any, tmp_path: Path) -> None:
+def test_import_without_a_sidecar_reports_its_assumptions(surface: Any, tmp_path: Path) -> None:
     inner = faiss.METRIC_INNER_PRODUCT
     graph = faiss_index("hnsw-ids", vectors(9, DIM), inner, M=5)
     faiss.write_index(graph, str(tmp_path / "graph"))
     faiss.write_index(faiss_index("flat", vectors(9, DIM)), str(tmp_path / "l2"))
     report = surface.import_faiss(tmp_path / "graph", "graph")
-    assert report.assumed == (NO_SIDECAR, "metric dot: the file says inner product")
+    assert report.assumed == (NO_SIDECAR, "metric dot: the file has inner product")
     assert surface.collection("graph").config == vecdb.CollectionConfig(
         DIM, vecdb.Metric.DOT, 5, 40
     )
-    # FAISS says L2 of an index that is Euclidean, and of no other.
+    # A FAISS index with metric L2 can only be Euclidean.
     assert surface.import_faiss(tmp_path / "l2", "l2").assumed == (
         NO_SIDECAR,
         "M 16: the file has no graph",
@@ -163,7 +165,7 @@ def test_import_without_a_sidecar_says_what_it_assumed(surface: Any, tmp_path: P
     )
     surface.create_collection("there", DIM, "dot", M=7, ef_construction=77)
     report = surface.import_faiss(tmp_path / "graph", "there")
-    assert report.graph == "to be built: the collection's M is 7, the file's 5"
+    assert report.graph == "to be built: the collection has M 7, the file M 5"
     assert report.assumed == (
         NO_SIDECAR,
         "M 7 of the collection, not the file's 5",
@@ -176,44 +178,44 @@ def test_import_without_a_sidecar_says_what_it_assumed(surface: Any, tmp_path: P
     report = surface.import_hnswlib(tmp_path / "hnsw", "hnsw", dim=DIM, metric="euclidean")
     assert report.assumed == (
         NO_SIDECAR,
-        "ef_construction 4096: the file's 5000 is not allowed here",
+        "ef_construction 4096: the file's 5000 is out of range",
     )
 
 
 CONFLICTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, tuple[str, ...]]] = {
-    # Header, options of the import, reason, words of both sides.
+    # Header, options of the import, reason, parts of the message for both sources.
     "metric of the caller": (
         {"metric": "cosine"},
         {"metric": "dot"},
         "METRIC_MISMATCH",
-        ("the caller gave metric dot", "says metric cosine"),
+        ("the caller gave metric dot", "has metric cosine"),
     ),
     "metric of the file": (
         {"metric": "euclidean"},
         {},
         "METRIC_MISMATCH",
-        ("inner product, which is metric dot, got euclidean, which", "meta.jsonl says"),
+        ("inner product: expected metric dot, got euclidean in ", "meta.jsonl"),
     ),
     "metric of the collection": (
         {"metric": "cosine"},
         {"name": "dots"},
         "METRIC_MISMATCH",
-        ("collection dots has metric dot", "says metric cosine"),
+        ("collection dots has metric dot", "has metric cosine"),
     ),
     "lengths": (
         {"metric": "dot", "normalized": True},
         {},
         "METRIC_MISMATCH",
-        ("normalized to length 1", "has length "),
+        ("needs vectors of length 1", "has length "),
     ),
     "lengths under cosine": ({"metric": "cosine"}, {}, "METRIC_MISMATCH", ("has length ",)),
-    "dim": ({"dim": 9}, {}, "DIM_MISMATCH", ("says 9 dimensions", "has 8")),
-    "M": ({"M": 6}, {}, "CONFIG_MISMATCH", ("says M 6", "has M 5")),
+    "dim": ({"dim": 9}, {}, "DIM_MISMATCH", ("has 9 dimensions", "has 8")),
+    "M": ({"M": 6}, {}, "CONFIG_MISMATCH", ("has M 6", "has M 5")),
     "ef_construction": (
         {"ef_construction": 41},
         {},
         "CONFIG_MISMATCH",
-        ("says ef_construction 41", "has ef_construction 40"),
+        ("has ef_construction 41", "has ef_construction 40"),
     ),
     "no header": ([1], {}, "BAD_META", ("line 1: vecdb.collection must be a JSON object",)),  # type: ignore[dict-item]
     "no metric": ({"metric": "l2"}, {}, "BAD_META", ("vecdb.collection, metric must be", "l2")),
@@ -233,7 +235,7 @@ def row(number: int, **more: Any) -> dict[str, Any]:
     return {"faiss_id": number, "id": f"r{number}", "metadata": None, **more}
 
 
-def test_what_two_say_differently_is_refused_with_both_values(surface: Any, tmp_path: Path) -> None:
+def test_contradicting_settings_are_refused_with_both_values(surface: Any, tmp_path: Path) -> None:
     path = tmp_path / "x"
     index = faiss_index("hnsw-ids", vectors(9, DIM), faiss.METRIC_INNER_PRODUCT, M=5)
     faiss.write_index(index, str(path))
@@ -244,7 +246,7 @@ def test_what_two_say_differently_is_refused_with_both_values(surface: Any, tmp_
         assert error.reason == reason
         assert all(each in error.message for each in words), error.message
     assert surface.collection("dots").count() == 0
-    # What one says alone is no conflict, and a collection keeps its own graphs' parameters.
+    # A setting of one source is no conflict, and a collection keeps its graph parameters.
     side_of(path, row(100, **{KEY: {"later": [1], "M": 5, "metric": "dot"}}), row(103))
     assert surface.import_faiss(path, "dots").assumed == (
         "M 7 of the collection, not the file's 5",
@@ -252,7 +254,7 @@ def test_what_two_say_differently_is_refused_with_both_values(surface: Any, tmp_
     )
 
 
-def test_header_stands_once_in_whichever_row(database: Any, tmp_path: Path) -> None:
+def test_header_is_read_from_any_row(database: Any, tmp_path: Path) -> None:
     path = tmp_path / "x"
     rows = vectors(9, DIM, unit=True)
     faiss.write_index(faiss_index("flat-ids", rows, faiss.METRIC_INNER_PRODUCT), str(path))
@@ -264,14 +266,16 @@ def test_header_stands_once_in_whichever_row(database: Any, tmp_path: Path) -> N
     assert report.assumed == ("ef_construction 128: the file has no graph",)
     side_of(path, row(100, **{KEY: header}), row(103, **{KEY: {**header, "M": 8}}))
     error = refusal(database, path)
-    assert error.reason == "BAD_META" and "line 2: expected vecdb.collection as" in error.message
+    assert error.reason == "BAD_META"
+    assert "line 2: expected the same vecdb.collection as before" in error.message
     side_of(path, {KEY: header}, row(100))
-    assert "line 2: vecdb.collection alone must be the last" in refusal(database, path).message
+    wrong = "line 2: a line with only vecdb.collection must be the last one"
+    assert wrong in refusal(database, path).message
     side_of(path, row(100), {KEY: header})
     assert database.import_faiss(path, "last").assumed == report.assumed
 
 
-def test_header_of_a_table_that_is_no_json_is_refused(database: Any, tmp_path: Path) -> None:
+def test_table_header_that_is_not_json_is_refused(database: Any, tmp_path: Path) -> None:
     sent = filled(database, "cosine").export_faiss(tmp_path / "x", flat=True)
     table = pyarrow.parquet.read_table(sent.side_path)
     for text in ('{"M": 1e999}', "{", '{"M": 8, "M": 9}', "[" * 100_000):
@@ -281,7 +285,7 @@ def test_header_of_a_table_that_is_no_json_is_refused(database: Any, tmp_path: P
         assert error.reason == "BAD_META" and sent.side_path in error.message
 
 
-def test_command_line_brings_the_metric_back_and_says_what_it_assumed(
+def test_command_line_restores_the_metric_and_reports_assumptions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
@@ -295,8 +299,8 @@ def test_command_line_brings_the_metric_back_and_says_what_it_assumed(
         assert "assumed" not in capsys.readouterr().out
     Path(f"{tmp_path / 'faiss'}.meta.parquet").unlink()
     assert run(["import", "faiss", str(tmp_path / "faiss"), "bare", *folder]) == 0
-    told = capsys.readouterr().out
-    assert f"assumed: {NO_SIDECAR}\n" in told and "assumed: metric dot: the file says" in told
+    output = capsys.readouterr().out
+    assert f"assumed: {NO_SIDECAR}\n" in output and "assumed: metric dot: the file has" in output
     assert run(["import", "faiss", str(tmp_path / "faiss"), "json", "--json", *folder]) == 0
     assert json.loads(capsys.readouterr().out)["assumed"][0] == NO_SIDECAR
     with vecdb.open(tmp_path / "data", indexer=False) as database:

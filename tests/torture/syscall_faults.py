@@ -1,10 +1,10 @@
-"""Runs the workload under strace: killed at the Nth call of a kind, or with that call failing.
+"""Runs the workload under strace with a fault: a kill or an error at the Nth call of a kind.
 
-The workload has two threads that write: its own, which makes collections and segments, and the
+The workload has two writing threads: its own, which creates collections and segments, and the
 writer's, which commits batches. strace is attached to one of them, just before the work begins, so
 that the Nth call is the same one in each run.
 
-After each run the folder is opened here and all that was said is compared with what is there.
+After each run the folder is opened in this process and compared with the messages of the run.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from tests.torture import workload
 __all__ = [
     "CALLS",
     "KINDS",
-    "Cut",
+    "Fault",
     "Run",
-    "all_cuts",
+    "all_faults",
     "assert_consistent",
     "assert_content",
     "check",
-    "cut",
     "run",
+    "run_with",
     "sample",
 ]
 
@@ -49,8 +49,9 @@ CALLS = (
     *("mkdir", "mkdirat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir"),
     *("fsync", "fdatasync"),
 )
-"""What changes a disk. A machine has some of them under another name; those that the workload makes
-are cut."""
+"""The calls that change a disk. A machine has some of them under another name; faults are injected
+into those that the workload makes.
+"""
 
 THREADS = ("own", "writer")
 KINDS = ("SIGKILL", "EIO", "ENOSPC")
@@ -60,13 +61,14 @@ _ESSENTIAL = {
 }
 RUN_S_MAX = 60.0
 _REFUSALS = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNKNOWN", "OSError"}
-"""What an I/O error or a full disk may be called; OSError by maintenance alone, UNKNOWN is an
-unknown outcome."""
+"""The codes that an I/O error or a full disk may lead to: OSError only in maintenance, UNKNOWN for
+an unknown outcome.
+"""
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Where a run is cut short, or which of its calls fails."""
+class Fault:
+    """A system call of a thread at which the process is killed, or which fails."""
 
     thread: str
     call: str
@@ -83,13 +85,13 @@ class Cut:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run said, and what strace saw."""
+    """The messages of a run, and the log of strace."""
 
     messages: list[dict[str, Any]]
     exit_code: int | None
     log: list[str]
 
-    def said(self, event: str) -> list[dict[str, Any]]:
+    def events(self, event: str) -> list[dict[str, Any]]:
         return [m for m in self.messages if m["event"] == event]
 
 
@@ -104,7 +106,7 @@ def run(
     """Run the workload on ``scratch/data`` under strace with these expressions (-e).
 
     Args:
-        whole: trace all threads, not only the one that the manner says.
+        whole: trace all threads, not only that of the manner.
     """
     log = scratch / "strace.log"
     ours, theirs = socket.socketpair()
@@ -143,90 +145,90 @@ def run(
 
 def _wait_attached(tracer: subprocess.Popen[bytes], ends: float) -> None:
     assert tracer.stderr is not None
-    said = b""
+    received = b""
     with selectors.DefaultSelector() as selector:
         selector.register(tracer.stderr, selectors.EVENT_READ)
-        while b"attached" not in said:
+        while b"attached" not in received:
             assert selector.select(max(0.0, ends - time.monotonic())), "strace does not attach"
             chunk = os.read(tracer.stderr.fileno(), 4096)
-            assert chunk, f"strace ended: {said.decode(errors='replace')}"
-            said += chunk
+            assert chunk, f"strace ended: {received.decode(errors='replace')}"
+            received += chunk
 
 
 def _read(channel: socket.socket, ends: float, *, until: str = "") -> list[dict[str, Any]]:
-    """All that is said until this event, by default until the end of the process."""
-    said = b""
-    while not until or f'"{until}"'.encode() not in said:
+    """Read messages up to this event, by default up to the end of the process."""
+    received = b""
+    while not until or f'"{until}"'.encode() not in received:
         channel.settimeout(max(0.1, ends - time.monotonic()))
         try:
             chunk = channel.recv(65536)
         except ConnectionResetError:
             break
         except TimeoutError:
-            raise AssertionError(f"it hangs after {said[-500:]!r}") from None
+            raise AssertionError(f"it hangs after {received[-500:]!r}") from None
         if not chunk:
             break
-        said += chunk
-    return [json.loads(line) for line in said.splitlines()]
+        received += chunk
+    return [json.loads(line) for line in received.splitlines()]
 
 
 def _numbers_of(run: Run) -> dict[str, int]:
-    """How often each call was made."""
+    """Return the number of each call."""
     found = (re.match(r"(\w+)\(", line) for line in run.log)
     return dict(Counter(each[1] for each in found if each is not None and each[1] in CALLS))
 
 
-def cut(scratch: Path, where: Cut, *, whole: bool = True) -> bool:
-    """Run the workload with a cut and check what is there afterwards.
+def run_with(scratch: Path, where: Fault, *, whole: bool = True) -> bool:
+    """Run the workload with a fault and check the folder afterwards.
 
     Args:
         whole: see ``check``.
 
     Returns:
-        True if it was hit; a run may make fewer calls than another.
+        True if the fault was hit; a run may make fewer calls than another.
 
     Raises:
-        AssertionError: something acknowledged is gone, or whatever else must not be.
+        AssertionError: an acknowledged write is lost, or another defect was found.
     """
     manner = workload.Manner(writer=where.thread == "writer")
     result = run(scratch, where.inject(), trace=(where.call,), manner=manner)
-    for defect in result.said("defect"):
+    for defect in result.events("defect"):
         raise AssertionError(defect["why"])
     if where.kind == "SIGKILL":
-        hit = not result.said("done")
+        hit = not result.events("done")
         assert hit == (result.exit_code == -9), (result.exit_code, result.messages[-3:])
     else:
         hit = any("(INJECTED)" in line for line in result.log)
-        assert result.said("done") and result.exit_code == 0, result.messages[-3:]
-        codes = {m["code"] for m in result.said("refused")}
-        assert codes <= _REFUSALS, result.said("refused")
+        assert result.events("done") and result.exit_code == 0, result.messages[-3:]
+        codes = {m["code"] for m in result.events("refused")}
+        assert codes <= _REFUSALS, result.events("refused")
     check(scratch / "data", result.messages, whole=whole)
     return hit
 
 
-def all_cuts(scratch: Path) -> list[Cut]:
-    """Every call of the workload, with everything that may befall it."""
-    cuts = []
+def all_faults(scratch: Path) -> list[Fault]:
+    """Return every fault at every call of the workload."""
+    faults = []
     for thread in THREADS:
         (scratch / thread).mkdir(parents=True)
         whole = run(scratch / thread, manner=workload.Manner(writer=thread == "writer"))
-        assert whole.said("done") and not whole.said("refused"), whole.messages[-3:]
+        assert whole.events("done") and not whole.events("refused"), whole.messages[-3:]
         counts = _numbers_of(whole)
         assert set(counts) >= _ESSENTIAL[thread], counts
         assert {"writev", "pwritev"} & set(counts), counts
-        cuts += [
-            Cut(thread, call, kind, n + 1)
+        faults += [
+            Fault(thread, call, kind, n + 1)
             for call, count in counts.items()
             for kind in KINDS
             for n in range(count)
         ]
-    return cuts
+    return faults
 
 
-def sample(cuts: list[Cut], rng: random.Random) -> Iterator[Cut]:
-    """All; each call of a thread meets each kind once before any does again."""
-    by_pair: dict[tuple[str, ...], list[Cut]] = {}
-    for each in rng.sample(cuts, len(cuts)):
+def sample(faults: list[Fault], rng: random.Random) -> Iterator[Fault]:
+    """Yield all faults in random order, but first one of each thread, call and kind."""
+    by_pair: dict[tuple[str, ...], list[Fault]] = {}
+    for each in rng.sample(faults, len(faults)):
         by_pair.setdefault((each.thread, each.call, each.kind), []).append(each)
     while by_pair:
         for pair in list(by_pair):
@@ -236,7 +238,7 @@ def sample(cuts: list[Cut], rng: random.Random) -> Iterator[Cut]:
 
 
 def _named(messages: list[dict[str, Any]], kind: str) -> tuple[bool, bool]:
-    """A step of this kind was begun, and was acknowledged."""
+    """Return whether a step of this kind was begun, and whether it was acknowledged."""
     events = {
         m["event"]
         for m in messages
@@ -246,10 +248,10 @@ def _named(messages: list[dict[str, Any]], kind: str) -> tuple[bool, bool]:
 
 
 def check(data: Path, messages: list[dict[str, Any]], *, whole: bool = True) -> None:
-    """Open the folder, and compare with what was said; then go on working with it.
+    """Open the folder, compare it with the messages, and continue to work with it.
 
     Args:
-        whole: have it all checked in the end, by a process that takes half as long as a run.
+        whole: run ``vecdb.check`` at the end, in a process, which takes half as long as a run.
     """
     history = workload.replay(messages)
     create_begun, created = _named(messages, "create")
@@ -281,7 +283,7 @@ def check(data: Path, messages: list[dict[str, Any]], *, whole: bool = True) -> 
 
 
 def _go_on(docs: Any, history: Any) -> None:
-    """Write, seal and build: everything works as before."""
+    """Check that writing, flushing and building work as before."""
     rng = np.random.default_rng(99)
     vectors = rng.normal(size=(30, workload.DIM)).astype(np.float32)
     batch = workload.Batch([f"a{i}" for i in range(25, 55)], vectors)
@@ -295,20 +297,20 @@ def _go_on(docs: Any, history: Any) -> None:
 
 
 def assert_tidy(data: Path, collections: int) -> None:
-    """Nothing lies about that belongs to no collection."""
+    """Check that there are no files without a collection."""
     assert len(list((data / "collections").iterdir())) == collections
     assert list((data / "trash").iterdir()) == []
     assert len(list(data.glob("FORMAT*"))) == 1, list(data.iterdir())
 
 
 def assert_content(data: Path) -> None:
-    """``vecdb.check`` finds nothing wrong, not even a leftover."""
+    """Check that ``vecdb.check`` finds nothing, not even a leftover."""
     report = vecdb.check(data)
     assert report.complete and report.problems == (), report.problems
 
 
 def assert_consistent(data: Path) -> None:
-    """What a new opening compares, and a look at every row: without a process of its own."""
+    """Do the checks of opening, and read every row, without another process."""
     with vecdb.open(data, indexer=False) as database:
         for description in database.list_collections():
             collection = database.collection(description.name)

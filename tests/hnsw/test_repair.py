@@ -1,4 +1,4 @@
-"""Graphs without their dead nodes: all that lives is found as well as in a graph built anew."""
+"""Repair after deletions: recall equals that of a new build, and all nodes are reachable."""
 
 from __future__ import annotations
 
@@ -17,37 +17,39 @@ from vecdb.types import Metric
 SPACES = {Metric.EUCLIDEAN: "l2", Metric.DOT: "ip"}
 
 
-def bitmap(n: int, dead: Any) -> Any:
+def bitmap(n: int, deleted: Any) -> Any:
     bits = np.zeros(n, np.uint8)
-    bits[dead] = 1
+    bits[deleted] = 1
     return np.packbits(bits, bitorder="little")
 
 
 @pytest.mark.parametrize(("metric", "M"), [(Metric.EUCLIDEAN, 8), (Metric.DOT, 16)])
-def test_recall_is_that_of_a_fresh_build(metric: Metric, M: int, tmp_path: Path) -> None:
+def test_recall_after_a_repair_equals_that_of_a_new_build(
+    metric: Metric, M: int, tmp_path: Path
+) -> None:
     n, space = 6_000, SPACES[metric]
     raw = clustered(n + 200, 32, seed=1)
     rows, queries = prepared(raw[:n], space), prepared(raw[n:], space)
     graph = built(space, rows, tmp_path, M=M)
     for fraction in (0.02, 0.1, 0.25):
-        dead = np.random.default_rng(2).choice(n, int(fraction * n), replace=False)
-        live = live_nodes(n, bitmap(n, dead))
-        after = repaired(graph, rows, bitmap(n, dead), metric)
+        deleted = np.random.default_rng(2).choice(n, int(fraction * n), replace=False)
+        live = live_nodes(n, bitmap(n, deleted))
+        after = repaired(graph, rows, bitmap(n, deleted), metric)
         check_layout(after, len(live), M)
         assert reachable_nodes(after).all()
         afresh = built(space, rows[live], tmp_path, M=M)
         found = recall(after, rows[live], queries, metric_of(space), ef=64)
         assert found >= recall(afresh, rows[live], queries, metric_of(space), ef=64) - 0.01
-        untouched = ~np.isin(graph.links[live], dead).any(axis=1)
+        untouched = ~np.isin(graph.links[live], deleted).any(axis=1)
         number = np.full(n + 1, -1)
         number[live] = np.arange(len(live))
-        # But for links that were added at the end so that others can be reached.
+        # Except for links added at the end to make other nodes reachable.
         same = after.links[untouched] == number[graph.links[live][untouched]]
         assert (same | (number[graph.links[live][untouched]] < 0)).all()
 
 
 @pytest.mark.parametrize(("metric", "M"), [(Metric.EUCLIDEAN, 8), (Metric.DOT, 16)])
-def test_dead_regions_are_healed_only_while_recall_stays_that_of_a_build(
+def test_deleted_regions_are_repaired_only_while_recall_stays_high(
     metric: Metric, M: int, tmp_path: Path
 ) -> None:
     n, dim, space = 5_000, 24, SPACES[metric]
@@ -60,13 +62,13 @@ def test_dead_regions_are_healed_only_while_recall_stays_that_of_a_build(
     scattered = random.permutation(n)
     queries = rows[near[:150]] + np.float32(0.02)
     for fraction in (0.02, 0.06, 0.25):
-        dead = bitmap(n, near[: int(fraction * n)])
-        assert deleted_together(graph, dead) == (fraction == 0.25)
+        deleted = bitmap(n, near[: int(fraction * n)])
+        assert deleted_together(graph, deleted) == (fraction == 0.25)
         assert not deleted_together(graph, bitmap(n, scattered[: int(fraction * n)]))
         if fraction < 0.25:
-            live = live_nodes(n, dead)
+            live = live_nodes(n, deleted)
             after, afresh = (
-                repaired(graph, rows, dead, metric),
+                repaired(graph, rows, deleted, metric),
                 built(space, rows[live], tmp_path, M=M),
             )
             assert after is not None
@@ -79,26 +81,26 @@ def test_dead_regions_are_healed_only_while_recall_stays_that_of_a_build(
     deleted_together(graph, bitmap(n, np.arange(50)))
 
 
-def test_nothing_dead_changes_nothing(tmp_path: Path) -> None:
+def test_repair_without_deleted_nodes_returns_the_same_graph(tmp_path: Path) -> None:
     rows = prepared(clustered(500, 8, seed=3), "l2")
     graph = built("l2", rows, tmp_path)
     assert repaired(graph, rows, np.zeros(0, np.uint8), Metric.EUCLIDEAN) is graph
 
 
 @pytest.mark.parametrize("left", [0, 1, 2, 3])
-def test_hardly_anything_is_left(left: int, tmp_path: Path) -> None:
+def test_repair_that_leaves_few_nodes_is_valid(left: int, tmp_path: Path) -> None:
     n = 400
     rows = prepared(clustered(n, 8, seed=4), "l2")
     graph = built("l2", rows, tmp_path, M=4)
-    dead = np.delete(np.arange(n), np.arange(left) * 100)
-    after = repaired(graph, rows, bitmap(n, dead), Metric.EUCLIDEAN)
+    deleted = np.delete(np.arange(n), np.arange(left) * 100)
+    after = repaired(graph, rows, bitmap(n, deleted), Metric.EUCLIDEAN)
     check_layout(after, left, 4)
     assert reachable_nodes(after).all()
     assert (after.entry, after.top_level) == (-1, -1) or 0 <= after.entry < left
 
 
-def test_all_around_a_node_has_died(tmp_path: Path) -> None:
-    """Of a group far from everything one node lives on: nobody knows it, and it knows nobody."""
+def test_node_whose_neighbours_are_all_deleted_stays_reachable(tmp_path: Path) -> None:
+    """One live node is left of a distant group: it has no live neighbour, and no list has it."""
     rows = prepared(clustered(2_000, 8, seed=5), "l2")
     rows[:100] += np.float32(1_000)
     graph = built("l2", rows, tmp_path, M=4)
@@ -108,19 +110,19 @@ def test_all_around_a_node_has_died(tmp_path: Path) -> None:
     assert after.links[0, 0] > 0
 
 
-def test_the_entry_and_the_top_go(tmp_path: Path) -> None:
+def test_repair_without_entry_and_top_level_chooses_new_ones(tmp_path: Path) -> None:
     rows = prepared(clustered(3_000, 8, seed=6), "l2")
     graph = built("l2", rows, tmp_path, M=4)
     levels = np.diff(graph.upper_offsets)
-    dead = np.flatnonzero(levels >= graph.top_level - 1)
-    after = repaired(graph, rows, bitmap(3_000, dead), Metric.EUCLIDEAN)
-    check_layout(after, 3_000 - len(dead), 4)
+    deleted = np.flatnonzero(levels >= graph.top_level - 1)
+    after = repaired(graph, rows, bitmap(3_000, deleted), Metric.EUCLIDEAN)
+    check_layout(after, 3_000 - len(deleted), 4)
     assert after.top_level == graph.top_level - 2
     assert reachable_nodes(after).all()
 
 
-def test_lists_are_read_within_bounds(tmp_path: Path) -> None:
-    """A neighbour that does not exist ends its list, as in a walk."""
+def test_damaged_lists_are_read_within_bounds(tmp_path: Path) -> None:
+    """An invalid neighbour number ends its list, as in a walk."""
     rows = prepared(clustered(300, 8, seed=7), "l2")
     graph = built("l2", rows, tmp_path, M=4)
     links = graph.links.copy()
@@ -130,16 +132,17 @@ def test_lists_are_read_within_bounds(tmp_path: Path) -> None:
     check_layout(after, 297, 4)
 
 
-SIDE = 200  # Nodes of each half of a graph that two nodes hold together.
+SIDE = 200
+"""Nodes in each half of a graph whose halves are connected by two nodes."""
 
 
-def torn() -> tuple[Any, Graph]:
-    """Rows in two clouds, a ring of full lists in each, and from one to the other a single way over
-    two nodes, the last ones."""
+def two_clouds() -> tuple[Any, Graph]:
+    """Return rows in two clouds, and a graph with a ring of full lists in each cloud and a single
+    path between them over the last two nodes."""
     random = np.random.default_rng(8)
     rows = random.standard_normal((2 * SIDE + 2, 16)).astype(np.float32)
     rows[SIDE : 2 * SIDE, 0] += 6
-    rows[0, 0] -= 6  # The one node that will have room is near nobody.
+    rows[0, 0] -= 6  # The only node with room is far from all others.
     ring = (np.arange(SIDE)[:, None] + np.arange(1, 9)) % SIDE
     links = np.concatenate([ring, SIDE + ring, np.zeros((2, 8), np.int64)]).astype(np.int32)
     links[0, 7] = 2 * SIDE
@@ -149,8 +152,8 @@ def torn() -> tuple[Any, Graph]:
     return rows, Graph(links, *no_upper, 0, 0)
 
 
-def test_a_graph_that_is_torn_is_not_healed() -> None:
-    rows, graph = torn()
+def test_graph_that_would_be_disconnected_is_not_repaired() -> None:
+    rows, graph = two_clouds()
     n = len(rows)
     assert reachable_nodes(graph).all()
     one = repaired(graph, rows, bitmap(n, [n - 2]), Metric.EUCLIDEAN)
@@ -158,8 +161,8 @@ def test_a_graph_that_is_torn_is_not_healed() -> None:
     assert repaired(graph, rows, bitmap(n, [n - 2, n - 1]), Metric.EUCLIDEAN) is None
 
 
-def test_nodes_that_were_out_of_reach_before_may_stay_so() -> None:
-    """One in two thousand, that nobody has room for."""
+def test_nodes_unreachable_before_the_repair_may_stay_unreachable() -> None:
+    """One node in two thousand, which no list has room for."""
     n = 2_000
     rows = np.random.default_rng(9).standard_normal((n, 16)).astype(np.float32)
     links = ((np.arange(n)[:, None] + np.arange(1, 9)) % (n - 1)).astype(np.int32)

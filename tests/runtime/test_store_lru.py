@@ -1,4 +1,4 @@
-"""Many collections in one process: few open at once, all of them usable."""
+"""Many collections in one process: few are open at a time, all are usable."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ def _memory_bytes() -> int:
 
 @pytest.fixture
 def memory_path(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: a thousand collections are fsynced some ten thousand
-    times, which is not what the test is about."""
+    """Return a folder in memory if possible.
+
+    A thousand collections need about ten thousand fsyncs, which this test is not about.
+    """
     shared = Path("/dev/shm")
     if not os.access(shared, os.W_OK):
         yield tmp_path
@@ -48,7 +50,7 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(400)
-def test_many_collections_take_bounded_files_memory_and_address_space(memory_path: Path) -> None:
+def test_many_collections_use_bounded_files_memory_and_address_space(memory_path: Path) -> None:
     vectors = np.random.default_rng(1).normal(size=(COUNT, 4)).astype(np.float32)
     with (
         running_server(memory_path / "data", indexer=False, open_collections_max=20) as address,
@@ -79,8 +81,8 @@ def test_many_collections_take_bounded_files_memory_and_address_space(memory_pat
 
 
 @pytest.mark.parametrize("open_max", [1, 3])
-def test_collections_in_use_are_put_to_rest_and_wake(tmp_path: Path, open_max: int) -> None:
-    """Threads that write and search eight collections of which few may be open."""
+def test_collections_in_use_are_evicted_and_reopened(tmp_path: Path, open_max: int) -> None:
+    """Threads write and search eight collections, of which few may be open."""
     failures: list[BaseException] = []
 
     def work(collection: Any, seed: int) -> None:

@@ -1,7 +1,7 @@
 """The workload is killed, or gets an error, at its Nth call of each kind that changes a disk.
 
-Here a sample; ``python -m tests.torture`` makes every cut. VECDB_TORTURE_SEED chooses another
-sample, VECDB_TORTURE_CUTS_S how long it takes.
+This runs a sample; ``python -m tests.torture`` runs every fault. VECDB_TORTURE_SEED chooses another
+sample, VECDB_TORTURE_FAULTS_S its duration.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from pathlib import Path
 import pytest
 
 from tests.torture import workload
-from tests.torture.cutting import Cut, Run, all_cuts, check, cut, run, sample
 from tests.torture.requirements import needs_strace
+from tests.torture.syscall_faults import Fault, Run, all_faults, check, run, run_with, sample
 
 SEED = int(os.environ.get("VECDB_TORTURE_SEED", "0")) or random.randrange(1, 1_000_000)
-SECONDS = float(os.environ.get("VECDB_TORTURE_CUTS_S", "45"))
+SECONDS = float(os.environ.get("VECDB_TORTURE_FAULTS_S", "45"))
 CHECKED_EVERY = 3
-"""Of so many cuts one is followed by a whole check of the folder."""
+"""One in this many runs ends with a complete check of the folder."""
 
 TRIES_MAX = 10
-"""A run may make fewer calls than another, so that a cut is missed: then it has its turn again."""
+"""Retries of a fault that was not hit, as a run may make fewer calls than another."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 300)
-def test_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+def test_kill_at_any_system_call_loses_no_acknowledged_write(tmp_path: Path) -> None:
     needs_strace()
     print(f"VECDB_TORTURE_SEED={SEED}")
-    cuts = all_cuts(tmp_path / "whole")
-    pairs = {(each.thread, each.call, each.kind) for each in cuts}
+    faults = all_faults(tmp_path / "whole")
+    pairs = {(each.thread, each.call, each.kind) for each in faults}
     ends = time.monotonic() + SECONDS
     made, hit, tries = 0, set(), Counter[tuple[str, ...]]()
-    # All of them again and again: there may be one cut only of a pair, and that may be missed.
-    for each in _rounds(cuts, random.Random(SEED)):
+    # Repeated, as a pair may have a single fault, and that may not be hit.
+    for each in _rounds(faults, random.Random(SEED)):
         pair = (each.thread, each.call, each.kind)
         if time.monotonic() > ends:
             if all(tries[missed] >= TRIES_MAX for missed in pairs - hit):
@@ -48,7 +48,7 @@ def test_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
         scratch = tmp_path / f"{made}-{each}"
         scratch.mkdir()
         try:
-            if cut(scratch, each, whole=made % CHECKED_EVERY == 0):
+            if run_with(scratch, each, whole=made % CHECKED_EVERY == 0):
                 hit.add(pair)
         except AssertionError as error:
             raise AssertionError(f"{each} of VECDB_TORTURE_SEED={SEED}: {error}") from error
@@ -57,35 +57,35 @@ def test_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     assert made >= len(pairs) and hit == pairs, (made, pairs - hit)
 
 
-def _rounds(cuts: list[Cut], rng: random.Random) -> Iterator[Cut]:
+def _rounds(faults: list[Fault], rng: random.Random) -> Iterator[Fault]:
     while True:
-        yield from sample(cuts, rng)
+        yield from sample(faults, rng)
 
 
 WRITER = workload.Manner(writer=True)
 
 
 def traced(scratch: Path, *expressions: str) -> Run:
-    """The writer's thread, as far as a commit shows in it."""
+    """Trace the system calls of a commit in the writer's thread."""
     scratch.mkdir()
     return run(scratch, *expressions, manner=WRITER, trace=("pwrite64", "fdatasync"))
 
 
 @pytest.mark.parametrize("kind", ["EIO", "ENOSPC"])
-def test_a_commit_that_fails_in_its_last_step_is_of_unknown_outcome(
+def test_commit_that_fails_in_its_last_step_has_an_unknown_outcome(
     tmp_path: Path, kind: str
 ) -> None:
-    """And one that fails in the step before is refused; either way the next one is taken."""
+    """A commit that fails in the step before is refused; in both cases the next one succeeds."""
     needs_strace()
     calls = [line.partition("(")[0] for line in traced(tmp_path / "whole").log if "(" in line]
     synced = calls.index("fdatasync")
     assert calls[synced + 1] == "pwrite64"  # The meta page.
     meta = calls[:synced].count("pwrite64") + 1
     for call, number, event in (("pwrite64", meta, "unknown"), ("fdatasync", 1, "refused")):
-        where = Cut("writer", call, kind, number)
+        where = Fault("writer", call, kind, number)
         result = traced(tmp_path / call, where.inject())
-        assert result.said("done"), result.messages[-3:]
-        told = [m for m in result.messages if m["step"] == workload.FIRST_STEPS]
-        assert [m["event"] for m in told][:2] == ["begin", event], told
-        assert len(result.said("unknown")) == (event == "unknown")
+        assert result.events("done"), result.messages[-3:]
+        reported = [m for m in result.messages if m["step"] == workload.FIRST_STEPS]
+        assert [m["event"] for m in reported][:2] == ["begin", event], reported
+        assert len(result.events("unknown")) == (event == "unknown")
         check(tmp_path / call / "data", result.messages)
