@@ -162,6 +162,7 @@ def test_close_without_work_starts_no_detached_indexer(tmp_path: Path) -> None:
 def test_work_of_a_killed_detached_indexer_is_done_after_the_next_close(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with closed_but_held_back(data):
+        eventually(lambda: len(indexers_of(data)) == 1)
         (process,) = indexers_of(data)
         os.kill(process, signal.SIGKILL)
         eventually(lambda: indexers_of(data) == [])

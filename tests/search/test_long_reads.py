@@ -19,11 +19,10 @@ from tests.model import Model, index_now, seal_now
 from tests.serving import running_server
 from vecdb.engine.kernels import compiled as kernels
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.search import lookup
+from vecdb.engine.search import lookup, snapshot_manager
 from vecdb.engine.search import search as search_module
-from vecdb.engine.search import snapshot_manager as view_keeper
 from vecdb.engine.search.search import Searcher, SearchRequest
-from vecdb.engine.segments import flushing as sealing
+from vecdb.engine.segments import flushing
 from vecdb.engine.store import tombstones
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of
@@ -150,14 +149,14 @@ def test_remote_scan_ends_when_its_caller_disconnects(
 
 
 @contextlib.contextmanager
-def small_slices(monkeypatch: pytest.MonkeyPatch, deaths: int = 3) -> Iterator[None]:
+def small_slices(monkeypatch: pytest.MonkeyPatch, tombstones_max: int = 3) -> Iterator[None]:
     for module, name, size in (
         (lookup, "_SLICE_ROWS", 7),
-        (tombstones, "_SLICE_TOMBSTONES", deaths),
+        (tombstones, "_SLICE_TOMBSTONES", tombstones_max),
         (tombstones, "_SLICE_BATCHES", 2),
-        (view_keeper, "_BATCHES_AT_ONCE", 2),
-        (view_keeper, "_SLICE_ROWS", 11),
-        (sealing, "_SLICE_ROWS", 13),
+        (snapshot_manager, "_BATCHES_AT_ONCE", 2),
+        (snapshot_manager, "_SLICE_ROWS", 11),
+        (flushing, "_SLICE_ROWS", 13),
     ):
         monkeypatch.setattr(module, name, size)
     yield
@@ -249,7 +248,7 @@ def test_deleted_rows_of_a_replaced_segment_are_not_read(database: Any) -> None:
         ((number, entry),) = store.read_segments(transaction).items()
     assert snapshots._deleted_rows_of(number, entry, state).tolist() == list(range(10))
     index_now(docs)
-    with pytest.raises(view_keeper._SegmentGoneError):
+    with pytest.raises(snapshot_manager._SegmentGoneError):
         snapshots._deleted_rows_of(number, entry, state)
     assert len(docs.search(rows(1)[0], k=50, exact=True)) == 40
 

@@ -76,7 +76,7 @@ def eventually(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
 
 @contextlib.contextmanager
 def surface(kind: str, folder: Path) -> Iterator[tuple[Any, Any]]:
-    """Yield an embedded database or a client, and the runtime that has the collections open."""
+    """Yield an embedded database or a client, and the database that has the collections open."""
     if kind == "embedded":
         with vecdb.open(folder, seal_bytes=SEAL_BYTES) as database:
             yield database, database
@@ -84,7 +84,7 @@ def surface(kind: str, folder: Path) -> Iterator[tuple[Any, Any]]:
     with (
         running_server(folder, seal_bytes=SEAL_BYTES) as address,
         vecdb.connect(address) as client,
-        vecdb.open(folder) as database,  # The server's runtime, in this process.
+        vecdb.open(folder) as database,  # Shares the runtime of the server.
     ):
         yield client, database
 
@@ -132,7 +132,7 @@ def test_full_disk_stops_writes_only(disk: Path, kind: str) -> None:
         def inner_status() -> str:
             return str(runtime_of(opened).indexer_status(opened_of(inner)))
 
-        opened._look_for_work(opened_of(inner))
+        runtime_of(opened)._look_for_work(opened_of(inner))
         eventually(lambda: "disk is full" in inner_status() or "No space" in inner_status())
         busy = time.process_time()
         time.sleep(1.0)

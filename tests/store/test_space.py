@@ -21,7 +21,7 @@ from vecdb.engine.maintenance.compaction import folder_bytes
 from vecdb.engine.runtime.upkeep import Upkeep
 from vecdb.engine.search import lookup, search
 from vecdb.engine.search.snapshot_manager import SnapshotManager
-from vecdb.engine.segments import flushing as sealing
+from vecdb.engine.segments import flushing
 from vecdb.engine.segments.lifecycle import (
     FLUSH_LOCK,
     GRAPH_LOCK,
@@ -315,7 +315,7 @@ def test_flush_and_trim_between_purge_steps_do_not_revive_rows(
     """A purge step removes vectors of later steps' rows, a flush creates a segment without them,
     and a trim runs before the next step."""
     model, passes = Model(DIM, "cosine"), list[Any]()
-    real = sealing.load_rows
+    real = flushing.load_rows
     with vecdb.open(tmp_path, indexer=False, seal_bytes=2**26) as database:
         docs = database.create_collection("docs", DIM)
         monkeypatch.setattr(Purger, "relieve", lambda *_: False)
@@ -330,9 +330,9 @@ def test_flush_and_trim_between_purge_steps_do_not_revive_rows(
             passes[0].step()
             return real(*arguments)
 
-        monkeypatch.setattr(sealing, "load_rows", late)
+        monkeypatch.setattr(flushing, "load_rows", late)
         seal_now(docs)
-        monkeypatch.setattr(sealing, "load_rows", real)
+        monkeypatch.setattr(flushing, "load_rows", real)
         deaths = entries(docs, b"dead")
         opened_of(docs).trim()
         assert 0 < entries(docs, b"dead") < deaths
@@ -356,7 +356,7 @@ def test_random_order_of_purge_flush_and_trim_revives_no_row(
     monkeypatch.setattr(Purger, "relieve", lambda *_: False)
     with vecdb.open(tmp_path, indexer=False, seal_bytes=2**26) as database:
         docs = database.create_collection("docs", DIM)
-        opened, real = opened_of(docs), sealing.load_rows
+        opened, real = opened_of(docs), flushing.load_rows
 
         def step() -> None:
             which = chance.randrange(2)
@@ -391,7 +391,7 @@ def test_random_order_of_purge_flush_and_trim_revives_no_row(
         def trim() -> None:
             trim_tombstones(opened.store, opened.snapshots.snapshot())
 
-        monkeypatch.setattr(sealing, "load_rows", between)
+        monkeypatch.setattr(flushing, "load_rows", between)
         for _ in range(3):
             write()
         for _ in range(60):
@@ -502,7 +502,7 @@ def test_rows_purged_during_a_flush_are_left_out(
     docs, model = database.create_collection("docs", 64), Model(64, "cosine")
     docs.upsert(names(1_000), rows(1_000, dim=64))
     model.upsert(names(1_000), rows(1_000, dim=64), None)
-    real = sealing.load_rows
+    real = flushing.load_rows
 
     def late(*arguments: Any) -> Any:
         docs.delete(names(5, 20))
@@ -510,18 +510,18 @@ def test_rows_purged_during_a_flush_are_left_out(
         purge_all(opened_of(docs).store, grace_s=0.0)
         return real(*arguments)
 
-    monkeypatch.setattr(sealing, "load_rows", late)
+    monkeypatch.setattr(flushing, "load_rows", late)
     seal_now(docs)
     (segment,) = opened_of(docs).snapshots.snapshot().segments
     assert len(segment.content.rows) == len(segment.content.id_offsets) - 1 == 995
     for query in rows(3, 7, dim=64):
         model.check_hits(docs.search(query, k=30), query, 30, exact=True)
-    monkeypatch.setattr(sealing, "load_rows", real)
+    monkeypatch.setattr(flushing, "load_rows", real)
     key = layout.record_key(500, 1)
     environment = opened_of(docs).store.environment
     environment.transact(lambda t: t.delete(key, db=environment.database(b"records")))
     with pytest.raises(vecdb.DataLossError):
-        sealing.load_rows(opened_of(docs).store, 0, 1_000, 2)
+        flushing.load_rows(opened_of(docs).store, 0, 1_000, 2)
 
 
 def test_damaged_lease_does_not_stop_purging(database: Any) -> None:

@@ -165,8 +165,8 @@ def test_read_in_any_boot_writes_nothing(docs: Any, machine: Machine) -> None:
 
 def test_processes_of_a_boot_share_one_clock() -> None:
     code = (
-        "from vecdb.engine import store_clock\n"
-        "print(store_clock.boot_identity().hex(), store_clock.boot_time_ns())"
+        "from vecdb.engine.store import clock\n"
+        "print(clock.boot_identity().hex(), clock.boot_time_ns())"
     )
     before = store_clock.boot_time_ns()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
