@@ -16,6 +16,7 @@ BIN := $(VENV)/bin
 DATA ?= data
 LISTEN ?= 127.0.0.1:7801
 ARGS ?=
+TARGET ?= proto
 
 .PHONY: help demo test torture bench bench-full lint proto serve clean
 
@@ -26,7 +27,7 @@ help: ## this list
 	@echo "make torture kill and stop it for hours: make torture ARGS='--hours 8' (needs strace)"
 	@echo "make bench   measure vecdb beside hnswlib and FAISS, minutes; make bench-full: peers too, a night"
 	@echo "make lint    ruff and mypy"
-	@echo "make proto   generate the code of the wire contract anew"
+	@echo "make proto   generate the wire code from the contract"
 	@echo "make clean   remove .venv, caches, builds and the demo's data"
 
 demo: $(VENV)/installed-demo
@@ -59,8 +60,15 @@ lint: $(VENV)/installed-dev
 	@echo "== mypy"
 	@$(BIN)/mypy
 
-proto: $(VENV)/installed-dev
-	@$(BIN)/python -m vecdb_proto.generate
+proto: $(VENV)/generator/installed
+	@PYTHONPATH=proto $(VENV)/generator/bin/python -m vecdb_proto.generate "$(TARGET)"
+
+# An environment of its own: the compiler is an old one and wants older libraries than ours.
+$(VENV)/generator/installed: proto/generator.txt
+	@"$(PYTHON)" -m venv --clear $(VENV)/generator
+	@$(VENV)/generator/bin/python -m pip install --quiet --only-binary :all: -r $< || { \
+	    echo "the compiler of the wire code needs Python 3.12 or older: make proto PYTHON=..." >&2; exit 1; }
+	@touch $@
 
 clean:
 	@echo "removing .venv, caches, builds and demo-data"

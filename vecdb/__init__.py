@@ -33,12 +33,12 @@ from vecdb.errors import (
     MissingExtraError,
     NotFoundError,
     OutcomeUnknownError,
-    Reason,
     ResourceExhaustedError,
     UnavailableError,
     UnsupportedError,
     VecdbError,
 )
+from vecdb.reasons import Reason
 from vecdb.scrolling import Scroll
 from vecdb.types import (
     BackupReport,

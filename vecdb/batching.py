@@ -121,7 +121,8 @@ def attach_progress(
     with suppress(AttributeError):
         error.progress = progress  # type: ignore[attr-defined]
     total = "" if progress.total is None else f" of {progress.total}"
-    error.add_note(f"{what}: {progress.rows}{total} rows were acknowledged before this")
+    if hasattr(error, "add_note"):  # Python 3.10 has no notes.
+        error.add_note(f"{what}: {progress.rows}{total} rows were acknowledged before this")
 
 
 def request_id_of_part(stem: str | None, number: int) -> str | None:

@@ -6,12 +6,15 @@ It stands on the public methods of either, so that it needs neither engine nor g
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Final, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from vecdb import checks, limits
 from vecdb.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["DatabaseSurface"]
 

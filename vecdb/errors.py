@@ -41,7 +41,6 @@ __all__ = [
     "MissingExtraError",
     "NotFoundError",
     "OutcomeUnknownError",
-    "Reason",
     "ResourceExhaustedError",
     "UnavailableError",
     "UnsupportedError",

@@ -29,7 +29,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from vecdb import checks
 from vecdb.errors import AlreadyExistsError, DataLossError, NotFoundError, VecdbError
@@ -37,6 +37,9 @@ from vecdb.os_errors import os_errors_translated
 from vecdb.reasons import Reason
 from vecdb.side_header import KEY, SideHeader
 from vecdb.types import ExportEnd, ExportReport, Records, ScrollPage
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["SIDE_PAGE_ROWS", "NewFile", "put_in_place", "save_export", "side_paths"]
 

@@ -6,13 +6,19 @@ programs compare them.
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum
 
 __all__ = ["Reason"]
 
 
-class Reason(StrEnum):
+class Reason(str, Enum):
     """What went wrong, for programs; each constant is its own text."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self.value), spec)
 
     BACKUP = "BACKUP"
     BACKUP_ENDED = "BACKUP_ENDED"

@@ -19,12 +19,15 @@ It lies where readers of rows do not stumble over it, and where a sidecar withou
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError
 from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, Metric
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["KEY", "SideHeader"]
 

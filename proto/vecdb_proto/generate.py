@@ -1,6 +1,7 @@
-"""Writes the generated files anew: ``python -m vecdb_proto.generate``; needs grpcio-tools.
+"""Generate the wire code from the contract: ``python -m vecdb_proto.generate [folder]``.
 
-The generated code is committed, so that users need no compiler; a test generates it into a
+It needs the compiler of proto/generator.txt, which ``make proto`` installs into an environment of
+its own. The generated code is committed, so that users need no compiler; a test generates it into a
 temporary folder and compares.
 """
 
@@ -41,5 +42,5 @@ def generate(target: Path = _ROOT) -> None:
 
 
 if __name__ == "__main__":
-    generate()
+    generate(*map(Path, sys.argv[1:]))
     sys.stdout.write("written: " + ", ".join(GENERATED) + "\n")

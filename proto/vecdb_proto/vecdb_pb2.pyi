@@ -2,8 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -153,7 +152,7 @@ class WriteCondition(_message.Message):
     IF_SEQ_FIELD_NUMBER: _ClassVar[int]
     insert_only: bool
     if_seq: int
-    def __init__(self, insert_only: _Optional[bool] = ..., if_seq: _Optional[int] = ...) -> None: ...
+    def __init__(self, insert_only: bool = ..., if_seq: _Optional[int] = ...) -> None: ...
 
 class UpsertRequest(_message.Message):
     __slots__ = ("collection", "namespace", "ids", "vectors", "metadata", "condition", "request_id", "collection_id")
@@ -183,7 +182,7 @@ class UpsertResponse(_message.Message):
     seq: int
     count: int
     repeated_request: bool
-    def __init__(self, seq: _Optional[int] = ..., count: _Optional[int] = ..., repeated_request: _Optional[bool] = ...) -> None: ...
+    def __init__(self, seq: _Optional[int] = ..., count: _Optional[int] = ..., repeated_request: bool = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
     __slots__ = ("collection", "namespace", "ids", "filter", "condition", "request_id", "collection_id")
@@ -211,7 +210,7 @@ class DeleteResponse(_message.Message):
     seq: int
     count: int
     repeated_request: bool
-    def __init__(self, seq: _Optional[int] = ..., count: _Optional[int] = ..., repeated_request: _Optional[bool] = ...) -> None: ...
+    def __init__(self, seq: _Optional[int] = ..., count: _Optional[int] = ..., repeated_request: bool = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("collection", "namespace", "ids", "collection_id")
@@ -257,7 +256,7 @@ class ScrollPageRequest(_message.Message):
     include_metadata: bool
     include_vectors: bool
     collection_id: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., token: _Optional[str] = ..., batch: _Optional[int] = ..., include_metadata: _Optional[bool] = ..., include_vectors: _Optional[bool] = ..., collection_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., token: _Optional[str] = ..., batch: _Optional[int] = ..., include_metadata: bool = ..., include_vectors: bool = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class ScrollPageResponse(_message.Message):
     __slots__ = ("ids", "vectors", "metadata", "seq", "next_token")
@@ -333,7 +332,7 @@ class SearchRequest(_message.Message):
     filter: Filter
     timeout_us: int
     collection_id: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: _Optional[bool] = ..., include_metadata: _Optional[bool] = ..., include_vectors: _Optional[bool] = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure", "deleted_visited")
@@ -383,7 +382,7 @@ class SearchInfo(_message.Message):
     seq: int
     verified: bool
     unindexed_rows: int
-    def __init__(self, plan: _Optional[str] = ..., exact: _Optional[bool] = ..., ef: _Optional[int] = ..., matches: _Optional[int] = ..., seq: _Optional[int] = ..., verified: _Optional[bool] = ..., unindexed_rows: _Optional[int] = ...) -> None: ...
+    def __init__(self, plan: _Optional[str] = ..., exact: bool = ..., ef: _Optional[int] = ..., matches: _Optional[int] = ..., seq: _Optional[int] = ..., verified: bool = ..., unindexed_rows: _Optional[int] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("all_of", "any_of", "negated", "comparison")
@@ -449,7 +448,7 @@ class Value(_message.Message):
     int_value: int
     double_value: float
     string_value: str
-    def __init__(self, null_value: _Optional[bool] = ..., bool_value: _Optional[bool] = ..., int_value: _Optional[int] = ..., double_value: _Optional[float] = ..., string_value: _Optional[str] = ...) -> None: ...
+    def __init__(self, null_value: bool = ..., bool_value: bool = ..., int_value: _Optional[int] = ..., double_value: _Optional[float] = ..., string_value: _Optional[str] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ("collection", "namespace", "collection_id")
@@ -489,7 +488,7 @@ class BackupRequest(_message.Message):
     INCLUDE_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     path: str
     include_segments: bool
-    def __init__(self, path: _Optional[str] = ..., include_segments: _Optional[bool] = ...) -> None: ...
+    def __init__(self, path: _Optional[str] = ..., include_segments: bool = ...) -> None: ...
 
 class BackupResponse(_message.Message):
     __slots__ = ("report",)
@@ -579,7 +578,7 @@ class ExportRequest(_message.Message):
     format: ExportFormat
     normalize_queries: bool
     collection_id: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., format: _Optional[_Union[ExportFormat, str]] = ..., normalize_queries: _Optional[bool] = ..., collection_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., format: _Optional[_Union[ExportFormat, str]] = ..., normalize_queries: bool = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class ExportResponse(_message.Message):
     __slots__ = ("chunk", "end")
@@ -611,7 +610,7 @@ class ExportEnd(_message.Message):
     token: str
     config: CollectionConfig
     normalized: bool
-    def __init__(self, rows: _Optional[int] = ..., seq: _Optional[int] = ..., bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., work: _Optional[str] = ..., work_s: _Optional[float] = ..., numbered: _Optional[bool] = ..., token: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., normalized: _Optional[bool] = ...) -> None: ...
+    def __init__(self, rows: _Optional[int] = ..., seq: _Optional[int] = ..., bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., work: _Optional[str] = ..., work_s: _Optional[float] = ..., numbered: bool = ..., token: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., normalized: bool = ...) -> None: ...
 
 class ImportRequest(_message.Message):
     __slots__ = ("begin", "chunk", "side_chunk", "end")
@@ -683,7 +682,7 @@ class ImportReport(_message.Message):
     seq: int
     elapsed_s: float
     assumed: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, collection: _Optional[str] = ..., made: _Optional[bool] = ..., kind: _Optional[str] = ..., rows: _Optional[int] = ..., skipped: _Optional[int] = ..., graph: _Optional[str] = ..., connected: _Optional[int] = ..., seq: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., assumed: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, collection: _Optional[str] = ..., made: bool = ..., kind: _Optional[str] = ..., rows: _Optional[int] = ..., skipped: _Optional[int] = ..., graph: _Optional[str] = ..., connected: _Optional[int] = ..., seq: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., assumed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServerInfoRequest(_message.Message):
     __slots__ = ()

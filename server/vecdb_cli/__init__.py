@@ -1,10 +1,10 @@
-"""The command line ``vecdb`` and its readers of files of vectors.
+"""What does a user type? The command line ``vecdb``, and its readers of vector files.
 
 command_line   the commands and their options
-commands       what each of them does
-demo           vecdb demo
-vector_files   files of vectors; vector_lines: their lines
-sidecars       ids and metadata beside a file
+commands       what each command does
+demo           vecdb demo: load, search and measure word vectors
+vector_files   readers of vector files; vector_lines: parser of their lines
+sidecars       readers of the ids and metadata of a vector file
 """
 
 from __future__ import annotations

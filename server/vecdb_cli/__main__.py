@@ -1,7 +1,7 @@
-"""The program ``vecdb``: says in a line what to install if the server's parts are missing.
+"""The program ``vecdb``: reports missing dependencies in one line, then runs the command line.
 
-Errors of vecdb become one line on stderr and status 1, wrong usage status 2, Ctrl-C 130, never a
-traceback.
+Exit status: 1 for errors of vecdb, which are one line on stderr; 2 for wrong usage; 130 after
+Ctrl-C. None of them prints a traceback.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ __all__ = ["main"]
 
 _NEEDED = ("typer", "rich", "lmdb", "hnswlib", "numba", "grpc_health")
 _INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells."""
 
 
 def main() -> int:
-    """Run the command line; its exit status."""
+    """Run the command line and return its exit status."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         sys.stderr.write(
@@ -29,7 +29,7 @@ def main() -> int:
         from vecdb_cli.command_line import run
 
         return run()
-    except KeyboardInterrupt:  # While it was being imported; commands see to it themselves.
+    except KeyboardInterrupt:  # During the imports; the commands handle it themselves.
         return _INTERRUPTED
 
 

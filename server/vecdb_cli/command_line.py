@@ -5,14 +5,14 @@
     vecdb create   a collection                   vecdb stats    collections, rows, segments
     vecdb rename   a collection                   vecdb optimize all rows into graphs, now
     vecdb drop     a collection                   vecdb warm     compile the kernels
-    vecdb backup   while it is in use             vecdb restore  a backup into a new folder
-    vecdb check    is all of it right?            vecdb compact  a folder that nobody has open
+    vecdb backup   a folder while it is in use    vecdb restore  a backup into a new folder
+    vecdb check    verify a folder                vecdb compact  a folder that is not in use
     vecdb export   to a file for FAISS …          vecdb import   another library's index
     vecdb demo     the first five minutes         vecdb bench    recall and latency
 
-All but ``serve``, ``restore``, ``check``, ``compact``, ``warm``, ``demo`` and ``bench`` work on a
-server (``--url``) or, with no server in between, on a folder (``--data``). Everything heavy is
-imported inside the command that needs it, so that ``--help`` is quick.
+Commands work on a server (``--url``) or directly on a folder (``--data``), except ``serve``,
+``restore``, ``check``, ``compact``, ``warm``, ``demo`` and ``bench``. Each command imports what is
+heavy when it runs, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ app.add_typer(export.app)
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
 
 
-class BadRows(enum.StrEnum):
-    """What a load does about a row that can't be stored."""
+class BadRows(str, enum.Enum):
+    """How a load treats a row that can't be stored."""
 
     REFUSE = "refuse"
     SKIP = "skip"
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a command; its exit status.
+    """Run a command and return its exit status.
 
     Args:
-        arguments: those of the process if None.
+        arguments: the command line; that of the process if None.
     """
     try:
         app(arguments, prog_name="vecdb")
@@ -69,7 +69,10 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _failed(message: str) -> int:
-    """One red line; what upsert_many noted is not for people who can simply load again."""
+    """Print an error as one red line and return the exit status.
+
+    The notes that ``upsert_many`` adds to errors are left out: a load can simply be repeated.
+    """
     from rich.console import Console
 
     Console(stderr=True).print(
@@ -96,23 +99,23 @@ def _common(
 @app.command()
 def serve(
     data: Annotated[
-        Path, typer.Option("--data", metavar="DIR", help="The folder; made if it is not there.")
+        Path, typer.Option("--data", metavar="DIR", help="The folder; created if missing.")
     ],
     listen: Annotated[
-        str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 for any that is free.")
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 picks a free port.")
     ] = "127.0.0.1:7801",
     message_mb: Annotated[
         int | None,
-        typer.Option("--message-mb", help="Greatest request and answer in MiB, 1 to 64; 16."),
+        typer.Option("--message-mb", help="Maximum message size in MiB (1–64, default 16)."),
     ] = None,
     group_access: Annotated[
         bool,
-        typer.Option("--group-access", help="Make a new folder for its group too: 0770, not 0700."),
+        typer.Option("--group-access", help="Create a new folder with mode 0770, not 0700."),
     ] = False,
     backup_dir: Annotated[
         Path | None,
         typer.Option(
-            "--backup-dir", metavar="DIR", help="Where callers may have backups made; else nowhere."
+            "--backup-dir", metavar="DIR", help="Where clients may write backups; default: nowhere."
         ),
     ] = None,
 ) -> None:
@@ -129,51 +132,49 @@ def serve(
 @app.command()
 def load(
     file: Annotated[Path, typer.Argument(help=".npy, .vec, .txt (GloVe) or .bin (word2vec)")],
-    collection: Annotated[str, typer.Argument(help="Made if it is not there.")],
+    collection: Annotated[str, typer.Argument(help="Created if missing.")],
     url: Url = None,
     data: Data = None,
     ids: Annotated[
         Path | None,
-        typer.Option(help="Ids of an .npy: .txt, .npy or .json; X.ids.txt is found by itself."),
+        typer.Option(help="Ids for an .npy: .txt, .npy or .json; default X.ids.*"),
     ] = None,
     metadata: Annotated[
-        Path | None, typer.Option(help="JSON Lines; X.metadata.jsonl is found by itself.")
+        Path | None, typer.Option(help="JSON Lines; default X.metadata.jsonl.")
     ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="cosine (the default), euclidean or dot.")
-    ] = None,
+    metric: Annotated[str | None, typer.Option(help="cosine (default), euclidean or dot.")] = None,
     M: Annotated[
-        int | None, typer.Option("--M", help="Links a node of a new collection's graph; 16.")
+        int | None, typer.Option("--M", help="Links per node of a new collection (default 16).")
     ] = None,
     ef_construction: Annotated[
-        int | None, typer.Option("--ef-construction", help="Effort of a new graph; 128.")
+        int | None, typer.Option("--ef-construction", help="Candidates per insert (default 128).")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Read only the first so many rows.")
+        int | None, typer.Option(min=1, help="Maximum number of rows to load.")
     ] = None,
     batch_rows: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Rows a batch; at most 1,000 by itself.")
+        int | None, typer.Option(min=1, max=10_000, help="Rows per batch; default at most 1,000.")
     ] = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", help="npy, vec, txt or bin, if the name does not say it: a pipe."),
+        typer.Option("--format", help="npy, vec, txt or bin, for a pipe or another name."),
     ] = None,
     on_bad_row: Annotated[
         BadRows,
         typer.Option(
-            "--on-bad-row", help="A zero vector, a broken line: refuse the file, or skip."
+            "--on-bad-row", help="For a zero vector or a bad line: refuse the file, or skip it."
         ),
     ] = BadRows.REFUSE,
     optimize: Annotated[
-        bool, typer.Option("--optimize", help="Then wait until all rows are in graphs.")
+        bool, typer.Option("--optimize", help="Wait until all rows are in graphs.")
     ] = False,
 ) -> None:
     """Load a file of vectors into a collection.
 
-    An .npy is a matrix with ids and metadata in files beside it; .vec, .txt and .bin are word
-    vectors as fastText, GloVe and word2vec write them; each also as .gz. Loading a file again
-    replaces its rows. All of a file is checked before anything is written; what a pipe has brought
-    into a new collection is removed if the rest is bad.
+    An .npy is a matrix with ids and metadata in sidecar files; .vec, .txt and .bin are word
+    vectors as fastText, GloVe and word2vec write them; each may be compressed (.gz). Loading a file
+    again replaces its rows. The whole file is checked before anything is written. A pipe can't be:
+    if a later row is bad, a collection that was created for it is dropped again.
     """
     from vecdb_cli.commands import loading
     from vecdb_cli.commands.target import open_target, place_of
@@ -184,11 +185,11 @@ def load(
         metric, M, ef_construction, limit, batch_rows, on_bad_row is BadRows.SKIP, optimize
     )
     with open_target(url, data, create=True) as target:
-        # A server's indexer gets to the rows by itself.
+        # The indexer of a server needs no hint: it indexes the rows in any case.
         hint = None if data is None else place_of(url, data)
         try:
             loading.run_load(target, collection, vectors, options, hint)
-        except KeyboardInterrupt:  # How far it got has been said.
+        except KeyboardInterrupt:  # The message has been printed.
             raise typer.Exit(managing.INTERRUPTED) from None
 
 
@@ -202,19 +203,19 @@ def search(
     url: Url = None,
     data: Data = None,
     id: Annotated[
-        str | None, typer.Option("--id", help="Neighbours of a stored row, without itself.")
+        str | None, typer.Option("--id", help="Neighbours of a stored row, which is left out.")
     ] = None,
     vector: Annotated[
         str | None, typer.Option("--vector", help='An .npy file, or numbers: "0.1,0.2,..."')
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
+    k: Annotated[int, typer.Option("-k", help="Number of hits.")] = 10,
     ef: Annotated[
-        int | None, typer.Option("--ef", help="Effort of the graph walk; 128 or 2k.")
+        int | None, typer.Option("--ef", help="Candidates of the graph walk; default 128 or 2k.")
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare every row.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Scan every row.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The nearest rows to a stored one or to a vector."""
+    """Find the nearest rows to a stored row or to a vector."""
     from vecdb_cli.commands import answers
     from vecdb_cli.commands.console import output
     from vecdb_cli.commands.target import open_target, place_of
@@ -228,12 +229,12 @@ def search(
 
 @app.command()
 def stats(
-    collection: Annotated[str | None, typer.Argument(help="All, if none is named.")] = None,
+    collection: Annotated[str | None, typer.Argument(help="Default: all.")] = None,
     url: Url = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Collections, rows, segments and what the indexer does."""
+    """Show collections, rows, segments and the state of the indexer."""
     from vecdb_cli.commands import answers
     from vecdb_cli.commands.console import output
     from vecdb_cli.commands.target import open_target, place_of
@@ -250,33 +251,33 @@ def stats(
 @app.command()
 def rename(
     old: Annotated[str, typer.Argument(help="The collection.")],
-    new: Annotated[str, typer.Argument(help="A name that is free.")],
+    new: Annotated[str, typer.Argument(help="An unused name.")],
     url: Url = None,
     data: Data = None,
 ) -> None:
-    """Give a collection another name, for everyone at once."""
+    """Rename a collection; all processes see the new name at once."""
     from vecdb_cli.commands.target import open_target
 
     with open_target(url, data) as target:
         target.rename_collection(old, new)
-    typer.echo(f"collection {old} is called {new} now")
+    typer.echo(f"collection {old} renamed to {new}")
 
 
 @app.command()
 def backup(
     path: Annotated[
         str,
-        typer.Argument(help="A new folder; on a server inside of its --backup-dir."),
+        typer.Argument(help="A new folder; on a server inside its --backup-dir."),
     ],
     url: Url = None,
     data: Data = None,
     segments: Annotated[
         bool,
-        typer.Option("--segments/--no-segments", help="Without them it is smaller."),
+        typer.Option("--segments/--no-segments", help="Without them the backup is smaller."),
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Back up a folder while it is in use: fsynced, read back, one state a collection."""
+    """Back up a folder while it is in use: one committed state per collection."""
     from rich.console import Console
 
     from vecdb_cli.commands import backups
@@ -291,17 +292,17 @@ def backup(
 
 @app.command()
 def restore(
-    backup: Annotated[str, typer.Argument(help="The folder that vecdb backup made.")],
-    data: Annotated[str, typer.Argument(help="The new data folder: not there yet, or empty.")],
+    backup: Annotated[str, typer.Argument(help="The folder that vecdb backup wrote.")],
+    data: Annotated[str, typer.Argument(help="The new data folder; missing or empty.")],
     segments: Annotated[
         bool,
         typer.Option(
-            "--segments/--no-segments", help="Without: go on if only segments have gone bad."
+            "--segments/--no-segments", help="Without: restore even if segments are damaged."
         ),
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Make a data folder of a backup; every checksum is compared and nothing overwritten."""
+    """Restore a backup into a new folder; verify every checksum and overwrite nothing."""
     from rich.console import Console
 
     from vecdb_cli.commands import backups
@@ -315,10 +316,10 @@ def restore(
 
 @app.command()
 def compact(
-    data: Annotated[Path, typer.Argument(help="The data folder; nobody may have it open.")],
+    data: Annotated[Path, typer.Argument(help="The data folder; no process may have it open.")],
     as_json: Json = False,
 ) -> None:
-    """Bring a folder to the size of a fresh load: the dead go, the files are written anew."""
+    """Rewrite a folder without deleted rows; no other process may have it open."""
     from rich.console import Console
 
     from vecdb_cli.commands import backups
@@ -332,23 +333,25 @@ def compact(
 
 @app.command()
 def check(
-    data: Annotated[str, typer.Argument(help="The data folder; others may be using it.")],
+    data: Annotated[str, typer.Argument(help="The data folder; it may be in use.")],
     repair: Annotated[
-        bool, typer.Option("--repair", help="Build again what is only a cache; remove leftovers.")
+        bool, typer.Option("--repair", help="Rebuild caches and remove leftovers.")
     ] = False,
     findable: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Least share of rows that a search for their own vector finds: 0.99."
+            min=0,
+            max=1,
+            help="Least self-recall: share of rows found by their own vector.",
         ),
     ] = None,
-    sample: Annotated[int, typer.Option(min=1, help="Rows that are searched for.")] = 1_000,
+    sample: Annotated[int, typer.Option(min=1, help="Rows to sample for --findable.")] = 1_000,
     as_json: Json = False,
 ) -> None:
-    """Check a folder: every checksum, and everything against everything else.
+    """Verify a folder: every checksum, and that all parts agree.
 
-    The exit status is 0 if all is right (or has been repaired), 1 if problems are left, 2 if not
-    all of it could be checked.
+    The exit status is 0 if there are no problems (or they were repaired), 1 if problems are left, 2
+    if the check could not be completed.
     """
     from rich.console import Console
 
@@ -370,7 +373,7 @@ def check(
 
 @app.command()
 def warm() -> None:
-    """Compile the search kernels for this processor now, not when a folder is first opened."""
+    """Compile the search kernels for this processor, before a folder is first opened."""
     from vecdb.engine.kernels.loading import load_kernels
 
     load_kernels(typer.echo)
@@ -380,22 +383,22 @@ def warm() -> None:
 @app.command()
 def demo(
     data: Annotated[
-        Path, typer.Option("--data", metavar="DIR", help="Where the demo's data lies.")
+        Path, typer.Option("--data", metavar="DIR", help="The demo's data folder.")
     ] = Path("demo-data"),
     rows: Annotated[
-        int, typer.Option(min=2_000, max=400_000, help="Load only so many words.")
+        int, typer.Option(min=2_000, max=400_000, help="Number of words to load.")
     ] = 400_000,
     listen: Annotated[
-        str, typer.Option("--listen", metavar="HOST:PORT", help="Any free port if not given.")
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Default: a free port.")
     ] = "127.0.0.1:0",
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Load anew even if all words are there.")
+        bool, typer.Option("--fresh", help="Load again even if all words are loaded.")
     ] = False,
     keep_serving: Annotated[
-        bool, typer.Option("--keep-serving", help="Leave the server on until Ctrl-C.")
+        bool, typer.Option("--keep-serving", help="Keep serving until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Load 400,000 word vectors into a server, search them, and measure."""
+    """Load 400,000 word vectors into a server, search them, measure recall and latency."""
     from vecdb_cli.demo import DemoOptions, run_demo
 
     raise typer.Exit(run_demo(DemoOptions(data, rows, listen, fresh, keep_serving)))

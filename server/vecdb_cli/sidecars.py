@@ -1,11 +1,11 @@
-"""What lies beside a file of vectors (its ids, its metadata) and what all readers of files share.
+"""Sidecars of a vector file (ids, metadata), and helpers that all readers share.
 
-Ids come as text (one a line), as an .npy of text or integers, or as a JSON list; metadata as JSON
-Lines, an object a row, where an empty line or null stands for none. Endings count in any case, and
-all but .npy may be compressed: X.ids.txt.gz. A byte order mark and empty last lines are no data.
+Ids are text (one per line), an .npy of text or integers, or a JSON list. Metadata are JSON Lines,
+one object per row; an empty line or null means none. Suffixes match in any case, and all but .npy
+may be compressed: X.ids.txt.gz. A byte order mark and empty last lines are ignored.
 
-An entry that is not what it should be is given out as the error that says so, in its place: whether
-it ends the reading or costs its row alone is for the reader to choose.
+A bad entry is returned as an error in its place: the reader decides whether it raises the error or
+skips the row.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ __all__ = [
 ]
 
 READ_BYTES = 1024**2
-"""Files are read in pieces of this size."""
+"""Size of one read."""
 
 LINE_BYTES_MAX = 1024**2
 """A longer line is an error, since a binary file may be one endless line. A row of the largest
-dimension and the largest metadata, every character escaped, take less than half of it."""
+dimension or the largest metadata, every character escaped, takes less than half of it."""
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n"
 
 
 def suffix_of(path: Path) -> str:
-    """The ending that says what a file is, in lower case: ".vec" of "Words.VEC.gz"."""
+    """Return the suffix without compression, in lower case: ".vec" of "Words.VEC.gz"."""
     return _plain(path).suffix.lower()
 
 
 def base_name(path: Path) -> str:
-    """The name without its endings: "Words" of "Words.VEC.gz"."""
+    """Return the name without its suffixes: "Words" of "Words.VEC.gz"."""
     return _plain(path).stem
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether its name ends with .gz."""
+    """Return whether the name ends with .gz."""
     return path.suffix.lower() == ".gz"
 
 
@@ -77,11 +77,11 @@ def _plain(path: Path) -> Path:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, decompressed on the way if its name ends with .gz.
+    """Open a file for reading; decompress it if its name ends with .gz.
 
     Raises:
-        InvalidArgumentError: also while it is read: not a whole gzip file.
-        OSError: it can't be read.
+        InvalidArgumentError: not a complete gzip file; also raised by later reads.
+        OSError: the file can't be read.
     """
     with path.open("rb", buffering=READ_BYTES) as raw:
         if not is_compressed(path):
@@ -92,7 +92,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 class _Unpacked(gzip.GzipFile):
-    """A compressed file whose errors are ours, whoever reads it."""
+    """A compressed file that raises our errors."""
 
     def __init__(self, path: Path, raw: IO[bytes]) -> None:
         super().__init__(fileobj=raw)
@@ -119,12 +119,12 @@ class _Unpacked(gzip.GzipFile):
 
 
 def without_bom(line: bytes) -> bytes:
-    """The first line of a text, without the mark that some editors put before it."""
+    """Return the first line of a text without its byte order mark."""
     return line.removeprefix(_BOM)
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """The lines of a text, without their ends; a longer one than may be is an error."""
+    """Yield the lines of a text without their ends; a line that is too long is an error."""
     with open_bytes(path) as stream:
         number = 0
         while line := stream.readline(LINE_BYTES_MAX):
@@ -135,7 +135,7 @@ def lines_of(path: Path) -> Iterator[bytes]:
 
 
 def count_lines(path: Path) -> tuple[int, int]:
-    """Lines up to the last one that is not blank, and lines altogether."""
+    """Return the number of lines up to the last non-blank one, and of all lines."""
     full = ended = 0
     last = b"\n"
     with open_bytes(path) as stream:
@@ -148,7 +148,7 @@ def count_lines(path: Path) -> tuple[int, int]:
 
 
 def id_source(path: Path) -> tuple[Callable[[], Iterator[Any]], int]:
-    """How to iterate over a file of ids (str, int, or an error), and how many there are."""
+    """Return a function that iterates over the ids (str, int, or an error), and their number."""
     kind = suffix_of(path)
     if kind == ".txt":
         return lambda: _text_ids(path), count_lines(path)[0]
@@ -173,7 +173,7 @@ def id_source(path: Path) -> tuple[Callable[[], Iterator[Any]], int]:
 
 
 def _array_items(array: npt.NDArray[Any]) -> Iterator[Any]:
-    """As str or int, a page at a time since the array is mapped."""
+    """Yield items as str or int, in pages, as the array is mapped."""
     for first in range(0, len(array), 4096):
         yield from array[first : first + 4096].tolist()
 
@@ -184,7 +184,7 @@ def _text_ids(path: Path) -> Iterator[str | InvalidArgumentError]:
 
 
 def metadata_source(path: Path) -> Iterator[dict[str, Any] | InvalidArgumentError | None]:
-    """Each row's metadata, or an error in its place."""
+    """Yield the metadata of each row, or an error in its place."""
     for number, line in enumerate(lines_of(path), 1):
         yield _metadata_entry(path, number, line) if line.strip() else None
 
@@ -203,14 +203,14 @@ def _metadata_entry(
 
 
 def mapped(path: Path) -> npt.NDArray[Any]:
-    """An .npy file, mapped read-only."""
+    """Map an .npy file read-only."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
         raise
     except Exception as error:
-        # numpy says what: no magic, a pickle, or fewer bytes than the header's shape needs. Of a
-        # header that is no Python text it raises whatever Python's tokenizer does.
+        # Any type: a header that is not Python text raises the errors of Python's tokenizer. The
+        # message says what is wrong: no magic, a pickle, or fewer bytes than the shape needs.
         raise wrong(path, f"not a readable .npy file: {error}") from None
     if not isinstance(array, np.ndarray):
         raise wrong(path, "not a .npy file but an archive")
@@ -218,7 +218,7 @@ def mapped(path: Path) -> npt.NDArray[Any]:
 
 
 def decoded(path: Path, place: str, raw: bytes) -> str | InvalidArgumentError:
-    """An id as text, or the error that says why it is none, and where."""
+    """Return an id as text, or the error with the reason and the place."""
     if not raw:
         return wrong(path, f"{place}: the id is empty")
     try:
@@ -228,18 +228,18 @@ def decoded(path: Path, place: str, raw: bytes) -> str | InvalidArgumentError:
 
 
 def beside(path: Path, *endings: str) -> Path | None:
-    """The first file that lies beside ``path`` with another ending, compressed or not."""
+    """Return the first sidecar of ``path`` with one of the endings, compressed or not."""
     name = base_name(path)
     found = (path.with_name(name + each + gz) for each in endings for gz in ("", ".gz"))
     return next((candidate for candidate in found if candidate.exists()), None)
 
 
 def check_count(path: Path, count: int, vectors: Path, rows: int) -> None:
-    """One entry a row."""
+    """Check that there is one entry per row."""
     if count != rows:
         raise wrong(path, f"expected {rows} entries, one for each row of {vectors}, got {count}")
 
 
 def wrong(path: Path, what: str) -> InvalidArgumentError:
-    """The error for a file: its name and what is wrong with it."""
+    """Return the error for a file, with its name and the defect."""
     return InvalidArgumentError(f"{path}: {what}", Reason.BAD_FILE)

@@ -1,27 +1,26 @@
-"""Readers of files of vectors: .npy matrices and the word vectors of word2vec, fastText and GloVe.
+"""Readers of vector files: .npy matrices and the word vectors of word2vec, fastText and GloVe.
 
     file = open_vectors("cc.en.300.vec")
     file.dim, file.rows                       # 300, 2000000
     for block in file.blocks(20_000):         # ids, float32 (n, dim), metadata or None
         ...
 
-    X.npy        a matrix (n, dim) of numbers, memory-mapped. Ids lie beside it in X.ids.txt (one
-                 a line), X.ids.npy (text or integers) or X.ids.json (a list); without, they are
-                 the row numbers.
-    X.vec X.txt  text, a row a line: a word, a space, dim numbers (``vector_lines``). word2vec and
-                 fastText write a first line "rows dim", GloVe none.
+    X.npy        a matrix (n, dim) of numbers, memory-mapped. Sidecar for ids: X.ids.txt (one per
+                 line), X.ids.npy (text or integers) or X.ids.json (a list); without one, the ids
+                 are the row numbers.
+    X.vec X.txt  text, one row per line: a word, a space, dim numbers (``vector_lines``). word2vec
+                 and fastText write a first line "rows dim", GloVe does not.
     X.bin        word2vec's binary: a line "rows dim", then for each row a word, a space, dim
-                 little-endian float32, and perhaps a newline.
+                 little-endian float32, and optionally a newline.
 
-Metadata may lie beside each in X.metadata.jsonl: a JSON object a row, or an empty line for none.
-Endings count in any case, and each file may be compressed (X.vec.gz). A pipe is read once, in the
-form that its reader is told.
+Each may have metadata in the sidecar X.metadata.jsonl: a JSON object per row, or an empty line for
+none. Suffixes match in any case, and each file may be compressed (X.vec.gz). A pipe is read once;
+its format is given by the caller.
 
-Files are read in blocks, so that memory is bounded by a block whatever the file's size. What can be
-known about a file's shape is checked before its first row is given out. What is wrong further down
-is reported with its line, row or byte offset: either as an error, or, if it is one row's fault, to
-a function, and the other rows are given out. NaN and infinity are numbers here; the engine refuses
-them.
+Files are read in blocks, so that memory is bounded by a block for any file size. The shape of a
+file is checked before its first row is returned. Later errors name line, row or byte offset. An
+error that concerns one row only can be passed to a callback, and the other rows are returned. NaN
+and infinity are accepted here; the engine refuses them.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ Vectors = npt.NDArray[np.float32]
 OnBad = Callable[[InvalidArgumentError], None]
 
 _FIRST_LINES = 10
-"""Lines of a text file without a header that are looked at to find its dimension."""
+"""Number of lines that determine the dimension of a text file without a header."""
 
 _FASTTEXT_MODEL = (793_712_314).to_bytes(4, "little")
 
@@ -76,8 +75,8 @@ class Block(NamedTuple):
     Attributes:
         ids: list of str, or of int from an array of integers.
         vectors: float32, shape (len(ids), dim), C order.
-        metadata: a dict or None a row; None if there is no file of metadata.
-        numbers: which row of the file each is, from 0; consecutive but for rows that were bad.
+        metadata: a dict or None per row; None if the file has no metadata.
+        numbers: row numbers in the file, from 0; bad rows are missing.
     """
 
     ids: list[Any]
@@ -86,19 +85,19 @@ class Block(NamedTuple):
     numbers: list[int]
 
     def only(self, rows: list[int]) -> Block:
-        """Those of its rows, by their places in it."""
+        """Return a block of these rows, given by their positions in this one."""
         metadata = None if self.metadata is None else [self.metadata[row] for row in rows]
         ids, numbers = [self.ids[row] for row in rows], [self.numbers[row] for row in rows]
         return Block(ids, self.vectors[rows], metadata, numbers)
 
 
 class VectorFile(ABC):
-    """A file of vectors; made by ``open_vectors``.
+    """A vector file, as returned by ``open_vectors``.
 
     Attributes:
         path: the file. dim: components of a row.
-        rows: how many it says that it holds; None if only reading it to its end can tell.
-        is_pipe: it can be read once only.
+        rows: number of rows by header or size; None if it is known only after reading to the end.
+        is_pipe: the file can be read only once.
     """
 
     def __init__(self, path: Path, metadata: Path | None) -> None:
@@ -111,18 +110,19 @@ class VectorFile(ABC):
     def blocks(
         self, block_rows: int, limit: int | None = None, on_bad: OnBad | None = None
     ) -> Iterator[Block]:
-        """The rows in order, at most ``block_rows`` at a time.
+        """Yield the rows in order, at most ``block_rows`` at a time.
 
         Args:
-            limit: read only so many rows.
-            on_bad: told the error of each row that is left out for it; None to raise the first.
+            limit: maximum number of rows to read.
+            on_bad: called with the error of each bad row, which is skipped; None to raise the
+                first.
 
         Raises:
-            InvalidArgumentError: the file is not what it should be; names file and place.
+            InvalidArgumentError: the file is malformed; with file and place.
         """
         metadata = None if self._metadata is None else metadata_source(self._metadata)
         first, left = 0, limit
-        # A whole file is read to its end, so that what is left over there is noticed.
+        # Without a limit, read to the end of the file, so that trailing garbage is detected.
         for ids, vectors in self._pairs(block_rows):
             if left is not None and len(ids) > left:
                 ids, vectors = ids[:left], vectors[:left]
@@ -141,7 +141,7 @@ class VectorFile(ABC):
             check_count(self._metadata, count_lines(self._metadata)[0], self.path, first)
 
     def place(self, number: int) -> str:
-        """Where a row stands, for messages."""
+        """Return the position of a row, for messages."""
         return f"row {number}"
 
     def _block(
@@ -172,7 +172,7 @@ class VectorFile(ABC):
         return block.only([row for row in range(len(ids)) if row not in bad])
 
     def _check_metadata_count(self) -> None:
-        """Blank last lines may be entries without metadata or nothing at all."""
+        """Check the number of entries; blank last lines may be entries or not."""
         if self._metadata is not None and self.rows is not None:
             full, every = count_lines(self._metadata)
             if not full <= self.rows <= every:
@@ -181,7 +181,7 @@ class VectorFile(ABC):
 
     @abstractmethod
     def _pairs(self, block_rows: int) -> Iterator[tuple[list[Any], Vectors]]:
-        """Ids (or an error for a bad row) and vectors of all rows, ``block_rows`` at a time."""
+        """Yield ids (an error for a bad row) and vectors of all rows, ``block_rows`` at a time."""
 
 
 def open_vectors(
@@ -191,17 +191,17 @@ def open_vectors(
     *,
     form: str | None = None,
 ) -> VectorFile:
-    """The file's reader, by its suffix; header, size and the counts beside it are checked.
+    """Open a vector file by its suffix; check its header, its size and the lengths of its sidecars.
 
     Args:
-        path: .npy, .vec, .txt or .bin, each also with .gz behind it.
-        ids: .txt, .npy or .json beside an .npy; None for the one of the usual name, if it is there.
-        metadata: JSON Lines; None for the one of the usual name, if it is there.
-        form: "npy", "vec", "txt" or "bin", for a file whose name does not say it.
+        path: .npy, .vec, .txt or .bin, each also with .gz appended.
+        ids: .txt, .npy or .json for an .npy; None for the sidecar, if there is one.
+        metadata: JSON Lines; None for the sidecar, if there is one.
+        form: "npy", "vec", "txt" or "bin", for a file without such a suffix.
 
     Raises:
-        InvalidArgumentError: not such a file, or files whose lengths differ.
-        OSError: it can't be read.
+        InvalidArgumentError: not such a file, or lengths that differ.
+        OSError: the file can't be read.
     """
     path = Path(path)
     kind = suffix_of(path) if form is None else f".{form.lower().removeprefix('.')}"
@@ -221,7 +221,7 @@ def open_vectors(
 
 
 class _NpyFile(VectorFile):
-    """A mapped matrix; a block is the only part of it that is copied."""
+    """A mapped matrix; only one block at a time is copied."""
 
     def __init__(self, path: Path, ids: Path | None, metadata: Path | None) -> None:
         super().__init__(path, metadata)
@@ -254,7 +254,7 @@ class _NpyFile(VectorFile):
 
 
 def _mapped_copy(path: Path) -> npt.NDArray[Any]:
-    """What can't be mapped, by way of a file that goes with the mapping."""
+    """Map a file that can't be mapped directly; its temporary copy is deleted with the mapping."""
     with tempfile.NamedTemporaryFile(suffix=".npy") as copy:
         with open_bytes(path) as stream:
             shutil.copyfileobj(stream, copy, READ_BYTES)
@@ -266,11 +266,11 @@ def _mapped_copy(path: Path) -> npt.NDArray[Any]:
 
 
 class _TextFile(VectorFile):
-    """Lines of a word and numbers, with or without a header."""
+    """Text lines of a word and numbers, with or without a header."""
 
     def __init__(self, path: Path, ids: Path | None, metadata: Path | None) -> None:
         super().__init__(path, metadata)
-        # A pipe stays open, since it gives its bytes but once.
+        # A pipe stays open, since it can't be read twice.
         self._open = ExitStack()
         self._lines = self._open.enter_context(_Lines(path))
         try:
@@ -297,7 +297,7 @@ class _TextFile(VectorFile):
         self._says_rows = header is not None
 
     def place(self, number: int) -> str:
-        """Its line, from 1."""
+        """Return the line of a row, from 1."""
         return f"line {number + self._header_lines + 1}"
 
     def _pairs(self, block_rows: int) -> Iterator[tuple[list[Any], Vectors]]:
@@ -322,8 +322,8 @@ class _TextFile(VectorFile):
 
 
 class _Lines:
-    """The lines of a text with their ends, which remembers the first that it gave; a context
-    manager."""
+    """The lines of a text with their ends; lines that were iterated over can be read again. A
+    context manager."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -336,7 +336,7 @@ class _Lines:
             yield line
 
     def from_start(self) -> Iterator[bytes]:
-        """Those that were given already, then all others."""
+        """Iterate from the first line, also after ``__iter__`` has returned some."""
         return chain(self._first, iter(self._next, b""))
 
     def _next(self) -> bytes:
@@ -388,7 +388,7 @@ class _BinFile(VectorFile):
         line = self._stream.readline(100)
         header = header_of(line)
         if line.startswith(_FASTTEXT_MODEL):
-            what = "this is a model of fastText; load the .vec file that lies beside it"
+            what = "this is a fastText model; load its .vec file instead"
             raise wrong(self.path, what)
         if header is None:
             raise wrong(self.path, 'the first line must be "rows dim"')
@@ -397,7 +397,7 @@ class _BinFile(VectorFile):
         self._data_start = len(line)
         if self.is_pipe or is_compressed(self.path):
             return
-        # The shortest row has a word of one byte and the space behind it.
+        # The shortest row has a word of one byte, followed by a space.
         least = len(line) + self.rows * (2 + 4 * self.dim)
         if (size := self.path.stat().st_size) < least:
             what = f"truncated: {self.rows} rows need at least {least} bytes, got {size}"
@@ -423,7 +423,7 @@ class _BinFile(VectorFile):
 
 
 class _Window:
-    """The part of a .bin file that is in memory, with its offset in the file for messages."""
+    """The part of a .bin file that is in memory; its offset in the file is for messages."""
 
     def __init__(self, path: Path, stream: IO[bytes], offset: int) -> None:
         self._path, self._stream = path, stream
@@ -432,7 +432,7 @@ class _Window:
         self._position = 0
 
     def take(self, row: int, size: int) -> tuple[str | InvalidArgumentError, bytes]:
-        """The next word (or what is wrong with it) and the bytes of its vector."""
+        """Return the next word (or its error) and the bytes of its vector."""
         end_max = limits.ID_BYTES.maximum + 2
         end = self._buffer.find(b" ", self._position, self._position + end_max)
         if end < 0 or end + 1 + size > len(self._buffer):
@@ -450,14 +450,14 @@ class _Window:
         return word, self._buffer[end + 1 : self._position]
 
     def check_end(self) -> None:
-        """Nothing but a newline may follow the last row."""
+        """Check that at most a newline follows the last row."""
         self._refill(2)
         if self._buffer[self._position :] not in (b"", b"\n"):
             place = self._offset + self._position
             raise wrong(self._path, f"byte {place}: more bytes follow the last row of the header")
 
     def _refill(self, needed: int) -> None:
-        """Drop what was taken and read on, until ``needed`` bytes are there or the file ends."""
+        """Drop what was taken and read until ``needed`` bytes are buffered or the file ends."""
         parts = [self._buffer[self._position :]]
         self._offset += self._position
         self._position = 0

@@ -1,11 +1,11 @@
-"""Lines of word vectors: a word and dim numbers, with spaces or tabs between them.
+"""Lines of word vectors: a word and dim numbers, separated by spaces or tabs.
 
-A word may hold spaces, also such as only look like one (U+00A0 in GloVe): the last dim fields of a
-line are the row, what stands before them is the word. A field is a number if it is written as JSON,
-C or Python's repr write one in ASCII digits, or is nan or inf; "1_000" and "0x1p3" are none.
+A word may contain spaces, also U+00A0 (in GloVe): the last dim fields of a line are the vector, the
+text before them is the word. A number has ASCII digits, in the syntax of JSON, C or Python's repr,
+or is nan or inf; "1_000" and "0x1p3" are not numbers.
 
-Blocks of lines are parsed at once. Only where that fails the lines are taken one by one, and each
-that is at fault gets an error that names its line.
+Blocks of lines are parsed at once. If that fails, the lines are parsed one by one, and each bad
+line gets an error that names it.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _NUMBER = re.compile(
     rb"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE
 )
 _ALLOWED_BY_FLOAT = (b"_", b"\v", b"\f")
-"""Bytes that Python's float accepts in or around a number."""
+"""Bytes that Python's float accepts in or around a number, and we don't."""
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a number as a field of a file may be."""
+    """Return whether a text is a number in the syntax of files."""
     return _NUMBER.fullmatch(text.encode("utf-8", "replace")) is not None
 
 
 def header_of(line: bytes) -> tuple[int, int] | None:
-    """Rows and dimension from a first line of exactly two integers; None for any other."""
+    """Return rows and dimension from a first line of exactly two integers, else None."""
     fields = line.split()
     if (
         line.endswith(b"\n")
@@ -52,18 +52,18 @@ def header_of(line: bytes) -> tuple[int, int] | None:
 
 
 def stripped(line: bytes) -> bytes:
-    """A line without its end, and without the space that fastText and word2vec put before it."""
+    """Return a line without its end, and without the space that word2vec and fastText put there."""
     return line.rstrip(b"\r\n").rstrip(b" \t")
 
 
 def dimension_of(lines: Sequence[bytes]) -> int:
-    """The dimension that most of the first lines of a file without a header have.
+    """Return the most frequent dimension of the first lines of a file without a header.
 
-    A line speaks for the numbers at its end, and for all its fields but the first: both are the
-    same unless its word holds spaces, or a field is no number. Of equally many voices the larger
-    number wins, so that a short line is found to be the one at fault.
+    Each line votes for two: the count of numbers at its end, and the count of fields after the
+    first. They differ if the word contains spaces or a field is not a number. The larger one wins a
+    tie, so that the shorter line is reported as bad.
     """
-    voices: Counter[int] = Counter()
+    votes: Counter[int] = Counter()
     for line in lines:
         if fields := _FIELD.findall(stripped(line)):
             numbers = 0
@@ -71,20 +71,20 @@ def dimension_of(lines: Sequence[bytes]) -> int:
                 if not _NUMBER.fullmatch(field):
                     break
                 numbers += 1
-            voices.update((numbers, len(fields) - 1))
-    return max(voices, key=lambda dim: (voices[dim], dim), default=0)
+            votes.update((numbers, len(fields) - 1))
+    return max(votes, key=lambda dim: (votes[dim], dim), default=0)
 
 
 def parse_lines(
     path: Path, lines: Sequence[bytes], first_line: int, dim: int
 ) -> tuple[list[Any], Rows]:
-    """Words and vectors, float64 of shape (len(lines), dim); an error in the place of a word if its
-    line is not what it should be."""
+    """Return words and vectors, float64 of shape (len(lines), dim); an error replaces the word of a
+    bad line."""
     lines = [stripped(line) for line in lines]
     split = [line.rsplit(b" ", dim) for line in lines]
     parsed = _parsed_at_once(split, dim)
     if parsed is None:
-        # Other separators: then no word may hold any, as it could not be told where it ends.
+        # Other separators. Then a word can't contain any, as its end would be ambiguous.
         split = [[f for f in line.replace(b"\t", b" ").split(b" ") if f] for line in lines]
         parsed = _parsed_at_once(split, dim)
     if parsed is not None:
@@ -99,7 +99,7 @@ def parse_lines(
 
 
 def _parsed_at_once(split: list[list[bytes]], dim: int) -> tuple[list[Any], Rows] | None:
-    """None if a word holds a separator, or anything is wrong."""
+    """Parse all lines at once; None if a word contains a separator, or a line is bad."""
     try:
         for fields in split:
             if len(fields) != dim + 1 or not fields[0] or b" " in fields[0] or b"\t" in fields[0]:
@@ -115,7 +115,7 @@ def _parsed_at_once(split: list[list[bytes]], dim: int) -> tuple[list[Any], Rows
 
 
 def _parsed(path: Path, place: str, line: bytes, dim: int) -> tuple[Any, list[float] | None]:
-    """One line: its word and numbers, or an error and None."""
+    """Parse one line: return its word and numbers, or an error and None."""
     spans = [found.span() for found in _FIELD.finditer(line)]
     if len(spans) <= dim:
         if len(spans) == dim and line[:1] in (b" ", b"\t"):
@@ -124,7 +124,7 @@ def _parsed(path: Path, place: str, line: bytes, dim: int) -> tuple[Any, list[fl
         return wrong(path, f"{place}: {what}"), None
     fields = [line[first:end] for first, end in spans[-dim:]]
     word = line[spans[0][0] : spans[-dim - 1][1]]
-    # A word may hold spaces, but one that ends with a number is a row of another length.
+    # A word may contain spaces; if it ends with a number, the line has too many numbers.
     if len(spans) > dim + 1 and _NUMBER.fullmatch(line[slice(*spans[-dim - 1])]):
         what = f"expected a word and {dim} numbers, got more numbers"
         return wrong(path, f"{place}: {what}"), None

@@ -243,15 +243,10 @@ class Service:
     def optimize(self, request: wire.OptimizeRequest, call: Call) -> wire.OptimizeResponse:
         """Waits for the end state; the caller's leaving and a drain end the wait, not the work."""
         collection = self._collection(request)
-        left_s = _check_still_wanted(call)
-        gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
-        try:
+        with self._drained(call) as gone:
             runtime = self.check_ready()
             runtime.optimize(collection, gone)
             stats = runtime.stats(collection)
-        except CancelledError:
-            self.check_ready()  # If it was a drain, that is what the caller is told.
-            raise
         return wire.OptimizeResponse(stats=translation.stats_message(stats))
 
     def backup(self, request: wire.BackupRequest, call: Call) -> wire.BackupResponse:
@@ -260,31 +255,23 @@ class Service:
         if self._backups is None:
             raise no_backup_folder()
         path = self._backups.path_of(request.path)
-        left_s = _check_still_wanted(call)
-        gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
         include_segments = request.include_segments or not request.HasField("include_segments")
-        try:
+        with self._drained(call) as gone:
             report = back_up(runtime, path, gone, include_segments=include_segments)
-        except CancelledError:
-            self.check_ready()  # If it was a drain, that is what the caller is told.
-            raise
         return wire.BackupResponse(report=translation.report_message(report))
 
     def export(self, request: wire.ExportRequest, call: Call) -> Iterator[wire.ExportResponse]:
         """A file in chunks; the caller's leaving and a drain end it."""
         collection = self._collection(request)
         runtime = self.check_ready()
-        left_s = _check_still_wanted(call)
-        gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
         chunk_bytes = min(CHUNK_BYTES, self._message_bytes - _PAGE_MARGIN_BYTES)
         asked = translation.export_request(request, chunk_bytes)
-        try:
-            with contextlib.closing(export(runtime, collection, asked, gone)) as pieces:
-                for piece in pieces:
-                    yield translation.export_response(piece)
-        except CancelledError:
-            self.check_ready()  # If it was a drain, that is what the caller is told.
-            raise
+        with (
+            self._drained(call) as gone,
+            contextlib.closing(export(runtime, collection, asked, gone)) as pieces,
+        ):
+            for piece in pieces:
+                yield translation.export_response(piece)
 
     def import_index(
         self, requests: Iterator[wire.ImportRequest], call: Call
@@ -292,16 +279,22 @@ class Service:
         """A file in chunks becomes rows; the caller's leaving and a drain end it between two
         batches, and nothing is left of the file."""
         runtime = self.check_ready()
-        left_s = _check_still_wanted(call)
-        gone = Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
-        asked, announced = translation.import_begin(requests)
-        try:
+        with self._drained(call) as gone:
+            asked, announced = translation.import_begin(requests)
             parts = translation.import_parts(requests)
             report = receive_import(runtime, asked, announced, parts, gone)
-        except CancelledError:
-            self.check_ready()  # If it was a drain, that is what the caller is told.
-            raise
         return wire.ImportResponse(report=translation.import_report_message(report))
+
+    @contextlib.contextmanager
+    def _drained(self, call: Call) -> Iterator[Deadline]:
+        """Give a deadline for long work which a leaving caller or a draining server end too. After
+        a drain the caller gets DRAINING instead of CANCELLED."""
+        left_s = _check_still_wanted(call)
+        try:
+            yield Deadline(left_s, lambda: self.refusal is not None or not call.is_active())
+        except CancelledError:
+            self.check_ready()
+            raise
 
     def _collection(self, request: Any, *reserved: str) -> OpenCollection:
         """Return the collection of the id, or without one the collection that has the name now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -62,26 +62,28 @@ METADATA: dict[str, Callable[[int], Any]] = {
 }
 
 
-@pytest.mark.parametrize("metadata", METADATA)
-@pytest.mark.parametrize("vectors", VECTORS)
-@pytest.mark.parametrize("ids", IDS)
-@pytest.mark.parametrize("n", [0, 1, 9, 10, 11, 25])
-def test_batches_of_any_input_contain_all_rows(
-    ids: str, vectors: str, metadata: str, n: int
-) -> None:
+def fault_of_batches(ids: str, vectors: str, metadata: str, n: int) -> str:
+    """Return what is wrong with the batches of an input; empty if nothing is."""
     parts = batches(IDS[ids](n), VECTORS[vectors](n), METADATA[metadata](n), DIM, 10)
     known = {"generator", "generator of arrays", "generator of lists", "none"}
-    expected_total = None if {ids, vectors, metadata} <= known else n
-    assert parts.total == expected_total
+    if parts.total != (None if {ids, vectors, metadata} <= known else n):
+        return f"total {parts.total}"
     cut = list(parts)
-    assert [len(part.ids) for part in cut] == [10] * (n // 10) + ([n % 10] if n % 10 else [])
+    sizes = [len(part.ids) for part in cut]
+    if sizes != [10] * (n // 10) + ([n % 10] if n % 10 else []):
+        return f"sizes {sizes}"
     got_ids, got_vectors, got_metadata = joined(cut)
-    assert got_ids == [str(i) for i in range(n)]
-    assert np.array_equal(got_vectors, rows_of(n))
-    if metadata != "none" and n:
-        assert got_metadata == [{"row": i} for i in range(n)]
-    else:
-        assert got_metadata is None
+    if got_ids != [str(i) for i in range(n)] or not np.array_equal(got_vectors, rows_of(n)):
+        return "other ids or vectors"
+    wanted = [{"row": i} for i in range(n)] if metadata != "none" and n else None
+    return "" if got_metadata == wanted else f"metadata {got_metadata}"
+
+
+def test_batches_of_any_input_contain_all_rows() -> None:
+    kinds = list(product(IDS, VECTORS, METADATA, (0, 1, 9, 10, 11, 25)))
+    assert len(kinds) == 1_008
+    faults = {kind: fault_of_batches(*kind) for kind in kinds}
+    assert {kind: fault for kind, fault in faults.items() if fault} == {}
 
 
 def test_array_is_sliced_without_a_copy() -> None:

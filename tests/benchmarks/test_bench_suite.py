@@ -232,7 +232,7 @@ def test_the_table_goes_between_its_markers(lines: list[dict[str, Any]], tmp_pat
     assert f"({first['recall_10']:.3f})" in text
     failed = [{**x, "status": "failed"} if x["scenario"] == "recovery" else x for x in lines]
     assert table.markdown(failed).count("failed") == 4  # Two targets, two columns.
-    path = tmp_path / "README.md"
+    path = tmp_path / "page.md"
     path.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
     table.replace_between_markers(path, text)
     table.replace_between_markers(path, text)

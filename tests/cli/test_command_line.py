@@ -58,7 +58,7 @@ def test_load_search_stats(
     vectors = np.load(words.with_name("vectors.npy"))
     assert command_line.run(["load", str(words), "words", "--metric", "euclidean", *where]) == 0
     said = capsys.readouterr()
-    assert "made collection words: dim 8, euclidean" in said.out
+    assert "created collection words: dim 8, euclidean" in said.out
     assert "2,500 rows in" in said.out and "rows/s" in said.out
     assert "2 of them replaced rows with the same id" in said.out
     assert "loading words.vec: 2,500 rows" in said.err
@@ -209,7 +209,7 @@ def test_load_from_a_pipe_that_turns_out_bad_removes_what_it_made(
     writer.join()
     said = capsys.readouterr()
     assert "the header says 1201 rows, got 1200" in said.err
-    assert ("is removed again" in said.err) is not there
+    assert ("is dropped again" in said.err) is not there
     assert names_in(where) == (["words"] if there else [])
 
 
@@ -250,7 +250,7 @@ def test_load_into_another_dim_says_both(
 ) -> None:
     (tmp_path / "words.txt").write_text("a 1 2 3\n")
     assert command_line.run(["create", "X", "--dim", "8", *where]) == 0
-    assert "made collection X: dim 8, cosine" in capsys.readouterr().out
+    assert "created collection X: dim 8, cosine" in capsys.readouterr().out
     assert command_line.run(["load", str(tmp_path / "words.txt"), "X", *where]) == 1
     said = capsys.readouterr().err
     assert "exists with dim 8" in said and "has dim 3" in said
@@ -276,7 +276,7 @@ def test_load_stopped_by_ctrl_c_says_how_far_it_got(where: list[str], tmp_path: 
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "made collection words" in said
+    assert "created collection words" in said
     found = re.search(r"interrupted: at least ([0-9,]+) of 10,000 rows are on disk", errors)
     assert found is not None, errors
     assert 400 <= int(found[1].replace(",", "")) <= 900
@@ -286,7 +286,7 @@ def test_load_stopped_by_ctrl_c_says_how_far_it_got(where: list[str], tmp_path: 
 @pytest.mark.parametrize("module", ["vecdb_cli.command_line", "typer"])
 def test_ctrl_c_before_a_command_runs_is_no_traceback(module: str) -> None:
     code = (
-        f"import builtins, os, signal, sys\nfrom vecdb_server.__main__ import main\n"
+        f"import builtins, os, signal, sys\nfrom vecdb_cli.__main__ import main\n"
         f"real = builtins.__import__\n"
         f"def importing(name, *rest):\n"
         f"    if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"

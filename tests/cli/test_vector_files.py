@@ -460,7 +460,7 @@ def test_bin_refusals(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 600)
     refused(path, "the first line must be")
     path.write_bytes(struct.pack("<ii", 793712314, 12) + b"\n")
-    refused(path, "model of fastText")
+    refused(path, "fastText model")
     path.write_bytes(b"1 2\n" + b"w" * 600 + b" 12345678")
     refused(path, "row 0 at byte 4: no word of at most 500 bytes")
     write_bin(path, [b"a", b"\xff", b"c"], rows(3))

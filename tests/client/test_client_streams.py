@@ -152,7 +152,7 @@ def test_a_stream_with_a_search_under_way_keeps_its_place(
         docs.search(VECTORS[0])
         docs.search(VECTORS[0])
         other.search(VECTORS[0])
-        entered, release = held(monkeypatch, "run_search")
+        entered, release = held(monkeypatch, "search")
         ways = _served_by(monkeypatch)
         with ThreadPoolExecutor() as pool:
             held_one = pool.submit(docs.search, VECTORS[0], k=3)
@@ -172,7 +172,7 @@ def test_a_stream_that_the_server_does_not_answer_is_cut(
 ) -> None:
     docs.search(VECTORS[0])
     docs.search(VECTORS[0])
-    entered, release = held(monkeypatch, "run_search")
+    entered, release = held(monkeypatch, "search")
     began = time.monotonic()
     with pytest.raises(vecdb.DeadlineExceededError):
         docs.search(VECTORS[0], timeout_s=0.1)

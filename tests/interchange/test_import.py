@@ -451,7 +451,7 @@ def test_command_line_imports_a_local_file(
     assert not (tmp_path / "data").exists()
     assert command_line.run(["import", "faiss", str(path), "docs", *data]) == 0
     said = capsys.readouterr().out
-    assert "made collection docs, from IndexIDMap2(IndexHNSWFlat)" in said
+    assert "created collection docs, from IndexIDMap2(IndexHNSWFlat)" in said
     assert "4 rows in" in said and "graph: taken over" in said
     with vecdb.open(tmp_path / "data") as database:
         found = database.collection("docs").get(["a", "d"])

@@ -469,7 +469,7 @@ def test_command_line_imports_remotely(tmp_path: Path, capsys: pytest.CaptureFix
         server = ["--url", address]
         assert command_line.run(["import", "faiss", str(path), "docs", *server]) == 0
         said = capsys.readouterr()
-        assert "made collection docs, from IndexIDMap2(IndexHNSWFlat)" in said.out
+        assert "created collection docs, from IndexIDMap2(IndexHNSWFlat)" in said.out
         assert "4 rows in" in said.out and "graph: taken over" in said.out
         assert "importing index: 0.0 MB" in said.err
         with vecdb.connect(address) as client:

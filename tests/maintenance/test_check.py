@@ -488,7 +488,7 @@ def test_command_line_checks_and_repairs(
     assert command_line.run(["check", str(folder), "--findable", "0.99"]) == 0
     said = capsys.readouterr().out
     assert "docs         337 rows at seq 7, 2 segments, 100.00% findable" in said
-    assert "all is right (" in said
+    assert "no problems (" in said
 
     (segment,) = (collection_folder(folder) / "segments").glob("2")
     shutil.rmtree(segment)

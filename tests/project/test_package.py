@@ -5,9 +5,6 @@ What the bare environment can't do it must say in one line, with the command to 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import venv
 import zipfile
 from collections.abc import Sequence
@@ -16,35 +13,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.project.installed import run
 from tests.serving import running_server
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = [
+    ROOT / "vecdb",
+    ROOT / "proto/vecdb_proto",
+    ROOT / "client/vecdb_client",
+    ROOT / "server/vecdb_cli",
+    ROOT / "server/vecdb_server",
+    ROOT / "benchmarks/vecdb_bench",
+]
 HINT = "pip install 'vecdb-grpc[server]'"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-
-
-def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a program away from the source tree, so that only what is installed is found."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd="/",
-        env=environment,
-    )
-    assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
-    (built,) = folder.glob("*.whl")
-    return built
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +52,18 @@ def names_in(wheel: Path) -> Sequence[str]:
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = names_in(wheel)
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    assert tops == {"vecdb", "vecdb_proto", "vecdb_client", "vecdb_server", "vecdb_bench"}
+    assert tops == {path.name for path in PACKAGES}
     for top in tops:
         assert f"{top}/py.typed" in names
     assert "vecdb_proto/vecdb.proto" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert not [name for name in names if "test" in name.lower() or "__pycache__" in name]
+    parts = {part for name in names for part in name.split("/")}
+    assert not [part for part in parts if part.startswith(("test_", "tests", "__pycache__"))]
 
 
 def test_every_source_file_is_in_the_wheel(wheel: Path) -> None:
     names = set(names_in(wheel))
-    for folder in ("vecdb", "proto/vecdb_proto", "client/vecdb_client", "server/vecdb_server"):
-        base = ROOT / folder
+    for base in PACKAGES:
         for path in base.rglob("*.py"):
             assert f"{base.name}/{path.relative_to(base)}" in names
 
@@ -138,8 +121,8 @@ def test_distribution_and_package_agree_on_the_version(bare: Path) -> None:
 
 def test_editable_install_finds_all_packages() -> None:
     """The environment that runs the tests is one."""
-    for name in ("vecdb", "vecdb_proto", "vecdb_client", "vecdb_server", "vecdb_bench"):
-        spec = find_spec(name)
+    for package in PACKAGES:
+        spec = find_spec(package.name)
         assert spec is not None
         places = list(spec.submodule_search_locations or ())
         assert all(Path(place).is_relative_to(ROOT) for place in places), places

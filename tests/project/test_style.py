@@ -28,6 +28,7 @@ TEXTS = sorted(
     {
         *MODULES,
         *(path for path in (ROOT / "proto").rglob("*.proto")),
+        *(path for path in (ROOT / "docs").glob("*.md")),
         *(path for path in ROOT.glob("*") if path.is_file() and path.suffix in TEXT_SUFFIXES),
     }
 )

@@ -247,7 +247,7 @@ def test_command_line_renames_a_collection(
     with vecdb.open(tmp_path, indexer=False) as database:
         database.create_collection("docs", DIM)
     assert command_line.run(["rename", "docs", "books", "--data", str(tmp_path)]) == 0
-    assert "docs is called books now" in capsys.readouterr().out
+    assert "docs renamed to books" in capsys.readouterr().out
     assert command_line.run(["rename", "docs", "books", "--data", str(tmp_path)]) == 1
     assert "there is no collection 'docs'" in capsys.readouterr().err
 

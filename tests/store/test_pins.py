@@ -163,7 +163,7 @@ def test_stats_on_the_command_line_show_the_oldest(
         page = docs.scroll_page(batch=1)
         assert command_line.run(["stats", "docs", "--data", str(tmp_path / "data")]) == 0
         said = " ".join(capsys.readouterr().out.split())
-        assert "oldest scroll at seq 1, for " in said and "readers none" in said
+        assert "oldest scroll at seq 1, expires in " in said and "readers none" in said
         docs.end_scroll(page.next_token)
         assert command_line.run(["stats", "docs", "--data", str(tmp_path / "data")]) == 0
         assert "oldest scroll none" in " ".join(capsys.readouterr().out.split())

@@ -110,7 +110,7 @@ def distances_to(
     if metric == "dot":
         return -products
     norms: npt.NDArray[np.float64] = np.sqrt(np.square(near).sum(axis=1) * np.square(asked).sum())
-    return 1.0 - products / np.maximum(norms, np.finfo(np.float64).tiny)
+    return 1.0 - products / np.maximum(norms, float(np.finfo(np.float64).tiny))
 
 
 def recall(

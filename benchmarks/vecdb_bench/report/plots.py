@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["COLOURS", "Axis", "Series", "line_plot"]
+__all__ = ["COLOURS", "Axis", "Series", "key", "line_plot"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#B8A800")
 _WIDTH, _HEIGHT = 560, 340
@@ -187,9 +187,16 @@ def _marker(number: int, across: float, up: float, colour: str, told: str = "") 
 def _legend(series: Sequence[Series]) -> str:
     entries = "".join(
         '<span><svg class="key" viewBox="-14 -7 28 14">'
-        + f'<path d="M-14 0H14" stroke-width="2" stroke="{_colour(each)}"{_dash(each)}/>'
-        + _marker(each.number, 0, 0, _colour(each))
+        + key(each)
         + f"</svg>{escape(each.name)}</span>"
         for each in series
     )
     return f'<figcaption class="legend">{entries}</figcaption>'
+
+
+def key(series: Series) -> str:
+    """Return the look of a series around the origin, 28 wide, for a legend."""
+    return (
+        f'<path d="M-14 0H14" stroke-width="2" stroke="{_colour(series)}"{_dash(series)}/>'
+        + _marker(series.number, 0, 0, _colour(series))
+    )

@@ -1,4 +1,4 @@
-"""The table for the README: ours and each peer at recall@10 of 0.95 and 0.99, in Markdown.
+"""The table of docs/benchmarks.md: ours and each peer at recall@10 of 0.95 and 0.99, in Markdown.
 
 ``replace_between_markers`` puts it into a file between two lines, so that no figure is copied by
 hand.

@@ -18,12 +18,15 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from vecdb.errors import UnsupportedError, VecdbError
 from vecdb_bench.targets.base import descendants
 from vecdb_bench.targets.environments import Environment
 from vecdb_bench.targets.registry import describe
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["TargetFailedError", "WorkerProcess"]
 

@@ -1,4 +1,4 @@
-"""``vecdb search`` and ``vecdb stats``: tables for people, one JSON document for programs."""
+"""``vecdb search`` and ``vecdb stats``: print tables, or one JSON document for programs."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ __all__ = [
 
 
 _UNINDEXED_ROWS_SAID = 4_000
-"""Rows in no graph that are worth a word: fewer are compared about as fast as a graph is walked."""
+"""Least number of rows in no graph for a hint: fewer are scanned as fast as a graph is walked."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-    """What is searched for: the neighbours of a stored row (``id``) or of a ``vector``."""
+    """The options of a search: for the neighbours of a stored row (``id``) or of a ``vector``."""
 
     id: str | None
     vector: str | None
@@ -58,7 +58,7 @@ def print_search(
     as_json: bool,
     place: str = "",
 ) -> None:
-    """Search and print. The row that is searched for by its id is left out of its neighbours.
+    """Search and print the hits. The row given by ``id`` is not among them.
 
     Args:
         place: the option that names the target, as ``place_of`` gives it.
@@ -74,8 +74,8 @@ def print_search(
         found = collection.get([options.id])
         if found.missing:
             raise NotFoundError(f"collection {name} holds no id {options.id!r}", Reason.NO_SUCH_ID)
-        # The row itself is among its neighbours: one more is asked for where that may be, with the
-        # effort of what the user asked for.
+        # The row is a neighbour of itself, so ask for one more; with the ef that the given k has,
+        # so that the same candidates are found.
         k, ef = checks.check_k(options.k, 1), options.ef
         if ef is None:
             ef = checks.check_effort(None, k)
@@ -89,7 +89,7 @@ def print_search(
         info = hits.info
         way = "exactly" if info.exact else f"ef {info.ef}"
         passed = info.deleted_visited
-        through = f"{passed:,} deleted rows walked through; " if passed else ""
+        through = f"{passed:,} deleted rows visited; " if passed else ""
         _say(
             console,
             f"{info.plan}, {way}; {info.visited:,} of {info.matches:,} vectors compared; "
@@ -99,26 +99,26 @@ def print_search(
 
 
 def print_unindexed(console: Console, target: Target, name: str, place: str) -> None:
-    """What there is to say after a load."""
+    """Print a hint after a load that left many rows in no graph."""
     stats = target.collection(name).stats()
     _say_unindexed(console, place, name, stats.unindexed_rows, stats.live_count)
 
 
 def _say_unindexed(console: Console, place: str, name: str, unindexed: int, live: int) -> None:
-    """That rows are in no graph, if they are so many that searches take longer for it."""
+    """Print a hint if so many rows are in no graph that searches take longer."""
     if unindexed >= _UNINDEXED_ROWS_SAID:
         _say(
             console,
-            f"{unindexed:,} of {live:,} rows are in no graph yet, so that each search compares "
-            f"them one by one; to have them in one now: vecdb optimize {name}{place}",
+            f"{unindexed:,} of {live:,} rows are in no graph yet, so each search scans them; "
+            f"to index them now: vecdb optimize {name}{place}",
         )
 
 
 def read_vector(text: str) -> Any:
-    """A query from the command line: numbers with commas, or the name of an .npy file.
+    """Return a query from the command line: numbers with commas, or the name of an .npy file.
 
     Raises:
-        InvalidArgumentError: it is neither.
+        InvalidArgumentError: the text is neither.
     """
     if text.endswith(".npy"):
         array = mapped(Path(text))
@@ -130,7 +130,7 @@ def read_vector(text: str) -> Any:
         raise InvalidArgumentError(
             f'a vector is "0.1,0.2,..." or the name of an .npy file, got {text[:40]!r}'
         )
-    with np.errstate(over="ignore"):  # What becomes infinite is refused as such.
+    with np.errstate(over="ignore"):  # Infinity is refused later, by its own message.
         return np.array([float(part) for part in parts], dtype=np.float32)
 
 
@@ -167,7 +167,7 @@ def _search_document(name: str, hits: Hits, chosen: list[int]) -> dict[str, Any]
 def print_stats(
     console: Console, target: Target, name: str, *, as_json: bool, place: str = ""
 ) -> None:
-    """One collection, with its segments."""
+    """Print one collection with its segments."""
     collection = target.collection(name)
     config, stats = collection.config, collection.stats()
     if as_json:
@@ -178,9 +178,9 @@ def print_stats(
         ("collection", name),
         ("vectors", f"{stats.live_count:,} × {config.dim}, {config.metric}"),
         ("graph", f"M {config.M}, ef_construction {config.ef_construction}"),
-        ("not in a graph yet", f"{stats.unindexed_rows:,}, of them fresh {stats.fresh_rows:,}"),
+        ("not in a graph yet", f"{stats.unindexed_rows:,}, in the memtable {stats.fresh_rows:,}"),
         ("seq, generation", f"{stats.seq}, {stats.generation}"),
-        ("rows ever added", f"{stats.next_row:,}, sealed to {stats.sealed_to:,}"),
+        ("rows ever added", f"{stats.next_row:,}, flushed up to {stats.sealed_to:,}"),
         ("on disk", f"{bytes_text(stats.store_bytes)} + {bytes_text(stats.segment_bytes)}"),
         ("indexer", stats.indexer),
         ("oldest scroll", _lease_text(stats)),
@@ -191,7 +191,7 @@ def print_stats(
     _say_unindexed(console, place, name, stats.unindexed_rows, stats.live_count)
     if stats.segments:
         table = Table("segment", "kind", box=None, pad_edge=False)
-        for heading in ("first row", "end row", "rows", "dead", "size"):
+        for heading in ("first row", "end row", "rows", "deleted", "size"):
             table.add_column(heading, justify="right")
         for segment in stats.segments:
             table.add_row(
@@ -216,7 +216,7 @@ def _lease_text(stats: CollectionStats) -> str:
     if stats.oldest_pin_seq is None or stats.oldest_pin_expires_s is None:
         return "none"
     left_s = max(0.0, stats.oldest_pin_expires_s)
-    return f"at seq {stats.oldest_pin_seq}, for {left_s:.0f} s more unless it goes on"
+    return f"at seq {stats.oldest_pin_seq}, expires in {left_s:.0f} s unless it is continued"
 
 
 def _readers_text(stats: CollectionStats) -> str:
@@ -226,7 +226,7 @@ def _readers_text(stats: CollectionStats) -> str:
 
 
 def print_all_stats(console: Console, target: Target, *, as_json: bool, place: str = "") -> None:
-    """All collections, a line each."""
+    """Print all collections, one per line."""
     collections = [target.collection(each.name) for each in target.list_collections()]
     if as_json:
         print_json([_stats_document(each.name, each.config, each.stats()) for each in collections])
@@ -264,7 +264,7 @@ def _stats_document(name: str, config: CollectionConfig, stats: CollectionStats)
 
 
 def bytes_text(count: int) -> str:
-    """A size in the unit that suits it."""
+    """Return a size with its unit."""
     if count < 1024:
         return f"{count} B"
     power = min((count.bit_length() - 1) // 10, 4)
@@ -272,7 +272,7 @@ def bytes_text(count: int) -> str:
 
 
 def print_json(document: Any) -> None:
-    """One document on stdout."""
+    """Print one document on stdout."""
     # Not through rich, which wraps and colours.
     json.dump(document, sys.stdout, ensure_ascii=False, indent=1)
     sys.stdout.write("\n")
@@ -283,7 +283,7 @@ def _say(console: Console, text: str) -> None:
 
 
 def _literal(text: str) -> Any:
-    """Text of users, in which nothing is markup."""
+    """Return text from users, in which nothing is markup."""
     from rich.text import Text
 
     return Text(text)

@@ -1,7 +1,7 @@
-"""Work in a thread of its own, while the main thread does nothing but hear signals.
+"""Run work in a second thread, while the main thread only waits for signals.
 
-A handler that raises does so in the main thread, whatever that is about: in a ``__del__``, where
-Python drops it, or in gRPC, which is left in a state that it may never leave.
+Python runs signal handlers in the main thread, between any two instructions. A handler that raises
+there may interrupt a ``__del__``, which drops the exception, or gRPC, which can hang afterwards.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _GIVE_UP_S = 10.0
 
 
 def run_apart(work: Callable[[], None], give_up: Callable[[], object]) -> None:
-    """Do ``work`` and raise what it raises.
+    """Run ``work`` in a thread and wait for it; raise what it raises.
 
     Args:
-        give_up: called if a signal handler raises meanwhile; ends what ``work`` waits for. The
-            handler's exception is raised when ``work`` has ended, at most 10 s later.
+        give_up: called if a signal handler raises during the wait; must end what ``work`` waits
+            for. The handler's exception is raised when ``work`` has ended, at most 10 s later.
     """
     ended: SimpleQueue[BaseException | None] = SimpleQueue()
 
@@ -39,7 +39,7 @@ def run_apart(work: Callable[[], None], give_up: Callable[[], object]) -> None:
         error = ended.get()
     except BaseException:
         give_up()
-        with contextlib.suppress(RuntimeError):  # It is not known to have started yet.
+        with contextlib.suppress(RuntimeError):  # The thread may not have started.
             thread.join(_GIVE_UP_S)
         raise
     if error is not None:

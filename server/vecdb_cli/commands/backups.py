@@ -1,4 +1,4 @@
-"""``vecdb backup``, ``restore`` and ``compact``: what was put where, for people or as JSON."""
+"""``vecdb backup``, ``restore`` and ``compact``: their reports, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["print_compaction", "print_report"]
 
 
 def print_report(console: Console, what: str, report: BackupReport, *, as_json: bool) -> None:
-    """Facts, a line each, or one JSON document. what: the folder that was made is one."""
+    """Print a report as lines or as one JSON document. what: names the folder that was written."""
     if as_json:
         print_json(dataclasses.asdict(report))
         return
@@ -29,7 +29,7 @@ def print_report(console: Console, what: str, report: BackupReport, *, as_json: 
 
 
 def print_compaction(console: Console, report: CompactionReport, *, as_json: bool) -> None:
-    """The same for ``vecdb compact``."""
+    """Print the report of ``vecdb compact``."""
     if as_json:
         print_json(dataclasses.asdict(report))
         return
@@ -45,5 +45,5 @@ def print_compaction(console: Console, report: CompactionReport, *, as_json: boo
 
 def _print_facts(console: Console, *facts: tuple[str, str]) -> None:
     for name, value in facts:
-        # No table, which would break a long path.
+        # Not a table: that would wrap a long path.
         console.print(Text(f"{name:<12} {value}"), soft_wrap=True)

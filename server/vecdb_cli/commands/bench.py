@@ -1,6 +1,6 @@
-"""``vecdb bench``: prepare data, run, report, and measure one's own collection.
+"""``vecdb bench``: prepare data, run, report, and measure a collection of your own.
 
-Only what a person sees is here: options, bars, tables. What is measured is ``vecdb_bench``.
+This module has the options, the progress and the tables; ``vecdb_bench`` measures.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from vecdb.errors import InvalidArgumentError
 from vecdb.reasons import Reason
 from vecdb_cli.commands.answers import print_json
 from vecdb_cli.commands.console import output
-from vecdb_cli.commands.progress import is_live
+from vecdb_cli.commands.progress import Status
 
 if TYPE_CHECKING:
     from vecdb_bench.suite import Plan
@@ -27,68 +26,43 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="bench",
-    help="Recall and latency: ours and others', on real data, or on your own collection.",
+    help="Recall and latency of vecdb and others on real data, or of your own collection.",
     no_args_is_help=True,
 )
 
 Cache = Annotated[
     Path | None,
-    typer.Option("--cache", metavar="DIR", help="Data and peers; ~/.cache/vecdb-bench."),
+    typer.Option("--cache", metavar="DIR", help="Data and peers; default ~/.cache/vecdb-bench."),
 ]
 Out = Annotated[
-    Path, typer.Option("--results", metavar="FILE", help="JSON lines; made or added to.")
+    Path, typer.Option("--results", metavar="FILE", help="JSON Lines; created or appended to.")
 ]
 _RESULTS = Path("bench-results.jsonl")
 
 
-class _Steps:
-    """A bar on a terminal, lines elsewhere; a context manager."""
+class _Steps(Status):
+    """Progress of a run that counts: what is done now, and how many of how many."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar: Progress | None = None
-        if is_live(console):
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=30),
-                TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
-                TimeElapsedColumn(),
-                console=console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("starting", total=1)
+        super().__init__(console)
         self._last = ""
 
     def step(self, what: str, done: int, total: int) -> None:
-        """So many are done, of all."""
-        if self._bar is not None:
-            self._bar.update(self._task, description=what, completed=done, total=total)
-        elif what != self._last:
+        """Set how many of all are done."""
+        if what != self._last:
             self._last = what
-            self.say(f"{what}: {done} of {total}")
-
-    def say(self, sentence: str) -> None:
-        """A line, above the bar if there is one."""
-        self._console.print(sentence, style="dim", markup=False, highlight=False, soft_wrap=True)
-
-    def __enter__(self) -> _Steps:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+            self.begin(f"{what}: {done} of {total}")
+        self.update(f"{what}: {done:,} of {total:,}", share=done / max(1, total))
 
 
 @app.command()
 def data(
     names: Annotated[
-        list[str] | None, typer.Argument(help="glove-50, text-256, sift-128, files; all without.")
+        list[str] | None, typer.Argument(help="glove-50, text-256, sift-128, files; default: all.")
     ] = None,
     cache: Cache = None,
 ) -> None:
-    """Prepare data sets: vectors, held-out queries, their true neighbours."""
+    """Prepare data sets: vectors, held-out queries, true neighbours."""
     from vecdb_bench.data.dataset import cache_folder, prepare
     from vecdb_bench.data.sources import NAMED
 
@@ -123,20 +97,20 @@ def run(
         ),
     ] = "standard",
     dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", help="In place of the plan's; repeatable.")
+        list[str] | None, typer.Option("--dataset", help="Instead of the plan's; repeatable.")
     ] = None,
     target: Annotated[
-        list[str] | None, typer.Option("--target", help="In place of the plan's; repeatable.")
+        list[str] | None, typer.Option("--target", help="Instead of the plan's; repeatable.")
     ] = None,
     scenario: Annotated[
-        list[str] | None, typer.Option("--scenario", help="In place of the plan's; repeatable.")
+        list[str] | None, typer.Option("--scenario", help="Instead of the plan's; repeatable.")
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Measure what is in the file already once more.")
+        bool, typer.Option("--again", help="Repeat measurements that the file has.")
     ] = False,
     cache: Cache = None,
 ) -> None:
-    """Measure what the file of results has not yet; can be stopped and resumed."""
+    """Run the measurements that the results lack; can be stopped and resumed."""
     from vecdb_bench import suite
     from vecdb_bench.data.dataset import cache_folder
 
@@ -160,16 +134,21 @@ def run(
 def report(
     results: Out = _RESULTS,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="The page; FILE.html beside.")
+        Path | None, typer.Option("--html", metavar="FILE", help="The page; default FILE.html.")
     ] = None,
     markdown: Annotated[
         Path | None,
-        typer.Option("--markdown", metavar="FILE", help="Put the table between its markers."),
+        typer.Option("--markdown", metavar="FILE", help="Write the table between its markers."),
+    ] = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option("--picture", metavar="FILE", help="Draw recall against queries/s as SVG."),
     ] = None,
 ) -> None:
-    """Make one HTML page of the results, and the table for a Markdown file."""
+    """Write the results as one HTML page, a table into a Markdown file, and a picture."""
     from vecdb_bench.report import table
     from vecdb_bench.report.page import page
+    from vecdb_bench.report.picture import picture
     from vecdb_bench.results import read_results
 
     lines = read_results(results)
@@ -181,6 +160,9 @@ def report(
     if markdown is not None:
         table.replace_between_markers(markdown, table.markdown(lines))
         typer.echo(f"the table is in {markdown}")
+    if svg is not None:
+        svg.write_text(picture(lines), encoding="utf-8")
+        typer.echo(f"the picture is {svg}")
 
 
 @app.command()
@@ -188,16 +170,17 @@ def own(
     collection: Annotated[str, typer.Argument(help="Its name.")],
     url: Annotated[str | None, typer.Option("--url", metavar="HOST:PORT", help="A server.")] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="A folder, in this process.")
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="A folder, without a server."),
     ] = None,
     queries: Annotated[
-        Path | None, typer.Option(help="An .npy of queries; stored vectors without.")
+        Path | None, typer.Option(help="An .npy of queries; default: stored vectors.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many queries at most.")] = 200,
-    k: Annotated[int, typer.Option(min=1, help="Hits a query.")] = 10,
+    count: Annotated[int, typer.Option(min=1, help="Maximum number of queries.")] = 200,
+    k: Annotated[int, typer.Option(min=1, help="Hits per query.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Recall and latency by ef of a collection, on its own data, while it is in use."""
+    """Measure recall and latency by ef of a collection, on its own data, while it is in use."""
     import numpy as np
 
     from vecdb_bench import own as measuring

@@ -1,4 +1,4 @@
-"""``vecdb check``: what was found, a line each, or as one JSON document."""
+"""``vecdb check``: the problems found, one per line or as one JSON document."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _STYLES: Final = {"error": "red", "warning": "yellow", "note": "dim"}
 
 
 def exit_status(report: CheckReport) -> int:
-    """0 if it is content, 1 if problems are left, 2 if not all could be checked."""
+    """Return 0 without problems, 1 if problems are left, 2 if the check is incomplete."""
     return NOT_CHECKED if not report.complete else int(not report.content)
 
 
 def print_report(console: Console, report: CheckReport, *, as_json: bool) -> None:
-    """Collections, then problems, then the verdict; or one JSON document."""
+    """Print collections, problems and the verdict; or one JSON document."""
     if as_json:
         verdict = {"content": report.content, "complete": report.complete}
         print_json({**dataclasses.asdict(report), **verdict})
@@ -52,9 +52,9 @@ def _verdict(report: CheckReport) -> str:
         return "not all of it could be checked"
     if left:
         return f"{len(left)} problems" if len(left) > 1 else "1 problem"
-    return "all is right" + (", now" if any(p.repaired for p in report.problems) else "")
+    return "no problems" + (" left" if any(p.repaired for p in report.problems) else "")
 
 
 def _print(console: Console, text: str, style: str = "") -> None:
-    # No table, which would break a long path.
+    # Not a table: that would wrap a long path.
     console.print(Text(text, style=style), soft_wrap=True)

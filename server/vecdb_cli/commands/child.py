@@ -1,7 +1,7 @@
-"""A server as a child process: started, waited for until it is ready, ended with SIGTERM.
+"""A server as a child process: start it, wait until it is ready, stop it with SIGTERM.
 
-The server says on stderr that it is ready and where it listens; a thread keeps reading, so that the
-pipe never fills, and keeps the last lines for the message if the server fails.
+The server logs its address to stderr when it is ready. A thread keeps reading, since a full pipe
+would block the server, and keeps the last lines for the error message if the server fails.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from vecdb.errors import UnavailableError
 
 __all__ = ["ServerProcess"]
 
-_READY = re.compile(r" ready .*?\baddress=(\S+)")
-_COMPILES = re.compile(r' compile message="(.*?)"')
-_STOP_TIMEOUT_S = 30.0
+_READY: Final = re.compile(r" ready .*?\baddress=(\S+)")
+_COMPILES: Final = re.compile(r' compile message="(.*?)"')
+_STOP_TIMEOUT_S: Final = 30.0
 
 
 class ServerProcess:
-    """``vecdb serve`` in a process of its own; a context manager that ends it.
+    """``vecdb serve`` in a child process; a context manager that stops it.
 
     Args:
-        data: the folder. listen: host:port, port 0 for any that is free.
-        on_notice: told what the server says while it is starting.
+        data: the folder.
+        listen: host:port; port 0 for any free port.
+        on_notice: called with each notice that the server logs while it compiles the kernels; in
+            another thread.
     """
 
     def __init__(
@@ -49,17 +52,20 @@ class ServerProcess:
             stdout=subprocess.DEVNULL,
             text=True,
             errors="replace",
-            # Ctrl-C is for the parent, which still has calls to make or to give up.
+            # A terminal sends Ctrl-C to its whole process group. The parent must get it alone: it
+            # ends its calls first, then the server.
             start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, name="vecdb-server-log", daemon=True)
         self._reader.start()
 
     def wait_ready(self, timeout_s: float = 300.0) -> str:
-        """Its address, once it answers. Compiling the kernels may take a minute the first time.
+        """Wait until the server is ready and return its address.
+
+        The first start may take a minute, as the kernels are compiled.
 
         Raises:
-            UnavailableError: it ended, or is not ready in time; the message holds its last lines.
+            UnavailableError: it ended, or is not ready in time; with the last lines of its log.
         """
         ended_by = time.monotonic() + timeout_s
         while not self._ready.wait(0.05):
@@ -75,21 +81,30 @@ class ServerProcess:
         return self.address
 
     def stop(self) -> int:
-        """End it and return its status: 0 if it drained and closed everything."""
+        """Stop the server and return its exit status, 0 if it drained and closed everything.
+
+        If a signal handler raises during the wait (a second Ctrl-C), the server is killed.
+        """
         if self._process.poll() is None:
             self._process.terminate()
             try:
                 self._process.wait(_STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+                self._kill()
+            except BaseException:
+                self._kill()
+                raise
         self._reader.join(5.0)
         if self._process.stderr is not None:
             self._process.stderr.close()
         return self._process.returncode
 
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
     def wait(self) -> int:
-        """Until it ends by itself; its status."""
+        """Wait until the server ends and return its exit status."""
         return self._process.wait()
 
     def __enter__(self) -> ServerProcess:

@@ -1,4 +1,4 @@
-"""Where a command's output goes: stdout, as wide as the terminal, and without end elsewhere."""
+"""The console for results: stdout, as wide as the terminal; elsewhere lines are not wrapped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WIDE = 2**24
 
 
 def output(*, highlight: bool = True) -> Console:
-    """A console on stdout. What a pipe or a file gets is neither wrapped nor cut: a line that is
-    longer than a terminal is a line all the same to who reads it there."""
+    """Return a console on stdout. For a pipe or a file, lines are neither wrapped nor cut, so that
+    programs can read them."""
     console = Console(highlight=highlight)
     return console if console.is_terminal else Console(highlight=highlight, width=_WIDE)

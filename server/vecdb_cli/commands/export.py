@@ -1,11 +1,11 @@
-"""``vecdb export``: a collection as files that others read.
+"""``vecdb export``: write a collection to files that other programs read.
 
     vecdb export faiss      with its graph, for faiss.read_index, or vectors alone
     vecdb export hnswlib    with its graph, for hnswlib's load_index
     vecdb export parquet    ids, vectors as they were given, metadata
-    vecdb export npy        the same as a matrix with files beside it, which vecdb load reads
+    vecdb export npy        the same as a matrix with sidecars, which vecdb load reads
 
-What is heavy is imported inside a command.
+Each command imports what is heavy when it runs.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ app = typer.Typer(
 )
 
 Collection = Annotated[str, typer.Argument(help="The collection.")]
-File = Annotated[Path, typer.Argument(help="The file; it appears when it is whole.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+File = Annotated[Path, typer.Argument(help="The file; it appears when it is complete.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 
 @app.command()
@@ -39,19 +39,19 @@ def faiss(
     url: Url = None,
     data: Data = None,
     flat: Annotated[
-        bool, typer.Option("--flat", help="Vectors alone, as an IndexFlat, without the graph.")
+        bool, typer.Option("--flat", help="Only vectors, as an IndexFlat without a graph.")
     ] = False,
     normalize_queries: Annotated[
         bool,
-        typer.Option("--normalize-queries", help="Cosine: FAISS normalises queries by itself."),
+        typer.Option("--normalize-queries", help="Cosine: have FAISS normalise queries."),
     ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """A file that faiss.read_index opens and searches at once.
+    """Write a file that faiss.read_index opens and that is ready to be searched.
 
-    It is an IndexIDMap2 around an IndexHNSWFlat, with the collection's graph. FILE.meta.parquet
-    beside it has each row's faiss_id, id and metadata.
+    It is an IndexIDMap2 around an IndexHNSWFlat, with the collection's graph. The sidecar
+    FILE.meta.parquet has the faiss_id, id and metadata of each row.
     """
     _save(
         lambda found: found.export_faiss(
@@ -70,7 +70,7 @@ def hnswlib(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """A file that hnswlib's Index.load_index opens; the space is cosine, l2, or ip for dot."""
+    """Write a file for hnswlib's Index.load_index; the space is cosine, l2, or ip for dot."""
     _save(
         lambda found: found.export_hnswlib(file, overwrite=overwrite),
         *(collection, file, url, data, as_json),
@@ -86,7 +86,7 @@ def parquet(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Columns id, vector (as given) and metadata (JSON text), by the order of adding."""
+    """Write columns id, vector (as given) and metadata (JSON text), in insertion order."""
     from vecdb_cli.commands.plain_files import save_parquet
 
     _save(
@@ -104,7 +104,7 @@ def npy(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """A matrix FILE.npy, with .ids.txt and .metadata.jsonl beside it: vecdb load reads it back."""
+    """Write a matrix FILE.npy with sidecars .ids.txt and .metadata.jsonl, for vecdb load."""
     from vecdb_cli.commands.plain_files import save_npy
 
     _save(
@@ -140,7 +140,7 @@ def _print(report: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(report))
         return
-    facts = [("file", report.path), ("beside it", report.side_path)]
+    facts = [("file", report.path), ("sidecar", report.side_path)]
     facts += [("rows", f"{report.rows:,} at seq {report.seq}"), ("size", bytes_text(report.bytes))]
     if hasattr(report, "work"):
         took = f", {report.work_s:.1f} s" if report.work_s else ""
@@ -148,5 +148,5 @@ def _print(report: Any, *, as_json: bool) -> None:
     facts.append(("took", f"{report.elapsed_s:.1f} s, all on disk"))
     console = output()
     for name, value in facts:
-        # No table, which would break a long path.
+        # Not a table: that would wrap a long path.
         console.print(Text(f"{name:<12} {value}"), soft_wrap=True)

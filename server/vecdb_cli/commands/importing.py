@@ -1,4 +1,4 @@
-"""``vecdb import``: index files of FAISS and hnswlib into a collection of a server or a folder."""
+"""``vecdb import``: load index files of FAISS and hnswlib into a collection."""
 
 from __future__ import annotations
 
@@ -19,26 +19,23 @@ from vecdb_cli.commands.options import Json, Url
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Bring in an index file of another library, graph and all.", no_args_is_help=True
+    help="Import an index file of another library, with its graph.", no_args_is_help=True
 )
 
-File = Annotated[
-    Path, typer.Argument(help="The index file; it is checked before anything is written.")
-]
-Collection = Annotated[str, typer.Argument(help="Made if it is not there.")]
+File = Annotated[Path, typer.Argument(help="The index file; verified before anything is written.")]
+Collection = Annotated[str, typer.Argument(help="Created if missing.")]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="A folder instead, made if it is not there."),
+    typer.Option("--data", metavar="DIR", help="A folder instead of a server; created if missing."),
 ]
 Meta = Annotated[
     Path | None,
     typer.Option(
         "--meta",
-        help="Ids and metadata, .parquet or .jsonl; FILE.meta.parquet or .jsonl is found by "
-        "itself.",
+        help="Ids and metadata, .parquet or .jsonl; default FILE.meta.parquet or FILE.meta.jsonl.",
     ),
 ]
-NoMeta = Annotated[bool, typer.Option("--no-meta", help="Leave out what lies beside the file.")]
+NoMeta = Annotated[bool, typer.Option("--no-meta", help="Ignore the sidecar.")]
 
 
 @app.command("faiss")
@@ -49,13 +46,13 @@ def import_faiss(
     data: Data = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="cosine, euclidean or dot, if not what the file or collection says."),
+        typer.Option(help="cosine, euclidean or dot; default: that of the file or collection."),
     ] = None,
     meta: Meta = None,
     no_meta: NoMeta = False,
     as_json: Json = False,
 ) -> None:
-    """IndexFlat or IndexHNSWFlat, also in IndexIDMap, IndexIDMap2 or after a normalisation."""
+    """Import an IndexFlat or IndexHNSWFlat, also inside an IndexIDMap(2) or a normalisation."""
     beside = _beside(meta, no_meta)
     if data is None:
         report = _send(url, file, beside, "faiss", collection, metric)
@@ -69,7 +66,7 @@ def import_faiss(
 def import_hnswlib(
     file: File,
     collection: Collection,
-    dim: Annotated[int, typer.Option(help="Components of a vector.")],
+    dim: Annotated[int, typer.Option(help="Dimension of the vectors.")],
     metric: Annotated[str, typer.Option(help="cosine, euclidean or dot (hnswlib: l2, ip).")],
     url: Url = None,
     data: Data = None,
@@ -77,7 +74,7 @@ def import_hnswlib(
     no_meta: NoMeta = False,
     as_json: Json = False,
 ) -> None:
-    """A file that hnswlib's Index.save_index wrote."""
+    """Import a file that was written by hnswlib's Index.save_index."""
     beside = _beside(meta, no_meta)
     if data is None:
         report = _send(url, file, beside, "hnswlib", collection, metric, dim)
@@ -94,7 +91,7 @@ def _beside(meta: Path | None, no_meta: bool) -> Path | bool | None:
 
 
 def _opened(url: str | None, data: Path, file: Path) -> Any:
-    """The database in a folder, which is not made for a file that is not there."""
+    """Open the folder; it is not created if the file is missing."""
     from vecdb_cli.commands.target import open_target
 
     if not data.exists():
@@ -112,7 +109,7 @@ def _send(
     metric: str | None,
     dim: int | None = None,
 ) -> ImportReport:
-    """Have a server import it, with a bar of the bytes that are sent."""
+    """Send the file to a server, with the progress of the bytes sent."""
     from rich.console import Console
 
     import vecdb
@@ -134,14 +131,14 @@ def _print(report: ImportReport, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report), indent=2))
         return
-    made = "made" if report.made else "found"
-    typer.echo(f"{made} collection {report.collection}, from {report.kind}")
+    verb = "created" if report.made else "found"
+    typer.echo(f"{verb} collection {report.collection}, from {report.kind}")
     rate = report.rows / max(report.elapsed_s, 1e-9)
     typer.echo(f"{report.rows:,} rows in {report.elapsed_s:.1f} s, {rate:,.0f} rows/s, all on disk")
     if report.skipped:
-        typer.echo(f"{report.skipped:,} rows are marked deleted in the file and were left out")
+        typer.echo(f"{report.skipped:,} rows were left out, as the file marks them deleted")
     typer.echo(f"graph: {report.graph}")
     if report.connected:
-        typer.echo(f"{report.connected:,} nodes that no search could come to were linked")
+        typer.echo(f"{report.connected:,} unreachable nodes were linked")
     for sentence in report.assumed:
         typer.echo(f"assumed: {sentence}")

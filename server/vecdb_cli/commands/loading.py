@@ -1,12 +1,11 @@
-"""``vecdb load``: a file of vectors into a collection, in blocks, so that memory stays bounded.
+"""``vecdb load``: load a file of vectors into a collection, in blocks, so that memory is bounded.
 
-All of a file is read and checked before anything is written, but for a pipe, which can be read only
-once: if that turns out to be bad, a collection that was made for it is removed. A bad row (a line
-that is none, a vector or id that the engine refuses) ends the load, or is left out if that was
-asked for.
+The whole file is read and checked before anything is written. A pipe can be read only once: if it
+has a bad row, a collection that was created for it is dropped again. A bad row (a malformed line, a
+vector or id that the engine refuses) ends the load, or is skipped with ``--on-bad-row skip``.
 
-Rows are upserted in the order of the file. An id that stands twice in it ends with its last row, as
-if the rows had been written one by one; how many rows gave way to others is told at the end.
+Rows are upserted in the order of the file. Of duplicate ids the last row wins, as if the rows were
+written one by one; the number of replaced rows is printed at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from vecdb.types import Metric
 from vecdb_cli.commands.answers import print_unindexed
 from vecdb_cli.commands.console import output
 from vecdb_cli.commands.optimizing import wait_for_graphs
-from vecdb_cli.commands.progress import Rows
+from vecdb_cli.commands.progress import Rows, Status
 from vecdb_cli.sidecars import wrong
 from vecdb_cli.vector_files import Block, OnBad, VectorFile
 
@@ -49,7 +48,7 @@ _ROW_0 = re.compile(r"^(?:(?:vectors|metadata): row 0|id .* at position 0:) ")
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """The command's options, see its help."""
+    """The options of the command; its help describes them."""
 
     metric: str | None = None
     M: int | None = None
@@ -62,14 +61,14 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class LoadSummary:
-    """What a load did.
+    """The result of a load.
 
     Attributes:
         rows: rows of the file that were acknowledged.
-        replaced: of those, rows whose id was in the collection already or stands again in the file.
-            Rows that others write at the same time blur this number.
-        skipped: bad rows that were left out.
-        elapsed_s: seconds that the writing took.
+        replaced: of those, rows whose id was in the collection already or occurs again in the file.
+            Inexact if others write to the collection at the same time.
+        skipped: number of bad rows.
+        elapsed_s: seconds spent on writing.
     """
 
     rows: int
@@ -81,22 +80,23 @@ class LoadSummary:
 def run_load(
     target: Target, name: str, file: VectorFile, options: LoadOptions, place: str | None
 ) -> None:
-    """Load a file and say so.
+    """Load a file and print the result.
 
     Args:
-        place: the option that names the target, to say how rows come into graphs; None if that
-            needs no saying.
+        place: the option that names the target, for the hint on indexing; None for no hint.
     """
     console = Console(stderr=True)
 
-    def say_where(found: Any, made: bool) -> None:
-        verb = "made" if made else "found"
+    def say_where(found: Any, created: bool) -> None:
+        verb = "created" if created else "found"
         print(f"{verb} collection {name}: dim {found.dim}, {found.metric}", flush=True)
 
     summary = load(target, name, file, options, console, say_where)
     _print_summary(summary)
     if options.optimize:
-        print(wait_for_graphs(console, target.collection(name), name), flush=True)
+        with Status(console) as status:
+            sentence = wait_for_graphs(status, target.collection(name), name)
+        print(sentence, flush=True)
     elif place is not None:
         print_unindexed(output(), target, name, place)
 
@@ -112,7 +112,7 @@ def _print_summary(summary: LoadSummary) -> None:
 
 
 class _BadRows:
-    """Counts bad rows and shows the first of them; or refuses the first, if none may be bad."""
+    """Counts bad rows and prints the first of them; raises the first if none may be skipped."""
 
     def __init__(self, console: Console, skip: bool) -> None:
         self._console = console
@@ -129,7 +129,7 @@ class _BadRows:
         if self.count <= _BAD_ROWS_SHOWN:
             _say(self._console, f"skipped {error.message}")
         elif self.count == _BAD_ROWS_SHOWN + 1:
-            _say(self._console, "further rows are skipped without a line each")
+            _say(self._console, "more bad rows are skipped without a message")
 
 
 def _say(console: Console, text: str) -> None:
@@ -139,11 +139,11 @@ def _say(console: Console, text: str) -> None:
 def find_collection(
     target: Target, name: str, file: VectorFile, options: LoadOptions
 ) -> Any | None:
-    """The collection, or None if it is to be made. What is asked for must agree with what is there.
+    """Return the collection, or None if it has to be created.
 
     Raises:
         InvalidArgumentError: it exists with another dimension, metric, M or ef_construction, or
-            cannot be made with what was asked for.
+            can't be created with those given.
     """
     wanted = {
         "metric": options.metric,
@@ -184,12 +184,12 @@ def load(
     """Check a file and upsert its rows.
 
     Args:
-        console: for progress, and for rows that are left out.
-        on_found: called with the collection, and whether it was made now.
+        console: for progress and for skipped rows.
+        on_found: called with the collection, and whether it was created.
 
     Raises:
-        InvalidArgumentError: the file is broken, or a row is refused. Nothing was written, unless
-            the file is a pipe or was changed meanwhile.
+        InvalidArgumentError: the file is malformed, or a row is refused. Nothing was written,
+            unless the file is a pipe or was changed after the check.
     """
     found = find_collection(target, name, file, options)
     metric = Metric(options.metric or Metric.COSINE) if found is None else found.config.metric
@@ -201,7 +201,7 @@ def load(
         if not file.is_pipe:
             bar = Rows(console, f"checking {file.path.name}", total)
             _check_all(file, metric, options, bad, bar)
-            # The same rows are bad the second time; they are told once.
+            # The same rows are bad the second time; print them once.
             bad = _BadRows(Console(quiet=True), options.skip_bad_rows)
         blocks = _acceptable(file, metric, options, bad)
         first = next(blocks, None)
@@ -210,25 +210,25 @@ def load(
         raise
     if first is None:
         _check_some_are_good(0, bad)
-    collection, made = found, found is None
+    collection, created = found, False
     if collection is None:
-        collection, made = _create(target, name, file, options)
-    on_found(collection, made)
+        collection, created = _create(target, name, file, options)
+    on_found(collection, created)
     with Rows(console, f"loading {file.path.name}", total) as bar:
         writing = _Writing(collection, file, options, bar)
         try:
             rows, replaced = writing.write(first, blocks)
         except (InvalidArgumentError, OSError):
-            if made and writing.is_alone():
+            if created and writing.is_alone():
                 target.drop_collection(name)
-                _say(console, f"collection {name} was made for this file and is removed again")
+                _say(console, f"collection {name} was created for this file and is dropped again")
             raise
         except KeyboardInterrupt:
             of = "" if total is None else f" of {total:,}"
             _say(
                 console,
                 f"interrupted: at least {bar.rows:,}{of} rows are on disk in collection {name}; "
-                "loading the file again replaces them and goes on",
+                "load the file again to replace them and continue",
             )
             raise
     return LoadSummary(rows, replaced, bad.count, bar.elapsed_s)
@@ -237,12 +237,12 @@ def load(
 def _check_all(
     file: VectorFile, metric: Metric, options: LoadOptions, bad: _BadRows, bar: Rows
 ) -> None:
-    """Read a file to its end, before anything is written."""
+    """Read a file to its end and check its rows."""
     good = 0
     with bar:
         for block in _acceptable(file, metric, options, bad):
             good += len(block.ids)
-            bar.update(block.numbers[-1] + 1)
+            bar.count(block.numbers[-1] + 1)
     _check_some_are_good(good, bad)
 
 
@@ -258,7 +258,7 @@ def _create(target: Target, name: str, file: VectorFile, options: LoadOptions) -
     try:
         metric = options.metric or Metric.COSINE.value
         return target.create_collection(name, file.dim, metric, **given), True
-    except AlreadyExistsError:  # Somebody made it while the file was checked.
+    except AlreadyExistsError:  # Another process created it during the check.
         found = find_collection(target, name, file, options)
         if found is None:
             raise
@@ -266,7 +266,7 @@ def _create(target: Target, name: str, file: VectorFile, options: LoadOptions) -
 
 
 class _Writing:
-    """The rows of one load on their way."""
+    """Writes the rows of one load."""
 
     def __init__(self, collection: Any, file: VectorFile, options: LoadOptions, bar: Rows) -> None:
         self._collection = collection
@@ -275,27 +275,27 @@ class _Writing:
         self._batches = 0
 
     def write(self, first: Block | None, others: Iterator[Block]) -> tuple[int, int]:
-        """All blocks; how many rows there were, and how many of them gave way to others."""
+        """Write all blocks; return the number of rows, and of those that replaced others."""
         live_before: int = self._collection.count()
         rows, block = 0, first
         while block is not None:
-            kept, start = _without_repeats(block), block.numbers[0]
+            kept, start = _without_duplicates(block), block.numbers[0]
             self._batches += -(-len(kept.ids) // self._batch)
             self._collection.upsert_many(
                 kept.ids,
                 kept.vectors,
                 kept.metadata,
                 batch_rows=self._batch,
-                progress=lambda done, start=start: self._bar.update(start + done.rows),
+                progress=lambda done, start=start: self._bar.count(start + done.rows),
             )
             rows += len(block.ids)
-            self._bar.update(block.numbers[-1] + 1)
+            self._bar.count(block.numbers[-1] + 1)
             block = next(others, None)
         grown: int = self._collection.count() - live_before
         return rows, max(0, rows - grown)
 
     def is_alone(self) -> bool:
-        """Whether the collection, which was empty, holds no batch of anybody else."""
+        """Return whether the collection, which was empty, holds only batches of this load."""
         try:
             return bool(self._collection.stats().seq <= self._batches)
         except VecdbError:
@@ -305,7 +305,7 @@ class _Writing:
 def _acceptable(
     file: VectorFile, metric: Metric, options: LoadOptions, on_bad: OnBad
 ) -> Iterator[Block]:
-    """The rows of a file that the engine will take."""
+    """Yield the rows of a file that the engine accepts."""
     batch = options.batch_rows or batch_rows_for(file.dim)
     block_rows = batch * max(1, _BLOCK_BYTES // (4 * file.dim * batch))
     for block in file.blocks(block_rows, options.limit, on_bad):
@@ -318,7 +318,7 @@ def _acceptable(
                 error = _refusal(block, range(row, row + 1), metric)
                 if error is not None:
                     place = file.place(block.numbers[row])
-                    # It was looked at alone, so that it was row 0 to the check.
+                    # It was checked on its own, so the message calls it row 0.
                     reason = _ROW_0.sub("", error.message)
                     what = f"{place}, id {str(block.ids[row])[:40]!r}: {reason}"
                     on_bad(wrong(file.path, what))
@@ -329,7 +329,7 @@ def _acceptable(
 
 
 def _refusal(block: Block, rows: range, metric: Metric) -> InvalidArgumentError | None:
-    """What the engine would say to these rows."""
+    """Return the error with which the engine would refuse these rows, if any."""
     try:
         checks.check_ids(block.ids[rows.start : rows.stop], unique=False)
         vectors = block.vectors[rows.start : rows.stop]
@@ -342,12 +342,12 @@ def _refusal(block: Block, rows: range, metric: Metric) -> InvalidArgumentError 
 
 
 def batch_rows_for(dim: int) -> int:
-    """As many rows as fit a few megabytes, at most the usual batch."""
+    """Return the number of rows that fit a few megabytes, at most the default batch."""
     assert limits.BATCH_ROWS.default is not None
     return max(1, min(limits.BATCH_ROWS.default, _BATCH_BYTES // (4 * dim)))
 
 
-def _without_repeats(block: Block) -> Block:
-    """A batch must not hold an id twice: the last row stays, as the later batch would win."""
+def _without_duplicates(block: Block) -> Block:
+    """Return the block without duplicate ids, which a batch must not have; the last row wins."""
     last = {str(name): row for row, name in enumerate(block.ids)}
     return block if len(last) == len(block.ids) else block.only(sorted(last.values()))

@@ -1,4 +1,4 @@
-"""``vecdb create``, ``drop``, ``get`` and ``optimize``: collections and rows by their names."""
+"""``vecdb create``, ``drop``, ``get`` and ``optimize``: collections by name, rows by id."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 __all__ = ["INTERRUPTED", "app"]
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells."""
 
 app = typer.Typer()
 
 
 @app.command()
 def create(
-    collection: Annotated[str, typer.Argument(help="A name that is free.")],
-    dim: Annotated[int, typer.Option("--dim", help="Components of each vector.")],
+    collection: Annotated[str, typer.Argument(help="An unused name.")],
+    dim: Annotated[int, typer.Option("--dim", help="Dimension of the vectors.")],
     url: Url = None,
     data: Data = None,
     metric: Annotated[str, typer.Option(help="cosine, euclidean or dot.")] = "cosine",
-    M: Annotated[int, typer.Option("--M", help="Links a node of its graph.")] = 16,
+    M: Annotated[int, typer.Option("--M", help="Links per node of the graph.")] = 16,
     ef_construction: Annotated[
-        int, typer.Option("--ef-construction", help="Effort of its graph.")
+        int, typer.Option("--ef-construction", help="Candidates per insert.")
     ] = 128,
 ) -> None:
-    """Make an empty collection."""
+    """Create an empty collection."""
     from vecdb_cli.commands.target import open_target
 
     with open_target(url, data, create=True) as target:
@@ -45,26 +45,26 @@ def create(
         except AlreadyExistsError as error:
             there = target.collection(collection).config
             raise AlreadyExistsError(
-                f"collection {collection} is there already, with dim {there.dim}, {there.metric}, "
+                f"collection {collection} exists already, with dim {there.dim}, {there.metric}, "
                 f"M {there.M}, ef_construction {there.ef_construction}; asked for dim {dim}, "
                 f"{metric}, M {M}, ef_construction {ef_construction}",
                 error.reason,
             ) from None
-    typer.echo(f"made collection {collection}: dim {made.dim}, {made.metric}")
+    typer.echo(f"created collection {collection}: dim {made.dim}, {made.metric}")
 
 
 @app.command()
 def drop(
-    collections: Annotated[list[str], typer.Argument(help="Gone with all that is in them.")],
+    collections: Annotated[list[str], typer.Argument(help="Collections to drop with all rows.")],
     url: Url = None,
     data: Data = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Drop collections for everyone who has them open; there is no way back."""
+    """Drop collections, also for processes that have them open; can't be undone."""
     from vecdb_cli.commands.target import open_target
 
     with open_target(url, data) as target:
-        # All are looked up first: a wrong name among them drops nothing.
+        # Look up all names first, so that a wrong one drops nothing.
         rows = {name: target.collection(name).count() for name in collections}
         if not yes:
             shown = ", ".join(f"{name} ({count:,} rows)" for name, count in rows.items())
@@ -82,10 +82,10 @@ def get(
     ids: Annotated[list[str], typer.Argument(help="One or more ids.")],
     url: Url = None,
     data: Data = None,
-    vectors: Annotated[bool, typer.Option("--vectors", help="Their vectors, too.")] = False,
+    vectors: Annotated[bool, typer.Option("--vectors", help="Show the vectors, too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show rows by their ids. The exit status is 1 if one of them is not there."""
+    """Show rows by id. The exit status is 1 if one of them does not exist."""
     from vecdb_cli.commands.answers import print_json
     from vecdb_cli.commands.console import output
     from vecdb_cli.commands.target import open_target
@@ -122,7 +122,7 @@ def _table(found: Records, vectors: bool) -> Any:
     if vectors:
         table.add_column("vector", overflow="fold")
     for row, name in enumerate(found.ids):
-        # str of a float32 is the shortest text that gives the same float32 again.
+        # str of a float32 is the shortest text that parses to the same float32.
         numbers = [Text(",".join(map(str, found.vectors[row])))] if vectors else []
         entry = found.metadata[row]
         shown = json.dumps(entry, ensure_ascii=False) if entry else ""
@@ -132,14 +132,15 @@ def _table(found: Records, vectors: bool) -> Any:
 
 @app.command()
 def optimize(
-    collections: Annotated[list[str] | None, typer.Argument(help="All, if none is named.")] = None,
+    collections: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
     url: Url = None,
     data: Data = None,
 ) -> None:
-    """Bring all rows into graphs, and wait for it; writes and searches go on."""
+    """Bring all rows into graphs and wait; writes and searches continue."""
     from rich.console import Console
 
     from vecdb_cli.commands.optimizing import wait_for_graphs
+    from vecdb_cli.commands.progress import Status
     from vecdb_cli.commands.target import open_target
 
     with open_target(url, data) as target:
@@ -147,6 +148,8 @@ def optimize(
         found = [target.collection(name) for name in names]
         for name, collection in zip(names, found, strict=True):
             try:
-                typer.echo(wait_for_graphs(Console(stderr=True), collection, name))
-            except KeyboardInterrupt:  # How far it got has been said.
+                with Status(Console(stderr=True)) as status:
+                    sentence = wait_for_graphs(status, collection, name)
+            except KeyboardInterrupt:  # The message has been printed.
                 raise typer.Exit(INTERRUPTED) from None
+            typer.echo(sentence)

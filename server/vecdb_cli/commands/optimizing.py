@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
+from vecdb.types import CollectionStats
 
-from vecdb_cli.commands.progress import Status
+if TYPE_CHECKING:
+    from vecdb.engine.api.collection import Collection as EmbeddedCollection
+    from vecdb_cli.commands.progress import Status
+    from vecdb_client import Collection
 
 __all__ = ["wait_for_graphs"]
 
+_POLL_S: Final = 0.5
 
-def wait_for_graphs(console: Console, collection: Any, name: str) -> str:
-    """Have a collection optimised and say how far it is; a sentence on what is there then.
 
-    It is waited for in a second thread, so that this one can tell how it goes and hear Ctrl-C.
+def wait_for_graphs(status: Status, collection: Collection | EmbeddedCollection, name: str) -> str:
+    """Optimise a collection, show the progress, and return a sentence with the result.
+
+    Args:
+        status: the line of progress, which is entered already.
+        name: the collection, for messages.
 
     Raises:
         VecdbError: as ``Collection.optimize``.
-        KeyboardInterrupt: after it was said how far it got.
+        KeyboardInterrupt: after a line on how many rows are in graphs.
     """
     failure: list[BaseException] = []
 
@@ -30,35 +37,40 @@ def wait_for_graphs(console: Console, collection: Any, name: str) -> str:
         except BaseException as error:
             failure.append(error)
 
+    # In a second thread, so that this one can poll the progress and receive Ctrl-C.
     waiter = threading.Thread(target=optimize, name="vecdb-optimize", daemon=True)
     began = time.monotonic()
-    stats = collection.stats()
+    stats, step = collection.stats(), f"indexing {name}"
+    status.begin(f"{step}: {_in_graphs(stats)}", short=f"{step}: {_counts(stats)}")
     try:
-        with Status(console, f"indexing {name}: {_progress(stats)}") as status:
-            waiter.start()
-            while waiter.is_alive():
-                waiter.join(0.5)
-                stats = collection.stats()
-                passed_s = time.monotonic() - began
-                status.update(
-                    f"indexing {name} for {passed_s:.0f} s: {_progress(stats)}, "
-                    f"indexer {stats.indexer}"
-                )
+        waiter.start()
+        while waiter.is_alive():
+            waiter.join(_POLL_S)
+            stats = collection.stats()
+            # No bar: rows count when their graph is published, and one graph may hold all rows.
+            status.update(
+                f"{step}: {_in_graphs(stats)}",
+                f"indexer {stats.indexer}",
+                short=f"{step}: {_counts(stats)}",
+            )
     except KeyboardInterrupt:
-        console.print(
-            f"interrupted: {_progress(stats)} of {name}; vecdb optimize goes on from there",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        status.say(
+            f"interrupted: {_in_graphs(stats)} of {name}; vecdb optimize continues from there"
+        )
         raise
     if failure:
         raise failure[0]
     stats = collection.stats()
     graphs = sum(segment.kind == "graph" for segment in stats.segments)
     return (
-        f"{name}: {_progress(stats)} after {time.monotonic() - began:.1f} s, "
+        f"{name}: {_in_graphs(stats)} after {time.monotonic() - began:.1f} s, "
         f"{graphs} graph{'' if graphs == 1 else 's'}"
     )
 
 
-def _progress(stats: Any) -> str:
-    return f"{stats.live_count - stats.unindexed_rows:,} of {stats.live_count:,} rows in graphs"
+def _in_graphs(stats: CollectionStats) -> str:
+    return f"{_counts(stats)} in graphs"
+
+
+def _counts(stats: CollectionStats) -> str:
+    return f"{stats.live_count - stats.unindexed_rows:,} of {stats.live_count:,} rows"

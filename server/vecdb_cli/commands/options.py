@@ -1,4 +1,4 @@
-"""Options that several commands have alike."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["Data", "Json", "Url"]
 
 Url = Annotated[
     str | None,
-    typer.Option("--url", metavar="HOST:PORT", help="A server; 127.0.0.1:7801 if not given."),
+    typer.Option("--url", metavar="HOST:PORT", help="A server; default 127.0.0.1:7801."),
 ]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="A folder, opened in this process, no server."),
+    typer.Option("--data", metavar="DIR", help="A folder, opened without a server."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")]

@@ -1,7 +1,7 @@
-"""A collection's plain data as Parquet or as an .npy with files beside it, by way of a scroll: all
-rows of one seq, vectors bit for bit as they were given.
+"""Export a collection as Parquet, or as an .npy with sidecars.
 
-Files are written under other names and renamed when they are whole. Only one page is in memory.
+The rows come from a scroll, so that all are of one seq; vectors are bit for bit as given. Files are
+written under temporary names and renamed when they are complete. Only one page is in memory.
 
     parquet   id string, vector fixed_size_list<float>[dim], metadata string (JSON, null for none)
     npy       X.npy float32 (n, dim); X.ids.txt, an id a line, or X.ids.json where an id has a line
@@ -33,7 +33,7 @@ _BATCH = 10_000
 
 @dataclass(frozen=True)
 class PlainReport:
-    """What was written. side_path: files beside it, or "none". bytes: of the file itself."""
+    """What was written. side_path: the sidecars, or "none". bytes: size of the file itself."""
 
     path: str
     side_path: str
@@ -75,11 +75,11 @@ def save_parquet(collection: Any, path: Path, *, overwrite: bool) -> PlainReport
 
 
 def save_npy(collection: Any, path: Path, *, overwrite: bool) -> PlainReport:
-    """Write a matrix, and ids and metadata beside it, in the form that ``vecdb load`` reads.
+    """Write a matrix with sidecars for ids and metadata, as ``vecdb load`` reads them.
 
     Raises:
         InvalidArgumentError: the name does not end with .npy.
-        AlreadyExistsError: PATH_TAKEN, be it by a file beside it. NotFoundError: NO_FOLDER.
+        AlreadyExistsError: PATH_TAKEN, also by a sidecar. NotFoundError: NO_FOLDER.
     """
     if path.suffix != ".npy":
         raise InvalidArgumentError(f"{path}: the name must end with .npy", Reason.BAD_PATH)
@@ -103,7 +103,7 @@ def save_npy(collection: Any, path: Path, *, overwrite: bool) -> PlainReport:
             first = pages.rows == len(page)
             text = ",\n".join(json.dumps(each) for each in page.ids)
             as_json.stream.write((("[" if first else ",\n") + text).encode())
-            # Between the values of a JSON text a line break is a space like any other.
+            # JSON allows a line break only between values, where a space means the same.
             raw = (each.replace(b"\n", b" ").replace(b"\r", b" ") for each in page.raw_metadata)
             metadata.stream.write(b"".join(each + b"\n" for each in raw))
         as_json.stream.write(b"]\n" if pages.rows else b"[]\n")
@@ -119,13 +119,13 @@ def save_npy(collection: Any, path: Path, *, overwrite: bool) -> PlainReport:
 
 
 def _write_header(stream: IO[bytes], rows: int, dim: int) -> None:
-    """A header that keeps its size whatever the number of rows, as NumPy leaves room for it."""
+    """Write a header; NumPy pads it, so that its size does not depend on the number of rows."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
     np.lib.format.write_array_header_1_0(stream, header)
 
 
 class _Pages:
-    """The pages of a scroll, counted. seq: theirs, 0 if there are none."""
+    """The pages of a scroll. rows: read so far. seq: of the pages, 0 without any."""
 
     def __init__(self, collection: Any) -> None:
         self._scroll: Callable[..., Any] = collection.scroll

@@ -1,4 +1,4 @@
-"""Where a command works: a server (``--url``) or a folder in this process (``--data``)."""
+"""The database that a command works on: a server (``--url``) or a folder (``--data``)."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ DEFAULT_URL = "127.0.0.1:7801"
 def open_target(
     url: str | None, data: Path | None, *, create: bool = False, **options: Any
 ) -> Target:
-    """The database at a server's address or in a folder; the default server if neither is given.
+    """Open a server or a folder; the default server if neither is given.
 
     Args:
-        create: make the folder if it is not there, as a load does and a search does not.
-        options: of ``vecdb.open``, for a folder.
+        create: create a missing folder.
+        options: passed to ``vecdb.open``, for a folder.
 
     Raises:
         InvalidArgumentError: both are given.
-        NotFoundError: there is no database in the folder.
+        NotFoundError: the folder holds no database.
     """
     if url is not None and data is not None:
         raise InvalidArgumentError("give --url or --data, not both")
@@ -44,7 +44,7 @@ def open_target(
 
 
 def place_of(url: str | None, data: Path | None) -> str:
-    """The option that names it, to be put behind another command."""
+    """Return the option that names the database, to append to a suggested command."""
     if data is not None:
         return f" --data {shlex.quote(str(data))}"
     return "" if url in (None, DEFAULT_URL) else f" --url {url}"

@@ -11,7 +11,7 @@ import os
 import struct
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ import numpy.typing as npt
 from vecdb.errors import InvalidArgumentError
 from vecdb.import_files import open_regular
 from vecdb.reasons import Reason
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["UntrustedFile"]
 

@@ -24,6 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +82,7 @@ class _Answer(Future[Receipt]):
             try:
                 super().exception(POLL_S if left is None else min(left, POLL_S))
                 return left
-            except TimeoutError:
+            except FutureTimeoutError:  # Before Python 3.11 not the built-in one.
                 if left == 0.0:
                     return left
             if self.store.environment.lock.is_stuck():

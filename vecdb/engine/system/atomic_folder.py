@@ -14,12 +14,15 @@ import re
 import shutil
 import uuid
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final
 
 from vecdb.engine.system.files import fsync_folder, os_errors_translated
 from vecdb.engine.system.modes import make_folder, open_lock
 from vecdb.errors import AlreadyExistsError, NotFoundError
 from vecdb.reasons import Reason
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["PartialFolder", "remove_stale"]
 

@@ -71,8 +71,14 @@ def start_detached(module: str, *arguments: str, log: Path, holding: int) -> Non
 
 
 def _command(module: str, arguments: tuple[str, ...]) -> list[str]:
-    # -P: what lies in the caller's current folder is no business of the child's.
-    return [sys.executable, "-P", "-m", module, *arguments]
+    # The child must not import from the caller's current folder: what -P is for since Python 3.11.
+    if sys.version_info >= (3, 11):
+        return [sys.executable, "-P", "-m", module, *arguments]
+    code = (
+        "import runpy, sys; del sys.path[0]; "
+        "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+    )
+    return [sys.executable, "-c", code, module, *arguments]
 
 
 def _environment() -> dict[str, str]:

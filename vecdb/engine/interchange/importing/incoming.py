@@ -19,7 +19,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Final, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from vecdb.engine.interchange.importing.import_file import ImportRequest, run_import
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
@@ -33,6 +33,9 @@ from vecdb.errors import InvalidArgumentError, ResourceExhaustedError
 from vecdb.import_files import SideFile
 from vecdb.reasons import Reason
 from vecdb.types import ImportReport
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Announced", "Chunk", "TransferEnd", "receive_import"]
 

@@ -35,7 +35,7 @@ import sys
 import threading
 import time
 import traceback
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -95,7 +95,7 @@ def make_backup(root: Path, target: Path, *, include_segments: bool) -> BackupRe
             "collections": collections,
             "files": files,
             "include_segments": include_segments,
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "vecdb": __version__,
         }
         manifest_bytes = write_manifest(partial.path, content)
