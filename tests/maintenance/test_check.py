@@ -552,7 +552,7 @@ def test_reachable_nodes_are_those_that_a_search_can_reach() -> None:
     graph.links[1] = (-1, 2, -1, -1)
     assert reachable_nodes(graph).tolist() == [True] * 2 + [False] * 4
     (fault,) = graph_faults(graph, 2)
-    assert fault == "1 nodes have neighbours on level 0 that are no nodes of 6"
+    assert fault == "1 nodes have neighbours on level 0 outside of 0 to 5"
     graph.upper_links[1, 0] = 3
     assert graph_faults(graph, 2)[-1] == (
         "1 neighbours are not on the level on which they are named"
