@@ -368,7 +368,7 @@ def test_failure_after_a_commit_does_not_end_the_writer(
     def failing(opened: Any) -> None:
         raise vecdb.NotFoundError("planted")
 
-    monkeypatch.setattr(database, "_committed", failing)
+    monkeypatch.setattr(runtime_of(database), "_committed", failing)
     for i in range(3):
         docs.upsert([f"row-{i}"], rows(1))
     assert docs.count() == 3
