@@ -165,7 +165,7 @@ def test_read_in_any_boot_writes_nothing(docs: Any, machine: Machine) -> None:
 
 def test_processes_of_a_boot_share_one_clock() -> None:
     code = (
-        "from vecdb.engine import store_clock\n"
+        "from vecdb.engine.store import clock as store_clock\n"
         "print(store_clock.boot_identity().hex(), store_clock.boot_time_ns())"
     )
     before = store_clock.boot_time_ns()

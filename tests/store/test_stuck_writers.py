@@ -28,7 +28,7 @@ from vecdb.engine.testing import opened_of, runtime_of, submit
 from vecdb.errors import UnavailableError
 
 DIM = 8
-IMPATIENT = "from vecdb.engine import write_lock; write_lock.PATIENCE_S = 1.0"
+IMPATIENT = "from vecdb.engine.kv import write_lock; write_lock.PATIENCE_S = 1.0"
 ENDS_S = 60.0
 """Far longer than any call takes; a call that never returns fails the test."""
 
