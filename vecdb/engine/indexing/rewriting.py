@@ -22,7 +22,7 @@ __all__ = ["rewrite_flat"]
 def rewrite_flat(store: Store, folder: Path, collection_id: str, snapshot: Snapshot) -> None:
     """Rewrite without deleted rows the flat segments of which less than half is live."""
     sparse = [
-        s for s in snapshot.segments if s.graph is None and 2 * s.live_count < len(s.content.rows)
+        s for s in snapshot.segments if not s.has_graph and 2 * s.live_count < len(s.content.rows)
     ]
     if not sparse:
         return

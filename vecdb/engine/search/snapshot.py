@@ -67,6 +67,11 @@ class SegmentSnapshot:
         return self.segment is None or self.segment.verified
 
     @property
+    def has_graph(self) -> bool:
+        """Whether a search walks a graph; without one, as in a lost segment, it scans all rows."""
+        return self.graph is not None
+
+    @property
     def live_count(self) -> int:
         """Rows that may be returned."""
         return self.node_count - self.deleted_count
@@ -146,7 +151,7 @@ class Snapshot:
     def unindexed_count(self) -> int:
         """Live rows that are in no graph."""
         return self.memtable_live_count + sum(
-            s.live_count for s in self.segments if s.graph is None
+            s.live_count for s in self.segments if not s.has_graph
         )
 
     @property
@@ -203,4 +208,4 @@ class Snapshot:
 def is_clean(segment: SegmentSnapshot, deleted_fraction_max: float = DELETED_FRACTION_MAX) -> bool:
     """A graph with few dead nodes: nothing for the indexer to do about it by itself."""
     deleted_max = deleted_fraction_max * len(segment.content.rows)
-    return segment.graph is not None and segment.deleted_count <= deleted_max
+    return segment.has_graph and segment.deleted_count <= deleted_max

@@ -42,8 +42,11 @@ from vecdb.types import Metric
 __all__ = [
     "flat_rows_max",
     "flush",
+    "intact_rows",
+    "intact_segment",
     "load_rows",
     "row_bytes",
+    "write_and_publish",
 ]
 
 _SLICE_ROWS, _SLICE_BYTES = 4_000, 64 * 1024**2
@@ -161,6 +164,7 @@ def flush(
 def write_and_publish(
     store: Store, segments: Path, collection_id: str, taken: Reservation, content: RowArrays
 ) -> None:
+    """Write the files of a reserved flat segment and publish it."""
     entry = write_segment(
         segments / str(taken.number),
         number=taken.number,
@@ -215,9 +219,18 @@ def _join_flat(
 def intact_rows(
     store: Store, segments: Path, collection_id: str, number: int, entry: SegmentEntry
 ) -> RowArrays | None:
-    """The rows of a segment whose checksums are right; None, and marked lost, if they are not.
+    """Return the rows of ``intact_segment``, or None."""
+    segment = intact_segment(store, segments, collection_id, number, entry)
+    return None if segment is None else segment.content
 
-    Nothing is marked if the segment was only replaced by the indexer meanwhile.
+
+def intact_segment(
+    store: Store, segments: Path, collection_id: str, number: int, entry: SegmentEntry
+) -> Segment | None:
+    """Return a segment whose checksums are right, or None.
+
+    A segment with a damaged needed part is quarantined, unless it was replaced since ``entry`` was
+    read.
     """
     generation = store.current_state().generation
     try:
@@ -229,7 +242,7 @@ def intact_rows(
         if present == entry:
             quarantine(store, number, generation)
         return None
-    return segment.content
+    return segment
 
 
 def _smallest_pair(

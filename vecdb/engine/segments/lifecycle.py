@@ -10,7 +10,7 @@ own intervals of rows that partition [0, sealed_to).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "forget_segments",
     "publish",
     "quarantine",
+    "quarantine_parts",
     "remove_drafts",
     "reserve",
     "widen",
@@ -207,6 +208,36 @@ def quarantine(store: Store, number: int, generation: int | None = None) -> bool
         if entry is None or not entry.is_published:
             return False
         store.write_segment(transaction, number, entry.quarantined())
+        raise_generation(store, transaction)
+        return True
+
+    return store.environment.transact(write)
+
+
+def quarantine_parts(
+    store: Store, number: int, names: Iterable[str], generation: int | None = None
+) -> bool:
+    """Note optional parts of a published segment as lost; it serves its rows without them.
+
+    Args:
+        names: of the parts.
+        generation: as for ``quarantine``.
+
+    Returns:
+        True if they were noted now.
+
+    Raises:
+        NotFoundError: its files are gone because the collection was dropped.
+    """
+
+    def write(transaction: Any) -> bool:
+        store.check_not_dropped(transaction)
+        if generation not in (None, store.read_state(transaction).generation):
+            return False
+        entry = store.read_segments(transaction).get(number)
+        if entry is None or not entry.is_published or set(names) <= set(entry.lost_parts):
+            return False
+        store.write_segment(transaction, number, entry.without_parts(names))
         raise_generation(store, transaction)
         return True
 

@@ -134,16 +134,22 @@ class VerifiedSegments:
     """Which segments of a collection this process knows to be right. Safe for many threads.
 
     Args:
-        lose: called with the number of a segment that is damaged, or whose files are gone; says
+        lose: called with the number of a segment that is damaged, or whose files are gone; returns
             whether it was in place.
+        lose_parts: called with a segment whose ``damaged_parts`` were dropped.
         verifier: None: everything stays unverified until ``compare`` is called, and nothing counts
             for having been written while the collection was open.
     """
 
     def __init__(
-        self, store: Store, lose: Callable[[int], bool], verifier: Verifier | None
+        self,
+        store: Store,
+        lose: Callable[[int], bool],
+        lose_parts: Callable[[Segment], None],
+        verifier: Verifier | None,
     ) -> None:
         self._lose = lose
+        self._lose_parts = lose_parts
         self._verifier = verifier
         self._compared: dict[int, tuple[int, ...]] = {}
         self._comparing = threading.Lock()
@@ -179,6 +185,10 @@ class VerifiedSegments:
             return False
         finally:
             self._comparing.release()
+        if segment.damaged_parts:
+            for name, why in segment.damaged_parts.items():
+                _log.warning("%s; segment %d goes on without %s", why, segment.number, name)
+            self._lose_parts(segment)
         self._note(segment)
         return True
 

@@ -34,6 +34,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -69,6 +71,7 @@ _MAP_BYTES: Final = 64 * 1024**2
 """Address space of a store at first: it is twice the file's size at least, and follows others."""
 
 OpenFiles = dict[str, BinaryIO]
+LostParts = tuple[str, ...]
 
 
 def make_backup(root: Path, target: Path, *, include_segments: bool) -> BackupReport:
@@ -134,7 +137,7 @@ def _copy_collection(
         store.environment.copy(target / "store")
         copy = open_copy(target / "store", folder.name)
         try:
-            kept = set()
+            kept: dict[int, LostParts] = {}
             if include_segments:
                 _hold(files, copy, folder / "segments", held)
                 kept = _copy_segments(copy, folder.name, files, target / "segments")
@@ -172,12 +175,16 @@ def _hold(
 
 def _copy_segments(
     copy: Store, collection_id: str, files: dict[int, OpenFiles], target: Path
-) -> set[int]:
-    """Copy the segments that are published in the copied state; numbers of those that are whole."""
+) -> dict[int, LostParts]:
+    """Copy the segments that are published in the copied state.
+
+    Returns:
+        Number → lost parts of the copies that are intact otherwise.
+    """
     with copy.environment.read() as transaction:
         entries = copy.read_segments(transaction)
     make_folder(target)
-    kept = set()
+    kept: dict[int, LostParts] = {}
     for number, entry in entries.items():
         if not entry.is_published or number not in files:
             continue
@@ -186,17 +193,21 @@ def _copy_segments(
         for name, file in files[number].items():
             copy_file(file, folder / name)
         try:
-            Segment(folder, number, collection_id, entry).verify()
-            kept.add(number)
+            segment = Segment(folder, number, collection_id, entry)
+            segment.verify()
+            kept[number] = tuple(segment.damaged_parts)
         except (FileNotFoundError, SegmentDamagedError):
             # Replaced and half unlinked when its files were opened, or damaged.
             shutil.rmtree(folder)
     return kept
 
 
-def settle(store: Store, kept: set[int]) -> None:
-    """Make a copied store fit what lies beside it: a published segment that is not in ``kept`` is
-    lost; work that was claimed, what was retired and long readers are nobody's here."""
+def settle(store: Store, kept: Mapping[int, LostParts]) -> None:
+    """Make a copied store fit the segments that were copied with it.
+
+    A published segment that is not in ``kept`` (number → lost parts) is quarantined. Reservations,
+    retired segments and leases belong to processes of the original folder: they are removed.
+    """
 
     def write(transaction: Any) -> None:
         changed = False
@@ -205,7 +216,7 @@ def settle(store: Store, kept: set[int]) -> None:
             if entry.is_reserved or entry.is_retired:
                 settled = None
             elif entry.is_published and number in kept:
-                settled = dataclasses.replace(entry, verified=True)
+                settled = replace(entry, verified=True).without_parts(kept[number])
             elif entry.is_published:
                 settled = entry.quarantined()
             if settled != entry:
