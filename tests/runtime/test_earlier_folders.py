@@ -145,7 +145,7 @@ def test_earlier_segments_are_written_again_byte_for_byte(earlier: Earlier, tmp_
                 assert written == entry
                 assert written.pack(row_key(number)) == entry.pack(row_key(number))
                 assert {p.name: p.read_bytes() for p in target.iterdir()} == {
-                    p.name: p.read_bytes() for p in folder.iterdir()
+                    p.name: p.read_bytes() for p in segment.folder.iterdir()
                 }
                 count += 1
     assert count == 7
