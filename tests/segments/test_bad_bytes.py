@@ -475,7 +475,7 @@ def test_failed_flush_is_reported_and_retried_with_a_pause(
         assert docs.count() == 4 + 50 * i
         docs.delete(names(4))
         ends = time.monotonic() + 10
-        while "sealed" in runtime_of(database).indexer_status(opened_of(docs)):
+        while "could not be flushed" in runtime_of(database).indexer_status(opened_of(docs)):
             assert time.monotonic() < ends
             time.sleep(0.05)
         assert docs.stats().sealed_to > 0
