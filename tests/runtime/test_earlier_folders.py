@@ -16,6 +16,10 @@ import pytest
 import vecdb
 from tests.checking import checked
 from tests.model import Model, index_now, recall, seal_now
+from vecdb.engine.segments.segment import Segment, write_segment
+from vecdb.engine.store.layout import row_key
+from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.testing import opened_of
 
 ARCHIVE = Path(__file__).resolve().parents[1] / "data" / "format-1.tar.gz"
 NAMES = ("empty", "points", "scores", "words")
@@ -113,3 +117,35 @@ def test_earlier_folder_is_backed_up_and_restored_with_its_segments(
             docs = database.collection(name)
             assert len(docs.stats().segments) == len(earlier.expected[name]["segments"])
             check_collection(docs, earlier, name)
+
+
+def test_earlier_segments_are_written_again_byte_for_byte(earlier: Earlier, tmp_path: Path) -> None:
+    count = 0
+    with vecdb.open(earlier.folder, indexer=False) as database:
+        for name in NAMES:
+            opened = opened_of(database.collection(name))
+            with opened.store.environment.read() as transaction:
+                entries = in_place(opened.store.read_segments(transaction))
+            for number, entry in entries:
+                segment = Segment(
+                    opened.folder / "segments" / str(number), number, opened.id, entry
+                )
+                target = tmp_path / f"{name}-{number}"
+                written = write_segment(
+                    target,
+                    number=number,
+                    collection_id=opened.id,
+                    metric=opened.store.config.metric,
+                    first_row=segment.first_row,
+                    end_row=segment.end_row,
+                    seq=segment.seq,
+                    content=segment.content,
+                    graph=segment.graph,
+                )
+                assert written == entry
+                assert written.pack(row_key(number)) == entry.pack(row_key(number))
+                assert {p.name: p.read_bytes() for p in target.iterdir()} == {
+                    p.name: p.read_bytes() for p in segment.folder.iterdir()
+                }
+                count += 1
+    assert count == 7

@@ -19,8 +19,8 @@ import vecdb
 from tests.checking import checked
 from tests.model import Model, index_now, indexer_of, seal_now
 from vecdb.engine.indexing import indexer as indexing
+from vecdb.engine.segments import array_files
 from vecdb.engine.segments import lifecycle as publication
-from vecdb.engine.segments import segment as segment_module
 from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 from vecdb.engine.store import layout, writer
 from vecdb.engine.store.batch import make_batch
@@ -187,7 +187,7 @@ def test_npy_headers_are_read_as_numpy_writes_them(
         expected = np.lib.format.read_array_header_1_0(file)
         at = file.tell()
     with open(tmp_path / "a.npy", "rb") as file:
-        assert segment_module._read_header(file) == (*expected, at)
+        assert array_files._read_header(file) == (*expected, at)
 
 
 def test_segment_opens_while_the_python_parser_fails(

@@ -221,7 +221,7 @@ def check_requests(docs: Any, damaged: bytes) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", [n.decode() for n in layout.DATABASES])
-def test_a_changed_value_is_named_or_harmless(
+def test_changed_value_is_named_or_harmless(
     tmp_path: Path, pristine: tuple[Path, str, Model], name: str
 ) -> None:
     source, collection_id, model = pristine
@@ -275,7 +275,7 @@ def test_a_changed_value_is_named_or_harmless(
         assert 2 * noticed == cases == 2 * len(WRITES)
 
 
-def test_a_changed_entry_of_the_catalogue_hides_no_other(
+def test_changed_catalogue_entry_hides_no_other_collection(
     tmp_path: Path, pristine: tuple[Path, str, Model]
 ) -> None:
     folder = tmp_path / "data"
@@ -308,7 +308,7 @@ USES: list[tuple[str, tuple[Any, ...]]] = [
 
 
 @pytest.mark.parametrize("key", ["format", "collection", "state", "counters"])
-def test_a_store_with_a_changed_value_is_dropped_for_everyone(
+def test_drop_of_a_store_with_a_changed_value_holds_for_all_processes(
     tmp_path: Path, pristine: tuple[Path, str, Model], key: str
 ) -> None:
     source, collection_id, _ = pristine
@@ -360,7 +360,7 @@ STORE_DAMAGES: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("half_done", [False, True], ids=["dropped", "half dropped"])
 @pytest.mark.parametrize("damage", STORE_DAMAGES)
-def test_a_store_that_can_not_be_opened_can_be_dropped(
+def test_store_that_can_not_be_opened_can_be_dropped(
     tmp_path: Path, pristine: tuple[Path, str, Model], damage: str, half_done: bool
 ) -> None:
     """In a process of its own, which LMDB must not bring down; by a drop, and by opening the folder
@@ -381,7 +381,7 @@ def test_a_store_that_can_not_be_opened_can_be_dropped(
         check_dropped(folder, database)
 
 
-def test_a_store_that_is_damaged_while_it_is_open_can_be_dropped(
+def test_store_damaged_while_open_can_be_dropped(
     database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     docs = database.create_collection("docs", DIM)
@@ -412,7 +412,7 @@ def flipped_block(docs: Any, first_row: int) -> None:
     environment.transact(write)
 
 
-def test_what_is_written_over_a_damaged_block_is_there(database: Any) -> None:
+def test_upsert_over_a_damaged_block_is_read_back(database: Any) -> None:
     """The vector that is there already, bit for bit, but in a block whose checksum is wrong."""
     docs, vectors = database.create_collection("docs", DIM), rows(4)
     docs.upsert(names(4), vectors)
@@ -426,7 +426,7 @@ def test_what_is_written_over_a_damaged_block_is_there(database: Any) -> None:
     assert docs.search(vectors[3], k=1).ids == ["row-3"]
 
 
-def test_deleting_what_is_damaged_is_the_way_out(database: Any) -> None:
+def test_delete_of_damaged_rows_lets_flushes_go_on(database: Any) -> None:
     docs, vectors = database.create_collection("docs", DIM), rows(8)
     for i in range(4):
         docs.upsert(names(2, 2 * i), vectors[2 * i : 2 * i + 2])
@@ -447,7 +447,7 @@ def test_deleting_what_is_damaged_is_the_way_out(database: Any) -> None:
         seal_now(docs)
 
 
-def test_sealing_that_fails_says_why_and_does_not_spin(
+def test_failed_flush_is_reported_and_retried_with_a_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
@@ -471,17 +471,17 @@ def test_sealing_that_fails_says_why_and_does_not_spin(
             time.sleep(0.01)
         assert 2 <= len(tried) <= 3, tried
         status = runtime_of(database).indexer_status(opened_of(docs))
-        assert "could not be sealed" in status and "rows from 0" in status
+        assert "could not be flushed" in status and "rows from 0" in status
         assert docs.count() == 4 + 50 * i
         docs.delete(names(4))
         ends = time.monotonic() + 10
-        while "sealed" in runtime_of(database).indexer_status(opened_of(docs)):
+        while "could not be flushed" in runtime_of(database).indexer_status(opened_of(docs)):
             assert time.monotonic() < ends
             time.sleep(0.05)
         assert docs.stats().sealed_to > 0
 
 
-def test_a_damaged_log_entry_costs_only_time(database: Any) -> None:
+def test_damaged_log_entry_does_not_change_answers(database: Any) -> None:
     """A view that would be advanced by it is made anew from what the log stands for."""
     docs, vectors = database.create_collection("docs", DIM), rows(20)
     docs.upsert(names(10), vectors[:10])
@@ -558,7 +558,7 @@ def added(name: str, number: int) -> Callable[[layout.Counters], None]:
         (without_last(b"segments"), "sealed_to"),
     ],
 )
-def test_counters_are_compared_at_open(
+def test_wrong_counters_are_refused_at_open(
     tmp_path: Path, pristine: tuple[Path, str, Model], change: Any, counter: str
 ) -> None:
     source, collection_id, _ = pristine
@@ -580,9 +580,7 @@ def test_counters_are_compared_at_open(
         assert database.collection("other").count() == 1
 
 
-def test_a_trimmed_log_is_no_disagreement(
-    tmp_path: Path, pristine: tuple[Path, str, Model]
-) -> None:
+def test_trimmed_log_is_accepted_at_open(tmp_path: Path, pristine: tuple[Path, str, Model]) -> None:
     source, collection_id, model = pristine
     for trimmed in (1, 4, 100):
         folder = tmp_path / str(trimmed)
@@ -674,7 +672,7 @@ def check_file_damage(folder: Path, model: Model) -> None:
         assert docs.stats().unindexed_rows == 0
 
 
-def test_a_changed_file_never_gives_a_wrong_answer_that_is_marked_verified(
+def test_changed_file_never_gives_a_wrong_answer_marked_verified(
     tmp_path: Path, pristine: tuple[Path, str, Model]
 ) -> None:
     source, collection_id, model = pristine
@@ -713,7 +711,7 @@ def test_a_changed_file_never_gives_a_wrong_answer_that_is_marked_verified(
 
 
 @pytest.mark.parametrize("missing", ["vectors.npy", "manifest.json", "upper_links.npy"])
-def test_a_missing_file_is_a_lost_segment(
+def test_missing_file_quarantines_the_segment(
     tmp_path: Path, pristine: tuple[Path, str, Model], missing: str
 ) -> None:
     source, collection_id, model = pristine
@@ -734,7 +732,7 @@ def eventually(condition: Callable[[], bool], within_s: float = 15.0) -> None:
         time.sleep(0.02)
 
 
-def test_answers_are_verified_a_while_after_opening(
+def test_answers_become_verified_after_opening(
     tmp_path: Path, pristine: tuple[Path, str, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first answer does not wait; each segment is read once, also after a rest."""
@@ -768,7 +766,7 @@ def test_answers_are_verified_a_while_after_opening(
         assert sorted(read) == sorted([*set(read), number])
 
 
-def test_what_is_written_while_the_folder_is_open_is_verified(tmp_path: Path) -> None:
+def test_segment_written_while_the_folder_is_open_is_verified(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.create_collection("docs", DIM)
         for i in range(3):
@@ -780,7 +778,7 @@ def test_what_is_written_while_the_folder_is_open_is_verified(tmp_path: Path) ->
             assert docs.search(QUERIES[0]).info.verified
 
 
-def test_a_bit_flipped_while_closed_is_found_by_itself_and_mended(
+def test_bit_flipped_while_closed_is_found_and_rebuilt(
     tmp_path: Path, pristine: tuple[Path, str, Model]
 ) -> None:
     """With a real indexer: without a word from anybody, and by ``optimize``."""
@@ -805,7 +803,7 @@ def test_a_bit_flipped_while_closed_is_found_by_itself_and_mended(
                 model.check_hits(hits, query, 100, exact=True)
 
 
-def test_running_out_of_files_marks_nothing(
+def test_too_many_open_files_quarantine_nothing(
     tmp_path: Path, pristine: tuple[Path, str, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "data"

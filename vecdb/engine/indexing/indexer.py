@@ -35,6 +35,7 @@ from vecdb.engine.segments.lifecycle import (
     reserve,
     widen,
 )
+from vecdb.engine.segments.rebuilding import rebuild_parts
 from vecdb.engine.segments.segment import (
     RowArrays,
     SegmentDamagedError,
@@ -147,9 +148,7 @@ class CollectionIndexer:
             self._remove_leftovers()
             if self.settled_rows is None:
                 snapshot = self._snapshots.snapshot()
-                self.settled_rows = sum(
-                    s.live_count for s in snapshot.segments if s.graph is not None
-                )
+                self.settled_rows = sum(s.live_count for s in snapshot.segments if s.has_graph)
             if pace == "pausing":
                 pace = self._pace_of_a_pause(self._snapshots.snapshot())
             while not self._should_stop():
@@ -162,12 +161,13 @@ class CollectionIndexer:
                 else:
                     discard_reservations(self._store, self._segments, GRAPH_LOCK)
             self._kept = None
+            whole = rebuild_parts(self._store, self._segments, self._id, self._should_stop)
             collect_garbage(self._store, self._segments)
             purge_all(self._store, should_stop=self._should_stop)
             trim_tombstones(self._store, self._snapshots.snapshot(), self._should_stop)
             snapshot = self._snapshots.snapshot()
             later = pace if pace == "optimizing" else self._pace_of_a_pause(snapshot)
-            left = self._plan(snapshot, later) is not None
+            left = self._plan(snapshot, later) is not None or not whole
             if not left:
                 self.settled_rows = snapshot.live_count
             return left
@@ -361,7 +361,7 @@ class CollectionIndexer:
         if wider is not None and wider[0].first_row < taken.first_row:
             return None
         for segment in snapshot.segments:
-            if segment.first_row == taken.end_row and segment.graph is None:
+            if segment.first_row == taken.end_row and not segment.has_graph:
                 fits = growing.rows + segment.live_count <= self._rows_max
                 return (
                     (segment, snapshot)

@@ -30,7 +30,7 @@ def rewrite_flat(store: Store, folder: Path, collection_id: str, snapshot: Snaps
         NotFoundError: the collection was dropped.
     """
     sparse = [
-        s for s in snapshot.segments if s.graph is None and 2 * s.live_count < len(s.content.rows)
+        s for s in snapshot.segments if not s.has_graph and 2 * s.live_count < len(s.content.rows)
     ]
     if not sparse:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.store.leases import oldest_lease
-from vecdb.engine.store.segment_table import in_place
+from vecdb.engine.store.segment_table import FLAT_KIND, GRAPH_KIND, in_place
 from vecdb.types import CollectionStats, SegmentStats
 
 __all__ = ["collection_stats"]
@@ -27,7 +27,7 @@ def collection_stats(opened: OpenCollection, indexer: str) -> CollectionStats:
     segments = [
         SegmentStats(
             number=s.number,
-            kind="flat" if s.graph is None else "graph",
+            kind=GRAPH_KIND if s.has_graph else FLAT_KIND,
             first_row=s.first_row,
             end_row=s.end_row,
             rows=s.node_count,

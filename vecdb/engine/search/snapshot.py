@@ -70,6 +70,11 @@ class SegmentSnapshot:
         return self.segment is None or self.segment.verified
 
     @property
+    def has_graph(self) -> bool:
+        """Whether a search walks a graph; without one, as in a lost segment, it scans all rows."""
+        return self.graph is not None
+
+    @property
     def live_count(self) -> int:
         """Return the number of rows that a search may return."""
         return self.node_count - self.deleted_count
@@ -157,7 +162,7 @@ class Snapshot:
     def unindexed_count(self) -> int:
         """Return the number of live rows that are in no graph."""
         return self.memtable_live_count + sum(
-            s.live_count for s in self.segments if s.graph is None
+            s.live_count for s in self.segments if not s.has_graph
         )
 
     @property
@@ -219,4 +224,4 @@ class Snapshot:
 def is_clean(segment: SegmentSnapshot, deleted_fraction_max: float = DELETED_FRACTION_MAX) -> bool:
     """Return whether a segment is a graph with so few deleted nodes that it needs no rewrite."""
     deleted_max = deleted_fraction_max * len(segment.content.rows)
-    return segment.graph is not None and segment.deleted_count <= deleted_max
+    return segment.has_graph and segment.deleted_count <= deleted_max

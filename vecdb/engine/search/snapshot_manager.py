@@ -23,7 +23,7 @@ from vecdb.engine.search.snapshot import NOTHING_DELETED, SegmentSnapshot, Snaps
 from vecdb.engine.search.snapshot_budget import KeepsSnapshots, SnapshotBudget
 from vecdb.engine.search.streaming import SnapshotTooOldError, Unread, check_not_too_old, count_live
 from vecdb.engine.segments.flushing import load_rows, row_bytes
-from vecdb.engine.segments.lifecycle import quarantine
+from vecdb.engine.segments.lifecycle import quarantine, quarantine_parts
 from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 from vecdb.engine.segments.verifying import VerifiedSegments, Verifier
 from vecdb.engine.store import layout
@@ -92,7 +92,9 @@ class SnapshotManager:
         self._notified_generation = -1
         self._unreadable: set[int] = set()
         """Segments that are damaged but could not be marked so in the store."""
-        self._verified = VerifiedSegments(store, self._quarantine_damaged, verifier)
+        self._verified = VerifiedSegments(
+            store, self._quarantine_damaged, self._lose_parts, verifier
+        )
         self._with_memtable = with_memtable
         self._segments_folder = folder / "segments"
         self._collection_id = collection_id
@@ -189,6 +191,14 @@ class SnapshotManager:
             self.forget()
             return True
 
+    def _lose_parts(self, segment: Segment, generation: int | None = None) -> None:
+        """Note optional parts that are missing or damaged, so that the indexer derives them again.
+
+        If that can't be written, this process goes on without them all the same.
+        """
+        with contextlib.suppress(ResourceExhaustedError, UnavailableError, OutcomeUnknownError):
+            quarantine_parts(self._store, segment.number, segment.damaged_parts, generation)
+
     def _next(self, last: Snapshot | None) -> Snapshot:
         too_old = 0
         for _ in range(_ATTEMPTS_MAX):
@@ -219,7 +229,8 @@ class SnapshotManager:
         if self._on_work is None or self._notified_generation == snapshot.state.generation:
             return
         if any(
-            s.segment is None or not (s.graph is None or is_clean(s)) for s in snapshot.segments
+            s.segment is None or s.segment.lost_parts or (s.has_graph and not is_clean(s))
+            for s in snapshot.segments
         ):
             self._notified_generation = snapshot.state.generation
             self._on_work()
@@ -305,10 +316,12 @@ class SnapshotManager:
             memtable = Memtable.empty(counters.sealed_to, self._width, self._memtable_rows_max)
         else:
             lost = {n for n, e in placed if e.is_quarantined or n in self._unreadable}
+            lost_parts = {n: e.lost_parts for n, e in placed}
             known = {
                 s.number: s.with_tombstones(deleted)
                 for s in last.segments
-                if (s.segment is None) == (s.number in lost)
+                if (s.number in lost if s.segment is None else s.number not in lost)
+                and (s.segment is None or s.segment.lost_parts == lost_parts.get(s.number))
             }
             memtable = last.memtable.from_row(counters.sealed_to)
             first = np.searchsorted(deleted, counters.sealed_to)
@@ -386,6 +399,8 @@ class SnapshotManager:
                 segment = Segment(folder, number, self._collection_id, entry)
         except (FileNotFoundError, NotADirectoryError, SegmentDamagedError) as error:
             raise _SegmentGoneError(number, state.generation) from error
+        if segment.damaged_parts:
+            self._lose_parts(segment, state.generation)
         self._verified.opened(segment)
         opened = SegmentSnapshot(
             number, first, end, segment.content, segment.graph, NOTHING_DELETED, 0, segment

@@ -1,9 +1,9 @@
-"""Sealing: fresh rows become a flat segment, and small flat segments join to larger ones.
+"""Flushing: the memtable becomes a flat segment, and small flat segments are joined.
 
-The process that writes does this, in a thread of its own, when a commit has brought the rows that
-are in no segment past ``seal_bytes``. It holds ``flush.lock`` meanwhile; if another process holds
-it, that one seals. Reading rows back from the store and writing a file in sequence is all there is
-to it: graphs are the indexer's work.
+The writing process does this in a thread of its own, once the rows that are in no segment take more
+than ``seal_bytes``. It holds ``seal.lock`` while it works; if another process holds the lock, that
+process flushes. A flush reads rows from the store and writes files in sequence; graphs are built by
+the indexer.
 """
 
 from __future__ import annotations
@@ -42,39 +42,48 @@ from vecdb.types import Metric
 __all__ = [
     "flat_rows_max",
     "flush",
+    "intact_rows",
+    "intact_segment",
     "load_rows",
     "row_bytes",
+    "write_and_publish",
 ]
 
 _SLICE_ROWS, _SLICE_BYTES = 4_000, 64 * 1024**2
-"""What a transaction reads: of rows with metadata of 64 KiB each some 250 MB."""
+"""Read in one transaction: about 250 MB if each row has 64 KiB of metadata."""
 
 SEGMENTS_BEFORE_JOINING = 12
-"""Segments in place before flat ones join."""
+"""Flat segments are joined while there are more segments than this."""
 
 SEGMENTS_MAX = 13
-"""Flat segments have a usual greatest size, since joining writes both anew; with more segments than
-this it no longer counts. A graph job holds at most 12 of them, so that there are never more than
-16, as long as they fit into one graph."""
+"""With more segments than this, joined segments may exceed the usual maximum size.
+
+That maximum exists because joining rewrites both segments. A graph job holds at most 12 segments,
+so there are at most 16, as long as they fit into one graph."""
 
 
 def row_bytes(store: Store) -> int:
-    """What a row takes in a flat segment, without its id."""
+    """Return the bytes of a row in a flat segment, without its id."""
     return 4 * padded_width(store.config.dim)
 
 
 _FLAT_FLUSHES_MAX = 16
-"""A flat segment usually holds at most this many times what it takes to seal one."""
+"""Usual maximum size of a flat segment, in multiples of ``seal_bytes``."""
 
 
 def flat_rows_max(store: Store, seal_bytes: int, graph_rows_max: int) -> int:
-    """Rows that a flat segment usually has at most."""
+    """Return the usual maximum of rows in a flat segment."""
     return max(1, min(_FLAT_FLUSHES_MAX * seal_bytes // row_bytes(store), graph_rows_max))
 
 
 def load_rows(store: Store, first_row: int, end_row: int, seq: int) -> RowArrays:
-    """The rows of an interval that were live at ``seq``, read from the store in short
-    transactions."""
+    """Return the rows of an interval that were live at ``seq``.
+
+    They are read from the store in short transactions.
+
+    Raises:
+        DataLossError: RECORD_MISSING, a live row has no record; or a checksum differs.
+    """
     step = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * store.config.dim)))
     parts = [
         _load_slice(store, start, min(start + step, end_row), seq)
@@ -101,7 +110,7 @@ def _load_slice(store: Store, first_row: int, end_row: int, seq: int) -> RowArra
         if (present & ~recorded).any() and store.purged_to(transaction) <= seq:
             row = first_row + int(np.flatnonzero(present & ~recorded)[0])
             raise DataLossError(f"row {row} has no record", Reason.RECORD_MISSING)
-        # Where purging has passed this seq, a row without a record has died since.
+        # If the store was purged past this seq, a row without a record was deleted since.
         present &= recorded
     kept = np.flatnonzero(present)
     if len(kept) < len(raw):
@@ -122,26 +131,26 @@ def flush(
     rows_max: int,
     joined_rows_max: int,
 ) -> bool:
-    """Seal the fresh rows if they take ``bytes_min`` or more (1: if there are any).
+    """Flush the memtable if it takes ``bytes_min`` bytes or more (1: if it has any rows).
 
     Args:
-        rows_max: of one segment as a rule; more rows become several.
-        joined_rows_max: of one segment when there would be too many otherwise.
+        rows_max: usual maximum of one segment; more rows become several segments.
+        joined_rows_max: maximum of one segment if there would be too many segments otherwise.
 
     Returns:
-        False if another process is at it.
+        False if another process is flushing.
     """
     with file_lock(folder / "seal.lock", wait=False) as held:
         if not held:
             return False
         segments = folder / "segments"
-        segments.mkdir(exist_ok=True)  # Segments may be deleted at any time, all together too.
+        segments.mkdir(exist_ok=True)  # The folder of segments may be deleted at any time.
         discard_reservations(store, segments, FLUSH_LOCK)
         target = 0
         while True:
             with store.environment.read() as transaction:
                 counters = store.read_counters(transaction)
-            # Rows that come in meanwhile are another call's work, or writers could keep it here.
+            # Later rows are left to the next call: else writers could keep this one going.
             target = target or counters.next_row
             memtable = target - counters.sealed_to
             if memtable <= 0 or memtable * row_bytes(store) < bytes_min:
@@ -161,6 +170,7 @@ def flush(
 def write_and_publish(
     store: Store, segments: Path, collection_id: str, taken: Reservation, content: RowArrays
 ) -> None:
+    """Write the files of a reserved flat segment and publish it."""
     entry = write_segment(
         segments / str(taken.number),
         number=taken.number,
@@ -179,8 +189,7 @@ def write_and_publish(
 def _join_flat(
     store: Store, segments: Path, collection_id: str, rows_max: int, joined_rows_max: int
 ) -> None:
-    """While there are too many segments, join the two flat neighbours that are smallest
-    together."""
+    """While there are too many segments, join the smallest pair of flat neighbours."""
     while True:
         with store.environment.read() as transaction:
             entries = store.read_segments(transaction)
@@ -203,10 +212,10 @@ def _join_flat(
         )
         if taken is None:
             return
-        # None of these deaths is removed while the interval is claimed.
-        dead = read_deleted(store, taken.first_row, taken.end_row, taken.seq)
+        # No tombstone of the interval is removed while it is reserved.
+        deleted = read_deleted(store, taken.first_row, taken.end_row, taken.seq)
         content = RowArrays.joined(
-            [part.without(dead) for part in parts if part is not None],
+            [part.without(deleted) for part in parts if part is not None],
             padded_width(store.config.dim),
         )
         write_and_publish(store, segments, collection_id, taken, content)
@@ -215,9 +224,18 @@ def _join_flat(
 def intact_rows(
     store: Store, segments: Path, collection_id: str, number: int, entry: SegmentEntry
 ) -> RowArrays | None:
-    """The rows of a segment whose checksums are right; None, and marked lost, if they are not.
+    """Return the rows of ``intact_segment``, or None."""
+    segment = intact_segment(store, segments, collection_id, number, entry)
+    return None if segment is None else segment.content
 
-    Nothing is marked if the segment was only replaced by the indexer meanwhile.
+
+def intact_segment(
+    store: Store, segments: Path, collection_id: str, number: int, entry: SegmentEntry
+) -> Segment | None:
+    """Return a segment whose checksums are right, or None.
+
+    A segment with a damaged needed part is quarantined, unless it was replaced since ``entry`` was
+    read.
     """
     generation = store.current_state().generation
     try:
@@ -229,25 +247,25 @@ def intact_rows(
         if present == entry:
             quarantine(store, number, generation)
         return None
-    return segment.content
+    return segment
 
 
 def _smallest_pair(
     entries: dict[int, SegmentEntry], rows_max: int, joined_rows_max: int
 ) -> tuple[tuple[int, SegmentEntry], tuple[int, SegmentEntry]] | None:
-    """The flat neighbours to join, or None. An interval that a graph job claimed is left alone."""
+    """Return the flat neighbours to join, or None. Rows reserved by a graph job are left out."""
     placed = in_place(entries)
     if len(placed) <= SEGMENTS_BEFORE_JOINING:
         return None
     if len(placed) > SEGMENTS_MAX:
         rows_max = joined_rows_max
-    claimed = [e for e in entries.values() if e.is_reserved]
+    reserved = [e for e in entries.values() if e.is_reserved]
 
     def free(entry: SegmentEntry) -> bool:
         return (
             entry.is_published
             and not entry.has_graph
-            and not any(c.overlaps(entry.first_row, entry.end_row) for c in claimed)
+            and not any(r.overlaps(entry.first_row, entry.end_row) for r in reserved)
         )
 
     pairs = [

@@ -1,16 +1,16 @@
-"""The life of a segment in the store: claimed → published → retired → removed.
+"""The life of a segment in the store: reserved → published → retired → removed.
 
-A claim takes a number (never used again) and names the lock under which the work is done, "seal" or
-"graph"; whoever holds that lock next discards what a dead holder left. Publishing makes a segment
-visible and retires all that it replaces in one transaction, after its files are on disk. So the
-published segments (and those found "lost", which keep their place until they are rebuilt) always
-own intervals of rows that partition [0, sealed_to).
+A reservation takes a number (never used again) and names the lock under which the work is done,
+"seal" or "graph". If its holder is killed, the next holder of that lock discards the reservation.
+Publishing makes a segment visible and retires all segments that it replaces, in one transaction,
+after its files are on disk. So the live segments (and quarantined ones, which keep their place
+until they are rebuilt) always own intervals of rows that partition [0, sealed_to).
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ __all__ = [
     "forget_segments",
     "publish",
     "quarantine",
+    "quarantine_parts",
     "remove_drafts",
     "reserve",
     "widen",
@@ -41,7 +42,7 @@ GRAPH_LOCK = "graph"
 
 @dataclass(frozen=True)
 class Reservation:
-    """A number taken, the interval that it will stand for, and the seq when it was taken."""
+    """The number of a segment to be written, its interval, and the seq when it was reserved."""
 
     number: int
     first_row: int
@@ -59,15 +60,20 @@ def reserve(
     lost_seq: int | None = None,
     keep_tombstones: bool = False,
 ) -> Reservation | None:
-    """Take a number for an interval; None if work under the other lock has claimed some of it.
+    """Reserve a number for an interval.
 
     Args:
-        replacing: numbers of the segments whose content will be used: None is returned if others
-            are in place by now, as deaths of rows in these may have been removed then.
-        lost_seq: some of them are lost, and were read from the store at this seq: None is returned
-            if rows that have died since were purged, for the same reason.
-        keep_tombstones: rows that are deleted already will be in the segment too, so that no
-            tombstone of the interval may be removed, instead of only those after the reservation.
+        lock: FLUSH_LOCK or GRAPH_LOCK; it must be held.
+        replacing: numbers of the segments whose rows will be copied. If other segments are in
+            place now, tombstones of the copied rows may have been removed.
+        lost_seq: seq at which the rows of quarantined segments were read from the store. If the
+            store was purged past it, tombstones may have been removed likewise.
+        keep_tombstones: the new segment will have rows that are deleted already: no tombstone of
+            the interval is removed. False: those before the reservation may be.
+
+    Returns:
+        None if a reservation under the other lock overlaps the interval, or if tombstones may have
+        been removed: read the segments again.
     """
 
     def write(transaction: Transaction) -> Reservation | None:
@@ -98,8 +104,7 @@ def widen(
     replacing: Sequence[int] | None = None,
     lost_seq: int | None = None,
 ) -> Reservation | None:
-    """Let a claim of the graph lock reach further to the right; None, and the other arguments, as
-    for ``reserve``."""
+    """Extend a reservation under GRAPH_LOCK to the right; arguments and None as for ``reserve``."""
 
     def write(transaction: Transaction) -> Reservation | None:
         if _reserved_by_another(store, transaction, GRAPH_LOCK, old.end_row, end_row):
@@ -130,7 +135,7 @@ def _has_changed(
     replacing: Sequence[int] | None,
     lost_seq: int | None,
 ) -> bool:
-    """Other segments than these are in place in the interval, or lost rows were purged since."""
+    """Return whether other segments are in place in the interval, or rows were purged since."""
     if lost_seq is not None and store.purged_to(transaction) > lost_seq:
         return True
     if replacing is None:
@@ -144,21 +149,22 @@ def _has_changed(
     return present != set(replacing)
 
 
-def publish(store: Store, claimed: Reservation, entry: SegmentEntry) -> bool:
-    """Make a written segment visible and retire what it replaces.
+def publish(store: Store, reservation: Reservation, entry: SegmentEntry) -> bool:
+    """Make a written segment visible and retire the segments that it replaces.
 
-    Returns False, and changes nothing, if the segments in place no longer begin and end where the
-    claimed interval does, or the reserve is gone: then the work was for nothing.
+    Returns:
+        False, and nothing changes, if the reservation is gone, or if the segments in place no
+        longer begin and end where its interval does.
     """
 
     def write(transaction: Transaction) -> bool:
         store.check_not_dropped(transaction)
         entries = store.read_segments(transaction)
-        reserved = entries.get(claimed.number)
+        reserved = entries.get(reservation.number)
         if reserved is None or not reserved.is_reserved:
             return False
         counters = store.read_counters(transaction)
-        first, end = claimed.first_row, claimed.end_row
+        first, end = reservation.first_row, reservation.end_row
         replaced = [item for item in in_place(entries) if item[1].overlaps(first, end)]
         edges = [edge for _, old in replaced for edge in (old.first_row, old.end_row)]
         covered_to = max(edges, default=first)
@@ -170,7 +176,7 @@ def publish(store: Store, claimed: Reservation, entry: SegmentEntry) -> bool:
             return False
         for number, old in replaced:
             store.write_segment(transaction, number, old.retired())
-        store.write_segment(transaction, claimed.number, entry)
+        store.write_segment(transaction, reservation.number, entry)
         counters.sealed_to = max(counters.sealed_to, end)
         store.write_counters(transaction, counters)
         raise_generation(store, transaction)
@@ -180,23 +186,26 @@ def publish(store: Store, claimed: Reservation, entry: SegmentEntry) -> bool:
 
 
 def raise_generation(store: Store, transaction: Transaction) -> None:
-    """Every view of every process reads the segments again."""
+    """Make every process read the table of segments again for its next snapshot."""
     state = store.read_state(transaction)
     store.write_state(transaction, layout.State(state.seq, state.generation + 1))
 
 
 def quarantine(store: Store, number: int, generation: int | None = None) -> bool:
-    """A published segment whose files are gone or damaged: served from the store until rebuilt.
+    """Quarantine a published segment whose files are missing or damaged.
+
+    The store serves its rows until the indexer has rebuilt it.
 
     Args:
-        generation: nothing is done if the segments have changed since this one. None: do it as
-            long as the segment is published, as fits bytes that were seen to be damaged.
+        generation: do nothing if the table of segments has changed since this one, as a missing
+            file may be that of a replaced segment. None: quarantine it if it is published, which
+            fits bytes that were seen to be damaged.
 
     Returns:
-        True if it was marked now.
+        True if it was quarantined now.
 
     Raises:
-        NotFoundError: its files are gone since the collection was dropped.
+        NotFoundError: the collection was dropped, and its files with it.
     """
 
     def write(transaction: Transaction) -> bool:
@@ -213,9 +222,42 @@ def quarantine(store: Store, number: int, generation: int | None = None) -> bool
     return store.environment.transact(write)
 
 
+def quarantine_parts(
+    store: Store, number: int, names: Iterable[str], generation: int | None = None
+) -> bool:
+    """Note optional parts of a published segment as lost; it serves its rows without them.
+
+    Args:
+        names: of the parts.
+        generation: as for ``quarantine``.
+
+    Returns:
+        True if they were noted now.
+
+    Raises:
+        NotFoundError: the collection was dropped, and its files with it.
+    """
+
+    def write(transaction: Transaction) -> bool:
+        store.check_not_dropped(transaction)
+        if generation not in (None, store.read_state(transaction).generation):
+            return False
+        entry = store.read_segments(transaction).get(number)
+        if entry is None or not entry.is_published or set(names) <= set(entry.lost_parts):
+            return False
+        store.write_segment(transaction, number, entry.without_parts(names))
+        raise_generation(store, transaction)
+        return True
+
+    return store.environment.transact(write)
+
+
 def forget_segments(store: Store) -> None:
-    """All rows are served from the store until they are sealed anew: for entries that no longer
-    fit each other, or can't be read. Both locks must be held; the files are the caller's."""
+    """Empty the table of segments, if its entries contradict each other or can't be read.
+
+    All rows are served from the store until they are flushed again. Both locks must be held; the
+    caller removes the files.
+    """
 
     def write(transaction: Transaction) -> None:
         database = store.environment.database(b"segments")
@@ -232,8 +274,10 @@ def forget_segments(store: Store) -> None:
 
 
 def discard_reservations(store: Store, segments: Path, lock: str) -> None:
-    """Remove what an earlier holder of ``lock`` began and did not publish. The lock must be
-    held."""
+    """Remove segments that earlier holders of ``lock`` reserved and did not publish.
+
+    The lock must be held.
+    """
     with store.environment.read() as transaction:
         entries = store.read_segments(transaction)
     stale = [n for n, e in entries.items() if e.is_reserved and e.lock == lock]
@@ -241,8 +285,10 @@ def discard_reservations(store: Store, segments: Path, lock: str) -> None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what dead processes left in a collection's folder of graphs that were never published:
-    hnswlib's files, and segments of exports. The graph lock must be held."""
+    """Remove drafts of graphs from a collection's folder, left by processes that were killed.
+
+    They are hnswlib's files and the segments of exports. The graph lock must be held.
+    """
     for draft in folder.glob("graph-*.hnsw"):
         draft.unlink(missing_ok=True)
     for draft in folder.glob("export-*"):
@@ -250,14 +296,14 @@ def remove_drafts(folder: Path) -> None:
 
 
 def collect_garbage(store: Store, segments: Path) -> None:
-    """Remove retired segments; readers that still map them keep their copy until they let go."""
+    """Remove retired segments; readers that map their files can use them until they unmap them."""
     with store.environment.read() as transaction:
         entries = store.read_segments(transaction)
     _remove(store, segments, [n for n, e in entries.items() if e.is_retired])
 
 
 def _remove(store: Store, segments: Path, numbers: list[int]) -> None:
-    """What can't be unlinked now stays known as retired, so that a later sweep tries again."""
+    """Unlink segments. Those that can't be unlinked stay retired, so that a later call retries."""
     if not numbers:
         return
     gone = {number: remove_segment_folder(segments / str(number)) for number in numbers}

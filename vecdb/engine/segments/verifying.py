@@ -1,20 +1,20 @@
-"""Comparing segments with their checksums, after they were opened and beside everything else.
+"""Comparing segments with their checksums in the background, after they were opened.
 
-``info.verified`` says of an answer that all segments it came from are known to hold the bytes that
-were written. A process knows it of a segment
+``info.verified`` of an answer means that all segments it came from are known to hold the bytes that
+were written. A process knows this of a segment
 
-- that it has compared, whole, with the checksums in the manifest since it mapped the files; or
-- that was claimed, written and read back after this process opened the collection: it never lay
-  about while nobody had it open.
+- that it compared completely with the checksums in the manifest since it mapped the files; or
+- that was reserved, written and read back after this process opened the collection, so that its
+  files have been in use all the time.
 
-What was compared once counts again when the same files are mapped again, as after a rest, as long
-as their inodes and times are the same. A mark in the store would not do: bytes may change while the
-folder is closed.
+A comparison stays valid if the same files are mapped again, as when an evicted store is reopened,
+as long as their inodes and times are the same. A mark in the store would not do: bytes may change
+while the folder is closed.
 
-Reading everything takes its time (about a second for a gigabyte), and opening must not: so a thread
-does it, one a process, a segment at a time, resting as much as it works. Until it is through,
-answers say ``verified`` False. What turns out to be damaged is marked lost: the store serves its
-rows until the indexer has built it again.
+Comparing reads all bytes (about a second for a gigabyte), and opening must not wait for that. So
+one thread a process compares one segment at a time, and pauses for as long as it works. Until it is
+done, answers have ``verified`` False. A damaged segment is quarantined: the store serves its rows
+until the indexer has rebuilt it. A damaged optional part is dropped, and the segment stays in use.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ __all__ = ["VerifiedSegments", "Verifier"]
 _Compare = Callable[[Segment, Callable[[], None]], Any]
 
 _BEGIN_AFTER_S = 0.5
-"""Who opens a collection wants an answer first."""
+"""Delay before the first comparison, so that the first searches have the disk to themselves."""
 
 _REST_S_MAX = 0.05
+"""Longest pause between pieces of work, and how often a waiting comparison looks for its end."""
 
 _COMPARED_MAX = 64
-"""Segments of a collection that are remembered; there are some sixteen at a time."""
+"""Compared segments that are remembered for a collection, which has about sixteen at a time."""
 
 _log = logging.getLogger("vecdb.engine")
 
 
 class _ClosingError(Exception):
-    """The verifier is to end."""
+    """The verifier is closing."""
 
 
 class Verifier:
@@ -55,13 +56,13 @@ class Verifier:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        # Weak, so that what waits here keeps no files open of a collection that rests.
+        # Weak, so that a queued segment does not keep files of an evicted collection open.
         self._waiting: deque[tuple[weakref.ref[Segment], _Compare]] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
 
     def add(self, segment: Segment, compare: _Compare) -> None:
-        """Have a segment compared some time soon.
+        """Queue a segment for comparison.
 
         Args:
             compare: called with the segment and a function to call between pieces of work.
@@ -78,7 +79,7 @@ class Verifier:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread; queued segments are not compared."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
@@ -107,9 +108,9 @@ class Verifier:
         try:
             compare(segment, _Pace(self._check_open))
         except (_ClosingError, NotFoundError, FailedPreconditionError):
-            self._check_open()  # Else the collection was dropped meanwhile.
+            self._check_open()  # If not closing, the collection was dropped or closed.
         except Exception as error:
-            # It stays unverified, and is compared when it is opened the next time.
+            # The segment stays unverified, and is compared when it is opened the next time.
             _log.warning("comparing %s: %s", segment.folder, error)
 
     def _check_open(self) -> None:
@@ -118,7 +119,7 @@ class Verifier:
 
 
 class _Pace:
-    """Called between pieces of work: rests as long as the last piece took."""
+    """Called between pieces of work: pauses for as long as the last piece took."""
 
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
@@ -131,19 +132,25 @@ class _Pace:
 
 
 class VerifiedSegments:
-    """Which segments of a collection this process knows to be right. Safe for many threads.
+    """The segments of a collection that this process has verified. Safe for many threads.
 
     Args:
-        lose: called with the number of a segment that is damaged, or whose files are gone; says
+        lose: called with the number of a segment that is damaged, or whose files are gone; returns
             whether it was in place.
-        verifier: None: everything stays unverified until ``compare`` is called, and nothing counts
-            for having been written while the collection was open.
+        lose_parts: called with a segment whose ``damaged_parts`` were dropped.
+        verifier: None: segments stay unverified until ``compare`` is called, even those that were
+            written while the collection was open.
     """
 
     def __init__(
-        self, store: Store, lose: Callable[[int], bool], verifier: Verifier | None
+        self,
+        store: Store,
+        lose: Callable[[int], bool],
+        lose_parts: Callable[[Segment], None],
+        verifier: Verifier | None,
     ) -> None:
         self._lose = lose
+        self._lose_parts = lose_parts
         self._verifier = verifier
         self._compared: dict[int, tuple[int, ...]] = {}
         self._comparing = threading.Lock()
@@ -152,21 +159,24 @@ class VerifiedSegments:
                 self._written_since = store.read_counters(transaction).next_segment
 
     def opened(self, segment: Segment) -> None:
-        """A segment was mapped: it is known to be right, or will be compared."""
+        """Mark a newly mapped segment as verified if it is known to be, else queue it."""
         if self._verifier is None:
             return
         seen_as = self._compared.get(segment.number)
-        written_meanwhile = seen_as is None and segment.number >= self._written_since
-        if written_meanwhile or seen_as == segment.signature:
+        written_here = seen_as is None and segment.number >= self._written_since
+        if written_here or seen_as == segment.signature:
             self._note(segment)
         else:
             self._verifier.add(segment, self.compare)
 
     def compare(self, segment: Segment, check: Callable[[], None]) -> bool:
-        """Compare a segment now; False if it is damaged and was given up, or is there no more.
+        """Compare a segment now.
 
         Args:
-            check: called every few milliseconds, to raise if it is to end.
+            check: called every few milliseconds, to raise if the work should end.
+
+        Returns:
+            False if a needed part is damaged, or if its files are gone.
         """
         while not self._comparing.acquire(timeout=_REST_S_MAX):
             check()
@@ -175,10 +185,14 @@ class VerifiedSegments:
                 segment.verify(check)
         except (SegmentDamagedError, FileNotFoundError, NotADirectoryError) as damage:
             if self._lose(segment.number):
-                _log.warning("%s; it is served from the store and built again", damage)
+                _log.warning("%s; its rows are served from the store until it is rebuilt", damage)
             return False
         finally:
             self._comparing.release()
+        if segment.damaged_parts:
+            for name, why in segment.damaged_parts.items():
+                _log.warning("%s; segment %d goes on without %s", why, segment.number, name)
+            self._lose_parts(segment)
         self._note(segment)
         return True
 

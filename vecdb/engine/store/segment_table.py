@@ -19,7 +19,7 @@ know is kept whenever an entry is rewritten, as a newer version may have written
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -27,7 +27,15 @@ from vecdb.engine.store import layout
 from vecdb.errors import DataLossError
 from vecdb.reasons import Reason
 
-__all__ = ["FLAT", "GRAPH", "PUBLISHED", "STATES", "SegmentEntry", "in_place", "reserved_intervals"]
+__all__ = [
+    "FLAT_KIND",
+    "GRAPH_KIND",
+    "PUBLISHED",
+    "STATES",
+    "SegmentEntry",
+    "in_place",
+    "reserved_intervals",
+]
 
 RESERVED: Final = "claimed"
 PUBLISHED: Final = "published"
@@ -35,8 +43,8 @@ QUARANTINED: Final = "lost"
 RETIRED: Final = "retired"
 STATES: Final = (RESERVED, PUBLISHED, RETIRED, QUARANTINED)
 
-FLAT: Final = "flat"
-GRAPH: Final = "graph"
+FLAT_KIND: Final = "flat"
+GRAPH_KIND: Final = "graph"
 
 _NUMBER_END: Final = 2**63
 _INTERVAL: Final = {name: name for name in ("first_row", "end_row", "seq")}
@@ -166,7 +174,7 @@ class SegmentEntry:
     @property
     def has_graph(self) -> bool:
         """Whether its files have a graph."""
-        return self.kind == GRAPH
+        return self.kind == GRAPH_KIND
 
     def overlaps(self, first_row: int, end_row: int) -> bool:
         """Return whether it shares a row with an interval."""
@@ -179,6 +187,10 @@ class SegmentEntry:
     def quarantined(self) -> SegmentEntry:
         """Return it as one whose files can't be used. The lost parts are lost with the files."""
         return replace(self, state=QUARANTINED, lost_parts=())
+
+    def without_parts(self, names: Iterable[str]) -> SegmentEntry:
+        """Return it with these optional parts noted as lost too."""
+        return replace(self, lost_parts=tuple(sorted({*self.lost_parts, *names})))
 
 
 def _typed(found: dict[str, Any], name: str, kind: type) -> Any:

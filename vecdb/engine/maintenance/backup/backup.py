@@ -35,6 +35,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -71,6 +73,7 @@ _MAP_BYTES: Final = 64 * 1024**2
 """Initial address space of a store; it is at least twice the file's size, and grows with it."""
 
 OpenFiles = dict[str, BinaryIO]
+LostParts = tuple[str, ...]
 
 
 def make_backup(root: Path, target: Path, *, include_segments: bool) -> BackupReport:
@@ -136,7 +139,7 @@ def _copy_collection(
         store.environment.copy(target / "store")
         copy = open_copy(target / "store", folder.name)
         try:
-            kept = set()
+            kept: dict[int, LostParts] = {}
             if include_segments:
                 _hold(files, copy, folder / "segments", held)
                 kept = _copy_segments(copy, folder.name, files, target / "segments")
@@ -173,12 +176,16 @@ def _hold(
 
 def _copy_segments(
     copy: Store, collection_id: str, files: dict[int, OpenFiles], target: Path
-) -> set[int]:
-    """Copy the segments that are published in the copy; return the numbers of the valid ones."""
+) -> dict[int, LostParts]:
+    """Copy the segments that are published in the copied state.
+
+    Returns:
+        Number → lost parts of the copies that are intact otherwise.
+    """
     with copy.environment.read() as transaction:
         entries = copy.read_segments(transaction)
     make_folder(target)
-    kept = set()
+    kept: dict[int, LostParts] = {}
     for number, entry in entries.items():
         if not entry.is_published or number not in files:
             continue
@@ -187,19 +194,20 @@ def _copy_segments(
         for name, file in files[number].items():
             copy_file(file, folder / name)
         try:
-            Segment(folder, number, collection_id, entry).verify()
-            kept.add(number)
+            segment = Segment(folder, number, collection_id, entry)
+            segment.verify()
+            kept[number] = tuple(segment.damaged_parts)
         except (FileNotFoundError, SegmentDamagedError):
             # Damaged, or being unlinked while its files were opened.
             shutil.rmtree(folder)
     return kept
 
 
-def settle(store: Store, kept: set[int]) -> None:
-    """Adapt a copied store to the segment files that were copied with it.
+def settle(store: Store, kept: Mapping[int, LostParts]) -> None:
+    """Make a copied store fit the segments that were copied with it.
 
-    A published segment that is not in ``kept`` becomes lost. Reservations, retired segments and
-    leases are removed, as no process of the copy holds them.
+    A published segment that is not in ``kept`` (number → lost parts) is quarantined. Reservations,
+    retired segments and leases belong to processes of the original folder: they are removed.
     """
 
     def write(transaction: Transaction) -> None:
@@ -209,7 +217,7 @@ def settle(store: Store, kept: set[int]) -> None:
             if entry.is_reserved or entry.is_retired:
                 settled = None
             elif entry.is_published and number in kept:
-                settled = dataclasses.replace(entry, verified=True)
+                settled = replace(entry, verified=True).without_parts(kept[number])
             elif entry.is_published:
                 settled = entry.quarantined()
             if settled != entry:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from vecdb import checks
 from vecdb.engine.maintenance.backup.backup import finish_store, fsync_folders, open_copy, settle
@@ -30,8 +30,6 @@ from vecdb.reasons import Reason
 from vecdb.types import BackupReport
 
 __all__ = ["restore"]
-
-_NOTHING_KEPT: Final[set[int]] = set()
 
 
 def restore(
@@ -118,7 +116,7 @@ def _check_collection(root: Path, entry: dict[str, Any], include_segments: bool)
         if seq != entry["seq"]:
             raise DataLossError(f"{folder}: expected seq {entry['seq']}, got {seq}", Reason.FOREIGN)
         if not include_segments:
-            settle(store, _NOTHING_KEPT)
+            settle(store, {})
     finally:
         store.close()
     finish_store(folder)

@@ -187,7 +187,7 @@ class CollectionCheck:
         config = facts.config()
         if config is None:
             return None
-        self._suspects += verify(segments)
+        self._suspects += verify(segments, config.metric)
         walkable = check_graphs(segments, facts, config, self._findings)
         if self._findable is None:
             return None

@@ -124,7 +124,9 @@ class CollectionRepair:
             # With both locks held the generation only changes when others quarantine a segment.
             quarantine(store, number, store.current_state().generation)
         with store.environment.read() as transaction:
-            return any(e.is_quarantined for e in store.read_segments(transaction).values())
+            return any(
+                e.is_quarantined or e.lost_parts for e in store.read_segments(transaction).values()
+            )
 
     def _remove_leftovers(self, store: Store) -> None:
         with store.environment.read() as transaction:

@@ -24,6 +24,7 @@ from vecdb.engine.maintenance.checking.graph import graph_faults, self_links
 from vecdb.engine.maintenance.checking.walk import BAD_VALUE, Facts, Rows, is_among
 from vecdb.engine.runtime.data_folder import COMPACTION_DRAFT
 from vecdb.engine.segments.lifecycle import GRAPH_LOCK
+from vecdb.engine.segments.parts import part_faults
 from vecdb.engine.segments.segment import Segment, SegmentDamagedError, padded_width
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.system.files import file_lock, names_in
@@ -63,6 +64,9 @@ def open_segments(
             findings.add("SEGMENT_LOST", what, NOTE, segment=number)
         if not entry.is_published:
             continue
+        for name in entry.lost_parts:
+            what = f"part {name} of segment {number} is to be rebuilt"
+            findings.add("SEGMENT_LOST", what, NOTE, segment=number)
         try:
             segment = Segment(folder / "segments" / str(number), number, collection_id, entry)
             _check_manifest(segment, entry, config)
@@ -87,7 +91,7 @@ def _check_manifest(segment: Segment, entry: SegmentEntry, config: CollectionCon
         "seq": segment.seq,
         "count": segment.count,
         "bytes": segment.file_bytes,
-        "kind": "flat" if segment.graph is None else "graph",
+        "kind": segment.kind,
     }
     recorded = entry.to_json()
     for name, value in manifest.items():
@@ -103,12 +107,16 @@ def _check_manifest(segment: Segment, entry: SegmentEntry, config: CollectionCon
         )
 
 
-def verify(segments: list[Segment]) -> list[Suspect]:
-    """Verify all checksums, which reads all bytes; return the segments with problems."""
+def verify(segments: list[Segment], metric: Metric) -> list[Suspect]:
+    """Compare every checksum, and parts with what they are derived from; reads all bytes."""
     suspects = []
     for segment in segments:
         try:
             segment.verify()
+            faults = [f"part {name}: {why}" for name, why in segment.damaged_parts.items()]
+            for fault in (*faults, *part_faults(segment.parts, metric)):
+                detail = f"segment {segment.number}: {fault}"
+                suspects.append(Suspect(segment.number, "SEGMENT_DAMAGED", detail))
         except _GONE as error:
             detail = f"segment {segment.number}: {error.filename} is missing"
             suspects.append(Suspect(segment.number, "SEGMENT_MISSING", detail))

@@ -1,0 +1,407 @@
+"""A new kind of segment part needs a line in the table: it is written, mapped, verified, checked,
+backed up, restored, lost and rebuilt as the others are."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import vecdb
+from tests.checking import checked, kinds_of
+from tests.model import Model, index_now, seal_now
+from vecdb.engine.segments import lifecycle, parts
+from vecdb.engine.segments.lifecycle import collect_garbage
+from vecdb.engine.segments.part_kind import PartData, PartFiles, PartKind, PartSource
+from vecdb.engine.segments.rebuilding import rebuild_parts
+from vecdb.engine.segments.row_arrays import VECTORS
+from vecdb.engine.segments.segment import Segment
+from vecdb.engine.store.segment_table import SegmentEntry, in_place
+from vecdb.engine.system.files import file_lock
+from vecdb.engine.testing import opened_of
+
+DIM = 8
+Norms = npt.NDArray[np.float32]
+
+
+class _Norms(PartKind[Norms]):
+    """The length of each vector, to stand for codes, columns and texts to come."""
+
+    name = "norms"
+    arrays = ("norm_values",)
+    needed = False
+
+    def write(self, value: Norms) -> PartData:
+        return PartData({"norm_values": value}, {"norms_max": float(value.max(initial=0))})
+
+    def read(self, files: PartFiles) -> Norms:
+        norms = files.arrays["norm_values"]
+        files.check(fit=norms.shape == (files.count,) and "norms_max" in files.manifest)
+        return norms
+
+    def derive(self, source: PartSource) -> Norms | None:
+        vectors = VECTORS.of(source.parts)
+        return None if vectors is None else np.linalg.norm(vectors, axis=1)
+
+    def faults(self, value: Norms, source: PartSource) -> list[str]:
+        expected = self.derive(source)
+        wrong = np.flatnonzero(value != expected)
+        return [f"{len(wrong)} norms are not those of their vectors"] if len(wrong) else []
+
+
+class _NeededNorms(_Norms):
+    needed = True
+
+
+NORMS, NEEDED = _Norms(), _NeededNorms()
+
+
+def register(patch: pytest.MonkeyPatch, kind: PartKind[Any]) -> None:
+    patch.setattr(parts, "PART_KINDS", (*parts.PART_KINDS, kind))
+
+
+@pytest.fixture
+def norms(monkeypatch: pytest.MonkeyPatch) -> PartKind[Norms]:
+    register(monkeypatch, NORMS)
+    return NORMS
+
+
+def vectors_of(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+
+
+class Filled:
+    """A folder with a graph of 200 rows, a flat segment of 60 and a memtable of 20."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = Model(DIM, "euclidean")
+        with vecdb.open(folder, indexer=False) as database:
+            docs = database.create_collection("docs", DIM, metric="euclidean")
+            self._upsert(docs, 0, 200)
+            seal_now(docs)
+            index_now(docs)
+            self._upsert(docs, 200, 60)
+            seal_now(docs)
+            self._upsert(docs, 260, 20)
+            gone = ["id-3", "id-210", "id-270"]
+            docs.delete(gone)
+            self.model.delete(gone)
+
+    def _upsert(self, docs: Any, first: int, count: int) -> None:
+        ids = [f"id-{i}" for i in range(first, first + count)]
+        vectors = vectors_of(first, count)
+        docs.upsert(ids, vectors)
+        self.model.upsert(ids, vectors, None)
+
+    def check(self, docs: Any) -> None:
+        """The rows are all there, and every search finds them."""
+        self.model.check_records(docs.get(list(self.model.rows)), list(self.model.rows))
+        for query in vectors_of(9, 3):
+            hits = docs.search(query, k=300, exact=True)
+            self.model.check_hits(hits, query, 300, exact=True)
+            self.model.check_hits(docs.search(query, k=20), query, 20, exact=False)
+
+
+@pytest.fixture
+def filled(norms: PartKind[Norms], tmp_path: Path) -> Filled:
+    return Filled(tmp_path / "data")
+
+
+@pytest.fixture
+def docs(filled: Filled) -> Iterator[Any]:
+    with vecdb.open(filled.folder, indexer=False) as database:
+        yield database.collection("docs")
+
+
+def entries_of(docs: Any) -> list[tuple[int, SegmentEntry]]:
+    store = opened_of(docs).store
+    with store.environment.read() as transaction:
+        return in_place(store.read_segments(transaction))
+
+
+def segments_of(docs: Any) -> list[Segment]:
+    found = [s.segment for s in opened_of(docs).snapshots.snapshot().segments]
+    return [segment for segment in found if segment is not None]
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of the dummy part in a data folder, those of the graph segment first."""
+    return sorted(folder.glob("collections/*/segments/*/norm_values.npy"))
+
+
+def change_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {"removed": Path.unlink, "cut": lambda path: path.write_bytes(b""), "bit": change_a_byte}
+
+
+def rebuild_now(docs: Any) -> bool:
+    """What the indexer does for lost parts, without the merges that it does before."""
+    opened = opened_of(docs)
+    with file_lock(opened.folder / "graph.lock", wait=True):
+        done = rebuild_parts(opened.store, opened.folder / "segments", opened.id, lambda: False)
+        collect_garbage(opened.store, opened.folder / "segments")
+    return done
+
+
+def verify_all(docs: Any) -> None:
+    while not opened_of(docs).snapshots.verify(lambda: None):
+        pass
+
+
+def check_whole(docs: Any) -> None:
+    """Every segment in place has the part, with the right values."""
+    verify_all(docs)
+    assert len(segments_of(docs)) == len(entries_of(docs)) > 0
+    for segment in segments_of(docs):
+        found = segment.part(NORMS)
+        assert found is not None
+        np.testing.assert_array_equal(found, np.linalg.norm(segment.content.vectors, axis=1))
+    assert {e.lost_parts for _, e in entries_of(docs)} == {()}
+
+
+# ------------------------------------------------------------------------------ written and mapped
+
+
+def test_part_is_written_with_every_segment_and_mapped(filled: Filled, docs: Any) -> None:
+    assert [entry.kind for _, entry in entries_of(docs)] == ["graph", "flat"]
+    check_whole(docs)
+    filled.check(docs)
+    for segment in segments_of(docs):
+        manifest = json.loads((segment.folder / "manifest.json").read_bytes())
+        assert manifest["optional"] == {"norms": ["norm_values"]}
+        assert manifest["norms_max"] == float(segment.part(NORMS).max())
+        named = {"manifest.json", *(f"{name}.npy" for name in manifest["arrays"])}
+        assert {path.name for path in segment.folder.iterdir()} == named
+        assert segment.file_bytes == sum(p.stat().st_size for p in segment.folder.iterdir())
+    index_now(docs)
+    assert [entry.kind for _, entry in entries_of(docs)] == ["graph"]
+    check_whole(docs)
+    assert len(files_of(filled.folder)) == 1  # Those of the replaced segments are collected.
+
+
+def test_manifest_without_new_parts_names_none(tmp_path: Path) -> None:
+    Filled(tmp_path / "data")
+    for path in (tmp_path / "data").glob("collections/*/segments/*/manifest.json"):
+        manifest = json.loads(path.read_bytes())
+        assert "optional" not in manifest
+        assert list(manifest)[:11] == [
+            "format", "collection", "number", "kind", "metric", "first_row", "end_row", "seq",
+            "count", "width", "arrays",
+        ]  # fmt: skip
+        flat = ["vectors", "rows", "id_offsets", "id_bytes"]
+        graph = ["links", "upper_offsets", "upper_links"]
+        with_graph = manifest["kind"] == "graph"
+        assert list(manifest["arrays"]) == flat + graph * with_graph
+        assert list(manifest)[11:] == ["entry", "top_level"] * with_graph
+
+
+def test_names_of_kinds_arrays_and_fields_are_unique(filled: Filled, docs: Any) -> None:
+    names = [kind.name for kind in parts.PART_KINDS]
+    arrays = [name for kind in parts.PART_KINDS for name in kind.arrays]
+    assert len(set(names)) == len(names) and len(set(arrays)) == len(arrays)
+    segment = segments_of(docs)[0]
+    fields = [
+        field
+        for kind in parts.PART_KINDS
+        for field in kind.write(kind.of(segment.parts)).fields
+    ]  # fmt: skip
+    assert len(set(fields)) == len(fields)
+
+
+# ------------------------------------------------------------------------------- lost and rebuilt
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_optional_part_damaged_is_noticed_done_without_and_rebuilt(
+    filled: Filled, how: str
+) -> None:
+    for path in files_of(filled.folder):
+        DAMAGES[how](path)
+    with vecdb.open(filled.folder, indexer=False) as database:
+        docs = database.collection("docs")
+        before = entries_of(docs)
+        verify_all(docs)
+        assert [s.part(NORMS) for s in segments_of(docs)] == [None, None]
+        entries = entries_of(docs)
+        assert [e.lost_parts for _, e in entries] == [("norms",)] * 2
+        # The segments still serve their rows, and count as verified.
+        assert [(n, e.state) for n, e in entries] == [(n, "published") for n, _ in before]
+        filled.check(docs)
+        assert docs.search(vectors_of(1, 1)[0], k=1).info.verified
+        assert rebuild_now(docs)
+        assert [e.kind for _, e in entries_of(docs)] == ["graph", "flat"]
+        check_whole(docs)
+        filled.check(docs)
+        assert len(files_of(filled.folder)) == 2
+    assert checked(filled.folder)[0] == []
+
+
+def test_optional_part_lost_wakes_the_indexer(filled: Filled) -> None:
+    files_of(filled.folder)[0].unlink()
+    with vecdb.open(filled.folder, indexer=False) as database:
+        woken = threading.Event()
+        docs = database.collection("docs")
+        snapshots = opened_of(docs).snapshots
+        snapshots._on_work = woken.set
+        docs.search(vectors_of(1, 1)[0], k=1)
+        docs.upsert(["id-new"], vectors_of(1, 1))
+        docs.search(vectors_of(1, 1)[0], k=1)
+        assert woken.is_set()
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_needed_part_damaged_quarantines_the_segment_until_it_is_rebuilt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    register(monkeypatch, NEEDED)
+    filled = Filled(tmp_path / "data")
+    manifest = files_of(filled.folder)[0].parent / "manifest.json"
+    assert "optional" not in json.loads(manifest.read_bytes())
+    DAMAGES[how](files_of(filled.folder)[0])
+    with vecdb.open(filled.folder, indexer=False) as database:
+        docs = database.collection("docs")
+        verify_all(docs)
+        assert [e.state for _, e in entries_of(docs)] == ["lost", "published"]
+        filled.check(docs)
+        index_now(docs)
+        check_whole(docs)
+        filled.check(docs)
+    assert checked(filled.folder)[0] == []
+
+
+def test_rebuilding_waits_for_a_flush_that_has_reserved_the_rows(filled: Filled) -> None:
+    files_of(filled.folder)[1].unlink()
+    with vecdb.open(filled.folder, indexer=False) as database:
+        docs = database.collection("docs")
+        verify_all(docs)
+        store = opened_of(docs).store
+        taken = lifecycle.reserve(store, lifecycle.FLUSH_LOCK, 200, 260)
+        assert taken is not None
+        assert not rebuild_now(docs)
+        assert [e.lost_parts for _, e in entries_of(docs)] == [(), ("norms",)]
+        segments = opened_of(docs).folder / "segments"
+        lifecycle.discard_reservations(store, segments, lifecycle.FLUSH_LOCK)
+        assert rebuild_now(docs)
+        check_whole(docs)
+
+
+# --------------------------------------------------------------------------------------- checking
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_check_finds_a_damaged_part_and_repair_rebuilds_it(filled: Filled, how: str) -> None:
+    assert checked(filled.folder)[0] == []
+    DAMAGES[how](files_of(filled.folder)[0])
+    problems, _ = checked(filled.folder)
+    assert [(p.kind, "part norms" in p.detail) for p in problems] == [("SEGMENT_DAMAGED", True)]
+    # A process that does not know the kind compares its checksums too.
+    report = vecdb.check(filled.folder)
+    assert [(p.kind, "part norms" in p.detail) for p in report.problems] == [
+        ("SEGMENT_DAMAGED", True)
+    ]
+    assert all(p.repaired for p in vecdb.check(filled.folder, repair=True).problems)
+    assert checked(filled.folder)[0] == []
+
+
+def test_check_finds_values_that_contradict_other_parts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Wrong(_Norms):
+        def derive(self, source: PartSource) -> Norms | None:
+            return super().derive(source) + 1  # type: ignore[operator]
+
+    with monkeypatch.context() as patch:
+        register(patch, Wrong())
+        filled = Filled(tmp_path / "data")
+    register(monkeypatch, NORMS)
+    problems, _ = checked(filled.folder)
+    assert kinds_of(problems) == {"SEGMENT_DAMAGED"} and len(problems) == 2
+    assert all("norms are not those of their vectors" in p.detail for p in problems)
+
+
+def test_check_notes_a_part_that_is_to_be_rebuilt(filled: Filled) -> None:
+    files_of(filled.folder)[0].unlink()
+    with vecdb.open(filled.folder, indexer=False) as database:
+        verify_all(database.collection("docs"))
+    problems, _ = checked(filled.folder)
+    assert [(p.kind, p.severity) for p in problems] == [("SEGMENT_LOST", "note")]
+    assert "part norms of segment" in problems[0].detail
+
+
+# ------------------------------------------------------------------ backups, compaction, strangers
+
+
+def test_part_is_backed_up_and_restored(filled: Filled, tmp_path: Path) -> None:
+    with vecdb.open(filled.folder, indexer=False) as database:
+        database.backup(tmp_path / "backup")
+    vecdb.restore(tmp_path / "backup", tmp_path / "restored")
+    before, after = files_of(filled.folder), files_of(tmp_path / "restored")
+    assert [p.read_bytes() for p in after] == [p.read_bytes() for p in before] and len(after) == 2
+    assert checked(tmp_path / "restored")[0] == []
+    with vecdb.open(tmp_path / "restored", indexer=False) as database:
+        check_whole(database.collection("docs"))
+        filled.check(database.collection("docs"))
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_backup_of_a_damaged_optional_part_keeps_the_segment(
+    filled: Filled, tmp_path: Path, how: str
+) -> None:
+    DAMAGES[how](files_of(filled.folder)[0])
+    with vecdb.open(filled.folder, indexer=False) as database:
+        database.backup(tmp_path / "backup")
+    vecdb.restore(tmp_path / "backup", tmp_path / "restored")
+    with vecdb.open(tmp_path / "restored", indexer=False) as database:
+        docs = database.collection("docs")
+        assert [(e.state, e.lost_parts) for _, e in entries_of(docs)] == [
+            ("published", ("norms",)), ("published", ()),
+        ]  # fmt: skip
+        filled.check(docs)
+        index_now(docs)
+        check_whole(docs)
+
+
+def test_part_survives_compaction(filled: Filled) -> None:
+    files_of(filled.folder)[0].unlink()
+    with vecdb.open(filled.folder, indexer=False) as database:
+        verify_all(database.collection("docs"))
+    vecdb.compact(filled.folder)
+    with vecdb.open(filled.folder, indexer=False) as database:
+        docs = database.collection("docs")
+        filled.check(docs)
+        index_now(docs)
+        check_whole(docs)
+
+
+def test_version_without_the_kind_serves_verifies_and_leaves_the_part(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        register(patch, NORMS)
+        filled = Filled(tmp_path / "data")
+    change_a_byte(files_of(filled.folder)[0])
+    with vecdb.open(filled.folder, indexer=False) as database:
+        docs = database.collection("docs")
+        verify_all(docs)
+        filled.check(docs)
+        assert [e.lost_parts for _, e in entries_of(docs)] == [("norms",), ()]
+        # Only a version that knows the kind can derive it again.
+        numbers = [n for n, _ in entries_of(docs)]
+        assert rebuild_now(docs)
+        assert [n for n, _ in entries_of(docs)] == numbers
+    register(monkeypatch, NORMS)
+    with vecdb.open(filled.folder, indexer=False) as database:
+        docs = database.collection("docs")
+        assert rebuild_now(docs)
+        check_whole(docs)

@@ -1,0 +1,74 @@
+"""Writing segments that have lost an optional part again, with all parts that can be derived.
+
+Files of a published segment never change, so the segment is written under a new number and replaces
+the old one, as any other segment does. Rows and graph are copied, deleted rows included; what is
+derived from them is derived again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vecdb.engine.segments.flushing import intact_segment
+from vecdb.engine.segments.lifecycle import GRAPH_LOCK, publish, reserve
+from vecdb.engine.segments.parts import derivable
+from vecdb.engine.segments.segment import write_segment
+from vecdb.engine.store.segment_table import SegmentEntry, in_place
+from vecdb.engine.store.store import Store
+from vecdb.engine.system.failpoints import failpoint
+
+__all__ = ["rebuild_parts"]
+
+
+def rebuild_parts(
+    store: Store, segments: Path, collection_id: str, should_stop: Callable[[], bool]
+) -> bool:
+    """Write the published segments again that have lost parts; ``graph.lock`` must be held.
+
+    Args:
+        should_stop: asked before each segment.
+
+    Returns:
+        False if some were left: a flush has reserved their rows, or it was to stop.
+    """
+    with store.environment.read() as transaction:
+        entries = store.read_segments(transaction)
+    complete = True
+    for number, entry in in_place(entries):
+        # A part of a kind that this version does not know stays lost.
+        if entry.is_published and derivable(entry.lost_parts):
+            done = not should_stop() and _rebuild(store, segments, collection_id, number, entry)
+            complete = complete and done
+    return complete
+
+
+def _rebuild(
+    store: Store, segments: Path, collection_id: str, number: int, entry: SegmentEntry
+) -> bool:
+    segment = intact_segment(store, segments, collection_id, number, entry)
+    if segment is None:
+        return True  # Quarantined or replaced: either way it will be written as a whole.
+    taken = reserve(
+        store,
+        GRAPH_LOCK,
+        entry.first_row,
+        entry.end_row,
+        replacing=[number],
+        keep_tombstones=True,
+    )
+    if taken is None:
+        return False
+    failpoint("parts.claimed")
+    new = write_segment(
+        segments / str(taken.number),
+        number=taken.number,
+        collection_id=collection_id,
+        metric=store.config.metric,
+        first_row=taken.first_row,
+        end_row=taken.end_row,
+        seq=segment.seq,
+        content=segment.content,
+        graph=segment.graph,
+    )
+    return publish(store, taken, new)

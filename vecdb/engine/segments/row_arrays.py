@@ -1,0 +1,186 @@
+"""Rows in the form of a segment, and the two parts that hold them.
+
+vectors.npy         float32 (n, width): dim padded with zeros to a multiple of 16, unit length
+                    under cosine
+rows.npy            int64 (n,), ascending row numbers
+id_offsets.npy      int64 (n + 1,): the id of node i is
+id_bytes.npy        uint8: id_bytes[id_offsets[i]:id_offsets[i + 1]]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.segments.array_files import SegmentDamagedError
+from vecdb.engine.segments.part_kind import PartData, PartFiles, PartKind
+from vecdb.reasons import Reason
+
+__all__ = ["ROW_IDS", "VECTORS", "RowArrays", "RowIds"]
+
+_GATHERED_IDS_MIN: Final = 64
+"""From this many ids on, decoding them in one piece is faster than one by one."""
+
+
+@dataclass(frozen=True)
+class RowIds:
+    """Row numbers and ids; the module docstring describes the arrays."""
+
+    rows: npt.NDArray[np.int64]
+    id_offsets: npt.NDArray[np.int64]
+    id_bytes: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class RowArrays:
+    """Vectors, row numbers and ids; the module docstring describes the arrays."""
+
+    vectors: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.int64]
+    id_offsets: npt.NDArray[np.int64]
+    id_bytes: npt.NDArray[np.uint8]
+
+    @staticmethod
+    def joined(parts: Sequence[RowArrays], width: int) -> RowArrays:
+        """Return copies of parts, one after the other; ``width`` counts if there are none."""
+        if not parts:
+            return RowArrays(
+                np.zeros((0, width), np.float32),
+                np.zeros(0, np.int64),
+                np.zeros(1, np.int64),
+                np.zeros(0, np.uint8),
+            )
+        starts = np.cumsum([0] + [int(part.id_offsets[-1]) for part in parts])
+        offsets = [part.id_offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
+        return RowArrays(
+            np.concatenate([part.vectors for part in parts]),
+            np.concatenate([part.rows for part in parts]),
+            np.concatenate([*offsets, starts[-1:]]),
+            np.concatenate([part.id_bytes for part in parts]),
+        )
+
+    @staticmethod
+    def of_parts(parts: Mapping[str, Any], folder: Path) -> RowArrays:
+        """Return the rows in the parts of a segment.
+
+        Raises:
+            SegmentDamagedError: a part is not there.
+        """
+        vectors, ids = VECTORS.of(parts), ROW_IDS.of(parts)
+        if vectors is None or ids is None:
+            raise SegmentDamagedError(
+                f"{folder}: expected the parts {VECTORS.name} and {ROW_IDS.name}, got "
+                f"{', '.join(sorted(parts)) or 'none'}",
+                Reason.SEGMENT,
+            )
+        return RowArrays(vectors, ids.rows, ids.id_offsets, ids.id_bytes)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The parts of a segment of these rows, by name."""
+        ids = RowIds(self.rows, self.id_offsets, self.id_bytes)
+        return {VECTORS.name: self.vectors, ROW_IDS.name: ids}
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays in bytes."""
+        arrays = (self.vectors, self.rows, self.id_offsets, self.id_bytes)
+        return sum(array.nbytes for array in arrays)
+
+    def ids_of(self, nodes: npt.NDArray[np.int64]) -> list[str]:
+        """Return the ids of nodes.
+
+        Raises:
+            SegmentDamagedError: the offsets or the bytes of an id are damaged.
+        """
+        starts, ends = self.id_offsets.take(nodes), self.id_offsets[1:].take(nodes)
+        try:
+            return self._texts(starts, ends)
+        except UnicodeDecodeError as error:
+            raise SegmentDamagedError(
+                f"an id is not UTF-8 text ({error})", Reason.SEGMENT
+            ) from error
+
+    def _texts(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> list[str]:
+        size = len(self.id_bytes)
+        if len(starts) < _GATHERED_IDS_MIN:
+            text = memoryview(self.id_bytes)  # type: ignore[arg-type]
+            pairs = list(zip(starts.tolist(), ends.tolist(), strict=True))
+            for start, end in pairs:
+                if not 0 <= start <= end <= size:
+                    raise _offsets_damaged(start, end, size)
+            return [str(text[start:end], "utf-8") for start, end in pairs]
+        wrong = np.flatnonzero((starts < 0) | (starts > ends) | (ends > size))
+        if len(wrong):
+            raise _offsets_damaged(int(starts[wrong[0]]), int(ends[wrong[0]]), size)
+        # Decoding all ids in one piece and slicing the text is faster. If they are not all ASCII,
+        # offsets of bytes are not offsets of characters, so each slice is decoded.
+        lengths = ends - starts
+        cuts = np.cumsum(lengths)
+        source = np.arange(cuts[-1]) + np.repeat(starts - (cuts - lengths), lengths)
+        joined = self.id_bytes[source].tobytes()
+        edges = [0, *cuts.tolist()]
+        if joined.isascii():
+            whole = joined.decode()
+            return [whole[start:end] for start, end in pairwise(edges)]
+        return [joined[start:end].decode() for start, end in pairwise(edges)]
+
+    def without(self, deleted: npt.NDArray[np.int64]) -> RowArrays:
+        """Return the rows that are not in ``deleted`` (ascending); itself if all remain."""
+        gone = np.isin(self.rows, deleted, assume_unique=True)
+        if not gone.any():
+            return self
+        kept = np.flatnonzero(~gone)
+        lengths = np.diff(self.id_offsets)
+        return RowArrays(
+            self.vectors[kept],
+            self.rows[kept],
+            np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[kept])]),
+            self.id_bytes[np.repeat(~gone, lengths)],
+        )
+
+
+def _offsets_damaged(start: int, end: int, size: int) -> SegmentDamagedError:
+    return SegmentDamagedError(
+        f"expected an id within {size} bytes, got offsets {start} to {end}: they are damaged",
+        Reason.SEGMENT,
+    )
+
+
+class _VectorsPart(PartKind[npt.NDArray[np.float32]]):
+    name = "vectors"
+    arrays = ("vectors",)
+
+    def write(self, value: npt.NDArray[np.float32]) -> PartData:
+        return PartData({"vectors": value})
+
+    def read(self, files: PartFiles) -> npt.NDArray[np.float32]:
+        vectors = files.arrays["vectors"]
+        files.check(fit=vectors.shape == (files.count, files.width))
+        return vectors
+
+
+class _RowIdsPart(PartKind[RowIds]):
+    name = "ids"
+    arrays = ("rows", "id_offsets", "id_bytes")
+
+    def write(self, value: RowIds) -> PartData:
+        return PartData(
+            {"rows": value.rows, "id_offsets": value.id_offsets, "id_bytes": value.id_bytes}
+        )
+
+    def read(self, files: PartFiles) -> RowIds:
+        ids = RowIds(**{name: files.arrays[name] for name in self.arrays})
+        n = files.count
+        files.check(fit=ids.rows.shape == (n,) and ids.id_offsets.shape == (n + 1,))
+        return ids
+
+
+VECTORS = _VectorsPart()
+ROW_IDS = _RowIdsPart()
