@@ -161,7 +161,7 @@ def test_nothing_is_overwritten_unless_told(database: Any, tmp_path: Path) -> No
     docs.export_faiss(path, flat=True, overwrite=True)
     assert faiss.read_index(str(path)).ntotal == 2
     assert left_in(tmp_path) == {"x.faiss", "x.faiss.meta.parquet"}
-    with pytest.raises(vecdb.NotFoundError, match="no folder"):
+    with pytest.raises(vecdb.NotFoundError, match="not a folder"):
         docs.export_faiss(tmp_path / "none" / "x.faiss")
 
 
