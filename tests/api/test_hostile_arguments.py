@@ -334,7 +334,7 @@ def test_unknown_options_are_refused_with_those_spelled_like_them(tmp_path: Path
         (lambda: vecdb.open(tmp_path, indexr=False), "no option 'indexr'; did you mean indexer"),
         (lambda: vecdb.open(tmp_path, nonsense=1), "options: backlog_bytes_max, .*view_bytes_max"),
         (lambda: vecdb.connect(timeout=3), "no option 'timeout'; did you mean timeout_s"),
-        (lambda: vecdb.connect("h:1", nonsense=1), "no option 'nonsense'; there are timeout_s"),
+        (lambda: vecdb.connect("h:1", nonsense=1), "no option 'nonsense'; options: timeout_s"),
     ):
         with pytest.raises(vecdb.InvalidArgumentError, match=said) as caught:
             call()
