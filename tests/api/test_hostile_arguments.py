@@ -335,9 +335,9 @@ def test_options_of_open_are_refused_by_name(tmp_path: Path, option: str) -> Non
 def test_unknown_option_is_refused_with_similar_names(tmp_path: Path) -> None:
     for call, said in (
         (lambda: vecdb.open(tmp_path, indexr=False), "no option 'indexr'; did you mean indexer"),
-        (lambda: vecdb.open(tmp_path, nonsense=1), "there are backlog_bytes_max, .*view_bytes_max"),
+        (lambda: vecdb.open(tmp_path, nonsense=1), "options: backlog_bytes_max, .*view_bytes_max"),
         (lambda: vecdb.connect(timeout=3), "no option 'timeout'; did you mean timeout_s"),
-        (lambda: vecdb.connect("h:1", nonsense=1), "no option 'nonsense'; there are timeout_s"),
+        (lambda: vecdb.connect("h:1", nonsense=1), "no option 'nonsense'; options: timeout_s"),
     ):
         with pytest.raises(vecdb.InvalidArgumentError, match=said) as caught:
             call()

@@ -162,7 +162,7 @@ def test_existing_file_is_kept_without_overwrite(database: Any, tmp_path: Path) 
     docs.export_faiss(path, flat=True, overwrite=True)
     assert faiss.read_index(str(path)).ntotal == 2
     assert left_in(tmp_path) == {"x.faiss", "x.faiss.meta.parquet"}
-    with pytest.raises(vecdb.NotFoundError, match="no folder"):
+    with pytest.raises(vecdb.NotFoundError, match="not a folder"):
         docs.export_faiss(tmp_path / "none" / "x.faiss")
 
 

@@ -266,7 +266,7 @@ def test_transfer_that_differs_from_its_announcement_writes_nothing(
         ((begin, wire.ImportRequest()), "BAD_TRANSFER", "got None"),
         ((whole, end), "BAD_TRANSFER", "must be begin, got chunk"),
         ((), "BAD_TRANSFER", "must be begin, got None"),
-        ((sender.begin(side_bytes=3), whole, side, end), "TRANSFER_DAMAGED", "the side file"),
+        ((sender.begin(side_bytes=3), whole, side, end), "TRANSFER_DAMAGED", "the sidecar"),
         ((sender.begin(collection="a b"),), "BAD_NAME", ""),
         ((sender.begin(kind=9),), "BAD_FORMAT", "got 9"),
         ((sender.begin(metric=9),), "BAD_METRIC", "got 9"),
