@@ -22,9 +22,9 @@ import vecdb
 from tests.store.test_full_disk import disk, resize, use_up
 from vecdb import export_files, limits
 from vecdb.engine.hnsw import repair
-from vecdb.engine.interchange.export import lease, merge_process
+from vecdb.engine.interchange.export import lease
 from vecdb.engine.segments.segment import Segment
-from vecdb.engine.system import failpoints
+from vecdb.engine.system import child_task, failpoints
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.testing import opened_of
 from vecdb.export_files import NewFile
@@ -68,13 +68,13 @@ def check_goes_on(docs: Any, target: Path, n: int = N, *, flat: bool = False) ->
 def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The child processes that merge, in the order in which they are started."""
     started: list[Any] = []
-    real = merge_process._start
+    real = child_task.start_child
 
-    def start(*arguments: Any) -> Any:
-        started.append(real(*arguments))
+    def start(*arguments: Any, **named: Any) -> Any:
+        started.append(real(*arguments, **named))
         return started[-1]
 
-    monkeypatch.setattr(merge_process, "_start", start)
+    monkeypatch.setattr(child_task, "start_child", start)
     return started
 
 

@@ -3,6 +3,7 @@
 atomic_folder   a folder that appears complete or not at all
 call_memory     the memory budget of concurrent calls
 child_process   starting a module of vecdb as a child process
+child_task      one job in a child process, with lines of JSON for answers
 deadline        the deadline and the cancellation of a call
 failpoints      places where tests kill the process or make an operation fail
 files           durable writes, checksums, file locks
@@ -53,6 +54,7 @@ __all__ = [
     "atomic_folder",
     "call_memory",
     "child_process",
+    "child_task",
     "deadline",
     "failpoints",
     "files",

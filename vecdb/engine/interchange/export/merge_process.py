@@ -9,23 +9,17 @@ holds ``graph.lock``.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import queue
 import shutil
-import subprocess
-import threading
-from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from vecdb import errors
 from vecdb.engine.segments.lifecycle import remove_drafts
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store.segment_table import SegmentEntry
-from vecdb.engine.system.child_process import start_child
+from vecdb.engine.system.child_task import ChildTask, raise_error
 from vecdb.engine.system.files import file_lock
-from vecdb.errors import UnavailableError, VecdbError
+from vecdb.errors import UnavailableError
 from vecdb.reasons import Reason
 
 if TYPE_CHECKING:
@@ -35,10 +29,6 @@ if TYPE_CHECKING:
     from vecdb.engine.system.deadline import Deadline
 
 __all__ = ["Merged", "run_merge"]
-
-_POLL_S: Final = 0.05
-_END_S: Final = 5.0
-"""Time limit for a child to end after it has closed its output."""
 
 
 @dataclass(frozen=True)
@@ -61,31 +51,26 @@ def run_merge(
         VecdbError: the child's error; UnavailableError (EXPORT_ENDED) if the child ended without
             an answer.
     """
-    child = _start(runtime, opened)
-    answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-    output: deque[str] = deque(maxlen=20)
-    reader = threading.Thread(
-        target=_listen, args=(child, answers, output), name="vecdb-export-reader", daemon=True
-    )
-    reader.start()
+    options = runtime.options
+    arguments = [
+        os.fspath(runtime.path),
+        opened.id,
+        f"--threads={options.threads}",
+        f"--map-bytes={options.map_bytes}",
+    ]
+
+    def check() -> None:
+        deadline.check()
+        runtime.check_usable()
+        lease.renew()
+
     try:
-        while True:
-            deadline.check()
-            runtime.check_usable()
-            lease.renew()
-            with contextlib.suppress(queue.Empty):
-                answer = answers.get(timeout=_POLL_S)
-                break
-        if answer is None:
-            raise _ended(opened, child, output)
-        return _take_over(opened, lease, answer)
+        with ChildTask("vecdb.engine.interchange.export.merge", *arguments) as child:
+            answer = next(child.answers(check), None)
+            if answer is None:
+                raise _ended(opened, child)
+            return _take_over(opened, lease, answer)
     finally:
-        child.kill()
-        child.wait()
-        reader.join()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close()
         _clean_up(opened)
 
 
@@ -98,50 +83,18 @@ def _clean_up(opened: OpenCollection) -> None:
                     remove_drafts(opened.folder)
 
 
-def _start(runtime: Runtime, opened: OpenCollection) -> subprocess.Popen[str]:
-    options = runtime.options
-    return start_child(
-        "vecdb.engine.interchange.export.merge",
-        os.fspath(runtime.path),
-        opened.id,
-        f"--threads={options.threads}",
-        f"--map-bytes={options.map_bytes}",
-        own_session=True,
-    )
-
-
-def _listen(
-    child: subprocess.Popen[str],
-    answers: queue.SimpleQueue[dict[str, Any] | None],
-    output: deque[str],
-) -> None:
-    """Queue the child's answers, and None at the end of its output; keep other lines."""
-    assert child.stdout is not None
-    for line in child.stdout:
-        try:
-            answers.put(dict(json.loads(line)))
-        except (ValueError, TypeError):
-            output.append(line.strip())
-    answers.put(None)
-
-
-def _ended(
-    opened: OpenCollection, child: subprocess.Popen[str], output: deque[str]
-) -> UnavailableError:
+def _ended(opened: OpenCollection, child: ChildTask) -> UnavailableError:
     opened.store.current_state()  # If the collection was dropped, this raises DROPPED instead.
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(_END_S)
-    status, last = child.returncode, output[-1] if output else "no output"
-    how = f"was killed by signal {-status}" if status and status < 0 else f"ended with {status}"
+    status, output = child.ended()
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
     return UnavailableError(
-        f"the process that merges for an export {how} ({last}); try again", Reason.EXPORT_ENDED
+        f"the process that merges for an export {how} ({output}); try again", Reason.EXPORT_ENDED
     )
 
 
 def _take_over(opened: OpenCollection, lease: ExportLease, answer: dict[str, Any]) -> Merged:
     if "error" in answer:
-        kind: type[VecdbError] = getattr(errors, answer["error"], errors.DataLossError)
-        raise kind(answer["message"], answer["reason"])
+        raise_error(answer)
     merged = answer["merged"]
     folder = opened.folder / merged["draft"]
     try:

@@ -6,29 +6,24 @@ The child ends at the end of its stdin, which also comes when this process is ki
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import threading
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from vecdb import checks, errors
+from vecdb import checks
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.system.atomic_folder import remove_stale
-from vecdb.engine.system.child_process import start_child
+from vecdb.engine.system.child_task import ChildTask, raise_error
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.files import os_errors_translated
-from vecdb.errors import DataLossError, InvalidArgumentError, UnavailableError, VecdbError
+from vecdb.errors import DataLossError, InvalidArgumentError, UnavailableError
 from vecdb.reasons import Reason
 from vecdb.types import BackupReport
 
 __all__ = ["back_up", "run_backup"]
 
-_POLL_S: Final = 0.05
 _MEMORY_FAULTS: Final = (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT)
 
 
@@ -71,61 +66,33 @@ def run_backup(
         VecdbError: the child's error. DataLossError (LMDB_CORRUPTED) if LMDB crashed in it,
             UnavailableError (BACKUP_ENDED) if it ended without a report.
     """
-    child = _start(root, target, include_segments)
-    lines: deque[str] = deque(maxlen=20)
-    reader = threading.Thread(
-        target=_listen, args=(child, lines), name="vecdb-backup-reader", daemon=True
-    )
-    reader.start()
-    try:
-        while reader.is_alive():
-            check()
-            reader.join(_POLL_S)
-        return _report(lines, child.wait())
-    except BaseException:
-        child.kill()
-        child.wait()
-        with contextlib.suppress(OSError):
-            remove_stale(target)
-        raise
-    finally:
-        reader.join()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close()
-
-
-def _start(root: Path, target: Path, include_segments: bool) -> subprocess.Popen[str]:
     options = [] if include_segments else ["--no-segments"]
-    paths = os.fspath(root), os.fspath(target)
-    module = "vecdb.engine.maintenance.backup.backup"
-    return start_child(module, *options, "--", *paths, own_session=True)
+    arguments = [*options, "--", os.fspath(root), os.fspath(target)]
+    with ChildTask("vecdb.engine.maintenance.backup.backup", *arguments) as child:
+        try:
+            answers = list(child.answers(check))
+            return _report(child, answers[-1] if answers else None)
+        except BaseException:
+            child.kill()
+            with contextlib.suppress(OSError):
+                remove_stale(target)
+            raise
 
 
-def _listen(child: subprocess.Popen[str], lines: deque[str]) -> None:
-    assert child.stdout is not None
-    for line in child.stdout:
-        lines.append(line.strip())
-
-
-def _report(lines: deque[str], status: int) -> BackupReport:
-    """Return the report of the child's last line, or raise its error or the reason of its end."""
-    answer: dict[str, Any] = {}
-    with contextlib.suppress(ValueError, IndexError):
-        answer = json.loads(lines[-1])
-    if "report" in answer:
+def _report(child: ChildTask, answer: dict[str, Any] | None) -> BackupReport:
+    """Return the report of the child's last answer, or raise its error or the reason of its end."""
+    if answer is not None and "report" in answer:
         return BackupReport(**answer["report"])
-    if "error" in answer:
-        kind: type[VecdbError] = getattr(errors, answer["error"], errors.DataLossError)
-        raise kind(answer["message"], answer["reason"])
-    output_tail = lines[-1] if lines else "no output"
+    if answer is not None and "error" in answer:
+        raise_error(answer)
+    status, output = child.ended()
     if status in _MEMORY_FAULTS:
         raise DataLossError(
             f"LMDB crashed while copying a store (status {status}), so the store's file is damaged "
-            f"({output_tail}); run vecdb check",
+            f"({output}); run vecdb check",
             Reason.LMDB_CORRUPTED,
         )
     raise UnavailableError(
-        f"the process that writes the backup ended with status {status}: {output_tail}",
+        f"the process that writes the backup ended with status {status}: {output}",
         Reason.BACKUP_ENDED,
     )

@@ -7,13 +7,10 @@ at the end of its stdin, which also comes when this process is killed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +20,7 @@ from vecdb.checking import ERROR, NOTE, WARNING, CheckedCollection, CheckReport,
 from vecdb.engine.maintenance.checking.catalog import check_format
 from vecdb.engine.runtime.catalog_loss import catalog_fault, has_bytes, stores_on_disk
 from vecdb.engine.runtime.data_folder import MANIFEST_NAME
-from vecdb.engine.system.child_process import start_child
+from vecdb.engine.system.child_task import ChildTask
 from vecdb.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -36,7 +33,6 @@ from vecdb.row_names import shown
 
 __all__ = ["check"]
 
-_OUTPUT_TAIL: Final = 20
 _CRASHES: Final = tuple(
     -number
     for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
@@ -145,8 +141,10 @@ class _Round:
             waiting: [name, id, entry] each; None: the catalogue and all collections in it.
         """
         at: str | None = None
-        for event in _Child("vecdb.engine.maintenance.checking.check", self._root).events(
-            {**self._options, "collections": waiting}
+        for event in _events(
+            "vecdb.engine.maintenance.checking.check",
+            self._root,
+            {**self._options, "collections": waiting},
         ):
             kind = event["event"]
             if kind == "problem":
@@ -210,8 +208,8 @@ def _repair(root: Path, found: _Round, progress: Callable[[str], None]) -> None:
         kinds = []
     while True:
         at, name = None, ""
-        for event in _Child("vecdb.engine.maintenance.checking.repair", root).events(
-            {"kinds": kinds, "collections": jobs}
+        for event in _events(
+            "vecdb.engine.maintenance.checking.repair", root, {"kinds": kinds, "collections": jobs}
         ):
             if event["event"] == "begin":
                 at, name = event["id"], event.get("name", "the folder")
@@ -240,52 +238,22 @@ def _compared(before: list[Problem], after: list[Problem]) -> list[Problem]:
     return after + gone
 
 
-class _Child:
-    """A process that gets one line of JSON and answers with lines of JSON."""
+def _events(module: str, root: Path, job: Job) -> Iterator[Job]:
+    """Send a job to a child process and yield its events.
 
-    def __init__(self, module: str, root: Path) -> None:
-        self._process = start_child(module, "--", os.fspath(root), own_session=True)
-
-    def events(self, job: Job) -> Iterator[Job]:
-        """Send the job and yield the child's events.
-
-        If the child ends without "finished", the last event is {"event": "ended", "status",
-        "output"}.
-        """
-        process, lines = self._process, deque[str](maxlen=_OUTPUT_TAIL)
-        assert process.stdin is not None and process.stdout is not None
-        finished = False
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(job) + "\n")
-                process.stdin.flush()
-            for line in process.stdout:
-                event = _event(line)
-                if event is None:
-                    lines.append(line.strip())
-                    continue
+    If the child ends without "finished", the last event is {"event": "ended", "status", "output"}.
+    """
+    try:
+        with ChildTask(module, "--", os.fspath(root)) as child:
+            child.send(job)
+            finished = False
+            for event in child.answers():
                 finished = event["event"] == "finished"
                 yield event
-            status = process.wait()
             if not finished:
-                output = lines[-1] if lines else "no output"
+                status, output = child.ended()
                 yield {"event": "ended", "status": status, "output": output}
-        except OSError as error:
-            raise UnavailableError(
-                f"can't talk to the process that checks: {error}", Reason.CHECK_ENDED
-            ) from error
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-            process.stdout.close()
-
-
-def _event(line: str) -> Job | None:
-    with contextlib.suppress(ValueError):
-        event = json.loads(line)
-        if isinstance(event, dict) and "event" in event:
-            return event
-    return None
+    except OSError as error:
+        raise UnavailableError(
+            f"can't talk to the process that checks: {error}", Reason.CHECK_ENDED
+        ) from error
