@@ -16,14 +16,17 @@ BIN := $(VENV)/bin
 DATA ?= data
 LISTEN ?= 127.0.0.1:7801
 ARGS ?=
+# A worker a core; one that has nothing left takes tests that others have not begun.
+PARALLEL ?= -n auto --dist worksteal
 TARGET ?= proto
 
-.PHONY: help demo test torture bench bench-full lint proto serve clean
+.PHONY: help demo test test-all test-slow torture bench bench-full lint proto serve clean
 
 help: ## this list
 	@echo "make demo    install what is needed, load 400,000 word vectors, search them"
 	@echo "make serve   serve a folder: make serve DATA=data LISTEN=127.0.0.1:7801"
-	@echo "make test    ruff, mypy and all tests; ARGS='-k name' for some"
+	@echo "make test    ruff, mypy and the fast tests, some minutes; ARGS='-k name' for some"
+	@echo "make test-all  the slow tests too, half an hour"
 	@echo "make torture kill and stop it for hours: make torture ARGS='--hours 8' (needs strace)"
 	@echo "make bench   measure vecdb beside hnswlib and FAISS, minutes; make bench-full: peers too, a night"
 	@echo "make lint    ruff and mypy"
@@ -42,7 +45,13 @@ test: $(VENV)/installed-dev
 	@echo "== mypy"
 	@$(BIN)/mypy
 	@echo "== pytest"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
+
+test-all: test test-slow
+
+test-slow: $(VENV)/installed-dev
+	@echo "== pytest, slow tests"
+	@$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
 
 torture: $(VENV)/installed-dev
 	@$(BIN)/python -m tests.torture $(ARGS)

@@ -32,6 +32,21 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "vecdb"))
 
 
+_BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--budget-s", type=float, default=None, help="skip tests that would begin after this time"
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    budget_s = item.config.getoption("--budget-s")
+    if budget_s is not None and time.monotonic() - _BEGAN > budget_s:
+        pytest.skip(f"not begun within {budget_s:.0f} s")
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Any]:
     """An embedded database without an indexer, so that nothing happens by itself."""

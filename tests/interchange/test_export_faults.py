@@ -204,7 +204,7 @@ def test_target_that_is_too_long_or_taken_is_refused(database: Any, tmp_path: Pa
         docs.export_faiss(tmp_path / "folder", flat=True, overwrite=True)
     side = tmp_path / "x.faiss.meta.parquet"
     side.write_bytes(b"of a file that is gone")
-    with pytest.raises(vecdb.AlreadyExistsError, match=r"parquet is in the way.*x\.faiss: remove"):
+    with pytest.raises(vecdb.AlreadyExistsError, match=r"parquet already exists.*x\.faiss: remove"):
         docs.export_faiss(tmp_path / "x.faiss", flat=True)
 
 
