@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ class Model:
 
 def seal_now(collection: Any) -> None:
     """Seal all fresh rows of an embedded collection in this process."""
-    assert opened_of(collection).flush(1)
+    while not opened_of(collection).flush(1):  # The upkeep thread may be flushing already.
+        time.sleep(0.01)
 
 
 def indexer_of(collection: Any, rows_max: int = 1 << 40) -> CollectionIndexer:

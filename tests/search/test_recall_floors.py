@@ -281,11 +281,15 @@ def test_cosine_recall_with_a_large_constant_component_has_a_floor(tmp_path: Pat
 
 
 @METRICS
-def test_duplicates_do_not_hide_other_rows(metric: str, tmp_path: Path) -> None:
-    """Queries differ from the duplicated vectors."""
+@pytest.mark.parametrize("shape", ["groups of 80", "one-hot"])
+def test_duplicates_do_not_hide_other_rows(shape: str, metric: str, tmp_path: Path) -> None:
+    """Queries differ from the duplicated vectors; one-hot ones are all equally far apart."""
     random = np.random.default_rng(12)
-    rows = np.repeat(random.standard_normal((40, 32)), 80, axis=0).astype(np.float32)
-    queries = random.standard_normal((50, 32)).astype(np.float32)
+    if shape == "one-hot":
+        rows = np.eye(256, dtype=np.float32)[random.integers(0, 256, 5_000)]
+    else:
+        rows = np.repeat(random.standard_normal((40, 32)), 80, axis=0).astype(np.float32)
+    queries = random.standard_normal((50, rows.shape[1])).astype(np.float32)
     database, words = loaded(tmp_path, metric, rows)
     with database:
         scores = double_scores(metric, queries, rows)

@@ -200,9 +200,11 @@ def scatter(
 def chain_duplicates(links: npt.NDArray[np.int32], first_of: npt.NDArray[np.int64]) -> None:
     """Link duplicates into a chain, in place.
 
-    The list of a duplicate gets the first equal row, the next duplicates, and neighbours of one of
-    the first row's neighbours, a different one for each duplicate. Without those, duplicates would
-    fill the candidates of a walk and end it. The list of the first row gets the second.
+    The list of a duplicate gets the first equal row, the next duplicates, and in turns neighbours
+    of one of the first row's neighbours, a different one for each duplicate, and random rows.
+    Without those, duplicates would fill the candidates of a walk and end it; the random ones matter
+    where all rows are equally far from each other (one-hot vectors), as a graph built from ties
+    links all rows to the same few. The list of the first row gets the second.
 
     Args:
         links: int32 (n, slots), padded at the end with -1.
@@ -224,6 +226,10 @@ def chain_duplicates(links: npt.NDArray[np.int32], first_of: npt.NDArray[np.int6
     for ahead in range(1, min(slots // 2, len(duplicates))):
         together = firsts[ahead:] == firsts[:-ahead]
         chain[:-ahead][together, ahead] = duplicates[ahead:][together]
+    random = np.random.default_rng(len(first_of))
+    distinct = np.flatnonzero(first_of == np.arange(len(first_of))).astype(np.int32)
+    drawn = distinct[random.integers(0, len(distinct), (len(duplicates), slots // 4))]
+    further = np.concatenate([further[:, : slots // 4], drawn, further[:, slots // 4 :]], axis=1)
     further[further == firsts[:, None]] = -1
     fill_lists(chain, further)
     links[duplicates] = chain
