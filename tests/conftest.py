@@ -47,6 +47,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"not begun within {budget_s:.0f} s")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+    """Escape what is not UTF-8 in captured logs, which a worker can't send to its controller."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Any]:
     """An embedded database without an indexer, so that nothing happens by itself."""
