@@ -13,7 +13,7 @@ from vecdb_bench.results import read_results
 from vecdb_cli.command_line import run
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks/results/peers-50000.jsonl"
+RESULTS = ROOT / "benchmarks/results/recall.jsonl"
 BYTES_MAX = 60_000
 
 
