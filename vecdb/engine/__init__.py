@@ -1,4 +1,4 @@
-"""The database engine: everything but the command line, gRPC and the public vocabulary.
+"""The database engine: everything but gRPC, the command line and the public vocabulary.
 
 Packages from the top layer to the bottom. Each imports only from packages below it, and from
 another package only the modules in its ``__all__``:

@@ -1,9 +1,9 @@
-"""What graph work is next, and which process does it?
+"""Which graph work is due, and which process does it?
 
 merge_policy   decides which segments to merge next
 indexer        builds and merges the graphs of one collection
 process        main program of the indexer's child process
-supervisor     starts, feeds and ends the child process
+supervisor     starts the child process, sends it work, ends it
 backpressure   delays writers while indexing is behind
 rewriting      rewrites flat segments without deleted rows
 trimming       removes tombstones that nothing needs

@@ -1,4 +1,4 @@
-"""How is data exported and imported?
+"""How are collections exported and imported?
 
 export           writes collections as index files of other libraries
 importing        reads index files of other libraries into collections

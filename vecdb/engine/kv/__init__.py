@@ -2,7 +2,7 @@
 
 back_off             pauses between retries of an operation that fails
 environment          an LMDB environment: transactions, growth, recovery, readers
-lmdb_errors          translation of LMDB's errors
+lmdb_errors          translates LMDB's errors to vecdb's
 lmdb_files           opening LMDB's files safely
 lmdb_pages           LMDB's meta pages, read without mapping the file
 named_database       handles of named databases

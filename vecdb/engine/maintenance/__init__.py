@@ -1,4 +1,4 @@
-"""How is a folder checked, copied and compacted?
+"""How is a folder checked, backed up and compacted?
 
 checking     vecdb.check and its repair
 backup       vecdb.backup and vecdb.restore

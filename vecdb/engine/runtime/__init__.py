@@ -1,10 +1,11 @@
-"""What does a process hold of an open folder?
+"""Which objects does a process hold for an open folder?
 
 runtime           the open folder, from open to close
 options           the options of ``vecdb.open``
 catalog           names of collections; catalog_loss: detecting a lost catalogue
 data_folder       format file and leftovers of a folder
-open_collection   one open collection; stats, opening_checks
+open_collection   one open collection; opening_checks: checks when it is opened
+stats             the result of Collection.stats
 store_lru         LRU of open stores
 upkeep            the thread that flushes and purges
 """

@@ -1,4 +1,4 @@
-"""How is a query answered?
+"""How is a query executed?
 
 search             runs queries over the search units of a snapshot
 hits               merges the units' results; adds ids, metadata and vectors

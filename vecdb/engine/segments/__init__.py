@@ -1,16 +1,16 @@
-"""What is a segment, and how does it live?
+"""What is a segment, and what is its lifecycle?
 
 segment          an interval of rows as arrays on disk that all processes map
 parts            the table of the kinds of parts that a segment can have
-part_kind        what a kind defines: writer, reader, checksum, whether a search needs it
-row_arrays       vectors, row numbers and ids: the parts of every segment
-graph_part       the graph, if there is one
-array_files      .npy files: mapping and comparing them
+part_kind        what a kind of part defines: writer, reader, checksum, whether it is needed
+row_arrays       the parts of every segment: vectors; row numbers and ids
+graph_part       the part of graph segments: the HNSW graph
+array_files      maps .npy files and compares them with their checksums
 lifecycle        reserve, publish, retire, garbage-collect; quarantine
-flushing         rows of the store become a flat segment
-flush_failures   when a failed flush is retried
+flushing         writes the memtable to a flat segment
+flush_failures   schedules retries of failed flushes
 verifying        compares mapped segments with their checksums
-rebuilding       writes segments that lost an optional part again
+rebuilding       rewrites segments that have lost an optional part
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is true? The LMDB store of one collection, from which everything else can be rebuilt.
+"""How is committed state stored? In one LMDB store per collection; all else derives from it.
 
 layout          format of every key and value
 store           one collection's store: state, counters, applying batches
@@ -10,7 +10,7 @@ conditions      checks insert_only and if_seq
 writer          commits batches in groups, one thread per collection
 requests        request ids and their receipts (idempotent writes)
 leases          snapshot leases: keep the rows that long reads need from being purged
-scroll          pages of a long read; scroll_token, scroll_uses
+scroll          pages of a long read; scroll_token: tokens; scroll_uses: scrolls in use
 purging         removes deleted rows and old record versions
 stored_name     copy of the collection's name in its own store
 clock           a clock that wall-clock jumps do not affect

@@ -1,6 +1,6 @@
 """Exports collections as index files of other libraries.
 
-export          produces the bytes
+export          writes the bytes of the file
 source          finds a single graph that holds all live rows at one seq
 lease           the snapshot lease of an export
 merge           builds a graph for the export, in a child process

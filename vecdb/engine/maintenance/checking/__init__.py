@@ -8,7 +8,7 @@ store      checks these arrays against each other
 vectors    checks blocks of vectors, and the rows of segments
 segments   checks the files of segments
 graph      checks the arrays of graphs
-findings   joins many problems of a kind into one
+findings   merges problems of the same kind into one
 repair     rebuilds caches; orphans: collections that the catalogue does not name
 """
 
