@@ -10,7 +10,7 @@ conditions      checks insert_only and if_seq
 writer          commits batches in groups, one thread per collection
 requests        request ids and their receipts (idempotent writes)
 leases          snapshot leases: keep the rows that long reads need from being purged
-scroll          pages of a long read; scroll_token: tokens; scroll_uses: scrolls in use
+scroll          pages of a long read; scroll_token: tokens; scroll_uses: times of use
 purging         removes deleted rows and old record versions
 stored_name     copy of the collection's name in its own store
 clock           a clock that wall-clock jumps do not affect
