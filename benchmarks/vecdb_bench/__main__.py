@@ -17,14 +17,14 @@ _BENCHMARKS = {
     "indexing": ("indexing", "measure_indexing"),
     "opening": ("opening", "measure_opening"),
     "memory": ("opening", "measure_memory"),
-    "view": ("opening", "measure_view_check"),
+    "view": ("opening", "measure_snapshot_check"),
     "beside": ("beside", "measure_beside"),
     "export": ("export", "measure_export"),
 }
 
 
 def main() -> None:
-    """Run the named benchmarks, or all."""
+    """Run the benchmarks named on the command line, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m vecdb_bench", description=__doc__)
     parser.add_argument(
         "names", nargs="*", default=list(_BENCHMARKS), help=f"{', '.join(_BENCHMARKS)}; all without"
@@ -35,7 +35,8 @@ def main() -> None:
             parser.error(f"no benchmark {name!r}")
     print(json.dumps(machine()), flush=True)
     for name in names:
-        sys.argv = [name]  # Some have options of their own when they are run by themselves.
+        # ``kernel`` parses sys.argv itself, since it also runs as a module of its own.
+        sys.argv = [name]
         module, function = _BENCHMARKS[name]
         getattr(importlib.import_module(f"vecdb_bench.{module}"), function)()
         sys.stdout.flush()
