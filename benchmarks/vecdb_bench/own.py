@@ -37,7 +37,7 @@ class Row:
     Attributes:
         recall: mean recall of all queries. worst: the least of them.
         p50_ms, p95_ms, p99_ms: latency of single queries.
-        visited: mean number of nodes visited per query.
+        visited: mean number of vectors compared with a query.
     """
 
     ef: int
