@@ -2,8 +2,8 @@
 
 The first half of the data set is loaded. In three steps 10, 50 and 100 % of its rows are replaced
 by rows of the second half, and each step also deletes 2 % of the ids. The true neighbours of each
-state are recomputed. Finally ``optimize`` runs the maintenance that the target's manual recommends,
-and a fresh load of the last state is measured as the ideal that churn should not fall short of.
+state are recomputed. Finally ``optimize`` runs the maintenance that a target needs after churn. A
+fresh load of the last state is measured as well; it is the ideal result.
 """
 
 from __future__ import annotations
