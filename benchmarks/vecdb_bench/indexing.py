@@ -123,7 +123,7 @@ def measure_indexing(rows: int = 400_000, rounds: int = 3, threads: int = 2) -> 
         print(f"  {name:14s} {spread(values)}")
     print(f"  until indexed / hnswlib alone: {spread(ratios)} (bound: 1.3)")
     print(f"  rows a second while loading over gRPC: {spread(run.loading)}")
-    print(f"  search p50 meanwhile {spread(run.during_ms)} ms, after {spread(run.after_ms)} ms")
+    print(f"  search p50 during load {spread(run.during_ms)} ms, after {spread(run.after_ms)} ms")
     print(f"  recall@10 at ef 128: {spread(run.recalls)}, of hnswlib's graph {spread(theirs)}")
     return {
         "figures": figures,
