@@ -1,10 +1,15 @@
-"""Benchmarks of vecdb: what it costs, measured beside what it is compared with, in one run.
+"""Benchmarks of vecdb, each measured in the same run as its baseline.
 
-    python -m vecdb_bench kernel      the graph walk beside hnswlib's own search
-    python -m vecdb_bench query       one query over gRPC beside a bare echo and the in-process
-    search python -m vecdb_bench batch       batches of queries over gRPC beside in-process
-    python -m vecdb_bench ingest      durable writes: gRPC beside in-process beside bare LMDB
-    python -m vecdb_bench indexing    time until one graph, beside hnswlib alone
+    python -m vecdb_bench kernel      graph search; baseline: hnswlib's own search
+    python -m vecdb_bench query       one query over gRPC; baselines: bare echo, in-process search
+    python -m vecdb_bench batch       batches of queries over gRPC; baseline: in-process
+    python -m vecdb_bench ingest      durable writes; baselines: in-process, bare LMDB
+    python -m vecdb_bench indexing    time until all rows are in one graph; baseline: hnswlib
+    python -m vecdb_bench opening     time from open to the first answer, by number of rows
+    python -m vecdb_bench memory      private memory of an idle server
+    python -m vecdb_bench view        time to check that a snapshot is the newest
+    python -m vecdb_bench beside      search latency while another process writes
+    python -m vecdb_bench export      export to and import from FAISS; baseline: FAISS's build
 
-Machines differ and are shared, so the figures to quote are ratios of runs taken in turns.
+Absolute figures depend on the machine and its load. Quote the ratios of interleaved runs instead.
 """

@@ -1,9 +1,9 @@
-"""Searches in one process while another one writes and an indexer builds.
+"""Search latency in one process while another process writes and an indexer builds.
 
-A collection of half the rows is in one graph. Then another process upserts new rows, at a rate that
-the indexer sustains (a part of that at which it just built the first half), and afterwards as fast
-as it can; this process searches all the time, at a steady pace. Told beside p50 and p99: the rows
-written a second, and the bytes that no graph covered, which every search has to scan.
+The collection starts with half the rows in one graph. A second process then upserts new rows: first
+at a rate that the indexer sustains (a fraction of the rate at which it built the first half), then
+at full speed. This process searches throughout, at a steady pace. The benchmark prints p50 and p99,
+the rows written per second, and the unindexed bytes, which every search has to scan.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["measure_beside"]
 
 _PACE_S = 0.005
 _SUSTAINED_FRACTION = 0.5
-"""Of the rate of an undisturbed build: writer and searches want the cores too."""
+"""Fraction of the rate of an undisturbed build: writer and searches need the cores as well."""
 
 _WRITER = """
 import sys, time
@@ -51,7 +51,7 @@ with vecdb.open(folder) as database:
 
 
 def _searched(words: Any, queries: Any, until: Any) -> tuple[list[float], list[int]]:
-    """Milliseconds of each search, and unindexed bytes seen now and then."""
+    """Return the latency of each search in ms, and the unindexed bytes, sampled every 50 calls."""
     took_ms, unindexed = [], []
     row_bytes = 4 * words.dim
     i = 0
@@ -68,7 +68,7 @@ def _searched(words: Any, queries: Any, until: Any) -> tuple[list[float], list[i
 
 
 def measure_beside(rows: int = 400_000, seconds: float = 30.0) -> dict[str, Any]:
-    """p50 and p99 of searches, idle and beside a writer."""
+    """Measure p50 and p99 of searches in ms, without a writer and with one."""
     base, queries = glove(rows)
     half = rows // 2
     results: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def measure_beside(rows: int = 400_000, seconds: float = 30.0) -> dict[str, Any]
         with vecdb.open(folder, indexer=False) as database:
             words = database.collection("words")
             idle, _ = _searched(words, queries, lambda i: i >= 1500)
-            results["idle"] = _told("idle", idle, [0], 0.0)
+            results["idle"] = _report("idle", idle, [0], 0.0)
             for name, paced in (("sustained", rate), ("full", 0.0)):
                 command = [sys.executable, "-c", _WRITER, str(folder), str(first), str(paced)]
                 writer = subprocess.Popen(
@@ -103,13 +103,13 @@ def measure_beside(rows: int = 400_000, seconds: float = 30.0) -> dict[str, Any]
                 done, took_s = writer.stdout.read().split()
                 writer.stdout.close()
                 first += int(done)
-                results[name] = _told(name, took, unindexed, int(done) / float(took_s))
+                results[name] = _report(name, took, unindexed, int(done) / float(took_s))
     ratio = results["sustained"]["p99_ms"] / results["idle"]["p99_ms"]
     print(f"  p99 beside sustained writing / idle: {ratio:.2f} (bound: 5)")
     return {**results, "ratio": ratio}
 
 
-def _told(
+def _report(
     name: str, took_ms: list[float], unindexed: Sequence[float], rate: float
 ) -> dict[str, float]:
     p50, p99 = np.percentile(took_ms, [50, 99])

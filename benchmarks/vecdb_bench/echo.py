@@ -1,4 +1,4 @@
-"""A bare grpcio server that sends each message back: the floor under every call over gRPC.
+"""A bare grpcio echo server: the lower bound for the latency of any call over gRPC.
 
 ``python -m vecdb_bench.echo`` prints its address to stderr and serves until it is terminated.
 """

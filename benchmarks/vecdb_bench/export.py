@@ -1,11 +1,14 @@
-"""A collection out as a FAISS file and in again, beside building that index from its vectors.
+"""Export to a FAISS file and import from it, compared with building that index from vectors.
 
-FAISS alone: the vectors are in memory and one ``IndexHNSWFlat.add`` builds the graph with the same
-M and ef_construction. Ours: ``export_faiss`` over gRPC from a server whose graph is there, until
-file and side file are fsynced; the same embedded, where nothing goes over a wire. How much the
-server's memory grew meanwhile is read ten times a second; mapped files count as long as their pages
-are held. Back in: ``import_faiss`` over gRPC into a new collection of that server, until all rows
-are durable and the graph answers, beside ``upsert_many`` and ``optimize`` of the same vectors.
+Baseline: with the vectors in memory, one ``IndexHNSWFlat.add`` builds the graph with the same M and
+ef_construction.
+
+Export: ``export_faiss`` over gRPC from a server that has the graph already, until the file and its
+sidecar are fsynced; and the same call embedded, without gRPC. The growth of the server's resident
+memory during the call is sampled ten times a second; pages of mapped files count while resident.
+
+Import: ``import_faiss`` over gRPC into a new collection of that server, until all rows are durable
+and the graph is searchable, compared with ``upsert_many`` and ``optimize`` of the same vectors.
 """
 
 from __future__ import annotations
@@ -31,7 +34,11 @@ _LOOK_EVERY_S = 0.1
 
 
 class _Memory(threading.Thread):
-    """Looks at a process's resident memory until it is told to stop. Attributes: grown, bytes."""
+    """Samples a process's resident memory until ``stopping`` is set.
+
+    Attributes:
+        grown: greatest growth since the start, in bytes.
+    """
 
     def __init__(self, pid: int) -> None:
         super().__init__()
@@ -51,7 +58,7 @@ class _Memory(threading.Thread):
 
 
 def _widened(rows: int, dim: int) -> tuple[Any, Any]:
-    """GloVe vectors and 200 queries through a fixed random net with one hidden layer."""
+    """Return GloVe vectors and 200 queries mapped to ``dim`` by a fixed random two-layer net."""
     random = np.random.default_rng(1)
     first = 2 * random.standard_normal((50, 2 * dim), np.float32)
     second = random.standard_normal((2 * dim, dim), np.float32)
@@ -76,7 +83,7 @@ def _watched(pid: int) -> Iterator[_Memory]:
 
 
 def _embedded(folder: Path, queries: Any, rounds: int, sha256: str) -> list[float]:
-    """Seconds of each export of the collection by this process."""
+    """Return the seconds of each export of the collection by this process."""
     taken = []
     with vecdb.open(folder, indexer=False) as database:
         docs = database.collection("docs")
@@ -92,7 +99,7 @@ def _embedded(folder: Path, queries: Any, rounds: int, sha256: str) -> list[floa
 def measure_export(
     rows: int = 400_000, dim: int = 256, rounds: int = 3, threads: int = 2
 ) -> dict[str, Any]:
-    """Seconds of an export and of FAISS's build, and by how much the server's memory grew."""
+    """Measure export, import and FAISS's build in seconds, and the server's memory growth."""
     import faiss
 
     base, queries = _widened(rows, dim)
@@ -111,7 +118,7 @@ def measure_export(
             docs.optimize()
             loaded_s = time.perf_counter() - began
             while not docs.search(queries[0], _K).info.verified:
-                time.sleep(0.1)  # Until then the server goes through its files by itself.
+                time.sleep(0.1)  # Checksums of the files are verified in the background first.
             file = Path(place) / "docs.faiss"
             for _ in range(rounds):
                 with _watched(pid) as memory:

@@ -1,7 +1,8 @@
 """Arithmetic of figures: medians with their spread, percentiles, slopes.
 
-A percentile is the smallest measured value that at least that share of all values does not exceed
-(nearest rank): it was really measured, and with few values it is the greatest, never between two.
+Percentiles use the nearest-rank method: the smallest measured value such that at least the given
+share of all values is less than or equal to it. A percentile is therefore always a measured value,
+never an interpolated one, and the high percentiles of few values are their maximum.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ PERCENTILES = (50.0, 95.0, 99.0, 99.9)
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Median, least, greatest and all values, in the order in which they were measured.
+    """Return the median, the minimum, the maximum and all values in the order of measuring.
 
     Raises:
-        InvalidArgumentError: there is none.
+        InvalidArgumentError: ``values`` is empty.
     """
     if not values:
         raise InvalidArgumentError("expected at least 1 value, got 0", "NO_VALUES")
@@ -38,37 +39,45 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def percentile(values: npt.NDArray[np.floating], share: float) -> float:
-    """Nearest rank. values: in any order, shape (n,). share: 0 to 100.
+    """Return a percentile by the nearest-rank method.
+
+    Args:
+        values: floats in any order, shape (n,).
+        share: in percent, 0 to 100.
 
     Raises:
-        InvalidArgumentError: there is no value, or the share can't be.
+        InvalidArgumentError: ``values`` is empty, or ``share`` is out of range.
     """
     if not len(values) or not 0 <= share <= 100:
         raise InvalidArgumentError(
-            f"expected values and a share of 0 to 100, got {len(values)} and {share}", "NO_VALUES"
+            "expected at least 1 value and a share of 0 to 100, got "
+            f"{len(values)} values and share {share}",
+            "NO_VALUES",
         )
-    # Rounding first, since 99.9 / 100 * 1000 is a little more than 999.
+    # Rounded first, since 99.9 / 100 * 1000 is slightly greater than 999 in floating point.
     rank = max(1, math.ceil(round(share / 100 * len(values), 9)))
     return float(np.partition(values, rank - 1)[rank - 1])
 
 
 def latency_figures(seconds: npt.NDArray[np.floating]) -> dict[str, float]:
-    """p50, p95, p99, p99.9 and max in milliseconds, and how many calls there were."""
+    """Return p50, p95, p99, p99.9 and max in milliseconds, and the number of calls."""
     found = {f"p{share:g}_ms": 1000 * percentile(seconds, share) for share in PERCENTILES}
     return {**found, "max_ms": 1000 * float(seconds.max()), "calls": len(seconds)}
 
 
 def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """The exponent b of cost ≈ a · size^b, by least squares on logarithms.
+    """Return the exponent b of cost ≈ a · size^b, by least squares on logarithms.
 
-    1 is cost that grows as the size does, 0 one that does not grow.
+    An exponent of 1 means that the cost is proportional to the size, 0 that it does not depend on
+    the size.
 
     Raises:
-        InvalidArgumentError: fewer than two sizes, or a cost that is not positive.
+        InvalidArgumentError: there are fewer than two distinct sizes, or a cost is not positive.
     """
     if len(set(sizes)) < 2 or min(costs) <= 0:
         raise InvalidArgumentError(
-            f"expected two sizes and positive costs, got {len(set(sizes))} and {min(costs)}",
+            "expected at least 2 distinct sizes and positive costs, got "
+            f"{len(set(sizes))} sizes and a least cost of {min(costs)}",
             "NO_VALUES",
         )
     fitted = np.polyfit(np.log(sizes), np.log(costs), 1)

@@ -1,8 +1,8 @@
-"""From the first upsert until all rows are in one graph segment, beside hnswlib alone.
+"""Time from the first upsert until all rows are in one graph segment, compared with hnswlib.
 
-hnswlib alone: the vectors are in memory and one ``add_items`` builds the graph, with the same M,
-ef_construction and threads. Ours: every row is first written durably, over gRPC, while the indexer
-builds. Searches run beside it all the time; their p50 is reported, and the p50 afterwards.
+Baseline: with the vectors in memory, one hnswlib ``add_items`` builds the graph with the same M,
+ef_construction and threads. Ours: each row is written durably over gRPC while the indexer builds.
+A client searches throughout; p50 is reported during the load and after it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SEARCH_EVERY_S = 0.1
 
 
 class _Searches(threading.Thread):
-    """A client that asks now and then until it is told to stop."""
+    """A client that searches every ``_SEARCH_EVERY_S`` seconds until ``stopping`` is set."""
 
     def __init__(self, address: str, queries: Any) -> None:
         super().__init__()
@@ -44,7 +44,13 @@ class _Searches(threading.Thread):
 
 
 class _Run:
-    """What one load showed beside its time."""
+    """Figures of the loads, one entry per load.
+
+    Attributes:
+        loading: rows per second of the upserts.
+        during_ms, after_ms: p50 of searches during the load and after it.
+        recalls: recall@10.
+    """
 
     def __init__(self) -> None:
         self.loading: list[float] = []
@@ -53,7 +59,7 @@ class _Run:
         self.recalls: list[float] = []
 
     def load(self, base: Any, queries: Any) -> float:
-        """Seconds from the first upsert until all rows are in one graph, over gRPC."""
+        """Return the seconds from the first upsert until all rows are in one graph, over gRPC."""
         names = [str(i) for i in range(len(base))]
         with (
             tempfile.TemporaryDirectory() as place,
@@ -87,7 +93,7 @@ class _Run:
 
 
 def measure_indexing(rows: int = 400_000, rounds: int = 3, threads: int = 2) -> dict[str, Any]:
-    """Seconds until one graph, hnswlib alone and ours over gRPC, taken in turns."""
+    """Measure seconds until all rows are in one graph: hnswlib and ours over gRPC, interleaved."""
     base, queries = glove(rows)
     unit = base / np.linalg.norm(base, axis=1, keepdims=True)
     run = _Run()
@@ -117,7 +123,7 @@ def measure_indexing(rows: int = 400_000, rounds: int = 3, threads: int = 2) -> 
         print(f"  {name:14s} {spread(values)}")
     print(f"  until indexed / hnswlib alone: {spread(ratios)} (bound: 1.3)")
     print(f"  rows a second while loading over gRPC: {spread(run.loading)}")
-    print(f"  search p50 meanwhile {spread(run.during_ms)} ms, after {spread(run.after_ms)} ms")
+    print(f"  search p50 during load {spread(run.during_ms)} ms, after {spread(run.after_ms)} ms")
     print(f"  recall@10 at ef 128: {spread(run.recalls)}, of hnswlib's graph {spread(theirs)}")
     return {
         "figures": figures,

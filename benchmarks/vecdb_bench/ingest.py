@@ -1,10 +1,10 @@
-"""Durable writes in batches with random UUID ids, into a store that holds rows already.
+"""Durable writes in batches with random UUID ids, into a store that already holds rows.
 
-Three ways over the same rows, ids and batches, each commit fsynced: a bare loop of putmulti on
-LMDB (ids, records and blocks, nothing checked, nothing else kept), the engine in this process, and
-a server over gRPC. Each round starts from copies of prepared folders, so that all meet the same
-store, and the three take turns. The engine and the server seal and build graphs meanwhile, as they
-always do.
+Three writers store the same rows, ids and batches, each commit fsynced: a bare loop of putmulti on
+LMDB (ids, records and blocks; no validation, nothing else stored), the engine in this process, and
+a server over gRPC. Each round starts from copies of prepared folders, so that all writers start
+from the same store. Runs are interleaved. The engine and the server flush and build graphs in the
+background, as in normal operation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BLOCK_BYTES = 65_520
 
 
 class _Bare:
-    """The least that could be called storing: three databases, one transaction a batch."""
+    """The minimal durable store: three LMDB databases, one transaction per batch."""
 
     def __init__(self, folder: Path, dim: int) -> None:
         self.environment = lmdb.open(str(folder), map_size=1 << 36, max_dbs=4)
@@ -66,7 +66,7 @@ class _Bare:
 def measure_ingest(
     dim: int = 384, before: int = 300_000, rows: int = 100_000, batch: int = 1000, rounds: int = 3
 ) -> dict[str, Any]:
-    """Rows a second of bare LMDB, the engine and a server, taken in turns."""
+    """Measure rows per second of bare LMDB, the engine and a server, interleaved."""
     names = uuids(before + rows)
     vectors = np.random.default_rng(3).normal(size=(rows, dim)).astype(np.float32)
 

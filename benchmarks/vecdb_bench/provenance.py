@@ -1,4 +1,4 @@
-"""What a figure needs beside it to be repeated: code, versions, machine, load."""
+"""What is needed to reproduce a figure: code, versions, machine, load."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = ("grpcio", "hnswlib", "lmdb", "numba", "numpy")
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, versions, processor, cores, memory, load average and time, as they are now."""
+    """Return the current commit, versions, processor, cores, memory, load average and time."""
     return {
         **machine(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -49,7 +49,7 @@ def _blas() -> str:
 
 
 def _commit() -> str:
-    """Of the checkout that runs, with "+" if it has changes; empty where there is none."""
+    """Return the commit of the running checkout, "+" appended if modified; "" outside of git."""
     folder = Path(vecdb.__file__).parent
     try:
         commit, changes = (

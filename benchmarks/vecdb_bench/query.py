@@ -1,10 +1,10 @@
-"""One query over gRPC beside its parts, and batches beside the in-process search.
+"""One query over gRPC compared with its parts, and batches compared with in-process search.
 
-``measure_query``: p50 of a search through a server, beside the p50 of a bare echo (same bytes both
-ways as a request) and of the same search in this process, on the same folder. What is over the sum
-of the two is what the server and the client cost.
+``measure_query``: p50 of a search through a server, of a bare echo (whose messages are as large as
+the request in both directions) and of the same search in this process, on the same folder. The
+overhead of server and client is the first minus the sum of the other two.
 
-``measure_batch``: queries a second in batches of 100 through a server, beside in-process.
+``measure_batch``: queries per second in batches of 100 through a server, compared with in-process.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def _filled(folder: Path, rows: int) -> Any:
 
 
 def _p50s_us(calls: dict[str, Any], queries: Any, count: int) -> dict[str, float]:
-    """p50 of each call in microseconds, the calls made one after the other for each query.
+    """Return the p50 of each call in microseconds; for each query all calls are made in turn.
 
-    So all of them run in the same rhythm: a search in a tight loop finds its code and data in the
-    processor's caches, one that a message wakes up does not, embedded or served.
+    All calls thus find the processor's caches in the same state. In a tight loop a search finds its
+    code and data cached, which a search triggered by a message does not, embedded or served.
     """
     took = {name: np.empty(count) for name in calls}
     for i in range(count):
@@ -51,7 +51,7 @@ def _p50s_us(calls: dict[str, Any], queries: Any, count: int) -> dict[str, float
 
 
 def measure_query(rows: int = 400_000, rounds: int = 7, count: int = 1000) -> dict[str, Any]:
-    """p50 in microseconds of echo, search in process and search over gRPC, taken in turns."""
+    """Measure the p50 in microseconds of echo, in-process search and search over gRPC."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "data"
         queries = _filled(folder, rows)
@@ -99,7 +99,7 @@ def measure_query(rows: int = 400_000, rounds: int = 7, count: int = 1000) -> di
 
 
 def measure_batch(rows: int = 400_000, rounds: int = 7, size: int = 100) -> dict[str, Any]:
-    """Queries a second in batches, over gRPC and in process, taken in turns."""
+    """Measure queries per second in batches, over gRPC and in process, interleaved."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "data"
         queries = _filled(folder, rows)
@@ -112,7 +112,7 @@ def measure_batch(rows: int = 400_000, rounds: int = 7, size: int = 100) -> dict
             batches = [queries[i : i + size] for i in range(0, len(queries), size)]
 
             def rate(collection: Any, callers: int) -> float:
-                """All batches, by so many threads that each wait for one answer at a time."""
+                """Run all batches once per caller; each thread has one call in flight."""
 
                 def ask(batch: Any) -> None:
                     answers = collection.search(batch, k=10)

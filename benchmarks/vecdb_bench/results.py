@@ -1,15 +1,16 @@
-"""Results: JSON lines, one measurement a line, each whole by itself; the file is what is resumed.
+"""Results: JSON lines, one self-contained measurement per line; a run resumes from the file.
 
     {"format": 1, "scenario": "search", "target": "faiss",
      "dataset": "glove-50:20000", "data": "glove-50-20000-6cb15426ff-0c53c1f5a2",
      "settings": {…}, "point": {"mode": "one query, one caller", "k": 10, "effort": 64},
      "status": "measured", "figures": {…}, "provenance": {…}}
 
-Scenario, target, data set (as asked for, and by checksums), settings and point are a measurement's
-**key**: what has a line with status "measured" or "cannot" is not measured again. "failed" has the
-error, and is tried again.
-Lines are only ever added; of several with one key the last one counts. A line cut short by a crash
-is passed over, being the last one.
+Scenario, target, data set (by name and by checksums), settings and point are a measurement's
+**key**. A key that has a line with status "measured" or "cannot" is not measured again. A line with
+status "failed" has the error, and its key is measured again.
+
+The file is append-only; of several lines with one key the last one counts. A last line truncated by
+a crash is ignored.
 """
 
 from __future__ import annotations
@@ -29,22 +30,23 @@ _KEY = ("scenario", "target", "dataset", "data", "settings", "point")
 
 
 def key_of(line: dict[str, Any]) -> str:
-    """What tells a measurement from others."""
+    """Return the key of a line as text; lines of the same measurement have equal keys."""
     return json.dumps([line.get(part) for part in _KEY], sort_keys=True)
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file, the last one of each key, in the order of the keys' first lines.
+    """Return the last line of each key, in the order of the keys' first lines.
 
     Raises:
-        DataLossError: a line that is not the last one is no JSON.
-        FailedPreconditionError: a line is of a newer format.
+        DataLossError: a line other than the last one is not valid JSON.
+        FailedPreconditionError: a line has a newer format.
     """
     latest: dict[str, dict[str, Any]] = {}
     for line in _lines(path):
         if line["format"] > FORMAT:
             raise FailedPreconditionError(
-                f"{path} has lines of format {line['format']}, this version reads up to {FORMAT}",
+                f"{path}: expected lines of format {FORMAT} or earlier, got {line['format']}; "
+                "read it with a newer version of vecdb",
                 "NEWER_FORMAT",
             )
         latest[key_of(line)] = line
@@ -62,15 +64,15 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(text)
         except json.JSONDecodeError:
             if number == len(texts):
-                return  # It has no end: the process was killed while it wrote it.
-            raise DataLossError(f"{path}, line {number} is no JSON", "BAD_RESULTS") from None
+                return  # Truncated: the process was killed while writing it.
+            raise DataLossError(f"{path}, line {number}: not valid JSON", "BAD_RESULTS") from None
 
 
 class Results:
-    """A file that results are added to.
+    """A file that results are appended to.
 
     Args:
-        again: measure what is there already once more; old lines stay and no longer count.
+        again: measure all keys again; old lines stay in the file and no longer count.
     """
 
     def __init__(self, path: Path, *, again: bool = False) -> None:
@@ -85,15 +87,15 @@ class Results:
         self._cut_unfinished_line()
 
     def known(self, **key: Any) -> dict[str, Any] | None:
-        """The line of that key, if it needs no measuring."""
+        """Return the line of a key that needs no measuring, or None."""
         return self._done.get(key_of(key))
 
     def add(self, *, status: str, provenance: dict[str, Any], **line: Any) -> dict[str, Any]:
-        """Write a line: on disk when this returns.
+        """Append a line and fsync it; return the line.
 
         Args:
-            status: "measured", "cannot" (the target has no such thing) or "failed".
-            line: the key, and figures or error.
+            status: "measured", "cannot" (unsupported by the target) or "failed".
+            line: the members of the key, and figures or error.
         """
         whole = {"format": FORMAT, **line, "status": status, "provenance": provenance}
         with self.path.open("a", encoding="utf-8") as file:

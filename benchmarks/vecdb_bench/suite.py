@@ -1,8 +1,7 @@
-"""A run: scenarios over data sets and targets, into a file of results; plans of what is run.
+"""Runs scenarios over data sets and targets into a file of results; defines the plans.
 
-``run`` goes through a plan; what the file has already is not measured again. The standard plan is
-small enough for a coffee; that of all peers takes an afternoon, growth an hour, the full one a
-night.
+``run`` executes a plan and skips what the file already has. The standard plan takes minutes, growth
+an hour, that of all peers an afternoon and the full plan a night.
 """
 
 from __future__ import annotations
@@ -26,10 +25,12 @@ __all__ = ["FULL", "GROWTH", "PEERS", "PLANS", "STANDARD", "TINY", "Plan", "run"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run.
+    """What to run.
 
     Attributes:
-        datasets, targets, scenarios: by name. queries: held out of each data set.
+        datasets, targets, scenarios: by name.
+        scale: how much to measure.
+        queries: number of queries held out of each data set.
     """
 
     datasets: tuple[str, ...]
@@ -100,13 +101,15 @@ def run(
     """Measure what is not in the file yet.
 
     Args:
-        results: the file of JSON lines, made or added to.
-        again: measure all of it.
-        say: told what is being done. step: told the scenario at hand, how many are done, of all.
+        results: the file of JSON lines; created if missing, otherwise appended to.
+        cache: folder of data sets and environments.
+        again: measure all of the plan, also what the file has.
+        say: called with a sentence on the current work.
+        step: called with the current scenario, the number of scenarios done and their total.
 
     Raises:
         InvalidArgumentError: a name in the plan is unknown.
-        NotFoundError, MissingExtraError: a data set can't be had here.
+        NotFoundError, MissingExtraError: what a data set is built from is not installed.
     """
     for target in plan.targets:
         describe(target)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 
+from vecdb_bench.__main__ import BENCHMARKS
 from vecdb_bench.beside import measure_beside
 from vecdb_bench.export import measure_export
 from vecdb_bench.indexing import measure_indexing
@@ -66,3 +68,9 @@ def test_an_unknown_benchmark_is_refused() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "nothing" in done.stderr
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_each_name_on_the_command_line_has_a_function(name: str) -> None:
+    module, function = BENCHMARKS[name]
+    assert callable(getattr(importlib.import_module(f"vecdb_bench.{module}"), function))

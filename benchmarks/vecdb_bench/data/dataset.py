@@ -1,16 +1,17 @@
-"""A data set in the cache: made once, opened as mapped files.
+"""A data set in the cache: built once, opened as mapped files.
 
-    <cache>/data/<name>/manifest.json     what it is, what it was made of, sums of the files
+    <cache>/data/<name>/manifest.json     recipe, shapes, checksums of the files
                         base.npy          float32 (n, dim)
                         queries.npy       float32 (q, dim), none of them a row of base
                         neighbours.npy    int64 (q, 100), rows of base, nearest first
                         distances.npy     float64 (q, 100)
-                        rows.npy          int64 (n,), which row of its source each row of base is:
-                                          text-256 has a line of metadata a row of its source, in
-                                          <cache>/data/.text/metadata.jsonl
+                        rows.npy          int64 (n,), row of the source of each row of base; the
+                                          metadata of text-256, one line per row of the source, are
+                                          in <cache>/data/.text/metadata.jsonl
 
-A folder appears whole (it is made beside and renamed) and is known by its manifest's format and
-recipe; another recipe is another folder.
+A folder is created atomically: it is built under a temporary name and renamed. Its name contains a
+hash of the recipe (format, source, rows, metric, queries, seed), so that each recipe has a folder
+of its own.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _SPECIFICATION = re.compile(r"(?P<source>.+?)(?::(?P<rows>\d+))?(?:@(?P<metric>[
 
 
 def cache_folder(given: Path | None = None) -> Path:
-    """Where data sets and peers' environments are kept: as given, or by XDG_CACHE_HOME."""
+    """Return the folder of data sets and environments: ``given``, or one in XDG_CACHE_HOME."""
     if given is not None:
         return given
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -56,13 +57,15 @@ def cache_folder(given: Path | None = None) -> Path:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Real vectors with queries and what is true of them; the arrays are mapped.
+    """Real vectors with queries and their true neighbours; the arrays are mapped.
 
     Attributes:
-        name: as it was asked for. metric: cosine, euclidean or dot.
-        base: float32 (n, dim). queries: float32 (q, dim).
-        neighbours: int64 (q, up to 100). distances: float64, of the same shape.
-        manifest: how it was made.
+        name: the name given to ``prepare``.
+        metric: "cosine", "euclidean" or "dot".
+        base: float32, shape (n, dim). queries: float32, shape (q, dim).
+        neighbours: rows of base, nearest first, int64, shape (q, min(100, n)).
+        distances: of the neighbours, float64, the same shape.
+        manifest: recipe, shapes and checksums.
     """
 
     name: str
@@ -76,16 +79,20 @@ class Dataset:
 
     @property
     def identity(self) -> str:
-        """Its recipe, and its rows: equal texts are equal bytes."""
+        """Return a text from the recipe and a checksum of base: equal texts mean equal rows."""
         return f"{self.folder.name}-{self.manifest['sha256']['base.npy'][:10]}"
 
     @property
     def dim(self) -> int:
-        """Components of each vector."""
+        """Return the number of components of each vector."""
         return int(self.base.shape[1])
 
     def recall(self, found: npt.NDArray[np.integer], k: int) -> float:
-        """Mean recall@k of answers to the first ``len(found)`` queries; see ``truth.recall``."""
+        """Return the mean recall@k of answers to the first queries; see ``truth.recall``.
+
+        Args:
+            found: rows of ``base``, shape (at most q, at least k).
+        """
         asked = self.queries[: len(found)]
         shares = recall(found, self.base, asked, self.metric, self.distances, k)
         return float(shares.mean())
@@ -98,16 +105,20 @@ def prepare(
     queries: int = QUERIES,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Dataset:
-    """The data set of that name, from the cache if it is there.
+    """Return the data set of a name, built if the cache does not have it.
 
     Args:
         name: see the package's docstring.
-        queries: how many are held out where the source brings none.
-        progress: called with what is done, how far it is and of how much.
+        queries: number of rows to hold out as queries if the source has no queries.
+        progress: called with the current step, the amount done and the total.
 
     Raises:
-        InvalidArgumentError: the name or its metric can't be understood, or too few rows are there.
-        NotFoundError: what it is made of is not installed; the message says what to type.
+        InvalidArgumentError: the name or its metric is invalid, the source has too few rows, or
+            it has vectors that a collection rejects.
+        NotFoundError, MissingExtraError: what the data set is built from is not installed; the
+            message has the command that installs it.
+        InternalError, UnavailableError: the script that computes the vectors failed, or its
+            environment could not be built.
     """
     found = _SPECIFICATION.fullmatch(name)
     if found is None or (found["metric"] and found["metric"] not in METRICS):
@@ -147,7 +158,7 @@ def _make(
     if recipe["rows"] is not None:
         if recipe["rows"] > len(rows):
             raise InvalidArgumentError(
-                f"{source.identity} has {len(rows):,} rows, {recipe['rows']:,} were asked for",
+                f"{source.identity}: expected at least {recipe['rows']:,} rows, got {len(rows):,}",
                 "TOO_FEW_ROWS",
             )
         rows = rows[: recipe["rows"]]
@@ -161,8 +172,8 @@ def _make(
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as place:
-        made = Path(place) / "made"
-        made.mkdir()
+        built = Path(place) / "built"
+        built.mkdir()
         arrays = {
             "base": base,
             "queries": queries,
@@ -172,7 +183,7 @@ def _make(
         }
         sums = {}
         for what, array in arrays.items():
-            path = made / f"{what}.npy"
+            path = built / f"{what}.npy"
             np.save(path, np.ascontiguousarray(array))
             sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         manifest = {
@@ -182,9 +193,9 @@ def _make(
             "numpy": np.__version__,
             "sha256": sums,
         }
-        (made / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        (built / "manifest.json").write_text(json.dumps(manifest, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
-        made.rename(folder)
+        built.rename(folder)
 
 
 def _check_storable(
@@ -193,7 +204,7 @@ def _check_storable(
     metric: str,
     identity: str,
 ) -> None:
-    """Refuse what no collection stores or answers (NaN, zeros under cosine), with its row."""
+    """Reject vectors that a collection rejects (NaN, zeros under cosine); the error has the row."""
     for what, matrix in (("vectors", vectors), ("queries", asked)):
         for first in range(0, 0 if matrix is None else len(matrix), _CHECKED_ROWS):
             assert matrix is not None
@@ -210,11 +221,12 @@ def _held_out(
     count: int,
     identity: str,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Rows of the base, in an order drawn by the seed, and queries; none of them equals a row."""
+    """Return the rows of the base in random order, and queries; no query equals a row."""
     if asked is None:
         if len(vectors) <= count:
             raise InvalidArgumentError(
-                f"{identity} has {len(vectors):,} rows, too few to hold out {count:,} queries",
+                f"{identity}: expected more than {count:,} rows to hold out {count:,} queries, "
+                f"got {len(vectors):,}",
                 "TOO_FEW_ROWS",
             )
         order = np.random.default_rng(SEED).permutation(len(vectors))
@@ -225,7 +237,8 @@ def _held_out(
     rows = rows[[vectors[row].tobytes() not in known for row in rows]]
     if len(rows) == 0:
         raise InvalidArgumentError(
-            f"{identity}: each of its {len(vectors):,} rows is a query too", "TOO_FEW_ROWS"
+            f"{identity}: expected rows that are not queries, but all {len(vectors):,} rows are",
+            "TOO_FEW_ROWS",
         )
     return rows, asked
 

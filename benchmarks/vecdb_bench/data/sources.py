@@ -1,8 +1,8 @@
-"""Where vectors come from: packages that install from registries, HDF5 files, .npy files.
+"""Sources of vectors: installable packages, HDF5 files, .npy files.
 
-A source is cheap to name and reads its vectors when it is asked to. What it needs and is not there
-is named with the command that installs it. Sources that need a library of their own run it in an
-environment of its own (``vecdb_bench.targets.environments``), by a script of ``data/making``.
+A source is cheap to create; ``read`` reads the vectors. If a requirement is not installed, the
+error has the command that installs it. Sources that need further libraries run a script of
+``data/making`` in a separate environment (``vecdb_bench.targets.environments``).
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ Reading = tuple[Floats, Floats | None]
 
 @dataclass(frozen=True)
 class Source:
-    """Vectors to be had.
+    """A source of vectors.
 
     Attributes:
-        identity: what it is, with the version: another identity is other data.
-        metric: how its vectors are compared unless something else is asked for.
-        read: gives the vectors, float32 (n, dim), and queries or None if there are none.
+        identity: name and version; different identities mean different data.
+        metric: the default metric of its vectors.
+        read: returns the vectors, float32, shape (n, dim), and queries of the same width, or None
+            if the source has no queries.
     """
 
     identity: str
@@ -51,24 +52,25 @@ NAMED = {
     "sift-128": "SIFT descriptors of photographs, 128 dimensions, Euclidean",
 }
 
-# What a person types to have the texts and the photographs of Debian.
+# Shown in errors: the commands that install the texts and the photographs on Debian.
 _TEXT_PACKAGES = "apt-get install wordnet-base dict-gcide"
 _PHOTO_PACKAGES = "apt-get install mate-backgrounds"
 
 
 def source_of(name: str, cache: Path) -> Source:
-    """The source of that name or of those files.
+    """Return the source of a name or of one or two files.
 
     Raises:
-        InvalidArgumentError: no source is called so, and it names no file.
-        NotFoundError: a named file is not there, or what a source is made of is not installed.
+        InvalidArgumentError: the name is neither a source nor files of a known kind.
+        NotFoundError, MissingExtraError: a file does not exist, or a requirement of the source is
+            not installed.
     """
     if name == "glove-50":
         return _glove()
     if name == "text-256":
-        return _made("text", cache, ("wordllama==0.4.0.post1",), "cosine", _text_files())
+        return _computed("text", cache, ("wordllama==0.4.0.post1",), "cosine", _text_files())
     if name == "sift-128":
-        return _made("sift", cache, ("opencv-python-headless>=4.10",), "euclidean", _photos())
+        return _computed("sift", cache, ("opencv-python-headless>=4.10",), "euclidean", _photos())
     paths = [Path(part) for part in name.split(",")]
     kinds = {path.suffix.lower() for path in paths}
     if kinds <= {".hdf5", ".h5"} and len(paths) == 1:
@@ -83,7 +85,7 @@ def source_of(name: str, cache: Path) -> Source:
 
 def _there(path: Path) -> Path:
     if not path.exists():
-        raise NotFoundError(f"there is no file {path}", "NO_FILE")
+        raise NotFoundError(f"file not found: {path}", "NO_FILE")
     return path
 
 
@@ -117,7 +119,7 @@ def _matrices(paths: list[Path]) -> Source:
 
 
 def _as_matrix(array: Any, what: str) -> Floats:
-    """Numbers with 2 axes, none of which is empty."""
+    """Return the array as a float32 matrix; raise unless it has numbers and 2 axes above 0."""
     kind, shape = getattr(array.dtype, "kind", "O"), tuple(array.shape or ())
     if kind not in "fiu" or len(shape) != 2 or 0 in shape:
         raise InvalidArgumentError(
@@ -125,7 +127,8 @@ def _as_matrix(array: Any, what: str) -> Floats:
             f"shape {shape}",
             "BAD_FILE",
         )
-    with np.errstate(over="ignore"):  # What becomes infinite is refused as such.
+    # Values that overflow to infinity are rejected later, with their row.
+    with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, np.float32)
 
 
@@ -133,13 +136,17 @@ def _check_widths(base: Floats, *others: Floats) -> None:
     for matrix in others:
         if matrix.shape[1] != base.shape[1]:
             raise InvalidArgumentError(
-                f"expected matrices of equal width, got {base.shape} and {matrix.shape}",
+                f"expected matrices of equal width, got shapes {base.shape} and {matrix.shape}",
                 "DIM_MISMATCH",
             )
 
 
 def _hdf5(path: Path) -> Source:
-    """ann-benchmarks' layout: train, test, neighbors, distances; attribute distance."""
+    """Return the source of a file in ann-benchmarks' layout.
+
+    The sets "train" and "test" and the attribute "distance" are read; "neighbors" and "distances"
+    are ignored.
+    """
     try:
         import h5py
     except ImportError:
@@ -151,16 +158,18 @@ def _hdf5(path: Path) -> Source:
         try:
             with h5py.File(path) as file:
                 yield file
-        except OSError as error:  # Of h5py, also for what is no such file or is cut.
+        except OSError as error:  # h5py raises it also for truncated files and other formats.
             what = f"{path}: not a readable HDF5 file: {error}"
             raise InvalidArgumentError(what, "BAD_FILE") from None
 
     with opened() as file:
-        told = file.attrs.get("distance", "")
-    told = told.decode() if isinstance(told, bytes) else str(told)
-    if told not in names:
+        distance = file.attrs.get("distance", "")
+    distance = distance.decode() if isinstance(distance, bytes) else str(distance)
+    if distance not in names:
         raise InvalidArgumentError(
-            f"{path}: distance {told!r}, expected one of {', '.join(names)}", "BAD_METRIC"
+            f"{path}: expected attribute distance to be one of {', '.join(names)}, got "
+            f"{distance!r}",
+            "BAD_METRIC",
         )
 
     def read() -> Reading:
@@ -170,28 +179,28 @@ def _hdf5(path: Path) -> Source:
                 if not isinstance(file.get(what), h5py.Dataset):
                     sets = ", ".join(sorted(file)) or "nothing"
                     raise InvalidArgumentError(
-                        f"{path}: there is no set {what!r} in it, only {sets}", "BAD_FILE"
+                        f"{path}: expected a data set {what!r}, got members: {sets}", "BAD_FILE"
                     )
                 found.append(_as_matrix(file[what], f"{path}: {what}"))
         _check_widths(*found)
         return found[0], found[1]
 
-    return Source(_file_identity(path), names[told], read)
+    return Source(_file_identity(path), names[distance], read)
 
 
 def _text_files() -> dict[str, Any]:
     folder, dictionary = Path("/usr/share/wordnet"), Path("/usr/share/dictd/gcide.dict.dz")
     for path in (folder / "data.noun", dictionary):
         if not path.exists():
-            raise NotFoundError(f"there is no {path}: {_TEXT_PACKAGES}", "NO_FILE")
+            raise NotFoundError(f"file not found: {path}; run: {_TEXT_PACKAGES}", "NO_FILE")
     return {"wordnet": str(folder), "gcide": str(dictionary)}
 
 
 def _photos() -> dict[str, Any]:
     folder = Path("/usr/share/backgrounds/mate")
     if not folder.exists():
-        raise NotFoundError(f"there is no {folder}: {_PHOTO_PACKAGES}", "NO_FILE")
-    # Of a picture in several sizes the largest file, since the others would be its near twins.
+        raise NotFoundError(f"folder not found: {folder}; run: {_PHOTO_PACKAGES}", "NO_FILE")
+    # Of a picture in several sizes only the largest, since the others would give near-duplicates.
     largest: dict[str, Path] = {}
     for path in sorted(folder.rglob("*"), key=lambda path: path.stat().st_size):
         if path.suffix in {".jpg", ".png"}:
@@ -199,10 +208,10 @@ def _photos() -> dict[str, Any]:
     return {"photos": sorted(str(path) for path in largest.values())}
 
 
-def _made(
+def _computed(
     script: str, cache: Path, requirements: tuple[str, ...], metric: str, given: dict[str, Any]
 ) -> Source:
-    """Vectors that a script of ``data/making`` computes with a library of its own."""
+    """Return a source whose vectors a script of ``data/making`` computes in its environment."""
 
     def read() -> Reading:
         environment = Environment(f"data-{script}", (*requirements, "numpy>=2"), cache)
@@ -219,7 +228,10 @@ def _made(
             env={**os.environ, "PYTHONPATH": ""},
         )
         if done.returncode:
-            raise InternalError(f"{path.name} failed:\n{done.stderr[-2000:]}", "DATA_FAILED")
+            raise InternalError(
+                f"{path.name} exited with status {done.returncode}:\n{done.stderr[-2000:]}",
+                "DATA_FAILED",
+            )
         return np.load(folder / "vectors.npy"), None
 
     files = [Path(each) for value in given.values() for each in _listed(value)]

@@ -1,7 +1,7 @@
-"""True neighbours by comparing all pairs, and recall that lets ties count.
+"""True neighbours by brute force, and recall that counts ties.
 
-A blocked float32 product picks a few more candidates than are wanted; these are compared in
-float64, term by term, so that neither BLAS nor the number of threads decides which rows are true.
+A blocked float32 product selects slightly more candidates than needed. These are compared in
+float64, term by term, so that the result depends neither on BLAS nor on the number of threads.
 Distances are those of vecdb: 1 - cos, Euclidean distance, negated dot product.
 """
 
@@ -21,10 +21,10 @@ METRICS = ("cosine", "euclidean", "dot")
 Floats = npt.NDArray[np.float32]
 
 _SPARE = 28
-"""Candidates beyond those wanted, against rounding of the float32 product."""
+"""Extra candidates, which compensate for rounding of the float32 product."""
 _BLOCK_BYTES = 256 * 1024**2
 TIE = 1e-6
-"""A row farther than the k-th true one by this share is as near, in float32."""
+"""Relative tolerance: a row this much farther than the k-th true one ties with it in float32."""
 
 
 def true_neighbours(
@@ -34,11 +34,12 @@ def true_neighbours(
     k: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The k nearest rows of each query by (distance, row).
+    """Return the k nearest rows of each query, ordered by (distance, row).
 
     Args:
         base: float32, shape (n, dim). queries: float32, shape (q, dim).
-        progress: called with how many queries are done.
+        metric: "cosine", "euclidean" or "dot".
+        progress: called with the number of queries done.
 
     Returns:
         rows int64 and distances float64, both of shape (q, min(k, n)).
@@ -70,7 +71,7 @@ def true_neighbours(
 
 
 class _Keys:
-    """Scores in float32 that order rows as the metric does; smaller is nearer."""
+    """Computes float32 scores that order rows as the metric does; smaller is nearer."""
 
     def __init__(self, base: Floats, metric: str) -> None:
         self._metric = metric
@@ -94,9 +95,10 @@ class _Keys:
 def distances_to(
     base: Floats, query: Floats, rows: npt.NDArray[np.integer], metric: str
 ) -> npt.NDArray[np.float64]:
-    """Distances of one query to some rows, in float64.
+    """Return the distances of one query to the given rows, in float64.
 
     Args:
+        base: float32, shape (n, dim).
         query: float32, shape (dim,). rows: integers, shape (r,).
 
     Returns:
@@ -121,10 +123,10 @@ def recall(
     true_distances: npt.NDArray[np.floating],
     k: int,
 ) -> npt.NDArray[np.float64]:
-    """Share of the k true neighbours that each answer holds; ties with the k-th count.
+    """Return the share of the k true neighbours in each answer; ties with the k-th count.
 
-    The distances of what was found are computed here: a target's own are not believed. A row that
-    comes twice in an answer counts once, and -1 (nothing found) not at all.
+    Distances are computed from ``base``, not taken from the target. A row that occurs twice in an
+    answer counts once; -1 (no hit) does not count.
 
     Args:
         found: rows of ``base``, shape (q, at least k); -1 for none.
@@ -138,7 +140,7 @@ def recall(
     for at, (answer, query) in enumerate(zip(found[:, :k], queries, strict=True)):
         rows = np.unique(answer[(answer >= 0) & (answer < len(base))])
         limit = true_distances[at, possible - 1]
-        # Of 1 - cos the error grows with the terms, not with their difference.
+        # The rounding error of 1 - cos depends on its terms, not on their difference.
         limit += TIE * max(abs(limit), 1.0 if metric == "cosine" else 0.0)
         near = distances_to(base, query, rows, metric) <= limit
         shares[at] = min(int(near.sum()), possible) / possible

@@ -1,6 +1,6 @@
-"""The report: one self-contained HTML page, and a table in Markdown, both made from results alone.
+"""The report: a self-contained HTML page and a Markdown table, both generated from results only.
 
 ``plots`` draws curves as inline SVG, ``page`` lays out plots and tables, ``picture`` draws the
-README's SVG file, ``table`` makes the Markdown and puts it between markers of a file. No script,
-font or picture comes from elsewhere.
+README's SVG file, ``table`` generates the Markdown and inserts it between two markers of a file.
+The page loads no external script, font or image.
 """

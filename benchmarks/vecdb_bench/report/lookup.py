@@ -1,4 +1,4 @@
-"""Questions to results that page and table share: which lines, which titles, speed at a recall."""
+"""Queries on results, shared by page and table: select lines, name targets, speed at a recall."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Lines = list[dict[str, Any]]
 
 
 def of(lines: Lines, status: str = "measured", **wanted: Any) -> Lines:
-    """Lines whose members, or members of their points, are as wanted."""
+    """Return lines with this status whose members, or those of their points, equal ``wanted``."""
     return [
         line
         for line in lines
@@ -30,12 +30,12 @@ _NOTHING = object()
 
 
 def title_of(target: str) -> str:
-    """A target's name for people."""
+    """Return a target's display name."""
     return TARGETS[target].title if target in TARGETS else target
 
 
 def number_of(target: str) -> int:
-    """A number that gives a target the same look in all plots."""
+    """Return the number of a target, which determines its colour and marker in all plots."""
     names = list(TARGETS)
     return names.index(target) if target in TARGETS else len(names)
 
@@ -43,13 +43,15 @@ def number_of(target: str) -> int:
 def at_recall(
     lines: Iterable[dict[str, Any]], wanted: float, k: int = 10, of_rounds: str = "median"
 ) -> float | None:
-    """Queries a second at a recall, between the two measured efforts around it.
+    """Return the queries per second at a recall, interpolated between the two nearest efforts.
 
-    The logarithm of the speed is interpolated over recall. None if no effort came so far; the speed
-    of the least effort if all of them did.
+    The logarithm of the speed is interpolated linearly over recall. Returns None if no effort
+    reaches the recall, and the greatest measured speed if all efforts reach it.
 
     Args:
-        of_rounds: "median", or "min" or "max" of the rounds at each effort.
+        lines: measured points of one target's sweep.
+        wanted: the recall, 0 to 1.
+        of_rounds: "median", "min" or "max" of the rounds at each effort.
     """
     points = sorted(
         (line["figures"][f"recall_{k}"], line["figures"]["queries_per_s"][of_rounds])

@@ -1,4 +1,4 @@
-"""The page: for each data set the plots people expect, tables of the rest, and what failed."""
+"""The HTML page: plots and tables of each data set, then all failures."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ pre{white-space:pre-wrap;font-size:.8rem;background:var(--card);padding:.6rem;bo
 
 
 def page(lines: Lines) -> str:
-    """One HTML document, whole by itself.
+    """Return a self-contained HTML document.
 
     Args:
-        lines: of ``results.read_results``.
+        lines: from ``results.read_results``.
     """
     datasets = list(dict.fromkeys(line["dataset"] for line in lines))
     body = [_head(lines)]
@@ -63,7 +63,8 @@ def _head(lines: Lines) -> str:
         return "<h1>vecdb bench</h1><p>No results yet.</p>"
     last = lines[-1]["provenance"]
     loads = [line["provenance"]["load_average"][0] for line in lines]
-    times = [line["provenance"]["time"] for line in lines]  # What was measured again has moved.
+    # Lines measured again keep their place in the list, so that times are not in order.
+    times = [line["provenance"]["time"] for line in lines]
     facts = (
         f"{escape(last['processor'])}, {last['cores']} cores; Python {last['python']}; vecdb "
         f"{last['vecdb']} {last['commit'][:10]}; {min(times)} to "
@@ -73,9 +74,9 @@ def _head(lines: Lines) -> str:
     rows = [[title_of(name), TARGETS[name].kind, TARGETS[name].durability] for name in targets]
     return (
         f'<h1>vecdb bench</h1><p class="soft">{facts}</p>'
-        "<p>Speeds of searches and of writing are medians of rounds in which all targets took "
-        "turns; the rest was measured one target after the other. Ratios between targets carry "
-        "over to other machines better than rates do.</p>"
+        "<p>Speeds of searches and of writing are medians of rounds in which the targets were "
+        "interleaved; the rest was measured one target after the other. Ratios between targets "
+        "are more portable between machines than absolute rates.</p>"
         + _table(["target", "kind", "an acknowledged write"], rows)
     )
 
@@ -100,8 +101,8 @@ def _section(title: str, *parts: str) -> str:
 
 
 def _plots(*plots: tuple[str, str]) -> str:
-    made = [svg.replace("<figure>", f"<figure><h4>{escape(t)}</h4>") for t, svg in plots if svg]
-    return f'<div class="plots">{"".join(made)}</div>' if made else ""
+    drawn = [svg.replace("<figure>", f"<figure><h4>{escape(t)}</h4>") for t, svg in plots if svg]
+    return f'<div class="plots">{"".join(drawn)}</div>' if drawn else ""
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -293,12 +294,12 @@ def _churn(lines: Lines) -> str:
 
 
 def _median(figure: Any) -> float:
-    # Results of earlier versions have one value where there are several rounds now.
+    # Earlier versions measured one round and wrote a plain number.
     return float(figure["median"] if isinstance(figure, dict) else figure)
 
 
 def _restart(figures: dict[str, Any]) -> str:
-    # Results of earlier versions have none.
+    # Earlier versions did not measure it.
     return f"{figures['restart_s']['median']:.2f}" if "restart_s" in figures else "–"
 
 
@@ -364,14 +365,14 @@ def _wire(lines: Lines) -> str:
 
 
 def _failures(lines: Lines) -> str:
-    told = [
+    failures = [
         f"<p><b>{escape(title_of(line['target']))}</b>, {escape(line['scenario'])} on "
         f"{escape(line['dataset'])}, {escape(json.dumps(line['point']))}: {status}</p>"
         f"<pre>{escape(line['error'])}</pre>"
         for status in ("failed", "cannot")
         for line in of(lines, status)
     ]
-    return f"<h2>What failed or can't be done</h2>{''.join(told)}" if told else ""
+    return f"<h2>What failed or can't be done</h2>{''.join(failures)}" if failures else ""
 
 
 def _text(value: float | None, form: str) -> str:

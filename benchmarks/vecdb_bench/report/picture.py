@@ -1,7 +1,7 @@
-"""The picture in the README: recall against queries a second, as one SVG file that stands alone.
+"""The picture in the README: recall against queries per second, as a self-contained SVG file.
 
-It is a pure function of the results, so that a test can compare the committed file with what the
-committed results give.
+The picture is a pure function of the results, so that a test can compare the committed file with
+the one generated from the committed results.
 """
 
 from __future__ import annotations
@@ -28,17 +28,21 @@ text{fill:var(--soft)}.label,.key{fill:var(--ink)}.grid{stroke:var(--line);strok
 
 
 def picture(lines: Lines) -> str:
-    """Return the SVG of the first data set in the results: a curve a target, a point an effort.
+    """Return the SVG of the first data set: one curve per target, one point per effort.
 
     Args:
-        lines: of ``results.read_results``.
+        lines: from ``results.read_results``.
 
     Raises:
-        InvalidArgumentError: NO_RESULTS: no search of one caller was measured.
+        InvalidArgumentError: NO_RESULTS: the results have no searches with one caller.
     """
     sweep = of(lines, scenario="search", mode=_MODE)
     if not sweep:
-        raise InvalidArgumentError("the results have no searches of one caller", "NO_RESULTS")
+        raise InvalidArgumentError(
+            f"expected results of the scenario search in mode {_MODE!r}, got no searches; run "
+            "that scenario first",
+            "NO_RESULTS",
+        )
     dataset, k = sweep[0]["dataset"], sweep[0]["point"]["k"]
     series = [
         Series(title_of(name), number_of(name), points)

@@ -1,7 +1,7 @@
-"""Line plots as inline SVG: axes with round ticks, linear or logarithmic, series told apart twice.
+"""Line plots as inline SVG: axes with round ticks, linear or logarithmic; colour and marker vary.
 
-Colours are Okabe and Ito's, which colour-blind people can tell apart, and each series has a marker
-of its own as well. Text and axes take the page's colours, so that light and dark both read well.
+Colours are Okabe and Ito's, which are distinct for colour-blind readers; each series also has its
+own marker. Text and axes use the page's colours, so that plots are legible in light and dark mode.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _WIDTH, _HEIGHT = 560, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 14, 46
 _TICKS = 6
 _TICK_SPACE = 42
-"""Texts under the axis need so much room each."""
+"""Least distance of labels on the x axis."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one target, in the order in which they are joined; ``number`` picks its look."""
+    """Points of one target in drawing order; ``number`` determines colour and marker."""
 
     name: str
     number: int
@@ -32,14 +32,19 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """kind: "linear", "log", or "nines" (shares near 1, of which 0.9, 0.99, 0.999 are equal
-    steps; shares of all are bounded so that 1 has a place)."""
+    """An axis with its scale.
+
+    Attributes:
+        label: text beside the axis.
+        kind: "linear", "log", or "nines" for shares near 1: 0.9, 0.99 and 0.999 are at equal
+            distances, and 1 is drawn where 0.9999 is, since its position would be infinite.
+    """
 
     label: str
     kind: str = "linear"
 
     def place(self, value: float) -> float:
-        """Where a value lies, in no unit."""
+        """Return the position of a value on the axis, without unit."""
         if self.kind == "log":
             return math.log10(max(value, 1e-12))
         if self.kind == "nines":
@@ -47,7 +52,7 @@ class Axis:
         return value
 
     def ticks(self, low: float, high: float) -> list[tuple[float, str]]:
-        """Places and texts between two places."""
+        """Return positions and labels of the ticks between two positions."""
         if self.kind == "nines":
             shares = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
             texts = [(self.place(share), f"{share:g}") for share in shares]
@@ -81,10 +86,11 @@ def _number(value: float) -> str:
 
 
 def line_plot(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
-    """An SVG element with its legend; series without points are left out.
+    """Return a figure element with SVG and legend, or "" if no series has points.
 
     Args:
-        title: what a screen reader says of it.
+        title: text for screen readers.
+        series: those without points are omitted.
     """
     series = [each for each in series if each.points]
     if not series:
@@ -163,12 +169,12 @@ def _curve(series: Series, places: Sequence[tuple[float, float]]) -> list[str]:
     line = " ".join(f"{across:.1f},{up:.1f}" for across, up in places)
     parts = [f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>']
     for (across, up), point in zip(places, series.points, strict=True):
-        told = f"{series.name}: {point[0]:.4g}, {point[1]:.4g}"
-        parts.append(_marker(series.number, across, up, colour, told))
+        tooltip = f"{series.name}: {point[0]:.4g}, {point[1]:.4g}"
+        parts.append(_marker(series.number, across, up, colour, tooltip))
     return parts
 
 
-def _marker(number: int, across: float, up: float, colour: str, told: str = "") -> str:
+def _marker(number: int, across: float, up: float, colour: str, tooltip: str = "") -> str:
     shapes = (
         "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
         "M-3.5-3.5h7v7h-7z",
@@ -177,7 +183,7 @@ def _marker(number: int, across: float, up: float, colour: str, told: str = "") 
         "M0 5L4.6-3.5H-4.6z",
         "M-1.5-5h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5v-3h3.5z",
     )
-    title = f"<title>{escape(told)}</title>" if told else ""
+    title = f"<title>{escape(tooltip)}</title>" if tooltip else ""
     return (
         f'<path transform="translate({across:.1f} {up:.1f})" d="{shapes[number % len(shapes)]}" '
         f'fill="{colour}">{title}</path>'
@@ -195,7 +201,7 @@ def _legend(series: Sequence[Series]) -> str:
 
 
 def key(series: Series) -> str:
-    """Return the look of a series around the origin, 28 wide, for a legend."""
+    """Return line and marker of a series for a legend, centred on the origin, 28 wide."""
     return (
         f'<path d="M-14 0H14" stroke-width="2" stroke="{_colour(series)}"{_dash(series)}/>'
         + _marker(series.number, 0, 0, _colour(series))

@@ -1,6 +1,6 @@
-"""The table of docs/benchmarks.md: ours and each peer at recall@10 of 0.95 and 0.99, in Markdown.
+"""The Markdown table of docs/benchmarks.md: all targets at recall@10 of 0.95 and 0.99.
 
-``replace_between_markers`` puts it into a file between two lines, so that no figure is copied by
+``replace_between_markers`` inserts it between two lines of a file, so that no figure is copied by
 hand.
 """
 
@@ -26,7 +26,7 @@ _RULE = "|---" * (_HEAD.count("|") - 1) + "|"
 
 
 def markdown(lines: Lines) -> str:
-    """A table a data set; "failed" where a target failed, "–" where it has no such thing."""
+    """Return one table per data set; "failed" marks failures, "–" what was not measured."""
     parts = []
     for dataset in dict.fromkeys(line["dataset"] for line in lines):
         here = [line for line in lines if line["dataset"] == dataset]
@@ -63,7 +63,7 @@ def _row(lines: Lines, target: str) -> str:
 
 
 def _speed(sweep: Lines, wanted: float) -> str:
-    """The median, and the least and the greatest of the rounds."""
+    """Format the median, the minimum and the maximum of the rounds."""
     median, least, greatest = (
         at_recall(sweep, wanted, of_rounds=which) for which in ("median", "min", "max")
     )
@@ -76,21 +76,23 @@ def _latency(figures: dict[str, Any]) -> str:
 
 
 def _median(line: dict[str, Any] | None, what: str, form: str) -> str:
-    # Results of earlier versions have not all of them.
+    # Results of earlier versions lack some figures.
     return format(line["figures"][what]["median"], form) if line and what in line["figures"] else ""
 
 
 def replace_between_markers(path: Path, text: str) -> None:
-    """Put the text between the two markers of a file.
+    """Replace the text between the two markers of a file.
 
     Raises:
-        FailedPreconditionError: the file has not both of them, in this order.
+        FailedPreconditionError: the file does not have both markers, in this order.
     """
     content = path.read_text(encoding="utf-8")
     before, begin, rest = content.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise FailedPreconditionError(
-            f"{path} has no lines {BEGIN!r} and {END!r} to put the table between", "NO_MARKERS"
+            f"{path} has no lines {BEGIN!r} and {END!r} in this order; add them where the table "
+            "belongs",
+            "NO_MARKERS",
         )
     path.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")

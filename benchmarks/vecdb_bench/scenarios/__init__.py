@@ -1,20 +1,20 @@
-"""Scenarios: what is measured of each target, one file each.
+"""Scenarios: the measurements of each target, one file per scenario.
 
-A scenario is a module with a function ``run(context)`` and a sentence ``TITLE``; it opens workers
-by the context (``context.Context``), measures points and hands each to ``context.record``. What is
-in the results already it is told by ``context.known`` and leaves out. Answers are checked against
-the truth, so that recall is beside every speed.
+A scenario is a module with a function ``run(context)`` and a title ``TITLE``. It opens workers in a
+``context.Bench``, measures points and passes each to ``context.record``. It skips the points for
+which ``context.known`` returns a line. Answers are compared with the true neighbours, so that every
+speed is reported with its recall.
 
-    search      recall against queries/s over the effort
+    search      recall against queries/s over the effort (ef_search, or a target's equivalent)
     latency     percentiles with 1, 4, 16 clients, closed loop and at a fixed rate
     ingest      durable rows/s by size of batch and kind of id; time until indexed
     churn       recall, speed, memory, disk while rows are replaced and deleted
-    recovery    kill -9 during a load: rows lost, time to ready, recall after
-    size        what grows how with the number of rows
-    wire        what the transport costs
+    recovery    kill -9 during a load: rows lost, time to ready, recall afterwards
+    size        growth of costs with the number of rows
+    wire        cost of the transport
 
-To add one, write the file and name it in ``SCENARIOS``; what the report has no plot for it shows as
-a table.
+To add a scenario, write the module, name it in ``SCENARIOS`` and add a section for it to
+``report.page``.
 """
 
 from __future__ import annotations

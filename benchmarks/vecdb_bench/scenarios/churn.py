@@ -1,9 +1,9 @@
 """Recall, speed, memory and disk while rows are replaced and others deleted.
 
-The first half of the data set is loaded; its rows are then replaced, 10, 50 and 100 % of them, by
-rows of the second half, and at each of these steps two in a hundred ids go for good. The truth of
-each state is computed anew. At the end operators' housekeeping is run (``optimize``), and a fresh
-load of the last state is measured beside, which is what a perfect answer to churn would equal.
+The first half of the data set is loaded. In three steps 10, 50 and 100 % of its rows are replaced
+by rows of the second half, and each step also deletes 2 % of the ids. The true neighbours of each
+state are recomputed. Finally ``optimize`` runs the maintenance that a target needs after churn. A
+fresh load of the last state is measured as well; it is the ideal result.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BATCH = 1_000
 
 
 class _State:
-    """Which row of the data set each id has; -1 for none."""
+    """Tracks the row of the data set that each id has; -1 for deleted ids."""
 
     def __init__(self, context: Context) -> None:
         self.rows = min(context.scale.ingest_rows, len(context.dataset.base) // 2)
@@ -40,7 +40,10 @@ class _State:
         self._replaced = 0
 
     def replace_up_to(self, share: float) -> npt.NDArray[np.int64]:
-        """Ids that get their row of the second half; those deleted before come back with it."""
+        """Replace rows up to a share of all ids by rows of the second half; return these ids.
+
+        Deleted ids among them become live again.
+        """
         end = round(share * self.rows)
         ids = self._order[self._replaced : end]
         self.row_of[ids] = ids + self.rows
@@ -48,7 +51,7 @@ class _State:
         return ids
 
     def delete_some(self, step: int) -> npt.NDArray[np.int64]:
-        """Ids that go."""
+        """Delete 2 % of the ids, chosen at random from the live ones; return them."""
         count = max(1, round(_DELETED_EACH_STEP * self.rows))
         live = np.flatnonzero(self.row_of >= 0)
         ids = np.random.default_rng(_SEED + step).choice(live, count, replace=False)
@@ -56,18 +59,18 @@ class _State:
         return ids
 
     def live(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Ids, ascending, and their vectors."""
+        """Return the live ids, ascending, and their vectors, float32, shape (n, dim)."""
         ids = np.flatnonzero(self.row_of >= 0)
         return ids, self._base[self.row_of[ids]]
 
 
 def run(context: Context) -> None:
-    """Measure each target that has not all its points."""
+    """Measure each target whose points are not all in the results."""
     points = [*(f"{share:.0%} replaced" for share in _STEPS), "optimized", "fresh load"]
     for target in context.targets:
         known = [context.known(target, state=name) for name in points]
         if any(line is not None and line["status"] == "cannot" for line in known):
-            continue  # What comes after it can't be had either.
+            continue  # Each state builds on the one before, so that later ones fail as well.
         if None in known:
             context.say(f"{target}: churn")
             with Bench(context) as bench:
@@ -102,14 +105,14 @@ def _measured(context: Context, target: str, state: str) -> bool:
 
 
 def _fresh(context: Context, bench: Bench, state: _State, target: str) -> None:
-    """The last state, as a new load has it."""
+    """Load the last state into a new folder and record it."""
     ids, vectors = state.live()
     fresh = bench.opened(target, "fresh")
     file = bench.array_file(vectors)
     order = bench.array_file(np.arange(len(ids)))
     done = fresh.call("upsert", vectors=file, first=0, end=len(ids), batch=_BATCH, ids=order)
     seconds = done["seconds"] + fresh.call("finish")["seconds"]
-    # Ids are rows of ``live`` here, so that FAISS, which knows no others, can be asked too.
+    # Ids are positions in ``live`` here, since FAISS supports no other ids.
     _record(context, bench, fresh, state, "fresh load", seconds, ids_are_places=True)
 
 
@@ -121,7 +124,7 @@ def _change(
     share: float,
     step: int,
 ) -> float:
-    """Replace and delete; seconds until that is acknowledged."""
+    """Replace and delete rows; return the seconds until all of it is acknowledged."""
     ids = state.replace_up_to(share)
     vectors = context.dataset.base[ids + state.rows]
     done = worker.call(
@@ -154,7 +157,7 @@ def _record(
     if not ids_are_places:
         place_of = np.full(state.rows, -1)
         place_of[ids] = np.arange(len(ids))
-        # What is deleted and found all the same is -1: it counts for nothing.
+        # Hits that are deleted rows become -1, which counts as no hit.
         found = np.where(found >= 0, place_of[np.maximum(found, 0)], -1)
 
     def speed() -> float:

@@ -1,8 +1,8 @@
-"""What scenarios share: workers of targets in folders of their own, and the way to the results.
+"""Shared by scenarios: workers of targets, each in its own folder, and access to the results.
 
-Targets of a scenario are measured in turns, round by round, so that a drift of the machine meets
-all of them alike and their ratios hold. A target that fails leaves the scenario with a line that
-has its error; the others go on.
+Targets of a scenario are interleaved round by round, so that drift of the machine affects all of
+them equally and their ratios hold. If a target fails, its error is recorded and the scenario
+continues with the other targets.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ from vecdb_bench.targets.process import WorkerProcess
 __all__ = ["Bench", "Context", "Scale"]
 
 _OF_EACH_LINE = ("rounds", "seconds", "latency_seconds", "ingest_rows")
-"""What of the scale is in a measurement's key; the other parts are points of their own."""
+"""Fields of the scale that are part of a measurement's key; the other fields define points."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: the standard set, all of it, or next to nothing for tests.
+    """How much to measure.
 
     Attributes:
-        rounds: of each measurement, whose median counts.
-        seconds: of each speed measurement. latency_seconds: of each latency one.
+        rounds: number of rounds of each measurement, whose median is reported.
+        seconds: duration of each speed measurement.
+        latency_seconds: duration of each latency measurement.
         clients: numbers of concurrent clients.
-        efforts: the sweep.
-        recall_enough: a sweep ends once recall has come this far.
-        batches: sizes of batches of ingest. sizes: rows of the growth sweep.
-        ingest_rows: rows at most that ingest, churn and recovery load.
+        efforts: values of ef_search, or of a target's equivalent, in the sweep.
+        recall_enough: a sweep ends at the first effort that reaches this recall.
+        batches: batch sizes of ingest, in rows.
+        sizes: numbers of rows of the growth sweep.
+        ingest_rows: maximum number of rows that ingest, churn and recovery load.
     """
 
     rounds: int = 3
@@ -60,8 +62,10 @@ class Context:
     """One scenario over one data set and some targets.
 
     Attributes:
-        say: told what is being done, for people.
-        failed: targets that are left out from here on. versions: of targets, as they say it.
+        cache: folder of data sets and environments.
+        say: called with a sentence on the current work.
+        failed: names of targets that failed and are skipped from then on.
+        versions: version of each target, as reported by the target.
     """
 
     scenario: str
@@ -76,11 +80,11 @@ class Context:
     versions: dict[str, str] = field(default_factory=dict)
 
     def known(self, target: str, **point: Any) -> dict[str, Any] | None:
-        """The line of that point, if it needs no measuring."""
+        """Return the line of a point that needs no measuring, or None."""
         return self.results.known(**self._key(target, point))
 
     def record(self, target: str, point: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
-        """A measured point."""
+        """Append a measured point to the results; return its line."""
         return self.results.add(
             **self._key(target, point),
             figures=figures,
@@ -90,9 +94,10 @@ class Context:
 
     @contextmanager
     def attempt(self, target: str, **point: Any) -> Iterator[None]:
-        """What goes wrong inside is a line of the results, and the scenario goes on without it.
+        """Turn errors inside the block into lines of the results, so that the scenario continues.
 
-        That a target can't do something is one too; after a failure it is left out from there on.
+        UnsupportedError gives a line with status "cannot". Any other VecdbError gives a line with
+        status "failed" and adds the target to ``failed``.
         """
         try:
             yield
@@ -134,12 +139,12 @@ class Context:
 
 
 class Bench:
-    """Workers with a folder each; a context manager that ends and removes them all."""
+    """Starts workers, each with its own folder; a context manager that ends and removes them."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self._stack = ExitStack()
-        # Whoever was killed may still be writing, for all that is known here.
+        # A killed target's children may still be writing while the folder is removed.
         self._place = tempfile.TemporaryDirectory(prefix="vecdb-bench-", ignore_cleanup_errors=True)
         self.folder = Path(self._place.name)
         self._arrays = 0
@@ -152,7 +157,7 @@ class Bench:
         self._place.cleanup()
 
     def worker(self, target: str) -> WorkerProcess:
-        """A process for that target, which has nothing open yet."""
+        """Start a worker for a target; it has no folder open yet."""
         worker = WorkerProcess(target, self.context.cache)
         self._stack.callback(worker.close)
         return worker
@@ -160,7 +165,13 @@ class Bench:
     def opened(
         self, target: str, folder: str = "", *, dim: int | None = None, **settings: Any
     ) -> WorkerProcess:
-        """A process that has a folder of its own open, empty if it is a new one."""
+        """Start a worker and open its folder, which is created if missing.
+
+        Args:
+            folder: name of the folder; the target's name if empty.
+            dim: components of each vector; those of the data set if None.
+            settings: fields of ``Settings`` that differ from the context's.
+        """
         worker = self.worker(target)
         self.open(worker, folder or target, dim=dim, **settings)
         return worker
@@ -168,21 +179,21 @@ class Bench:
     def open(
         self, worker: WorkerProcess, folder: str, *, dim: int | None = None, **settings: Any
     ) -> Any:
-        """Have a worker open a folder; what it says of it."""
+        """Open a folder in a worker; return the result of its command ``open``."""
         context = self.context
-        told = worker.call(
+        opened = worker.call(
             "open",
             folder=str(self.folder / folder),
             dim=dim or context.dataset.dim,
             metric=context.dataset.metric,
             settings=asdict(replace(context.settings, **settings)),
         )
-        worker.watch(told["processes"])
-        context.versions[worker.name] = told["version"]
-        return told
+        worker.watch(opened["processes"])
+        context.versions[worker.name] = opened["version"]
+        return opened
 
     def attached(self, target: str, address: str) -> WorkerProcess:
-        """A further client of what another worker has open."""
+        """Start a worker as a further client of the target at ``address``."""
         worker = self.worker(target)
         worker.call(
             "attach",
@@ -194,14 +205,19 @@ class Bench:
         return worker
 
     def array_file(self, array: npt.NDArray[Any]) -> str:
-        """An array as a file that workers read."""
+        """Save an array to a file that workers read; return its path."""
         self._arrays += 1
         path = self.folder / f"array-{self._arrays}.npy"
         np.save(path, array)
         return str(path)
 
     def load(self, worker: WorkerProcess, rows: int, batch: int = 1_000) -> dict[str, float]:
-        """The first rows of the data set, and all of them indexed; seconds of both."""
+        """Upsert the first rows of the data set and wait until they are indexed.
+
+        Returns:
+            Seconds from the start: ``sent_s`` until all rows are acknowledged, ``indexed_s`` until
+            all are indexed.
+        """
         base = str(self.context.dataset.folder / "base.npy")
         sent = worker.call("upsert", vectors=base, first=0, end=rows, batch=batch)["seconds"]
         return {"sent_s": sent, "indexed_s": sent + worker.call("finish")["seconds"]}
@@ -209,12 +225,12 @@ class Bench:
     def answers(
         self, worker: WorkerProcess, queries: str, k: int, effort: int
     ) -> npt.NDArray[np.int64]:
-        """What a target finds for all queries of a file."""
+        """Return a target's answers to all queries of a file, int64, shape (q, k), -1 for none."""
         out = str(self.folder / f"answers-{worker.pid}.npy")
         worker.call("answers", queries=queries, k=k, effort=effort, out=out)
         return np.asarray(np.load(out))
 
     @property
     def queries(self) -> str:
-        """The file of the data set's queries."""
+        """Return the path of the data set's queries."""
         return str(self.context.dataset.folder / "queries.npy")

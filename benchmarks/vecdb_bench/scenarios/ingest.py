@@ -1,8 +1,8 @@
-"""Rows a second that are acknowledged, by size of batch and kind of id; time until indexed.
+"""Acknowledged rows per second by batch size and kind of id; time until all rows are indexed.
 
-Each round begins with an empty folder. A loader that indexes while it is written to and one that
-indexes later are compared by the time until all is indexed. Beside the load of 1,000 rows a batch
-a second client, where a target can have one, searches all the while.
+Each round starts with an empty folder. Some targets index during writes and some afterwards; the
+time until all rows are indexed makes them comparable. A further measurement, for targets that
+accept a second client, has one client search while another one writes batches of 100 rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EFFORT = 128
 
 
 def run(context: Context) -> None:
-    """Measure what is not known yet, round by round, all targets in turns."""
+    """Measure the points that are not in the results, round by round, with targets interleaved."""
     for point in _points(context):
         wanted = [
             name
@@ -83,7 +83,7 @@ def _load(context: Context, bench: Bench, target: str, point: dict[str, Any]) ->
 
 
 def _beside(context: Context, bench: Bench, target: str) -> dict[str, Any]:
-    """Latency of searches while rows are written, and how fast those are."""
+    """Measure the latency of searches while rows are written, and the rate of the writes."""
     rows = _rows(context, 1_000)
     writer = bench.opened(target)
     base = str(context.dataset.folder / "base.npy")
@@ -92,7 +92,7 @@ def _beside(context: Context, bench: Bench, target: str) -> dict[str, Any]:
     writer.call("finish")
     reader = bench.attached(target, writer.call("address"))
     out = str(bench.folder / "beside.npy")
-    # Round and round over the second half, so that writing lasts as long as searching does.
+    # The second half is written repeatedly, so that writes last as long as searches do.
     writer.start("upsert", vectors=base, first=half, end=rows, batch=_BESIDE_BATCH)
     reader.start(
         "latency",

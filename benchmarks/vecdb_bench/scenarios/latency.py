@@ -1,9 +1,10 @@
-"""Latency of single queries with several clients at once, each a process of its own.
+"""Latency of single queries with several concurrent clients, each in its own process.
 
-Closed loop: each client asks again as soon as it has its answer. Then at fixed arrival rates, half
-and nine tenths of what the closed loop reached with as many clients, latency counting from when a
-query was due (``targets.timing``). The bare echo is measured in the same way beside all others:
-what is over it, is the database's. The effort is 128 for all; recall is beside.
+In the closed loop each client sends its next query as soon as it has the answer. The open loops
+have fixed arrival rates, 50 % and 90 % of the rate that the closed loop reached with as many
+clients; latency is measured from the time at which a query was due (``targets.timing``). The bare
+echo is measured in the same way: latency above the echo's is the cost of the database. The effort
+is 128 for all targets; recall is reported with the latency.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _QUANTILES = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9, 
 
 
 def run(context: Context) -> None:
-    """Measure what is not known yet; the echo is one target more."""
+    """Measure the points that are not in the results; the echo is an additional target."""
     for target in ("echo", *context.targets):
         points = list(_points(context, target))
         if all(context.known(target, **point) for point in points):
@@ -39,7 +40,7 @@ def run(context: Context) -> None:
 
 
 def _points(context: Context, target: str) -> Iterator[dict[str, object]]:
-    """What is to be measured; no fixed rates where so many clients are known to be too many."""
+    """Yield the points of a target; without open loops if it cannot serve so many clients."""
     for clients in context.scale.clients:
         closed: dict[str, object] = {"clients": clients, "loop": "closed"}
         yield closed
@@ -67,7 +68,7 @@ def _measure(context: Context, bench: Bench, target: str) -> None:
         if target in context.failed:
             return
         if len(workers) != clients:
-            continue  # It can't have so many.
+            continue  # The target cannot serve so many clients.
         for load in _LOADS:
             point = {"clients": clients, "loop": f"{load:.0%} of closed"}
             with context.attempt(target, **point):
@@ -87,7 +88,12 @@ def _one_load(
     recall: float | None,
     rate: float,
 ) -> float:
-    """All rounds of a point; answers a second that were reached. rate 0: a closed loop."""
+    """Measure all rounds of a point; return the answers per second.
+
+    Args:
+        recall: recall@10 to record with the latency, or None.
+        rate: queries per second of all clients together; 0 for a closed loop.
+    """
     known = context.known(target, **point)
     if known is not None:
         return float(known["figures"]["answers_per_s"] or rate)
@@ -102,7 +108,7 @@ def _one_load(
             **latency_figures(together),
             "p50_ms_of_rounds": summary([1000 * percentile(each, 50) for each in rounds]),
             "p99_ms_of_rounds": summary([1000 * percentile(each, 99) for each in rounds]),
-            # Of a fixed rate what was reached says nothing: calls may have been given up.
+            # At a fixed rate the number of latencies includes calls that were never sent.
             "answers_per_s": None if rate else reached,
             "rate_per_s": rate or None,
             "recall_10": recall,
@@ -116,7 +122,7 @@ def _one_load(
 def _round(
     context: Context, bench: Bench, workers: list[WorkerProcess], rate: float
 ) -> npt.NDArray[np.float64]:
-    """All clients at once; latencies of all of them in seconds."""
+    """Run all clients concurrently; return their latencies in seconds, float64, shape (calls,)."""
     files = [str(bench.folder / f"latency-{at}.npy") for at in range(len(workers))]
     begin_at = time.monotonic() + _BEGIN_IN_S
     for at, worker in enumerate(workers):

@@ -1,10 +1,10 @@
-"""kill -9 in the midst of a load: rows lost, time until it answers again, recall after; beside it
-the time that a start takes after an orderly stop.
+"""kill -9 during a load: rows lost, time until the target answers, recall; and a clean restart.
 
-The worker notes each acknowledged batch in a file before it sends the next one. When a third of the
-rows are noted, everything that the target runs is killed. Then it is opened again: every noted row
-must be there, and recall is that over all rows which are there. After the orderly stop all of them
-must be there again.
+The worker appends each acknowledged batch to a ledger before it sends the next one. Once a third of
+the rows are in the ledger, all processes of the target are killed. The target is then opened in a
+new process. Rows that are in the ledger but not in the target count as lost; recall is computed
+over the rows that are present. Finally the target is stopped normally and started once more, which
+must not lose any row.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ _WAIT_S = 600.0
 
 
 def run(context: Context) -> None:
-    """Measure each target that has no line yet."""
+    """Measure each target that has no line in the results."""
     for target in context.targets:
         if context.known(target, what="killed") is not None:
             continue
         with context.attempt(target, what="killed"):
             if not describe(target).durable:
-                raise UnsupportedError(f"{target} lives in memory: all of it is gone", "NO_DISK")
+                raise UnsupportedError(
+                    f"{target} stores rows in memory only and loses all of them", "NO_DISK"
+                )
             context.say(f"{target}: killed during a load")
             rounds = []
             for _ in range(context.scale.rounds):
@@ -66,7 +68,10 @@ def _once(context: Context, bench: Bench, target: str) -> dict[str, float]:
     ends = time.monotonic() + _WAIT_S
     while _noted(ledger) < rows // 3:
         if time.monotonic() > ends:
-            raise TargetFailedError(f"{target}: {_noted(ledger)} rows in {_WAIT_S:.0f} s")
+            raise TargetFailedError(
+                f"{target}: expected {rows // 3} acknowledged rows within {_WAIT_S:.0f} s, got "
+                f"{_noted(ledger)}"
+            )
         time.sleep(0.001)
     worker.kill()
     noted = _noted(ledger)
@@ -84,7 +89,9 @@ def _once(context: Context, bench: Bench, target: str) -> dict[str, float]:
     restarted, restart_s = _started(context, bench, target)
     gone = restarted.call("present", ids=bench.array_file(there))
     if gone:
-        raise TargetFailedError(f"{target}: {len(gone)} rows are gone after an orderly stop")
+        raise TargetFailedError(
+            f"{target}: {len(gone)} of {len(there)} rows are missing after a normal stop"
+        )
     shares = recall(places, vectors, queries, context.dataset.metric, distances, K)
     return {
         "rows_acknowledged": noted,
@@ -96,7 +103,7 @@ def _once(context: Context, bench: Bench, target: str) -> dict[str, float]:
 
 
 def _started(context: Context, bench: Bench, target: str) -> tuple[WorkerProcess, float]:
-    """It in a new process; seconds until that has answered one query."""
+    """Start the target in a new process; return it and the seconds until its first answer."""
     began = time.perf_counter()
     worker = bench.worker(target)
     bench.open(worker, target)
@@ -105,7 +112,7 @@ def _started(context: Context, bench: Bench, target: str) -> tuple[WorkerProcess
 
 
 def _noted(ledger: Path) -> int:
-    """Rows of whole lines."""
+    """Return the number of rows in the ledger, without a last line that is incomplete."""
     if not ledger.exists():
         return 0
     lines = ledger.read_text().split("\n")[:-1]

@@ -1,8 +1,8 @@
-"""Recall against queries a second over a sweep of the effort.
+"""Recall against queries per second over a sweep of the effort.
 
-One query a call and batches of 100, on one thread and on all cores. Recall@1 and @10 are those of
-calls for 10, recall@100 of calls for 100. For each point all targets take turns; a target's sweep
-ends when its recall is enough.
+Calls have one query or a batch of 100, on one thread or on all cores. Recall@1 and recall@10 are
+measured with k 10, recall@100 with k 100. Targets are interleaved at each point. A target's sweep
+ends at the first effort that reaches ``Scale.recall_enough``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ BATCH = 100
 
 
 class Mode(NamedTuple):
-    """How calls are made. threads: of a batch, 0 for all cores."""
+    """How queries are sent.
+
+    Attributes:
+        name: key of the mode in the results.
+        k: hits per query. batch: queries per call.
+        threads: threads of a batch, 0 for all cores.
+        many_callers: one caller per core instead of a single one.
+    """
 
     name: str
     k: int
@@ -40,7 +47,7 @@ MODES = (
 
 
 def run(context: Context) -> None:
-    """Measure what is not known yet."""
+    """Measure the points that are not in the results."""
     wanted = [name for name in context.targets if _missing(context, name)]
     if not wanted:
         return
@@ -59,7 +66,7 @@ def run(context: Context) -> None:
 
 
 def _missing(context: Context, target: str) -> bool:
-    """Whether any sweep has not come to its end."""
+    """Return whether any sweep of a target is incomplete."""
     return any(not _ended(context, target, mode) for mode in MODES)
 
 
@@ -84,7 +91,7 @@ def _efforts(context: Context, mode: Mode) -> list[int]:
 def _recalls(
     context: Context, bench: Bench, worker: WorkerProcess, k: int, effort: int
 ) -> dict[str, float]:
-    """Recall at an effort, which is the same in whatever calls the queries come."""
+    """Return the recall at an effort; it does not depend on batch size, threads or callers."""
     found = bench.answers(worker, bench.queries, k, effort)
     places = (1, 10) if k == 10 else (100,)
     return {f"recall_{place}": context.dataset.recall(found, place) for place in places}
@@ -136,14 +143,17 @@ def _measure(
 
 
 def _threads_set(context: Context, worker: WorkerProcess, target: str, mode: Mode) -> bool:
-    """Whether a batch has as many threads as the mode says; a note in the results if it can't."""
+    """Set the number of threads of a batch; return False, with a line in the results, if it fails.
+
+    A target whose threads can't be set uses as many as it was opened with. That suffices if the
+    mode asks for as many or sends single queries.
+    """
     threads = mode.threads or context.settings.threads
     done = False
     with context.attempt(target, mode=mode.name, k=mode.k, effort=_efforts(context, mode)[0]):
         try:
             worker.call("threads", threads=threads)
         except UnsupportedError:
-            # What can't be told uses the threads that it was opened with.
             if mode.batch > 1 and threads != context.settings.threads:
                 raise
         done = True

@@ -1,7 +1,8 @@
-"""What grows how with the number of rows: search, build, memory, disk, opening; fitted exponents.
+"""Growth of costs with the number of rows: search, build, memory, disk, opening.
 
-cost ≈ a · rows^b: b near 1 is cost in proportion, near 0 cost that does not grow. The effort is 64
-for all sizes, recall beside.
+For each cost an exponent b of cost ≈ a · rows^b is fitted: near 1 the cost is proportional to the
+number of rows, near 0 it does not depend on it. The effort is 64 at all sizes; recall is recorded
+with the costs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _COSTS = ("search_p50_ms", "indexed_s", "private_bytes", "disk_bytes", "open_s")
 
 
 def run(context: Context) -> None:
-    """Measure sizes that are not known, then fit what is known of each target."""
+    """Measure the sizes that are not in the results, then fit the exponents of each target."""
     sizes = [rows for rows in context.scale.sizes if rows <= len(context.dataset.base)]
     for target in context.targets:
         for rows in sizes:

@@ -1,7 +1,7 @@
-"""What the transport costs: encoding and decoding, an empty call, bytes a vector.
+"""Cost of the transport: encoding and decoding, an empty call, bytes per vector.
 
-Of vecdb's own wire contract and of the bare echo; other targets have transports of their own, which
-their latency shows.
+Encoding and bytes are those of vecdb's wire contract, the empty call is one to the bare echo. The
+cost of other targets' transports is part of their latency.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CALLS = 200
 
 
 def run(context: Context) -> None:
-    """Measure if it is not known."""
+    """Measure the transport unless the results have it."""
     point = {"what": "wire"}
     target = "vecdb-served"
     if target not in context.targets or context.known(target, **point) is not None:
@@ -48,7 +48,7 @@ def run(context: Context) -> None:
             return codec.decode_matrix(request.queries)
 
         if decode().tobytes() != rows.tobytes() or encode() != sent:
-            raise AssertionError("the codec does not give back what it was given")
+            raise AssertionError(f"the codec does not round-trip {len(rows)} rows")
         figures[f"encode_{name}_us"] = summary([_p50_us(encode) for _ in range(rounds)])
         figures[f"decode_{name}_us"] = summary([_p50_us(decode) for _ in range(rounds)])
         figures[f"rows_{name}"] = len(rows)

@@ -1,7 +1,7 @@
-"""What a target does: the class that each adapter fills in. numpy and the standard library only.
+"""The base class of adapters, and helpers for them; imports numpy and the standard library only.
 
-Rows are known by integers, 0 upwards, which an adapter turns into whatever ids its target has. One
-thread calls an adapter, but ``search``, which several may call at once.
+Rows are identified by integers from 0, which an adapter converts to the ids of its target. An
+adapter is called by one thread, except for ``search``, which several threads may call concurrently.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ __all__ = [
 ]
 
 EFFORTS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-"""The sweep of ef, or of what a target has in its place."""
+"""The sweep of ef_search, or of a target's equivalent."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is equal for all targets, where they can be told.
+    """Settings that are equal for all targets, as far as a target supports them.
 
     Attributes:
-        M: links a node of the graph; ef_construction: effort of building.
-        threads: of building, and of batches where a target has a number for it.
+        M: links per node of the graph.
+        ef_construction: number of candidates while the graph is built.
+        threads: threads of the build, and of batches if a target has such a parameter.
         ids: "integer" (ascending) or "uuid" (in random order).
     """
 
@@ -47,76 +48,95 @@ class Settings:
 
 
 class Target:
-    """One collection of one target; an adapter's class is called ``Adapter``."""
+    """One collection of one target; an adapter's class is named ``Adapter``.
+
+    A method that a target does not support raises NotImplementedError with the reason.
+    """
 
     ids_of_text = False
-    """Whether it takes UUIDs as ids."""
+    """Whether the target accepts UUIDs as ids."""
 
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
-        """Open what is in the folder, or make it; a served target's server is started."""
+        """Open the folder, creating it if missing; start the server of a served target.
+
+        Args:
+            metric: "cosine", "euclidean" or "dot".
+        """
         raise NotImplementedError
 
     def attach(self, address: str, dim: int, metric: str, settings: Settings) -> None:
-        """Be one more client of what another worker has open at ``address``."""
-        raise NotImplementedError("lives in one process: there are no further clients")
+        """Connect as a further client to a target that another worker has opened."""
+        raise NotImplementedError("runs in one process and accepts no further clients")
 
     def address(self) -> str:
-        """What further workers attach to."""
-        raise NotImplementedError("lives in one process: there are no further clients")
+        """Return the address for ``attach`` in further workers."""
+        raise NotImplementedError("runs in one process and accepts no further clients")
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
-        """One batch, acknowledged when this returns. int64 (n,), float32 (n, dim).
+        """Insert or replace one batch; it is acknowledged when this returns.
 
-        Ids that are there already are replaced.
+        Args:
+            ids: int64, shape (n,). vectors: float32, shape (n, dim).
         """
         raise NotImplementedError
 
     def delete(self, ids: np.ndarray) -> None:
-        """Remove rows, int64 (n,)."""
-        raise NotImplementedError("does not delete")
+        """Delete rows by their ids, int64, shape (n,)."""
+        raise NotImplementedError("supports no deletes")
 
     def finish(self) -> None:
-        """Wait until searches need no scan of what was written: all is indexed."""
+        """Wait until all rows are indexed, so that searches scan none of them."""
 
     def optimize(self) -> None:
-        """What its operators do after churn; waits until it is done."""
+        """Run the maintenance that the target needs after churn, and wait until it is done."""
         self.finish()
 
     def set_threads(self, threads: int) -> None:
-        """How many threads a batch may use from now on."""
-        raise NotImplementedError("a batch's threads can't be set")
+        """Set the maximum number of threads of a batch."""
+        raise NotImplementedError("the number of threads of a batch can't be set")
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
-        """The nearest rows of each query: float32 (q, dim) → int64 (q, k), -1 for none."""
+        """Return the nearest rows of each query, nearest first.
+
+        Args:
+            queries: float32, shape (q, dim).
+            effort: ef_search or its equivalent; adapters use at least k.
+
+        Returns:
+            int64, shape (q, k); -1 where there are fewer than k hits.
+        """
         raise NotImplementedError
 
     def present(self, ids: np.ndarray) -> np.ndarray:
-        """Which ids are stored: int64 (n,) → bool (n,)."""
-        raise NotImplementedError("has no look-up by id in this adapter")
+        """Return which ids are stored: int64, shape (n,) → bool, shape (n,)."""
+        raise NotImplementedError("the adapter has no look-up by id")
 
     def processes(self) -> list[int]:
-        """Process numbers whose memory is the target's, this one among them if it is."""
+        """Return the ids of the processes whose memory is the target's."""
         return [os.getpid()]
 
     def version(self) -> str:
-        """Of the library or the server."""
+        """Return the version of the library or the server."""
         return ""
 
     def close(self) -> None:
-        """End it in good order; what is durable is on disk."""
+        """Save what the target keeps on disk and stop it; called also if ``open`` failed."""
 
 
 class Ids:
-    """Integers as ids of text and back: decimal, or UUIDs in no order that a tree would like."""
+    """Converts integers to text ids and back: decimal numbers, or UUIDs in pseudo-random order.
 
-    _FACTOR = 0x9E3779B97F4A7C15F39CC0605CEDC835  # odd, so that it has an inverse
+    Random order is the worst case for a target that stores ids in a B-tree.
+    """
+
+    _FACTOR = 0x9E3779B97F4A7C15F39CC0605CEDC835  # Odd, so that it has an inverse.
     _INVERSE = pow(_FACTOR, -1, 1 << 128)
 
     def __init__(self, kind: str) -> None:
         self._uuids = kind == "uuid"
 
     def encode(self, rows: Any) -> list[str]:
-        """Text of each."""
+        """Return the text id of each row."""
         if self._uuids:
             mask = (1 << 128) - 1
             numbers = ((int(row) + 1) * self._FACTOR & mask for row in rows)
@@ -124,14 +144,17 @@ class Ids:
         return [str(int(row)) for row in rows]
 
     def decode(self, texts: Any) -> list[int]:
-        """The integers again."""
+        """Return the rows of text ids; the inverse of ``encode``."""
         if self._uuids:
             mask = (1 << 128) - 1
             return [(uuid.UUID(text).int * self._INVERSE & mask) - 1 for text in texts]
         return [int(text) for text in texts]
 
     def matrix(self, answers: Any, k: int) -> np.ndarray:
-        """Answers (lists of ids) as int64 (q, k), -1 where one is shorter."""
+        """Return answers, one list of text ids per query, as rows: int64, shape (q, k).
+
+        Answers shorter than k are padded with -1.
+        """
         rows = np.full((len(answers), k), -1, np.int64)
         for at, answer in enumerate(answers):
             rows[at, : len(answer)] = self.decode(answer)
@@ -139,8 +162,8 @@ class Ids:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1, for targets that know cosine as the inner product of such rows."""
-    if len(vectors) == 1:  # A query, whose caller pays for what is done here.
+    """Return the rows scaled to length 1, for targets that compute cosine as an inner product."""
+    if len(vectors) == 1:  # A query: scaling is part of its latency, and this is faster.
         row = vectors[0]
         return np.asarray(vectors / max(math.sqrt(row.dot(row)), 1e-30))
     lengths: np.ndarray = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -148,9 +171,9 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def folder_bytes(folder: Path) -> int:
-    """What the folder takes on disk (blocks, since files may have holes).
+    """Return the bytes that a folder occupies on disk: allocated blocks, since files may be sparse.
 
-    Whoever has it open may remove files and folders meanwhile; what is gone takes nothing.
+    Files that another process removes during the walk are not counted.
     """
     total = 0
     for place, folders, files in os.walk(folder):
@@ -163,10 +186,10 @@ def folder_bytes(folder: Path) -> int:
 
 
 def memory_bytes(pid: int) -> tuple[int, int]:
-    """Private and proportional memory of a process and its children, in bytes.
+    """Return the private and the proportional memory of a process and its descendants, in bytes.
 
-    Private is what would come free with it (Private_Clean + Private_Dirty); proportional (Pss)
-    counts shared and mapped pages by their share.
+    Private memory (Private_Clean + Private_Dirty) is what would be freed if the processes ended.
+    Proportional memory (Pss) divides each shared page by the number of processes that map it.
     """
     private = proportional = 0
     for one in (pid, *descendants(pid)):
@@ -183,13 +206,13 @@ def memory_bytes(pid: int) -> tuple[int, int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that it started, that these started, and so on."""
+    """Return the ids of a process's children, of their children, and so on."""
     found: list[int] = []
     tasks = Path(f"/proc/{pid}/task")
     try:
         numbers = os.listdir(tasks)
     except OSError:
-        return found  # It has ended.
+        return found  # The process has ended.
     for number in numbers:
         try:
             children = [int(child) for child in (tasks / number / "children").read_text().split()]

@@ -18,7 +18,7 @@ _SPACES = {"cosine": "cosine", "euclidean": "l2", "dot": "ip"}
 
 
 class Adapter(Target):
-    """Effort is the collection's, not the call's."""
+    """The effort is a property of the collection, not of the call."""
 
     ids_of_text = True
 
@@ -56,7 +56,7 @@ class Adapter(Target):
         if effort != self._effort:
             self._effort = effort
             self._docs.modify(configuration={"hnsw": {"ef_search": max(effort, k)}})
-            # The graph that is loaded keeps its effort; only a new system loads it anew.
+            # A loaded graph keeps its effort; only a new system reloads it.
             SharedSystemClient.clear_system_cache()
             self._client = self._connected()
             self._docs = self._client.get_collection("bench", embedding_function=None)

@@ -1,4 +1,4 @@
-"""vecdb in this process: a folder, which further workers open too."""
+"""vecdb, embedded: the worker opens the folder; further workers open the same folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = "bench"
 
 
 class Collection(Target):
-    """What is the same embedded and served: ``_docs`` is a collection of either."""
+    """Shared by the embedded and the served adapter: ``_docs`` is a collection of either."""
 
     ids_of_text = True
     _docs: Any
@@ -47,7 +47,7 @@ class Collection(Target):
         return vecdb.__version__
 
     def _take(self, database: Any, dim: int, metric: str, settings: Settings) -> None:
-        """The collection, made if it is not there."""
+        """Open the collection, creating it if missing."""
         self._ids = Ids(settings.ids)
         if NAME in {each.name for each in database.list_collections()}:
             self._docs = database.collection(NAME)
@@ -62,7 +62,7 @@ class Collection(Target):
 
 
 class Adapter(Collection):
-    """Embedded: searches are answered by kernels in this process."""
+    """Embedded: searches run in the worker's process."""
 
     _database: Any = None
 

@@ -1,8 +1,9 @@
-"""Python environments of their own for peers and data tools, made when they are first needed.
+"""Separate virtual environments for peers and data tools, created on demand.
 
-Pins of such packages contradict each other and ours, so each gets a virtual environment in the
-cache. A stamp holds what it was made of; other requirements make it anew. Our worker is found there
-through a folder with one link to this package, so that nothing else of ours is on its path.
+Each peer gets an environment of its own in the cache, since the pinned versions of such packages
+conflict with each other and with ours. A stamp file holds the Python version and the requirements;
+if they change, the environment is rebuilt. PYTHONPATH is a folder with a single link to this
+package, so that a worker there can import nothing else of ours.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class Environment:
         self._stamp = self.folder / "requirements.json"
 
     def python(self) -> str:
-        """Its interpreter; the environment is made if it is not there.
+        """Return the path of its interpreter, creating the environment if missing or outdated.
 
         Raises:
-            UnavailableError: pip failed; the message holds its last lines.
+            UnavailableError: pip failed or took too long; the message has the end of its output.
         """
         path = self.folder / "bin" / "python"
         wanted = json.dumps([sys.version, *self._requirements])
@@ -43,7 +44,7 @@ class Environment:
         return str(path)
 
     def package_path(self) -> str:
-        """A folder in which ``vecdb_bench`` lies alone, for PYTHONPATH."""
+        """Return a folder that contains ``vecdb_bench`` only, for PYTHONPATH."""
         place = self.folder / "path"
         place.mkdir(exist_ok=True)
         link, package = place / "vecdb_bench", Path(__file__).resolve().parent.parent
@@ -63,11 +64,13 @@ class Environment:
             )
         except subprocess.TimeoutExpired:
             raise UnavailableError(
-                f"pip install {' '.join(self._requirements)} took over {_INSTALL_TIMEOUT_S:.0f} s",
+                f"pip install {' '.join(self._requirements)} did not finish within "
+                f"{_INSTALL_TIMEOUT_S:.0f} s; check the connection and retry",
                 "INSTALL_FAILED",
             ) from None
         if done.returncode:
             raise UnavailableError(
-                f"pip install {' '.join(self._requirements)} failed:\n{done.stderr[-1500:]}",
+                f"pip install {' '.join(self._requirements)} exited with status "
+                f"{done.returncode}:\n{done.stderr[-1500:]}",
                 "INSTALL_FAILED",
             )

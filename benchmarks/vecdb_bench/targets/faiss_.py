@@ -1,4 +1,4 @@
-"""FAISS: IndexHNSWFlat, in memory; no deletes and no replacing."""
+"""FAISS: IndexHNSWFlat in memory, which supports neither deletes nor replacing rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Adapter"]
 
 
 class Adapter(Target):
-    """Row numbers are FAISS's own, so rows must come in order. The effort is the index's."""
+    """FAISS numbers rows itself, so that rows must be added in order. The index has the effort."""
 
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -30,17 +30,17 @@ class Adapter(Target):
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         if ids[0] != self._index.ntotal or (np.diff(ids) != 1).any():
-            raise NotImplementedError("its HNSW index neither replaces nor deletes")
+            raise NotImplementedError("its HNSW index supports neither replacing nor deleting rows")
         self._index.add(self._prepared(vectors))
 
     def delete(self, ids: np.ndarray) -> None:
-        raise NotImplementedError("its HNSW index neither replaces nor deletes")
+        raise NotImplementedError("its HNSW index supports neither replacing nor deleting rows")
 
     def set_threads(self, threads: int) -> None:
         faiss.omp_set_num_threads(threads)
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
-        if effort != self._effort:  # Parameters of a call cost more than those of the index.
+        if effort != self._effort:  # Passing parameters per call is slower.
             self._effort = effort
             self._index.hnsw.efSearch = max(effort, k)  # type: ignore[attr-defined]
         rows: np.ndarray = self._index.search(self._prepared(queries), k)[1]

@@ -1,6 +1,6 @@
-"""A bare grpcio echo in place of a database: what any answer over gRPC costs at least.
+"""A bare grpcio echo in place of a database: the minimum cost of an answer over gRPC.
 
-A request is as large as a query and an answer as large as ten hits; it finds nothing.
+Request and answer are as large as the query; answers have no hits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Adapter"]
 
 
 class Adapter(Target):
-    """Sends each query there and back."""
+    """Sends each query to an echo server and discards the answer."""
 
     _server: Any = None
     _channel: Any = None
@@ -37,7 +37,7 @@ class Adapter(Target):
         return self._address
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
-        """Nothing is kept."""
+        """Store nothing."""
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
         self._echo(queries.tobytes())

@@ -1,4 +1,4 @@
-"""hnswlib: the graph in memory, by its own Python class."""
+"""hnswlib: the graph in memory, through hnswlib's Python class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPACES = {"cosine": "cosine", "euclidean": "l2", "dot": "ip"}
 
 
 class Adapter(Target):
-    """Deleted rows are marked; the index grows by doubling."""
+    """Deletes mark rows as deleted; the index doubles its capacity when full."""
 
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ class Adapter(Target):
         room = self._index.get_max_elements()
         if self._index.get_current_count() + len(ids) > room:
             self._index.resize_index(max(2 * room, room + len(ids)))
-        # Updates of rows by two threads have been seen to wait for each other for ever.
+        # Updates of existing rows by two threads have been observed to deadlock in hnswlib.
         known = self._known.intersection(ids.tolist())
         self._index.add_items(vectors, ids, num_threads=1 if known else self._threads)
         self._known.update(ids.tolist())
@@ -50,7 +50,7 @@ class Adapter(Target):
         self._index.set_num_threads(threads)
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
-        if effort != self._effort:  # It is the index's, not the call's.
+        if effort != self._effort:  # A property of the index, not of the call.
             self._effort = effort
             self._index.set_ef(max(effort, k))
         rows: np.ndarray = self._index.knn_query(queries, k)[0].astype(np.int64)

@@ -1,6 +1,6 @@
 """LanceDB, embedded: a table with an IVF_HNSW_FLAT index of one partition, float32 in its graph.
 
-Rows that came after the index was made are scanned until ``optimize``.
+Rows added after the index was created are scanned until ``optimize``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LEAST_INDEXED = 256
 
 
 class Adapter(Target):
-    """One partition, so that its graph is over all rows as everybody's."""
+    """One partition, so that one graph covers all rows, as with the other targets."""
 
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         self._metric, self._settings = metric, settings

@@ -1,4 +1,4 @@
-"""Milvus Lite, served: ``milvus-lite server`` in a process of its own, pymilvus its client."""
+"""Milvus Lite, served: ``milvus-lite server`` in a separate process, with pymilvus as client."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _NAME = "bench"
 
 
 class Adapter(Target):
-    """Rows are scanned until they are indexed: ``flush`` leaves that to a thread in the background,
-    loading anew waits for it."""
+    """Rows are scanned until they are indexed. ``flush`` starts that in a background thread;
+    releasing and reloading the collection waits for it."""
 
     _server: ServerProcess | None = None
     _client: Any = None

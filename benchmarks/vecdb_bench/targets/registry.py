@@ -1,4 +1,4 @@
-"""The targets there are: what each needs, where it runs, and what its acknowledgement is worth."""
+"""All targets: requirements, where each runs, and the durability of an acknowledged write."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Description:
     """One target.
 
     Attributes:
-        title: for people.
-        module: of ``vecdb_bench.targets``, with the adapter.
-        library: the module whose presence means that no environment of its own is needed; empty to
-            always make one.
+        title: display name.
+        module: module of ``vecdb_bench.targets`` with the adapter.
+        library: module that makes a separate environment unnecessary if it can be imported; empty
+            if an environment is always needed.
         requirements: for pip.
         kind: "library" (memory of a process), "embedded" (a folder) or "served".
-        durability: what has happened when a write is acknowledged.
+        durability: state of a write when it is acknowledged.
     """
 
     title: str
@@ -32,7 +32,7 @@ class Description:
 
     @property
     def durable(self) -> bool:
-        """Whether anything is left after its process was killed."""
+        """Return whether rows survive when the process is killed."""
         return self.kind != "library"
 
 
@@ -116,10 +116,10 @@ TARGETS = {
 
 
 def describe(name: str) -> Description:
-    """The target of that name.
+    """Return the description of a target.
 
     Raises:
-        InvalidArgumentError: there is none.
+        InvalidArgumentError: there is no target with that name.
     """
     if name not in TARGETS:
         raise InvalidArgumentError(

@@ -1,4 +1,4 @@
-"""vecdb served: ``vecdb serve`` in a process of its own, this one and further ones its clients."""
+"""vecdb, served: ``vecdb serve`` in a separate process, with workers as its clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Adapter"]
 
 
 class Adapter(Collection):
-    """Over gRPC."""
+    """Served: all calls go over gRPC."""
 
     _server: Any = None
     _client: Any = None

@@ -1,4 +1,4 @@
-"""A peer's server as a child of its worker: started on a free port, ended with it."""
+"""A peer's server as a child of its worker, started on a free port and stopped by the worker."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ _STOP_TIMEOUT_S = 30.0
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
+    """Return a port of the loopback interface that is currently unused."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class ServerProcess:
-    """A server; ``answers`` raises as long as it does not answer.
+    """A running server; the constructor returns once the server answers.
+
+    Args:
+        command: program and arguments.
+        answers: a probe that raises until the server answers.
 
     Raises:
-        RuntimeError: it ended, or does not answer in time.
+        RuntimeError: the server exited, or did not answer within the timeout.
     """
 
     def __init__(self, command: list[str], answers: Callable[[], object]) -> None:
@@ -38,11 +42,14 @@ class ServerProcess:
             except Exception as error:
                 if self._process.poll() is not None or time.monotonic() > ends:
                     self.stop()
-                    raise RuntimeError(f"{command[0]} does not answer: {error}") from error
+                    raise RuntimeError(
+                        f"{command[0]} exited or did not answer within {_READY_WITHIN_S:.0f} s: "
+                        f"{error}"
+                    ) from error
                 time.sleep(0.05)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL if that is not enough."""
+        """Send SIGTERM, and SIGKILL if the server does not end within the timeout."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_TIMEOUT_S)

@@ -1,6 +1,7 @@
 """Scalable Vector Search: its dynamic Vamana graph in memory, float32.
 
-Its compressed vectors (LVQ) run on Intel's processors only: the library ends the process elsewhere.
+Its compressed vectors (LVQ) are not used: they need an Intel processor, and the library aborts the
+process on others.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from vecdb_bench.targets.base import Settings, Target, unit
 __all__ = ["Adapter"]
 
 _DISTANCES = {
-    # Of unit vectors: what was built with its own cosine can't be loaded again.
+    # Over unit vectors, since an index built with SVS's own cosine can't be loaded again.
     "cosine": svs.DistanceType.MIP,
     "euclidean": svs.DistanceType.L2,
     "dot": svs.DistanceType.MIP,
@@ -26,8 +27,10 @@ _PARTS = ("config", "graph", "data")
 
 
 class Adapter(Target):
-    """One level of 2M links a node; the window of a search is the index's, not the call's. A
-    replaced row is deleted first, which needs a consolidation before its id is free again."""
+    """One level with 2M links per node; the search window is a property of the index.
+
+    To replace a row, it is deleted first; its id can be used again after a consolidation.
+    """
 
     _index: Any = None
 

@@ -1,11 +1,11 @@
-"""Loops that make calls and write down how long each took. numpy and the standard library only.
+"""Loops that call a target and record latencies; imports numpy and the standard library only.
 
-``closed_loop``: the next call begins when the last one ended, as a patient caller does it. Its
-percentiles leave out the calls that were not made while a slow one was waited for.
+``closed_loop``: each call starts when the previous one has ended. Its percentiles suffer from
+coordinated omission: no calls are sent, and none measured, while a slow call is in flight.
 
-``open_loop``: calls are due at fixed times, whatever the target does, and a call's latency counts
-from when it was due, not from when it was made. A call that waits behind a slow one is late by that
-wait: this is what many independent callers would see (no coordinated omission).
+``open_loop``: calls are due at fixed times regardless of the target, and latency is measured from
+the due time, not from the time of sending. The latency of a call delayed by a slow one includes the
+delay, as many independent callers would see it (no coordinated omission).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ __all__ = ["closed_loop", "open_loop", "queries_per_second"]
 
 Clock = Callable[[], float]
 _PATIENCE = 4
+"""A caller that has not sent its least number of calls stops after this multiple of ``seconds``."""
 MAX_CALLS = 5_000_000
-"""Bounds memory and time of a loop, whatever it is asked for."""
+"""Maximum number of calls of a loop, which bounds its memory and time."""
 
 
 def closed_loop(
@@ -33,11 +34,11 @@ def closed_loop(
     clock: Clock = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> np.ndarray:
-    """Call again and again for so long; latencies in seconds, float64 (calls,).
+    """Call repeatedly for ``seconds``; return latencies in seconds, float64, shape (calls,).
 
     Args:
-        call: given the number of the call, 0 upwards.
-        begin_at: by ``clock``; now if None.
+        call: called with the number of the call, from 0.
+        begin_at: start time by ``clock``; None to start immediately.
     """
     _wait_until(begin_at, clock, sleep)
     took: list[float] = []
@@ -61,14 +62,21 @@ def open_loop(
     clock: Clock = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> np.ndarray:
-    """Calls due at ``rate`` a second for so long; latencies from when each was due, in seconds.
+    """Call at ``rate`` per second for ``seconds``; return latencies from each call's due time.
 
-    Each due call is made, however late. If that takes over twice as long as planned the rate can't
-    be had, and the calls left out count as late as the last one is by then.
+    Every due call is sent, however late. If the loop takes more than twice ``seconds``, the target
+    cannot sustain the rate. The remaining calls are then not sent; each counts with the time since
+    it was due, and at least with the latency of the last call.
 
     Args:
-        offset: share of the interval, 0 to 1, by which all calls are shifted, so that several
-            clients take turns.
+        call: called with the number of the call, from 0.
+        rate: calls per second.
+        offset: fraction of the interval, 0 to 1, by which all calls are shifted, so that calls of
+            several clients are spread evenly.
+        begin_at: start time by ``clock``; None to start immediately.
+
+    Returns:
+        Latencies in seconds, float64, shape (calls,).
     """
     _wait_until(begin_at, clock, sleep)
     count = min(max(1, int(rate * seconds)), MAX_CALLS)
@@ -96,10 +104,10 @@ def queries_per_second(
     callers: int,
     seconds: float,
 ) -> float:
-    """Queries a second, in calls of ``batch``, by so many threads in a closed loop each.
+    """Measure queries per second in calls of ``batch``, by ``callers`` threads in closed loops.
 
-    Each goes through the queries from another place on, through a tenth of them at least, unless
-    that takes several times as long.
+    The callers start at different positions in the queries. Each runs for ``seconds``, and longer
+    until it has sent a tenth of the queries, but at most ``_PATIENCE`` times as long.
     """
     least = max(1, len(queries) // (10 * batch))
 

@@ -16,7 +16,7 @@ _METRICS = {"cosine": "cos", "euclidean": "l2sq", "dot": "ip"}
 
 
 class Adapter(Target):
-    """A replaced row is removed first; effort is the index's, not the call's."""
+    """To replace a row, it is removed first. The effort is a property of the index."""
 
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         folder.mkdir(parents=True, exist_ok=True)

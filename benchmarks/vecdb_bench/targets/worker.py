@@ -1,8 +1,8 @@
-"""The worker: one adapter, driven by lines of JSON on stdin; answers are lines on stdout.
+"""The worker: runs one adapter; reads commands as lines of JSON on stdin, answers on stdout.
 
-``python -m vecdb_bench.targets.worker NAME``. See the package's docstring for the protocol. What a
-library prints goes to stderr, so that stdout is the protocol's alone. The worker ends with its
-suite: at the end of stdin it closes its target.
+``python -m vecdb_bench.targets.worker NAME``. See the package's docstring for the protocol. Output
+that a library prints to stdout is redirected to stderr, so that stdout has the protocol only. At
+the end of stdin the worker closes its target and exits, so that it does not outlive the suite.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ __all__ = ["Worker", "main"]
 
 
 class Worker:
-    """Commands as methods, named ``do_*``; what each returns goes back as JSON."""
+    """Runs commands: each is a method named ``do_*``, whose result is sent as JSON.
+
+    Arguments that are arrays (vectors, queries, ids) are paths of .npy files.
+    """
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -33,9 +36,9 @@ class Worker:
         self._arrays: dict[str, np.ndarray] = {}
 
     def do_open(self, folder: str, dim: int, metric: str, settings: dict[str, Any]) -> Any:
-        """Open or make it; how long that took, what it is, and the processes that it runs in."""
+        """Open or create the target; return the seconds taken, its version and its processes."""
         if settings.get("ids") == "uuid" and not self._target.ids_of_text:
-            raise NotImplementedError("ids are integers here")
+            raise NotImplementedError("supports integer ids only")
         self._folder = Path(folder)
         began = time.perf_counter()
         self._target.open(self._folder, dim, metric, Settings(**settings))
@@ -46,19 +49,22 @@ class Worker:
         }
 
     def do_attach(self, address: str, dim: int, metric: str, settings: dict[str, Any]) -> None:
-        """Be a further client."""
+        """Connect to the target as a further client."""
         self._target.attach(address, dim, metric, Settings(**settings))
 
     def do_address(self) -> str:
-        """What further clients attach to."""
+        """Return the address for further clients."""
         return self._target.address()
 
     def do_upsert(
         self, vectors: str, first: int, end: int, batch: int, ids: str = "", ledger: str = ""
     ) -> Any:
-        """Rows [first, end) of a file in batches, ids from a file or the numbers of the rows.
+        """Upsert rows [first, end) of a file in batches; return seconds and number of rows.
 
-        With a ledger each acknowledged batch is noted there before the next one is sent.
+        Args:
+            ids: file of the rows' ids; the row numbers if empty.
+            ledger: file to which "FIRST END" of each acknowledged batch is appended before the
+                next batch is sent; none if empty.
         """
         array = self._array(vectors)
         names = self._array(ids) if ids else np.arange(len(array))
@@ -77,7 +83,7 @@ class Worker:
         return {"seconds": took, "rows": end - first}
 
     def do_delete(self, ids: str, batch: int = 1000) -> Any:
-        """Ids of a file."""
+        """Delete the ids of a file in batches; return the seconds taken."""
         array = self._array(ids)
         began = time.perf_counter()
         for at in range(0, len(array), batch):
@@ -85,23 +91,23 @@ class Worker:
         return {"seconds": time.perf_counter() - began}
 
     def do_finish(self) -> Any:
-        """Wait until all is indexed."""
+        """Wait until all rows are indexed; return the seconds taken."""
         began = time.perf_counter()
         self._target.finish()
         return {"seconds": time.perf_counter() - began}
 
     def do_optimize(self) -> Any:
-        """What its operators do after churn."""
+        """Run the maintenance that the target needs after churn; return the seconds taken."""
         began = time.perf_counter()
         self._target.optimize()
         return {"seconds": time.perf_counter() - began}
 
     def do_threads(self, threads: int) -> None:
-        """Of a batch."""
+        """Set the maximum number of threads of a batch."""
         self._target.set_threads(threads)
 
     def do_answers(self, queries: str, k: int, effort: int, out: str, batch: int = 100) -> None:
-        """Answers to all queries of a file, int64 (q, k), into a file."""
+        """Write the answers to all queries of a file to the file ``out``, int64, shape (q, k)."""
         array = self._array(queries)
         parts = [
             self._target.search(np.ascontiguousarray(array[at : at + batch]), k, effort)
@@ -112,7 +118,7 @@ class Worker:
     def do_speed(
         self, queries: str, k: int, effort: int, batch: int, callers: int, seconds: float
     ) -> float:
-        """Queries a second."""
+        """Measure queries per second; see ``timing.queries_per_second``."""
         array = np.ascontiguousarray(self._array(queries))
         return queries_per_second(
             lambda part: self._target.search(part, k, effort), array, batch, callers, seconds
@@ -130,9 +136,13 @@ class Worker:
         begin_at: float | None = None,
         first: int = 0,
     ) -> Any:
-        """Latencies of single queries into a file, float64; by ``rate`` a second if one is given.
+        """Write latencies of single queries to the file ``out``: seconds, float64, shape (calls,).
 
-        begin_at: by time.monotonic, the same clock in all processes of a machine.
+        Args:
+            rate: queries per second of an open loop; 0 for a closed loop.
+            offset: see ``timing.open_loop``.
+            begin_at: by time.monotonic, which is the same clock in all processes of a machine.
+            first: number of the query to start with.
         """
         array = np.ascontiguousarray(self._array(queries))
 
@@ -151,7 +161,7 @@ class Worker:
         return {"calls": len(took)}
 
     def do_present(self, ids: str) -> list[int]:
-        """Which of the ids of a file are missing."""
+        """Return the ids of a file that are not stored."""
         array = np.asarray(self._array(ids), np.int64)
         missing: list[int] = []
         for at in range(0, len(array), 1000):
@@ -160,7 +170,7 @@ class Worker:
         return missing
 
     def do_sizes(self) -> dict[str, int]:
-        """Memory of its processes and bytes of its folder."""
+        """Return the memory of the target's processes and the size of its folder, in bytes."""
         sums = [memory_bytes(pid) for pid in self._target.processes()]
         return {
             "private_bytes": sum(private for private, _ in sums),
@@ -169,7 +179,7 @@ class Worker:
         }
 
     def do_close(self) -> None:
-        """In good order."""
+        """Close the target."""
         self._target.close()
 
     def _array(self, path: str) -> np.ndarray:
@@ -181,7 +191,7 @@ class Worker:
 def main() -> None:
     """Serve commands until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # What a library prints is not the protocol's.
+    os.dup2(2, 1)  # Output of libraries must not mix with the protocol.
     adapter = importlib.import_module(f"vecdb_bench.targets.{sys.argv[1]}")
     target: Target = adapter.Adapter()
     worker = Worker(target)

@@ -1,1 +1,1 @@
-"""Scripts that compute vectors; each runs in an environment of its own and knows nothing of us."""
+"""Scripts that compute vectors, each in a separate environment; they import nothing of vecdb."""

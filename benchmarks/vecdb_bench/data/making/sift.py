@@ -1,6 +1,7 @@
 """SIFT descriptors of photographs: ``sift.py OUT PHOTO|PHOTO|...`` writes vectors.npy.
 
-float32 (n, 128). Equal descriptors are kept once, so that a held-out query is not in the base.
+float32, shape (n, 128). Duplicate descriptors are removed, so that no held-out query is in the
+base.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import numpy as np
 
 
 def main() -> None:
-    """Detect, describe, write."""
+    """Compute the descriptors of all photographs and write them."""
     out, photos = Path(sys.argv[1]), sys.argv[2].split("|")
     sift = cv2.SIFT_create()
     found = []
     for photo in photos:
         picture = cv2.imread(photo, cv2.IMREAD_GRAYSCALE)
         if picture is None:
-            raise SystemExit(f"{photo} is no picture")
+            raise SystemExit(f"{photo}: not a readable image")
         _, descriptors = sift.detectAndCompute(picture, None)
         if descriptors is not None:
             found.append(np.asarray(descriptors, np.float32))

@@ -1,9 +1,9 @@
 """Texts with real metadata, embedded with wordllama: ``text.py OUT WORDNET GCIDE``.
 
-Glosses of WordNet, entries of the Collaborative International Dictionary of English, and
-descriptions of Debian's packages (as far as ``apt-cache dumpavail`` knows any). Writes vectors.npy,
-float32 (n, 256), and metadata.jsonl, a line each: source, part of speech, length of the text.
-Equal texts are kept once.
+The texts are glosses of WordNet, entries of the Collaborative International Dictionary of English,
+and descriptions of Debian packages (those that ``apt-cache dumpavail`` prints, if any). The script
+writes vectors.npy, float32, shape (n, 256), and metadata.jsonl with one line per vector: source,
+part of speech, length of the text. Duplicate texts are removed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TEXT_CHARACTERS_MAX = 600
 
 
 class Text(NamedTuple):
-    """One text and what is known of it."""
+    """One text with its source and part of speech."""
 
     text: str
     source: str
