@@ -305,7 +305,12 @@ BAD_WRITES = {
         [{"1": {"2": {"3": {"4": {"5": {"6": {"7": {"8": {"9": 1}}}}}}}}}],
         ["8", "9"],
     ),
-    "vectors without ids": ([], rows(1), None, ["expected 0 rows, one per id, got 1"]),
+    "vectors without ids": (
+        [],
+        rows(1),
+        None,
+        ["expected 0 rows, got 1; there must be one per id"],
+    ),
     "too many rows": (names(10_001), rows(10_001), None, ["10000", "10001"]),
 }
 

@@ -184,8 +184,11 @@ def test_any_object_is_returned_equal_or_refused(entry: dict[Any, Any]) -> None:
         raw = json_objects.encode(entry)
         json_objects.check_comes_back(entry)
     except NotJsonError:
-        written = json.dumps(entry, skipkeys=True, default=str)
         # A refused object differs from what any JSON reader would return.
+        try:
+            written = json.dumps(entry, skipkeys=True, default=str, allow_nan=False)
+        except ValueError:
+            return
         assert json.loads(written) != entry or "\\ud" in written
         return
     assert json_objects.decode(raw) == entry

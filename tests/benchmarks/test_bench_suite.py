@@ -82,6 +82,7 @@ def figures(lines: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_recall_is_what_it_should_be(lines: list[dict[str, Any]]) -> None:
     for target in ("hnswlib", "vecdb", "vecdb-served"):
         found = figures(lines, scenario="search", target=target, effort=100, k=10)

@@ -43,6 +43,7 @@ def test_indexing() -> None:
     assert result["recall"] > 0.95
 
 
+@pytest.mark.slow
 def test_opening() -> None:
     result = measure_opening(small=500, large=1000, fresh=100, rounds=1)
     assert set(result["figures"]) == {"small", "large"} and result["ratio"] > 0
@@ -53,6 +54,7 @@ def test_memory_and_view_check() -> None:
     assert measure_snapshot_check(rows=500, count=10)["view_check_us"] > 0
 
 
+@pytest.mark.slow
 def test_beside() -> None:
     result = measure_beside(rows=4000, seconds=1.0)
     assert result["sustained"]["rows_per_s"] > 0 < result["full"]["rows_per_s"]

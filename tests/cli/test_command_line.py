@@ -494,6 +494,7 @@ def rows_of(where: list[str], name: str) -> tuple[int, int]:
         return stats.live_count, stats.unindexed_rows
 
 
+@pytest.mark.slow
 def test_optimize_waits_until_all_is_in_graphs(
     where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,6 +30,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(310)
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupted_calls_leave_a_client_that_works(

@@ -108,6 +108,7 @@ def test_a_client_notices_within_the_time_of_a_call() -> None:
     assert process._PINGS_APART_S <= connection._PING_AFTER_S / 2
 
 
+@pytest.mark.slow
 def test_a_client_notices_a_server_that_is_gone_without_a_word(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

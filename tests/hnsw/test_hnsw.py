@@ -78,6 +78,7 @@ def check_layout(graph: Graph, n: int, M: int) -> None:
         assert graph.top_level == np.diff(graph.upper_offsets)[graph.entry]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["ip", "l2"])
 def test_recall_of_new_and_extended_graphs_has_a_floor(space: str, tmp_path: Path) -> None:
     n, metric = 20_000, metric_of(space)

@@ -78,6 +78,7 @@ def test_delayed_writers_see_the_delay_in_stats(
         assert docs.count() == 110
 
 
+@pytest.mark.slow
 def test_indexing_ends_the_delay(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, backlog_bytes_max=400 * ROW_BYTES, seal_bytes=4096) as database:
         docs = database.create_collection("docs", DIM)

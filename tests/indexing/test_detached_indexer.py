@@ -83,6 +83,7 @@ def indexers_of(data: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_script_that_ends_at_once_gets_its_graph(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with start(data) as script:
@@ -100,6 +101,7 @@ def test_script_that_ends_at_once_gets_its_graph(tmp_path: Path) -> None:
     assert vecdb.check(data).content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_detached_indexer_survives_the_signal_that_ends_its_parent(
     tmp_path: Path, number: signal.Signals

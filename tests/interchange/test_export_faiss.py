@@ -103,6 +103,7 @@ def check_answers(docs: Any, index: Any, metric: str, queries: Any) -> None:
     assert agree.mean() > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
@@ -159,6 +160,7 @@ def check_more(outer: Any, metric: str, n: int) -> None:
         assert (found == names[:, None]).any(axis=1).mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("M", [4, 16, 48])
 def test_export_after_deletes_and_updates_keeps_recall(
@@ -167,6 +169,7 @@ def test_export_after_deletes_and_updates_keeps_recall(
     check_after_deletes_and_updates(indexed, metric, 3_000, M, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("metric", "M"), [("cosine", 4), ("euclidean", 16), ("dot", 48)])
 def test_export_of_many_rows_after_deletes_and_updates_keeps_recall(

@@ -60,7 +60,7 @@ def test_embedded_and_remote_exports_are_identical(surface: Any, tmp_path: Path)
     assert report.sha256 == hashlib.sha256(content).hexdigest()
     assert report.side_path == f"{path}.meta.parquet"
     assert (report.rows, report.seq) == (1_499, docs.stats().seq)
-    assert report.work.startswith("built a graph of 1,499 fresh rows")
+    assert report.work.startswith("built a graph of 1,499 memtable rows")
     table = pyarrow.parquet.read_table(report.side_path).to_pylist()
     index = faiss.read_index(str(path))
     names = faiss.vector_to_array(index.id_map).tolist()
@@ -107,6 +107,7 @@ def test_hnswlib_reads_the_export(database: Any, metric: str, n: int, tmp_path: 
         assert np.mean(agree) > 0.9 and distances.shape == (20, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("indexer", "flat"), [(False, False), (True, False), (False, True)])
 def test_export_during_replacements_is_of_one_seq(
     indexer: bool, flat: bool, tmp_path: Path
@@ -236,6 +237,7 @@ def test_export_larger_than_a_segment_is_refused(tmp_path: Path) -> None:
         assert docs.export_faiss(tmp_path / "x.faiss", flat=True).rows == 2_000
 
 
+@pytest.mark.slow
 def test_abandoned_export_releases_its_lease(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

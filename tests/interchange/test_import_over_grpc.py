@@ -307,7 +307,7 @@ def test_import_without_enough_free_space_writes_nothing(
 ) -> None:
     code, reason, text = sender.refused(sender.begin(bytes=2**60))
     assert (code, reason) == ("RESOURCE_EXHAUSTED", "DISK_FULL")
-    assert f"{2**60} bytes needs {5 * 2**59} free" in text
+    assert f"{2**60} bytes needs {5 * 2**59} bytes free" in text
     assert not (tmp_path / "data" / "incoming").exists()
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 0, 2_500))

@@ -61,6 +61,7 @@ def refusal(surface: Any, path: Path, name: str = "new", **options: Any) -> Any:
     return caught.value
 
 
+@pytest.mark.slow
 def test_imported_collection_has_its_settings(surface: Any, suffix: str, tmp_path: Path) -> None:
     for metric in ("cosine", "dot", "euclidean"):
         docs = filled(surface, metric)

@@ -38,6 +38,7 @@ def said_by(data: Path, *before: str, cache: Path | None = None) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_first_embedded_use_logs_compilation_once(tmp_path: Path) -> None:
     (line,) = said_by(tmp_path / "a", ANY_TIME_IS_LONG, cache=tmp_path / "cache").splitlines()
     assert line.startswith("vecdb: compiling the search kernels")

@@ -366,6 +366,7 @@ def run_program(mode: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.slow
 def test_cache_is_written_and_read_back(tmp_path: Path) -> None:
     first = run_program("strict", NUMBA_CACHE_DIR=str(tmp_path), PYTHONPATH=ROOT)
     again = run_program("strict", NUMBA_CACHE_DIR=str(tmp_path), PYTHONPATH=ROOT)
@@ -373,6 +374,7 @@ def test_cache_is_written_and_read_back(tmp_path: Path) -> None:
     assert again.stdout.split()[-1] == str(len(kernels.KERNELS))
 
 
+@pytest.mark.slow
 def test_missing_cache_folder_warns_once_and_works(tmp_path: Path) -> None:
     """numba can create a folder neither next to the module nor in the user's cache folder."""
     package = tmp_path / "vecdb"

@@ -255,6 +255,7 @@ def models_at(lines: list[dict[str, Any]], seqs: dict[str, int]) -> dict[str, Mo
     return models
 
 
+@pytest.mark.slow
 def test_backup_beside_two_writers_is_a_committed_state(
     tmp_path: Path,
 ) -> None:

@@ -371,6 +371,7 @@ def pages_in_use(raw: bytes) -> list[int]:
     return sorted(pages)
 
 
+@pytest.mark.slow
 def test_flipped_bits_in_pages_of_a_store_never_end_the_check(two: Path) -> None:
     """Whichever page is damaged, the damage is reported, unless the bits are unused; the other
     collection is checked.
@@ -416,6 +417,7 @@ def checked_only(folder: Path, name: str) -> tuple[list[Any], list[Any]]:
     return [p for p in problems if p.collection == name], found
 
 
+@pytest.mark.slow
 def test_repair_rebuilds_caches_and_reports_it(two: Path) -> None:
     place = collection_named(two, "docs")
     shutil.rmtree(place / "segments")
@@ -480,6 +482,7 @@ def test_check_of_another_folder_is_refused(tmp_path: Path) -> None:
         vecdb.check(tmp_path)
 
 
+@pytest.mark.slow
 def test_command_line_checks_and_repairs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -555,7 +558,7 @@ def test_reachable_nodes_are_those_that_a_search_can_reach() -> None:
     assert fault == "1 nodes have neighbours on level 0 outside of 0 to 5"
     graph.upper_links[1, 0] = 3
     assert graph_faults(graph, 2)[-1] == (
-        "1 neighbours are not on the level on which they are named"
+        "1 neighbours do not reach the level of the list they are in"
     )
 
 

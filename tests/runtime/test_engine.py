@@ -253,6 +253,7 @@ def test_merge_of_flat_and_graph_segments_keeps_rows_in_order(database: Any) -> 
         seal_now(docs)
 
 
+@pytest.mark.slow
 def test_graphs_are_built_during_steady_writes(tmp_path: Path) -> None:
     """Flushes and joins never pause, and the indexer still gets its turn."""
     with vecdb.open(tmp_path / "data", seal_bytes=64 * 200) as database:

@@ -187,6 +187,7 @@ def damage_catalog(folder: Path, how: str) -> None:
 CATALOG_DAMAGES = ("folder gone", "file gone", "no entries", "empty", "cut")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", CATALOG_DAMAGES)
 def test_lost_catalog_is_refused_and_repair_restores_the_names(folder: Path, how: str) -> None:
     damage_catalog(folder, how)

@@ -112,6 +112,7 @@ def data_bytes(pid: int) -> int:
     return 1024 * int(line.split()[1])
 
 
+@pytest.mark.slow
 def test_build_that_runs_out_of_memory_is_retried(tmp_path: Path, children: list[Any]) -> None:
     """The limit lets the indexer run but not build; searches and writes continue."""
     with vecdb.open(tmp_path / "data", map_bytes=1 << 26) as database:
@@ -142,6 +143,7 @@ def test_build_that_runs_out_of_memory_is_retried(tmp_path: Path, children: list
         check_tidy(docs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["graph.claimed", "segment.arrays"])
 def test_build_that_crashes_repeatedly_backs_off(
     tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch, point: str
@@ -167,6 +169,7 @@ def test_build_that_crashes_repeatedly_backs_off(
         check_tidy(docs)
 
 
+@pytest.mark.slow
 def test_graph_jobs_of_two_processes_never_overlap(tmp_path: Path, children: list[Any]) -> None:
     """Two processes with indexers are killed repeatedly: there is one graph reservation at a time,
     and everything that they leave is discarded.
@@ -261,6 +264,7 @@ def run_script(folder: Path, first: int, count: int, held: Path | None = None) -
     subprocess.run(words, check=True, timeout=90, env=environment)
 
 
+@pytest.mark.slow
 def test_short_lived_processes_beside_a_server_lose_no_write(tmp_path: Path) -> None:
     """Each one starts an indexer; the server's indexer gets its turn, and no process is left."""
     folder = tmp_path / "data"
@@ -280,6 +284,7 @@ def test_short_lived_processes_beside_a_server_lose_no_write(tmp_path: Path) -> 
     eventually(lambda: not indexers_of(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("killed", [False, True])
 def test_build_outlives_the_process_that_started_it(tmp_path: Path, killed: bool) -> None:

@@ -403,6 +403,7 @@ def second() -> Iterator[SecondProcess]:
         yield process
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 def test_random_operations_agree_with_the_model(
@@ -451,6 +452,7 @@ def plant_requests_without_age(patch: pytest.MonkeyPatch) -> None:
 PLANTS = [each for name, each in list(globals().items()) if name.startswith("plant_")]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__[6:])
 def test_planted_defect_is_detected(

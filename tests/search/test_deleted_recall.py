@@ -55,6 +55,7 @@ def shapes(vectors: np.ndarray, share: float, rng: np.random.Generator) -> dict[
     }
 
 
+@pytest.mark.slow
 @METRICS
 def test_recall_with_deleted_rows_equals_that_of_a_new_build(tmp_path: Path, metric: str) -> None:
     rng = np.random.default_rng(7)

@@ -15,6 +15,7 @@ QUERIES = 500
 FLOOR = 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_recall_after_half_of_the_rows_are_updated_has_a_floor(
     tmp_path: Path, glove: np.ndarray
@@ -52,6 +53,7 @@ def test_recall_after_half_of_the_rows_are_updated_has_a_floor(
             np.testing.assert_allclose(hits.distances, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 def test_recall_with_segments_deletes_and_memtable_has_a_floor(
     tmp_path: Path, glove: np.ndarray, metric: str

@@ -110,6 +110,7 @@ def test_recall_with_many_identical_vectors_has_a_floor(
             assert set(words.search(glove[70_000], k=5).ids) == set(one[:5])
 
 
+@pytest.mark.slow
 @METRICS
 def test_recall_after_ten_replacements_equals_that_of_a_new_load(
     tmp_path: Path, glove: np.ndarray, metric: str

@@ -171,6 +171,7 @@ def test_search_of_a_graph_and_rows_not_held_is_complete(pair: Pair) -> None:
     pair.check(rows(5, 3), 600)
 
 
+@pytest.mark.slow
 def test_rows_replaced_repeatedly_stay_in_the_memtable(tmp_path: Path) -> None:
     """Row numbers keep growing, but only live rows are held, purged or not."""
     with opened(tmp_path / "data", 1 << 20) as database:
@@ -386,6 +387,7 @@ with vecdb.open(sys.argv[1], indexer=False, seal_bytes=1 << 40, fresh_bytes_max=
 """
 
 
+@pytest.mark.slow
 def test_search_in_another_process_during_purges_sees_one_state(tmp_path: Path) -> None:
     with opened(tmp_path / "data") as database:
         docs = database.create_collection("docs", DIM)

@@ -299,6 +299,7 @@ def test_rebuilding_waits_for_a_flush_that_has_reserved_the_rows(filled: Filled)
 # --------------------------------------------------------------------------------------- checking
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGES)
 def test_check_finds_a_damaged_part_and_repair_rebuilds_it(filled: Filled, how: str) -> None:
     assert checked(filled.folder)[0] == []

@@ -792,6 +792,7 @@ def test_a_watcher_of_health_does_not_hold_up_a_drain(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- a process of its own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_a_process(tmp_path: Path, number: signal.Signals) -> None:
     data = tmp_path / "data"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import vecdb
 from tests.model import recall
@@ -80,6 +81,7 @@ def check(folder: Path, ledger: dict[int, tuple[list[int], int]]) -> int:
     return present
 
 
+@pytest.mark.slow
 def test_server_killed_during_load_keeps_acknowledged_batches(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     ledger: dict[int, tuple[list[int], int]] = {w: ([], 0) for w in range(WRITERS)}

@@ -118,6 +118,7 @@ def check(docs: Any, kept: list[int], sent: int) -> None:
     assert [h.ids[0] for h in hits] == names(kept[-1])[:3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["embedded", "served"])
 def test_full_disk_stops_writes_only(disk: Path, kind: str) -> None:
     kept: list[int] = []
@@ -234,7 +235,7 @@ def test_import_that_does_not_fit_leaves_nothing(
             assert not (data / "incoming").exists() or not os.listdir(data / "incoming")
             return caught.value.message
 
-        assert "needs 20000112 free" in refusal()
+        assert "needs 20000112 bytes free" in refusal()
         with monkeypatch.context() as patch:
             room = os.statvfs_result((4096, 4096, *[10**9] * 8))
             patch.setattr(os, "statvfs", lambda path: room)

@@ -92,6 +92,7 @@ def replaced(docs: Any, model: Model, count: int, seed: int) -> None:
         model.upsert(ids, part, metadata)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [300, 6_000])
 def test_ten_replacements_take_at_most_two_and_a_half_fresh_loads(
     tmp_path: Path, count: int
@@ -285,6 +286,7 @@ def test_close_ends_a_purge_after_its_current_step(
     assert vecdb.check(tmp_path).content
 
 
+@pytest.mark.slow
 def test_interrupted_purge_does_not_revive_deleted_rows(tmp_path: Path) -> None:
     """The pass ends after its first step, whose blocks also held rows of later steps."""
     model = Model(DIM, "cosine")
@@ -346,6 +348,7 @@ def test_flush_and_trim_between_purge_steps_do_not_revive_rows(
     assert vecdb.check(tmp_path).content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_random_order_of_purge_flush_and_trim_revives_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int

@@ -65,6 +65,7 @@ def use_all_of(folder: Path, backup: Path, **options: Any) -> None:
     vecdb.compact(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [False, True], ids=["user", "group"])
 def test_created_files_have_the_mode_of_user_or_group(tmp_path: Path, group: bool) -> None:
     """With any umask."""

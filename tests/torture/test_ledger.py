@@ -69,6 +69,7 @@ def test_decreasing_seqs_are_detected(tmp_path: Path) -> None:
         history_of(place, 0, History(DIM, METRIC), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "why"),
     [

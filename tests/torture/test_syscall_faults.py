@@ -71,6 +71,7 @@ def traced(scratch: Path, *expressions: str) -> Run:
     return run(scratch, *expressions, manner=WRITER, trace=("pwrite64", "fdatasync"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["EIO", "ENOSPC"])
 def test_commit_that_fails_in_its_last_step_has_an_unknown_outcome(
     tmp_path: Path, kind: str
