@@ -31,6 +31,7 @@ def names(count: int, prefix: str = "row") -> list[str]:
     return [f"{prefix}-{i}" for i in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 def test_written_rows_are_returned_unchanged(surface: Any, metric: str) -> None:
     model = Model(8, metric)

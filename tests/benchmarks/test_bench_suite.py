@@ -35,6 +35,8 @@ from vecdb_bench.targets.process import TargetFailedError, WorkerProcess
 from vecdb_bench.targets.registry import TARGETS, describe
 from vecdb_cli import command_line
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,6 +17,7 @@ from vecdb_bench.opening import measure_memory, measure_opening, measure_snapsho
 from vecdb_bench.query import measure_batch, measure_query
 
 
+@pytest.mark.slow
 def test_query(capsys: pytest.CaptureFixture[str]) -> None:
     result = measure_query(rows=2000, rounds=1, count=20)
     assert result["recall"] > 0.98
@@ -24,6 +25,7 @@ def test_query(capsys: pytest.CaptureFixture[str]) -> None:
     assert "recall@10" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_batch() -> None:
     result = measure_batch(rows=2000, rounds=1, size=50)
     for callers in ("callers_1", "callers_2"):
@@ -31,12 +33,14 @@ def test_batch() -> None:
         assert result[callers]["ratio"] > 0
 
 
+@pytest.mark.slow
 def test_ingest() -> None:
     result = measure_ingest(dim=16, before=400, rows=400, batch=100, rounds=1)
     assert set(result["figures"]) == {"bare_lmdb", "engine", "over_grpc"}
     assert result["engine_ratio"] > 0 < result["wire_ratio"]
 
 
+@pytest.mark.slow
 def test_indexing() -> None:
     result = measure_indexing(rows=3000, rounds=1)
     assert result["ratio"] > 0
@@ -49,6 +53,7 @@ def test_opening() -> None:
     assert set(result["figures"]) == {"small", "large"} and result["ratio"] > 0
 
 
+@pytest.mark.slow
 def test_memory_and_view_check() -> None:
     assert measure_memory(rows=2000)["private_bytes"] > 1e6
     assert measure_snapshot_check(rows=500, count=10)["view_check_us"] > 0
@@ -60,6 +65,7 @@ def test_beside() -> None:
     assert result["sustained"]["rows_per_s"] > 0 < result["full"]["rows_per_s"]
 
 
+@pytest.mark.slow
 def test_export() -> None:
     result = measure_export(rows=3000, dim=24)
     assert result["ratio"] > 0 and result["alike"] > 0.95

@@ -187,6 +187,7 @@ def test_load_of_a_bad_file_makes_no_collection(
     assert json.loads(capsys.readouterr().out)["stats"]["seq"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [False, True], ids=["made", "found"])
 def test_load_from_a_pipe_that_turns_out_bad_removes_what_it_made(
     where: list[str], there: bool, capsys: pytest.CaptureFixture[str]
@@ -259,6 +260,7 @@ def test_load_into_another_dim_says_both(
     assert "with dim 8, cosine" in said and "asked for dim 3" in said and said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_load_stopped_by_ctrl_c_says_how_far_it_got(where: list[str], tmp_path: Path) -> None:
     """The file is a pipe that stays open, so that the load is in its middle for certain."""
     os.mkfifo(tmp_path / "words.vec")
@@ -364,6 +366,7 @@ def test_create_rename_get_and_drop(where: list[str], capsys: pytest.CaptureFixt
     assert names_in(where) == []
 
 
+@pytest.mark.slow
 def test_drop_on_a_terminal_asks(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data") as database:
         database.create_collection("X", dim=3)
@@ -380,6 +383,7 @@ def test_drop_on_a_terminal_asks(tmp_path: Path) -> None:
         assert "Drop X (0 rows)?" in said
 
 
+@pytest.mark.slow
 def test_tables_in_a_pipe_are_not_cut(tmp_path: Path) -> None:
     name, text = "n" * 64, "m" * 5000
     long_id = "i" * 400
@@ -462,6 +466,7 @@ def test_version_help_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> Non
     assert command_line.run(["nothing"]) == 2
 
 
+@pytest.mark.slow
 def test_serve_in_a_process_of_its_own(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as server:
         address = server.wait_ready()

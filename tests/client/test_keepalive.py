@@ -138,6 +138,7 @@ def test_a_client_notices_a_server_that_is_gone_without_a_word(
     ]
 
 
+@pytest.mark.slow
 def test_a_server_notices_a_caller_that_is_gone_without_a_word(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

@@ -134,6 +134,7 @@ def closed_but_held_back(data: Path) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_compaction_during_detached_indexing_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,7 @@ def test_close_without_work_starts_no_detached_indexer(tmp_path: Path) -> None:
     assert not (data / "indexer.log").exists() and indexers_of(data) == []
 
 
+@pytest.mark.slow
 def test_work_of_a_killed_detached_indexer_is_done_after_the_next_close(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with closed_but_held_back(data):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 import vecdb
 from vecdb.engine.indexing.merge_policy import FLAT_SEGMENTS_MAX, GROUP_SEGMENTS_MAX, Pace, plan
@@ -118,6 +119,7 @@ def eventually(condition: Callable[[], Any]) -> Any:
     return found
 
 
+@pytest.mark.slow
 def test_trickle_after_a_bulk_load_does_not_rewrite_the_large_graph(tmp_path: Path) -> None:
     count, few, seal_rows = 20_000, 400, 256
     vectors = np.random.default_rng(5).normal(size=(count + few, 16)).astype(np.float32)

@@ -78,6 +78,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return started
 
 
+@pytest.mark.slow
 def test_merge_that_is_killed_fails_the_export_and_leaves_nothing(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +92,7 @@ def test_merge_that_is_killed_fails_the_export_and_leaves_nothing(
     check_goes_on(docs, tmp_path / "x.faiss")
 
 
+@pytest.mark.slow
 def test_leftover_draft_is_removed_by_the_next_export(database: Any, tmp_path: Path) -> None:
     """As left by a process that was killed together with its child."""
     docs = filled(database)

@@ -81,6 +81,7 @@ def test_damaged_lines_are_refused_or_harmless(index_path: Path, tmp_path: Path)
     assert outcomes["refused"] > 300 and outcomes["fine"] > 30
 
 
+@pytest.mark.slow
 def test_damaged_tables_are_refused_or_harmless(index_path: Path, tmp_path: Path) -> None:
     meta = tmp_path / "x.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ENTRIES), meta)
@@ -103,6 +104,7 @@ _LINES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(lines=st.lists(_LINES | st.sampled_from(ENTRIES) | _VALUES, max_size=8))
 def test_random_lines_are_refused_or_harmless(

@@ -286,6 +286,7 @@ def test_table_header_that_is_not_json_is_refused(database: Any, tmp_path: Path)
         assert error.reason == "BAD_META" and sent.side_path in error.message
 
 
+@pytest.mark.slow
 def test_command_line_restores_the_metric_and_reports_assumptions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -204,6 +204,7 @@ anything = st.integers(-(2**31), 2**31 - 1)
 near = st.one_of(st.integers(-2, 45), anything)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     links=arrays.arrays(np.int32, (40, 8), elements=near),

@@ -440,6 +440,7 @@ def test_backup_omits_reservations_leases_and_drafts(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- what does not finish
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "how"),
     [
@@ -476,6 +477,7 @@ def test_killed_backup_leaves_no_backup(tmp_path: Path, paused: Any, moment: str
         check_same(database.collection("docs"), model)
 
 
+@pytest.mark.slow
 def test_second_backup_to_the_same_path_is_refused(tmp_path: Path, paused: Any) -> None:
     database, model = filled(tmp_path / "data", 60)
     with database:
@@ -659,6 +661,7 @@ def test_manifest_with_paths_outside_of_the_backup_is_refused(tmp_path: Path, na
         vecdb.restore(tmp_path / "backup", tmp_path / "restored")
 
 
+@pytest.mark.slow
 def test_restore_overwrites_nothing(tmp_path: Path) -> None:
     database, model = filled(tmp_path / "data", 60)
     with database:
@@ -695,6 +698,7 @@ def test_restore_overwrites_nothing(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- surfaces
 
 
+@pytest.mark.slow
 def test_backup_works_embedded_and_remote(surface: Any, tmp_path: Path) -> None:
     docs = surface.create_collection("docs", DIM)
     model = Model(DIM, "cosine")

@@ -182,6 +182,7 @@ def state_of_files(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
+@pytest.mark.slow
 def test_check_of_small_indexed_segments_finds_nothing(tmp_path: Path) -> None:
     """As built by a running database, and while it is open in this process."""
     options = {"segment_bytes_max": 100_000, "seal_bytes": 10_000}

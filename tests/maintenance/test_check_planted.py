@@ -519,6 +519,7 @@ def test_repair_does_not_change_stored_data(folder: Path) -> None:
     assert flipped.detail == "1 values in records have a wrong checksum: row 50 (seq 1)"
 
 
+@pytest.mark.slow
 def test_segment_beside_a_damaged_store_is_kept(folder: Path) -> None:
     """The segment's graph has a fault, but the segment has the last copy of lost vectors."""
     number = graph_number(folder)

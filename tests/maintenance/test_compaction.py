@@ -90,6 +90,7 @@ def test_draft_of_a_killed_compaction_is_removed_on_open(tmp_path: Path, at: str
     check(tmp_path, model, 300)
 
 
+@pytest.mark.slow
 def test_draft_of_a_killed_compaction_is_reported_and_repaired(tmp_path: Path) -> None:
     model, draft = killed(tmp_path, "finish_store")
     report = vecdb.check(tmp_path)

@@ -242,6 +242,7 @@ def error_classes() -> list[type[errors.VecdbError]]:
     return [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
 
 
+@pytest.mark.slow
 def test_every_error_reason_is_documented_and_no_other() -> None:
     enum: type[Enum] | None = getattr(errors, "Reason", None)
     raised = reasons_raised(*PRODUCT)

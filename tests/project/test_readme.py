@@ -50,6 +50,7 @@ def test_pages_hold_code() -> None:
     assert "vecdb.open(" in guide and f'vecdb.connect("{ADDRESS}")' in guide
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
 def test_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -80,6 +80,7 @@ def faults_of_text(path: Path) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 def test_modules_have_docstrings_and_bounded_lengths() -> None:
     assert len(MODULES) > 300
     assert [fault for path in MODULES for fault in faults_of_module(path)] == []

@@ -707,3 +707,20 @@ def test_blocks_stay_within_their_size() -> None:
         value = layout.pack_block(layout.row_key(0), np.zeros((count, dim), np.float32))
         assert count == 1 or len(value) <= layout.BLOCK_BYTES_MAX
         assert padded_width(dim) % 16 == 0
+
+
+def test_flush_is_retried_after_another_process_held_its_lock(tmp_path: Path) -> None:
+    """No later commit requests it again."""
+    with vecdb.open(tmp_path / "data", indexer=False, seal_bytes=64 * 500) as database:
+        docs = database.create_collection("docs", 8)
+        upkeep = runtime_of(database).upkeep
+        with file_lock(opened_of(docs).folder / "seal.lock", wait=True):
+            docs.upsert(names(2_000), rows(2_000))
+            ends = time.monotonic() + 60
+            while not upkeep._flush_again_at:
+                assert time.monotonic() < ends, "no flush was tried"
+                time.sleep(0.01)
+            assert docs.stats().sealed_to == 0
+        while docs.stats().sealed_to < 2_000:
+            assert time.monotonic() < ends, "the flush was not tried again"
+            time.sleep(0.01)

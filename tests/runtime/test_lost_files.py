@@ -73,6 +73,7 @@ def counts(folder: Path) -> dict[str, int]:
 WHOLE = {"docs": 300, "notes": 20, "other": 10}
 
 
+@pytest.mark.slow
 def test_server_with_a_truncated_store_names_it_and_serves_the_others(
     folder: Path, store: Path
 ) -> None:
@@ -233,6 +234,7 @@ def set_name(folder: Path, collection_id: str, name: bytes | None) -> None:
     environment.close()
 
 
+@pytest.mark.slow
 def test_repair_of_stores_with_invalid_or_equal_names_gives_each_a_valid_one(
     pristine: tuple[Path, dict[str, str]], folder: Path
 ) -> None:
@@ -254,6 +256,7 @@ def test_repair_of_stores_with_invalid_or_equal_names_gives_each_a_valid_one(
     assert counts(folder)[f"collection-{ids['other']}"] == 10
 
 
+@pytest.mark.slow
 def test_repair_does_not_restore_dropped_or_damaged_collections(
     pristine: tuple[Path, dict[str, str]], folder: Path, store: Path
 ) -> None:

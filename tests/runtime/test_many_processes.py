@@ -321,6 +321,7 @@ def test_build_outlives_the_process_that_started_it(tmp_path: Path, killed: bool
 # An indexer that can't be started, or is stopped.
 
 
+@pytest.mark.slow
 def test_indexer_that_cannot_start_is_retried_with_growing_pauses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

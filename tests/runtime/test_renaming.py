@@ -391,6 +391,7 @@ def test_collection_dropped_between_find_and_open_is_not_found(
             monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_get_or_create_finds_a_collection_created_just_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

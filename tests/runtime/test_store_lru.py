@@ -81,6 +81,7 @@ def test_many_collections_use_bounded_files_memory_and_address_space(memory_path
             assert database.collection(f"c{i}").count() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("open_max", [1, 3])
 def test_collections_in_use_are_evicted_and_reopened(tmp_path: Path, open_max: int) -> None:
     """Threads write and search eight collections, of which few may be open."""

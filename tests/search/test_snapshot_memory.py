@@ -405,6 +405,7 @@ def test_search_in_another_process_during_purges_sees_one_state(tmp_path: Path) 
         assert searches >= 5 and next_row == 30_000
 
 
+@pytest.mark.slow
 def test_threads_under_a_tight_budget_see_one_state(tmp_path: Path) -> None:
     """Snapshots are created, evicted, advanced and become too old while all collections are
     rewritten. The memory suffices for two."""

@@ -448,6 +448,7 @@ def test_delete_of_damaged_rows_lets_flushes_go_on(database: Any) -> None:
         seal_now(docs)
 
 
+@pytest.mark.slow
 def test_failed_flush_is_reported_and_retried_with_a_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

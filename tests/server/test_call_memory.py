@@ -330,6 +330,7 @@ def memory_of(pid: int) -> tuple[int, int]:
     return 1024 * int(now[1]), 1024 * int(most[1])
 
 
+@pytest.mark.slow
 def test_memory_goes_back_to_the_machine(filled_folder: Path) -> None:
     with ServerProcess(filled_folder, indexer=False) as server:
         address = server.address

@@ -843,6 +843,7 @@ def test_a_process_that_cannot_serve_says_so_in_one_line(address: str, tmp_path:
         assert not any("Traceback" in line for line in server.log)
 
 
+@pytest.mark.slow
 def test_acknowledged_rows_survive_kill_9(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as server, vecdb.connect(server.address) as client:
         docs = client.create_collection("docs", DIM)

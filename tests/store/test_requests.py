@@ -366,6 +366,7 @@ def test_client_settles_a_write_after_the_server_was_killed(tmp_path: Path) -> N
             assert (docs.count(), docs.stats().seq) == (1, 1)
 
 
+@pytest.mark.slow
 def test_client_resends_a_write_that_a_killed_server_never_read(tmp_path: Path) -> None:
     data, listen = tmp_path / "data", f"127.0.0.1:{free_port()}"
     vectors = rows(3000)
@@ -384,6 +385,7 @@ def test_client_resends_a_write_that_a_killed_server_never_read(tmp_path: Path) 
             assert (docs.count(), docs.stats().seq) == (3000, 3)
 
 
+@pytest.mark.slow
 def test_lost_response_without_a_server_is_an_unknown_outcome(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as server, Client(server.address) as client:
         docs = client.create_collection("docs", DIM)

@@ -311,6 +311,7 @@ def test_interrupted_purge_does_not_revive_deleted_rows(tmp_path: Path) -> None:
         assert database.collection("docs").count() == len(model.rows)
 
 
+@pytest.mark.slow
 def test_flush_and_trim_between_purge_steps_do_not_revive_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -708,6 +709,7 @@ print("searches", searches)
 """
 
 
+@pytest.mark.slow
 def test_reader_in_another_process_sees_whole_states_during_replacement(
     tmp_path: Path,
 ) -> None:

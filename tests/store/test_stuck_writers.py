@@ -292,6 +292,7 @@ def test_lock_that_changes_hands_is_not_stuck(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_server_started_with_a_stuck_collection_serves_the_others(
     folder: Path, holder: Holder
 ) -> None:
@@ -305,6 +306,7 @@ def test_server_started_with_a_stuck_collection_serves_the_others(
         assert server.wait(ENDS_S) == 0
 
 
+@pytest.mark.slow
 def test_server_whose_collection_becomes_stuck_serves_the_others(
     tmp_path: Path,
 ) -> None:

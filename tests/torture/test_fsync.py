@@ -27,6 +27,7 @@ def follow(scratch: Path, plant: str | None = None) -> Disk:
     return disk
 
 
+@pytest.mark.slow
 def test_acknowledged_data_is_synced_before(tmp_path: Path) -> None:
     needs_strace()
     disk = follow(tmp_path)

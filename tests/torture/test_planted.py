@@ -27,6 +27,7 @@ def outcome(scratch: Path, plant: str | None, *, failpoints: str = "", looks: bo
     return run(scratch, manner=Manner(plant, failpoints, looks))
 
 
+@pytest.mark.slow
 def test_early_acknowledgement_is_detected_by_a_kill_at_the_commit(tmp_path: Path) -> None:
     needs_strace()
     # Three commits create the collection; this is the commit of the second batch.
@@ -40,6 +41,7 @@ def test_early_acknowledgement_is_detected_by_a_kill_at_the_commit(tmp_path: Pat
         check(tmp_path / "planted" / "data", planted.messages)
 
 
+@pytest.mark.slow
 def test_snapshot_that_skips_a_log_entry_is_detected_by_reading_own_writes(
     tmp_path: Path,
 ) -> None:

@@ -138,7 +138,7 @@ def flush(
         joined_rows_max: maximum of one segment if there would be too many segments otherwise.
 
     Returns:
-        False if another process is flushing.
+        False if another process is flushing, or has reserved rows: the flush is to be tried again.
     """
     with file_lock(folder / "seal.lock", wait=False) as held:
         if not held:
@@ -158,7 +158,7 @@ def flush(
             end_row = counters.sealed_to + min(memtable, rows_max)
             taken = reserve(store, FLUSH_LOCK, counters.sealed_to, end_row, replacing=[])
             if taken is None:
-                break
+                return False
             failpoint("seal.claimed")
             content = load_rows(store, taken.first_row, taken.end_row, taken.seq)
             write_and_publish(store, segments, collection_id, taken, content)
