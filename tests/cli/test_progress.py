@@ -48,10 +48,10 @@ class Terminal:
     def __init__(self, width: int) -> None:
         self._written = io.StringIO()
         self.screen = Screen(width)
-        # The size is given, so that the width is not looked up in the environment.
+        # Size and environment are given, so that nothing is looked up where the tests run.
         self.console = Console(
             file=self._written, force_terminal=True, force_interactive=True, width=width, height=24,
-            color_system=None, legacy_windows=False,
+            color_system=None, legacy_windows=False, _environ={"TERM": "xterm-256color"},
         )  # fmt: skip
 
     def lines(self) -> list[str]:

@@ -60,7 +60,8 @@ def test_embedded_and_remote_exports_are_identical(surface: Any, tmp_path: Path)
     assert report.sha256 == hashlib.sha256(content).hexdigest()
     assert report.side_path == f"{path}.meta.parquet"
     assert (report.rows, report.seq) == (1_499, docs.stats().seq)
-    assert report.work.startswith("built a graph of 1,499 memtable rows")
+    # The upkeep thread may have flushed some of the rows before.
+    assert report.work.startswith(("built a graph of", "merged"))
     table = pyarrow.parquet.read_table(report.side_path).to_pylist()
     index = faiss.read_index(str(path))
     names = faiss.vector_to_array(index.id_map).tolist()
