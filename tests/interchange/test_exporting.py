@@ -24,7 +24,7 @@ from vecdb import export_files
 from vecdb.engine.interchange.export import export as exporting
 from vecdb.engine.interchange.export.export import ExportRequest, export
 from vecdb.engine.system.deadline import Deadline
-from vecdb.engine.testing import opened_of
+from vecdb.engine.testing import opened_of, runtime_of
 from vecdb.side_header import KEY
 from vecdb_cli.command_line import run
 from vecdb_proto import vecdb_pb2 as wire
@@ -248,12 +248,12 @@ def test_abandoned_export_releases_its_lease(
     monkeypatch.setattr(exporting, "CHUNK_BYTES", 1_000 * 4 * DIM)
     for kind in ("faiss_flat", "faiss"):
         asked = ExportRequest(kind, chunk_bytes=1_000)  # type: ignore[arg-type]
-        *chunks, end = export(docs._runtime, opened_of(docs), asked, Deadline())
+        *chunks, end = export(runtime_of(database), opened_of(docs), asked, Deadline())
         docs.end_scroll(end.token)
         count = len(chunks) + 1
         assert count > 90 and docs.stats().oldest_pin_seq is None
         for taken in (1, 50, 80, count):
-            pieces = export(docs._runtime, opened_of(docs), asked, Deadline())
+            pieces = export(runtime_of(database), opened_of(docs), asked, Deadline())
             for _ in range(taken):
                 piece = next(pieces)
             assert isinstance(piece, bytes) == (taken < count)

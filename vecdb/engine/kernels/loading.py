@@ -23,7 +23,7 @@ from types import ModuleType
 
 from vecdb.engine.kernels.cache import compiling, is_warm, note_warm
 
-__all__ = ["kernels_ready", "load_kernels", "warn_when_compiling"]
+__all__ = ["load_kernels", "warn_when_compiling"]
 
 _MODULE = "vecdb.engine.kernels.compiled"
 _lock = threading.Lock()
@@ -37,11 +37,6 @@ def warn_when_compiling() -> None:
     """Make ``load_kernels`` log a warning when it compiles; for programs that embed vecdb."""
     global _warns
     _warns = True
-
-
-def kernels_ready() -> bool:
-    """Return True once ``load_kernels`` has returned in this process."""
-    return _loaded is not None
 
 
 def load_kernels(on_compile: Callable[[str], None] | None = None) -> ModuleType:

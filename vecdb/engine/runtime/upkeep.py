@@ -55,7 +55,6 @@ class Upkeep:
         self._changed = threading.Condition()
         self._to_flush: set[str] = set()
         self._flush_failures = FlushFailures()
-        self._flush_again_at: dict[str, float] = {}
         self._purge_at: dict[str, float] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="vecdb-upkeep", daemon=True)
@@ -117,22 +116,16 @@ class Upkeep:
 
     def _do(self, opened: OpenCollection, kind: str) -> None:
         if kind == _FLUSH:
-            if not opened.flush():
+            if opened.flush():
+                self._flush_failures.settled(opened.id)
+            else:
                 # The lock was held, be it for a moment by the indexer. No commit may come to
                 # request the flush again.
-                self._flush_again_at[opened.id] = time.monotonic() + _FLUSH_POLL_S
-            self._flush_failures.settled(opened.id)
+                self._flush_failures.busy(opened.id)
             self._on_flushed(opened.id)
         else:
             opened.purge_old(self._is_closed)
         opened.trim(self._is_closed)
-
-    def _due_again(self) -> set[str]:
-        now = time.monotonic()
-        due = {c for c, at in self._flush_again_at.items() if at <= now}
-        for collection_id in due:
-            del self._flush_again_at[collection_id]
-        return due
 
     def _is_closed(self) -> bool:
         return self._closed
@@ -141,7 +134,7 @@ class Upkeep:
         """Return the next collection id and task, or None at the end; a poll has an empty id."""
         with self._changed:
             while True:
-                self._to_flush |= self._flush_failures.due() | self._due_again()
+                self._to_flush |= self._flush_failures.due()
                 if self._to_flush:
                     return self._to_flush.pop(), _FLUSH
                 if self._closed:
@@ -153,7 +146,7 @@ class Upkeep:
                 wait_s = _DROPPED_POLL_S
                 if first is not None:
                     wait_s = min(wait_s, self._purge_at[first] - time.monotonic())
-                if self._flush_failures or self._flush_again_at:
+                if self._flush_failures:
                     wait_s = min(wait_s, _FLUSH_POLL_S)
                 if not self._changed.wait(max(0.0, wait_s)) and wait_s == _DROPPED_POLL_S:
                     return "", _POLL

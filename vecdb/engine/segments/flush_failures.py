@@ -11,12 +11,12 @@ import time
 
 __all__ = ["FlushFailures"]
 
-_PAUSE_FIRST_S, _PAUSE_MAX_S = 1.0, 30.0
+_PAUSE_FIRST_S, _PAUSE_MAX_S, _BUSY_PAUSE_S = 1.0, 30.0, 0.5
 """Back-off between retries: it doubles with each failure."""
 
 
 class FlushFailures:
-    """Consecutive failures of each collection. Safe to use from many threads."""
+    """Flushes to try again: consecutive failures, and held locks. Safe to use from many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -28,6 +28,12 @@ class FlushFailures:
             count = self._failed.get(collection_id, (0, 0.0, ""))[0] + 1
             pause_s = min(_PAUSE_MAX_S, _PAUSE_FIRST_S * 2 ** (count - 1))
             self._failed[collection_id] = (count, time.monotonic() + pause_s, why)
+
+    def busy(self, collection_id: str) -> None:
+        """Note a flush that met a held lock: it is tried again soon, and is no failure."""
+        with self._lock:
+            count, _, why = self._failed.get(collection_id, (0, 0.0, ""))
+            self._failed[collection_id] = (count, time.monotonic() + _BUSY_PAUSE_S, why)
 
     def settled(self, collection_id: str) -> None:
         """Note that a flush succeeded, or that there is nothing left to flush."""
@@ -48,7 +54,7 @@ class FlushFailures:
     def status(self, collection_id: str) -> str:
         """Return the text for ``stats``, empty without a failure."""
         failure = self._failed.get(collection_id)
-        if failure is None:
+        if failure is None or failure[0] == 0:
             return ""
         return f"; the memtable could not be flushed ({failure[0]} times in a row): {failure[2]}"
 
