@@ -463,7 +463,7 @@ def test_a_killed_server_leaves_a_write_open(tmp_path: Path) -> None:
         docs = client.create_collection("docs", DIM)
         docs.upsert(["a"], rows(1))
         # Stopped, it takes the request and can't answer; then it dies.
-        os.kill(server.pid, signal.SIGSTOP)
+        server.stop()
         with ThreadPoolExecutor(1) as pool:
             outcome = pool.submit(docs.upsert, ["b"], rows(1))
             server.wait_for_unread(REQUEST_BYTES_MIN)

@@ -376,7 +376,7 @@ def test_client_resends_a_write_that_a_killed_server_never_read(tmp_path: Path) 
             assert server.address == listen
             docs = client.create_collection("docs", DIM)
             calls_of(client).server_message_bytes()
-            os.kill(server.pid, signal.SIGSTOP)
+            server.stop()
             outcome = pool.submit(
                 docs.upsert_many, range(3000), vectors, batch_rows=1000, request_id="r"
             )
@@ -390,7 +390,7 @@ def test_client_resends_a_write_that_a_killed_server_never_read(tmp_path: Path) 
 def test_lost_response_without_a_server_is_an_unknown_outcome(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as server, Client(server.address) as client:
         docs = client.create_collection("docs", DIM)
-        os.kill(server.pid, signal.SIGSTOP)
+        server.stop()
         calls_of(client).timeout_s = 5.0
         with ThreadPoolExecutor(1) as pool:
             outcome = pool.submit(docs.upsert, ["b"], rows(1), request_id="r")
