@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import vecdb
-from tests.places import put, value_of
+from tests.places import override, value_of
 from tests.serving import running_server
 from vecdb.engine.interchange.export import lease as export_lease
 
@@ -88,7 +88,7 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         passed_ns[0] += int(seconds * 1e9)
 
     real = value_of("lease_clock_ns")
-    put(monkeypatch, "lease_clock_ns", lambda *of: real(*of) + passed_ns[0])
+    override(monkeypatch, "lease_clock_ns", lambda *of: real(*of) + passed_ns[0])
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed_ns[0] / 1e9)
     monkeypatch.setattr(export_lease, "time", clock)
     return pass_time

@@ -38,7 +38,7 @@ def value_of(name: str) -> Any:
     return getattr(*owner_of(name))
 
 
-def put(patch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+def override(patch: pytest.MonkeyPatch, name: str, value: Any) -> None:
     """Replace what is at a place until the patch is undone."""
     patch.setattr(*owner_of(name), value)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import vecdb
-from tests.places import put, value_of
+from tests.places import override, value_of
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb_client import Client
 from vecdb_server.process import Server
@@ -97,8 +97,8 @@ def dropped(
 
 
 def scale(monkeypatch: pytest.MonkeyPatch, side: str, after_s: float, answer_s: float) -> None:
-    put(monkeypatch, f"{side}_ping_after_s", after_s)
-    put(monkeypatch, f"{side}_ping_answer_s", answer_s)
+    override(monkeypatch, f"{side}_ping_after_s", after_s)
+    override(monkeypatch, f"{side}_ping_answer_s", answer_s)
 
 
 def test_a_client_notices_within_the_time_of_a_call() -> None:
@@ -114,7 +114,7 @@ def test_a_client_notices_a_server_that_is_gone_without_a_word(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     scale(monkeypatch, "client", 0.3, 3.0)
-    put(monkeypatch, "server_pings_apart_s", 0.1)
+    override(monkeypatch, "server_pings_apart_s", 0.1)
     proxy, client, waiting = request.getfixturevalue("dropped")
     docs = client.create_collection("docs", 4)
     failures: list[vecdb.VecdbError] = []

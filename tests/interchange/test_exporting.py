@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 
 import vecdb
-from tests.places import put, value_of
+from tests.places import override, value_of
 from tests.serving import running_server
 from vecdb import export_files
 from vecdb.engine.interchange.export import export as exporting
@@ -294,7 +294,7 @@ def test_cancelled_client_ends_the_export(tmp_path: Path, monkeypatch: pytest.Mo
         docs.upsert_many(map(str, range(20_000)), rows(20_000))
         request = wire.ExportRequest(collection="docs", format=wire.EXPORT_FORMAT_FAISS_FLAT)
         with monkeypatch.context() as patched:
-            put(patched, "export_chunks", until_it_is_gone)
+            override(patched, "export_chunks", until_it_is_gone)
             answers = calls_of(client).answers("Export", request, None)
             first = next(answers)
             assert 0 < len(first.chunk) < 64 * 1024

@@ -25,7 +25,7 @@ import pytest
 
 import vecdb
 from tests.index_files import faiss_index, vectors
-from tests.places import put, value_of
+from tests.places import override, value_of
 from tests.serving import ServerProcess, held, running_server
 from vecdb.engine.interchange.importing import import_file
 from vecdb.engine.testing import spooled_bytes
@@ -175,7 +175,7 @@ def test_deadline_ends_the_import_between_batches(
     surface: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(500, 3)))
-    put(monkeypatch, "import_batch_bytes", 4 * 3 * 100)
+    override(monkeypatch, "import_batch_bytes", 4 * 3 * 100)
     make_batch, made, timeout_s = import_file.make_batch, [], 1.0
 
     def slow(*arguments: Any) -> Any:
@@ -297,7 +297,7 @@ def test_bytes_beyond_the_announced_size_are_not_spooled(
         finally:
             sizes.append(spooled_bytes(spool))
 
-    put(monkeypatch, "receive_import", watched)
+    override(monkeypatch, "receive_import", watched)
     refused = sender.refused(sender.begin(bytes=700), sender.chunk(0, 500), sender.chunk(0, 500))
     assert (refused[1], sizes) == ("BAD_TRANSFER", [500])
     assert "the file: expected 700 bytes, got 1000" in refused[2]
@@ -418,7 +418,7 @@ def test_file_that_shrinks_while_it_is_sent_is_refused(
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("flat", vectors(5_000, 8)))
     size = path.stat().st_size
-    put(monkeypatch, "import_chunk_bytes", 40_960)
+    override(monkeypatch, "import_chunk_bytes", 40_960)
     cut = threading.Event()
 
     def progress(sent: int, total: int) -> None:

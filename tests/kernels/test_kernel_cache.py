@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.places import put, value_of
+from tests.places import override, value_of
 from vecdb.engine.kernels import cache as kernel_cache
 from vecdb.engine.kernels.loading import load_kernels
 
@@ -137,5 +137,5 @@ def test_note_of_other_settings_or_source_is_a_cold_cache(
         assert not kernel_cache.is_warm()
     other = cache / "kernels.py"
     other.write_text("other")
-    put(monkeypatch, "kernel_source", other)
+    override(monkeypatch, "kernel_source", other)
     assert not kernel_cache.is_warm()

@@ -16,7 +16,7 @@ import pytest
 
 import vecdb
 from tests.model import index_now, seal_now
-from tests.places import put
+from tests.places import override
 from vecdb.engine.kernels import compiled as kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search import search as search_module
@@ -109,7 +109,7 @@ def test_walk_gets_a_permit_between_slices_of_a_scan(
     must run before the sixth.
     """
     monkeypatch.setattr(search_module, "SCAN_SLICE_FLOATS", 2_000)
-    put(monkeypatch, "yield_s_max", 20)
+    override(monkeypatch, "yield_s_max", 20)
     scan, walk = kernels.scan_rows, kernels.walk
     scanned, walked_after = [0], []
     with (
@@ -183,7 +183,7 @@ def test_concurrent_sliced_scans_give_the_same_results(
 
 def test_number_of_permits_is_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many threads take permits and stop waiting at random moments."""
-    put(monkeypatch, "deadline_poll_s", 0.0005)
+    override(monkeypatch, "deadline_poll_s", 0.0005)
     seed = random.randrange(2**32)
     print("seed", seed)
     pool = KernelPool(2)

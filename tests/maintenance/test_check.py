@@ -36,7 +36,7 @@ from tests.checking import (
     vectors_of,
 )
 from tests.model import index_now, seal_now
-from tests.places import value_of
+from tests.places import override, value_of
 from vecdb.checking import NOTE
 from vecdb.engine.hnsw.builder import Builder
 from vecdb.engine.hnsw.graph import Graph
@@ -206,6 +206,7 @@ import contextlib, sys
 from vecdb.engine.testing import opened_of
 from pathlib import Path
 import vecdb
+from tests.places import override
 from tests.checking import ids_of, vectors_of
 from tests.model import indexer_of
 with vecdb.open(sys.argv[1], indexer=False) as database:
@@ -266,7 +267,7 @@ def test_check_beside_a_writer_finds_nothing(
     tmp_path: Path, writer: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a busy machine an operation of the writer may stay unfinished for long.
-    put(monkeypatch, "check_in_progress_s", 30.0)
+    override(monkeypatch, "check_in_progress_s", 30.0)
     seqs: list[int] = []
     until = time.monotonic() + 60
     while len(set(seqs)) < 5 and time.monotonic() < until:

@@ -17,7 +17,7 @@ import pytest
 
 import vecdb
 from tests.model import Model
-from tests.places import put, value_of
+from tests.places import override, value_of
 from vecdb.engine.system import folder_use
 from vecdb.engine.system.folder_use import FolderUse
 
@@ -159,8 +159,8 @@ def test_compaction_holds_slices_of_a_store_in_memory(
     count, slice_bytes = 3_000, 256 * 1024
     model = filled(tmp_path, count, "x" * 1_500)
     data_bytes = sum(4 * DIM + 1_500 for _ in model.rows)
-    put(monkeypatch, "compaction_slice_bytes", slice_bytes if bounded else 1 << 40)
-    put(monkeypatch, "compaction_slice_rows", 500 if bounded else 1 << 40)
+    override(monkeypatch, "compaction_slice_bytes", slice_bytes if bounded else 1 << 40)
+    override(monkeypatch, "compaction_slice_rows", 500 if bounded else 1 << 40)
     real, peaks = value_of("copy_store"), []
 
     def measured(*arguments: Any) -> None:
@@ -171,7 +171,7 @@ def test_compaction_holds_slices_of_a_store_in_memory(
         finally:
             tracemalloc.stop()
 
-    put(monkeypatch, "copy_store", measured)
+    override(monkeypatch, "copy_store", measured)
     vecdb.compact(tmp_path)
     (peak,) = peaks
     assert data_bytes > 15 * slice_bytes

@@ -18,7 +18,7 @@ import pytest
 import vecdb
 from tests.checking import checked
 from tests.model import Model, index_now, indexer_of, seal_now
-from tests.places import put, value_of
+from tests.places import override, value_of
 from vecdb.engine.segments import lifecycle as publication
 from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 from vecdb.engine.store import layout
@@ -294,7 +294,7 @@ def test_close_does_not_wait_for_a_process_stopped_during_its_flush(
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     seal_now(docs)
-    put(monkeypatch, "flush_wait_s_max", 60.0 if stops else 0.3)
+    override(monkeypatch, "flush_wait_s_max", 60.0 if stops else 0.3)
     began = time.monotonic()
     indexer = indexer_of(docs, should_stop=lambda: stops and time.monotonic() - began > 0.3)
     left: list[bool] = []
@@ -374,7 +374,7 @@ def test_failure_after_a_commit_does_not_end_the_writer(
     def failing(runtime: Any, opened: Any) -> None:
         raise vecdb.NotFoundError("planted")
 
-    put(monkeypatch, "after_commit", failing)
+    override(monkeypatch, "after_commit", failing)
     for i in range(3):
         docs.upsert([f"row-{i}"], rows(1))
     assert docs.count() == 3
@@ -472,7 +472,7 @@ def test_failed_batch_of_a_group_does_not_fail_the_others(
         gate.wait(10)
         return original(self)
 
-    put(monkeypatch, "take_batches", slow_take)
+    override(monkeypatch, "take_batches", slow_take)
     batches = [make_batch([name], rows(1), None) for name in ("a", "bad", "b")]
     futures = [submit(docs, batch) for batch in batches]
     gate.set()

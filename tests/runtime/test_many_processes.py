@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.places import put, value_of
+from tests.places import override, value_of
 from tests.serving import ServerProcess
 from vecdb.engine.indexing.supervisor import IndexerSettings, Supervisor
 from vecdb.engine.kv.environment import Environment
@@ -65,7 +65,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
         started.append(start(self))
         return started[-1]
 
-    put(monkeypatch, "start_indexer", noting)
+    override(monkeypatch, "start_indexer", noting)
     return started
 
 
@@ -233,7 +233,7 @@ with vecdb.open(folder, seal_bytes=4 * dim * 500) as database:
 HOLDING = """
 import os, sys, time
 if "vecdb.engine.indexing.process" in sys.orig_argv:
-    from tests.places import put_for_good, value_of
+    from tests.places import override_for_good, value_of
     progressed = value_of("build_progressed")
 
     def held(self, rows):
@@ -244,7 +244,7 @@ if "vecdb.engine.indexing.process" in sys.orig_argv:
             while not os.path.exists("{place}.go") and time.monotonic() < ends:
                 time.sleep(0.01)
 
-    put_for_good("build_progressed", held)
+    override_for_good("build_progressed", held)
 """
 """What Python runs first in each process: an indexer stays in the middle of a large build."""
 
@@ -331,7 +331,7 @@ def test_indexer_that_cannot_start_is_retried_with_growing_pauses(
         tried.append(time.monotonic())
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    put(monkeypatch, "start_indexer", start)
+    override(monkeypatch, "start_indexer", start)
     watching = Supervisor(tmp_path, IndexerSettings())
     note_indexer_failure(watching, "before", "it was killed")
     watching.wake("now")
@@ -353,7 +353,7 @@ def test_close_does_not_wait_for_a_stopped_indexer(
     """Nor for its pipe, with any number of collections; an indexer that outlives its parent is not
     killed.
     """
-    put(monkeypatch, "indexer_end_s_max", 0.5)
+    override(monkeypatch, "indexer_end_s_max", 0.5)
     watching = Supervisor(tmp_path, IndexerSettings(outlives_parent=outlives))
     watching.wake("first")
     child = eventually(lambda: children and children[0])
@@ -423,10 +423,10 @@ def test_pages_of_a_killed_reader_are_reused(
         usual = overwrite(20)
         leave_a_reader(folder)
         assert environment.readers()[0] == 1
-        put(monkeypatch, "reader_check_s", 1e6)
+        override(monkeypatch, "reader_check_s", 1e6)
         with_reader = overwrite(20)
         assert environment.readers()[0] == 1 and with_reader > usual + 4_000_000
-        put(monkeypatch, "reader_check_s", 0.05)
+        override(monkeypatch, "reader_check_s", 0.05)
         time.sleep(0.06)
         assert overwrite(60) < with_reader
         assert environment.readers()[0] == 0

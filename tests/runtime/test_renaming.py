@@ -22,7 +22,7 @@ import pytest
 
 import vecdb
 from tests.model import seal_now
-from tests.places import put, value_of
+from tests.places import override, value_of
 from tests.serving import free_port, running_server, running_server_at, wait_until_ready
 from vecdb.engine.api.database import Database
 from vecdb.engine.testing import (
@@ -303,7 +303,7 @@ def test_collection_dropped_by_another_process_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without being used again; otherwise the disk space of its files would stay taken."""
-    put(monkeypatch, "dropped_poll_s", 0.05)
+    override(monkeypatch, "dropped_poll_s", 0.05)
     with vecdb.open(tmp_path, indexer=False) as database:
         kept = database.create_collection("kept", DIM)
         docs = database.create_collection("docs", DIM)
@@ -382,7 +382,7 @@ def test_collection_dropped_between_find_and_open_is_not_found(
                         database.create_collection("docs", DIM).upsert(["new"], rows(1))
                 return real(self, collection_id)
 
-            put(monkeypatch, "open_collection", late)
+            override(monkeypatch, "open_collection", late)
             if again:
                 assert all_ids(database.collection("docs")) == ["new"]
             else:

@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 )
 
 import vecdb
-from tests.places import put
+from tests.places import override
 from tests.second_process import Hand, SecondProcess
 from tests.state_model import Batch, OpenScroll, StateModel
 from vecdb.engine.store import conditions, layout, leases
@@ -418,7 +418,7 @@ def test_random_operations_agree_with_the_model(
 
 
 def plant_compaction_that_forgets_requests(patch: pytest.MonkeyPatch) -> None:
-    put(patch, "copy_requests", lambda source, target: None)
+    override(patch, "copy_requests", lambda source, target: None)
 
 
 def plant_purging_under_a_scroll(patch: pytest.MonkeyPatch) -> None:

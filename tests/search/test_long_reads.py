@@ -16,7 +16,7 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, seal_now
-from tests.places import put, value_of
+from tests.places import override, value_of
 from tests.serving import running_server
 from vecdb.engine.kernels import compiled as kernels
 from vecdb.engine.kv.environment import Environment
@@ -286,7 +286,7 @@ def test_no_transaction_reads_more_than_a_slice(
     counting("read_records", len)
     counting("read_vectors", len)
     counting("read_deleted_slice", lambda found: len(found[0]))
-    put(monkeypatch, "begin_transaction", counted)
+    override(monkeypatch, "begin_transaction", counted)
     with small_slices(monkeypatch):
         found = docs.get(names(3000))
         assert len(found) == 2500 and found.missing == names(500)

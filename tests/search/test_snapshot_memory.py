@@ -17,7 +17,7 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, seal_now
-from tests.places import put, value_of
+from tests.places import override, value_of
 from vecdb import limits
 from vecdb.engine.search import search, streaming
 from vecdb.engine.search.memtable import Memtable
@@ -56,9 +56,9 @@ def snapshot_of(docs: Any) -> Snapshot:
 
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    put(monkeypatch, "scan_slice_bytes", 37 * 4 * DIM)
-    put(monkeypatch, "scan_slice_tombstones", 50)
-    put(monkeypatch, "scan_counted_rows", 50)
+    override(monkeypatch, "scan_slice_bytes", 37 * 4 * DIM)
+    override(monkeypatch, "scan_slice_tombstones", 50)
+    override(monkeypatch, "scan_counted_rows", 50)
 
 
 def lose(docs: Any) -> None:
@@ -197,7 +197,7 @@ def test_rows_replaced_repeatedly_stay_in_the_memtable(tmp_path: Path) -> None:
 def test_memory_of_a_search_stays_under_its_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "scan_slice_bytes", MEBIBYTE // 4)
+    override(monkeypatch, "scan_slice_bytes", MEBIBYTE // 4)
     with opened(tmp_path / "data", fresh_bytes_max=MEBIBYTE) as database:
         docs = database.create_collection("docs", 256)
         for first in range(0, 16_000, 2_000):
@@ -226,7 +226,7 @@ def test_scan_of_rows_not_held_ends_within_a_slice(
         read[0] += 1
         return real(*arguments)
 
-    put(monkeypatch, "read_scan_slice", counted)
+    override(monkeypatch, "read_scan_slice", counted)
     with opened(tmp_path / "data") as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(names(1_000), rows(1_000))

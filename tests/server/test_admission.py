@@ -18,7 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import vecdb
-from tests.places import put
+from tests.places import override
 from tests.serving import held, running_server
 from vecdb import limits
 from vecdb_proto import vecdb_pb2 as wire
@@ -152,8 +152,8 @@ def test_a_call_that_ends_without_a_message_is_refused(started: Any) -> None:
 def test_of_calls_without_a_message_only_a_few_stay(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "slow_calls_max", 4)
-    put(monkeypatch, "call_patience_s", 0.05)
+    override(monkeypatch, "slow_calls_max", 4)
+    override(monkeypatch, "call_patience_s", 0.05)
     server, stub, idle = started()
     calls = idle.open("/vecdb.v1.Vecdb/Search", 20)
     eventually(lambda: sum(call.done() for call in calls) == 16)
@@ -168,7 +168,7 @@ def test_of_calls_without_a_message_only_a_few_stay(
 def test_a_call_more_than_may_be_open_ends_the_one_that_waits_longest(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "calls_max", 6)
+    override(monkeypatch, "calls_max", 6)
     server, stub, idle = started()
     first = idle.open("/vecdb.v1.Vecdb/Search")
     eventually(lambda: open_calls(server) == 1)
@@ -182,7 +182,7 @@ def test_a_call_more_than_may_be_open_ends_the_one_that_waits_longest(
 def test_a_call_beside_as_many_at_work_as_may_be_is_refused(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "calls_max", 2)
+    override(monkeypatch, "calls_max", 2)
     server, stub, _ = started()
     _, release = held(monkeypatch, "count")
     request = wire.CountRequest(collection="docs")
@@ -204,7 +204,7 @@ def test_a_call_beside_as_many_at_work_as_may_be_is_refused(
 def test_a_connection_has_so_many_calls_and_no_more(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "calls_of_connection_max", 5)
+    override(monkeypatch, "calls_of_connection_max", 5)
     server, stub, idle = started()
     calls = idle.open("/vecdb.v1.Vecdb/Search", 9)
     eventually(lambda: open_calls(server) == 5)
@@ -218,7 +218,7 @@ def test_a_connection_has_so_many_calls_and_no_more(
 def test_a_connection_too_many_is_turned_away(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "connections_max", 3)
+    override(monkeypatch, "connections_max", 3)
     _, stub, idle = started()
     with ExitStack() as stack:
         channels = [
@@ -243,8 +243,8 @@ def test_a_connection_too_many_is_turned_away(
 def test_connections_without_a_call_are_closed(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "idle_connection_s", 1)
-    put(monkeypatch, "handshake_s", 1)
+    override(monkeypatch, "idle_connection_s", 1)
+    override(monkeypatch, "handshake_s", 1)
     server, stub, _ = started()
     host, _, port = server.address.partition(":")
     says_nothing = socket.create_connection((host, int(port)), timeout=WITHIN_S)
@@ -335,7 +335,7 @@ def spools(folder: Path) -> int:
 def test_an_import_that_rests_makes_room_for_a_new_one(
     tmp_path: Path, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "idle_transfer_s", 0.0)
+    override(monkeypatch, "idle_transfer_s", 0.0)
     _, stub, idle = started(threads=4)
     (first,) = idle.open("/vecdb.v1.Vecdb/Import", 1, import_begin())
     eventually(lambda: spools(tmp_path) == 1)
@@ -365,7 +365,7 @@ def test_an_import_that_rests_for_a_moment_keeps_its_place(tmp_path: Path, start
 def test_an_export_that_nobody_takes_makes_room_for_a_new_one(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "idle_transfer_s", 0.0)
+    override(monkeypatch, "idle_transfer_s", 0.0)
     server, stub, _ = started(threads=4)
     with vecdb.connect(server.address) as client:
         wide = client.create_collection("wide", 1_024)
@@ -398,7 +398,7 @@ def test_an_export_that_nobody_takes_makes_room_for_a_new_one(
 def test_threads_are_as_many_as_calls_and_end_when_they_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    put(monkeypatch, "idle_thread_s", 0.02)
+    override(monkeypatch, "idle_thread_s", 0.02)
     pool, go_on = CallThreads(20, 3, lambda: None), threading.Event()
     waiting = [pool.submit(go_on.wait) for _ in range(20)]
     queued = [pool.submit(int, number) for number in "123"]
@@ -446,7 +446,7 @@ def test_scrolls_left_behind_make_room_for_others(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "LEASES_MAX", 20)
-    put(monkeypatch, "scroll_idle_s", 0.0)
+    override(monkeypatch, "scroll_idle_s", 0.0)
     _, stub, _ = started()
     left = [page(stub).next_token for _ in range(20)]
     page(stub, left[0])  # This one is gone on with: so the second has rested for longest.
@@ -464,7 +464,7 @@ def test_scrolls_in_use_are_not_ended_for_a_new_one(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "LEASES_MAX", 3)
-    put(monkeypatch, "scroll_idle_s", 2 * WITHIN_S)
+    override(monkeypatch, "scroll_idle_s", 2 * WITHIN_S)
     _, stub, _ = started()
     used = [page(stub).next_token for _ in range(3)]
     with pytest.raises(grpc.RpcError) as caught:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.places import put, value_of
+from tests.places import override, value_of
 from tests.serving import ServerProcess, running_server
 from vecdb.engine.api.database import Database
 from vecdb.engine.search import hits as answers
@@ -134,7 +134,7 @@ def test_an_answer_that_fits_no_message_is_refused_before_anything_is_read(
 def test_metadata_that_fits_no_message_is_not_read_to_its_end(
     served: tuple[str, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "lookup_slice_records", 10)
+    override(monkeypatch, "lookup_slice_records", 10)
     read: list[int] = []
     real = value_of("count_records")
 
@@ -142,7 +142,7 @@ def test_metadata_that_fits_no_message_is_not_read_to_its_end(
         read.append(len(records))
         real(records, memory)
 
-    put(monkeypatch, "count_records", count)
+    override(monkeypatch, "count_records", count)
     address, database = served
     with vecdb.connect(address) as client:
         texts = client.collection("texts")
@@ -353,8 +353,8 @@ def test_memory_goes_back_to_the_machine(filled_folder: Path) -> None:
 def test_answers_that_nobody_takes_make_room(
     filled_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "unread_answer_s", 0.0)
-    put(monkeypatch, "idle_stream_s", 0.5)
+    override(monkeypatch, "unread_answer_s", 0.0)
+    override(monkeypatch, "idle_stream_s", 0.5)
     size = 2 * MIB
     with (
         running_server(

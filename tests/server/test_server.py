@@ -20,7 +20,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import vecdb
-from tests.places import put
+from tests.places import override
 from tests.serving import ServerProcess, held, running_server
 from vecdb import errors, limits
 from vecdb.engine.runtime.open_collection import OpenCollection
@@ -714,7 +714,7 @@ def test_states_of_a_server(
 ) -> None:
     caplog.set_level(logging.INFO, "vecdb.server")
     compile_now = threading.Event()
-    put(monkeypatch, "load_server_kernels", lambda: compile_now.wait(20))
+    override(monkeypatch, "load_server_kernels", lambda: compile_now.wait(20))
     server = Server(tmp_path / "data", "127.0.0.1:0", indexer=False)
     server.bind()
     opening = threading.Thread(target=server.open)
@@ -814,8 +814,8 @@ def test_a_signal_drains_a_process(tmp_path: Path, number: signal.Signals) -> No
 def test_a_signal_while_kernels_compile_ends_it(tmp_path: Path) -> None:
     # Nothing is as slow as compiling, so that its place is taken by a long sleep.
     slow = (
-        "import time; from tests.places import put_for_good; "
-        "put_for_good('load_server_kernels', lambda: time.sleep(60))"
+        "import time; from tests.places import override_for_good; "
+        "override_for_good('load_server_kernels', lambda: time.sleep(60))"
     )
     with ServerProcess(tmp_path / "data", before=slow) as server:
         server.wait_for(" start ")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.places import put
+from tests.places import override
 from tests.serving import REQUEST_BYTES_MIN, ServerProcess, free_port, held, running_server
 from vecdb import limits
 from vecdb.engine.store import clock as store_clock
@@ -443,7 +443,7 @@ def test_client_retries_only_outcomes_that_are_safe(
             raise answer
         return answer
 
-    put(monkeypatch, "send_call", send)
+    override(monkeypatch, "send_call", send)
     with Client("127.0.0.1:1") as client:
         request = wire.UpsertRequest(request_id=request_id)
         try:

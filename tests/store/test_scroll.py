@@ -16,7 +16,7 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, seal_now
-from tests.places import put, value_of
+from tests.places import override, value_of
 from tests.serving import running_server
 from vecdb import limits
 from vecdb.engine.api.collection import Collection
@@ -399,7 +399,7 @@ def test_scroll_across_purged_rows_and_rewritten_blocks_is_complete(
                 transaction.put(key, value, db=database_of(b"blocks"))
 
     store.environment.transact(purge)
-    put(monkeypatch, "scroll_slice_rows_min", 16)
+    override(monkeypatch, "scroll_slice_rows_min", 16)
     for batch in (1, 10, 1000):
         check(docs.scroll(batch), model, batch=batch)
 
@@ -445,8 +445,8 @@ def test_disconnected_caller_leaves_no_lease(
         )  # Never full, so that only the check can end the page.
         return real(*arguments)
 
-    put(monkeypatch, "read_scroll_slice", waiting)
-    put(monkeypatch, "scroll_slice_rows", 16)
+    override(monkeypatch, "read_scroll_slice", waiting)
+    override(monkeypatch, "scroll_slice_rows", 16)
     with running_server(tmp_path / "data") as address, vecdb.connect(address) as client:
         docs, _ = filled(client, 1000)
         with grpc.insecure_channel(address) as channel:

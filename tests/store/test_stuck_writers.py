@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.places import put
+from tests.places import override
 from tests.serving import ServerProcess
 from vecdb.engine.kv import environment, write_lock
 from vecdb.engine.kv.write_lock import WriteLock
@@ -83,7 +83,7 @@ class Holder:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_lock, "PATIENCE_S", 0.5)
-    put(monkeypatch, "catalog_patience_s", 0.5)
+    override(monkeypatch, "catalog_patience_s", 0.5)
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_many_stuck_collections_do_not_stop_writes_to_others(tmp_path: Path) -> 
 def test_writer_has_one_thread_per_collection_and_ends_idle_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "writer_idle_s", 0.05)
+    override(monkeypatch, "writer_idle_s", 0.05)
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         collections = [database.create_collection(f"c{i}", DIM) for i in range(4)]
         answers = [

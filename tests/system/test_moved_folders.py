@@ -16,7 +16,7 @@ import pytest
 
 import vecdb
 from tests.model import seal_now
-from tests.places import put, value_of
+from tests.places import override, value_of
 from tests.serving import running_server
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.testing import opened_of
@@ -131,11 +131,11 @@ def test_write_during_which_the_folder_is_moved_is_not_acknowledged(
         commit(self, transaction)
         way(opened.path)
 
-    put(monkeypatch, "commit_transaction", going)
+    override(monkeypatch, "commit_transaction", going)
     with pytest.raises(OutcomeUnknownError) as caught:
         docs.upsert(["second"], rows(1))
     assert caught.value.reason == "FOLDER_GONE"
-    put(monkeypatch, "commit_transaction", commit)
+    override(monkeypatch, "commit_transaction", commit)
     refused(docs.upsert, ["third"], rows(1))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.places import put_for_good
+from tests.places import override_for_good
 from vecdb.engine.indexing import indexer as indexing
 from vecdb.engine.kv import environment
 from vecdb.engine.segments import flushing
@@ -43,12 +43,12 @@ def _early_acknowledgement() -> None:
 
         store.environment.transact(function)
 
-    put_for_good("write_batches", write)
+    override_for_good("write_batches", write)
 
 
 def _forgotten_tombstone() -> None:
     """Tombstones of updated or deleted rows are not written."""
-    put_for_good("add_tombstones", lambda self, transaction, rows, seq: None)
+    override_for_good("add_tombstones", lambda self, transaction, rows, seq: None)
 
 
 def _publication_before_sync() -> None:
