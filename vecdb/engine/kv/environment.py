@@ -34,11 +34,11 @@ from typing import TypeVar
 import lmdb
 
 from vecdb.engine.kv.back_off import BackOff
-from vecdb.engine.kv.lmdb_errors import disk_full, located, translated, translation
+from vecdb.engine.kv.lmdb_errors import disk_full, in_doubt, located, translated, translation
 from vecdb.engine.kv.lmdb_files import copy_compacted, open_files
 from vecdb.engine.kv.lmdb_pages import check_whole
 from vecdb.engine.kv.reader_writer_lock import ReaderWriterLock
-from vecdb.engine.kv.transaction import DatabaseHandle, Transaction
+from vecdb.engine.kv.transaction import DatabaseHandle, Handles, Transaction
 from vecdb.engine.kv.write_lock import BlockingCall, PendingOpenings, WriteLock, run_reserved
 from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import is_full
@@ -83,6 +83,9 @@ class Environment:
         self.folder = folder
         self.used = True
         """Set at each use; ``StoreLru`` clears it to find unused stores."""
+
+        self.handles = Handles()
+        """The databases by name; they change when the environment is reopened."""
 
         self.on_reopen: Callable[[], None] | None = None
         """Called after a reopening, outside of transactions."""
@@ -129,12 +132,13 @@ class Environment:
             handle.close()
             opened.close()
             raise not_in_place(self.folder)
-        self._lmdb, self._databases, self._file = handle, databases, opened
+        self.handles.replace(databases)
+        self._lmdb, self._file = handle, opened
 
     def database(self, name: bytes) -> DatabaseHandle:
-        """Return the handle of a database. Get it inside the transaction that uses it, since it
-        changes when the environment is reopened."""
-        return self._databases[name]
+        """Return the handle of a database whose name is not known before, see ``handles``."""
+        handle: DatabaseHandle = vars(self.handles)[name.decode()]
+        return handle
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -280,11 +284,7 @@ class Environment:
 
     def _outcome_unknown(self, error: Exception) -> OutcomeUnknownError:
         self._failed, self._doubtful = str(error), True
-        return OutcomeUnknownError(
-            f"the commit in {self.folder} failed ({error}): the batch was written as a whole or "
-            "not at all; read to find out",
-            Reason.OUTCOME_UNKNOWN,
-        )
+        return in_doubt(error, self.folder)
 
     def _failure(self, error: Exception) -> VecdbError:
         """Translate an error of a write; after an I/O error, mark the environment as failed."""
@@ -418,7 +418,7 @@ class Environment:
         """Make an empty commit, to prove that commits reach the disk again."""
 
         def write(transaction: Transaction) -> None:
-            database = self._databases[self._names[0]]
+            database = self.database(self._names[0])
             transaction.put(_NOTHING, _NOTHING, db=database)
             transaction.delete(_NOTHING, db=database)
 
