@@ -216,8 +216,8 @@ def test_modules_of_a_package_import_in_no_circle() -> None:
 def test_packages_of_the_engine_are_entered_through_their_doors() -> None:
     wrong = [each for each in imports() if past_the_door(each.module, each.target)]
     assert wrong == []
-    assert past_the_door("vecdb.engine.api.database", "vecdb.engine.kv.back_off.BackOff")
-    assert not past_the_door("vecdb.engine.kv.environment", "vecdb.engine.kv.back_off.BackOff")
+    assert past_the_door("vecdb.engine.api.database", "vecdb.engine.kv.lmdb_errors.located")
+    assert not past_the_door("vecdb.engine.kv.environment", "vecdb.engine.kv.lmdb_errors.located")
 
 
 def test_foreign_packages_of_each_part() -> None:
