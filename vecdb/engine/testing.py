@@ -46,7 +46,6 @@ PLACES: Final = {
     "flush_wait_s_max": "vecdb.engine.indexing.indexer:_FLUSH_WAIT_S_MAX",
     "import_batch_bytes": "vecdb.engine.interchange.importing.import_file:_BATCH_BYTES",
     "indexer_end_s_max": "vecdb.engine.indexing.supervisor:_END_S_MAX",
-    "kernel_source": "vecdb.engine.kernels.cache:_SOURCE",
     "lookup_slice_records": "vecdb.engine.search.lookup:_SLICE_RECORDS",
     "purge_relief_s": "vecdb.engine.store.purging:_RELIEF_S",
     "purge_step_rows": "vecdb.engine.store.purging:_STEP_ROWS",
