@@ -139,8 +139,7 @@ def test_earlier_segments_are_written_again_byte_for_byte(earlier: Earlier, tmp_
                     first_row=segment.first_row,
                     end_row=segment.end_row,
                     seq=segment.seq,
-                    content=segment.content,
-                    graph=segment.graph,
+                    given=segment.parts,
                 )
                 assert written == entry
                 assert written.pack(row_key(number)) == entry.pack(row_key(number))

@@ -16,7 +16,9 @@ import pytest
 import vecdb
 from tests.checking import checked, kinds_of
 from tests.model import Model, index_now, seal_now
+from tests.runtime.test_earlier_folders import NAMES, Earlier, check_collection
 from vecdb.engine.segments import lifecycle, parts
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import collect_garbage
 from vecdb.engine.segments.part_kind import PartData, PartFiles, PartKind, PartSource
 from vecdb.engine.segments.rebuilding import rebuild_parts
@@ -36,6 +38,7 @@ class _Norms(PartKind[Norms]):
     name = "norms"
     arrays = ("norm_values",)
     needed = False
+    derived_from = (VECTORS,)
 
     def write(self, value: Norms) -> PartData:
         return PartData({"norm_values": value}, {"norms_max": float(value.max(initial=0))})
@@ -45,9 +48,9 @@ class _Norms(PartKind[Norms]):
         files.check(fit=norms.shape == (files.count,) and "norms_max" in files.manifest)
         return norms
 
-    def derive(self, source: PartSource) -> Norms | None:
-        vectors = VECTORS.of(source.parts)
-        return None if vectors is None else np.linalg.norm(vectors, axis=1)
+    def derive(self, source: PartSource) -> Norms:
+        norms: Norms = np.linalg.norm(source.parts[VECTORS], axis=1)
+        return norms
 
     def faults(self, value: Norms, source: PartSource) -> list[str]:
         expected = self.derive(source)
@@ -62,14 +65,45 @@ class _NeededNorms(_Norms):
 NORMS, NEEDED = _Norms(), _NeededNorms()
 
 
-def register(patch: pytest.MonkeyPatch, kind: PartKind[Any]) -> None:
-    patch.setattr(parts, "PART_KINDS", (*parts.PART_KINDS, kind))
+class _Tallest(PartKind[Norms]):
+    """The largest norm among the neighbours of each node on level 0: a part that is made with each
+    graph, from the graph's order of nodes and from another derived part."""
+
+    name = "tallest"
+    arrays = ("tallest_values",)
+    needed = False
+    derived_from = (GRAPH, NORMS)
+
+    def write(self, value: Norms) -> PartData:
+        return PartData({"tallest_values": value})
+
+    def read(self, files: PartFiles) -> Norms:
+        return files.arrays["tallest_values"]
+
+    def derive(self, source: PartSource) -> Norms:
+        links = source.parts[GRAPH].links
+        norms = np.where(links >= 0, source.parts[NORMS][links], np.float32(0))
+        tallest: Norms = norms.max(axis=1, initial=0)
+        return tallest
+
+
+TALLEST = _Tallest()
+
+
+def register(patch: pytest.MonkeyPatch, *kinds: PartKind[Any]) -> None:
+    patch.setattr(parts, "PART_KINDS", (*parts.PART_KINDS, *kinds))
 
 
 @pytest.fixture
 def norms(monkeypatch: pytest.MonkeyPatch) -> PartKind[Norms]:
     register(monkeypatch, NORMS)
     return NORMS
+
+
+@pytest.fixture
+def tallest(monkeypatch: pytest.MonkeyPatch, norms: PartKind[Norms]) -> PartKind[Norms]:
+    register(monkeypatch, TALLEST)
+    return TALLEST
 
 
 def vectors_of(seed: int, count: int) -> np.ndarray:
@@ -131,9 +165,9 @@ def segments_of(docs: Any) -> list[Segment]:
     return [segment for segment in found if segment is not None]
 
 
-def files_of(folder: Path) -> list[Path]:
-    """The files of the dummy part in a data folder, those of the graph segment first."""
-    return sorted(folder.glob("collections/*/segments/*/norm_values.npy"))
+def files_of(folder: Path, array: str = "norm_values") -> list[Path]:
+    """The files of a dummy part in a data folder, those of the graph segment first."""
+    return sorted(folder.glob(f"collections/*/segments/*/{array}.npy"))
 
 
 def change_a_byte(path: Path) -> None:
@@ -164,9 +198,9 @@ def check_whole(docs: Any) -> None:
     verify_all(docs)
     assert len(segments_of(docs)) == len(entries_of(docs)) > 0
     for segment in segments_of(docs):
-        found = segment.part(NORMS)
-        assert found is not None
-        np.testing.assert_array_equal(found, np.linalg.norm(segment.content.vectors, axis=1))
+        np.testing.assert_array_equal(
+            segment.parts[NORMS], np.linalg.norm(segment.content.vectors, axis=1)
+        )
     assert {e.lost_parts for _, e in entries_of(docs)} == {()}
 
 
@@ -180,7 +214,7 @@ def test_part_is_written_with_every_segment_and_mapped(filled: Filled, docs: Any
     for segment in segments_of(docs):
         manifest = json.loads((segment.folder / "manifest.json").read_bytes())
         assert manifest["optional"] == {"norms": ["norm_values"]}
-        assert manifest["norms_max"] == float(segment.part(NORMS).max())
+        assert manifest["norms_max"] == float(segment.parts[NORMS].max())
         named = {"manifest.json", *(f"{name}.npy" for name in manifest["arrays"])}
         assert {path.name for path in segment.folder.iterdir()} == named
         assert segment.file_bytes == sum(p.stat().st_size for p in segment.folder.iterdir())
@@ -214,12 +248,114 @@ def test_names_of_kinds_arrays_and_fields_are_unique(filled: Filled, docs: Any) 
     fields = [
         field
         for kind in parts.PART_KINDS
-        for field in kind.write(kind.of(segment.parts)).fields
+        for field in kind.write(segment.parts[kind]).fields
     ]  # fmt: skip
     assert len(set(fields)) == len(fields)
 
 
+def test_kinds_come_after_those_they_are_derived_from(tallest: PartKind[Norms]) -> None:
+    for place, kind in enumerate(parts.PART_KINDS):
+        assert set(kind.derived_from) <= set(parts.PART_KINDS[:place])
+        assert kind.needed or kind.derived_from  # Else nothing could derive it again.
+
+
+# ------------------------------------------------------- made for some segments, from other parts
+
+
+def check_tallest(docs: Any) -> None:
+    """The segments with a graph have the part, with the right values, and the others have not."""
+    verify_all(docs)
+    for segment in segments_of(docs):
+        assert segment.parts.has(TALLEST) == segment.parts.has(GRAPH)
+        if segment.parts.has(TALLEST):
+            norms = np.linalg.norm(segment.content.vectors, axis=1)
+            expected = [
+                max((norms[n] for n in links if n >= 0), default=0)
+                for links in segment.parts[GRAPH].links.tolist()
+            ]
+            np.testing.assert_array_equal(segment.parts[TALLEST], expected)
+    assert {e.lost_parts for _, e in entries_of(docs)} == {()}
+
+
+def test_part_is_made_for_segments_that_have_what_it_is_derived_from(
+    tallest: PartKind[Norms], filled: Filled, docs: Any
+) -> None:
+    assert [s.parts.has(TALLEST) for s in segments_of(docs)] == [True, False]
+    check_tallest(docs)
+    index_now(docs)
+    assert [s.parts.has(TALLEST) for s in segments_of(docs)] == [True]
+    check_tallest(docs)
+    filled.check(docs)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("also_norms", [False, True])
+def test_part_derived_from_other_parts_is_lost_and_rebuilt(
+    tallest: PartKind[Norms], filled: Filled, how: str, also_norms: bool
+) -> None:
+    (path,) = files_of(filled.folder, "tallest_values")
+    DAMAGES[how](path)
+    if also_norms:
+        DAMAGES[how](path.with_name("norm_values.npy"))
+    with vecdb.open(filled.folder, indexer=False) as database:
+        docs = database.collection("docs")
+        verify_all(docs)
+        lost = ("norms", "tallest") if also_norms else ("tallest",)
+        assert [e.lost_parts for _, e in entries_of(docs)] == [lost, ()]
+        assert not any(segment.parts.has(TALLEST) for segment in segments_of(docs))
+        filled.check(docs)
+        assert rebuild_now(docs)
+        check_tallest(docs)
+        check_whole(docs)
+        filled.check(docs)
+    assert checked(filled.folder)[0] == []
+
+
+def test_part_that_an_older_segment_lacks_is_no_damage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    filled = Filled(tmp_path / "data")
+    register(monkeypatch, NORMS, TALLEST)
+    assert checked(filled.folder)[0] == []
+    with vecdb.open(filled.folder, indexer=False) as database:
+        docs = database.collection("docs")
+        before = entries_of(docs)
+        verify_all(docs)
+        filled.check(docs)
+        assert not any(segment.parts.has(NORMS) for segment in segments_of(docs))
+        assert rebuild_now(docs)
+        assert entries_of(docs) == before  # There is nothing to rebuild.
+        index_now(docs)  # Merged segments are new ones.
+        check_whole(docs)
+        check_tallest(docs)
+        filled.check(docs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_segments_of_an_earlier_version_are_searched_without_new_parts(
+    tallest: PartKind[Norms], tmp_path: Path, name: str
+) -> None:
+    earlier = Earlier(tmp_path)
+    with vecdb.open(earlier.folder, indexer=False) as database:
+        docs = database.collection(name)
+        verify_all(docs)
+        check_collection(docs, earlier, name)
+        assert not any(segment.parts.has(NORMS) for segment in segments_of(docs))
+        assert {e.lost_parts for _, e in entries_of(docs)} <= {()}
+    assert checked(earlier.folder)[0] == []
+
+
 # ------------------------------------------------------------------------------- lost and rebuilt
+
+
+def test_snapshot_that_searches_use_loses_a_part_that_is_found_damaged(filled: Filled) -> None:
+    change_a_byte(files_of(filled.folder)[0])
+    with vecdb.open(filled.folder, indexer=False) as database:
+        docs = database.collection("docs")
+        units = opened_of(docs).snapshots.snapshot().units
+        assert [unit.parts.has(NORMS) for unit in units] == [True, True, False]
+        verify_all(docs)
+        assert [unit.parts.has(NORMS) for unit in units] == [False, True, False]
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -232,7 +368,7 @@ def test_optional_part_damaged_is_noticed_done_without_and_rebuilt(
         docs = database.collection("docs")
         before = entries_of(docs)
         verify_all(docs)
-        assert [s.part(NORMS) for s in segments_of(docs)] == [None, None]
+        assert not any(segment.parts.has(NORMS) for segment in segments_of(docs))
         entries = entries_of(docs)
         assert [e.lost_parts for _, e in entries] == [("norms",)] * 2
         # The segments still serve their rows, and count as verified.
@@ -319,8 +455,8 @@ def test_check_finds_values_that_contradict_other_parts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Wrong(_Norms):
-        def derive(self, source: PartSource) -> Norms | None:
-            return super().derive(source) + 1  # type: ignore[operator]
+        def derive(self, source: PartSource) -> Norms:
+            return super().derive(source) + 1
 
     with monkeypatch.context() as patch:
         register(patch, Wrong())

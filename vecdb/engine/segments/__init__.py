@@ -18,7 +18,9 @@ from __future__ import annotations
 __all__ = [
     "flush_failures",
     "flushing",
+    "graph_part",
     "lifecycle",
+    "part_kind",
     "parts",
     "rebuilding",
     "segment",

@@ -179,8 +179,7 @@ def write_and_publish(
         first_row=taken.first_row,
         end_row=taken.end_row,
         seq=taken.seq,
-        content=content,
-        graph=None,
+        given=content.parts,
     )
     publish(store, taken, entry)
     failpoint("seal.published")

@@ -9,17 +9,17 @@ id_bytes.npy        uint8: id_bytes[id_offsets[i]:id_offsets[i + 1]]
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.segments.array_files import SegmentDamagedError
-from vecdb.engine.segments.part_kind import PartData, PartFiles, PartKind
+from vecdb.engine.segments.part_kind import PartData, PartFiles, PartKind, Parts
 from vecdb.reasons import Reason
 
 __all__ = ["ROW_IDS", "VECTORS", "RowArrays", "RowIds"]
@@ -66,26 +66,28 @@ class RowArrays:
         )
 
     @staticmethod
-    def of_parts(parts: Mapping[str, Any], folder: Path) -> RowArrays:
+    def of_parts(parts: Parts, folder: Path) -> RowArrays:
         """Return the rows in the parts of a segment.
 
         Raises:
             SegmentDamagedError: a part is not there.
         """
-        vectors, ids = VECTORS.of(parts), ROW_IDS.of(parts)
+        vectors, ids = parts.get(VECTORS), parts.get(ROW_IDS)
         if vectors is None or ids is None:
             raise SegmentDamagedError(
                 f"{folder}: expected the parts {VECTORS.name} and {ROW_IDS.name}, got "
-                f"{', '.join(sorted(parts)) or 'none'}",
+                f"{', '.join(sorted(parts.names)) or 'none'}",
                 Reason.SEGMENT,
             )
         return RowArrays(vectors, ids.rows, ids.id_offsets, ids.id_bytes)
 
     @property
-    def parts(self) -> dict[str, Any]:
-        """The parts of a segment of these rows, by name."""
-        ids = RowIds(self.rows, self.id_offsets, self.id_bytes)
-        return {VECTORS.name: self.vectors, ROW_IDS.name: ids}
+    def parts(self) -> Parts:
+        """The parts of a segment of these rows."""
+        parts = Parts()
+        parts.put(VECTORS, self.vectors)
+        parts.put(ROW_IDS, RowIds(self.rows, self.id_offsets, self.id_bytes))
+        return parts
 
     @property
     def nbytes(self) -> int:

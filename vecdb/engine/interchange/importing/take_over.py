@@ -26,6 +26,7 @@ from vecdb.engine.interchange.importing.names import Names
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import (
     FLUSH_LOCK,
     GRAPH_LOCK,
@@ -134,8 +135,7 @@ def _publish(
         first_row=taken.first_row,
         end_row=taken.end_row,
         seq=taken.seq,
-        content=content,
-        graph=graph,
+        given=content.parts.with_part(GRAPH, graph),
     )
     failpoint("import.written")
     if not publish(store, taken, entry):

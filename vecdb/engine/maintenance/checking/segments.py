@@ -23,6 +23,7 @@ from vecdb.engine.maintenance.checking.findings import Findings
 from vecdb.engine.maintenance.checking.graph import graph_faults, self_links
 from vecdb.engine.maintenance.checking.walk import BAD_VALUE, Facts, Rows, is_among
 from vecdb.engine.runtime.data_folder import COMPACTION_DRAFT
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import GRAPH_LOCK
 from vecdb.engine.segments.parts import part_faults
 from vecdb.engine.segments.segment import Segment, SegmentDamagedError, padded_width
@@ -136,9 +137,9 @@ def check_graphs(
     """
     walkable = []
     for segment in segments:
-        graph, number = segment.graph, segment.number
-        if graph is None:
+        if not segment.parts.has(GRAPH):
             continue
+        graph, number = segment.parts[GRAPH], segment.number
         faults = graph_faults(graph, config.M)
         for fault in faults:
             findings.add("GRAPH", f"segment {number}: {fault}", WARNING, segment=number)
@@ -180,9 +181,10 @@ def self_recall(
 
 def _missed(segment: Segment, chosen: Rows, facts: Facts, config: CollectionConfig) -> int:
     """Return how many of the chosen rows in this segment are not found."""
-    kernels, content, graph = load_kernels(), segment.content, segment.graph
+    kernels, content = load_kernels(), segment.content
+    graph = segment.parts[GRAPH]
     nodes = np.flatnonzero(is_among(content.rows, chosen))
-    if len(nodes) == 0 or graph is None:
+    if len(nodes) == 0:
         return 0
     metric = kernels.EUCLIDEAN if config.metric is Metric.EUCLIDEAN else kernels.INNER
     deleted = ~is_among(content.rows, facts.live_rows)
