@@ -191,7 +191,7 @@ def rewrite_segment(
             place / "segments" / str(number),
             number=number,
             collection_id=place.name,
-            metric=store.config.metric,
+            config=store.config,
             first_row=segment.first_row,
             end_row=segment.end_row,
             seq=segment.seq,

@@ -14,15 +14,24 @@ import numpy.typing as npt
 import pytest
 
 import vecdb
-from tests.checking import checked, kinds_of
+from tests.checking import checked, collection_folder
+from tests.checking import segments_of as closed_segments
 from tests.model import Model, index_now, seal_now
 from tests.runtime.test_earlier_folders import NAMES, Earlier, check_collection
+from vecdb.engine.maintenance.checking.repair import CollectionRepair
 from vecdb.engine.segments import lifecycle, parts
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import collect_garbage
-from vecdb.engine.segments.part_kind import PartData, PartFiles, PartKind, PartSource
+from vecdb.engine.segments.part_check import PartCheck, PartFinding, StoreRecords
+from vecdb.engine.segments.part_kind import (
+    CheckedSegment,
+    PartData,
+    PartFiles,
+    PartKind,
+    PartSource,
+)
 from vecdb.engine.segments.rebuilding import rebuild_parts
-from vecdb.engine.segments.row_arrays import VECTORS
+from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store.segment_table import SegmentEntry, in_place
 from vecdb.engine.system.files import file_lock
@@ -30,6 +39,21 @@ from vecdb.engine.testing import opened_of
 
 DIM = 8
 Norms = npt.NDArray[np.float32]
+
+
+class _NormsCheck(PartCheck):
+    """Compares norms with the store's vectors."""
+
+    def __init__(self, norms: Norms, number: int) -> None:
+        self._norms, self._number = norms, number
+        self._wrong: list[Any] = [np.zeros(0, np.int64)]
+
+    def compare_vectors(self, rows: Any, nodes: Any, vectors: Any) -> None:
+        self._wrong.append(rows[self._norms[nodes] != np.linalg.norm(vectors, axis=1)])
+
+    def compare_records(self, records: StoreRecords) -> list[PartFinding]:
+        what = f"norms of segment {self._number} differ from the store's, at rows"
+        return [PartFinding("SEGMENT_ROWS", what, rows=np.concatenate(self._wrong))]
 
 
 class _Norms(PartKind[Norms]):
@@ -52,10 +76,8 @@ class _Norms(PartKind[Norms]):
         norms: Norms = np.linalg.norm(source.parts[VECTORS], axis=1)
         return norms
 
-    def faults(self, value: Norms, source: PartSource) -> list[str]:
-        expected = self.derive(source)
-        wrong = np.flatnonzero(value != expected)
-        return [f"{len(wrong)} norms are not those of their vectors"] if len(wrong) else []
+    def check(self, value: Norms, segment: CheckedSegment) -> PartCheck:
+        return _NormsCheck(value, segment.number)
 
 
 class _NeededNorms(_Norms):
@@ -85,6 +107,23 @@ class _Tallest(PartKind[Norms]):
         norms = np.where(links >= 0, source.parts[NORMS][links], np.float32(0))
         tallest: Norms = norms.max(axis=1, initial=0)
         return tallest
+
+    def check(self, value: Norms, segment: CheckedSegment) -> PartCheck:
+        return _TallestCheck(value, segment)
+
+
+class _TallestCheck(PartCheck):
+    """Compares the part with those that it is derived from."""
+
+    def __init__(self, tallest: Norms, segment: CheckedSegment) -> None:
+        self._tallest, self._segment = tallest, segment
+
+    def examine(self, records: StoreRecords) -> list[PartFinding]:
+        segment = self._segment
+        expected = TALLEST.derive(PartSource(segment.config, segment.parts))
+        rows = segment.parts[ROW_IDS].rows[self._tallest != expected]
+        what = f"rows of segment {segment.number} have another tallest neighbour"
+        return [PartFinding("GRAPH", what, rows=rows, unusable=True)]
 
 
 TALLEST = _Tallest()
@@ -441,7 +480,11 @@ def test_check_finds_a_damaged_part_and_repair_rebuilds_it(filled: Filled, how: 
     assert checked(filled.folder)[0] == []
     DAMAGES[how](files_of(filled.folder)[0])
     problems, _ = checked(filled.folder)
-    assert [(p.kind, "part norms" in p.detail) for p in problems] == [("SEGMENT_DAMAGED", True)]
+    files = [p for p in problems if p.kind == "SEGMENT_DAMAGED"]
+    assert len(files) == 1 and "part norms" in files[0].detail
+    # Other values are also seen to be wrong, and nothing else is.
+    wrong = [p.detail for p in problems if p.kind != "SEGMENT_DAMAGED"]
+    assert len(wrong) == (how == "bit") and all("norms of segment" in each for each in wrong)
     # A process that does not know the kind compares its checksums too.
     report = vecdb.check(filled.folder)
     assert [(p.kind, "part norms" in p.detail) for p in report.problems] == [
@@ -451,20 +494,53 @@ def test_check_finds_a_damaged_part_and_repair_rebuilds_it(filled: Filled, how: 
     assert checked(filled.folder)[0] == []
 
 
-def test_check_finds_values_that_contradict_other_parts(
+class _LyingNorms(_Norms):
+    """As a flush with a defect would write it: the files have the right checksums."""
+
+    def derive(self, source: PartSource) -> Norms:
+        norms = super().derive(source)
+        norms[[1, 5]] += 1
+        return norms
+
+
+class _LyingTallest(_Tallest):
+    def derive(self, source: PartSource) -> Norms:
+        tallest = super().derive(source)
+        tallest[7] += 1
+        return tallest
+
+
+def test_check_finds_a_part_that_contradicts_the_store(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class Wrong(_Norms):
-        def derive(self, source: PartSource) -> Norms:
-            return super().derive(source) + 1
-
     with monkeypatch.context() as patch:
-        register(patch, Wrong())
+        register(patch, _LyingNorms())
         filled = Filled(tmp_path / "data")
     register(monkeypatch, NORMS)
     problems, _ = checked(filled.folder)
-    assert kinds_of(problems) == {"SEGMENT_DAMAGED"} and len(problems) == 2
-    assert all("norms are not those of their vectors" in p.detail for p in problems)
+    assert [(p.kind, p.severity, p.detail.partition(" of ")[0]) for p in problems] == [
+        ("SEGMENT_ROWS", "warning", "2 norms"), ("SEGMENT_ROWS", "warning", "2 norms"),
+    ]  # fmt: skip
+    assert [p.detail.rpartition(": ")[2] for p in problems] == ["1, 5", "201, 205"]
+    assert [p.segment for p in problems] == [n for n, _ in closed_segments(filled.folder)]
+
+
+def test_check_finds_a_part_that_contradicts_other_parts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        register(patch, NORMS, _LyingTallest())
+        filled = Filled(tmp_path / "data")
+    register(monkeypatch, NORMS, TALLEST)
+    (problem,), _ = checked(filled.folder)
+    assert problem.kind == "GRAPH" and problem.detail.startswith("1 rows of segment")
+    assert problem.detail.endswith("have another tallest neighbour: 7")
+    # In this process, since the child process of a repair does not know the kind.
+    place = collection_folder(filled.folder)
+    assert problem.segment is not None
+    CollectionRepair(place, place.name, {problem.segment}).run()
+    assert len(files_of(filled.folder, "tallest_values")) == 1
+    assert checked(filled.folder)[0] == []
 
 
 def test_check_notes_a_part_that_is_to_be_rebuilt(filled: Filled) -> None:

@@ -377,7 +377,7 @@ class CollectionIndexer:
             self._segments / str(taken.number),
             number=taken.number,
             collection_id=self._id,
-            metric=self._store.config.metric,
+            config=self._store.config,
             first_row=taken.first_row,
             end_row=taken.end_row,
             seq=taken.seq,

@@ -1,4 +1,4 @@
-"""What a kind of segment part is: how it is written, read, compared, and derived again.
+"""What a kind of segment part is: how it is written, read, derived and checked.
 
 A segment is a manifest and a list of named parts. A part is one or more arrays, each in a .npy
 file, and perhaps a few values in the manifest. A kind knows how to turn a value (a graph, say) into
@@ -22,10 +22,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy.typing as npt
 
 from vecdb.engine.segments.array_files import ArrayRecord, SegmentDamagedError, verify_array
+from vecdb.engine.segments.part_check import PartCheck
 from vecdb.reasons import Reason
-from vecdb.types import Metric
+from vecdb.types import CollectionConfig
 
-__all__ = ["PartData", "PartFiles", "PartKind", "PartSource", "Parts"]
+__all__ = ["CheckedSegment", "PartData", "PartFiles", "PartKind", "PartSource", "Parts"]
 
 T = TypeVar("T")
 
@@ -133,7 +134,18 @@ class PartSource:
     A node has the same position in all of them, and its row number is in ``ROW_IDS``.
     """
 
-    metric: Metric
+    config: CollectionConfig
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class CheckedSegment:
+    """The segment of a part that is checked. The end of its interval of rows is excluded."""
+
+    number: int
+    first_row: int
+    end_row: int
+    config: CollectionConfig
     parts: Parts
 
 
@@ -201,6 +213,6 @@ class PartKind(ABC, Generic[T]):
         same part."""
         raise NotImplementedError(f"parts {self.name} are not derived")
 
-    def faults(self, value: T, source: PartSource) -> list[str]:
-        """Return what is wrong with a part beside its checksum, a sentence each; for a check."""
-        return []
+    def check(self, value: T, segment: CheckedSegment) -> PartCheck:
+        """Return the deep check of a part: of its content, not of its checksum."""
+        return PartCheck()

@@ -18,17 +18,18 @@ from typing import Any
 
 from vecdb.engine.segments.array_files import ArrayRecord
 from vecdb.engine.segments.graph_part import GRAPH
-from vecdb.engine.segments.part_kind import PartKind, Parts, PartSource
+from vecdb.engine.segments.part_check import PartCheck
+from vecdb.engine.segments.part_kind import CheckedSegment, PartKind, Parts, PartSource
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
 from vecdb.engine.system.files import write_array
-from vecdb.types import Metric
+from vecdb.types import CollectionConfig
 
 __all__ = [
     "PART_KINDS",
     "RecordedPart",
     "derivable",
     "given_parts",
-    "part_faults",
+    "part_checks",
     "recorded_parts",
     "with_derived",
     "write_parts",
@@ -77,11 +78,11 @@ def given_parts(parts: Parts) -> Parts:
     return parts.only([kind.name for kind in PART_KINDS if not kind.derived_from])
 
 
-def with_derived(given: Parts, metric: Metric) -> Parts:
+def with_derived(given: Parts, config: CollectionConfig) -> Parts:
     """Return the parts of a segment for which these are given."""
     whole = given_parts(given)
     for kind in PART_KINDS:
-        source = PartSource(metric, whole)
+        source = PartSource(config, whole)
         if kind.made_for(source):
             whole.put(kind, kind.derive(source))
     return whole
@@ -92,15 +93,10 @@ def derivable(names: Iterable[str]) -> bool:
     return any(kind.name in names and bool(kind.derived_from) for kind in PART_KINDS)
 
 
-def part_faults(parts: Parts, metric: Metric) -> list[str]:
-    """Return what is wrong with the parts of a segment beside their checksums, for a check."""
-    source = PartSource(metric, parts)
-    return [
-        f"part {kind.name}: {fault}"
-        for kind in PART_KINDS
-        if parts.has(kind)
-        for fault in kind.faults(parts[kind], source)
-    ]
+def part_checks(segment: CheckedSegment) -> dict[str, PartCheck]:
+    """Return the deep check of each part of a segment, by the name of its kind."""
+    parts = segment.parts
+    return {kind.name: kind.check(parts[kind], segment) for kind in PART_KINDS if parts.has(kind)}
 
 
 def write_parts(folder: Path, parts: Parts) -> dict[str, Any]:

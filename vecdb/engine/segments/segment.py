@@ -40,7 +40,7 @@ from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import fsync_folder, write_file
 from vecdb.engine.system.modes import make_folder
 from vecdb.reasons import Reason
-from vecdb.types import Metric
+from vecdb.types import CollectionConfig
 
 __all__ = [
     "RowArrays",
@@ -174,7 +174,7 @@ def write_segment(
     *,
     number: int,
     collection_id: str,
-    metric: Metric,
+    config: CollectionConfig,
     first_row: int,
     end_row: int,
     seq: int,
@@ -203,13 +203,13 @@ def write_segment(
         "collection": collection_id,
         "number": number,
         "kind": GRAPH_KIND if given.has(GRAPH) else FLAT_KIND,
-        "metric": metric.value,
+        "metric": config.metric.value,
         "first_row": first_row,
         "end_row": end_row,
         "seq": seq,
         "count": count,
         "width": width,
-        **write_parts(folder, with_derived(given, metric)),
+        **write_parts(folder, with_derived(given, config)),
     }
     failpoint("segment.arrays")
     raw = json.dumps(manifest, indent=1).encode()

@@ -84,7 +84,7 @@ class _Merger:
                 self._folder / name,
                 number=0,
                 collection_id=self._id,
-                metric=self._store.config.metric,
+                config=self._store.config,
                 first_row=0,
                 end_row=counters.next_row,
                 seq=seq,

@@ -131,7 +131,7 @@ def _publish(
         segments / str(taken.number),
         number=taken.number,
         collection_id=collection_id,
-        metric=store.config.metric,
+        config=store.config,
         first_row=taken.first_row,
         end_row=taken.end_row,
         seq=taken.seq,
