@@ -40,9 +40,9 @@ from tests.places import override, value_of
 from vecdb.checking import NOTE
 from vecdb.engine.hnsw.builder import Builder
 from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.hnsw.graph_checks import graph_faults
 from vecdb.engine.hnsw.reachability import connect, reachable_nodes
 from vecdb.engine.maintenance.checking.catalog import check_catalog
-from vecdb.engine.maintenance.checking.graph import graph_faults
 from vecdb.engine.runtime.catalog_loss import stores_on_disk
 from vecdb.engine.segments.lifecycle import FLUSH_LOCK, reserve
 from vecdb.engine.testing import opened_of

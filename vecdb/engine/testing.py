@@ -238,7 +238,7 @@ def merge_segments(
 def note_indexer_failure(supervisor: Supervisor, collection_id: str, why: str) -> None:
     """Record a failure of the indexer with a collection, as at the end of a child process."""
     with supervisor._changed:
-        supervisor._failed(collection_id, why)
+        supervisor._back_off.failed(collection_id, why)
 
 
 # --------------------------------------------------------------------------------------- imports
