@@ -1,6 +1,6 @@
 """``upsert_many``: an input of any size in batches, two of them in flight at a time.
 
-While the server writes one batch, the next is cut, checked and sent. Two calls of a client may
+While the server writes one batch, the next is checked and sent. Two calls of a client may
 arrive in either order. So a batch that shares an id with one in flight waits for it, and the later
 of two rows with the same id wins, as if the batches were sent one after another. The reported seq
 is the greatest so far, so a search at it sees all acknowledged rows.
