@@ -31,6 +31,7 @@ from vecdb.engine.interchange.importing import import_file
 from vecdb.engine.testing import spooled_bytes
 from vecdb_cli import command_line
 from vecdb_client import imports
+from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
 
@@ -431,7 +432,7 @@ def test_file_that_shrinks_while_it_is_sent_is_refused(
         client = vecdb.connect(address)
         begin = wire.ImportBegin(collection="docs", kind=wire.IMPORT_KIND_FAISS)
         with client, pytest.raises(vecdb.InvalidArgumentError) as caught:
-            imports.send_import(client, begin, path, None, None, progress)
+            imports.send_import(calls_of(client), begin, path, None, None, progress)
     assert caught.value.reason == "BAD_FILE"
     assert f"{path}: expected {size} bytes, got 40960" in caught.value.message
 

@@ -493,7 +493,7 @@ def test_command_line_checks_and_repairs(
     fill(folder)
     assert command_line.run(["check", str(folder), "--findable", "0.99"]) == 0
     said = capsys.readouterr().out
-    assert "docs         337 rows at seq 7, 2 segments, 100.00% findable" in said
+    assert "docs         337 rows at seq 7, 2 segments, self-recall 100.00%" in said
     assert "no problems (" in said
 
     (segment,) = (collection_folder(folder) / "segments").glob("2")
@@ -535,7 +535,7 @@ def test_incomplete_check_has_exit_status_2(
         assert command_line.run(["check", str(folder)]) == 2
     said = capsys.readouterr().out
     assert "CHECK_FAILED" in said and "status -9" in said
-    assert "not all of it could be checked" in said
+    assert "not everything could be checked" in said
 
 
 def small_graph() -> Graph:
