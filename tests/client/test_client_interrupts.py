@@ -63,7 +63,7 @@ def test_a_connection_that_was_interrupted_twice_is_left(address: str) -> None:
         left.enter()  # As if a second interrupt had come before the first was handled.
         assert docs.count() >= ROWS
         assert calls._connection is not left
-        assert left.is_left
+        assert left.is_abandoned
         assert not left.streams._open
         # The page that was on its way comes over the new one.
         assert len(next(begun)) == 100

@@ -430,7 +430,7 @@ def test_file_that_shrinks_while_it_is_sent_is_refused(
         client = vecdb.connect(address)
         begin = wire.ImportBegin(collection="docs", kind=wire.IMPORT_KIND_FAISS)
         with client, pytest.raises(vecdb.InvalidArgumentError) as caught:
-            imports.send_import(client, begin, path, None, None, progress)
+            imports.send_import(client._calls, begin, path, None, None, progress)
     assert caught.value.reason == "BAD_FILE"
     assert f"{path}: expected {size} bytes, got 40960" in caught.value.message
 

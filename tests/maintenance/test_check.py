@@ -39,10 +39,10 @@ from tests.model import index_now, seal_now
 from vecdb.checking import NOTE
 from vecdb.engine.hnsw.builder import Builder
 from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.hnsw.graph_checks import graph_faults
 from vecdb.engine.hnsw.reachability import connect, reachable_nodes
 from vecdb.engine.maintenance.checking import process, segments
 from vecdb.engine.maintenance.checking.catalog import check_catalog
-from vecdb.engine.maintenance.checking.graph import graph_faults
 from vecdb.engine.segments.lifecycle import FLUSH_LOCK, reserve
 from vecdb.engine.testing import opened_of
 from vecdb_cli import command_line
@@ -491,7 +491,7 @@ def test_command_line_checks_and_repairs(
     fill(folder)
     assert command_line.run(["check", str(folder), "--findable", "0.99"]) == 0
     said = capsys.readouterr().out
-    assert "docs         337 rows at seq 7, 2 segments, 100.00% findable" in said
+    assert "docs         337 rows at seq 7, 2 segments, self-recall 100.00%" in said
     assert "no problems (" in said
 
     (segment,) = (collection_folder(folder) / "segments").glob("2")
@@ -533,7 +533,7 @@ def test_incomplete_check_has_exit_status_2(
         assert command_line.run(["check", str(folder)]) == 2
     said = capsys.readouterr().out
     assert "CHECK_FAILED" in said and "status -9" in said
-    assert "not all of it could be checked" in said
+    assert "not everything could be checked" in said
 
 
 def small_graph() -> Graph:
