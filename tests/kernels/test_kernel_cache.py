@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.places import value_of
 from vecdb.engine.kernels import cache as kernel_cache
 from vecdb.engine.kernels import cache_folder
 from vecdb.engine.kernels.loading import load_kernels
@@ -111,7 +112,7 @@ def test_wait_for_a_compiling_process_ends_with_a_warm_cache_or_timeout(
 def test_lock_of_a_cold_cache_blocks_other_processes(cache: Path) -> None:
     with kernel_cache.compiling():
         assert (cache / "kernels.lock").read_text() == str(os.getpid())
-        assert not kernel_cache._is_stopped(cache / "kernels.lock")
+        assert not value_of("is_lock_holder_stopped")(cache / "kernels.lock")
 
 
 @pytest.mark.parametrize("note", ["", "{}", "[]", '{"key": 1, "files": 2}', "gone", "other files"])
