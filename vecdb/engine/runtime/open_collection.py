@@ -215,7 +215,7 @@ class OpenCollection:
             rewrite_flat(self.store, self.folder, self.id, self.snapshots.snapshot())
         snapshot = self.snapshots.snapshot()
         with self.store.environment.read() as transaction:
-            tombstones = transaction.stat(self.store.environment.database(b"dead"))["entries"]
+            tombstones = transaction.stat(self.store.environment.handles.dead)["entries"]
         needed = sum(segment.deleted_count for segment in snapshot.segments)
         if tombstones - needed > max(
             _TOMBSTONES_WORTH_A_TRIM, _DELETED_WORTH_A_LOOK * snapshot.live_count

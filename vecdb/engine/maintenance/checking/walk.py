@@ -243,7 +243,7 @@ def named_rows(walk: Walk, rows: Rows) -> list[str]:
     names: dict[int, str] = {}
     if not wanted:
         return []
-    database = walk.environment.database(b"ids")
+    database = walk.environment.handles.ids
     with walk.environment.errors_translated(), walk.transaction.cursor(database) as cursor:
         for key, value in cursor.iternext(keys=True, values=True):
             row = int.from_bytes(value[:8], "little")
