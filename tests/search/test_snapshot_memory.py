@@ -17,6 +17,7 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, seal_now
+from tests.places import override, value_of
 from vecdb import limits
 from vecdb.engine.search import search, streaming
 from vecdb.engine.search.memtable import Memtable
@@ -26,7 +27,7 @@ from vecdb.engine.store import clock as store_clock
 from vecdb.engine.store import leases
 from vecdb.engine.store.purging import purge_all
 from vecdb.engine.system.deadline import Deadline
-from vecdb.engine.testing import opened_of, runtime_of
+from vecdb.engine.testing import holds_snapshot, opened_of, runtime_of
 
 DIM = 16
 ROW_BYTES = Memtable.row_bytes(DIM)
@@ -54,9 +55,9 @@ def snapshot_of(docs: Any) -> Snapshot:
 
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "_SLICE_BYTES", 37 * 4 * DIM)
-    monkeypatch.setattr(streaming, "_SLICE_TOMBSTONES", 50)
-    monkeypatch.setattr(streaming, "_COUNTED_ROWS", 50)
+    override(monkeypatch, "scan_slice_bytes", 37 * 4 * DIM)
+    override(monkeypatch, "scan_slice_tombstones", 50)
+    override(monkeypatch, "scan_counted_rows", 50)
 
 
 def lose(docs: Any) -> None:
@@ -195,7 +196,7 @@ def test_rows_replaced_repeatedly_stay_in_the_memtable(tmp_path: Path) -> None:
 def test_memory_of_a_search_stays_under_its_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "_SLICE_BYTES", MEBIBYTE // 4)
+    override(monkeypatch, "scan_slice_bytes", MEBIBYTE // 4)
     with opened(tmp_path / "data", fresh_bytes_max=MEBIBYTE) as database:
         docs = database.create_collection("docs", 256)
         for first in range(0, 16_000, 2_000):
@@ -218,13 +219,13 @@ def test_memory_of_a_search_stays_under_its_bound(
 def test_scan_of_rows_not_held_ends_within_a_slice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queries: int
 ) -> None:
-    read, real = [0], streaming._read_slice
+    read, real = [0], value_of("read_scan_slice")
 
     def counted(*arguments: Any) -> Any:
         read[0] += 1
         return real(*arguments)
 
-    monkeypatch.setattr(streaming, "_read_slice", counted)
+    override(monkeypatch, "read_scan_slice", counted)
     with opened(tmp_path / "data") as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(names(1_000), rows(1_000))
@@ -469,7 +470,7 @@ def test_least_recently_used_snapshots_are_evicted(tmp_path: Path) -> None:
         open_ones = [database.collection(f"docs-{i}") for i in range(8)]
 
         def kept() -> list[int]:
-            return [i for i, docs in enumerate(open_ones) if opened_of(docs).snapshots._known[1]]
+            return [i for i, d in enumerate(open_ones) if holds_snapshot(opened_of(d).snapshots)]
 
         def search_in(*numbers: int) -> None:
             for i in numbers:
