@@ -212,7 +212,10 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     "log has a gap": ({"LOG"}, lambda f: put(f, "log", row(3), None)),
     "log ends early": ({"LOG"}, lambda f: put(f, "log", row(7), None)),
     "log skips rows": ({"LOG"}, lambda f: change_log(f, 3, first_row=201)),
-    "log without a tombstone": ({"LOG"}, lambda f: change_log(f, 7, died=np.zeros(0, np.uint64))),
+    "log without a tombstone": (
+        {"LOG"},
+        lambda f: change_log(f, 7, deleted=np.zeros(0, np.uint64)),
+    ),
     "pin ahead": ({"PINS"}, lambda f: put(f, "pins", b"p" * 16, PIN_TAIL.pack(99, 350, 0))),
     "next_row too small": (
         {"COUNTERS", "VECTORS", "LOG", "PINS"},
