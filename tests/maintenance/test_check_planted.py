@@ -38,6 +38,7 @@ from tests.checking import (
     rewrite_segment,
     segments_of,
 )
+from tests.places import override
 from vecdb.checking import KINDS, NOTE, Problem
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.maintenance.checking.repair import CollectionRepair, repair_folder
@@ -579,7 +580,7 @@ FOLDER_PLANTS: dict[str, tuple[set[str], Plant, bool]] = {
 def test_fault_planted_into_the_catalog_is_reported(
     folder: Path, plant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "check_in_progress_s", 0.1)
+    override(monkeypatch, "check_in_progress_s", 0.1)
     expected, function, repaired = FOLDER_PLANTS[plant]
     function(folder)
     problems, _ = checked(folder)
