@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vecdb.engine.segments.array_files import ArrayRecord
+from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_kind import PartKind, PartSource
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
@@ -33,7 +34,7 @@ __all__ = [
     "write_parts",
 ]
 
-PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH)
+PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH, SKETCH)
 
 
 @dataclass(frozen=True)
