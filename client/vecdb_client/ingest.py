@@ -70,7 +70,7 @@ def ingest(
     job = _Ingest(calls, collection, progress)
     try:
         checks.check_callable("progress", progress)
-        job.request_prefix = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
+        job.request_prefix = checks.check_request_id(request_id, limits.REQUEST_PREFIX_BYTES)
         checks.check_limit(limits.BATCH_ROWS, batch_rows, "batch_rows")
         job.message_bytes = calls.server_message_bytes()
         rows = max(1, min(batch_rows, job.message_bytes // (4 * collection.dim)))

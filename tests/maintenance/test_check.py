@@ -39,10 +39,10 @@ from tests.model import index_now, seal_now
 from vecdb.checking import NOTE
 from vecdb.engine.hnsw.builder import Builder
 from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.hnsw.graph_checks import graph_faults
 from vecdb.engine.hnsw.reachability import connect, reachable_nodes
 from vecdb.engine.maintenance.checking import process, segments
 from vecdb.engine.maintenance.checking.catalog import check_catalog
-from vecdb.engine.maintenance.checking.graph import graph_faults
 from vecdb.engine.segments.lifecycle import FLUSH_LOCK, reserve
 from vecdb.engine.testing import opened_of
 from vecdb_cli import command_line

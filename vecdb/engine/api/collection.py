@@ -44,8 +44,9 @@ __all__ = ["Collection"]
 class Collection(CollectionSurface):
     """A handle on a collection of an embedded database. Safe to use from many threads.
 
-    It is bound to the collection that had the name when it was made: it goes on working after a
-    rename, and after a drop every call raises NotFoundError, also if the name was given again.
+    It is bound to the collection that had the name when the handle was created: it goes on working
+    after a rename, and after a drop every call raises NotFoundError, also if the name was given
+    again.
     """
 
     def __init__(self, runtime: Runtime, name: str, opened: OpenCollection) -> None:

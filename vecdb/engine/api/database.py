@@ -20,20 +20,22 @@ __all__ = ["Database"]
 
 
 class Database(DatabaseSurface[Collection]):
-    """An open database. Made by ``vecdb.open``; safe to use from many threads; a context
-    manager."""
+    """An open database, returned by ``vecdb.open``. Thread-safe; a context manager."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], **options: object) -> Database:
-        """Open the folder, made if it is not there; the same object if it is open already.
+        """Open a data folder; create it if it does not exist.
+
+        Returns:
+            The same object for a folder that this process has open already.
 
         Raises:
-            FailedPreconditionError: no vecdb folder, or one of a newer format.
-            NotFoundError: NO_FOLDER: it can't be made there.
-            InvalidArgumentError: an option is wrong, or differs from those it is open with.
+            FailedPreconditionError: it is not a vecdb folder, or one of a newer format.
+            NotFoundError: NO_FOLDER: it can't be created there.
+            InvalidArgumentError: an option is invalid, or differs from those of the open database.
         """
         return Runtime.open(path, **options).facade(cls)
 
@@ -44,11 +46,11 @@ class Database(DatabaseSurface[Collection]):
 
     @property
     def options(self) -> Options:
-        """What it was opened with."""
+        """The options that it was opened with."""
         return self._runtime.options
 
     def check_usable(self) -> None:
-        """Raise if the database was closed or this is a forked child."""
+        """Raise if the database was closed, or was opened by a process that forked this one."""
         self._runtime.check_usable()
 
     def create_collection(

@@ -23,6 +23,7 @@ from vecdb.engine.search.snapshot import NOTHING_DELETED, SegmentSnapshot, Snaps
 from vecdb.engine.search.snapshot_budget import KeepsSnapshots, SnapshotBudget
 from vecdb.engine.search.streaming import SnapshotTooOldError, Unread, check_not_too_old, count_live
 from vecdb.engine.segments.flushing import load_rows, row_bytes
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import quarantine, quarantine_parts
 from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 from vecdb.engine.segments.verifying import VerifiedSegments, Verifier
@@ -229,7 +230,7 @@ class SnapshotManager:
         if self._on_work is None or self._notified_generation == snapshot.state.generation:
             return
         if any(
-            s.segment is None or s.segment.lost_parts or (s.has_graph and not is_clean(s))
+            s.segment is None or s.segment.lost_parts or (s.parts.has(GRAPH) and not is_clean(s))
             for s in snapshot.segments
         ):
             self._notified_generation = snapshot.state.generation
@@ -391,7 +392,7 @@ class SnapshotManager:
             else:
                 unread_count = count_live(self._store, first, end, deleted)
             return SegmentSnapshot(
-                number, first, end, content, None, NOTHING_DELETED, 0, None, unread_count
+                number, first, end, content, content.parts, NOTHING_DELETED, 0, None, unread_count
             )
         folder = self._segments_folder / str(number)
         try:
@@ -403,7 +404,7 @@ class SnapshotManager:
             self._lose_parts(segment, state.generation)
         self._verified.opened(segment)
         opened = SegmentSnapshot(
-            number, first, end, segment.content, segment.graph, NOTHING_DELETED, 0, segment
+            number, first, end, segment.content, segment.parts, NOTHING_DELETED, 0, segment
         )
         return opened.with_tombstones(deleted)
 
@@ -429,7 +430,7 @@ class SnapshotManager:
 
 def _deleted_rows(entries: list[layout.LogEntry]) -> npt.NDArray[np.int64]:
     """Return the rows deleted by these batches, ascending."""
-    return np.sort(np.concatenate([np.zeros(0, np.uint64), *(e.died for e in entries)])).astype(
+    return np.sort(np.concatenate([np.zeros(0, np.uint64), *(e.deleted for e in entries)])).astype(
         np.int64
     )
 

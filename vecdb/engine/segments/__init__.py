@@ -2,7 +2,8 @@
 
 segment          an interval of rows as arrays on disk that all processes map
 parts            the table of the kinds of parts that a segment can have
-part_kind        what a kind of part defines: writer, reader, checksum, whether it is needed
+part_kind        what a kind of part defines: writer, reader, checksum, deep check, derivation
+part_check       the deep check of a part: its content compared with the store's records
 row_arrays       the parts of every segment: vectors; row numbers and ids
 graph_part       the part of graph segments: the HNSW graph
 array_files      maps .npy files and compares them with their checksums
@@ -18,7 +19,10 @@ from __future__ import annotations
 __all__ = [
     "flush_failures",
     "flushing",
+    "graph_part",
     "lifecycle",
+    "part_check",
+    "part_kind",
     "parts",
     "rebuilding",
     "segment",

@@ -26,6 +26,7 @@ from vecdb.engine.interchange.importing.names import Names
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import (
     FLUSH_LOCK,
     GRAPH_LOCK,
@@ -130,12 +131,11 @@ def _publish(
         segments / str(taken.number),
         number=taken.number,
         collection_id=collection_id,
-        metric=store.config.metric,
+        config=store.config,
         first_row=taken.first_row,
         end_row=taken.end_row,
         seq=taken.seq,
-        content=content,
-        graph=graph,
+        given=content.parts.with_part(GRAPH, graph),
     )
     failpoint("import.written")
     if not publish(store, taken, entry):
@@ -191,8 +191,8 @@ def _check_nothing_before(store: Store, first: int) -> None:
         end = min(first, start + _SLICE_ROWS)
         with store.environment.read() as transaction:
             recorded = [row for row, _ in store.rows.iterate_ids(transaction, start, end)]
-            dead = set(_read_deleted(store, transaction, start, end).tolist())
-        if not dead.issuperset(recorded):
+            deleted = set(_read_deleted(store, transaction, start, end).tolist())
+        if not deleted.issuperset(recorded):
             raise _DiffersError("the collection was not empty")
 
 
@@ -209,19 +209,19 @@ def _compare(
         _DiffersError: an id differs, or a vector in any bit.
     """
     end_row = first_row + len(keys)
-    dead = np.zeros(len(keys), bool)
-    dead[_read_deleted(store, transaction, first_row, end_row) - first_row] = True
+    deleted = np.zeros(len(keys), bool)
+    deleted[_read_deleted(store, transaction, first_row, end_row) - first_row] = True
     found = dict(store.rows.iterate_ids(transaction, first_row, end_row))
-    for position in np.flatnonzero(~dead).tolist():
+    for position in np.flatnonzero(~deleted).tolist():
         if found.get(first_row + position) != keys[position]:
             raise _DiffersError("its rows are not consecutive in the store")
-    equal = dead.copy()
+    equal = deleted.copy()
     for rows, vectors in store.rows.iterate_blocks(transaction, first_row, end_row):
         mine = raw[rows - first_row].view(np.uint32)
         equal[rows - first_row] |= (mine == vectors.view(np.uint32)).all(axis=1)
     if not equal.all():
         raise _DiffersError("another writer has replaced vectors of its ids")
-    return int(np.count_nonzero(dead))
+    return int(np.count_nonzero(deleted))
 
 
 def _read_deleted(
