@@ -61,6 +61,7 @@ KINDS: Final = {
     "SEGMENT_LOST": "a quarantined segment: its rows are read from the store until it is rebuilt",
     "SEGMENT_LEFTOVER": "files of a segment that the store does not list, or of an unfinished one",
     "GRAPH": "the arrays of a graph contradict each other",
+    "SKETCH": "sketches that are not those of their vectors",
     "GRAPH_UNREACHABLE": "live rows that cannot be reached in the graph",
     "NOT_FINDABLE": "self-recall is too low: rows are not found by their own vector",
     # The check itself.

@@ -271,3 +271,21 @@ def rank_by_sketch(sketches, mean, basis, basis_steps, slope, queries, left_out,
         for i in range(k):
             rank += before[i]
             out_ranks[query, i] = rank
+
+
+def walk_by_sketches(
+    scratch: Any, vectors: Any, links: Any, sketch: Any, dead: Any, queries: Any, first: int,
+    last: int, metric: int, k: int, ef: int, gamma: Any, *results: Any,
+) -> None:  # fmt: skip
+    """Call ``walk_sketches`` with the arrays of a Scratch and of a ``segments.codecs.Sketch``.
+
+    ef is raised to the candidates that are scored again, so that sketches lose none of them.
+    """
+    rescored = sketch.rescored_for(k)
+    ef = max(ef, rescored)
+    scratch.reserve(len(vectors), ef, links.shape[1], len(dead) > 0)
+    walk_sketches(
+        vectors, links, sketch.codes, sketch.hubs, sketch.hub_codes, sketch.query_mean,
+        sketch.basis, sketch.basis_steps, np.float32(sketch.slope), dead, queries, first, last,
+        metric, k, ef, gamma, rescored, scratch.visited, scratch.seen, scratch.pool, *results,
+    )  # fmt: skip

@@ -38,9 +38,9 @@ and Long 2024, arXiv 2405.12497).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -49,11 +49,19 @@ from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.reachability import unreached_starts
 from vecdb.engine.segments.codecs.trial import rescored_by_trial
 from vecdb.engine.segments.graph_part import GRAPH
-from vecdb.engine.segments.part_kind import PartData, PartFiles, PartKind, PartSource
-from vecdb.engine.segments.row_arrays import VECTORS
+from vecdb.engine.segments.part_check import PartCheck, PartFinding, StoreRecords
+from vecdb.engine.segments.part_kind import (
+    CheckedSegment,
+    LeftOut,
+    PartData,
+    PartFiles,
+    PartKind,
+    PartSource,
+)
+from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
 from vecdb.types import Metric
 
-__all__ = ["SKETCH", "Basis", "Sketch", "decode", "encode", "train"]
+__all__ = ["SKETCH", "Basis", "Sketch", "decode", "differing", "encode", "train"]
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -288,6 +296,7 @@ class _SketchPart(PartKind[Sketch]):
         "sketch_basis_steps",
     )
     needed = False
+    derived_from = (VECTORS, GRAPH)
 
     def write(self, value: Sketch) -> PartData:
         arrays = dict(
@@ -340,45 +349,64 @@ class _SketchPart(PartKind[Sketch]):
             bool(fields["centred"]),
         )
 
-    def derive(self, source: PartSource) -> Sketch | None:
-        vectors, graph = VECTORS.of(source.parts), GRAPH.of(source.parts)
-        if vectors is None or graph is None:
-            return None
-        if len(vectors) < ROWS_MIN or vectors.shape[1] < WIDTH_MIN:
-            return None
+    def made_for(self, source: PartSource) -> bool:
+        return super().made_for(source) and not _too_small(source.parts[VECTORS])
+
+    def derive(self, source: PartSource) -> Sketch | LeftOut:
+        vectors, graph = source.parts[VECTORS], source.parts[GRAPH]
+        metric = source.config.metric
         hubs = _hubs(graph)
         if hubs is None:
-            return None
+            return LeftOut("the graph falls apart into too many pieces")
+        reason = f"{LINES_MAX} lines hold too little of the rows"
         for basis in train(vectors):
-            sketch = _made(vectors, graph, basis, hubs, source.metric)
+            sketch = _made(vectors, graph, basis, hubs, metric)
             if sketch is None:
-                return None
-            rescored = rescored_by_trial(vectors, sketch, source.metric)
+                return LeftOut("the squared lengths of some rows are too large for float32")
+            rescored = rescored_by_trial(vectors, sketch, metric)
             if rescored is not None:
                 return replace(sketch, rescored=rescored)
-        return None
+            reason = f"with {basis.lines} lines too many candidates would be scored again"
+        return LeftOut(reason)
 
-    def faults(self, value: Sketch, source: PartSource) -> list[str]:
-        vectors = VECTORS.of(source.parts)
-        assert vectors is not None
-        n = len(vectors)
-        if not ((value.hubs >= 0) & (value.hubs < n)).all():
-            return ["a hub is not one of the rows"]
-        if not np.array_equal(value.hub_codes, value.codes[value.hubs]):
-            return ["the sketches of hubs differ from those of their rows"]
-        return _differing(vectors, value, source.metric)
+    def check(self, value: Sketch, segment: CheckedSegment) -> PartCheck:
+        return _SketchCheck(value, segment)
+
+
+class _SketchCheck(PartCheck):
+    """Checks that sketches are those of the rows."""
+
+    def __init__(self, sketch: Sketch, segment: CheckedSegment) -> None:
+        self._sketch, self._segment = sketch, segment
+
+    def examine(self, records: StoreRecords) -> Iterator[PartFinding]:
+        vectors, number = self._segment.parts[VECTORS], self._segment.number
+        hubs = self._sketch.hubs
+        if not ((hubs >= 0) & (hubs < len(vectors))).all():
+            what = f"segment {number}: a hub is not one of the rows"
+            yield PartFinding("SKETCH", what, unusable=True)
+        elif not np.array_equal(self._sketch.hub_codes, self._sketch.codes[hubs]):
+            what = f"segment {number}: the sketches of hubs differ from those of their rows"
+            yield PartFinding("SKETCH", what)
+        rows = self._segment.parts[ROW_IDS].rows[differing(vectors, self._sketch)]
+        what = f"rows of segment {number} have sketches that are not those of their vectors"
+        yield PartFinding("SKETCH", what, rows=rows)
 
 
 SKETCH = _SketchPart()
 
 
-def _differing(vectors: Floats, sketch: Sketch, metric: Metric) -> list[str]:
-    """Return that sketches aren't those of the rows, if so.
+def _too_small(vectors: Floats) -> bool:
+    return len(vectors) < ROWS_MIN or vectors.shape[1] < WIDTH_MIN
 
-    Heads are computed anew from the stored directions. These are rounded, and sums may differ
+
+def differing(vectors: Floats, sketch: Sketch) -> npt.NDArray[np.int64]:
+    """Return the nodes whose sketches are not those of their vectors.
+
+    Heads are computed again from the stored directions. These are rounded, and sums may differ
     between processors, so a value may be one off.
     """
-    heads = len(sketch.basis)
+    heads, found = len(sketch.basis), []
     directions = sketch.basis_steps[:, None] * (sketch.basis.astype(np.float32) - 128)
     directions = directions[:, : vectors.shape[1]]
     places = places_of(heads, sketch.lines)
@@ -389,13 +417,11 @@ def _differing(vectors: Floats, sketch: Sketch, metric: Metric) -> list[str]:
         _encode(centred @ directions.T, places, again)
         stored = values_of(sketch.codes[block], heads).astype(np.int16)
         off = np.abs(values_of(again, heads).astype(np.int16) - stored).max(axis=1) > _OFF_MAX
-        if metric is not Metric.DOT:
+        if sketch.centred:
             lengths = np.ascontiguousarray(sketch.codes[block, -4:]).view("<f4")[:, 0]
-            off |= ~np.isclose(lengths, (centred * centred).sum(1), rtol=1e-3, atol=0)
-        if off.any():
-            node = start + int(np.flatnonzero(off)[0])
-            return [f"the sketch of node {node} is not that of its vector"]
-    return []
+            off |= ~np.isclose(lengths, (centred * centred).sum(1), rtol=1e-3, atol=1e-30)
+        found.append(start + np.flatnonzero(off))
+    return np.concatenate(found)
 
 
 def _made(
