@@ -1,11 +1,11 @@
 """How is LMDB used?
 
-back_off             pauses between retries of an operation that fails
 environment          an LMDB environment: transactions, growth, recovery, readers
 lmdb_errors          translates LMDB's errors to vecdb's
 lmdb_files           opening LMDB's files safely
 lmdb_pages           LMDB's meta pages, read without mapping the file
 reader_writer_lock   the lock that protects LMDB's handle
+store_back_off       pauses between retries while a store fails
 transaction          the types of transactions and cursors; the handles of databases
 write_lock           waiting for LMDB's write lock with a limit
 """

@@ -14,7 +14,7 @@ again, so the function must not have side effects.
 next use reopens it. It is also reopened after an I/O error, since LMDB rejects every call once it
 failed to write a meta page. Then reads work at once. Writes work only after an empty commit has
 reached the disk, which also makes durable what an earlier commit left in the page cache. While the
-disk keeps failing, retries become less frequent (``back_off.py``).
+disk keeps failing, retries become less frequent (``store_back_off.py``).
 
 **Opening waits for LMDB's write lock**, since named databases are opened in a write transaction:
 py-lmdb resets read transactions instead of committing them, and then drops the handles. The wait
@@ -33,11 +33,11 @@ from typing import TypeVar
 
 import lmdb
 
-from vecdb.engine.kv.back_off import BackOff
 from vecdb.engine.kv.lmdb_errors import disk_full, in_doubt, located, translated, translation
 from vecdb.engine.kv.lmdb_files import copy_compacted, open_files
 from vecdb.engine.kv.lmdb_pages import check_whole
 from vecdb.engine.kv.reader_writer_lock import ReaderWriterLock
+from vecdb.engine.kv.store_back_off import StoreBackOff
 from vecdb.engine.kv.transaction import DatabaseHandle, Handles, Transaction
 from vecdb.engine.kv.write_lock import BlockingCall, PendingOpenings, WriteLock, run_reserved
 from vecdb.engine.system.failpoints import failpoint
@@ -99,7 +99,7 @@ class Environment:
         self._closed: VecdbError | None = None
         self._failed: str | None = None  # LMDB rejects every call until it is reopened.
         self._doubtful = False  # No write until an empty commit has reached the disk.
-        self._opening, self._committing = BackOff(), BackOff()
+        self._back_off = StoreBackOff()
         self._confirming, self._readers_checked_at = threading.Lock(), time.monotonic()
         if create:
             make_folder(folder, exist_ok=True)
@@ -399,7 +399,7 @@ class Environment:
                 raise type(self._closed)(self._closed.message, self._closed.reason)
             if self._failed is None and self._lmdb is not None:
                 return  # Another thread did it.
-            self._opening.check(self.folder)
+            self._back_off.check("opening", self.folder)
             self._shut()
             try:
                 self._open(create=False)
@@ -407,9 +407,9 @@ class Environment:
                 # Not a failure to recover from: no back-off.
                 raise self._missing() from None
             except VecdbError as error:
-                self._opening.failed(error)
+                self._back_off.failed("opening", error)
                 raise
-            self._opening.succeeded()
+            self._back_off.succeeded("opening")
             self._failed = None
         if self.on_reopen is not None:
             self.on_reopen()
@@ -425,17 +425,17 @@ class Environment:
         with self._confirming:
             if not self._doubtful:
                 return
-            self._committing.check(self.folder)
+            self._back_off.check("committing", self.folder)
             try:
                 self._attempt_growing(write)
             except VecdbError as error:
-                self._committing.failed(error)
+                self._back_off.failed("committing", error)
                 if isinstance(error, OutcomeUnknownError):
                     # Only the empty commit is in doubt; the caller's batch was not begun.
                     raise UnavailableError(error.message, Reason.STORE_FAILED) from error
                 raise
             self._doubtful = False
-            self._committing.succeeded()
+            self._back_off.succeeded("committing")
 
     def _grow(self) -> None:
         with self._handle_lock.exclusive(self.lock.check), translated(self.folder):

@@ -9,7 +9,6 @@ graph_part       the part of graph segments: the HNSW graph
 array_files      maps .npy files and compares them with their checksums
 lifecycle        reserve, publish, retire, garbage-collect; quarantine
 flushing         writes the memtable to a flat segment
-flush_failures   schedules retries of failed flushes
 verifying        compares mapped segments with their checksums
 rebuilding       rewrites segments that have lost an optional part
 """
@@ -17,7 +16,6 @@ rebuilding       rewrites segments that have lost an optional part
 from __future__ import annotations
 
 __all__ = [
-    "flush_failures",
     "flushing",
     "graph_part",
     "lifecycle",

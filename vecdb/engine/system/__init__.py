@@ -1,6 +1,7 @@
 """What does vecdb need from the operating system?
 
 atomic_folder   a folder that appears complete or not at all
+back_off        when operations that failed are retried
 call_memory     the memory budget of concurrent calls
 child_process   starting a module of vecdb as a child process
 child_task      one job in a child process, with lines of JSON for answers
@@ -52,6 +53,7 @@ from __future__ import annotations
 
 __all__ = [
     "atomic_folder",
+    "back_off",
     "call_memory",
     "child_process",
     "child_task",
