@@ -59,9 +59,7 @@ def _starts(graph: Graph) -> Nodes:
     return starts
 
 
-def unreached_starts(
-    links: npt.NDArray[np.int32], starts: Nodes, count_max: int
-) -> Nodes | None:
+def unreached_starts(links: npt.NDArray[np.int32], starts: Nodes, count_max: int) -> Nodes | None:
     """Return nodes from which, with ``starts``, a walk of level 0 reaches all nodes.
 
     Returns:

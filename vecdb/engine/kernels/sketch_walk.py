@@ -8,115 +8,42 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from vecdb.engine.kernels.best_first import make_best_first
-from vecdb.engine.kernels.compiled import (
-    _BYTES,
-    _FLOATS,
-    _INT,
-    _INTS,
-    _compiled,
-    _inlined,
-    _read,
-    _written,
-    check_results,
-    check_shapes,
-    move,
-    node_of,
-    pack,
-    pair_score,
-    position_of,
-    prefetch_row,
-    score_of,
+from vecdb.engine.kernels.best_first import DELETED_MIN, make_best_first
+from vecdb.engine.kernels.byte_instructions import LINE
+from vecdb.engine.kernels.candidates import node_of, pack, position_of, score_of
+from vecdb.engine.kernels.compiling import (
+    BYTES,
+    FLOAT,
+    FLOATS,
+    INT,
+    INTS,
+    inlined,
+    kernel,
+    read,
+    written,
 )
+from vecdb.engine.kernels.distance import pair_score
+from vecdb.engine.kernels.inputs import check_results, check_shapes
+from vecdb.engine.kernels.instructions import move, prefetch_row
 from vecdb.engine.kernels.sketches import (
     FACTOR_BYTES,
     HEADS_OF_LINE,
-    LINE,
-    MIDDLE,
-    QUERY_STEPS,
-    dot_bytes,
-    dot_heads,
-    load_float,
-    load_half,
-    prefetch_bytes,
+    estimate,
+    prefetch_sketch,
+    prepare_query,
 )
 
+__all__ = ["rank_by_sketch", "walk_by_sketches", "walk_sketches"]
+
 _SKETCHES_AHEAD = 32
+_SKETCHES_PEEKED = 8
 _ROWS_AHEAD, _LINES_AHEAD = 4, 16
-_FLOAT = types.float32
 
 
-@_inlined
-def float_of_half(bits):
-    """Return what a bfloat16, the upper half of a float32, stands for."""
-    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD, _SKETCHES_PEEKED)
 
 
-@_inlined
-def estimate(data, node):
-    """Return the estimated score of a node; data as ``prepare_query`` returns it."""
-    sketches, query_heads, lines, offset, weight = data
-    begin = node * lines * LINE
-    factors = begin + lines * LINE - FACTOR_BYTES
-    product = np.float32(dot_heads(sketches, begin, query_heads, lines))
-    scale = float_of_half(load_half(sketches, factors))
-    return load_float(sketches, factors + 4) - weight * scale * (product - offset)
-
-
-@_inlined
-def prefetch_sketch(data, node):
-    prefetch_bytes(data[0], node * data[2] * LINE, data[2])
-
-
-best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD)
-
-
-@_inlined
-def to_bytes(values, count, out):
-    """Write values as bytes; return the step between two bytes, and the sum of the bytes."""
-    most = np.float32(0)
-    for i in range(count):
-        size = abs(values[i])
-        most = size if size > most else most
-    step = most / np.float32(QUERY_STEPS) if most > np.float32(0) else np.float32(1)
-    inverse = np.float32(1) / step
-    total = np.int32(0)
-    for i in range(count):
-        code = np.int32(np.rint(values[i] * inverse))
-        out[i] = np.int8(code)
-        total += code
-    return step, total
-
-
-@_inlined
-def prepare_query(
-    queries, query, mean, basis, basis_steps, lines, slope, floats, query_bytes, head_bytes,
-    query_heads,
-):  # fmt: skip
-    """Write the query's heads as bytes; return offset and weight of ``estimate``, and the squared
-    length of the centred query."""
-    dim, width, heads = queries.shape[1], basis.shape[1], basis.shape[0]
-    centred = mean.shape[0] == dim
-    for i in range(dim):
-        floats[i] = queries[query, i] - mean[i] if centred else queries[query, i]
-    length = np.float32(0)
-    for i in range(dim):
-        length += floats[i] * floats[i]
-    step, total = to_bytes(floats, dim, query_bytes)
-    middle = np.int32(128) * total
-    for i in range(heads):
-        floats[i] = basis_steps[i] * np.float32(dot_bytes(basis, i * width, query_bytes, width) - middle)
-    head_step, total = to_bytes(floats, heads, head_bytes)
-    last = lines * HEADS_OF_LINE - HEADS_OF_LINE
-    for i in range(heads):
-        # Within the last line, 56 of the low bits are heads, then come 56 of the high bits.
-        place = last + (i - last) + (8 if i - last >= 56 else 0) if i >= last else i
-        query_heads[place] = head_bytes[i]
-    weight = step * head_step * slope * np.float32(2 if centred else 1)
-    return np.float32(MIDDLE) * np.float32(total), weight, length
-
-
-@_inlined
+@inlined
 def nearest_hub(hub_data, hubs, n):
     """Return the nearest hub by its sketch and its estimate; node -1 if there is none."""
     best, node = np.float32(np.inf), np.int64(-1)
@@ -128,7 +55,7 @@ def nearest_hub(hub_data, hubs, n):
     return node, best
 
 
-@_inlined
+@inlined
 def score_again(vectors, queries, query, metric, pool, count, exact):
     """Write the keys of the first nodes of the pool by their true scores, ascending."""
     for i in range(min(_ROWS_AHEAD, count)):
@@ -143,13 +70,13 @@ def score_again(vectors, queries, query, metric, pool, count, exact):
         exact[place] = key
 
 
-@_compiled(types.void(
-    _FLOATS, _INTS, _read(types.uint8, 2), _read(types.int32, 1), _read(types.uint8, 2),
-    _read(types.float32, 1), _read(types.uint8, 2), _read(types.float32, 1), _FLOAT, _BYTES,
-    _FLOATS, _INT, _INT, _INT, _INT, _INT, _FLOAT, _INT,
-    _written(types.uint64, 1), _written(types.int32, 1), _written(types.uint64, 1),
-    _written(types.int64, 2), _written(types.float32, 2), _written(types.int64, 1),
-    _written(types.int64, 1), _written(types.int64, 1),
+@kernel(types.void(
+    FLOATS, INTS, read(types.uint8, 2), read(types.int32, 1), read(types.uint8, 2),
+    read(types.float32, 1), read(types.uint8, 2), read(types.float32, 1), FLOAT, BYTES,
+    FLOATS, INT, INT, INT, INT, INT, FLOAT, INT,
+    written(types.uint64, 1), written(types.int32, 1), written(types.uint64, 1),
+    written(types.int64, 2), written(types.float32, 2), written(types.int64, 1),
+    written(types.int64, 1), written(types.int64, 1),
 ))  # fmt: skip
 def walk_sketches(
     vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps, slope, dead, queries,
@@ -176,7 +103,7 @@ def walk_sketches(
     ef = min(max(ef, k), n)
     deleted_max = 0
     if dead.shape[0] > 0:
-        deleted_max = 500 + min(n >> 2, 2 * n * vectors.shape[1] // (1800 + 144 * lines))
+        deleted_max = DELETED_MIN + min(n >> 2, 2 * n * vectors.shape[1] // (1800 + 144 * lines))
     check_shapes(vectors, n, dead, queries)
     heads, width = basis.shape
     if (
@@ -221,9 +148,9 @@ def walk_sketches(
         out_counts[query], out_visited[query], out_deleted[query] = min(count, k), end, passed
 
 
-@_compiled(types.void(
-    _read(types.uint8, 2), _read(types.float32, 1), _read(types.uint8, 2), _read(types.float32, 1),
-    _FLOAT, _FLOATS, _read(types.int64, 1), _read(types.int64, 2), _written(types.int64, 2),
+@kernel(types.void(
+    read(types.uint8, 2), read(types.float32, 1), read(types.uint8, 2), read(types.float32, 1),
+    FLOAT, FLOATS, read(types.int64, 1), read(types.int64, 2), written(types.int64, 2),
 ))  # fmt: skip
 def rank_by_sketch(sketches, mean, basis, basis_steps, slope, queries, left_out, nodes, out_ranks):
     """Find the places of nodes when all rows are ordered by their sketches, for each query.

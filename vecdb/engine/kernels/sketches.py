@@ -1,15 +1,13 @@
-"""Kernels over sketches: coded rows of a few cache lines that order a graph walk.
-
-    walk_sketches    nearest rows through a graph, ordered by sketches, the best of them scored again
+"""Scores by sketches: coded rows of one or a few cache lines.
 
 A **sketch** (``segments/codecs/sketch.py`` makes them) holds a row's 4-bit **heads**, its products
 with a few directions, and two numbers. A line of 64 bytes:
 
     byte    0        1        …  55        56 … 63 of the last line
     low     head 0   head 1      head 55   bfloat16 scale, 2 bytes free, float32 squared length
-    high    head 64  head 65     head 119
+    high    head 56  head 57     head 111
 
-The lines before the last have heads in all 64 bytes. A head h stands for ``scale * (h - 7.5)``; the
+The lines before the last have heads in all 64 bytes: 64 low, then 64 high. A head h stands for ``scale * (h - 7.5)``; the
 squared length is that of the centred row, 0 for inner products. So the estimate of a squared
 distance, up to the constant |q|², is
 
@@ -18,186 +16,100 @@ distance, up to the constant |q|², is
 where the query's heads are bytes, ``offset`` is 7.5 times their sum, and ``weight`` holds their
 scale, the factor 2 of the squared distance, and the segment's slope.
 
-The sums of products are integers, the same on every processor: one VNNI instruction for 64 of them
-where the processor has it, else generic LLVM instructions.
+All of it is the same on every processor: sums of products are of integers, and floats are added in
+the order in which they stand.
 """
 # numba infers the types of compiled functions; an intrinsic is called without its first argument.
 # mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from llvmlite import binding, ir
-from numba import config, types
-from numba.core import cgutils
-from numba.core.types import Type
-from numba.extending import intrinsic
 
-LINE: Final = 64
+from vecdb.engine.kernels.byte_instructions import (
+    LINE,
+    dot_bytes,
+    dot_heads,
+    load_float,
+    load_half,
+    prefetch_bytes,
+)
+from vecdb.engine.kernels.compiling import inlined
+
+__all__ = ["FACTOR_BYTES", "HEADS_OF_LINE", "estimate", "prefetch_sketch", "prepare_query"]
+
 HEADS_OF_LINE: Final = 128
 FACTOR_BYTES: Final = 8
-QUERY_STEPS: Final = 127  # Bytes of a query lie in -127 to 127.
-MIDDLE: Final = 7.5  # Of the values of four bits.
+_BYTE_MAX: Final = 127  # Bytes of a query lie in -127 to 127.
+_MIDDLE: Final = 7.5  # Of the values of four bits.
 
 
-def _has_vnni() -> bool:
-    """Return whether the processor that numba compiles for has AVX-512 VNNI."""
-    if config.CPU_NAME or config.CPU_FEATURES:
-        return "+avx512vnni" in (config.CPU_FEATURES or "").split(",")
-    return bool(binding.get_host_cpu_features().get("avx512vnni", False))
+@inlined
+def float_of_half(bits):
+    """Return what a bfloat16, the upper half of a float32, stands for."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
-VNNI: Final = _has_vnni()
-
-_I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_F32, _POINTER = ir.FloatType(), ir.PointerType()
-_LANES = ir.VectorType(_I32, 16)
-
-
-def _byte_pointer(context: Any, builder: Any, kind: types.Array, array: Any, offset: Any) -> Any:
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.gep(builder.bitcast(data, _POINTER), [offset], source_etype=_I8)
-
-
-def _load_lanes(builder: Any, base: Any, offset: Any) -> Any:
-    return builder.load(builder.gep(base, [offset], source_etype=_I8), align=1, typ=_LANES)
+@inlined
+def estimate(data, node):
+    """Return the estimated score of a node; data as ``prepare_query`` returns it."""
+    sketches, query_heads, lines, offset, weight = data
+    begin = node * lines * LINE
+    factors = begin + lines * LINE - FACTOR_BYTES
+    product = np.float32(dot_heads(sketches, begin, query_heads, lines))
+    scale = float_of_half(load_half(sketches, factors))
+    return load_float(sketches, factors + 4) - weight * scale * (product - offset)
 
 
-def _multiply_add(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
-    """Emit total + products of 64 pairs of bytes, uint8 by int8.
+@inlined
+def prefetch_sketch(data, node):
+    prefetch_bytes(data[0], node * data[2] * LINE, data[2])
 
-    Only the sum of the 16 lanes is defined.
-    """
-    if VNNI:
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_LANES, [_LANES] * 3), "llvm.x86.avx512.vpdpbusd.512"
+
+@inlined
+def to_bytes(values, count, out):
+    """Write values as bytes; return the step between two bytes, and the sum of the bytes."""
+    most = np.float32(0)
+    for i in range(count):
+        size = abs(values[i])
+        most = size if size > most else most
+    step = most / np.float32(_BYTE_MAX) if most > np.float32(0) else np.float32(1)
+    inverse = np.float32(1) / step
+    total = np.int32(0)
+    for i in range(count):
+        code = np.int32(np.rint(values[i] * inverse))
+        out[i] = np.int8(code)
+        total += code
+    return step, total
+
+
+@inlined
+def prepare_query(
+    queries, query, mean, basis, basis_steps, lines, slope, floats, query_bytes, head_bytes,
+    query_heads,
+):  # fmt: skip
+    """Write the query's heads as bytes; return offset and weight of ``estimate``, and the squared
+    length of the centred query."""
+    dim, width, heads = queries.shape[1], basis.shape[1], basis.shape[0]
+    centred = mean.shape[0] == dim
+    for i in range(dim):
+        floats[i] = queries[query, i] - mean[i] if centred else queries[query, i]
+    length = np.float32(0)
+    for i in range(dim):
+        length += floats[i] * floats[i]
+    step, total = to_bytes(floats, dim, query_bytes)
+    middle = np.int32(128) * total
+    for i in range(heads):
+        floats[i] = basis_steps[i] * np.float32(
+            dot_bytes(basis, i * width, query_bytes, width) - middle
         )
-        return builder.call(function, [total, unsigned, signed])
-    bytes_, words, pairs = (
-        ir.VectorType(_I8, 64), ir.VectorType(_I16, 64), ir.VectorType(_I32, 32)
-    )  # fmt: skip
-    left = builder.zext(builder.bitcast(unsigned, bytes_), words)
-    right = builder.sext(builder.bitcast(signed, bytes_), words)
-    products = []
-    for first in (0, 1):  # Even and odd places: LLVM makes one multiply-add of them.
-        mask = ir.Constant(pairs, list(range(first, 64, 2)))
-        sides = [
-            builder.sext(builder.shuffle_vector(side, side, mask), pairs) for side in (left, right)
-        ]
-        products.append(builder.mul(*sides))
-    both = builder.add(*products)
-    halves = [
-        builder.shuffle_vector(both, both, ir.Constant(_LANES, list(range(first, first + 16))))
-        for first in (0, 16)
-    ]
-    return builder.add(total, builder.add(*halves))
-
-
-def _sum_of(builder: Any, totals: Any) -> Any:
-    vector = builder.add(*(builder.load(total, typ=_LANES) for total in totals))
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(_I32, [_LANES]), "llvm.vector.reduce.add.v16i32"
-    )
-    return builder.call(function, [vector])
-
-
-def _totals(builder: Any) -> Any:
-    zero = ir.Constant(_LANES, [0] * 16)
-    return [cgutils.alloca_once_value(builder, zero) for _ in range(2)]
-
-
-@intrinsic
-def dot_bytes(typing_context, codes, offset, query, length):
-    """Return the sum of codes[offset + i] * query[i] over i < length, a multiple of 64.
-
-    codes: uint8. query: int8 (length,). No bounds are checked.
-    """
-
-    def generate(context, builder, signature, arguments):
-        left = _byte_pointer(context, builder, signature.args[0], arguments[0], arguments[1])
-        right = _byte_pointer(
-            context, builder, signature.args[2], arguments[2], ir.Constant(_I64, 0)
-        )
-        totals = _totals(builder)
-
-        def add(total: Any, at: Any) -> None:
-            pair = (_load_lanes(builder, base, at) for base in (left, right))
-            builder.store(_multiply_add(builder, builder.load(total, typ=_LANES), *pair), total)
-
-        whole = builder.and_(arguments[3], ir.Constant(_I64, ~127))
-        step = ir.Constant(_I64, 128)
-        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), whole, step) as (index, _):
-            for part, total in enumerate(totals):
-                add(total, builder.add(index, ir.Constant(_I64, 64 * part)))
-        with builder.if_then(builder.icmp_signed("<", whole, arguments[3])):
-            add(totals[0], whole)
-        return _sum_of(builder, totals)
-
-    return types.int32(codes, types.int64, query, types.int64), generate
-
-
-@intrinsic
-def dot_heads(typing_context, sketches, offset, query, lines):
-    """Return the sum of a sketch's heads, which begin at that byte, times the query's.
-
-    sketches: uint8. query: int8 (128 * lines,), for each line 64 of the low, then of the high bits.
-    """
-
-    def generate(context, builder, signature, arguments):
-        left = _byte_pointer(context, builder, signature.args[0], arguments[0], arguments[1])
-        right = _byte_pointer(
-            context, builder, signature.args[2], arguments[2], ir.Constant(_I64, 0)
-        )
-        totals = _totals(builder)
-        low_bits, shift = ir.Constant(_LANES, [0x0F0F0F0F] * 16), ir.Constant(_LANES, [4] * 16)
-        with cgutils.for_range(builder, arguments[3]) as loop:
-            line = _load_lanes(builder, left, builder.mul(loop.index, ir.Constant(_I64, 64)))
-            for part, total in enumerate(totals):
-                heads = builder.and_(builder.lshr(line, shift) if part else line, low_bits)
-                first = builder.add(
-                    builder.mul(loop.index, ir.Constant(_I64, 128)), ir.Constant(_I64, 64 * part)
-                )
-                others = _load_lanes(builder, right, first)
-                added = _multiply_add(builder, builder.load(total, typ=_LANES), heads, others)
-                builder.store(added, total)
-        return _sum_of(builder, totals)
-
-    return types.int32(sketches, types.int64, query, types.int64), generate
-
-
-@intrinsic
-def prefetch_bytes(typing_context, array, offset, lines):
-    """Prefetch so many cache lines from that byte on; never faults."""
-
-    def generate(context, builder, signature, arguments):
-        base = _byte_pointer(context, builder, signature.args[0], arguments[0], arguments[1])
-        ask = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [_POINTER, _I32, _I32, _I32]),
-            "llvm.prefetch.p0",
-        )
-        read_keep_data = [ir.Constant(_I32, value) for value in (0, 3, 1)]
-        with cgutils.for_range(builder, arguments[2]) as loop:
-            line = builder.mul(loop.index, ir.Constant(_I64, LINE))
-            builder.call(ask, [builder.gep(base, [line], source_etype=_I8), *read_keep_data])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, types.int64), generate
-
-
-def _loader(llvm_type: Any, numba_type: Any) -> Callable[..., Any]:
-    def load(typing_context, array, offset):
-        def generate(context, builder, signature, arguments):
-            at = _byte_pointer(context, builder, signature.args[0], arguments[0], arguments[1])
-            return builder.load(at, align=1, typ=llvm_type)
-
-        return numba_type(array, types.int64), generate
-
-    return load
-
-
-load_float = intrinsic(_loader(_F32, types.float32))
-load_half = intrinsic(_loader(_I16, types.uint16))
+    head_step, total = to_bytes(floats, heads, head_bytes)
+    last = lines * HEADS_OF_LINE - HEADS_OF_LINE
+    for i in range(heads):
+        # Within the last line, 56 of the low bits are heads, then come 56 of the high bits.
+        place = last + (i - last) + (8 if i - last >= 56 else 0) if i >= last else i
+        query_heads[place] = head_bytes[i]
+    weight = step * head_step * slope * np.float32(2 if centred else 1)
+    return np.float32(_MIDDLE) * np.float32(total), weight, length

@@ -26,7 +26,7 @@ _SCORED_MAX: Final = 2**25
 """Most pairs of a query and a row that are compared: a second or two; fewer queries if need be."""
 
 _QUERIES_MIN: Final = 40
-_LOST_MAX: Final = 0.002
+_LOST_MAX: Final = 0.000_7
 """Share of the true neighbours that may lie behind the candidates scored again."""
 
 _BANDS: Final = (1, 10, 100)
