@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.places import value_of
 from vecdb.engine.kernels import cache as kernel_cache
 from vecdb.engine.kernels import cache_folder
 from vecdb.engine.kernels.loading import load_kernels
@@ -111,7 +112,7 @@ def test_wait_for_a_compiling_process_ends_with_a_warm_cache_or_timeout(
 def test_lock_of_a_cold_cache_blocks_other_processes(cache: Path) -> None:
     with kernel_cache.compiling():
         assert (cache / "kernels.lock").read_text() == str(os.getpid())
-        assert not kernel_cache._is_stopped(cache / "kernels.lock")
+        assert not value_of("is_lock_holder_stopped")(cache / "kernels.lock")
 
 
 @pytest.mark.parametrize("note", ["", "{}", "[]", '{"key": 1, "files": 2}', "gone", "other files"])
@@ -141,3 +142,8 @@ def test_note_of_other_settings_or_sources_is_a_cold_cache(
     assert kernel_cache.is_warm()
     (same / "new.py").touch()
     assert not kernel_cache.is_warm()
+
+
+def test_kernels_that_numba_does_not_compile_are_loaded(cache: Path) -> None:
+    assert "loaded" in started(NUMBA_DISABLE_JIT="1")
+    assert json.loads((cache / "kernels.json").read_text())["files"] == []

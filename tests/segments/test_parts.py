@@ -35,7 +35,7 @@ from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store.segment_table import SegmentEntry, in_place
 from vecdb.engine.system.files import file_lock
-from vecdb.engine.testing import opened_of
+from vecdb.engine.testing import on_work, opened_of
 
 DIM = 8
 Norms = npt.NDArray[np.float32]
@@ -427,8 +427,7 @@ def test_optional_part_lost_wakes_the_indexer(filled: Filled) -> None:
     with vecdb.open(filled.folder, indexer=False) as database:
         woken = threading.Event()
         docs = database.collection("docs")
-        snapshots = opened_of(docs).snapshots
-        snapshots._on_work = woken.set
+        on_work(opened_of(docs).snapshots, woken.set)
         docs.search(vectors_of(1, 1)[0], k=1)
         docs.upsert(["id-new"], vectors_of(1, 1))
         docs.search(vectors_of(1, 1)[0], k=1)

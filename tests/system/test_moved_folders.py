@@ -17,8 +17,8 @@ import pytest
 
 import vecdb
 from tests.model import seal_now
+from tests.places import override, value_of
 from tests.serving import running_server
-from vecdb.engine.kv import environment as environment_module
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.testing import opened_of
 from vecdb.errors import DataLossError, OutcomeUnknownError, UnavailableError
@@ -126,17 +126,17 @@ def test_write_during_which_the_folder_is_moved_is_not_acknowledged(
 ) -> None:
     """The folder is moved between the begin of the transaction and its acknowledgement."""
     docs = opened.collection("docs")
-    commit = Environment._commit
+    commit = value_of("commit_transaction")
 
     def going(self: Environment, transaction: Any) -> None:
         commit(self, transaction)
         way(opened.path)
 
-    monkeypatch.setattr(Environment, "_commit", going)
+    override(monkeypatch, "commit_transaction", going)
     with pytest.raises(OutcomeUnknownError) as caught:
         docs.upsert(["second"], rows(1))
     assert caught.value.reason == "FOLDER_GONE"
-    monkeypatch.setattr(environment_module.Environment, "_commit", commit)
+    override(monkeypatch, "commit_transaction", commit)
     refused(docs.upsert, ["third"], rows(1))
 
 

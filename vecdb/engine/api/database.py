@@ -20,37 +20,36 @@ __all__ = ["Database"]
 
 
 class Database(DatabaseSurface[Collection]):
-    """An open database, returned by ``vecdb.open``. Thread-safe; a context manager."""
+    """An open database, returned by ``vecdb.open``. Safe to use from many threads; a context
+    manager."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], **options: object) -> Database:
-        """Open a data folder; create it if it does not exist.
-
-        Returns:
-            The same object for a folder that this process has open already.
+        """Open the folder; create it if it does not exist.
 
         Raises:
-            FailedPreconditionError: it is not a vecdb folder, or one of a newer format.
-            NotFoundError: NO_FOLDER: it can't be created there.
-            InvalidArgumentError: an option is invalid, or differs from those of the open database.
+            FailedPreconditionError: the folder is not a vecdb folder, or has a newer format.
+            NotFoundError: NO_FOLDER: its parent does not exist.
+            InvalidArgumentError: an option is invalid, or the folder is open in this process with
+                other options.
         """
         return Runtime.open(path, **options).facade(cls)
 
     @property
     def path(self) -> Path:
-        """The folder, without symbolic links."""
+        """The folder, with symbolic links resolved."""
         return self._runtime.path
 
     @property
     def options(self) -> Options:
-        """The options that it was opened with."""
+        """The options that the folder was opened with."""
         return self._runtime.options
 
     def check_usable(self) -> None:
-        """Raise if the database was closed, or was opened by a process that forked this one."""
+        """Raise if the database was closed or this is a forked child."""
         self._runtime.check_usable()
 
     def create_collection(

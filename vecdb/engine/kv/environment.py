@@ -82,7 +82,7 @@ class Environment:
     ) -> None:
         self.folder = folder
         self.used = True
-        """Set at each use; ``StoreLru`` clears it to find unused stores."""
+        """Set at each use; ``WeightedLru`` clears it to find unused stores."""
 
         self.handles = Handles()
         """The databases by name; they change when the environment is reopened."""

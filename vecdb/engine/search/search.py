@@ -110,7 +110,7 @@ class Searcher:
         config = self._store.config
         queries = _checked_queries(request.queries, config)
         k = checks.check_k(request.k, max(1, len(queries)))
-        ef = checks.check_effort(request.ef, k)
+        ef = checks.check_ef(request.ef, k)
         kernels = load_kernels()
         prepared = np.empty((len(queries), padded_width(config.dim)), np.float32)
         kernels.prepare_rows(queries, prepared, config.metric is Metric.COSINE)

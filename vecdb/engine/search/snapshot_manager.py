@@ -12,7 +12,6 @@ import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,6 @@ import numpy.typing as npt
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.search.memtable import Memtable
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SegmentSnapshot, Snapshot, is_clean
-from vecdb.engine.search.snapshot_budget import KeepsSnapshots, SnapshotBudget
 from vecdb.engine.search.streaming import SnapshotTooOldError, Unread, check_not_too_old, count_live
 from vecdb.engine.segments.flushing import load_rows, row_bytes
 from vecdb.engine.segments.graph_part import GRAPH
@@ -33,6 +31,7 @@ from vecdb.engine.store.segment_table import SegmentEntry, in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.store.tombstones import read_deleted, read_deleted_since
 from vecdb.engine.system.files import os_errors_translated
+from vecdb.engine.system.weighted_lru import Evictable, WeightedLru
 from vecdb.errors import (
     DataLossError,
     OutcomeUnknownError,
@@ -75,7 +74,7 @@ class SnapshotManager:
         on_work: Callable[[], None] | None = None,
         verifier: Verifier | None = None,
         held_bytes_max: int | None = None,
-        budget: SnapshotBudget | None = None,
+        budget: WeightedLru | None = None,
     ) -> None:
         """Create no snapshot yet.
 
@@ -86,7 +85,9 @@ class SnapshotManager:
                 they stay unverified until ``Segment.verify`` is called.
             held_bytes_max: most bytes of the memtable, and most bytes of rows of quarantined
                 segments, held in memory; a search reads other rows from the store. None: no limit.
-            budget: bounds the memory of all cached snapshots; other managers may be evicted.
+            budget: bounds the memory of the cached snapshots of several managers, which may evict
+                each other's. It counts memtables, delete bitmaps and rows of quarantined segments;
+                mapped segments are in the page cache.
         """
         self._store = store
         self._on_work = on_work
@@ -107,7 +108,9 @@ class SnapshotManager:
         if held_bytes_max is not None:
             self._memtable_rows_max = max(1, int(held_bytes_max / Memtable.row_bytes(self._width)))
         self._budget = budget
-        self.used_at = 0.0
+        self.used = True
+        """Set at each use, see ``WeightedLru``."""
+
         # The newest snapshot, and the id of a commit that it covers. The id comes from the read
         # transaction: ``last_commit`` may be newer than what that transaction sees.
         self._known: tuple[int, Snapshot | None] = (-1, None)
@@ -121,7 +124,7 @@ class SnapshotManager:
             DataLossError: the store is damaged.
             UnavailableError: SEGMENTS_CHANGING: every attempt was outrun by writers or purging.
         """
-        self.used_at = monotonic()
+        self.used = True
         known_commit, snapshot = self._known
         if snapshot is not None and self._store.environment.last_commit() == known_commit:
             return snapshot
@@ -134,16 +137,16 @@ class SnapshotManager:
                     self._known = (commit, snapshot)
                 self._creating.release()
             return snapshot
-        excess: list[KeepsSnapshots] = []
+        excess: dict[Evictable, int] = {}
         with self._creating:
             _, snapshot = self._known
             if snapshot is None or not _covers(snapshot.state, state):
                 snapshot = self._next(snapshot)
                 self._known = (commit, snapshot)
                 if self._budget is not None:
-                    excess = self._budget.note(self, snapshot.private_bytes)
-        for manager in excess:
-            manager.evict()
+                    excess = self._budget.put(self, snapshot.private_bytes)
+        if excess and self._budget is not None:
+            self._budget.evict(excess)
         return snapshot
 
     def forget(self) -> None:
@@ -164,7 +167,7 @@ class SnapshotManager:
     def _forget(self) -> None:
         self._known = (-1, None)
         if self._budget is not None:
-            self._budget.note(self, 0)
+            self._budget.remove(self)
 
     def verify(self, check: Callable[[], None]) -> bool:
         """Compare the newest snapshot's unverified segments with their checksums.

@@ -13,6 +13,7 @@ garbage         settings of Python's garbage collector
 modes           permissions of files and folders
 named_locks     locks by name, for threads
 place           detection of files that were moved or truncated while open
+weighted_lru    which entries of a cache to evict
 
 **The locks of the engine.** A thread that needs several acquires them in this order; a lock further
 down is never held while one further up is awaited. ``D`` is the data folder, ``C`` the folder of a
@@ -65,4 +66,5 @@ __all__ = [
     "modes",
     "named_locks",
     "place",
+    "weighted_lru",
 ]

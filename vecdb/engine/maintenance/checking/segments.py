@@ -163,7 +163,7 @@ def _missed(segment: Segment, chosen: Rows, facts: Facts, config: CollectionConf
     counts, own_counts = np.zeros(count, np.int64), np.zeros(count, np.int64)
     kernels.walk(
         kernels.Scratch(), content.vectors, graph, delete_bitmap, queries, 0, count, metric, 1,
-        checks.check_effort(None, 1), found, scores, counts, np.zeros(count, np.int64),
+        checks.check_ef(None, 1), found, scores, counts, np.zeros(count, np.int64),
     )  # fmt: skip
     no_deleted = np.zeros(0, np.uint8)
     for i, node in enumerate(nodes.tolist()):
