@@ -20,11 +20,12 @@ import typer
 
 import vecdb
 import vecdb_client
+from tests.places import value_of
 from vecdb import checking, errors, limits
 from vecdb.engine.api.collection import Collection
 from vecdb.engine.api.database import Database
 from vecdb_cli.command_line import app
-from vecdb_server import health, process
+from vecdb_server import process
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -352,15 +353,15 @@ def test_limits_of_a_server_are_documented() -> None:
         "concurrent writes": {share},
         "concurrent Optimize, Backup, Export and Import calls": {share},
         "open search streams": {share},
-        "open calls": {process._CALLS_MAX},
-        "open calls of a connection": {process._CALLS_OF_CONNECTION_MAX},
-        "connections": {process._CONNECTIONS_MAX, process._IDLE_CONNECTION_S},
-        "health calls": {health._CHECKS_MAX, health._WATCHERS_MAX},
+        "open calls": {value_of("calls_max")},
+        "open calls of a connection": {value_of("calls_of_connection_max")},
+        "connections": {value_of("connections_max"), value_of("idle_connection_s")},
+        "health calls": {value_of("health_checks_max"), value_of("health_watchers_max")},
     }
     found = limits_in("operations.md", "## Limits of a server")
     assert {what: found[what] for what in known} == known
     slow = found["open calls that have waited more than 1 s for their message"]
-    assert process._SLOW_CALLS_MAX in slow
+    assert value_of("slow_calls_max") in slow
 
 
 # --------------------------------------------------------------------------------------- promises
