@@ -5,12 +5,11 @@ products where the processor has it, else generic LLVM instructions. No bounds a
 callers do.
 """
 # An intrinsic is called without its first argument.
-# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, call-arg, arg-type"
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from llvmlite import binding, ir
 from numba import config, types
@@ -25,8 +24,9 @@ LINE: Final = 64
 
 def _has_vnni() -> bool:
     """Return whether the processor that numba compiles for has AVX-512 VNNI."""
-    if config.CPU_NAME or config.CPU_FEATURES:
-        return "+avx512vnni" in (config.CPU_FEATURES or "").split(",")
+    name, features = (getattr(config, key, None) for key in ("CPU_NAME", "CPU_FEATURES"))
+    if name or features:
+        return "+avx512vnni" in (features or "").split(",")
     return bool(binding.get_host_cpu_features().get("avx512vnni", False))
 
 
@@ -37,16 +37,16 @@ _F32, _POINTER = ir.FloatType(), ir.PointerType()
 _LANES = ir.VectorType(_I32, 16)
 
 
-def _byte_pointer(context: Any, builder: Any, kind: types.Array, array: Any, offset: Any) -> Any:
+def _byte_pointer(context, builder, kind, array, offset):
     data = context.make_array(kind)(context, builder, array).data
     return builder.gep(builder.bitcast(data, _POINTER), [offset], source_etype=_I8)
 
 
-def _load_lanes(builder: Any, base: Any, offset: Any) -> Any:
+def _load_lanes(builder, base, offset):
     return builder.load(builder.gep(base, [offset], source_etype=_I8), align=1, typ=_LANES)
 
 
-def _multiply_add(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
+def _multiply_add(builder, total, unsigned, signed):
     """Emit total + products of 64 pairs of bytes, uint8 by int8.
 
     Only the sum of the 16 lanes is defined.
@@ -76,7 +76,7 @@ def _multiply_add(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
     return builder.add(total, builder.add(*halves))
 
 
-def _sum_of(builder: Any, totals: Any) -> Any:
+def _sum_of(builder, totals):
     vector = builder.add(*(builder.load(total, typ=_LANES) for total in totals))
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_I32, [_LANES]), "llvm.vector.reduce.add.v16i32"
@@ -84,7 +84,7 @@ def _sum_of(builder: Any, totals: Any) -> Any:
     return builder.call(function, [vector])
 
 
-def _totals(builder: Any) -> Any:
+def _totals(builder):
     zero = ir.Constant(_LANES, [0] * 16)
     return [cgutils.alloca_once_value(builder, zero) for _ in range(2)]
 
@@ -103,7 +103,7 @@ def dot_bytes(typing_context, codes, offset, query, length):
         )
         totals = _totals(builder)
 
-        def add(total: Any, at: Any) -> None:
+        def add(total, at):
             pair = (_load_lanes(builder, base, at) for base in (left, right))
             builder.store(_multiply_add(builder, builder.load(total, typ=_LANES), *pair), total)
 
@@ -168,7 +168,7 @@ def prefetch_bytes(typing_context, array, offset, lines):
     return types.void(array, types.int64, types.int64), generate
 
 
-def _loader(llvm_type: Any, numba_type: Any) -> Callable[..., Any]:
+def _loader(llvm_type, numba_type):
     def load(typing_context, array, offset):
         def generate(context, builder, signature, arguments):
             at = _byte_pointer(context, builder, signature.args[0], arguments[0], arguments[1])

@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import types
 
-from vecdb.engine.kernels.best_first import DELETED_MIN, make_best_first
+from vecdb.engine.kernels.best_first import DELETED_MIN, Scratch, make_best_first
 from vecdb.engine.kernels.byte_instructions import LINE
 from vecdb.engine.kernels.candidates import node_of, pack, position_of, score_of
 from vecdb.engine.kernels.compiling import (
@@ -34,6 +35,9 @@ from vecdb.engine.kernels.sketches import (
 )
 
 __all__ = ["rank_by_sketch", "walk_by_sketches", "walk_sketches"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 
 _SKETCHES_AHEAD = 32
 _SKETCHES_PEEKED = 8
@@ -109,7 +113,8 @@ def walk_sketches(
     if (
         links.shape[0] != n or sketches.shape[0] != n or sketches.shape[1] != lines * LINE
         or hub_sketches.shape[0] != hubs.shape[0] or hub_sketches.shape[1] != lines * LINE
-        or mean.shape[0] not in (0, vectors.shape[1]) or width < vectors.shape[1] or width % LINE != 0
+        or mean.shape[0] not in (0, vectors.shape[1]) or width < vectors.shape[1]
+        or width % LINE != 0
         or heads > lines * HEADS_OF_LINE - 2 * FACTOR_BYTES or basis_steps.shape[0] != heads
     ):  # fmt: skip
         raise ValueError("walk_sketches: arrays that don't belong together")
@@ -201,8 +206,9 @@ def rank_by_sketch(sketches, mean, basis, basis_steps, slope, queries, left_out,
 
 
 def walk_by_sketches(
-    scratch: Any, vectors: Any, links: Any, sketch: Any, dead: Any, queries: Any, first: int,
-    last: int, metric: int, k: int, ef: int, gamma: Any, *results: Any,
+    scratch: Scratch, vectors: Floats, links: npt.NDArray[np.int32], sketch: Any,
+    dead: npt.NDArray[np.uint8], queries: Floats, first: int, last: int, metric: int, k: int,
+    ef: int, gamma: float, *results: Ints | Floats,
 ) -> None:  # fmt: skip
     """Call ``walk_sketches`` with the arrays of a Scratch and of a ``segments.codecs.Sketch``.
 

@@ -7,9 +7,9 @@ with a few directions, and two numbers. A line of 64 bytes:
     low     head 0   head 1      head 55   bfloat16 scale, 2 bytes free, float32 squared length
     high    head 56  head 57     head 111
 
-The lines before the last have heads in all 64 bytes: 64 low, then 64 high. A head h stands for ``scale * (h - 7.5)``; the
-squared length is that of the centred row, 0 for inner products. So the estimate of a squared
-distance, up to the constant |q|², is
+The lines before the last have heads in all 64 bytes, 64 low and then 64 high ones. A head h stands
+for ``scale * (h - 7.5)``; the squared length is that of the centred row, 0 for inner products. So
+the estimate of a squared distance, up to the constant |q|², is
 
     length - weight * scale * (sum of h * query head - offset)
 
@@ -65,6 +65,7 @@ def estimate(data, node):
 
 @inlined
 def prefetch_sketch(data, node):
+    """Ask for the memory that ``estimate`` reads."""
     prefetch_bytes(data[0], node * data[2] * LINE, data[2])
 
 

@@ -40,7 +40,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -145,7 +145,8 @@ class Sketch:
     @property
     def lines(self) -> int:
         """Cache lines of a sketch."""
-        return self.codes.shape[1] // LINE
+        bytes_of_row: int = self.codes.shape[1]
+        return bytes_of_row // LINE
 
     def rescored_for(self, k: int) -> int:
         """Return how many candidates to score again for the k nearest."""
@@ -299,7 +300,7 @@ class _SketchPart(PartKind[Sketch]):
     derived_from = (VECTORS, GRAPH)
 
     def write(self, value: Sketch) -> PartData:
-        arrays = dict(
+        arrays: dict[str, npt.NDArray[Any]] = dict(
             zip(
                 self.arrays,
                 (
