@@ -1,4 +1,4 @@
-"""Sketches: what they hold, that kernels read them as numpy does, and what searches make of them."""
+"""Sketches: what they hold, that kernels read them as numpy does, and that searches use them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_kernels_order_rows_as_the_definition_does(
     tmp_path: Path, glove: np.ndarray, metric: str
 ) -> None:
     """Queries are rounded to bytes, so places differ a little: by less than 2 % of the rows."""
-    rows, _, sketch = derived(glove[:ROWS], metric, tmp_path)
+    *_, sketch = derived(glove[:ROWS], metric, tmp_path)
     queries = prepared(glove[60_000:60_040], metric)
     expected = estimates(sketch, queries).argsort(axis=1).argsort(axis=1)
     for node in (0, ROWS // 2, ROWS - 1):

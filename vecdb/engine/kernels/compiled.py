@@ -4,6 +4,7 @@ Importing it compiles the kernels or reads them from numba's cache. In reading o
 
     compiling     how a function becomes a kernel
     instructions  what numba does not emit: sums over rows, prefetching
+    byte_instructions  the same for bytes
     distance      scores, preparation of vectors
     inputs        the delete bitmap, checks of arguments
     candidates    (score, node) as one integer

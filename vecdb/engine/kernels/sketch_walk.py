@@ -212,10 +212,11 @@ def walk_by_sketches(
 ) -> None:  # fmt: skip
     """Call ``walk_sketches`` with the arrays of a Scratch and of a ``segments.codecs.Sketch``.
 
-    ef is raised to the candidates that are scored again, so that sketches lose none of them.
+    ef is raised a little, so that rows whose sketches look too far stay among the candidates.
+    Recall is then that of float32 rows at the given ef.
     """
     rescored = sketch.rescored_for(k)
-    ef = max(ef, rescored)
+    ef = max(ef + (rescored - k) // 2, rescored)
     scratch.reserve(len(vectors), ef, links.shape[1], len(dead) > 0)
     walk_sketches(
         vectors, links, sketch.codes, sketch.hubs, sketch.hub_codes, sketch.query_mean,

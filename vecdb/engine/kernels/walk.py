@@ -85,8 +85,8 @@ best_first = make_best_first(score_row, prefetch_vector, _ROWS_AHEAD, _ROWS_AHEA
 @kernel(types.void(
     FLOATS, INTS, read(types.int32, 1), INTS, INT, INT, BYTES, FLOATS, INT, INT, INT,
     INT, INT, FLOAT, FLOAT, written(types.uint64, 1), written(types.int32, 1),
-    written(types.uint64, 1), written(types.int64, 2), written(types.float32, 2), written(types.int64, 1),
-    written(types.int64, 1), written(types.int64, 1),
+    written(types.uint64, 1), written(types.int64, 2), written(types.float32, 2),
+    written(types.int64, 1), written(types.int64, 1), written(types.int64, 1),
 ))  # fmt: skip
 def walk_graph(
     vectors, links, upper_offsets, upper_links, entry, top_level, dead, queries, first, last,
