@@ -105,7 +105,7 @@ def test_load_an_npy_with_metadata_and_a_limit(
     assert command_line.run([*load, *where]) == 0
     assert "5 of them replaced" in capsys.readouterr().out
     assert command_line.run(["load", str(tmp_path / "X.npy"), "X", "--M", "9", *where]) == 1
-    assert "collection X exists with M 8, got 9" in capsys.readouterr().err
+    assert "collection 'X' exists with M 8, got 9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
