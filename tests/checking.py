@@ -18,6 +18,7 @@ from vecdb.engine.kv.environment import Environment
 from vecdb.engine.maintenance.checking.catalog import check_catalog
 from vecdb.engine.maintenance.checking.check import CollectionCheck
 from vecdb.engine.runtime.catalog import catalog_environment
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.segment import RowArrays, Segment, write_segment
 from vecdb.engine.store import layout
 from vecdb.engine.store import leases as pins
@@ -183,16 +184,18 @@ def rewrite_segment(
         with store.environment.read() as transaction:
             entry = store.read_segments(transaction)[number]
         segment = Segment(place / "segments" / str(number), number, place.name, entry)
+        given = content(segment.content).parts
+        if segment.parts.has(GRAPH):
+            given.put(GRAPH, graph(segment.parts[GRAPH]))
         new = write_segment(
             place / "segments" / str(number),
             number=number,
             collection_id=place.name,
-            metric=store.config.metric,
+            config=store.config,
             first_row=segment.first_row,
             end_row=segment.end_row,
             seq=segment.seq,
-            content=content(segment.content),
-            graph=None if segment.graph is None else graph(segment.graph),
+            given=given,
         )
         store.environment.transact(
             lambda transaction: store.write_segment(transaction, number, new)

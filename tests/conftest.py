@@ -19,9 +19,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import vecdb
+from tests.places import override, value_of
 from tests.serving import running_server
 from vecdb.engine.interchange.export import lease as export_lease
-from vecdb.engine.store import leases as pins
 
 settings.register_profile(
     "vecdb",
@@ -87,8 +87,8 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def pass_time(seconds: float) -> None:
         passed_ns[0] += int(seconds * 1e9)
 
-    real = pins._now_ns
-    monkeypatch.setattr(pins, "_now_ns", lambda *of: real(*of) + passed_ns[0])
+    real = value_of("lease_clock_ns")
+    override(monkeypatch, "lease_clock_ns", lambda *of: real(*of) + passed_ns[0])
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed_ns[0] / 1e9)
     monkeypatch.setattr(export_lease, "time", clock)
     return pass_time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,9 @@ def seal_now(collection: Any) -> None:
         time.sleep(0.01)
 
 
-def indexer_of(collection: Any, rows_max: int = 1 << 40) -> CollectionIndexer:
+def indexer_of(
+    collection: Any, rows_max: int = 1 << 40, should_stop: Callable[[], bool] = lambda: False
+) -> CollectionIndexer:
     """An indexer for an embedded collection that works in this process."""
     opened = opened_of(collection)
     return CollectionIndexer(
@@ -84,7 +87,7 @@ def indexer_of(collection: Any, rows_max: int = 1 << 40) -> CollectionIndexer:
         threads=2,
         rows_max=rows_max,
         report=lambda event: None,
-        should_stop=lambda: False,
+        should_stop=should_stop,
     )
 
 

@@ -151,6 +151,14 @@ class ServerProcess:
             assert time.monotonic() < ends, f"{unread} bytes came of {size}"
             time.sleep(0.01)
 
+    def stop(self) -> None:
+        """Stop all of its threads; one that is in a system call reads what it finds until then."""
+        self._child.send_signal(signal.SIGSTOP)
+        ends = time.monotonic() + 60
+        while set(states := _thread_states(self.pid)) != {"T"}:
+            assert time.monotonic() < ends, states
+            time.sleep(0.001)
+
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Send a signal."""
         self._child.send_signal(number)
@@ -178,6 +186,12 @@ class ServerProcess:
         self._reader.join(5.0)
         assert self._child.stderr is not None
         self._child.stderr.close()
+
+
+def _thread_states(pid: int) -> list[str]:
+    """The states of a process's threads, as in /proc/PID/stat."""
+    texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return [text.rpartition(")")[2].split()[0] for text in texts]
 
 
 def _unread_bytes(port: int) -> int:

@@ -7,8 +7,22 @@
     docs.upsert(["a", "b"], vectors, [{"year": 2020}, None])
     hits = docs.search(vector, k=10)
 
-This package holds the vocabulary that engine and client share (errors, types, limits, checks; numpy
-only) and, in ``vecdb.engine``, the database itself. Importing it loads no engine and no gRPC.
+This package holds the vocabulary that engine and client share (numpy only) and, in
+``vecdb.engine``, the database itself. Importing it loads no engine and no gRPC.
+
+surface           the public interface as typed protocols, with the docstrings
+types             arguments and results
+errors, reasons   the errors, and their reasons for programs
+limits            each limit with minimum, default and maximum
+checks            validation of arguments; also vector_arrays, metadata_checks, json_objects
+row_names         names of rows and short forms of values in messages; one_line: escaping
+os_errors         translation of OSError
+batching          splits an input into batches, for upsert_many
+scrolling         the iterator of scroll
+export_files      the file and the sidecar of an export; side_header: the sidecar's header
+import_files      the file and the sidecar of an import
+checking          the report of a check of a data folder
+_version          the version
 """
 
 from __future__ import annotations
@@ -184,13 +198,13 @@ def check(
 
     Args:
         path: the folder.
-        repair: rebuild caches (segments, graphs, sums), remove leftovers, and check again. Stored
-            data are never changed: damaged values are reported, and the rest stays readable.
-            Other processes may use the folder; the repair waits for their locks.
+        repair: rebuild caches (segments, graphs, counters), remove leftovers, and check again.
+            Stored rows are never changed: damaged values are reported, and the rest stays
+            readable. Other processes may use the folder; the repair waits for their locks.
         findable: also measure self-recall: search for rows by their own vector, at the default
             ef. A share found below this value, 0 to 1, is a problem.
         sample: number of live rows to search for; the same rows each time.
-        progress: called from time to time with a sentence.
+        progress: called from time to time with a sentence on the step that is running.
 
     Raises:
         MissingExtraError: the engine is not installed.

@@ -1,4 +1,4 @@
-"""The version, for those that may not import ``vecdb`` itself."""
+"""The version, for modules that may not import ``vecdb`` itself."""
 
 from typing import Final
 

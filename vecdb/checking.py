@@ -2,9 +2,9 @@
 
 Each problem has one of the kinds below and a severity:
 
-    error      stored data: something is lost, or contradicts other stored data
-    warning    a cache or a sum: no data are lost, and a repair can rebuild it
-    note       not a defect: a leftover that takes space, or work that is still going on
+    error      stored data is lost, or contradicts other stored data
+    warning    a cache or a counter is damaged: nothing is lost, and a repair can rebuild it
+    note       not a defect: a leftover that takes space, or unfinished work
 
 ``CheckReport.content`` is True if no error and no warning is left.
 """
@@ -30,43 +30,43 @@ NOTE: Final = "note"
 
 KINDS: Final = {
     # The folder and its catalogue.
-    "FORMAT": "the file FORMAT is missing or has an unexpected content",
-    "CATALOG": "an entry of the catalogue contradicts the collection's store",
+    "FORMAT": "the file FORMAT is missing or has other content",
+    "CATALOG": "a catalogue entry contradicts its store",
     "CATALOG_LOST": "the catalogue is missing, empty or truncated, and collections are on disk",
     "COLLECTION_MISSING": "the catalogue names a collection that has no store",
-    "COLLECTION_ORPHAN": "a collection's folder that the catalogue does not name",
-    "COLLECTION_UNFINISHED": "a create or a drop of a collection did not finish",
-    "TRASH": "files of a dropped collection that are not removed yet",
+    "COLLECTION_ORPHAN": "a collection's folder is not in the catalogue",
+    "COLLECTION_UNFINISHED": "the creation or drop of a collection did not finish",
+    "TRASH": "files of a dropped collection are not removed yet",
     # The file of a store.
     "STORE_CRASHED": "the process that read the store's file crashed",
-    "STORE_DAMAGED": "LMDB reports its file as damaged, or entries are missing or out of order",
-    "CHECKSUM": "values whose checksum is wrong",
-    "VALUE": "values whose checksum is right and whose content is invalid",
+    "STORE_DAMAGED": "LMDB reports a damaged file, or entries are missing or out of order",
+    "CHECKSUM": "values do not match their checksum",
+    "VALUE": "values match their checksum but are invalid",
     # The store's databases, compared with each other.
-    "META": "the state or the configuration is missing or contradicts the rest",
-    "COUNTERS": "a counter differs from the entries that it counts",
+    "META": "state or configuration is missing or contradicts the rest",
+    "COUNTERS": "a counter differs from the number of entries that it counts",
     "IDS": "ids and records contradict each other",
-    "RECORDS": "unexpected records, or records at a wrong seq",
-    "VECTORS": "vectors that are missing, duplicated, not finite, or of an unknown row",
-    "DEATHS": "tombstones at a seq that does not exist yet",
+    "RECORDS": "records that should not exist, or not at their seq",
+    "VECTORS": "vectors are missing, duplicate, not finite, or belong to no row",
+    "DEATHS": "tombstones with a seq in the future",
     "LOG": "the log has gaps, or contradicts rows and tombstones",
-    "PINS": "a snapshot lease on a seq that does not exist yet",
-    "REQUESTS": "requests at a seq that does not exist yet, or missing by id or by age",
-    "SEGMENT_ENTRIES": "the entries of segments contradict each other",
-    "COMPACTION_LEFTOVER": "an unfinished file of a compaction that was killed",
+    "PINS": "a snapshot lease on a seq in the future",
+    "REQUESTS": "request ids with a seq in the future, or missing from one of their two indexes",
+    "SEGMENT_ENTRIES": "the segment table contradicts itself",
+    "COMPACTION_LEFTOVER": "files of a compaction that was killed",
     # Segments and graphs.
     "SEGMENT_MISSING": "files of a segment are missing",
-    "SEGMENT_DAMAGED": "files of a segment differ from their checksums",
-    "SEGMENT_ROWS": "the rows of a segment differ from those of the store",
+    "SEGMENT_DAMAGED": "files of a segment do not match their checksums",
+    "SEGMENT_ROWS": "a segment holds other rows than the store, or not all",
     "SEGMENT_LOST": "a quarantined segment: its rows are read from the store until it is rebuilt",
-    "SEGMENT_LEFTOVER": "files of a segment that the store does not list, or of an unfinished one",
+    "SEGMENT_LEFTOVER": "files of an unknown or unfinished segment",
     "GRAPH": "the arrays of a graph contradict each other",
-    "GRAPH_UNREACHABLE": "live rows that cannot be reached in the graph",
-    "NOT_FINDABLE": "self-recall is too low: rows are not found by their own vector",
+    "GRAPH_UNREACHABLE": "live rows that no walk through the graph reaches",
+    "NOT_FINDABLE": "self-recall is below --findable",
     # The check itself.
-    "CHECK_FAILED": "the check could not be completed",
+    "CHECK_FAILED": "a part of the folder could not be checked",
 }
-"""Kind → meaning. Kinds are constants that programs may compare; meanings may change."""
+"""Kind → meaning, as in docs/operations.md. Programs may compare kinds; meanings may change."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ __all__ = [
     "check_callable",
     "check_condition",
     "check_config",
-    "check_effort",
+    "check_ef",
     "check_flag",
     "check_flags",
     "check_ids",
@@ -400,7 +400,7 @@ def check_k(k: object, query_count: int) -> int:
     return number
 
 
-def check_effort(ef: object, k: int) -> int:
+def check_ef(ef: object, k: int) -> int:
     """Return the candidates that a graph walk keeps: ``ef`` or the default, but at least k."""
     if ef is None:
         assert limits.EF.default is not None

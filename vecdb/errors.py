@@ -8,7 +8,7 @@
     ├── ConditionFailedError     insert_only or if_seq did not hold; nothing was written
     ├── ResourceExhaustedError   queue, memory, disk or files exhausted; reads still work
     ├── UnavailableError         starting, draining, or stopped after an I/O error; retry later
-    ├── OutcomeUnknownError      the write may or may not be stored; read before repeating it
+    ├── OutcomeUnknownError      the write is stored or not; repeat it with its request_id, or read
     ├── DeadlineExceededError    the deadline passed; a TimeoutError
     ├── CancelledError           the caller cancelled the call
     ├── DataLossError            stored bytes fail their checksum
@@ -118,7 +118,8 @@ class UnavailableError(VecdbError):
 
 
 class OutcomeUnknownError(VecdbError):
-    """The response to a write was lost. The write is stored as a whole or not at all."""
+    """A commit failed, or the response to a write was lost. The batch is stored whole or not at
+    all; which of the two is unknown."""
 
     code = "UNKNOWN"
 

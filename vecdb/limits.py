@@ -24,7 +24,7 @@ __all__ = [
     "METADATA_DEPTH",
     "NAME_PATTERN",
     "REQUEST_ID_BYTES",
-    "REQUEST_STEM_BYTES",
+    "REQUEST_PREFIX_BYTES",
     "REQUEST_WINDOW_S",
     "RESULTS_PER_CALL_MAX",
     "SCROLL_PAGE_BYTES_MAX",
@@ -68,7 +68,7 @@ RESULTS_PER_CALL_MAX: Final = 1_000_000
 
 IF_SEQ: Final = Limit("if_seq", 0, None, 2**63 - 1)
 REQUEST_ID_BYTES: Final = Limit("request_id", 1, None, 64)
-REQUEST_STEM_BYTES: Final = Limit("request_id of upsert_many", 1, None, 48)
+REQUEST_PREFIX_BYTES: Final = Limit("request_id of upsert_many", 1, None, 48)
 """Shorter than ``REQUEST_ID_BYTES``, since the number of each batch is appended to it."""
 
 REQUEST_WINDOW_S: Final = 24 * 3600.0

@@ -1,8 +1,8 @@
 """Deadlines and retries of calls.
 
 Each call has a deadline. Reads are safe to retry. A write is retried only if the server rejected it
-since too many writes were in progress, or if its answer was lost and it has a request id, which
-prevents that it is applied twice.
+since too many writes were in progress, or if its answer was lost and it has a request id, so that
+it is applied once.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class Calls:
                 connections.pop()
         except BaseException:
             for connection in connections:
-                connection.leave()
+                connection.abandon()
                 connection.close()
             raise
 
@@ -195,9 +195,9 @@ class Calls:
         """Return the connection for a new call; replace one that was interrupted."""
         self._check_usable()
         connection = self._connection
-        if not connection.is_left:
+        if not connection.is_abandoned:
             return connection
-        connection.leave()  # After two interrupts, the first ``leave`` may not have been called.
+        connection.abandon()  # After two interrupts it may not have been called.
         with self._changing:
             self._check_usable()
             if self._connection is connection:

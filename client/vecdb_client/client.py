@@ -90,7 +90,7 @@ class Client(DatabaseSurface[Collection]):
         timeout_s: float | None = None,
     ) -> ImportReport:
         begin = translation.import_begin("faiss", collection, metric)
-        return send_import(self, begin, path, meta, timeout_s)
+        return send_import(self._calls, begin, path, meta, timeout_s)
 
     def import_hnswlib(
         self,
@@ -103,7 +103,7 @@ class Client(DatabaseSurface[Collection]):
         timeout_s: float | None = None,
     ) -> ImportReport:
         begin = translation.import_begin("hnswlib", collection, metric, dim)
-        return send_import(self, begin, path, meta, timeout_s)
+        return send_import(self._calls, begin, path, meta, timeout_s)
 
     def close(self) -> None:
         self._calls.close()

@@ -95,8 +95,10 @@ class Collection(CollectionSurface):
         progress: Callable[[IngestProgress], None] | None = None,
         request_id: str | None = None,
     ) -> IngestProgress:
-        rows = ids, vectors, metadata
-        return ingest(self._calls, self, rows, batch_rows, progress, request_id)
+        source = ids, vectors, metadata
+        return ingest(
+            self._calls, self._target, self._config, source, batch_rows, progress, request_id
+        )
 
     def get(self, ids: Ids) -> Records:
         texts = checks.check_ids(ids, unique=False)

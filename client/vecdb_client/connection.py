@@ -51,19 +51,19 @@ class Connection:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._is_left = False
+        self._is_abandoned = False
         self._has_main_thread = False
         self._channel = _new_channel(address)
         self._stub: Any = VecdbStub(self._channel)
         self.streams = SearchStreams(self._stub.SearchStream)
 
     @property
-    def is_left(self) -> bool:
+    def is_abandoned(self) -> bool:
         """Whether a call on it was interrupted."""
         # A second interrupt during the handling of the first may prevent the calls of ``exit`` and
-        # ``leave``. The main thread reads this between its calls: if it is still recorded as being
-        # inside a call, that call was interrupted.
-        return self._is_left or (self._has_main_thread and get_ident() == _MAIN_THREAD)
+        # ``abandon``. The main thread reads this between its calls: if it is still recorded as
+        # being inside a call, that call was interrupted.
+        return self._is_abandoned or (self._has_main_thread and get_ident() == _MAIN_THREAD)
 
     def use(self, *, is_write: bool) -> _Use:
         """Return a context manager for calls into gRPC. It translates gRPC's errors.
@@ -114,7 +114,7 @@ class Connection:
         """Record that the current thread calls gRPC."""
         if get_ident() == _MAIN_THREAD:
             if self._has_main_thread:
-                self.leave()
+                self.abandon()
             self._has_main_thread = True
 
     def exit(self) -> None:
@@ -122,17 +122,17 @@ class Connection:
         if get_ident() == _MAIN_THREAD:
             self._has_main_thread = False
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """Abandon the connection after an interrupt. Idempotent. Calls of other threads may still
         be answered; their searches in streams end."""
-        self._is_left = True
+        self._is_abandoned = True
         never_collect(self._channel)
         self.streams.abandon()
 
     def close(self) -> None:
         """Close the channel; running calls of other threads end with an error."""
         self.end_streams()
-        if self._is_left:
+        if self._is_abandoned:
             in_background(self._channel.close)
             return
         with self.use(is_write=False):
@@ -140,8 +140,8 @@ class Connection:
 
     def end_streams(self) -> None:
         """End the streams; running searches in them end with an error."""
-        if self.is_left:
-            self.leave()  # Again: an interrupt may have prevented the first call.
+        if self.is_abandoned:
+            self.abandon()  # Again: an interrupt may have prevented the first call.
             return
         with self.use(is_write=False):
             self.streams.close()
@@ -186,7 +186,7 @@ class _Use:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         interrupt = None if error is None else interrupt_in(error, self._handled)
         if interrupt is not None:
-            self._connection.leave()
+            self._connection.abandon()
             if interrupt is not error:
                 raise interrupt
             return

@@ -120,7 +120,7 @@ def write(
             f"need {len(parts)} messages of {limit} bytes; send fewer rows at once",
             Reason.MESSAGE_TOO_LARGE,
         )
-    checks.check_request_id(prefix, limits.REQUEST_STEM_BYTES)
+    checks.check_request_id(prefix, limits.REQUEST_PREFIX_BYTES)
     return _write_parts(calls, method, build, parts, part_options)
 
 

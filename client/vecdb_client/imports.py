@@ -25,7 +25,7 @@ from vecdb_client import translation
 from vecdb_proto import vecdb_pb2 as wire
 
 if TYPE_CHECKING:
-    from vecdb_client.client import Client
+    from vecdb_client.calls import Calls
 
 __all__ = ["send_import"]
 
@@ -34,7 +34,7 @@ _MESSAGE_MARGIN_BYTES: Final = 1_024
 
 
 def send_import(
-    client: Client,
+    calls: Calls,
     begin: wire.ImportBegin,
     path: object,
     meta: object,
@@ -44,7 +44,7 @@ def send_import(
     """Send an index file and its sidecar; for ``Client.import_faiss`` and ``import_hnswlib``.
 
     Args:
-        client: the client.
+        calls: the client's calls.
         begin: the message of ``translation.import_begin``; sizes and names of the files are set
             here.
         path: the index file.
@@ -61,12 +61,10 @@ def send_import(
         if side is not None:
             files.append(_Outgoing(stack, side.path, side.called))
             begin.side_bytes, begin.side_name = files[1].size, files[1].called
-        chunk_bytes = min(
-            _CHUNK_BYTES, client._calls.server_message_bytes() - _MESSAGE_MARGIN_BYTES
-        )
+        chunk_bytes = min(_CHUNK_BYTES, calls.server_message_bytes() - _MESSAGE_MARGIN_BYTES)
         messages = _Messages(begin, files, chunk_bytes, progress)
         try:
-            response = client._calls.upload("Import", iter(messages), timeout_s)
+            response = calls.upload("Import", iter(messages), timeout_s)
         except Exception:
             if messages.failure is not None:
                 raise messages.failure from None

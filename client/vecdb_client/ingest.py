@@ -1,6 +1,6 @@
 """``upsert_many``: an input of any size in batches, two of them in flight at a time.
 
-While the server writes one batch, the next is cut, checked and sent. Two calls of a client may
+While the server writes one batch, the next is checked and sent. Two calls of a client may
 arrive in either order. So a batch that shares an id with one in flight waits for it, and the later
 of two rows with the same id wins, as if the batches were sent one after another. The reported seq
 is the greatest so far, so a search at it sees all acknowledged rows.
@@ -21,7 +21,7 @@ from vecdb import checks, limits
 from vecdb.batching import Batch, attach_progress, batches, request_id_of_part
 from vecdb.errors import VecdbError
 from vecdb.row_names import RowNames
-from vecdb.types import IngestProgress
+from vecdb.types import CollectionConfig, IngestProgress
 from vecdb_client.cutting import fitting
 from vecdb_client.translation import Target, WriteFields
 from vecdb_proto import vecdb_pb2 as wire
@@ -29,7 +29,6 @@ from vecdb_proto.codec import encode_matrix
 
 if TYPE_CHECKING:
     from vecdb_client.calls import Calls
-    from vecdb_client.collection import Collection
     from vecdb_client.connection import Begun
 
 __all__ = ["ingest", "upsert_request"]
@@ -60,27 +59,34 @@ def upsert_request(
 
 def ingest(
     calls: Calls,
-    collection: Collection,
+    target: Target,
+    config: CollectionConfig,
     source: tuple[object, object, object],
     batch_rows: int,
     progress: Progress | None,
     request_id: str | None,
 ) -> IngestProgress:
-    """Run ``Collection.upsert_many``. ``source``: ids, vectors, metadata."""
-    job = _Ingest(calls, collection, progress)
+    """Run ``Collection.upsert_many``.
+
+    Args:
+        target, config: fields that address the collection, and its configuration.
+        source: ids, vectors, metadata.
+    """
+    job = _Ingest(calls, target, config, progress)
     try:
         checks.check_callable("progress", progress)
-        job.request_prefix = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
+        job.request_prefix = checks.check_request_id(request_id, limits.REQUEST_PREFIX_BYTES)
         checks.check_limit(limits.BATCH_ROWS, batch_rows, "batch_rows")
         job.message_bytes = calls.server_message_bytes()
-        rows = max(1, min(batch_rows, job.message_bytes // (4 * collection.dim)))
-        parts = batches(*source, collection.dim, rows)
+        rows = max(1, min(batch_rows, job.message_bytes // (4 * config.dim)))
+        parts = batches(*source, config.dim, rows)
         job.begin(parts.total)
         for part in parts:
             job.send(part)
         job.settle(at_most=0)
         if job.done.rows == 0:
-            collection.count()  # Nothing was sent; raise if the collection was dropped.
+            # Nothing was sent; raise if the collection was dropped.
+            calls.read("Count", wire.CountRequest(**target))
     except Exception as error:
         job.let_finish()
         attach_progress(error, job.done)
@@ -103,9 +109,12 @@ class _InFlight(NamedTuple):
 class _Ingest:
     """The state of one ``upsert_many``."""
 
-    def __init__(self, calls: Calls, collection: Collection, progress: Progress | None) -> None:
+    def __init__(
+        self, calls: Calls, target: Target, config: CollectionConfig, progress: Progress | None
+    ) -> None:
         self._calls = calls
-        self._collection = collection
+        self._target = target
+        self._config = config
         self._progress = progress
         self._began = time.monotonic()
         self._in_flight: deque[_InFlight] = deque()
@@ -121,7 +130,7 @@ class _Ingest:
 
     def send(self, part: Batch) -> None:
         """Check a batch, and send it as soon as fewer than two are in flight."""
-        rows = checks.check_rows(*part[:3], self._collection.config, part.first)
+        rows = checks.check_rows(*part[:3], self._config, part.first)
         self._first = part.first
         for request, sent_ids in self._fitting(*rows):
             self.settle(at_most=_IN_FLIGHT_MAX - 1)
@@ -141,9 +150,7 @@ class _Ingest:
             request_id = request_id_of_part(self.request_prefix, self._pieces + 1)
             write_options: WriteFields = {} if request_id is None else {"request_id": request_id}
             raw = None if metadata is None else metadata[rows]
-            return upsert_request(
-                self._collection._target, ids[rows], vectors[rows], raw, write_options
-            )
+            return upsert_request(self._target, ids[rows], vectors[rows], raw, write_options)
 
         names = RowNames(self._first, ids)
         for request, rows in fitting(build, slice(0, len(ids)), self.message_bytes, names):

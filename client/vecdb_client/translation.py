@@ -84,7 +84,7 @@ _NOT_APPLIED: Final = frozenset(
 """Statuses that, from gRPC or a proxy and without a reason of vecdb, mean that no handler ran."""
 
 _NEVER_CONNECTED: Final = "failed to connect to all addresses"
-"""Begin of the message of gRPC's core if nothing was sent. With any other text the outcome counts
+"""Prefix of the message of gRPC's core if nothing was sent. With any other text the outcome counts
 as unknown, so that a change of this text is safe."""
 
 

@@ -27,7 +27,19 @@ import vecdb
 from vecdb.errors import VecdbError
 from vecdb.one_line import one_line
 from vecdb_cli.commands import bench, export, importing, managing
-from vecdb_cli.commands.options import Data, Url
+from vecdb_cli.commands.options import (
+    COLLECTIONS,
+    FILES,
+    MAINTENANCE,
+    ROWS,
+    SERVING,
+    TRYING,
+    Data,
+    Json,
+    Name,
+    NewData,
+    Url,
+)
 
 __all__ = ["app", "run"]
 
@@ -37,11 +49,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # Joins the lines of a paragraph.
 )
-app.add_typer(bench.app)
-app.add_typer(export.app)
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
+app.add_typer(bench.app, rich_help_panel=TRYING)
+app.add_typer(export.app, rich_help_panel=FILES)
 
 
 class BadRows(str, enum.Enum):
@@ -90,19 +101,26 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="The version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     pass
 
 
-@app.command()
+@app.command(rich_help_panel=SERVING)
 def serve(
     data: Annotated[
-        Path, typer.Option("--data", metavar="DIR", help="The folder; created if missing.")
+        Path,
+        typer.Option("--data", metavar="DIR", help="The folder; created if it does not exist."),
     ],
     listen: Annotated[
-        str, typer.Option("--listen", metavar="HOST:PORT", help="Port 0 picks a free port.")
+        str,
+        typer.Option(
+            "--listen", metavar="HOST:PORT", help="Loopback address; port 0 is any free port."
+        ),
     ] = "127.0.0.1:7801",
     message_mb: Annotated[
         int | None,
@@ -115,7 +133,7 @@ def serve(
     backup_dir: Annotated[
         Path | None,
         typer.Option(
-            "--backup-dir", metavar="DIR", help="Where clients may write backups; default: nowhere."
+            "--backup-dir", metavar="DIR", help="Folder in which clients may create backups."
         ),
     ] = None,
 ) -> None:
@@ -129,25 +147,27 @@ def serve(
     raise typer.Exit(status)
 
 
-@app.command()
+@app.command(rich_help_panel=ROWS)
 def load(
-    file: Annotated[Path, typer.Argument(help=".npy, .vec, .txt (GloVe) or .bin (word2vec)")],
-    collection: Annotated[str, typer.Argument(help="Created if missing.")],
+    file: Annotated[Path, typer.Argument(help=".npy, .vec, .txt (GloVe) or .bin (word2vec).")],
+    collection: Annotated[str, typer.Argument(help="Created if it does not exist.")],
     url: Url = None,
-    data: Data = None,
+    data: NewData = None,
     ids: Annotated[
         Path | None,
-        typer.Option(help="Ids for an .npy: .txt, .npy or .json; default X.ids.*"),
+        typer.Option(help="Ids of an .npy file: .txt, .npy or .json; default: its sidecar."),
     ] = None,
     metadata: Annotated[
-        Path | None, typer.Option(help="JSON Lines; default X.metadata.jsonl.")
+        Path | None, typer.Option(help="Metadata as JSON Lines; default: its sidecar.")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="cosine (default), euclidean or dot.")] = None,
     M: Annotated[
-        int | None, typer.Option("--M", help="Links per node of a new collection (default 16).")
+        int | None,
+        typer.Option("--M", help="Links per graph node of a new collection (default 16)."),
     ] = None,
     ef_construction: Annotated[
-        int | None, typer.Option("--ef-construction", help="Candidates per insert (default 128).")
+        int | None,
+        typer.Option("--ef-construction", help="Candidates while a node is linked (default 128)."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of rows to load.")
@@ -157,24 +177,28 @@ def load(
     ] = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", help="npy, vec, txt or bin, for a pipe or another name."),
+        typer.Option(
+            "--format", help="npy, vec, txt or bin, if the name does not say it (a pipe)."
+        ),
     ] = None,
     on_bad_row: Annotated[
         BadRows,
         typer.Option(
-            "--on-bad-row", help="For a zero vector or a bad line: refuse the file, or skip it."
+            "--on-bad-row",
+            help="Refuse the file at a zero vector or malformed line, or skip the row.",
         ),
     ] = BadRows.REFUSE,
     optimize: Annotated[
-        bool, typer.Option("--optimize", help="Wait until all rows are in graphs.")
+        bool, typer.Option("--optimize", help="Afterwards, wait until all rows are in graphs.")
     ] = False,
 ) -> None:
     """Load a file of vectors into a collection.
 
-    An .npy is a matrix with ids and metadata in sidecar files; .vec, .txt and .bin are word
-    vectors as fastText, GloVe and word2vec write them; each may be compressed (.gz). Loading a file
-    again replaces its rows. The whole file is checked before anything is written. A pipe can't be:
-    if a later row is bad, a collection that was created for it is dropped again.
+    An .npy file is a matrix, with ids and metadata in sidecars (X.ids.txt, X.metadata.jsonl); .vec,
+    .txt and .bin are word vectors of fastText, GloVe and word2vec. Each may be compressed (.gz).
+
+    Loading a file again replaces its rows. The whole file is checked before anything is written. A
+    pipe can be read only once: if a later row is bad, a collection created for it is dropped.
     """
     from vecdb_cli.commands import loading
     from vecdb_cli.commands.target import open_target, place_of
@@ -193,29 +217,31 @@ def load(
             raise typer.Exit(managing.INTERRUPTED) from None
 
 
-app.add_typer(importing.app, name="import")
+app.add_typer(importing.app, name="import", rich_help_panel=FILES)
 app.add_typer(managing.app)
 
 
-@app.command()
+@app.command(rich_help_panel=ROWS)
 def search(
-    collection: Annotated[str, typer.Argument()],
+    collection: Name,
     url: Url = None,
     data: Data = None,
     id: Annotated[
-        str | None, typer.Option("--id", help="Neighbours of a stored row, which is left out.")
+        str | None,
+        typer.Option("--id", help="Find neighbours of this stored row, without the row itself."),
     ] = None,
     vector: Annotated[
-        str | None, typer.Option("--vector", help='An .npy file, or numbers: "0.1,0.2,..."')
+        str | None, typer.Option("--vector", help='Numbers, "0.1,0.2,...", or an .npy file.')
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of hits.")] = 10,
     ef: Annotated[
-        int | None, typer.Option("--ef", help="Candidates of the graph walk; default 128 or 2k.")
+        int | None,
+        typer.Option("--ef", help="Candidates of the graph walk; default 128, or 2k if more."),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Scan every row.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every row.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find the nearest rows to a stored row or to a vector."""
+    """Find the rows nearest to a stored row or a vector."""
     from vecdb_cli.commands import answers
     from vecdb_cli.commands.console import output
     from vecdb_cli.commands.target import open_target, place_of
@@ -227,9 +253,9 @@ def search(
         )
 
 
-@app.command()
+@app.command(rich_help_panel=COLLECTIONS)
 def stats(
-    collection: Annotated[str | None, typer.Argument(help="Default: all.")] = None,
+    collection: Annotated[str | None, typer.Argument(help="One collection; default: all.")] = None,
     url: Url = None,
     data: Data = None,
     as_json: Json = False,
@@ -248,9 +274,9 @@ def stats(
             )
 
 
-@app.command()
+@app.command(rich_help_panel=COLLECTIONS)
 def rename(
-    old: Annotated[str, typer.Argument(help="The collection.")],
+    old: Name,
     new: Annotated[str, typer.Argument(help="An unused name.")],
     url: Url = None,
     data: Data = None,
@@ -263,7 +289,7 @@ def rename(
     typer.echo(f"collection {old} renamed to {new}")
 
 
-@app.command()
+@app.command(rich_help_panel=MAINTENANCE)
 def backup(
     path: Annotated[
         str,
@@ -273,7 +299,7 @@ def backup(
     data: Data = None,
     segments: Annotated[
         bool,
-        typer.Option("--segments/--no-segments", help="Without them the backup is smaller."),
+        typer.Option("--segments/--no-segments", help="Without segments a backup is smaller."),
     ] = True,
     as_json: Json = False,
 ) -> None:
@@ -290,14 +316,14 @@ def backup(
     backups.print_report(output(), "backup", report, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=MAINTENANCE)
 def restore(
     backup: Annotated[str, typer.Argument(help="The folder that vecdb backup wrote.")],
-    data: Annotated[str, typer.Argument(help="The new data folder; missing or empty.")],
+    data: Annotated[str, typer.Argument(help="The new data folder; must not exist, or be empty.")],
     segments: Annotated[
         bool,
         typer.Option(
-            "--segments/--no-segments", help="Without: restore even if segments are damaged."
+            "--segments/--no-segments", help="Without segments: if only these are damaged."
         ),
     ] = True,
     as_json: Json = False,
@@ -314,12 +340,12 @@ def restore(
     backups.print_report(output(), "data folder", report, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=MAINTENANCE)
 def compact(
     data: Annotated[Path, typer.Argument(help="The data folder; no process may have it open.")],
     as_json: Json = False,
 ) -> None:
-    """Rewrite a folder without deleted rows; no other process may have it open."""
+    """Shrink a folder to the size of a fresh load; no process may have it open."""
     from rich.console import Console
 
     from vecdb_cli.commands import backups
@@ -331,27 +357,30 @@ def compact(
     backups.print_compaction(output(), report, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=MAINTENANCE)
 def check(
     data: Annotated[str, typer.Argument(help="The data folder; it may be in use.")],
     repair: Annotated[
-        bool, typer.Option("--repair", help="Rebuild caches and remove leftovers.")
+        bool,
+        typer.Option(
+            "--repair", help="Rebuild caches and remove leftovers; never change stored data."
+        ),
     ] = False,
     findable: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Least self-recall: share of rows found by their own vector.",
+            help="Minimum self-recall: share of rows that a search for their own vector finds.",
         ),
     ] = None,
-    sample: Annotated[int, typer.Option(min=1, help="Rows to sample for --findable.")] = 1_000,
+    sample: Annotated[int, typer.Option(min=1, help="Rows to search for with --findable.")] = 1_000,
     as_json: Json = False,
 ) -> None:
-    """Verify a folder: every checksum, and that all parts agree.
+    """Verify a folder, also while it is in use: every checksum, and that all parts agree.
 
-    The exit status is 0 if there are no problems (or they were repaired), 1 if problems are left, 2
-    if the check could not be completed.
+    The exit status is 0 if there are no problems (or all were repaired), 1 if problems are left,
+    and 2 if not everything could be checked.
     """
     from rich.console import Console
 
@@ -371,16 +400,16 @@ def check(
     raise typer.Exit(checking.exit_status(report))
 
 
-@app.command()
+@app.command(rich_help_panel=SERVING)
 def warm() -> None:
-    """Compile the search kernels for this processor, before a folder is first opened."""
+    """Compile the search kernels for this processor now instead of on first use."""
     from vecdb.engine.kernels.loading import load_kernels
 
     load_kernels(typer.echo)
     typer.echo("the kernels are compiled")
 
 
-@app.command()
+@app.command(rich_help_panel=TRYING)
 def demo(
     data: Annotated[
         Path, typer.Option("--data", metavar="DIR", help="The demo's data folder.")
@@ -389,13 +418,16 @@ def demo(
         int, typer.Option(min=2_000, max=400_000, help="Number of words to load.")
     ] = 400_000,
     listen: Annotated[
-        str, typer.Option("--listen", metavar="HOST:PORT", help="Default: a free port.")
+        str,
+        typer.Option(
+            "--listen", metavar="HOST:PORT", help="Address of the server; port 0 is any free port."
+        ),
     ] = "127.0.0.1:0",
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Load again even if all words are loaded.")
+        bool, typer.Option("--fresh", help="Load again even if all words are stored.")
     ] = False,
     keep_serving: Annotated[
-        bool, typer.Option("--keep-serving", help="Keep serving until Ctrl-C.")
+        bool, typer.Option("--keep-serving", help="Leave the server running until Ctrl-C.")
     ] = False,
 ) -> None:
     """Load 400,000 word vectors into a server, search them, measure recall and latency."""

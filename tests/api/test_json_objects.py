@@ -21,6 +21,7 @@ from tests.serving import running_server
 from vecdb import checks, json_objects
 from vecdb.json_objects import NotJsonError
 from vecdb_cli import sidecars
+from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 
@@ -228,7 +229,7 @@ def test_server_refuses_invalid_json_texts(tmp_path: Path) -> None:
                 collection="docs", ids=["a", "b"], vectors=vectors, metadata=[b"", text]
             )
             with pytest.raises(vecdb.InvalidArgumentError) as caught:
-                client._calls.write("Upsert", request)
+                calls_of(client).write("Upsert", request)
             assert "row 1" in caught.value.message and words in caught.value.message
         assert docs.count() == 0
 

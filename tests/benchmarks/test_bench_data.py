@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.places import override
 from vecdb.errors import InvalidArgumentError, NotFoundError
 from vecdb_bench.data import truth
 from vecdb_bench.data.dataset import cache_folder, prepare
@@ -28,7 +29,7 @@ def spoiled(number: float) -> np.ndarray:
 def test_true_neighbours_are_those_of_all_pairs(
     metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(truth, "_BLOCK_BYTES", 4 * 400 * 7)
+    override(monkeypatch, "truth_block_bytes", 4 * 400 * 7)
     base, queries = vectors(400), vectors(20)
     rows, distances = truth.true_neighbours(base, queries, metric, 10)
     wide, asked = base.astype(np.float64), queries.astype(np.float64)

@@ -217,9 +217,10 @@ def test_what_is_there_is_not_measured_again(
         # FAISS can't replace rows: that it can't is known, too.
         suite.run(replace(suite.TINY, targets=("faiss",), scenarios=("churn",)), path, cache)
     assert path.read_bytes() == before
-    plan = replace(suite.TINY, targets=("vecdb-served",), scenarios=("wire",))
+    plan = replace(suite.TINY, targets=("hnswlib",), scenarios=("size",))
     suite.run(plan, path, cache, again=True)
-    assert len(path.read_bytes().splitlines()) == len(before.splitlines()) + 2
+    # Two sizes and the exponents of growth.
+    assert len(path.read_bytes().splitlines()) == len(before.splitlines()) + 3
     assert len(read_results(path)) == len(lines)
 
 
@@ -392,7 +393,7 @@ def test_the_commands(
     said = capsys.readouterr().out
     assert "1,000 × 50, cosine" in said
     assert (cache / "results.html").read_text() == page(lines)
-    run = ["bench", "run", *results, "--plan", "tiny", "--target", "vecdb-served"]
-    assert command_line.run([*run, "--scenario", "wire", "--cache", str(cache)]) == 0
+    run = ["bench", "run", *results, "--plan", "tiny", "--target", "hnswlib"]
+    assert command_line.run([*run, "--scenario", "size", "--cache", str(cache)]) == 0
     assert command_line.run(["bench", "run", "--plan", "none"]) == 1
     assert "none" in capsys.readouterr().err

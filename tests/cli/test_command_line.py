@@ -84,7 +84,7 @@ def test_load_search_stats(
     assert command_line.run(["stats", *where]) == 0
     assert "2,498" in capsys.readouterr().out
     assert command_line.run(["stats", "words", *where]) == 0
-    assert "2,498 × 8, euclidean" in capsys.readouterr().out
+    assert "2,498, dim 8, euclidean" in capsys.readouterr().out
 
 
 def test_load_an_npy_with_metadata_and_a_limit(
@@ -113,7 +113,7 @@ def test_load_an_npy_with_metadata_and_a_limit(
     [
         (["search", "none", "--id", "a"], "none"),
         (["search", "X", "--id", "nobody"], "holds no id 'nobody'"),
-        (["search", "X"], "give --id or --vector"),
+        (["search", "X"], "give either --id or --vector"),
         (["search", "X", "--vector", "1,x"], "a vector is"),
         (["search", "X", "--vector", "1_0,2,3"], "a vector is"),
         (["search", "X", "--vector", "\u0663,2,3"], "a vector is"),
@@ -229,7 +229,7 @@ def test_load_skips_bad_rows_where_that_is_asked_for(
     assert "--on-bad-row skip" in capsys.readouterr().err
     assert command_line.run([*load, "skip", *where]) == 0
     said = capsys.readouterr()
-    assert "4 rows in" in said.out and "5 bad rows were skipped" in said.out
+    assert "4 rows in" in said.out and "5 bad rows skipped" in said.out
     assert said.err.count("skipped ") == 5
     assert "X.ids.txt: line 3: the id is empty" in said.err
     assert "X.metadata.jsonl: line 6: not JSON" in said.err
@@ -351,14 +351,14 @@ def test_create_rename_get_and_drop(where: list[str], capsys: pytest.CaptureFixt
     ]
     assert run(["get", "C", "x", "none", *where]) == 1
     said = capsys.readouterr()
-    assert "x" in said.out and "vector" not in said.out and "no id ['none']" in said.err
+    assert "x" in said.out and "vector" not in said.out and "no id 'none'" in said.err
     assert run(["get", "C", "none", "--json", *where]) == 1
     document = json.loads(capsys.readouterr().out)
     assert (document["rows"], document["missing"]) == ([], ["none"])
     # Nothing is dropped without a word, nor if one of the names is wrong.
     assert run(["drop", "C", "B", *where]) == 1
     said = capsys.readouterr()
-    assert "say --yes to drop C (2 rows), B (0 rows)" in said.err and said.out == ""
+    assert "to drop C (2 rows), B (0 rows), add --yes" in said.err and said.out == ""
     assert run(["drop", "C", "none", "--yes", *where]) == 1
     assert names_in(where) == ["B", "C"]
     assert run(["drop", "C", "B", "--yes", *where]) == 0

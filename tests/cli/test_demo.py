@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.screen import Screen
+from tests.places import value_of
 from vecdb.types import SearchInfo
-from vecdb_cli import demo
 
 
 def start_demo(data: Path, rows: int) -> subprocess.Popen[str]:
@@ -124,7 +124,7 @@ def test_demo_says_from_the_answers_how_they_were_found(info: SearchInfo, expect
             self.info = info
 
     answers = [Answer(), Answer()]
-    said = demo._how_found(answers, 3.2)  # type: ignore[arg-type]
+    said = value_of("demo_how_found")(answers, 3.2)
     assert said == f"2 queries in one call, 3 ms; {expected}"
 
 

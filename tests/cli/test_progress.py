@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
 from tests.cli.screen import Screen
+from tests.places import value_of
 from vecdb_cli.commands import progress
 from vecdb_cli.commands.child import ServerProcess
 from vecdb_cli.commands.progress import Bytes, Rows, Status
+from vecdb_cli.testing import redraw
 
 
 class Clock:
@@ -63,8 +65,7 @@ class Terminal:
 
     def drawn(self, status: Status) -> str:
         """Draw the line of progress and return it."""
-        assert status._live is not None
-        status._live.refresh()
+        redraw(status)
         return self.lines()[-1]
 
 
@@ -185,25 +186,27 @@ def test_dumb_terminal_gets_plain_lines(term: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_bar_is_ascii_where_the_terminal_is() -> None:
-    assert progress._bar(0.25, 60, ascii_only=True) == "#####--------------- "
+    assert value_of("progress_bar")(0.25, 60, ascii_only=True) == "#####--------------- "
 
 
 def test_second_interrupt_kills_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = ServerProcess(tmp_path / "data")
     server.wait_ready()
-    process, real = server._process, server._process.wait
+    pids, real = [], subprocess.Popen.wait
 
-    def interrupted(timeout: float | None = None) -> int:
+    def ignored(process: subprocess.Popen[str]) -> None:
+        pids.append(process.pid)
+
+    def interrupted(process: subprocess.Popen[str], timeout: float | None = None) -> int:
         if timeout is not None:
             raise KeyboardInterrupt
-        return real()
+        return real(process)
 
-    monkeypatch.setattr(server, "_process", SimpleNamespace(
-        poll=process.poll, terminate=lambda: None, kill=process.kill, wait=interrupted,
-    ))  # fmt: skip
+    monkeypatch.setattr(subprocess.Popen, "terminate", ignored)
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         server.stop()
     with pytest.raises(ProcessLookupError):
-        os.kill(process.pid, 0)
+        os.kill(pids[0], 0)
     monkeypatch.undo()
     assert server.stop() == -9

@@ -23,11 +23,13 @@ import pytest
 
 import vecdb
 import vecdb_client
+from tests.places import value_of
 from tests.serving import REQUEST_BYTES_MIN, ServerProcess, free_port, held, running_server
 from vecdb import limits
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.types import IngestProgress
-from vecdb_client import Client, translation
+from vecdb_client import Client
+from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
 
 DIM = 8
@@ -103,16 +105,16 @@ def test_the_client_needs_no_engine() -> None:
 
 
 def test_every_status_becomes_the_class_with_its_code() -> None:
-    for status, kind in translation._ERROR_OF_STATUS.items():
+    for status, kind in value_of("error_of_status").items():
         assert kind.code == status.name
     kinds = set(vecdb.errors.__all__) - {"Reason"}
     public_codes = {getattr(vecdb.errors, name).code for name in kinds}
-    assert {status.name for status in translation._ERROR_OF_STATUS} == public_codes
+    assert {status.name for status in value_of("error_of_status")} == public_codes
 
 
 def test_metrics_are_all_on_the_wire() -> None:
-    assert set(translation._WIRE_OF_METRIC) == set(vecdb.Metric)
-    assert set(translation._METRIC_OF_WIRE) == set(wire.Metric.values()) - {0}
+    assert set(value_of("wire_of_metric")) == set(vecdb.Metric)
+    assert set(value_of("metric_of_wire")) == set(wire.Metric.values()) - {0}
 
 
 # ----------------------------------------------------------------------------------------- answers
@@ -414,7 +416,7 @@ def test_optimize_has_no_deadline_by_default(docs: Any, monkeypatch: pytest.Monk
         remaining.append(deadline.remaining_s())
 
     monkeypatch.setattr(Runtime, "optimize", done)
-    docs._calls.timeout_s = 25.0
+    calls_of(docs).timeout_s = 25.0
     docs.optimize()
     docs.optimize(timeout_s=20.0)
     assert remaining[0] is None or remaining[0] > 3600
@@ -461,7 +463,7 @@ def test_a_killed_server_leaves_a_write_open(tmp_path: Path) -> None:
         docs = client.create_collection("docs", DIM)
         docs.upsert(["a"], rows(1))
         # Stopped, it takes the request and can't answer; then it dies.
-        os.kill(server.pid, signal.SIGSTOP)
+        server.stop()
         with ThreadPoolExecutor(1) as pool:
             outcome = pool.submit(docs.upsert, ["b"], rows(1))
             server.wait_for_unread(REQUEST_BYTES_MIN)

@@ -15,6 +15,7 @@ from tests.interrupted_client import DIM, KINDS, ROWS
 from tests.serving import running_server
 from vecdb_client import Client
 from vecdb_client.interrupts import interrupt_in
+from vecdb_client.testing import calls_of, connection_of, open_streams
 
 ROUNDS, ROUNDS_BESIDE = 40, 15
 
@@ -53,23 +54,23 @@ def test_interrupted_calls_leave_a_client_that_works(
 def test_a_connection_that_was_interrupted_twice_is_left(address: str) -> None:
     query = np.ones(DIM, np.float32)
     with Client(address) as client:
-        docs, calls = client.collection("docs"), client._calls
+        docs, calls = client.collection("docs"), calls_of(client)
         begun = docs.scroll(batch=100)
         next(begun)
         for _ in range(2):
             docs.search(query)
-        left = calls._connection
-        assert len(left.streams._open) == 1
+        left = connection_of(calls)
+        assert open_streams(left) == 1
         left.enter()  # As if a second interrupt had come before the first was handled.
         assert docs.count() >= ROWS
-        assert calls._connection is not left
-        assert left.is_left
-        assert not left.streams._open
+        assert connection_of(calls) is not left
+        assert left.is_abandoned
+        assert open_streams(left) == 0
         # The page that was on its way comes over the new one.
         assert len(next(begun)) == 100
         for _ in range(2):
             docs.search(query)
-        assert len(calls._connection.streams._open) == 1
+        assert open_streams(connection_of(calls)) == 1
 
 
 def test_an_interrupt_is_told_from_other_errors() -> None:

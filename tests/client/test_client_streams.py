@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.places import override
 from tests.serving import held, running_server
 from vecdb_client import Client
 from vecdb_client.streams import SearchStreams
@@ -147,7 +148,7 @@ def test_a_stream_that_is_idle_makes_room_for_a_new_one(
 def test_a_stream_with_a_search_under_way_keeps_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "_IDLE_STREAM_S", 0.0)
+    override(monkeypatch, "idle_stream_s", 0.0)
     with one_place_for_two(tmp_path / "data") as (docs, other):
         docs.search(VECTORS[0])
         docs.search(VECTORS[0])

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import vecdb
+from tests.places import override, value_of
 from vecdb.engine.runtime.runtime import Runtime
-from vecdb_client import Client, connection
-from vecdb_server import process
+from vecdb_client import Client
 from vecdb_server.process import Server
 
 WITHIN_S = 60.0
@@ -96,24 +96,25 @@ def dropped(
         yield proxy, client, waiting
 
 
-def scale(monkeypatch: pytest.MonkeyPatch, module: Any, after_s: float, answer_s: float) -> None:
-    monkeypatch.setattr(module, "_PING_AFTER_S", after_s)
-    monkeypatch.setattr(module, "_PING_ANSWER_S", answer_s)
+def scale(monkeypatch: pytest.MonkeyPatch, side: str, after_s: float, answer_s: float) -> None:
+    override(monkeypatch, f"{side}_ping_after_s", after_s)
+    override(monkeypatch, f"{side}_ping_answer_s", answer_s)
 
 
 def test_a_client_notices_within_the_time_of_a_call() -> None:
     default_s = 60.0
-    assert connection._PING_AFTER_S + connection._PING_ANSWER_S <= 25 < default_s
-    # The server takes no offence at our pings.
-    assert process._PINGS_APART_S <= connection._PING_AFTER_S / 2
+    after_s, answer_s = value_of("client_ping_after_s"), value_of("client_ping_answer_s")
+    assert after_s + answer_s <= 25 < default_s
+    # The server accepts pings that are so frequent.
+    assert value_of("server_pings_apart_s") <= after_s / 2
 
 
 @pytest.mark.slow
 def test_a_client_notices_a_server_that_is_gone_without_a_word(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    scale(monkeypatch, connection, 0.3, 3.0)
-    monkeypatch.setattr(process, "_PINGS_APART_S", 0.1)
+    scale(monkeypatch, "client", 0.3, 3.0)
+    override(monkeypatch, "server_pings_apart_s", 0.1)
     proxy, client, waiting = request.getfixturevalue("dropped")
     docs = client.create_collection("docs", 4)
     failures: list[vecdb.VecdbError] = []
@@ -142,7 +143,7 @@ def test_a_client_notices_a_server_that_is_gone_without_a_word(
 def test_a_server_notices_a_caller_that_is_gone_without_a_word(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    scale(monkeypatch, process, 0.3, 3.0)
+    scale(monkeypatch, "server", 0.3, 3.0)
     proxy, client, waiting = request.getfixturevalue("dropped")
     docs = client.create_collection("docs", 4)
 

@@ -14,8 +14,8 @@ from tests.model import index_now, seal_now
 from vecdb.engine.hnsw import builder as hnsw
 from vecdb.engine.hnsw.builder import Builder, Space
 from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.hnsw.graph_checks import graph_faults
 from vecdb.engine.hnsw.reachability import connect, reachable_nodes
-from vecdb.engine.maintenance.checking.graph import graph_faults
 
 ROWS, DIM = 600, 16
 SPACES: tuple[Space, ...] = ("ip", "l2", "dot")

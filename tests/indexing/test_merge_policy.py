@@ -13,6 +13,7 @@ import pytest
 import vecdb
 from vecdb.engine.indexing.merge_policy import FLAT_SEGMENTS_MAX, GROUP_SEGMENTS_MAX, Pace, plan
 from vecdb.engine.search.snapshot import SegmentSnapshot
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.segment import RowArrays
 
 ROWS_MAX = 1_000_000
@@ -30,10 +31,12 @@ def segments(*kinds: tuple[str, int] | tuple[str, int, int]) -> tuple[SegmentSna
             np.zeros(rows + 1, np.int64),
             np.zeros(0, np.uint8),
         )
-        graph = cast(Any, object()) if kind == "graph" else None
+        parts = content.parts
+        if kind == "graph":
+            parts.put(GRAPH, cast(Any, object()))
         bits = np.zeros(0, np.uint8)
         result.append(
-            SegmentSnapshot(number, first, first + rows, content, graph, bits, sum(deleted), None)
+            SegmentSnapshot(number, first, first + rows, content, parts, bits, sum(deleted), None)
         )
         first += rows
     return tuple(result)

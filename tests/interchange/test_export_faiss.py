@@ -18,6 +18,7 @@ import vecdb
 from tests.hnsw.test_repair import two_clouds as torn
 from vecdb.engine.interchange.faiss.write import hnsw_index
 from vecdb.engine.search.snapshot import Snapshot
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.testing import opened_of
 
 METRICS = ("cosine", "euclidean", "dot")
@@ -131,8 +132,7 @@ def test_export_of_a_graph_without_deleted_nodes_is_unchanged(
         return
     check_answers(docs, outer, metric, clustered(500, 12, seed=1)[:, ::-1].copy())
     (segment,) = view_of(docs).segments
-    graph = segment.graph
-    assert graph is not None
+    graph = segment.parts[GRAPH]
     assert (index.hnsw.entry_point, index.hnsw.max_level) == (graph.entry, graph.top_level)
     levels = np.diff(graph.upper_offsets)
     for node in [*range(0, n, 50), *np.flatnonzero(levels)[:20].tolist()]:

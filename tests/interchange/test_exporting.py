@@ -19,6 +19,7 @@ import pyarrow.parquet
 import pytest
 
 import vecdb
+from tests.places import override, value_of
 from tests.serving import running_server
 from vecdb import export_files
 from vecdb.engine.interchange.export import export as exporting
@@ -27,6 +28,7 @@ from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of, runtime_of
 from vecdb.side_header import KEY
 from vecdb_cli.command_line import run
+from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server.service import Service
 
@@ -268,7 +270,7 @@ def test_abandoned_export_releases_its_lease(
 def test_cancelled_client_ends_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client disconnects between two chunks, before the rest was sent."""
     calls: list[Any] = []
-    real_export, real_chunks = Service.export, exporting._chunks
+    real_export, real_chunks = Service.export, value_of("export_chunks")
 
     def watched(self: Any, request: Any, call: Any) -> Any:
         calls.append(call)
@@ -292,8 +294,8 @@ def test_cancelled_client_ends_the_export(tmp_path: Path, monkeypatch: pytest.Mo
         docs.upsert_many(map(str, range(20_000)), rows(20_000))
         request = wire.ExportRequest(collection="docs", format=wire.EXPORT_FORMAT_FAISS_FLAT)
         with monkeypatch.context() as patched:
-            patched.setattr(exporting, "_chunks", until_it_is_gone)
-            answers = client._calls.answers("Export", request, None)
+            override(patched, "export_chunks", until_it_is_gone)
+            answers = calls_of(client).answers("Export", request, None)
             first = next(answers)
             assert 0 < len(first.chunk) < 64 * 1024
             assert docs.stats().oldest_pin_seq is not None
@@ -305,11 +307,11 @@ def test_cancelled_client_ends_the_export(tmp_path: Path, monkeypatch: pytest.Mo
         report = docs.export_faiss(tmp_path / "x.faiss", flat=True)
         assert faiss.read_index(report.path).ntotal == 20_000
         with pytest.raises(vecdb.InvalidArgumentError, match="format must be one of") as caught:
-            list(client._calls.answers("Export", wire.ExportRequest(collection="docs"), 9.0))
+            list(calls_of(client).answers("Export", wire.ExportRequest(collection="docs"), 9.0))
         assert caught.value.reason == "BAD_FORMAT"
         gone = wire.ExportRequest(collection="none", format=wire.EXPORT_FORMAT_FAISS)
         with pytest.raises(vecdb.NotFoundError):
-            list(client._calls.answers("Export", gone, 9.0))
+            list(calls_of(client).answers("Export", gone, 9.0))
 
 
 def test_command_line_exports(

@@ -22,6 +22,7 @@ import pytest
 
 import vecdb
 from tests.index_files import faiss_index, vectors
+from tests.places import override
 from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.interchange.importing import import_file, take_over
 from vecdb.engine.interchange.importing.foreign_index import Rows
@@ -134,7 +135,7 @@ def test_interrupted_import_continues_when_repeated(
     database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(N, DIM), M=8))
-    monkeypatch.setattr(import_file, "_BATCH_BYTES", 4 * DIM * 300)
+    override(monkeypatch, "import_batch_bytes", 4 * DIM * 300)
     submit, calls = Runtime.submit, []
 
     def stopped(self: Any, opened: Any, batch: Any) -> Any:
@@ -202,7 +203,7 @@ def test_rows_of_other_writers_prevent_taking_over_the_graph(
 ) -> None:
     rows = vectors(400, 8)
     path = saved(tmp_path / "index", faiss_index("hnsw", rows))
-    monkeypatch.setattr(import_file, "_BATCH_BYTES", 4 * 8 * 100)
+    override(monkeypatch, "import_batch_bytes", 4 * 8 * 100)
     submit = Runtime.submit
 
     def write_both(self: Any, opened: Any, batch: Any) -> Any:

@@ -25,10 +25,13 @@ import pytest
 
 import vecdb
 from tests.index_files import faiss_index, vectors
+from tests.places import override, value_of
 from tests.serving import ServerProcess, held, running_server
-from vecdb.engine.interchange.importing import import_file, incoming
+from vecdb.engine.interchange.importing import import_file
+from vecdb.engine.testing import spooled_bytes
 from vecdb_cli import command_line
 from vecdb_client import imports
+from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
 
@@ -173,7 +176,7 @@ def test_deadline_ends_the_import_between_batches(
     surface: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(500, 3)))
-    monkeypatch.setattr(import_file, "_BATCH_BYTES", 4 * 3 * 100)
+    override(monkeypatch, "import_batch_bytes", 4 * 3 * 100)
     make_batch, made, timeout_s = import_file.make_batch, [], 1.0
 
     def slow(*arguments: Any) -> Any:
@@ -287,16 +290,15 @@ def test_bytes_beyond_the_announced_size_are_not_spooled(
     sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    receive = incoming._Spool.receive
+    receive = value_of("receive_import")
 
     def watched(spool: Any, *arguments: Any) -> None:
         try:
             receive(spool, *arguments)
         finally:
-            spool.index._stream.flush()
-            sizes.append(spool.index.path.stat().st_size)
+            sizes.append(spooled_bytes(spool))
 
-    monkeypatch.setattr(incoming._Spool, "receive", watched)
+    override(monkeypatch, "receive_import", watched)
     refused = sender.refused(sender.begin(bytes=700), sender.chunk(0, 500), sender.chunk(0, 500))
     assert (refused[1], sizes) == ("BAD_TRANSFER", [500])
     assert "the file: expected 700 bytes, got 1000" in refused[2]
@@ -417,7 +419,7 @@ def test_file_that_shrinks_while_it_is_sent_is_refused(
 ) -> None:
     path = saved(tmp_path / "index", faiss_index("flat", vectors(5_000, 8)))
     size = path.stat().st_size
-    monkeypatch.setattr(imports, "_CHUNK_BYTES", 40_960)
+    override(monkeypatch, "import_chunk_bytes", 40_960)
     cut = threading.Event()
 
     def progress(sent: int, total: int) -> None:
@@ -430,7 +432,7 @@ def test_file_that_shrinks_while_it_is_sent_is_refused(
         client = vecdb.connect(address)
         begin = wire.ImportBegin(collection="docs", kind=wire.IMPORT_KIND_FAISS)
         with client, pytest.raises(vecdb.InvalidArgumentError) as caught:
-            imports.send_import(client, begin, path, None, None, progress)
+            imports.send_import(calls_of(client), begin, path, None, None, progress)
     assert caught.value.reason == "BAD_FILE"
     assert f"{path}: expected {size} bytes, got 40960" in caught.value.message
 

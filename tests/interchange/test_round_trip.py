@@ -19,6 +19,7 @@ import pytest
 
 import vecdb
 from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.testing import opened_of
 from vecdb_cli.command_line import run
 
@@ -66,8 +67,7 @@ def source(sources: Any, metric: str, kind: str = "texts") -> Any:
 
 def graph_of(docs: Any) -> Graph:
     (segment,) = opened_of(docs).snapshots.snapshot().segments
-    assert segment.graph is not None
-    return segment.graph
+    return segment.parts[GRAPH]
 
 
 def check_same(docs: Any, back: Any) -> None:

@@ -12,15 +12,15 @@ import pytest
 OPEN = """
 import logging, sys, warnings
 import vecdb
-from vecdb.engine.kernels import loading as compiled
+from tests.places import override_for_good
 {before}
 with vecdb.open(sys.argv[1], indexer=False) as database:
     for name in ("A", "B"):
         database.create_collection(name, dim=3).upsert(["a"], [[1, 2, 3]])
         database.collection(name).search([1, 2, 3])
 """
-ANY_TIME_IS_LONG = "compiled._SLOW_S = 0"
-NONE_IS = "compiled._SLOW_S = 1e9"
+ANY_TIME_IS_LONG = 'override_for_good("slow_compilation_s", 0)'
+NONE_IS = 'override_for_good("slow_compilation_s", 1e9)'
 
 
 def said_by(data: Path, *before: str, cache: Path | None = None) -> str:
@@ -64,6 +64,9 @@ def test_compilation_notice_is_omitted_if_quick_or_disabled(
 
 
 def test_child_processes_do_not_print_the_compilation_notice(tmp_path: Path) -> None:
-    code = "from vecdb.engine.kernels import loading; loading._SLOW_S = 0; loading.load_kernels()"
+    code = (
+        "from tests.places import override_for_good; override_for_good('slow_compilation_s', 0); "
+        "from vecdb.engine.kernels import loading; loading.load_kernels()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.places import value_of
 from vecdb.engine.kernels import cache as kernel_cache
+from vecdb.engine.kernels import cache_folder
 from vecdb.engine.kernels.loading import load_kernels
 
 LOADS = """
@@ -109,7 +112,7 @@ def test_wait_for_a_compiling_process_ends_with_a_warm_cache_or_timeout(
 def test_lock_of_a_cold_cache_blocks_other_processes(cache: Path) -> None:
     with kernel_cache.compiling():
         assert (cache / "kernels.lock").read_text() == str(os.getpid())
-        assert not kernel_cache._is_stopped(cache / "kernels.lock")
+        assert not value_of("is_lock_holder_stopped")(cache / "kernels.lock")
 
 
 @pytest.mark.parametrize("note", ["", "{}", "[]", '{"key": 1, "files": 2}', "gone", "other files"])
@@ -127,14 +130,15 @@ def test_invalid_note_is_a_cold_cache(cache: Path, note: str) -> None:
     assert not kernel_cache.is_warm()
 
 
-def test_note_of_other_settings_or_source_is_a_cold_cache(
+def test_note_of_other_settings_or_sources_is_a_cold_cache(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel_cache.note_warm(load_kernels())
     with monkeypatch.context() as patch:
         patch.setenv("NUMBA_CPU_NAME", "generic")
         assert not kernel_cache.is_warm()
-    other = cache / "kernels.py"
-    other.write_text("other")
-    monkeypatch.setattr(kernel_cache, "_SOURCE", other)
+    same = shutil.copytree(cache_folder.PACKAGE, cache / "kernels")
+    monkeypatch.setattr(cache_folder, "PACKAGE", same)
+    assert kernel_cache.is_warm()
+    (same / "new.py").touch()
     assert not kernel_cache.is_warm()

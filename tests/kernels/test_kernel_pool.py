@@ -16,13 +16,13 @@ import pytest
 
 import vecdb
 from tests.model import index_now, seal_now
+from tests.places import override
 from vecdb.engine.kernels import compiled as kernels
-from vecdb.engine.kernels import pool as kernel_pool
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search import search as search_module
 from vecdb.engine.search.search import SearchRequest
 from vecdb.engine.system.deadline import Deadline
-from vecdb.engine.testing import opened_of, runtime_of
+from vecdb.engine.testing import free_permits, opened_of, runtime_of, waiting_callers
 from vecdb.errors import CancelledError, DeadlineExceededError, VecdbError
 
 RNG = np.random.default_rng(41)
@@ -92,11 +92,11 @@ def test_search_that_waits_for_a_permit_can_be_cancelled(
                 late.result(timeout=20)
             run, deadline = opened_of(docs).searcher.run, Deadline(None, cancelled.is_set)
             gone = callers.submit(run, request, deadline)
-            wait_until(lambda: pool._waiting > 0)
+            wait_until(lambda: waiting_callers(pool) > 0)
             cancelled.set()
             with pytest.raises(CancelledError):
                 gone.result(timeout=20)
-            assert pool._waiting == 0
+            assert waiting_callers(pool) == 0
         check_all_permits_are_back(pool)
         after = docs.search(asked, k=3, exact=exact)
         assert [hits.ids for hits in after] == [hits.ids for hits in before]
@@ -109,7 +109,7 @@ def test_walk_gets_a_permit_between_slices_of_a_scan(
     must run before the sixth.
     """
     monkeypatch.setattr(search_module, "SCAN_SLICE_FLOATS", 2_000)
-    monkeypatch.setattr(kernel_pool, "_YIELD_S_MAX", 20)
+    override(monkeypatch, "yield_s_max", 20)
     scan, walk = kernels.scan_rows, kernels.walk
     scanned, walked_after = [0], []
     with (
@@ -127,7 +127,7 @@ def test_walk_gets_a_permit_between_slices_of_a_scan(
             scanned[0] += 1
             if scanned[0] == 5:
                 walks.append(caller.submit(docs.search, vectors[7], k=1))
-                wait_until(lambda: pool._waiting == 1)
+                wait_until(lambda: waiting_callers(pool) == 1)
             scan(*arguments)
 
         def counted_walk(*arguments: Any) -> None:
@@ -183,7 +183,7 @@ def test_concurrent_sliced_scans_give_the_same_results(
 
 def test_number_of_permits_is_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many threads take permits and stop waiting at random moments."""
-    monkeypatch.setattr(kernel_pool, "_DEADLINE_POLL_S", 0.0005)
+    override(monkeypatch, "deadline_poll_s", 0.0005)
     seed = random.randrange(2**32)
     print("seed", seed)
     pool = KernelPool(2)
@@ -210,7 +210,7 @@ def test_number_of_permits_is_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(use, range(8)))
     assert min(done) > 0
-    assert pool._free.qsize() == 2 and pool._waiting == 0
+    assert free_permits(pool) == 2 and waiting_callers(pool) == 0
     check_all_permits_are_back(pool)
     pool.close()
 

@@ -383,7 +383,8 @@ def test_missing_cache_folder_warns_once_and_works(tmp_path: Path) -> None:
     room.mkdir(parents=True)
     for folder in (package, room.parent, room):
         (folder / "__init__.py").touch()
-    shutil.copy(kernels.__file__, room)
+    for module in Path(kernels.__file__).parent.glob("*.py"):
+        shutil.copy(module, room)
     (room / "__pycache__").touch()  # A file where the folder should be.
     done = run_program(
         "lenient", PYTHONPATH=str(tmp_path), HOME="/dev/null", XDG_CACHE_HOME="/dev/null",

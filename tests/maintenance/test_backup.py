@@ -36,8 +36,9 @@ from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.files import file_lock
-from vecdb.engine.testing import opened_of, runtime_of
+from vecdb.engine.testing import opened_of, put_catalog_entry, reader_table, runtime_of
 from vecdb_cli import command_line
+from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_server.process import Server
 
@@ -335,8 +336,7 @@ def test_backup_omits_interrupted_creates_and_drops(tmp_path: Path) -> None:
     with database:
         for name in ("creating", "dropping"):
             database.create_collection(name, 2)
-            entry = layout.config_entry("0" * 16, vecdb.CollectionConfig(2))
-            runtime_of(database).catalog._put(name, {**entry, "state": name})
+            put_catalog_entry(database, name, name, "0" * 16)
         assert database.backup(tmp_path / "backup").collections == 1
     vecdb.restore(tmp_path / "backup", tmp_path / "restored")
     names = Environment(
@@ -524,7 +524,7 @@ def test_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
         wait_for(tmp_path / "reads")
         reader.kill()
         reader.wait()
-        assert f" {reader.pid} " in store.environment._lmdb.readers()
+        assert f" {reader.pid} " in reader_table(store.environment)
         asked: list[int] = []
 
         def is_cancelled() -> bool:
@@ -536,7 +536,7 @@ def test_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
         with held, pytest.raises(vecdb.CancelledError):
             back_up(runtime_of(database), tmp_path / "backup", deadline, include_segments=True)
         assert asked[-1] == 1
-        assert f" {reader.pid} " not in store.environment._lmdb.readers()
+        assert f" {reader.pid} " not in reader_table(store.environment)
         (tmp_path / "reads").unlink()
         assert sorted(tmp_path.iterdir()) == [tmp_path / "data"]
 
@@ -781,7 +781,7 @@ def test_remote_backup_outside_of_the_backup_folder_is_refused(
     asked = asked.format(folder=folder)
     request = wire.BackupRequest(path=asked)
     with pytest.raises(vecdb.InvalidArgumentError) as caught:
-        client._calls.wait("Backup", request, None)
+        calls_of(client).wait("Backup", request, None)
     assert caught.value.reason == "BAD_PATH"
     message = caught.value.message.replace(repr(asked), "PATH")
     assert message in (
@@ -824,7 +824,7 @@ def test_server_stops_a_backup_when_its_client_disconnects(tmp_path: Path) -> No
         running_server(tmp_path / "data", backup_dir=tmp_path) as address,
         vecdb.connect(address) as client,
     ):
-        calls = client._calls
+        calls = calls_of(client)
         request = wire.BackupRequest(path=str(tmp_path / "backup"))
         with file_lock(tmp_path / "data" / "catalog.lock", wait=True):
             begun = calls.start_write("Backup", request)

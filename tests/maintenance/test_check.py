@@ -36,13 +36,14 @@ from tests.checking import (
     vectors_of,
 )
 from tests.model import index_now, seal_now
+from tests.places import override, value_of
 from vecdb.checking import NOTE
 from vecdb.engine.hnsw.builder import Builder
 from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.hnsw.graph_checks import graph_faults
 from vecdb.engine.hnsw.reachability import connect, reachable_nodes
-from vecdb.engine.maintenance.checking import process, segments
 from vecdb.engine.maintenance.checking.catalog import check_catalog
-from vecdb.engine.maintenance.checking.graph import graph_faults
+from vecdb.engine.runtime.catalog_loss import stores_on_disk
 from vecdb.engine.segments.lifecycle import FLUSH_LOCK, reserve
 from vecdb.engine.testing import opened_of
 from vecdb_cli import command_line
@@ -205,6 +206,7 @@ import contextlib, sys
 from vecdb.engine.testing import opened_of
 from pathlib import Path
 import vecdb
+from tests.places import override
 from tests.checking import ids_of, vectors_of
 from tests.model import indexer_of
 with vecdb.open(sys.argv[1], indexer=False) as database:
@@ -265,7 +267,7 @@ def test_check_beside_a_writer_finds_nothing(
     tmp_path: Path, writer: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a busy machine an operation of the writer may stay unfinished for long.
-    monkeypatch.setattr("vecdb.engine.maintenance.checking.catalog._UNDER_WAY_S", 30.0)
+    override(monkeypatch, "check_in_progress_s", 30.0)
     seqs: list[int] = []
     until = time.monotonic() + 60
     while len(set(seqs)) < 5 and time.monotonic() < until:
@@ -303,8 +305,8 @@ def test_folder_removed_during_its_listing_counts_as_empty(
 
     monkeypatch.setattr(os, "listdir", just_gone)
     for work in (
-        lambda: segments._listed(collection),
-        lambda: process._Round(tmp_path, {}, lambda text: None)._found_on_disk(),
+        lambda: value_of("list_segments")(collection),
+        lambda: stores_on_disk(tmp_path),
         lambda: check_catalog(tmp_path, lambda problem: None),
     ):
         (collection / "segments" / "1").mkdir(parents=True)
@@ -491,7 +493,7 @@ def test_command_line_checks_and_repairs(
     fill(folder)
     assert command_line.run(["check", str(folder), "--findable", "0.99"]) == 0
     said = capsys.readouterr().out
-    assert "docs         337 rows at seq 7, 2 segments, 100.00% findable" in said
+    assert "docs         337 rows at seq 7, 2 segments, self-recall 100.00%" in said
     assert "no problems (" in said
 
     (segment,) = (collection_folder(folder) / "segments").glob("2")
@@ -533,7 +535,7 @@ def test_incomplete_check_has_exit_status_2(
         assert command_line.run(["check", str(folder)]) == 2
     said = capsys.readouterr().out
     assert "CHECK_FAILED" in said and "status -9" in said
-    assert "not all of it could be checked" in said
+    assert "not everything could be checked" in said
 
 
 def small_graph() -> Graph:

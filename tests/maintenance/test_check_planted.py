@@ -576,7 +576,7 @@ FOLDER_PLANTS: dict[str, tuple[set[str], Plant, bool]] = {
 def test_fault_planted_into_the_catalog_is_reported(
     folder: Path, plant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vecdb.engine.maintenance.checking.catalog._UNDER_WAY_S", 0.1)
+    put(monkeypatch, "check_in_progress_s", 0.1)
     expected, function, repaired = FOLDER_PLANTS[plant]
     function(folder)
     problems, _ = checked(folder)

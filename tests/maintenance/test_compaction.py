@@ -17,7 +17,7 @@ import pytest
 
 import vecdb
 from tests.model import Model
-from vecdb.engine.maintenance import compaction
+from tests.places import override, value_of
 from vecdb.engine.system import folder_use
 from vecdb.engine.system.folder_use import FolderUse
 
@@ -159,9 +159,9 @@ def test_compaction_holds_slices_of_a_store_in_memory(
     count, slice_bytes = 3_000, 256 * 1024
     model = filled(tmp_path, count, "x" * 1_500)
     data_bytes = sum(4 * DIM + 1_500 for _ in model.rows)
-    monkeypatch.setattr(compaction, "_SLICE_BYTES", slice_bytes if bounded else 1 << 40)
-    monkeypatch.setattr(compaction, "_SLICE_ROWS", 500 if bounded else 1 << 40)
-    real, peaks = compaction._copy, []
+    override(monkeypatch, "compaction_slice_bytes", slice_bytes if bounded else 1 << 40)
+    override(monkeypatch, "compaction_slice_rows", 500 if bounded else 1 << 40)
+    real, peaks = value_of("copy_store"), []
 
     def measured(*arguments: Any) -> None:
         tracemalloc.start()
@@ -171,7 +171,7 @@ def test_compaction_holds_slices_of_a_store_in_memory(
         finally:
             tracemalloc.stop()
 
-    monkeypatch.setattr(compaction, "_copy", measured)
+    override(monkeypatch, "copy_store", measured)
     vecdb.compact(tmp_path)
     (peak,) = peaks
     assert data_bytes > 15 * slice_bytes

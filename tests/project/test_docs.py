@@ -279,7 +279,24 @@ def test_every_error_class_is_documented_with_its_code() -> None:
 
 def test_every_kind_of_problem_is_documented() -> None:
     text = section("operations.md", "## Kinds of problems")
-    assert set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE)) == set(checking.KINDS)
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*) \|$", text, re.MULTILINE)
+    assert {kind: meaning.replace("`", "") for kind, meaning in rows} == checking.KINDS
+
+
+@pytest.mark.parametrize("folder", PRODUCT)
+def test_the_docstring_of_a_package_lists_its_modules(folder: str) -> None:
+    missing = []
+    for init in (ROOT / folder).rglob("__init__.py"):
+        listed = set(re.findall(r"\w+", ast.get_docstring(ast.parse(init.read_text())) or ""))
+        modules = {path.stem for path in init.parent.glob("*.py") if not is_own_name(path.stem)}
+        packages = {path.parent.name for path in init.parent.glob("*/__init__.py")}
+        missing += [f"{init}: {name}" for name in sorted((modules | packages) - listed)]
+    assert missing == []
+
+
+def is_own_name(module: str) -> bool:
+    """Whether the docstring of a package may leave the module out."""
+    return module in {"__init__", "__main__"} or "_pb2" in module
 
 
 # --------------------------------------------------------------------------------------- promises

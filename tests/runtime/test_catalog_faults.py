@@ -12,7 +12,7 @@ import pytest
 
 import vecdb
 from vecdb.engine.system import failpoints
-from vecdb.engine.testing import runtime_of
+from vecdb.engine.testing import put_catalog_entry, runtime_of
 
 DIM = 4
 CREATES = [name for name in failpoints.FAILPOINTS if name.startswith("create.")]
@@ -98,12 +98,8 @@ def leave_half_done(data: Path) -> None:
         kept.upsert(["a"], np.ones((1, DIM), np.float32))
         database.create_collection("dropping", DIM)
         runtime_of(database).catalog.drop("dropping")  # Only its first step.
-        with runtime_of(database).catalog.environment.read() as transaction:
-            entry = runtime_of(database).catalog._entry(transaction, "kept")
         (data / "collections" / ("f" * 16)).mkdir()
-        runtime_of(database).catalog._put(
-            "creating", {**entry, "id": "f" * 16, "state": "creating"}
-        )
+        put_catalog_entry(database, "creating", "creating")
 
 
 @pytest.mark.parametrize(

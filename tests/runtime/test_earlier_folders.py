@@ -135,12 +135,11 @@ def test_earlier_segments_are_written_again_byte_for_byte(earlier: Earlier, tmp_
                     target,
                     number=number,
                     collection_id=opened.id,
-                    metric=opened.store.config.metric,
+                    config=opened.store.config,
                     first_row=segment.first_row,
                     end_row=segment.end_row,
                     seq=segment.seq,
-                    content=segment.content,
-                    graph=segment.graph,
+                    given=segment.parts,
                 )
                 assert written == entry
                 assert written.pack(row_key(number)) == entry.pack(row_key(number))

@@ -18,15 +18,22 @@ import pytest
 import vecdb
 from tests.checking import checked
 from tests.model import Model, index_now, indexer_of, seal_now
-from vecdb.engine.indexing import indexer as indexing
-from vecdb.engine.segments import array_files
+from tests.places import override, value_of
 from vecdb.engine.segments import lifecycle as publication
 from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
-from vecdb.engine.store import layout, writer
+from vecdb.engine.store import layout
 from vecdb.engine.store.batch import make_batch
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.system.files import file_lock
-from vecdb.engine.testing import opened_of, runtime_of, submit
+from vecdb.engine.testing import (
+    has_flushes_to_retry,
+    merge_segments,
+    opened_of,
+    put_catalog_entry,
+    runtime_of,
+    snapshot_of_indexer,
+    submit,
+)
 
 RNG = np.random.default_rng(3)
 
@@ -144,7 +151,7 @@ def test_indexer_whose_folder_was_deleted_ends(database: Any) -> None:
     docs.upsert(names(200), rows(200))
     seal_now(docs)
     indexer = indexer_of(docs)
-    indexer._snapshots.snapshot()
+    snapshot_of_indexer(indexer)
     shutil.rmtree(opened_of(docs).folder)
     with pytest.raises(FileNotFoundError):
         indexer.run("optimizing")
@@ -187,7 +194,7 @@ def test_npy_headers_are_read_as_numpy_writes_them(
         expected = np.lib.format.read_array_header_1_0(file)
         at = file.tell()
     with open(tmp_path / "a.npy", "rb") as file:
-        assert array_files._read_header(file) == (*expected, at)
+        assert value_of("read_npy_header")(file) == (*expected, at)
 
 
 def test_segment_opens_while_the_python_parser_fails(
@@ -231,14 +238,13 @@ def test_merge_of_flat_and_graph_segments_keeps_rows_in_order(database: Any) -> 
         model.upsert(names(size, 1000 * part), vectors, None)
         seal_now(docs)
     middle = sorted(entries_of(docs).items(), key=lambda item: item[1].first_row)[1]
-    indexer = indexer_of(docs)
-    snapshot = indexer._snapshots.snapshot()
-    indexer._rows_max = 400
+    indexer = indexer_of(docs, 400)
+    snapshot = snapshot_of_indexer(indexer)
     taken = publication.reserve(
         opened_of(docs).store, publication.GRAPH_LOCK, middle[1].first_row, middle[1].end_row
     )
     assert taken is not None
-    indexer._merge([s for s in snapshot.segments if s.number == middle[0]], taken)
+    merge_segments(indexer, [s for s in snapshot.segments if s.number == middle[0]], taken)
     assert [s.kind for s in docs.stats().segments] == ["flat", "graph", "flat"]
     for _ in range(2):  # The second round extends everything again.
         index_now(docs)
@@ -288,10 +294,9 @@ def test_close_does_not_wait_for_a_process_stopped_during_its_flush(
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     seal_now(docs)
-    monkeypatch.setattr(indexing, "_FLUSH_WAIT_S_MAX", 60.0 if stops else 0.3)
+    override(monkeypatch, "flush_wait_s_max", 60.0 if stops else 0.3)
     began = time.monotonic()
-    indexer = indexer_of(docs)
-    indexer._should_stop = lambda: stops and time.monotonic() - began > 0.3
+    indexer = indexer_of(docs, should_stop=lambda: stops and time.monotonic() - began > 0.3)
     left: list[bool] = []
     with file_lock(opened_of(docs).folder / "seal.lock", wait=True):
         working = threading.Thread(target=lambda: left.append(indexer.run("writing")), daemon=True)
@@ -366,10 +371,10 @@ def test_failure_after_a_commit_does_not_end_the_writer(
 ) -> None:
     docs = database.create_collection("docs", 8)
 
-    def failing(opened: Any) -> None:
+    def failing(runtime: Any, opened: Any) -> None:
         raise vecdb.NotFoundError("planted")
 
-    monkeypatch.setattr(runtime_of(database), "_committed", failing)
+    override(monkeypatch, "after_commit", failing)
     for i in range(3):
         docs.upsert([f"row-{i}"], rows(1))
     assert docs.count() == 3
@@ -461,13 +466,13 @@ def test_failed_batch_of_a_group_does_not_fail_the_others(
 
     monkeypatch.setattr(type(store), "apply", failing)
     gate = threading.Event()
-    original = writer.Writer._take
+    original = value_of("take_batches")
 
     def slow_take(self: Any) -> Any:
         gate.wait(10)
         return original(self)
 
-    monkeypatch.setattr(writer.Writer, "_take", slow_take)
+    override(monkeypatch, "take_batches", slow_take)
     batches = [make_batch([name], rows(1), None) for name in ("a", "bad", "b")]
     futures = [submit(docs, batch) for batch in batches]
     gate.set()
@@ -589,12 +594,9 @@ def test_interrupted_create_and_drop_are_resolved_on_open(tmp_path: Path) -> Non
     """Operations of a process killed half way are undone or finished by the next open."""
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         database.create_collection("kept", 8)
-        catalog = runtime_of(database).catalog
         database.create_collection("dropping", 8)
-        catalog.drop("dropping")  # Only its first step.
-        catalog._put(
-            "creating", {**_raw_entry(catalog, "kept"), "id": "f" * 16, "state": "creating"}
-        )
+        runtime_of(database).catalog.drop("dropping")  # Only its first step.
+        put_catalog_entry(database, "creating", "creating")
         assert [d.name for d in database.list_collections()] == ["kept"]
         with pytest.raises(vecdb.AlreadyExistsError):
             database.create_collection("dropping", 8)
@@ -604,13 +606,6 @@ def test_interrupted_create_and_drop_are_resolved_on_open(tmp_path: Path) -> Non
         assert list((tmp_path / "data" / "trash").iterdir()) == []
         database.create_collection("dropping", 8)
         database.create_collection("creating", 8)
-
-
-def _raw_entry(catalog: Any, name: str) -> dict[str, Any]:
-    with catalog.environment.read() as transaction:
-        entry = catalog._entry(transaction, name)
-    assert entry is not None
-    return entry
 
 
 @pytest.mark.parametrize("name", ["ids", "records", "blocks", "dead", "log", "meta"])
@@ -713,11 +708,10 @@ def test_flush_is_retried_after_another_process_held_its_lock(tmp_path: Path) ->
     """No later commit requests it again."""
     with vecdb.open(tmp_path / "data", indexer=False, seal_bytes=64 * 500) as database:
         docs = database.create_collection("docs", 8)
-        upkeep = runtime_of(database).upkeep
         with file_lock(opened_of(docs).folder / "seal.lock", wait=True):
             docs.upsert(names(2_000), rows(2_000))
             ends = time.monotonic() + 60
-            while not upkeep._flush_failures:
+            while not has_flushes_to_retry(database):
                 assert time.monotonic() < ends, "no flush was tried"
                 time.sleep(0.01)
             assert docs.stats().sealed_to == 0

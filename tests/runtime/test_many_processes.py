@@ -19,17 +19,16 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.places import override, value_of
 from tests.serving import ServerProcess
-from vecdb.engine.indexing import supervisor
 from vecdb.engine.indexing.supervisor import IndexerSettings, Supervisor
-from vecdb.engine.kv import environment as environment_module
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.store.store import Store
 from vecdb.engine.system import failpoints
-from vecdb.engine.testing import opened_of, runtime_of
+from vecdb.engine.testing import note_indexer_failure, opened_of, runtime_of
 
 DIM = 32
 SLOW_S = 120.0
@@ -60,13 +59,13 @@ def eventually(
 def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
     """The indexers that databases of this process start."""
     started: list[subprocess.Popen[str]] = []
-    start = Supervisor._start
+    start = value_of("start_indexer")
 
     def noting(self: Supervisor) -> subprocess.Popen[str]:
         started.append(start(self))
         return started[-1]
 
-    monkeypatch.setattr(Supervisor, "_start", noting)
+    override(monkeypatch, "start_indexer", noting)
     return started
 
 
@@ -234,8 +233,8 @@ with vecdb.open(folder, seal_bytes=4 * dim * 500) as database:
 HOLDING = """
 import os, sys, time
 if "vecdb.engine.indexing.process" in sys.orig_argv:
-    from vecdb.engine.indexing.indexer import CollectionIndexer
-    progressed = CollectionIndexer._progressed
+    from tests.places import override_for_good, value_of
+    progressed = value_of("build_progressed")
 
     def held(self, rows):
         progressed(self, rows)
@@ -245,7 +244,7 @@ if "vecdb.engine.indexing.process" in sys.orig_argv:
             while not os.path.exists("{place}.go") and time.monotonic() < ends:
                 time.sleep(0.01)
 
-    CollectionIndexer._progressed = held
+    override_for_good("build_progressed", held)
 """
 """What Python runs first in each process: an indexer stays in the middle of a large build."""
 
@@ -332,10 +331,9 @@ def test_indexer_that_cannot_start_is_retried_with_growing_pauses(
         tried.append(time.monotonic())
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    monkeypatch.setattr(Supervisor, "_start", start)
+    override(monkeypatch, "start_indexer", start)
     watching = Supervisor(tmp_path, IndexerSettings())
-    with watching._changed:
-        watching._failed("before", "it was killed")
+    note_indexer_failure(watching, "before", "it was killed")
     watching.wake("now")
     eventually(lambda: watching.failures("before") == 3)
     assert len(tried) <= 2 * 3 and watching.failures("now") >= 1
@@ -355,7 +353,7 @@ def test_close_does_not_wait_for_a_stopped_indexer(
     """Nor for its pipe, with any number of collections; an indexer that outlives its parent is not
     killed.
     """
-    monkeypatch.setattr(supervisor, "_END_S_MAX", 0.5)
+    override(monkeypatch, "indexer_end_s_max", 0.5)
     watching = Supervisor(tmp_path, IndexerSettings(outlives_parent=outlives))
     watching.wake("first")
     child = eventually(lambda: children and children[0])
@@ -425,10 +423,10 @@ def test_pages_of_a_killed_reader_are_reused(
         usual = overwrite(20)
         leave_a_reader(folder)
         assert environment.readers()[0] == 1
-        monkeypatch.setattr(environment_module, "_READER_CHECK_S", 1e6)
+        override(monkeypatch, "reader_check_s", 1e6)
         with_reader = overwrite(20)
         assert environment.readers()[0] == 1 and with_reader > usual + 4_000_000
-        monkeypatch.setattr(environment_module, "_READER_CHECK_S", 0.05)
+        override(monkeypatch, "reader_check_s", 0.05)
         time.sleep(0.06)
         assert overwrite(60) < with_reader
         assert environment.readers()[0] == 0

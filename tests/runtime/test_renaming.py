@@ -22,13 +22,19 @@ import pytest
 
 import vecdb
 from tests.model import seal_now
+from tests.places import override, value_of
 from tests.serving import free_port, running_server, running_server_at, wait_until_ready
 from vecdb.engine.api.database import Database
-from vecdb.engine.runtime import upkeep
-from vecdb.engine.runtime.runtime import Runtime
-from vecdb.engine.testing import opened_of, runtime_of
+from vecdb.engine.testing import (
+    close_dropped,
+    opened_of,
+    put_catalog_entry,
+    runtime_of,
+    verify_segment,
+)
 from vecdb_cli import command_line
 from vecdb_client import Collection
+from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
 
@@ -203,7 +209,7 @@ def test_remote_call_without_an_id_uses_the_name(tmp_path: Path) -> None:
                 stub.Count(wire.CountRequest(collection="books", collection_id=unknown))
             assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         # If a server returns no id, the client sends the name.
-        handle = Collection(client._calls, "books", docs.config, "")
+        handle = Collection(calls_of(client), "books", docs.config, "")
         assert handle.count() == 1
         client.rename_collection("books", "docs")
         assert reason_of(handle.count) == "NO_COLLECTION"
@@ -226,12 +232,8 @@ def test_name_of_an_interrupted_create_or_drop_is_taken(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         database.create_collection("docs", DIM)
         database.create_collection("going", DIM)
-        catalog = runtime_of(database).catalog
-        catalog.drop("going")  # Only its first step.
-        with catalog.environment.read() as transaction:
-            entry = catalog._entry(transaction, "docs")
-        assert entry is not None
-        catalog._put("coming", {**entry, "id": "f" * 16, "state": "creating"})
+        runtime_of(database).catalog.drop("going")  # Only its first step.
+        put_catalog_entry(database, "coming", "creating")
         for name in ("going", "coming"):
             with pytest.raises(vecdb.AlreadyExistsError):
                 database.rename_collection("docs", name)
@@ -301,7 +303,7 @@ def test_collection_dropped_by_another_process_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without being used again; otherwise the disk space of its files would stay taken."""
-    monkeypatch.setattr(upkeep, "_DROPPED_POLL_S", 0.05)
+    override(monkeypatch, "dropped_poll_s", 0.05)
     with vecdb.open(tmp_path, indexer=False) as database:
         kept = database.create_collection("kept", DIM)
         docs = database.create_collection("docs", DIM)
@@ -332,7 +334,7 @@ def test_damaged_catalog_entry_does_not_count_as_a_drop(tmp_path: Path) -> None:
 
         environment.transact(damage)
         in_another_process(tmp_path, "db.drop_collection('going')")
-        runtime_of(database)._close_dropped()
+        close_dropped(database)
         assert list(runtime_of(database).collections) == [opened_of(docs).id]
         assert docs.upsert(["b"], rows(1)).seq == 2 and docs.count() == 2
         assert reason_of(going.count) == "DROPPED"
@@ -352,10 +354,7 @@ def test_files_of_a_dropped_collection_are_not_reported_as_lost(
         (segment,) = [s.segment for s in opened.snapshots.snapshot().segments]
         segment.verified = False
         in_another_process(tmp_path, "db.drop_collection('docs')")
-        assert (
-            reason_of(lambda: opened.snapshots._verified.compare(segment, lambda: None))
-            == "DROPPED"
-        )
+        assert reason_of(lambda: verify_segment(opened.snapshots, segment)) == "DROPPED"
         with opened.store.environment.read() as transaction:
             states = [e.state for e in opened.store.read_segments(transaction).values()]
         assert states == ["published"]
@@ -373,7 +372,7 @@ def test_collection_dropped_between_find_and_open_is_not_found(
         first.upsert(["old"], rows(1))
     for again in (True, False):
         with vecdb.open(tmp_path, indexer=False) as database:
-            real, interfered = Runtime._open_collection, []
+            real, interfered = value_of("open_collection"), []
 
             def late(self: Any, collection_id: str, real: Any = real, again: bool = again) -> Any:
                 if not interfered:  # noqa: B023
@@ -383,7 +382,7 @@ def test_collection_dropped_between_find_and_open_is_not_found(
                         database.create_collection("docs", DIM).upsert(["new"], rows(1))
                 return real(self, collection_id)
 
-            monkeypatch.setattr(Runtime, "_open_collection", late)
+            override(monkeypatch, "open_collection", late)
             if again:
                 assert all_ids(database.collection("docs")) == ["new"]
             else:

@@ -31,9 +31,9 @@ from hypothesis.stateful import (
 )
 
 import vecdb
+from tests.places import override
 from tests.second_process import Hand, SecondProcess
 from tests.state_model import Batch, OpenScroll, StateModel
-from vecdb.engine.maintenance import compaction
 from vecdb.engine.store import conditions, layout, leases
 from vecdb.engine.store import store as store_module
 from vecdb.engine.store.requests import Requests
@@ -418,7 +418,7 @@ def test_random_operations_agree_with_the_model(
 
 
 def plant_compaction_that_forgets_requests(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(compaction, "_copy_requests", lambda source, target: None)
+    override(patch, "copy_requests", lambda source, target: None)
 
 
 def plant_purging_under_a_scroll(patch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, seal_now
+from tests.places import override, value_of
 from tests.serving import running_server
 from vecdb.engine.kernels import compiled as kernels
 from vecdb.engine.kv.environment import Environment
@@ -25,7 +26,7 @@ from vecdb.engine.search.search import Searcher, SearchRequest
 from vecdb.engine.segments import flushing
 from vecdb.engine.store import tombstones
 from vecdb.engine.system.deadline import Deadline
-from vecdb.engine.testing import opened_of
+from vecdb.engine.testing import deleted_rows_of, opened_of, set_slice_rows
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
@@ -246,10 +247,10 @@ def test_deleted_rows_of_a_replaced_segment_are_not_read(database: Any) -> None:
     state = store.current_state()
     with store.environment.read() as transaction:
         ((number, entry),) = store.read_segments(transaction).items()
-    assert snapshots._deleted_rows_of(number, entry, state).tolist() == list(range(10))
+    assert deleted_rows_of(snapshots, number, entry, state).tolist() == list(range(10))
     index_now(docs)
-    with pytest.raises(snapshot_manager._SegmentGoneError):
-        snapshots._deleted_rows_of(number, entry, state)
+    with pytest.raises(value_of("segment_gone_error")):
+        deleted_rows_of(snapshots, number, entry, state)
     assert len(docs.search(rows(1)[0], k=50, exact=True)) == 40
 
 
@@ -263,7 +264,7 @@ def test_no_transaction_reads_more_than_a_slice(
     docs.delete(names(500))
     read: dict[int, int] = {}
     of_transaction = [0]
-    begin = Environment._begin
+    begin = value_of("begin_transaction")
 
     def counted(self: Environment, *, write: bool) -> Any:
         of_transaction[0] += 1
@@ -285,14 +286,14 @@ def test_no_transaction_reads_more_than_a_slice(
     counting("read_records", len)
     counting("read_vectors", len)
     counting("read_deleted_slice", lambda found: len(found[0]))
-    monkeypatch.setattr(Environment, "_begin", counted)
+    override(monkeypatch, "begin_transaction", counted)
     with small_slices(monkeypatch):
         found = docs.get(names(3000))
         assert len(found) == 2500 and found.missing == names(500)
         assert found.vectors.tobytes() == vectors[500:].tobytes()
         assert found.metadata == [{"n": i} for i in range(500, 3000)]
         opened_of(docs).snapshots.forget()
-        opened_of(docs).snapshots._slice_rows = 11
+        set_slice_rows(opened_of(docs).snapshots, 11)
         hits = docs.search(vectors[0], k=3000, include_vectors=True)
         assert len(hits) == 2500
     assert len(read) > 600 and max(read.values()) <= 11

@@ -17,17 +17,17 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, seal_now
+from tests.places import override, value_of
 from vecdb import limits
 from vecdb.engine.search import search, streaming
 from vecdb.engine.search.memtable import Memtable
 from vecdb.engine.search.search import SearchRequest
 from vecdb.engine.search.snapshot import Snapshot
-from vecdb.engine.search.snapshot_budget import SnapshotBudget
 from vecdb.engine.store import clock as store_clock
 from vecdb.engine.store import leases
 from vecdb.engine.store.purging import purge_all
 from vecdb.engine.system.deadline import Deadline
-from vecdb.engine.testing import opened_of, runtime_of
+from vecdb.engine.testing import holds_snapshot, opened_of, runtime_of
 
 DIM = 16
 ROW_BYTES = Memtable.row_bytes(DIM)
@@ -55,9 +55,9 @@ def snapshot_of(docs: Any) -> Snapshot:
 
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "_SLICE_BYTES", 37 * 4 * DIM)
-    monkeypatch.setattr(streaming, "_SLICE_TOMBSTONES", 50)
-    monkeypatch.setattr(streaming, "_COUNTED_ROWS", 50)
+    override(monkeypatch, "scan_slice_bytes", 37 * 4 * DIM)
+    override(monkeypatch, "scan_slice_tombstones", 50)
+    override(monkeypatch, "scan_counted_rows", 50)
 
 
 def lose(docs: Any) -> None:
@@ -196,7 +196,7 @@ def test_rows_replaced_repeatedly_stay_in_the_memtable(tmp_path: Path) -> None:
 def test_memory_of_a_search_stays_under_its_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "_SLICE_BYTES", MEBIBYTE // 4)
+    override(monkeypatch, "scan_slice_bytes", MEBIBYTE // 4)
     with opened(tmp_path / "data", fresh_bytes_max=MEBIBYTE) as database:
         docs = database.create_collection("docs", 256)
         for first in range(0, 16_000, 2_000):
@@ -219,13 +219,13 @@ def test_memory_of_a_search_stays_under_its_bound(
 def test_scan_of_rows_not_held_ends_within_a_slice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queries: int
 ) -> None:
-    read, real = [0], streaming._read_slice
+    read, real = [0], value_of("read_scan_slice")
 
     def counted(*arguments: Any) -> Any:
         read[0] += 1
         return real(*arguments)
 
-    monkeypatch.setattr(streaming, "_read_slice", counted)
+    override(monkeypatch, "read_scan_slice", counted)
     with opened(tmp_path / "data") as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(names(1_000), rows(1_000))
@@ -454,7 +454,7 @@ def test_threads_under_a_tight_budget_see_one_state(tmp_path: Path) -> None:
         assert failures == []
         for docs in every:
             docs.search(vectors[0])
-            assert runtime_of(database).snapshot_budget.bytes_used <= budget
+            assert runtime_of(database).snapshot_budget.weight <= budget
 
 
 def test_least_recently_used_snapshots_are_evicted(tmp_path: Path) -> None:
@@ -470,13 +470,13 @@ def test_least_recently_used_snapshots_are_evicted(tmp_path: Path) -> None:
         open_ones = [database.collection(f"docs-{i}") for i in range(8)]
 
         def kept() -> list[int]:
-            return [i for i, docs in enumerate(open_ones) if opened_of(docs).snapshots._known[1]]
+            return [i for i, d in enumerate(open_ones) if holds_snapshot(opened_of(d).snapshots)]
 
         def search_in(*numbers: int) -> None:
             for i in numbers:
                 query = rows(1, 50 + i)[0]
                 models[i].check_hits(open_ones[i].search(query, k=9), query, 9, exact=True)
-                assert budget.bytes_used <= 3.5 * one
+                assert budget.weight <= 3.5 * one
 
         search_in(*range(8))
         assert kept() == [5, 6, 7]
@@ -487,11 +487,11 @@ def test_least_recently_used_snapshots_are_evicted(tmp_path: Path) -> None:
         open_ones[4].upsert(["id-3"], rows(1, 99))
         models[4].upsert(["id-3"], rows(1, 99), None)
         search_in(4, 5, *range(8))
-        used = budget.bytes_used
+        used = budget.weight
         assert 0 < used <= 3.5 * one
         database.drop_collection("docs-7")
-        assert budget.bytes_used < used
-    assert budget.bytes_used == 0
+        assert budget.weight < used
+    assert budget.weight == 0
 
 
 def test_snapshot_of_a_single_collection_stays_within_the_budget(tmp_path: Path) -> None:
@@ -502,29 +502,7 @@ def test_snapshot_of_a_single_collection_stays_within_the_budget(tmp_path: Path)
             model.upsert(names(500, first), rows(500, first), None)
             query = rows(1, first + 1)[0]
             model.check_hits(docs.search(query, k=20), query, 20, exact=True)
-            assert 0 < runtime_of(database).snapshot_budget.bytes_used <= 50_000
+            assert 0 < runtime_of(database).snapshot_budget.weight <= 50_000
         assert not snapshot_of(docs).holds_all
         opened_of(docs).snapshots.forget()
-        assert runtime_of(database).snapshot_budget.bytes_used == 0
-
-
-class Manager:
-    """A holder of a snapshot, for the budget."""
-
-    def __init__(self, used_at: float) -> None:
-        self.used_at = used_at
-
-    def evict(self) -> bool:
-        raise AssertionError("the budget only returns managers")
-
-
-def test_budget_returns_the_least_recently_used() -> None:
-    budget = SnapshotBudget(100)
-    a, b, c = Manager(3.0), Manager(1.0), Manager(2.0)
-    assert budget.note(a, 40) == budget.note(b, 40) == []
-    assert budget.note(c, 30) == [b]
-    assert budget.note(b, 0) == [] and budget.bytes_used == 70
-    assert budget.note(a, 90) == [c]
-    # A single snapshot above the limit stays: evicting others would not help.
-    assert budget.note(c, 0) == [] and budget.note(a, 500) == []
-    assert budget.bytes_used == 500
+        assert runtime_of(database).snapshot_budget.weight == 0

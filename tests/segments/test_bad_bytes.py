@@ -21,9 +21,9 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, seal_now
+from tests.places import override
 from tests.second_process import SecondProcess
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.runtime import upkeep
 from vecdb.engine.segments import flushing as sealing
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store import layout
@@ -460,7 +460,7 @@ def test_failed_flush_is_reported_and_retried_with_a_pause(
         return load(*arguments)
 
     monkeypatch.setattr(sealing, "load_rows", counted)
-    monkeypatch.setattr(upkeep, "_FLUSH_POLL_S", 0.05)
+    override(monkeypatch, "flush_poll_s", 0.05)
     with vecdb.open(tmp_path / "data", indexer=False, seal_bytes=64 * 100) as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(names(4), rows(4))

@@ -18,15 +18,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import vecdb
+from tests.places import override
 from tests.serving import held, running_server
 from vecdb import limits
-from vecdb.engine.store import scroll_uses
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
-from vecdb_server import admission, call_threads, process, transport
 from vecdb_server.call_threads import CallThreads
 from vecdb_server.process import Server
+from vecdb_server.testing import has_reaper, open_calls, running_calls
 
 DIM = 4
 VECTORS = np.eye(3, DIM, dtype=np.float32) + np.float32(0.1)
@@ -47,6 +47,7 @@ class Idle:
 
     def __init__(self, address: str) -> None:
         own = (("grpc.use_local_subchannel_pool", 1),)
+        self.address = address
         self.channel = grpc.insecure_channel(address, options=own)
         self.calls: list[Any] = []
         self._ends: list[queue.SimpleQueue[Any]] = []
@@ -131,9 +132,9 @@ def test_calls_without_a_message_hold_up_nobody(started: Any) -> None:
     server, stub, idle = started(threads=4)
     for method in METHODS:
         idle.open(f"/vecdb.v1.Vecdb/{method}", 8)
-        eventually(lambda: server._open_calls.open_count == len(idle.calls))
+        eventually(lambda: open_calls(server) == len(idle.calls))
         check_served(server, stub)
-        assert server._activity.count == 0
+        assert running_calls(server) == 0
     assert len(idle.calls) > 100
 
 
@@ -144,20 +145,20 @@ def test_a_call_that_ends_without_a_message_is_refused(started: Any) -> None:
         idle.finish_sending()
         assert code_of(call) is grpc.StatusCode.INVALID_ARGUMENT, method
         assert call.details() == "the call ended without a message"
-    eventually(lambda: server._open_calls.open_count == 0)
+    eventually(lambda: open_calls(server) == 0)
     check_served(server, stub)
 
 
 def test_of_calls_without_a_message_only_a_few_stay(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_SLOW_CALLS_MAX", 4)
-    monkeypatch.setattr(admission, "_PATIENCE_S", 0.05)
+    override(monkeypatch, "slow_calls_max", 4)
+    override(monkeypatch, "call_patience_s", 0.05)
     server, stub, idle = started()
     calls = idle.open("/vecdb.v1.Vecdb/Search", 20)
     eventually(lambda: sum(call.done() for call in calls) == 16)
     assert {call.code() for call in calls if call.done()} == {grpc.StatusCode.CANCELLED}
-    eventually(lambda: server._open_calls.open_count == 4 and server._open_calls._reaper is None)
+    eventually(lambda: open_calls(server) == 4 and not has_reaper(server))
     check_served(server, stub)
     # The guard comes again when it is needed again.
     idle.open("/vecdb.v1.Vecdb/Count", 3)
@@ -167,12 +168,12 @@ def test_of_calls_without_a_message_only_a_few_stay(
 def test_a_call_more_than_may_be_open_ends_the_one_that_waits_longest(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_CALLS_MAX", 6)
+    override(monkeypatch, "calls_max", 6)
     server, stub, idle = started()
     first = idle.open("/vecdb.v1.Vecdb/Search")
-    eventually(lambda: server._open_calls.open_count == 1)
+    eventually(lambda: open_calls(server) == 1)
     others = idle.open("/vecdb.v1.Vecdb/Upsert", 5)
-    eventually(lambda: server._open_calls.open_count == 6)
+    eventually(lambda: open_calls(server) == 6)
     assert list(stub.Search(search(), timeout=WITHIN_S).counts) == [2]
     assert code_of(first[0]) is grpc.StatusCode.CANCELLED
     assert not any(call.done() for call in others)
@@ -181,12 +182,12 @@ def test_a_call_more_than_may_be_open_ends_the_one_that_waits_longest(
 def test_a_call_beside_as_many_at_work_as_may_be_is_refused(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_CALLS_MAX", 2)
+    override(monkeypatch, "calls_max", 2)
     server, stub, _ = started()
     _, release = held(monkeypatch, "count")
     request = wire.CountRequest(collection="docs")
     calls = [stub.Count.future(request, timeout=WITHIN_S) for _ in range(2)]
-    eventually(lambda: server._activity.count == 2)
+    eventually(lambda: running_calls(server) == 2)
     with pytest.raises(grpc.RpcError) as caught:
         stub.Search(search(), timeout=WITHIN_S)
     error: Any = caught.value
@@ -196,34 +197,34 @@ def test_a_call_beside_as_many_at_work_as_may_be_is_refused(
     assert health(server.address) == SERVING
     release.set()
     assert [call.result().count for call in calls] == [3, 3]
-    eventually(lambda: server._open_calls.open_count == 0)
+    eventually(lambda: open_calls(server) == 0)
     check_served(server, stub)
 
 
 def test_a_connection_has_so_many_calls_and_no_more(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_CALLS_OF_CONNECTION_MAX", 5)
+    override(monkeypatch, "calls_of_connection_max", 5)
     server, stub, idle = started()
     calls = idle.open("/vecdb.v1.Vecdb/Search", 9)
-    eventually(lambda: server._open_calls.open_count == 5)
+    eventually(lambda: open_calls(server) == 5)
     check_served(server, stub)
     # What is kept back is sent when there is room.
     calls[0].cancel()
-    eventually(lambda: server._open_calls.open_count == 5)
+    eventually(lambda: open_calls(server) == 5)
     assert sum(call.done() for call in calls) == 1
 
 
 def test_a_connection_too_many_is_turned_away(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_CONNECTIONS_MAX", 3)
+    override(monkeypatch, "connections_max", 3)
     _, stub, idle = started()
     with ExitStack() as stack:
         channels = [
             stack.enter_context(
                 grpc.insecure_channel(
-                    idle_address(idle), options=(("grpc.use_local_subchannel_pool", 1),)
+                    idle.address, options=(("grpc.use_local_subchannel_pool", 1),)
                 )
             )
             for _ in range(6)
@@ -239,16 +240,11 @@ def test_a_connection_too_many_is_turned_away(
         assert list(stub.Search(search(), timeout=WITHIN_S).counts) == [2]
 
 
-def idle_address(idle: Idle) -> str:
-    target: str = idle.channel._channel.target().decode()
-    return target.rpartition("/")[2]
-
-
 def test_connections_without_a_call_are_closed(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_IDLE_CONNECTION_S", 1)
-    monkeypatch.setattr(process, "_HANDSHAKE_S", 1)
+    override(monkeypatch, "idle_connection_s", 1)
+    override(monkeypatch, "handshake_s", 1)
     server, stub, _ = started()
     host, _, port = server.address.partition(":")
     says_nothing = socket.create_connection((host, int(port)), timeout=WITHIN_S)
@@ -269,13 +265,13 @@ def test_a_call_waits_for_a_worker_until_its_deadline(
     _, release = held(monkeypatch, "count")
     request = wire.CountRequest(collection="docs")
     calls = [stub.Count.future(request, timeout=WITHIN_S) for _ in range(4)]
-    eventually(lambda: server._activity.count == 4)
+    eventually(lambda: running_calls(server) == 4)
     with pytest.raises(grpc.RpcError) as caught:
         stub.Search(search(), timeout=0.2)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
     waiting = stub.Search.future(search(), timeout=WITHIN_S)
-    eventually(lambda: server._open_calls.open_count == 5)
-    assert server._activity.count == 4
+    eventually(lambda: open_calls(server) == 5)
+    assert running_calls(server) == 4
     assert health(server.address) == SERVING
     release.set()
     assert list(waiting.result().counts) == [2]
@@ -332,33 +328,33 @@ def import_begin() -> bytes:
     return message
 
 
-def spools(server: Server) -> int:
-    return len(list((server._data / "incoming").glob("*")))
+def spools(folder: Path) -> int:
+    return len(list((folder / "data" / "incoming").glob("*")))
 
 
 def test_an_import_that_rests_makes_room_for_a_new_one(
-    started: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "_IDLE_TRANSFER_S", 0.0)
-    server, stub, idle = started(threads=4)
+    override(monkeypatch, "idle_transfer_s", 0.0)
+    _, stub, idle = started(threads=4)
     (first,) = idle.open("/vecdb.v1.Vecdb/Import", 1, import_begin())
-    eventually(lambda: spools(server) == 1)
+    eventually(lambda: spools(tmp_path) == 1)
     (second,) = idle.open("/vecdb.v1.Vecdb/Import", 1, import_begin())
     assert code_of(first) is grpc.StatusCode.CANCELLED
-    eventually(lambda: spools(server) == 1)
+    eventually(lambda: spools(tmp_path) == 1)
     assert not second.done()
     request = wire.OptimizeRequest(collection="docs")
     with pytest.raises(grpc.RpcError) as caught:
         stub.Optimize(request, timeout=WITHIN_S)
     # It has the place: what refuses it is that this server runs no indexer.
     assert ("vecdb-reason", "NO_INDEXER") in caught.value.trailing_metadata()  # type: ignore[attr-defined]
-    eventually(lambda: spools(server) == 0)
+    eventually(lambda: spools(tmp_path) == 0)
 
 
-def test_an_import_that_rests_for_a_moment_keeps_its_place(started: Any) -> None:
-    server, stub, idle = started(threads=4)
+def test_an_import_that_rests_for_a_moment_keeps_its_place(tmp_path: Path, started: Any) -> None:
+    _, stub, idle = started(threads=4)
     (first,) = idle.open("/vecdb.v1.Vecdb/Import", 1, import_begin())
-    eventually(lambda: spools(server) == 1)
+    eventually(lambda: spools(tmp_path) == 1)
     with pytest.raises(grpc.RpcError) as caught:
         stub.Optimize(wire.OptimizeRequest(collection="docs"), timeout=WITHIN_S)
     reasons = dict(caught.value.trailing_metadata())  # type: ignore[attr-defined]
@@ -369,7 +365,7 @@ def test_an_import_that_rests_for_a_moment_keeps_its_place(started: Any) -> None
 def test_an_export_that_nobody_takes_makes_room_for_a_new_one(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "_IDLE_TRANSFER_S", 0.0)
+    override(monkeypatch, "idle_transfer_s", 0.0)
     server, stub, _ = started(threads=4)
     with vecdb.connect(server.address) as client:
         wide = client.create_collection("wide", 1_024)
@@ -402,7 +398,7 @@ def test_an_export_that_nobody_takes_makes_room_for_a_new_one(
 def test_threads_are_as_many_as_calls_and_end_when_they_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(call_threads, "_IDLE_S", 0.02)
+    override(monkeypatch, "idle_thread_s", 0.02)
     pool, go_on = CallThreads(20, 3, lambda: None), threading.Event()
     waiting = [pool.submit(go_on.wait) for _ in range(20)]
     queued = [pool.submit(int, number) for number in "123"]
@@ -450,7 +446,7 @@ def test_scrolls_left_behind_make_room_for_others(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "LEASES_MAX", 20)
-    monkeypatch.setattr(scroll_uses, "_IDLE_S", 0.0)
+    override(monkeypatch, "scroll_idle_s", 0.0)
     _, stub, _ = started()
     left = [page(stub).next_token for _ in range(20)]
     page(stub, left[0])  # This one is gone on with: so the second has rested for longest.
@@ -468,7 +464,7 @@ def test_scrolls_in_use_are_not_ended_for_a_new_one(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "LEASES_MAX", 3)
-    monkeypatch.setattr(scroll_uses, "_IDLE_S", 2 * WITHIN_S)
+    override(monkeypatch, "scroll_idle_s", 2 * WITHIN_S)
     _, stub, _ = started()
     used = [page(stub).next_token for _ in range(3)]
     with pytest.raises(grpc.RpcError) as caught:

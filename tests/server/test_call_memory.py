@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.places import override, value_of
 from tests.serving import ServerProcess, running_server
 from vecdb.engine.api.database import Database
 from vecdb.engine.search import hits as answers
@@ -27,10 +28,10 @@ from vecdb.engine.search.search import Searcher
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.testing import runtime_of
+from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
-from vecdb_server import transport
 
 DIM, ROWS = 64, 3_000
 VECTORS = np.random.default_rng(3).normal(size=(ROWS, DIM)).astype(np.float32)
@@ -90,11 +91,11 @@ def refusal(work: Callable[[], Any]) -> vecdb.VecdbError:
 def search_whole(client: Any, name: str, queries: Any, k: int, **wanted: bool) -> Any:
     """A search as it is sent by clients that do not cut what is too large for a message."""
     request = wire.SearchRequest(collection=name, queries=encode_matrix(queries), k=k, **wanted)
-    return client._calls.search(request, WITHIN_S)
+    return calls_of(client).search(request, WITHIN_S)
 
 
 def get_whole(client: Any, name: str, ids: list[str]) -> Any:
-    return client._calls.wait("Get", wire.GetRequest(collection=name, ids=ids), WITHIN_S)
+    return calls_of(client).wait("Get", wire.GetRequest(collection=name, ids=ids), WITHIN_S)
 
 
 def never(*arguments: Any, **named: Any) -> Any:
@@ -133,15 +134,15 @@ def test_an_answer_that_fits_no_message_is_refused_before_anything_is_read(
 def test_metadata_that_fits_no_message_is_not_read_to_its_end(
     served: tuple[str, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookup, "_SLICE_RECORDS", 10)
+    override(monkeypatch, "lookup_slice_records", 10)
     read: list[int] = []
-    real = lookup._count
+    real = value_of("count_records")
 
     def count(records: Any, memory: Any) -> None:
         read.append(len(records))
         real(records, memory)
 
-    monkeypatch.setattr(lookup, "_count", count)
+    override(monkeypatch, "count_records", count)
     address, database = served
     with vecdb.connect(address) as client:
         texts = client.collection("texts")
@@ -352,8 +353,8 @@ def test_memory_goes_back_to_the_machine(filled_folder: Path) -> None:
 def test_answers_that_nobody_takes_make_room(
     filled_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "_UNREAD_S", 0.0)
-    monkeypatch.setattr(transport, "_IDLE_STREAM_S", 0.5)
+    override(monkeypatch, "unread_answer_s", 0.0)
+    override(monkeypatch, "idle_stream_s", 0.5)
     size = 2 * MIB
     with (
         running_server(

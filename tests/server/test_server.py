@@ -20,15 +20,17 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import vecdb
+from tests.places import override
 from tests.serving import ServerProcess, held, running_server
 from vecdb import errors, limits
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.search.search import Searcher
+from vecdb.engine.testing import open_runtimes
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_floats, decode_matrix, encode_matrix
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
-from vecdb_server import log, process, translation
+from vecdb_server import log, translation
 from vecdb_server.admission import OpenCalls
 from vecdb_server.process import Server, check_listen
 from vecdb_server.service import Service
@@ -487,7 +489,7 @@ def test_a_deadline_that_has_passed_stops_a_write(server: Wire) -> None:
 
 
 def _runtime_of(server: Wire) -> Any:
-    (runtime,) = [r for r in Runtime._open.values() if r.list_collections()]
+    (runtime,) = [r for r in open_runtimes() if r.list_collections()]
     return runtime
 
 
@@ -712,7 +714,7 @@ def test_states_of_a_server(
 ) -> None:
     caplog.set_level(logging.INFO, "vecdb.server")
     compile_now = threading.Event()
-    monkeypatch.setattr(process, "_load_kernels", lambda: compile_now.wait(20))
+    override(monkeypatch, "load_server_kernels", lambda: compile_now.wait(20))
     server = Server(tmp_path / "data", "127.0.0.1:0", indexer=False)
     server.bind()
     opening = threading.Thread(target=server.open)
@@ -811,10 +813,11 @@ def test_a_signal_drains_a_process(tmp_path: Path, number: signal.Signals) -> No
 
 def test_a_signal_while_kernels_compile_ends_it(tmp_path: Path) -> None:
     # Nothing is as slow as compiling, so that its place is taken by a long sleep.
-    slow = "__import__('vecdb_server.process').process"
-    with ServerProcess(
-        tmp_path / "data", before=f"{slow}._load_kernels = lambda: __import__('time').sleep(60)"
-    ) as server:
+    slow = (
+        "import time; from tests.places import override_for_good; "
+        "override_for_good('load_server_kernels', lambda: time.sleep(60))"
+    )
+    with ServerProcess(tmp_path / "data", before=slow) as server:
         server.wait_for(" start ")
         time.sleep(1.5)
         server.signal()

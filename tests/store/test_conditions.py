@@ -13,7 +13,7 @@ import pytest
 import vecdb
 from tests.model import index_now, seal_now
 from vecdb.engine.store.batch import make_batch, make_write_options
-from vecdb.engine.testing import opened_of, runtime_of, submit
+from vecdb.engine.testing import opened_of, queued_batches, submit
 
 DIM = 4
 
@@ -185,7 +185,7 @@ def test_refused_batch_does_not_fail_its_commit_group(database: Any) -> None:
         # The writer thread takes the first batch and blocks; the others form the next group.
         first = submit(docs, make_batch(["first"], rows(1), None))
         ends = time.monotonic() + 20
-        while runtime_of(database).writer._jobs:
+        while queued_batches(database):
             assert time.monotonic() < ends
             time.sleep(0.001)
         futures = []

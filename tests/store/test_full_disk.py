@@ -22,7 +22,7 @@ import vecdb
 from tests.index_files import faiss_index
 from tests.serving import running_server
 from tests.torture.requirements import cannot
-from vecdb.engine.testing import opened_of, runtime_of
+from vecdb.engine.testing import look_for_work, opened_of, put_catalog_entry, runtime_of
 
 DIM = 64
 ROWS = 400
@@ -133,7 +133,7 @@ def test_full_disk_stops_writes_only(disk: Path, kind: str) -> None:
         def inner_status() -> str:
             return str(runtime_of(opened).indexer_status(opened_of(inner)))
 
-        runtime_of(opened)._look_for_work(opened_of(inner))
+        look_for_work(opened, opened_of(inner))
         eventually(lambda: "disk is full" in inner_status() or "No space" in inner_status())
         busy = time.process_time()
         time.sleep(1.0)
@@ -196,11 +196,8 @@ def test_open_on_a_full_disk_with_unfinished_changes_reads_the_rest(
     with vecdb.open(disk / "data", indexer=False) as database:
         database.create_collection("kept", DIM).upsert(names(0), rows(0))
         database.create_collection("dropping", DIM).upsert(names(0), rows(0))
-        catalog = runtime_of(database).catalog
-        catalog.drop("dropping")  # Only the first step of a drop.
-        with catalog.environment.read() as transaction:
-            entry = catalog._entry(transaction, "kept")
-        catalog._put("creating", {**entry, "id": "f" * 16, "state": "creating"})
+        runtime_of(database).catalog.drop("dropping")  # Only the first step of a drop.
+        put_catalog_entry(database, "creating", "creating")
         fill_up(database.collection("kept"), kept := [0], 1)
     use_up(disk)
     with vecdb.open(disk / "data", indexer=False) as database:
@@ -247,13 +244,13 @@ def test_import_that_does_not_fit_leaves_nothing(
 
 _OPENED_BY_A_CHILD = """
 import sys, vecdb
-from vecdb.engine.testing import opened_of
+from vecdb.engine.testing import begin_readers, opened_of
 from vecdb.errors import ResourceExhaustedError
 with vecdb.open(sys.argv[1], indexer=False) as database:
     try:
         docs = database.collection("docs")
         print(docs.count())
-        held = [opened_of(docs).store.environment._lmdb.begin() for _ in range(150)]
+        held = begin_readers(opened_of(docs).store.environment, 150)
         print(len(held), docs.count())
         database.create_collection("other", 4)
     except ResourceExhaustedError as error:

@@ -18,7 +18,7 @@ import pytest
 
 import vecdb
 from vecdb.engine.system import failpoints
-from vecdb.engine.testing import opened_of
+from vecdb.engine.testing import opened_of, wrap_handle
 
 DIM = 8
 
@@ -294,7 +294,7 @@ def test_map_that_cannot_grow_stops_writes_only(
         docs.upsert(["kept"], rows(1))
         environment = opened_of(docs).store.environment
         large = [{"text": "x" * 60_000}] * 20
-        environment._lmdb = Mapped(environment._lmdb)
+        wrap_handle(environment, Mapped)
         no_room_for(monkeypatch, map_bytes)
         for _ in range(3):
             with pytest.raises(vecdb.ResourceExhaustedError) as caught:
@@ -311,7 +311,7 @@ def test_map_that_cannot_grow_stops_writes_only(
 
 def test_map_grown_by_another_process_is_reopened(docs: Any) -> None:
     environment = opened_of(docs).store.environment
-    environment._lmdb = Mapped(environment._lmdb, resized=True)
+    wrap_handle(environment, lambda handle: Mapped(handle, resized=True))
     with pytest.raises(vecdb.ResourceExhaustedError):
         docs.get(["kept"])
     assert docs.get(["kept"]).ids == ["kept"]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.places import override
 from tests.serving import REQUEST_BYTES_MIN, ServerProcess, free_port, held, running_server
 from vecdb import limits
 from vecdb.engine.store import clock as store_clock
@@ -25,7 +26,7 @@ from vecdb.engine.store.batch import make_batch, make_write_options
 from vecdb.engine.system import failpoints
 from vecdb.engine.testing import opened_of
 from vecdb_client import Client
-from vecdb_client.calls import Calls
+from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
 
 DIM = 4
@@ -374,8 +375,8 @@ def test_client_resends_a_write_that_a_killed_server_never_read(tmp_path: Path) 
         with ServerProcess(data, listen) as server:
             assert server.address == listen
             docs = client.create_collection("docs", DIM)
-            client._calls.server_message_bytes()
-            os.kill(server.pid, signal.SIGSTOP)
+            calls_of(client).server_message_bytes()
+            server.stop()
             outcome = pool.submit(
                 docs.upsert_many, range(3000), vectors, batch_rows=1000, request_id="r"
             )
@@ -389,8 +390,8 @@ def test_client_resends_a_write_that_a_killed_server_never_read(tmp_path: Path) 
 def test_lost_response_without_a_server_is_an_unknown_outcome(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as server, Client(server.address) as client:
         docs = client.create_collection("docs", DIM)
-        os.kill(server.pid, signal.SIGSTOP)
-        client._calls.timeout_s = 5.0
+        server.stop()
+        calls_of(client).timeout_s = 5.0
         with ThreadPoolExecutor(1) as pool:
             outcome = pool.submit(docs.upsert, ["b"], rows(1), request_id="r")
             server.wait_for_unread(REQUEST_BYTES_MIN)
@@ -400,7 +401,7 @@ def test_lost_response_without_a_server_is_an_unknown_outcome(tmp_path: Path) ->
     assert type(error) is vecdb.OutcomeUnknownError
     with Client(f"127.0.0.1:{free_port()}", timeout_s=30) as client:
         # If no response was lost, the outcome is known and nothing is retried.
-        docs = type(docs)(client._calls, "docs", docs.config, "")
+        docs = type(docs)(calls_of(client), "docs", docs.config, "")
         began = time.monotonic()
         with pytest.raises(vecdb.UnavailableError):
             docs.upsert(["b"], rows(1), request_id="r")
@@ -442,11 +443,11 @@ def test_client_retries_only_outcomes_that_are_safe(
             raise answer
         return answer
 
-    monkeypatch.setattr(Calls, "_send", send)
+    override(monkeypatch, "send_call", send)
     with Client("127.0.0.1:1") as client:
         request = wire.UpsertRequest(request_id=request_id)
         try:
-            outcome = client._calls.write("Upsert", request)
+            outcome = calls_of(client).write("Upsert", request)
         except vecdb.VecdbError as error:
             outcome = error
     assert outcome is expected
@@ -459,12 +460,12 @@ def test_client_does_not_retry_after_its_deadline(
     with running_server(tmp_path / "data", indexer=False) as address, Client(address) as client:
         docs = client.create_collection("docs", DIM)
         entered, release = held(monkeypatch, "write")
-        client._calls.timeout_s = 0.3
+        calls_of(client).timeout_s = 0.3
         with pytest.raises(vecdb.DeadlineExceededError):
             docs.upsert(["a"], rows(1), request_id="r")
         assert entered.is_set()
         release.set()
-        client._calls.timeout_s = 10
+        calls_of(client).timeout_s = 10
         # One of the two attempts was applied, and the other got its receipt.
         assert docs.upsert(["a"], rows(1), request_id="r").seq == 1
         assert docs.stats().seq == 1

@@ -16,10 +16,11 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, seal_now
+from tests.places import override, value_of
 from tests.serving import running_server
 from vecdb import limits
+from vecdb.engine.api.collection import Collection
 from vecdb.engine.store import layout
-from vecdb.engine.store import scroll as scroll_module
 from vecdb.engine.store.scroll_token import pack_token, unpack_token
 from vecdb.engine.testing import opened_of
 from vecdb_client.translation import error_of
@@ -195,7 +196,7 @@ def test_scrolls_during_concurrent_writes_match_a_model(surface: Any) -> None:
                 seq = page.seq
             if seen:
                 found.append((seq, seen))
-            if hasattr(docs, "_opened"):
+            if isinstance(docs, Collection):
                 opened_of(docs).flush(1)  # Does nothing while another flush is running.
     finally:
         stop.set()
@@ -394,13 +395,11 @@ def test_scroll_across_purged_rows_and_rewritten_blocks_is_complete(
             kept = ~np.isin(numbers, deleted)
             if kept.any():
                 key = layout.row_key(int(numbers[kept][0]))
-                offsets = (numbers[kept] - numbers[kept][0]).astype("<u4").tobytes()
-                tail = layout._BLOCK_TAIL.pack(int(kept.sum()), layout.BLOCK_HAS_OFFSETS)
-                value = layout.seal_value(key, vectors[kept].tobytes() + offsets + tail)
+                value = layout.pack_block(key, vectors[kept], numbers[kept])
                 transaction.put(key, value, db=database_of(b"blocks"))
 
     store.environment.transact(purge)
-    monkeypatch.setattr(scroll_module, "_SLICE_ROWS_MIN", 16)
+    override(monkeypatch, "scroll_slice_rows_min", 16)
     for batch in (1, 10, 1000):
         check(docs.scroll(batch), model, batch=batch)
 
@@ -436,7 +435,7 @@ def test_disconnected_caller_leaves_no_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, release = threading.Event(), threading.Event()
-    real = scroll_module._read_slice
+    real = value_of("read_scroll_slice")
 
     def waiting(*arguments: Any) -> int:
         entered.set()
@@ -446,8 +445,8 @@ def test_disconnected_caller_leaves_no_lease(
         )  # Never full, so that only the check can end the page.
         return real(*arguments)
 
-    monkeypatch.setattr(scroll_module, "_read_slice", waiting)
-    monkeypatch.setattr(scroll_module, "_SLICE_ROWS", 16)
+    override(monkeypatch, "read_scroll_slice", waiting)
+    override(monkeypatch, "scroll_slice_rows", 16)
     with running_server(tmp_path / "data") as address, vecdb.connect(address) as client:
         docs, _ = filled(client, 1000)
         with grpc.insecure_channel(address) as channel:

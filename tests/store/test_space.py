@@ -16,11 +16,11 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, recall, seal_now
+from tests.places import override, value_of
 from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.maintenance.compaction import folder_bytes
 from vecdb.engine.runtime.upkeep import Upkeep
 from vecdb.engine.search import lookup, search
-from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.segments import flushing
 from vecdb.engine.segments.lifecycle import (
     FLUSH_LOCK,
@@ -30,7 +30,7 @@ from vecdb.engine.segments.lifecycle import (
     widen,
 )
 from vecdb.engine.store import clock as store_clock
-from vecdb.engine.store import layout, leases, purging
+from vecdb.engine.store import layout, leases
 from vecdb.engine.store.purging import GRACE_S, PurgePass, Purger, purge_all
 from vecdb.engine.system import folder_use
 from vecdb.engine.system.folder_use import FolderUse
@@ -243,7 +243,7 @@ def test_close_ends_a_purge_after_its_current_step(
     """Close begins while the upkeep thread is in the first of ten steps; after the next open the
     others follow."""
     model = Model(DIM, "cosine")
-    monkeypatch.setattr(purging, "_STEP_ROWS", 300)
+    override(monkeypatch, "purge_step_rows", 300)
     in_a_step, closing = threading.Event(), threading.Event()
     step, close, taken = PurgePass.step, Upkeep.close, []
 
@@ -356,7 +356,7 @@ def test_random_order_of_purge_flush_and_trim_revives_no_row(
 ) -> None:
     """Two purge passes run at once, with flushes between and during their steps."""
     chance, model, passes = random.Random(seed), Model(DIM, "cosine"), dict[int, PurgePass]()
-    monkeypatch.setattr(purging, "_STEP_ROWS", 300)
+    override(monkeypatch, "purge_step_rows", 300)
     monkeypatch.setattr(Purger, "relieve", lambda *_: False)
     with vecdb.open(tmp_path, indexer=False, seal_bytes=2**26) as database:
         docs = database.create_collection("docs", DIM)
@@ -460,7 +460,7 @@ def test_commit_with_much_garbage_leaves_most_to_another_thread(
             replaced(docs, model, 2_000, seed)
         assert entries(docs, b"records") == 50_000
         asked: list[str] = []
-        monkeypatch.setattr(purging, "_RELIEF_S", 0.0)
+        override(monkeypatch, "purge_relief_s", 0.0)
         monkeypatch.setattr(runtime_of(database).upkeep, "purge_now", asked.append)
     docs.upsert(["one more"], rows(1))
     model.upsert(["one more"], rows(1), None)
@@ -626,7 +626,7 @@ def test_look_up_of_purged_rows_is_repeated_under_a_lease(
     protects the rows found."""
     docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
     replaced(docs, model, 400, 1)
-    real, finds = lookup._find, []
+    real, finds = value_of("find_rows"), []
 
     def purging_first(*arguments: Any) -> Any:
         found = real(*arguments)
@@ -638,7 +638,7 @@ def test_look_up_of_purged_rows_is_repeated_under_a_lease(
         return found
 
     then = Model(DIM, "cosine")
-    monkeypatch.setattr(lookup, "_find", purging_first)
+    override(monkeypatch, "find_rows", purging_first)
     if part == "records":  # The vectors were read just before.
         vectors = np.zeros((3, DIM), np.float32)
         monkeypatch.setattr(lookup, "read_vectors", lambda *_: vectors)
@@ -670,18 +670,18 @@ def test_snapshot_that_became_too_old_is_created_again(
 ) -> None:
     docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
     replaced(docs, model, 400, 1)
-    real, late = SnapshotManager._filled_in_slices, [True, True, True, True]
+    real, late = value_of("fill_snapshot"), [True, True, True, True]
 
     def purging_first(self: Any, *arguments: Any) -> Any:
         if late:
             late.pop()
-            monkeypatch.setattr(SnapshotManager, "_filled_in_slices", real)
+            override(monkeypatch, "fill_snapshot", real)
             replaced(docs, model, 400, 9 + len(late))
             purge_all(opened_of(docs).store, grace_s=0.0)
-            monkeypatch.setattr(SnapshotManager, "_filled_in_slices", purging_first)
+            override(monkeypatch, "fill_snapshot", purging_first)
         return real(self, *arguments)
 
-    monkeypatch.setattr(SnapshotManager, "_filled_in_slices", purging_first)
+    override(monkeypatch, "fill_snapshot", purging_first)
     opened_of(docs).snapshots.forget()
     query = rows(1, 3)[0]
     hits = docs.search(query, k=20, exact=True)

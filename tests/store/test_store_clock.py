@@ -21,7 +21,7 @@ from vecdb.engine.store import clock as store_clock
 from vecdb.engine.store import layout, leases
 from vecdb.engine.store.clock import CLOCK_KEY
 from vecdb.engine.store.purging import GRACE_S, purge_all
-from vecdb.engine.testing import opened_of
+from vecdb.engine.testing import clock_record, opened_of
 
 DIM = 4
 SECOND = 10**9
@@ -78,7 +78,7 @@ def now(docs: Any) -> int:
 def record(docs: Any) -> Any:
     store = opened_of(docs).store
     with store.environment.read() as transaction:
-        return store.clock._record(transaction)
+        return clock_record(store, transaction)
 
 
 def put(docs: Any, database: bytes, key: bytes, value: bytes | None) -> None:

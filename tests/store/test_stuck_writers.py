@@ -17,14 +17,13 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.places import override
 from tests.serving import ServerProcess
 from vecdb.engine.kv import environment, write_lock
 from vecdb.engine.kv.write_lock import WriteLock
-from vecdb.engine.runtime import catalog
-from vecdb.engine.store import writer
 from vecdb.engine.store.batch import make_batch
 from vecdb.engine.system.files import file_lock
-from vecdb.engine.testing import opened_of, runtime_of, submit
+from vecdb.engine.testing import opened_of, queued_bytes, submit, writer_threads
 from vecdb.errors import UnavailableError
 
 DIM = 8
@@ -84,7 +83,7 @@ class Holder:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_lock, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(catalog, "_PATIENCE_S", 0.5)
+    override(monkeypatch, "catalog_patience_s", 0.5)
 
 
 @pytest.fixture
@@ -149,7 +148,7 @@ def test_write_to_a_stuck_collection_is_refused_and_never_written(
     check_refused(within(stuck.upsert, ["second"], rows(1, 4)))
     for answer in waiting:
         check_refused(within(answer.exception))
-    assert runtime_of(database).writer._queued_bytes == 0
+    assert queued_bytes(database) == 0
     # From now on writes are refused at once, and reads continue.
     check_refused(within(stuck.delete, ["first"]))
     check_refused(within(stuck.scroll_page))
@@ -184,7 +183,7 @@ def test_many_stuck_collections_do_not_stop_writes_to_others(tmp_path: Path) -> 
 def test_writer_has_one_thread_per_collection_and_ends_idle_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_IDLE_S", 0.05)
+    override(monkeypatch, "writer_idle_s", 0.05)
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         collections = [database.create_collection(f"c{i}", DIM) for i in range(4)]
         answers = [
@@ -193,9 +192,9 @@ def test_writer_has_one_thread_per_collection_and_ends_idle_ones(
             for each in collections
         ]
         assert all(answer.result().seq == seq for answer, seq in answers)
-        assert runtime_of(database).writer._threads <= 4
+        assert writer_threads(database) <= 4
         ends = time.monotonic() + ENDS_S
-        while runtime_of(database).writer._threads:
+        while writer_threads(database):
             assert time.monotonic() < ends
             time.sleep(0.01)
         assert collections[0].upsert(["later"], rows(1)).seq == 21

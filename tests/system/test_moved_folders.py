@@ -5,6 +5,7 @@ An acknowledged write is in the folder that was opened, at its original path.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ import pytest
 
 import vecdb
 from tests.model import seal_now
+from tests.places import override, value_of
 from tests.serving import running_server
-from vecdb.engine.kv import environment as environment_module
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.testing import opened_of
 from vecdb.errors import DataLossError, OutcomeUnknownError, UnavailableError
@@ -125,17 +126,17 @@ def test_write_during_which_the_folder_is_moved_is_not_acknowledged(
 ) -> None:
     """The folder is moved between the begin of the transaction and its acknowledgement."""
     docs = opened.collection("docs")
-    commit = Environment._commit
+    commit = value_of("commit_transaction")
 
     def going(self: Environment, transaction: Any) -> None:
         commit(self, transaction)
         way(opened.path)
 
-    monkeypatch.setattr(Environment, "_commit", going)
+    override(monkeypatch, "commit_transaction", going)
     with pytest.raises(OutcomeUnknownError) as caught:
         docs.upsert(["second"], rows(1))
     assert caught.value.reason == "FOLDER_GONE"
-    monkeypatch.setattr(environment_module.Environment, "_commit", commit)
+    override(monkeypatch, "commit_transaction", commit)
     refused(docs.upsert, ["third"], rows(1))
 
 
@@ -183,6 +184,51 @@ def test_store_truncated_while_open_is_not_changed_by_the_next_write(
     ):
         pass
     environment.close()
+
+
+def test_store_moved_and_truncated_while_open_is_not_read(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    environment = Environment(folder, (b"x",), create=True, map_bytes=1 << 26)
+    environment.transact(lambda t: t.put(b"k", bytes(100_000), db=environment.database(b"x")))
+    folder.rename(elsewhere)
+    shutil.copytree(elsewhere, folder)
+    os.truncate(elsewhere / "data.mdb", 3 * 4096)
+    with pytest.raises(DataLossError, match="truncated"), environment.read():
+        pass
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="not the folder"), environment.read():
+            pass
+    environment.close()
+
+
+def _opened_files(folder: Path) -> list[str]:
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # The listing's own.
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            found += [path] if path.startswith(f"{folder}/") else []
+    return found
+
+
+def test_store_that_is_not_open_holds_no_file(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    environment = Environment(folder, (b"x",), create=True, map_bytes=1 << 26)
+    held = len(_opened_files(folder))
+    assert held > 0
+    for _ in range(2):
+        assert environment.evict() and not _opened_files(folder)
+        with environment.read():
+            assert len(_opened_files(folder)) == held
+    shutil.move(folder, tmp_path / "elsewhere")
+    shutil.copytree(tmp_path / "elsewhere", folder)
+    assert environment.evict() and not _opened_files(tmp_path)
+    with pytest.raises(UnavailableError, match="not the folder"), environment.read():
+        pass
+    assert not _opened_files(tmp_path)
+    environment.close()
+    other = Environment(folder, (b"x",), create=False, map_bytes=1 << 26)
+    other.close()
+    assert not _opened_files(tmp_path)
 
 
 @pytest.mark.parametrize("way", WAYS)

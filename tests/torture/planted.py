@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from tests.places import override_for_good
 from vecdb.engine.indexing import indexer as indexing
 from vecdb.engine.kv import environment
 from vecdb.engine.segments import flushing
 from vecdb.engine.segments import lifecycle as publication
 from vecdb.engine.store.rows import RowReader
-from vecdb.engine.store.store import Store
 from vecdb.engine.store.writer import Writer
 
 __all__ = ["PLANTED", "plant"]
@@ -43,12 +43,12 @@ def _early_acknowledgement() -> None:
 
         store.environment.transact(function)
 
-    Writer._write = write  # type: ignore[method-assign]
+    override_for_good("write_batches", write)
 
 
 def _forgotten_tombstone() -> None:
     """Tombstones of updated or deleted rows are not written."""
-    Store._add_tombstones = lambda self, transaction, rows, seq: None  # type: ignore[method-assign]
+    override_for_good("add_tombstones", lambda self, transaction, rows, seq: None)
 
 
 def _publication_before_sync() -> None:

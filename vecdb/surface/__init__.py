@@ -1,4 +1,4 @@
-"""The public surface: what an embedded database and a remote one offer alike, typed and documented.
+"""The public surface: the interface of embedded and remote databases, as typed protocols.
 
 ``vecdb.engine.api`` implements it in this process, ``vecdb_client`` over gRPC. Both inherit these
 docstrings; paragraphs that begin with "Remote:" hold for the client only. Every remote call may

@@ -1,4 +1,4 @@
-"""Types of arguments. They are wider at run time, where ``vecdb.checks`` decides what is taken."""
+"""Types of arguments, for type checkers. At run time ``vecdb.checks`` accepts more."""
 
 from __future__ import annotations
 

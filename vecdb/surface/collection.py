@@ -58,7 +58,7 @@ class CollectionSurface(Protocol):
 
     @property
     def config(self) -> CollectionConfig:
-        """What was fixed when the collection was created."""
+        """The settings that were fixed when the collection was created."""
 
     @property
     def dim(self) -> int:
@@ -67,7 +67,7 @@ class CollectionSurface(Protocol):
 
     @property
     def metric(self) -> Metric:
-        """How distances are measured."""
+        """The distance between two vectors."""
         return self.config.metric
 
     def upsert(
@@ -92,8 +92,9 @@ class CollectionSurface(Protocol):
             metadata: list of n dict or None; None for no metadata at all.
             insert_only: refuse the batch if any of its ids is live.
             if_seq: refuse the batch unless every id is live and unchanged since this seq, at which
-                it was read (``Records.seq``, ``info.seq``). 0: unless none of them is live. A batch
-                that changed nothing is not a change; deleting an id and writing it again is.
+                it was read (``Records.seq``, ``info.seq``). 0: refuse it if any of them is live. A
+                batch that writes the same row again is not a change; deleting an id and writing it
+                again is.
             request_id: identifies this write, 1 to 64 bytes of UTF-8. Repeated within 24 hours with
                 the same arguments, the write takes effect once. A repetition returns the first
                 receipt with ``repeated`` set and does not evaluate the conditions again. A refused
@@ -144,8 +145,8 @@ class CollectionSurface(Protocol):
             progress: called in this thread after each acknowledged batch.
             request_id: at most 48 bytes; the batches get "<request_id>/1", "<request_id>/2" and so
                 on. The call takes effect once, however often it is repeated within 24 hours with
-                the same rows in the same order and the same ``batch_rows``. Cut differently, it is
-                refused with REQUEST_ID_REUSED.
+                the same rows in the same order and the same ``batch_rows``. Split differently, it
+                is refused with REQUEST_ID_REUSED.
 
         Returns:
             IngestProgress: all rows.
@@ -154,7 +155,7 @@ class CollectionSurface(Protocol):
             VecdbError: as for ``upsert``; its ``progress`` says how many rows were acknowledged, a
                 prefix of the input.
 
-        Remote: two batches are in flight at a time, and one that exceeds a message is cut further.
+        Remote: two batches are in flight at a time; one that exceeds a message is split again.
             A request id also needs a server with the same limit on messages. After an error, the
             batch behind the acknowledged prefix may have been applied.
         """
@@ -260,11 +261,11 @@ class CollectionSurface(Protocol):
             exact: compare with every live row instead of walking graphs.
             filter, target_recall: reserved.
             include_metadata, include_vectors: what hits carry beside ids and distances.
-            timeout_s: seconds until DeadlineExceededError, None for no end.
+            timeout_s: seconds until DeadlineExceededError, None for no limit.
 
         Returns:
-            ``Hits`` or list of ``Hits``; each one's ``info`` says how it was found. Type checkers
-            know which from lists, and not from arrays, whose axes have no type.
+            ``Hits`` or list of ``Hits``; their ``info`` says how they were found. Type checkers
+            know which if the query is a list; the type of an array does not have its axes.
 
         Raises:
             InvalidArgumentError, UnsupportedError, NotFoundError, DeadlineExceededError.
@@ -303,7 +304,7 @@ class CollectionSurface(Protocol):
         ``close`` or a with-statement. Each page must be asked for within 60 s of the one before.
 
         Args:
-            batch: rows of a page, 1 to 10,000; fewer where they would exceed 8 MiB.
+            batch: rows of a page, 1 to 10,000; fewer if they would exceed 8 MiB.
             include_metadata, include_vectors: what pages carry beside ids.
 
         Returns:
@@ -315,7 +316,7 @@ class CollectionSurface(Protocol):
             InvalidArgumentError, NotFoundError.
             ResourceExhaustedError: too many scrolls are open.
 
-        Remote: the next page is fetched while the caller works on the present one. A page never
+        Remote: the next page is fetched while the caller works on the current one. A page never
             exceeds a message.
         """
 
@@ -347,7 +348,7 @@ class CollectionSurface(Protocol):
         """End a scroll before its last page, so that the rows it holds can be purged.
 
         Args:
-            token: ``next_token`` of its last page. Ending a scroll twice is fine.
+            token: ``next_token`` of the last page read. Ending a scroll twice has no effect.
 
         Raises:
             InvalidArgumentError: BAD_TOKEN.
@@ -357,13 +358,12 @@ class CollectionSurface(Protocol):
         """Return rows, segments and bytes at one seq."""
 
     def optimize(self, timeout_s: float | None = None) -> CollectionStats:
-        """Bring all rows into as few graphs as the limit on segment size allows, and wait for it.
+        """Wait until all rows are in as few graphs as the limit on segment size allows.
 
-        Results are correct without it, and the indexer does the same over time. Writes and searches
-        continue.
+        Results are correct without it. Writes and searches continue.
 
         Args:
-            timeout_s: seconds to wait, None for no end; the work goes on after that.
+            timeout_s: seconds to wait, None for no limit; the work continues after that.
 
         Raises:
             DeadlineExceededError: it takes longer.
@@ -396,10 +396,10 @@ class CollectionSurface(Protocol):
 
         Args:
             path: in an existing folder; the file appears when it is complete.
-            flat: vectors only, as an IndexFlat, without any graph job.
-            normalize_queries: under cosine, have FAISS scale queries to unit length.
+            flat: vectors only, as an IndexFlat, without a graph.
+            normalize_queries: under cosine, let FAISS normalize queries.
             overwrite: replace existing files.
-            timeout_s: seconds to wait, None for no end.
+            timeout_s: seconds to wait, None for no limit.
 
         Raises:
             AlreadyExistsError: PATH_TAKEN: the file or its sidecar exists.

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseSurface"]
 
 _ATTEMPTS: Final = 3
-"""Another process may create or drop the collection between two steps; rarely twice in a row."""
+"""Attempts of ``get_or_create_collection``: another process may create or drop the collection
+between its two steps."""
 
 CollectionT_co = TypeVar("CollectionT_co", bound=CollectionSurface, covariant=True)
 
@@ -44,7 +45,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
 
         Raises:
             AlreadyExistsError: the name is taken.
-            InvalidArgumentError: an argument is wrong.
+            InvalidArgumentError: an argument is invalid.
         """
 
     def collection(self, name: str) -> CollectionT_co:
@@ -74,7 +75,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
 
         Raises:
             InvalidArgumentError: CONFIG_MISMATCH: the collection has another dim or metric, or
-                another M or ef_construction where these were given. Or an argument is wrong.
+                another M or ef_construction where these were given. Or an argument is invalid.
             AlreadyExistsError: the name belongs to a collection whose drop has not finished.
         """
         given = {"M": M, "ef_construction": ef_construction}
@@ -108,7 +109,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
 
         Raises:
             NotFoundError: no collection has the name ``old``.
-            AlreadyExistsError: the name ``new`` is taken, perhaps by the collection itself.
+            AlreadyExistsError: the name ``new`` is taken, or equals ``old``.
         """
 
     def drop_collection(self, name: str) -> None:
@@ -131,10 +132,10 @@ class DatabaseSurface(Protocol[CollectionT_co]):
 
         Args:
             path: a new folder in an existing one, outside of the data folder.
-            include_segments: False saves their space; they are rebuilt after restoring.
+            include_segments: False leaves the segments out; they are rebuilt after restoring.
 
         Raises:
-            AlreadyExistsError: something is at ``path``.
+            AlreadyExistsError: ``path`` exists.
             NotFoundError: the parent folder does not exist.
             DataLossError: stored bytes fail their checksum, so no good backup can be made.
             ResourceExhaustedError: the disk is full. Nothing is left of the backup.
@@ -157,17 +158,18 @@ class DatabaseSurface(Protocol[CollectionT_co]):
     ) -> ImportReport:
         """Import a FAISS index file, and where possible its graph without building it again.
 
-        Taken are IndexFlat and IndexHNSWFlat, also within IndexIDMap(2) and after a normalisation.
+        Accepted are IndexFlat and IndexHNSWFlat, also inside an IndexIDMap or IndexIDMap2 and after
+        a normalization.
 
         Args:
             path: the file. It is not trusted: all of it is checked before anything is written.
             collection: created if needed, with the dim, M and metric of file and sidecar.
             metric: None for that of collection, sidecar or file: L2 is "euclidean", inner product
-                "dot", after a normalisation "cosine". "cosine": all vectors have length 1.
+                "dot", after a normalization "cosine". "cosine": all vectors have length 1.
             meta: JSON Lines or Parquet of ``faiss_id``, ``id`` and ``metadata``; None for
                 ``<path>.meta.parquet`` or ``.jsonl`` if one exists, False for none. Without it the
                 FAISS ids, or the row numbers, become ids by their decimal text.
-            timeout_s: seconds, None for no end; rows written until then stay.
+            timeout_s: seconds, None for no limit; rows written until then stay.
 
         Raises:
             InvalidArgumentError: BAD_FILE, with byte and field; FAISS_INDEX: an unsupported kind;
@@ -177,9 +179,9 @@ class DatabaseSurface(Protocol[CollectionT_co]):
 
         Remote: the file, on this machine, is sent to the server, which keeps it in its data folder
             until the call ends. InvalidArgumentError: TRANSFER_DAMAGED: bytes changed on the way.
-            ResourceExhaustedError: DISK_FULL: the server has too little disk for it; or too many
-            of these calls are waiting. After DeadlineExceededError or OutcomeUnknownError some rows
-            may be there: run it again.
+            ResourceExhaustedError: DISK_FULL: the server's disk has no room for it; or too many of
+            these calls are waiting. After DeadlineExceededError or OutcomeUnknownError some rows
+            may be stored: run it again.
         """
 
     def import_hnswlib(
@@ -199,10 +201,10 @@ class DatabaseSurface(Protocol[CollectionT_co]):
         """
 
     def close(self) -> None:
-        """Close it.
+        """Close the database.
 
-        Embedded: once for each time that it was opened; the last one waits for batches in progress.
-            If that is interrupted, call it again to finish.
+        Embedded: call it once for each ``vecdb.open`` of the folder in this process; the last call
+            waits for batches in progress. If it is interrupted, call it again to finish.
 
         Remote: calls in progress in other threads end with an error.
         """

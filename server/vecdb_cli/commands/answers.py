@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SearchOptions",
     "bytes_text",
+    "counted",
     "print_all_stats",
     "print_json",
     "print_search",
@@ -64,7 +65,7 @@ def print_search(
         place: the option that names the target, as ``place_of`` gives it.
     """
     if (options.id is None) == (options.vector is None):
-        raise InvalidArgumentError("give --id or --vector, one of them")
+        raise InvalidArgumentError("give either --id or --vector")
     collection = target.collection(name)
     if options.vector is not None:
         query = read_vector(options.vector)
@@ -79,7 +80,7 @@ def print_search(
         # so that the same candidates are found.
         k, ef = checks.check_k(options.k, 1), options.ef
         if ef is None:
-            ef = checks.check_effort(None, k)
+            ef = checks.check_ef(None, k)
         more = min(k + 1, limits.K.maximum)
         hits = collection.search(found.vectors[0].tolist(), more, ef=ef, exact=options.exact)
         chosen = [row for row, hit in enumerate(hits.ids) if hit != options.id][:k]
@@ -177,12 +178,18 @@ def print_stats(
     facts = Table("", "", box=None, show_header=False, pad_edge=False)
     for what, value in (
         ("collection", name),
-        ("vectors", f"{stats.live_count:,} × {config.dim}, {config.metric}"),
+        ("rows", f"{stats.live_count:,}, dim {config.dim}, {config.metric}"),
         ("graph", f"M {config.M}, ef_construction {config.ef_construction}"),
-        ("not in a graph yet", f"{stats.unindexed_rows:,}, in the memtable {stats.fresh_rows:,}"),
+        (
+            "in no graph yet",
+            f"{counted(stats.unindexed_rows, 'row')}, {stats.fresh_rows:,} of them in the memtable",
+        ),
         ("seq, generation", f"{stats.seq}, {stats.generation}"),
         ("rows ever added", f"{stats.next_row:,}, flushed up to {stats.sealed_to:,}"),
-        ("on disk", f"{bytes_text(stats.store_bytes)} + {bytes_text(stats.segment_bytes)}"),
+        (
+            "on disk",
+            f"store {bytes_text(stats.store_bytes)}, segments {bytes_text(stats.segment_bytes)}",
+        ),
         ("indexer", stats.indexer),
         ("oldest scroll", _lease_text(stats)),
         ("readers", _readers_text(stats)),
@@ -236,7 +243,7 @@ def print_all_stats(console: Console, target: Target, *, as_json: bool, place: s
         _say(console, "no collections")
         return
     table = Table("collection", "metric", box=None, pad_edge=False)
-    for heading in ("dim", "vectors", "not in a graph", "seq", "on disk"):
+    for heading in ("dim", "rows", "in no graph yet", "seq", "on disk"):
         table.add_column(heading, justify="right")
     table.add_column("indexer")
     known = [(each, each.stats()) for each in collections]
@@ -264,6 +271,11 @@ def _stats_document(
         "config": dataclasses.asdict(config),
         "stats": dataclasses.asdict(stats),
     }
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 row", or "1,234 rows"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def bytes_text(count: int) -> str:

@@ -17,6 +17,7 @@ from vecdb.errors import InvalidArgumentError
 from vecdb.reasons import Reason
 from vecdb_cli.commands.answers import print_json
 from vecdb_cli.commands.console import output
+from vecdb_cli.commands.options import Data, Json, Name, Url
 from vecdb_cli.commands.progress import Status
 
 if TYPE_CHECKING:
@@ -32,16 +33,21 @@ app = typer.Typer(
 
 Cache = Annotated[
     Path | None,
-    typer.Option("--cache", metavar="DIR", help="Data and peers; default ~/.cache/vecdb-bench."),
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Folder of data sets and peers; default ~/.cache/vecdb-bench.",
+    ),
 ]
 Out = Annotated[
     Path, typer.Option("--results", metavar="FILE", help="JSON Lines; created or appended to.")
 ]
+In = Annotated[Path, typer.Option("--results", metavar="FILE", help="The results, JSON Lines.")]
 _RESULTS = Path("bench-results.jsonl")
 
 
 class _Steps(Status):
-    """Progress of a run that counts: what is done now, and how many of how many."""
+    """Progress of counted work: the current step, and how many of how many are done."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -106,11 +112,11 @@ def run(
         list[str] | None, typer.Option("--scenario", help="Instead of the plan's; repeatable.")
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Repeat measurements that the file has.")
+        bool, typer.Option("--again", help="Measure again what the results file holds.")
     ] = False,
     cache: Cache = None,
 ) -> None:
-    """Run the measurements that the results lack; can be stopped and resumed."""
+    """Measure what the results file does not hold yet; can be stopped and resumed."""
     from vecdb_bench import suite
     from vecdb_bench.data.dataset import cache_folder
 
@@ -132,20 +138,27 @@ def run(
 
 @app.command()
 def report(
-    results: Out = _RESULTS,
+    results: In = _RESULTS,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="The page; default FILE.html.")
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="The page; default: next to the results."),
     ] = None,
     markdown: Annotated[
         Path | None,
-        typer.Option("--markdown", metavar="FILE", help="Write the table between its markers."),
+        typer.Option(
+            "--markdown",
+            metavar="FILE",
+            help="Also put the table between its markers in this file.",
+        ),
     ] = None,
     svg: Annotated[
         Path | None,
-        typer.Option("--picture", metavar="FILE", help="Draw recall against queries/s as SVG."),
+        typer.Option(
+            "--picture", metavar="FILE", help="Also draw recall against queries/s as SVG."
+        ),
     ] = None,
 ) -> None:
-    """Write the results as one HTML page, a table into a Markdown file, and a picture."""
+    """Write one HTML page from a results file; also a Markdown table and a picture."""
     from vecdb_bench.report import table
     from vecdb_bench.report.page import page
     from vecdb_bench.report.picture import picture
@@ -167,20 +180,17 @@ def report(
 
 @app.command()
 def own(
-    collection: Annotated[str, typer.Argument(help="Its name.")],
-    url: Annotated[str | None, typer.Option("--url", metavar="HOST:PORT", help="A server.")] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="A folder, without a server."),
-    ] = None,
+    collection: Name,
+    url: Url = None,
+    data: Data = None,
     queries: Annotated[
-        Path | None, typer.Option(help="An .npy of queries; default: stored vectors.")
+        Path | None, typer.Option(help="An .npy matrix of queries; default: stored vectors.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Maximum number of queries.")] = 200,
     k: Annotated[int, typer.Option(min=1, help="Hits per query.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Measure recall and latency by ef of a collection, on its own data, while it is in use."""
+    """Measure recall and latency by ef of your own collection, while it is in use."""
     import numpy as np
 
     from vecdb_bench import own as measuring
@@ -197,7 +207,7 @@ def own(
         else:
             asked, ids = measuring.sample(there, count)
         rows = measuring.measure(
-            there, asked, ids, k=k, step=lambda done, total: steps.step("asking", done, total)
+            there, asked, ids, k=k, step=lambda done, total: steps.step("searching", done, total)
         )
     if as_json:
         print_json({"collection": collection, "k": k, "rows": [row.as_dict() for row in rows]})

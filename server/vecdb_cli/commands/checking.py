@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vecdb.checking import CheckReport, Problem
-from vecdb_cli.commands.answers import print_json
+from vecdb_cli.commands.answers import counted, print_json
 
 __all__ = ["NOT_CHECKED", "exit_status", "print_report"]
 
@@ -29,11 +29,11 @@ def print_report(console: Console, report: CheckReport, *, as_json: bool) -> Non
         print_json({**dataclasses.asdict(report), **verdict})
         return
     for checked in report.collections:
-        found = "" if checked.findable is None else f", {checked.findable:.2%} findable"
+        found = "" if checked.findable is None else f", self-recall {checked.findable:.2%}"
         _print(
             console,
-            f"{checked.name:<12} {checked.live_count:,} rows at seq {checked.seq}, "
-            f"{checked.segments} segments{found}",
+            f"{checked.name:<12} {counted(checked.live_count, 'row')} at seq {checked.seq}, "
+            f"{counted(checked.segments, 'segment')}{found}",
         )
     for problem in report.problems:
         _print(console, _line(problem), "green" if problem.repaired else _STYLES[problem.severity])
@@ -49,9 +49,9 @@ def _line(problem: Problem) -> str:
 def _verdict(report: CheckReport) -> str:
     left = [p for p in report.problems if not p.repaired and p.severity != "note"]
     if not report.complete:
-        return "not all of it could be checked"
+        return "not everything could be checked"
     if left:
-        return f"{len(left)} problems" if len(left) > 1 else "1 problem"
+        return counted(len(left), "problem")
     return "no problems" + (" left" if any(p.repaired for p in report.problems) else "")
 
 

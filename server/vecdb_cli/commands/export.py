@@ -19,7 +19,7 @@ import typer
 
 from vecdb.surface import CollectionSurface
 from vecdb.types import ExportReport
-from vecdb_cli.commands.options import Data, Json, Url
+from vecdb_cli.commands.options import Data, Json, Name, Url
 
 if TYPE_CHECKING:
     from vecdb_cli.commands.plain_files import PlainReport
@@ -32,31 +32,30 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Collection = Annotated[str, typer.Argument(help="The collection.")]
 File = Annotated[Path, typer.Argument(help="The file; it appears when it is complete.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 
 @app.command()
 def faiss(
-    collection: Collection,
+    collection: Name,
     file: File,
     url: Url = None,
     data: Data = None,
     flat: Annotated[
-        bool, typer.Option("--flat", help="Only vectors, as an IndexFlat without a graph.")
+        bool, typer.Option("--flat", help="Vectors only, as an IndexFlat, without a graph.")
     ] = False,
     normalize_queries: Annotated[
         bool,
-        typer.Option("--normalize-queries", help="Cosine: have FAISS normalise queries."),
+        typer.Option("--normalize-queries", help="Under cosine, let FAISS normalize queries."),
     ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write a file that faiss.read_index opens and that is ready to be searched.
+    """Write a file that faiss.read_index opens, with the collection's graph.
 
-    It is an IndexIDMap2 around an IndexHNSWFlat, with the collection's graph. The sidecar
-    FILE.meta.parquet has the faiss_id, id and metadata of each row.
+    It is an IndexIDMap2 around an IndexHNSWFlat. The sidecar FILE.meta.parquet (.jsonl without
+    pyarrow) has the faiss_id, id and metadata of each row.
     """
     _save(
         lambda found: found.export_faiss(
@@ -68,7 +67,7 @@ def faiss(
 
 @app.command()
 def hnswlib(
-    collection: Collection,
+    collection: Name,
     file: File,
     url: Url = None,
     data: Data = None,
@@ -84,7 +83,7 @@ def hnswlib(
 
 @app.command()
 def parquet(
-    collection: Collection,
+    collection: Name,
     file: File,
     url: Url = None,
     data: Data = None,
@@ -102,7 +101,7 @@ def parquet(
 
 @app.command()
 def npy(
-    collection: Collection,
+    collection: Name,
     file: File,
     url: Url = None,
     data: Data = None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,7 +15,7 @@ from vecdb.errors import InvalidArgumentError
 from vecdb.import_files import open_regular
 from vecdb.os_errors import os_errors_translated
 from vecdb.types import ImportReport
-from vecdb_cli.commands.options import Json, Url
+from vecdb_cli.commands.options import Json, NewData, Url
 
 if TYPE_CHECKING:
     from vecdb_cli.commands.target import Target
@@ -25,12 +26,11 @@ app = typer.Typer(
     help="Import an index file of another library, with its graph.", no_args_is_help=True
 )
 
+_TIMEOUT_S: Final = 60.0
+"""Timeout of the calls before the upload, as ``vecdb.connect`` has it; the upload has none."""
+
 File = Annotated[Path, typer.Argument(help="The index file; verified before anything is written.")]
-Collection = Annotated[str, typer.Argument(help="Created if missing.")]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="A folder instead of a server; created if missing."),
-]
+Collection = Annotated[str, typer.Argument(help="Created if it does not exist.")]
 Meta = Annotated[
     Path | None,
     typer.Option(
@@ -46,7 +46,7 @@ def import_faiss(
     file: File,
     collection: Collection,
     url: Url = None,
-    data: Data = None,
+    data: NewData = None,
     metric: Annotated[
         str | None,
         typer.Option(help="cosine, euclidean or dot; default: that of the file or collection."),
@@ -55,7 +55,7 @@ def import_faiss(
     no_meta: NoMeta = False,
     as_json: Json = False,
 ) -> None:
-    """Import an IndexFlat or IndexHNSWFlat, also inside an IndexIDMap(2) or a normalisation."""
+    """Import an IndexFlat or IndexHNSWFlat, also inside an IndexIDMap or after a normalization."""
     beside = _beside(meta, no_meta)
     if data is None:
         report = _send(url, file, beside, "faiss", collection, metric)
@@ -69,15 +69,15 @@ def import_faiss(
 def import_hnswlib(
     file: File,
     collection: Collection,
-    dim: Annotated[int, typer.Option(help="Dimension of the vectors.")],
-    metric: Annotated[str, typer.Option(help="cosine, euclidean or dot (hnswlib: l2, ip).")],
+    dim: Annotated[int, typer.Option(help="Components of each vector; the file does not say.")],
+    metric: Annotated[str, typer.Option(help="cosine, euclidean (hnswlib's l2) or dot (ip).")],
     url: Url = None,
-    data: Data = None,
+    data: NewData = None,
     meta: Meta = None,
     no_meta: NoMeta = False,
     as_json: Json = False,
 ) -> None:
-    """Import a file that was written by hnswlib's Index.save_index."""
+    """Import a file of hnswlib's Index.save_index."""
     beside = _beside(meta, no_meta)
     if data is None:
         report = _send(url, file, beside, "hnswlib", collection, metric, dim)
@@ -115,19 +115,21 @@ def _send(
     """Send the file to a server, with the progress of the bytes sent."""
     from rich.console import Console
 
-    import vecdb
     from vecdb_cli.commands.progress import Bytes
     from vecdb_cli.commands.target import DEFAULT_URL
+    from vecdb_client.address import check_address
+    from vecdb_client.calls import Calls
     from vecdb_client.imports import send_import
     from vecdb_client.translation import import_begin
 
+    address = check_address(DEFAULT_URL if url is None else url)
     begin = import_begin(kind, collection, metric, dim)
     size = file.stat().st_size if file.is_file() else 0
     with (
-        vecdb.connect(DEFAULT_URL if url is None else url) as client,
+        contextlib.closing(Calls(address, _TIMEOUT_S)) as calls,
         Bytes(Console(stderr=True), f"importing {file.name}", size) as bar,
     ):
-        return send_import(client, begin, file, beside, None, bar.sent)
+        return send_import(calls, begin, file, beside, None, bar.sent)
 
 
 def _print(report: ImportReport, *, as_json: bool) -> None:

@@ -23,7 +23,7 @@ from vecdb.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 from vecdb.reasons import Reason
 from vecdb.surface import CollectionSurface
 from vecdb.types import IngestProgress, Metric
-from vecdb_cli.commands.answers import print_unindexed
+from vecdb_cli.commands.answers import counted, print_unindexed
 from vecdb_cli.commands.console import output
 from vecdb_cli.commands.optimizing import wait_for_graphs
 from vecdb_cli.commands.progress import Rows, Status
@@ -110,7 +110,7 @@ def _print_summary(summary: LoadSummary) -> None:
     if summary.replaced:
         print(f"{summary.replaced:,} of them replaced rows with the same id")
     if summary.skipped:
-        print(f"{summary.skipped:,} bad rows were skipped")
+        print(f"{counted(summary.skipped, 'bad row')} skipped")
 
 
 class _BadRows:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vecdb.errors import AlreadyExistsError, InvalidArgumentError
-from vecdb_cli.commands.options import Data, Json, Url
+from vecdb_cli.commands.options import COLLECTIONS, ROWS, Data, Json, Name, NewData, Url
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,16 +24,16 @@ INTERRUPTED = 130
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=COLLECTIONS)
 def create(
     collection: Annotated[str, typer.Argument(help="An unused name.")],
-    dim: Annotated[int, typer.Option("--dim", help="Dimension of the vectors.")],
+    dim: Annotated[int, typer.Option("--dim", help="Components of each vector.")],
     url: Url = None,
-    data: Data = None,
+    data: NewData = None,
     metric: Annotated[str, typer.Option(help="cosine, euclidean or dot.")] = "cosine",
-    M: Annotated[int, typer.Option("--M", help="Links per node of the graph.")] = 16,
+    M: Annotated[int, typer.Option("--M", help="Links per graph node.")] = 16,
     ef_construction: Annotated[
-        int, typer.Option("--ef-construction", help="Candidates per insert.")
+        int, typer.Option("--ef-construction", help="Candidates while a node is linked.")
     ] = 128,
 ) -> None:
     """Create an empty collection."""
@@ -47,7 +47,7 @@ def create(
         except AlreadyExistsError as error:
             there = target.collection(collection).config
             raise AlreadyExistsError(
-                f"collection {collection} exists already, with dim {there.dim}, {there.metric}, "
+                f"collection {collection} already exists, with dim {there.dim}, {there.metric}, "
                 f"M {there.M}, ef_construction {there.ef_construction}; asked for dim {dim}, "
                 f"{metric}, M {M}, ef_construction {ef_construction}",
                 error.reason,
@@ -55,39 +55,40 @@ def create(
     typer.echo(f"created collection {collection}: dim {made.dim}, {made.metric}")
 
 
-@app.command()
+@app.command(rich_help_panel=COLLECTIONS)
 def drop(
     collections: Annotated[list[str], typer.Argument(help="Collections to drop with all rows.")],
     url: Url = None,
     data: Data = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Drop collections, also for processes that have them open; can't be undone."""
+    """Drop collections with all rows, for all processes; there is no undo."""
+    from vecdb_cli.commands.answers import counted
     from vecdb_cli.commands.target import open_target
 
     with open_target(url, data) as target:
         # Look up all names first, so that a wrong one drops nothing.
         rows = {name: target.collection(name).count() for name in collections}
         if not yes:
-            shown = ", ".join(f"{name} ({count:,} rows)" for name, count in rows.items())
+            shown = ", ".join(f"{name} ({counted(count, 'row')})" for name, count in rows.items())
             if not sys.stdin.isatty():
-                raise InvalidArgumentError(f"nothing was dropped: say --yes to drop {shown}")
+                raise InvalidArgumentError(f"nothing was dropped; to drop {shown}, add --yes")
             typer.confirm(f"Drop {shown}?", abort=True, err=True)
         for name, count in rows.items():
             target.drop_collection(name)
-            typer.echo(f"dropped collection {name} with {count:,} rows")
+            typer.echo(f"dropped collection {name} with {counted(count, 'row')}")
 
 
-@app.command()
+@app.command(rich_help_panel=ROWS)
 def get(
-    collection: Annotated[str, typer.Argument()],
+    collection: Name,
     ids: Annotated[list[str], typer.Argument(help="One or more ids.")],
     url: Url = None,
     data: Data = None,
     vectors: Annotated[bool, typer.Option("--vectors", help="Show the vectors, too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show rows by id. The exit status is 1 if one of them does not exist."""
+    """Show rows by id; the exit status is 1 if an id does not exist."""
     from vecdb_cli.commands.answers import print_json
     from vecdb_cli.commands.console import output
     from vecdb_cli.commands.target import open_target
@@ -100,7 +101,8 @@ def get(
         output().print(_table(found, vectors))
     if found.missing:
         if not as_json:
-            typer.echo(f"vecdb: collection {collection} holds no id {found.missing!r}", err=True)
+            missing = ", ".join(map(repr, found.missing))
+            typer.echo(f"vecdb: collection {collection} holds no id {missing}", err=True)
         raise typer.Exit(1)
 
 
@@ -132,13 +134,15 @@ def _table(found: Records, vectors: bool) -> Table:
     return table
 
 
-@app.command()
+@app.command(rich_help_panel=COLLECTIONS)
 def optimize(
-    collections: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
+    collections: Annotated[
+        list[str] | None, typer.Argument(help="Collections; default: all.")
+    ] = None,
     url: Url = None,
     data: Data = None,
 ) -> None:
-    """Bring all rows into graphs and wait; writes and searches continue."""
+    """Wait until all rows are in graphs; writes and searches continue."""
     from rich.console import Console
 
     from vecdb_cli.commands.optimizing import wait_for_graphs

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from vecdb.types import CollectionStats
+from vecdb_cli.commands.answers import counted
 
 if TYPE_CHECKING:
     from vecdb.surface import CollectionSurface
@@ -18,7 +19,7 @@ _POLL_S: Final = 0.5
 
 
 def wait_for_graphs(status: Status, collection: CollectionSurface, name: str) -> str:
-    """Optimise a collection, show the progress, and return a sentence with the result.
+    """Optimize a collection, show the progress, and return a sentence with the result.
 
     Args:
         status: the line of progress, which is entered already.
@@ -63,7 +64,7 @@ def wait_for_graphs(status: Status, collection: CollectionSurface, name: str) ->
     graphs = sum(segment.kind == "graph" for segment in stats.segments)
     return (
         f"{name}: {_in_graphs(stats)} after {time.monotonic() - began:.1f} s, "
-        f"{graphs} graph{'' if graphs == 1 else 's'}"
+        f"{counted(graphs, 'graph')}"
     )
 
 

@@ -1,7 +1,7 @@
 """A collection of an embedded database: the public surface.
 
-``Collection`` is a handle: a name bound to an id. What the handles of one process share is in
-``open_collection``.
+``Collection`` is a handle: a name bound to an id. All handles of a process on one collection share
+an ``OpenCollection``.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ __all__ = ["Collection"]
 class Collection(CollectionSurface):
     """A handle on a collection of an embedded database. Safe to use from many threads.
 
-    It is bound to the collection that had the name when it was made: it goes on working after a
-    rename, and after a drop every call raises NotFoundError, also if the name was given again.
+    It is bound to the collection that had the name when the handle was created: it stays valid
+    after a rename. After a drop every call raises NotFoundError, also if another collection gets
+    the name.
     """
 
     def __init__(self, runtime: Runtime, name: str, opened: OpenCollection) -> None:
@@ -59,7 +60,7 @@ class Collection(CollectionSurface):
 
     @property
     def collection_id(self) -> str:
-        """What the collection is known by for ever; for servers."""
+        """The permanent id, which is the name of the collection's folder."""
         return self._opened.id
 
     @property

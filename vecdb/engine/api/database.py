@@ -20,7 +20,7 @@ __all__ = ["Database"]
 
 
 class Database(DatabaseSurface[Collection]):
-    """An open database. Made by ``vecdb.open``; safe to use from many threads; a context
+    """An open database, returned by ``vecdb.open``. Safe to use from many threads; a context
     manager."""
 
     def __init__(self, runtime: Runtime) -> None:
@@ -28,23 +28,24 @@ class Database(DatabaseSurface[Collection]):
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], **options: object) -> Database:
-        """Open the folder, made if it is not there; the same object if it is open already.
+        """Open the folder; create it if it does not exist.
 
         Raises:
-            FailedPreconditionError: no vecdb folder, or one of a newer format.
-            NotFoundError: NO_FOLDER: it can't be made there.
-            InvalidArgumentError: an option is wrong, or differs from those it is open with.
+            FailedPreconditionError: the folder is not a vecdb folder, or has a newer format.
+            NotFoundError: NO_FOLDER: its parent does not exist.
+            InvalidArgumentError: an option is invalid, or the folder is open in this process with
+                other options.
         """
         return Runtime.open(path, **options).facade(cls)
 
     @property
     def path(self) -> Path:
-        """The folder, without symbolic links."""
+        """The folder, with symbolic links resolved."""
         return self._runtime.path
 
     @property
     def options(self) -> Options:
-        """What it was opened with."""
+        """The options that the folder was opened with."""
         return self._runtime.options
 
     def check_usable(self) -> None:

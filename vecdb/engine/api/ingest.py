@@ -37,7 +37,7 @@ def ingest(
         submit: queues a batch. source: ids, vectors, metadata.
     """
     began = time.monotonic()
-    prefix = checks.check_request_id(request_id, limits.REQUEST_STEM_BYTES)
+    prefix = checks.check_request_id(request_id, limits.REQUEST_PREFIX_BYTES)
     checks.check_callable("progress", progress)
     parts = batches(*source, config.dim, batch_rows)
     done = IngestProgress(0, parts.total, 0, 0.0)

@@ -23,6 +23,7 @@ from vecdb.engine.indexing.merge_policy import GROUP_SEGMENTS_MAX, Pace, plan
 from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX, SegmentSnapshot, Snapshot, is_clean
 from vecdb.engine.search.snapshot_manager import SnapshotManager
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import (
     FLUSH_LOCK,
     GRAPH_LOCK,
@@ -148,7 +149,9 @@ class CollectionIndexer:
             self._remove_leftovers()
             if self.settled_rows is None:
                 snapshot = self._snapshots.snapshot()
-                self.settled_rows = sum(s.live_count for s in snapshot.segments if s.has_graph)
+                self.settled_rows = sum(
+                    s.live_count for s in snapshot.segments if s.parts.has(GRAPH)
+                )
             if pace == "pausing":
                 pace = self._pace_of_a_pause(self._snapshots.snapshot())
             while not self._should_stop():
@@ -302,14 +305,10 @@ class CollectionIndexer:
         ):
             return kept, group[1:]
         space = space_of(config.metric)
-        if (
-            not overgrown
-            and first.graph is not None
-            and is_clean(first, self._deleted_fraction_max)
-        ):
+        if not overgrown and first.parts.has(GRAPH) and is_clean(first, self._deleted_fraction_max):
             try:
                 builder = Builder.from_graph(
-                    first.graph,
+                    first.parts[GRAPH],
                     first.content.vectors,
                     space=space,
                     M=config.M,
@@ -361,7 +360,7 @@ class CollectionIndexer:
         if wider is not None and wider[0].first_row < taken.first_row:
             return None
         for segment in snapshot.segments:
-            if segment.first_row == taken.end_row and not segment.has_graph:
+            if segment.first_row == taken.end_row and not segment.parts.has(GRAPH):
                 fits = growing.rows + segment.live_count <= self._rows_max
                 return (
                     (segment, snapshot)
@@ -378,12 +377,11 @@ class CollectionIndexer:
             self._segments / str(taken.number),
             number=taken.number,
             collection_id=self._id,
-            metric=self._store.config.metric,
+            config=self._store.config,
             first_row=taken.first_row,
             end_row=taken.end_row,
             seq=taken.seq,
-            content=content,
-            graph=graph,
+            given=content.parts.with_part(GRAPH, graph),
         )
         if publish(self._store, taken, entry):
             growing.published_rows, growing.number = growing.rows, taken.number

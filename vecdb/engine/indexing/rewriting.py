@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.segments.flushing import intact_rows, write_and_publish
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import (
     FLUSH_LOCK,
     collect_garbage,
@@ -30,7 +31,9 @@ def rewrite_flat(store: Store, folder: Path, collection_id: str, snapshot: Snaps
         NotFoundError: the collection was dropped.
     """
     sparse = [
-        s for s in snapshot.segments if not s.has_graph and 2 * s.live_count < len(s.content.rows)
+        s
+        for s in snapshot.segments
+        if not s.parts.has(GRAPH) and 2 * s.live_count < len(s.content.rows)
     ]
     if not sparse:
         return

@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vecdb.engine.system.back_off import BackOff
 from vecdb.engine.system.child_process import start_child, start_detached
 from vecdb.engine.system.folder_use import FolderUse
 
 __all__ = ["IndexerSettings", "Supervisor"]
 
-_BACKOFF_S_MAX = 60.0
-"""Longest pause before work that failed is retried, in seconds."""
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 1.0, 60.0
+"""Pauses before work that failed is retried."""
 
 _LINGER_S = 5.0
 """Seconds without work after which the child is ended."""
@@ -70,15 +71,6 @@ class IndexerSettings:
     segment_bytes_max: int = 4 << 30
 
 
-@dataclass
-class _Failure:
-    """Consecutive failures of one collection. again_at: when to retry, ``time.monotonic``."""
-
-    count: int
-    detail: str
-    again_at: float
-
-
 class Supervisor:
     """Starts, feeds and ends the indexer of one database. Thread-safe."""
 
@@ -95,7 +87,7 @@ class Supervisor:
         self._settings = settings
         self._changed = threading.Condition()
         self._wanted: dict[str, bool] = {}  # collection id → urgent
-        self._failures: dict[str, _Failure] = {}
+        self._back_off: BackOff[str] = BackOff(_PAUSE_FIRST_S, _PAUSE_MAX_S)
         self._thread: threading.Thread | None = None
         self._closed = False
         self._sent = self._answered = self._left = 0
@@ -122,9 +114,9 @@ class Supervisor:
         if not self._settings.enabled:
             return "off"
         with self._changed:
-            failure = self._failures.get(collection_id)
+            failure = self._back_off.failure(collection_id)
             if failure is not None:
-                return f"waiting after a crash ({failure.count} in a row): {failure.detail}"
+                return f"waiting after a crash ({failure.count} in a row): {failure.why}"
             if self._current.get("collection") == collection_id:
                 return f"building ({self._current.get('rows', 0)} rows)"
             if collection_id in self._wanted:
@@ -133,7 +125,7 @@ class Supervisor:
 
     def failures(self, collection_id: str) -> int:
         """Return the number of consecutive failures, 0 after work that succeeded."""
-        failure = self._failures.get(collection_id)
+        failure = self._back_off.failure(collection_id)
         return 0 if failure is None else failure.count
 
     def close(self, unfinished: Iterable[Callable[[], str | None]] = ()) -> None:
@@ -180,7 +172,7 @@ class Supervisor:
         while True:
             with self._changed:
                 while not self._due() and not self._closed:
-                    self._changed.wait(0.2 if self._failures else None)
+                    self._changed.wait(0.2 if self._back_off else None)
                 if self._closed:
                     return
             self._run_child()
@@ -188,10 +180,9 @@ class Supervisor:
     def _due(self) -> dict[str, bool]:
         """Return collection id → urgent of the work to send now. After a failure a collection is
         due again when its backoff ends."""
-        now = time.monotonic()
-        due = {c: True for c, failure in self._failures.items() if failure.again_at <= now}
+        due = dict.fromkeys(self._back_off.due(), True)
         for collection_id, urgent in self._wanted.items():
-            if collection_id not in self._failures:
+            if self._back_off.failure(collection_id) is None:
                 due[collection_id] = urgent
         return due
 
@@ -206,7 +197,8 @@ class Supervisor:
             with self._changed:
                 # Including retries that are due now, or this loop would spin.
                 for collection_id in {*self._wanted, *self._due()}:
-                    self._failed(collection_id, f"the indexer could not be started: {error}")
+                    detail = f"the indexer could not be started: {error}"
+                    self._back_off.failed(collection_id, detail)
             return
         reader = threading.Thread(
             target=self._listen, args=(child,), name="vecdb-indexer-reader", daemon=True
@@ -226,9 +218,9 @@ class Supervisor:
             if time.monotonic() - closed_at > _END_S_MAX:
                 child.kill()
         if child.wait() != 0 and not self._closed:
-            self._back_off(given)
+            self._want_again(given)
 
-    def _back_off(self, given: dict[str, bool]) -> None:
+    def _want_again(self, given: dict[str, bool]) -> None:
         """Request the work of a crashed child again, with a backoff for the collection that it was
         working on."""
         with self._changed:
@@ -237,14 +229,8 @@ class Supervisor:
             for collection_id, urgent in given.items():
                 self._want(collection_id, urgent)
                 if failing in (None, collection_id):
-                    self._failed(collection_id, detail)
+                    self._back_off.failed(collection_id, detail)
             self._current = {}
-
-    def _failed(self, collection_id: str, detail: str) -> None:
-        known = self._failures.get(collection_id)
-        count = 1 if known is None else known.count + 1
-        pause_s = min(_BACKOFF_S_MAX, 0.5 * 2**count)
-        self._failures[collection_id] = _Failure(count, detail, time.monotonic() + pause_s)
 
     def _feed(self, child: subprocess.Popen[str], given: dict[str, bool]) -> None:
         """Send due work until the child has been idle for ``_LINGER_S``, or has ended."""
@@ -258,8 +244,8 @@ class Supervisor:
                 lines = self._next_lines()
                 for collection_id in lines:
                     self._wanted.pop(collection_id, None)
-                    if collection_id in self._failures:
-                        self._failures[collection_id].again_at = math.inf  # Until the answer.
+                    if self._back_off.failure(collection_id) is not None:
+                        self._back_off.postpone(collection_id, math.inf)  # Until the answer.
                 if lines or self._left or self._answered < self._sent:
                     idle_since = time.monotonic()
                 else:
@@ -318,6 +304,6 @@ class Supervisor:
             if self._on_progress is not None:
                 self._on_progress(event["collection"])
         elif kind == "worked":
-            self._failures.pop(event["collection"], None)
+            self._back_off.succeeded(event["collection"])
         elif kind == "failed":
-            self._failed(event["collection"], event["detail"])
+            self._back_off.failed(event["collection"], event["detail"])

@@ -1,9 +1,12 @@
 """What is compiled?
 
-compiled   the kernels: distances, graph walk, scan, preparation of vectors
-loading    loading or compiling the kernels, once per process
-cache      whether numba's cache is warm, and the lock for compiling
-pool       sharing of the cores among concurrent searches
+compiled       all kernels under one name; in its order they are in compiling, instructions,
+               distance, inputs, candidates, walk, scan and lists
+loading        loading or compiling the kernels, once per process
+cache          whether numba's cache is warm, and the lock for compiling
+cache_folder   the folder of the cache, named after the sources
+cache_locator  makes numba use that folder
+pool           sharing of the cores among concurrent searches
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Loading from a warm cache needs no lock: numba only reads the cache, and replaces its files
 atomically. After each load the state of the cache is recorded in a file,
 
-    kernels.json    key of source, numba, Python and processor; paths of numba's index files
+    kernels.json    key of sources, numba, Python and processor; paths of numba's index files
 
 which is compared before the next load. If the record is wrong, the only cost is time: several
 processes may then compile at once.
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import sys
@@ -25,8 +24,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
+from vecdb.engine.kernels.cache_folder import PACKAGE, machine, mark_complete, remove_older, sources
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.system.modes import creating, make_root
 
@@ -36,7 +36,6 @@ PATIENCE_S = 180.0
 """Three times the duration of compiling on a slow machine."""
 
 _POLL_S: Final = 0.2
-_SOURCE: Final = Path(__file__).with_name("compiled.py")
 
 
 def is_warm() -> bool:
@@ -50,21 +49,28 @@ def is_warm() -> bool:
 
 
 def note_warm(module: ModuleType) -> None:
-    """Record the files of numba's cache for a module that was just loaded. Do nothing if the
-    record cannot be written."""
-    files = set()
-    for name, kernel in vars(module).items():
-        folder = getattr(getattr(kernel, "stats", None), "cache_path", None)
-        if folder is not None:
-            found = Path(folder).glob(f"{_SOURCE.stem}.{name}-*.nbi")
-            files |= {os.fspath(each) for each in found}
-    text = json.dumps({"key": _key(), "files": sorted(files)})
+    """Record the files of numba's cache for a module that was just loaded, and remove those for
+    earlier sources. Do nothing if this cannot be written."""
+    found = [_index_files(kernel) for kernel in module.KERNELS]
+    files = sorted({file for each in found for file in each})
+    if all(found) and len({file.parent for file in files}) == 1:
+        mark_complete(files[0].parent, [file.name for file in files])
+        remove_older(files[0].parent)
     with contextlib.suppress(OSError, RuntimeError):
+        text = json.dumps({"key": _key(), "files": [os.fspath(file) for file in files]})
         make_root(_folder(), group=False)
         draft = _folder() / f"kernels.json.{os.getpid()}"
         with open(draft, "w", opener=creating) as file:
             file.write(text)
         draft.replace(_folder() / "kernels.json")
+
+
+def _index_files(kernel: Any) -> list[Path]:
+    """Return numba's index files of a kernel; [] if it is not cached."""
+    if kernel.stats.cache_path is None:
+        return []
+    python = f"py{sys.version_info.major}{sys.version_info.minor}"
+    return list(Path(kernel.stats.cache_path).glob(f"*.{kernel.__name__}-*.{python}*.nbi"))
 
 
 @contextlib.contextmanager
@@ -118,20 +124,11 @@ def _folder() -> Path:
 
 
 def _key() -> str:
-    """Return a hash of all that numba's cache depends on, without importing numba."""
-    source = _SOURCE.stat()
+    """Return a hash of all that numba's cache and its place depend on, without importing numba.
+
+    Raises:
+        OSError: the sources cannot be read.
+    """
     settings = sorted((k, v) for k, v in os.environ.items() if k.startswith("NUMBA_"))
-    parts = (
-        *(os.fspath(_SOURCE), source.st_mtime_ns, source.st_size, sys.version, _processor()),
-        *(importlib.metadata.version(name) for name in ("numba", "llvmlite")),
-        *settings,
-    )
+    parts = (os.fspath(PACKAGE), sources(), machine(), *settings)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _processor() -> list[str]:
-    """Return model and features of the first processor; [] if the system does not list them."""
-    with contextlib.suppress(OSError):
-        block = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        return [line for line in block if line.startswith(("model", "flags", "Features", "CPU "))]
-    return []

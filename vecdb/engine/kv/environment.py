@@ -14,7 +14,7 @@ again, so the function must not have side effects.
 next use reopens it. It is also reopened after an I/O error, since LMDB rejects every call once it
 failed to write a meta page. Then reads work at once. Writes work only after an empty commit has
 reached the disk, which also makes durable what an earlier commit left in the page cache. While the
-disk keeps failing, retries become less frequent (``back_off.py``).
+disk keeps failing, retries become less frequent (``store_back_off.py``).
 
 **Opening waits for LMDB's write lock**, since named databases are opened in a write transaction:
 py-lmdb resets read transactions instead of committing them, and then drops the handles. The wait
@@ -33,16 +33,16 @@ from typing import TypeVar
 
 import lmdb
 
-from vecdb.engine.kv.back_off import BackOff
-from vecdb.engine.kv.lmdb_errors import disk_full, located, translated, translation
-from vecdb.engine.kv.lmdb_files import open_files
+from vecdb.engine.kv.lmdb_errors import disk_full, in_doubt, located, translated, translation
+from vecdb.engine.kv.lmdb_files import copy_compacted, open_files
 from vecdb.engine.kv.lmdb_pages import check_whole
 from vecdb.engine.kv.reader_writer_lock import ReaderWriterLock
-from vecdb.engine.kv.transaction import DatabaseHandle, Transaction
+from vecdb.engine.kv.store_back_off import StoreBackOff
+from vecdb.engine.kv.transaction import DatabaseHandle, Handles, Transaction
 from vecdb.engine.kv.write_lock import BlockingCall, PendingOpenings, WriteLock, run_reserved
 from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import is_full
-from vecdb.engine.system.modes import make_folder, set_file_mode
+from vecdb.engine.system.modes import make_folder
 from vecdb.engine.system.place import OpenedFile, not_in_place, unknown_where
 from vecdb.errors import (
     DataLossError,
@@ -82,7 +82,10 @@ class Environment:
     ) -> None:
         self.folder = folder
         self.used = True
-        """Set at each use; ``StoreLru`` clears it to find unused stores."""
+        """Set at each use; ``WeightedLru`` clears it to find unused stores."""
+
+        self.handles = Handles()
+        """The databases by name; they change when the environment is reopened."""
 
         self.on_reopen: Callable[[], None] | None = None
         """Called after a reopening, outside of transactions."""
@@ -96,7 +99,7 @@ class Environment:
         self._closed: VecdbError | None = None
         self._failed: str | None = None  # LMDB rejects every call until it is reopened.
         self._doubtful = False  # No write until an empty commit has reached the disk.
-        self._opening, self._committing = BackOff(), BackOff()
+        self._back_off = StoreBackOff()
         self._confirming, self._readers_checked_at = threading.Lock(), time.monotonic()
         if create:
             make_folder(folder, exist_ok=True)
@@ -127,13 +130,15 @@ class Environment:
         )
         if not (opened.is_in_place() and (self._file is None or self._file.is_in_place())):
             handle.close()
+            opened.close()
             raise not_in_place(self.folder)
-        self._lmdb, self._databases, self._file = handle, databases, opened
+        self.handles.replace(databases)
+        self._lmdb, self._file = handle, opened
 
     def database(self, name: bytes) -> DatabaseHandle:
-        """Return the handle of a database. Get it inside the transaction that uses it, since it
-        changes when the environment is reopened."""
-        return self._databases[name]
+        """Return the handle of a database whose name is not known before, see ``handles``."""
+        handle: DatabaseHandle = vars(self.handles)[name.decode()]
+        return handle
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -219,10 +224,12 @@ class Environment:
             raise self._missing()
 
     def _check_uncut(self) -> None:
-        """Raise if the file was truncated: touching a lost page of the map kills the process."""
-        if self._failed is None and self._file is not None and self._file.is_shorter():
+        """Raise if the file was truncated: touching a lost page of the map kills the process. The
+        handle lock must be held, in shared mode, with the environment open."""
+        assert self._file is not None
+        if self._file.is_shorter():
             try:
-                check_whole(self.folder / "data.mdb")
+                check_whole(self.folder / "data.mdb", self._file.descriptor)
             except DataLossError as error:
                 self._failed = error.message
                 raise
@@ -277,11 +284,7 @@ class Environment:
 
     def _outcome_unknown(self, error: Exception) -> OutcomeUnknownError:
         self._failed, self._doubtful = str(error), True
-        return OutcomeUnknownError(
-            f"the commit in {self.folder} failed ({error}): the batch was written as a whole or "
-            "not at all; read to find out",
-            Reason.OUTCOME_UNKNOWN,
-        )
+        return in_doubt(error, self.folder)
 
     def _failure(self, error: Exception) -> VecdbError:
         """Translate an error of a write; after an I/O error, mark the environment as failed."""
@@ -300,10 +303,14 @@ class Environment:
             UnavailableError: opening failed, and it is too early to retry.
             DataLossError: STORE_CUT.
         """
-        self._check_uncut()
         while True:
             self._handle_lock.acquire_shared()
             if self._closed is None and self._failed is None and self._lmdb is not None:
+                try:
+                    self._check_uncut()
+                except BaseException:
+                    self._handle_lock.release_shared()
+                    raise
                 self.used = True
                 return self._lmdb
             self._handle_lock.release_shared()
@@ -317,17 +324,8 @@ class Environment:
         the environment open only for this.
         """
         with self.read() as transaction:
-            assert self._lmdb is not None and isinstance(transaction, lmdb.Transaction)
-            try:
-                self._lmdb.copy(os.fspath(folder), compact=True, txn=transaction)
-                set_file_mode(folder / "data.mdb")
-            except lmdb.IncompatibleError as error:
-                # LMDB's error if the number of pages in use is not as expected.
-                raise DataLossError(
-                    f"LMDB reports a damaged file ({self.folder}: {error})", Reason.LMDB_CORRUPTED
-                ) from error
-            except lmdb.Error as error:
-                raise translation(error, f"{self.folder} copied to {folder}") from error
+            assert self._lmdb is not None
+            copy_compacted(self._lmdb, transaction, self.folder, folder)
 
     def _begin(self, *, write: bool) -> lmdb.Transaction[memoryview]:
         """Acquire the handle lock in shared mode and begin a transaction; first adopt the size of
@@ -381,9 +379,8 @@ class Environment:
         """Close the environment until its next use, after running transactions. Return False, and
         leave it open, if one of them still waits for the write lock."""
         with contextlib.suppress(UnavailableError), self._handle_lock.exclusive(self._check_idle):
-            if self._lmdb is not None and self._closed is None:
-                self._lmdb.close()
-                self._lmdb = None
+            if self._closed is None:
+                self._shut()
             return True
         return False
 
@@ -402,19 +399,17 @@ class Environment:
                 raise type(self._closed)(self._closed.message, self._closed.reason)
             if self._failed is None and self._lmdb is not None:
                 return  # Another thread did it.
-            self._opening.check(self.folder)
-            if self._lmdb is not None:
-                self._lmdb.close()
-                self._lmdb = None
+            self._back_off.check("opening", self.folder)
+            self._shut()
             try:
                 self._open(create=False)
             except NotFoundError:
                 # Not a failure to recover from: no back-off.
                 raise self._missing() from None
             except VecdbError as error:
-                self._opening.failed(error)
+                self._back_off.failed("opening", error)
                 raise
-            self._opening.succeeded()
+            self._back_off.succeeded("opening")
             self._failed = None
         if self.on_reopen is not None:
             self.on_reopen()
@@ -423,24 +418,24 @@ class Environment:
         """Make an empty commit, to prove that commits reach the disk again."""
 
         def write(transaction: Transaction) -> None:
-            database = self._databases[self._names[0]]
+            database = self.database(self._names[0])
             transaction.put(_NOTHING, _NOTHING, db=database)
             transaction.delete(_NOTHING, db=database)
 
         with self._confirming:
             if not self._doubtful:
                 return
-            self._committing.check(self.folder)
+            self._back_off.check("committing", self.folder)
             try:
                 self._attempt_growing(write)
             except VecdbError as error:
-                self._committing.failed(error)
+                self._back_off.failed("committing", error)
                 if isinstance(error, OutcomeUnknownError):
                     # Only the empty commit is in doubt; the caller's batch was not begun.
                     raise UnavailableError(error.message, Reason.STORE_FAILED) from error
                 raise
             self._doubtful = False
-            self._committing.succeeded()
+            self._back_off.succeeded("committing")
 
     def _grow(self) -> None:
         with self._handle_lock.exclusive(self.lock.check), translated(self.folder):
@@ -494,6 +489,12 @@ class Environment:
 
     def _close_handle(self, check: Callable[[], None]) -> None:
         with self._handle_lock.exclusive(check):
-            if self._lmdb is not None:
-                self._lmdb.close()
-                self._lmdb = None
+            self._shut()
+
+    def _shut(self) -> None:
+        """Close LMDB's handle and the file, with the handle lock held in exclusive mode."""
+        if self._lmdb is not None:
+            self._lmdb.close()
+            self._lmdb = None
+        if self._file is not None:
+            self._file.close()

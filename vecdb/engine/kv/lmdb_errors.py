@@ -15,13 +15,14 @@ from vecdb.errors import (
     FailedPreconditionError,
     InternalError,
     NotFoundError,
+    OutcomeUnknownError,
     ResourceExhaustedError,
     UnavailableError,
     VecdbError,
 )
 from vecdb.reasons import Reason
 
-__all__ = ["disk_full", "located", "translated", "translation"]
+__all__ = ["disk_full", "in_doubt", "located", "translated", "translation"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -91,6 +92,15 @@ def disk_full(text: str) -> ResourceExhaustedError:
     """Return the error for a write that failed for lack of space."""
     return ResourceExhaustedError(
         f"the disk is full, nothing was written ({text})", Reason.DISK_FULL
+    )
+
+
+def in_doubt(error: Exception, folder: Path) -> OutcomeUnknownError:
+    """Return the error for a commit that failed while its last step was under way."""
+    return OutcomeUnknownError(
+        f"the commit in {folder} failed ({error}): the batch was written as a whole or not at all; "
+        "read to find out",
+        Reason.OUTCOME_UNKNOWN,
     )
 
 

@@ -7,6 +7,7 @@ size of the data file is checked, before LMDB opens them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 import lmdb
 
 from vecdb.engine.kv.lmdb_errors import translated, translation
-from vecdb.engine.kv.transaction import DatabaseHandle
+from vecdb.engine.kv.transaction import DatabaseHandle, Transaction
 from vecdb.engine.system.modes import creating, set_file_mode
 from vecdb.engine.system.place import OpenedFile
+from vecdb.errors import DataLossError
+from vecdb.reasons import Reason
 
-__all__ = ["LMDB_FORMAT_0_9", "fill_cut_file", "make_lock_file", "open_files"]
+__all__ = ["LMDB_FORMAT_0_9", "copy_compacted", "fill_cut_file", "make_lock_file", "open_files"]
 
 LMDB_FORMAT_0_9 = 0
 _LOCK_BYTES = 16 * 1024
@@ -70,8 +73,9 @@ def open_files(
         readers_max: maximum of concurrent read transactions of all processes.
 
     Returns:
-        The environment, the handles of its databases by name, and the identity of data.mdb.
+        The environment, the handles of its databases by name, and the opened data.mdb.
     """
+    path = folder / "data.mdb"
     open_mapped = functools.partial(
         lmdb.open,
         os.fspath(folder),
@@ -81,28 +85,54 @@ def open_files(
         mode=0o600,
         lib_version=LMDB_FORMAT_0_9,
     )
-    with translated(folder):
+    with translated(folder), contextlib.ExitStack() as undo:
         make_lock_file(folder)
-        file = OpenedFile(folder / "data.mdb")
-        if held:
-            file.remember()  # Before opening, so that a replacement during it is detected.
+        # Before LMDB opens it, so that a replacement during it is detected.
+        file = undo.enter_context(_opened(path)) if held else None
         try:
             handle = open_mapped(map_size=map_bytes)
         except lmdb.MemoryError:  # Too little address space; reading needs only the file's size.
             handle = open_mapped(map_size=held)
-        try:
-            handle.reader_check()
-            # One explicit transaction: open_db without one would begin its own with the GIL held,
-            # which would block all threads while it waits for the write lock.
-            with handle.begin(write=True) as transaction:
-                databases = {n: handle.open_db(n, transaction, create=create) for n in names}
-            if not held:
-                set_file_mode(folder / "data.mdb")
-                file.remember()
-            return handle, databases, file
-        except BaseException:
-            handle.close()
-            raise
+        undo.callback(handle.close)
+        handle.reader_check()
+        # One explicit transaction: open_db without one would begin its own with the GIL held,
+        # which would block all threads while it waits for the write lock.
+        with handle.begin(write=True) as transaction:
+            databases = {n: handle.open_db(n, transaction, create=create) for n in names}
+        if file is None:
+            set_file_mode(path)
+            file = undo.enter_context(_opened(path))
+        undo.pop_all()
+        return handle, databases, file
+
+
+def _opened(path: Path) -> contextlib.closing[OpenedFile]:
+    try:
+        return contextlib.closing(OpenedFile(path))
+    except OSError as error:
+        raise translation(error, path) from error
+
+
+def copy_compacted(
+    handle: lmdb.Environment, transaction: Transaction, source: Path, target: Path
+) -> None:
+    """Write what a read transaction sees to another folder, without free pages and without fsync.
+
+    Raises:
+        DataLossError: LMDB_CORRUPTED.
+        ResourceExhaustedError, UnavailableError: the copy could not be written.
+    """
+    assert isinstance(transaction, lmdb.Transaction)
+    try:
+        handle.copy(os.fspath(target), compact=True, txn=transaction)
+        set_file_mode(target / "data.mdb")
+    except lmdb.IncompatibleError as error:
+        # LMDB's error if the number of pages in use is not as expected.
+        raise DataLossError(
+            f"LMDB reports a damaged file ({source}: {error})", Reason.LMDB_CORRUPTED
+        ) from error
+    except lmdb.Error as error:
+        raise translation(error, f"{source} copied to {target}") from error
 
 
 def fill_cut_file(folder: Path) -> None:

@@ -88,15 +88,18 @@ def last_transaction(file: Path) -> int | None:
     return None
 
 
-def check_whole(file: Path) -> None:
+def check_whole(file: Path, descriptor: int | None = None) -> None:
     """Check that the file contains all pages that LMDB may touch. If a meta page is damaged, pass:
     LMDB will report it.
+
+    Args:
+        descriptor: of the file, if it is open already; it may have been moved since.
 
     Raises:
         DataLossError: STORE_CUT: the file is empty, or ends before its last page in use.
         FileNotFoundError: the file does not exist.
     """
-    with _opened(file) as descriptor:
+    with _opened(file) if descriptor is None else contextlib.nullcontext(descriptor) as descriptor:
         for _ in range(_ATTEMPTS):
             size = os.fstat(descriptor).st_size
             if size == 0:

@@ -14,10 +14,25 @@ if TYPE_CHECKING:
 else:
     DatabaseHandle = object  # Opaque: it is only handed back to LMDB.
 
-__all__ = ["Cursor", "DatabaseHandle", "Transaction"]
+__all__ = ["Cursor", "DatabaseHandle", "Handles", "Transaction"]
 
 Bytes: TypeAlias = bytes | memoryview
 Pair: TypeAlias = tuple[memoryview, memoryview]
+
+
+class Handles:
+    """The handles of an environment's databases, as attributes: ``handles.records``.
+
+    The environment sets them whenever it is opened. So get one inside the transaction that uses it.
+    """
+
+    def replace(self, databases: dict[bytes, DatabaseHandle]) -> None:
+        """Set all of them."""
+        self.__dict__.update((name.decode(), handle) for name, handle in databases.items())
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> DatabaseHandle: ...
 
 
 class Cursor(Protocol):

@@ -174,9 +174,9 @@ def _copy(store: Store, target: Environment, segments: Path, collection_id: str)
         for number in sorted(placed):
             key = layout.row_key(number)
             value = placed[number].pack(key)
-            transaction.put(key, value, db=target.database(b"segments"), append=True)
-        meta = target.database(b"meta")
-        with source.read() as reading, reading.cursor(source.database(b"meta")) as cursor:
+            transaction.put(key, value, db=target.handles.segments, append=True)
+        meta = target.handles.meta
+        with source.read() as reading, reading.cursor(source.handles.meta) as cursor:
             for name, kept in cursor.iternext(keys=True, values=True):
                 layout.open_value(name, kept, "meta")
                 if bytes(name) not in (b"purging", b"counters"):
@@ -264,7 +264,7 @@ def _copy_requests(source: Environment, target: Environment) -> None:
 
     def write(transaction: Transaction) -> None:
         for key, value in rebuilt:
-            transaction.put(key, value, db=target.database(b"requests"))
+            transaction.put(key, value, db=target.handles.requests)
 
     target.transact(write)
 
@@ -296,7 +296,7 @@ def _some_records(
     """Return up to 32 MB of records from a row on, and the row to continue at; -1 at the end."""
     kept: list[tuple[bytes, bytes]] = []
     size = 0
-    with reading.cursor(store.environment.database(b"records")) as cursor:
+    with reading.cursor(store.environment.handles.records) as cursor:
         found = cursor.set_range(layout.record_key(first_row, 0))
         while found:
             row = layout.unpack_record_key(cursor.key())[0]

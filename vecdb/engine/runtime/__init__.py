@@ -6,7 +6,6 @@ catalog           names of collections; catalog_loss: detecting a lost catalogue
 data_folder       format file and leftovers of a folder
 open_collection   one open collection; opening_checks: checks when it is opened
 stats             the result of Collection.stats
-store_lru         LRU of open stores
 upkeep            the thread that flushes and purges
 """
 

@@ -30,7 +30,6 @@ from typing import TypedDict, cast
 
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.lmdb_files import fill_cut_file
-from vecdb.engine.kv.named_database import NamedDatabase
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.runtime.catalog_loss import catalog_fault, catalog_lost, stores_on_disk
 from vecdb.engine.store import layout
@@ -79,8 +78,6 @@ class CatalogEntry(TypedDict):
 class Catalog:
     """Names and ids of the collections of one folder. Safe to use from threads and processes."""
 
-    _names = NamedDatabase(b"names")
-
     def __init__(self, root: Path, store_map_bytes: int) -> None:
         self._root = root
         self._store_map_bytes = store_map_bytes
@@ -88,6 +85,7 @@ class Catalog:
         if fault is not None:
             raise catalog_lost(root, fault)
         self.environment = new_catalog(root)
+        self._handles = self.environment.handles
         # Commit number and the entries found since. The pair is replaced as a whole, so that a
         # thread that read an older commit can't add its result to a newer dict.
         self._found: tuple[int, dict[str, tuple[str, CollectionConfig]]] = (-1, {})
@@ -115,7 +113,7 @@ class Catalog:
 
     def _is_empty(self) -> bool:
         with self.environment.read() as transaction:
-            return not transaction.stat(self._names)["entries"]
+            return not transaction.stat(self._handles.names)["entries"]
 
     def folder(self, collection_id: str) -> Path:
         """Return the folder of a collection."""
@@ -201,8 +199,8 @@ class Catalog:
             if self._entry(transaction, new) is not None:
                 raise AlreadyExistsError(f"collection {new!r} exists already", Reason.NAME_TAKEN)
             key = new.encode()
-            transaction.put(key, layout.pack_json(key, entry), db=self._names)
-            transaction.delete(old.encode(), db=self._names)
+            transaction.put(key, layout.pack_json(key, entry), db=self._handles.names)
+            transaction.delete(old.encode(), db=self._handles.names)
             return str(entry["id"])
 
         with self._locked():
@@ -374,11 +372,11 @@ class Catalog:
 
     def _entry(self, transaction: Transaction, name: str) -> CatalogEntry | None:
         key = name.encode()
-        value = transaction.get(key, db=self._names)
+        value = transaction.get(key, db=self._handles.names)
         return None if value is None else _unpacked(key, value)
 
     def _entries(self, transaction: Transaction) -> dict[str, CatalogEntry]:
-        with transaction.cursor(self._names) as cursor:
+        with transaction.cursor(self._handles.names) as cursor:
             entries = {}
             for key, value in cursor.iternext(keys=True, values=True):
                 try:
@@ -391,11 +389,13 @@ class Catalog:
     def _put(self, name: str, entry: CatalogEntry) -> None:
         key = name.encode()
         value = layout.pack_json(key, entry)
-        self.environment.transact(lambda transaction: transaction.put(key, value, db=self._names))
+        self.environment.transact(
+            lambda transaction: transaction.put(key, value, db=self._handles.names)
+        )
 
     def _remove(self, name: str) -> None:
         self.environment.transact(
-            lambda transaction: transaction.delete(name.encode(), db=self._names)
+            lambda transaction: transaction.delete(name.encode(), db=self._handles.names)
         )
 
 
@@ -440,7 +440,7 @@ def copy_catalog(root: Path, folder: Path) -> dict[str, str]:
     finally:
         source.close()
     copy = Environment(folder, _DATABASES, create=False, map_bytes=_MAP_BYTES)
-    names = copy.database(b"names")
+    names = copy.handles.names
 
     def keep_ready(transaction: Transaction) -> dict[str, str]:
         with transaction.cursor(names) as cursor:

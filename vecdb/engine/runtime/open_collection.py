@@ -1,7 +1,8 @@
 """One open collection of a process, shared by all handles on it.
 
 It owns the store, the snapshot manager and the searcher, and decides after commits when to flush
-and how long to delay writers. Its store may be evicted (``store_lru.py``); its next use reopens it.
+and how long to delay writers. Its store may be evicted (``weighted_lru.py``); its next use reopens
+it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from vecdb.engine.kv.environment import Environment
 from vecdb.engine.runtime.opening_checks import check_counters
 from vecdb.engine.runtime.options import Options
 from vecdb.engine.search.search import Searcher
-from vecdb.engine.search.snapshot_budget import SnapshotBudget
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.flushing import flat_rows_max, flush, row_bytes
 from vecdb.engine.segments.verifying import Verifier
@@ -34,6 +34,7 @@ from vecdb.engine.store.stored_name import write_name
 from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.system.modes import make_folder
 from vecdb.engine.system.place import not_in_place
+from vecdb.engine.system.weighted_lru import WeightedLru
 from vecdb.errors import VecdbError
 
 __all__ = ["OpenCollection", "gone_is_dropped"]
@@ -73,7 +74,7 @@ class Host(Protocol):
     options: Options
     pool: KernelPool
     verifier: Verifier
-    snapshot_budget: SnapshotBudget
+    snapshot_budget: WeightedLru
     call_memory: MemoryBudget
 
     def wake_indexer(self, collection_id: str) -> None:
@@ -215,7 +216,7 @@ class OpenCollection:
             rewrite_flat(self.store, self.folder, self.id, self.snapshots.snapshot())
         snapshot = self.snapshots.snapshot()
         with self.store.environment.read() as transaction:
-            tombstones = transaction.stat(self.store.environment.database(b"dead"))["entries"]
+            tombstones = transaction.stat(self.store.environment.handles.dead)["entries"]
         needed = sum(segment.deleted_count for segment in snapshot.segments)
         if tombstones - needed > max(
             _TOMBSTONES_WORTH_A_TRIM, _DELETED_WORTH_A_LOOK * snapshot.live_count
@@ -269,17 +270,13 @@ class OpenCollection:
 
     @property
     def used(self) -> bool:
-        """Whether the store was used since this was last set to False."""
-        return self.store.environment.used
+        """Whether the store is open and was used since this was last set to False."""
+        environment = self.store.environment
+        return environment.used and environment.is_open
 
     @used.setter
     def used(self, used: bool) -> None:
         self.store.environment.used = used
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the store is open."""
-        return self.store.environment.is_open
 
     def evict(self) -> bool:
         """Close files and mappings until the next use; False if the store can't be closed now."""

@@ -37,7 +37,7 @@ def check_counters(store: Store, transaction: Transaction) -> None:
             Reason.COUNTERS,
         )
 
-    live = transaction.stat(store.environment.database(b"ids"))["entries"]
+    live = transaction.stat(store.environment.handles.ids)["entries"]
     if live != counters.live_count:
         raise differ("live_count", counters.live_count, live, "a number of ids of ")
     for name in (b"records", b"blocks", b"dead"):

@@ -40,9 +40,7 @@ from vecdb.engine.runtime.data_folder import prepare_folder, raise_file_limit, r
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.options import Options
 from vecdb.engine.runtime.stats import collection_stats
-from vecdb.engine.runtime.store_lru import StoreLru
 from vecdb.engine.runtime.upkeep import Upkeep
-from vecdb.engine.search.snapshot_budget import SnapshotBudget
 from vecdb.engine.segments.verifying import Verifier
 from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.store.writer import Writer
@@ -51,6 +49,7 @@ from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.files import os_errors_translated
 from vecdb.engine.system.folder_use import FolderUse
 from vecdb.engine.system.named_locks import NamedLocks
+from vecdb.engine.system.weighted_lru import WeightedLru
 from vecdb.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -130,7 +129,7 @@ class Runtime:
         self._lock = threading.Lock()
         self._collection_locks = NamedLocks()
         self.collections: dict[str, OpenCollection] = {}
-        self._lru = StoreLru(options.open_collections_max)
+        self._lru = WeightedLru(options.open_collections_max)
         raise_file_limit()
         warn_when_compiling()
         prepare_folder(root, group_access=options.group_access)
@@ -144,7 +143,7 @@ class Runtime:
         self.pool = KernelPool(options.threads)
         self.writer = Writer(options.queue_bytes_max)
         self.verifier = Verifier()
-        self.snapshot_budget = SnapshotBudget(options.view_bytes_max)
+        self.snapshot_budget = WeightedLru(options.view_bytes_max)
         self.call_memory = MemoryBudget(options.call_bytes_max)
         settings = IndexerSettings(
             enabled=options.indexer,
@@ -380,8 +379,8 @@ class Runtime:
             opened.backpressure.progress()
 
     def reopened(self, opened: OpenCollection) -> None:
-        """Add a collection that its use has reopened to the LRU."""
-        self._lru.reopened(opened)
+        """Add a collection that its use has reopened to the LRU, and evict others."""
+        self._lru.evict(self._lru.put(opened))
 
     def gone_error(self, collection_id: str) -> VecdbError:
         """Return the error for a collection whose store is not where it was opened."""
@@ -398,7 +397,7 @@ class Runtime:
                         opened.close()
                         self.check_usable()
                     self.collections[collection_id] = opened
-                self._lru.reopened(opened)
+                self.reopened(opened)
                 try:
                     self._take_up_work(opened)
                 except DataLossError as damage:
@@ -447,7 +446,7 @@ class Runtime:
         """Close a dropped collection. The caller holds its turn."""
         opened = self.collections.pop(collection_id, None)
         if opened is not None:
-            self._lru.forget(opened)
+            self._lru.remove(opened)
             opened.close(dropped=True)
 
     def _forked(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vecdb.engine.runtime.open_collection import OpenCollection
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.store.leases import oldest_lease
 from vecdb.engine.store.segment_table import FLAT_KIND, GRAPH_KIND, in_place
 from vecdb.types import CollectionStats, SegmentStats
@@ -27,7 +28,7 @@ def collection_stats(opened: OpenCollection, indexer: str) -> CollectionStats:
     segments = [
         SegmentStats(
             number=s.number,
-            kind=GRAPH_KIND if s.has_graph else FLAT_KIND,
+            kind=GRAPH_KIND if s.parts.has(GRAPH) else FLAT_KIND,
             first_row=s.first_row,
             end_row=s.end_row,
             rows=s.node_count,

@@ -3,8 +3,10 @@
 A commit requests a flush when the memtable is large enough. Purging runs a minute after a commit
 that left garbage. Before each task, and every few seconds, the thread checks whether other
 processes have dropped collections that are open here. All of this affects only speed and space: a
-failure is logged, and a later commit requests the work again. Closing waits for at most one step
-of purging; the next process that opens the collection continues it.
+failure is logged. A flush that failed, for example on a full disk, is retried after a pause; until
+then searches scan the memtable, and ``stats`` reports why. Other work is requested again by a later
+commit. Closing waits for at most one step of purging; the next process that opens the collection
+continues it.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from collections.abc import Callable
 from typing import Final
 
 from vecdb.engine.runtime.open_collection import OpenCollection
-from vecdb.engine.segments.flush_failures import FlushFailures
 from vecdb.engine.store.purging import GRACE_S
+from vecdb.engine.system.back_off import BackOff
 from vecdb.errors import FailedPreconditionError, NotFoundError
 
 __all__ = ["Upkeep"]
 
 _FLUSH_POLL_S: Final = 0.5
-"""Retry interval for failed flushes."""
+"""Interval of the check for flushes to retry."""
+
+_PAUSE_FIRST_S, _PAUSE_MAX_S, _BUSY_PAUSE_S = 1.0, 30.0, 0.5
+"""Pauses before a flush is retried: after failures, and after it met a held lock."""
 
 _DROPPED_POLL_S: Final = 10.0
 """Interval of the check for collections that another process has dropped."""
@@ -54,7 +59,7 @@ class Upkeep:
         self._on_poll = on_poll
         self._changed = threading.Condition()
         self._to_flush: set[str] = set()
-        self._flush_failures = FlushFailures()
+        self._flush_failures: BackOff[str] = BackOff(_PAUSE_FIRST_S, _PAUSE_MAX_S)
         self._purge_at: dict[str, float] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="vecdb-upkeep", daemon=True)
@@ -84,11 +89,16 @@ class Upkeep:
 
     def status(self, collection_id: str) -> str:
         """Return what fails, for ``stats``; empty if nothing does."""
-        return self._flush_failures.status(collection_id)
+        failure = self._flush_failures.failure(collection_id)
+        if failure is None:
+            return ""
+        return (
+            f"; the memtable could not be flushed ({failure.count} times in a row): {failure.why}"
+        )
 
     def forget(self, collection_id: str) -> None:
         """Forget the failures of a dropped collection."""
-        self._flush_failures.settled(collection_id)
+        self._flush_failures.succeeded(collection_id)
 
     def close(self) -> None:
         """Complete the requested flushes and end the thread; purging stops after its step."""
@@ -117,11 +127,11 @@ class Upkeep:
     def _do(self, opened: OpenCollection, kind: str) -> None:
         if kind == _FLUSH:
             if opened.flush():
-                self._flush_failures.settled(opened.id)
+                self._flush_failures.succeeded(opened.id)
             else:
                 # The lock was held, be it for a moment by the indexer. No commit may come to
                 # request the flush again.
-                self._flush_failures.busy(opened.id)
+                self._flush_failures.postpone(opened.id, _BUSY_PAUSE_S)
             self._on_flushed(opened.id)
         else:
             opened.purge_old(self._is_closed)
@@ -134,7 +144,7 @@ class Upkeep:
         """Return the next collection id and task, or None at the end; a poll has an empty id."""
         with self._changed:
             while True:
-                self._to_flush |= self._flush_failures.due()
+                self._to_flush.update(self._flush_failures.due())
                 if self._to_flush:
                     return self._to_flush.pop(), _FLUSH
                 if self._closed:

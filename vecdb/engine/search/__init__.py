@@ -4,7 +4,6 @@ search             runs queries over the search units of a snapshot
 hits               merges the units' results; adds ids, metadata and vectors
 snapshot           one committed state: segments, delete bitmaps, memtable
 snapshot_manager   creates snapshots and caches the newest
-snapshot_budget    bounds the memory of all cached snapshots
 memtable           rows not yet in a segment
 streaming          reads rows that a snapshot does not hold from the store, in slices
 lookup             reads rows by id or row number
@@ -12,4 +11,4 @@ lookup             reads rows by id or row number
 
 from __future__ import annotations
 
-__all__ = ["lookup", "search", "snapshot", "snapshot_budget", "snapshot_manager"]
+__all__ = ["lookup", "search", "snapshot", "snapshot_manager"]

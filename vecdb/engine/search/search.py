@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb import checks
-from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.hits import Found, Wanted, answers
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.segment import padded_width
 from vecdb.engine.store.leases import leased
 from vecdb.engine.store.store import Store
@@ -109,7 +109,7 @@ class Searcher:
         config = self._store.config
         queries = _checked_queries(request.queries, config)
         k = checks.check_k(request.k, max(1, len(queries)))
-        ef = checks.check_effort(request.ef, k)
+        ef = checks.check_ef(request.ef, k)
         kernels = load_kernels()
         prepared = np.empty((len(queries), padded_width(config.dim)), np.float32)
         kernels.prepare_rows(queries, prepared, config.metric is Metric.COSINE)
@@ -145,14 +145,10 @@ class Searcher:
         _take_memory(snapshot, len(queries), wanted, self._store.config.dim)
         parts: list[Found] = []
         for unit in snapshot.units if len(queries) else ():
-            if exact or unit.graph is None:
+            if exact or not unit.parts.has(GRAPH):
                 parts.append(self._scan(unit, queries, wanted.k, deadline))
-                continue
-            found = self._walk(unit, unit.graph, queries, wanted, deadline)
-            expected = min(wanted.k, unit.live_count)
-            if min(found.counts.tolist()) < expected:
-                self._scan_where_short(found, unit, queries, expected, deadline)
-            parts.append(found)
+            else:
+                parts.append(self._walk(unit, queries, wanted, deadline))
         if not snapshot.holds_all and len(queries):
             parts.append(self._scan_unread(snapshot, queries, wanted.k, deadline))
         return answers(self._store, snapshot, parts, len(queries), wanted, deadline)
@@ -160,11 +156,12 @@ class Searcher:
     def _walk(
         self,
         unit: SearchUnit,
-        graph: Graph,
         queries: npt.NDArray[np.float32],
         wanted: Wanted,
         deadline: Deadline,
     ) -> Found:
+        """Walk the graph of a unit; queries for which that finds too few live rows are scanned."""
+        graph = unit.parts[GRAPH]
         found = _empty_found(unit, len(queries), wanted.k, walked=True)
         k, metric = found.nodes.shape[1], self._metric_code
         walk_graph = load_kernels().walk
@@ -176,6 +173,9 @@ class Searcher:
             )  # fmt: skip
 
         self._pool.run(len(queries), _WALKS_AT_FIRST, deadline, walk)
+        expected = min(wanted.k, unit.live_count)
+        if min(found.counts.tolist()) < expected:
+            self._scan_where_short(found, unit, queries, expected, deadline)
         return found
 
     def _scan(

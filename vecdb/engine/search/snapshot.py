@@ -10,15 +10,16 @@ the store (``streaming``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.search.memtable import Memtable, nodes_of
 from vecdb.engine.search.streaming import Unread
+from vecdb.engine.segments.graph_part import GRAPH
+from vecdb.engine.segments.part_kind import Parts
 from vecdb.engine.segments.segment import RowArrays, Segment
 from vecdb.engine.store import layout
 
@@ -43,7 +44,9 @@ class SegmentSnapshot:
     Attributes:
         number: the segment's number.
         first_row, end_row: its interval of rows, the end excluded.
-        content, graph: its arrays; graph is None if the segment is flat.
+        content: its rows.
+        parts: what searches can use; without a graph they scan all rows, as in a flat or a
+            quarantined segment.
         dead: delete bitmap over nodes, uint8, bit i & 7 of byte i >> 3; empty if no node is
             deleted.
         deleted_count: number of bits set.
@@ -57,7 +60,7 @@ class SegmentSnapshot:
     first_row: int
     end_row: int
     content: RowArrays
-    graph: Graph | None
+    parts: Parts
     dead: npt.NDArray[np.uint8]
     deleted_count: int
     segment: Segment | None
@@ -68,11 +71,6 @@ class SegmentSnapshot:
         """Return whether the bytes are known to be as written: this process compared the files'
         checksums since it opened them (``verifying.py``), or read the rows from the store."""
         return self.segment is None or self.segment.verified
-
-    @property
-    def has_graph(self) -> bool:
-        """Whether a search walks a graph; without one, as in a lost segment, it scans all rows."""
-        return self.graph is not None
 
     @property
     def live_count(self) -> int:
@@ -118,8 +116,8 @@ class SearchUnit:
         dead: delete bitmap, empty if no node is deleted.
         live_count: nodes that a search may return.
         rows: int64, shape (at least count,), row numbers, ascending.
-        content: the segment's arrays, None for rows outside segments.
-        graph: None if the unit is scanned.
+        content: the segment's rows, None for rows outside segments.
+        parts: the segment's; empty for rows outside segments.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -128,7 +126,7 @@ class SearchUnit:
     live_count: int
     rows: npt.NDArray[np.int64]
     content: RowArrays | None = None
-    graph: Graph | None = None
+    parts: Parts = field(default_factory=Parts)
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ class Snapshot:
     def unindexed_count(self) -> int:
         """Return the number of live rows that are in no graph."""
         return self.memtable_live_count + sum(
-            s.live_count for s in self.segments if not s.has_graph
+            s.live_count for s in self.segments if not s.parts.has(GRAPH)
         )
 
     @property
@@ -192,7 +190,7 @@ class Snapshot:
                 s.live_count,
                 s.content.rows,
                 s.content,
-                s.graph,
+                s.parts,
             )
             for s in self.segments
             if s.live_count and not s.unread_count
@@ -224,4 +222,4 @@ class Snapshot:
 def is_clean(segment: SegmentSnapshot, deleted_fraction_max: float = DELETED_FRACTION_MAX) -> bool:
     """Return whether a segment is a graph with so few deleted nodes that it needs no rewrite."""
     deleted_max = deleted_fraction_max * len(segment.content.rows)
-    return segment.has_graph and segment.deleted_count <= deleted_max
+    return segment.parts.has(GRAPH) and segment.deleted_count <= deleted_max

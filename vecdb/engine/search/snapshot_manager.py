@@ -12,7 +12,6 @@ import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +19,9 @@ import numpy.typing as npt
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.search.memtable import Memtable
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SegmentSnapshot, Snapshot, is_clean
-from vecdb.engine.search.snapshot_budget import KeepsSnapshots, SnapshotBudget
 from vecdb.engine.search.streaming import SnapshotTooOldError, Unread, check_not_too_old, count_live
 from vecdb.engine.segments.flushing import load_rows, row_bytes
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import quarantine, quarantine_parts
 from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 from vecdb.engine.segments.verifying import VerifiedSegments, Verifier
@@ -32,6 +31,7 @@ from vecdb.engine.store.segment_table import SegmentEntry, in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.store.tombstones import read_deleted, read_deleted_since
 from vecdb.engine.system.files import os_errors_translated
+from vecdb.engine.system.weighted_lru import Evictable, WeightedLru
 from vecdb.errors import (
     DataLossError,
     OutcomeUnknownError,
@@ -74,7 +74,7 @@ class SnapshotManager:
         on_work: Callable[[], None] | None = None,
         verifier: Verifier | None = None,
         held_bytes_max: int | None = None,
-        budget: SnapshotBudget | None = None,
+        budget: WeightedLru | None = None,
     ) -> None:
         """Create no snapshot yet.
 
@@ -85,7 +85,9 @@ class SnapshotManager:
                 they stay unverified until ``Segment.verify`` is called.
             held_bytes_max: most bytes of the memtable, and most bytes of rows of quarantined
                 segments, held in memory; a search reads other rows from the store. None: no limit.
-            budget: bounds the memory of all cached snapshots; other managers may be evicted.
+            budget: bounds the memory of the cached snapshots of several managers, which may evict
+                each other's. It counts memtables, delete bitmaps and rows of quarantined segments;
+                mapped segments are in the page cache.
         """
         self._store = store
         self._on_work = on_work
@@ -106,7 +108,9 @@ class SnapshotManager:
         if held_bytes_max is not None:
             self._memtable_rows_max = max(1, int(held_bytes_max / Memtable.row_bytes(self._width)))
         self._budget = budget
-        self.used_at = 0.0
+        self.used = True
+        """Set at each use, see ``WeightedLru``."""
+
         # The newest snapshot, and the id of a commit that it covers. The id comes from the read
         # transaction: ``last_commit`` may be newer than what that transaction sees.
         self._known: tuple[int, Snapshot | None] = (-1, None)
@@ -120,7 +124,7 @@ class SnapshotManager:
             DataLossError: the store is damaged.
             UnavailableError: SEGMENTS_CHANGING: every attempt was outrun by writers or purging.
         """
-        self.used_at = monotonic()
+        self.used = True
         known_commit, snapshot = self._known
         if snapshot is not None and self._store.environment.last_commit() == known_commit:
             return snapshot
@@ -133,16 +137,16 @@ class SnapshotManager:
                     self._known = (commit, snapshot)
                 self._creating.release()
             return snapshot
-        excess: list[KeepsSnapshots] = []
+        excess: dict[Evictable, int] = {}
         with self._creating:
             _, snapshot = self._known
             if snapshot is None or not _covers(snapshot.state, state):
                 snapshot = self._next(snapshot)
                 self._known = (commit, snapshot)
                 if self._budget is not None:
-                    excess = self._budget.note(self, snapshot.private_bytes)
-        for manager in excess:
-            manager.evict()
+                    excess = self._budget.put(self, snapshot.private_bytes)
+        if excess and self._budget is not None:
+            self._budget.evict(excess)
         return snapshot
 
     def forget(self) -> None:
@@ -163,7 +167,7 @@ class SnapshotManager:
     def _forget(self) -> None:
         self._known = (-1, None)
         if self._budget is not None:
-            self._budget.note(self, 0)
+            self._budget.remove(self)
 
     def verify(self, check: Callable[[], None]) -> bool:
         """Compare the newest snapshot's unverified segments with their checksums.
@@ -229,7 +233,7 @@ class SnapshotManager:
         if self._on_work is None or self._notified_generation == snapshot.state.generation:
             return
         if any(
-            s.segment is None or s.segment.lost_parts or (s.has_graph and not is_clean(s))
+            s.segment is None or s.segment.lost_parts or (s.parts.has(GRAPH) and not is_clean(s))
             for s in snapshot.segments
         ):
             self._notified_generation = snapshot.state.generation
@@ -391,7 +395,7 @@ class SnapshotManager:
             else:
                 unread_count = count_live(self._store, first, end, deleted)
             return SegmentSnapshot(
-                number, first, end, content, None, NOTHING_DELETED, 0, None, unread_count
+                number, first, end, content, content.parts, NOTHING_DELETED, 0, None, unread_count
             )
         folder = self._segments_folder / str(number)
         try:
@@ -403,7 +407,7 @@ class SnapshotManager:
             self._lose_parts(segment, state.generation)
         self._verified.opened(segment)
         opened = SegmentSnapshot(
-            number, first, end, segment.content, segment.graph, NOTHING_DELETED, 0, segment
+            number, first, end, segment.content, segment.parts, NOTHING_DELETED, 0, segment
         )
         return opened.with_tombstones(deleted)
 

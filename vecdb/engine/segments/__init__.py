@@ -2,13 +2,13 @@
 
 segment          an interval of rows as arrays on disk that all processes map
 parts            the table of the kinds of parts that a segment can have
-part_kind        what a kind of part defines: writer, reader, checksum, whether it is needed
+part_kind        what a kind of part defines: writer, reader, checksum, deep check, derivation
+part_check       the deep check of a part: its content compared with the store's records
 row_arrays       the parts of every segment: vectors; row numbers and ids
 graph_part       the part of graph segments: the HNSW graph
 array_files      maps .npy files and compares them with their checksums
 lifecycle        reserve, publish, retire, garbage-collect; quarantine
 flushing         writes the memtable to a flat segment
-flush_failures   schedules retries of failed flushes
 verifying        compares mapped segments with their checksums
 rebuilding       rewrites segments that have lost an optional part
 """
@@ -16,9 +16,11 @@ rebuilding       rewrites segments that have lost an optional part
 from __future__ import annotations
 
 __all__ = [
-    "flush_failures",
     "flushing",
+    "graph_part",
     "lifecycle",
+    "part_check",
+    "part_kind",
     "parts",
     "rebuilding",
     "segment",

@@ -175,12 +175,11 @@ def write_and_publish(
         segments / str(taken.number),
         number=taken.number,
         collection_id=collection_id,
-        metric=store.config.metric,
+        config=store.config,
         first_row=taken.first_row,
         end_row=taken.end_row,
         seq=taken.seq,
-        content=content,
-        graph=None,
+        given=content.parts,
     )
     publish(store, taken, entry)
     failpoint("seal.published")

@@ -8,10 +8,40 @@ entry, top_level    in the manifest: node where a walk begins, and its level; -1
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from vecdb.checking import NOTE
 from vecdb.engine.hnsw.graph import Graph
-from vecdb.engine.segments.part_kind import PartData, PartFiles, PartKind
+from vecdb.engine.hnsw.graph_checks import graph_faults, self_links
+from vecdb.engine.hnsw.reachability import reachable_nodes
+from vecdb.engine.segments.part_check import PartCheck, PartFinding, StoreRecords, is_among
+from vecdb.engine.segments.part_kind import CheckedSegment, PartData, PartFiles, PartKind
+from vecdb.engine.segments.row_arrays import ROW_IDS
 
 __all__ = ["GRAPH"]
+
+
+class _GraphCheck(PartCheck):
+    """Checks the arrays of a graph, and that every live node can be reached."""
+
+    def __init__(self, graph: Graph, segment: CheckedSegment) -> None:
+        self._graph, self._segment = graph, segment
+
+    def examine(self, records: StoreRecords) -> Iterator[PartFinding]:
+        graph, number = self._graph, self._segment.number
+        faults = graph_faults(graph, self._segment.config.M)
+        for fault in faults:
+            yield PartFinding("GRAPH", f"segment {number}: {fault}", unusable=True)
+        if faults:
+            return
+        if count := self_links(graph):
+            what = f"segment {number}: {count:,} nodes are their own neighbours"
+            yield PartFinding("GRAPH", what, NOTE)
+        rows = self._segment.parts[ROW_IDS].rows
+        lost = rows[~reachable_nodes(graph)]
+        lost = lost[is_among(lost, records.live_rows)]
+        what = f"of {len(rows):,} rows of segment {number} can't be reached in its graph"
+        yield PartFinding("GRAPH_UNREACHABLE", what, rows=lost)
 
 
 class _GraphPart(PartKind[Graph]):
@@ -36,6 +66,9 @@ class _GraphPart(PartKind[Graph]):
             fit=len(graph.links) == files.count and graph.upper_offsets.shape == (files.count + 1,)
         )
         return graph
+
+    def check(self, value: Graph, segment: CheckedSegment) -> PartCheck:
+        return _GraphCheck(value, segment)
 
 
 GRAPH = _GraphPart()

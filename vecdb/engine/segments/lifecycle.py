@@ -260,7 +260,7 @@ def forget_segments(store: Store) -> None:
     """
 
     def write(transaction: Transaction) -> None:
-        database = store.environment.database(b"segments")
+        database = store.environment.handles.segments
         with transaction.cursor(database) as cursor:
             numbers = [int.from_bytes(key, "big") for key in cursor.iternext(values=False)]
         transaction.drop(database, delete=False)

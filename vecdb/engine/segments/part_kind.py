@@ -1,9 +1,12 @@
-"""What a kind of segment part is: how it is written, read, compared, and derived again.
+"""What a kind of segment part is: how it is written, read, derived and checked.
 
 A segment is a manifest and a list of named parts. A part is one or more arrays, each in a .npy
 file, and perhaps a few values in the manifest. A kind knows how to turn a value (a graph, say) into
 arrays and back; the table of all kinds is in ``parts.py``, and everything else (flushing, building
 graphs, verifying, backup, checking, rebuilding) goes by that table and by the manifest.
+
+Some parts are given by whoever writes a segment: its rows, its graph. Others are derived from parts
+that come earlier in the table, whenever a segment is written that has those.
 
 To add a kind: subclass ``PartKind`` in a file of its own, and add an instance to the table.
 """
@@ -11,7 +14,7 @@ To add a kind: subclass ``PartKind`` in a file of its own, and add an instance t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -19,10 +22,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy.typing as npt
 
 from vecdb.engine.segments.array_files import ArrayRecord, SegmentDamagedError, verify_array
+from vecdb.engine.segments.part_check import PartCheck
 from vecdb.reasons import Reason
-from vecdb.types import Metric
+from vecdb.types import CollectionConfig
 
-__all__ = ["PartData", "PartFiles", "PartKind", "PartSource"]
+__all__ = ["CheckedSegment", "PartData", "PartFiles", "PartKind", "PartSource", "Parts"]
 
 T = TypeVar("T")
 
@@ -67,12 +71,82 @@ class PartFiles:
             )
 
 
+class Parts:
+    """The parts of one segment, by kind. Safe to use from many threads.
+
+    What a segment has decides how it is searched: with ``has(GRAPH)`` it is walked, for example.
+    Needed parts stay. An optional part may be dropped at any time, if its files are found damaged:
+    read it once, with ``get``.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of their kinds."""
+        return tuple(self._values)
+
+    def has(self, kind: PartKind[Any]) -> bool:
+        """Return whether there is a part of this kind."""
+        return kind.name in self._values
+
+    def get(self, kind: PartKind[T]) -> T | None:
+        """Return the part of this kind, None if there is none."""
+        value: T | None = self._values.get(kind.name)
+        return value
+
+    def __getitem__(self, kind: PartKind[T]) -> T:
+        """Return the part of this kind.
+
+        Raises:
+            KeyError: there is none.
+        """
+        value: T = self._values[kind.name]
+        return value
+
+    def put(self, kind: PartKind[T], value: T) -> None:
+        """Add a part, or replace the one of the same kind."""
+        # Readers may be using the dict at this moment, so it never changes.
+        self._values = {**self._values, kind.name: value}
+
+    def drop(self, name: str) -> None:
+        """Remove the part with this name, if there is one."""
+        self._values = {key: value for key, value in self._values.items() if key != name}
+
+    def with_part(self, kind: PartKind[T], value: T) -> Parts:
+        """Return a copy with one more part."""
+        whole = self.only(self.names)
+        whole.put(kind, value)
+        return whole
+
+    def only(self, names: Collection[str]) -> Parts:
+        """Return a copy with the parts of these names."""
+        some = Parts()
+        some._values = {name: value for name, value in self._values.items() if name in names}
+        return some
+
+
 @dataclass(frozen=True)
 class PartSource:
-    """What parts are derived from and compared with: the other parts of the segment, by name."""
+    """What a part is derived from: the parts that come earlier in the table.
 
-    metric: Metric
-    parts: Mapping[str, Any]
+    A node has the same position in all of them, and its row number is in ``ROW_IDS``.
+    """
+
+    config: CollectionConfig
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class CheckedSegment:
+    """The segment of a part that is checked. The end of its interval of rows is excluded."""
+
+    number: int
+    first_row: int
+    end_row: int
+    config: CollectionConfig
+    parts: Parts
 
 
 class PartKind(ABC, Generic[T]):
@@ -83,12 +157,20 @@ class PartKind(ABC, Generic[T]):
         arrays: names of the files, without .npy; unique among all kinds. Never change them.
         needed: True: a segment that has this part can't be used without it. If it is missing or
             damaged, the whole segment is quarantined and rebuilt from the store. False: the segment
-            goes on serving without the part, and the indexer derives it again.
+            goes on serving without the part, more slowly, and the indexer derives it again.
+        derived_from: the kinds that ``derive`` needs; the part is made for every segment that has
+            all of them. They come earlier in the table. Empty: whoever writes the segment gives the
+            part; then it must be needed, as nothing could derive it again.
+
+    A segment whose manifest does not list a part was written without it, perhaps by an earlier
+    version. That is no damage: it is searched without the part, and gets it when it is next merged
+    or rewritten.
     """
 
     name: ClassVar[str]
     arrays: ClassVar[tuple[str, ...]]
     needed: ClassVar[bool] = True
+    derived_from: ClassVar[tuple[PartKind[Any], ...]] = ()
 
     @abstractmethod
     def write(self, value: T) -> PartData:
@@ -118,19 +200,19 @@ class PartKind(ABC, Generic[T]):
         for name, record in records.items():
             verify_array(folder, name, record, check)
 
-    def derive(self, source: PartSource) -> T | None:
-        """Return the part for a segment that is about to be written without it.
+    def made_for(self, source: PartSource) -> bool:
+        """Return whether a segment about to be written gets this part, derived from ``source``.
 
-        None, as by default: the segment does without. Parts that come earlier in the table are in
-        ``source``.
+        By default, if it has all parts that this one is derived from. A kind may ask for more, a
+        number of rows for example.
         """
-        return None
+        return bool(self.derived_from) and all(map(source.parts.has, self.derived_from))
 
-    def faults(self, value: T, source: PartSource) -> list[str]:
-        """Return what is wrong with a part beside its checksum, a sentence each; for a check."""
-        return []
+    def derive(self, source: PartSource) -> T:
+        """Return the part for a segment that it is ``made_for``. The same source must give the
+        same part."""
+        raise NotImplementedError(f"parts {self.name} are not derived")
 
-    def of(self, parts: Mapping[str, Any]) -> T | None:
-        """Return the part of this kind, None if there is none."""
-        value: T | None = parts.get(self.name)
-        return value
+    def check(self, value: T, segment: CheckedSegment) -> PartCheck:
+        """Return the deep check of a part: of its content, not of its checksum."""
+        return PartCheck()

@@ -18,16 +18,18 @@ from typing import Any
 
 from vecdb.engine.segments.array_files import ArrayRecord
 from vecdb.engine.segments.graph_part import GRAPH
-from vecdb.engine.segments.part_kind import PartKind, PartSource
+from vecdb.engine.segments.part_check import PartCheck
+from vecdb.engine.segments.part_kind import CheckedSegment, PartKind, Parts, PartSource
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
 from vecdb.engine.system.files import write_array
-from vecdb.types import Metric
+from vecdb.types import CollectionConfig
 
 __all__ = [
     "PART_KINDS",
     "RecordedPart",
     "derivable",
-    "part_faults",
+    "given_parts",
+    "part_checks",
     "recorded_parts",
     "with_derived",
     "write_parts",
@@ -71,34 +73,33 @@ def recorded_parts(manifest: Mapping[str, Any]) -> list[RecordedPart]:
     return found
 
 
-def with_derived(parts: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
-    """Return ``parts`` with those that can be derived from them."""
-    whole = dict(parts)
+def given_parts(parts: Parts) -> Parts:
+    """Return the parts that are not derived from others."""
+    return parts.only([kind.name for kind in PART_KINDS if not kind.derived_from])
+
+
+def with_derived(given: Parts, config: CollectionConfig) -> Parts:
+    """Return the parts of a segment for which these are given."""
+    whole = given_parts(given)
     for kind in PART_KINDS:
-        if kind.name not in whole:
-            value = kind.derive(PartSource(metric, whole))
-            if value is not None:
-                whole[kind.name] = value
+        source = PartSource(config, whole)
+        if kind.made_for(source):
+            whole.put(kind, kind.derive(source))
     return whole
 
 
 def derivable(names: Iterable[str]) -> bool:
     """Return whether this version can derive one of these parts again."""
-    return any(kind.name in names and not kind.needed for kind in PART_KINDS)
+    return any(kind.name in names and bool(kind.derived_from) for kind in PART_KINDS)
 
 
-def part_faults(parts: Mapping[str, Any], metric: Metric) -> list[str]:
-    """Return what is wrong with the parts of a segment beside their checksums, for a check."""
-    source = PartSource(metric, parts)
-    return [
-        f"part {kind.name}: {fault}"
-        for kind in PART_KINDS
-        if kind.name in parts
-        for fault in kind.faults(parts[kind.name], source)
-    ]
+def part_checks(segment: CheckedSegment) -> dict[str, PartCheck]:
+    """Return the deep check of each part of a segment, by the name of its kind."""
+    parts = segment.parts
+    return {kind.name: kind.check(parts[kind], segment) for kind in PART_KINDS if parts.has(kind)}
 
 
-def write_parts(folder: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
+def write_parts(folder: Path, parts: Parts) -> dict[str, Any]:
     """Write the files of parts, fsynced; the folder is the caller's to sync.
 
     Returns:
@@ -108,9 +109,9 @@ def write_parts(folder: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     optional: dict[str, list[str]] = {}
     for kind in PART_KINDS:
-        if kind.name not in parts:
+        if not parts.has(kind):
             continue
-        data = kind.write(parts[kind.name])
+        data = kind.write(parts[kind])
         for name in kind.arrays:
             arrays[name] = write_array(folder / f"{name}.npy", data.arrays[name])
         fields |= data.fields

@@ -1,8 +1,8 @@
 """Writing segments that have lost an optional part again, with all parts that can be derived.
 
 Files of a published segment never change, so the segment is written under a new number and replaces
-the old one, as any other segment does. Rows and graph are copied, deleted rows included; what is
-derived from them is derived again.
+the old one, as any other segment does. Given parts (rows and graph) are copied, deleted rows
+included; all that are derived from them are derived again, so that they fit each other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vecdb.engine.segments.flushing import intact_segment
 from vecdb.engine.segments.lifecycle import GRAPH_LOCK, publish, reserve
-from vecdb.engine.segments.parts import derivable
+from vecdb.engine.segments.parts import derivable, given_parts
 from vecdb.engine.segments.segment import write_segment
 from vecdb.engine.store.segment_table import SegmentEntry, in_place
 from vecdb.engine.store.store import Store
@@ -64,11 +64,10 @@ def _rebuild(
         segments / str(taken.number),
         number=taken.number,
         collection_id=collection_id,
-        metric=store.config.metric,
+        config=store.config,
         first_row=taken.first_row,
         end_row=taken.end_row,
         seq=segment.seq,
-        content=segment.content,
-        graph=segment.graph,
+        given=given_parts(segment.parts),
     )
     return publish(store, taken, new)

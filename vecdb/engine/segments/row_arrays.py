@@ -9,23 +9,30 @@ id_bytes.npy        uint8: id_bytes[id_offsets[i]:id_offsets[i + 1]]
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.segments.array_files import SegmentDamagedError
-from vecdb.engine.segments.part_kind import PartData, PartFiles, PartKind
+from vecdb.engine.segments.part_check import PartCheck, PartFinding, StoreRecords, is_among
+from vecdb.engine.segments.part_kind import CheckedSegment, PartData, PartFiles, PartKind, Parts
 from vecdb.reasons import Reason
 
 __all__ = ["ROW_IDS", "VECTORS", "RowArrays", "RowIds"]
 
 _GATHERED_IDS_MIN: Final = 64
 """From this many ids on, decoding them in one piece is faster than one by one."""
+
+
+_HASHED_IDS: Final = 65_536
+"""Ids that a check hashes at once, to bound the memory for their texts."""
+
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -66,26 +73,28 @@ class RowArrays:
         )
 
     @staticmethod
-    def of_parts(parts: Mapping[str, Any], folder: Path) -> RowArrays:
+    def of_parts(parts: Parts, folder: Path) -> RowArrays:
         """Return the rows in the parts of a segment.
 
         Raises:
             SegmentDamagedError: a part is not there.
         """
-        vectors, ids = VECTORS.of(parts), ROW_IDS.of(parts)
+        vectors, ids = parts.get(VECTORS), parts.get(ROW_IDS)
         if vectors is None or ids is None:
             raise SegmentDamagedError(
                 f"{folder}: expected the parts {VECTORS.name} and {ROW_IDS.name}, got "
-                f"{', '.join(sorted(parts)) or 'none'}",
+                f"{', '.join(sorted(parts.names)) or 'none'}",
                 Reason.SEGMENT,
             )
         return RowArrays(vectors, ids.rows, ids.id_offsets, ids.id_bytes)
 
     @property
-    def parts(self) -> dict[str, Any]:
-        """The parts of a segment of these rows, by name."""
-        ids = RowIds(self.rows, self.id_offsets, self.id_bytes)
-        return {VECTORS.name: self.vectors, ROW_IDS.name: ids}
+    def parts(self) -> Parts:
+        """The parts of a segment of these rows."""
+        parts = Parts()
+        parts.put(VECTORS, self.vectors)
+        parts.put(ROW_IDS, RowIds(self.rows, self.id_offsets, self.id_bytes))
+        return parts
 
     @property
     def nbytes(self) -> int:
@@ -153,6 +162,76 @@ def _offsets_damaged(start: int, end: int, size: int) -> SegmentDamagedError:
     )
 
 
+class _VectorsCheck(PartCheck):
+    """Compares vectors with the store's: they must be bit-identical to what a flush prepares."""
+
+    def __init__(self, vectors: npt.NDArray[np.float32], segment: CheckedSegment) -> None:
+        self._vectors, self._number = vectors, segment.number
+        self._differing: list[Rows] = [np.zeros(0, np.int64)]
+
+    def compare_vectors(self, rows: Rows, nodes: Rows, vectors: npt.NDArray[np.float32]) -> None:
+        stored = self._vectors[nodes].view(np.uint32)
+        differ = (stored != vectors.view(np.uint32)).any(axis=1)
+        self._differing.append(rows[differ])
+
+    def compare_records(self, records: StoreRecords) -> Iterator[PartFinding]:
+        what = f"vectors of segment {self._number} differ from the store's, at rows"
+        yield PartFinding("SEGMENT_ROWS", what, rows=np.concatenate(self._differing))
+
+
+class _RowIdsCheck(PartCheck):
+    """Compares row numbers and ids with the store's records and tombstones."""
+
+    def __init__(self, ids: RowIds, segment: CheckedSegment) -> None:
+        self._ids, self._segment = ids, segment
+
+    def compare_records(self, records: StoreRecords) -> Iterator[PartFinding]:
+        rows, segment = self._ids.rows, self._segment
+
+        def differ(what: str, some: Rows) -> PartFinding:
+            return PartFinding("SEGMENT_ROWS", f"{what} segment {segment.number}", rows=some)
+
+        if len(rows) and not (
+            bool((rows[1:] > rows[:-1]).all())
+            and segment.first_row <= rows[0]
+            and rows[-1] < segment.end_row
+        ):
+            what = f"the rows of segment {segment.number} do not ascend within its interval"
+            yield PartFinding("SEGMENT_ROWS", what)
+            return
+        if not records.complete:
+            return
+        live = records.live_rows
+        live = live[slice(*np.searchsorted(live, (segment.first_row, segment.end_row)))]
+        yield differ("live rows are missing in", live[~is_among(live, rows)])
+        recorded = is_among(rows, records.record_rows)
+        known = recorded | is_among(rows, records.deleted_rows)
+        known |= is_among(rows, records.bad_record_rows)
+        yield differ("rows that the store does not know are in", rows[~known])
+        hashes = self._id_hashes()
+        if hashes is None:
+            what = f"the id offsets of segment {segment.number} do not fit its id bytes"
+            yield PartFinding("SEGMENT_ROWS", what)
+            return
+        at = np.searchsorted(records.record_rows, rows[recorded])
+        other = hashes[recorded] != records.record_hashes[at]
+        yield differ("rows have a different id in", rows[recorded][other])
+
+    def _id_hashes(self) -> Rows | None:
+        """Return the hash of each node's id, or None if the offsets are invalid."""
+        offsets, text = self._ids.id_offsets, self._ids.id_bytes
+        if offsets[0] != 0 or offsets[-1] != len(text) or (offsets[1:] < offsets[:-1]).any():
+            return None
+        count = len(offsets) - 1
+        hashes = np.empty(count, np.int64)
+        for start in range(0, count, _HASHED_IDS):
+            stop = min(count, start + _HASHED_IDS)
+            cuts = (offsets[start : stop + 1] - offsets[start]).tolist()
+            raw = text[offsets[start] : offsets[stop]].tobytes()
+            hashes[start:stop] = [hash(raw[a:b]) for a, b in pairwise(cuts)]
+        return hashes
+
+
 class _VectorsPart(PartKind[npt.NDArray[np.float32]]):
     name = "vectors"
     arrays = ("vectors",)
@@ -164,6 +243,9 @@ class _VectorsPart(PartKind[npt.NDArray[np.float32]]):
         vectors = files.arrays["vectors"]
         files.check(fit=vectors.shape == (files.count, files.width))
         return vectors
+
+    def check(self, value: npt.NDArray[np.float32], segment: CheckedSegment) -> PartCheck:
+        return _VectorsCheck(value, segment)
 
 
 class _RowIdsPart(PartKind[RowIds]):
@@ -180,6 +262,9 @@ class _RowIdsPart(PartKind[RowIds]):
         n = files.count
         files.check(fit=ids.rows.shape == (n,) and ids.id_offsets.shape == (n + 1,))
         return ids
+
+    def check(self, value: RowIds, segment: CheckedSegment) -> PartCheck:
+        return _RowIdsCheck(value, segment)
 
 
 VECTORS = _VectorsPart()

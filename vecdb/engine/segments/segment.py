@@ -28,20 +28,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.segments.array_files import SegmentDamagedError, map_array, verify_array
 from vecdb.engine.segments.graph_part import GRAPH
-from vecdb.engine.segments.part_kind import PartFiles, PartKind
+from vecdb.engine.segments.part_kind import PartFiles, Parts
 from vecdb.engine.segments.parts import RecordedPart, recorded_parts, with_derived, write_parts
-from vecdb.engine.segments.row_arrays import RowArrays
+from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS, RowArrays
 from vecdb.engine.store.segment_table import FLAT_KIND, GRAPH_KIND, PUBLISHED, SegmentEntry
 from vecdb.engine.system.failpoints import failpoint
 from vecdb.engine.system.files import fsync_folder, write_file
 from vecdb.engine.system.modes import make_folder
 from vecdb.reasons import Reason
-from vecdb.types import Metric
+from vecdb.types import CollectionConfig
 
 __all__ = [
     "RowArrays",
@@ -54,8 +53,6 @@ __all__ = [
 
 MANIFEST_FORMAT: Final = 1
 ALIGNMENT_FLOATS: Final = 16
-
-T = TypeVar("T")
 
 
 def padded_width(dim: int) -> int:
@@ -70,9 +67,8 @@ class Segment:
         number, kind, first_row, end_row, count, width: see ``SegmentEntry``; end_row is excluded,
             width is in floats.
         seq: the collection's, when the rows were read.
-        parts: the mapped parts of known kinds, by name. Immutable: replaced when a part is dropped.
+        parts: the mapped parts of known kinds; a damaged optional one is dropped.
         content: RowArrays over the mapped files.
-        graph: Graph, or None if the segment has none.
         file_bytes: size of its files, as they were written.
         lost_parts: optional parts that the store knows to be lost; they are not mapped.
         damaged_parts: optional parts found missing or damaged here, and why; they are dropped.
@@ -111,7 +107,7 @@ class Segment:
         self.file_bytes: int = len(raw) + sum(a["bytes"] for a in manifest["arrays"].values())
         self.verified = False
         self._signatures: dict[str, tuple[int, ...]] = {}
-        self.parts: Mapping[str, Any] = {}
+        self.parts = Parts()
         self.lost_parts = entry.lost_parts
         self.damaged_parts: Mapping[str, str] = {}
         self._recorded = [
@@ -122,17 +118,12 @@ class Segment:
         for part in self._recorded:
             self._using(part, self._map)
         self.content = RowArrays.of_parts(self.parts, folder)
-        self.graph = self.part(GRAPH)
 
     @property
     def signature(self) -> tuple[int, ...]:
         """Inodes and times of the used files: it changes when they are written to or replaced."""
         used = (s for name, s in self._signatures.items() if name not in self.damaged_parts)
         return tuple(chain.from_iterable(used))
-
-    def part(self, kind: PartKind[T]) -> T | None:
-        """Return a part, or None if the segment has none of this kind or it was dropped."""
-        return kind.of(self.parts)
 
     def verify(self, check: Callable[[], None] | None = None) -> None:
         """Compare all files with their checksums; reads all bytes. Drops damaged optional parts.
@@ -156,7 +147,7 @@ class Segment:
         except (FileNotFoundError, NotADirectoryError, SegmentDamagedError) as damage:
             if part.needed:
                 raise
-            self.parts = {name: p for name, p in self.parts.items() if name != part.name}
+            self.parts.drop(part.name)
             self.damaged_parts = {**self.damaged_parts, part.name: str(damage)}
 
     def _map(self, part: RecordedPart) -> None:
@@ -168,7 +159,7 @@ class Segment:
         self._signatures[part.name] = tuple(signatures)
         if part.kind is not None:
             files = PartFiles(self.folder, arrays, self._manifest, self.count, self.width)
-            self.parts = {**self.parts, part.name: part.kind.read(files)}
+            self.parts.put(part.kind, part.kind.read(files))
 
     def _compare(self, part: RecordedPart, check: Callable[[], None] | None) -> None:
         if part.kind is not None:
@@ -183,16 +174,17 @@ def write_segment(
     *,
     number: int,
     collection_id: str,
-    metric: Metric,
+    config: CollectionConfig,
     first_row: int,
     end_row: int,
     seq: int,
-    content: RowArrays,
-    graph: Graph | None,
+    given: Parts,
 ) -> SegmentEntry:
     """Write the files of a segment, all fsynced and read back when this returns.
 
-    Parts that can be derived from the rows and the graph are written too.
+    Args:
+        given: its rows (``RowArrays.parts``) and perhaps a graph. Parts that are derived from these
+            are written too.
 
     Returns:
         The entry for the store's table, published and verified.
@@ -205,19 +197,19 @@ def write_segment(
     # Not its parents: a data folder that was deleted must not be created again.
     make_folder(folder)
     failpoint("segment.folder")
-    given = content.parts if graph is None else {**content.parts, GRAPH.name: graph}
+    count, width = len(given[ROW_IDS].rows), given[VECTORS].shape[1]
     manifest: dict[str, Any] = {
         "format": MANIFEST_FORMAT,
         "collection": collection_id,
         "number": number,
-        "kind": FLAT_KIND if graph is None else GRAPH_KIND,
-        "metric": metric.value,
+        "kind": GRAPH_KIND if given.has(GRAPH) else FLAT_KIND,
+        "metric": config.metric.value,
         "first_row": first_row,
         "end_row": end_row,
         "seq": seq,
-        "count": len(content.rows),
-        "width": content.vectors.shape[1],
-        **write_parts(folder, with_derived(given, metric)),
+        "count": count,
+        "width": width,
+        **write_parts(folder, with_derived(given, config)),
     }
     failpoint("segment.arrays")
     raw = json.dumps(manifest, indent=1).encode()
@@ -232,7 +224,7 @@ def write_segment(
         end_row,
         seq,
         kind=manifest["kind"],
-        count=len(content.rows),
+        count=count,
         file_bytes=len(raw) + sum(a["bytes"] for a in manifest["arrays"].values()),
         manifest_crc=crc,
     )

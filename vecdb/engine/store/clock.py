@@ -52,7 +52,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.kv.named_database import NamedDatabase
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout
 from vecdb.errors import DataLossError
@@ -96,11 +95,9 @@ def boot_identity() -> bytes:
 class StoreClock:
     """The clock of one store. Holds no state between calls; thread-safe."""
 
-    _meta, _log = NamedDatabase(b"meta"), NamedDatabase(b"log")
-    _requests = NamedDatabase(b"requests")
-
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
+        self._handles = environment.handles
 
     def read(self, transaction: Transaction) -> int:
         """Return the current time in nanoseconds, never less than the last time written."""
@@ -122,11 +119,11 @@ class StoreClock:
         """
         now_ns = self.read(transaction)
         record = _RECORD.pack(now_ns, boot_time_ns(), wall_clock_ns(), boot_identity())
-        transaction.put(CLOCK_KEY, layout.seal_value(CLOCK_KEY, record), db=self._meta)
+        transaction.put(CLOCK_KEY, layout.seal_value(CLOCK_KEY, record), db=self._handles.meta)
         return now_ns
 
     def _record(self, transaction: Transaction) -> _Record | None:
-        value = transaction.get(CLOCK_KEY, db=self._meta)
+        value = transaction.get(CLOCK_KEY, db=self._handles.meta)
         if value is None:
             return None
         with contextlib.suppress(DataLossError, struct.error):
@@ -135,13 +132,16 @@ class StoreClock:
 
     def _last_stamp(self, transaction: Transaction) -> int | None:
         """Return the time of the newest batch in the log, else in the requests, else None."""
-        with contextlib.suppress(DataLossError), transaction.cursor(self._log) as cursor:
+        with contextlib.suppress(DataLossError), transaction.cursor(self._handles.log) as cursor:
             if cursor.last():
                 return layout.unpack_log(cursor.key(), cursor.value()).time_ns
-        with contextlib.suppress(DataLossError), transaction.cursor(self._requests) as cursor:
+        with (
+            contextlib.suppress(DataLossError),
+            transaction.cursor(self._handles.requests) as cursor,
+        ):
             if cursor.last() and bytes(cursor.key()).startswith(layout.REQUEST_AGES):
                 request_id = bytes(layout.open_value(cursor.key(), cursor.value(), "request"))
-                value = transaction.get(request_id, db=self._requests)
+                value = transaction.get(request_id, db=self._handles.requests)
                 if value is not None:
                     return layout.unpack_request(request_id, value).time_ns
         return None

@@ -232,7 +232,7 @@ def _put(store: Store, transaction: Transaction, lease: Lease) -> None:
 
 
 def _database(store: Store) -> DatabaseHandle:
-    return store.environment.database(b"pins")
+    return store.environment.handles.pins
 
 
 def _now_ns(store: Store, transaction: Transaction) -> int:

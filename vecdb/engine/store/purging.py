@@ -69,7 +69,7 @@ _NO_ROWS = np.zeros(0, np.int64)
 def garbage_rows(store: Store, transaction: Transaction) -> int:
     """Return the number of records that belong to deleted rows or were replaced by a newer
     version."""
-    records: int = transaction.stat(store.environment.database(b"records"))["entries"]
+    records: int = transaction.stat(store.environment.handles.records)["entries"]
     return max(0, records - store.read_counters(transaction).live_count)
 
 
@@ -252,7 +252,7 @@ def _chosen(
     now_ns, grace_ns = store.clock.read(transaction), int(grace_s * 1e9)
     last_seq, rows, count = None, 0, 0
     deleted, changed = [_NO_ROWS.astype(np.uint64)], [_NO_ROWS.astype(np.uint64)]
-    with transaction.cursor(store.environment.database(b"log")) as cursor:
+    with transaction.cursor(store.environment.handles.log) as cursor:
         for key, value in cursor.iternext(keys=True, values=True):
             seq = int.from_bytes(key, "big")
             if rows >= rows_max or count >= _PASS_ENTRIES or (leased is not None and seq > leased):
@@ -293,7 +293,7 @@ def _purge(
 def _end(store: Store, transaction: Transaction, seq: int) -> None:
     """Remove the log entries that the pass has processed."""
     store.check_not_dropped(transaction)
-    with transaction.cursor(store.environment.database(b"log")) as cursor:
+    with transaction.cursor(store.environment.handles.log) as cursor:
         found = cursor.first()
         while found and int.from_bytes(cursor.key(), "big") <= seq:
             cursor.delete()
@@ -303,7 +303,7 @@ def _end(store: Store, transaction: Transaction, seq: int) -> None:
 
 def _delete_records(store: Store, transaction: Transaction, rows: npt.NDArray[np.int64]) -> None:
     """Delete every version of the records of some rows."""
-    with transaction.cursor(store.environment.database(b"records")) as cursor:
+    with transaction.cursor(store.environment.handles.records) as cursor:
         for row in rows.tolist():
             first = layout.record_key(row, 0)
             prefix = first[:8]
@@ -319,7 +319,7 @@ def _delete_old_versions(
 ) -> None:
     """Delete each row's record versions older than the one that a reader at ``seq`` sees."""
     store.check_not_dropped(transaction)
-    with transaction.cursor(store.environment.database(b"records")) as cursor:
+    with transaction.cursor(store.environment.handles.records) as cursor:
         for row in rows.tolist():
             versions = []
             found = cursor.set_range(layout.record_key(row, 0))
@@ -342,7 +342,7 @@ def _sparse_blocks(
     tombstones: dict[int, int],
 ) -> None:
     """Delete or rewrite the blocks of these rows that have too few live rows left."""
-    blocks, dim = store.environment.database(b"blocks"), store.config.dim
+    blocks, dim = store.environment.handles.blocks, store.config.dim
     reservations = reserved_intervals(store.read_segments(transaction))
     sealed_to = store.read_counters(transaction).sealed_to
     for key, value, own in store.rows.blocks_holding(transaction, rows):

@@ -22,7 +22,6 @@ import contextlib
 
 from vecdb import limits
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.kv.named_database import NamedDatabase
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout
 from vecdb.engine.store.layout import Request
@@ -43,10 +42,9 @@ _AHEAD_MAX = 1_000
 class Requests:
     """The request ids of one store. Holds no state between calls."""
 
-    _requests = NamedDatabase(b"requests")
-
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
+        self._handles = environment.handles
 
     def answered(
         self, transaction: Transaction, request_id: bytes, digest: bytes, now_ns: int
@@ -85,18 +83,18 @@ class Requests:
         self._forget_expired(transaction, now_ns)
         known = self._known(transaction, request_id)
         if known is not None:  # Expired, or ``answered`` would have returned its receipt.
-            transaction.delete(layout.request_age_key(known.seq), db=self._requests)
+            transaction.delete(layout.request_age_key(known.seq), db=self._handles.requests)
         request = Request(receipt.seq, now_ns, digest, receipt.count)
         self._put(transaction, request_id, request)
         key = layout.request_age_key(receipt.seq)
-        transaction.put(key, layout.seal_value(key, request_id), db=self._requests)
+        transaction.put(key, layout.seal_value(key, request_id), db=self._handles.requests)
 
     def _forget_expired(self, transaction: Transaction, now_ns: int) -> None:
         oldest_ns = _oldest_ns(now_ns)
         expired: list[bytes] = []
         ahead: list[tuple[bytes, Request]] = []
         damaged: list[bytes] = []
-        with transaction.cursor(self._requests) as cursor:
+        with transaction.cursor(self._handles.requests) as cursor:
             if not cursor.set_range(layout.REQUEST_AGES):
                 return
             for key, value in cursor.iternext(keys=True, values=True):
@@ -120,7 +118,7 @@ class Requests:
                 if len(expired) >= 2 * REMOVED_AT_ONCE_MAX:
                     break
         for entry in expired:
-            transaction.delete(entry, db=self._requests)
+            transaction.delete(entry, db=self._handles.requests)
         for request_id, request in ahead:
             self._put(transaction, request_id, request)
 
@@ -135,17 +133,17 @@ class Requests:
             return None
         with contextlib.suppress(DataLossError):
             age_key = layout.request_age_key(layout.unpack_request(key, value).seq)
-            age = transaction.get(age_key, db=self._requests) or b""
+            age = transaction.get(age_key, db=self._handles.requests) or b""
             return None if bytes(age) == layout.seal_value(age_key, key) else age_key
         return None
 
     def _known(self, transaction: Transaction, request_id: bytes) -> Request | None:
-        value = transaction.get(request_id, db=self._requests)
+        value = transaction.get(request_id, db=self._handles.requests)
         return None if value is None else layout.unpack_request(request_id, value)
 
     def _put(self, transaction: Transaction, request_id: bytes, request: Request) -> None:
         value = layout.pack_request(request_id, request)
-        transaction.put(request_id, value, db=self._requests)
+        transaction.put(request_id, value, db=self._handles.requests)
 
 
 def _oldest_ns(now_ns: int) -> int:

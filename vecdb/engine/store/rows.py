@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.kv.named_database import NamedDatabase
 from vecdb.engine.kv.transaction import Cursor, DatabaseHandle, Transaction
 from vecdb.engine.store import layout
 from vecdb.errors import DataLossError
@@ -41,20 +40,14 @@ class Record:
 class RowReader:
     """Reads the rows of one store. Holds no state between calls; thread-safe."""
 
-    _ids, _records, _blocks = (
-        NamedDatabase(b"ids"),
-        NamedDatabase(b"records"),
-        NamedDatabase(b"blocks"),
-    )
-    _log, _dead = NamedDatabase(b"log"), NamedDatabase(b"dead")
-
     def __init__(self, environment: Environment, dim: int) -> None:
         self.environment = environment
+        self._handles = environment.handles
         self._dim = dim
 
     def find(self, transaction: Transaction, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return id → row of the ids that are live. ids: UTF-8, ascending for speed."""
-        with transaction.cursor(self._ids) as cursor:
+        with transaction.cursor(self._handles.ids) as cursor:
             found = cursor.getmulti(ids)
         return {bytes(key): layout.unpack_u64(key, value, "id") for key, value in found}
 
@@ -64,7 +57,7 @@ class RowReader:
         Raises:
             DataLossError: RECORD_MISSING: the row has no record at that seq; or it is damaged.
         """
-        with transaction.cursor(self._records) as cursor:
+        with transaction.cursor(self._handles.records) as cursor:
             return _record_at(cursor, row, seq)
 
     def last_versions(self, transaction: Transaction, rows: Iterable[int]) -> dict[int, int]:
@@ -74,7 +67,7 @@ class RowReader:
             DataLossError: RECORD_MISSING: a row has no record.
         """
         versions = {}
-        with transaction.cursor(self._records) as cursor:
+        with transaction.cursor(self._handles.records) as cursor:
             for row in sorted(rows):
                 to_last_version(cursor, row)
                 key = cursor.key()
@@ -90,7 +83,7 @@ class RowReader:
         Raises:
             DataLossError: RECORD_MISSING: a row has no record at that seq; or one is damaged.
         """
-        with transaction.cursor(self._records) as cursor:
+        with transaction.cursor(self._handles.records) as cursor:
             return [_record_at(cursor, row, seq) for row in rows]
 
     def read_vectors(
@@ -102,7 +95,7 @@ class RowReader:
             DataLossError: VECTOR_MISSING: no block holds a row; or a block is damaged.
         """
         out = np.empty((len(rows), self._dim), np.float32)
-        reader = BlockReader(transaction, self._blocks, self._dim, verify=True)
+        reader = BlockReader(transaction, self._handles.blocks, self._dim, verify=True)
         for position in np.argsort(np.array(rows, np.int64), kind="stable"):
             out[position] = np.frombuffer(reader.raw_row(rows[position]), np.float32)
         return out
@@ -119,7 +112,7 @@ class RowReader:
         Raises:
             DataLossError: a block is damaged and one of its rows is live.
         """
-        with transaction.cursor(self._blocks) as cursor:
+        with transaction.cursor(self._handles.blocks) as cursor:
             found = _to_block_of(cursor, first_row)
             while found:
                 key = bytes(cursor.key())
@@ -153,7 +146,7 @@ class RowReader:
         at = 0
         while at < len(rows):
             wanted, end = layout.row_key(int(rows[at])), len(rows)
-            with transaction.cursor(self._blocks) as cursor:
+            with transaction.cursor(self._handles.blocks) as cursor:
                 found = _to_block_of(cursor, int(rows[at]))
                 if not found:
                     return
@@ -172,7 +165,7 @@ class RowReader:
     def _live_between(self, transaction: Transaction, first_row: int, end_row: int) -> bool:
         """Return whether some row of the interval has a record and no tombstone."""
         deleted = set(self.read_deleted(transaction, first_row, end_row, _EVERY_SEQ).tolist())
-        with transaction.cursor(self._records) as cursor:
+        with transaction.cursor(self._handles.records) as cursor:
             found = cursor.set_range(layout.record_key(first_row, 0))
             while found:
                 row = layout.unpack_record_key(cursor.key())[0]
@@ -189,7 +182,7 @@ class RowReader:
     ) -> Iterator[tuple[int, bytes]]:
         """Yield (row, id) of the rows of an interval that have a record, once each, ascending."""
         last = -1
-        with transaction.cursor(self._records) as cursor:
+        with transaction.cursor(self._handles.records) as cursor:
             if not cursor.set_range(layout.record_key(first_row, 0)):
                 return
             for key, value in cursor.iternext(keys=True, values=True):
@@ -211,7 +204,7 @@ class RowReader:
         """
         unpack_key, unpack_record = layout.unpack_record_key, layout.unpack_record
         last, record = -1, None
-        with transaction.cursor(self._records) as cursor:
+        with transaction.cursor(self._handles.records) as cursor:
             if not cursor.set_range(layout.record_key(first_row, 0)):
                 return
             for key, value in cursor.iternext(keys=True, values=True):
@@ -239,7 +232,7 @@ class RowReader:
 
     def next_recorded(self, transaction: Transaction, row: int) -> int | None:
         """Return the first row from ``row`` on that has a record, or None."""
-        with transaction.cursor(self._records) as cursor:
+        with transaction.cursor(self._handles.records) as cursor:
             if not cursor.set_range(layout.record_key(row, 0)):
                 return None
             found: int = layout.unpack_record_key(cursor.key())[0]
@@ -250,7 +243,7 @@ class RowReader:
     ) -> npt.NDArray[np.bool_]:
         """Return bool (n,): which of ``rows`` (int64 (n,), ascending) have a record."""
         found, reached = np.zeros(len(rows), bool), -1
-        with transaction.cursor(self._records) as cursor:
+        with transaction.cursor(self._handles.records) as cursor:
             for at, row in enumerate(rows.tolist()):
                 if reached < row:
                     if not cursor.set_range(layout.record_key(row, 0)):
@@ -278,7 +271,7 @@ class RowReader:
         """Return the deleted rows of an interval, the seqs that deleted them, and the row to go on
         at, which is ``end_row`` after the last. Rows and seqs: int64 (n,), ascending by row."""
         keys, values, wanted, next_row = bytearray(), bytearray(), tombstones_max, end_row
-        with transaction.cursor(self._dead) as cursor:
+        with transaction.cursor(self._handles.dead) as cursor:
             found = cursor.set_range(layout.row_key(first_row))
             entries = cursor.iternext(keys=True, values=True) if found else iter(())
             # In batches, which take half the time of a loop over single tombstones.
@@ -306,7 +299,7 @@ class RowReader:
     ) -> list[layout.LogEntry] | None:
         """Return the log entries of seqs ``after + 1`` to ``to``; None if some were purged."""
         entries = []
-        with transaction.cursor(self._log) as cursor:
+        with transaction.cursor(self._handles.log) as cursor:
             found = cursor.set_range(layout.row_key(after + 1))
             for seq in range(after + 1, to + 1):
                 key = layout.row_key(seq)
@@ -318,7 +311,7 @@ class RowReader:
 
     def block_reader(self, transaction: Transaction) -> BlockReader:
         """Return a reader that compares single rows with others (``BlockReader.holds``)."""
-        return BlockReader(transaction, self._blocks, self._dim)
+        return BlockReader(transaction, self._handles.blocks, self._dim)
 
 
 def _to_block_of(cursor: Cursor, row: int) -> bool:

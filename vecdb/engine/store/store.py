@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.kv.named_database import NamedDatabase
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout
 from vecdb.engine.store.batch import DeleteBatch, UpsertBatch, WriteOptions
@@ -56,12 +55,9 @@ class Store:
         DataLossError: FOREIGN_STORE: it belongs to another collection; or ``meta`` is damaged.
     """
 
-    _meta, _ids, _records = NamedDatabase(b"meta"), NamedDatabase(b"ids"), NamedDatabase(b"records")
-    _blocks, _log, _dead = NamedDatabase(b"blocks"), NamedDatabase(b"log"), NamedDatabase(b"dead")
-    _segments = NamedDatabase(b"segments")
-
     def __init__(self, environment: Environment, collection_id: str) -> None:
         self.environment = environment
+        self._handles = environment.handles
         with environment.read() as transaction:
             number = self._get(transaction, _FORMAT, _number)
             if number > layout.FORMAT_NUMBER:
@@ -99,7 +95,7 @@ class Store:
         entry = layout.config_entry(collection_id, config)
 
         def write(transaction: Transaction) -> None:
-            meta = environment.database(b"meta")
+            meta = environment.handles.meta
             number = layout.FORMAT_NUMBER.to_bytes(4, "little")
             for key, value in (
                 (_FORMAT, layout.seal_value(_FORMAT, number)),
@@ -119,7 +115,7 @@ class Store:
     # The state of the collection.
 
     def _raw(self, transaction: Transaction, key: bytes) -> memoryview:
-        value = transaction.get(key, db=self._meta)
+        value = transaction.get(key, db=self._handles.meta)
         if value is None:
             raise DataLossError(f"the store has no {key.decode()}", Reason.META_MISSING)
         return value
@@ -163,36 +159,38 @@ class Store:
         It is the greater of the seq before the first log entry, since purging removes the oldest
         entries, and the seq of the current pass.
         """
-        if transaction.get(_PURGING, db=self._meta) is not None:
+        if transaction.get(_PURGING, db=self._handles.meta) is not None:
             purging_to = self._get(transaction, _PURGING, _number)
         else:
             purging_to = 0
-        with transaction.cursor(self._log) as cursor:
+        with transaction.cursor(self._handles.log) as cursor:
             if cursor.first():
                 return max(purging_to, int.from_bytes(cursor.key(), "big") - 1)
         return self.read_state(transaction).seq
 
     def end_purging(self, transaction: Transaction, seq: int) -> None:
         """Note that a pass up to ``seq`` is complete, unless another pass goes further."""
-        if transaction.get(_PURGING, db=self._meta) is None:
+        if transaction.get(_PURGING, db=self._handles.meta) is None:
             return
         purging_to = self._get(transaction, _PURGING, _number)
         if purging_to <= seq:
-            transaction.delete(_PURGING, db=self._meta)
+            transaction.delete(_PURGING, db=self._handles.meta)
 
     def write_purging(self, transaction: Transaction, seq: int) -> None:
         """Note that a pass purges rows deleted up to ``seq``."""
         seq = max(seq, self.purged_to(transaction))
         value = layout.seal_value(_PURGING, seq.to_bytes(8, "little"))
-        transaction.put(_PURGING, value, db=self._meta)
+        transaction.put(_PURGING, value, db=self._handles.meta)
 
     def write_state(self, transaction: Transaction, state: layout.State) -> None:
         """Set seq and generation."""
-        transaction.put(_STATE, layout.seal_value(_STATE, state.pack()), db=self._meta)
+        transaction.put(_STATE, layout.seal_value(_STATE, state.pack()), db=self._handles.meta)
 
     def write_counters(self, transaction: Transaction, counters: layout.Counters) -> None:
         """Set the counters."""
-        transaction.put(_COUNTERS, layout.seal_value(_COUNTERS, counters.pack()), db=self._meta)
+        transaction.put(
+            _COUNTERS, layout.seal_value(_COUNTERS, counters.pack()), db=self._handles.meta
+        )
 
     def check_not_dropped(self, transaction: Transaction) -> None:
         """Check that no process has dropped the collection.
@@ -200,12 +198,12 @@ class Store:
         Raises:
             NotFoundError: DROPPED.
         """
-        if transaction.get(_DROPPED, db=self._meta) is not None:
+        if transaction.get(_DROPPED, db=self._handles.meta) is not None:
             raise dropped_error()
 
     def clear_dropped(self, transaction: Transaction) -> None:
         """Undo ``mark_dropped`` in a copy of the store."""
-        transaction.delete(_DROPPED, db=self._meta)
+        transaction.delete(_DROPPED, db=self._handles.meta)
 
     # Writing batches.
 
@@ -239,7 +237,7 @@ class Store:
         self._add_tombstones(transaction, deleted, seq)
         key, now_ns = layout.row_key(seq), self.clock.advance(transaction)
         entry = layout.LogEntry(now_ns, first_row, counters.next_row - first_row, deleted, changed)
-        transaction.put(key, layout.pack_log(key, entry), db=self._log, append=True)
+        transaction.put(key, layout.pack_log(key, entry), db=self._handles.log, append=True)
         self.write_counters(transaction, counters)
         self.write_state(transaction, layout.State(seq, state.generation))
         receipt = Receipt(seq, count)
@@ -301,9 +299,9 @@ class Store:
             row_of[i] = row
         pack_u64 = layout.pack_u64
         entries = [(ids[i], pack_u64(ids[i], row_of[i])) for i in order if i in row_of]
-        with transaction.cursor(self._records) as cursor:
+        with transaction.cursor(self._handles.records) as cursor:
             _check_appended(cursor.putmulti(records, append=True), "records")
-        with transaction.cursor(self._ids) as cursor:
+        with transaction.cursor(self._handles.ids) as cursor:
             cursor.putmulti(entries)
         counters.next_row += len(positions)
         counters.live_count += len(ids) - len(old_rows)
@@ -324,7 +322,7 @@ class Store:
         for start in range(0, len(vectors), size):
             key = layout.row_key(first_row + start)
             blocks.append((key, layout.pack_block(key, vectors[start : start + size])))
-        with transaction.cursor(self._blocks) as cursor:
+        with transaction.cursor(self._handles.blocks) as cursor:
             _check_appended(cursor.putmulti(blocks, append=True), "blocks")
 
     def _positions_unchanged(
@@ -357,7 +355,7 @@ class Store:
                     continue
             key = layout.record_key(row, seq)
             value = layout.pack_record(key, batch.ids[i], metadata[i])
-            transaction.put(key, value, db=self._records)
+            transaction.put(key, value, db=self._handles.records)
             counters.metadata_count += bool(metadata[i])
             changed.append(row)
         return changed
@@ -367,7 +365,7 @@ class Store:
     ) -> npt.NDArray[np.uint64]:
         found = self.rows.find(transaction, batch.ids)
         for key in found:
-            transaction.delete(key, db=self._ids)
+            transaction.delete(key, db=self._handles.ids)
         counters.live_count -= len(found)
         return np.array(sorted(found.values()), np.uint64)
 
@@ -378,13 +376,13 @@ class Store:
         for row in rows.tolist():
             key = layout.row_key(row)
             items.append((key, layout.pack_u64(key, seq)))
-        with transaction.cursor(self._dead) as cursor:
+        with transaction.cursor(self._handles.dead) as cursor:
             cursor.putmulti(items)
 
     def remove_tombstones(self, transaction: Transaction, rows: npt.NDArray[np.int64]) -> None:
         """Remove the tombstones of rows that no block, segment or reservation holds any more."""
         for row in rows.tolist():
-            transaction.delete(layout.row_key(row), db=self._dead)
+            transaction.delete(layout.row_key(row), db=self._handles.dead)
 
     # The segment table (the format of segment files is in segments/segment.py).
 
@@ -394,7 +392,7 @@ class Store:
         Raises:
             DataLossError: an entry is damaged.
         """
-        with transaction.cursor(self._segments) as cursor:
+        with transaction.cursor(self._handles.segments) as cursor:
             return {
                 int.from_bytes(key, "big"): SegmentEntry.unpack(key, value)
                 for key, value in cursor.iternext(keys=True, values=True)
@@ -406,9 +404,9 @@ class Store:
         """Set the entry of a segment, or remove it (None). The caller raises the generation."""
         key = layout.row_key(number)
         if entry is None:
-            transaction.delete(key, db=self._segments)
+            transaction.delete(key, db=self._handles.segments)
         else:
-            transaction.put(key, entry.pack(key), db=self._segments)
+            transaction.put(key, entry.pack(key), db=self._handles.segments)
 
     def close(self, *, dropped: bool = False) -> None:
         """Close the environment; later calls raise "dropped" or "closed"."""
@@ -439,7 +437,7 @@ def mark_dropped(environment: Environment) -> None:
     """
 
     def write(transaction: Transaction) -> None:
-        meta = environment.database(b"meta")
+        meta = environment.handles.meta
         transaction.put(_DROPPED, layout.seal_value(_DROPPED, b""), db=meta)
         # A damaged state stays as it is, so that it does not look undamaged in a backup.
         with contextlib.suppress(DataLossError):

@@ -22,13 +22,13 @@ def write_name(environment: Environment, name: str) -> None:
     """Store the name, in a transaction of its own."""
     value = layout.seal_value(NAME_KEY, name.encode())
     environment.transact(
-        lambda transaction: transaction.put(NAME_KEY, value, db=environment.database(b"meta"))
+        lambda transaction: transaction.put(NAME_KEY, value, db=environment.handles.meta)
     )
 
 
 def read_name(environment: Environment, transaction: Transaction) -> str | None:
     """Return the stored name; None if there is none or it is damaged."""
-    value = transaction.get(NAME_KEY, db=environment.database(b"meta"))
+    value = transaction.get(NAME_KEY, db=environment.handles.meta)
     if value is None:
         return None
     try:

@@ -1,6 +1,7 @@
 """What does vecdb need from the operating system?
 
 atomic_folder   a folder that appears complete or not at all
+back_off        when operations that failed are retried
 call_memory     the memory budget of concurrent calls
 child_process   starting a module of vecdb as a child process
 child_task      one job in a child process, with lines of JSON for answers
@@ -12,6 +13,7 @@ garbage         settings of Python's garbage collector
 modes           permissions of files and folders
 named_locks     locks by name, for threads
 place           detection of files that were moved or truncated while open
+weighted_lru    which entries of a cache to evict
 
 **The locks of the engine.** A thread that needs several acquires them in this order; a lock further
 down is never held while one further up is awaited. ``D`` is the data folder, ``C`` the folder of a
@@ -52,6 +54,7 @@ from __future__ import annotations
 
 __all__ = [
     "atomic_folder",
+    "back_off",
     "call_memory",
     "child_process",
     "child_task",
@@ -63,4 +66,5 @@ __all__ = [
     "modes",
     "named_locks",
     "place",
+    "weighted_lru",
 ]

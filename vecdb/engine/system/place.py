@@ -2,8 +2,9 @@
 
 If a folder is removed, moved or replaced, a process that has it open keeps the old files: its
 commits would go to files that no path leads to. So each commit compares the device and inode of the
-file at the path with those of the opened file. It also compares the size with the largest one seen:
-LMDB never shrinks its file, so a smaller file was truncated from outside.
+file at the path with those of the opened file. Each transaction compares the size with the largest
+one seen: LMDB never shrinks its file, so a smaller file was truncated from outside. Reads are so
+short that looking up the path would be felt, so the size is asked of an open descriptor.
 """
 
 from __future__ import annotations
@@ -24,42 +25,53 @@ _REMEDY: Final = (
 
 
 class OpenedFile:
-    """The identity of an open store's file. Call ``remember`` before and after opening it."""
+    """An open store's file: its identity, and a descriptor until ``close``.
+
+    Attributes:
+        descriptor: for reading. LMDB locks only the other file, so closing this one does not
+            release a lock of the process.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    descriptor = -1
 
     def __init__(self, file: Path) -> None:
         self._file = os.fspath(file)
-        self._size = 0
-        self._identity: tuple[int, int] | None = None
-
-    def remember(self) -> None:
-        """Record the identity and the size of the file that is at the path now."""
-        status = os.stat(self._file)
+        self.descriptor = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+        status = os.fstat(self.descriptor)
         self._identity = status.st_dev, status.st_ino
-        self._size = status.st_size
+        self._size_max = status.st_size
 
     def is_in_place(self) -> bool:
-        """Return whether the recorded file is still at the path."""
-        size = self._size_if_same()
-        if size is not None:
-            self._size = max(size, self._size)
-        return size is not None
-
-    def is_shorter(self) -> bool:
-        """Return whether the recorded file is still at the path and shorter than it was."""
-        size = self._size_if_same()
-        if size is None:
-            return False
-        shorter = size < self._size
-        self._size = max(size, self._size)
-        return shorter
-
-    def _size_if_same(self) -> int | None:
+        """Return whether the file is still at the path. Works after ``close`` too."""
         try:
             status = os.stat(self._file)
         except OSError:
-            return None
-        same = (status.st_dev, status.st_ino) == self._identity
-        return status.st_size if same else None
+            return False
+        if (status.st_dev, status.st_ino) != self._identity:
+            return False
+        self._size_max = max(status.st_size, self._size_max)
+        return True
+
+    def is_shorter(self) -> bool:
+        """Return whether the file is shorter than it was, wherever it is now.
+
+        No other thread may close it during this.
+        """
+        size = os.lseek(self.descriptor, 0, os.SEEK_END)
+        if size > self._size_max:
+            self._size_max = size
+        return size < self._size_max
+
+    def close(self) -> None:
+        """Close the descriptor. Idempotent."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    __del__ = close  # As LMDB does, if an opening that took too long is never used.
 
 
 def not_in_place(folder: Path) -> UnavailableError:

@@ -73,7 +73,7 @@ class ExportLease:
     def _put(self, transaction: Transaction, moved: Lease) -> Lease:
         held = leases.check_lease(self._store, transaction, moved.id)
         moved = moved._replace(expiry_ns=held.expiry_ns)
-        database = self._store.environment.database(b"pins")
+        database = self._store.environment.handles.pins
         transaction.put(moved.id, layout.pack_lease(moved), db=database)
         return moved
 

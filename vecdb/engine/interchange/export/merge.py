@@ -38,6 +38,7 @@ from vecdb.engine.kv.environment import Environment
 from vecdb.engine.search.snapshot import SegmentSnapshot, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.flushing import load_rows
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import quarantine, remove_drafts
 from vecdb.engine.segments.segment import (
     RowArrays,
@@ -83,12 +84,11 @@ class _Merger:
                 self._folder / name,
                 number=0,
                 collection_id=self._id,
-                metric=self._store.config.metric,
+                config=self._store.config,
                 first_row=0,
                 end_row=counters.next_row,
                 seq=seq,
-                content=content,
-                graph=graph,
+                given=content.parts.with_part(GRAPH, graph),
             )
         except BaseException:
             remove_drafts(self._folder)  # The disk may be full, and others need the space.
@@ -163,14 +163,15 @@ class _Merger:
     def _repaired(self, segment: SegmentSnapshot) -> Graph | None:
         """Return the segment's graph without its deleted nodes; None if repair is not possible."""
         if (
-            segment.graph is None
+            not segment.parts.has(GRAPH)
             or segment.deleted_count > REPAIRED_FRACTION_MAX * segment.node_count
         ):
             return None
-        if deleted_together(segment.graph, segment.dead):
+        graph = segment.parts[GRAPH]
+        if deleted_together(graph, segment.dead):
             return None
         metric = self._store.config.metric
-        return repaired(segment.graph, segment.content.vectors, segment.dead, metric)
+        return repaired(graph, segment.content.vectors, segment.dead, metric)
 
 
 def _live_part(segment: SegmentSnapshot) -> RowArrays:

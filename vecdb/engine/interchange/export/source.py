@@ -39,6 +39,7 @@ from vecdb.engine.interchange.export.lease import ExportLease
 from vecdb.engine.interchange.export.merge_process import run_merge
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SegmentSnapshot, Snapshot
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import quarantine
 from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
 from vecdb.errors import ResourceExhaustedError, UnavailableError
@@ -154,9 +155,8 @@ def find_graph(
         merged = run_merge(runtime, opened, lease, deadline)
         done.append(merged.work)
         segment = merged.segment
-        assert segment.graph is not None
         work_s = time.monotonic() - began
-        return GraphSource(segment.graph, segment.content, None, ", ".join(done), work_s)
+        return GraphSource(segment.parts[GRAPH], segment.content, None, ", ".join(done), work_s)
     raise UnavailableError(
         f"the segments of the collection changed {_ATTEMPTS_MAX} times while they were verified; "
         "try again",
@@ -191,12 +191,12 @@ def _clean_part(snapshot: Snapshot) -> SegmentSnapshot | None:
     holding = [segment for segment in snapshot.segments if segment.live_count]
     if snapshot.live_count == 0:
         nothing = RowArrays.joined([], 1)
-        return SegmentSnapshot(-1, 0, 0, nothing, None, NOTHING_DELETED, 0, None)
+        return SegmentSnapshot(-1, 0, 0, nothing, nothing.parts, NOTHING_DELETED, 0, None)
     if snapshot.memtable_live_count or not snapshot.holds_all or len(holding) != 1:
         return None
     part = holding[0]
-    too_many_deleted = part.deleted_count > REPAIRED_FRACTION_MAX * part.node_count
-    return None if part.graph is None or part.segment is None or too_many_deleted else part
+    few_deleted = part.deleted_count <= REPAIRED_FRACTION_MAX * part.node_count
+    return part if part.parts.has(GRAPH) and few_deleted else None
 
 
 def _intact(
@@ -224,17 +224,17 @@ def _from_segment(
 ) -> GraphSource | None:
     """Return a published graph without its deleted nodes; None if repair is not possible."""
     M = opened.store.config.M
-    if part.graph is None:
+    if not part.parts.has(GRAPH):
         links = np.empty((0, 2 * M), np.int32), np.zeros(1, np.int32), np.empty((0, M), np.int32)
         graph, nodes = Graph(*links, -1, -1), None
     elif part.deleted_count == 0:
-        graph, nodes = part.graph, None
-    elif deleted_together(part.graph, part.dead):
+        graph, nodes = part.parts[GRAPH], None
+    elif deleted_together(part.parts[GRAPH], part.dead):
         return None
     else:
         nodes = live_nodes(part.node_count, part.dead)
         vectors, metric = part.content.vectors, opened.store.config.metric
-        whole = repaired(part.graph, vectors, part.dead, metric, deadline.check)
+        whole = repaired(part.parts[GRAPH], vectors, part.dead, metric, deadline.check)
         if whole is None:
             return None
         graph = whole

@@ -26,6 +26,7 @@ from vecdb.engine.interchange.importing.names import Names
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import (
     FLUSH_LOCK,
     GRAPH_LOCK,
@@ -130,12 +131,11 @@ def _publish(
         segments / str(taken.number),
         number=taken.number,
         collection_id=collection_id,
-        metric=store.config.metric,
+        config=store.config,
         first_row=taken.first_row,
         end_row=taken.end_row,
         seq=taken.seq,
-        content=content,
-        graph=graph,
+        given=content.parts.with_part(GRAPH, graph),
     )
     failpoint("import.written")
     if not publish(store, taken, entry):

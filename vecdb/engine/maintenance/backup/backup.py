@@ -223,7 +223,7 @@ def settle(store: Store, kept: Mapping[int, LostParts]) -> None:
             if settled != entry:
                 store.write_segment(transaction, number, settled)
                 changed = True
-        transaction.drop(store.environment.database(b"pins"), delete=False)
+        transaction.drop(store.environment.handles.pins, delete=False)
         store.clear_dropped(transaction)
         if changed:
             raise_generation(store, transaction)
@@ -241,7 +241,7 @@ def _verify(store: Store) -> dict[str, object]:
                     layout.open_value(key, value, f"{name.decode()} in {environment.folder}")
         state, counters = store.read_state(transaction), store.read_counters(transaction)
         placed = in_place(store.read_segments(transaction))
-        ids = transaction.stat(environment.database(b"ids"))["entries"]
+        ids = transaction.stat(environment.handles.ids)["entries"]
     if ids != counters.live_count:
         raise DataLossError(
             f"{environment.folder}: expected {counters.live_count} ids, got {ids}", Reason.COUNTERS

@@ -6,7 +6,7 @@ Each collection is checked in three steps:
 
     1. one read transaction   all LMDB databases, and the rows of segments, in one committed state;
                               writers continue, but can't reuse free pages until it ends
-    2. without transaction    checksums of the segments' files, graphs, self-recall
+    2. without transaction    checksums of the segments' files, deep checks, self-recall
     3. the store again        problems of files are reported if the store still lists the segment
 
 Nothing is changed, except that LMDB writes to its lock file as for any reader. The check needs its
@@ -38,10 +38,10 @@ from vecdb.engine.maintenance.checking.catalog import (
     report_missing,
 )
 from vecdb.engine.maintenance.checking.findings import Findings
+from vecdb.engine.maintenance.checking.parts import PartChecks
 from vecdb.engine.maintenance.checking.segments import (
     Leftovers,
     Suspect,
-    check_graphs,
     open_segments,
     self_recall,
     verify,
@@ -54,8 +54,9 @@ from vecdb.engine.maintenance.checking.store import (
     check_log,
     check_requests,
 )
-from vecdb.engine.maintenance.checking.vectors import BlockWalk, check_segment_rows
+from vecdb.engine.maintenance.checking.vectors import BlockWalk
 from vecdb.engine.maintenance.checking.walk import Facts, Walk, read_entries, read_facts
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import in_place
@@ -124,13 +125,13 @@ class CollectionCheck:
             with environment.read() as transaction:
                 walk = Walk(environment, transaction, self._findings)
                 facts = read_facts(walk)
-                segments = self._check_state(walk, facts)
+                segments, parts = self._check_state(walk, facts)
             if facts.dropped:
                 if is_ready(self._root, self._name, self._id):
                     what = "the store is marked as dropped, but the catalogue has it as ready"
                     self._findings.add("META", what)
                 return None
-            share = self._check_files(facts, segments)
+            share = self._check_files(facts, segments, parts)
             self._report_suspects(environment)
         finally:
             environment.close()
@@ -144,8 +145,13 @@ class CollectionCheck:
             share,
         )
 
-    def _check_state(self, walk: Walk, facts: Facts) -> list[Segment]:
-        """Check everything that needs the transaction; return the segments that can be opened."""
+    def _check_state(self, walk: Walk, facts: Facts) -> tuple[list[Segment], PartChecks | None]:
+        """Check everything that needs the transaction.
+
+        Returns:
+            The segments that can be opened, and the deep checks of their parts; None without a
+            configuration.
+        """
         findings = self._findings
         config = self._check_meta(facts)
         check_counters(facts, findings)
@@ -154,14 +160,14 @@ class CollectionCheck:
         check_leases(walk, facts, findings)
         check_requests(walk, facts, findings)
         if config is None:
-            return []
+            return [], None
         segments, self._suspects = open_segments(self._folder, self._id, facts, config, findings)
-        blocks = BlockWalk(walk, facts, config, segments)
+        parts = PartChecks(segments, config, findings)
+        blocks = BlockWalk(walk, facts, config, parts)
         blocks.run()
-        for segment in segments:
-            check_segment_rows(segment, facts, findings)
+        parts.compare_records(facts)
         check_log(walk, facts, blocks.rows, findings)
-        return segments
+        return segments, parts
 
     def _check_meta(self, facts: Facts) -> CollectionConfig | None:
         """Compare the store's configuration with the catalogue's; return one that is readable."""
@@ -182,15 +188,18 @@ class CollectionCheck:
                 self._findings.add("CATALOG", what)
         return config
 
-    def _check_files(self, facts: Facts, segments: list[Segment]) -> float | None:
-        """Check the segments' files and graphs; return the self-recall, if it was requested."""
+    def _check_files(
+        self, facts: Facts, segments: list[Segment], parts: PartChecks | None
+    ) -> float | None:
+        """Check the segments' files and parts; return the self-recall, if it was requested."""
         config = facts.config()
-        if config is None:
+        if config is None or parts is None:
             return None
-        self._suspects += verify(segments, config.metric)
-        walkable = check_graphs(segments, facts, config, self._findings)
+        self._suspects += verify(segments)
+        parts.examine(facts)
         if self._findable is None:
             return None
+        walkable = [segment for segment in segments if parts.is_usable(segment, GRAPH)]
         share = self_recall(walkable, facts, config, self._sample)
         if share is not None and share < self._findable:
             self._findings.add(

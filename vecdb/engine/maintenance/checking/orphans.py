@@ -58,7 +58,7 @@ def adopt_orphans(root: Path, catalog: Environment, taken: set[str], named: set[
         key, value = name.encode(), layout.pack_json(name.encode(), entry)
 
         def write(transaction: Transaction, key: bytes = key, value: bytes = value) -> None:
-            transaction.put(key, value, db=catalog.database(b"names"))
+            transaction.put(key, value, db=catalog.handles.names)
 
         catalog.transact(write)
 

@@ -180,7 +180,7 @@ def _correct_sums(store: Store, facts: Facts) -> None:
     if facts.incomplete or facts.counters is None:
         return
     versions = facts.metadata_versions
-    ids = store.environment.database(b"ids")
+    ids = store.environment.handles.ids
 
     def write(transaction: Transaction) -> None:
         counters = store.read_counters(transaction)

@@ -1,7 +1,7 @@
 """Checks the files of segments: complete, unchanged, and with valid graphs.
 
 Segments are opened within the transaction, so that their rows can be compared with one state of the
-store. The slow checks do not need the store and run after it: checksums, graphs and self-recall.
+store. The slow checks do not need the store and run after it: checksums, deep checks, self-recall.
 Other processes may replace segments during the check, so missing or damaged files are a problem
 only if the store still lists the segment at the end.
 """
@@ -16,15 +16,14 @@ from typing import Final
 import numpy as np
 
 from vecdb import checks
-from vecdb.checking import NOTE, WARNING
-from vecdb.engine.hnsw.reachability import reachable_nodes
+from vecdb.checking import NOTE
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.maintenance.checking.findings import Findings
-from vecdb.engine.maintenance.checking.graph import graph_faults, self_links
-from vecdb.engine.maintenance.checking.walk import BAD_VALUE, Facts, Rows, is_among
+from vecdb.engine.maintenance.checking.walk import BAD_VALUE, Facts, Rows
 from vecdb.engine.runtime.data_folder import COMPACTION_DRAFT
+from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import GRAPH_LOCK
-from vecdb.engine.segments.parts import part_faults
+from vecdb.engine.segments.part_check import is_among
 from vecdb.engine.segments.segment import Segment, SegmentDamagedError, padded_width
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.system.files import file_lock, names_in
@@ -33,7 +32,7 @@ from vecdb.errors import DataLossError, UnavailableError
 from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, Metric
 
-__all__ = ["Leftovers", "Suspect", "check_graphs", "open_segments", "self_recall", "verify"]
+__all__ = ["Leftovers", "Suspect", "open_segments", "self_recall", "verify"]
 
 _SEED: Final = 0
 _DRAFT: Final = re.compile(r"graph-.*\.hnsw|export-.*", re.DOTALL)
@@ -107,15 +106,14 @@ def _check_manifest(segment: Segment, entry: SegmentEntry, config: CollectionCon
         )
 
 
-def verify(segments: list[Segment], metric: Metric) -> list[Suspect]:
-    """Compare every checksum, and parts with what they are derived from; reads all bytes."""
+def verify(segments: list[Segment]) -> list[Suspect]:
+    """Compare every checksum; reads all bytes."""
     suspects = []
     for segment in segments:
         try:
             segment.verify()
-            faults = [f"part {name}: {why}" for name, why in segment.damaged_parts.items()]
-            for fault in (*faults, *part_faults(segment.parts, metric)):
-                detail = f"segment {segment.number}: {fault}"
+            for name, why in segment.damaged_parts.items():
+                detail = f"segment {segment.number}: part {name}: {why}"
                 suspects.append(Suspect(segment.number, "SEGMENT_DAMAGED", detail))
         except _GONE as error:
             detail = f"segment {segment.number}: {error.filename} is missing"
@@ -124,36 +122,6 @@ def verify(segments: list[Segment], metric: Metric) -> list[Suspect]:
             detail = f"segment {segment.number}: {error}"
             suspects.append(Suspect(segment.number, "SEGMENT_DAMAGED", detail))
     return suspects
-
-
-def check_graphs(
-    segments: list[Segment], facts: Facts, config: CollectionConfig, findings: Findings
-) -> list[Segment]:
-    """Check the graphs' arrays and that every live node can be reached.
-
-    Returns:
-        The segments whose graphs can be walked.
-    """
-    walkable = []
-    for segment in segments:
-        graph, number = segment.graph, segment.number
-        if graph is None:
-            continue
-        faults = graph_faults(graph, config.M)
-        for fault in faults:
-            findings.add("GRAPH", f"segment {number}: {fault}", WARNING, segment=number)
-        if faults:
-            continue
-        walkable.append(segment)
-        if count := self_links(graph):
-            what = f"segment {number}: {count:,} nodes are their own neighbours"
-            findings.add("GRAPH", what, NOTE, segment=number)
-        rows = segment.content.rows
-        lost = rows[~reachable_nodes(graph)]
-        lost = lost[is_among(lost, facts.live_rows)]
-        what = f"of {len(rows):,} rows of segment {number} can't be reached in its graph"
-        findings.many("GRAPH_UNREACHABLE", what, lost, WARNING, segment=number)
-    return walkable
 
 
 def self_recall(
@@ -180,9 +148,10 @@ def self_recall(
 
 def _missed(segment: Segment, chosen: Rows, facts: Facts, config: CollectionConfig) -> int:
     """Return how many of the chosen rows in this segment are not found."""
-    kernels, content, graph = load_kernels(), segment.content, segment.graph
+    kernels, content = load_kernels(), segment.content
+    graph = segment.parts[GRAPH]
     nodes = np.flatnonzero(is_among(content.rows, chosen))
-    if len(nodes) == 0 or graph is None:
+    if len(nodes) == 0:
         return 0
     metric = kernels.EUCLIDEAN if config.metric is Metric.EUCLIDEAN else kernels.INNER
     deleted = ~is_among(content.rows, facts.live_rows)
@@ -194,7 +163,7 @@ def _missed(segment: Segment, chosen: Rows, facts: Facts, config: CollectionConf
     counts, own_counts = np.zeros(count, np.int64), np.zeros(count, np.int64)
     kernels.walk(
         kernels.Scratch(), content.vectors, graph, dead, queries, 0, count, metric, 1,
-        checks.check_effort(None, 1), found, scores, counts, np.zeros(count, np.int64),
+        checks.check_ef(None, 1), found, scores, counts, np.zeros(count, np.int64),
     )  # fmt: skip
     no_deleted = np.zeros(0, np.uint8)
     for i, node in enumerate(nodes.tolist()):

@@ -29,10 +29,10 @@ from vecdb.engine.maintenance.checking.walk import (
     Facts,
     Rows,
     Walk,
-    is_among,
     named_rows,
 )
 from vecdb.engine.segments.lifecycle import FLUSH_LOCK, GRAPH_LOCK
+from vecdb.engine.segments.part_check import is_among
 from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import STATES, SegmentEntry, in_place
 
@@ -171,7 +171,7 @@ def check_log(walk: Walk, facts: Facts, block_rows: Rows, findings: Findings) ->
 
     Args:
         block_rows: rows that have a vector, ascending. Their tombstones must still exist. (So must
-            those of rows in segments, which ``check_segment_rows`` has checked.)
+            those of rows in segments, which the checks of parts have compared.)
     """
     bad, gaps = Examples(), Examples()
     last, next_row, first, whole = -1, -1, -1, True

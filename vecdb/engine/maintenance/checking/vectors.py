@@ -1,36 +1,32 @@
-"""Checks vectors: blocks against records and tombstones, and segments against all three.
+"""Checks blocks of vectors against records and tombstones.
 
-The blocks are read once, ascending, a few thousand rows at a time. These are compared with the
-segments that hold them, whose vectors must be bit-identical to what a flush prepares.
+The blocks are read once, ascending, a few thousand rows at a time. The parts of segments that hold
+these rows are compared with them at the same time (``parts.py``).
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Final
-
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.checking import WARNING
 from vecdb.engine.kernels.loading import load_kernels
-from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Examples, Findings
+from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Examples
+from vecdb.engine.maintenance.checking.parts import PartChecks
 from vecdb.engine.maintenance.checking.walk import (
     BAD_VALUE,
     Facts,
     Rows,
     Walk,
-    is_among,
     named_rows,
 )
-from vecdb.engine.segments.segment import Segment, padded_width
+from vecdb.engine.segments.part_check import is_among
+from vecdb.engine.segments.segment import padded_width
 from vecdb.engine.store import layout
 from vecdb.types import CollectionConfig, Metric
 
-__all__ = ["BlockWalk", "check_segment_rows"]
+__all__ = ["BlockWalk"]
 
 _SLICE_ROWS, _SLICE_BYTES = 4_096, 16 * 1024**2
-_IDS_AT_ONCE: Final = 65_536
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,29 +34,31 @@ Floats = npt.NDArray[np.float32]
 class BlockWalk:
     """Reads ``blocks`` once and checks them.
 
+    Args:
+        parts: compared with the vectors as they are read.
+
     Attributes:
         rows: int64: rows with a vector, ascending.
     """
 
     def __init__(
-        self, walk: Walk, facts: Facts, config: CollectionConfig, segments: list[Segment]
+        self, walk: Walk, facts: Facts, config: CollectionConfig, parts: PartChecks
     ) -> None:
         self._walk, self._facts, self._findings = walk, facts, walk.findings
         self._dim, self._unit = config.dim, config.metric is Metric.COSINE
         self._width = padded_width(config.dim)
-        self._segments = segments
+        self._part_checks = parts
         self._slice_rows = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * config.dim)))
         self._pending: list[tuple[Rows, Floats]] = []
         self._pending_rows = 0
         self._not_finite, self._zero = Examples(), Examples()
-        self._differing = {segment.number: Examples() for segment in segments}
         self._parts: list[Rows] = [np.zeros(0, np.int64)]
         self._firsts: list[int] = []
         self._unreadable: list[int] = []
         self.rows = self._parts[0]
 
     def run(self) -> None:
-        """Read all blocks, and report problems of blocks and of the segments' vectors."""
+        """Read all blocks, and report their problems."""
         self._read()
         self._compare_pending()
         self.rows = np.concatenate(self._parts)
@@ -68,15 +66,6 @@ class BlockWalk:
         findings = self._findings
         self._not_finite.report(findings, "VECTORS", "vectors are not finite")
         self._zero.report(findings, "VECTORS", "vectors are zero under cosine")
-        for number, differing in self._differing.items():
-            findings.many(
-                "SEGMENT_ROWS",
-                f"vectors of segment {number} differ from the store's, at rows",
-                differing.first,
-                WARNING,
-                count=differing.count,
-                segment=number,
-            )
         self._compare_rows()
 
     def _read(self) -> None:
@@ -121,21 +110,11 @@ class BlockWalk:
         _add(self._not_finite, rows[~finite])
         if self._unit:
             _add(self._zero, rows[~raw.any(axis=1)])
-        if not self._segments or len(rows) == 0:
+        if not self._part_checks or len(rows) == 0:
             return
         prepared = np.empty((len(raw), self._width), np.float32)
         load_kernels().prepare_rows(raw, prepared, self._unit)
-        bits = prepared.view(np.uint32)
-        for segment in self._segments:
-            own = segment.content.rows
-            low, high = np.searchsorted(own, (rows[0], rows[-1] + 1))
-            held = is_among(rows, own[low:high])
-            if not held.any():
-                continue
-            nodes = low + np.searchsorted(own[low:high], rows[held])
-            stored = segment.content.vectors[nodes].view(np.uint32)
-            differ = (stored != bits[held]).any(axis=1)
-            _add(self._differing[segment.number], rows[held][differ])
+        self._part_checks.compare_vectors(rows, prepared)
 
     def _compare_rows(self) -> None:
         """Compare the rows that have a vector with those that should have one."""
@@ -169,53 +148,6 @@ class BlockWalk:
             end = firsts[after] if after < len(firsts) else np.iinfo(np.int64).max
             hidden |= (rows >= first) & (rows < end)
         return hidden
-
-
-def check_segment_rows(segment: Segment, facts: Facts, findings: Findings) -> None:
-    """Compare the rows and ids of a segment with the store."""
-    number, rows = segment.number, segment.content.rows
-
-    def report(what: str, examples: Rows) -> None:
-        findings.many("SEGMENT_ROWS", f"{what} segment {number}", examples, WARNING, segment=number)
-
-    if len(rows) and not (
-        bool((rows[1:] > rows[:-1]).all())
-        and segment.first_row <= rows[0]
-        and rows[-1] < segment.end_row
-    ):
-        what = f"the rows of segment {number} do not ascend within its interval"
-        findings.add("SEGMENT_ROWS", what, WARNING, segment=number)
-        return
-    if facts.incomplete & {"records", "dead"}:
-        return
-    live = facts.live_rows
-    inside = slice(*np.searchsorted(live, (segment.first_row, segment.end_row)))
-    report("live rows are missing in", live[inside][~is_among(live[inside], rows)])
-    recorded = is_among(rows, facts.record_rows)
-    known = recorded | is_among(rows, facts.deleted_rows) | is_among(rows, facts.bad_record_rows)
-    report("rows that the store does not know are in", rows[~known])
-    hashes = _id_hashes(segment)
-    if hashes is None:
-        what = f"the id offsets of segment {number} do not fit its id bytes"
-        findings.add("SEGMENT_ROWS", what, WARNING, segment=number)
-        return
-    at = np.searchsorted(facts.record_rows, rows[recorded])
-    differ = hashes[recorded] != facts.record_hashes[at]
-    report("rows have a different id in", rows[recorded][differ])
-
-
-def _id_hashes(segment: Segment) -> Rows | None:
-    """Return the hash of each node's id, or None if the offsets are invalid."""
-    offsets, text = segment.content.id_offsets, segment.content.id_bytes
-    if offsets[0] != 0 or offsets[-1] != len(text) or (offsets[1:] < offsets[:-1]).any():
-        return None
-    hashes = np.empty(segment.count, np.int64)
-    for start in range(0, segment.count, _IDS_AT_ONCE):
-        stop = min(segment.count, start + _IDS_AT_ONCE)
-        cuts = (offsets[start : stop + 1] - offsets[start]).tolist()
-        raw = text[offsets[start] : offsets[stop]].tobytes()
-        hashes[start:stop] = [hash(raw[a:b]) for a, b in pairwise(cuts)]
-    return hashes
 
 
 def _add(few: Examples, rows: Rows) -> None:

@@ -25,6 +25,7 @@ from vecdb.checking import ERROR, WARNING
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.transaction import DatabaseHandle, Transaction
 from vecdb.engine.maintenance.checking.findings import EXAMPLES_MAX, Examples, Findings, shown_id
+from vecdb.engine.segments.part_check import StoreRecords, is_among
 from vecdb.engine.store import layout
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.errors import VecdbError
@@ -35,7 +36,6 @@ __all__ = [
     "Facts",
     "Rows",
     "Walk",
-    "is_among",
     "named_rows",
     "read_entries",
     "read_facts",
@@ -92,21 +92,23 @@ class Facts:
         rows = np.union1d(self.record_rows, self.bad_record_rows)
         return rows[~is_among(rows, self.deleted_rows)]
 
+    def records(self) -> StoreRecords:
+        """Return what the deep checks of parts need."""
+        return StoreRecords(
+            self.live_rows,
+            self.deleted_rows,
+            self.record_rows,
+            self.record_hashes,
+            self.bad_record_rows,
+            not self.incomplete & {"records", "dead"},
+        )
+
     def config(self) -> CollectionConfig | None:
         """Return the configuration, or None if it is invalid."""
         try:
             return None if self.entry is None else layout.config_of(self.entry)
         except BAD_VALUE:
             return None
-
-
-def is_among(values: Rows, ascending: Rows) -> npt.NDArray[np.bool_]:
-    """Return which of ``values`` are in an ascending array, bool (len(values),)."""
-    if len(ascending) == 0:
-        return np.zeros(len(values), bool)
-    at = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
-    found: npt.NDArray[np.bool_] = ascending[at] == values
-    return found
 
 
 class Walk:
@@ -241,7 +243,7 @@ def named_rows(walk: Walk, rows: Rows) -> list[str]:
     names: dict[int, str] = {}
     if not wanted:
         return []
-    database = walk.environment.database(b"ids")
+    database = walk.environment.handles.ids
     with walk.environment.errors_translated(), walk.transaction.cursor(database) as cursor:
         for key, value in cursor.iternext(keys=True, values=True):
             row = int.from_bytes(value[:8], "little")

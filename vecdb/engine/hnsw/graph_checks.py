@@ -1,6 +1,6 @@
 """Checks the arrays of a graph against each other: what walks and extensions of it rely on.
 
-``hnsw/reachability.py`` finds out which nodes a walk can reach.
+``reachability.py`` finds out which nodes a walk can reach.
 """
 
 from __future__ import annotations
