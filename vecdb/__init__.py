@@ -19,7 +19,7 @@ row_names         names of rows and short forms of values in messages; one_line:
 os_errors         translation of OSError
 batching          splits an input into batches, for upsert_many
 scrolling         the iterator of scroll
-export_files      the file and the sidecar of an export; side_header: the sidecar's header
+export_files      the file and the sidecar of an export; sidecar_header: the sidecar's header
 import_files      the file and the sidecar of an import
 checking          the report of a check of a data folder
 _version          the version

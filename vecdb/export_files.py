@@ -13,7 +13,7 @@ per row, in the order of the file's rows:
     id         its id, text
     metadata   its metadata as JSON text, null if it has none
 
-and a header with the metric and the graph parameters of the index file (``side_header.py``).
+and a header with the metric and the graph parameters of the index file (``sidecar_header.py``).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from vecdb import checks
 from vecdb.errors import AlreadyExistsError, DataLossError, NotFoundError, VecdbError
 from vecdb.os_errors import os_errors_translated
 from vecdb.reasons import Reason
-from vecdb.side_header import KEY, SideHeader
+from vecdb.sidecar_header import KEY, SidecarHeader
 from vecdb.types import ExportEnd, ExportReport, Records, ScrollPage
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SIDE_PAGE_ROWS", "NewFile", "put_in_place", "save_export", "side_paths"]
+__all__ = ["SIDE_PAGE_ROWS", "NewFile", "put_in_place", "save_export", "sidecar_paths"]
 
 SIDE_PAGE_ROWS: Final = 10_000
 """Rows of a page that the ``next_page`` argument of ``save_export`` should return."""
@@ -50,7 +50,7 @@ _SYNC_BYTES: Final = 64 * 1024**2
 """Bytes between two background fsyncs, so that the last fsync has little left to write."""
 
 
-def side_paths(path: Path) -> tuple[Path, Path]:
+def sidecar_paths(path: Path) -> tuple[Path, Path]:
     """Return the possible paths of the sidecar of an export: Parquet, JSON Lines."""
     return (
         path.with_name(f"{path.name}.meta.parquet"),
@@ -202,7 +202,7 @@ def save_export(
     target = checks.check_local_path(path).absolute()
     began = time.monotonic()
     with os_errors_translated(str(target)), contextlib.ExitStack() as stack:
-        parquet, lines = side_paths(target)
+        parquet, lines = sidecar_paths(target)
         with_arrow = importlib.util.find_spec("pyarrow") is not None
         side_target, other = (parquet, lines) if with_arrow else (lines, parquet)
         file = stack.enter_context(NewFile(target, overwrite=overwrite))
@@ -216,7 +216,7 @@ def save_export(
             # A long fsync must not outlast the scroll's lease, which each page renews: do both at
             # the same time.
             syncing = disk.submit(file.sync)
-            _write_side(side, end, next_page, with_arrow=with_arrow)
+            _write_sidecar(side, end, next_page, with_arrow=with_arrow)
             syncing.result()
         except BaseException:
             with contextlib.suppress(VecdbError):  # Its lease expires anyway.
@@ -274,13 +274,13 @@ def _check_whole(end: ExportEnd, size: int, sha256: str) -> None:
         )
 
 
-def _write_side(
+def _write_sidecar(
     file: NewFile, end: ExportEnd, next_page: Callable[[str], ScrollPage], *, with_arrow: bool
 ) -> None:
     rows = 0
     token: str | None = end.token
-    header = None if end.config is None else SideHeader.of(end.config, normalized=end.normalized)
-    with (_ParquetSide if with_arrow else _LinesSide)(file, header) as writer:
+    header = None if end.config is None else SidecarHeader.of(end.config, normalized=end.normalized)
+    with (_ParquetWriter if with_arrow else _LinesWriter)(file, header) as writer:
         while token is not None:
             records, token = next_page(token)
             count = len(records)
@@ -294,11 +294,11 @@ def _write_side(
     file.sync()
 
 
-class _SideFile(ABC):
+class _SidecarWriter(ABC):
     """A sidecar being written; a context manager."""
 
     @abstractmethod
-    def __init__(self, file: NewFile, header: SideHeader | None) -> None: ...
+    def __init__(self, file: NewFile, header: SidecarHeader | None) -> None: ...
 
     @abstractmethod
     def add(self, numbers: list[int], records: Records) -> None:
@@ -315,8 +315,8 @@ class _SideFile(ABC):
         """Write the end of the file."""
 
 
-class _LinesSide(_SideFile):
-    def __init__(self, file: NewFile, header: SideHeader | None) -> None:
+class _LinesWriter(_SidecarWriter):
+    def __init__(self, file: NewFile, header: SidecarHeader | None) -> None:
         self._file = file
         self._pending: dict[str, Any] = {} if header is None else {KEY: header.as_json()}
 
@@ -331,8 +331,8 @@ class _LinesSide(_SideFile):
             self._file.stream.write(f"{json.dumps(self._pending)}\n".encode())
 
 
-class _ParquetSide(_SideFile):
-    def __init__(self, file: NewFile, header: SideHeader | None) -> None:
+class _ParquetWriter(_SidecarWriter):
+    def __init__(self, file: NewFile, header: SidecarHeader | None) -> None:
         import pyarrow
         import pyarrow.parquet
 

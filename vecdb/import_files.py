@@ -18,17 +18,17 @@ from typing import Final, NamedTuple
 
 from vecdb import checks, json_objects
 from vecdb.errors import InvalidArgumentError, MissingExtraError, NotFoundError
-from vecdb.export_files import side_paths
+from vecdb.export_files import sidecar_paths
 from vecdb.reasons import Reason
-from vecdb.side_header import KEY
+from vecdb.sidecar_header import KEY
 
-__all__ = ["SideFile", "open_regular", "side_lines"]
+__all__ = ["Sidecar", "open_regular", "sidecar_lines"]
 
 _PARQUET_ROWS: Final = 1_000
 _FIELDS: Final = ("faiss_id", "id", "metadata")
 
 
-class SideFile(NamedTuple):
+class Sidecar(NamedTuple):
     """A sidecar: JSON Lines with ids and metadata.
 
     Attributes:
@@ -65,7 +65,7 @@ def open_regular(path: Path, called: str) -> int:
 
 
 @contextlib.contextmanager
-def side_lines(path: Path, meta: object) -> Iterator[SideFile | None]:
+def sidecar_lines(path: Path, meta: object) -> Iterator[Sidecar | None]:
     """Yield the sidecar of an index file, or None if it has none.
 
     Args:
@@ -79,19 +79,19 @@ def side_lines(path: Path, meta: object) -> Iterator[SideFile | None]:
     """
     chosen = _chosen(path, meta)
     if chosen is None or chosen.suffix != ".parquet":
-        yield None if chosen is None else SideFile(chosen, str(chosen))
+        yield None if chosen is None else Sidecar(chosen, str(chosen))
         return
     with tempfile.TemporaryDirectory(prefix="vecdb-import-") as folder:
         lines = Path(folder) / "meta.jsonl"
         _copy_table(chosen, lines)
-        yield SideFile(lines, str(chosen))
+        yield Sidecar(lines, str(chosen))
 
 
 def _chosen(path: Path, meta: object) -> Path | None:
     if meta is False:
         return None
     if meta is None:
-        return next((each for each in side_paths(path) if each.exists()), None)
+        return next((each for each in sidecar_paths(path) if each.exists()), None)
     chosen = checks.check_local_path(meta)
     if not chosen.is_file():
         raise NotFoundError(f"file {chosen} does not exist", Reason.NO_FILE)

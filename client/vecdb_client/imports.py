@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from vecdb import checks
 from vecdb.errors import InvalidArgumentError
-from vecdb.import_files import open_regular, side_lines
+from vecdb.import_files import open_regular, sidecar_lines
 from vecdb.os_errors import os_errors_translated
 from vecdb.reasons import Reason
 from vecdb.types import ImportReport
@@ -48,7 +48,7 @@ def send_import(
         begin: the message of ``translation.import_begin``; sizes and names of the files are set
             here.
         path: the index file.
-        meta: see ``vecdb.import_files.side_lines``.
+        meta: see ``vecdb.import_files.sidecar_lines``.
         timeout_s: timeout of the import in seconds; None for none.
         progress: called by another thread with the bytes sent so far and in total.
     """
@@ -57,7 +57,7 @@ def send_import(
     with os_errors_translated(str(file_path)), contextlib.ExitStack() as stack:
         files = [_Outgoing(stack, file_path, str(file_path))]
         begin.bytes, begin.file_name = files[0].size, files[0].called
-        side = stack.enter_context(side_lines(file_path, meta))
+        side = stack.enter_context(sidecar_lines(file_path, meta))
         if side is not None:
             files.append(_Outgoing(stack, side.path, side.called))
             begin.side_bytes, begin.side_name = files[1].size, files[1].called

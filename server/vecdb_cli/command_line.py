@@ -10,9 +10,8 @@
     vecdb export   to a file for FAISS …          vecdb import   another library's index
     vecdb demo     the first five minutes         vecdb bench    recall and latency
 
-Commands work on a server (``--url``) or directly on a folder (``--data``), except ``serve``,
-``restore``, ``check``, ``compact``, ``warm``, ``demo`` and ``bench``. Each command imports what is
-heavy when it runs, so that ``--help`` is quick.
+Commands that read or change collections work on a server (``--url``) or on a folder (``--data``).
+Each command imports what is heavy when it runs, so that ``--help`` is quick.
 """
 
 from __future__ import annotations

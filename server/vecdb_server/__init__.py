@@ -9,6 +9,7 @@ call_threads   one thread per call
 health         grpc.health.v1.Health
 log            one line per event
 backup_folder  the folder for backups that callers request
+testing        access for tests to internals
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ PLACES: Final = {
     "calls_of_connection_max": "vecdb_server.process:_CALLS_OF_CONNECTION_MAX",
     "connections_max": "vecdb_server.process:_CONNECTIONS_MAX",
     "handshake_s": "vecdb_server.process:_HANDSHAKE_S",
+    "health_checks_max": "vecdb_server.health:_CHECKS_MAX",
+    "health_watchers_max": "vecdb_server.health:_WATCHERS_MAX",
     "idle_connection_s": "vecdb_server.process:_IDLE_CONNECTION_S",
     "idle_stream_s": "vecdb_server.transport:_IDLE_STREAM_S",
     "idle_thread_s": "vecdb_server.call_threads:_IDLE_S",

@@ -9,9 +9,9 @@ request. So its handler runs before its message has arrived, can wait for the me
 worker, and can be made to stop waiting (``admission.py``).
 
 The concurrent writes, the concurrent Optimize, Backup, Export and Import calls, and the open
-streams are limited to a quarter of the workers each. Another one is rejected at once with
-RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES, TOO_MANY_STREAMS). Nothing of it was
-written, so callers can retry; vecdb's client does. If a stream, an Import or an Export has waited
+streams are limited to a quarter of the workers each. A call beyond the limit is rejected at once
+with RESOURCE_EXHAUSTED (TOO_MANY_WRITES, TOO_MANY_OPTIMIZES, TOO_MANY_STREAMS). It has written
+nothing, so callers can retry; vecdb's client does. If a stream, an Import or an Export has waited
 for its caller for a while, a new one takes its slot, since its client may hang or have lost it.
 
 A stream of searches is one call in which each message is handled like a call. To gRPC a search then

@@ -491,7 +491,7 @@ def test_package_exports_its_all_list() -> None:
         "reasons",
         "row_names",
         "scrolling",
-        "side_header",
+        "sidecar_header",
         "surface",
         "types",
         "vector_arrays",

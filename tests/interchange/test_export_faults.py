@@ -172,7 +172,7 @@ def test_kill_between_renames_leaves_no_mismatched_sidecar(
 ) -> None:
     """A process killed before the n-th rename runs nothing of what follows."""
     docs = filled(database, 20)
-    path, (side, _) = tmp_path / "x.faiss", export_files.side_paths(tmp_path / "x.faiss")
+    path, (side, _) = tmp_path / "x.faiss", export_files.sidecar_paths(tmp_path / "x.faiss")
     old = b""
     if overwrite:
         docs.export_faiss(path, flat=True)

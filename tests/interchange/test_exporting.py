@@ -26,7 +26,7 @@ from vecdb.engine.interchange.export import export as exporting
 from vecdb.engine.interchange.export.export import ExportRequest, export
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of, runtime_of
-from vecdb.side_header import KEY
+from vecdb.sidecar_header import KEY
 from vecdb_cli.command_line import run
 from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
@@ -154,13 +154,13 @@ def test_existing_file_is_kept_without_overwrite(database: Any, tmp_path: Path) 
     docs = database.create_collection("docs", DIM)
     docs.upsert(["a", "b"], rows(2))
     path = tmp_path / "x.faiss"
-    for taken in (path, *export_files.side_paths(path)):
+    for taken in (path, *export_files.sidecar_paths(path)):
         taken.write_bytes(b"mine")
         with pytest.raises(vecdb.AlreadyExistsError, match=taken.name):
             docs.export_faiss(path, flat=True)
         assert left_in(tmp_path) == {taken.name} and taken.read_bytes() == b"mine"
         taken.unlink()
-    _, lines = export_files.side_paths(path)
+    _, lines = export_files.sidecar_paths(path)
     for taken in (path, lines):
         taken.write_bytes(b"old")
     docs.export_faiss(path, flat=True, overwrite=True)

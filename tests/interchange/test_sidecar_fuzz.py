@@ -22,7 +22,7 @@ from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.engine.interchange.importing.names import Names
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
 from vecdb.errors import InvalidArgumentError
-from vecdb.import_files import side_lines
+from vecdb.import_files import sidecar_lines
 
 ENTRIES: list[dict[str, Any]] = [
     {"faiss_id": 100 + 3 * i, "id": f"wört-{i}", "metadata": json.dumps({"n": i}) if i else None}
@@ -42,7 +42,7 @@ def outcome(index_path: Path, meta: Path) -> str:
     with UntrustedFile(index_path) as file:
         index: ForeignIndex = index_files.read("flat-ids", file)
         try:
-            with side_lines(index_path, meta) as side:
+            with sidecar_lines(index_path, meta) as side:
                 pieces = list(Names(index, side).pieces(4))
         except InvalidArgumentError as error:
             refusal = error

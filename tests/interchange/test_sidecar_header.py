@@ -19,7 +19,7 @@ import pytest
 
 import vecdb
 from tests.index_files import faiss_index, vectors
-from vecdb.side_header import KEY
+from vecdb.sidecar_header import KEY
 from vecdb_cli.command_line import run
 
 DIM, N = 8, 60

@@ -142,3 +142,8 @@ def test_note_of_other_settings_or_sources_is_a_cold_cache(
     assert kernel_cache.is_warm()
     (same / "new.py").touch()
     assert not kernel_cache.is_warm()
+
+
+def test_kernels_that_numba_does_not_compile_are_loaded(cache: Path) -> None:
+    assert "loaded" in started(NUMBA_DISABLE_JIT="1")
+    assert json.loads((cache / "kernels.json").read_text())["files"] == []

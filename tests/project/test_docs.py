@@ -20,10 +20,12 @@ import typer
 
 import vecdb
 import vecdb_client
-from vecdb import checking, errors
+from tests.places import value_of
+from vecdb import checking, errors, limits
 from vecdb.engine.api.collection import Collection
 from vecdb.engine.api.database import Database
 from vecdb_cli.command_line import app
+from vecdb_server import process
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -297,6 +299,69 @@ def test_the_docstring_of_a_package_lists_its_modules(folder: str) -> None:
 def is_own_name(module: str) -> bool:
     """Whether the docstring of a package may leave the module out."""
     return module in {"__init__", "__main__"} or "_pb2" in module
+
+
+# ---------------------------------------------------------------------------------------- limits
+
+
+def bounds(limit: limits.Limit) -> tuple[int, int]:
+    return limit.minimum, limit.maximum
+
+
+def limits_in(page_name: str, heading: str) -> dict[str, set[float]]:
+    """What the rows of a table of limits are about, and the numbers of each."""
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", section(page_name, heading), re.MULTILINE)
+    return {
+        what: {float(text.replace(",", "")) for text in re.findall(r"\d[\d,]*", value)}
+        for what, value in rows
+        if what != "Limit"
+    }
+
+
+def test_limits_of_requests_are_documented() -> None:
+    mebibyte = 1024**2
+    message = limits.MESSAGE_BYTES
+    assert message.default is not None
+    known: dict[str, set[float]] = {
+        "components of a vector": {*bounds(limits.DIM)},
+        "k": {*bounds(limits.K), limits.RESULTS_PER_CALL_MAX},
+        "ef": {*bounds(limits.EF)},
+        "M, ef_construction": {*bounds(limits.M), *bounds(limits.EF_CONSTRUCTION)},
+        "rows of a batch": {limits.BATCH_ROWS.maximum},
+        "metadata of a row": {limits.METADATA_BYTES.maximum / 1024, limits.METADATA_DEPTH.maximum},
+        "request id": {
+            limits.REQUEST_ID_BYTES.maximum,
+            limits.REQUEST_PREFIX_BYTES.maximum,
+            limits.REQUEST_WINDOW_S / 3600,
+        },
+        "message over gRPC": {message.default / mebibyte, message.maximum / mebibyte},
+        "scrolls of a collection": {
+            limits.LEASES_MAX,
+            limits.LEASE_S,
+            limits.SCROLL_PAGE_BYTES_MAX / mebibyte,
+        },
+    }
+    found = limits_in("guide.md", "## Limits")
+    assert {what: found[what] for what in known} == known
+    assert max(found["id"]) == limits.ID_BYTES.maximum
+
+
+def test_limits_of_a_server_are_documented() -> None:
+    share = process.DEFAULT_THREADS // 4
+    known = {
+        "calls executed at once": {process.DEFAULT_THREADS},
+        "concurrent writes": {share},
+        "concurrent Optimize, Backup, Export and Import calls": {share},
+        "open search streams": {share},
+        "open calls": {value_of("calls_max")},
+        "open calls of a connection": {value_of("calls_of_connection_max")},
+        "connections": {value_of("connections_max"), value_of("idle_connection_s")},
+        "health calls": {value_of("health_checks_max"), value_of("health_watchers_max")},
+    }
+    found = limits_in("operations.md", "## Limits of a server")
+    assert {what: found[what] for what in known} == known
+    slow = found["open calls that have waited more than 1 s for their message"]
+    assert value_of("slow_calls_max") in slow
 
 
 # --------------------------------------------------------------------------------------- promises

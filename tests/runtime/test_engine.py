@@ -647,7 +647,7 @@ def test_packed_values_unpack_to_the_same() -> None:
     entry = layout.LogEntry(5, 6, 7, np.array([1, 2], np.uint64), np.array([9], np.uint64))
     again = layout.unpack_log(key, layout.pack_log(key, entry))
     assert (again.time_ns, again.first_row, again.added) == (5, 6, 7)
-    assert (again.died.tolist(), again.changed.tolist()) == ([1, 2], [9])
+    assert (again.deleted.tolist(), again.changed.tolist()) == ([1, 2], [9])
     record_key = layout.record_key(1, 2)
     packed = layout.pack_record(record_key, "é".encode(), b'{"a":1}')
     assert layout.unpack_record(record_key, packed) == ("é".encode(), b'{"a":1}')

@@ -59,30 +59,30 @@ _NEAR = 4
 """Nearest nodes in which ``_attach`` looks for one with room, as a multiple of a list's length."""
 
 
-def live_nodes(count: int, dead: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def live_nodes(count: int, delete_bitmap: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Return the nodes that are not deleted, int64, ascending.
 
-    dead: delete bitmap, uint8, bit i & 7 of byte i >> 3; empty if no node is deleted.
+    delete_bitmap: uint8, bit i & 7 of byte i >> 3; empty if no node is deleted.
     """
-    if len(dead) == 0:
+    if len(delete_bitmap) == 0:
         return np.arange(count)
-    return np.flatnonzero(np.unpackbits(dead, count=count, bitorder="little") == 0)
+    return np.flatnonzero(np.unpackbits(delete_bitmap, count=count, bitorder="little") == 0)
 
 
-def deleted_together(graph: Graph, dead: npt.NDArray[np.uint8]) -> bool:
+def deleted_together(graph: Graph, delete_bitmap: npt.NDArray[np.uint8]) -> bool:
     """Return whether too many deleted nodes are surrounded by deleted ones to repair the graph.
 
     A node is surrounded if more than half of its neighbours on level 0 are deleted.
 
-    dead: delete bitmap, uint8, bit i & 7 of byte i >> 3; empty if no node is deleted.
+    delete_bitmap: uint8, bit i & 7 of byte i >> 3; empty if no node is deleted.
     """
     n = len(graph.links)
-    if len(dead) == 0:
+    if len(delete_bitmap) == 0:
         return False
     # The last element stands for padding and for invalid numbers.
-    is_deleted = np.append(np.unpackbits(dead, count=n, bitorder="little"), np.uint8(0)).astype(
-        bool
-    )
+    is_deleted = np.append(
+        np.unpackbits(delete_bitmap, count=n, bitorder="little"), np.uint8(0)
+    ).astype(bool)
     nodes, surrounded = np.flatnonzero(is_deleted), 0
     for first in range(0, len(nodes), _BLOCK_NODES):
         lists = graph.links[nodes[first : first + _BLOCK_NODES]]
@@ -95,7 +95,7 @@ def deleted_together(graph: Graph, dead: npt.NDArray[np.uint8]) -> bool:
 def repaired(
     graph: Graph,
     vectors: npt.NDArray[np.float32],
-    dead: npt.NDArray[np.uint8],
+    delete_bitmap: npt.NDArray[np.uint8],
     metric: Metric,
     check: Callable[[], None] = lambda: None,
 ) -> Graph | None:
@@ -103,7 +103,7 @@ def repaired(
 
     Args:
         vectors: float32 (n, width), of all nodes.
-        dead: delete bitmap, uint8, bit i & 7 of byte i >> 3; empty if no node is deleted.
+        delete_bitmap: uint8, bit i & 7 of byte i >> 3; empty if no node is deleted.
         metric: of the collection.
         check: called every few milliseconds; may raise to end the repair.
 
@@ -111,14 +111,14 @@ def repaired(
         None if a graph must be built instead, since too many live nodes could not be reached: more
         than ``LOST_FRACTION_MAX`` beyond those unreachable in ``graph``, or 1 % in all.
     """
-    live = live_nodes(len(graph.links), dead)
+    live = live_nodes(len(graph.links), delete_bitmap)
     if len(live) == len(graph.links):
         return graph
     M = graph.upper_links.shape[1]
     if len(live) == 0:
         empty = np.empty((0, 2 * M), np.int32), np.zeros(1, np.int32), np.empty((0, M), np.int32)
         return Graph(*empty, -1, -1)
-    repairer = _Repairer(vectors, dead, live, metric, check)
+    repairer = _Repairer(vectors, delete_bitmap, live, metric, check)
     levels = np.diff(graph.upper_offsets)
     offsets = np.zeros(len(live) + 1, np.int32)
     np.cumsum(levels[live], out=offsets[1:])
@@ -204,12 +204,12 @@ class _Repairer:
     def __init__(
         self,
         vectors: npt.NDArray[np.float32],
-        dead: npt.NDArray[np.uint8],
+        delete_bitmap: npt.NDArray[np.uint8],
         live: npt.NDArray[np.int64],
         metric: Metric,
         check: Callable[[], None],
     ) -> None:
-        self._vectors, self._dead, self._check = vectors, dead, check
+        self._vectors, self._delete_bitmap, self._check = vectors, delete_bitmap, check
         kernels = load_kernels()
         self._relink = kernels.relink_lists
         self._metric = kernels.EUCLIDEAN if metric is Metric.EUCLIDEAN else kernels.INNER
@@ -231,6 +231,6 @@ class _Repairer:
             self._check()
             out = relinked_lists[first : first + _BLOCK_NODES]
             some = owners[first : first + _BLOCK_NODES]
-            self._relink(self._vectors, lists, places, some, self._dead, self._metric, out)
+            self._relink(self._vectors, lists, places, some, self._delete_bitmap, self._metric, out)
             out[:] = self.number[out]
         return relinked_lists

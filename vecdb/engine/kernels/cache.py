@@ -26,7 +26,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from vecdb.engine.kernels.cache_folder import PACKAGE, machine, mark_complete, remove_older, sources
+from vecdb.engine.kernels.cache_folder import (
+    PACKAGE,
+    is_ours,
+    machine,
+    mark_complete,
+    remove_older,
+    sources,
+)
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.system.modes import creating, make_root
 
@@ -53,9 +60,10 @@ def note_warm(module: ModuleType) -> None:
     earlier sources. Do nothing if this cannot be written."""
     found = [_index_files(kernel) for kernel in module.KERNELS]
     files = sorted({file for each in found for file in each})
-    if all(found) and len({file.parent for file in files}) == 1:
-        mark_complete(files[0].parent, [file.name for file in files])
-        remove_older(files[0].parent)
+    folders = {file.parent for file in files}
+    if all(found) and len(folders) == 1 and is_ours(folder := folders.pop()):
+        mark_complete(folder, [file.name for file in files])
+        remove_older(folder)
     with contextlib.suppress(OSError, RuntimeError):
         text = json.dumps({"key": _key(), "files": [os.fspath(file) for file in files]})
         make_root(_folder(), group=False)
@@ -67,10 +75,12 @@ def note_warm(module: ModuleType) -> None:
 
 def _index_files(kernel: Any) -> list[Path]:
     """Return numba's index files of a kernel; [] if it is not cached."""
-    if kernel.stats.cache_path is None:
+    # With NUMBA_DISABLE_JIT a kernel is a Python function, without stats.
+    folder = getattr(getattr(kernel, "stats", None), "cache_path", None)
+    if folder is None:
         return []
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
-    return list(Path(kernel.stats.cache_path).glob(f"*.{kernel.__name__}-*.{python}*.nbi"))
+    return list(Path(folder).glob(f"*.{kernel.__name__}-*.{python}*.nbi"))
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ __all__ = [
     "PACKAGE",
     "folder_name",
     "is_complete",
+    "is_ours",
     "machine",
     "mark_complete",
     "remove_older",
@@ -79,6 +80,11 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
+def is_ours(folder: Path) -> bool:
+    """Return whether the folder is named as in ``folder_name``, for these or other sources."""
+    return _NAME.fullmatch(folder.name) is not None
+
+
 def mark_complete(folder: Path, names: list[str]) -> None:
     """Record that the folder holds all kernels, in these files, if the folder can be written."""
     if not is_complete(folder):
@@ -92,7 +98,7 @@ def remove_older(folder: Path) -> None:
     """Remove the folders for other sources beside this one."""
     with contextlib.suppress(OSError):
         for other in folder.parent.iterdir():
-            if other.name != folder.name and _NAME.fullmatch(other.name):
+            if other.name != folder.name and is_ours(other):
                 shutil.rmtree(other, ignore_errors=True)
 
 

@@ -158,19 +158,19 @@ def _copy(store: Store, target: Environment, segments: Path, collection_id: str)
         counters = store.read_counters(transaction)
         placed = dict(in_place(store.read_segments(transaction)))
         seq = store.read_state(transaction).seq
-    dead = read_deleted(store, 0, counters.next_row, seq)
+    deleted = read_deleted(store, 0, counters.next_row, seq)
     held = np.zeros(0, np.int64)
     for number, entry in placed.items():
         if entry.is_published:
             mapped = Segment(segments / str(number), number, collection_id, entry)
             held = np.union1d(held, mapped.content.rows)
-    counters.metadata_count = _copy_records(store, target, dead)
-    _copy_blocks(store, target, dead, counters.next_row)
+    counters.metadata_count = _copy_records(store, target, deleted)
+    _copy_blocks(store, target, deleted, counters.next_row)
     _copy_values(source, target, b"ids")
     _copy_requests(source, target)
 
     def write(transaction: Transaction) -> None:
-        _put_all(transaction, target, b"dead", source, np.intersect1d(dead, held))
+        _put_all(transaction, target, b"dead", source, np.intersect1d(deleted, held))
         for number in sorted(placed):
             key = layout.row_key(number)
             value = placed[number].pack(key)
@@ -277,12 +277,12 @@ def _append(target: Environment, name: bytes, items: list[tuple[bytes, bytes]]) 
     target.transact(write)
 
 
-def _copy_records(store: Store, target: Environment, dead: npt.NDArray[np.int64]) -> int:
+def _copy_records(store: Store, target: Environment, deleted: npt.NDArray[np.int64]) -> int:
     """Copy the last version of each live row's record; return how many have metadata."""
     with_metadata, next_row = 0, 0
     while True:
         with store.environment.read() as reading:
-            kept, next_row = _some_records(store, reading, next_row, dead)
+            kept, next_row = _some_records(store, reading, next_row, deleted)
         with_metadata += sum(bool(layout.unpack_record(key, value)[1]) for key, value in kept)
         if kept:
             _append(target, b"records", kept)
@@ -291,7 +291,7 @@ def _copy_records(store: Store, target: Environment, dead: npt.NDArray[np.int64]
 
 
 def _some_records(
-    store: Store, reading: Transaction, first_row: int, dead: npt.NDArray[np.int64]
+    store: Store, reading: Transaction, first_row: int, deleted: npt.NDArray[np.int64]
 ) -> tuple[list[tuple[bytes, bytes]], int]:
     """Return up to 32 MB of records from a row on, and the row to continue at; -1 at the end."""
     kept: list[tuple[bytes, bytes]] = []
@@ -303,8 +303,8 @@ def _some_records(
             if size > _SLICE_BYTES or len(kept) >= _SLICE_ROWS:
                 return kept, row
             to_last_version(cursor, row)
-            at = int(np.searchsorted(dead, row))
-            if at == len(dead) or dead[at] != row:
+            at = int(np.searchsorted(deleted, row))
+            if at == len(deleted) or deleted[at] != row:
                 kept.append((bytes(cursor.key()), bytes(cursor.value())))
                 size += len(kept[-1][1])
             found = cursor.next()
@@ -312,11 +312,11 @@ def _some_records(
 
 
 def _copy_blocks(
-    store: Store, target: Environment, dead: npt.NDArray[np.int64], next_row: int
+    store: Store, target: Environment, deleted: npt.NDArray[np.int64], next_row: int
 ) -> None:
     """Write the vectors of live rows in full blocks."""
     waiting: list[tuple[bytes, bytes]] = []
-    for rows, vectors in _full(_live_rows(store, dead, next_row), store.config.dim):
+    for rows, vectors in _full(_live_rows(store, deleted, next_row), store.config.dim):
         key = layout.row_key(int(rows[0]))
         consecutive = int(rows[-1]) - int(rows[0]) + 1 == len(rows)
         waiting.append((key, layout.pack_block(key, vectors, None if consecutive else rows)))
@@ -327,14 +327,14 @@ def _copy_blocks(
         _append(target, b"blocks", waiting)
 
 
-def _live_rows(store: Store, dead: npt.NDArray[np.int64], next_row: int) -> Iterator[Block]:
+def _live_rows(store: Store, deleted: npt.NDArray[np.int64], next_row: int) -> Iterator[Block]:
     step = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * store.config.dim)))
     for start in range(0, next_row, step):
         end = min(next_row, start + step)
         parts: list[Block] = []
         with store.environment.read() as reading:
             for rows, vectors in store.rows.iterate_blocks(reading, start, end):
-                live = ~np.isin(rows, dead, assume_unique=True)
+                live = ~np.isin(rows, deleted, assume_unique=True)
                 parts.append((rows[live], vectors[live]))
         yield from parts
 

@@ -56,7 +56,7 @@ class Memtable:
     Attributes:
         rows: int64 (capacity,), row numbers.
         buffer: float32 (capacity, width), in the kernels' form.
-        dead: delete bitmap, uint8 ((capacity + 7) // 8,), bit i & 7 of byte i >> 3.
+        delete_bitmap: uint8 ((capacity + 7) // 8,), bit i & 7 of byte i >> 3.
         deleted_count: deleted rows among the first ``count``.
         rows_max: upper bound of the capacity.
     """
@@ -66,7 +66,7 @@ class Memtable:
     rows: npt.NDArray[np.int64]
     buffer: npt.NDArray[np.float32]
     count: int
-    dead: npt.NDArray[np.uint8]
+    delete_bitmap: npt.NDArray[np.uint8]
     deleted_count: int
     rows_max: int
 
@@ -83,7 +83,7 @@ class Memtable:
     @property
     def nbytes(self) -> int:
         """Return the memory size in bytes."""
-        return self.rows.nbytes + self.buffer.nbytes + self.dead.nbytes
+        return self.rows.nbytes + self.buffer.nbytes + self.delete_bitmap.nbytes
 
     @staticmethod
     def row_bytes(width: int) -> float:
@@ -151,10 +151,10 @@ class Memtable:
         nodes = nodes_of(self.rows[: self.count], rows)
         if len(nodes) == 0:
             return self
-        dead = self.dead.copy()
-        np.bitwise_or.at(dead, nodes >> 3, np.uint8(1) << (nodes & 7).astype(np.uint8))
-        bits = np.unpackbits(dead, count=self.count, bitorder="little")
-        return replace(self, dead=dead, deleted_count=int(bits.sum()))
+        delete_bitmap = self.delete_bitmap.copy()
+        np.bitwise_or.at(delete_bitmap, nodes >> 3, np.uint8(1) << (nodes & 7).astype(np.uint8))
+        bits = np.unpackbits(delete_bitmap, count=self.count, bitorder="little")
+        return replace(self, delete_bitmap=delete_bitmap, deleted_count=int(bits.sum()))
 
     def _with_room_for(self, more: int) -> Memtable:
         """Return a memtable with room for more rows: larger, or rewritten without deleted rows."""
@@ -169,7 +169,7 @@ class Memtable:
     def _copied(self, first_row: int, capacity_min: int) -> Memtable:
         """Return a copy of the live rows from ``first_row`` on, with room for ``capacity_min`` rows
         or ``rows_max``, whichever is less."""
-        live = np.unpackbits(self.dead, count=self.count, bitorder="little") == 0
+        live = np.unpackbits(self.delete_bitmap, count=self.count, bitorder="little") == 0
         live &= self.rows[: self.count] >= first_row
         kept = np.flatnonzero(live)
         capacity = min(_CAPACITY_MIN, self.rows_max)

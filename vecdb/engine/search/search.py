@@ -168,7 +168,7 @@ class Searcher:
 
         def walk(scratch: object, first: int, last: int) -> None:
             walk_graph(
-                scratch, unit.vectors, graph, unit.dead, queries, first, last, metric, k,
+                scratch, unit.vectors, graph, unit.delete_bitmap, queries, first, last, metric, k,
                 wanted.ef, found.nodes, found.scores, found.counts, found.visited, found.deleted,
             )  # fmt: skip
 
@@ -207,8 +207,8 @@ class Searcher:
 
         def scan_slice(_: object, start: int, stop: int) -> None:
             scan_rows(
-                unit.vectors, unit.dead, start, stop, queries, first, last, self._metric_code, k,
-                found.scores, found.nodes, found.counts,
+                unit.vectors, unit.delete_bitmap, start, stop, queries, first, last,
+                self._metric_code, k, found.scores, found.nodes, found.counts,
             )  # fmt: skip
 
         for start in range(0, unit.count, step):

@@ -47,7 +47,7 @@ class SegmentSnapshot:
         content: its rows.
         parts: what searches can use; without a graph they scan all rows, as in a flat or a
             quarantined segment.
-        dead: delete bitmap over nodes, uint8, bit i & 7 of byte i >> 3; empty if no node is
+        delete_bitmap: over nodes, uint8, bit i & 7 of byte i >> 3; empty if no node is
             deleted.
         deleted_count: number of bits set.
         segment: the mapped files; None if the segment is quarantined, and its rows were read from
@@ -61,7 +61,7 @@ class SegmentSnapshot:
     end_row: int
     content: RowArrays
     parts: Parts
-    dead: npt.NDArray[np.uint8]
+    delete_bitmap: npt.NDArray[np.uint8]
     deleted_count: int
     segment: Segment | None
     unread_count: int = 0
@@ -85,7 +85,7 @@ class SegmentSnapshot:
     @property
     def private_bytes(self) -> int:
         """Return the memory size in bytes, without mapped files."""
-        return self.dead.nbytes + (self.content.nbytes if self.segment is None else 0)
+        return self.delete_bitmap.nbytes + (self.content.nbytes if self.segment is None else 0)
 
     def with_tombstones(self, rows: npt.NDArray[np.int64]) -> SegmentSnapshot:
         """Return the segment with more rows deleted; rows that it does not hold are ignored.
@@ -98,12 +98,12 @@ class SegmentSnapshot:
         nodes = nodes_of(self.content.rows, inside)
         if len(nodes) == 0:
             return self
-        bits = self.dead.copy()
+        bits = self.delete_bitmap.copy()
         if len(bits) == 0:
             bits = np.zeros((len(self.content.rows) + 7) // 8, np.uint8)
         newly = int(np.count_nonzero((bits[nodes >> 3] >> (nodes & 7).astype(np.uint8)) & 1 == 0))
         np.bitwise_or.at(bits, nodes >> 3, np.uint8(1) << (nodes & 7).astype(np.uint8))
-        return replace(self, dead=bits, deleted_count=self.deleted_count + newly)
+        return replace(self, delete_bitmap=bits, deleted_count=self.deleted_count + newly)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class SearchUnit:
     Attributes:
         vectors: float32, shape (at least count, width).
         count: number of nodes.
-        dead: delete bitmap, empty if no node is deleted.
+        delete_bitmap: empty if no node is deleted.
         live_count: nodes that a search may return.
         rows: int64, shape (at least count,), row numbers, ascending.
         content: the segment's rows, None for rows outside segments.
@@ -122,7 +122,7 @@ class SearchUnit:
 
     vectors: npt.NDArray[np.float32]
     count: int
-    dead: npt.NDArray[np.uint8]
+    delete_bitmap: npt.NDArray[np.uint8]
     live_count: int
     rows: npt.NDArray[np.int64]
     content: RowArrays | None = None
@@ -186,7 +186,7 @@ class Snapshot:
             SearchUnit(
                 s.content.vectors,
                 len(s.content.rows),
-                s.dead,
+                s.delete_bitmap,
                 s.live_count,
                 s.content.rows,
                 s.content,
@@ -203,8 +203,10 @@ class Snapshot:
     def memtable_unit(self) -> SearchUnit:
         """Return the memtable as a search unit."""
         memtable = self.memtable
-        dead = memtable.dead if memtable.deleted_count else NOTHING_DELETED
-        return SearchUnit(memtable.buffer, memtable.count, dead, memtable.live_count, memtable.rows)
+        delete_bitmap = memtable.delete_bitmap if memtable.deleted_count else NOTHING_DELETED
+        return SearchUnit(
+            memtable.buffer, memtable.count, delete_bitmap, memtable.live_count, memtable.rows
+        )
 
     @cached_property
     def lost(self) -> tuple[Unread, ...]:

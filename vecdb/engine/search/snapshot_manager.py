@@ -433,7 +433,7 @@ class SnapshotManager:
 
 def _deleted_rows(entries: list[layout.LogEntry]) -> npt.NDArray[np.int64]:
     """Return the rows deleted by these batches, ascending."""
-    return np.sort(np.concatenate([np.zeros(0, np.uint64), *(e.died for e in entries)])).astype(
+    return np.sort(np.concatenate([np.zeros(0, np.uint64), *(e.deleted for e in entries)])).astype(
         np.int64
     )
 

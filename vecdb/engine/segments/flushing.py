@@ -1,9 +1,10 @@
 """Flushing: the memtable becomes a flat segment, and small flat segments are joined.
 
 The writing process does this in a thread of its own, once the rows that are in no segment take more
-than ``seal_bytes``. It holds ``seal.lock`` while it works; if another process holds the lock, that
-process flushes. A flush reads rows from the store and writes files in sequence; graphs are built by
-the indexer.
+than ``seal_bytes``. It holds the flush lock (the file ``seal.lock``) while it works; if another
+process holds the lock, that process flushes, or it builds a graph and holds flushes off for a
+moment. A flush reads rows from the store and writes files in sequence; graphs are built by the
+indexer.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ Format 1. Never change this format; a change needs a new number in FORMAT.
     records    u64 row, u64 seq    u16 id length, id, metadata (UTF-8 JSON, may be empty)
     blocks     u64 first row       float32 rows; [u32 offsets from the key's row, if the rows are
                                    not consecutive]; u32 count, flags
-    log        u64 seq             u64 time_ns, u64 first row added, u32 added, died, changed,
+    log        u64 seq             u64 time_ns, u64 first row added, u32 added, deleted, changed,
                                    u64 deleted rows, u64 rows whose metadata changed
     dead       u64 row             u64 seq that deleted it (the row's tombstone)
     segments   u64 number          JSON: state, lock, first_row, end_row, seq, kind, count, bytes,
@@ -182,12 +182,12 @@ class Counters:
 
 @dataclass(frozen=True)
 class LogEntry:
-    """The changes of one batch. ``died`` (deleted) and ``changed``: uint64 rows, shape (n,)."""
+    """The changes of one batch. ``deleted`` and ``changed``: uint64 rows, shape (n,)."""
 
     time_ns: int
     first_row: int
     added: int
-    died: npt.NDArray[np.uint64]
+    deleted: npt.NDArray[np.uint64]
     changed: npt.NDArray[np.uint64]
 
 
@@ -415,9 +415,9 @@ def held_rows(key: bytes, value: memoryview, dim: int) -> npt.NDArray[np.int64]:
 def pack_log(key: bytes, entry: LogEntry) -> bytes:
     """Return a log entry with checksum."""
     head = _LOG_HEAD.pack(
-        entry.time_ns, entry.first_row, entry.added, len(entry.died), len(entry.changed)
+        entry.time_ns, entry.first_row, entry.added, len(entry.deleted), len(entry.changed)
     )
-    return seal_value(key, head + entry.died.tobytes() + entry.changed.tobytes())
+    return seal_value(key, head + entry.deleted.tobytes() + entry.changed.tobytes())
 
 
 def unpack_log(key: bytes | memoryview, value: bytes | memoryview) -> LogEntry:
@@ -427,14 +427,14 @@ def unpack_log(key: bytes | memoryview, value: bytes | memoryview) -> LogEntry:
 
 def parse_log(payload: bytes) -> LogEntry:
     """Return ``unpack_log`` of a payload whose checksum was compared. Raises as ``parse_block``."""
-    time_ns, first_row, added, died, changed = _LOG_HEAD.unpack_from(payload)
+    time_ns, first_row, added, deleted, changed = _LOG_HEAD.unpack_from(payload)
     at = _LOG_HEAD.size
     return LogEntry(
         time_ns,
         first_row,
         added,
-        np.frombuffer(payload, np.uint64, died, at),
-        np.frombuffer(payload, np.uint64, changed, at + 8 * died),
+        np.frombuffer(payload, np.uint64, deleted, at),
+        np.frombuffer(payload, np.uint64, changed, at + 8 * deleted),
     )
 
 

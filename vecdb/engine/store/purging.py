@@ -268,9 +268,9 @@ def _chosen(
             if now_ns - grace_ns < entry.time_ns <= now_ns:
                 break
             last_seq, count = seq, count + 1
-            deleted.append(entry.died)
+            deleted.append(entry.deleted)
             changed.append(entry.changed)
-            rows += len(entry.died) + len(entry.changed)
+            rows += len(entry.deleted) + len(entry.changed)
     if last_seq is None:
         return None
     all_deleted = np.unique(np.concatenate(deleted)).astype(np.int64)

@@ -3,7 +3,8 @@
     state         "claimed": a number and an interval are reserved, no files yet
                   "published": live, its files are complete
                   "lost": quarantined; the rows are served from the store until it is rebuilt
-                  "retired": replaced or given up; garbage collection removes the files, then it
+                  "retired": replaced or given up; garbage collection removes the files, then the
+                  entry
     lock          "seal" or "graph" of a reservation: the lock under which the work is done
     first_row, end_row, seq
                   its interval, the end excluded, and the state that its rows were read at
@@ -181,15 +182,15 @@ class SegmentEntry:
         return self.first_row < end_row and self.end_row > first_row
 
     def retired(self) -> SegmentEntry:
-        """Return it as one whose files may be removed."""
+        """Return the entry in state "retired"."""
         return replace(self, state=RETIRED)
 
     def quarantined(self) -> SegmentEntry:
-        """Return it as one whose files can't be used. The lost parts are lost with the files."""
+        """Return the entry in state "lost", without lost parts: all files are to be rebuilt."""
         return replace(self, state=QUARANTINED, lost_parts=())
 
     def without_parts(self, names: Iterable[str]) -> SegmentEntry:
-        """Return it with these optional parts noted as lost too."""
+        """Return the entry with these optional parts added to ``lost_parts``."""
         return replace(self, lost_parts=tuple(sorted({*self.lost_parts, *names})))
 
 

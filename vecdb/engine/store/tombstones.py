@@ -54,5 +54,5 @@ def read_deleted_since(store: Store, after: int, to: int) -> npt.NDArray[np.int6
                 return None  # The caller then reads the tombstones, as for a purged log.
         if entries is None:
             return None
-        parts += [entry.died for entry in entries]
+        parts += [entry.deleted for entry in entries]
     return np.sort(np.concatenate(parts)).astype(np.int64)

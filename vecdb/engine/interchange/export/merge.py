@@ -168,15 +168,15 @@ class _Merger:
         ):
             return None
         graph = segment.parts[GRAPH]
-        if deleted_together(graph, segment.dead):
+        if deleted_together(graph, segment.delete_bitmap):
             return None
         metric = self._store.config.metric
-        return repaired(graph, segment.content.vectors, segment.dead, metric)
+        return repaired(graph, segment.content.vectors, segment.delete_bitmap, metric)
 
 
 def _live_part(segment: SegmentSnapshot) -> RowArrays:
     rows = segment.content.rows
-    return segment.content.without(np.delete(rows, live_nodes(len(rows), segment.dead)))
+    return segment.content.without(np.delete(rows, live_nodes(len(rows), segment.delete_bitmap)))
 
 
 def _end_with_parent() -> None:

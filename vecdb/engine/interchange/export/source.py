@@ -229,12 +229,12 @@ def _from_segment(
         graph, nodes = Graph(*links, -1, -1), None
     elif part.deleted_count == 0:
         graph, nodes = part.parts[GRAPH], None
-    elif deleted_together(part.parts[GRAPH], part.dead):
+    elif deleted_together(part.parts[GRAPH], part.delete_bitmap):
         return None
     else:
-        nodes = live_nodes(part.node_count, part.dead)
+        nodes = live_nodes(part.node_count, part.delete_bitmap)
         vectors, metric = part.content.vectors, opened.store.config.metric
-        whole = repaired(part.parts[GRAPH], vectors, part.dead, metric, deadline.check)
+        whole = repaired(part.parts[GRAPH], vectors, part.delete_bitmap, metric, deadline.check)
         if whole is None:
             return None
         graph = whole

@@ -34,7 +34,7 @@ from vecdb.engine.store.batch import make_batch
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.files import file_lock, os_errors_translated
 from vecdb.errors import NotFoundError
-from vecdb.import_files import SideFile, side_lines
+from vecdb.import_files import Sidecar, sidecar_lines
 from vecdb.types import CollectionConfig, ImportReport, Metric
 
 __all__ = ["ImportRequest", "import_file", "run_import"]
@@ -84,7 +84,7 @@ def import_file(
     with (
         os_errors_translated(str(file_path)),
         UntrustedFile(file_path) as file,
-        side_lines(file_path, meta) as side,
+        sidecar_lines(file_path, meta) as side,
     ):
         return run_import(runtime, chosen, file, side, deadline)
 
@@ -93,7 +93,7 @@ def run_import(
     runtime: Runtime,
     request: ImportRequest,
     file: UntrustedFile,
-    side: SideFile | None,
+    side: Sidecar | None,
     deadline: Deadline,
 ) -> ImportReport:
     """Import an open file; the request has been checked.
@@ -116,7 +116,7 @@ class _Import:
         runtime: Runtime,
         request: ImportRequest,
         index: ForeignIndex,
-        side: SideFile | None,
+        side: Sidecar | None,
         deadline: Deadline,
     ) -> None:
         self._began = time.monotonic()

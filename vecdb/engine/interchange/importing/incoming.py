@@ -30,7 +30,7 @@ from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.files import os_errors_translated
 from vecdb.engine.system.modes import creating, make_folder
 from vecdb.errors import InvalidArgumentError, ResourceExhaustedError
-from vecdb.import_files import SideFile
+from vecdb.import_files import Sidecar
 from vecdb.reasons import Reason
 from vecdb.types import ImportReport
 
@@ -94,7 +94,7 @@ def receive_import(
     ):
         spool.receive(parts, deadline.check)
         with UntrustedFile(spool.index.path, announced.file_name) as file:
-            return run_import(runtime, request, file, spool.side_file(), deadline)
+            return run_import(runtime, request, file, spool.sidecar(), deadline)
 
 
 class _Spool:
@@ -140,9 +140,9 @@ class _Spool:
             Reason.BAD_TRANSFER,
         )
 
-    def side_file(self) -> SideFile | None:
+    def sidecar(self) -> Sidecar | None:
         """Return the sidecar, or None."""
-        return None if self._side is None else SideFile(self._side.path, self._side.called)
+        return None if self._side is None else Sidecar(self._side.path, self._side.called)
 
     def __enter__(self) -> Self:
         return self

@@ -6,10 +6,10 @@ They come from the sidecar, a file of JSON Lines that our export writes, with th
     id         the row's id in the collection, text
     metadata   a JSON object, or its text, or null
 
-in the order of the index. One of the objects also has a header (``vecdb/side_header.py``). The file
-is read line by line, twice: once before anything is written, and again together with the vectors.
-A row without an entry gets the decimal text of its number in the index as id. Entries of rows that
-the index does not have are ignored.
+in the order of the index. One of the objects also has a header (``vecdb/sidecar_header.py``). The
+file is read line by line, twice: once before anything is written, and again together with the
+vectors. A row without an entry gets the decimal text of its number in the index as id. Entries of
+rows that the index does not have are ignored.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import numpy.typing as npt
 from vecdb import checks, json_objects
 from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.errors import InvalidArgumentError
-from vecdb.import_files import SideFile
+from vecdb.import_files import Sidecar
 from vecdb.json_objects import NotJsonError
 from vecdb.reasons import Reason
 from vecdb.row_names import RowNames
-from vecdb.side_header import KEY, SideHeader
+from vecdb.sidecar_header import KEY, SidecarHeader
 
 __all__ = ["Names"]
 
@@ -53,12 +53,12 @@ class Names:
         NotFoundError: the sidecar does not exist.
     """
 
-    def __init__(self, index: ForeignIndex, meta: SideFile | None) -> None:
+    def __init__(self, index: ForeignIndex, meta: Sidecar | None) -> None:
         self._index = index
         self._meta = meta
         self._has_entry: npt.NDArray[np.bool_] | None = None
         self._in_index: npt.NDArray[np.bool_] | None = None
-        self.header = SideHeader()
+        self.header = SidecarHeader()
         if meta is not None:
             self._match(meta)
             self._check_unique(meta)
@@ -94,10 +94,10 @@ class Names:
             if known:
                 yield entry
 
-    def _match(self, meta: SideFile) -> None:
+    def _match(self, meta: Sidecar) -> None:
         """Match entries with rows of the index, in both directions, and read the header."""
         numbers: list[npt.NDArray[np.int64]] = []
-        headers: list[SideHeader] = []
+        headers: list[SidecarHeader] = []
         entries = _entries(meta, headers)
         while piece := list(islice(entries, _PIECE_ROWS)):
             first = sum(map(len, numbers))
@@ -126,7 +126,7 @@ class Names:
             what = f"expected faiss_id {wanted[differ[0]]}, in the index's order, got {named[line]}"
             raise _wrong(meta, f"line {line + 1}", what)
 
-    def _check_unique(self, meta: SideFile) -> None:
+    def _check_unique(self, meta: Sidecar) -> None:
         seen: set[str] = set()
         for first, _, ids, _ in self.pieces(_PIECE_ROWS):
             for row, text in enumerate(ids, first):
@@ -135,7 +135,7 @@ class Names:
                 seen.add(text)
 
 
-def _entries(meta: SideFile, headers: list[SideHeader] | None = None) -> Iterator[Entry]:
+def _entries(meta: Sidecar, headers: list[SidecarHeader] | None = None) -> Iterator[Entry]:
     """Yield the entries of the file, and append its headers to ``headers`` unless that is None."""
     with meta.path.open("rb") as file:
         number, ended = 0, False
@@ -155,9 +155,9 @@ def _entries(meta: SideFile, headers: list[SideHeader] | None = None) -> Iterato
                 yield _entry(meta, number, found)
 
 
-def _add_header(meta: SideFile, number: int, found: object, headers: list[SideHeader]) -> None:
+def _add_header(meta: Sidecar, number: int, found: object, headers: list[SidecarHeader]) -> None:
     try:
-        header = SideHeader.read(found)
+        header = SidecarHeader.read(found)
     except InvalidArgumentError as error:
         raise _wrong(meta, f"line {number}", error.message) from None
     if headers and header != headers[0]:
@@ -166,7 +166,7 @@ def _add_header(meta: SideFile, number: int, found: object, headers: list[SideHe
     headers[:] = [header]
 
 
-def _object(meta: SideFile, number: int, line: bytes) -> dict[str, object]:
+def _object(meta: Sidecar, number: int, line: bytes) -> dict[str, object]:
     place = f"line {number}"
     try:
         found: Any = json_objects.decode(line.removeprefix(_BOM) if number == 1 else line)
@@ -177,7 +177,7 @@ def _object(meta: SideFile, number: int, line: bytes) -> dict[str, object]:
     return found
 
 
-def _entry(meta: SideFile, number: int, found: dict[str, object]) -> Entry:
+def _entry(meta: Sidecar, number: int, found: dict[str, object]) -> Entry:
     place = f"line {number}"
     faiss_id, text, metadata = (found.get(key) for key in ("faiss_id", "id", "metadata"))
     if type(faiss_id) is not int or not 0 <= faiss_id < 2**63:
@@ -194,5 +194,5 @@ def _entry(meta: SideFile, number: int, found: dict[str, object]) -> Entry:
     return faiss_id, text, raw[0] if raw else b""
 
 
-def _wrong(meta: SideFile, place: str, what: str) -> InvalidArgumentError:
+def _wrong(meta: Sidecar, place: str, what: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{meta}: {place}: {what}", Reason.BAD_META)

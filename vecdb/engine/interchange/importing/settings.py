@@ -14,7 +14,7 @@ from vecdb.engine.interchange.importing.foreign_index import ForeignIndex, Lengt
 from vecdb.errors import InvalidArgumentError
 from vecdb.limits import Limit
 from vecdb.reasons import Reason
-from vecdb.side_header import SideHeader
+from vecdb.sidecar_header import SidecarHeader
 from vecdb.types import CollectionConfig, Metric
 
 __all__ = ["Settings"]
@@ -43,7 +43,7 @@ class Settings:
         name: str,
         existing: CollectionConfig | None,
         wanted: Metric | None,
-        header: SideHeader,
+        header: SidecarHeader,
         side: str | None,
     ) -> None:
         self._index, self._existing, self._header, self._side = index, existing, header, side

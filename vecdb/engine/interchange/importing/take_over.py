@@ -191,8 +191,8 @@ def _check_nothing_before(store: Store, first: int) -> None:
         end = min(first, start + _SLICE_ROWS)
         with store.environment.read() as transaction:
             recorded = [row for row, _ in store.rows.iterate_ids(transaction, start, end)]
-            dead = set(_read_deleted(store, transaction, start, end).tolist())
-        if not dead.issuperset(recorded):
+            deleted = set(_read_deleted(store, transaction, start, end).tolist())
+        if not deleted.issuperset(recorded):
             raise _DiffersError("the collection was not empty")
 
 
@@ -209,19 +209,19 @@ def _compare(
         _DiffersError: an id differs, or a vector in any bit.
     """
     end_row = first_row + len(keys)
-    dead = np.zeros(len(keys), bool)
-    dead[_read_deleted(store, transaction, first_row, end_row) - first_row] = True
+    deleted = np.zeros(len(keys), bool)
+    deleted[_read_deleted(store, transaction, first_row, end_row) - first_row] = True
     found = dict(store.rows.iterate_ids(transaction, first_row, end_row))
-    for position in np.flatnonzero(~dead).tolist():
+    for position in np.flatnonzero(~deleted).tolist():
         if found.get(first_row + position) != keys[position]:
             raise _DiffersError("its rows are not consecutive in the store")
-    equal = dead.copy()
+    equal = deleted.copy()
     for rows, vectors in store.rows.iterate_blocks(transaction, first_row, end_row):
         mine = raw[rows - first_row].view(np.uint32)
         equal[rows - first_row] |= (mine == vectors.view(np.uint32)).all(axis=1)
     if not equal.all():
         raise _DiffersError("another writer has replaced vectors of its ids")
-    return int(np.count_nonzero(dead))
+    return int(np.count_nonzero(deleted))
 
 
 def _read_deleted(

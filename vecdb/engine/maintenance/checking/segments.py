@@ -155,14 +155,14 @@ def _missed(segment: Segment, chosen: Rows, facts: Facts, config: CollectionConf
         return 0
     metric = kernels.EUCLIDEAN if config.metric is Metric.EUCLIDEAN else kernels.INNER
     deleted = ~is_among(content.rows, facts.live_rows)
-    dead = np.packbits(deleted[: len(deleted) if deleted.any() else 0], bitorder="little")
+    delete_bitmap = np.packbits(deleted[: len(deleted) if deleted.any() else 0], bitorder="little")
     queries = np.ascontiguousarray(content.vectors[nodes])
     count = len(nodes)
     found = np.empty((count, 1), np.int64)
     scores, own = np.empty((count, 1), np.float32), np.empty((count, 1), np.float32)
     counts, own_counts = np.zeros(count, np.int64), np.zeros(count, np.int64)
     kernels.walk(
-        kernels.Scratch(), content.vectors, graph, dead, queries, 0, count, metric, 1,
+        kernels.Scratch(), content.vectors, graph, delete_bitmap, queries, 0, count, metric, 1,
         checks.check_ef(None, 1), found, scores, counts, np.zeros(count, np.int64),
     )  # fmt: skip
     no_deleted = np.zeros(0, np.uint8)

@@ -55,7 +55,7 @@ def check_ids(walk: Walk, facts: Facts, findings: Findings) -> None:
     twice = np.unique(rows[1:][rows[1:] == rows[:-1]])
     recorded = is_among(rows, facts.record_rows)
     damaged = is_among(rows, facts.bad_record_rows)
-    dead = is_among(rows, facts.deleted_rows)
+    deleted = is_among(rows, facts.deleted_rows)
     same = np.zeros(len(rows), bool)
     at = np.searchsorted(facts.record_rows, rows[recorded])
     same[recorded] = facts.record_hashes[at] == hashes[recorded]
@@ -65,11 +65,11 @@ def check_ids(walk: Walk, facts: Facts, findings: Findings) -> None:
         many("IDS", what, named_rows(walk, rows[chosen]), count=int(np.count_nonzero(chosen)))
 
     many("IDS", "rows with more than one id", twice)
-    report("ids of deleted rows", dead)
+    report("ids of deleted rows", deleted)
     # Damaged records were reported already; records of deleted rows may have been purged.
-    missing = ~recorded & ~damaged & ~dead
+    missing = ~recorded & ~damaged & ~deleted
     report("ids of rows without a record", missing)
-    renamed = recorded & ~damaged & ~same & ~dead
+    renamed = recorded & ~damaged & ~same & ~deleted
     report("ids of rows whose record has a different id", renamed)
     live = facts.live_rows
     unnamed = live[~is_among(live, rows)]
@@ -196,8 +196,8 @@ def check_log(walk: Walk, facts: Facts, block_rows: Rows, findings: Findings) ->
         if next_row >= 0 and entry.first_row != next_row:
             gaps.add(f"seq {seq} begins at row {entry.first_row}, expected {next_row}")
         next_row = entry.first_row + entry.added
-        if len(entry.died):
-            parts.append((entry.died.astype(np.int64), seq))
+        if len(entry.deleted):
+            parts.append((entry.deleted.astype(np.int64), seq))
     bad.report(findings, "VALUE", "log entries are invalid")
     gaps.report(findings, "LOG", "gaps in the log")
     if last < 0 or facts.state is None or facts.counters is None or "log" in walk.incomplete:
@@ -216,9 +216,9 @@ def _check_tombstones(
     parts: list[tuple[Rows, int]], first: int, facts: Facts, block_rows: Rows, findings: Findings
 ) -> None:
     """Check tombstones of the log, which begins at seq ``first``, against those in ``dead``."""
-    rows = np.concatenate([np.zeros(0, np.int64), *(died for died, _ in parts)])
+    rows = np.concatenate([np.zeros(0, np.int64), *(deleted for deleted, _ in parts)])
     seqs = np.repeat(
-        np.array([seq for _, seq in parts], np.int64), [len(died) for died, _ in parts]
+        np.array([seq for _, seq in parts], np.int64), [len(deleted) for deleted, _ in parts]
     )
     order = np.argsort(rows, kind="stable")
     rows, seqs = rows[order], seqs[order]

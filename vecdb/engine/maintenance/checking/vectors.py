@@ -127,14 +127,16 @@ class BlockWalk:
             return
         recorded = np.union1d(facts.record_rows, facts.bad_record_rows)
         missing = recorded[~is_among(recorded, self.rows)]
-        dead = is_among(missing, facts.deleted_rows)
+        deleted = is_among(missing, facts.deleted_rows)
         hidden = self._in_unreadable(missing)
-        lost = missing[hidden & ~dead]
+        lost = missing[hidden & ~deleted]
         what = "vectors of live rows are in damaged blocks"
         findings.many("VECTORS", what, named_rows(self._walk, lost), count=len(lost))
-        missing, dead = missing[~hidden], dead[~hidden]
-        findings.many("VECTORS", "live rows without a vector", missing[~dead])
-        findings.many("VECTORS", "deleted rows with a record and without a vector", missing[dead])
+        missing, deleted = missing[~hidden], deleted[~hidden]
+        findings.many("VECTORS", "live rows without a vector", missing[~deleted])
+        findings.many(
+            "VECTORS", "deleted rows with a record and without a vector", missing[deleted]
+        )
         unknown = ~is_among(self.rows, recorded) & ~is_among(self.rows, facts.deleted_rows)
         what = "vectors of rows with neither record nor tombstone"
         findings.many("VECTORS", what, self.rows[unknown])

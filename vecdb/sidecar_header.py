@@ -29,13 +29,13 @@ from vecdb.types import CollectionConfig, Metric
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["KEY", "SideHeader"]
+__all__ = ["KEY", "SidecarHeader"]
 
 KEY: Final = "vecdb.collection"
 """Never change it: existing sidecars contain it."""
 
 
-class SideHeader(NamedTuple):
+class SidecarHeader(NamedTuple):
     """The header; a field that it does not contain is None."""
 
     metric: Metric | None = None
