@@ -43,6 +43,6 @@ def override(patch: pytest.MonkeyPatch, name: str, value: Any) -> None:
     patch.setattr(*owner_of(name), value)
 
 
-def put_for_good(name: str, value: Any) -> None:
+def override_for_good(name: str, value: Any) -> None:
     """Replace what is at a place in this process, which ends soon."""
     setattr(*owner_of(name), value)

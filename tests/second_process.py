@@ -18,6 +18,7 @@ from typing import Any
 import vecdb
 from tests.checking import checked
 from tests.model import index_now, seal_now
+from tests.waiting import HANG_S
 from vecdb.checking import Problem
 from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.store.purging import PurgePass, garbage_rows, purge_all
@@ -112,10 +113,10 @@ class SecondProcess:
 
     def __exit__(self, *exception: object) -> None:
         self._pipe.close()
-        self._process.join(10)
+        self._process.join(HANG_S)
         if self._process.is_alive():
             self._process.kill()
-            self._process.join(10)
+            self._process.join(HANG_S)
         self._process.close()
 
 

@@ -22,14 +22,12 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.search.search import Searcher
 from vecdb.errors import UnavailableError
 from vecdb_server.process import Server
-
-READY_WITHIN_S = 110.0
-"""Kernels may have to be compiled first."""
 
 REQUEST_BYTES_MIN = 60
 """An upsert of one short row takes some 90 bytes on the wire, a ping 17."""
@@ -75,14 +73,24 @@ def running_server_at(data: Path, listen: str, message_bytes: int | None = None)
 
 def wait_until_ready(client: Any) -> None:
     """A client of a server that came back connects again within two seconds."""
-    ends = time.monotonic() + 60
-    while True:
+
+    def is_ready() -> bool:
         try:
             client.list_collections()
-            return
         except UnavailableError:
-            assert time.monotonic() < ends
-            time.sleep(0.05)
+            return False
+        return True
+
+    eventually(is_ready)
+
+
+def stop(child: subprocess.Popen[str]) -> None:
+    """Stop a child process, and wait until each of its threads has stopped.
+
+    A thread that is in a system call reads what it finds until then.
+    """
+    child.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
 
 
 class ServerProcess:
@@ -130,7 +138,7 @@ class ServerProcess:
         line = self.wait_for(" ready address=")
         return line.split("address=")[1].split()[0]
 
-    def wait_for(self, text: str, timeout_s: float = READY_WITHIN_S) -> str:
+    def wait_for(self, text: str, timeout_s: float = HANG_S) -> str:
         """The first line of the log with ``text`` in it."""
         ends = time.monotonic() + timeout_s
         with self._grown:
@@ -143,27 +151,23 @@ class ServerProcess:
                     raise AssertionError(f"no line with {text!r} in:\n" + "".join(self.log))
                 self._grown.wait(min(left_s, 0.5))
 
-    def wait_for_unread(self, size: int, timeout_s: float = 60.0) -> None:
+    def wait_for_unread(self, size: int) -> None:
         """Until so many bytes have come that it has not read, as it is stopped: then a request
         has left its client."""
-        ends = time.monotonic() + timeout_s
-        while (unread := _unread_bytes(int(self.address.rpartition(":")[2]))) < size:
-            assert time.monotonic() < ends, f"{unread} bytes came of {size}"
-            time.sleep(0.01)
+        port = int(self.address.rpartition(":")[2])
+        eventually(
+            lambda: _unread_bytes(port) >= size, lambda: f"{_unread_bytes(port)} bytes of {size}"
+        )
 
     def stop(self) -> None:
-        """Stop all of its threads; one that is in a system call reads what it finds until then."""
-        self._child.send_signal(signal.SIGSTOP)
-        ends = time.monotonic() + 60
-        while set(states := _thread_states(self.pid)) != {"T"}:
-            assert time.monotonic() < ends, states
-            time.sleep(0.001)
+        """Stop all of its threads."""
+        stop(self._child)
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Send a signal."""
         self._child.send_signal(number)
 
-    def wait(self, timeout_s: float = 30.0) -> int:
+    def wait(self, timeout_s: float = HANG_S) -> int:
         """Its exit status."""
         status = self._child.wait(timeout_s)
         self._reader.join(5.0)
@@ -186,12 +190,6 @@ class ServerProcess:
         self._reader.join(5.0)
         assert self._child.stderr is not None
         self._child.stderr.close()
-
-
-def _thread_states(pid: int) -> list[str]:
-    """The states of a process's threads, as in /proc/PID/stat."""
-    texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
-    return [text.rpartition(")")[2].split()[0] for text in texts]
 
 
 def _unread_bytes(port: int) -> int:
@@ -224,7 +222,7 @@ def held(monkeypatch: pytest.MonkeyPatch, method: str) -> tuple[threading.Event,
 
     def waiting(self: Any, *arguments: Any, **named: Any) -> Any:
         entered.set()
-        assert release.wait(20)
+        assert release.wait(HANG_S)
         return real(self, *arguments, **named)
 
     monkeypatch.setattr(owner, name, waiting)

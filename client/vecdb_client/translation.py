@@ -174,7 +174,7 @@ def _config_of(name: str, config: wire.CollectionConfig) -> CollectionConfig:
     metric = _METRIC_OF_WIRE.get(int(config.metric))
     if metric is None:
         raise errors.UnsupportedError(
-            f"collection {name} has metric {int(config.metric)}, which this client does not know",
+            f"collection {name!r} has metric {int(config.metric)}, which this client does not know",
             Reason.UNKNOWN_METRIC,
         )
     return CollectionConfig(config.dim, metric, config.m, config.ef_construction)

@@ -14,6 +14,7 @@ import pytest
 
 import vecdb
 from tests.model import Model
+from tests.waiting import HANG_S
 from vecdb import limits
 from vecdb.engine.api.collection import Collection as EngineCollection
 from vecdb.engine.api.database import Database
@@ -51,7 +52,7 @@ def test_written_rows_are_returned_unchanged(surface: Any, metric: str) -> None:
     assert docs.delete(["row-1", "row-2", "missing"]) == vecdb.Receipt(2, 2)
     model.delete(["row-1", "row-2"])
     assert docs.count() == 298
-    docs.optimize(timeout_s=60)
+    docs.optimize(timeout_s=HANG_S)
     model.check_hits(docs.search(query, k=298), query, 298, exact=True)
     info = docs.search(query, k=3).info
     assert (info.plan, info.exact, info.ef, info.seq, info.matches) == ("graph", False, 128, 2, 298)
@@ -191,7 +192,7 @@ CLOSED_CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "scroll": lambda db, docs: list(docs.scroll()),
     "scroll_page": lambda db, docs: docs.scroll_page(),
     "stats": lambda db, docs: docs.stats(),
-    "optimize": lambda db, docs: docs.optimize(timeout_s=5),
+    "optimize": lambda db, docs: docs.optimize(timeout_s=HANG_S),
     "export": lambda db, docs: docs.export_faiss("nope.faiss", flat=True),
 }
 
@@ -278,7 +279,7 @@ def test_concurrent_get_or_create_returns_one_collection(surface: Any) -> None:
     barrier = threading.Barrier(8)
 
     def write(number: int) -> None:
-        barrier.wait(30)
+        barrier.wait(HANG_S)
         surface.get_or_create_collection("docs", 8).upsert([number], rows(1))
 
     with ThreadPoolExecutor(8) as pool:
@@ -412,7 +413,7 @@ def test_stats_count_rows_by_place(surface: Any) -> None:
     before = docs.stats()
     assert (before.live_count, before.fresh_rows, before.unindexed_rows) == (100, 100, 100)
     assert before.segments == []
-    after = docs.optimize(timeout_s=60)
+    after = docs.optimize(timeout_s=HANG_S)
     assert (after.live_count, after.fresh_rows, after.unindexed_rows) == (100, 0, 0)
     assert [(s.kind, s.first_row, s.end_row, s.rows, s.dead) for s in after.segments] == [
         ("graph", 0, 100, 100, 0)

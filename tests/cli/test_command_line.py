@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import pytest
 
 import vecdb
 from tests.serving import running_server
+from tests.waiting import HANG_S, eventually
 from vecdb_cli import command_line
 from vecdb_cli.commands.child import ServerProcess
 from vecdb_cli.commands.loading import batch_rows_for
@@ -105,7 +105,7 @@ def test_load_an_npy_with_metadata_and_a_limit(
     assert command_line.run([*load, *where]) == 0
     assert "5 of them replaced" in capsys.readouterr().out
     assert command_line.run(["load", str(tmp_path / "X.npy"), "X", "--M", "9", *where]) == 1
-    assert "collection X exists with M 8, got 9" in capsys.readouterr().err
+    assert "collection 'X' exists with M 8, got 9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -152,13 +152,6 @@ def count_in(where: list[str]) -> int:
         return database.collection("words").count()
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 100
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -189,7 +182,7 @@ def test_load_of_a_bad_file_makes_no_collection(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("there", [False, True], ids=["made", "found"])
-def test_load_from_a_pipe_that_turns_out_bad_removes_what_it_made(
+def test_load_of_an_invalid_pipe_drops_the_collection_it_created(
     where: list[str], there: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "".join(f"w{i} {'1 ' * 5000}\n" for i in range(1200))  # Two blocks.
@@ -246,7 +239,7 @@ def test_load_skips_bad_rows_where_that_is_asked_for(
     assert names_in(where) == ["X"]
 
 
-def test_load_into_another_dim_says_both(
+def test_load_of_another_dim_reports_both_numbers(
     where: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "words.txt").write_text("a 1 2 3\n")
@@ -261,7 +254,7 @@ def test_load_into_another_dim_says_both(
 
 
 @pytest.mark.slow
-def test_load_stopped_by_ctrl_c_says_how_far_it_got(where: list[str], tmp_path: Path) -> None:
+def test_load_stopped_by_ctrl_c_reports_its_progress(where: list[str], tmp_path: Path) -> None:
     """The file is a pipe that stays open, so that the load is in its middle for certain."""
     os.mkfifo(tmp_path / "words.vec")
     command = [sys.executable, "-m", "vecdb_server", "load", str(tmp_path / "words.vec"), "words"]
@@ -274,9 +267,9 @@ def test_load_stopped_by_ctrl_c_says_how_far_it_got(where: list[str], tmp_path: 
     ):
         stream.write(f"10000 5000\n{rows}")
         stream.flush()
-        wait_until(lambda: "words" in names_in(where) and count_in(where) >= 400)
+        eventually(lambda: "words" in names_in(where) and count_in(where) >= 400)
         process.send_signal(signal.SIGINT)
-        said, errors = process.communicate(timeout=60)
+        said, errors = process.communicate(timeout=HANG_S)
     assert process.returncode == 130, errors
     assert "created collection words" in said
     found = re.search(r"interrupted: at least ([0-9,]+) of 10,000 rows are on disk", errors)
@@ -296,7 +289,7 @@ def test_ctrl_c_before_a_command_runs_is_no_traceback(module: str) -> None:
         f"builtins.__import__ = importing\nsys.exit(main())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "stats"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, "stats"], capture_output=True, text=True, timeout=HANG_S
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
@@ -320,7 +313,7 @@ def test_search_by_id_asks_for_what_was_asked_for(
         assert f"k must be 1 to 16384, got {k}" in capsys.readouterr().err
 
 
-def test_search_by_id_has_the_effort_of_its_k(
+def test_search_by_id_has_the_ef_search_of_its_k(
     where: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with opened(where) as database:
@@ -376,7 +369,7 @@ def test_drop_on_a_terminal_asks(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "vecdb_server", "drop", "X", *where]
         with subprocess.Popen(command, stdin=theirs, stderr=subprocess.PIPE, text=True) as process:
             os.write(ours, f"{answer}\n".encode())
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=HANG_S)
         os.close(ours)
         os.close(theirs)
         assert (process.returncode, names_in(where)) == (status, left)
@@ -398,7 +391,7 @@ def test_tables_in_a_pipe_are_not_cut(tmp_path: Path) -> None:
     ):
         done = subprocess.run(
             [sys.executable, "-m", "vecdb_server", *command, *where],
-            capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "80"},
+            capture_output=True, text=True, timeout=HANG_S, env={**os.environ, "COLUMNS": "80"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         if command[0] == "stats":
@@ -429,14 +422,14 @@ def test_an_address_that_is_none_is_refused_with_a_sentence(
     data = ["--data", str(tmp_path / "data")]
     done = subprocess.run(
         [sys.executable, "-m", "vecdb_server", "serve", *data, "--listen", address],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=HANG_S,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
     assert f"listen must be host:port{of_server}" in done.stderr and address in done.stderr
     assert not (tmp_path / "data").exists()
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_folder_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.run(["stats", "--data", str(tmp_path / "none")]) == 1
     assert "there is no database in" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
@@ -444,7 +437,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "not both" in capsys.readouterr().err
 
 
-def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_server_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.run(["stats", "--url", "127.0.0.1:9"]) == 1
     said = capsys.readouterr().err
     assert "127.0.0.1:9" in said and said.count("\n") == 1
@@ -472,7 +465,9 @@ def test_serve_in_a_process_of_its_own(tmp_path: Path) -> None:
         address = server.wait_ready()
         command = [sys.executable, "-m", "vecdb_server", "stats", "--url", address]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=HANG_S, env=environment
+        )
         assert (done.returncode, done.stdout) == (0, "no collections\n"), done.stderr
         assert server.stop() == 0
 
@@ -480,7 +475,7 @@ def test_serve_in_a_process_of_its_own(tmp_path: Path) -> None:
 def test_serve_refuses_addresses_of_other_machines(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vecdb_server", "serve", "--listen", "0.0.0.0:0"]
     done = subprocess.run(
-        [*command, "--data", str(tmp_path / "data")], capture_output=True, text=True, timeout=60
+        [*command, "--data", str(tmp_path / "data")], capture_output=True, text=True, timeout=HANG_S
     )
     assert done.returncode == 2
     assert "NOT_LOOPBACK" in done.stderr

@@ -19,6 +19,7 @@ import pytest
 
 from tests.cli.screen import Screen
 from tests.places import value_of
+from tests.waiting import HANG_S
 from vecdb.types import SearchInfo
 
 
@@ -33,7 +34,7 @@ def start_demo(data: Path, rows: int) -> subprocess.Popen[str]:
 
 def run_demo(data: Path, rows: int) -> str:
     with start_demo(data, rows) as process:
-        said, _ = process.communicate(timeout=110)
+        said, _ = process.communicate(timeout=HANG_S)
     assert process.returncode == 0, said
     return said
 
@@ -53,7 +54,7 @@ def run_demo_on_terminal(data: Path, width: int, **environment: str) -> str:
     with open(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):
         while some := terminal.read(65_536):  # EIO when the last writer has closed it.
             written += some
-    assert process.wait(timeout=60) == 0, written.decode()
+    assert process.wait(timeout=HANG_S) == 0, written.decode()
     return written.decode()
 
 
@@ -118,7 +119,7 @@ def test_demo_on_a_dumb_terminal_writes_plain_lines(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_demo_says_from_the_answers_how_they_were_found(info: SearchInfo, expected: str) -> None:
+def test_demo_reports_the_plan_of_its_searches(info: SearchInfo, expected: str) -> None:
     class Answer:
         def __init__(self) -> None:
             self.info = info
@@ -140,7 +141,7 @@ def test_interrupted_demo_leaves_no_server(step: str, rows: int, tmp_path: Path)
             if line.startswith(step):
                 break
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=HANG_S)
     assert process.returncode == 130, said
     assert "stopped; what was loaded is on disk" in said
     assert port is not None

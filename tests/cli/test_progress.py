@@ -130,7 +130,7 @@ def test_narrow_terminal_loses_bar_and_details(clock: Clock) -> None:
     }
 
 
-def test_plain_output_gets_a_line_a_step_and_ever_fewer_within(clock: Clock) -> None:
+def test_plain_output_has_a_line_per_step_and_fewer_within_a_step(clock: Clock) -> None:
     console, written = plain_console()
     with Status(console, "starting") as status:
         status.begin("indexing")

@@ -13,6 +13,7 @@ import pytest
 
 from tests.interrupted_client import DIM, KINDS, ROWS
 from tests.serving import running_server
+from tests.waiting import HANG_S
 from vecdb_client import Client
 from vecdb_client.interrupts import interrupt_in
 from vecdb_client.testing import calls_of, connection_of, open_streams
@@ -32,7 +33,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(310)
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupted_calls_leave_a_client_that_works(
     address: str, kind: str, tmp_path: Path
@@ -44,14 +44,14 @@ def test_interrupted_calls_leave_a_client_that_works(
         [*child, address, kind, str(rounds), str(tmp_path), str(seed)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
     )
     assert ended.returncode == 0, ended.stderr[-10_000:]
     # What another thread has under way in the very moment may never be answered.
     assert int(ended.stdout) >= (0.8 if "beside" in kind else 1.0) * rounds
 
 
-def test_a_connection_that_was_interrupted_twice_is_left(address: str) -> None:
+def test_connection_that_was_interrupted_twice_is_abandoned(address: str) -> None:
     query = np.ones(DIM, np.float32)
     with Client(address) as client:
         docs, calls = client.collection("docs"), calls_of(client)
@@ -73,7 +73,7 @@ def test_a_connection_that_was_interrupted_twice_is_left(address: str) -> None:
         assert open_streams(connection_of(calls)) == 1
 
 
-def test_an_interrupt_is_told_from_other_errors() -> None:
+def test_interrupts_are_distinguished_from_other_errors() -> None:
     def chained(error: BaseException, context: BaseException | None) -> BaseException:
         error.__context__ = context
         return error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import pytest
 import vecdb
 from tests.places import override
 from tests.serving import held, running_server
+from tests.waiting import HANG_S, eventually
 from vecdb_client import Client
 from vecdb_client.streams import SearchStreams
 from vecdb_server import admission, transport
@@ -131,10 +131,8 @@ def test_a_stream_that_is_idle_makes_room_for_a_new_one(
         monkeypatch.setattr(admission, "Slot", noted)
         for each in (docs, docs, other):
             each.search(VECTORS[0])
-        ends = time.monotonic() + 10
-        while opened[0].idle_since == math.inf:  # The server is not yet done with the answer.
-            assert time.monotonic() < ends
-            time.sleep(0.001)
+        # Until the server is done with the answer.
+        eventually(lambda: opened[0].idle_since != math.inf)
         places["TOO_MANY_STREAMS"].idle_s = 0.0
         assert len(other.search(VECTORS[0], k=3)) == 3
         assert ways == ["Search", "SearchStream", "Search", "SearchStream"]
@@ -157,14 +155,11 @@ def test_a_stream_with_a_search_under_way_keeps_its_place(
         ways = _served_by(monkeypatch)
         with ThreadPoolExecutor() as pool:
             held_one = pool.submit(docs.search, VECTORS[0], k=3)
-            assert entered.wait(10)
+            assert entered.wait(HANG_S)
             by_call = pool.submit(other.search, VECTORS[0], k=3)
-            ends = time.monotonic() + 10
-            while ways != ["Search"]:
-                assert time.monotonic() < ends
-                time.sleep(0.01)
+            eventually(lambda: ways == ["Search"])
             release.set()
-            assert len(held_one.result(10)) == len(by_call.result(10)) == 3
+            assert len(held_one.result(HANG_S)) == len(by_call.result(HANG_S)) == 3
         assert ways == ["Search", "SearchStream"]
 
 
@@ -174,15 +169,14 @@ def test_a_stream_that_the_server_does_not_answer_is_cut(
     docs.search(VECTORS[0])
     docs.search(VECTORS[0])
     entered, release = held(monkeypatch, "search")
-    began = time.monotonic()
     with pytest.raises(vecdb.DeadlineExceededError):
         docs.search(VECTORS[0], timeout_s=0.1)
-    assert entered.is_set() and time.monotonic() - began < 5
+    assert entered.is_set()
     release.set()
     assert len(docs.search(VECTORS[0], k=3)) == 3
 
 
-def test_a_stream_ends_with_a_client_that_is_let_go(docs: Any, address: str) -> None:
+def test_stream_ends_when_its_client_is_garbage_collected(docs: Any, address: str) -> None:
     def streams() -> int:
         return sum(t.name == "vecdb-client-deadlines" for t in threading.enumerate())
 
@@ -194,7 +188,4 @@ def test_a_stream_ends_with_a_client_that_is_let_go(docs: Any, address: str) -> 
     assert streams() == before + 1
     del client, mine
     gc.collect()
-    ends = time.monotonic() + 10
-    while streams() > before:
-        assert time.monotonic() < ends
-        time.sleep(0.01)
+    eventually(lambda: streams() <= before)

@@ -11,6 +11,7 @@ import pytest
 
 import vecdb
 from tests.serving import free_port, running_server, running_server_at, wait_until_ready
+from tests.waiting import HANG_S
 from vecdb import limits
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.search.search import Searcher
@@ -80,7 +81,7 @@ def test_request_id_of_a_cut_upsert_gives_the_call_one_effect(docs: Any) -> None
     assert docs.stats().seq == first.seq
 
 
-def test_failed_piece_tells_how_many_rows_were_acknowledged(
+def test_failed_piece_reports_the_acknowledged_rows(
     docs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Runtime.write
@@ -218,7 +219,7 @@ def test_single_query_larger_than_a_message_answers_with_all_that_was_asked_for(
     np.testing.assert_array_equal(alone.vectors, second.vectors)
 
 
-def test_single_query_larger_than_a_message_beside_writers_says_what_to_do(
+def test_single_query_larger_than_a_message_during_writes_is_refused_with_advice(
     filled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ids and rows of different states are not put together."""
@@ -252,7 +253,7 @@ def test_pieces_of_a_search_share_its_timeout(filled: Any, monkeypatch: pytest.M
 def test_server_started_again_with_a_smaller_limit_is_asked_for_it(tmp_path: Path) -> None:
     """Reads find out by themselves; a write is refused once, and nothing of it was written."""
     listen = f"127.0.0.1:{free_port()}"
-    with Client(listen, timeout_s=30) as client:
+    with Client(listen, timeout_s=HANG_S) as client:
         with running_server_at(tmp_path, listen, 4 * LIMIT):
             docs = client.create_collection("docs", DIM)
             assert docs.upsert(IDS[:1_000], VECTORS[:1_000]).seq == 1

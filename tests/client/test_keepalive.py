@@ -14,11 +14,10 @@ import pytest
 
 import vecdb
 from tests.places import override, value_of
+from tests.waiting import HANG_S, NEVER_S, eventually
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb_client import Client
 from vecdb_server.process import Server
-
-WITHIN_S = 60.0
 
 
 class Proxy:
@@ -101,7 +100,7 @@ def scale(monkeypatch: pytest.MonkeyPatch, side: str, after_s: float, answer_s: 
     override(monkeypatch, f"{side}_ping_answer_s", answer_s)
 
 
-def test_a_client_notices_within_the_time_of_a_call() -> None:
+def test_client_detects_a_lost_server_within_the_default_timeout() -> None:
     default_s = 60.0
     after_s, answer_s = value_of("client_ping_after_s"), value_of("client_ping_answer_s")
     assert after_s + answer_s <= 25 < default_s
@@ -110,7 +109,7 @@ def test_a_client_notices_within_the_time_of_a_call() -> None:
 
 
 @pytest.mark.slow
-def test_a_client_notices_a_server_that_is_gone_without_a_word(
+def test_client_detects_a_server_that_vanished(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     scale(monkeypatch, "client", 0.3, 3.0)
@@ -126,21 +125,20 @@ def test_a_client_notices_a_server_that_is_gone_without_a_word(
 
     caller = threading.Thread(target=optimize)
     caller.start()
-    assert waiting.began.wait(WITHIN_S)
-    passed, ends = proxy.passed, time.monotonic() + WITHIN_S
-    while proxy.passed < passed + 12:  # Some pings later the connection still stands.
-        assert time.monotonic() < ends
-        time.sleep(0.01)
+    assert waiting.began.wait(HANG_S)
+    passed = proxy.passed
+    # Some pings later the connection still stands.
+    eventually(lambda: proxy.passed >= passed + 12)
     assert caller.is_alive() and not waiting.ended.is_set()
     proxy.drop()
-    caller.join(WITHIN_S)
+    caller.join(HANG_S)
     assert [(type(each), each.reason) for each in failures] == [
         (vecdb.UnavailableError, "CONNECTION")
     ]
 
 
 @pytest.mark.slow
-def test_a_server_notices_a_caller_that_is_gone_without_a_word(
+def test_server_detects_a_caller_that_vanished(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     scale(monkeypatch, "server", 0.3, 3.0)
@@ -149,12 +147,12 @@ def test_a_server_notices_a_caller_that_is_gone_without_a_word(
 
     def optimize() -> None:
         with pytest.raises(vecdb.VecdbError):
-            docs.optimize(timeout_s=WITHIN_S)
+            docs.optimize(timeout_s=NEVER_S)
 
     caller = threading.Thread(target=optimize)
     caller.start()
-    assert waiting.began.wait(WITHIN_S)
+    assert waiting.began.wait(HANG_S)
     proxy.drop()
-    assert waiting.ended.wait(WITHIN_S / 2)
+    assert waiting.ended.wait(HANG_S)
     client.close()
-    caller.join(WITHIN_S)
+    caller.join(HANG_S)

@@ -96,15 +96,15 @@ def test_replacing_links_keeps_reached_nodes_reachable() -> None:
 def test_published_graphs_with_deletions_are_fully_reachable(metric: str, tmp_path: Path) -> None:
     """As counted by ``check`` after building, deleting, extending and optimising with M = 2."""
     random = np.random.default_rng(3)
-    rows = (np.abs(random.standard_normal((1_500, DIM))) + 0.5).astype(np.float32)
+    rows = (np.abs(random.standard_normal((900, DIM))) + 0.5).astype(np.float32)
     names = [str(i) for i in range(len(rows))]
     folder = tmp_path / "data"
     with vecdb.open(folder, indexer=False) as database:
         docs = database.create_collection("docs", DIM, metric, M=2)
         for part in range(3):
-            chosen = slice(500 * part, 500 * (part + 1))
+            chosen = slice(300 * part, 300 * (part + 1))
             docs.upsert(names[chosen], rows[chosen])
-            docs.delete(names[500 * part : 500 * part + 40])
+            docs.delete(names[300 * part : 300 * part + 40])
             seal_now(docs)
             index_now(docs)
         assert {s.kind for s in docs.stats().segments} == {"graph"}

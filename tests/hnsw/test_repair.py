@@ -27,7 +27,7 @@ def bitmap(n: int, deleted: Any) -> Any:
 def test_recall_after_a_repair_equals_that_of_a_new_build(
     metric: Metric, M: int, tmp_path: Path
 ) -> None:
-    n, space = 6_000, SPACES[metric]
+    n, space = 3_000, SPACES[metric]
     raw = clustered(n + 200, 32, seed=1)
     rows, queries = prepared(raw[:n], space), prepared(raw[n:], space)
     graph = built(space, rows, tmp_path, M=M)

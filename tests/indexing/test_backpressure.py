@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.waiting import eventually
 from vecdb.engine.indexing import backpressure
 from vecdb.engine.indexing.backpressure import DELAY_S_MAX, Backpressure
 from vecdb.engine.segments.lifecycle import GRAPH_LOCK, reserve
@@ -25,11 +25,8 @@ def rows(count: int, seed: int) -> np.ndarray:
 
 def noted(docs: Any, backlog_rows: int) -> Any:
     """Return the stats after the last commit was recorded, which follows its answer."""
-    ends = time.monotonic() + 10
-    while (stats := docs.stats()).backlog_bytes != backlog_rows * ROW_BYTES:
-        assert time.monotonic() < ends, stats
-        time.sleep(0.005)
-    return stats
+    eventually(lambda: docs.stats().backlog_bytes == backlog_rows * ROW_BYTES, docs.stats)
+    return docs.stats()
 
 
 def test_delay_grows_with_the_backlog_up_to_a_second() -> None:
@@ -70,8 +67,7 @@ def test_delayed_writers_see_the_delay_in_stats(
         assert stats.write_delay_s == pytest.approx(0.1)
         docs.delete([0])  # Deletions do not add to the backlog.
         # Only now, so that the delay above is seen however slow the machine is.
-        monkeypatch.setattr(backpressure, "NO_PROGRESS_S", 0.3)
-        time.sleep(0.4)
+        monkeypatch.setattr(backpressure, "NO_PROGRESS_S", 0.0)
         docs.upsert([200], rows(1, 2))
         stats = noted(docs, 111)
         assert stats.write_delay_s == 0.0 and "no progress" in stats.indexer
@@ -93,7 +89,7 @@ def test_segments_during_steady_writes_stay_within_sixteen(tmp_path: Path) -> No
     with vecdb.open(tmp_path, seal_bytes=20 * ROW_BYTES) as database:
         docs = database.create_collection("docs", DIM)
         most = 0
-        for step in range(150):
+        for step in range(80):
             docs.upsert(range(40 * step, 40 * step + 40), rows(40, step))
             most = max(most, len(docs.stats().segments))
         assert most <= 16
@@ -115,19 +111,19 @@ def test_segments_during_a_full_merge_stay_within_sixteen(tmp_path: Path) -> Non
         segments = docs.stats().segments[:12]
         store = opened_of(docs).store
         assert reserve(store, GRAPH_LOCK, segments[0].first_row, segments[-1].end_row) is not None
-        assert max(written(step) for step in range(12, 60)) <= 16
-        assert docs.count() == 60 * 40
+        assert max(written(step) for step in range(12, 40)) <= 16
+        assert docs.count() == 40 * 40
         queries = rows(3, 99)
-        assert all(h.info.matches == 2400 for h in docs.search(queries, exact=True))
+        assert all(h.info.matches == 1600 for h in docs.search(queries, exact=True))
 
 
 def test_small_segment_limit_creates_many_graphs_searched_as_one(tmp_path: Path) -> None:
-    vectors = rows(4000, 5)
+    vectors = rows(2000, 5)
     with vecdb.open(
-        tmp_path, segment_bytes_max=500 * (ROW_BYTES + 160), seal_bytes=4096
+        tmp_path, segment_bytes_max=250 * (ROW_BYTES + 160), seal_bytes=4096
     ) as database:
         docs = database.create_collection("docs", DIM, "euclidean")
-        docs.upsert_many(range(4000), vectors)
+        docs.upsert_many(range(2000), vectors)
         stats = docs.optimize()
         assert len(stats.segments) >= 7 and {s.kind for s in stats.segments} == {"graph"}
         queries = rows(50, 6)

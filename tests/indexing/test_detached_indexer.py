@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.system import folder_use
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.system.folder_use import FolderUse
@@ -33,13 +33,6 @@ with vecdb.open(sys.argv[1], optimize=True) as database:
 print("closed", flush=True)
 time.sleep(float(sys.argv[3]))
 """
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 100
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.05)
 
 
 def start(data: Path, name: str = "X", stays_s: float = 0) -> subprocess.Popen[str]:
@@ -87,7 +80,7 @@ def indexers_of(data: Path) -> list[int]:
 def test_script_that_ends_at_once_gets_its_graph(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with start(data) as script:
-        assert script.wait(100) == 0
+        assert script.wait(HANG_S) == 0
     # Other processes may start and end in between.
     eventually(lambda: unindexed(data) == 0)
     eventually(lambda: is_left_alone(data))
@@ -115,7 +108,7 @@ def test_detached_indexer_survives_the_signal_that_ends_its_parent(
             (folder,) = (data / "collections").iterdir()
             stack.enter_context(file_lock(folder / "graph.lock", wait=True))
             os.killpg(script.pid, number)
-            assert script.wait(60) != 0
+            assert script.wait(HANG_S) != 0
             assert indexers_of(data) != [] or unindexed(data) == 0
     eventually(lambda: unindexed(data) == 0)
     eventually(lambda: is_left_alone(data))

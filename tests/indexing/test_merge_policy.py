@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.waiting import eventually
 from vecdb.engine.indexing.merge_policy import FLAT_SEGMENTS_MAX, GROUP_SEGMENTS_MAX, Pace, plan
 from vecdb.engine.search.snapshot import SegmentSnapshot
 from vecdb.engine.segments.graph_part import GRAPH
@@ -112,14 +111,6 @@ def test_empty_segments_cause_no_repeated_work() -> None:
     assert planned(("graph", 0)) is None
     assert planned(("graph", 0), ("graph", 0)) == [0, 1]
     assert planned(("graph", 80_000), ("flat", 10, 10)) is None
-
-
-def eventually(condition: Callable[[], Any]) -> Any:
-    ends = time.monotonic() + 60
-    while not (found := condition()):
-        assert time.monotonic() < ends, "it did not happen in time"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.mark.slow

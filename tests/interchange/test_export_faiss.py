@@ -16,6 +16,7 @@ import pytest
 
 import vecdb
 from tests.hnsw.test_repair import two_clouds as torn
+from tests.waiting import HANG_S
 from vecdb.engine.interchange.faiss.write import hnsw_index
 from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.segments.graph_part import GRAPH
@@ -105,7 +106,6 @@ def check_answers(docs: Any, index: Any, metric: str, queries: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
     ("n", "ef_construction"), [(0, 128), (1, 128), (2, 128), (1_000, 128), (50_000, 40)]
@@ -170,7 +170,6 @@ def test_export_after_deletes_and_updates_keeps_recall(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("metric", "M"), [("cosine", 4), ("euclidean", 16), ("dot", 48)])
 def test_export_of_many_rows_after_deletes_and_updates_keeps_recall(
     indexed: Any, metric: str, M: int, tmp_path: Path
@@ -344,7 +343,7 @@ def test_only_canonical_integers_are_kept_as_numbers(
 def test_installed_faiss_reads_the_export(indexed: Any, tmp_path: Path) -> None:
     probe = [SYSTEM_PYTHON, "-I", "-c", "import faiss; print(faiss.__version__)"]
     try:
-        known = subprocess.run(probe, capture_output=True, text=True, timeout=60)
+        known = subprocess.run(probe, capture_output=True, text=True, timeout=HANG_S)
     except OSError:
         pytest.skip(f"there is no {SYSTEM_PYTHON}")
     if known.returncode != 0:
@@ -367,6 +366,6 @@ def test_installed_faiss_reads_the_export(indexed: Any, tmp_path: Path) -> None:
             _, found = faiss.read_index(path).search(queries, 5)
             expected[path] = [500, *found.ravel().tolist()]
     command = [SYSTEM_PYTHON, "-I", "-c", code, *expected]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=True)
     lines = [[int(word) for word in line.split()] for line in done.stdout.splitlines()]
     assert lines == list(expected.values())

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import pytest
 import vecdb
 from tests.places import override, value_of
 from tests.serving import running_server
+from tests.waiting import HANG_S, eventually
 from vecdb import export_files
 from vecdb.engine.interchange.export import export as exporting
 from vecdb.engine.interchange.export.export import ExportRequest, export
@@ -86,10 +86,7 @@ def test_embedded_and_remote_exports_are_identical(surface: Any, tmp_path: Path)
     theirs.resize_index(2_000)
     theirs.add_items(rows(50, seed=2), np.arange(50) + 10_000)
     # A server may release a lease just after its client has everything; it would last a minute.
-    ends = time.monotonic() + 20
-    while docs.stats().oldest_pin_seq is not None:
-        assert time.monotonic() < ends, "a lease is left"
-        time.sleep(0.05)
+    eventually(lambda: docs.stats().oldest_pin_seq is None, "a lease is left")
     assert drafts(tmp_path) == []
 
 
@@ -146,7 +143,7 @@ def test_export_during_replacements_is_of_one_seq(
                     assert vectors[:, 0].tolist() == list(range(n))
         finally:
             ended.set()
-            writer.join(30)
+            writer.join(HANG_S)
         assert drafts(tmp_path / "data") == []
 
 
@@ -279,10 +276,7 @@ def test_cancelled_client_ends_the_export(tmp_path: Path, monkeypatch: pytest.Mo
     def until_it_is_gone(*arguments: Any) -> Any:
         chunks = real_chunks(*arguments)
         yield next(chunks)
-        ends = time.monotonic() + 20
-        while calls[0].is_active():
-            assert time.monotonic() < ends
-            time.sleep(0.001)
+        eventually(lambda: not calls[0].is_active())
         yield from chunks
 
     monkeypatch.setattr(Service, "export", watched)  # Before the server binds it.
@@ -300,10 +294,7 @@ def test_cancelled_client_ends_the_export(tmp_path: Path, monkeypatch: pytest.Mo
             assert 0 < len(first.chunk) < 64 * 1024
             assert docs.stats().oldest_pin_seq is not None
             answers.close()
-            ends = time.monotonic() + 20
-            while docs.stats().oldest_pin_seq is not None:  # Well before the lease of 60 s expires.
-                assert time.monotonic() < ends
-                time.sleep(0.02)
+            eventually(lambda: docs.stats().oldest_pin_seq is None)
         report = docs.export_faiss(tmp_path / "x.faiss", flat=True)
         assert faiss.read_index(report.path).ntotal == 20_000
         with pytest.raises(vecdb.InvalidArgumentError, match="format must be one of") as caught:

@@ -23,6 +23,7 @@ import pytest
 import vecdb
 from tests.index_files import faiss_index, vectors
 from tests.places import override
+from tests.waiting import HANG_S
 from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.interchange.importing import import_file, take_over
 from vecdb.engine.interchange.importing.foreign_index import Rows
@@ -170,7 +171,7 @@ def test_killed_import_continues_when_repeated(point: str, tmp_path: Path) -> No
     path = saved(tmp_path / "index", faiss_index("hnsw", rows))
     arguments = [sys.executable, "-c", CRASHING, str(tmp_path / "data"), str(path)]
     environment = {**os.environ, failpoints.VARIABLE: f"{point}=crash"}
-    killed = subprocess.run(arguments, env=environment, timeout=60, check=False)
+    killed = subprocess.run(arguments, env=environment, timeout=HANG_S, check=False)
     assert killed.returncode == -signal.SIGKILL
     with vecdb.open(tmp_path / "data", indexer=False) as database:
         docs = database.collection("docs")
@@ -274,7 +275,7 @@ def test_indexer_extends_an_imported_graph(tmp_path: Path) -> None:
         assert database.import_faiss(path, "docs").graph == "taken over"
         docs = database.collection("docs")
         docs.upsert(range(600, 900), rows[600:])
-        docs.optimize(timeout_s=60)
+        docs.optimize(timeout_s=HANG_S)
         assert kinds_of(docs) == [("graph", 0, 900)]
         assert [h.ids[0] for h in docs.search(rows, k=1)] == [str(i) for i in range(900)]
     assert vecdb.check(tmp_path / "data").problems == ()

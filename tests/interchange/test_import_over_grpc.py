@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import vecdb
 from tests.index_files import faiss_index, vectors
 from tests.places import override, value_of
 from tests.serving import ServerProcess, held, running_server
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.interchange.importing import import_file
 from vecdb.engine.testing import spooled_bytes
 from vecdb_cli import command_line
@@ -34,8 +35,6 @@ from vecdb_client import imports
 from vecdb_client.testing import calls_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
-
-WITHIN_S = 20.0
 
 
 def saved(path: Path, index: Any) -> Path:
@@ -134,7 +133,7 @@ def test_exported_collection_is_imported_unchanged(surface: Any, tmp_path: Path)
     docs = surface.create_collection("docs", 8)
     names = [f"row-{i}" for i in range(300)]
     docs.upsert(names, vectors(300, 8), [{"n": i} if i % 2 else None for i in range(300)])
-    docs.optimize(timeout_s=60)
+    docs.optimize(timeout_s=HANG_S)
     docs.export_faiss(tmp_path / "index")
     report = surface.import_faiss(tmp_path / "index", "back", metric="cosine")
     assert (report.rows, report.graph, report.connected) == (300, "taken over", 0)
@@ -206,13 +205,6 @@ def spools(data: Path) -> list[str]:
     return os.listdir(folder) if folder.exists() else []
 
 
-def eventually(holds: Callable[[], bool]) -> None:
-    ends = time.monotonic() + WITHIN_S
-    while not holds():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
-
-
 class Sender:
     """The messages of an import of one small file, and a raw stub."""
 
@@ -233,7 +225,7 @@ class Sender:
         return wire.ImportRequest(chunk=self.content[first:end])
 
     def send(self, *messages: wire.ImportRequest) -> Any:
-        return self.stub.Import(iter(messages), timeout=WITHIN_S)
+        return self.stub.Import(iter(messages), timeout=HANG_S)
 
     def refused(self, *messages: wire.ImportRequest) -> tuple[str, str, str]:
         """Return status, reason and message of a refused call."""
@@ -323,11 +315,11 @@ def test_cancelled_transfer_leaves_nothing(sender: Sender, tmp_path: Path) -> No
     def messages() -> Iterator[wire.ImportRequest]:
         yield sender.begin()
         yield sender.chunk(0, 500)
-        hold.wait(WITHIN_S)
+        hold.wait(HANG_S)
 
     try:
         for leave in (lambda call: call.cancel(), lambda call: sender.channel.close()):
-            call = sender.stub.Import.future(messages(), timeout=WITHIN_S)
+            call = sender.stub.Import.future(messages(), timeout=HANG_S)
             eventually(lambda: len(spools(tmp_path / "data")) == 1)
             leave(call)
             eventually(lambda: spools(tmp_path / "data") == [])
@@ -341,7 +333,7 @@ def test_deadline_during_the_transfer_leaves_nothing(sender: Sender, tmp_path: P
     def messages() -> Iterator[wire.ImportRequest]:
         yield sender.begin()
         yield sender.chunk(0, 500)
-        hold.wait(WITHIN_S)
+        hold.wait(HANG_S)
 
     try:
         with pytest.raises(grpc.RpcError) as caught:
@@ -366,11 +358,11 @@ def test_draining_server_ends_a_transfer(tmp_path: Path) -> None:
                 yield wire.ImportRequest(chunk=b"")
                 go_on.set()
 
-        call = sender.stub.Import.future(messages(), timeout=WITHIN_S)
-        assert go_on.wait(WITHIN_S)
+        call = sender.stub.Import.future(messages(), timeout=HANG_S)
+        assert go_on.wait(HANG_S)
         assert len(spools(tmp_path / "data")) == 1
     with pytest.raises(grpc.RpcError) as caught:
-        call.result(WITHIN_S)
+        call.result(HANG_S)
     hold.set()
     failure: Any = caught.value
     assert failure.code() is grpc.StatusCode.UNAVAILABLE
@@ -389,9 +381,9 @@ def test_spool_of_a_killed_server_is_removed(tmp_path: Path) -> None:
         def messages() -> Iterator[wire.ImportRequest]:
             yield sender.begin()
             yield sender.chunk(0, 500)
-            hold.wait(WITHIN_S)
+            hold.wait(HANG_S)
 
-        call = sender.stub.Import.future(messages(), timeout=WITHIN_S)
+        call = sender.stub.Import.future(messages(), timeout=HANG_S)
         eventually(lambda: len(spools(data)) == 1)
         # The spool of a running import is not a leftover.
         with vecdb.open(data, indexer=False):
@@ -399,7 +391,7 @@ def test_spool_of_a_killed_server_is_removed(tmp_path: Path) -> None:
         server.signal(signal.SIGKILL)
         server.wait()
         with pytest.raises(grpc.RpcError):
-            call.result(WITHIN_S)
+            call.result(HANG_S)
     hold.set()
     sender.channel.close()
     assert len(spools(data)) == 1
@@ -453,15 +445,15 @@ def test_too_many_concurrent_imports_are_refused(
     entered, release = held(monkeypatch, "optimize")
     sender.send(sender.begin(), sender.chunk(), sender.end())
     request = wire.OptimizeRequest(collection="docs")
-    calls = [sender.stub.Optimize.future(request, timeout=WITHIN_S) for _ in range(40)]
+    calls = [sender.stub.Optimize.future(request, timeout=HANG_S) for _ in range(40)]
     try:
-        assert entered.wait(WITHIN_S)
+        assert entered.wait(HANG_S)
         eventually(lambda: any(call.done() for call in calls))
         assert sender.refused(sender.begin())[:2] == ("RESOURCE_EXHAUSTED", "TOO_MANY_OPTIMIZES")
     finally:
         release.set()
         for call in calls:
-            call.exception(WITHIN_S)
+            call.exception(HANG_S)
 
 
 def test_command_line_imports_remotely(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

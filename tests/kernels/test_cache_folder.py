@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from numba import config, njit
 
+from tests.waiting import HANG_S
 from vecdb.engine.kernels import cache_folder
 from vecdb.engine.kernels import compiled as kernels
 from vecdb.engine.kernels.cache_folder import (
@@ -58,7 +59,7 @@ def loaded(root: Path) -> list[str]:
             **os.environ, "PYTHONPATH": str(root), "NUMBA_CACHE_DIR": "", "HOME": "/dev/null",
             "XDG_CACHE_HOME": "/dev/null", "PYTHONDONTWRITEBYTECODE": "1",
         },
-        cwd=root, check=True, text=True, timeout=300, stdout=subprocess.PIPE,
+        cwd=root, check=True, text=True, timeout=HANG_S, stdout=subprocess.PIPE,
     ).stdout.split()  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG_S
+
 OPEN = """
 import logging, sys, warnings
 import vecdb
@@ -31,7 +33,7 @@ def said_by(data: Path, *before: str, cache: Path | None = None) -> str:
         [sys.executable, "-W", "error", "-c", code, str(data)],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=HANG_S,
         env={**os.environ, **(cold if cache else {})},
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
@@ -68,5 +70,7 @@ def test_child_processes_do_not_print_the_compilation_notice(tmp_path: Path) -> 
         "from tests.places import override_for_good; override_for_good('slow_compilation_s', 0); "
         "from vecdb.engine.kernels import loading; loading.load_kernels()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.places import value_of
+from tests.serving import stop
+from tests.waiting import HANG_S
 from vecdb.engine.kernels import cache as kernel_cache
 from vecdb.engine.kernels import cache_folder
 from vecdb.engine.kernels.loading import load_kernels
@@ -63,7 +64,7 @@ def started(**environment: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=150,
+        timeout=HANG_S,
         env={**os.environ, **environment},
     ).stdout
 
@@ -80,8 +81,7 @@ def test_start_with_a_warm_cache_waits_for_no_lock(
 def test_start_with_a_cold_cache_does_not_wait_for_a_stopped_process(
     cache: Path, holder: subprocess.Popen[str]
 ) -> None:
-    holder.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, holder.pid, os.WSTOPPED | os.WNOWAIT)
+    stop(holder)
     assert not kernel_cache.is_warm()
     assert "loaded" in started()
     assert kernel_cache.is_warm()  # So that the next start skips the lock.

@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 import vecdb
 from tests.model import index_now, seal_now
 from tests.places import override
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.kernels import compiled as kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search import search as search_module
@@ -37,26 +38,19 @@ def names(count: int) -> list[str]:
     return [f"row-{i}" for i in range(count)]
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < ends, "it does not come to that"
-        time.sleep(0.001)
-
-
 @contextlib.contextmanager
 def all_permits_held(pool: KernelPool) -> Iterator[None]:
     release, holding = threading.Event(), threading.Semaphore(0)
 
     def hold(*_: Any) -> None:
         holding.release()
-        assert release.wait(20)
+        assert release.wait(HANG_S)
 
     with ThreadPoolExecutor(pool.threads) as threads:
         holders = [threads.submit(pool.call, FOREVER, hold, 0, 1) for _ in range(pool.threads)]
         try:
             for _ in holders:
-                assert holding.acquire(timeout=20)
+                assert holding.acquire(timeout=HANG_S)
             yield
         finally:
             release.set()
@@ -89,13 +83,13 @@ def test_search_that_waits_for_a_permit_can_be_cancelled(
         with all_permits_held(pool), ThreadPoolExecutor(2) as callers:
             late = callers.submit(docs.search, asked, k=3, exact=exact, timeout_s=0.1)
             with pytest.raises(DeadlineExceededError, match=r"0\.1 s"):
-                late.result(timeout=20)
+                late.result(timeout=HANG_S)
             run, deadline = opened_of(docs).searcher.run, Deadline(None, cancelled.is_set)
             gone = callers.submit(run, request, deadline)
-            wait_until(lambda: waiting_callers(pool) > 0)
+            eventually(lambda: waiting_callers(pool) > 0)
             cancelled.set()
             with pytest.raises(CancelledError):
-                gone.result(timeout=20)
+                gone.result(timeout=HANG_S)
             assert waiting_callers(pool) == 0
         check_all_permits_are_back(pool)
         after = docs.search(asked, k=3, exact=exact)
@@ -127,7 +121,7 @@ def test_walk_gets_a_permit_between_slices_of_a_scan(
             scanned[0] += 1
             if scanned[0] == 5:
                 walks.append(caller.submit(docs.search, vectors[7], k=1))
-                wait_until(lambda: waiting_callers(pool) == 1)
+                eventually(lambda: waiting_callers(pool) == 1)
             scan(*arguments)
 
         def counted_walk(*arguments: Any) -> None:
@@ -137,7 +131,7 @@ def test_walk_gets_a_permit_between_slices_of_a_scan(
         monkeypatch.setattr(kernels, "scan_rows", counted_scan)
         monkeypatch.setattr(kernels, "walk", counted_walk)
         found = docs.search(vectors[:20], k=3, exact=True)
-        assert walks[0].result(timeout=20).ids == ["row-7"]
+        assert walks[0].result(timeout=HANG_S).ids == ["row-7"]
         assert walked_after == [5]
         assert scanned[0] > 50
         assert [hits.ids[0] for hits in found] == names(20)
@@ -223,12 +217,11 @@ def test_exception_in_one_thread_ends_the_others(error: type[BaseException]) -> 
 
     def work(until: Deadline, first: int, last: int) -> None:
         if threading.get_ident() == caller:
-            assert entered.wait(20)
+            assert entered.wait(HANG_S)
             raise error("broken off")
         entered.set()
-        gives_up = time.monotonic() + 20
         try:
-            while time.monotonic() < gives_up:
+            while True:
                 pool.call(until, lambda *_: time.sleep(0.001), first, last)
         except CancelledError:
             ended.set()

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from tests.waiting import HANG_S
 from vecdb.engine.hnsw.builder import Builder, Graph
 from vecdb.engine.kernels import compiled as kernels
 
@@ -362,7 +363,7 @@ def run_program(mode: str, **environment: str) -> subprocess.CompletedProcess[st
         cwd=environment["PYTHONPATH"],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
         check=True,
     )
 

@@ -28,6 +28,7 @@ import pytest
 import vecdb
 from tests.model import Model, index_now, seal_now
 from tests.serving import running_server
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.maintenance.backup.manifest import read_manifest, write_manifest
 from vecdb.engine.maintenance.backup.process import back_up
@@ -144,7 +145,7 @@ backup.main()
         """Close its stdin, as when its parent was killed, and return its exit status."""
         assert self._child.stdout is not None and self._child.stdin is not None
         self._child.stdin.close()
-        status = self._child.wait(30)
+        status = self._child.wait(HANG_S)
         self._child.stdout.close()
         self._go.unlink(missing_ok=True)
         return status
@@ -235,7 +236,7 @@ class Writers:
         for child in self._children:
             assert child.stdin is not None
             child.stdin.close()
-        assert [child.wait(60) for child in self._children] == [0, 0]
+        assert [child.wait(HANG_S) for child in self._children] == [0, 0]
         lines = [
             json.loads(line) for path in self._ledgers for line in path.read_text().splitlines()
         ]
@@ -506,10 +507,7 @@ with environment.read():
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not list(path.parent.glob(path.name)):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    eventually(lambda: list(path.parent.glob(path.name)))
 
 
 def test_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
@@ -705,7 +703,7 @@ def test_backup_works_embedded_and_remote(surface: Any, tmp_path: Path) -> None:
     batch = ([str(i) for i in range(300)], vectors_of(0, 300), [{"n": i} for i in range(300)])
     docs.upsert(*batch)
     model.upsert(*batch)
-    docs.optimize(timeout_s=60)
+    docs.optimize(timeout_s=HANG_S)
     report = surface.backup(tmp_path / "backup")
     lean = surface.backup(str(tmp_path / "lean"), include_segments=False)
     assert (report.path, report.collections, report.rows) == (str(tmp_path / "backup"), 1, 300)
@@ -830,10 +828,7 @@ def test_server_stops_a_backup_when_its_client_disconnects(tmp_path: Path) -> No
             begun = calls.start_write("Backup", request)
             wait_for(tmp_path / "backup.partial-*")
             begun.cancel()
-            ends = time.monotonic() + 30
-            while partials(tmp_path):
-                assert time.monotonic() < ends
-                time.sleep(0.005)
+            eventually(lambda: not partials(tmp_path))
         assert sorted(tmp_path.iterdir()) == [tmp_path / "data"]
         assert calls.wait("Backup", request, None).report.rows == 48
         assert list((tmp_path / "backup").rglob("*.npy"))  # With segments if nothing is said.
@@ -854,7 +849,7 @@ def test_closing_the_database_ends_its_backup(tmp_path: Path) -> None:
         thread.start()
         wait_for(tmp_path / "backup.partial-*")
         database.close()
-        thread.join(30)
+        thread.join(HANG_S)
     assert [error.reason for error in errors] == ["CLOSED"]
     assert sorted(tmp_path.iterdir()) == [tmp_path / "data"]
 

@@ -14,7 +14,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from tests.checking import (
 )
 from tests.model import index_now, seal_now
 from tests.places import override, value_of
+from tests.waiting import HANG_S
 from vecdb.checking import NOTE
 from vecdb.engine.hnsw.builder import Builder
 from vecdb.engine.hnsw.graph import Graph
@@ -255,7 +255,7 @@ def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         go.unlink(missing_ok=True)
         try:
-            process.wait(60)
+            process.wait(HANG_S)
         finally:
             process.kill()
             process.wait()
@@ -269,8 +269,7 @@ def test_check_beside_a_writer_finds_nothing(
     # On a busy machine an operation of the writer may stay unfinished for long.
     override(monkeypatch, "check_in_progress_s", 30.0)
     seqs: list[int] = []
-    until = time.monotonic() + 60
-    while len(set(seqs)) < 5 and time.monotonic() < until:
+    while len(set(seqs)) < 5:
         problems, found = checked(tmp_path / "data", findable=0.95)
         assert problems == []
         seqs += [each.seq for each in found if each.name == "docs"]

@@ -38,6 +38,7 @@ from tests.checking import (
     rewrite_segment,
     segments_of,
 )
+from tests.places import override
 from vecdb.checking import KINDS, NOTE, Problem
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.maintenance.checking.repair import CollectionRepair, repair_folder
@@ -212,7 +213,10 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
     "log has a gap": ({"LOG"}, lambda f: put(f, "log", row(3), None)),
     "log ends early": ({"LOG"}, lambda f: put(f, "log", row(7), None)),
     "log skips rows": ({"LOG"}, lambda f: change_log(f, 3, first_row=201)),
-    "log without a tombstone": ({"LOG"}, lambda f: change_log(f, 7, died=np.zeros(0, np.uint64))),
+    "log without a tombstone": (
+        {"LOG"},
+        lambda f: change_log(f, 7, deleted=np.zeros(0, np.uint64)),
+    ),
     "pin ahead": ({"PINS"}, lambda f: put(f, "pins", b"p" * 16, PIN_TAIL.pack(99, 350, 0))),
     "next_row too small": (
         {"COUNTERS", "VECTORS", "LOG", "PINS"},
@@ -576,7 +580,7 @@ FOLDER_PLANTS: dict[str, tuple[set[str], Plant, bool]] = {
 def test_fault_planted_into_the_catalog_is_reported(
     folder: Path, plant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(monkeypatch, "check_in_progress_s", 0.1)
+    override(monkeypatch, "check_in_progress_s", 0.1)
     expected, function, repaired = FOLDER_PLANTS[plant]
     function(folder)
     problems, _ = checked(folder)

@@ -18,6 +18,7 @@ import pytest
 import vecdb
 from tests.model import Model
 from tests.places import override, value_of
+from tests.waiting import HANG_S
 from vecdb.engine.system import folder_use
 from vecdb.engine.system.folder_use import FolderUse
 
@@ -75,7 +76,7 @@ def killed(data: Path, function: str) -> tuple[Model, Path]:
     model = filled(data, 300)
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(data), function],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=HANG_S, check=False,
     )  # fmt: skip
     assert done.returncode == -9, done.stderr
     (draft,) = (data / "collections").glob(f"*/{DRAFT}")

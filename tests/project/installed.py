@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from tests.waiting import HANG_S
+
 
 def environment() -> dict[str, str]:
     """Variables for a program that is to find only what is installed."""
@@ -18,7 +20,7 @@ def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess
         [str(part) for part in command],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
         cwd="/",
         env=environment(),
     )

@@ -28,6 +28,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.waiting import HANG_S
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {
     "vecdb": ROOT / "vecdb",
@@ -284,6 +286,6 @@ def test_folders_of_parts_are_no_packages() -> None:
 def test_importing_loads_no_more_than_it_should(statement: str, unwanted: set[str]) -> None:
     code = f"import sys; {statement}; print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANG_S
     )
     assert unwanted & set(done.stdout.split()) == set()

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import vecdb_proto
+from tests.waiting import HANG_S
 from vecdb import checks, metadata_checks, types, vector_arrays
 from vecdb.errors import InvalidArgumentError
 from vecdb_proto import codec
@@ -27,13 +28,12 @@ ROOT = PACKAGE.parents[1]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="the compiler has no wheel for this Python")
 def test_generated_code_is_what_the_contract_generates(tmp_path: Path) -> None:
     # The flags of a make that runs these tests are not for this one.
     environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
     paths = [f"PYTHON={sys.executable}", f"VENV={tmp_path / 'venv'}", f"TARGET={tmp_path}"]
-    subprocess.run(["make", "proto", *paths], check=True, env=environment, cwd=ROOT, timeout=300)
+    subprocess.run(["make", "proto", *paths], check=True, env=environment, cwd=ROOT, timeout=HANG_S)
     names = sorted(path.name for path in (tmp_path / "vecdb_proto").iterdir())
     assert names == ["vecdb_pb2.py", "vecdb_pb2.pyi", "vecdb_pb2_grpc.py"]
     for name in names:

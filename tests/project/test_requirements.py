@@ -32,10 +32,11 @@ from grpc_health.v1 import health_pb2
 
 from tests.project.installed import environment, run
 from tests.serving import running_server
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.slow
 
 CLIENT = """
 import sys
@@ -196,11 +197,11 @@ def server_of(python: Path, data: Path) -> Iterator[str]:
             yield process.stdout.readline().strip()
         finally:
             process.stdin.close()
-            assert process.wait(60) == 0
+            assert process.wait(HANG_S) == 0
 
 
 def check_health(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check")
-        response = health_pb2.HealthCheckResponse.FromString(check(b"", timeout=60))
+        response = health_pb2.HealthCheckResponse.FromString(check(b"", timeout=HANG_S))
     assert response.status == health_pb2.HealthCheckResponse.SERVING

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import vecdb
 from tests.checking import checked
 from tests.model import Model, index_now, indexer_of, seal_now
 from tests.places import override, value_of
+from tests.waiting import HANG_S, NEVER_S, eventually
 from vecdb.engine.segments import lifecycle as publication
 from vecdb.engine.segments.segment import RowArrays, Segment, SegmentDamagedError, padded_width
 from vecdb.engine.store import layout
@@ -264,12 +264,14 @@ def test_graphs_are_built_during_steady_writes(tmp_path: Path) -> None:
     """Flushes and joins never pause, and the indexer still gets its turn."""
     with vecdb.open(tmp_path / "data", seal_bytes=64 * 200) as database:
         docs = database.create_collection("docs", 8)
-        deadline = time.monotonic() + 60
         graphs: set[int] = set()
-        while len(graphs) < 12:
+
+        def writes_on() -> bool:
             docs.upsert(names(50, int(RNG.integers(0, 3000))), rows(50))
-            graphs |= {s.number for s in docs.stats().segments if s.kind == "graph"}
-            assert time.monotonic() < deadline, docs.stats()
+            graphs.update(s.number for s in docs.stats().segments if s.kind == "graph")
+            return len(graphs) >= 12
+
+        eventually(writes_on, docs.stats)
         assert docs.count() == len(docs.search(rows(1)[0], k=4000))
 
 
@@ -294,14 +296,19 @@ def test_close_does_not_wait_for_a_process_stopped_during_its_flush(
     docs = database.create_collection("docs", 8)
     docs.upsert(names(100), rows(100))
     seal_now(docs)
-    override(monkeypatch, "flush_wait_s_max", 60.0 if stops else 0.3)
-    began = time.monotonic()
-    indexer = indexer_of(docs, should_stop=lambda: stops and time.monotonic() - began > 0.3)
+    override(monkeypatch, "flush_wait_s_max", NEVER_S if stops else 0.3)
+    asked: list[bool] = []
+
+    def should_stop() -> bool:
+        asked.append(stops)
+        return stops and len(asked) > 5
+
+    indexer = indexer_of(docs, should_stop=should_stop)
     left: list[bool] = []
     with file_lock(opened_of(docs).folder / "seal.lock", wait=True):
         working = threading.Thread(target=lambda: left.append(indexer.run("writing")), daemon=True)
         working.start()
-        working.join(20)
+        working.join(HANG_S)
         assert not working.is_alive() and left == [True]
         assert [s.kind for s in docs.stats().segments] == ["flat"]
     index_now(docs)
@@ -394,11 +401,9 @@ def test_damaged_collection_does_not_block_graphs_of_others(tmp_path: Path) -> N
         seal_now(bad)
         environment.transact(damage)
         runtime_of(database).wake_indexer(opened_of(bad).id)
-        assert good.optimize(timeout_s=60).unindexed_rows == 0
-        deadline = time.monotonic() + 30
-        while "checksum" not in runtime_of(database).indexer_status(opened_of(bad)):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        assert good.optimize(timeout_s=HANG_S).unindexed_rows == 0
+        runtime = runtime_of(database)
+        eventually(lambda: "checksum" in runtime.indexer_status(opened_of(bad)))
         assert "crash" not in runtime_of(database).indexer_status(opened_of(good))
 
 
@@ -410,17 +415,14 @@ def test_deleted_segments_are_rebuilt(tmp_path: Path) -> None:
     with vecdb.open(tmp_path / "data") as database:
         docs = database.create_collection("docs", 8)
         docs.upsert(names(300), vectors)
-        docs.optimize(timeout_s=60)
+        docs.optimize(timeout_s=HANG_S)
         folder = opened_of(docs).folder / "segments"
     shutil.rmtree(folder)
     with vecdb.open(tmp_path / "data") as database:
         docs = database.collection("docs")
         query = rows(1)[0]
         model.check_hits(docs.search(query, k=10), query, 10, exact=True)
-        deadline = time.monotonic() + 60
-        while docs.stats().unindexed_rows:
-            assert time.monotonic() < deadline, docs.stats()
-            time.sleep(0.05)
+        eventually(lambda: not docs.stats().unindexed_rows, docs.stats)
         model.check_hits(docs.search(query, k=10), query, 10, exact=True)
 
 
@@ -469,17 +471,17 @@ def test_failed_batch_of_a_group_does_not_fail_the_others(
     original = value_of("take_batches")
 
     def slow_take(self: Any) -> Any:
-        gate.wait(10)
+        gate.wait(HANG_S)
         return original(self)
 
     override(monkeypatch, "take_batches", slow_take)
     batches = [make_batch([name], rows(1), None) for name in ("a", "bad", "b")]
     futures = [submit(docs, batch) for batch in batches]
     gate.set()
-    assert futures[0].result(10).seq == 1
+    assert futures[0].result(HANG_S).seq == 1
     with pytest.raises(vecdb.InternalError):
-        futures[1].result(10)
-    assert futures[2].result(10).seq == 2
+        futures[1].result(HANG_S)
+    assert futures[2].result(HANG_S).seq == 2
     assert docs.get(["a", "bad", "b"]).ids == ["a", "b"]
 
 
@@ -529,7 +531,7 @@ with vecdb.open({str(folder)!r}, indexer=False) as database:
     docs.delete(["mine"])
     opened_of(docs).flush(1)
 """
-        subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=HANG_S)
         assert docs.count() == 5000
         hits = docs.search(np.eye(8, dtype=np.float32)[3], k=5)
         assert (hits.distances == 0).all() and "mine" not in hits.ids
@@ -710,11 +712,6 @@ def test_flush_is_retried_after_another_process_held_its_lock(tmp_path: Path) ->
         docs = database.create_collection("docs", 8)
         with file_lock(opened_of(docs).folder / "seal.lock", wait=True):
             docs.upsert(names(2_000), rows(2_000))
-            ends = time.monotonic() + 60
-            while not has_flushes_to_retry(database):
-                assert time.monotonic() < ends, "no flush was tried"
-                time.sleep(0.01)
+            eventually(lambda: has_flushes_to_retry(database), "no flush was tried")
             assert docs.stats().sealed_to == 0
-        while docs.stats().sealed_to < 2_000:
-            assert time.monotonic() < ends, "the flush was not tried again"
-            time.sleep(0.01)
+        eventually(lambda: docs.stats().sealed_to == 2_000, "the flush was not tried again")

@@ -24,6 +24,7 @@ import vecdb
 from tests.model import seal_now
 from tests.places import override, value_of
 from tests.serving import free_port, running_server, running_server_at, wait_until_ready
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.api.database import Database
 from vecdb.engine.testing import (
     close_dropped,
@@ -58,7 +59,7 @@ def in_another_process(data: Path, statements: str) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr
 
@@ -309,10 +310,8 @@ def test_collection_dropped_by_another_process_is_closed(
         docs = database.create_collection("docs", DIM)
         docs.upsert(["a"], rows(1))
         in_another_process(tmp_path, "db.drop_collection('docs')")
-        ends = time.monotonic() + 20
-        while opened_of(docs).id in runtime_of(database).collections or deleted_files():
-            assert time.monotonic() < ends
-            time.sleep(0.02)
+        runtime, dropped = runtime_of(database), opened_of(docs).id
+        eventually(lambda: dropped not in runtime.collections and not deleted_files())
         assert reason_of(docs.count) == "DROPPED"
         assert list(runtime_of(database).collections) == [opened_of(kept).id]
         assert kept.count() == 0
@@ -561,8 +560,8 @@ def test_drop_rename_and_recreate_beside_other_writers_loses_nothing(tmp_path: P
                 acknowledged.stop.set()
                 stop_file.touch()
             for each in done:
-                each.result(30)
-            assert child.wait(30) == 0
+                each.result(HANG_S)
+            assert child.wait(HANG_S) == 0
         acknowledged.check(database, dropped_at)
         # There were enough attempts.
         assert len(database.list_collections()) == 6 and len(dropped_at) == 5
@@ -603,7 +602,7 @@ def test_renames_beside_remote_writers_lose_nothing(tmp_path: Path) -> None:
                     client.create_collection("docs", DIM)
             finally:
                 stop.set()
-            acknowledged = [writer.result(30) for writer in writers]
+            acknowledged = [writer.result(HANG_S) for writer in writers]
         assert reasons <= {"NO_COLLECTION"}
         found = {d.name: all_ids(client.collection(d.name)) for d in client.list_collections()}
         everything = sorted(name for names in acknowledged for name in names)

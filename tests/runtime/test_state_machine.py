@@ -404,7 +404,6 @@ def second() -> Iterator[SecondProcess]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 def test_random_operations_agree_with_the_model(
     metric: str, second: SecondProcess, caplog: pytest.LogCaptureFixture
@@ -453,7 +452,6 @@ PLANTS = [each for name, each in list(globals().items()) if name.startswith("pla
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__[6:])
 def test_planted_defect_is_detected(
     plant: Callable[[pytest.MonkeyPatch], None],

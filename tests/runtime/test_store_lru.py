@@ -50,7 +50,6 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_many_collections_use_bounded_files_memory_and_address_space(memory_path: Path) -> None:
     vectors = np.random.default_rng(1).normal(size=(COUNT, 4)).astype(np.float32)
     with (

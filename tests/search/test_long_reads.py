@@ -18,6 +18,7 @@ import vecdb
 from tests.model import Model, index_now, seal_now
 from tests.places import override, value_of
 from tests.serving import running_server
+from tests.waiting import HANG_S
 from vecdb.engine.kernels import compiled as kernels
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.search import lookup, snapshot_manager
@@ -121,7 +122,7 @@ def test_remote_scan_ends_when_its_caller_disconnects(
     def slowly(*arguments: Any) -> None:
         scanned[0] += arguments[3] - arguments[2]
         entered.set()
-        assert cancelled.wait(60)
+        assert cancelled.wait(HANG_S)
         time.sleep(0.2)  # The server is notified while much is left to scan.
         scan(*arguments)
 
@@ -142,10 +143,10 @@ def test_remote_scan_ends_when_its_caller_disconnects(
         monkeypatch.setattr(Searcher, "run", run_to_the_end)
         with grpc.insecure_channel(address) as channel:
             call = VecdbStub(channel).Search.future(request)
-            assert entered.wait(20)
+            assert entered.wait(HANG_S)
             call.cancel()
             cancelled.set()
-            assert ended.wait(60)
+            assert ended.wait(HANG_S)
         assert 0 < scanned[0] < 75_000
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import vecdb
 from tests.model import Model, distances, recall
+from tests.waiting import HANG_S
 
 ROWS = 100_000
 QUERIES = 500
@@ -16,7 +17,6 @@ FLOOR = 0.95
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_recall_after_half_of_the_rows_are_updated_has_a_floor(
     tmp_path: Path, glove: np.ndarray
 ) -> None:
@@ -27,7 +27,7 @@ def test_recall_after_half_of_the_rows_are_updated_has_a_floor(
     with vecdb.open(tmp_path / "data") as database:
         words = database.create_collection("words", 50, "cosine")
         words.upsert_many(names, base)
-        stats = words.optimize(timeout_s=300)
+        stats = words.optimize(timeout_s=HANG_S)
         assert [s.kind for s in stats.segments] == ["graph"]
         exact = words.search(queries, k=10, exact=True)
         truth = np.sort(distances("cosine", queries[0], base))[:10]
@@ -44,7 +44,7 @@ def test_recall_after_half_of_the_rows_are_updated_has_a_floor(
             truth = np.sort(distances("cosine", query, now))[:10]
             np.testing.assert_allclose(hits.distances, truth, atol=1e-5)
         assert recall(words.search(queries, k=10, ef=128), exact) >= FLOOR
-        stats = words.optimize(timeout_s=300)
+        stats = words.optimize(timeout_s=HANG_S)
         assert (stats.live_count, stats.unindexed_rows) == (ROWS, 0)
         found = words.search(queries, k=10, ef=128)
         assert recall(found, words.search(queries, k=10, exact=True)) >= FLOOR
@@ -65,7 +65,7 @@ def test_recall_with_segments_deletes_and_memtable_has_a_floor(
     with vecdb.open(tmp_path / "data", segment_bytes_max=cap, seal_bytes=256 * 100) as database:
         words = database.create_collection("words", 50, metric)
         words.upsert_many(names[:11_000], base[:11_000])
-        stats = words.optimize(timeout_s=100)
+        stats = words.optimize(timeout_s=HANG_S)
         assert len(stats.segments) >= 3
         words.upsert_many(names[11_000:], base[11_000:])
         deleted = set(names[::7])
@@ -87,7 +87,7 @@ def test_k_above_the_live_rows_of_a_graph_returns_all(tmp_path: Path, glove: np.
         words = database.create_collection("words", 50)
         names = [str(i) for i in range(5000)]
         words.upsert(names, glove[:5000])
-        words.optimize(timeout_s=60)
+        words.optimize(timeout_s=HANG_S)
         left = names[::500]
         words.delete([n for n in names if n not in left])
         for k in (5, 10, 50):

@@ -15,6 +15,7 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, recall, seal_now
+from tests.waiting import HANG_S
 
 FLOOR = 0.95
 FOUND_BY_ITSELF = 0.98
@@ -138,7 +139,7 @@ def test_recall_after_ten_replacements_equals_that_of_a_new_load(
         fresh = database.create_collection("fresh", DIM, metric)
         fresh.upsert_many(names, vectors)
         for each in (fresh, words):
-            stats = each.optimize(timeout_s=120)
+            stats = each.optimize(timeout_s=HANG_S)
             assert (stats.live_count, stats.unindexed_rows) == (count, 0)
         found = measured(words, queries)
         assert found >= FLOOR

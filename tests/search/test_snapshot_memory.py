@@ -18,6 +18,7 @@ import pytest
 import vecdb
 from tests.model import Model, index_now, seal_now
 from tests.places import override, value_of
+from tests.waiting import HANG_S
 from vecdb import limits
 from vecdb.engine.search import search, streaming
 from vecdb.engine.search.memtable import Memtable
@@ -399,7 +400,7 @@ def test_search_in_another_process_during_purges_sees_one_state(tmp_path: Path) 
                 docs.upsert(names(500), rows(500, turn), [{"n": turn}] * 500)
                 purge_all(opened_of(docs).store, grace_s=0.0)
             docs.delete(names(499))
-            out, _ = reader.communicate(timeout=60)
+            out, _ = reader.communicate(timeout=HANG_S)
         assert reader.returncode == 0
         searches, next_row = map(int, out.split())
         assert searches >= 5 and next_row == 30_000
@@ -449,7 +450,7 @@ def test_threads_under_a_tight_budget_see_one_state(tmp_path: Path) -> None:
                     seal_now(docs)
         stop.set()
         for searcher in searchers:
-            searcher.join(60)
+            searcher.join(HANG_S)
             assert not searcher.is_alive()
         assert failures == []
         for docs in every:

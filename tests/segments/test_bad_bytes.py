@@ -21,8 +21,9 @@ import pytest
 
 import vecdb
 from tests.model import Model, index_now, seal_now
-from tests.places import override
+from tests.places import override, value_of
 from tests.second_process import SecondProcess
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.segments import flushing as sealing
 from vecdb.engine.segments.segment import Segment
@@ -465,21 +466,20 @@ def test_failed_flush_is_reported_and_retried_with_a_pause(
         docs = database.create_collection("docs", DIM)
         docs.upsert(names(4), rows(4))
         flipped_block(docs, 0)
-        ends = time.monotonic() + 2.5
         i = 0
-        while time.monotonic() < ends:
+        while len(tried) < 3:
             docs.upsert(names(50, 10 + 50 * i), rows(50))
             i += 1
             time.sleep(0.01)
-        assert 2 <= len(tried) <= 3, tried
+        first_s, second_s = np.diff(tried[:3])
+        pause_s = value_of("flush_pause_first_s")
+        assert first_s >= pause_s and second_s >= 2 * pause_s
         status = runtime_of(database).indexer_status(opened_of(docs))
         assert "could not be flushed" in status and "rows from 0" in status
         assert docs.count() == 4 + 50 * i
         docs.delete(names(4))
-        ends = time.monotonic() + 10
-        while "could not be flushed" in runtime_of(database).indexer_status(opened_of(docs)):
-            assert time.monotonic() < ends
-            time.sleep(0.05)
+        runtime, opened = runtime_of(database), opened_of(docs)
+        eventually(lambda: "could not be flushed" not in runtime.indexer_status(opened))
         assert docs.stats().sealed_to > 0
 
 
@@ -728,13 +728,6 @@ def test_missing_file_quarantines_the_segment(
 # When an answer is verified.
 
 
-def eventually(condition: Callable[[], bool], within_s: float = 15.0) -> None:
-    ends = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-
-
 def test_answers_become_verified_after_opening(
     tmp_path: Path, pristine: tuple[Path, str, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -745,7 +738,7 @@ def test_answers_become_verified_after_opening(
     verify = Segment.verify
 
     def waiting(self: Segment, *arguments: Any) -> None:
-        assert may_go_on.wait(20)
+        assert may_go_on.wait(HANG_S)
         read.append(self.number)
         verify(self, *arguments)
 
@@ -798,9 +791,9 @@ def test_bit_flipped_while_closed_is_found_and_rebuilt(
             docs = database.collection("docs")
             assert not docs.search(QUERIES[0]).info.verified
             if file == "links.npy":
-                docs.optimize(timeout_s=60)
+                docs.optimize(timeout_s=HANG_S)
             else:
-                eventually(lambda docs=docs: docs.search(QUERIES[0]).info.verified, 60)
+                eventually(lambda docs=docs: docs.search(QUERIES[0]).info.verified)
             for query in QUERIES:
                 hits = docs.search(query, k=100, exact=True)
                 assert hits.info.verified

@@ -316,7 +316,7 @@ def check_tallest(docs: Any) -> None:
     assert {e.lost_parts for _, e in entries_of(docs)} == {()}
 
 
-def test_part_is_made_for_segments_that_have_what_it_is_derived_from(
+def test_part_is_created_for_segments_that_have_its_source(
     tallest: PartKind[Norms], filled: Filled, docs: Any
 ) -> None:
     assert [s.parts.has(TALLEST) for s in segments_of(docs)] == [True, False]
@@ -422,7 +422,7 @@ def test_optional_part_damaged_is_noticed_done_without_and_rebuilt(
     assert checked(filled.folder)[0] == []
 
 
-def test_optional_part_lost_wakes_the_indexer(filled: Filled) -> None:
+def test_lost_optional_part_notifies_the_indexer(filled: Filled) -> None:
     files_of(filled.folder)[0].unlink()
     with vecdb.open(filled.folder, indexer=False) as database:
         woken = threading.Event()

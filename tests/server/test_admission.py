@@ -6,7 +6,6 @@ import gc
 import queue
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import vecdb
 from tests.places import override
 from tests.serving import held, running_server
+from tests.waiting import HANG_S, eventually
 from vecdb import limits
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
@@ -30,16 +30,8 @@ from vecdb_server.testing import has_reaper, open_calls, running_calls
 
 DIM = 4
 VECTORS = np.eye(3, DIM, dtype=np.float32) + np.float32(0.1)
-WITHIN_S = 30.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 METHODS = wire.DESCRIPTOR.services_by_name["Vecdb"].methods_by_name
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    ends = time.monotonic() + WITHIN_S
-    while not holds():
-        assert time.monotonic() < ends, "it never happened"
-        time.sleep(0.005)
 
 
 class Idle:
@@ -61,7 +53,7 @@ class Idle:
                 more.put(message)
             self._ends.append(more)
             begin = self.channel.stream_stream(method)
-            started.append(begin(iter(more.get, None), timeout=2 * WITHIN_S))
+            started.append(begin(iter(more.get, None), timeout=2 * HANG_S))
         self.calls += started
         return started
 
@@ -92,7 +84,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., Any]]:
             stub: Any = VecdbStub(channel)
             config = wire.CollectionConfig(dim=DIM, metric=wire.METRIC_COSINE)
             stub.CreateCollection(wire.CreateCollectionRequest(collection="docs", config=config))
-            stub.Upsert(upsert(), timeout=WITHIN_S)
+            stub.Upsert(upsert(), timeout=HANG_S)
             return server, stub, idle
 
         yield start
@@ -110,8 +102,8 @@ def search() -> Any:
 
 def check_served(server: Server, stub: Any) -> None:
     """Search, upsert and health are answered, on connections that are there and on a new one."""
-    assert list(stub.Search(search(), timeout=WITHIN_S).counts) == [2]
-    assert stub.Upsert(upsert(), timeout=WITHIN_S).count == 3
+    assert list(stub.Search(search(), timeout=HANG_S).counts) == [2]
+    assert stub.Upsert(upsert(), timeout=HANG_S).count == 3
     assert health(server.address) == SERVING
 
 
@@ -119,7 +111,7 @@ def health(address: str) -> int:
     own = (("grpc.use_local_subchannel_pool", 1),)
     with grpc.insecure_channel(address, options=own) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        return stub.Check(health_pb2.HealthCheckRequest(), timeout=WITHIN_S).status
+        return stub.Check(health_pb2.HealthCheckRequest(), timeout=HANG_S).status
 
 
 def code_of(call: Any) -> Any:
@@ -128,7 +120,10 @@ def code_of(call: Any) -> Any:
     return call.code()
 
 
-def test_calls_without_a_message_hold_up_nobody(started: Any) -> None:
+def test_calls_without_a_message_do_not_delay_others(
+    started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    override(monkeypatch, "slow_calls_max", 1_000)  # Slow ones stay, however long this takes.
     server, stub, idle = started(threads=4)
     for method in METHODS:
         idle.open(f"/vecdb.v1.Vecdb/{method}", 8)
@@ -149,7 +144,7 @@ def test_a_call_that_ends_without_a_message_is_refused(started: Any) -> None:
     check_served(server, stub)
 
 
-def test_of_calls_without_a_message_only_a_few_stay(
+def test_slow_calls_beyond_the_limit_are_cancelled(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     override(monkeypatch, "slow_calls_max", 4)
@@ -165,7 +160,7 @@ def test_of_calls_without_a_message_only_a_few_stay(
     eventually(lambda: sum(call.done() for call in idle.calls) == 19)
 
 
-def test_a_call_more_than_may_be_open_ends_the_one_that_waits_longest(
+def test_call_beyond_the_limit_cancels_the_one_that_waits_longest(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     override(monkeypatch, "calls_max", 6)
@@ -174,22 +169,22 @@ def test_a_call_more_than_may_be_open_ends_the_one_that_waits_longest(
     eventually(lambda: open_calls(server) == 1)
     others = idle.open("/vecdb.v1.Vecdb/Upsert", 5)
     eventually(lambda: open_calls(server) == 6)
-    assert list(stub.Search(search(), timeout=WITHIN_S).counts) == [2]
+    assert list(stub.Search(search(), timeout=HANG_S).counts) == [2]
     assert code_of(first[0]) is grpc.StatusCode.CANCELLED
     assert not any(call.done() for call in others)
 
 
-def test_a_call_beside_as_many_at_work_as_may_be_is_refused(
+def test_call_is_refused_if_all_open_calls_are_running(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     override(monkeypatch, "calls_max", 2)
     server, stub, _ = started()
     _, release = held(monkeypatch, "count")
     request = wire.CountRequest(collection="docs")
-    calls = [stub.Count.future(request, timeout=WITHIN_S) for _ in range(2)]
+    calls = [stub.Count.future(request, timeout=HANG_S) for _ in range(2)]
     eventually(lambda: running_calls(server) == 2)
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Search(search(), timeout=WITHIN_S)
+        stub.Search(search(), timeout=HANG_S)
     error: Any = caught.value
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert ("vecdb-reason", "TOO_MANY_CALLS") in error.trailing_metadata()
@@ -201,9 +196,7 @@ def test_a_call_beside_as_many_at_work_as_may_be_is_refused(
     check_served(server, stub)
 
 
-def test_a_connection_has_so_many_calls_and_no_more(
-    started: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calls_of_a_connection_are_limited(started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     override(monkeypatch, "calls_of_connection_max", 5)
     server, stub, idle = started()
     calls = idle.open("/vecdb.v1.Vecdb/Search", 9)
@@ -215,7 +208,7 @@ def test_a_connection_has_so_many_calls_and_no_more(
     assert sum(call.done() for call in calls) == 1
 
 
-def test_a_connection_too_many_is_turned_away(
+def test_connection_beyond_the_limit_is_refused(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     override(monkeypatch, "connections_max", 3)
@@ -237,7 +230,7 @@ def test_a_connection_too_many_is_turned_away(
             except grpc.RpcError:
                 pass
         assert answered <= 3
-        assert list(stub.Search(search(), timeout=WITHIN_S).counts) == [2]
+        assert list(stub.Search(search(), timeout=HANG_S).counts) == [2]
 
 
 def test_connections_without_a_call_are_closed(
@@ -247,8 +240,8 @@ def test_connections_without_a_call_are_closed(
     override(monkeypatch, "handshake_s", 1)
     server, stub, _ = started()
     host, _, port = server.address.partition(":")
-    says_nothing = socket.create_connection((host, int(port)), timeout=WITHIN_S)
-    greets = socket.create_connection((host, int(port)), timeout=WITHIN_S)
+    says_nothing = socket.create_connection((host, int(port)), timeout=HANG_S)
+    greets = socket.create_connection((host, int(port)), timeout=HANG_S)
     settings = b"\0\0\0\x04\0\0\0\0\0"
     greets.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
     for connection in (says_nothing, greets):
@@ -264,12 +257,12 @@ def test_a_call_waits_for_a_worker_until_its_deadline(
     server, stub, _ = started(threads=4)
     _, release = held(monkeypatch, "count")
     request = wire.CountRequest(collection="docs")
-    calls = [stub.Count.future(request, timeout=WITHIN_S) for _ in range(4)]
+    calls = [stub.Count.future(request, timeout=HANG_S) for _ in range(4)]
     eventually(lambda: running_calls(server) == 4)
     with pytest.raises(grpc.RpcError) as caught:
         stub.Search(search(), timeout=0.2)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
-    waiting = stub.Search.future(search(), timeout=WITHIN_S)
+    waiting = stub.Search.future(search(), timeout=HANG_S)
     eventually(lambda: open_calls(server) == 5)
     assert running_calls(server) == 4
     assert health(server.address) == SERVING
@@ -291,7 +284,7 @@ def test_health_answers_beside_calls_of_its_own_without_a_message(
     check_served(server, stub)
 
 
-def test_watchers_of_health_are_told_and_make_room(started: Any) -> None:
+def test_health_watchers_are_notified_and_the_oldest_is_replaced(started: Any) -> None:
     server, _, idle = started()
     request = health_pb2.HealthCheckRequest().SerializeToString()
     watchers = idle.open("/grpc.health.v1.Health/Watch", 32, request)
@@ -306,15 +299,15 @@ def test_watchers_of_health_are_told_and_make_room(started: Any) -> None:
     assert code_of(newer) is grpc.StatusCode.OK
 
 
-def test_a_service_that_is_not_there_is_not_found(started: Any) -> None:
+def test_health_of_an_unknown_service_is_not_found(started: Any) -> None:
     server, _, _ = started()
     with grpc.insecure_channel(server.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service="other")
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Check(request, timeout=WITHIN_S)
+            stub.Check(request, timeout=HANG_S)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND  # type: ignore[attr-defined]
-        watch = stub.Watch(request, timeout=WITHIN_S)
+        watch = stub.Watch(request, timeout=HANG_S)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         watch.cancel()
 
@@ -332,7 +325,7 @@ def spools(folder: Path) -> int:
     return len(list((folder / "data" / "incoming").glob("*")))
 
 
-def test_an_import_that_rests_makes_room_for_a_new_one(
+def test_idle_import_yields_its_slot_to_a_new_one(
     tmp_path: Path, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     override(monkeypatch, "idle_transfer_s", 0.0)
@@ -345,24 +338,24 @@ def test_an_import_that_rests_makes_room_for_a_new_one(
     assert not second.done()
     request = wire.OptimizeRequest(collection="docs")
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Optimize(request, timeout=WITHIN_S)
+        stub.Optimize(request, timeout=HANG_S)
     # It has the place: what refuses it is that this server runs no indexer.
     assert ("vecdb-reason", "NO_INDEXER") in caught.value.trailing_metadata()  # type: ignore[attr-defined]
     eventually(lambda: spools(tmp_path) == 0)
 
 
-def test_an_import_that_rests_for_a_moment_keeps_its_place(tmp_path: Path, started: Any) -> None:
+def test_import_that_is_idle_for_a_moment_keeps_its_slot(tmp_path: Path, started: Any) -> None:
     _, stub, idle = started(threads=4)
     (first,) = idle.open("/vecdb.v1.Vecdb/Import", 1, import_begin())
     eventually(lambda: spools(tmp_path) == 1)
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Optimize(wire.OptimizeRequest(collection="docs"), timeout=WITHIN_S)
+        stub.Optimize(wire.OptimizeRequest(collection="docs"), timeout=HANG_S)
     reasons = dict(caught.value.trailing_metadata())  # type: ignore[attr-defined]
     assert reasons["vecdb-reason"] == "TOO_MANY_OPTIMIZES"
     assert not first.done()
 
 
-def test_an_export_that_nobody_takes_makes_room_for_a_new_one(
+def test_unread_export_yields_its_slot_to_a_new_one(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     override(monkeypatch, "idle_transfer_s", 0.0)
@@ -382,7 +375,7 @@ def test_an_export_that_nobody_takes_makes_room_for_a_new_one(
         def exported() -> bool:
             """The first may still be at work on what nobody will take."""
             with suppress(grpc.RpcError):
-                sizes.extend(len(p.chunk) for p in stub.Export(request, timeout=WITHIN_S))
+                sizes.extend(len(p.chunk) for p in stub.Export(request, timeout=HANG_S))
             return bool(sizes)
 
         eventually(exported)
@@ -395,7 +388,7 @@ def test_an_export_that_nobody_takes_makes_room_for_a_new_one(
 # ---------------------------------------------------------------------------------- the threads
 
 
-def test_threads_are_as_many_as_calls_and_end_when_they_rest(
+def test_pool_has_a_thread_per_call_and_ends_idle_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     override(monkeypatch, "idle_thread_s", 0.02)
@@ -405,16 +398,16 @@ def test_threads_are_as_many_as_calls_and_end_when_they_rest(
     assert pool.threads == 20
     assert not any(each.done() for each in queued)
     go_on.set()
-    assert [each.result(WITHIN_S) for each in queued] == [1, 2, 3]
-    assert all(each.result(WITHIN_S) for each in waiting)
+    assert [each.result(HANG_S) for each in queued] == [1, 2, 3]
+    assert all(each.result(HANG_S) for each in waiting)
     eventually(lambda: pool.threads == 3)
-    assert isinstance(pool.submit(int, "x").exception(WITHIN_S), ValueError)
+    assert isinstance(pool.submit(int, "x").exception(HANG_S), ValueError)
     pool.shutdown()
     with pytest.raises(RuntimeError):
         pool.submit(int)
 
 
-def test_a_machine_without_a_further_thread_lets_calls_wait(
+def test_calls_are_queued_if_no_thread_can_be_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     short: list[bool] = []
@@ -429,8 +422,8 @@ def test_a_machine_without_a_further_thread_lets_calls_wait(
         second = pool.submit(int, "2")
     assert (pool.threads, short) == (1, [True])
     go_on.set()
-    assert first.result(WITHIN_S)
-    assert second.result(WITHIN_S) == 2
+    assert first.result(HANG_S)
+    assert second.result(HANG_S) == 2
     pool.shutdown()
 
 
@@ -439,12 +432,10 @@ def test_a_machine_without_a_further_thread_lets_calls_wait(
 
 def page(stub: Any, token: str = "") -> Any:
     request = wire.ScrollPageRequest(collection="docs", batch=1, token=token)
-    return stub.ScrollPage(request, timeout=WITHIN_S)
+    return stub.ScrollPage(request, timeout=HANG_S)
 
 
-def test_scrolls_left_behind_make_room_for_others(
-    started: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_abandoned_scrolls_yield_to_new_ones(started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LEASES_MAX", 20)
     override(monkeypatch, "scroll_idle_s", 0.0)
     _, stub, _ = started()
@@ -464,7 +455,7 @@ def test_scrolls_in_use_are_not_ended_for_a_new_one(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "LEASES_MAX", 3)
-    override(monkeypatch, "scroll_idle_s", 2 * WITHIN_S)
+    override(monkeypatch, "scroll_idle_s", 2 * HANG_S)
     _, stub, _ = started()
     used = [page(stub).next_token for _ in range(3)]
     with pytest.raises(grpc.RpcError) as caught:
@@ -485,7 +476,7 @@ def test_calls_that_failed_do_not_stay_open(tmp_path: Path) -> None:
                 data = wire.GetRequest(collection="none", ids=["a"]).SerializeToString()
                 for _ in range(600):
                     with pytest.raises(grpc.RpcError) as caught:
-                        get(data, timeout=60)
+                        get(data, timeout=HANG_S)
                     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         finally:
             gc.enable()

@@ -7,7 +7,6 @@ import re
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 import vecdb
 from tests.places import override, value_of
 from tests.serving import ServerProcess, running_server
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.api.database import Database
 from vecdb.engine.search import hits as answers
 from vecdb.engine.search import lookup
@@ -35,15 +35,7 @@ from vecdb_proto.vecdb_pb2_grpc import VecdbStub
 
 DIM, ROWS = 64, 3_000
 VECTORS = np.random.default_rng(3).normal(size=(ROWS, DIM)).astype(np.float32)
-WITHIN_S = 60.0
 MIB = 1024**2
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    ends = time.monotonic() + WITHIN_S
-    while not holds():
-        assert time.monotonic() < ends, "it never happened"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +83,11 @@ def refusal(work: Callable[[], Any]) -> vecdb.VecdbError:
 def search_whole(client: Any, name: str, queries: Any, k: int, **wanted: bool) -> Any:
     """A search as it is sent by clients that do not cut what is too large for a message."""
     request = wire.SearchRequest(collection=name, queries=encode_matrix(queries), k=k, **wanted)
-    return calls_of(client).search(request, WITHIN_S)
+    return calls_of(client).search(request, HANG_S)
 
 
 def get_whole(client: Any, name: str, ids: list[str]) -> Any:
-    return calls_of(client).wait("Get", wire.GetRequest(collection=name, ids=ids), WITHIN_S)
+    return calls_of(client).wait("Get", wire.GetRequest(collection=name, ids=ids), HANG_S)
 
 
 def never(*arguments: Any, **named: Any) -> Any:
@@ -177,13 +169,13 @@ def test_calls_take_no_more_than_they_may_together(
 
     def waiting(*arguments: Any) -> Any:
         inside.set()
-        assert go_on.wait(WITHIN_S)
+        assert go_on.wait(HANG_S)
         return real(*arguments)
 
     with ThreadPoolExecutor() as pool:
         monkeypatch.setattr(search_module, "answers", waiting)
         first = pool.submit(docs.search, VECTORS[:5], k=ROWS, include_vectors=True)
-        assert inside.wait(WITHIN_S)
+        assert inside.wait(HANG_S)
         monkeypatch.setattr(search_module, "answers", real)
         used = runtime_of(database).call_memory.bytes_used
         assert 5 * ROWS * 4 * DIM < used < 12 * MIB
@@ -194,7 +186,7 @@ def test_calls_take_no_more_than_they_may_together(
         assert len(docs.get(["1", "2"])) == 2
         assert len(docs.scroll_page(batch=10).records) == 10
         go_on.set()
-        assert len(first.result(WITHIN_S)) == 5
+        assert len(first.result(HANG_S)) == 5
     assert runtime_of(database).call_memory.bytes_used == 0
     assert len(docs.search(VECTORS[:5], k=ROWS, include_vectors=True)) == 5
 
@@ -238,12 +230,12 @@ def test_requests_and_answers_on_their_way_are_counted(served: tuple[str, Databa
         request = wire.SearchRequest(
             collection="docs", queries=queries, k=ROWS, include_vectors=True
         )
-        unread = search(request.SerializeToString(), timeout=WITHIN_S)
+        unread = search(request.SerializeToString(), timeout=HANG_S)
         # Nobody takes it: it stays counted, though its handler has returned.
         eventually(lambda: 3 * MIB < runtime_of(database).call_memory.bytes_used < 4 * MIB)
         assert list(next(unread).counts) == [ROWS, ROWS]
         eventually(lambda: runtime_of(database).call_memory.bytes_used == 0)
-        gone = search(request.SerializeToString(), timeout=WITHIN_S)
+        gone = search(request.SerializeToString(), timeout=HANG_S)
         eventually(lambda: 3 * MIB < runtime_of(database).call_memory.bytes_used < 4 * MIB)
         gone.cancel()
         eventually(lambda: runtime_of(database).call_memory.bytes_used == 0)
@@ -263,7 +255,7 @@ def test_a_request_that_does_not_fit_beside_others_is_refused(
         other = runtime_of(database).call_memory.call()
         other.take(runtime_of(database).call_memory.bytes_max - MIB)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Upsert(request, timeout=WITHIN_S)
+            stub.Upsert(request, timeout=HANG_S)
         assert ("vecdb-reason", "CALL_MEMORY") in caught.value.trailing_metadata()
         assert stub.Count(wire.CountRequest(collection="docs")).count == ROWS
         other.close()
@@ -332,7 +324,7 @@ def memory_of(pid: int) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-def test_memory_goes_back_to_the_machine(filled_folder: Path) -> None:
+def test_memory_of_ended_calls_is_returned_to_the_system(filled_folder: Path) -> None:
     with ServerProcess(filled_folder, indexer=False) as server:
         address = server.address
 
@@ -350,7 +342,7 @@ def test_memory_goes_back_to_the_machine(filled_folder: Path) -> None:
         eventually(lambda: memory_of(server.pid)[0] < before + 80 * MIB)
 
 
-def test_answers_that_nobody_takes_make_room(
+def test_unread_answers_release_their_memory(
     filled_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     override(monkeypatch, "unread_answer_s", 0.0)
@@ -404,7 +396,7 @@ def served_whole(call: Callable[[], Any]) -> bool:
 
 def in_a_stream(stub: Any, request: wire.SearchRequest) -> bool:
     try:
-        return len(list(stub.SearchStream(iter([request]), timeout=WITHIN_S))) == 1
+        return len(list(stub.SearchStream(iter([request]), timeout=HANG_S))) == 1
     except grpc.RpcError:  # TOO_MANY_STREAMS.
         return False
 
@@ -430,7 +422,7 @@ def reads_nothing(address: str, method: bytes, message: bytes) -> Iterator[None]
     data = b"\0" + struct.pack(">I", len(message)) + message
     parts = [data[at : at + 16_384] for at in range(0, len(data), 16_384)]
     host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=WITHIN_S) as connection:
+    with socket.create_connection((host, int(port)), timeout=HANG_S) as connection:
         connection.sendall(
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
             + frame(4, 0, 0, struct.pack(">HI", 4, 0))

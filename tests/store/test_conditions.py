@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 import vecdb
 from tests.model import index_now, seal_now
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.store.batch import make_batch, make_write_options
 from vecdb.engine.testing import opened_of, queued_batches, submit
 
@@ -177,17 +177,14 @@ def test_refused_batch_does_not_fail_its_commit_group(database: Any) -> None:
 
     def hold(transaction: Any) -> None:
         held.set()
-        assert release.wait(20)
+        assert release.wait(HANG_S)
 
     with ThreadPoolExecutor(1) as pool:
         holding = pool.submit(store.environment.transact, hold)
-        assert held.wait(20)
+        assert held.wait(HANG_S)
         # The writer thread takes the first batch and blocks; the others form the next group.
         first = submit(docs, make_batch(["first"], rows(1), None))
-        ends = time.monotonic() + 20
-        while queued_batches(database):
-            assert time.monotonic() < ends
-            time.sleep(0.001)
+        eventually(lambda: not queued_batches(database))
         futures = []
         for i in range(6):
             terms = make_write_options(True, None, None) if i % 2 else None
@@ -195,9 +192,9 @@ def test_refused_batch_does_not_fail_its_commit_group(database: Any) -> None:
             futures.append(submit(docs, make_batch([name], rows(1), None, terms)))
         before = store.environment.last_commit()
         release.set()
-        holding.result(20)
-        first.result(20)
-        errors = [future.exception(20) for future in futures]
+        holding.result(HANG_S)
+        first.result(HANG_S)
+        errors = [future.exception(HANG_S) for future in futures]
     assert [type(e) for e in errors] == [type(None), vecdb.ConditionFailedError] * 3
     assert docs.count() == 5
     assert store.environment.last_commit() - before <= 2

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import vecdb
 from tests.index_files import faiss_index
 from tests.serving import running_server
 from tests.torture.requirements import cannot
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.testing import look_for_work, opened_of, put_catalog_entry, runtime_of
 
 DIM = 64
@@ -64,14 +65,6 @@ def use_up(folder: Path) -> None:
     with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as file:
         while file.write(b"\0" * 4096):
             pass
-
-
-def eventually(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
-    ends = time.monotonic() + within_s
-    while not (found := condition()):
-        assert time.monotonic() < ends, "it did not happen in time"
-        time.sleep(0.05)
-    return found
 
 
 @contextlib.contextmanager
@@ -153,7 +146,7 @@ def test_full_disk_stops_writes_only(disk: Path, kind: str) -> None:
         eventually(lambda: "full" not in inner_status() and "No space" not in inner_status())
         database.create_collection("second", DIM).upsert(["own"], rows(0)[:1])
         check(docs, kept, sent)
-        assert docs.optimize(timeout_s=60).unindexed_rows == 0
+        assert docs.optimize(timeout_s=HANG_S).unindexed_rows == 0
         check(docs, kept, sent)
     with vecdb.open(disk / "data", indexer=False) as database:
         check(database.collection("docs"), kept, sent)

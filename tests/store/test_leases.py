@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.waiting import HANG_S, eventually
 from vecdb import limits
 from vecdb.engine.store import layout, leases
 from vecdb.engine.testing import opened_of
@@ -94,13 +95,11 @@ def test_renewed_lease_lasts_a_full_period_and_is_never_shortened(
 
 
 def test_expired_lease_protects_nothing_and_is_removed(
-    database: Any, monkeypatch: pytest.MonkeyPatch
+    database: Any, pass_time: Callable[[float], None]
 ) -> None:
     docs = filled(database)
-    monkeypatch.setattr(limits, "LEASE_S", 0.05)
     lease = run(docs, leases.take_lease)
-    monkeypatch.setattr(limits, "LEASE_S", 60.0)
-    time.sleep(0.1)
+    pass_time(limits.LEASE_S + 1)
     assert (oldest(docs), entries(docs), docs.stats().oldest_pin_seq) == (None, 1, None)
     for function in (leases.check_lease, leases.renew_lease):
         with pytest.raises(vecdb.FailedPreconditionError) as caught:
@@ -187,13 +186,12 @@ def test_damaged_lease_is_data_loss(database: Any) -> None:
 
 def counted_readers(docs: Any, readers: int, lag: int) -> None:
     """Wait for the numbers, since the work after a commit reads too and follows its answer."""
-    ends = time.monotonic() + 10
-    while True:
+
+    def counted() -> bool:
         stats = docs.stats()
-        if (stats.readers, stats.oldest_reader_lag) == (readers, lag):
-            return
-        assert time.monotonic() < ends, stats
-        time.sleep(0.01)
+        return (stats.readers, stats.oldest_reader_lag) == (readers, lag)
+
+    eventually(counted, docs.stats)
 
 
 def test_readers_are_counted_with_their_lag(database: Any) -> None:
@@ -205,12 +203,12 @@ def test_readers_are_counted_with_their_lag(database: Any) -> None:
     def hold() -> None:
         with environment.read():
             begun.set()
-            assert done.wait(20)
+            assert done.wait(HANG_S)
 
     reader = threading.Thread(target=hold)
     reader.start()
     try:
-        assert begun.wait(20)
+        assert begun.wait(HANG_S)
         for i in range(3):
             docs.delete([f"row-{i}"])
         counted_readers(docs, 1, 3)

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.system import failpoints
 from vecdb.engine.testing import opened_of, wrap_handle
 
@@ -83,6 +83,19 @@ def test_failed_commit_group_is_retried_batch_by_batch(docs: Any) -> None:
     assert docs.count() == 1 + len(seqs) and seqs == list(range(2, 2 + len(seqs)))
 
 
+def retried(write: Callable[[], Any]) -> None:
+    """Repeat a write until the store is open again."""
+
+    def is_done() -> bool:
+        try:
+            write()
+        except vecdb.UnavailableError:
+            return False
+        return True
+
+    eventually(is_done)
+
+
 def test_failing_disk_stops_writes_until_it_recovers(docs: Any) -> None:
     failpoints.arm("commit.begin=EIO")
     with pytest.raises(vecdb.UnavailableError):
@@ -92,14 +105,7 @@ def test_failing_disk_stops_writes_until_it_recovers(docs: Any) -> None:
         docs.upsert(["b"], rows(1))
     for _ in range(20):
         assert docs.count() == 1 and docs.search(rows(1)[0]).ids == ["kept"]
-    ends = time.monotonic() + 10
-    while True:
-        try:
-            docs.upsert(["c"], rows(1))
-            break
-        except vecdb.UnavailableError:
-            assert time.monotonic() < ends
-            time.sleep(0.01)
+    retried(lambda: docs.upsert(["c"], rows(1)))
     assert sorted(docs.get(["a", "b", "c"]).missing) == ["a", "b"]
 
 
@@ -124,14 +130,7 @@ def test_searches_during_a_reopen_succeed(docs: Any) -> None:
         with pytest.raises(vecdb.VecdbError):
             docs.upsert([f"x{i}"], other)
         failpoints.arm("")
-        ends = time.monotonic() + 10
-        while True:
-            try:
-                docs.delete([f"x{i}"])
-                break
-            except vecdb.UnavailableError:
-                assert time.monotonic() < ends
-                time.sleep(0.01)
+        retried(lambda i=i: docs.delete([f"x{i}"]))
     stop.set()
     for reader in readers:
         reader.join()
@@ -176,7 +175,7 @@ def test_file_size_limit_stops_writes_only(tmp_path: Path) -> None:
         [sys.executable, "-W", "error", "-c", FULL_DISK, str(tmp_path / "data")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("kept ")
@@ -210,7 +209,7 @@ def test_crash_at_each_failpoint_loses_nothing(tmp_path: Path, name: str) -> Non
         env=_environment(f"{name}=crash:{3 if name.startswith('commit') else 1}"),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
     )
     assert done.returncode == -signal.SIGKILL, (done.returncode, done.stderr)
     said = done.stdout.split("\n")

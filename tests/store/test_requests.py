@@ -6,7 +6,6 @@ import hashlib
 import os
 import signal
 import struct
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 import vecdb
 from tests.places import override
 from tests.serving import REQUEST_BYTES_MIN, ServerProcess, free_port, held, running_server
+from tests.waiting import HANG_S, NEVER_S
 from vecdb import limits
 from vecdb.engine.store import clock as store_clock
 from vecdb.engine.store import layout, requests
@@ -354,7 +354,7 @@ def test_client_settles_a_write_after_the_server_was_killed(tmp_path: Path) -> N
     with vecdb.open(data, indexer=False) as database:
         database.create_collection("docs", DIM)
     crash = "from vecdb.engine.system import failpoints; failpoints.arm('commit.end=crash')"
-    with Client(listen, timeout_s=60) as client, ThreadPoolExecutor(1) as pool:
+    with Client(listen, timeout_s=HANG_S) as client, ThreadPoolExecutor(1) as pool:
         with ServerProcess(data, listen, before=crash) as server:
             assert server.address == listen
             docs = client.collection("docs")
@@ -362,7 +362,7 @@ def test_client_settles_a_write_after_the_server_was_killed(tmp_path: Path) -> N
             assert server.wait() == -signal.SIGKILL
         assert not outcome.done()
         with ServerProcess(data, listen):
-            assert outcome.result(60) == vecdb.Receipt(1, 1, repeated=True)
+            assert outcome.result(HANG_S) == vecdb.Receipt(1, 1, repeated=True)
             assert docs.upsert(["a"], rows(1), request_id="r").repeated
             assert (docs.count(), docs.stats().seq) == (1, 1)
 
@@ -371,7 +371,7 @@ def test_client_settles_a_write_after_the_server_was_killed(tmp_path: Path) -> N
 def test_client_resends_a_write_that_a_killed_server_never_read(tmp_path: Path) -> None:
     data, listen = tmp_path / "data", f"127.0.0.1:{free_port()}"
     vectors = rows(3000)
-    with Client(listen, timeout_s=60) as client, ThreadPoolExecutor(1) as pool:
+    with Client(listen, timeout_s=HANG_S) as client, ThreadPoolExecutor(1) as pool:
         with ServerProcess(data, listen) as server:
             assert server.address == listen
             docs = client.create_collection("docs", DIM)
@@ -382,7 +382,7 @@ def test_client_resends_a_write_that_a_killed_server_never_read(tmp_path: Path) 
             )
             server.wait_for_unread(vectors[:2000].nbytes)  # Two parts are sent at a time.
         with ServerProcess(data, listen):
-            assert outcome.result(60).rows == 3000
+            assert outcome.result(HANG_S).rows == 3000
             assert (docs.count(), docs.stats().seq) == (3000, 3)
 
 
@@ -396,16 +396,14 @@ def test_lost_response_without_a_server_is_an_unknown_outcome(tmp_path: Path) ->
             outcome = pool.submit(docs.upsert, ["b"], rows(1), request_id="r")
             server.wait_for_unread(REQUEST_BYTES_MIN)
             os.kill(server.pid, signal.SIGKILL)
-            error = outcome.exception(20)
+            error = outcome.exception(HANG_S)
     # Not the last attempt's error: that attempt wrote nothing, but the first may have.
     assert type(error) is vecdb.OutcomeUnknownError
-    with Client(f"127.0.0.1:{free_port()}", timeout_s=30) as client:
+    with Client(f"127.0.0.1:{free_port()}", timeout_s=NEVER_S) as client:
         # If no response was lost, the outcome is known and nothing is retried.
         docs = type(docs)(calls_of(client), "docs", docs.config, "")
-        began = time.monotonic()
         with pytest.raises(vecdb.UnavailableError):
             docs.upsert(["b"], rows(1), request_id="r")
-        assert time.monotonic() - began < 10
 
 
 LOST = vecdb.OutcomeUnknownError("lost", "OUTCOME_UNKNOWN")

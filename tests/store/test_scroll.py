@@ -18,6 +18,7 @@ import vecdb
 from tests.model import Model, index_now, seal_now
 from tests.places import override, value_of
 from tests.serving import running_server
+from tests.waiting import HANG_S, eventually
 from vecdb import limits
 from vecdb.engine.api.collection import Collection
 from vecdb.engine.store import layout
@@ -26,6 +27,7 @@ from vecdb.engine.testing import opened_of
 from vecdb_client.translation import error_of
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.vecdb_pb2_grpc import VecdbStub
+from vecdb_server.service import Service
 
 RNG = np.random.default_rng(29)
 DIM = 8
@@ -143,7 +145,7 @@ def test_scroll_does_not_see_later_writes(surface: Any) -> None:
         docs.upsert(names(10, first=30), kept, [{"again": n}] * 10)
     docs.delete(names(10, first=45))
     docs.upsert(names(30, first=100), rows(30))
-    docs.optimize(timeout_s=60)
+    docs.optimize(timeout_s=HANG_S)
     pages += list(scroll)
     check(pages, model, batch=10)
     (now,) = docs.scroll()
@@ -272,10 +274,7 @@ def test_abandoned_iterator_releases_its_lease(surface: Any) -> None:
     for page in docs.scroll(10):
         assert len(page) == 10
         break
-    ends = time.monotonic() + 20
-    while pinned() is not None and time.monotonic() < ends:
-        time.sleep(0.01)
-    assert pinned() is None
+    eventually(lambda: pinned() is None)
 
     page = docs.scroll_page(batch=10)
     assert pinned() == 1
@@ -435,15 +434,20 @@ def test_disconnected_caller_leaves_no_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, release = threading.Event(), threading.Event()
-    real = value_of("read_scroll_slice")
+    real, served, calls = value_of("read_scroll_slice"), Service.scroll_page, []
 
     def waiting(*arguments: Any) -> int:
         entered.set()
-        assert release.wait(20)
-        arguments[4].__dict__["batch"] = (
-            1 << 30
-        )  # Never full, so that only the check can end the page.
+        assert release.wait(HANG_S)
+        # Never full, so that only the check can end the page.
+        arguments[4].__dict__["batch"] = 1 << 30
         return real(*arguments)
+
+    def noted(self: Service, request: Any, call: Any) -> Any:
+        calls.append(call)
+        return served(self, request, call)
+
+    monkeypatch.setattr(Service, "scroll_page", noted)  # Before the server binds it.
 
     override(monkeypatch, "read_scroll_slice", waiting)
     override(monkeypatch, "scroll_slice_rows", 16)
@@ -452,14 +456,11 @@ def test_disconnected_caller_leaves_no_lease(
         with grpc.insecure_channel(address) as channel:
             stub = VecdbStub(channel)
             call = stub.ScrollPage.future(wire.ScrollPageRequest(collection="docs", batch=1000))
-            assert entered.wait(20)
+            assert entered.wait(HANG_S)
             call.cancel()
-            time.sleep(0.2)
+            eventually(lambda: not calls[0].is_active())
             release.set()
-            ends = time.monotonic() + 20
-            while docs.stats().oldest_pin_seq is not None and time.monotonic() < ends:
-                time.sleep(0.01)
-        assert docs.stats().oldest_pin_seq is None
+            eventually(lambda: docs.stats().oldest_pin_seq is None)
 
 
 def test_invalid_scroll_request_on_the_wire_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 import vecdb
 from tests.model import Model, index_now, recall, seal_now
 from tests.places import override, value_of
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.maintenance.compaction import folder_bytes
 from vecdb.engine.runtime.upkeep import Upkeep
@@ -94,9 +94,7 @@ def replaced(docs: Any, model: Model, count: int, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [300, 6_000])
-def test_ten_replacements_take_at_most_two_and_a_half_fresh_loads(
-    tmp_path: Path, count: int
-) -> None:
+def test_ten_replacements_take_at_most_two_and_a_half_new_loads(tmp_path: Path, count: int) -> None:
     options = {"seal_bytes": 64 * 1024}
     with vecdb.open(tmp_path / "fresh", **options) as database:
         docs, model = database.create_collection("docs", DIM), Model(DIM, "cosine")
@@ -250,7 +248,7 @@ def test_close_ends_a_purge_after_its_current_step(
     def held_step(self: PurgePass) -> int:
         taken.append(self)
         in_a_step.set()
-        assert closing.wait(20)
+        assert closing.wait(HANG_S)
         return step(self)
 
     def told_close(self: Upkeep) -> None:
@@ -270,7 +268,7 @@ def test_close_ends_a_purge_after_its_current_step(
         monkeypatch.setattr(PurgePass, "step", held_step)
         monkeypatch.setattr(Upkeep, "close", told_close)
         runtime_of(database).upkeep.purge_now(opened_of(docs).id)
-        assert in_a_step.wait(20)
+        assert in_a_step.wait(HANG_S)
     assert len(taken) == 1
     monkeypatch.setattr(PurgePass, "step", step)
     with vecdb.open(tmp_path, indexer=False) as database:
@@ -464,10 +462,7 @@ def test_commit_with_much_garbage_leaves_most_to_another_thread(
         monkeypatch.setattr(runtime_of(database).upkeep, "purge_now", asked.append)
     docs.upsert(["one more"], rows(1))
     model.upsert(["one more"], rows(1), None)
-    ends = time.monotonic() + 20
-    while not asked:  # The work after a commit follows its answer.
-        assert time.monotonic() < ends
-        time.sleep(0.005)
+    eventually(lambda: asked)  # What follows a commit runs after its answer.
     assert asked == [opened_of(docs).id]
     assert 50_000 - 2 * 4_000 < entries(docs, b"records") < 50_000
     opened_of(docs).purge_old()
@@ -724,7 +719,7 @@ def test_reader_in_another_process_sees_whole_states_during_replacement(
             for seed in range(1, 25):
                 docs.upsert(names(1_000), rows(1_000, seed), [{"n": seed}] * 1_000)
             docs.delete(names(999))
-            said, _ = child.communicate(timeout=60)
+            said, _ = child.communicate(timeout=HANG_S)
             assert child.returncode == 0 and said.startswith("searches ")
         finally:
             child.kill()

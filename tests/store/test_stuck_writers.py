@@ -19,6 +19,7 @@ import pytest
 import vecdb
 from tests.places import override
 from tests.serving import ServerProcess
+from tests.waiting import HANG_S, eventually
 from vecdb.engine.kv import environment, write_lock
 from vecdb.engine.kv.write_lock import WriteLock
 from vecdb.engine.store.batch import make_batch
@@ -28,7 +29,6 @@ from vecdb.errors import UnavailableError
 
 DIM = 8
 IMPATIENT = "from vecdb.engine.kv import write_lock; write_lock.PATIENCE_S = 1.0"
-ENDS_S = 60.0
 """Far longer than any call takes; a call that never returns fails the test."""
 
 
@@ -119,9 +119,14 @@ def within(function: Any, *arguments: Any) -> Any:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(ENDS_S)
+    thread.join(HANG_S)
     assert outcome, f"{function} does not end"
     return outcome[0]
+
+
+def opened_again(database: Any) -> None:
+    """Wait until the collection can be opened."""
+    eventually(lambda: not isinstance(within(database.collection, "stuck"), UnavailableError))
 
 
 def check_refused(outcome: Any) -> None:
@@ -158,9 +163,8 @@ def test_write_to_a_stuck_collection_is_refused_and_never_written(
     assert [each.name for each in database.list_collections()] == ["free", "stuck"]
     database.create_collection("more", DIM).upsert(["own"], rows(1))
     holder.go_on()
-    ends = time.monotonic() + ENDS_S
-    while isinstance(within(stuck.upsert, ["last"], rows(1, 6)), UnavailableError):
-        assert time.monotonic() < ends
+    last = rows(1, 6)
+    eventually(lambda: not isinstance(within(stuck.upsert, ["last"], last), UnavailableError))
     assert stuck.count() == 2 and stuck.get(["last", "second", "a"]).ids == ["last"]
 
 
@@ -193,10 +197,7 @@ def test_writer_has_one_thread_per_collection_and_ends_idle_ones(
         ]
         assert all(answer.result().seq == seq for answer, seq in answers)
         assert writer_threads(database) <= 4
-        ends = time.monotonic() + ENDS_S
-        while writer_threads(database):
-            assert time.monotonic() < ends
-            time.sleep(0.01)
+        eventually(lambda: not writer_threads(database))
         assert collections[0].upsert(["later"], rows(1)).seq == 21
 
 
@@ -209,9 +210,7 @@ def test_database_with_a_stuck_collection_closes_and_reopens(folder: Path, holde
     database = vecdb.open(folder, indexer=False)
     check_refused(within(database.collection, "stuck"))
     holder.go_on()
-    ends = time.monotonic() + ENDS_S
-    while isinstance(within(database.collection, "stuck"), UnavailableError):
-        assert time.monotonic() < ends
+    opened_again(database)
     assert database.collection("stuck").upsert(["second"], rows(1)).seq == 2
     database.close()
 
@@ -229,9 +228,7 @@ def test_database_waiting_for_a_lock_closes_and_reopens(
         database = vecdb.open(tmp_path / "data", indexer=False)
         assert isinstance(within(database.collection, "stuck"), UnavailableError)
         holder.go_on()
-        ends = time.monotonic() + ENDS_S
-        while isinstance(within(database.collection, "stuck"), UnavailableError):
-            assert time.monotonic() < ends
+        opened_again(database)
         assert database.collection("stuck").get(["first", "lost"]).ids == ["first"]
         database.close()
 
@@ -283,9 +280,7 @@ def test_lock_that_changes_hands_is_not_stuck(tmp_path: Path) -> None:
         commit(number := number + 1)
         assert not lock.is_stuck()
         time.sleep(0.01)
-    while not lock.is_stuck():
-        time.sleep(0.01)
-        assert time.monotonic() < ends + ENDS_S
+    eventually(lock.is_stuck)
     lock.end_wait()
     assert not lock.is_stuck()
     store.close()
@@ -302,7 +297,7 @@ def test_server_started_with_a_stuck_collection_serves_the_others(
         assert "reason=STORE_LOCKED" in server.wait_for("collection=stuck")
         assert client.collection("free").upsert(["second"], rows(1)).seq == 2
         server.signal(signal.SIGTERM)
-        assert server.wait(ENDS_S) == 0
+        assert server.wait(HANG_S) == 0
 
 
 @pytest.mark.slow
@@ -311,7 +306,7 @@ def test_server_whose_collection_becomes_stuck_serves_the_others(
 ) -> None:
     with (
         ServerProcess(tmp_path / "data", before=IMPATIENT) as server,
-        vecdb.connect(server.address, timeout_s=30) as client,
+        vecdb.connect(server.address, timeout_s=HANG_S) as client,
     ):
         stuck = client.create_collection("stuck", DIM)
         (folder,) = (tmp_path / "data" / "collections").iterdir()
@@ -326,7 +321,7 @@ def test_server_whose_collection_becomes_stuck_serves_the_others(
                 thread.start()
             assert free.upsert(["second"], rows(1)).seq == 1
             for thread in threads:
-                thread.join(ENDS_S)
+                thread.join(HANG_S)
             assert len(outcomes) == 40
             for outcome in outcomes:
                 assert isinstance(outcome, UnavailableError), outcome
@@ -334,8 +329,8 @@ def test_server_whose_collection_becomes_stuck_serves_the_others(
             last = threading.Thread(target=within, args=(write, stuck))
             last.start()
             server.signal(signal.SIGTERM)
-            assert server.wait(ENDS_S) == 0
-            last.join(ENDS_S)
+            assert server.wait(HANG_S) == 0
+            last.join(HANG_S)
 
 
 def write(collection: Any) -> Any:

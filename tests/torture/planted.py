@@ -83,7 +83,7 @@ def _skipped_log_entry() -> None:
     def read_log(self: RowReader, transaction: Any, after: int, to: int) -> Any:
         entries = real(self, transaction, after, to)
         if entries:
-            entries[-1] = replace(entries[-1], died=np.zeros(0, np.uint64))
+            entries[-1] = replace(entries[-1], deleted=np.zeros(0, np.uint64))
         return entries
 
     RowReader.read_log = read_log  # type: ignore[method-assign]

@@ -42,6 +42,7 @@ PLACES: Final = {
     "compaction_slice_rows": "vecdb.engine.maintenance.compaction:_SLICE_ROWS",
     "deadline_poll_s": "vecdb.engine.kernels.pool:_DEADLINE_POLL_S",
     "dropped_poll_s": "vecdb.engine.runtime.upkeep:_DROPPED_POLL_S",
+    "flush_pause_first_s": "vecdb.engine.runtime.upkeep:_PAUSE_FIRST_S",
     "flush_poll_s": "vecdb.engine.runtime.upkeep:_FLUSH_POLL_S",
     "flush_wait_s_max": "vecdb.engine.indexing.indexer:_FLUSH_WAIT_S_MAX",
     "import_batch_bytes": "vecdb.engine.interchange.importing.import_file:_BATCH_BYTES",

@@ -75,7 +75,9 @@ def print_search(
         assert options.id is not None
         found = collection.get([options.id])
         if found.missing:
-            raise NotFoundError(f"collection {name} holds no id {options.id!r}", Reason.NO_SUCH_ID)
+            raise NotFoundError(
+                f"collection {name!r} holds no id {options.id!r}", Reason.NO_SUCH_ID
+            )
         # The row is a neighbour of itself, so ask for one more; with the ef that the given k has,
         # so that the same candidates are found.
         k, ef = checks.check_k(options.k, 1), options.ef

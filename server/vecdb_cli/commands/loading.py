@@ -163,14 +163,15 @@ def find_collection(
     config = collection.config
     if config.dim != file.dim:
         raise InvalidArgumentError(
-            f"collection {name} exists with dim {config.dim}, {file.path} has dim {file.dim}",
+            f"collection {name!r} exists with dim {config.dim}, {file.path} has dim {file.dim}",
             Reason.CONFIG_MISMATCH,
         )
     for what, value in wanted.items():
         there = getattr(config, what)
         if value is not None and value != there:
             raise InvalidArgumentError(
-                f"collection {name} exists with {what} {there}, got {value}", Reason.CONFIG_MISMATCH
+                f"collection {name!r} exists with {what} {there}, got {value}",
+                Reason.CONFIG_MISMATCH,
             )
     return collection
 

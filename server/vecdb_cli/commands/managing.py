@@ -47,7 +47,7 @@ def create(
         except AlreadyExistsError as error:
             there = target.collection(collection).config
             raise AlreadyExistsError(
-                f"collection {collection} already exists, with dim {there.dim}, {there.metric}, "
+                f"collection {collection!r} already exists, with dim {there.dim}, {there.metric}, "
                 f"M {there.M}, ef_construction {there.ef_construction}; asked for dim {dim}, "
                 f"{metric}, M {M}, ef_construction {ef_construction}",
                 error.reason,
@@ -102,7 +102,7 @@ def get(
     if found.missing:
         if not as_json:
             missing = ", ".join(map(repr, found.missing))
-            typer.echo(f"vecdb: collection {collection} holds no id {missing}", err=True)
+            typer.echo(f"vecdb: collection {collection!r} holds no id {missing}", err=True)
         raise typer.Exit(1)
 
 

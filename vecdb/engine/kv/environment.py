@@ -27,7 +27,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +37,7 @@ from vecdb.engine.kv.lmdb_errors import disk_full, in_doubt, located, translated
 from vecdb.engine.kv.lmdb_files import copy_compacted, open_files
 from vecdb.engine.kv.lmdb_pages import check_whole
 from vecdb.engine.kv.reader_writer_lock import ReaderWriterLock
+from vecdb.engine.kv.reading import Reading
 from vecdb.engine.kv.store_back_off import StoreBackOff
 from vecdb.engine.kv.transaction import DatabaseHandle, Handles, Transaction
 from vecdb.engine.kv.write_lock import BlockingCall, PendingOpenings, WriteLock, run_reserved
@@ -140,17 +141,10 @@ class Environment:
         handle: DatabaseHandle = vars(self.handles)[name.decode()]
         return handle
 
-    @contextlib.contextmanager
-    def read(self) -> Iterator[Transaction]:
-        """Yield a read transaction. Its buffers are invalid after it. Keep it under a second, and
-        do not block in it."""
-        transaction = self._begin(write=False)
-        try:
-            with translated(self.folder):
-                yield transaction
-        finally:
-            transaction.abort()
-            self._handle_lock.release_shared()
+    def read(self) -> Reading:
+        """Return a context manager of a read transaction. Its buffers are invalid after it. Keep it
+        under a second, and do not block in it."""
+        return Reading(self._begin, self._handle_lock.release_shared, self.folder)
 
     def errors_translated(self) -> contextlib.AbstractContextManager[None]:
         """Translate LMDB's errors in a block, for code that continues its transaction after one."""
@@ -223,16 +217,14 @@ class Environment:
         if not self.is_in_place():
             raise self._missing()
 
-    def _check_uncut(self) -> None:
-        """Raise if the file was truncated: touching a lost page of the map kills the process. The
-        handle lock must be held, in shared mode, with the environment open."""
-        assert self._file is not None
-        if self._file.is_shorter():
-            try:
-                check_whole(self.folder / "data.mdb", self._file.descriptor)
-            except DataLossError as error:
-                self._failed = error.message
-                raise
+    def _check_uncut(self, file: OpenedFile) -> None:
+        """Raise if a file that became shorter was truncated: touching a lost page of the map kills
+        the process. The handle lock must be held in shared mode."""
+        try:
+            check_whole(self.folder / "data.mdb", file.descriptor)
+        except DataLossError as error:
+            self._failed = error.message
+            raise
 
     def _attempt_growing(self, function: Callable[[Transaction], Result]) -> Result:
         while True:
@@ -306,8 +298,10 @@ class Environment:
         while True:
             self._handle_lock.acquire_shared()
             if self._closed is None and self._failed is None and self._lmdb is not None:
+                assert self._file is not None
                 try:
-                    self._check_uncut()
+                    if self._file.is_shorter():
+                        self._check_uncut(self._file)
                 except BaseException:
                     self._handle_lock.release_shared()
                     raise

@@ -22,7 +22,7 @@ from vecdb.errors import (
 )
 from vecdb.reasons import Reason
 
-__all__ = ["disk_full", "in_doubt", "located", "translated", "translation"]
+__all__ = ["disk_full", "in_doubt", "located", "raise_translated", "translated", "translation"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -31,11 +31,19 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 @contextlib.contextmanager
 def translated(folder: Path) -> Iterator[None]:
     """Translate LMDB's errors raised in the block, and add the folder to a DataLossError."""
-    with located(folder):
-        try:
-            yield
-        except lmdb.Error as error:
-            raise translation(error, folder) from error
+    try:
+        yield
+    except Exception as error:
+        raise_translated(error, folder)
+        raise
+
+
+def raise_translated(error: BaseException, folder: Path) -> None:
+    """Raise the translation if the error is LMDB's; add the folder to a DataLossError."""
+    if isinstance(error, lmdb.Error):
+        raise translation(error, folder) from error
+    if isinstance(error, DataLossError):
+        _locate(error, folder)
 
 
 @contextlib.contextmanager
@@ -45,9 +53,13 @@ def located(folder: Path) -> Iterator[None]:
     try:
         yield
     except DataLossError as error:
-        if str(folder) not in error.message:
-            error.message += f" ({folder})"
+        _locate(error, folder)
         raise
+
+
+def _locate(error: DataLossError, folder: Path) -> None:
+    if str(folder) not in error.message:
+        error.message += f" ({folder})"
 
 
 def translation(error: Exception, folder: Path | str) -> VecdbError:

@@ -19,7 +19,6 @@ import contextlib
 import ctypes
 import threading
 import time
-from collections.abc import Iterator
 from typing import Final
 
 from vecdb.errors import ResourceExhaustedError
@@ -69,15 +68,12 @@ class MemoryBudget:
         """
         return CallMemory(self, message_bytes)
 
-    @contextlib.contextmanager
-    def of_call(self) -> Iterator[CallMemory]:
-        """Yield the account of the call that this thread executes, or that of a new call."""
+    def of_call(self) -> contextlib.AbstractContextManager[CallMemory]:
+        """Return the account of the call that this thread executes, or that of a new call."""
         memory: CallMemory | None = getattr(_at, "memory", None)
         if memory is not None and memory.budget is self:
-            yield memory
-            return
-        with self.call() as own:
-            yield own
+            return contextlib.nullcontext(memory)
+        return self.call()
 
     def add(self, count: int, wanted: int) -> None:
         """Reserve ``count`` more bytes for a call; release them if ``count`` is negative.
