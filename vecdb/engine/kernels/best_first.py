@@ -100,7 +100,8 @@ def make_best_first(
 
     @inlined
     def best_first(
-        data, n, links, dead, node, score, k, ef, gamma, shift, deleted_max, visited, seen, pool
+        data, n, links, dead, node, score, skip, k, ef, gamma, shift, slack, deleted_max, visited,
+        seen, pool
     ):  # fmt: skip
         """Expand the nearest candidate, beginning with node, until a rule ends the walk.
 
@@ -109,7 +110,9 @@ def make_best_first(
 
         Args:
             data: for ``score_node``.
-            shift: a score plus this is a squared distance, for gamma.
+            skip: a node to leave out, as if no list had it; -1 for none.
+            shift, slack: a score plus shift is a squared distance; slack, in squared distances, is
+                added to gamma times the k-th. It is about the error of one score.
 
         Return the number of live candidates in the pool, of visited nodes, and of expanded deleted
         candidates. After deleted_max deleted candidates give up with 0 live ones.
@@ -117,6 +120,9 @@ def make_best_first(
         has_deleted, heap = dead.shape[0] > 0, ef + 1
         visited[node >> 6] |= np.uint64(1) << np.uint64(node & 63)
         seen[0], end = node, 1
+        if skip >= 0 and skip != node:
+            visited[skip >> 6] |= np.uint64(1) << np.uint64(skip & 63)
+            seen[1], end = skip, 2
         key = pack(score, node)
         count = 0 if has_deleted and is_deleted(dead, node) else 1
         pool[heap if count == 0 else 0] = key
@@ -159,7 +165,8 @@ def make_best_first(
                 cursor = min(cursor, place)
                 count = min(count + 1, ef)
                 if place < k and count >= k and gamma < np.float32(NO_GAMMA):
-                    near = pack(gamma * (score_of(pool[k - 1]) + shift) - shift, _LAST_NODE)
+                    bound_score = gamma * (score_of(pool[k - 1]) + shift) - shift + slack
+                    near = pack(bound_score, _LAST_NODE)
                 bound = min(near, pool[count - 1]) if count >= ef else near
             if deleted > deleted_max:
                 return 0, end, passed
@@ -187,7 +194,7 @@ class Scratch:
         at least k. Return self."""
         if self.seen.size <= n:
             self.visited = np.zeros((n + 63) // 64, np.uint64)
-            self.seen = np.empty(n + 1, np.int32)
+            self.seen = np.empty(n + 2, np.int32)
         entries = min(ef, n) + slots + 1
         if has_deleted:
             entries += (n >> 2) + DELETED_MIN

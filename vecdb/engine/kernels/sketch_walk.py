@@ -33,6 +33,7 @@ from vecdb.engine.kernels.sketches import (
     prefetch_sketch,
     prepare_query,
 )
+from vecdb.engine.kernels.walk import NO_SKIPS
 
 __all__ = ["rank_by_sketch", "walk_by_sketches", "walk_sketches"]
 
@@ -48,13 +49,14 @@ best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD, _SKETCH
 
 
 @inlined
-def nearest_hub(hub_data, hubs, n):
-    """Return the nearest hub by its sketch and its estimate; node -1 if there is none."""
+def nearest_hub(hub_data, hubs, n, skip):
+    """Return the nearest hub by its sketch, but not skip, and its estimate; node -1 if there is
+    none."""
     best, node = np.float32(np.inf), np.int64(-1)
     for i in range(hubs.shape[0]):
         score = estimate(hub_data, np.int64(i))
         hub = np.int64(np.uint32(hubs[i]))
-        if (score < best or node < 0) and hub < n:
+        if (score < best or node < 0) and hub < n and hub != skip:
             best, node = score, hub
     return node, best
 
@@ -77,15 +79,15 @@ def score_again(vectors, queries, query, metric, pool, count, exact):
 @kernel(types.void(
     FLOATS, INTS, read(types.uint8, 2), read(types.int32, 1), read(types.uint8, 2),
     read(types.float32, 1), read(types.uint8, 2), read(types.float32, 1), FLOAT, BYTES,
-    FLOATS, INT, INT, INT, INT, INT, FLOAT, INT,
+    FLOATS, INT, INT, INT, INT, INT, FLOAT, FLOAT, INT, read(types.int64, 1),
     written(types.uint64, 1), written(types.int32, 1), written(types.uint64, 1),
     written(types.int64, 2), written(types.float32, 2), written(types.int64, 1),
     written(types.int64, 1), written(types.int64, 1),
 ))  # fmt: skip
 def walk_sketches(
     vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps, slope, dead, queries,
-    first, last, metric, k, ef, gamma, rescored, visited, seen, pool, out_nodes, out_scores,
-    out_counts, out_visited, out_deleted,
+    first, last, metric, k, ef, gamma, slack, rescored, skips, visited, seen, pool, out_nodes,
+    out_scores, out_counts, out_visited, out_deleted,
 ):  # fmt: skip
     """Find the k nearest live rows by a graph walk over sketches, for queries first to last - 1.
 
@@ -101,7 +103,9 @@ def walk_sketches(
         slope: by which estimated products are multiplied.
         gamma: the walk ends at candidates farther than gamma times the k-th, in squared distances;
             ``NO_GAMMA`` or more: only ef ends it.
+        slack: added to that distance, for the error of estimates.
         rescored: candidates that are scored again in float32; raised to k if it is smaller.
+        skips: as for ``walk_graph``.
     """
     n, lines = vectors.shape[0], sketches.shape[1] >> 6
     ef = min(max(ef, k), n)
@@ -119,7 +123,7 @@ def walk_sketches(
     ):  # fmt: skip
         raise ValueError("walk_sketches: arrays that don't belong together")
     pool_size = ef + 1 + deleted_max + links.shape[1]
-    if visited.shape[0] << 6 < n or seen.shape[0] <= n or pool.shape[0] < pool_size:
+    if visited.shape[0] << 6 < n or seen.shape[0] <= n + 1 or pool.shape[0] < pool_size:
         raise ValueError("walk_sketches: too little scratch memory")
     check_results(first, last, k, queries, out_scores, out_nodes, out_counts)
     if last > min(out_visited.shape[0], out_deleted.shape[0]):
@@ -135,14 +139,15 @@ def walk_sketches(
             queries, query, mean, basis, basis_steps, lines, slope, floats, query_bytes,
             head_bytes, query_heads,
         )  # fmt: skip
+        skip = skips[query] if skips.shape[0] > query else np.int64(-1)
         hub_data = (hub_sketches, query_heads, lines, offset, weight)
-        node, score = nearest_hub(hub_data, hubs, n)
+        node, score = nearest_hub(hub_data, hubs, n, skip)
         if node < 0 or k < 1:
             continue
         data = (sketches, query_heads, lines, offset, weight)
         count, end, passed = best_first(
-            data, n, links, dead, node, score, k, ef, gamma, length, deleted_max, visited, seen,
-            pool,
+            data, n, links, dead, node, score, skip, k, ef, gamma, length, slack, deleted_max,
+            visited, seen, pool,
         )  # fmt: skip
         for i in range(end):
             visited[np.int64(seen[i]) >> 6] = np.uint64(0)
@@ -208,7 +213,7 @@ def rank_by_sketch(sketches, mean, basis, basis_steps, slope, queries, left_out,
 def walk_by_sketches(
     scratch: Scratch, vectors: Floats, links: npt.NDArray[np.int32], sketch: Any,
     dead: npt.NDArray[np.uint8], queries: Floats, first: int, last: int, metric: int, k: int,
-    ef: int, gamma: float, *results: Ints | Floats,
+    ef: int, gamma: float, *results: Ints | Floats, skips: Ints = NO_SKIPS,
 ) -> None:  # fmt: skip
     """Call ``walk_sketches`` with the arrays of a Scratch and of a ``segments.codecs.Sketch``.
 
@@ -221,5 +226,6 @@ def walk_by_sketches(
     walk_sketches(
         vectors, links, sketch.codes, sketch.hubs, sketch.hub_codes, sketch.query_mean,
         sketch.basis, sketch.basis_steps, np.float32(sketch.slope), dead, queries, first, last,
-        metric, k, ef, gamma, rescored, scratch.visited, scratch.seen, scratch.pool, *results,
+        metric, k, ef, gamma, sketch.slack, rescored, skips, scratch.visited, scratch.seen,
+        scratch.pool, *results,
     )  # fmt: skip
