@@ -1,15 +1,12 @@
-"""Benchmarks of vecdb, each measured in the same run as its baseline.
+"""Benchmarks of vecdb, of its parts and of other databases: ``vecdb bench``.
 
-    python -m vecdb_bench kernel      graph search; baseline: hnswlib's own search
-    python -m vecdb_bench query       one query over gRPC; baselines: bare echo, in-process search
-    python -m vecdb_bench batch       batches of queries over gRPC; baseline: in-process
-    python -m vecdb_bench ingest      durable writes; baselines: in-process, bare LMDB
-    python -m vecdb_bench indexing    time until all rows are in one graph; baseline: hnswlib
-    python -m vecdb_bench opening     time from open to the first answer, by number of rows
-    python -m vecdb_bench memory      private memory of an idle server
-    python -m vecdb_bench view        time to check that a snapshot is the newest
-    python -m vecdb_bench beside      search latency while another process writes
-    python -m vecdb_bench export      export to and import from FAISS; baseline: FAISS's build
+    suite         plans: which scenarios run over which data sets and targets
+    scenarios     what is measured, one file per scenario
+    targets       what is measured against: adapters, each in a worker process
+    data          real vectors with queries and their true neighbours
+    results       one line of JSON per measurement, with its provenance
+    report        the page, the table and the picture of a file of results
+    own           recall and latency of a collection in production
 
-Absolute figures depend on the machine and its load. Quote the ratios of interleaved runs instead.
+Absolute figures depend on the machine and its load. Quote ratios of interleaved runs instead.
 """

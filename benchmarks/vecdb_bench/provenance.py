@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 import vecdb
-from vecdb_bench.common import machine
 
 __all__ = ["provenance"]
 
@@ -23,7 +22,9 @@ _PACKAGES = ("grpcio", "hnswlib", "lmdb", "numba", "numpy")
 def provenance() -> dict[str, Any]:
     """Return the current commit, versions, processor, cores, memory, load average and time."""
     return {
-        **machine(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "load_average": [round(each, 2) for each in os.getloadavg()],
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -33,6 +34,13 @@ def provenance() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "blas": _blas(),
     }
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 def _version(name: str) -> str:

@@ -1,7 +1,8 @@
 """Runs scenarios over data sets and targets into a file of results; defines the plans.
 
 ``run`` executes a plan and skips what the file already has. The standard plan takes minutes, growth
-an hour, that of all peers an afternoon and the full plan a night.
+an hour, parts (vecdb beside what it is made of) an hour per data set, that of all peers an
+afternoon and the full plan a night.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from vecdb_bench.results import Results
 from vecdb_bench.scenarios import SCENARIOS
 from vecdb_bench.scenarios.context import Context, Scale
 from vecdb_bench.targets.base import Settings
-from vecdb_bench.targets.registry import TARGETS, describe
+from vecdb_bench.targets.registry import BASELINES, TARGETS, describe
 
-__all__ = ["FULL", "GROWTH", "PEERS", "PLANS", "STANDARD", "TINY", "Plan", "run"]
+__all__ = ["FULL", "GROWTH", "PARTS", "PEERS", "PLANS", "STANDARD", "TINY", "Plan", "run"]
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ STANDARD = Plan(
 )
 FULL = Plan(
     ("glove-50", "text-256", "sift-128"),
-    tuple(name for name in TARGETS if name != "echo"),
+    tuple(name for name in TARGETS if name not in BASELINES),
     scale=Scale(sizes=(10_000, 30_000, 100_000, 300_000), ingest_rows=100_000),
 )
 PEERS = Plan(
     ("glove-50:50000", "text-256:50000", "sift-128:50000"),
     FULL.targets,
-    tuple(name for name in SCENARIOS if name != "size"),
+    ("search", "latency", "ingest", "beside", "churn", "recovery", "wire"),
     scale=Scale(
         seconds=0.3,
         latency_seconds=2.0,
@@ -71,6 +72,18 @@ PEERS = Plan(
     ),
 )
 GROWTH = Plan(("glove-50",), FULL.targets, ("size",), scale=FULL.scale)
+PARTS = Plan(
+    ("glove-50",),
+    ("vecdb", "vecdb-served", "hnswlib", "lmdb"),
+    ("walk", "wire", "full_store", "ingest", "opening", "beside", "exchange"),
+    scale=Scale(
+        latency_seconds=30.0,
+        efforts=(10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024),
+        batches=(1_000,),
+        sizes=(10_000, 399_000),
+        ingest_rows=400_000,
+    ),
+)
 TINY = Plan(
     ("glove-50:1000",),
     ("vecdb", "hnswlib"),
@@ -86,7 +99,14 @@ TINY = Plan(
     ),
     queries=50,
 )
-PLANS = {"standard": STANDARD, "peers": PEERS, "growth": GROWTH, "full": FULL, "tiny": TINY}
+PLANS = {
+    "standard": STANDARD,
+    "parts": PARTS,
+    "peers": PEERS,
+    "growth": GROWTH,
+    "full": FULL,
+    "tiny": TINY,
+}
 
 
 def run(

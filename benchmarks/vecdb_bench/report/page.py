@@ -48,8 +48,7 @@ def page(lines: Lines) -> str:
     for dataset in datasets:
         here = [line for line in lines if line["dataset"] == dataset]
         body.append(f"<h2>{escape(dataset)}</h2>")
-        for part in (_search, _latency, _ingest, _churn, _recovery, _size, _wire):
-            body.append(part(here))
+        body += [part(here) for part in _PARTS]
     body.append(_failures(lines))
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -234,21 +233,43 @@ def _ingest(lines: Lines) -> str:
         for line in found
     ]
     head = ["target", "batch", "ids", "rows/s", "all indexed after s", "disk bytes a row"]
-    beside = [
-        [
-            title_of(line["target"]),
-            *(f"{line['figures'][name]:.2f}" for name in ("p50_ms", "p99_ms", "max_ms")),
-            f"{line['figures']['rows_per_s']:,.0f}",
-        ]
-        for line in of(lines, scenario="ingest", what="search beside")
-    ]
     return _section(
         "Writing",
         _plots(("rows a second by size of batch", plot)),
         _table(head, rows),
-        "<p>Searches while another client writes:</p>" if beside else "",
-        _table(["target", "p50 ms", "p99", "max", "rows/s written"], beside),
     )
+
+
+def _beside(lines: Lines) -> str:
+    rows = [
+        [
+            title_of(line["target"]),
+            line["point"]["state"],
+            *(f"{line['figures'][name]:.2f}" for name in ("p50_ms", "p99_ms", "max_ms")),
+            f"{line['figures']['rows_per_s']:,.0f}",
+            *(
+                f"{line['figures']['unindexed_bytes'][which] / 1e6:,.1f}"
+                if "unindexed_bytes" in line["figures"]
+                else "–"
+                for which in ("median", "max")
+            ),
+        ]
+        for line in of(lines, scenario="beside")
+    ]
+    head = ["target", "writer", "p50 ms", "p99", "max", "rows/s written"]
+    head += ["in no graph, MB", "at most"]
+    return _section("Searches while another client writes", _table(head, rows))
+
+
+def _walk(lines: Lines) -> str:
+    found = of(lines, scenario="walk")
+    rows = [
+        [name, *(_text(at_recall(of(found, target=target), each), ",.0f") for each in (0.95, 0.99))]
+        for name, target in (("kernel of vecdb", "vecdb"), ("hnswlib", "hnswlib"))
+        if of(found, target=target)
+    ]
+    head = ["search of one graph, one thread", "queries/s at 0.95", "at 0.99"]
+    return _section("The walk through the graph", _table(head, rows))
 
 
 def _churn(lines: Lines) -> str:
@@ -356,12 +377,42 @@ def _size(lines: Lines) -> str:
     return _section("Growth with the number of rows", _plots(*plots), _table(head, rows))
 
 
-def _wire(lines: Lines) -> str:
-    found = of(lines, scenario="wire")
-    rows = []
-    for name, figure in found[0]["figures"].items() if found else ():
-        rows.append([name.replace("_", " "), f"{_median(figure):,.1f}"])
-    return _section("The wire", _table(["what", "figure"], rows))
+def _facts(scenario: str, title: str) -> Callable[[Lines], str]:
+    """Return the section of a scenario whose figures are listed by their names."""
+
+    def section(lines: Lines) -> str:
+        rows = [
+            [
+                title_of(line["target"]),
+                ", ".join(str(value) for value in line["point"].values()),
+                name.replace("_", " "),
+                _short(_median(figure)),
+                *(_short(figure[x]) if isinstance(figure, dict) else "–" for x in ("min", "max")),
+            ]
+            for line in of(lines, scenario=scenario)
+            for name, figure in line["figures"].items()
+        ]
+        return _section(
+            title, _table(["target", "point", "figure", "median", "least", "greatest"], rows)
+        )
+
+    return section
+
+
+_PARTS = (
+    _search,
+    _latency,
+    _ingest,
+    _beside,
+    _facts("full_store", "Writing into a store that has rows already"),
+    _churn,
+    _recovery,
+    _size,
+    _facts("opening", "From opening to the first answer, 15 % of the rows deleted"),
+    _walk,
+    _facts("wire", "The wire"),
+    _facts("exchange", "Export to and import from a FAISS file"),
+)
 
 
 def _failures(lines: Lines) -> str:
@@ -373,6 +424,10 @@ def _failures(lines: Lines) -> str:
         for line in of(lines, status)
     ]
     return f"<h2>What failed or can't be done</h2>{''.join(failures)}" if failures else ""
+
+
+def _short(value: float) -> str:
+    return format(value, ",.0f" if abs(value) >= 1000 else ".4g")
 
 
 def _text(value: float | None, form: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from vecdb.errors import FailedPreconditionError
 from vecdb_bench.report.lookup import Lines, at_recall, of, title_of
-from vecdb_bench.targets.registry import TARGETS
+from vecdb_bench.targets.registry import BASELINES, TARGETS
 
 __all__ = ["BEGIN", "END", "markdown", "replace_between_markers"]
 
@@ -31,7 +31,7 @@ def markdown(lines: Lines) -> str:
     for dataset in dict.fromkeys(line["dataset"] for line in lines):
         here = [line for line in lines if line["dataset"] == dataset]
         targets = [name for name in TARGETS if any(line["target"] == name for line in here)]
-        rows = [_row(here, name) for name in targets if name != "echo"]
+        rows = [_row(here, name) for name in targets if name not in BASELINES]
         parts.append("\n".join([f"**{dataset}**", "", _HEAD, _RULE, *rows]))
     return "\n\n".join(parts) + "\n"
 

@@ -8,10 +8,18 @@ speed is reported with its recall.
     search      recall against queries/s over the effort (ef_search, or a target's equivalent)
     latency     percentiles with 1, 4, 16 clients, closed loop and at a fixed rate
     ingest      durable rows/s by size of batch and kind of id; time until indexed
+    beside      latency of searches while another client writes
+    full_store  durable rows/s into a store that has rows already
     churn       recall, speed, memory, disk while rows are replaced and deleted
     recovery    kill -9 during a load: rows lost, time to ready, recall afterwards
     size        growth of costs with the number of rows
-    wire        cost of the transport
+
+Of vecdb alone, beside what it is made of:
+
+    opening     time from opening a folder to the first answer, by number of rows
+    walk        the compiled graph search and hnswlib's own, on one graph
+    wire        cost of the transport: encoding, an empty call, a query in process and over gRPC
+    exchange    export to and import from a FAISS file, and the time in which FAISS builds it
 
 To add a scenario, write the module, name it in ``SCENARIOS`` and add a section for it to
 ``report.page``.
@@ -19,4 +27,17 @@ To add a scenario, write the module, name it in ``SCENARIOS`` and add a section 
 
 from __future__ import annotations
 
-SCENARIOS = ("search", "latency", "ingest", "churn", "recovery", "size", "wire")
+SCENARIOS = (
+    "search",
+    "latency",
+    "ingest",
+    "beside",
+    "full_store",
+    "churn",
+    "recovery",
+    "size",
+    "opening",
+    "walk",
+    "wire",
+    "exchange",
+)

@@ -195,14 +195,19 @@ class Bench:
     def attached(self, target: str, address: str) -> WorkerProcess:
         """Start a worker as a further client of the target at ``address``."""
         worker = self.worker(target)
-        worker.call(
+        self.attach(worker, address)
+        return worker
+
+    def attach(self, worker: WorkerProcess, address: str) -> float:
+        """Make a worker a further client of its target; return the seconds that this took."""
+        seconds: float = worker.call(
             "attach",
             address=address,
             dim=self.context.dataset.dim,
             metric=self.context.dataset.metric,
             settings=asdict(self.context.settings),
-        )
-        return worker
+        )["seconds"]
+        return seconds
 
     def array_file(self, array: npt.NDArray[Any]) -> str:
         """Save an array to a file that workers read; return its path."""
@@ -226,9 +231,15 @@ class Bench:
         self, worker: WorkerProcess, queries: str, k: int, effort: int
     ) -> npt.NDArray[np.int64]:
         """Return a target's answers to all queries of a file, int64, shape (q, k), -1 for none."""
+        return self.timed_answers(worker, queries, k, effort)[0]
+
+    def timed_answers(
+        self, worker: WorkerProcess, queries: str, k: int, effort: int
+    ) -> tuple[npt.NDArray[np.int64], float]:
+        """Return the answers, as ``answers`` does, and the seconds that they took."""
         out = str(self.folder / f"answers-{worker.pid}.npy")
-        worker.call("answers", queries=queries, k=k, effort=effort, out=out)
-        return np.asarray(np.load(out))
+        took = worker.call("answers", queries=queries, k=k, effort=effort, out=out)["seconds"]
+        return np.asarray(np.load(out)), took
 
     @property
     def queries(self) -> str:

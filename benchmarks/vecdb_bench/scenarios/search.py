@@ -42,6 +42,7 @@ MODES = (
     Mode("one query, a caller a core", 10, 1, 0, True),
     Mode("batches of 100, one thread", 10, BATCH, 1, False),
     Mode("batches of 100, all cores", 10, BATCH, 0, False),
+    Mode("batches of 100, all cores, a caller a core", 10, BATCH, 0, True),
     Mode("batches of 100, all cores, k 100", 100, BATCH, 0, False),
 )
 

@@ -74,6 +74,8 @@ def _measure(context: Context, bench: Bench, target: str, rows: int) -> dict[str
         bench.open(again, target)
         bench.answers(again, one, K, EFFORT)
         opens.append(time.perf_counter() - began)
+        bench.answers(again, bench.queries, K, EFFORT)
+        reopened = again.call("sizes")
         again.close()
     return {
         "rows": rows,
@@ -82,6 +84,7 @@ def _measure(context: Context, bench: Bench, target: str, rows: int) -> dict[str
         "search_p50_ms": summary(p50s),
         "indexed_s": summary([loaded["indexed_s"]]),
         "private_bytes": summary([sizes["private_bytes"]]),
+        "reopened_private_bytes": summary([reopened["private_bytes"]]),
         "disk_bytes": summary([sizes["disk_bytes"]]),
         "open_s": summary(opens),
     }

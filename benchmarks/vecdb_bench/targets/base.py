@@ -111,6 +111,10 @@ class Target:
         """Return which ids are stored: int64, shape (n,) → bool, shape (n,)."""
         raise NotImplementedError("the adapter has no look-up by id")
 
+    def unindexed(self) -> int | None:
+        """Return the number of rows that a search scans, or None if the target hides it."""
+        return None
+
     def processes(self) -> list[int]:
         """Return the ids of the processes whose memory is the target's."""
         return [os.getpid()]

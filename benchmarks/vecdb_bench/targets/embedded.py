@@ -43,6 +43,10 @@ class Collection(Target):
         missing = set(self._docs.get(self._ids.encode(ids)).missing)
         return np.array([name not in missing for name in self._ids.encode(ids)])
 
+    def unindexed(self) -> int | None:
+        rows: int = self._docs.stats().unindexed_rows
+        return rows
+
     def version(self) -> str:
         return vecdb.__version__
 

@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -114,6 +115,11 @@ class WorkerProcess:
         if "error" in answer:
             raise TargetFailedError(f"{self.name}: {answer['error']}", "TARGET_FAILED")
         return answer["ok"]
+
+    def answered(self) -> bool:
+        """Return whether ``result`` would return at once."""
+        assert self._process.stdout is not None
+        return b"\n" in self._buffer or bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def watch(self, pids: Iterable[int]) -> None:
         """Kill these processes together with the worker.

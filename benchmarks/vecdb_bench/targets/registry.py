@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vecdb.errors import InvalidArgumentError
 
-__all__ = ["TARGETS", "Description", "describe"]
+__all__ = ["BASELINES", "TARGETS", "Description", "describe"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,12 @@ TARGETS = {
     "echo": Description(
         "bare grpcio echo", "grpc_echo", "grpc", (), "served", "nothing: sends back what it gets"
     ),
+    "lmdb": Description(
+        "bare LMDB loop", "lmdb_", "lmdb", (), "embedded", "fsynced, each batch; no search"
+    ),
 }
+BASELINES = ("echo", "lmdb")
+"""Targets that answer no search: lower bounds for a part of a database."""
 
 
 def describe(name: str) -> Description:

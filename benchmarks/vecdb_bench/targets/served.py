@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import vecdb
-from vecdb_bench.common import served_process
 from vecdb_bench.targets.base import Settings
 from vecdb_bench.targets.embedded import Collection
+from vecdb_bench.targets.server_process import python_server
 
-__all__ = ["Adapter"]
+__all__ = ["Adapter", "served_process"]
+
+
+def served_process(folder: Path) -> AbstractContextManager[tuple[int, str]]:
+    """Run ``vecdb serve`` on a free port; the context has its process id and its address."""
+    serve = ("-m", "vecdb_server", "serve", "--listen", "127.0.0.1:0", "--data")
+    return python_server(*serve, str(folder))
 
 
 class Adapter(Collection):

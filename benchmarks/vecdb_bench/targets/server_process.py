@@ -1,14 +1,22 @@
-"""A peer's server as a child of its worker, started on a free port and stopped by the worker."""
+"""Servers as children of a worker or of the suite, started on a free port and stopped by it.
+
+``ServerProcess`` runs a peer's server, ``python_server`` one of our own, which prints its address.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["ServerProcess", "free_port"]
+__all__ = ["ServerProcess", "free_port", "python_server"]
 
+_READY = re.compile(r" ready address=(\S+)")
 _READY_WITHIN_S = 60.0
 _STOP_TIMEOUT_S = 30.0
 
@@ -56,3 +64,38 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+@contextmanager
+def python_server(*arguments: str) -> Iterator[tuple[int, str]]:
+    """Run Python with these arguments; yield its process id and the address that it prints.
+
+    Raises:
+        RuntimeError: it exited before it printed an address.
+    """
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert process.stderr is not None
+    output: list[str] = []
+    try:
+        for line in process.stderr:
+            output.append(line)
+            found = _READY.search(line)
+            if found:
+                yield process.pid, found.group(1)
+                break
+        else:
+            raise RuntimeError("the server exited before it was ready:\n" + "".join(output))
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stderr.close()

@@ -30,6 +30,7 @@ def closed_loop(
     call: Callable[[int], Any],
     seconds: float,
     *,
+    pause_s: float = 0.0,
     begin_at: float | None = None,
     clock: Clock = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
@@ -38,6 +39,7 @@ def closed_loop(
 
     Args:
         call: called with the number of the call, from 0.
+        pause_s: seconds to sleep between two calls.
         begin_at: start time by ``clock``; None to start immediately.
     """
     _wait_until(begin_at, clock, sleep)
@@ -48,6 +50,9 @@ def closed_loop(
         call(len(took))
         after = clock()
         took.append(after - before)
+        if pause_s:
+            sleep(pause_s)
+            after = clock()
         before = after
     return np.array(took)
 

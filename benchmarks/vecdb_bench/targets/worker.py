@@ -48,16 +48,25 @@ class Worker:
             "processes": self._target.processes(),
         }
 
-    def do_attach(self, address: str, dim: int, metric: str, settings: dict[str, Any]) -> None:
-        """Connect to the target as a further client."""
+    def do_attach(self, address: str, dim: int, metric: str, settings: dict[str, Any]) -> Any:
+        """Connect to the target as a further client; return the seconds taken."""
+        began = time.perf_counter()
         self._target.attach(address, dim, metric, Settings(**settings))
+        return {"seconds": time.perf_counter() - began}
 
     def do_address(self) -> str:
         """Return the address for further clients."""
         return self._target.address()
 
     def do_upsert(
-        self, vectors: str, first: int, end: int, batch: int, ids: str = "", ledger: str = ""
+        self,
+        vectors: str,
+        first: int,
+        end: int,
+        batch: int,
+        ids: str = "",
+        ledger: str = "",
+        rate: float = 0.0,
     ) -> Any:
         """Upsert rows [first, end) of a file in batches; return seconds and number of rows.
 
@@ -65,6 +74,7 @@ class Worker:
             ids: file of the rows' ids; the row numbers if empty.
             ledger: file to which "FIRST END" of each acknowledged batch is appended before the
                 next batch is sent; none if empty.
+            rate: rows per second at most; 0 for as fast as possible.
         """
         array = self._array(vectors)
         names = self._array(ids) if ids else np.arange(len(array))
@@ -77,6 +87,8 @@ class Worker:
             )
             if ledger:
                 os.write(notes, f"{at} {stop}\n".encode())
+            if rate:
+                time.sleep(max(0.0, began + (stop - first) / rate - time.perf_counter()))
         took = time.perf_counter() - began
         if ledger:
             os.close(notes)
@@ -106,14 +118,20 @@ class Worker:
         """Set the maximum number of threads of a batch."""
         self._target.set_threads(threads)
 
-    def do_answers(self, queries: str, k: int, effort: int, out: str, batch: int = 100) -> None:
-        """Write the answers to all queries of a file to the file ``out``, int64, shape (q, k)."""
+    def do_answers(self, queries: str, k: int, effort: int, out: str, batch: int = 100) -> Any:
+        """Write the answers to all queries of a file to the file ``out``, int64, shape (q, k).
+
+        Returns the seconds until all are answered.
+        """
         array = self._array(queries)
+        began = time.perf_counter()
         parts = [
             self._target.search(np.ascontiguousarray(array[at : at + batch]), k, effort)
             for at in range(0, len(array), batch)
         ]
+        took = time.perf_counter() - began
         np.save(out, np.concatenate(parts))
+        return {"seconds": took}
 
     def do_speed(
         self, queries: str, k: int, effort: int, batch: int, callers: int, seconds: float
@@ -135,6 +153,7 @@ class Worker:
         offset: float = 0.0,
         begin_at: float | None = None,
         first: int = 0,
+        pause_s: float = 0.0,
     ) -> Any:
         """Write latencies of single queries to the file ``out``: seconds, float64, shape (calls,).
 
@@ -143,6 +162,7 @@ class Worker:
             offset: see ``timing.open_loop``.
             begin_at: by time.monotonic, which is the same clock in all processes of a machine.
             first: number of the query to start with.
+            pause_s: seconds between two calls of a closed loop.
         """
         array = np.ascontiguousarray(self._array(queries))
 
@@ -156,9 +176,15 @@ class Worker:
                 call, rate, seconds, offset=offset, begin_at=begin_at, clock=time.monotonic
             )
         else:
-            took = closed_loop(call, seconds, begin_at=begin_at, clock=time.monotonic)
+            took = closed_loop(
+                call, seconds, pause_s=pause_s, begin_at=begin_at, clock=time.monotonic
+            )
         np.save(out, took)
         return {"calls": len(took)}
+
+    def do_unindexed(self) -> int | None:
+        """Return the number of rows that are not in a graph yet, None if the target hides it."""
+        return self._target.unindexed()
 
     def do_present(self, ids: str) -> list[int]:
         """Return the ids of a file that are not stored."""

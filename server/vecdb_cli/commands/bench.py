@@ -98,7 +98,7 @@ def run(
         str,
         typer.Option(
             "--plan",
-            help="standard: minutes; growth: an hour; peers: an afternoon; full: a night; "
+            help="standard: minutes; growth, parts: an hour; peers: an afternoon; full: a night; "
             "tiny: seconds.",
         ),
     ] = "standard",

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from vecdb.engine.hnsw.graph import Graph
 
-__all__ = ["connect", "distances_of", "reachable_nodes"]
+__all__ = ["connect", "distances_of", "reachable_nodes", "unreached_starts"]
 
 _SLICE_NODES = 50_000
 """Lists of neighbours handled at a time, a few megabytes."""
@@ -57,6 +57,24 @@ def _starts(graph: Graph) -> Nodes:
     for level in range(graph.top_level, 0, -1):
         starts = _closure_above(graph, level, starts)
     return starts
+
+
+def unreached_starts(links: npt.NDArray[np.int32], starts: Nodes, count_max: int) -> Nodes | None:
+    """Return nodes from which, with ``starts``, a walk of level 0 reaches all nodes.
+
+    Returns:
+        int64 (m,), empty if ``starts`` are enough; None if it takes more than ``count_max``.
+    """
+    seen = np.zeros(len(links), bool)
+    _walk(links, starts, seen)
+    more: list[int] = []
+    for node in np.flatnonzero(~seen).tolist():
+        if not seen[node]:
+            if len(more) == count_max:
+                return None
+            more.append(node)
+            _walk(links, np.array([node], np.int64), seen)
+    return np.array(more, np.int64)
 
 
 def connect(

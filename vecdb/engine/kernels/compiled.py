@@ -4,10 +4,14 @@ Importing it compiles the kernels or reads them from numba's cache. In reading o
 
     compiling     how a function becomes a kernel
     instructions  what numba does not emit: sums over rows, prefetching
+    byte_instructions  the same for bytes
     distance      scores, preparation of vectors
     inputs        the delete bitmap, checks of arguments
     candidates    (score, node) as one integer
-    walk          nearest rows through a graph
+    best_first    the walk of level 0, and its memory
+    walk          nearest rows through a graph, scored in float32
+    sketches      scores by sketches
+    sketch_walk   nearest rows through a graph, ordered by sketches
     scan          exact nearest rows
     lists         work on whole graphs and segments
 """
@@ -16,29 +20,36 @@ from __future__ import annotations
 
 from typing import Final
 
+from vecdb.engine.kernels.best_first import NO_GAMMA, Scratch
 from vecdb.engine.kernels.distance import EUCLIDEAN, INNER, prepare_rows
 from vecdb.engine.kernels.instructions import LANES
 from vecdb.engine.kernels.lists import find_levels, hash_rows, relink_lists
 from vecdb.engine.kernels.scan import scan_rows, sort_heaps
-from vecdb.engine.kernels.walk import Scratch, walk, walk_graph
+from vecdb.engine.kernels.sketch_walk import rank_by_sketch, walk_by_sketches, walk_sketches
+from vecdb.engine.kernels.walk import walk, walk_graph
 
 __all__ = [
     "EUCLIDEAN",
     "INNER",
     "KERNELS",
     "LANES",
+    "NO_GAMMA",
     "Scratch",
     "find_levels",
     "hash_rows",
     "prepare_rows",
+    "rank_by_sketch",
     "relink_lists",
     "scan_rows",
     "sort_heaps",
     "walk",
+    "walk_by_sketches",
     "walk_graph",
+    "walk_sketches",
 ]
 
 KERNELS: Final = (
-    *(walk_graph, scan_rows, sort_heaps, prepare_rows, find_levels, hash_rows, relink_lists),
+    *(walk_graph, walk_sketches, rank_by_sketch, scan_rows, sort_heaps, prepare_rows),
+    *(find_levels, hash_rows, relink_lists),
 )
 """All kernels. Each has one signature; a test checks that no call adds another."""

@@ -18,7 +18,7 @@ from numba import njit, types
 
 from vecdb.engine.kernels.cache_locator import located
 
-__all__ = ["BYTES", "FLOATS", "INT", "INTS", "inlined", "kernel", "read", "written"]
+__all__ = ["BYTES", "FLOAT", "FLOATS", "INT", "INTS", "inlined", "kernel", "read", "written"]
 
 
 def kernel(signature: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -64,6 +64,7 @@ def written(dtype: types.Type, ndim: int) -> types.Array:
 
 
 INT: Final = types.int64
+FLOAT: Final = types.float32
 FLOATS: Final = read(types.float32, 2)
 INTS: Final = read(types.int32, 2)
 BYTES: Final = read(types.uint8, 1)

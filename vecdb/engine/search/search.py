@@ -23,6 +23,7 @@ from vecdb.engine.search.hits import Found, Wanted, answers
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
+from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.segment import padded_width
 from vecdb.engine.store.leases import leased
@@ -161,16 +162,23 @@ class Searcher:
         deadline: Deadline,
     ) -> Found:
         """Walk the graph of a unit; queries for which that finds too few live rows are scanned."""
-        graph = unit.parts[GRAPH]
+        graph, sketch = unit.parts[GRAPH], unit.parts.get(SKETCH)
         found = _empty_found(unit, len(queries), wanted.k, walked=True)
         k, metric = found.nodes.shape[1], self._metric_code
-        walk_graph = load_kernels().walk
+        kernels = load_kernels()
 
         def walk(scratch: object, first: int, last: int) -> None:
-            walk_graph(
-                scratch, unit.vectors, graph, unit.delete_bitmap, queries, first, last, metric, k,
-                wanted.ef, found.nodes, found.scores, found.counts, found.visited, found.deleted,
-            )  # fmt: skip
+            results = (found.nodes, found.scores, found.counts, found.visited, found.deleted)
+            if sketch is None:
+                kernels.walk(
+                    scratch, unit.vectors, graph, unit.delete_bitmap, queries, first, last, metric,
+                    k, wanted.ef, *results,
+                )  # fmt: skip
+            else:
+                kernels.walk_by_sketches(
+                    scratch, unit.vectors, graph.links, sketch, unit.delete_bitmap, queries, first,
+                    last, metric, k, wanted.ef, kernels.NO_GAMMA, *results,
+                )  # fmt: skip
 
         self._pool.run(len(queries), _WALKS_AT_FIRST, deadline, walk)
         expected = min(wanted.k, unit.live_count)

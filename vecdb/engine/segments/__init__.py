@@ -6,6 +6,7 @@ part_kind        what a kind of part defines: writer, reader, checksum, deep che
 part_check       the deep check of a part: its content compared with the store's records
 row_arrays       the parts of every segment: vectors; row numbers and ids
 graph_part       the part of graph segments: the HNSW graph
+codecs           parts of coded rows, which a search reads in place of vectors
 array_files      maps .npy files and compares them with their checksums
 lifecycle        reserve, publish, retire, garbage-collect; quarantine
 flushing         writes the memtable to a flat segment
@@ -16,6 +17,7 @@ rebuilding       rewrites segments that have lost an optional part
 from __future__ import annotations
 
 __all__ = [
+    "codecs",
     "flushing",
     "graph_part",
     "lifecycle",

@@ -26,7 +26,7 @@ from vecdb.engine.segments.part_check import PartCheck
 from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig
 
-__all__ = ["CheckedSegment", "PartData", "PartFiles", "PartKind", "PartSource", "Parts"]
+__all__ = ["CheckedSegment", "LeftOut", "PartData", "PartFiles", "PartKind", "PartSource", "Parts"]
 
 T = TypeVar("T")
 
@@ -149,6 +149,13 @@ class CheckedSegment:
     parts: Parts
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Why a segment goes without a part that could be derived; a clause that ``stats`` shows."""
+
+    reason: str
+
+
 class PartKind(ABC, Generic[T]):
     """A kind of part, whose value in memory is a ``T``. Instances have no state.
 
@@ -208,9 +215,9 @@ class PartKind(ABC, Generic[T]):
         """
         return bool(self.derived_from) and all(map(source.parts.has, self.derived_from))
 
-    def derive(self, source: PartSource) -> T:
-        """Return the part for a segment that it is ``made_for``. The same source must give the
-        same part."""
+    def derive(self, source: PartSource) -> T | LeftOut:
+        """Return the part for a segment that it is ``made_for``, or why it does not pay for these
+        rows. The same source must give the same part."""
         raise NotImplementedError(f"parts {self.name} are not derived")
 
     def check(self, value: T, segment: CheckedSegment) -> PartCheck:

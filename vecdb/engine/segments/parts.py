@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from vecdb.engine.segments.array_files import ArrayRecord
+from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_check import PartCheck
-from vecdb.engine.segments.part_kind import CheckedSegment, PartKind, Parts, PartSource
+from vecdb.engine.segments.part_kind import CheckedSegment, LeftOut, PartKind, Parts, PartSource
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
 from vecdb.engine.system.files import write_array
 from vecdb.types import CollectionConfig
@@ -35,7 +36,7 @@ __all__ = [
     "write_parts",
 ]
 
-PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH)
+PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH, SKETCH)
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,19 @@ def given_parts(parts: Parts) -> Parts:
     return parts.only([kind.name for kind in PART_KINDS if not kind.derived_from])
 
 
-def with_derived(given: Parts, config: CollectionConfig) -> Parts:
-    """Return the parts of a segment for which these are given."""
-    whole = given_parts(given)
+def with_derived(given: Parts, config: CollectionConfig) -> tuple[Parts, dict[str, str]]:
+    """Return the parts of a segment for which these are given, and why others are left out."""
+    whole, left_out = given_parts(given), {}
     for kind in PART_KINDS:
         source = PartSource(config, whole)
-        if kind.made_for(source):
-            whole.put(kind, kind.derive(source))
-    return whole
+        if not kind.made_for(source):
+            continue
+        value = kind.derive(source)
+        if isinstance(value, LeftOut):
+            left_out[kind.name] = value.reason
+        else:
+            whole.put(kind, value)
+    return whole, left_out
 
 
 def derivable(names: Iterable[str]) -> bool:
@@ -99,11 +105,15 @@ def part_checks(segment: CheckedSegment) -> dict[str, PartCheck]:
     return {kind.name: kind.check(parts[kind], segment) for kind in PART_KINDS if parts.has(kind)}
 
 
-def write_parts(folder: Path, parts: Parts) -> dict[str, Any]:
+def write_parts(folder: Path, parts: Parts, left_out: Mapping[str, str]) -> dict[str, Any]:
     """Write the files of parts, fsynced; the folder is the caller's to sync.
 
+    Args:
+        left_out: why parts were left out, by name.
+
     Returns:
-        What the manifest lists of them: "arrays", the fields of each part, "optional" if any are.
+        What the manifest lists of them: "arrays", the fields of each part, and, if there are any,
+        "optional" and "left_out".
     """
     arrays: dict[str, Any] = {}
     fields: dict[str, Any] = {}
@@ -117,4 +127,5 @@ def write_parts(folder: Path, parts: Parts) -> dict[str, Any]:
         fields |= data.fields
         if not kind.needed:
             optional[kind.name] = list(kind.arrays)
-    return {"arrays": arrays, **fields, **({"optional": optional} if optional else {})}
+    notes = {"optional": optional, "left_out": dict(left_out)}
+    return {"arrays": arrays, **fields, **{name: note for name, note in notes.items() if note}}

@@ -70,6 +70,7 @@ class Segment:
         parts: the mapped parts of known kinds; a damaged optional one is dropped.
         content: RowArrays over the mapped files.
         file_bytes: size of its files, as they were written.
+        left_out: why optional parts were not written, by name.
         lost_parts: optional parts that the store knows to be lost; they are not mapped.
         damaged_parts: optional parts found missing or damaged here, and why; they are dropped.
         verified: False until these bytes are known to be the written ones (``verify``).
@@ -108,6 +109,7 @@ class Segment:
         self.verified = False
         self._signatures: dict[str, tuple[int, ...]] = {}
         self.parts = Parts()
+        self.left_out: Mapping[str, str] = manifest.get("left_out", {})
         self.lost_parts = entry.lost_parts
         self.damaged_parts: Mapping[str, str] = {}
         self._recorded = [
@@ -209,7 +211,7 @@ def write_segment(
         "seq": seq,
         "count": count,
         "width": width,
-        **write_parts(folder, with_derived(given, config)),
+        **write_parts(folder, *with_derived(given, config)),
     }
     failpoint("segment.arrays")
     raw = json.dumps(manifest, indent=1).encode()

@@ -1,0 +1,196 @@
+"""The walk of level 0, whatever its nodes are scored by, and the memory that a walk needs.
+
+    make_best_first  the walk for a way of scoring: float32 rows (``walk.py``), or sketches
+                     (``sketch_walk.py``)
+    Scratch          its memory, reused from one call to the next
+
+The walk is Malkov & Yashunin 2018, algorithm 2. Two rules end it, whichever holds first:
+
+    ef      ef live candidates are nearer than the nearest one that is not expanded
+    gamma   that one is farther than gamma times the k-th nearest live candidate, in squared
+            distances (Al-Jazzazi et al. 2025, arXiv 2505.15636)
+
+With gamma a walk goes on for as long as its query needs: one whose neighbours are all about equally
+far visits more nodes than one with few near neighbours, for the same recall.
+
+The speed of a walk is limited by memory latency. So it first gathers a node's unvisited neighbours,
+then scores them while it prefetches what is scored next, and what is scored first if the next
+candidate is expanded. The visited marks are a bitmap that fits into the cache; the list of visited
+nodes clears it. The pool is one sorted array of integers that combine score, node and "expanded"
+(``candidates.py``).
+
+Data read from a file are not trusted: a neighbour outside the arrays is skipped.
+"""
+# numba infers the types of compiled functions; an intrinsic is called without its first argument.
+# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.kernels.candidates import (
+    NO_BOUND,
+    add_waiting,
+    nearest_of,
+    node_of,
+    pack,
+    position_of,
+    remove_nearest,
+    score_of,
+)
+from vecdb.engine.kernels.compiling import inlined
+from vecdb.engine.kernels.inputs import is_deleted
+from vecdb.engine.kernels.instructions import move, prefetch_row
+
+__all__ = ["DELETED_MIN", "NO_GAMMA", "Scratch", "make_best_first"]
+
+NO_GAMMA: Final = 1e30
+"""A gamma that never ends a walk, as every larger one."""
+
+DELETED_MIN: Final = 500
+"""Deleted nodes that a walk may meet in any graph before it gives up."""
+
+_LINKS_LINES: Final = 8  # Cache lines of a list of neighbours to prefetch.
+_PEEK_BEFORE_END: Final = 2  # Nodes left to score when the next candidate's are prefetched.
+_LAST_NODE: Final = np.int64(0x7FFF_FFFF)
+
+
+@inlined
+def gather(links, node, n, visited, seen, end):
+    """Append the unvisited neighbours of node to seen and mark them; return the new end."""
+    for j in range(links.shape[1]):
+        neighbour = np.int64(np.uint32(links[node, j]))
+        if neighbour >= n:  # The padding, -1, or a damaged value.
+            break
+        word, bit = neighbour >> 6, np.uint64(1) << np.uint64(neighbour & 63)
+        marks = visited[word]
+        visited[word] = marks | bit
+        seen[end] = np.int32(neighbour)
+        end += np.int64((marks & bit) == np.uint64(0))  # No branch: it would be unpredictable.
+    return end
+
+
+def make_best_first(
+    score_node: Callable[..., Any], prefetch_node: Callable[..., Any], ahead: int, peeked: int
+) -> Callable[..., Any]:
+    """Return the walk as an inlined function.
+
+    Args:
+        score_node: inlined (data, node) -> float32, the score of a node.
+        prefetch_node: inlined (data, node), asks for the memory that ``score_node`` reads.
+        ahead: nodes to ask for before they are scored.
+        peeked: nodes to ask for of the candidate that is probably expanded next.
+    """
+
+    @inlined
+    def peek(data, links, node, n, visited):
+        """Prefetch the first nodes to score if node is expanded next, which is usually so."""
+        left = peeked
+        for j in range(links.shape[1]):
+            neighbour = np.int64(np.uint32(links[node, j]))
+            if neighbour >= n or left == 0:
+                break
+            if visited[neighbour >> 6] >> np.uint64(neighbour & 63) & np.uint64(1) == np.uint64(0):
+                prefetch_node(data, neighbour)
+                left -= 1
+
+    @inlined
+    def best_first(
+        data, n, links, dead, node, score, k, ef, gamma, shift, deleted_max, visited, seen, pool
+    ):  # fmt: skip
+        """Expand the nearest candidate, beginning with node, until a rule ends the walk.
+
+        pool[: ef + 1] holds the nearest live candidates, ascending. Deleted candidates are in a
+        heap behind them until they are expanded, so that they never displace a live one.
+
+        Args:
+            data: for ``score_node``.
+            shift: a score plus this is a squared distance, for gamma.
+
+        Return the number of live candidates in the pool, of visited nodes, and of expanded deleted
+        candidates. After deleted_max deleted candidates give up with 0 live ones.
+        """
+        has_deleted, heap = dead.shape[0] > 0, ef + 1
+        visited[node >> 6] |= np.uint64(1) << np.uint64(node & 63)
+        seen[0], end = node, 1
+        key = pack(score, node)
+        count = 0 if has_deleted and is_deleted(dead, node) else 1
+        pool[heap if count == 0 else 0] = key
+        waiting = deleted = 1 - count
+        cursor = passed = 0
+        near = NO_BOUND
+        bound = NO_BOUND if count < ef else key
+        while key <= bound and key != NO_BOUND:
+            node = node_of(key)
+            if cursor < count and key == pool[cursor]:
+                pool[cursor] = key | np.uint64(1)
+            else:
+                remove_nearest(pool, heap, waiting)
+                waiting, passed = waiting - 1, passed + 1
+            while cursor < count and pool[cursor] & np.uint64(1):
+                cursor += 1
+            key = nearest_of(pool, cursor, count, heap, waiting)
+            if key != NO_BOUND:
+                prefetch_row(links, node_of(key), _LINKS_LINES)
+            unscored = end
+            end = gather(links, node, n, visited, seen, end)
+            for i in range(unscored, min(unscored + ahead, end)):
+                prefetch_node(data, np.int64(seen[i]))
+            for i in range(unscored, end):
+                if i + ahead < end:
+                    prefetch_node(data, np.int64(seen[i + ahead]))
+                if i + _PEEK_BEFORE_END == end and cursor < count:
+                    peek(data, links, node_of(pool[cursor]), n, visited)
+                node = np.int64(seen[i])
+                key = pack(score_node(data, node), node)
+                if key >= bound:
+                    continue
+                if has_deleted and is_deleted(dead, node):
+                    add_waiting(pool, heap, waiting, key)
+                    waiting, deleted = waiting + 1, deleted + 1
+                    continue
+                place = position_of(pool, count, key)
+                move(pool, place + 1, place, count - place)
+                pool[place] = key
+                cursor = min(cursor, place)
+                count = min(count + 1, ef)
+                if place < k and count >= k and gamma < np.float32(NO_GAMMA):
+                    near = pack(gamma * (score_of(pool[k - 1]) + shift) - shift, _LAST_NODE)
+                bound = min(near, pool[count - 1]) if count >= ef else near
+            if deleted > deleted_max:
+                return 0, end, passed
+            key = nearest_of(pool, cursor, count, heap, waiting)
+        return count, end, passed
+
+    return best_first
+
+
+class Scratch:
+    """The memory of one walk. A thread must own it exclusively while it walks.
+
+    A walk leaves the visited marks clear, so a Scratch can be used for graphs of any size
+    in turn. It takes n/8 bytes, 4 bytes per visited node, 8 bytes per candidate of ef, and with
+    deleted nodes 8 bytes for up to a quarter of all nodes, as many as the walk meets.
+    """
+
+    def __init__(self) -> None:
+        self.visited: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self.seen: npt.NDArray[np.int32] = np.empty(0, np.int32)
+        self.pool: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
+
+    def reserve(self, n: int, ef: int, slots: int, has_deleted: bool) -> Scratch:
+        """Grow for a graph of n nodes with lists of ``slots`` neighbours and for ef, which must be
+        at least k. Return self."""
+        if self.seen.size <= n:
+            self.visited = np.zeros((n + 63) // 64, np.uint64)
+            self.seen = np.empty(n + 1, np.int32)
+        entries = min(ef, n) + slots + 1
+        if has_deleted:
+            entries += (n >> 2) + DELETED_MIN
+        if self.pool.size < entries:
+            self.pool = np.empty(entries, np.uint64)
+        return self

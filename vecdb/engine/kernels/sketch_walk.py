@@ -1,0 +1,225 @@
+"""The graph walk that is ordered by sketches; the best rows found are scored again in float32."""
+# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import types
+
+from vecdb.engine.kernels.best_first import DELETED_MIN, Scratch, make_best_first
+from vecdb.engine.kernels.byte_instructions import LINE
+from vecdb.engine.kernels.candidates import node_of, pack, position_of, score_of
+from vecdb.engine.kernels.compiling import (
+    BYTES,
+    FLOAT,
+    FLOATS,
+    INT,
+    INTS,
+    inlined,
+    kernel,
+    read,
+    written,
+)
+from vecdb.engine.kernels.distance import pair_score
+from vecdb.engine.kernels.inputs import check_results, check_shapes
+from vecdb.engine.kernels.instructions import move, prefetch_row
+from vecdb.engine.kernels.sketches import (
+    FACTOR_BYTES,
+    HEADS_OF_LINE,
+    estimate,
+    prefetch_sketch,
+    prepare_query,
+)
+
+__all__ = ["rank_by_sketch", "walk_by_sketches", "walk_sketches"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+_SKETCHES_AHEAD = 32
+_SKETCHES_PEEKED = 8
+_ROWS_AHEAD, _LINES_AHEAD = 4, 16
+
+
+best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD, _SKETCHES_PEEKED)
+
+
+@inlined
+def nearest_hub(hub_data, hubs, n):
+    """Return the nearest hub by its sketch and its estimate; node -1 if there is none."""
+    best, node = np.float32(np.inf), np.int64(-1)
+    for i in range(hubs.shape[0]):
+        score = estimate(hub_data, np.int64(i))
+        hub = np.int64(np.uint32(hubs[i]))
+        if (score < best or node < 0) and hub < n:
+            best, node = score, hub
+    return node, best
+
+
+@inlined
+def score_again(vectors, queries, query, metric, pool, count, exact):
+    """Write the keys of the first nodes of the pool by their true scores, ascending."""
+    for i in range(min(_ROWS_AHEAD, count)):
+        prefetch_row(vectors, node_of(pool[i]), _LINES_AHEAD)
+    for i in range(count):
+        if i + _ROWS_AHEAD < count:
+            prefetch_row(vectors, node_of(pool[i + _ROWS_AHEAD]), _LINES_AHEAD)
+        node = node_of(pool[i])
+        key = pack(pair_score(vectors, node, queries, query, metric), node)
+        place = position_of(exact, i, key)
+        move(exact, place + 1, place, i - place)
+        exact[place] = key
+
+
+@kernel(types.void(
+    FLOATS, INTS, read(types.uint8, 2), read(types.int32, 1), read(types.uint8, 2),
+    read(types.float32, 1), read(types.uint8, 2), read(types.float32, 1), FLOAT, BYTES,
+    FLOATS, INT, INT, INT, INT, INT, FLOAT, INT,
+    written(types.uint64, 1), written(types.int32, 1), written(types.uint64, 1),
+    written(types.int64, 2), written(types.float32, 2), written(types.int64, 1),
+    written(types.int64, 1), written(types.int64, 1),
+))  # fmt: skip
+def walk_sketches(
+    vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps, slope, dead, queries,
+    first, last, metric, k, ef, gamma, rescored, visited, seen, pool, out_nodes, out_scores,
+    out_counts, out_visited, out_deleted,
+):  # fmt: skip
+    """Find the k nearest live rows by a graph walk over sketches, for queries first to last - 1.
+
+    Args:
+        vectors, links, dead, queries, metric, k, ef, visited, seen, pool, out_…: as for
+            ``walk_graph``; out_visited counts sketches scored.
+        sketches: uint8 (n, 64 * lines).
+        hubs, hub_sketches: int32 (h,) and uint8 (h, 64 * lines), where a walk may begin.
+        mean: float32 (width,), subtracted from rows and queries; (0,) for inner products, where
+            queries stay as they are.
+        basis, basis_steps: uint8 (heads, width) and float32 (heads,), directions of the heads:
+            basis_steps[i] * (basis[i] - 128).
+        slope: by which estimated products are multiplied.
+        gamma: the walk ends at candidates farther than gamma times the k-th, in squared distances;
+            ``NO_GAMMA`` or more: only ef ends it.
+        rescored: candidates that are scored again in float32; raised to k if it is smaller.
+    """
+    n, lines = vectors.shape[0], sketches.shape[1] >> 6
+    ef = min(max(ef, k), n)
+    deleted_max = 0
+    if dead.shape[0] > 0:
+        deleted_max = DELETED_MIN + min(n >> 2, 2 * n * vectors.shape[1] // (1800 + 144 * lines))
+    check_shapes(vectors, n, dead, queries)
+    heads, width = basis.shape
+    if (
+        links.shape[0] != n or sketches.shape[0] != n or sketches.shape[1] != lines * LINE
+        or hub_sketches.shape[0] != hubs.shape[0] or hub_sketches.shape[1] != lines * LINE
+        or mean.shape[0] not in (0, vectors.shape[1]) or width < vectors.shape[1]
+        or width % LINE != 0
+        or heads > lines * HEADS_OF_LINE - 2 * FACTOR_BYTES or basis_steps.shape[0] != heads
+    ):  # fmt: skip
+        raise ValueError("walk_sketches: arrays that don't belong together")
+    pool_size = ef + 1 + deleted_max + links.shape[1]
+    if visited.shape[0] << 6 < n or seen.shape[0] <= n or pool.shape[0] < pool_size:
+        raise ValueError("walk_sketches: too little scratch memory")
+    check_results(first, last, k, queries, out_scores, out_nodes, out_counts)
+    if last > min(out_visited.shape[0], out_deleted.shape[0]):
+        raise ValueError("walk_sketches: queries past the end of out_visited or out_deleted")
+    floats = np.zeros(max(width, heads), np.float32)
+    query_bytes, head_bytes = np.zeros(width, np.int8), np.zeros(heads + 1, np.int8)
+    query_heads = np.zeros(lines * HEADS_OF_LINE, np.int8)
+    rescored = min(max(rescored, k), ef)
+    exact = np.empty(rescored + 1, np.uint64)
+    for query in range(first, last):
+        out_counts[query] = out_visited[query] = out_deleted[query] = 0
+        offset, weight, length = prepare_query(
+            queries, query, mean, basis, basis_steps, lines, slope, floats, query_bytes,
+            head_bytes, query_heads,
+        )  # fmt: skip
+        hub_data = (hub_sketches, query_heads, lines, offset, weight)
+        node, score = nearest_hub(hub_data, hubs, n)
+        if node < 0 or k < 1:
+            continue
+        data = (sketches, query_heads, lines, offset, weight)
+        count, end, passed = best_first(
+            data, n, links, dead, node, score, k, ef, gamma, length, deleted_max, visited, seen,
+            pool,
+        )  # fmt: skip
+        for i in range(end):
+            visited[np.int64(seen[i]) >> 6] = np.uint64(0)
+        count = min(count, rescored)
+        score_again(vectors, queries, query, metric, pool, count, exact)
+        for i in range(min(count, k)):
+            out_nodes[query, i], out_scores[query, i] = node_of(exact[i]), score_of(exact[i])
+        out_counts[query], out_visited[query], out_deleted[query] = min(count, k), end, passed
+
+
+@kernel(types.void(
+    read(types.uint8, 2), read(types.float32, 1), read(types.uint8, 2), read(types.float32, 1),
+    FLOAT, FLOATS, read(types.int64, 1), read(types.int64, 2), written(types.int64, 2),
+))  # fmt: skip
+def rank_by_sketch(sketches, mean, basis, basis_steps, slope, queries, left_out, nodes, out_ranks):
+    """Find the places of nodes when all rows are ordered by their sketches, for each query.
+
+    Args:
+        sketches, mean, basis, basis_steps, slope, queries: as for ``walk_sketches``.
+        left_out: int64 (q,), a node for each query that does not count, or -1.
+        nodes: int64 (q, k).
+        out_ranks: int64 (q, k), written, ascending: of the first, the second … of the nodes in
+            that order; 0 is the nearest row.
+    """
+    n, lines, (heads, width) = sketches.shape[0], sketches.shape[1] >> 6, basis.shape
+    if (
+        nodes.shape[0] != queries.shape[0] or out_ranks.shape != nodes.shape
+        or left_out.shape[0] != queries.shape[0]
+        or mean.shape[0] not in (0, queries.shape[1]) or width < queries.shape[1]
+        or width % LINE != 0 or sketches.shape[1] != lines * LINE
+        or heads > lines * HEADS_OF_LINE - 2 * FACTOR_BYTES or basis_steps.shape[0] != heads
+    ):  # fmt: skip
+        raise ValueError("rank_by_sketch: arrays that don't belong together")
+    k = nodes.shape[1]
+    floats = np.zeros(max(width, heads), np.float32)
+    query_bytes, head_bytes = np.zeros(width, np.int8), np.zeros(heads + 1, np.int8)
+    query_heads = np.zeros(lines * HEADS_OF_LINE, np.int8)
+    keys, before = np.empty(k + 1, np.uint64), np.empty(k + 1, np.int64)
+    for query in range(queries.shape[0]):
+        offset, weight, _ = prepare_query(
+            queries, query, mean, basis, basis_steps, lines, slope, floats, query_bytes,
+            head_bytes, query_heads,
+        )  # fmt: skip
+        data = (sketches, query_heads, lines, offset, weight)
+        for i in range(k):
+            node = nodes[query, i]
+            if node < 0 or node >= n:
+                raise ValueError("rank_by_sketch: a node outside the rows")
+            key = pack(estimate(data, node), node)
+            place = position_of(keys, i, key)
+            move(keys, place + 1, place, i - place)
+            keys[place] = key
+        before[:] = 0
+        for node in range(n):
+            if node != left_out[query]:
+                before[position_of(keys, k, pack(estimate(data, node), node))] += 1
+        rank = 0
+        for i in range(k):
+            rank += before[i]
+            out_ranks[query, i] = rank
+
+
+def walk_by_sketches(
+    scratch: Scratch, vectors: Floats, links: npt.NDArray[np.int32], sketch: Any,
+    dead: npt.NDArray[np.uint8], queries: Floats, first: int, last: int, metric: int, k: int,
+    ef: int, gamma: float, *results: Ints | Floats,
+) -> None:  # fmt: skip
+    """Call ``walk_sketches`` with the arrays of a Scratch and of a ``segments.codecs.Sketch``.
+
+    ef is raised a little, so that rows whose sketches look too far stay among the candidates.
+    Recall is then that of float32 rows at the given ef.
+    """
+    rescored = sketch.rescored_for(k)
+    ef = max(ef + (rescored - k) // 2, rescored)
+    scratch.reserve(len(vectors), ef, links.shape[1], len(dead) > 0)
+    walk_sketches(
+        vectors, links, sketch.codes, sketch.hubs, sketch.hub_codes, sketch.query_mean,
+        sketch.basis, sketch.basis_steps, np.float32(sketch.slope), dead, queries, first, last,
+        metric, k, ef, gamma, rescored, scratch.visited, scratch.seen, scratch.pool, *results,
+    )  # fmt: skip

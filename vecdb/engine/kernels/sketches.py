@@ -1,0 +1,116 @@
+"""Scores by sketches: coded rows of one or a few cache lines.
+
+A **sketch** (``segments/codecs/sketch.py`` makes them) holds a row's 4-bit **heads**, its products
+with a few directions, and two numbers. A line of 64 bytes:
+
+    byte    0        1        …  55        56 … 63 of the last line
+    low     head 0   head 1      head 55   bfloat16 scale, 2 bytes free, float32 squared length
+    high    head 56  head 57     head 111
+
+The lines before the last have heads in all 64 bytes, 64 low and then 64 high ones. A head h stands
+for ``scale * (h - 7.5)``; the squared length is that of the centred row, 0 for inner products. So
+the estimate of a squared distance, up to the constant |q|², is
+
+    length - weight * scale * (sum of h * query head - offset)
+
+where the query's heads are bytes, ``offset`` is 7.5 times their sum, and ``weight`` holds their
+scale, the factor 2 of the squared distance, and the segment's slope.
+
+All of it is the same on every processor: sums of products are of integers, and floats are added in
+the order in which they stand.
+"""
+# numba infers the types of compiled functions; an intrinsic is called without its first argument.
+# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from vecdb.engine.kernels.byte_instructions import (
+    LINE,
+    dot_bytes,
+    dot_heads,
+    load_float,
+    load_half,
+    prefetch_bytes,
+)
+from vecdb.engine.kernels.compiling import inlined
+
+__all__ = ["FACTOR_BYTES", "HEADS_OF_LINE", "estimate", "prefetch_sketch", "prepare_query"]
+
+HEADS_OF_LINE: Final = 128
+FACTOR_BYTES: Final = 8
+_BYTE_MAX: Final = 127  # Bytes of a query lie in -127 to 127.
+_MIDDLE: Final = 7.5  # Of the values of four bits.
+
+
+@inlined
+def float_of_half(bits):
+    """Return what a bfloat16, the upper half of a float32, stands for."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+@inlined
+def estimate(data, node):
+    """Return the estimated score of a node; data as ``prepare_query`` returns it."""
+    sketches, query_heads, lines, offset, weight = data
+    begin = node * lines * LINE
+    factors = begin + lines * LINE - FACTOR_BYTES
+    product = np.float32(dot_heads(sketches, begin, query_heads, lines))
+    scale = float_of_half(load_half(sketches, factors))
+    return load_float(sketches, factors + 4) - weight * scale * (product - offset)
+
+
+@inlined
+def prefetch_sketch(data, node):
+    """Ask for the memory that ``estimate`` reads."""
+    prefetch_bytes(data[0], node * data[2] * LINE, data[2])
+
+
+@inlined
+def to_bytes(values, count, out):
+    """Write values as bytes; return the step between two bytes, and the sum of the bytes."""
+    most = np.float32(0)
+    for i in range(count):
+        size = abs(values[i])
+        most = size if size > most else most
+    step = most / np.float32(_BYTE_MAX) if most > np.float32(0) else np.float32(1)
+    inverse = np.float32(1) / step
+    total = np.int32(0)
+    for i in range(count):
+        code = np.int32(np.rint(values[i] * inverse))
+        out[i] = np.int8(code)
+        total += code
+    return step, total
+
+
+@inlined
+def prepare_query(
+    queries, query, mean, basis, basis_steps, lines, slope, floats, query_bytes, head_bytes,
+    query_heads,
+):  # fmt: skip
+    """Write the query's heads as bytes; return offset and weight of ``estimate``, and the squared
+    length of the centred query."""
+    dim, width, heads = queries.shape[1], basis.shape[1], basis.shape[0]
+    centred = mean.shape[0] == dim
+    for i in range(dim):
+        floats[i] = queries[query, i] - mean[i] if centred else queries[query, i]
+    length = np.float32(0)
+    for i in range(dim):
+        length += floats[i] * floats[i]
+    step, total = to_bytes(floats, dim, query_bytes)
+    middle = np.int32(128) * total
+    for i in range(heads):
+        floats[i] = basis_steps[i] * np.float32(
+            dot_bytes(basis, i * width, query_bytes, width) - middle
+        )
+    head_step, total = to_bytes(floats, heads, head_bytes)
+    last = lines * HEADS_OF_LINE - HEADS_OF_LINE
+    for i in range(heads):
+        # Within the last line, 56 of the low bits are heads, then come 56 of the high bits.
+        place = last + (i - last) + (8 if i - last >= 56 else 0) if i >= last else i
+        query_heads[place] = head_bytes[i]
+    weight = step * head_step * slope * np.float32(2 if centred else 1)
+    return np.float32(_MIDDLE) * np.float32(total), weight, length

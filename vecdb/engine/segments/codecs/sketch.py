@@ -1,0 +1,453 @@
+"""Sketches: each row in one or a few cache lines, sharp enough to order a graph walk.
+
+A row x is centred, and its products with some directions, its **heads**, are kept in 4 bits each.
+The directions are those in which the rows vary most (principal components), turned at random among
+themselves so that all heads weigh alike and one scale a row fits them:
+
+    head h = (x - mean) · direction        stored as  h / scale + 7.5,  0 to 15
+    scale  makes the sketch right along the row itself: (h · h) / (h · code)
+
+With the squared length of the centred row, kept beside, the squared distance of a query q is
+
+    |x - mean|² + |q - mean|² - 2 (x - mean) · (q - mean)
+
+whose last product the heads estimate. Rows near each other are near in the directions left out,
+too, so the estimate is multiplied by a **slope**, fitted to pairs two links apart in the graph.
+For inner products the query is not centred and the length is 0, which leaves -x · q + constant.
+
+An estimate only orders candidates: those that a search returns are scored again in float32. How
+many of them that takes is measured (``trial.py``).
+
+The bytes of a sketch are drawn in ``kernels/sketches.py``. The files:
+
+sketches.npy             uint8 (n, 64 * lines)
+sketch_hubs.npy          int32 (h,): nodes at which walks begin, spread over the segment at random;
+                         every node can be reached from one of them
+sketch_hub_codes.npy     uint8 (h, 64 * lines): their sketches
+sketch_mean.npy          float32 (width,)
+sketch_basis.npy         uint8 (heads, width to 64): direction i is step i * (byte - 128)
+sketch_basis_steps.npy   float32 (heads,)
+sketch                   in the manifest: slope, explained (share of the variance that the heads
+                         hold), rescored (candidates to score again for k = 1, 10, 100), and
+                         centred (whether the mean is subtracted from queries, too)
+
+Sources: 4 bits and one scale a row as in LVQ (Aguerrebere et al. 2023, arXiv 2304.04759), leading
+directions as in LeanVec (Tepper et al. 2023, arXiv 2312.16335), random turning as in RaBitQ (Gao
+and Long 2024, arXiv 2405.12497).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.hnsw.reachability import unreached_starts
+from vecdb.engine.segments.codecs.trial import rescored_by_trial
+from vecdb.engine.segments.graph_part import GRAPH
+from vecdb.engine.segments.part_check import PartCheck, PartFinding, StoreRecords
+from vecdb.engine.segments.part_kind import (
+    CheckedSegment,
+    LeftOut,
+    PartData,
+    PartFiles,
+    PartKind,
+    PartSource,
+)
+from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
+from vecdb.types import Metric
+
+__all__ = ["SKETCH", "Basis", "Sketch", "decode", "differing", "encode", "train"]
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+LINE: Final = 64
+HEADS_OF_LINE: Final = 128
+FACTOR_BYTES: Final = 8
+MIDDLE: Final = 7.5
+
+ROWS_MIN: Final = 1_000
+"""Smaller graphs are walked in float32: their rows lie in the processor's cache anyway."""
+
+WIDTH_MIN: Final = 48
+"""Rows of fewer floats, up to two cache lines, are hardly larger than a sketch with its row."""
+
+LINES_MAX: Final = 8
+
+_EXPLAINED_MIN: Final = 0.94
+"""Share of the variance from which sketches are sharp; fewer lines are not tried."""
+
+_STEP: Final = 0.335
+"""Distance of two codes that loses least of normally distributed heads, in standard deviations."""
+
+_HUBS_MAX, _HUBS_LONE_MAX = 512, 2_048
+"""Hubs at random, and all with those added for nodes that no random one leads to."""
+
+_SAMPLE_ROWS: Final = 20_000
+_CUT_QUANTILE: Final = 0.99
+"""Rows of the sample longer than this quantile are cut to it: a few huge ones would bend mean and
+directions."""
+
+_OFF_MAX: Final = 1
+"""Steps that a 4-bit value may differ when it is computed again."""
+
+_SLOPE_NODES: Final = 200
+_BLOCK_ROWS: Final = 8_192
+_SEED: Final = 7
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What rows are coded by.
+
+    Attributes:
+        mean: float32 (width,).
+        directions: float32 (heads, width), orthonormal; the padding of rows has no part in them.
+        explained: share of the sample's variance along the directions.
+        lines: cache lines of a sketch.
+    """
+
+    mean: Floats
+    directions: Floats
+    explained: float
+    lines: int
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """The sketches of a segment; the module docstring describes the arrays.
+
+    Attributes:
+        rescored: candidates to score again, at k = 1, 10 and 100.
+    """
+
+    codes: Bytes
+    hubs: npt.NDArray[np.int32]
+    hub_codes: Bytes
+    mean: Floats
+    basis: Bytes
+    basis_steps: Floats
+    slope: float
+    explained: float
+    rescored: tuple[int, int, int]
+    centred: bool
+
+    @property
+    def query_mean(self) -> Floats:
+        """What is subtracted from queries, as kernels want it: (0,) for nothing."""
+        return self.mean if self.centred else self.mean[:0]
+
+    @property
+    def lines(self) -> int:
+        """Cache lines of a sketch."""
+        bytes_of_row: int = self.codes.shape[1]
+        return bytes_of_row // LINE
+
+    def rescored_for(self, k: int) -> int:
+        """Return how many candidates to score again for the k nearest."""
+        few, some, many = self.rescored
+        if k >= 100:
+            return -(-many * k // 100)
+        low, high, steps = (few, some, np.log10(k)) if k < 10 else (some, many, np.log10(k) - 1)
+        return max(k, round(low + (high - low) * float(steps)))
+
+
+def places_of(heads: int, lines: int) -> npt.NDArray[np.int64]:
+    """Return where each head lies among the 4-bit values of a sketch, int64 (heads,).
+
+    Values are numbered line by line, the low bits of a line's bytes before the high ones.
+    """
+    free = np.ones((lines, 2, LINE), bool)
+    free[-1, :, LINE - FACTOR_BYTES :] = False
+    return np.flatnonzero(free.ravel())[:heads]
+
+
+def heads_in(lines: int) -> int:
+    """Return how many heads fit into a sketch."""
+    return lines * HEADS_OF_LINE - 2 * FACTOR_BYTES
+
+
+def train(vectors: Floats, lines_max: int = LINES_MAX) -> list[Basis]:
+    """Return bases for rows, those of fewer lines first, from the fewest that are sharp.
+
+    Args:
+        vectors: float32 (n, width), rows as a segment has them.
+        lines_max: most lines of a sketch.
+
+    Returns:
+        [] if lines_max are too few to be sharp, or if the numbers are too large for float32.
+    """
+    random = np.random.default_rng(_SEED)
+    chosen = random.choice(len(vectors), min(len(vectors), _SAMPLE_ROWS), replace=False)
+    sample = vectors[np.sort(chosen)].astype(np.float64)
+    lengths = np.sqrt((sample * sample).sum(1))
+    cut = float(np.quantile(lengths, _CUT_QUANTILE))
+    sample *= np.minimum(1, cut / np.maximum(lengths, 1e-300))[:, None]
+    mean = sample.mean(0)
+    sample -= mean
+    variances, axes = np.linalg.eigh(sample.T @ sample)
+    variances, axes = np.maximum(variances[::-1], 0), axes[:, ::-1]
+    total = variances.sum()
+    if not np.isfinite(total) or total <= 0:
+        return []
+    dim = int(np.flatnonzero(variances > total * 1e-12)[-1]) + 1  # The padding does not vary.
+    bases = []
+    for lines in range(1, lines_max + 1):
+        heads = min(dim, heads_in(lines))
+        explained = float(variances[:heads].sum() / total)
+        if explained >= _EXPLAINED_MIN:
+            turn = np.linalg.qr(random.standard_normal((heads, heads)))[0]
+            directions = (turn @ axes[:, :heads].T).astype(np.float32)
+            bases.append(Basis(mean.astype(np.float32), directions, explained, lines))
+        if heads == dim:
+            break
+    return bases
+
+
+def encode(vectors: Floats, basis: Basis, metric: Metric) -> Bytes | None:
+    """Return the sketches of rows, uint8 (n, 64 * lines); None if a length is not finite."""
+    codes = np.zeros((len(vectors), LINE * basis.lines), np.uint8)
+    places = places_of(len(basis.directions), basis.lines)
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        with np.errstate(over="ignore", invalid="ignore"):
+            centred = vectors[block] - basis.mean
+            lengths = (centred * centred).sum(1)
+            if not np.isfinite(lengths).all():
+                return None
+            _encode(centred @ basis.directions.T, places, codes[block])
+        if metric is not Metric.DOT:
+            codes[block, -4:] = lengths.astype("<f4").view(np.uint8).reshape(-1, 4)
+    return codes
+
+
+def _encode(heads: Floats, places: npt.NDArray[np.int64], out: Bytes) -> None:
+    step = np.sqrt((heads * heads).mean(1)) * np.float32(_STEP)
+    values = np.rint(heads / np.where(step > 0, step, 1)[:, None] + np.float32(MIDDLE))
+    values = np.clip(values, 0, 15)
+    along = (heads * (values - np.float32(MIDDLE))).sum(1)
+    scale = np.where(along > 0, (heads * heads).sum(1) / np.where(along > 0, along, 1), 0)
+    packed = np.zeros((len(heads), out.shape[1] * 2), np.uint8)
+    packed[:, places] = values
+    packed = packed.reshape(len(heads), -1, 2, LINE)
+    out[:] = (packed[:, :, 0] | packed[:, :, 1] << 4).reshape(len(heads), -1)
+    out[:, -FACTOR_BYTES:] = 0
+    bits = np.ascontiguousarray(scale, np.float32).view(np.uint32)
+    out[:, -8:-6] = ((bits + 0x8000) >> 16).astype("<u2").view(np.uint8).reshape(-1, 2)
+
+
+def decode(codes: Bytes, heads: int) -> Floats:
+    """Return the heads that sketches stand for, float32 (n, heads)."""
+    values = values_of(codes, heads)
+    scale = np.ascontiguousarray(codes[:, -8:-6]).view("<u2").astype(np.uint32) << np.uint32(16)
+    decoded: Floats = (values - np.float32(MIDDLE)) * scale.view(np.float32)
+    return decoded
+
+
+def values_of(codes: Bytes, heads: int) -> Bytes:
+    """Return the 4-bit values of sketches, uint8 (n, heads)."""
+    lines = codes.reshape(len(codes), -1, LINE)
+    values = np.stack([lines & 15, lines >> 4], axis=2).reshape(len(codes), -1)
+    return values[:, places_of(heads, lines.shape[1])]
+
+
+def _fitted_slope(vectors: Floats, graph: Graph, basis: Basis, codes: Bytes) -> float:
+    """Return by what to multiply estimated products of rows two links apart to fit the true."""
+    told = true = 0.0
+    random = np.random.default_rng(_SEED)
+    n = len(vectors)
+    for node in random.choice(n, min(n, _SLOPE_NODES), replace=False):
+        links = graph.links[node]
+        near = np.unique(graph.links[links[(links >= 0) & (links < n)]])
+        near = near[(near >= 0) & (near < n) & (near != node)]
+        query = vectors[node] - basis.mean
+        estimates = decode(codes[near], len(basis.directions)) @ (basis.directions @ query)
+        products = (vectors[near] - basis.mean) @ query
+        told += float(estimates.astype(np.float64) @ estimates)
+        true += float(estimates.astype(np.float64) @ products)
+    return true / told if told > 0 and np.isfinite(true / told) and true > 0 else 1.0
+
+
+def _hubs(graph: Graph) -> npt.NDArray[np.int32] | None:
+    """Return nodes at random, the entry, and more until all nodes can be reached from them.
+
+    None if that takes too many.
+    """
+    n = len(graph.links)
+    count = min(n, _HUBS_MAX, 4 * int(np.sqrt(n)))
+    hubs = np.random.default_rng(_SEED).choice(n, count, replace=False)
+    hubs = np.union1d(hubs, [graph.entry]).astype(np.int64)
+    lone = unreached_starts(graph.links, hubs, _HUBS_LONE_MAX - len(hubs))
+    return None if lone is None else np.union1d(hubs, lone).astype(np.int32)
+
+
+class _SketchPart(PartKind[Sketch]):
+    name = "sketch"
+    arrays = (
+        "sketches",
+        "sketch_hubs",
+        "sketch_hub_codes",
+        "sketch_mean",
+        "sketch_basis",
+        "sketch_basis_steps",
+    )
+    needed = False
+    derived_from = (VECTORS, GRAPH)
+
+    def write(self, value: Sketch) -> PartData:
+        arrays: dict[str, npt.NDArray[Any]] = dict(
+            zip(
+                self.arrays,
+                (
+                    value.codes,
+                    value.hubs,
+                    value.hub_codes,
+                    value.mean,
+                    value.basis,
+                    value.basis_steps,
+                ),
+                strict=True,
+            )
+        )
+        fields = {
+            "slope": value.slope,
+            "explained": value.explained,
+            "rescored": list(value.rescored),
+            "centred": value.centred,
+        }
+        return PartData(arrays, {"sketch": fields})
+
+    def read(self, files: PartFiles) -> Sketch:
+        codes, hubs, hub_codes, mean, basis, steps = (files.arrays[name] for name in self.arrays)
+        fields = files.manifest["sketch"]
+        few, some, many = fields["rescored"]
+        files.check(
+            fit=codes.ndim == 2
+            and len(codes) == files.count
+            and codes.shape[1] % LINE == 0
+            and hub_codes.shape == (len(hubs), codes.shape[1])
+            and mean.shape == (files.width,)
+            and basis.ndim == 2
+            and basis.shape[1] == -(-files.width // LINE) * LINE
+            and steps.shape == (len(basis),)
+            and len(basis) <= heads_in(codes.shape[1] // LINE)
+        )
+        return Sketch(
+            codes,
+            hubs,
+            hub_codes,
+            mean,
+            basis,
+            steps,
+            float(fields["slope"]),
+            float(fields["explained"]),
+            (int(few), int(some), int(many)),
+            bool(fields["centred"]),
+        )
+
+    def made_for(self, source: PartSource) -> bool:
+        return super().made_for(source) and not _too_small(source.parts[VECTORS])
+
+    def derive(self, source: PartSource) -> Sketch | LeftOut:
+        vectors, graph = source.parts[VECTORS], source.parts[GRAPH]
+        metric = source.config.metric
+        hubs = _hubs(graph)
+        if hubs is None:
+            return LeftOut("the graph falls apart into too many pieces")
+        reason = f"{LINES_MAX} lines hold too little of the rows"
+        for basis in train(vectors):
+            sketch = _made(vectors, graph, basis, hubs, metric)
+            if sketch is None:
+                return LeftOut("the squared lengths of some rows are too large for float32")
+            rescored = rescored_by_trial(vectors, sketch, metric)
+            if rescored is not None:
+                return replace(sketch, rescored=rescored)
+            reason = f"with {basis.lines} lines too many candidates would be scored again"
+        return LeftOut(reason)
+
+    def check(self, value: Sketch, segment: CheckedSegment) -> PartCheck:
+        return _SketchCheck(value, segment)
+
+
+class _SketchCheck(PartCheck):
+    """Checks that sketches are those of the rows."""
+
+    def __init__(self, sketch: Sketch, segment: CheckedSegment) -> None:
+        self._sketch, self._segment = sketch, segment
+
+    def examine(self, records: StoreRecords) -> Iterator[PartFinding]:
+        vectors, number = self._segment.parts[VECTORS], self._segment.number
+        hubs = self._sketch.hubs
+        if not ((hubs >= 0) & (hubs < len(vectors))).all():
+            what = f"segment {number}: a hub is not one of the rows"
+            yield PartFinding("SKETCH", what, unusable=True)
+        elif not np.array_equal(self._sketch.hub_codes, self._sketch.codes[hubs]):
+            what = f"segment {number}: the sketches of hubs differ from those of their rows"
+            yield PartFinding("SKETCH", what)
+        rows = self._segment.parts[ROW_IDS].rows[differing(vectors, self._sketch)]
+        what = f"rows of segment {number} have sketches that are not those of their vectors"
+        yield PartFinding("SKETCH", what, rows=rows)
+
+
+SKETCH = _SketchPart()
+
+
+def _too_small(vectors: Floats) -> bool:
+    return len(vectors) < ROWS_MIN or vectors.shape[1] < WIDTH_MIN
+
+
+def differing(vectors: Floats, sketch: Sketch) -> npt.NDArray[np.int64]:
+    """Return the nodes whose sketches are not those of their vectors.
+
+    Heads are computed again from the stored directions. These are rounded, and sums may differ
+    between processors, so a value may be one off.
+    """
+    heads, found = len(sketch.basis), []
+    directions = sketch.basis_steps[:, None] * (sketch.basis.astype(np.float32) - 128)
+    directions = directions[:, : vectors.shape[1]]
+    places = places_of(heads, sketch.lines)
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        centred = vectors[block] - sketch.mean
+        again = np.zeros_like(sketch.codes[block])
+        _encode(centred @ directions.T, places, again)
+        stored = values_of(sketch.codes[block], heads).astype(np.int16)
+        off = np.abs(values_of(again, heads).astype(np.int16) - stored).max(axis=1) > _OFF_MAX
+        if sketch.centred:
+            lengths = np.ascontiguousarray(sketch.codes[block, -4:]).view("<f4")[:, 0]
+            off |= ~np.isclose(lengths, (centred * centred).sum(1), rtol=1e-3, atol=1e-30)
+        found.append(start + np.flatnonzero(off))
+    return np.concatenate(found)
+
+
+def _made(
+    vectors: Floats,
+    graph: Graph,
+    basis: Basis,
+    hubs: npt.NDArray[np.int32],
+    metric: Metric,
+) -> Sketch | None:
+    codes = encode(vectors, basis, metric)
+    if codes is None:
+        return None
+    steps = np.maximum(np.abs(basis.directions).max(1) / 127, np.float32(1e-30)).astype(np.float32)
+    width = vectors.shape[1]
+    quantised = np.full((len(basis.directions), -(-width // LINE) * LINE), 128, np.uint8)
+    quantised[:, :width] = np.rint(basis.directions / steps[:, None]) + 128
+    return Sketch(
+        codes,
+        hubs,
+        codes[hubs],
+        basis.mean,
+        quantised,
+        steps,
+        _fitted_slope(vectors, graph, basis, codes),
+        basis.explained,
+        (0, 0, 0),
+        metric is not Metric.DOT,
+    )

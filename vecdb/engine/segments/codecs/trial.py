@@ -1,0 +1,96 @@
+"""How many candidates must be scored again, so that coded distances lose next to nothing.
+
+Some stored rows are taken for queries, each as if it were not stored itself. Their true nearest
+rows are found exactly; the places of these rows in the order of the sketches say how many
+candidates a search has to score again. If it takes too many, the sketches are too blunt for these
+rows: more lines are tried, or the segment does without sketches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.kernels.loading import load_kernels
+from vecdb.types import Metric
+
+if TYPE_CHECKING:
+    from vecdb.engine.segments.codecs.sketch import Sketch
+
+__all__ = ["nearest_rows", "rescored_by_trial"]
+
+_QUERIES: Final = 150
+_SCORED_MAX: Final = 2**25
+"""Most pairs of a query and a row that are compared: a second or two; fewer queries if need be."""
+
+_QUERIES_MIN: Final = 40
+_LOST_MAX: Final = 0.000_7
+"""Share of the true neighbours that may lie behind the candidates scored again."""
+
+_BANDS: Final = (1, 10, 100)
+_BLUNT: Final = (40, 100, 500)
+"""Candidates to score again, by band of k, from which sketches don't pay."""
+
+_SEED: Final = 11
+
+
+def nearest_rows(
+    vectors: npt.NDArray[np.float32], chosen: npt.NDArray[np.int64], k: int, metric: Metric
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return nodes and scores of the k rows nearest to each chosen row, itself left out.
+
+    Args:
+        vectors: float32 (n, width). chosen: int64 (q,), nodes. k: less than n.
+
+    Returns:
+        int64 and float32 (q, k), ascending by score.
+    """
+    kernels = load_kernels()
+    code = kernels.EUCLIDEAN if metric is Metric.EUCLIDEAN else kernels.INNER
+    queries, count = np.ascontiguousarray(vectors[chosen]), len(chosen)
+    scores, nodes = np.empty((count, k + 1), np.float32), np.empty((count, k + 1), np.int64)
+    found = np.zeros(count, np.int64)
+    nothing = np.zeros(0, np.uint8)
+    kernels.scan_rows(
+        vectors, nothing, 0, len(vectors), queries, 0, count, code, k + 1, scores, nodes, found
+    )
+    kernels.sort_heaps(scores, nodes, found, 0, count)
+    own = nodes == chosen[:, None]
+    own[~own.any(axis=1), -1] = True  # Behind k + 1 equal or nearer rows: drop the last instead.
+    return nodes[~own].reshape(count, k), scores[~own].reshape(count, k)
+
+
+def rescored_by_trial(
+    vectors: npt.NDArray[np.float32], sketch: Sketch, metric: Metric
+) -> tuple[int, int, int] | None:
+    """Return the candidates to score again for k = 1, 10, 100; None if it takes too many."""
+    n = len(vectors)
+    count = min(n, _QUERIES, max(_QUERIES_MIN, _SCORED_MAX // n))
+    chosen = np.random.default_rng(_SEED).choice(n, count, replace=False).astype(np.int64)
+    k = min(_BANDS[-1], n - 1)
+    nodes, _ = nearest_rows(vectors, chosen, k, metric)
+    rescored = []
+    for band, blunt in zip(_BANDS, _BLUNT, strict=True):
+        near = np.ascontiguousarray(nodes[:, : min(band, k)])
+        ranks = np.empty_like(near)
+        load_kernels().rank_by_sketch(
+            sketch.codes,
+            sketch.query_mean,
+            sketch.basis,
+            sketch.basis_steps,
+            np.float32(sketch.slope),
+            np.ascontiguousarray(vectors[chosen]),
+            chosen,
+            near,
+            ranks,
+        )
+        lost_max = int(_LOST_MAX * ranks.size)
+        needed = int(np.sort(ranks, axis=None)[ranks.size - 1 - lost_max]) + 1
+        if needed > blunt:
+            return None
+        # Never fewer than a few more than k: the sample says little about single rows.
+        rescored.append(max(needed, band + 4 + band // 4))
+    few, some, many = rescored
+    return few, some, many
