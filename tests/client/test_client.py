@@ -214,7 +214,7 @@ def test_queries_of_any_kind(docs: Any, query: Any) -> None:
         (lambda c: c.search(rows(1), ef=0), INVALID, "OUT_OF_RANGE"),
         (lambda c: c.search(rows(1), timeout_s=0), INVALID, "OUT_OF_RANGE"),
         (lambda c: c.search(rows(1), filter={}), vecdb.UnsupportedError, "RESERVED"),
-        (lambda c: c.search(rows(1), target_recall=0.9), vecdb.UnsupportedError, "RESERVED"),
+        (lambda c: c.search(rows(1), target_recall=0), INVALID, "BAD_TARGET_RECALL"),
         (lambda c: c.upsert(["a", "a"], rows(2)), INVALID, "DUPLICATE_ID"),
         (lambda c: c.upsert(["a"], rows(2)), INVALID, "COUNT_MISMATCH"),
         (lambda c: c.upsert(["a"], rows(1), [[1]]), INVALID, "BAD_METADATA"),

@@ -36,12 +36,10 @@ from vecdb.engine.kernels.distance import pair_score
 from vecdb.engine.kernels.inputs import check_results, check_shapes
 from vecdb.engine.kernels.instructions import prefetch_row
 
-__all__ = ["NO_SKIPS", "walk", "walk_graph"]
+__all__ = ["walk", "walk_graph"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-
-NO_SKIPS: Final = np.zeros(0, np.int64)
 
 _LEVELS_MAX: Final = 64  # A level above this has probability 2**-64 even at M = 2.
 _ROWS_AHEAD: Final = 4  # Rows to prefetch before they are scored; more rows,
@@ -49,7 +47,7 @@ _LINES_AHEAD: Final = 8  # or more cache lines of each, stall the prefetching.
 
 
 @inlined
-def descend(vectors, upper_offsets, upper_links, entry, top_level, queries, query, metric, skip):
+def descend(vectors, upper_offsets, upper_links, entry, top_level, queries, query, metric):
     """Descend greedily from the entry to level 1; return the node found and its score."""
     n, node = vectors.shape[0], entry
     best = pair_score(vectors, node, queries, query, metric)
@@ -65,7 +63,7 @@ def descend(vectors, upper_offsets, upper_links, entry, top_level, queries, quer
                 if neighbour >= n:
                     break
                 score = pair_score(vectors, neighbour, queries, query, metric)
-                if score < best and neighbour != skip:
+                if score < best:
                     best, node, moved = score, neighbour, True
     return node, best
 
@@ -86,13 +84,13 @@ best_first = make_best_first(score_row, prefetch_vector, _ROWS_AHEAD, _ROWS_AHEA
 
 @kernel(types.void(
     FLOATS, INTS, read(types.int32, 1), INTS, INT, INT, BYTES, FLOATS, INT, INT, INT,
-    INT, INT, FLOAT, FLOAT, read(types.int64, 1), written(types.uint64, 1), written(types.int32, 1),
+    INT, INT, FLOAT, FLOAT, written(types.uint64, 1), written(types.int32, 1),
     written(types.uint64, 1), written(types.int64, 2), written(types.float32, 2),
     written(types.int64, 1), written(types.int64, 1), written(types.int64, 1),
 ))  # fmt: skip
 def walk_graph(
     vectors, links, upper_offsets, upper_links, entry, top_level, dead, queries, first, last,
-    metric, k, ef, gamma, shift, skips, visited, seen, pool, out_nodes, out_scores, out_counts,
+    metric, k, ef, gamma, shift, visited, seen, pool, out_nodes, out_scores, out_counts,
     out_visited, out_deleted,
 ):  # fmt: skip
     """Find the k nearest live rows by a graph walk, for queries first to last - 1.
@@ -112,8 +110,6 @@ def walk_graph(
             distances; ``NO_GAMMA`` or more leaves that to ef.
         shift: a score plus this is a squared distance: 0 under Euclidean; 1 for inner products of
             unit vectors, of which the score plus 1 is half of it.
-        skips: int64 (q,), a node to leave out of each query's answer, as if no list had it; -1 for
-            none. (0,) if there are none.
         visited, seen, pool: the arrays of a ``Scratch`` reserved for these arguments.
         out_nodes, out_scores: int64 and float32 (q, k), ascending by (score, node).
         out_counts: int64 (q,), number of rows found; the rest of a row is not written. 0 also if
@@ -129,7 +125,7 @@ def walk_graph(
     if links.shape[0] != n or upper_offsets.shape[0] != n + 1:
         raise ValueError("walk_graph: arrays that don't belong together")
     pool_size = ef + 1 + deleted_max + links.shape[1]
-    if visited.shape[0] << 6 < n or seen.shape[0] <= n + 1 or pool.shape[0] < pool_size:
+    if visited.shape[0] << 6 < n or seen.shape[0] <= n or pool.shape[0] < pool_size:
         raise ValueError("walk_graph: too little scratch memory")
     check_results(first, last, k, queries, out_scores, out_nodes, out_counts)
     if last > min(out_visited.shape[0], out_deleted.shape[0]):
@@ -138,14 +134,13 @@ def walk_graph(
         out_counts[query] = out_visited[query] = out_deleted[query] = 0
         if entry < 0 or entry >= n or k < 1:
             continue
-        skip = skips[query] if skips.shape[0] > query else np.int64(-1)
         node, score = descend(
-            vectors, upper_offsets, upper_links, entry, top_level, queries, query, metric, skip
+            vectors, upper_offsets, upper_links, entry, top_level, queries, query, metric
         )
         data = (vectors, queries, query, metric)
         count, end, passed = best_first(
-            data, n, links, dead, node, score, skip, k, ef, gamma, shift, np.float32(0),
-            deleted_max, visited, seen, pool,
+            data, n, links, dead, node, score, k, ef, gamma, shift, np.float32(0), deleted_max,
+            visited, seen, pool,
         )  # fmt: skip
         for i in range(end):
             visited[np.int64(seen[i]) >> 6] = np.uint64(0)
@@ -158,13 +153,13 @@ def walk(
     scratch: Scratch, vectors: Floats, graph: Any, dead: npt.NDArray[np.uint8], queries: Floats,
     first: int, last: int, metric: int, k: int, ef: int, out_nodes: Ints, out_scores: Floats,
     out_counts: Ints, out_visited: Ints, out_deleted: Ints | None = None,
-    gamma: float = NO_GAMMA, shift: float = 0, skips: Ints = NO_SKIPS,
+    gamma: float = NO_GAMMA, shift: float = 0,
 ) -> None:  # fmt: skip
     """Call ``walk_graph`` with the arrays of a Scratch and the fields of a graph."""
     out_deleted = np.zeros_like(out_visited) if out_deleted is None else out_deleted
     scratch.reserve(len(vectors), max(ef, k), graph.links.shape[1], len(dead) > 0)
     walk_graph(
         vectors, graph.links, graph.upper_offsets, graph.upper_links, graph.entry, graph.top_level,
-        dead, queries, first, last, metric, k, ef, gamma, shift, skips, scratch.visited, scratch.seen,
+        dead, queries, first, last, metric, k, ef, gamma, shift, scratch.visited, scratch.seen,
         scratch.pool, out_nodes, out_scores, out_counts, out_visited, out_deleted,
     )  # fmt: skip

@@ -21,6 +21,7 @@ from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_check import PartCheck
 from vecdb.engine.segments.part_kind import CheckedSegment, LeftOut, PartKind, Parts, PartSource
+from vecdb.engine.segments.recall_part import RECALL
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
 from vecdb.engine.system.files import write_array
 from vecdb.types import CollectionConfig
@@ -36,7 +37,7 @@ __all__ = [
     "write_parts",
 ]
 
-PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH, SKETCH)
+PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH, SKETCH, RECALL)
 
 
 @dataclass(frozen=True)

@@ -258,9 +258,7 @@ def values_of(codes: Bytes, heads: int) -> Bytes:
     return values[:, places_of(heads, lines.shape[1])]
 
 
-def _fitted(
-    vectors: Floats, graph: Graph, basis: Basis, codes: Bytes
-) -> tuple[float, float]:
+def _fitted(vectors: Floats, graph: Graph, basis: Basis, codes: Bytes) -> tuple[float, float]:
     """Return by what to multiply estimated products of rows two links apart to fit the true, and
     the standard deviation of what the estimated squared distances then miss."""
     told, true = [], []

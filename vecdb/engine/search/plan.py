@@ -1,0 +1,100 @@
+"""Which way a search takes through each unit of a snapshot, and the recall to expect of it.
+
+A search says how good its answer has to be (``Wish``): exact, a target of recall, or an ef. A unit
+without a graph is scanned. A graph is walked with the least effort that reaches the target by the
+curve that was measured for it (``segments/recall_part.py``), and scanned if no effort does. Where
+no curve was measured, as in small graphs and those of an earlier version, the default ef is used
+and the recall is unknown.
+
+Since each unit reaches the target for its own nearest rows, so do all of them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from vecdb import checks
+from vecdb.engine.search.snapshot import SearchUnit
+from vecdb.engine.segments.graph_part import GRAPH
+from vecdb.engine.segments.recall_part import RECALL
+from vecdb.types import RecallInfo
+
+__all__ = ["SearchPlan", "UnitPlan", "Wish", "plan_search"]
+
+_DELETED_WIDENING: Final = 0.5
+"""Part of the misses by which deleted rows lower the bound: half as many more misses if all rows
+were deleted."""
+
+
+class Wish(NamedTuple):
+    """How good an answer has to be.
+
+    Attributes:
+        ef: candidates that walks keep; None: by ``target``.
+        target: recall@k to reach, above 0 and below 1, or 1 as ``exact``.
+        exact: compare all rows.
+    """
+
+    ef: int | None
+    target: float
+    exact: bool
+
+
+class UnitPlan(NamedTuple):
+    """The way through one unit.
+
+    Attributes:
+        walks: whether its graph is walked; else all its rows are compared.
+        ef, gamma: effort of the walk; gamma None if ef alone ends it.
+    """
+
+    walks: bool
+    ef: int = 0
+    gamma: float | None = None
+
+
+class SearchPlan(NamedTuple):
+    """The ways through all units, in their order, and the recall to expect; None if unknown."""
+
+    units: tuple[UnitPlan, ...]
+    recall: RecallInfo | None
+
+
+_SCAN: Final = UnitPlan(walks=False)
+
+
+def plan_search(units: Sequence[SearchUnit], other_rows: int, k: int, wish: Wish) -> SearchPlan:
+    """Return the plan of a search.
+
+    Args:
+        other_rows: live rows outside the units, which are compared exactly.
+    """
+    ways, expected, lower = [], float(other_rows), float(other_rows)
+    queries, oldest, live, known = 0, None, other_rows, True
+    for unit in units:
+        way, recalls = _SCAN, (1.0, 1.0)
+        if unit.parts.has(GRAPH) and not (wish.exact or wish.target >= 1):
+            curve = unit.parts.get(RECALL)
+            if wish.ef is not None or curve is None:
+                way = UnitPlan(True, checks.check_ef(wish.ef, k))
+                known = False
+            elif (effort := curve.effort_for(k, wish.target)) is not None:
+                way = UnitPlan(True, effort.ef, effort.gamma)
+                deleted = 1 - unit.live_count / max(1, unit.count)
+                widened = (1 - effort.lower) * (1 + _DELETED_WIDENING * deleted)
+                recalls = (effort.expected, 1 - widened)
+                queries = min(queries or curve.queries, curve.queries)
+                if unit.written_at is not None:
+                    oldest = min(oldest or unit.written_at, unit.written_at)
+        ways.append(way)
+        expected += unit.live_count * recalls[0]
+        lower += unit.live_count * recalls[1]
+        live += unit.live_count
+    if not known:
+        return SearchPlan(tuple(ways), None)
+    rows = max(1, live)
+    if live == 0:
+        expected = lower = 1.0
+    recall = RecallInfo(expected / rows, lower / rows, wish.target, live, queries, oldest)
+    return SearchPlan(tuple(ways), recall)
