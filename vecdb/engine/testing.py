@@ -32,6 +32,7 @@ from vecdb.engine.store import layout
 from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.store.store import Store
+from vecdb.engine.system.deadline import Deadline
 from vecdb.types import CollectionConfig, Receipt
 
 PLACES: Final = {
@@ -219,6 +220,17 @@ def deleted_rows_of(
         segment_gone_error, a place: the segment is no longer live.
     """
     return snapshots._deleted_rows_of(number, entry, state)
+
+
+def measure_recall(collection: Collection, queries: npt.ArrayLike, **search: Any) -> None:
+    """Search for each query, and measure the recall with it, as the recall meter does with a
+    sample. Open the database with ``recall_meter=0``, so that nothing else measures."""
+    meter = collection._opened.meter
+    for query in np.asarray(queries):
+        meter.arm()
+        collection.search(query, **search)
+        while meter.step(Deadline()):
+            pass
 
 
 # -------------------------------------------------------------------------------------- indexing

@@ -17,7 +17,7 @@ from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
 from vecdb.reasons import Reason
 from vecdb.surface.collection import CollectionSurface
-from vecdb.types import CollectionConfig, CollectionStats, Hits, SearchInfo
+from vecdb.types import CollectionConfig, CollectionStats, Hits, MeasuredRecall, SearchInfo
 from vecdb_cli.sidecars import mapped
 from vecdb_cli.vector_lines import is_number
 
@@ -209,6 +209,8 @@ def print_stats(
             f"store {bytes_text(stats.store_bytes)}, segments {bytes_text(stats.segment_bytes)}",
         ),
         ("indexer", stats.indexer),
+        ("recall, last hour", _recall_text(stats.recall_hour)),
+        ("recall, last day", _recall_text(stats.recall_day)),
         ("oldest scroll", _lease_text(stats)),
         ("readers", _readers_text(stats)),
     ):
@@ -236,6 +238,15 @@ def print_stats(
             )
         console.print()
         console.print(table)
+
+
+def _recall_text(recall: MeasuredRecall | None) -> str:
+    if recall is None:
+        return "not measured"
+    return (
+        f"{recall.measured:.3f} ({recall.low:.3f} to {recall.high:.3f}), promised "
+        f"{recall.promised:.3f}, {recall.queries:,} quer{'y' if recall.queries == 1 else 'ies'}"
+    )
 
 
 def _lease_text(stats: CollectionStats) -> str:

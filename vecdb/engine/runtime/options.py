@@ -56,6 +56,9 @@ class Options:
         group_access: create a new folder for all users of its group (folders 0770, files 0660)
             instead of for the user alone. An existing folder keeps its mode, and what is created in
             it follows that mode.
+        recall_meter: budget of CPU time for measuring recall: a sample of the real queries is also
+            answered exactly in the background, in at most this share of one core, 0 to 1. ``stats``
+            shows the result, and searches choose their effort by it. 0: measure nothing.
         indexer: run a child process that builds graphs. Without it all results stay correct, but
             searches scan the rows without a graph.
         indexer_outlives_parent: the indexer finishes its current job when this process ends (for an
@@ -78,6 +81,7 @@ class Options:
     map_bytes: int = 16 * 1024 * MEBIBYTE
     open_collections_max: int = 128
     group_access: bool = False
+    recall_meter: float = 0.01
     indexer: bool = True
     indexer_outlives_parent: bool = True
     optimize: bool = False
@@ -96,7 +100,9 @@ class Options:
         for option in fields(self):
             value = getattr(self, option.name)
             try:
-                if isinstance(option.default, bool):
+                if option.name == "recall_meter":
+                    checks.check_share(f"option {option.name}", value)
+                elif isinstance(option.default, bool):
                     checks.check_flag(f"option {option.name}", value)
                 else:
                     most = _THREADS_MAX if option.name == "threads" else _NUMBER_MAX

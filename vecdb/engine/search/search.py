@@ -22,6 +22,8 @@ from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.hits import Found, Wanted, answers
 from vecdb.engine.search.plan import SearchPlan, UnitPlan, Wish, plan_search
+from vecdb.engine.search.real_curves import RealCurves
+from vecdb.engine.search.samples import SampleTap
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
@@ -87,12 +89,19 @@ class SearchRequest(NamedTuple):
 
 
 class Searcher:
-    """Answers searches of one collection. Thread-safe."""
+    """Answers searches of one collection. Thread-safe.
+
+    Attributes:
+        tap: takes samples of queries for the recall meter.
+        real_curves: what that has measured, for plans.
+    """
 
     def __init__(self, store: Store, snapshots: SnapshotManager, pool: KernelPool) -> None:
         self._store = store
         self._snapshots = snapshots
         self._pool = pool
+        self.tap = SampleTap()
+        self.real_curves = RealCurves(store.config.metric, self._plan_again)
         kernels = load_kernels()
         self._planned: tuple[weakref.ref[Snapshot] | None, dict[tuple[int, Wish], SearchPlan]]
         self._planned = None, {}
@@ -156,18 +165,20 @@ class Searcher:
         deadline: Deadline,
     ) -> HitColumns:
         _take_memory(snapshot, len(queries), wanted, self._store.config.dim)
-        plan = self._plan(snapshot, wanted.k, wish)
+        plan = self.plan(snapshot, wanted.k, wish)
+        if self.tap.armed and plan.curves and len(queries):
+            self.tap.take(queries[0], wanted.k, wish)
         parts: list[Found] = []
         for unit, way in zip(snapshot.units, plan.units, strict=True) if len(queries) else ():
             if way.walks:
-                parts.append(self._walk(unit, way, queries, wanted.k, deadline))
+                parts.append(self.walk(unit, way, queries, wanted.k, deadline))
             else:
-                parts.append(self._scan(unit, queries, wanted.k, deadline))
+                parts.append(self.scan(unit, queries, wanted.k, deadline))
         if not snapshot.holds_all and len(queries):
-            parts.append(self._scan_unread(snapshot, queries, wanted.k, deadline))
+            parts.append(self.scan_unread(snapshot, queries, wanted.k, deadline))
         return answers(self._store, snapshot, parts, len(queries), wanted, plan, deadline)
 
-    def _plan(self, snapshot: Snapshot, k: int, wish: Wish) -> SearchPlan:
+    def plan(self, snapshot: Snapshot, k: int, wish: Wish) -> SearchPlan:
         """Return the plan for this snapshot, made once for equal wishes."""
         known, plans = self._planned
         if known is None or known() is not snapshot:
@@ -177,12 +188,15 @@ class Searcher:
         if plan is None:
             units = snapshot.units
             outside = snapshot.live_count - sum(unit.live_count for unit in units)
-            plan = plan_search(units, outside, k, wish)
+            plan = plan_search(units, outside, k, wish, self.real_curves)
             if len(plans) < _PLANS_MAX:
                 plans[k, wish] = plan
         return plan
 
-    def _walk(
+    def _plan_again(self) -> None:
+        self._planned = None, {}
+
+    def walk(
         self,
         unit: SearchUnit,
         way: UnitPlan,
@@ -217,7 +231,7 @@ class Searcher:
             self._scan_where_short(found, unit, queries, expected, deadline)
         return found
 
-    def _scan(
+    def scan(
         self, unit: SearchUnit, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
     ) -> Found:
         found = _empty_found(unit, len(queries), k, walked=False)
@@ -266,7 +280,7 @@ class Searcher:
             self._pool.call(deadline, sort_slice, start, min(last, start + step))
             self._pool.yield_to_waiters()
 
-    def _scan_unread(
+    def scan_unread(
         self, snapshot: Snapshot, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
     ) -> Found:
         """Scan all rows outside mapped segments, held by the snapshot or not, in ascending order.
@@ -331,7 +345,7 @@ class Searcher:
     ) -> None:
         """Scan the unit for the queries whose walk found fewer than ``expected`` live rows."""
         short = np.flatnonzero(found.counts < expected)
-        scanned = self._scan(unit, queries[short], found.nodes.shape[1], deadline)
+        scanned = self.scan(unit, queries[short], found.nodes.shape[1], deadline)
         found.scores[short], found.nodes[short] = scanned.scores, scanned.nodes
         found.counts[short] = scanned.counts
         found.visited[short] += scanned.visited

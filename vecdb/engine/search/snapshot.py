@@ -119,6 +119,7 @@ class SearchUnit:
         content: the segment's rows, None for rows outside segments.
         parts: the segment's; empty for rows outside segments.
         written_at: time at which the segment was written, if it is known.
+        number: the segment's; None for rows outside segments.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -129,6 +130,7 @@ class SearchUnit:
     content: RowArrays | None = None
     parts: Parts = field(default_factory=Parts)
     written_at: float | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,7 @@ class Snapshot:
                 s.content,
                 s.parts,
                 None if s.segment is None else s.segment.written_at,
+                s.number,
             )
             for s in self.segments
             if s.live_count and not s.unread_count
