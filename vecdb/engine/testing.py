@@ -49,6 +49,7 @@ PLACES: Final = {
     "import_batch_bytes": "vecdb.engine.interchange.importing.import_file:_BATCH_BYTES",
     "indexer_end_s_max": "vecdb.engine.indexing.supervisor:_END_S_MAX",
     "lookup_slice_records": "vecdb.engine.search.lookup:_SLICE_RECORDS",
+    "meter_failed_pause_s": "vecdb.engine.runtime.metering:_FAILED_PAUSE_S",
     "purge_relief_s": "vecdb.engine.store.purging:_RELIEF_S",
     "purge_step_rows": "vecdb.engine.store.purging:_STEP_ROWS",
     "reader_check_s": "vecdb.engine.kv.environment:_READER_CHECK_S",
@@ -77,6 +78,7 @@ PLACES: Final = {
     "is_lock_holder_stopped": "vecdb.engine.kernels.cache:_is_stopped",
     "lease_clock_ns": "vecdb.engine.store.leases:_now_ns",
     "list_segments": "vecdb.engine.maintenance.checking.segments:_listed",
+    "measure_samples": "vecdb.engine.search.meter:RecallMeter.step",
     "open_collection": "vecdb.engine.runtime.runtime:Runtime._open_collection",
     "read_npy_header": "vecdb.engine.segments.array_files:_read_header",
     "read_scan_slice": "vecdb.engine.search.streaming:_read_slice",
@@ -231,6 +233,11 @@ def measure_recall(collection: Collection, queries: npt.ArrayLike, **search: Any
         collection.search(query, **search)
         while meter.step(Deadline()):
             pass
+
+
+def kept_queries(collection: Collection) -> list[npt.NDArray[np.float32]]:
+    """Return the queries that the recall meter keeps for new graphs, oldest first."""
+    return list(collection._opened.meter._kept)
 
 
 # -------------------------------------------------------------------------------------- indexing

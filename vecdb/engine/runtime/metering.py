@@ -1,10 +1,10 @@
 """The background thread that measures recall, within a budget of CPU time.
 
-Each open collection has a recall meter (``search/meter.py``). Searches leave samples with
-them; this thread runs the meters that have some, in turn, one step at a time. After a step that took
-c seconds of CPU time it pauses so long that c is the budget's share of the time since the step
-began. During the pause the meters that have samples take a few more, spread over it, so that the
-next step measures several queries with one scan.
+Each open collection has a recall meter (``search/meter.py``). Searches leave samples with it; this
+thread runs the meters that have some, in turn, one step at a time. After a step that took c seconds
+of CPU time it pauses so long that c is the budget's share of the time since the step began. During
+the pause the meters that have samples take a few more, spread over it, so that the next step
+measures several queries with one scan.
 
 While a step runs, the thread sleeps between slices, so that it takes a quarter of a core at most.
 The thread starts with the first sample.
@@ -57,6 +57,8 @@ class Metering:
         self._share, self._clock, self._cpu_clock = share, clock, cpu_clock
         self._changed = threading.Condition()
         self._waiting: deque[RecallMeter] = deque()
+        self._failed: dict[RecallMeter, float] = {}
+        """Meters whose step has failed, and the time until which they take no samples."""
         self._ready_at, self._tick_s = clock(), 0.0
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -80,7 +82,7 @@ class Metering:
     def run_step(self, meter: RecallMeter) -> None:
         """Run one step of a meter, and determine when the next step may begin."""
         began, began_cpu = self._clock(), self._cpu_clock()
-        more, pause_min_s = False, 0.0
+        more = failed = False
         try:
             more = meter.step(self._deadline())
         except CancelledError:
@@ -90,17 +92,19 @@ class Metering:
         except Exception as error:
             # Searches report the cause. The thread must survive: it serves all collections.
             _log.warning("measuring the recall of a collection failed: %s", error)
-            pause_min_s = _FAILED_PAUSE_S
-        cost_s = self._cpu_clock() - began_cpu
-        self._ready_at = max(began + cost_s / self._share, self._clock() + pause_min_s)
-        self._tick_s = (self._ready_at - self._clock()) / SAMPLES_MAX
+            failed = True
+        self._ready_at = began + (self._cpu_clock() - began_cpu) / self._share
+        self._tick_s = self.pause_s() / SAMPLES_MAX
+        if failed:
+            self._failed[meter] = self._clock() + _FAILED_PAUSE_S
+            return
         meter.arm()
         if more:
             self._sampled(meter)
 
-    def wait_s(self) -> float | None:
-        """Return the seconds until a step may begin; None if no meter has samples."""
-        return max(0.0, self._ready_at - self._clock()) if self._waiting else None
+    def pause_s(self) -> float:
+        """Return the seconds until the budget allows the next step."""
+        return max(0.0, self._ready_at - self._clock())
 
     def _sampled(self, meter: RecallMeter) -> None:
         with self._changed:
@@ -124,15 +128,23 @@ class Metering:
         """Return the next meter as soon as the budget allows a step; None at the end."""
         with self._changed:
             while not self._closing.is_set():
-                wait_s = self.wait_s()
-                if wait_s == 0:
-                    return self._waiting.popleft()
-                if wait_s is not None:
-                    wait_s = min(wait_s, max(self._tick_s, _REST_MIN_S))
+                waits = [until - self._clock() for until in self._failed.values()]
+                if self._waiting:
+                    if self.pause_s() == 0:
+                        return self._waiting.popleft()
+                    waits.append(min(self.pause_s(), self._tick_s))
+                wait_s = max(_REST_MIN_S, min(waits)) if waits else None
                 if not self._changed.wait(wait_s):
-                    for meter in self._waiting:
-                        meter.arm()
+                    self._arm_again()
         return None
+
+    def _arm_again(self) -> None:
+        """Let the meters that have samples take one more, and those whose failure is long past."""
+        for meter in self._waiting:
+            meter.arm()
+        for meter in [m for m, until in self._failed.items() if until <= self._clock()]:
+            del self._failed[meter]
+            meter.arm()
 
     def _deadline(self) -> Deadline:
         """Return a deadline whose checks, made before each slice, also rest."""

@@ -1,8 +1,8 @@
 """One open collection of a process, shared by all handles on it.
 
-It owns the store, the snapshot manager, the searcher and its recall meter, and decides after commits when to flush
-and how long to delay writers. Its store may be evicted (``weighted_lru.py``); its next use reopens
-it.
+It owns the store, the snapshot manager, the searcher and its recall meter, and decides after
+commits when to flush and how long to delay writers. Its store may be evicted (``weighted_lru.py``);
+its next use reopens it.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ from vecdb.engine.kernels.loading import warn_when_compiling
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.runtime.catalog import Catalog
 from vecdb.engine.runtime.data_folder import prepare_folder, raise_file_limit, remove_leftovers
-from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.metering import Metering
+from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.options import Options
 from vecdb.engine.runtime.stats import collection_stats
 from vecdb.engine.runtime.upkeep import Upkeep

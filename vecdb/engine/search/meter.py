@@ -2,8 +2,8 @@
 
 A search leaves its query now and then (``samples``). The meter searches for it again on the newest
 snapshot: by the plan that the search would take now, and with a scan of all rows. The share of the
-true nearest rows that the plan finds goes to the history of the last day (``recall_history``). Walks
-are deterministic, so this is the recall that searches have.
+true nearest rows that the plan finds goes to the history of the last day (``recall_history``).
+Walks are deterministic, so this is the recall that searches have.
 
 The scan also gives the true nearest rows of each graph. The meter walks each graph at all efforts
 and adds their recall to the curve of real queries (``real_curves``), by which searches are planned

@@ -234,6 +234,7 @@ class Searcher:
     def scan(
         self, unit: SearchUnit, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
     ) -> Found:
+        """Compare all rows of a unit."""
         found = _empty_found(unit, len(queries), k, walked=False)
 
         def scan(until: Deadline, first: int, last: int) -> None:

@@ -86,7 +86,7 @@ def measured_curve(
 
 
 def efforts_of(metric: Metric, k: int) -> tuple[float, ...]:
-    """Return the efforts that are tried for k rows, ascending: gammas, or efs for inner products."""
+    """Return the efforts to try for k rows, ascending: gammas, or efs for inner products."""
     if metric is not Metric.DOT:
         return GAMMAS
     return tuple(float(int(max(k, _EF_LEAST) * times)) for times in EFS)
