@@ -20,7 +20,7 @@ WITH_SKETCHES = {
     "low_rank", "constant_component", "denormal_components", "tiny", "huge",
     "each_ten_times", "outliers",
 }  # fmt: skip
-"""Cases whose rows get sketches at least under Euclidean distance, so that these tests test them."""
+"""Cases whose rows get sketches under Euclidean distance; else these tests would test nothing."""
 
 
 def check_answers(rows: Any, queries: Any, code: int, found: Any, k: int, dead: Any = None) -> None:

@@ -29,7 +29,7 @@ FACTOR_BYTES: Final = 8
 LINES_MAX: Final = 8
 
 WIDTH_MAX: Final = 4_096
-"""Rows of more floats go without: their scatter matrix takes hundreds of megabytes, or gigabytes."""
+"""Rows of more floats go without: their scatter matrix takes from 130 MB to gigabytes."""
 
 _DECOMPOSED_MAX: Final = 2_048
 """Wider scatter matrices are not decomposed in full: that takes up to minutes."""
@@ -146,8 +146,6 @@ def _scatter_of(
     return mean, scatter, float(((lengths * factors) ** 2).sum())
 
 
-def _blocks(
-    vectors: Floats, chosen: npt.NDArray[np.int64]
-) -> Iterator[npt.NDArray[np.float64]]:
+def _blocks(vectors: Floats, chosen: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float64]]:
     for start in range(0, len(chosen), _BLOCK_ROWS):
         yield vectors[chosen[start : start + _BLOCK_ROWS]].astype(np.float64)

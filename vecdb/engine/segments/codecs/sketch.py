@@ -50,7 +50,6 @@ from vecdb.engine.hnsw.reachability import unreached_starts
 from vecdb.engine.segments.codecs.basis import (
     FACTOR_BYTES,
     LINE,
-    LINES_MAX,
     Basis,
     heads_in,
     train,
@@ -135,7 +134,7 @@ class Sketch:
         """Return how many candidates to score again for the k nearest."""
         few, some, many = self.rescored
         if k >= 100:
-            return -(-many * k // 100)
+            return max(k, -(-many * k // 100))
         low, high, steps = (few, some, np.log10(k)) if k < 10 else (some, many, np.log10(k) - 1)
         return max(k, round(low + (high - low) * float(steps)))
 
@@ -239,6 +238,7 @@ class _SketchPart(PartKind[Sketch]):
     )
     needed = False
     derived_from = (VECTORS, GRAPH)
+    codes = True
 
     def write(self, value: Sketch) -> PartData:
         arrays: dict[str, npt.NDArray[Any]] = dict(
@@ -291,6 +291,10 @@ class _SketchPart(PartKind[Sketch]):
             (int(few), int(some), int(many)),
             bool(fields["centred"]),
         )
+
+    def described(self, value: Sketch) -> str:
+        lines = "1 line" if value.lines == 1 else f"{value.lines} lines"
+        return f"{self.name}, {lines}, {100 * value.explained:.0f} % explained"
 
     def made_for(self, source: PartSource) -> bool:
         return super().made_for(source) and not _too_small(source.parts[VECTORS])
