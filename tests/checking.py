@@ -1,5 +1,5 @@
-"""Helpers for the tests of ``vecdb.check``: a folder with something of everything in it, and ways
-to change what lies in a closed folder by hand."""
+"""Helpers for the tests of ``vecdb.check``: a folder with all kinds of content, and ways to
+change the stored values of a closed folder."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def change(folder: Path, function: Callable[[Store, Any], object]) -> None:
 
 
 def put(folder: Path, database: str, key: bytes, payload: bytes | None) -> None:
-    """Set a sealed value, or remove it."""
+    """Set a value with its checksum, or remove it."""
 
     def write(store: Store, transaction: Any) -> None:
         handle = store.environment.database(database.encode())
@@ -178,7 +178,7 @@ def rewrite_segment(
     content: Callable[[RowArrays], RowArrays] = lambda content: content,
     graph: Callable[[Graph], Graph] = lambda graph: graph,
 ) -> None:
-    """Write a segment anew with other arrays, checksums and entry as if it had always been so."""
+    """Write a segment again with other arrays, and the checksums and entry that belong to them."""
     place = collection_folder(folder)
     with opened_store(folder) as store:
         with store.environment.read() as transaction:

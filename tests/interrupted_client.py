@@ -109,7 +109,7 @@ class _Interrupts:
 
 
 class _Beside:
-    """A thread that writes through the same client until it is told to end."""
+    """A thread that writes through the same client until it should end."""
 
     def __init__(self, client: Client) -> None:
         self._docs = client.collection("docs")
@@ -119,7 +119,7 @@ class _Beside:
         self._thread.start()
 
     def ended(self) -> bool:
-        """Whether what it had under way came to an end; raises what nobody expects."""
+        """Whether what it had under way came to an end; raises unexpected errors."""
         self._is_over = True
         self._thread.join(_BESIDE_S_MAX)
         if self._failure is not None:

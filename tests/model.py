@@ -70,7 +70,7 @@ class Model:
 
 
 def seal_now(collection: Any) -> None:
-    """Seal all fresh rows of an embedded collection in this process."""
+    """Flush the memtable of an embedded collection in this process."""
     while not opened_of(collection).flush(1):  # The upkeep thread may be flushing already.
         time.sleep(0.01)
 

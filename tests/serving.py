@@ -34,7 +34,7 @@ REQUEST_BYTES_MIN = 60
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now, nor is given by chance later.
+    """A port of the loopback that is not in use, and that no connection is given later.
 
     It is none of those that the system gives to outgoing connections: a client that waits for a
     server to come back could be given the server's own.
@@ -193,7 +193,7 @@ class ServerProcess:
 
 
 def _unread_bytes(port: int) -> int:
-    """What lies in the queues of connections to a port of this machine, as the kernel says."""
+    """Return the bytes in the receive queues of connections to a port, from the kernel."""
     unread = 0
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         lines = table.read_text().splitlines()[1:] if table.exists() else []

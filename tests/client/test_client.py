@@ -268,7 +268,7 @@ def test_missing_server_is_unavailable_with_its_address() -> None:
         with pytest.raises(vecdb.UnavailableError, match=address) as caught:
             client.list_collections()
         assert caught.value.reason == "CONNECTION"
-        # A write that never left is as harmless, and is told so.
+        # A write that was never sent is reported in the same way.
         with pytest.raises(vecdb.UnavailableError, match=address):
             client.create_collection("docs", 3)
 
@@ -474,7 +474,7 @@ def test_upsert_many_reports_each_batch(docs: Any) -> None:
     told: list[IngestProgress] = []
     done = docs.upsert_many(range(95), rows(95), batch_rows=10, progress=told.append)
     assert [p.rows for p in told] == [*range(10, 100, 10), 95]
-    # Two under way may overtake each other, so that the greatest seq so far is told.
+    # Two under way may overtake each other, so that the greatest seq so far is reported.
     seqs = [p.seq for p in told]
     assert seqs == sorted(seqs)
     assert all(seq >= number for number, seq in enumerate(seqs, 1))

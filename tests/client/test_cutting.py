@@ -145,7 +145,7 @@ def test_get_larger_than_a_message_comes_whole_and_in_order(filled: Any) -> None
 
 
 def test_get_of_rows_with_large_metadata_comes_whole(docs: Any) -> None:
-    """How large it is nobody knows before it is read."""
+    """Its size is unknown before it is read."""
     metadata = [{"text": "x" * (row * 1_500)} for row in range(40)]
     docs.upsert(IDS[:40], VECTORS[:40], metadata)
     assert docs.get(IDS[:40]).metadata == metadata

@@ -1,4 +1,4 @@
-"""Ends of a connection that are gone without a word: the network drops all and says nothing."""
+"""Peers that vanish: the network drops all packets and reports nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Proxy:
 
 
 class Waiting:
-    """An optimize that goes on until its caller has gone."""
+    """An optimize that runs until its caller disconnects."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.began, self.ended = threading.Event(), threading.Event()

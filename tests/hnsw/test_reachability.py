@@ -46,10 +46,11 @@ def prepared(rows: Any, space: Space) -> Any:
     return np.ascontiguousarray(rows, np.float32)
 
 
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("M", [2, 3, 4, 16])
 @pytest.mark.parametrize("space", SPACES)
 def test_every_node_of_built_and_extended_graphs_is_reachable(
-    space: Space, M: int, tmp_path: Path
+    space: Space, M: int, seed: int, tmp_path: Path
 ) -> None:
     lost = 0
 
@@ -58,23 +59,22 @@ def test_every_node_of_built_and_extended_graphs_is_reachable(
         lost += int(np.count_nonzero(~reachable_nodes(graph)))
         return connect(graph, *arguments, **options)
 
-    for seed in range(2):
-        for name, raw in shapes(seed).items():
-            rows, half = prepared(raw, space), ROWS // 2
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(hnsw, "connect", counted)
-                builder = Builder(space, DIM, M, 4, ROWS)
-                builder.add(rows[:half])
-                graph = builder.graph(tmp_path)
-                assert reachable_nodes(graph).all(), name
-                builder = Builder.from_graph(
-                    graph, rows[:half], space=space, M=M, ef_construction=4, capacity=ROWS,
-                    work_dir=tmp_path,
-                )  # fmt: skip
-                builder.add(rows[half:])
-                graph = builder.graph(tmp_path)
+    for name, raw in shapes(seed).items():
+        rows, half = prepared(raw, space), ROWS // 2
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hnsw, "connect", counted)
+            builder = Builder(space, DIM, M, 4, ROWS)
+            builder.add(rows[:half])
+            graph = builder.graph(tmp_path)
             assert reachable_nodes(graph).all(), name
-            assert graph_faults(graph, M) == []
+            builder = Builder.from_graph(
+                graph, rows[:half], space=space, M=M, ef_construction=4, capacity=ROWS,
+                work_dir=tmp_path,
+            )  # fmt: skip
+            builder.add(rows[half:])
+            graph = builder.graph(tmp_path)
+        assert reachable_nodes(graph).all(), name
+        assert graph_faults(graph, M) == []
     assert lost > 0 or M == 16, "hnswlib loses some at small M"
 
 

@@ -7,30 +7,36 @@ at critical points and change the folder meanwhile.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import vecdb
-from tests.model import Model, index_now, seal_now
-from tests.serving import running_server
-from tests.waiting import HANG_S, eventually
+from tests.maintenance.backups import (
+    DIM,
+    NAMES,
+    check_same,
+    entries_of,
+    filled,
+    flip,
+    partials,
+    vectors_of,
+    wait_for,
+)
+from tests.model import Model, index_now
+from tests.waiting import HANG_S
 from vecdb.engine.kv.environment import Environment
-from vecdb.engine.maintenance.backup.manifest import read_manifest, write_manifest
+from vecdb.engine.maintenance.backup.manifest import read_manifest
 from vecdb.engine.maintenance.backup.process import back_up
 from vecdb.engine.segments import lifecycle as publication
 from vecdb.engine.store import layout
@@ -38,59 +44,6 @@ from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.testing import opened_of, put_catalog_entry, reader_table, runtime_of
-from vecdb_cli import command_line
-from vecdb_client.testing import calls_of
-from vecdb_proto import vecdb_pb2 as wire
-from vecdb_server.process import Server
-
-DIM = 16
-NAMES = ("a", "b")
-
-
-def vectors_of(seed: int, count: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
-
-
-def filled(folder: Path, rows: int = 600) -> tuple[Any, Model]:
-    """Return an open database with "docs": graph, flat segment, memtable rows, deleted rows."""
-    database = vecdb.open(folder, indexer=False)
-    docs = database.create_collection("docs", DIM)
-    model = Model(DIM, "cosine")
-    for number in range(3):
-        names = [f"{number}-{i}" for i in range(rows // 3)]
-        batch = (names, vectors_of(number, len(names)), [{"n": number}] * len(names))
-        docs.upsert(*batch)
-        model.upsert(*batch)
-        if number < 2:
-            seal_now(docs)
-        if number == 0:
-            index_now(docs)
-    gone = [f"{number}-{i}" for number in range(3) for i in range(0, rows // 3, 5)]
-    docs.delete(gone)
-    model.delete(gone)
-    return database, model
-
-
-def check_same(docs: Any, model: Model, seed: int = 0) -> None:
-    """Check that a collection equals the model, bit for bit, and finds its rows."""
-    assert docs.count() == len(model.rows)
-    for start in range(0, len(model.rows), 5_000):
-        names = list(model.rows)[start : start + 5_000]
-        model.check_records(docs.get(names), names)
-    if model.rows:
-        query = vectors_of(seed + 1_000_000, 1)[0]
-        model.check_hits(docs.search(query, k=20, exact=True), query, 20, exact=True)
-
-
-def entries_of(docs: Any) -> dict[int, SegmentEntry]:
-    store = opened_of(docs).store
-    with store.environment.read() as transaction:
-        found: dict[int, SegmentEntry] = store.read_segments(transaction)
-    return found
-
-
-def partials(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.partial-*"))
 
 
 class PausedBackup:
@@ -166,13 +119,11 @@ def paused(tmp_path: Path) -> Iterator[Any]:
         each.end()
 
 
-# ---------------------------------------------------------------------- while others write
-
 WRITER = """
 import json, random, sys, time
 import numpy as np
 import vecdb
-from tests.maintenance.test_backup import NAMES, vectors_of
+from tests.maintenance.backups import NAMES, vectors_of
 
 folder, ledger, writer, indexer = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "1"
 chance = random.Random(writer)
@@ -305,9 +256,6 @@ def test_backup_beside_two_writers_is_a_committed_state(
                 assert all(each.state == "published" for each in entries_of(docs).values())
 
 
-# -------------------------------------------------------------  what changes while a backup is made
-
-
 def test_backup_has_collections_dropped_during_it_and_not_those_created(
     tmp_path: Path, paused: Any
 ) -> None:
@@ -438,9 +386,6 @@ def test_backup_omits_reservations_leases_and_drafts(tmp_path: Path) -> None:
         check_same(docs, model)
 
 
-# ---------------------------------------------------------------------- what does not finish
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "how"),
@@ -506,10 +451,6 @@ with environment.read():
 """
 
 
-def wait_for(path: Path) -> None:
-    eventually(lambda: list(path.parent.glob(path.name)))
-
-
 def test_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
     database, _ = filled(tmp_path / "data")
     with database:
@@ -569,314 +510,3 @@ def test_damaged_store_is_not_backed_up(tmp_path: Path) -> None:
     with database, pytest.raises(vecdb.DataLossError, match="checksum of blocks"):
         database.backup(tmp_path / "backup")
     assert sorted(tmp_path.iterdir()) == [tmp_path / "data"]
-
-
-# ---------------------------------------------------------------------- restoring
-
-
-def flipped(whole: bytes, at: int) -> bytes:
-    return whole[:at] + bytes([whole[at] ^ (1 << random.randrange(8))]) + whole[at + 1 :]
-
-
-def flip(path: Path, at: int) -> None:
-    path.write_bytes(flipped(path.read_bytes(), at))
-
-
-def test_flipped_byte_in_a_backup_is_refused(tmp_path: Path) -> None:
-    database, _ = filled(tmp_path / "data", 60)
-    with database:
-        database.backup(tmp_path / "backup")
-    files = [path for path in (tmp_path / "backup").rglob("*") if path.is_file()]
-    # Store, catalogue and manifest, a flat segment and a graph.
-    assert len(files) == 2 + 1 + (5 + 8)
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
-    random.seed(seed)
-    for path in files:
-        whole = path.read_bytes()
-        places = (0, random.randrange(len(whole)), len(whole) - 1)
-        damaged = [flipped(whole, at) for at in places]
-        for content in (*damaged, whole[:-1], whole + b"\n", None):
-            path.unlink()
-            if content is not None:
-                path.write_bytes(content)
-            with pytest.raises(vecdb.VecdbError, match=path.name):
-                vecdb.restore(tmp_path / "backup", tmp_path / "restored")
-        path.write_bytes(whole)
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["backup", "data"]
-    vecdb.restore(tmp_path / "backup", tmp_path / "restored")
-
-
-def test_changed_byte_of_the_manifest_is_refused(tmp_path: Path) -> None:
-    database, _ = filled(tmp_path / "data", 60)
-    with database:
-        database.backup(tmp_path / "backup", include_segments=False)
-    manifest = tmp_path / "backup" / "backup.json"
-    whole = manifest.read_bytes()
-    for at in range(len(whole)):
-        manifest.write_bytes(flipped(whole, at))
-        with pytest.raises(vecdb.VecdbError, match=r"backup\.json"):
-            read_manifest(tmp_path / "backup")
-    manifest.write_bytes(whole)
-    read_manifest(tmp_path / "backup")
-
-
-def test_backup_with_damaged_segments_is_restored_without_them(tmp_path: Path) -> None:
-    database, model = filled(tmp_path / "data")
-    with database:
-        database.backup(tmp_path / "backup")
-    for path in (tmp_path / "backup").rglob("vectors.npy"):
-        flip(path, 500)
-    with pytest.raises(vecdb.DataLossError, match="restoring without segments"):
-        vecdb.restore(tmp_path / "backup", tmp_path / "restored")
-    vecdb.restore(tmp_path / "backup", tmp_path / "restored", include_segments=False)
-    with vecdb.open(tmp_path / "restored", indexer=False) as database:
-        docs = database.collection("docs")
-        assert {e.state for e in entries_of(docs).values()} == {"lost"}
-        check_same(docs, model)
-
-
-def test_backup_of_a_newer_format_is_refused(tmp_path: Path) -> None:
-    database, _ = filled(tmp_path / "data", 60)
-    with database:
-        database.backup(tmp_path / "backup")
-    manifest = tmp_path / "backup" / "backup.json"
-    content = json.loads(manifest.read_text())
-    for key in ("format", "data_format"):
-        manifest.write_text(json.dumps({**content, key: 2}))
-        with pytest.raises(vecdb.FailedPreconditionError, match=f"{key} 2.*up to 1") as caught:
-            vecdb.restore(tmp_path / "backup", tmp_path / "restored")
-        assert caught.value.reason == "NEWER_FORMAT"
-
-
-@pytest.mark.parametrize("name", ["../outside", "/outside", "catalog/../../outside"])
-def test_manifest_with_paths_outside_of_the_backup_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / "outside").write_bytes(b"x")
-    (tmp_path / "backup").mkdir()
-    content = {"files": {name: {"bytes": 1, "crc32": 0x8CDC1683}}, "collections": []}
-    write_manifest(tmp_path / "backup", content)
-    with pytest.raises(vecdb.DataLossError, match="outside of its folder"):
-        vecdb.restore(tmp_path / "backup", tmp_path / "restored")
-
-
-@pytest.mark.slow
-def test_restore_overwrites_nothing(tmp_path: Path) -> None:
-    database, model = filled(tmp_path / "data", 60)
-    with database:
-        database.backup(tmp_path / "backup")
-        with pytest.raises(vecdb.AlreadyExistsError):
-            database.backup(tmp_path / "backup")
-        with pytest.raises(vecdb.AlreadyExistsError):
-            vecdb.restore(tmp_path / "backup", tmp_path / "data")
-        check_same(database.collection("docs"), model)
-    (tmp_path / "file").write_bytes(b"mine")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").write_bytes(b"mine")
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for name in ("file", "full", "link", "backup"):
-        with pytest.raises((vecdb.AlreadyExistsError, vecdb.InvalidArgumentError)):
-            vecdb.restore(tmp_path / "backup", tmp_path / name)
-        database = vecdb.open(tmp_path / "data", indexer=False)
-        with database, pytest.raises(vecdb.AlreadyExistsError):
-            database.backup(tmp_path / name)
-    assert (tmp_path / "file").read_bytes() == (tmp_path / "full" / "file").read_bytes() == b"mine"
-    (tmp_path / "empty").mkdir()
-    database = vecdb.open(tmp_path / "data", indexer=False)
-    with database, pytest.raises(vecdb.AlreadyExistsError):
-        database.backup(tmp_path / "empty")
-    vecdb.restore(tmp_path / "backup", tmp_path / "empty")
-    with vecdb.open(tmp_path / "empty", indexer=False) as database:
-        check_same(database.collection("docs"), model)
-    with pytest.raises(vecdb.FailedPreconditionError, match="vecdb restore") as caught:
-        vecdb.open(tmp_path / "backup")
-    assert caught.value.reason == "IS_BACKUP"
-    assert partials(tmp_path) == []
-
-
-# ---------------------------------------------------------------------- surfaces
-
-
-@pytest.mark.slow
-def test_backup_works_embedded_and_remote(surface: Any, tmp_path: Path) -> None:
-    docs = surface.create_collection("docs", DIM)
-    model = Model(DIM, "cosine")
-    batch = ([str(i) for i in range(300)], vectors_of(0, 300), [{"n": i} for i in range(300)])
-    docs.upsert(*batch)
-    model.upsert(*batch)
-    docs.optimize(timeout_s=HANG_S)
-    report = surface.backup(tmp_path / "backup")
-    lean = surface.backup(str(tmp_path / "lean"), include_segments=False)
-    assert (report.path, report.collections, report.rows) == (str(tmp_path / "backup"), 1, 300)
-    assert report.bytes > lean.bytes > 0 and report.elapsed_s > 0
-    assert not list((tmp_path / "lean").rglob("*.npy"))
-    for path, reason in (
-        (tmp_path / "backup", "PATH_TAKEN"),
-        (tmp_path / "nowhere" / "backup", "NO_FOLDER"),
-        (tmp_path / "data" / "backup", "BAD_PATH"),
-        ("", "BAD_PATH"),
-        ("/tmp/\0", "BAD_PATH"),
-        ("/tmp/\udc80", "BAD_PATH"),
-        (5, "BAD_PATH"),
-    ):
-        with pytest.raises(vecdb.VecdbError) as caught:
-            surface.backup(path)
-        assert caught.value.reason == reason, path
-    if isinstance(surface, vecdb.engine.api.database.Database):
-        return
-    with pytest.raises(vecdb.AlreadyExistsError):
-        surface.backup("backup")  # Relative to the server's folder.
-    vecdb.restore(tmp_path / "backup", tmp_path / "restored")
-    with vecdb.open(tmp_path / "restored", indexer=False) as database:
-        check_same(database.collection("docs"), model)
-        assert database.collection("docs").search(vectors_of(1, 1)[0]).info.plan == "graph"
-
-
-@pytest.fixture(scope="module")
-def backed_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
-    """A folder, and a client of a server with the backup folder "backups", in which the link "out"
-    leads out of it and "in" back into it.
-    """
-    folder = tmp_path_factory.mktemp("wire")
-    (folder / "backups" / "weekly").mkdir(parents=True)
-    (folder / "backups" / "out").symlink_to("/etc")
-    (folder / "backups" / "nothing").symlink_to("/etc/nothing")
-    (folder / "backups" / "in").symlink_to(folder / "backups" / "weekly")
-    (folder / "other").mkdir()
-    database, _ = filled(folder / "data", 60)
-    database.close()
-    (folder / "backups" / "data").symlink_to(folder / "data")
-    with (
-        running_server(folder / "data", indexer=False, backup_dir=folder / "backups") as address,
-        vecdb.connect(address) as client,
-    ):
-        yield folder, client
-
-
-@pytest.mark.parametrize("name", ["monday", "./x", "weekly/monday", "in/tuesday", "abs", "~", "…"])
-def test_remote_backup_is_written_into_the_backup_folder(
-    backed_up: tuple[Path, Any], name: str
-) -> None:
-    folder, client = backed_up
-    asked = str(folder / "backups" / "absolute") if name == "abs" else name
-    report = client.backup(asked)
-    made = Path(report.path)
-    assert made.is_relative_to(folder / "backups") and (made / "backup.json").exists()
-    with pytest.raises(vecdb.AlreadyExistsError):
-        client.backup(asked)
-
-
-@pytest.mark.parametrize(
-    "asked",
-    ["", ".", "..", "../other/x", "weekly/../../other/x", "weekly/../x", "/etc/passwd",
-     "/etc/nothing", "/var/x", "/nowhere/at/all", "out/x", "out/passwd", "out/no/x", "data/x",
-     "data", "{folder}/other/x", "{folder}/data/x", "{folder}/backups", "{folder}/backups/../x",
-     "//etc/x", "{folder}/backups2/x", "out", "nothing"],
-)  # fmt: skip
-def test_remote_backup_outside_of_the_backup_folder_is_refused(
-    backed_up: tuple[Path, Any], asked: str
-) -> None:
-    folder, client = backed_up
-    asked = asked.format(folder=folder)
-    request = wire.BackupRequest(path=asked)
-    with pytest.raises(vecdb.InvalidArgumentError) as caught:
-        calls_of(client).wait("Backup", request, None)
-    assert caught.value.reason == "BAD_PATH"
-    message = caught.value.message.replace(repr(asked), "PATH")
-    assert message in (
-        "invalid path PATH",
-        "expected a path relative to the server's folder for backups, got PATH",
-    )
-    assert sorted(each.name for each in folder.iterdir()) == ["backups", "data", "other"]
-    assert not list((folder / "other").iterdir())
-
-
-def test_server_without_a_backup_folder_refuses_backups(tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", indexer=False) as address:
-        with vecdb.connect(address) as client:
-            for path in ("x", str(tmp_path / "x"), "/etc/x", str(tmp_path / "data")):
-                with pytest.raises(vecdb.FailedPreconditionError) as caught:
-                    client.backup(path)
-                assert caught.value.reason == "NO_BACKUP_DIR"
-                assert "vecdb serve --backup-dir DIR" in caught.value.message
-        assert command_line.run(["backup", "x", "--url", address]) == 1
-    assert [each.name for each in tmp_path.iterdir()] == ["data"]
-
-
-def test_server_with_an_invalid_backup_folder_does_not_start(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "data" / "inside").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "data" / "inside")
-    for name in ("none", "file", "data", "data/inside", "link"):
-        with pytest.raises(vecdb.InvalidArgumentError) as caught:
-            Server(tmp_path / "data", "127.0.0.1:0", backup_dir=tmp_path / name)
-        assert caught.value.reason == "BAD_BACKUP_DIR"
-        assert str(tmp_path / name) in caught.value.message
-
-
-def test_server_stops_a_backup_when_its_client_disconnects(tmp_path: Path) -> None:
-    database, _ = filled(tmp_path / "data", 60)
-    database.close()
-    with (
-        running_server(tmp_path / "data", backup_dir=tmp_path) as address,
-        vecdb.connect(address) as client,
-    ):
-        calls = calls_of(client)
-        request = wire.BackupRequest(path=str(tmp_path / "backup"))
-        with file_lock(tmp_path / "data" / "catalog.lock", wait=True):
-            begun = calls.start_write("Backup", request)
-            wait_for(tmp_path / "backup.partial-*")
-            begun.cancel()
-            eventually(lambda: not partials(tmp_path))
-        assert sorted(tmp_path.iterdir()) == [tmp_path / "data"]
-        assert calls.wait("Backup", request, None).report.rows == 48
-        assert list((tmp_path / "backup").rglob("*.npy"))  # With segments if nothing is said.
-
-
-def test_closing_the_database_ends_its_backup(tmp_path: Path) -> None:
-    database, _ = filled(tmp_path / "data")
-    errors: list[Exception] = []
-
-    def back_up() -> None:
-        try:
-            database.backup(tmp_path / "backup")
-        except vecdb.VecdbError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=back_up)
-    with file_lock(tmp_path / "data" / "catalog.lock", wait=True):
-        thread.start()
-        wait_for(tmp_path / "backup.partial-*")
-        database.close()
-        thread.join(HANG_S)
-    assert [error.reason for error in errors] == ["CLOSED"]
-    assert sorted(tmp_path.iterdir()) == [tmp_path / "data"]
-
-
-@pytest.mark.parametrize("option", ["--data", "--url"])
-def test_command_line_backs_up_and_restores(
-    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    database, model = filled(tmp_path / "data", 60)
-    database.close()
-    with contextlib.ExitStack() as stack:
-        where = tmp_path / "data"
-        if option == "--url":
-            served = running_server(where, backup_dir=tmp_path)
-            where = stack.enter_context(served)  # type: ignore[assignment]
-        backup, restored = str(tmp_path / "backup"), str(tmp_path / "restored")
-        assert command_line.run(["backup", backup, option, str(where)]) == 0
-        said = capsys.readouterr().out
-        assert backup in said and "48" in said and "read back" in said
-        lean = str(tmp_path / "lean")
-        assert command_line.run(["backup", lean, option, str(where), "--no-segments"]) == 0
-        assert not list((tmp_path / "lean").rglob("*.npy"))
-        assert command_line.run(["backup", backup, option, str(where)]) == 1
-        assert "exists already" in capsys.readouterr().err
-    assert command_line.run(["restore", backup, restored, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == len(model.rows) == 48
-    assert command_line.run(["restore", backup, restored]) == 1
-    assert command_line.run(["restore", backup, restored + "2", "--no-segments"]) == 0
-    with vecdb.open(restored, indexer=False) as database:
-        check_same(database.collection("docs"), model)

@@ -1,16 +1,13 @@
-"""Bytes that change while the folder is closed: each value of the store, each file beside it.
+"""Values of the store that change while the folder is closed.
 
-Of a value: DATA_LOSS that names it, or no harm, and everything else can be read. Of a file: an
-answer is right or not marked verified, nothing crashes, and in the end all is built again.
+Each is reported as DATA_LOSS by name or is harmless, and everything else stays readable.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,74 +20,16 @@ import vecdb
 from tests.model import Model, index_now, seal_now
 from tests.places import override, value_of
 from tests.second_process import SecondProcess
-from tests.waiting import HANG_S, eventually
+from tests.segments.damage import DIM, EVERYTHING, QUERIES, SEED, WRITES, batch, names, rows
+from tests.waiting import eventually
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.segments import flushing as sealing
-from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store import layout
 from vecdb.engine.store.clock import CLOCK_KEY
-from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.store.store import Store
 from vecdb.engine.testing import opened_of, runtime_of
 
-DIM = 8
-SEED = int(os.environ.get("VECDB_TEST_SEED", "7"))
-EVERYTHING = bool(os.environ.get("VECDB_TEST_EVERYTHING"))
-"""All places of all files and both damages of all values, for some minutes; else a sample that
-the seed chooses."""
 Damage = Callable[[bytes], bytes]
-
-
-def rows(count: int, seed: int = 3, dim: int = DIM) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
-
-
-def names(count: int, first: int = 0) -> list[str]:
-    return [f"row-{i}" for i in range(first, first + count)]
-
-
-QUERIES = rows(4, 11)
-
-
-WRITES = {"graph": (0, 40, 1), "flat": (36, 10, 2), "flat again": (36, 10, 2), "fresh": (44, 6, 4)}
-"""First row, how many and the seed of the vectors, by request id."""
-
-
-def batch(tag: str) -> tuple[list[str], np.ndarray, list[dict[str, Any]]]:
-    first, count, seed = WRITES[tag]
-    return names(count, first), rows(count, seed), [{"tag": tag, "n": i} for i in range(count)]
-
-
-def fill(docs: Any) -> Model:
-    """A graph, a flat segment, fresh rows; updates, deaths and versions of metadata in each."""
-    model = Model(DIM, "cosine")
-
-    def write(tag: str) -> None:
-        docs.upsert(*batch(tag), request_id=tag)
-        model.upsert(*batch(tag))
-
-    write("graph")
-    seal_now(docs)
-    index_now(docs)
-    write("flat")
-    write("flat again")  # The same vectors: new versions of their records.
-    seal_now(docs)
-    write("fresh")
-    docs.delete(names(2) + names(1, 41) + names(1, 47))
-    model.delete(names(2) + names(1, 41) + names(1, 47))
-    return model
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Model]:
-    """A closed folder, the id of its collection "docs", and what is in that."""
-    folder = tmp_path_factory.mktemp("pristine") / "data"
-    with vecdb.open(folder, indexer=False) as database:
-        docs = database.create_collection("docs", DIM)
-        model = fill(docs)
-        docs.scroll_page(batch=5)  # Its pin stays.
-        database.create_collection("other", DIM).upsert(["own"], rows(1))
-        return folder, opened_of(docs).id, model
 
 
 def values_of(folder: Path, databases: tuple[bytes, ...]) -> list[tuple[bytes, bytes, bytes]]:
@@ -269,7 +208,7 @@ def test_changed_value_is_named_or_harmless(
                 assert collection_id in str(error), text
             shutil.rmtree(folder)
     if name in ("ids", "blocks", "dead", "segments", "meta"):
-        # Of records, some are old versions that nobody reads.
+        # Of records, some are old versions that are never read.
         assert noticed == cases - unread and cases >= len(values)
     if name == "log":
         assert noticed == 0
@@ -484,7 +423,7 @@ def test_failed_flush_is_reported_and_retried_with_a_pause(
 
 
 def test_damaged_log_entry_does_not_change_answers(database: Any) -> None:
-    """A view that would be advanced by it is made anew from what the log stands for."""
+    """A snapshot that it would advance is created again from the rows."""
     docs, vectors = database.create_collection("docs", DIM), rows(20)
     docs.upsert(names(10), vectors[:10])
     seal_now(docs)
@@ -506,7 +445,7 @@ def test_damaged_log_entry_does_not_change_answers(database: Any) -> None:
 def test_graphs_are_built_from_verified_rows_only(
     tmp_path: Path, pristine: tuple[Path, str, Model]
 ) -> None:
-    """Damaged files and damaged blocks under them at once: refused, and told why."""
+    """Files and the blocks below them are damaged: refused with the reason."""
     folder = tmp_path / "data"
     shutil.copytree(pristine[0], folder)
     with vecdb.open(folder, indexer=False) as database:
@@ -521,9 +460,6 @@ def test_graphs_are_built_from_verified_rows_only(
         with pytest.raises(vecdb.DataLossError, match="rows from 0"):
             index_now(docs)
         assert docs.get(["row-45"]).ids == ["row-45"]
-
-
-# Counters.
 
 
 def changed_counters(change: Callable[[layout.Counters], None]) -> Callable[[Store, Any], None]:
@@ -605,221 +541,3 @@ def test_trimmed_log_is_accepted_at_open(tmp_path: Path, pristine: tuple[Path, s
         with vecdb.open(folder, indexer=False) as database:
             docs = database.collection("docs")
             model.check_hits(docs.search(QUERIES[0], k=9, exact=True), QUERIES[0], 9, exact=True)
-
-
-# Files.
-
-
-def files_of(folder: Path) -> list[str]:
-    """All but LMDB's, relative."""
-    found = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".mdb")
-    return sorted(str(path.relative_to(folder)) for path in found)
-
-
-def file_damages(path: Path) -> list[tuple[str, bytes]]:
-    """A sample of what may happen to a file; FORMAT is small enough for all of it."""
-    every = list(_file_damages(path))
-    if EVERYTHING or path.name == "FORMAT":
-        return every
-    lengths = [d for d in every if "byte " not in d[0]]
-    flips = [d for d in every if "byte " in d[0]]
-    chance = random.Random(f"{SEED} {path.name} {path.parent.name}")
-    return [*chance.sample(flips, min(4, len(flips))), *chance.sample(lengths, 1)]
-
-
-def _file_damages(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Places in the header, the middle and the end; three lengths."""
-    raw, chance = path.read_bytes(), random.Random(f"{SEED} {path.name}")
-    size = len(raw)
-    places = {0, 6, 8, 9, 20, 45, 60, 100, 127, 130, size // 2, size - 5, size - 1}
-    for at in sorted(p for p in places if 0 <= p < size):
-        bit = chance.randrange(8)
-        yield f"bit {bit} of byte {at}", raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :]
-    # High bits make numbers of rows and nodes, offsets and letters impossible.
-    for at in sorted({size - 2, size // 2 | 7, size // 2 | 3}):
-        if 0 <= at < size:
-            yield f"top bit of byte {at}", raw[:at] + bytes([raw[at] ^ 0x80]) + raw[at + 1 :]
-    for kept in sorted({0, size // 2, size - 1} - {size}):
-        if kept >= 0:
-            yield f"cut to {kept} bytes", raw[:kept]
-    yield "longer", raw + b"\0\xff"
-
-
-def check_file_damage(folder: Path, model: Model) -> None:
-    everything = names(52)
-    with vecdb.open(folder, indexer=False) as database:
-        docs = database.collection("docs")
-        for query in QUERIES:
-            for arguments in ({"k": 5}, {"k": 100}, {"k": 100, "exact": True}):
-                for metadata in (True, False):
-                    hits = docs.search(query, include_metadata=metadata, **arguments)
-                    if hits.info.verified and metadata:
-                        model.check_hits(
-                            hits, query, arguments["k"], exact=bool(arguments.get("exact"))
-                        )
-        model.check_records(docs.get(everything), everything)
-        docs.delete(["row-30"])
-        for _ in range(5):
-            seal_now(docs)
-            index_now(docs)
-            if opened_of(docs).snapshots.verify(lambda: None):
-                break
-        changed = Model(DIM, "cosine")
-        changed.rows = {n: r for n, r in model.rows.items() if n != "row-30"}
-        for query in QUERIES:
-            for exact in (False, True):
-                hits = docs.search(query, k=100, exact=exact)
-                assert hits.info.verified
-                changed.check_hits(hits, query, 100, exact=True)
-        assert docs.stats().unindexed_rows == 0
-
-
-@pytest.mark.slow
-def test_changed_file_never_gives_a_wrong_answer_marked_verified(
-    tmp_path: Path, pristine: tuple[Path, str, Model]
-) -> None:
-    source, collection_id, model = pristine
-    print("seed", SEED)
-    base = tmp_path / "base"
-    shutil.copytree(source, base)
-    home = base / "collections" / collection_id
-    (home / "graph-left.hnsw").write_bytes(b"half a graph" * 20)
-    shutil.copytree(next((home / "segments").iterdir()), home / "segments" / "99")
-    (base / "FORMAT.4711").write_bytes(b"vecdb")
-    files = files_of(base)
-    assert {"FORMAT", "catalog.lock"} <= set(files)
-    assert {f.rsplit("/")[-1] for f in files} >= {
-        "seal.lock", "graph.lock", "manifest.json", "links.npy", "upper_links.npy",
-        "upper_offsets.npy", "rows.npy", "vectors.npy", "id_bytes.npy", "id_offsets.npy",
-    }  # fmt: skip
-    refused = cases = 0
-    for file in files:
-        if "/99/" in file:
-            continue
-        for what, raw in file_damages(base / file):
-            folder = tmp_path / "data"
-            shutil.copytree(base, folder)
-            (folder / file).write_bytes(raw)
-            cases += 1
-            try:
-                check_file_damage(folder, model)
-            except vecdb.FailedPreconditionError:
-                assert file == "FORMAT", (file, what)
-                refused += 1
-            except BaseException:
-                print(file, what)
-                raise
-            shutil.rmtree(folder)
-    assert cases > 60 and refused >= 8, (cases, refused)
-
-
-@pytest.mark.parametrize("missing", ["vectors.npy", "manifest.json", "upper_links.npy"])
-def test_missing_file_quarantines_the_segment(
-    tmp_path: Path, pristine: tuple[Path, str, Model], missing: str
-) -> None:
-    source, collection_id, model = pristine
-    folder = tmp_path / "data"
-    shutil.copytree(source, folder)
-    for path in (folder / "collections" / collection_id).rglob(missing):
-        path.unlink()
-    check_file_damage(folder, model)
-
-
-# When an answer is verified.
-
-
-def test_answers_become_verified_after_opening(
-    tmp_path: Path, pristine: tuple[Path, str, Model], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first answer does not wait; each segment is read once, also after a rest."""
-    folder = tmp_path / "data"
-    shutil.copytree(pristine[0], folder)
-    may_go_on, read = threading.Event(), []
-    verify = Segment.verify
-
-    def waiting(self: Segment, *arguments: Any) -> None:
-        assert may_go_on.wait(HANG_S)
-        read.append(self.number)
-        verify(self, *arguments)
-
-    monkeypatch.setattr(Segment, "verify", waiting)
-    with vecdb.open(folder, indexer=False) as database:
-        docs = database.collection("docs")
-        for _ in range(3):
-            assert not docs.search(QUERIES[0]).info.verified
-        may_go_on.set()
-        eventually(lambda: docs.search(QUERIES[0]).info.verified)
-        for _ in range(2):
-            opened_of(docs).evict()
-            assert docs.search(QUERIES[0]).info.verified
-        assert sorted(read) == sorted(set(read)) and len(read) == 2
-        # Somebody wrote to a file: it is not the one that was compared.
-        number = read[0]
-        path = opened_of(docs).folder / "segments" / str(number) / "vectors.npy"
-        os.utime(path)
-        opened_of(docs).evict()
-        eventually(lambda: docs.search(QUERIES[0]).info.verified)
-        assert sorted(read) == sorted([*set(read), number])
-
-
-def test_segment_written_while_the_folder_is_open_is_verified(tmp_path: Path) -> None:
-    with vecdb.open(tmp_path / "data", indexer=False) as database:
-        docs = database.create_collection("docs", DIM)
-        for i in range(3):
-            docs.upsert(names(20, 20 * i), rows(20))
-            assert docs.search(QUERIES[0]).info.verified
-            seal_now(docs)
-            assert docs.search(QUERIES[0]).info.verified
-            index_now(docs)
-            assert docs.search(QUERIES[0]).info.verified
-
-
-@pytest.mark.slow
-def test_bit_flipped_while_closed_is_found_and_rebuilt(
-    tmp_path: Path, pristine: tuple[Path, str, Model]
-) -> None:
-    """With a real indexer: without a word from anybody, and by ``optimize``."""
-    source, collection_id, model = pristine
-    for file in ("vectors.npy", "links.npy"):
-        folder = tmp_path / file
-        shutil.copytree(source, folder)
-        for path in (folder / "collections" / collection_id).rglob(file):
-            raw = bytearray(path.read_bytes())
-            raw[-3] ^= 0x40
-            path.write_bytes(raw)
-        with vecdb.open(folder) as database:
-            docs = database.collection("docs")
-            assert not docs.search(QUERIES[0]).info.verified
-            if file == "links.npy":
-                docs.optimize(timeout_s=HANG_S)
-            else:
-                eventually(lambda docs=docs: docs.search(QUERIES[0]).info.verified)
-            for query in QUERIES:
-                hits = docs.search(query, k=100, exact=True)
-                assert hits.info.verified
-                model.check_hits(hits, query, 100, exact=True)
-
-
-def test_too_many_open_files_quarantine_nothing(
-    tmp_path: Path, pristine: tuple[Path, str, Model], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "data"
-    shutil.copytree(pristine[0], folder)
-    with vecdb.open(folder, indexer=False) as database:
-        docs = database.collection("docs")
-        monkeypatch.setattr(
-            np, "memmap", lambda *a, **k: (_ for _ in ()).throw(OSError(24, "Too many open files"))
-        )
-        with pytest.raises(vecdb.ResourceExhaustedError, match="too many open files"):
-            docs.search(QUERIES[0])
-        monkeypatch.undo()
-        assert len(docs.search(QUERIES[0], k=5)) == 5
-        with contextlib.closing(docs.scroll()) as scroll:
-            assert next(scroll).ids
-        assert all(e.state == "published" for e in entries_of(docs).values())
-
-
-def entries_of(docs: Any) -> dict[int, SegmentEntry]:
-    store = opened_of(docs).store
-    with store.environment.read() as transaction:
-        return store.read_segments(transaction)

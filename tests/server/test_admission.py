@@ -1,4 +1,4 @@
-"""Calls that come in and then do nothing: others are served beside them, and they are few."""
+"""Calls that are open and idle: they do not delay others, and their number is limited."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_slow_calls_beyond_the_limit_are_cancelled(
     assert {call.code() for call in calls if call.done()} == {grpc.StatusCode.CANCELLED}
     eventually(lambda: open_calls(server) == 4 and not has_reaper(server))
     check_served(server, stub)
-    # The guard comes again when it is needed again.
+    # The thread that ends slow calls is started again.
     idle.open("/vecdb.v1.Vecdb/Count", 3)
     eventually(lambda: sum(call.done() for call in idle.calls) == 19)
 
@@ -271,7 +271,7 @@ def test_a_call_waits_for_a_worker_until_its_deadline(
     assert [call.result().count for call in calls] == [3] * 4
 
 
-# ---------------------------------------------------------------------------- health by itself
+# ---------------------------------------------------------------------------- health
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])
@@ -312,7 +312,7 @@ def test_health_of_an_unknown_service_is_not_found(started: Any) -> None:
         watch.cancel()
 
 
-# ------------------------------------------------------------------- places of those that rest
+# ------------------------------------------------------------------- slots of idle transfers
 
 
 def import_begin() -> bytes:
@@ -373,7 +373,7 @@ def test_unread_export_yields_its_slot_to_a_new_one(
         sizes: list[int] = []
 
         def exported() -> bool:
-            """The first may still be at work on what nobody will take."""
+            """The first may still be sending."""
             with suppress(grpc.RpcError):
                 sizes.extend(len(p.chunk) for p in stub.Export(request, timeout=HANG_S))
             return bool(sizes)
@@ -427,7 +427,7 @@ def test_calls_are_queued_if_no_thread_can_be_started(
     pool.shutdown()
 
 
-# -------------------------------------------------------------------------- scrolls left behind
+# -------------------------------------------------------------------------- abandoned scrolls
 
 
 def page(stub: Any, token: str = "") -> Any:

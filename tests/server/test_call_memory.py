@@ -231,7 +231,7 @@ def test_requests_and_answers_on_their_way_are_counted(served: tuple[str, Databa
             collection="docs", queries=queries, k=ROWS, include_vectors=True
         )
         unread = search(request.SerializeToString(), timeout=HANG_S)
-        # Nobody takes it: it stays counted, though its handler has returned.
+        # It is not read: it stays counted, though its handler has returned.
         eventually(lambda: 3 * MIB < runtime_of(database).call_memory.bytes_used < 4 * MIB)
         assert list(next(unread).counts) == [ROWS, ROWS]
         eventually(lambda: runtime_of(database).call_memory.bytes_used == 0)
@@ -364,7 +364,7 @@ def test_unread_answers_release_their_memory(
             for _ in range(8):
                 open_ones.enter_context(reads_nothing(address, b"Get", get))
             open_ones.enter_context(reads_nothing(address, b"SearchStream", search))
-            # Whoever is refused has made room for the next one.
+            # A refused call has released its memory.
             eventually(lambda: served_whole(lambda: get_whole(client, "docs", ids)))
             with grpc.insecure_channel(address) as channel:
                 one = wire.SearchRequest(collection="docs", queries=encode_matrix(VECTORS[:1]), k=1)

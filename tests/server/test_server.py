@@ -410,7 +410,7 @@ def _made(kind: Any) -> errors.VecdbError:
 
 def test_only_messages_made_for_callers_reach_them() -> None:
     class Foreign(errors.VecdbError):
-        """Not in the table: a defect until somebody decides."""
+        """Not in the table, so it is a defect."""
 
     for error in (
         RuntimeError("password"),
@@ -546,7 +546,7 @@ def test_waiting_writes_hold_a_quarter_of_the_threads(
             running.append(start(request, timeout=HANG_S))
             assert entered.wait(HANG_S)
         eventually(lambda: _refused(raw, method, request) == (Code.RESOURCE_EXHAUSTED, reason))
-        # Others are served meanwhile.
+        # Other calls are served.
         assert list(raw.stub.Search(search()).counts) == [2, 2]
         release.set()
         for call in running:
@@ -635,7 +635,7 @@ def test_many_callers_at_once(server: Wire) -> None:
         assert list(pool.map(one, range(400))) == [["a", "b"]] * 400
 
 
-# ----------------------------------------------------------------------------------- life and death
+# ----------------------------------------------------------------------------------- lifecycle
 
 
 @pytest.mark.parametrize(

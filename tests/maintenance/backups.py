@@ -1,0 +1,76 @@
+"""Databases to back up, and what tests of backups and of restoring compare."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vecdb
+from tests.model import Model, index_now, seal_now
+from tests.waiting import eventually
+from vecdb.engine.store.segment_table import SegmentEntry
+from vecdb.engine.testing import opened_of
+
+DIM = 16
+NAMES = ("a", "b")
+
+
+def vectors_of(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+
+
+def filled(folder: Path, rows: int = 600) -> tuple[Any, Model]:
+    """Return an open database with "docs": graph, flat segment, memtable rows, deleted rows."""
+    database = vecdb.open(folder, indexer=False)
+    docs = database.create_collection("docs", DIM)
+    model = Model(DIM, "cosine")
+    for number in range(3):
+        names = [f"{number}-{i}" for i in range(rows // 3)]
+        batch = (names, vectors_of(number, len(names)), [{"n": number}] * len(names))
+        docs.upsert(*batch)
+        model.upsert(*batch)
+        if number < 2:
+            seal_now(docs)
+        if number == 0:
+            index_now(docs)
+    gone = [f"{number}-{i}" for number in range(3) for i in range(0, rows // 3, 5)]
+    docs.delete(gone)
+    model.delete(gone)
+    return database, model
+
+
+def check_same(docs: Any, model: Model, seed: int = 0) -> None:
+    """Check that a collection equals the model, bit for bit, and finds its rows."""
+    assert docs.count() == len(model.rows)
+    for start in range(0, len(model.rows), 5_000):
+        names = list(model.rows)[start : start + 5_000]
+        model.check_records(docs.get(names), names)
+    if model.rows:
+        query = vectors_of(seed + 1_000_000, 1)[0]
+        model.check_hits(docs.search(query, k=20, exact=True), query, 20, exact=True)
+
+
+def entries_of(docs: Any) -> dict[int, SegmentEntry]:
+    store = opened_of(docs).store
+    with store.environment.read() as transaction:
+        found: dict[int, SegmentEntry] = store.read_segments(transaction)
+    return found
+
+
+def partials(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.partial-*"))
+
+
+def wait_for(path: Path) -> None:
+    eventually(lambda: list(path.parent.glob(path.name)))
+
+
+def flipped(whole: bytes, at: int) -> bytes:
+    return whole[:at] + bytes([whole[at] ^ (1 << random.randrange(8))]) + whole[at + 1 :]
+
+
+def flip(path: Path, at: int) -> None:
+    path.write_bytes(flipped(path.read_bytes(), at))

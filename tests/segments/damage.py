@@ -1,0 +1,54 @@
+"""A folder with all kinds of content whose bytes tests damage."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from tests.model import Model, index_now, seal_now
+
+DIM = 8
+SEED = int(os.environ.get("VECDB_TEST_SEED", "7"))
+EVERYTHING = bool(os.environ.get("VECDB_TEST_EVERYTHING"))
+"""All places of all files and both damages of all values, for some minutes; else a sample that
+the seed chooses."""
+
+
+def rows(count: int, seed: int = 3, dim: int = DIM) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"row-{i}" for i in range(first, first + count)]
+
+
+QUERIES = rows(4, 11)
+WRITES = {"graph": (0, 40, 1), "flat": (36, 10, 2), "flat again": (36, 10, 2), "fresh": (44, 6, 4)}
+"""First row, number of rows and seed of the vectors, by request id."""
+
+
+def batch(tag: str) -> tuple[list[str], np.ndarray, list[dict[str, Any]]]:
+    first, count, seed = WRITES[tag]
+    return names(count, first), rows(count, seed), [{"tag": tag, "n": i} for i in range(count)]
+
+
+def fill(docs: Any) -> Model:
+    """Write a graph, a flat segment and memtable rows; updates, deletions and metadata versions."""
+    model = Model(DIM, "cosine")
+
+    def write(tag: str) -> None:
+        docs.upsert(*batch(tag), request_id=tag)
+        model.upsert(*batch(tag))
+
+    write("graph")
+    seal_now(docs)
+    index_now(docs)
+    write("flat")
+    write("flat again")  # The same vectors: new versions of their records.
+    seal_now(docs)
+    write("fresh")
+    docs.delete(names(2) + names(1, 41) + names(1, 47))
+    model.delete(names(2) + names(1, 41) + names(1, 47))
+    return model
