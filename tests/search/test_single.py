@@ -80,6 +80,18 @@ def test_answers_equal_those_of_the_general_path(tmp_path: Path, metric: str, di
             assert_same(short(docs, query), general(docs, query))
 
 
+def test_without_codes_the_walk_is_that_of_float32(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path, indexer=False) as database:
+        docs = filled(database, "cosine")
+        by_sketches = [docs.search(query).info.visited for query in drawn(QUERIES)]
+    with vecdb.open(tmp_path, indexer=False, codes="none") as database:
+        docs = database.collection("docs")
+        general(docs, drawn(1)[0])
+        for query in drawn(QUERIES):
+            assert_same(short(docs, query), general(docs, query))
+        assert [docs.search(query).info.visited for query in drawn(QUERIES)] != by_sketches
+
+
 def test_ids_that_are_not_ascii_are_decoded(tmp_path: Path) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         docs = filled(database, "cosine", name="Zeile {} é 行")

@@ -95,7 +95,7 @@ class Searcher:
         kernels = load_kernels()
         euclidean = store.config.metric is Metric.EUCLIDEAN
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
-        self.single = SingleSearch(store, snapshots, pool)
+        self.single = SingleSearch(store, snapshots, pool, codes=codes)
 
     def run(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
         """Return the hits of all queries.

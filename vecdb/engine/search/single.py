@@ -20,7 +20,7 @@ from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.lookup import read_records
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
-from vecdb.engine.segments.codecs.sketch import SKETCH
+from vecdb.engine.segments.codecs.sketch import SKETCH, Sketch
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
@@ -59,11 +59,11 @@ class _Way:
     __slots__ = ("arguments", "count", "ef", "find", "space", "verified", "with_metadata")
 
     def __init__(
-        self, snapshot: Snapshot, config: CollectionConfig, commits_at: tuple[int, int], k: int,
-        ef: int,
+        self, snapshot: Snapshot, sketch: Sketch | None, config: CollectionConfig,
+        commits_at: tuple[int, int], k: int, ef: int,
     ) -> None:  # fmt: skip
         unit, kernels = snapshot.units[0], load_kernels()
-        content, graph, sketch = unit.content, unit.parts[GRAPH], unit.parts.get(SKETCH)
+        content, graph = unit.content, unit.parts[GRAPH]
         assert content is not None
         self.count, self.ef, rescored, slope = min(k, unit.live_count), ef, 0, 0.0
         self.with_metadata, self.verified = snapshot.counters.metadata_count > 0, False
@@ -99,8 +99,11 @@ class _Way:
 class SingleSearch:
     """Answers single queries of one collection, or leaves them to a ``Searcher``. Thread-safe."""
 
-    def __init__(self, store: Store, snapshots: SnapshotManager, pool: KernelPool) -> None:
-        self._store, self._snapshots, self._pool = store, snapshots, pool
+    def __init__(
+        self, store: Store, snapshots: SnapshotManager, pool: KernelPool, *, codes: bool = True
+    ) -> None:
+        """codes: as for ``Searcher``."""
+        self._store, self._snapshots, self._pool, self._codes = store, snapshots, pool, codes
         self._environment = store.environment
 
     def answer(
@@ -188,7 +191,8 @@ class SingleSearch:
         units = snapshot.units
         if number > _K_MAX or len(units) != 1 or not snapshot.holds_all or not _is_graph(units[0]):
             return None
-        way = _Way(snapshot, self._store.config, commits_at, number, effort)
+        sketch = units[0].parts.get(SKETCH) if self._codes else None
+        way = _Way(snapshot, sketch, self._store.config, commits_at, number, effort)
         if len(snapshot.ways) < _WAYS_MAX:
             snapshot.ways[number, None if ef is None else int(ef)] = way
         return way
