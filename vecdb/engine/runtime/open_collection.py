@@ -131,7 +131,9 @@ class OpenCollection:
             held_bytes_max=min(host.options.fresh_bytes_max, host.options.view_bytes_max // 2),
             budget=host.snapshot_budget,
         )
-        self.searcher = Searcher(self.store, self.snapshots, host.pool)
+        self.searcher = Searcher(
+            self.store, self.snapshots, host.pool, codes=host.options.codes == "auto"
+        )
         config = self.store.config
         options = host.options
         self.graph_rows_max = max(

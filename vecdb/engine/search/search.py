@@ -22,6 +22,7 @@ from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.hits import Found, Wanted, answers
 from vecdb.engine.search.plan import SearchPlan, UnitPlan, Wish, plan_search
+from vecdb.engine.search.single import SingleSearch
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
@@ -89,8 +90,12 @@ class SearchRequest(NamedTuple):
 class Searcher:
     """Answers searches of one collection. Thread-safe."""
 
-    def __init__(self, store: Store, snapshots: SnapshotManager, pool: KernelPool) -> None:
+    def __init__(
+        self, store: Store, snapshots: SnapshotManager, pool: KernelPool, *, codes: bool = True
+    ) -> None:
+        """codes: whether walks may use the codes of segments that have some."""
         self._store = store
+        self._codes = codes
         self._snapshots = snapshots
         self._pool = pool
         kernels = load_kernels()
@@ -98,6 +103,7 @@ class Searcher:
         self._planned = None, {}
         euclidean = store.config.metric is Metric.EUCLIDEAN
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
+        self.single = SingleSearch(store, snapshots, pool, codes=codes)
 
     def run(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
         """Return the hits of all queries.
@@ -191,7 +197,7 @@ class Searcher:
         deadline: Deadline,
     ) -> Found:
         """Walk the graph of a unit; queries for which that finds too few live rows are scanned."""
-        graph, sketch = unit.parts[GRAPH], unit.parts.get(SKETCH)
+        graph, sketch = unit.parts[GRAPH], unit.parts.get(SKETCH) if self._codes else None
         found = _empty_found(unit, len(queries), wanted_k, walked=True)
         k, metric = found.nodes.shape[1], self._metric_code
         kernels = load_kernels()
