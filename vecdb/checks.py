@@ -65,6 +65,8 @@ _TIMEOUT_S_MAX: Final = 1e9
 def check_limit(limit: Limit, value: object, name: str | None = None) -> int:
     """Return an integer within the limit. ``name`` is the argument's name if the limit has
     another."""
+    if type(value) is int and limit.minimum <= value <= limit.maximum:
+        return value
     name = name or limit.name
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InvalidArgumentError(
@@ -82,7 +84,9 @@ def check_limit(limit: Limit, value: object, name: str | None = None) -> int:
 
 def check_flag(name: str, value: object) -> bool:
     """Return a flag given as True, False, 1 or 0."""
-    if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_) or (type(value) is int and value in (0, 1)):
         return bool(value)
     raise InvalidArgumentError(
         f"{name} must be True or False, got {shown(value)}", Reason.NOT_A_FLAG
@@ -181,6 +185,15 @@ def check_metric(metric: object) -> Metric:
         return Metric(metric)
     raise InvalidArgumentError(
         f"metric must be one of {', '.join(known)}, got {shown(metric)}", Reason.BAD_METRIC
+    )
+
+
+def check_codes(codes: object) -> str:
+    """Return the option ``codes``: "auto" or "none"."""
+    if codes == "auto" or codes == "none":
+        return str(codes)
+    raise InvalidArgumentError(
+        f"option codes must be one of auto, none, got {shown(codes)}", Reason.BAD_OPTION
     )
 
 

@@ -585,7 +585,7 @@ class MeasuredRecall(_message.Message):
     def __init__(self, measured: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., queries: _Optional[int] = ..., promised: _Optional[float] = ...) -> None: ...
 
 class SegmentStats(_message.Message):
-    __slots__ = ("number", "kind", "first_row", "end_row", "rows", "dead", "bytes")
+    __slots__ = ("number", "kind", "first_row", "end_row", "rows", "dead", "bytes", "codes", "codes_left_out")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
@@ -593,6 +593,8 @@ class SegmentStats(_message.Message):
     ROWS_FIELD_NUMBER: _ClassVar[int]
     DEAD_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    CODES_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     number: int
     kind: str
     first_row: int
@@ -600,7 +602,9 @@ class SegmentStats(_message.Message):
     rows: int
     dead: int
     bytes: int
-    def __init__(self, number: _Optional[int] = ..., kind: _Optional[str] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., rows: _Optional[int] = ..., dead: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+    codes: str
+    codes_left_out: str
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[str] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., rows: _Optional[int] = ..., dead: _Optional[int] = ..., bytes: _Optional[int] = ..., codes: _Optional[str] = ..., codes_left_out: _Optional[str] = ...) -> None: ...
 
 class ExportRequest(_message.Message):
     __slots__ = ("collection", "namespace", "format", "normalize_queries", "collection_id")

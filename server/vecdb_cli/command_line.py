@@ -125,6 +125,14 @@ def serve(
         int | None,
         typer.Option("--message-mb", help="Maximum message size in MiB (1–64, default 16)."),
     ] = None,
+    codes: Annotated[
+        str,
+        typer.Option(
+            "--codes",
+            metavar="auto|none",
+            help="none: write segments without codes; search float32.",
+        ),
+    ] = "auto",
     recall_meter: Annotated[
         float,
         typer.Option(
@@ -153,6 +161,7 @@ def serve(
         listen,
         message_bytes=size,
         backup_dir=backup_dir,
+        codes=codes,
         recall_meter=recall_meter,
         group_access=group_access,
     )

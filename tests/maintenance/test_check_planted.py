@@ -418,6 +418,7 @@ def test_every_problem_kind_has_a_planted_fault() -> None:
             "TRASH",
         ),
         *("STORE_CRASHED", "STORE_DAMAGED", "CHECK_FAILED", "NOT_FINDABLE"),
+        "SKETCH",  # In segments/test_sketch_files.py.
     }
     assert planted | elsewhere == set(KINDS)
 

@@ -280,7 +280,8 @@ class CollectionSurface(Protocol):
             the client's. ResourceExhaustedError: MESSAGE_TOO_LARGE: the answer to a single query
             exceeds a message; ask for fewer rows, or without vectors or metadata.
         """
-        checks.check_reserved(filter=filter)
+        if filter is not None:
+            checks.check_reserved(filter=filter)
         queries = as_queries(query, self.dim)
         if target_recall is not None:
             target_recall = checks.check_target_recall(target_recall)

@@ -17,7 +17,14 @@ from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
 from vecdb.reasons import Reason
 from vecdb.surface.collection import CollectionSurface
-from vecdb.types import CollectionConfig, CollectionStats, Hits, MeasuredRecall, SearchInfo
+from vecdb.types import (
+    CollectionConfig,
+    CollectionStats,
+    Hits,
+    MeasuredRecall,
+    SearchInfo,
+    SegmentStats,
+)
 from vecdb_cli.sidecars import mapped
 from vecdb_cli.vector_lines import is_number
 
@@ -221,6 +228,7 @@ def print_stats(
         table = Table("segment", "kind", box=None, pad_edge=False)
         for heading in ("first row", "end row", "rows", "deleted", "size"):
             table.add_column(heading, justify="right")
+        table.add_column("codes")
         for segment in stats.segments:
             table.add_row(
                 str(segment.number),
@@ -235,9 +243,16 @@ def print_stats(
                     )
                 ),
                 bytes_text(segment.bytes),
+                _codes_text(segment),
             )
         console.print()
         console.print(table)
+
+
+def _codes_text(segment: SegmentStats) -> str:
+    if segment.codes_left_out:
+        return f"none: {segment.codes_left_out}"
+    return segment.codes or "none"
 
 
 def _recall_text(recall: MeasuredRecall | None) -> str:

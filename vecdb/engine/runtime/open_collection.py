@@ -132,7 +132,9 @@ class OpenCollection:
             held_bytes_max=min(host.options.fresh_bytes_max, host.options.view_bytes_max // 2),
             budget=host.snapshot_budget,
         )
-        self.searcher = Searcher(self.store, self.snapshots, host.pool)
+        self.searcher = Searcher(
+            self.store, self.snapshots, host.pool, codes=host.options.codes == "auto"
+        )
         config = self.store.config
         self.meter = RecallMeter(self.searcher, self.snapshots, config.metric, self._name)
         options = host.options

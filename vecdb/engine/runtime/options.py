@@ -56,6 +56,10 @@ class Options:
         group_access: create a new folder for all users of its group (folders 0770, files 0660)
             instead of for the user alone. An existing folder keeps its mode, and what is created in
             it follows that mode.
+        codes: "auto": graph segments get codes of their rows (sketches), so that a walk reads a few
+            cache lines of a row instead of the whole; the rows that it finds are scored in float32.
+            Where a trial shows that codes do not pay, a segment goes without. "none": segments are
+            written without codes, and searched in float32 even if they have some.
         recall_meter: budget of CPU time for measuring recall: a sample of the real queries is also
             answered exactly in the background, in at most this share of one core, 0 to 1. ``stats``
             shows the result, and searches choose their effort by it. 0: measure nothing.
@@ -81,6 +85,7 @@ class Options:
     map_bytes: int = 16 * 1024 * MEBIBYTE
     open_collections_max: int = 128
     group_access: bool = False
+    codes: str = "auto"
     recall_meter: float = 0.01
     indexer: bool = True
     indexer_outlives_parent: bool = True
@@ -100,7 +105,9 @@ class Options:
         for option in fields(self):
             value = getattr(self, option.name)
             try:
-                if option.name == "recall_meter":
+                if option.name == "codes":
+                    checks.check_codes(value)
+                elif option.name == "recall_meter":
                     checks.check_share(f"option {option.name}", value)
                 elif isinstance(option.default, bool):
                     checks.check_flag(f"option {option.name}", value)

@@ -95,6 +95,8 @@ class RealCurves:
         self._metric, self._on_published = metric, on_published
         self._measured: dict[int, RealCurve] = {}
         self._used: dict[int, UsedCurve] = {}
+        self.edition = 0
+        """Grows whenever curves are published; a plan is of the edition before it was made."""
 
     def for_target(self, number: int | None, k: int, target: float) -> UsedCurve | None:
         """Return the curve of a segment if its queries are enough for this k and target.
@@ -130,6 +132,7 @@ class RealCurves:
                 self._used[number] = UsedCurve(measured.curve(), time.time())
                 changed = True
         if changed:
+            self.edition += 1
             self._on_published()
 
     def retain(self, numbers: Collection[int]) -> None:

@@ -24,6 +24,7 @@ from vecdb.engine.search.hits import Found, Wanted, answers
 from vecdb.engine.search.plan import SearchPlan, UnitPlan, Wish, plan_search
 from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.samples import SampleTap
+from vecdb.engine.search.single import SingleSearch
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
@@ -96,8 +97,12 @@ class Searcher:
         real_curves: what that has measured, for plans.
     """
 
-    def __init__(self, store: Store, snapshots: SnapshotManager, pool: KernelPool) -> None:
+    def __init__(
+        self, store: Store, snapshots: SnapshotManager, pool: KernelPool, *, codes: bool = True
+    ) -> None:
+        """codes: whether walks may use the codes of segments that have some."""
         self._store = store
+        self._codes = codes
         self._snapshots = snapshots
         self._pool = pool
         self.tap = SampleTap()
@@ -107,6 +112,7 @@ class Searcher:
         self._planned = None, {}
         euclidean = store.config.metric is Metric.EUCLIDEAN
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
+        self.single = SingleSearch(store, snapshots, pool, self.tap, self.real_curves, codes=codes)
 
     def run(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
         """Return the hits of all queries.
@@ -194,7 +200,11 @@ class Searcher:
         return plan
 
     def _plan_again(self) -> None:
+        """Forget the plans: curves were published."""
         self._planned = None, {}
+        _, snapshot = self._snapshots.known
+        if snapshot is not None:
+            snapshot.ways.clear()
 
     def walk(
         self,
@@ -205,7 +215,7 @@ class Searcher:
         deadline: Deadline,
     ) -> Found:
         """Walk the graph of a unit; queries for which that finds too few live rows are scanned."""
-        graph, sketch = unit.parts[GRAPH], unit.parts.get(SKETCH)
+        graph, sketch = unit.parts[GRAPH], unit.parts.get(SKETCH) if self._codes else None
         found = _empty_found(unit, len(queries), wanted_k, walked=True)
         k, metric = found.nodes.shape[1], self._metric_code
         kernels = load_kernels()

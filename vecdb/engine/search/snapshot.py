@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,10 @@ from vecdb.engine.search.memtable import Memtable, nodes_of
 from vecdb.engine.search.streaming import Unread
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_kind import Parts
+from vecdb.engine.segments.parts import missing_parts, why_without_codes
 from vecdb.engine.segments.segment import RowArrays, Segment
 from vecdb.engine.store import layout
+from vecdb.types import CollectionConfig
 
 __all__ = [
     "DELETED_FRACTION_MAX",
@@ -71,6 +74,19 @@ class SegmentSnapshot:
         """Return whether the bytes are known to be as written: this process compared the files'
         checksums since it opened them (``verifying.py``), or read the rows from the store."""
         return self.segment is None or self.segment.verified
+
+    def why_without_codes(self, config: CollectionConfig) -> str:
+        """Return why a graph has no codes of its rows; "" if it has some, or is no graph."""
+        if self.segment is None:
+            return ""
+        gone = (*self.segment.lost_parts, *self.segment.damaged_parts)
+        return why_without_codes(self.parts, self.segment.left_out, gone, config)
+
+    def missing_parts(self, config: CollectionConfig, *, codes: bool) -> list[str]:
+        """Return which optional parts it would get if it was written again; see ``parts.py``."""
+        if self.segment is None:
+            return []
+        return missing_parts(self.parts, self.segment.left_out, config, codes=codes)
 
     @property
     def live_count(self) -> int:
@@ -171,7 +187,11 @@ class Snapshot:
     def verified(self) -> bool:
         """Return whether all segments are verified. It may become true later, without a new
         snapshot."""
-        return all(segment.verified for segment in self.segments)
+        # A loop, since a generator takes three times as long and each search asks.
+        for segment in self.segments:  # noqa: SIM110
+            if not segment.verified:
+                return False
+        return True
 
     @property
     def private_bytes(self) -> int:
@@ -204,6 +224,11 @@ class Snapshot:
         if self.memtable.live_count and self.holds_all:
             units.append(self.memtable_unit)
         return tuple(units)
+
+    @cached_property
+    def ways(self) -> dict[tuple[int, int | None, float | None, int], Any]:
+        """Return what ``single`` keeps with a snapshot."""
+        return {}
 
     @property
     def memtable_unit(self) -> SearchUnit:
