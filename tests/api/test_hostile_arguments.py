@@ -321,6 +321,7 @@ ROOT_OPTIONS = {
     "view_bytes_max": INTEGER,
     "open_collections_max": INTEGER,
     "indexer_outlives_parent": FLAG,
+    "recall_meter": {"half"},
 }
 
 

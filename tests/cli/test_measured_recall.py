@@ -39,7 +39,9 @@ def test_server_measures_and_stats_show_it(
         assert command_line.run(["stats", "docs", "--url", url]) == 0
         assert "recall, last hour  not measured" in capsys.readouterr().out
         query = rows()[0]
-        hour = eventually(lambda: docs.search(query, target_recall=0.8) and docs.stats().recall_hour)
+        hour = eventually(
+            lambda: docs.search(query, target_recall=0.8) and docs.stats().recall_hour
+        )
         assert isinstance(hour, vecdb.MeasuredRecall)
         assert 0 <= hour.low <= hour.measured <= hour.high <= 1 and hour.queries >= 1
         assert hour.promised == pytest.approx(0.8)

@@ -106,12 +106,12 @@ class RecallMeter:
         self._tap.drain()
         with self._kept_lock:
             self._kept.clear()
+        self._to_measure = {}
 
     def close(self) -> None:
         """Take no more samples, and drop those that wait. A running step may go on."""
         self._tap.close()
         self.forget_queries()
-        self._to_measure = {}
 
     def step(self, deadline: Deadline) -> bool:
         """Measure some queries.
@@ -198,8 +198,13 @@ class RecallMeter:
         outside: Sequence[Found],
         deadline: Deadline,
     ) -> None:
-        """Add the recall of one sample, number ``place`` of the exact results, to the history."""
+        """Add the recall of one sample, number ``place`` of the exact results, to the history.
+
+        If a graph without a curve is walked too, nothing was promised.
+        """
         plan = self._searcher.plan(snapshot, sample.k, sample.wish)
+        if plan.recall is None:
+            return
         true = [_scores(found, place) for found in (*exact, *outside)]
         got = list(true)
         for number, (unit, way) in enumerate(zip(snapshot.units, plan.units, strict=True)):
