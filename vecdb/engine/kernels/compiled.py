@@ -13,6 +13,8 @@ Importing it compiles the kernels or reads them from numba's cache. In reading o
     sketches      scores by sketches
     sketch_walk   nearest rows through a graph, ordered by sketches
     scan          exact nearest rows
+    byte_codes    lower bounds of scores by codes of 8 bits
+    code_scan     exact nearest rows, most of them ruled out by such bounds
     lists         work on whole graphs and segments
 """
 
@@ -21,6 +23,8 @@ from __future__ import annotations
 from typing import Final
 
 from vecdb.engine.kernels.best_first import NO_GAMMA, Scratch
+from vecdb.engine.kernels.byte_codes import BLOCK_ROWS, encode_rows
+from vecdb.engine.kernels.code_scan import scan_by_codes, scan_codes
 from vecdb.engine.kernels.distance import EUCLIDEAN, INNER, prepare_rows
 from vecdb.engine.kernels.instructions import LANES
 from vecdb.engine.kernels.lists import find_levels, hash_rows, relink_lists
@@ -29,17 +33,21 @@ from vecdb.engine.kernels.sketch_walk import rank_by_sketch, walk_by_sketches, w
 from vecdb.engine.kernels.walk import walk, walk_graph
 
 __all__ = [
+    "BLOCK_ROWS",
     "EUCLIDEAN",
     "INNER",
     "KERNELS",
     "LANES",
     "NO_GAMMA",
     "Scratch",
+    "encode_rows",
     "find_levels",
     "hash_rows",
     "prepare_rows",
     "rank_by_sketch",
     "relink_lists",
+    "scan_by_codes",
+    "scan_codes",
     "scan_rows",
     "sort_heaps",
     "walk",
@@ -50,6 +58,6 @@ __all__ = [
 
 KERNELS: Final = (
     *(walk_graph, walk_sketches, rank_by_sketch, scan_rows, sort_heaps, prepare_rows),
-    *(find_levels, hash_rows, relink_lists),
+    *(encode_rows, scan_codes, find_levels, hash_rows, relink_lists),
 )
 """All kernels. Each has one signature; a test checks that no call adds another."""
