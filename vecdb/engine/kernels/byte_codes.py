@@ -97,14 +97,18 @@ def rounded_down(value):
 @_reordered
 def centre(vectors, row, mean, out):
     """Write row - mean; return its largest size, squared length, and product with the mean."""
-    most = square = product = 0.0
+    square = product = 0.0
     for i in range(mean.shape[0]):
         value = np.float64(vectors[row, i]) - np.float64(mean[i])
         out[i] = value
-        most = max(most, abs(value))
         square += value * value
         product += value * np.float64(mean[i])
-    return most, square, product
+    # Without their signs, floats are ordered as integers of the same bits are. LLVM finds the
+    # maximum of integers in vectors, that of floats one by one.
+    bits, most = out.view(np.int64), np.int64(0)
+    for i in range(mean.shape[0]):
+        most = max(most, bits[i] & np.int64(0x7FFF_FFFF_FFFF_FFFF))
+    return np.uint64(most).view(np.float64), square, product
 
 
 @_reordered
