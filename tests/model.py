@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vecdb.engine.indexing.indexer import CollectionIndexer
-from vecdb.engine.testing import opened_of
+from vecdb.engine.testing import opened_of, runtime_of
 
 
 def distances(metric: str, query: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -88,6 +88,7 @@ def indexer_of(
         rows_max=rows_max,
         report=lambda event: None,
         should_stop=should_stop,
+        codes=runtime_of(collection).options.codes == "auto",
     )
 
 

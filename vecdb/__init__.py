@@ -11,7 +11,7 @@ This package holds the vocabulary that engine and client share (numpy only) and,
 ``vecdb.engine``, the database itself. Importing it loads no engine and no gRPC.
 
 surface           the public interface as typed protocols, with the docstrings
-types             arguments and results
+types             arguments and results; collection_stats: those of stats
 errors, reasons   the errors, and their reasons for programs
 limits            each limit with minimum, default and maximum
 checks            validation of arguments; also vector_arrays, metadata_checks, json_objects

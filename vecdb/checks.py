@@ -174,6 +174,15 @@ def check_metric(metric: object) -> Metric:
     )
 
 
+def check_codes(codes: object) -> str:
+    """Return the option ``codes``: "auto" or "none"."""
+    if codes == "auto" or codes == "none":
+        return str(codes)
+    raise InvalidArgumentError(
+        f"option codes must be one of auto, none, got {shown(codes)}", Reason.BAD_OPTION
+    )
+
+
 def check_config(
     dim: object, metric: object, M: object, ef_construction: object
 ) -> CollectionConfig:

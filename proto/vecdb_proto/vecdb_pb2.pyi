@@ -549,7 +549,7 @@ class CollectionStats(_message.Message):
     def __init__(self, live_count: _Optional[int] = ..., seq: _Optional[int] = ..., generation: _Optional[int] = ..., next_row: _Optional[int] = ..., sealed_to: _Optional[int] = ..., fresh_rows: _Optional[int] = ..., unindexed_rows: _Optional[int] = ..., store_bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., indexer: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[SegmentStats, _Mapping]]] = ..., oldest_pin_seq: _Optional[int] = ..., oldest_pin_expires_s: _Optional[float] = ..., readers: _Optional[int] = ..., oldest_reader_lag: _Optional[int] = ..., backlog_bytes: _Optional[int] = ..., write_delay_s: _Optional[float] = ...) -> None: ...
 
 class SegmentStats(_message.Message):
-    __slots__ = ("number", "kind", "first_row", "end_row", "rows", "dead", "bytes")
+    __slots__ = ("number", "kind", "first_row", "end_row", "rows", "dead", "bytes", "codes", "codes_left_out")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
@@ -557,6 +557,8 @@ class SegmentStats(_message.Message):
     ROWS_FIELD_NUMBER: _ClassVar[int]
     DEAD_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    CODES_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     number: int
     kind: str
     first_row: int
@@ -564,7 +566,9 @@ class SegmentStats(_message.Message):
     rows: int
     dead: int
     bytes: int
-    def __init__(self, number: _Optional[int] = ..., kind: _Optional[str] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., rows: _Optional[int] = ..., dead: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+    codes: str
+    codes_left_out: str
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[str] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., rows: _Optional[int] = ..., dead: _Optional[int] = ..., bytes: _Optional[int] = ..., codes: _Optional[str] = ..., codes_left_out: _Optional[str] = ...) -> None: ...
 
 class ExportRequest(_message.Message):
     __slots__ = ("collection", "namespace", "format", "normalize_queries", "collection_id")

@@ -125,6 +125,14 @@ def serve(
         int | None,
         typer.Option("--message-mb", help="Maximum message size in MiB (1–64, default 16)."),
     ] = None,
+    codes: Annotated[
+        str,
+        typer.Option(
+            "--codes",
+            metavar="auto|none",
+            help="none: write segments without codes; search float32.",
+        ),
+    ] = "auto",
     group_access: Annotated[
         bool,
         typer.Option("--group-access", help="Create a new folder with mode 0770, not 0700."),
@@ -141,7 +149,12 @@ def serve(
 
     size = None if message_mb is None else message_mb * 1024**2
     status = process.serve(
-        data, listen, message_bytes=size, backup_dir=backup_dir, group_access=group_access
+        data,
+        listen,
+        message_bytes=size,
+        backup_dir=backup_dir,
+        codes=codes,
+        group_access=group_access,
     )
     raise typer.Exit(status)
 

@@ -403,6 +403,8 @@ def stats_message(stats: CollectionStats) -> wire.CollectionStats:
                 rows=segment.rows,
                 dead=segment.dead,
                 bytes=segment.bytes,
+                codes=segment.codes,
+                codes_left_out=segment.codes_left_out,
             )
             for segment in stats.segments
         ],

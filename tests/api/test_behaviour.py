@@ -479,6 +479,7 @@ def test_package_exports_its_all_list() -> None:
         "batching",
         "checking",
         "checks",
+        "collection_stats",
         "engine",
         "errors",
         "export_files",

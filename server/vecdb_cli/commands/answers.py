@@ -15,7 +15,7 @@ from rich.text import Text
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
 from vecdb.reasons import Reason
-from vecdb.types import CollectionConfig, CollectionStats, Hits
+from vecdb.types import CollectionConfig, CollectionStats, Hits, SegmentStats
 from vecdb_cli.sidecars import mapped
 from vecdb_cli.vector_lines import is_number
 
@@ -203,6 +203,7 @@ def print_stats(
         table = Table("segment", "kind", box=None, pad_edge=False)
         for heading in ("first row", "end row", "rows", "deleted", "size"):
             table.add_column(heading, justify="right")
+        table.add_column("codes")
         for segment in stats.segments:
             table.add_row(
                 str(segment.number),
@@ -217,9 +218,18 @@ def print_stats(
                     )
                 ),
                 bytes_text(segment.bytes),
+                _codes_text(segment),
             )
         console.print()
         console.print(table)
+
+
+def _codes_text(segment: SegmentStats) -> str:
+    if segment.codes and segment.codes_left_out:
+        return f"{segment.codes}; {segment.codes_left_out}"
+    if segment.codes_left_out:
+        return f"none: {segment.codes_left_out}"
+    return segment.codes or "none"
 
 
 def _lease_text(stats: CollectionStats) -> str:

@@ -120,9 +120,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def fill(folder: Path, glove: np.ndarray, metric: str) -> None:
+def fill(folder: Path, glove: np.ndarray, metric: str, **options: Any) -> None:
     """Write a graph of some rows and a flat segment of others, with duplicates and deleted rows."""
-    with vecdb.open(folder, indexer=False) as database:
+    with vecdb.open(folder, indexer=False, **options) as database:
         words = database.create_collection("words", 50, metric)
         rows = np.concatenate([glove[:ROWS], glove[100:ROWS]])
         words.upsert_many([str(i) for i in range(ROWS)], rows[:ROWS])
@@ -162,6 +162,26 @@ def test_exact_searches_return_the_same_with_and_without(
             count = len(scored)
     assert found[:4] == found[4:]
     assert count == len(scored) > 0, "without codes, rows are scanned"
+
+
+def test_without_the_option_none_are_written_or_used(
+    folder: Path, glove: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(folder, glove, "cosine", codes="none")
+    queries = glove[60_000:60_020]
+    with vecdb.open(folder, indexer=False) as database:
+        words = database.collection("words")
+        assert not any(s.parts.has(codec.BYTE_CODES) for s in segments_of(words))
+        reasons = {s.codes_left_out for s in words.stats().segments}
+        assert reasons == {'written with the option codes "none"'}
+        before = [bits(h) for h in words.search(queries, exact=True)]
+        index_now(words)
+        assert [s.codes.split("; ")[-1] for s in words.stats().segments] == ["8-bit codes"]
+        assert {s.codes_left_out for s in words.stats().segments} == {""}
+    monkeypatch.delattr(kernels, "scan_by_codes")
+    with vecdb.open(folder, indexer=False, codes="none") as database:
+        words = database.collection("words")
+        assert [bits(h) for h in words.search(queries, exact=True)] == before
 
 
 def test_damaged_codes_are_done_without_and_derived_again(folder: Path, glove: np.ndarray) -> None:

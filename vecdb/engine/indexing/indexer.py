@@ -104,6 +104,7 @@ class CollectionIndexer:
         report: called with each progress event, a dict of JSON values.
         should_stop: called between steps; True ends the run.
         deleted_fraction_max: a graph with a larger fraction of deleted nodes is rebuilt.
+        codes: whether segments get parts that only code rows.
         settled_rows: live rows when the indexer last had nothing to do; None: those in graphs now.
             If many were added since, the next pause merges all graphs into one.
 
@@ -122,6 +123,7 @@ class CollectionIndexer:
         report: Callable[[dict[str, object]], None],
         should_stop: Callable[[], bool],
         deleted_fraction_max: float = DELETED_FRACTION_MAX,
+        codes: bool = True,
         settled_rows: int | None = None,
     ) -> None:
         self._store = store
@@ -133,6 +135,7 @@ class CollectionIndexer:
         self._report = report
         self._should_stop = should_stop
         self._deleted_fraction_max = deleted_fraction_max
+        self._codes = codes
         self._snapshots = SnapshotManager(store, folder, collection_id, with_memtable=False)
         self._kept: _Growing | None = None
         self.settled_rows = settled_rows
@@ -164,7 +167,7 @@ class CollectionIndexer:
                 else:
                     discard_reservations(self._store, self._segments, GRAPH_LOCK)
             self._kept = None
-            whole = rebuild_parts(self._store, self._segments, self._id, self._should_stop)
+            whole = self._rebuild_parts(also_missing=pace == "optimizing")
             collect_garbage(self._store, self._segments)
             purge_all(self._store, should_stop=self._should_stop)
             trim_tombstones(self._store, self._snapshots.snapshot(), self._should_stop)
@@ -174,6 +177,20 @@ class CollectionIndexer:
             if not left:
                 self.settled_rows = snapshot.live_count
             return left
+
+    def _rebuild_parts(self, *, also_missing: bool) -> bool:
+        """Write segments again that have lost parts, or lack some; return whether all were."""
+        config, codes = self._store.config, self._codes
+        segments = self._snapshots.snapshot().segments if also_missing else ()
+        lacking = [s.number for s in segments if s.missing_parts(config, codes=codes)]
+        return rebuild_parts(
+            self._store,
+            self._segments,
+            self._id,
+            self._should_stop,
+            codes=codes,
+            lacking=lacking,
+        )
 
     def _pace_of_a_pause(self, snapshot: Snapshot) -> Pace:
         """Return the pace for a pause: "optimizing" after a bulk load.
@@ -382,6 +399,7 @@ class CollectionIndexer:
             end_row=taken.end_row,
             seq=taken.seq,
             given=content.parts.with_part(GRAPH, graph),
+            codes=self._codes,
         )
         if publish(self._store, taken, entry):
             growing.published_rows, growing.number = growing.rows, taken.number

@@ -138,6 +138,7 @@ class _Worker:
                 bytes_min=1,
                 rows_max=flat_rows_max(store, self._arguments.seal_bytes, rows_max),
                 joined_rows_max=rows_max,
+                codes=self._arguments.codes == "auto",
             )
             indexer = CollectionIndexer(
                 store,
@@ -147,6 +148,7 @@ class _Worker:
                 rows_max=rows_max,
                 report=lambda event: _emit({**event, "collection": collection_id}),
                 should_stop=self._orphaned.is_set,
+                codes=self._arguments.codes == "auto",
                 settled_rows=self._settled_rows.get(collection_id),
             )
             left = indexer.run(pace)
@@ -165,6 +167,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--segment-bytes-max", type=int, default=4 * 1024**3)
     parser.add_argument("--map-bytes", type=int, default=16 * 1024**3)
+    parser.add_argument("--codes", choices=("auto", "none"), default="auto")
     parser.add_argument("--finish-when-orphaned", action="store_true")
     parser.add_argument("--seal-bytes", type=int, default=8 * 1024**2)
     parser.add_argument("--finish", nargs="+", metavar="ID", default=[])

@@ -60,6 +60,7 @@ class IndexerSettings:
         outlives_parent: whether the child finishes its current job after close.
         threads: threads of a graph build.
         map_bytes, seal_bytes, segment_bytes_max: sizes in bytes.
+        codes: "auto" or "none".
     """
 
     enabled: bool = True
@@ -69,6 +70,7 @@ class IndexerSettings:
     map_bytes: int = 1 << 30
     seal_bytes: int = 8 << 20
     segment_bytes_max: int = 4 << 30
+    codes: str = "auto"
 
 
 class Supervisor:
@@ -278,6 +280,7 @@ class Supervisor:
             f"--threads={self._settings.threads}",
             f"--segment-bytes-max={self._settings.segment_bytes_max}",
             f"--map-bytes={self._settings.map_bytes}",
+            f"--codes={self._settings.codes}",
         ]
 
     def _listen(self, child: subprocess.Popen[str]) -> None:

@@ -11,7 +11,7 @@ The lines before the last have heads in all 64 bytes, 64 low and then 64 high on
 for ``scale * (h - 7.5)``; the squared length is that of the centred row, 0 for inner products. So
 the estimate of a squared distance, up to the constant |q|², is
 
-    length - weight * scale * (sum of h * query head - offset)
+    length - scale * (sum of h * query head - offset) * weight
 
 where the query's heads are bytes, ``offset`` is 7.5 times their sum, and ``weight`` holds their
 scale, the factor 2 of the squared distance, and the segment's slope.
@@ -44,6 +44,7 @@ HEADS_OF_LINE: Final = 128
 FACTOR_BYTES: Final = 8
 _BYTE_MAX: Final = 127  # Bytes of a query lie in -127 to 127.
 _MIDDLE: Final = 7.5  # Of the values of four bits.
+_LEAST, _MOST = 1e-30, 3e38
 
 
 @inlined
@@ -60,7 +61,7 @@ def estimate(data, node):
     factors = begin + lines * LINE - FACTOR_BYTES
     product = np.float32(dot_heads(sketches, begin, query_heads, lines))
     scale = float_of_half(load_half(sketches, factors))
-    return load_float(sketches, factors + 4) - weight * scale * (product - offset)
+    return load_float(sketches, factors + 4) - scale * (product - offset) * weight
 
 
 @inlined
@@ -71,16 +72,22 @@ def prefetch_sketch(data, node):
 
 @inlined
 def to_bytes(values, count, out):
-    """Write values as bytes; return the step between two bytes, and the sum of the bytes."""
+    """Write values as bytes; return the step between two bytes, and the sum of the bytes.
+
+    Values that are all too small count as 0: their step would have no inverse in float32. Those of
+    damaged files may be NaN or infinite: they count as 0 as well, which no conversion changes.
+    """
     most = np.float32(0)
     for i in range(count):
         size = abs(values[i])
         most = size if size > most else most
-    step = most / np.float32(_BYTE_MAX) if most > np.float32(0) else np.float32(1)
-    inverse = np.float32(1) / step
+    usable = most >= np.float32(_LEAST) and most <= np.float32(_MOST)
+    step = most / np.float32(_BYTE_MAX) if usable else np.float32(1)
+    inverse = np.float32(1) / step if usable else np.float32(0)
     total = np.int32(0)
     for i in range(count):
-        code = np.int32(np.rint(values[i] * inverse))
+        value = values[i] * inverse
+        code = np.int32(np.rint(value)) if abs(value) <= np.float32(2 * _BYTE_MAX) else np.int32(0)
         out[i] = np.int8(code)
         total += code
     return step, total

@@ -56,6 +56,11 @@ class Options:
         group_access: create a new folder for all users of its group (folders 0770, files 0660)
             instead of for the user alone. An existing folder keeps its mode, and what is created in
             it follows that mode.
+        codes: "auto": segments get codes of their rows: graphs get sketches, so that a walk reads
+            a few cache lines of a row instead of the whole; all get 8-bit codes, so that a scan
+            reads a quarter of each. What is found is scored in float32.
+            Where a trial shows that codes do not pay, a segment goes without. "none": segments are
+            written without codes, and searched in float32 even if they have some.
         indexer: run a child process that builds graphs. Without it all results stay correct, but
             searches scan the rows without a graph.
         indexer_outlives_parent: the indexer finishes its current job when this process ends (for an
@@ -78,6 +83,7 @@ class Options:
     map_bytes: int = 16 * 1024 * MEBIBYTE
     open_collections_max: int = 128
     group_access: bool = False
+    codes: str = "auto"
     indexer: bool = True
     indexer_outlives_parent: bool = True
     optimize: bool = False
@@ -96,7 +102,9 @@ class Options:
         for option in fields(self):
             value = getattr(self, option.name)
             try:
-                if isinstance(option.default, bool):
+                if option.name == "codes":
+                    checks.check_codes(value)
+                elif isinstance(option.default, bool):
                     checks.check_flag(f"option {option.name}", value)
                 else:
                     most = _THREADS_MAX if option.name == "threads" else _NUMBER_MAX

@@ -153,6 +153,7 @@ class Runtime:
             map_bytes=options.map_bytes,
             seal_bytes=options.seal_bytes,
             segment_bytes_max=options.segment_bytes_max,
+            codes=options.codes,
         )
         self._supervisor = Supervisor(root, settings, on_progress=self._indexer_progressed)
         self._dropped_checked_at = self.catalog.environment.last_commit()
@@ -357,7 +358,9 @@ class Runtime:
             # keep this loop from ending.
             segments = opened.snapshots.snapshot().segments
             asked = tuple(s for s in segments if s.first_row < wanted_row)
-            if plan(asked, opened.graph_rows_max, pace="optimizing") is None:
+            codes, config = self.options.codes == "auto", opened.store.config
+            lacking = any(s.missing_parts(config, codes=codes) for s in asked)
+            if not lacking and plan(asked, opened.graph_rows_max, pace="optimizing") is None:
                 if opened.snapshots.verify(check):
                     return
                 continue

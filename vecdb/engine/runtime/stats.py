@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.segments.graph_part import GRAPH
+from vecdb.engine.segments.parts import codes_of
 from vecdb.engine.store.leases import oldest_lease
 from vecdb.engine.store.segment_table import FLAT_KIND, GRAPH_KIND, in_place
 from vecdb.types import CollectionStats, SegmentStats
@@ -34,6 +35,8 @@ def collection_stats(opened: OpenCollection, indexer: str) -> CollectionStats:
             rows=s.node_count,
             dead=s.deleted_count,
             bytes=size.get(s.number, 0),
+            codes=codes_of(s.parts),
+            codes_left_out=s.why_without_codes(store.config),
         )
         for s in snapshot.segments
     ]

@@ -84,8 +84,12 @@ class SearchRequest(NamedTuple):
 class Searcher:
     """Answers searches of one collection. Thread-safe."""
 
-    def __init__(self, store: Store, snapshots: SnapshotManager, pool: KernelPool) -> None:
+    def __init__(
+        self, store: Store, snapshots: SnapshotManager, pool: KernelPool, *, codes: bool = True
+    ) -> None:
+        """codes: whether searches may use the codes of segments that have some."""
         self._store = store
+        self._codes = codes
         self._snapshots = snapshots
         self._pool = pool
         kernels = load_kernels()
@@ -163,7 +167,7 @@ class Searcher:
         deadline: Deadline,
     ) -> Found:
         """Walk the graph of a unit; queries for which that finds too few live rows are scanned."""
-        graph, sketch = unit.parts[GRAPH], unit.parts.get(SKETCH)
+        graph, sketch = unit.parts[GRAPH], unit.parts.get(SKETCH) if self._codes else None
         found = _empty_found(unit, len(queries), wanted.k, walked=True)
         k, metric = found.nodes.shape[1], self._metric_code
         kernels = load_kernels()
@@ -210,7 +214,8 @@ class Searcher:
         deadline: Deadline,
     ) -> None:
         """Add the nearest rows of a unit to the heaps of queries first to last - 1."""
-        k, kernels, coded = found.nodes.shape[1], load_kernels(), unit.parts.get(BYTE_CODES)
+        k, kernels = found.nodes.shape[1], load_kernels()
+        coded = unit.parts.get(BYTE_CODES) if self._codes else None
         width = unit.vectors.shape[1] if coded is None else unit.vectors.shape[1] // 2
         pair = width + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))

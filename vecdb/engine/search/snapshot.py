@@ -20,8 +20,10 @@ from vecdb.engine.search.memtable import Memtable, nodes_of
 from vecdb.engine.search.streaming import Unread
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_kind import Parts
+from vecdb.engine.segments.parts import missing_parts, why_without_codes
 from vecdb.engine.segments.segment import RowArrays, Segment
 from vecdb.engine.store import layout
+from vecdb.types import CollectionConfig
 
 __all__ = [
     "DELETED_FRACTION_MAX",
@@ -71,6 +73,19 @@ class SegmentSnapshot:
         """Return whether the bytes are known to be as written: this process compared the files'
         checksums since it opened them (``verifying.py``), or read the rows from the store."""
         return self.segment is None or self.segment.verified
+
+    def why_without_codes(self, config: CollectionConfig) -> str:
+        """Return why it lacks codes of its rows, see ``parts.py``."""
+        if self.segment is None:
+            return ""
+        gone = (*self.segment.lost_parts, *self.segment.damaged_parts)
+        return why_without_codes(self.parts, self.segment.left_out, gone, config)
+
+    def missing_parts(self, config: CollectionConfig, *, codes: bool) -> list[str]:
+        """Return which optional parts it would get if it was written again; see ``parts.py``."""
+        if self.segment is None:
+            return []
+        return missing_parts(self.parts, self.segment.left_out, config, codes=codes)
 
     @property
     def live_count(self) -> int:

@@ -168,6 +168,8 @@ class PartKind(ABC, Generic[T]):
         derived_from: the kinds that ``derive`` needs; the part is made for every segment that has
             all of them. They come earlier in the table. Empty: whoever writes the segment gives the
             part; then it must be needed, as nothing could derive it again.
+        codes: whether the part only codes rows, for faster searches. With the option
+            ``codes="none"`` such parts are neither written nor used.
 
     A segment whose manifest does not list a part was written without it, perhaps by an earlier
     version. That is no damage: it is searched without the part, and gets it when it is next merged
@@ -178,6 +180,7 @@ class PartKind(ABC, Generic[T]):
     arrays: ClassVar[tuple[str, ...]]
     needed: ClassVar[bool] = True
     derived_from: ClassVar[tuple[PartKind[Any], ...]] = ()
+    codes: ClassVar[bool] = False
 
     @abstractmethod
     def write(self, value: T) -> PartData:
@@ -206,6 +209,10 @@ class PartKind(ABC, Generic[T]):
         """
         for name, record in records.items():
             verify_array(folder, name, record, check)
+
+    def described(self, value: T) -> str:
+        """Return what ``stats`` says about codes."""
+        return self.name
 
     def made_for(self, source: PartSource) -> bool:
         """Return whether a segment about to be written gets this part, derived from ``source``.

@@ -11,10 +11,10 @@ its files into backups, and leaves it alone otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vecdb.engine.segments.array_files import ArrayRecord
 from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
@@ -29,15 +29,21 @@ from vecdb.types import CollectionConfig
 __all__ = [
     "PART_KINDS",
     "RecordedPart",
+    "codes_of",
     "derivable",
     "given_parts",
+    "missing_parts",
     "part_checks",
     "recorded_parts",
+    "why_without_codes",
     "with_derived",
     "write_parts",
 ]
 
 PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH, SKETCH, BYTE_CODES)
+
+NO_CODES: Final = 'written with the option codes "none"'
+"""Why codes were left out, if it was not for the rows."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +86,20 @@ def given_parts(parts: Parts) -> Parts:
     return parts.only([kind.name for kind in PART_KINDS if not kind.derived_from])
 
 
-def with_derived(given: Parts, config: CollectionConfig) -> tuple[Parts, dict[str, str]]:
-    """Return the parts of a segment for which these are given, and why others are left out."""
+def with_derived(
+    given: Parts, config: CollectionConfig, *, codes: bool
+) -> tuple[Parts, dict[str, str]]:
+    """Return the parts of a segment for which these are given, and why others are left out.
+
+    Args:
+        codes: whether it gets parts that only code rows.
+    """
     whole, left_out = given_parts(given), {}
     for kind in PART_KINDS:
         source = PartSource(config, whole)
         if not kind.made_for(source):
             continue
-        value = kind.derive(source)
+        value = kind.derive(source) if codes or not kind.codes else LeftOut(NO_CODES)
         if isinstance(value, LeftOut):
             left_out[kind.name] = value.reason
         else:
@@ -95,9 +107,65 @@ def with_derived(given: Parts, config: CollectionConfig) -> tuple[Parts, dict[st
     return whole, left_out
 
 
-def derivable(names: Iterable[str]) -> bool:
-    """Return whether this version can derive one of these parts again."""
-    return any(kind.name in names and bool(kind.derived_from) for kind in PART_KINDS)
+def derivable(names: Iterable[str], *, codes: bool) -> bool:
+    """Return whether this version can, and with ``codes`` False may, derive one of these parts."""
+    return any(kind.name in names for kind in _derived_kinds(codes))
+
+
+def codes_of(parts: Parts) -> str:
+    """Return a description of the parts that code rows, "" if there are none."""
+    found = ((kind, parts.get(kind)) for kind in PART_KINDS if kind.codes)
+    return "; ".join(kind.described(value) for kind, value in found if value is not None)
+
+
+def why_without_codes(
+    parts: Parts, left_out: Mapping[str, str], gone: Collection[str], config: CollectionConfig
+) -> str:
+    """Return why a segment lacks parts that code rows; "" if it lacks none, or is flat and small.
+
+    Args:
+        parts, left_out: what it has, and what its manifest says about others.
+        gone: the parts that are lost or damaged.
+    """
+    source, kinds = PartSource(config, parts), [kind for kind in PART_KINDS if kind.codes]
+    reasons = {}
+    for kind in kinds:
+        if parts.has(kind) or not all(map(parts.has, kind.derived_from)):
+            continue
+        if kind.name in left_out:
+            reasons[kind.name] = left_out[kind.name]
+        elif kind.name in gone:
+            reasons[kind.name] = "damaged; the indexer makes them again"
+        elif kind.made_for(source):
+            reasons[kind.name] = "written by an earlier version; optimize makes them"
+    if any(parts.has(kind) for kind in kinds):
+        return "; ".join(f"no {name}: {reason}" for name, reason in reasons.items())
+    if not reasons and parts.has(GRAPH):
+        return "too small to need any"
+    return "; ".join(dict.fromkeys(reasons.values()))
+
+
+def missing_parts(
+    parts: Parts, left_out: Mapping[str, str], config: CollectionConfig, *, codes: bool
+) -> list[str]:
+    """Return which parts a segment would get if it was written again, and was not tried for: an
+    earlier version wrote it, or one with ``codes`` False.
+
+    Args:
+        parts, left_out: what it has, and what its manifest says about others.
+    """
+    source = PartSource(config, parts)
+    return [
+        kind.name
+        for kind in _derived_kinds(codes)
+        if not parts.has(kind)
+        and left_out.get(kind.name, NO_CODES) == NO_CODES
+        and kind.made_for(source)
+    ]
+
+
+def _derived_kinds(codes: bool) -> list[PartKind[Any]]:
+    return [kind for kind in PART_KINDS if kind.derived_from and (codes or not kind.codes)]
 
 
 def part_checks(segment: CheckedSegment) -> dict[str, PartCheck]:

@@ -1,4 +1,7 @@
-"""Writing segments that have lost an optional part again, with all parts that can be derived.
+"""Writing segments again that lack an optional part, with all parts that can be derived.
+
+A part is lost if its files are damaged or gone: its segment is written again at once. A segment of
+an earlier version, or one written without codes, never had it: that waits for ``optimize``.
 
 Files of a published segment never change, so the segment is written under a new number and replaces
 the old one, as any other segment does. Given parts (rows and graph) are copied, deleted rows
@@ -7,7 +10,7 @@ included; all that are derived from them are derived again, so that they fit eac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from vecdb.engine.segments.flushing import intact_segment
@@ -22,12 +25,20 @@ __all__ = ["rebuild_parts"]
 
 
 def rebuild_parts(
-    store: Store, segments: Path, collection_id: str, should_stop: Callable[[], bool]
+    store: Store,
+    segments: Path,
+    collection_id: str,
+    should_stop: Callable[[], bool],
+    *,
+    codes: bool = True,
+    lacking: Collection[int] = (),
 ) -> bool:
     """Write the published segments again that have lost parts; ``graph.lock`` must be held.
 
     Args:
         should_stop: asked before each segment.
+        codes: whether parts that only code rows count, and are written.
+        lacking: numbers of further segments to write, since they never had some part.
 
     Returns:
         False if some were left: a flush has reserved their rows, or it was to stop.
@@ -37,14 +48,23 @@ def rebuild_parts(
     complete = True
     for number, entry in in_place(entries):
         # A part of a kind that this version does not know stays lost.
-        if entry.is_published and derivable(entry.lost_parts):
-            done = not should_stop() and _rebuild(store, segments, collection_id, number, entry)
+        due = number in lacking or derivable(entry.lost_parts, codes=codes)
+        if entry.is_published and due:
+            done = not should_stop() and _rebuild(
+                store, segments, collection_id, number, entry, codes=codes
+            )
             complete = complete and done
     return complete
 
 
 def _rebuild(
-    store: Store, segments: Path, collection_id: str, number: int, entry: SegmentEntry
+    store: Store,
+    segments: Path,
+    collection_id: str,
+    number: int,
+    entry: SegmentEntry,
+    *,
+    codes: bool,
 ) -> bool:
     segment = intact_segment(store, segments, collection_id, number, entry)
     if segment is None:
@@ -69,5 +89,6 @@ def _rebuild(
         end_row=taken.end_row,
         seq=segment.seq,
         given=given_parts(segment.parts),
+        codes=codes,
     )
     return publish(store, taken, new)

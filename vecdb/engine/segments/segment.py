@@ -181,12 +181,14 @@ def write_segment(
     end_row: int,
     seq: int,
     given: Parts,
+    codes: bool = True,
 ) -> SegmentEntry:
     """Write the files of a segment, all fsynced and read back when this returns.
 
     Args:
         given: its rows (``RowArrays.parts``) and perhaps a graph. Parts that are derived from these
             are written too.
+        codes: whether the parts that only code rows, for faster searches, are among them.
 
     Returns:
         The entry for the store's table, published and verified.
@@ -211,7 +213,7 @@ def write_segment(
         "seq": seq,
         "count": count,
         "width": width,
-        **write_parts(folder, *with_derived(given, config)),
+        **write_parts(folder, *with_derived(given, config, codes=codes)),
     }
     failpoint("segment.arrays")
     raw = json.dumps(manifest, indent=1).encode()

@@ -89,6 +89,7 @@ class _Merger:
                 end_row=counters.next_row,
                 seq=seq,
                 given=content.parts.with_part(GRAPH, graph),
+                codes=False,
             )
         except BaseException:
             remove_drafts(self._folder)  # The disk may be full, and others need the space.

@@ -162,7 +162,13 @@ class _Import:
                     now = first_row_of(opened.store, names)
                     first = first if now is None else now
                     why, self._connected = take_over(
-                        opened.store, opened.folder, opened.id, index, names, first
+                        opened.store,
+                        opened.folder,
+                        opened.id,
+                        index,
+                        names,
+                        first,
+                        codes=self._runtime.options.codes == "auto",
                     )
         self._notify_indexer(opened)
         return ImportReport(

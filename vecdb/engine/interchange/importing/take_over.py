@@ -83,9 +83,19 @@ def in_graphs(store: Store, first: int, count: int) -> bool:
 
 
 def take_over(
-    store: Store, folder: Path, collection_id: str, index: ForeignIndex, names: Names, first: int
+    store: Store,
+    folder: Path,
+    collection_id: str,
+    index: ForeignIndex,
+    names: Names,
+    first: int,
+    *,
+    codes: bool = True,
 ) -> tuple[str, int]:
     """Publish the file's graph as the segment of all rows. The caller holds ``graph.lock``.
+
+    Args:
+        codes: whether the segment gets parts that only code rows.
 
     Returns:
         Why the graph was not taken over (empty if it was), and the number of nodes that were linked
@@ -106,7 +116,7 @@ def take_over(
         return "its rows are not consecutive in the store", 0
     failpoint("import.claimed")
     try:
-        return _publish(store, segments, collection_id, index, names, taken, first)
+        return _publish(store, segments, collection_id, index, names, taken, first, codes)
     except BaseException as error:
         # A leftover reservation would block flushes of the interval.
         discard_reservations(store, segments, GRAPH_LOCK)
@@ -123,6 +133,7 @@ def _publish(
     names: Names,
     taken: Reservation,
     first: int,
+    codes: bool,
 ) -> tuple[str, int]:
     content = _compared(store, index, names, first)
     assert index.graph is not None
@@ -136,6 +147,7 @@ def _publish(
         end_row=taken.end_row,
         seq=taken.seq,
         given=content.parts.with_part(GRAPH, graph),
+        codes=codes,
     )
     failpoint("import.written")
     if not publish(store, taken, entry):

@@ -142,6 +142,7 @@ class _ByteCodesPart(PartKind[ByteCodes]):
     arrays = ("byte_codes", "byte_code_factors", "byte_code_mean")
     needed = False
     derived_from = (VECTORS,)
+    codes = True
 
     def write(self, value: ByteCodes) -> PartData:
         arrays = (value.codes, value.factors, value.mean)
@@ -156,6 +157,9 @@ class _ByteCodesPart(PartKind[ByteCodes]):
             and mean.shape == (files.width,)
         )
         return ByteCodes(codes, factors, mean)
+
+    def described(self, value: ByteCodes) -> str:
+        return "8-bit codes"
 
     def made_for(self, source: PartSource) -> bool:
         return super().made_for(source) and not _too_small(source.parts[VECTORS])

@@ -47,6 +47,13 @@ import numpy.typing as npt
 
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.reachability import unreached_starts
+from vecdb.engine.segments.codecs.basis import (
+    FACTOR_BYTES,
+    LINE,
+    Basis,
+    heads_in,
+    train,
+)
 from vecdb.engine.segments.codecs.trial import rescored_by_trial
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_check import PartCheck, PartFinding, StoreRecords
@@ -61,14 +68,11 @@ from vecdb.engine.segments.part_kind import (
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
 from vecdb.types import Metric
 
-__all__ = ["SKETCH", "Basis", "Sketch", "decode", "differing", "encode", "train"]
+__all__ = ["SKETCH", "Sketch", "decode", "differing", "encode"]
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
-LINE: Final = 64
-HEADS_OF_LINE: Final = 128
-FACTOR_BYTES: Final = 8
 MIDDLE: Final = 7.5
 
 ROWS_MIN: Final = 1_000
@@ -77,45 +81,23 @@ ROWS_MIN: Final = 1_000
 WIDTH_MIN: Final = 48
 """Rows of fewer floats, up to two cache lines, are hardly larger than a sketch with its row."""
 
-LINES_MAX: Final = 8
-
-_EXPLAINED_MIN: Final = 0.94
-"""Share of the variance from which sketches are sharp; fewer lines are not tried."""
-
 _STEP: Final = 0.335
 """Distance of two codes that loses least of normally distributed heads, in standard deviations."""
 
 _HUBS_MAX, _HUBS_LONE_MAX = 512, 2_048
 """Hubs at random, and all with those added for nodes that no random one leads to."""
 
-_SAMPLE_ROWS: Final = 20_000
-_CUT_QUANTILE: Final = 0.99
-"""Rows of the sample longer than this quantile are cut to it: a few huge ones would bend mean and
-directions."""
-
 _OFF_MAX: Final = 1
 """Steps that a 4-bit value may differ when it is computed again."""
+
+_ROUNDED: Final = 2.6
+"""Times the step of the directions' bytes and a row's length: a bound for the error of a head that
+is computed from them. The error's deviation is 12**-0.5 of it; of this bound, six times that is for
+the head, and half as much for the step that is derived from all heads."""
 
 _SLOPE_NODES: Final = 200
 _BLOCK_ROWS: Final = 8_192
 _SEED: Final = 7
-
-
-@dataclass(frozen=True)
-class Basis:
-    """What rows are coded by.
-
-    Attributes:
-        mean: float32 (width,).
-        directions: float32 (heads, width), orthonormal; the padding of rows has no part in them.
-        explained: share of the sample's variance along the directions.
-        lines: cache lines of a sketch.
-    """
-
-    mean: Floats
-    directions: Floats
-    explained: float
-    lines: int
 
 
 @dataclass(frozen=True)
@@ -152,7 +134,7 @@ class Sketch:
         """Return how many candidates to score again for the k nearest."""
         few, some, many = self.rescored
         if k >= 100:
-            return -(-many * k // 100)
+            return max(k, -(-many * k // 100))
         low, high, steps = (few, some, np.log10(k)) if k < 10 else (some, many, np.log10(k) - 1)
         return max(k, round(low + (high - low) * float(steps)))
 
@@ -165,48 +147,6 @@ def places_of(heads: int, lines: int) -> npt.NDArray[np.int64]:
     free = np.ones((lines, 2, LINE), bool)
     free[-1, :, LINE - FACTOR_BYTES :] = False
     return np.flatnonzero(free.ravel())[:heads]
-
-
-def heads_in(lines: int) -> int:
-    """Return how many heads fit into a sketch."""
-    return lines * HEADS_OF_LINE - 2 * FACTOR_BYTES
-
-
-def train(vectors: Floats, lines_max: int = LINES_MAX) -> list[Basis]:
-    """Return bases for rows, those of fewer lines first, from the fewest that are sharp.
-
-    Args:
-        vectors: float32 (n, width), rows as a segment has them.
-        lines_max: most lines of a sketch.
-
-    Returns:
-        [] if lines_max are too few to be sharp, or if the numbers are too large for float32.
-    """
-    random = np.random.default_rng(_SEED)
-    chosen = random.choice(len(vectors), min(len(vectors), _SAMPLE_ROWS), replace=False)
-    sample = vectors[np.sort(chosen)].astype(np.float64)
-    lengths = np.sqrt((sample * sample).sum(1))
-    cut = float(np.quantile(lengths, _CUT_QUANTILE))
-    sample *= np.minimum(1, cut / np.maximum(lengths, 1e-300))[:, None]
-    mean = sample.mean(0)
-    sample -= mean
-    variances, axes = np.linalg.eigh(sample.T @ sample)
-    variances, axes = np.maximum(variances[::-1], 0), axes[:, ::-1]
-    total = variances.sum()
-    if not np.isfinite(total) or total <= 0:
-        return []
-    dim = int(np.flatnonzero(variances > total * 1e-12)[-1]) + 1  # The padding does not vary.
-    bases = []
-    for lines in range(1, lines_max + 1):
-        heads = min(dim, heads_in(lines))
-        explained = float(variances[:heads].sum() / total)
-        if explained >= _EXPLAINED_MIN:
-            turn = np.linalg.qr(random.standard_normal((heads, heads)))[0]
-            directions = (turn @ axes[:, :heads].T).astype(np.float32)
-            bases.append(Basis(mean.astype(np.float32), directions, explained, lines))
-        if heads == dim:
-            break
-    return bases
 
 
 def encode(vectors: Floats, basis: Basis, metric: Metric) -> Bytes | None:
@@ -298,6 +238,7 @@ class _SketchPart(PartKind[Sketch]):
     )
     needed = False
     derived_from = (VECTORS, GRAPH)
+    codes = True
 
     def write(self, value: Sketch) -> PartData:
         arrays: dict[str, npt.NDArray[Any]] = dict(
@@ -328,6 +269,7 @@ class _SketchPart(PartKind[Sketch]):
         few, some, many = fields["rescored"]
         files.check(
             fit=codes.ndim == 2
+            and hubs.ndim == 1
             and len(codes) == files.count
             and codes.shape[1] % LINE == 0
             and hub_codes.shape == (len(hubs), codes.shape[1])
@@ -350,6 +292,10 @@ class _SketchPart(PartKind[Sketch]):
             bool(fields["centred"]),
         )
 
+    def described(self, value: Sketch) -> str:
+        lines = "1 line" if value.lines == 1 else f"{value.lines} lines"
+        return f"{self.name}, {lines}, {100 * value.explained:.0f} % explained"
+
     def made_for(self, source: PartSource) -> bool:
         return super().made_for(source) and not _too_small(source.parts[VECTORS])
 
@@ -359,39 +305,48 @@ class _SketchPart(PartKind[Sketch]):
         hubs = _hubs(graph)
         if hubs is None:
             return LeftOut("the graph falls apart into too many pieces")
-        reason = f"{LINES_MAX} lines hold too little of the rows"
-        for basis in train(vectors):
-            sketch = _made(vectors, graph, basis, hubs, metric)
+        bases = train(vectors)
+        if isinstance(bases, LeftOut):
+            return bases
+        for basis in bases:
+            with np.errstate(over="ignore", invalid="ignore"):
+                sketch = _made(vectors, graph, basis, hubs, metric)
             if sketch is None:
                 return LeftOut("the squared lengths of some rows are too large for float32")
             rescored = rescored_by_trial(vectors, sketch, metric)
             if rescored is not None:
                 return replace(sketch, rescored=rescored)
-            reason = f"with {basis.lines} lines too many candidates would be scored again"
-        return LeftOut(reason)
+        return LeftOut(f"even with {basis.lines} lines too many candidates would be scored again")
 
     def check(self, value: Sketch, segment: CheckedSegment) -> PartCheck:
         return _SketchCheck(value, segment)
 
 
 class _SketchCheck(PartCheck):
-    """Checks that sketches are those of the rows."""
+    """Checks that sketches are those of the rows, and that walks from the hubs reach every row."""
 
     def __init__(self, sketch: Sketch, segment: CheckedSegment) -> None:
         self._sketch, self._segment = sketch, segment
 
     def examine(self, records: StoreRecords) -> Iterator[PartFinding]:
         vectors, number = self._segment.parts[VECTORS], self._segment.number
-        hubs = self._sketch.hubs
+        hubs, graph = self._sketch.hubs, self._segment.parts[GRAPH]
         if not ((hubs >= 0) & (hubs < len(vectors))).all():
             what = f"segment {number}: a hub is not one of the rows"
             yield PartFinding("SKETCH", what, unusable=True)
-        elif not np.array_equal(self._sketch.hub_codes, self._sketch.codes[hubs]):
+            return
+        if not np.array_equal(self._sketch.hub_codes, self._sketch.codes[hubs]):
             what = f"segment {number}: the sketches of hubs differ from those of their rows"
             yield PartFinding("SKETCH", what)
-        rows = self._segment.parts[ROW_IDS].rows[differing(vectors, self._sketch)]
+        lone = unreached_starts(graph.links, hubs.astype(np.int64), len(vectors))
+        what = f"rows of segment {number} can't be reached from a hub, or only from one another"
+        yield PartFinding("SKETCH", what, rows=self._rows_of(lone))
         what = f"rows of segment {number} have sketches that are not those of their vectors"
-        yield PartFinding("SKETCH", what, rows=rows)
+        yield PartFinding("SKETCH", what, rows=self._rows_of(differing(vectors, self._sketch)))
+
+    def _rows_of(self, nodes: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
+        rows: npt.NDArray[np.int64] = self._segment.parts[ROW_IDS].rows
+        return rows[nodes] if nodes is not None else rows
 
 
 SKETCH = _SketchPart()
@@ -404,8 +359,9 @@ def _too_small(vectors: Floats) -> bool:
 def differing(vectors: Floats, sketch: Sketch) -> npt.NDArray[np.int64]:
     """Return the nodes whose sketches are not those of their vectors.
 
-    Heads are computed again from the stored directions. These are rounded, and sums may differ
-    between processors, so a value may be one off.
+    Heads are computed again from the stored directions. These are rounded to bytes, so a value may
+    be a step off, and more of a row that lies mostly in the directions left out: the error, about
+    the rounding times the row's length, is then large beside its heads.
     """
     heads, found = len(sketch.basis), []
     directions = sketch.basis_steps[:, None] * (sketch.basis.astype(np.float32) - 128)
@@ -413,14 +369,19 @@ def differing(vectors: Floats, sketch: Sketch) -> npt.NDArray[np.int64]:
     places = places_of(heads, sketch.lines)
     for start in range(0, len(vectors), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
-        centred = vectors[block] - sketch.mean
-        again = np.zeros_like(sketch.codes[block])
-        _encode(centred @ directions.T, places, again)
+        with np.errstate(over="ignore", invalid="ignore"):
+            centred = vectors[block] - sketch.mean
+            heads_again, lengths_again = centred @ directions.T, (centred * centred).sum(1)
+            again = np.zeros_like(sketch.codes[block])
+            _encode(heads_again, places, again)
+            spread = np.sqrt((heads_again * heads_again).mean(1)) * _STEP
+            rounding = float(sketch.basis_steps.max()) * np.sqrt(lengths_again)
+            off_max = _OFF_MAX + np.where(spread > 0, _ROUNDED * rounding / spread, np.inf)
         stored = values_of(sketch.codes[block], heads).astype(np.int16)
-        off = np.abs(values_of(again, heads).astype(np.int16) - stored).max(axis=1) > _OFF_MAX
+        off = np.abs(values_of(again, heads).astype(np.int16) - stored).max(axis=1) > off_max
         if sketch.centred:
             lengths = np.ascontiguousarray(sketch.codes[block, -4:]).view("<f4")[:, 0]
-            off |= ~np.isclose(lengths, (centred * centred).sum(1), rtol=1e-3, atol=1e-30)
+            off |= ~np.isclose(lengths, lengths_again, rtol=1e-3, atol=1e-30)
         found.append(start + np.flatnonzero(off))
     return np.concatenate(found)
 

@@ -4,6 +4,9 @@ Some stored rows are taken for queries, each as if it were not stored itself. Th
 rows are found exactly; the places of these rows in the order of the sketches say how many
 candidates a search has to score again. If it takes too many, the sketches are too blunt for these
 rows: more lines are tried, or the segment does without sketches.
+
+A row with copies would find these first, whatever the sketches are like. So the middle between it
+and a row nearby is taken instead.
 """
 
 from __future__ import annotations
@@ -47,9 +50,20 @@ def nearest_rows(
     Returns:
         int64 and float32 (q, k), ascending by score.
     """
+    return _nearest(vectors, np.ascontiguousarray(vectors[chosen]), chosen, k, metric)
+
+
+def _nearest(
+    vectors: npt.NDArray[np.float32],
+    queries: npt.NDArray[np.float32],
+    left_out: npt.NDArray[np.int64],
+    k: int,
+    metric: Metric,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return nodes and scores of the k rows nearest to each query, but one node; -1 for none."""
     kernels = load_kernels()
     code = kernels.EUCLIDEAN if metric is Metric.EUCLIDEAN else kernels.INNER
-    queries, count = np.ascontiguousarray(vectors[chosen]), len(chosen)
+    count = len(queries)
     scores, nodes = np.empty((count, k + 1), np.float32), np.empty((count, k + 1), np.int64)
     found = np.zeros(count, np.int64)
     nothing = np.zeros(0, np.uint8)
@@ -57,9 +71,24 @@ def nearest_rows(
         vectors, nothing, 0, len(vectors), queries, 0, count, code, k + 1, scores, nodes, found
     )
     kernels.sort_heaps(scores, nodes, found, 0, count)
-    own = nodes == chosen[:, None]
+    own = nodes == left_out[:, None]
     own[~own.any(axis=1), -1] = True  # Behind k + 1 equal or nearer rows: drop the last instead.
     return nodes[~own].reshape(count, k), scores[~own].reshape(count, k)
+
+
+def _trial_queries(
+    vectors: npt.NDArray[np.float32], chosen: npt.NDArray[np.int64], k: int, metric: Metric
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return queries float32 (q, width), the node that each leaves out or -1, and the k rows
+    nearest to each."""
+    queries, left_out = np.ascontiguousarray(vectors[chosen]), chosen.copy()
+    nodes, _ = nearest_rows(vectors, chosen, k, metric)
+    copied = np.flatnonzero((vectors[nodes[:, 0]] == queries).all(axis=1))
+    if len(copied):
+        queries[copied] = (queries[copied] + vectors[nodes[copied, -1]]) / 2
+        left_out[copied] = -1
+        nodes[copied], _ = _nearest(vectors, queries[copied], left_out[copied], k, metric)
+    return queries, left_out, nodes
 
 
 def rescored_by_trial(
@@ -70,7 +99,7 @@ def rescored_by_trial(
     count = min(n, _QUERIES, max(_QUERIES_MIN, _SCORED_MAX // n))
     chosen = np.random.default_rng(_SEED).choice(n, count, replace=False).astype(np.int64)
     k = min(_BANDS[-1], n - 1)
-    nodes, _ = nearest_rows(vectors, chosen, k, metric)
+    queries, left_out, nodes = _trial_queries(vectors, chosen, k, metric)
     rescored = []
     for band, blunt in zip(_BANDS, _BLUNT, strict=True):
         near = np.ascontiguousarray(nodes[:, : min(band, k)])
@@ -81,8 +110,8 @@ def rescored_by_trial(
             sketch.basis,
             sketch.basis_steps,
             np.float32(sketch.slope),
-            np.ascontiguousarray(vectors[chosen]),
-            chosen,
+            queries,
+            left_out,
             near,
             ranks,
         )
