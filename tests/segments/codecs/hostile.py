@@ -61,9 +61,12 @@ def huge(chance: Chance, count: int, dim: int) -> Rows:
 
 
 def lengths_of_every_size(chance: Chance, count: int, dim: int) -> Rows:
+    """From 1e-14 to 1e18, and 0."""
     raw = low_rank(chance, count, dim)
     raw /= np.linalg.norm(raw, axis=1, keepdims=True)
-    return (raw * 10 ** chance.uniform(-14, 18, (count, 1))).astype(np.float32)
+    sizes = 10 ** chance.uniform(-14, 18, (count, 1))
+    sizes[5] = 0
+    return (raw * sizes).astype(np.float32)
 
 
 def one_hot(chance: Chance, count: int, dim: int) -> Rows:

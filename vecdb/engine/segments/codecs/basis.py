@@ -132,7 +132,8 @@ def _scatter_of(
     """Return mean and scatter matrix of chosen rows, the longest cut, and their squared lengths'
     sum. In float64, where the squares of no float32 overflow."""
     lengths = np.concatenate([np.sqrt((b * b).sum(1)) for b in _blocks(vectors, chosen)])
-    factors = np.minimum(1, np.quantile(lengths, _CUT_QUANTILE) / np.maximum(lengths, 1e-300))
+    cut = np.quantile(lengths, _CUT_QUANTILE)
+    factors = np.where(lengths > cut, cut, 1.0) / np.where(lengths > cut, lengths, 1.0)
     width = vectors.shape[1]
     mean, scatter, start = np.zeros(width), np.zeros((width, width)), 0
     for block in _blocks(vectors, chosen):
