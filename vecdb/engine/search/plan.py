@@ -11,16 +11,20 @@ Since each unit reaches the target for its own nearest rows, so do all of them t
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from vecdb import checks
-from vecdb.engine.search.snapshot import SearchUnit
+from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.recall_part import RECALL
 from vecdb.types import RecallInfo
 
-__all__ = ["SearchPlan", "UnitPlan", "Wish", "plan_search"]
+__all__ = ["Planner", "SearchPlan", "UnitPlan", "Wish", "plan_search"]
+
+_PLANS_MAX: Final = 64
+"""Plans that are kept for the latest snapshot."""
 
 _DELETED_WIDENING: Final = 0.5
 """Part of the misses by which deleted rows lower the bound: half as many more misses if all rows
@@ -62,6 +66,29 @@ class SearchPlan(NamedTuple):
 
 
 _SCAN: Final = UnitPlan(walks=False)
+
+
+class Planner:
+    """Makes the plan of a search, once for equal wishes on one snapshot. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._made: tuple[weakref.ref[Snapshot] | None, dict[tuple[int, Wish], SearchPlan]]
+        self._made = None, {}
+
+    def plan(self, snapshot: Snapshot, k: int, wish: Wish) -> SearchPlan:
+        """Return the plan of a search on a snapshot."""
+        known, plans = self._made
+        if known is None or known() is not snapshot:
+            plans = {}
+            self._made = weakref.ref(snapshot), plans
+        plan = plans.get((k, wish))
+        if plan is None:
+            units = snapshot.units
+            outside = snapshot.live_count - sum(unit.live_count for unit in units)
+            plan = plan_search(units, outside, k, wish)
+            if len(plans) < _PLANS_MAX:
+                plans[k, wish] = plan
+        return plan
 
 
 def plan_search(units: Sequence[SearchUnit], other_rows: int, k: int, wish: Wish) -> SearchPlan:
