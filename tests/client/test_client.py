@@ -139,7 +139,10 @@ def test_hits_are_what_was_written(docs: Any) -> None:
     assert hits.distances.dtype == np.float32
     assert np.all(np.diff(hits.distances) >= 0)
     assert np.array_equal(hits.vectors, vectors[[int(i[1:]) for i in hits.ids]])
-    assert hits.info == vecdb.SearchInfo("scan", True, 0, 20, 20, 1, True, unindexed_rows=20)
+    whole = vecdb.RecallInfo(1.0, 1.0, 0.95, 20, 0, None)
+    assert hits.info == vecdb.SearchInfo(
+        "scan", True, 0, 20, 20, 1, True, unindexed_rows=20, recall=whole
+    )
 
 
 def test_answers_may_be_written_into(docs: Any) -> None:

@@ -202,7 +202,7 @@ class RecallMeter:
 
         If a graph without a curve is walked too, nothing was promised.
         """
-        plan = self._searcher.plan(snapshot, sample.k, sample.wish)
+        plan = self._searcher.planner.plan(snapshot, sample.k, sample.wish)
         if plan.recall is None:
             return
         true = [_scores(found, place) for found in (*exact, *outside)]

@@ -12,17 +12,21 @@ Since each unit reaches the target for its own nearest rows, so do all of them t
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from vecdb import checks
 from vecdb.engine.search.real_curves import RealCurves
-from vecdb.engine.search.snapshot import SearchUnit
+from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.recall_part import RECALL, RecallCurve
 from vecdb.types import RecallInfo
 
-__all__ = ["SearchPlan", "UnitPlan", "Wish", "plan_search"]
+__all__ = ["Planner", "SearchPlan", "UnitPlan", "Wish", "plan_search"]
+
+_PLANS_MAX: Final = 64
+"""Plans that are kept for the latest snapshot."""
 
 _DELETED_WIDENING: Final = 0.5
 """Part of the misses by which deleted rows lower the bound: half as many more misses if all rows
@@ -72,6 +76,38 @@ class SearchPlan(NamedTuple):
 
 
 _SCAN: Final = UnitPlan(walks=False)
+
+
+class Planner:
+    """Makes the plan of a search, once for equal wishes on one snapshot. Thread-safe.
+
+    Args:
+        real_curves: curves that were measured with real queries.
+    """
+
+    def __init__(self, real_curves: RealCurves) -> None:
+        self._real_curves = real_curves
+        self._made: tuple[weakref.ref[Snapshot] | None, dict[tuple[int, Wish], SearchPlan]]
+        self._made = None, {}
+
+    def plan(self, snapshot: Snapshot, k: int, wish: Wish) -> SearchPlan:
+        """Return the plan of a search on a snapshot."""
+        known, plans = self._made
+        if known is None or known() is not snapshot:
+            plans = {}
+            self._made = weakref.ref(snapshot), plans
+        plan = plans.get((k, wish))
+        if plan is None:
+            units = snapshot.units
+            outside = snapshot.live_count - sum(unit.live_count for unit in units)
+            plan = plan_search(units, outside, k, wish, self._real_curves)
+            if len(plans) < _PLANS_MAX:
+                plans[k, wish] = plan
+        return plan
+
+    def forget(self) -> None:
+        """Forget the plans, when curves were published."""
+        self._made = None, {}
 
 
 def plan_search(

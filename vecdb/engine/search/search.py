@@ -10,7 +10,6 @@ One query runs on its caller's thread, a batch of queries on several (``kernels/
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -21,13 +20,14 @@ from vecdb import checks
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.hits import Found, Wanted, answers
-from vecdb.engine.search.plan import SearchPlan, UnitPlan, Wish, plan_search
+from vecdb.engine.search.plan import Planner, UnitPlan, Wish
 from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.samples import SampleTap
 from vecdb.engine.search.single import SingleSearch
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
+from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
 from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.segment import padded_width
@@ -44,9 +44,6 @@ __all__ = ["SCAN_SLICE_FLOATS", "SORT_SLICE_HITS", "SearchRequest", "Searcher"]
 
 SCAN_SLICE_FLOATS = 8_000_000
 """Floats that one scan slice compares: about 5 ms."""
-
-_PLANS_MAX = 64
-"""Plans that are kept for the latest snapshot."""
 
 _HEAP_FLOATS = 8
 """Cost of one heap level, in floats compared: a row may sift through all levels of the heap."""
@@ -94,13 +91,13 @@ class Searcher:
 
     Attributes:
         tap: takes samples of queries for the recall meter.
-        real_curves: what that has measured, for plans.
+        real_curves: what that has measured, for plans. planner: makes the plans.
     """
 
     def __init__(
         self, store: Store, snapshots: SnapshotManager, pool: KernelPool, *, codes: bool = True
     ) -> None:
-        """codes: whether walks may use the codes of segments that have some."""
+        """codes: whether searches may use the codes of segments that have some."""
         self._store = store
         self._codes = codes
         self._snapshots = snapshots
@@ -108,8 +105,7 @@ class Searcher:
         self.tap = SampleTap()
         self.real_curves = RealCurves(store.config.metric, self._plan_again)
         kernels = load_kernels()
-        self._planned: tuple[weakref.ref[Snapshot] | None, dict[tuple[int, Wish], SearchPlan]]
-        self._planned = None, {}
+        self.planner = Planner(self.real_curves)
         euclidean = store.config.metric is Metric.EUCLIDEAN
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
         self.single = SingleSearch(store, snapshots, pool, self.tap, self.real_curves, codes=codes)
@@ -171,7 +167,7 @@ class Searcher:
         deadline: Deadline,
     ) -> HitColumns:
         _take_memory(snapshot, len(queries), wanted, self._store.config.dim)
-        plan = self.plan(snapshot, wanted.k, wish)
+        plan = self.planner.plan(snapshot, wanted.k, wish)
         if self.tap.armed and plan.curves and len(queries):
             self.tap.take(queries[0], wanted.k, wish)
         parts: list[Found] = []
@@ -184,24 +180,9 @@ class Searcher:
             parts.append(self.scan_unread(snapshot, queries, wanted.k, deadline))
         return answers(self._store, snapshot, parts, len(queries), wanted, plan, deadline)
 
-    def plan(self, snapshot: Snapshot, k: int, wish: Wish) -> SearchPlan:
-        """Return the plan for this snapshot, made once for equal wishes."""
-        known, plans = self._planned
-        if known is None or known() is not snapshot:
-            plans = {}
-            self._planned = weakref.ref(snapshot), plans
-        plan = plans.get((k, wish))
-        if plan is None:
-            units = snapshot.units
-            outside = snapshot.live_count - sum(unit.live_count for unit in units)
-            plan = plan_search(units, outside, k, wish, self.real_curves)
-            if len(plans) < _PLANS_MAX:
-                plans[k, wish] = plan
-        return plan
-
     def _plan_again(self) -> None:
         """Forget the plans: curves were published."""
-        self._planned = None, {}
+        self.planner.forget()
         _, snapshot = self._snapshots.known
         if snapshot is not None:
             snapshot.ways.clear()
@@ -265,15 +246,22 @@ class Searcher:
         deadline: Deadline,
     ) -> None:
         """Add the nearest rows of a unit to the heaps of queries first to last - 1."""
-        k, scan_rows = found.nodes.shape[1], load_kernels().scan_rows
-        pair = unit.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
+        k, kernels = found.nodes.shape[1], load_kernels()
+        coded = unit.parts.get(BYTE_CODES) if self._codes else None
+        width = unit.vectors.shape[1] if coded is None else unit.vectors.shape[1] // 2
+        pair = width + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
+        scored = np.zeros(0 if coded is None else len(queries), np.int64)
 
         def scan_slice(_: object, start: int, stop: int) -> None:
-            scan_rows(
-                unit.vectors, unit.delete_bitmap, start, stop, queries, first, last,
-                self._metric_code, k, found.scores, found.nodes, found.counts,
+            arguments = (
+                unit.delete_bitmap, start, stop, queries, first, last, self._metric_code, k,
+                found.scores, found.nodes, found.counts,
             )  # fmt: skip
+            if coded is None:
+                kernels.scan_rows(unit.vectors, *arguments)
+            else:
+                kernels.scan_by_codes(unit.vectors, coded, *arguments, scored)
 
         for start in range(0, unit.count, step):
             self._pool.call(deadline, scan_slice, start, min(unit.count, start + step))
