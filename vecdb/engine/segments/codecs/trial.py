@@ -6,8 +6,8 @@ candidates a search has to score again. If it takes too many, the sketches are t
 rows: more lines are tried, or the segment does without sketches.
 
 A row with copies would find these first, whatever the sketches are like. So the middle between it
-and a row nearby is taken instead. Of two rows whose sketches are mistaken for each other, all copies
-are: the more copies there are, the more candidates are scored again.
+and a row nearby is taken instead. If the sketches of two rows are mistaken for each other, those of
+all their copies are: the more copies there are, the more candidates are scored again.
 """
 
 from __future__ import annotations
