@@ -113,7 +113,7 @@ def test_sketches_of_each_number_of_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int
 ) -> None:
     """Of all lines that the rows' directions fill."""
-    monkeypatch.setattr(basis, "_EXPLAINED_MIN", 0.99999)
+    monkeypatch.setattr(basis, "EXPLAINED_MIN", 0.99999)
     dim, metric = basis.heads_in(lines) - 12, ("euclidean", "cosine", "dot")[lines % 3]
     chance = np.random.default_rng(SEED)
     around = chance.standard_normal((8, dim))[chance.integers(0, 8, 1_100)]
