@@ -126,6 +126,8 @@ def test_damaged_optional_parts_never_change_what_is_true_and_are_rebuilt(
     filled: tuple[Path, Model], part: str, array: str, damage: Damage
 ) -> None:
     folder, model = filled
+    if part != SKETCH.name and not files_of(folder, array):
+        pytest.skip(f"a segment of these rows has no part {part}")
     (path,) = files_of(folder, array)
     damage(path)
     with vecdb.open(folder, indexer=False) as database:
