@@ -96,7 +96,7 @@ class Searcher:
         self._snapshots = snapshots
         self._pool = pool
         kernels = load_kernels()
-        self._planner = Planner()
+        self._planner = Planner(codes=codes)
         euclidean = store.config.metric is Metric.EUCLIDEAN
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
         self.single = SingleSearch(store, snapshots, pool, codes=codes)
