@@ -315,7 +315,7 @@ def test_a_target_needs_queries_that_can_show_it() -> None:
 def test_a_target_that_few_queries_miss_is_left_to_the_stored_curve() -> None:
     assert real_curves(0.8, 100)[0].for_target(3, 10, 0.9) is None
     used = real_curves(0.8, QUERIES_MANY + 150)[0].for_target(3, 10, 0.9)
-    assert used is not None and used.curve.effort_for(10, 0.9) is None
+    assert used is not None and used.effort_for(10, 0.9) is None
 
 
 def test_curves_follow_the_latest_queries() -> None:

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from vecdb import checks
 from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
+from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.recall_part import RECALL, RecallCurve
 from vecdb.types import RecallInfo
@@ -82,11 +83,11 @@ class Planner:
     """Makes the plan of a search, once for equal wishes on one snapshot. Thread-safe.
 
     Args:
-        real_curves: curves that were measured with real queries.
+        real_curves, codes: as for ``plan_search``.
     """
 
-    def __init__(self, real_curves: RealCurves) -> None:
-        self._real_curves = real_curves
+    def __init__(self, real_curves: RealCurves, *, codes: bool) -> None:
+        self._real_curves, self._codes = real_curves, codes
         self._made: tuple[weakref.ref[Snapshot] | None, dict[tuple[int, Wish], SearchPlan]]
         self._made = None, {}
 
@@ -100,7 +101,7 @@ class Planner:
         if plan is None:
             units = snapshot.units
             outside = snapshot.live_count - sum(unit.live_count for unit in units)
-            plan = plan_search(units, outside, k, wish, self._real_curves)
+            plan = plan_search(units, outside, k, wish, self._real_curves, codes=self._codes)
             if len(plans) < _PLANS_MAX:
                 plans[k, wish] = plan
         return plan
@@ -116,19 +117,22 @@ def plan_search(
     k: int,
     wish: Wish,
     real_curves: RealCurves | None = None,
+    *,
+    codes: bool = True,
 ) -> SearchPlan:
     """Return the plan of a search.
 
     Args:
         other_rows: live rows outside the units, which are compared exactly.
         real_curves: curves that were measured with real queries.
+        codes: whether walks may use the codes of segments that have some.
     """
     ways, expected, lower = [], float(other_rows), float(other_rows)
     queries, oldest, live, known, curves = 0, None, other_rows, True, 0
     for unit in units:
         way, recalls = _SCAN, (1.0, 1.0)
         if unit.parts.has(GRAPH) and not (wish.exact or wish.target >= 1):
-            curve, measured_at = _curve_of(unit, k, wish, real_curves)
+            curve = _curve_of(unit, k, wish, real_curves, codes=codes)
             curves += wish.ef is None and curve is not None
             if wish.ef is not None or curve is None:
                 way = UnitPlan(True, checks.check_ef(wish.ef, k))
@@ -139,8 +143,7 @@ def plan_search(
                 widened = (1 - effort.lower) * (1 + _DELETED_WIDENING * deleted)
                 recalls = (effort.expected, 1 - widened)
                 queries = min(queries or curve.queries, curve.queries)
-                if measured_at is not None:
-                    oldest = min(oldest or measured_at, measured_at)
+                oldest = min(oldest or curve.measured_at, curve.measured_at)
         ways.append(way)
         expected += unit.live_count * recalls[0]
         lower += unit.live_count * recalls[1]
@@ -155,11 +158,12 @@ def plan_search(
 
 
 def _curve_of(
-    unit: SearchUnit, k: int, wish: Wish, real_curves: RealCurves | None
-) -> tuple[RecallCurve | None, float | None]:
-    """Return the curve to use for a graph, and when it was measured."""
+    unit: SearchUnit, k: int, wish: Wish, real_curves: RealCurves | None, *, codes: bool
+) -> RecallCurve | None:
+    """Return the curve to use for a graph."""
     stored = unit.parts.get(RECALL)
+    if stored is not None and stored.sketched and not (codes and unit.parts.has(SKETCH)):
+        return None  # Without the sketches, at the same effort, recall may be lower.
     if stored is None or real_curves is None:
-        return stored, unit.written_at
-    real = real_curves.for_target(unit.number, k, wish.target)
-    return (stored, unit.written_at) if real is None else real
+        return stored
+    return real_curves.for_target(unit.number, k, wish.target) or stored

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from vecdb.engine.segments.calibration import BANDS, efforts_of
 from vecdb.engine.segments.recall_part import RecallCurve
 from vecdb.types import Metric
 
-__all__ = ["RealCurve", "RealCurves", "UsedCurve"]
+__all__ = ["RealCurve", "RealCurves"]
 
 QUERIES_MIN: Final = 50
 """Fewest queries of a curve that is used: fewer may by chance be of one kind."""
@@ -39,13 +39,6 @@ QUERIES_MAX: Final = 2 * QUERIES_MANY
 
 _GROWTH: Final = 0.25
 """Part by which the queries must have grown since the curve in use was published."""
-
-
-class UsedCurve(NamedTuple):
-    """A curve from real queries, and when it was published, in seconds since 1970."""
-
-    curve: RecallCurve
-    measured_at: float
 
 
 class RealCurve:
@@ -81,7 +74,8 @@ class RealCurve:
         variances = np.maximum(self._squares / self.queries - means * means, 0)
         errors = np.sqrt(np.maximum(variances, shares * (1 - shares) / bands) / self.queries)
         values = np.stack([self.efforts, means, errors], axis=-1).astype(np.float32)
-        return RecallCurve(values, self._by, int(self.queries))
+        # Whether there are sketches to walk by is checked with the stored curve.
+        return RecallCurve(values, self._by, int(self.queries), False, time.time())
 
 
 class RealCurves:
@@ -94,11 +88,11 @@ class RealCurves:
     def __init__(self, metric: Metric, on_published: Callable[[], None]) -> None:
         self._metric, self._on_published = metric, on_published
         self._measured: dict[int, RealCurve] = {}
-        self._used: dict[int, UsedCurve] = {}
+        self._used: dict[int, RecallCurve] = {}
         self.edition = 0
         """Grows whenever curves are published; a plan is of the edition before it was made."""
 
-    def for_target(self, number: int | None, k: int, target: float) -> UsedCurve | None:
+    def for_target(self, number: int | None, k: int, target: float) -> RecallCurve | None:
         """Return the curve of a segment if its queries are enough for this k and target.
 
         Few queries may not show that any effort reaches the target. Until there are many, the
@@ -107,10 +101,10 @@ class RealCurves:
         used = None if number is None else self._used.get(number)
         if used is None:
             return None
-        queries, band = used.curve.queries, max(each for each in BANDS if each <= k)
+        queries, band = used.queries, max(each for each in BANDS if each <= k)
         if queries * band * (1 - target) < _SHOWN:
             return None
-        is_sure = queries >= QUERIES_MANY or used.curve.effort_for(k, target) is not None
+        is_sure = queries >= QUERIES_MANY or used.effort_for(k, target) is not None
         return used if is_sure else None
 
     def of(self, number: int) -> RealCurve:
@@ -126,10 +120,10 @@ class RealCurves:
         changed = False
         for number, measured in self._measured.items():
             used = self._used.get(number)
-            known = 0 if used is None else used.curve.queries
+            known = 0 if used is None else used.queries
             grown = abs(measured.queries - known) >= max(1.0, _GROWTH * known)
             if measured.queries >= QUERIES_MIN and grown:
-                self._used[number] = UsedCurve(measured.curve(), time.time())
+                self._used[number] = measured.curve()
                 changed = True
         if changed:
             self.edition += 1

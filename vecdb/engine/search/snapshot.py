@@ -134,7 +134,6 @@ class SearchUnit:
         rows: int64, shape (at least count,), row numbers, ascending.
         content: the segment's rows, None for rows outside segments.
         parts: the segment's; empty for rows outside segments.
-        written_at: time at which the segment was written, if it is known.
         number: the segment's; None for rows outside segments.
     """
 
@@ -145,7 +144,6 @@ class SearchUnit:
     rows: npt.NDArray[np.int64]
     content: RowArrays | None = None
     parts: Parts = field(default_factory=Parts)
-    written_at: float | None = None
     number: int | None = None
 
 
@@ -215,7 +213,6 @@ class Snapshot:
                 s.content.rows,
                 s.content,
                 s.parts,
-                None if s.segment is None else s.segment.written_at,
                 s.number,
             )
             for s in self.segments
