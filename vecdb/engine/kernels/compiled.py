@@ -13,6 +13,8 @@ Importing it compiles the kernels or reads them from numba's cache. In reading o
     sketches      scores by sketches
     sketch_walk   nearest rows through a graph, ordered by sketches
     scan          exact nearest rows
+    build_codes   codes of 8 bits, on which graphs are built
+    build         links of a batch of rows
     lists         work on whole graphs and segments
 """
 
@@ -21,6 +23,8 @@ from __future__ import annotations
 from typing import Final
 
 from vecdb.engine.kernels.best_first import NO_GAMMA, Scratch
+from vecdb.engine.kernels.build import find_links, link_back
+from vecdb.engine.kernels.build_codes import encode_rows
 from vecdb.engine.kernels.distance import EUCLIDEAN, INNER, prepare_rows
 from vecdb.engine.kernels.instructions import LANES
 from vecdb.engine.kernels.lists import find_levels, hash_rows, relink_lists
@@ -35,8 +39,11 @@ __all__ = [
     "LANES",
     "NO_GAMMA",
     "Scratch",
+    "encode_rows",
     "find_levels",
+    "find_links",
     "hash_rows",
+    "link_back",
     "prepare_rows",
     "rank_by_sketch",
     "relink_lists",
@@ -50,6 +57,6 @@ __all__ = [
 
 KERNELS: Final = (
     *(walk_graph, walk_sketches, rank_by_sketch, scan_rows, sort_heaps, prepare_rows),
-    *(find_levels, hash_rows, relink_lists),
+    *(find_levels, hash_rows, relink_lists, encode_rows, find_links, link_back),
 )
 """All kernels. Each has one signature; a test checks that no call adds another."""
