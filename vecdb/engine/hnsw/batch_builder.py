@@ -35,7 +35,7 @@ _STEP_ROWS: Final = 50_000
 _STEP_BYTES: Final = 64 * 1024**2
 """Most rows, and most bytes, inserted in one step, which copies them in shuffled order."""
 
-_EF_FACTOR: Final = 1.25
+_EF_FACTOR: Final = 1.5
 """Candidates kept while a row is inserted, per candidate that hnswlib would keep. They cost little,
 as gamma ends many walks before (``layers.py``)."""
 

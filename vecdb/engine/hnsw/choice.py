@@ -35,9 +35,9 @@ TRIAL_ROWS: Final = 10_000
 _QUERIES: Final = 2_000
 _K: Final = 10
 _EFS: Final = (12, 24, 48, 96, 192)
-_EXCESS_MAX: Final = 0.05
-"""By how much more may be missed, relative to what is missed, on average over the efforts; one
-standard error is allowed beyond it."""
+_EXCESS_MAX, _ERROR_MAX: Final = 0.05, 0.05
+"""By how much more may be missed, relative to what is missed, on average over the efforts, and how
+much of the standard error is allowed beyond it."""
 
 _MISSED_MIN: Final = 0.0005
 """Fraction missed below which an effort is not compared: a handful of neighbours."""
@@ -108,7 +108,7 @@ def run_trial(
         curves.append(_curve(graph, rows, queries, metric, kth))
     excess, error = _excess(*curves)
     fraction = cpu_s[1] / max(cpu_s[0], 1e-9)
-    good = excess <= _EXCESS_MAX + error and fraction <= _CPU_FRACTION_MAX
+    good = excess <= _EXCESS_MAX + min(error, _ERROR_MAX) and fraction <= _CPU_FRACTION_MAX
     return Trial(BATCHES if good else HNSWLIB_BY_TRIAL, excess, error, fraction)
 
 
