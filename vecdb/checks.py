@@ -64,6 +64,8 @@ _TIMEOUT_S_MAX: Final = 1e9
 def check_limit(limit: Limit, value: object, name: str | None = None) -> int:
     """Return an integer within the limit. ``name`` is the argument's name if the limit has
     another."""
+    if type(value) is int and limit.minimum <= value <= limit.maximum:
+        return value
     name = name or limit.name
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InvalidArgumentError(
@@ -81,7 +83,9 @@ def check_limit(limit: Limit, value: object, name: str | None = None) -> int:
 
 def check_flag(name: str, value: object) -> bool:
     """Return a flag given as True, False, 1 or 0."""
-    if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_) or (type(value) is int and value in (0, 1)):
         return bool(value)
     raise InvalidArgumentError(
         f"{name} must be True or False, got {shown(value)}", Reason.NOT_A_FLAG

@@ -71,6 +71,8 @@ def as_queries(query: object, dim: int) -> Floats:
     Raises:
         InvalidArgumentError: as ``as_floats``; DIM_MISMATCH.
     """
+    if type(query) is np.ndarray and query.dtype == np.float32 and query.shape == (dim,):
+        return np.ascontiguousarray(query)  # The common case: one query.
     array = as_floats(query, "query", dim)
     if array.shape in _NONE_SHAPES:
         return np.zeros((0, dim), np.float32)

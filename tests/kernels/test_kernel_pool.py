@@ -104,7 +104,7 @@ def test_walk_gets_a_permit_between_slices_of_a_scan(
     """
     monkeypatch.setattr(search_module, "SCAN_SLICE_FLOATS", 2_000)
     override(monkeypatch, "yield_s_max", 20)
-    scan, walk = kernels.scan_rows, kernels.walk
+    scan, walk = kernels.scan_rows, kernels.find_by_graph
     scanned, walked_after = [0], []
     with (
         vecdb.open(tmp_path / "data", indexer=False, threads=1) as database,
@@ -124,12 +124,12 @@ def test_walk_gets_a_permit_between_slices_of_a_scan(
                 eventually(lambda: waiting_callers(pool) == 1)
             scan(*arguments)
 
-        def counted_walk(*arguments: Any) -> None:
+        def counted_walk(*arguments: Any) -> bool:
             walked_after.append(scanned[0])
-            walk(*arguments)
+            return bool(walk(*arguments))
 
         monkeypatch.setattr(kernels, "scan_rows", counted_scan)
-        monkeypatch.setattr(kernels, "walk", counted_walk)
+        monkeypatch.setattr(kernels, "find_by_graph", counted_walk)
         found = docs.search(vectors[:20], k=3, exact=True)
         assert walks[0].result(timeout=HANG_S).ids == ["row-7"]
         assert walked_after == [5]

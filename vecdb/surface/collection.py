@@ -275,7 +275,8 @@ class CollectionSurface(Protocol):
             the client's. ResourceExhaustedError: MESSAGE_TOO_LARGE: the answer to a single query
             exceeds a message; ask for fewer rows, or without vectors or metadata.
         """
-        checks.check_reserved(filter=filter, target_recall=target_recall)
+        if filter is not None or target_recall is not None:
+            checks.check_reserved(filter=filter, target_recall=target_recall)
         queries = as_queries(query, self.dim)
         flags = SearchFlags(
             exact=checks.check_flag("exact", exact),

@@ -53,6 +53,11 @@ class Collection(CollectionSurface):
         self._runtime = runtime
         self._name = name
         self._opened = opened
+        self._dim = opened.store.config.dim
+
+    @property
+    def dim(self) -> int:
+        return self._dim
 
     @property
     def name(self) -> str:
@@ -119,9 +124,15 @@ class Collection(CollectionSurface):
         flags: SearchFlags,
         timeout_s: float | None,
     ) -> list[Hits]:
-        request = SearchRequest(queries, k, ef, **flags)
         self._runtime.check_usable()
-        return self._opened.searcher.run(request, Deadline(timeout_s)).hits()
+        searcher = self._opened.searcher
+        deadline = None if timeout_s is None else Deadline(timeout_s)
+        if queries.ndim == 1 and not (flags["exact"] or flags["include_vectors"]):
+            hits = searcher.single.answer(queries, k, ef, flags["include_metadata"], deadline)
+            if hits is not None:
+                return [hits]
+        request = SearchRequest(queries, k, ef, **flags)
+        return searcher.run(request, deadline or Deadline()).hits()
 
     def scroll(
         self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True

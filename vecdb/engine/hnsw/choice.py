@@ -35,7 +35,8 @@ TRIAL_ROWS: Final = 10_000
 _QUERIES: Final = 2_000
 _K: Final = 10
 _EFS: Final = (12, 24, 48, 96, 192)
-_EXCESS_MAX, _ERROR_MAX: Final = 0.05, 0.05
+_EXCESS_MAX: Final = 0.05
+_ERROR_MAX: Final = 0.05
 """By how much more may be missed, relative to what is missed, on average over the efforts, and how
 much of the standard error is allowed beyond it."""
 

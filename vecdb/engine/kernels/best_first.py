@@ -181,6 +181,8 @@ class Scratch:
         self.visited: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         self.seen: npt.NDArray[np.int32] = np.empty(0, np.int32)
         self.pool: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
+        self.reserved: tuple[int, int, int, bool] | None = None
+        """The last arguments of ``reserve``."""
 
     def reserve(self, n: int, ef: int, slots: int, has_deleted: bool) -> Scratch:
         """Grow for a graph of n nodes with lists of ``slots`` neighbours and for ef, which must be
@@ -193,4 +195,5 @@ class Scratch:
             entries += (n >> 2) + DELETED_MIN
         if self.pool.size < entries:
             self.pool = np.empty(entries, np.uint64)
+        self.reserved = n, ef, slots, has_deleted
         return self

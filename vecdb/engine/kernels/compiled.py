@@ -12,6 +12,7 @@ Importing it compiles the kernels or reads them from numba's cache. In reading o
     walk          nearest rows through a graph, scored in float32
     sketches      scores by sketches
     sketch_walk   nearest rows through a graph, ordered by sketches
+    single        one query of one segment, from the vector as given to ids
     scan          exact nearest rows
     build_codes   codes of 8 bits, on which graphs are built
     build         links of a batch of rows
@@ -29,17 +30,29 @@ from vecdb.engine.kernels.distance import EUCLIDEAN, INNER, prepare_rows
 from vecdb.engine.kernels.instructions import LANES
 from vecdb.engine.kernels.lists import find_levels, hash_rows, relink_lists
 from vecdb.engine.kernels.scan import scan_rows, sort_heaps
-from vecdb.engine.kernels.sketch_walk import rank_by_sketch, walk_by_sketches, walk_sketches
+from vecdb.engine.kernels.single import COSINE, DOT, SQUARED, find_by_graph, find_by_sketches
+from vecdb.engine.kernels.sketch_walk import (
+    effort_by_sketches,
+    rank_by_sketch,
+    walk_by_sketches,
+    walk_sketches,
+)
 from vecdb.engine.kernels.walk import walk, walk_graph
 
 __all__ = [
+    "COSINE",
+    "DOT",
     "EUCLIDEAN",
     "INNER",
     "KERNELS",
     "LANES",
     "NO_GAMMA",
+    "SQUARED",
     "Scratch",
+    "effort_by_sketches",
     "encode_rows",
+    "find_by_graph",
+    "find_by_sketches",
     "find_levels",
     "find_links",
     "hash_rows",
@@ -57,6 +70,7 @@ __all__ = [
 
 KERNELS: Final = (
     *(walk_graph, walk_sketches, rank_by_sketch, scan_rows, sort_heaps, prepare_rows),
-    *(find_levels, hash_rows, relink_lists, encode_rows, find_links, link_back),
+    *(find_levels, hash_rows, relink_lists, find_by_graph, find_by_sketches),
+    *(encode_rows, find_links, link_back),
 )
 """All kernels. Each has one signature; a test checks that no call adds another."""

@@ -65,17 +65,35 @@ class KernelPool:
         Raises:
             DeadlineExceededError, CancelledError: before the slice begins.
         """
+        scratch = self.acquire(deadline)
+        try:
+            work(scratch, first, last)
+        finally:
+            self.release(scratch)
+
+    def acquire(self, deadline: Deadline) -> Scratch:
+        """Return a permit, which is its scratch memory, to ``release`` after a slice of work.
+
+        Raises:
+            DeadlineExceededError, CancelledError: before there is one.
+        """
         deadline.check()
         try:
             scratch = self._free.get_nowait()
         except queue.Empty:
             scratch = self._wait_for_permit(deadline)
+        if scratch is not None:
+            return scratch
         try:
-            if scratch is None:
-                scratch = load_kernels().Scratch()
-            work(scratch, first, last)
-        finally:
-            self._free.put(scratch)
+            new: Scratch = load_kernels().Scratch()
+        except BaseException:
+            self._free.put(None)
+            raise
+        return new
+
+    def release(self, scratch: Scratch) -> None:
+        """Give a permit back."""
+        self._free.put(scratch)
 
     def _wait_for_permit(self, deadline: Deadline) -> Scratch | None:
         with self._lock:

@@ -34,7 +34,7 @@ from vecdb.engine.kernels.sketches import (
     prepare_query,
 )
 
-__all__ = ["rank_by_sketch", "walk_by_sketches", "walk_sketches"]
+__all__ = ["effort_by_sketches", "rank_by_sketch", "walk_by_sketches", "walk_sketches"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -205,18 +205,23 @@ def rank_by_sketch(sketches, mean, basis, basis_steps, slope, queries, left_out,
             out_ranks[query, i] = rank
 
 
+def effort_by_sketches(sketch: Any, k: int, ef: int) -> tuple[int, int]:
+    """Return the ef of a walk over a ``segments.codecs.Sketch``, and how many rows it rescores.
+
+    ef is raised a little, so that rows whose sketches look too far stay among the candidates.
+    Recall is then that of float32 rows at the given ef.
+    """
+    rescored: int = sketch.rescored_for(k)
+    return max(ef + (rescored - k) // 2, rescored), rescored
+
+
 def walk_by_sketches(
     scratch: Scratch, vectors: Floats, links: npt.NDArray[np.int32], sketch: Any,
     dead: npt.NDArray[np.uint8], queries: Floats, first: int, last: int, metric: int, k: int,
     ef: int, gamma: float, *results: Ints | Floats,
 ) -> None:  # fmt: skip
-    """Call ``walk_sketches`` with the arrays of a Scratch and of a ``segments.codecs.Sketch``.
-
-    ef is raised a little, so that rows whose sketches look too far stay among the candidates.
-    Recall is then that of float32 rows at the given ef.
-    """
-    rescored = sketch.rescored_for(k)
-    ef = max(ef + (rescored - k) // 2, rescored)
+    """Call ``walk_sketches`` with the arrays of a Scratch and of a ``segments.codecs.Sketch``."""
+    ef, rescored = effort_by_sketches(sketch, k, ef)
     scratch.reserve(len(vectors), ef, links.shape[1], len(dead) > 0)
     walk_sketches(
         vectors, links, sketch.codes, sketch.hubs, sketch.hub_codes, sketch.query_mean,

@@ -35,7 +35,7 @@ import lmdb
 
 from vecdb.engine.kv.lmdb_errors import disk_full, in_doubt, located, translated, translation
 from vecdb.engine.kv.lmdb_files import copy_compacted, open_files
-from vecdb.engine.kv.lmdb_pages import check_whole
+from vecdb.engine.kv.lmdb_pages import check_whole, commits_at
 from vecdb.engine.kv.reader_writer_lock import ReaderWriterLock
 from vecdb.engine.kv.reading import Reading
 from vecdb.engine.kv.store_back_off import StoreBackOff
@@ -133,6 +133,7 @@ class Environment:
             handle.close()
             opened.close()
             raise not_in_place(self.folder)
+        opened.commits_at = commits_at(opened.descriptor)
         self.handles.replace(databases)
         self._lmdb, self._file = handle, opened
 
@@ -159,6 +160,12 @@ class Environment:
             return number
         finally:
             self._handle_lock.release_shared()
+
+    def watched_file(self) -> OpenedFile | None:
+        """Return the open file, to compare the number of its last commit without the handle lock;
+        None if it is not open. If ``descriptor`` is another afterwards, it was closed meanwhile."""
+        self.used = True
+        return self._file if self.is_open and self._closed is None else None
 
     def readers(self) -> tuple[int, int]:
         """Return the number of open read transactions of all processes, and by how many commits

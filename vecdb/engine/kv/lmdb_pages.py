@@ -32,7 +32,7 @@ from typing import Final
 from vecdb.errors import DataLossError
 from vecdb.reasons import Reason
 
-__all__ = ["Meta", "check_whole", "last_transaction", "read_meta"]
+__all__ = ["Meta", "check_whole", "commits_at", "last_transaction", "read_meta"]
 
 _MAGIC: Final = 0xBEEFC0DE
 _HEAD_BYTES: Final = 16
@@ -47,6 +47,7 @@ _IS_BRANCH: Final = 1
 _IS_META: Final = 8
 _IS_LARGE: Final = 1
 _NO_PAGE: Final = 2**64 - 1
+_NO_PLACE: Final = 2**62
 _PAGE_BYTES_MIN: Final = 256
 _PAGE_BYTES_MAX: Final = 65_536
 _ATTEMPTS: Final = 5
@@ -78,6 +79,18 @@ def read_meta(descriptor: int) -> Meta | None:
     if first is None or second is None:
         return None
     return max(first, second, key=lambda meta: meta.transaction)
+
+
+def commits_at(descriptor: int) -> tuple[int, int]:
+    """Return where the numbers of the last two commits are, u64 each; the last one is greater.
+
+    Beyond any file if the first meta page is unreadable.
+    """
+    meta = _meta_at(descriptor, 0)
+    if meta is None:
+        return _NO_PLACE, _NO_PLACE
+    at = _HEAD_BYTES + _META_BYTES - _U64.size
+    return at, at + meta.page_bytes
 
 
 def last_transaction(file: Path) -> int | None:

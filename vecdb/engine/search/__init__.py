@@ -1,6 +1,7 @@
 """How is a query executed?
 
 search             runs queries over the search units of a snapshot
+single             the short way of one query in one graph
 hits               merges the units' results; adds ids, metadata and vectors
 snapshot           one committed state: segments, delete bitmaps, memtable
 snapshot_manager   creates snapshots and caches the newest

@@ -20,6 +20,7 @@ from vecdb import checks
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.hits import Found, Wanted, answers
+from vecdb.engine.search.single import SingleSearch
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
@@ -94,6 +95,7 @@ class Searcher:
         kernels = load_kernels()
         euclidean = store.config.metric is Metric.EUCLIDEAN
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
+        self.single = SingleSearch(store, snapshots, pool, codes=codes)
 
     def run(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
         """Return the hits of all queries.

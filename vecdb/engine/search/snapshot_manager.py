@@ -149,6 +149,12 @@ class SnapshotManager:
             self._budget.evict(excess)
         return snapshot
 
+    @property
+    def known(self) -> tuple[int, Snapshot | None]:
+        """The newest snapshot, and the number of a commit that it covers."""
+        self.used = True
+        return self._known
+
     def forget(self) -> None:
         """Drop the cached snapshot, for example when the collection is closed."""
         with self._creating:

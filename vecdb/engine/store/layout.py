@@ -90,6 +90,7 @@ __all__ = [
     "request_age_key",
     "row_key",
     "seal_value",
+    "split_record",
     "unpack_block",
     "unpack_json",
     "unpack_lease",
@@ -126,6 +127,8 @@ _U64 = struct.Struct("<Q")
 _STATE = struct.Struct("<QQ")
 _COUNTERS = struct.Struct("<QQQQQ")
 _ID_LENGTH = struct.Struct("<H")
+_RECORD_ID_LENGTH = struct.Struct("<16xH")
+_RECORD_TEXT_AT = _RECORD_ID_LENGTH.size
 _BLOCK_TAIL = struct.Struct("<II")
 _LOG_HEAD = struct.Struct("<QQIII")
 _LEASE = struct.Struct("<QQQ")
@@ -332,12 +335,17 @@ def pack_record(key: bytes, encoded_id: bytes, metadata: bytes) -> bytes:
 
 def unpack_record(key: bytes | memoryview, value: bytes | memoryview) -> tuple[bytes, bytes]:
     """Return copies of the id and metadata of a record. Raises as ``open_value``."""
-    # Slicing bytes costs half as much as slicing a memoryview, and this runs for every row.
-    raw = bytes(value)
-    if zlib.crc32(raw, zlib.crc32(key)) != _CRC_OF_SEALED:
-        open_value(key, value, "record")
-    end = 2 + _ID_LENGTH.unpack_from(raw)[0]
-    return raw[2:end], raw[end:-4]
+    return split_record(b"".join((key, value)))
+
+
+def split_record(raw: bytes) -> tuple[bytes, bytes]:
+    """Return the id and metadata of a record, given key and value in one piece. Raises as
+    ``open_value``."""
+    # This runs for every row, and in one piece it takes the fewest calls.
+    if zlib.crc32(raw) != _CRC_OF_SEALED:
+        open_value(raw[: _RECORD_KEY.size], raw[_RECORD_KEY.size :], "record")
+    end = _RECORD_TEXT_AT + _RECORD_ID_LENGTH.unpack_from(raw)[0]
+    return raw[_RECORD_TEXT_AT:end], raw[end:-4]
 
 
 def block_rows_max(dim: int, *, with_offsets: bool = False) -> int:

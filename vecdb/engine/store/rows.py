@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,7 @@ process while the transaction is open."""
 _EVERY_SEQ = 2**63 - 1
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """The id and metadata (JSON, or b"") of a row."""
 
     id: str
@@ -332,12 +331,12 @@ def to_last_version(cursor: Cursor, row: int) -> None:
 
 
 def _record_at(cursor: Cursor, row: int, seq: int) -> Record:
-    found = cursor.set_range(layout.record_key(row, seq + 1))
-    found = cursor.prev() if found else cursor.last()
-    key = cursor.key()
-    if not found or int.from_bytes(key[:8], "big") != row:
+    after = layout.record_key(row, seq + 1)
+    found = cursor.prev() if cursor.set_range(after) else cursor.last()
+    raw = b"".join(cursor.item())
+    if not found or not raw.startswith(after[:8]):
         raise DataLossError(f"row {row} has no record at seq {seq}", Reason.RECORD_MISSING)
-    encoded, metadata = layout.unpack_record(key, cursor.value())
+    encoded, metadata = layout.split_record(raw)
     return Record(encoded.decode(), metadata)
 
 

@@ -30,19 +30,22 @@ class OpenedFile:
     Attributes:
         descriptor: for reading. LMDB locks only the other file, so closing this one does not
             release a lock of the process.
+        commits_at: where in the file the numbers of the last commits are; set by what opens it.
+        size_max: the largest size seen, in bytes.
 
     Raises:
         OSError: the file cannot be opened.
     """
 
     descriptor = -1
+    commits_at = (0, 0)
 
     def __init__(self, file: Path) -> None:
         self._file = os.fspath(file)
         self.descriptor = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
         status = os.fstat(self.descriptor)
         self._identity = status.st_dev, status.st_ino
-        self._size_max = status.st_size
+        self.size_max = status.st_size
 
     def is_in_place(self) -> bool:
         """Return whether the file is still at the path. Works after ``close`` too."""
@@ -52,7 +55,7 @@ class OpenedFile:
             return False
         if (status.st_dev, status.st_ino) != self._identity:
             return False
-        self._size_max = max(status.st_size, self._size_max)
+        self.size_max = max(status.st_size, self.size_max)
         return True
 
     def is_shorter(self) -> bool:
@@ -61,9 +64,9 @@ class OpenedFile:
         No other thread may close it during this.
         """
         size = os.lseek(self.descriptor, 0, os.SEEK_END)
-        if size > self._size_max:
-            self._size_max = size
-        return size < self._size_max
+        if size > self.size_max:
+            self.size_max = size
+        return size < self.size_max
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""

@@ -1,0 +1,213 @@
+"""One query of a collection whose live rows are all in one graph segment: the short way.
+
+Then one kernel does what the general path (``search``) does in many steps, most of them in Python:
+it compares the number of the store's last commit, checks and prepares the query, walks the graph
+and gathers the ids (``kernels/single.py``). Whatever is unusual is left to the general path, which
+also finds all errors: a query out of bounds, a newer commit, too few live rows found, damage.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb import checks, limits
+from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.kernels.pool import KernelPool
+from vecdb.engine.search.lookup import read_records
+from vecdb.engine.search.snapshot import SearchUnit, Snapshot
+from vecdb.engine.search.snapshot_manager import SnapshotManager
+from vecdb.engine.segments.codecs.sketch import SKETCH, Sketch
+from vecdb.engine.segments.graph_part import GRAPH
+from vecdb.engine.store.store import Store
+from vecdb.engine.system.deadline import Deadline
+from vecdb.errors import DataLossError
+from vecdb.types import CollectionConfig, Hits, Metric, SearchInfo
+
+__all__ = ["SingleSearch"]
+
+_K_MAX: Final = 100
+_METADATA_BYTES_MAX: Final = 128 * 1024
+"""Up to this k, and this size of the metadata of all hits, the memory of a call is below what is
+counted (``system/call_memory.py``)."""
+
+_WAYS_MAX: Final = 64
+"""Ways that are kept with one snapshot."""
+
+_LEAST, _MOST = 4 * limits.SQUARED_NORM_MIN, limits.SQUARED_NORM_MAX / 2
+"""Squared lengths that ``check_vectors`` accepts, however they are rounded."""
+
+_NO_DEADLINE: Final = Deadline()
+
+
+class _Way:
+    """How one snapshot is searched with one k and ef; kept in ``Snapshot.ways``.
+
+    Attributes:
+        find: the kernel.
+        arguments: its last arguments.
+        space: arguments of ``Scratch.reserve``.
+        count: hits of each query.
+        ef: as in ``SearchInfo``.
+        with_metadata: whether any row has metadata.
+        verified: whether the snapshot was found to be verified.
+    """
+
+    __slots__ = ("arguments", "count", "ef", "find", "space", "verified", "with_metadata")
+
+    def __init__(
+        self, snapshot: Snapshot, sketch: Sketch | None, config: CollectionConfig,
+        commits_at: tuple[int, int], k: int, ef: int,
+    ) -> None:  # fmt: skip
+        unit, kernels = snapshot.units[0], load_kernels()
+        content, graph = unit.content, unit.parts[GRAPH]
+        assert content is not None
+        self.count, self.ef, rescored, slope = min(k, unit.live_count), ef, 0, 0.0
+        self.with_metadata, self.verified = snapshot.counters.metadata_count > 0, False
+        if sketch is not None:
+            ef, rescored = kernels.effort_by_sketches(sketch, self.count, ef)
+            slope = sketch.slope
+        scores, distances = {
+            Metric.EUCLIDEAN: (kernels.EUCLIDEAN, kernels.SQUARED),
+            Metric.COSINE: (kernels.INNER, kernels.COSINE),
+            Metric.DOT: (kernels.INNER, kernels.DOT),
+        }[config.metric]
+        whole = (
+            *(config.dim, self.count, ef, rescored, scores, distances),
+            *(*commits_at, snapshot.counters.next_row),
+        )
+        parts = (kernels.NO_GAMMA, 0.0, slope, _LEAST, _MOST)
+        self.arguments: tuple[Any, ...] = (
+            *(np.array(whole, np.int64), np.array(parts, np.float32)),
+            *(unit.vectors, graph.links, unit.delete_bitmap),
+            *(content.rows, content.id_offsets, content.id_bytes),
+        )
+        if sketch is None:
+            self.find = kernels.find_by_graph
+            self.arguments += (graph.upper_offsets, graph.upper_links, graph.entry, graph.top_level)
+        else:
+            self.find = kernels.find_by_sketches
+            self.arguments += (sketch.codes, sketch.hubs, sketch.hub_codes)
+            self.arguments += (sketch.query_mean, sketch.basis, sketch.basis_steps)
+        has_deleted = len(unit.delete_bitmap) > 0
+        self.space = (len(unit.vectors), max(ef, self.count), graph.links.shape[1], has_deleted)
+
+
+class SingleSearch:
+    """Answers single queries of one collection, or leaves them to a ``Searcher``. Thread-safe."""
+
+    def __init__(
+        self, store: Store, snapshots: SnapshotManager, pool: KernelPool, *, codes: bool = True
+    ) -> None:
+        """codes: as for ``Searcher``."""
+        self._store, self._snapshots, self._pool, self._codes = store, snapshots, pool, codes
+        self._environment = store.environment
+
+    def answer(
+        self,
+        query: npt.NDArray[np.float32],
+        k: int,
+        ef: int | None,
+        with_metadata: bool,
+        deadline: Deadline | None,
+    ) -> Hits | None:
+        """Return the hits of a query; None to leave it to the general path.
+
+        Args:
+            query: float32 (dim,), C-contiguous.
+            k, ef: as given by the caller, not checked.
+            deadline: None for no deadline.
+
+        Raises:
+            InvalidArgumentError: k or ef is invalid.
+            DeadlineExceededError, CancelledError: before the kernel begins.
+        """
+        commit, snapshot = self._snapshots.known
+        file = self._environment.watched_file()
+        if snapshot is None or file is None:
+            return None
+        # Equal keys of other types, such as True or 10.0, have not been checked.
+        known = type(k) is int and (ef is None or type(ef) is int)
+        way = snapshot.ways.get((k, ef)) if known else None
+        if way is None:
+            way = self._new_way(snapshot, file.commits_at, k, ef)
+            if way is None:
+                return None
+        count, descriptor = way.count, file.descriptor
+        numbers = np.empty(2 * count + 4, np.int64)
+        text = np.empty(count * limits.ID_BYTES.maximum, np.uint8)
+        distances = np.empty(count, np.float32)
+        scratch = self._pool.acquire(deadline or _NO_DEADLINE)
+        try:
+            if scratch.reserved != way.space:
+                scratch.reserve(*way.space)
+            is_found = way.find(
+                descriptor, file.size_max, commit, query, scratch.visited, scratch.seen,
+                scratch.pool, numbers, text, distances, *way.arguments,
+            )  # fmt: skip
+        finally:
+            self._pool.release(scratch)
+        if not is_found or file.descriptor != descriptor:
+            return None
+        visited, deleted, is_ascii, *rest = numbers.tolist()
+        if not way.verified:
+            way.verified = snapshot.verified
+        info = SearchInfo(
+            "graph", False, way.ef, visited, snapshot.live_count, snapshot.state.seq, way.verified,
+            snapshot.unindexed_count, deleted,
+        )  # fmt: skip
+        if with_metadata and way.with_metadata:
+            return self._with_records(rest[:count], snapshot.state.seq, distances, info)
+        edges = rest[count:]
+        encoded = text[: edges[-1]].tobytes()
+        if not is_ascii:
+            return _with_any_text(encoded, edges, distances, info)
+        whole = encoded.decode("ascii")
+        ids = [whole[start:end] for start, end in pairwise(edges)]
+        return Hits(ids, distances, None, None, info)
+
+    def _with_records(
+        self, rows: list[int], seq: int, distances: npt.NDArray[np.float32], info: SearchInfo
+    ) -> Hits | None:
+        """Return the hits with ids and metadata from the store; None if a record is damaged or was
+        purged, or if records are large."""
+        try:
+            records = read_records(self._store, rows, seq)
+        except DataLossError:
+            return None
+        raw = [record.metadata for record in records]
+        if sum(map(len, raw)) > _METADATA_BYTES_MAX:
+            return None
+        return Hits([record.id for record in records], distances, raw, None, info)
+
+    def _new_way(
+        self, snapshot: Snapshot, commits_at: tuple[int, int], k: int, ef: int | None
+    ) -> _Way | None:
+        number = checks.check_k(k, 1)
+        effort = checks.check_ef(ef, number)
+        units = snapshot.units
+        if number > _K_MAX or len(units) != 1 or not snapshot.holds_all or not _is_graph(units[0]):
+            return None
+        sketch = units[0].parts.get(SKETCH) if self._codes else None
+        way = _Way(snapshot, sketch, self._store.config, commits_at, number, effort)
+        if len(snapshot.ways) < _WAYS_MAX:
+            snapshot.ways[number, None if ef is None else int(ef)] = way
+        return way
+
+
+def _is_graph(unit: SearchUnit) -> bool:
+    return unit.content is not None and unit.parts.has(GRAPH)
+
+
+def _with_any_text(
+    encoded: bytes, edges: list[int], distances: npt.NDArray[np.float32], info: SearchInfo
+) -> Hits | None:
+    """Return the hits whose ids are these bytes; None if they are not UTF-8."""
+    try:
+        ids = [encoded[start:end].decode() for start, end in pairwise(edges)]
+    except UnicodeDecodeError:
+        return None
+    return Hits(ids, distances, None, None, info)
