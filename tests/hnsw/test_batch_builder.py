@@ -22,10 +22,11 @@ from tests.hnsw.test_hnsw import (
     reached,
     recall,
 )
+from tests.places import override
 from vecdb.engine.hnsw.batch_builder import BatchBuilder
 from vecdb.engine.hnsw.build_space import Space
 from vecdb.engine.hnsw.builder import Builder, file_pieces
-from vecdb.engine.hnsw.choice import _Curve, _excess, run_trial
+from vecdb.engine.hnsw.choice import Curve, excess_of, run_trial
 from vecdb.engine.hnsw.graph import BATCHES, HNSWLIB_BY_TRIAL, Graph
 from vecdb.engine.hnsw.graph_checks import graph_faults, self_links
 from vecdb.engine.hnsw.reachability import reachable_nodes
@@ -248,7 +249,7 @@ def test_block_of_another_width_is_refused() -> None:
 
 
 def test_steps_report_the_rows_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vecdb.engine.hnsw.batch_builder._STEP_ROWS", 400)
+    override(monkeypatch, "batch_step_rows", 400)
     builder, steps = BatchBuilder("l2", 16, 8, 40, 0), list[int]()
     builder.add(clustered(1_000, 16, seed=12), on_step=steps.append)
     builder.add(clustered(500, 16, seed=13), on_step=steps.append)
@@ -257,10 +258,10 @@ def test_steps_report_the_rows_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vecdb.engine.hnsw.choice.TRIAL_ROWS", 2_000)
-    monkeypatch.setattr("vecdb.engine.hnsw.choice._QUERIES", 500)
+    override(monkeypatch, "trial_rows", 2_000)
+    override(monkeypatch, "trial_queries", 500)
     # Of so few rows the times are those of starting.
-    monkeypatch.setattr("vecdb.engine.hnsw.choice._CPU_FRACTION_MAX", np.inf)
+    override(monkeypatch, "trial_cpu_fraction_max", np.inf)
 
 
 @pytest.mark.usefixtures("small_trials")
@@ -283,15 +284,15 @@ def test_trial_chooses_batches_for_ordinary_rows(tmp_path: Path) -> None:
     assert trial.built_by == BATCHES, trial
 
 
-def test_excess_compares_what_is_missed_at_equal_cost() -> None:
+def testexcess_of_compares_what_is_missed_at_equal_cost() -> None:
     random = np.random.default_rng(16)
     visited = np.array([100.0, 200.0, 400.0, 800.0, 1_600.0])
     missed = np.array([0.4, 0.2, 0.1, 0.05, 0.025])[:, None] + 0.001 * random.random((5, 300))
-    reference = _Curve(visited, missed)
-    assert _excess(reference, reference) == (0.0, 0.0)
-    twice, _ = _excess(reference, _Curve(visited, 2 * missed))
+    reference = Curve(visited, missed)
+    assert excess_of(reference, reference) == (0.0, 0.0)
+    twice, _ = excess_of(reference, Curve(visited, 2 * missed))
     assert twice == pytest.approx(2 / 3, abs=0.01)
-    dearer, _ = _excess(reference, _Curve(2 * visited, missed))
+    dearer, _ = excess_of(reference, Curve(2 * visited, missed))
     assert dearer > 0.3
-    perfect = _Curve(visited, np.zeros((5, 300)))
-    assert _excess(perfect, perfect) == (0.0, 0.0)
+    perfect = Curve(visited, np.zeros((5, 300)))
+    assert excess_of(perfect, perfect) == (0.0, 0.0)

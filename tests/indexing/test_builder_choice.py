@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.model import indexer_of, seal_now
+from tests.places import override
 from vecdb.engine.hnsw.choice import Trial
 from vecdb.engine.hnsw.graph import BATCHES, HNSWLIB, HNSWLIB_BY_TRIAL
 from vecdb.engine.indexing import indexer
@@ -33,9 +34,9 @@ class Trials:
 
 @pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexer, "_TRIAL_ROWS_MIN", 400)
-    monkeypatch.setattr(indexer, "_TRIAL_NEW_ROWS_MIN", 100)
-    monkeypatch.setattr(indexer, "_EXTENDED_ROWS_MIN", 0)
+    override(monkeypatch, "trial_rows_min", 400)
+    override(monkeypatch, "trial_new_rows_min", 100)
+    override(monkeypatch, "extended_rows_min", 0)
 
 
 def decided(monkeypatch: pytest.MonkeyPatch, built_by: str) -> Trials:
@@ -56,9 +57,7 @@ def add(docs: Any, start: int, n: int) -> None:
 def index(docs: Any) -> list[dict[str, object]]:
     """Do all graph work; return the events."""
     events: list[dict[str, object]] = []
-    worker = indexer_of(docs)
-    worker._report = events.append
-    assert worker.run("optimizing") is False
+    assert indexer_of(docs, report=events.append).run("optimizing") is False
     return events
 
 

@@ -12,7 +12,7 @@ from vecdb.engine.kernels import compiled as kernels
 
 def encoded(rows: Any, mean: Any, *, inner: bool = False) -> Any:
     out = np.empty((len(rows), -(-(rows.shape[1] + 8) // 64) * 64), np.uint8)
-    kernels.encode_rows(rows, mean, inner, out)
+    kernels.encode_for_build(rows, mean, inner, out)
     return out
 
 
@@ -97,8 +97,8 @@ def test_arrays_that_do_not_belong_together_are_refused() -> None:
     links, out = np.full((8, 4), -1, np.int32), np.empty((4, 4), np.int32)
     starts, nearest = np.zeros(4, np.int32), np.empty(4, np.int32)
     for wrong in (codes[:4], np.empty((8, 16), np.uint8), np.empty((8, 96), np.uint8)):
-        with pytest.raises(ValueError, match="encode_rows"):
-            kernels.encode_rows(rows, mean, False, wrong)
+        with pytest.raises(ValueError, match="encode_for_build"):
+            kernels.encode_for_build(rows, mean, False, wrong)
 
     def find(last: int = 4, n: int = 4, room: int = 8, memory: int = 64) -> None:
         kernels.find_links(

@@ -225,6 +225,8 @@ def print_stats(
 
 
 def _codes_text(segment: SegmentStats) -> str:
+    if segment.codes and segment.codes_left_out:
+        return f"{segment.codes}; {segment.codes_left_out}"
     if segment.codes_left_out:
         return f"none: {segment.codes_left_out}"
     return segment.codes or "none"

@@ -27,7 +27,7 @@ from vecdb.engine.hnsw.builder import Builder
 from vecdb.engine.hnsw.graph import BATCHES, HNSWLIB_BY_TRIAL, Graph
 from vecdb.engine.kernels.loading import load_kernels
 
-__all__ = ["TRIAL_ROWS", "AnyBuilder", "Trial", "builder_class", "run_trial"]
+__all__ = ["TRIAL_ROWS", "AnyBuilder", "Curve", "Trial", "builder_class", "excess_of", "run_trial"]
 
 TRIAL_ROWS: Final = 10_000
 """Rows of the sample that both graphs are built of."""
@@ -36,9 +36,11 @@ _QUERIES: Final = 2_000
 _K: Final = 10
 _EFS: Final = (12, 24, 48, 96, 192)
 _EXCESS_MAX: Final = 0.05
+"""By how much more may be missed, relative to what is missed, on average over the efforts; one
+standard error is allowed beyond it,"""
+
 _ERROR_MAX: Final = 0.05
-"""By how much more may be missed, relative to what is missed, on average over the efforts, and how
-much of the standard error is allowed beyond it."""
+"""but no more than this."""
 
 _MISSED_MIN: Final = 0.0005
 """Fraction missed below which an effort is not compared: a handful of neighbours."""
@@ -107,14 +109,14 @@ def run_trial(
         graph = builder.graph(work_dir)
         cpu_s.append(time.process_time() - began)
         curves.append(_curve(graph, rows, queries, metric, kth))
-    excess, error = _excess(*curves)
+    excess, error = excess_of(*curves)
     fraction = cpu_s[1] / max(cpu_s[0], 1e-9)
     good = excess <= _EXCESS_MAX + min(error, _ERROR_MAX) and fraction <= _CPU_FRACTION_MAX
     return Trial(BATCHES if good else HNSWLIB_BY_TRIAL, excess, error, fraction)
 
 
 @dataclass(frozen=True)
-class _Curve:
+class Curve:
     """What searches with rising effort cost and miss.
 
     Attributes:
@@ -134,7 +136,7 @@ class _Curve:
         return np.asarray((1 - part) * self.missed[low] + part * self.missed[low + 1])
 
 
-def _excess(reference: _Curve, own: _Curve) -> tuple[float, float]:
+def excess_of(reference: Curve, own: Curve) -> tuple[float, float]:
     """Return how much more ``own`` misses at equal cost, and its standard error.
 
     Each effort counts relative to what both miss at it, so that high recall counts as much as low.
@@ -163,7 +165,7 @@ def _kth_scores(rows: Floats, queries: Floats, metric: int) -> Floats:
     return np.asarray(scores[:, -1])
 
 
-def _curve(graph: Graph, rows: Floats, queries: Floats, metric: int, kth: Floats) -> _Curve:
+def _curve(graph: Graph, rows: Floats, queries: Floats, metric: int, kth: Floats) -> Curve:
     kernels, q = load_kernels(), len(queries)
     scratch, nothing = kernels.Scratch(), np.zeros(0, np.uint8)
     visited, missed = [], []
@@ -176,4 +178,4 @@ def _curve(graph: Graph, rows: Floats, queries: Floats, metric: int, kth: Floats
         )  # fmt: skip
         visited.append(float(nodes_visited.mean()))
         missed.append(np.mean(scores > kth[:, None], axis=1))
-    return _Curve(np.maximum.accumulate(visited), np.array(missed))
+    return Curve(np.maximum.accumulate(visited), np.array(missed))

@@ -196,7 +196,7 @@ class Layers:
         for start in range(0, len(rows), _CODED_ROWS):
             some = np.ascontiguousarray(rows[start : start + _CODED_ROWS])
             out = bottom.codes[base + start : base + start + len(some)]
-            self._kernels.encode_rows(some, self._mean, self._inner, out)
+            self._kernels.encode_for_build(some, self._mean, self._inner, out)
         return base
 
     def _batch_rows(self, level: int) -> int:

@@ -1,6 +1,6 @@
 """Codes of 8 bits a component, on which graphs are built in batches.
 
-    encode_rows  float32 rows -> codes
+    encode_for_build  float32 rows -> codes
     code_score   the score of a row for another, from their codes
 
 A code's row is whole cache lines: a byte for each component of the row minus a mean, in steps of
@@ -24,7 +24,7 @@ from numba import types
 from vecdb.engine.kernels.byte_instructions import LINE, dot_bytes, load_float, prefetch_bytes
 from vecdb.engine.kernels.compiling import FLOATS, inlined, kernel, read, written
 
-__all__ = ["CODES", "code_score", "encode_rows", "prefetch_code", "to_signed"]
+__all__ = ["CODES", "code_score", "encode_for_build", "prefetch_code", "to_signed"]
 
 CODES: Final = read(types.uint8, 2)
 """The type of codes, uint8 (n, width), width a multiple of a cache line."""
@@ -36,7 +36,7 @@ _LINES_AHEAD: Final = 8  # Cache lines to prefetch of a row; more stall the pref
 
 
 @kernel(types.void(FLOATS, read(types.float32, 1), types.boolean, written(types.uint8, 2)))
-def encode_rows(rows, mean, inner, out):
+def encode_for_build(rows, mean, inner, out):
     """Write the codes of rows.
 
     Args:
@@ -48,7 +48,7 @@ def encode_rows(rows, mean, inner, out):
     n, dim = rows.shape
     width = out.shape[1]
     if out.shape[0] != n or width < dim + _TAIL_BYTES or width % LINE or mean.shape[0] != dim:
-        raise ValueError("encode_rows: arrays that don't belong together")
+        raise ValueError("encode_for_build: arrays that don't belong together")
     centred, tail = np.empty(dim, np.float32), np.empty(2, np.float32)
     for i in range(n):
         most = np.float32(0)

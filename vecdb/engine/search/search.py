@@ -24,6 +24,7 @@ from vecdb.engine.search.single import SingleSearch
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
+from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
 from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.segment import padded_width
@@ -87,7 +88,7 @@ class Searcher:
     def __init__(
         self, store: Store, snapshots: SnapshotManager, pool: KernelPool, *, codes: bool = True
     ) -> None:
-        """codes: whether walks may use the codes of segments that have some."""
+        """codes: whether searches may use the codes of segments that have some."""
         self._store = store
         self._codes = codes
         self._snapshots = snapshots
@@ -215,15 +216,22 @@ class Searcher:
         deadline: Deadline,
     ) -> None:
         """Add the nearest rows of a unit to the heaps of queries first to last - 1."""
-        k, scan_rows = found.nodes.shape[1], load_kernels().scan_rows
-        pair = unit.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
+        k, kernels = found.nodes.shape[1], load_kernels()
+        coded = unit.parts.get(BYTE_CODES) if self._codes else None
+        width = unit.vectors.shape[1] if coded is None else unit.vectors.shape[1] // 2
+        pair = width + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
+        scored = np.zeros(0 if coded is None else len(queries), np.int64)
 
         def scan_slice(_: object, start: int, stop: int) -> None:
-            scan_rows(
-                unit.vectors, unit.delete_bitmap, start, stop, queries, first, last,
-                self._metric_code, k, found.scores, found.nodes, found.counts,
+            arguments = (
+                unit.delete_bitmap, start, stop, queries, first, last, self._metric_code, k,
+                found.scores, found.nodes, found.counts,
             )  # fmt: skip
+            if coded is None:
+                kernels.scan_rows(unit.vectors, *arguments)
+            else:
+                kernels.scan_by_codes(unit.vectors, coded, *arguments, scored)
 
         for start in range(0, unit.count, step):
             self._pool.call(deadline, scan_slice, start, min(unit.count, start + step))

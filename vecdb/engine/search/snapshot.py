@@ -76,7 +76,7 @@ class SegmentSnapshot:
         return self.segment is None or self.segment.verified
 
     def why_without_codes(self, config: CollectionConfig) -> str:
-        """Return why a graph has no codes of its rows; "" if it has some, or is no graph."""
+        """Return why it lacks codes of its rows, see ``parts.py``."""
         if self.segment is None:
             return ""
         gone = (*self.segment.lost_parts, *self.segment.damaged_parts)

@@ -188,7 +188,7 @@ def write_segment(
     Args:
         given: its rows (``RowArrays.parts``) and perhaps a graph. Parts that are derived from these
             are written too.
-        codes: whether the parts that only code rows, for faster walks, are among them.
+        codes: whether the parts that only code rows, for faster searches, are among them.
 
     Returns:
         The entry for the store's table, published and verified.
