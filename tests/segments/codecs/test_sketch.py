@@ -198,7 +198,7 @@ def test_candidates_to_score_again_grow_with_k() -> None:
     empty = np.zeros((0, 64), np.uint8)
     sketch = codec.Sketch(
         empty, np.zeros(0, np.int32), empty, np.zeros(0, np.float32), empty,
-        np.zeros(0, np.float32), 1.0, 1.0, (5, 20, 150), True,
+        np.zeros(0, np.float32), 1.0, 0.0, 1.0, (5, 20, 150), True,
     )  # fmt: skip
     wanted = [sketch.rescored_for(k) for k in range(1, 1_000)]
     assert wanted[0] == 5 and wanted[9] == 20 and wanted[99] == 150 and wanted[199] == 300

@@ -22,9 +22,8 @@ from numba import types
 
 from vecdb.engine.kernels.best_first import make_best_first
 from vecdb.engine.kernels.build_codes import CODES, code_score, prefetch_code, to_signed
-from vecdb.engine.kernels.candidates import node_of, pack, position_of, score_of
+from vecdb.engine.kernels.candidates import insert, node_of, pack, score_of
 from vecdb.engine.kernels.compiling import FLOAT, INT, INTS, inlined, kernel, read, written
-from vecdb.engine.kernels.instructions import move
 
 __all__ = ["find_links", "link_back"]
 
@@ -56,15 +55,6 @@ def prune(codes, dim, length, pool, count, links_max, signed, out, row):
             if kept == links_max:
                 break
     out[row, kept:] = -1
-
-
-@inlined
-def insert(pool, count, key):
-    """Add a key to the first ``count`` entries of the pool, which ascend; return the new count."""
-    place = position_of(pool, count, key)
-    move(pool, place + 1, place, count - place)
-    pool[place] = key
-    return count + 1
 
 
 @kernel(types.void(
@@ -113,7 +103,8 @@ def find_links(
         data = (codes, mine, offset, weight)
         score = code_score(data, node)
         count, end, _ = best_first(
-            data, n, links, nothing, node, score, k, ef, gamma, length, 0, visited, seen, pool
+            data, n, links, nothing, node, score, k, ef, gamma, length, np.float32(0), 0, visited,
+            seen, pool,
         )  # fmt: skip
         for j in range(end):
             visited[np.int64(seen[j]) >> 6] = np.uint64(0)
@@ -122,7 +113,8 @@ def find_links(
             for j in range(i):
                 key = pack(code_score(data, n + j), n + j)
                 if count < ef:
-                    count = insert(pool, count, key)
+                    insert(pool, count, key)
+                    count += 1
                 elif key < pool[count - 1]:
                     insert(pool, count - 1, key)
             prune(codes, dim, length, pool, count, links_max, other, out, i)
@@ -167,8 +159,10 @@ def link_back(codes, links, n, dim, targets, begins, sources, first, last, pool)
         data, count = (codes, mine, offset, weight), 0
         for j in range(degree):
             node = np.int64(links[target, j])
-            count = insert(pool, count, pack(code_score(data, node), node))
+            insert(pool, count, pack(code_score(data, node), node))
+            count += 1
         for e in range(begin, end):
             node = np.int64(sources[e])
-            count = insert(pool, count, pack(code_score(data, node), node))
+            insert(pool, count, pack(code_score(data, node), node))
+            count += 1
         prune(codes, dim, length, pool, count, slots, other, links, target)

@@ -22,6 +22,7 @@ from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_check import PartCheck
 from vecdb.engine.segments.part_kind import CheckedSegment, LeftOut, PartKind, Parts, PartSource
+from vecdb.engine.segments.recall_part import RECALL
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
 from vecdb.engine.system.files import write_array
 from vecdb.types import CollectionConfig
@@ -40,7 +41,7 @@ __all__ = [
     "write_parts",
 ]
 
-PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH, SKETCH, BYTE_CODES)
+PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH, SKETCH, RECALL, BYTE_CODES)
 
 NO_CODES: Final = 'written with the option codes "none"'
 """Why codes were left out, if it was not for the rows."""
