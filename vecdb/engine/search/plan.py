@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from vecdb import checks
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
+from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.recall_part import RECALL
 from vecdb.types import RecallInfo
@@ -71,7 +72,9 @@ _SCAN: Final = UnitPlan(walks=False)
 class Planner:
     """Makes the plan of a search, once for equal wishes on one snapshot. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, codes: bool) -> None:
+        """codes: as for ``plan_search``."""
+        self._codes = codes
         self._made: tuple[weakref.ref[Snapshot] | None, dict[tuple[int, Wish], SearchPlan]]
         self._made = None, {}
 
@@ -85,17 +88,20 @@ class Planner:
         if plan is None:
             units = snapshot.units
             outside = snapshot.live_count - sum(unit.live_count for unit in units)
-            plan = plan_search(units, outside, k, wish)
+            plan = plan_search(units, outside, k, wish, codes=self._codes)
             if len(plans) < _PLANS_MAX:
                 plans[k, wish] = plan
         return plan
 
 
-def plan_search(units: Sequence[SearchUnit], other_rows: int, k: int, wish: Wish) -> SearchPlan:
+def plan_search(
+    units: Sequence[SearchUnit], other_rows: int, k: int, wish: Wish, *, codes: bool = True
+) -> SearchPlan:
     """Return the plan of a search.
 
     Args:
         other_rows: live rows outside the units, which are compared exactly.
+        codes: whether walks may use the codes of segments that have some.
     """
     ways, expected, lower = [], float(other_rows), float(other_rows)
     queries, oldest, live, known = 0, None, other_rows, True
@@ -103,6 +109,8 @@ def plan_search(units: Sequence[SearchUnit], other_rows: int, k: int, wish: Wish
         way, recalls = _SCAN, (1.0, 1.0)
         if unit.parts.has(GRAPH) and not (wish.exact or wish.target >= 1):
             curve = unit.parts.get(RECALL)
+            if curve is not None and curve.sketched and not (codes and unit.parts.has(SKETCH)):
+                curve = None  # Without the sketches, at the same effort, recall may be lower.
             if wish.ef is not None or curve is None:
                 way = UnitPlan(True, checks.check_ef(wish.ef, k))
                 known = False
@@ -112,8 +120,7 @@ def plan_search(units: Sequence[SearchUnit], other_rows: int, k: int, wish: Wish
                 widened = (1 - effort.lower) * (1 + _DELETED_WIDENING * deleted)
                 recalls = (effort.expected, 1 - widened)
                 queries = min(queries or curve.queries, curve.queries)
-                if unit.written_at is not None:
-                    oldest = min(oldest or unit.written_at, unit.written_at)
+                oldest = min(oldest or curve.measured_at, curve.measured_at)
         ways.append(way)
         expected += unit.live_count * recalls[0]
         lower += unit.live_count * recalls[1]

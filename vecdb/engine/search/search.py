@@ -43,6 +43,10 @@ __all__ = ["SCAN_SLICE_FLOATS", "SORT_SLICE_HITS", "SearchRequest", "Searcher"]
 SCAN_SLICE_FLOATS = 8_000_000
 """Floats that one scan slice compares: about 5 ms."""
 
+_CODED_ROWS_A_HIT = 32
+"""Rows for each of k hits from which 8-bit codes pay: of fewer, too many have to be scored to find
+the first k."""
+
 _HEAP_FLOATS = 8
 """Cost of one heap level, in floats compared: a row may sift through all levels of the heap."""
 
@@ -96,7 +100,7 @@ class Searcher:
         self._snapshots = snapshots
         self._pool = pool
         kernels = load_kernels()
-        self._planner = Planner()
+        self._planner = Planner(codes=codes)
         euclidean = store.config.metric is Metric.EUCLIDEAN
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
         self.single = SingleSearch(store, snapshots, pool, codes=codes)
@@ -228,7 +232,8 @@ class Searcher:
     ) -> None:
         """Add the nearest rows of a unit to the heaps of queries first to last - 1."""
         k, kernels = found.nodes.shape[1], load_kernels()
-        coded = unit.parts.get(BYTE_CODES) if self._codes else None
+        of_use = self._codes and _CODED_ROWS_A_HIT * k <= unit.count
+        coded = unit.parts.get(BYTE_CODES) if of_use else None
         width = unit.vectors.shape[1] if coded is None else unit.vectors.shape[1] // 2
         pair = width + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))

@@ -208,7 +208,7 @@ class SingleSearch:
         units = snapshot.units
         if number > _K_MAX or len(units) != 1 or not snapshot.holds_all or not _is_graph(units[0]):
             return None
-        plan = plan_search(units, 0, number, wish)
+        plan = plan_search(units, 0, number, wish, codes=self._codes)
         if not plan.units[0].walks:
             return None
         sketch = units[0].parts.get(SKETCH) if self._codes else None

@@ -134,7 +134,6 @@ class SearchUnit:
         rows: int64, shape (at least count,), row numbers, ascending.
         content: the segment's rows, None for rows outside segments.
         parts: the segment's; empty for rows outside segments.
-        written_at: time at which the segment was written, if it is known.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -144,7 +143,6 @@ class SearchUnit:
     rows: npt.NDArray[np.int64]
     content: RowArrays | None = None
     parts: Parts = field(default_factory=Parts)
-    written_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,6 @@ class Snapshot:
                 s.content.rows,
                 s.content,
                 s.parts,
-                None if s.segment is None else s.segment.written_at,
             )
             for s in self.segments
             if s.live_count and not s.unread_count

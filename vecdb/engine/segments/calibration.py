@@ -96,7 +96,7 @@ def _chosen(graph: Graph, sketch: Sketch | None) -> Ints:
     free = np.diff(graph.upper_offsets) == 0
     free[graph.entry] = False
     if sketch is not None:
-        free[sketch.hubs] = False
+        free[sketch.hubs[(sketch.hubs >= 0) & (sketch.hubs < n)]] = False
     count = min(max(_ASKED), max(_QUERIES_MIN, _SCORED_MAX // n), n // _ASKED_PART)
     candidates = np.flatnonzero(free)
     random = np.random.default_rng(_SEED)
