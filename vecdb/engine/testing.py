@@ -37,12 +37,14 @@ from vecdb.types import CollectionConfig, Receipt
 
 PLACES: Final = {
     # Constants.
+    "batch_step_rows": "vecdb.engine.hnsw.batch_builder:_STEP_ROWS",
     "catalog_patience_s": "vecdb.engine.runtime.catalog:_PATIENCE_S",
     "check_in_progress_s": "vecdb.engine.maintenance.checking.catalog:_UNDER_WAY_S",
     "compaction_slice_bytes": "vecdb.engine.maintenance.compaction:_SLICE_BYTES",
     "compaction_slice_rows": "vecdb.engine.maintenance.compaction:_SLICE_ROWS",
     "deadline_poll_s": "vecdb.engine.kernels.pool:_DEADLINE_POLL_S",
     "dropped_poll_s": "vecdb.engine.runtime.upkeep:_DROPPED_POLL_S",
+    "extended_rows_min": "vecdb.engine.indexing.indexer:_EXTENDED_ROWS_MIN",
     "flush_pause_first_s": "vecdb.engine.runtime.upkeep:_PAUSE_FIRST_S",
     "flush_poll_s": "vecdb.engine.runtime.upkeep:_FLUSH_POLL_S",
     "flush_wait_s_max": "vecdb.engine.indexing.indexer:_FLUSH_WAIT_S_MAX",
@@ -60,6 +62,11 @@ PLACES: Final = {
     "scroll_slice_rows": "vecdb.engine.store.scroll:_SLICE_ROWS",
     "scroll_slice_rows_min": "vecdb.engine.store.scroll:_SLICE_ROWS_MIN",
     "slow_compilation_s": "vecdb.engine.kernels.loading:_SLOW_S",
+    "trial_cpu_fraction_max": "vecdb.engine.hnsw.choice:_CPU_FRACTION_MAX",
+    "trial_new_rows_min": "vecdb.engine.indexing.indexer:_TRIAL_NEW_ROWS_MIN",
+    "trial_queries": "vecdb.engine.hnsw.choice:_QUERIES",
+    "trial_rows": "vecdb.engine.hnsw.choice:TRIAL_ROWS",
+    "trial_rows_min": "vecdb.engine.indexing.indexer:_TRIAL_ROWS_MIN",
     "writer_idle_s": "vecdb.engine.store.writer:_IDLE_S",
     "yield_s_max": "vecdb.engine.kernels.pool:_YIELD_S_MAX",
     # Functions.
@@ -67,7 +74,6 @@ PLACES: Final = {
     "after_commit": "vecdb.engine.runtime.runtime:Runtime._committed",
     "begin_transaction": "vecdb.engine.kv.environment:Environment._begin",
     "build_progressed": "vecdb.engine.indexing.indexer:CollectionIndexer._progressed",
-    "check_graph": "vecdb.engine.hnsw.builder:_check",
     "commit_transaction": "vecdb.engine.kv.environment:Environment._commit",
     "copy_requests": "vecdb.engine.maintenance.compaction:_copy_requests",
     "copy_store": "vecdb.engine.maintenance.compaction:_copy",
