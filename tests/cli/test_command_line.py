@@ -313,14 +313,14 @@ def test_search_by_id_asks_for_what_was_asked_for(
         assert f"k must be 1 to 16384, got {k}" in capsys.readouterr().err
 
 
-def test_search_by_id_has_the_ef_search_of_its_k(
+def test_search_by_id_keeps_candidates_for_one_row_more(
     where: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with opened(where) as database:
         collection = database.create_collection("X", dim=4)
         collection.upsert(list(range(300)), np.random.default_rng(0).standard_normal((300, 4)))
         collection.optimize()
-    for k, ef in ((10, 128), (64, 128), (100, 200)):
+    for k, ef in ((10, 128), (63, 128), (100, 202)):
         assert command_line.run(["search", "X", "--id", "3", "-k", str(k), "--json", *where]) == 0
         assert json.loads(capsys.readouterr().out)["info"]["ef"] == ef
 

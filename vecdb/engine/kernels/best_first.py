@@ -10,6 +10,9 @@ The walk is Malkov & Yashunin 2018, algorithm 2. Two rules end it, whichever hol
     gamma   that one is farther than gamma times the k-th nearest live candidate, in squared
             distances (Al-Jazzazi et al. 2025, arXiv 2505.15636)
 
+Gamma is measured with some queries. For a query whose k-th candidate is farther than theirs
+(``far``), it says little, so at least ``ef_far`` candidates must be nearer, too.
+
 With gamma a walk goes on for as long as its query needs: one whose neighbours are all about equally
 far visits more nodes than one with few near neighbours, for the same recall.
 
@@ -29,6 +32,7 @@ The walk is a function of these arguments:
     k, ef, gamma        see above; ``NO_GAMMA`` leaves the end to ef
     shift, slack        a score plus shift is a squared distance; slack, in squared distances, is
                         added to gamma times the k-th: about the error of one score
+    far, ef_far         see above; far is a squared distance, inf for no such rule
     deleted_max         deleted candidates after which it gives up, with 0 live ones
     visited, seen, pool the arrays of a ``Scratch``
 
@@ -107,12 +111,16 @@ def make_peek(prefetch_node: Callable[..., Any], most: int) -> Callable[..., Any
 
 
 @inlined
-def bound_of(pool, count, k, ef, gamma, shift, slack):
-    """Return the key behind which candidates are not expanded, by both rules."""
+def bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far):
+    """Return the key behind which candidates are not expanded, by all rules."""
     bound = pool[count - 1] if count >= ef else NO_BOUND
     if count >= k and gamma < np.float32(NO_GAMMA):
-        score = gamma * (score_of(pool[k - 1]) + shift) - shift + slack
-        bound = min(bound, pack(score, _LAST_NODE))
+        kth = score_of(pool[k - 1]) + shift
+        near = pack(gamma * kth - shift + slack, _LAST_NODE)
+        if kth > far:
+            least = min(ef_far, ef)
+            near = max(near, pool[least - 1]) if count >= least else NO_BOUND
+        bound = min(bound, near)
     return bound
 
 
@@ -131,8 +139,8 @@ def make_best_first(
 
     @inlined
     def best_first(
-        data, n, links, dead, node, score, k, ef, gamma, shift, slack, deleted_max, visited, seen,
-        pool
+        data, n, links, dead, node, score, k, ef, gamma, shift, slack, far, ef_far, deleted_max,
+        visited, seen, pool
     ):  # fmt: skip
         # Arguments and result: see the module docstring.
         has_deleted, heap = dead.shape[0] > 0, ef + 1
@@ -175,7 +183,7 @@ def make_best_first(
                     continue
                 cursor = min(cursor, insert(pool, count, key))
                 count = min(count + 1, ef)
-                bound = bound_of(pool, count, k, ef, gamma, shift, slack)
+                bound = bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far)
             if deleted > deleted_max:
                 return 0, end, passed
             key = nearest_of(pool, cursor, count, heap, waiting)

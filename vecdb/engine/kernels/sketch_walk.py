@@ -74,14 +74,14 @@ def score_again(vectors, queries, query, metric, pool, count, exact):
 @kernel(types.void(
     FLOATS, INTS, read(types.uint8, 2), read(types.int32, 1), read(types.uint8, 2),
     read(types.float32, 1), read(types.uint8, 2), read(types.float32, 1), FLOAT, BYTES,
-    FLOATS, INT, INT, INT, INT, INT, FLOAT, FLOAT, INT,
+    FLOATS, INT, INT, INT, INT, INT, FLOAT, FLOAT, FLOAT, INT, INT,
     written(types.uint64, 1), written(types.int32, 1), written(types.uint64, 1),
     written(types.int64, 2), written(types.float32, 2), written(types.int64, 1),
     written(types.int64, 1), written(types.int64, 1),
 ))  # fmt: skip
 def walk_sketches(
     vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps, slope, dead, queries,
-    first, last, metric, k, ef, gamma, slack, rescored, visited, seen, pool, out_nodes,
+    first, last, metric, k, ef, gamma, slack, far, ef_far, rescored, visited, seen, pool, out_nodes,
     out_scores, out_counts, out_visited, out_deleted,
 ):  # fmt: skip
     """Find the k nearest live rows by a graph walk over sketches, for queries first to last - 1.
@@ -99,6 +99,7 @@ def walk_sketches(
         gamma: the walk ends at candidates farther than gamma times the k-th, in squared distances;
             ``NO_GAMMA`` or more: only ef ends it.
         slack: added to that distance, for the error of estimates.
+        far, ef_far: as for ``walk_graph``.
         rescored: candidates that are scored again in float32; raised to k if it is smaller.
     """
     n, lines = vectors.shape[0], sketches.shape[1] >> 6
@@ -139,8 +140,8 @@ def walk_sketches(
             continue
         data = (sketches, query_heads, lines, offset, weight)
         count, end, passed = best_first(
-            data, n, links, dead, node, score, k, ef, gamma, length, slack, deleted_max,
-            visited, seen, pool,
+            data, n, links, dead, node, score, k, ef, gamma, length, slack, far, ef_far,
+            deleted_max, visited, seen, pool,
         )  # fmt: skip
         for i in range(end):
             visited[np.int64(seen[i]) >> 6] = np.uint64(0)
@@ -213,7 +214,7 @@ def effort_by_sketches(sketch: Any, k: int, ef: int) -> tuple[int, int]:
 def walk_by_sketches(
     scratch: Scratch, vectors: Floats, links: npt.NDArray[np.int32], sketch: Any,
     dead: npt.NDArray[np.uint8], queries: Floats, first: int, last: int, metric: int, k: int,
-    ef: int, gamma: float, *results: Ints | Floats,
+    ef: int, gamma: float, *results: Ints | Floats, far: float = np.inf, ef_far: int = 0,
 ) -> None:  # fmt: skip
     """Call ``walk_sketches`` with the arrays of a Scratch and of a ``segments.codecs.Sketch``."""
     ef, rescored = effort_by_sketches(sketch, k, ef)
@@ -221,6 +222,6 @@ def walk_by_sketches(
     walk_sketches(
         vectors, links, sketch.codes, sketch.hubs, sketch.hub_codes, sketch.query_mean,
         sketch.basis, sketch.basis_steps, np.float32(sketch.slope), dead, queries, first, last,
-        metric, k, ef, gamma, sketch.slack, rescored, scratch.visited, scratch.seen,
+        metric, k, ef, gamma, sketch.slack, far, ef_far, rescored, scratch.visited, scratch.seen,
         scratch.pool, *results,
     )  # fmt: skip

@@ -84,13 +84,13 @@ best_first = make_best_first(score_row, prefetch_vector, _ROWS_AHEAD, _ROWS_AHEA
 
 @kernel(types.void(
     FLOATS, INTS, read(types.int32, 1), INTS, INT, INT, BYTES, FLOATS, INT, INT, INT,
-    INT, INT, FLOAT, FLOAT, written(types.uint64, 1), written(types.int32, 1),
+    INT, INT, FLOAT, FLOAT, FLOAT, INT, written(types.uint64, 1), written(types.int32, 1),
     written(types.uint64, 1), written(types.int64, 2), written(types.float32, 2),
     written(types.int64, 1), written(types.int64, 1), written(types.int64, 1),
 ))  # fmt: skip
 def walk_graph(
     vectors, links, upper_offsets, upper_links, entry, top_level, dead, queries, first, last,
-    metric, k, ef, gamma, shift, visited, seen, pool, out_nodes, out_scores, out_counts,
+    metric, k, ef, gamma, shift, far, ef_far, visited, seen, pool, out_nodes, out_scores, out_counts,
     out_visited, out_deleted,
 ):  # fmt: skip
     """Find the k nearest live rows by a graph walk, for queries first to last - 1.
@@ -110,6 +110,8 @@ def walk_graph(
             distances; ``NO_GAMMA`` or more leaves that to ef.
         shift: a score plus this is a squared distance: 0 under Euclidean; 1 for inner products of
             unit vectors, of which the score plus 1 is half of it.
+        far, ef_far: for a query whose k-th candidate is farther than far, a squared distance, at
+            least ef_far candidates must be nearer than the one at which the walk ends.
         visited, seen, pool: the arrays of a ``Scratch`` reserved for these arguments.
         out_nodes, out_scores: int64 and float32 (q, k), ascending by (score, node).
         out_counts: int64 (q,), number of rows found; the rest of a row is not written. 0 also if
@@ -139,8 +141,8 @@ def walk_graph(
         )
         data = (vectors, queries, query, metric)
         count, end, passed = best_first(
-            data, n, links, dead, node, score, k, ef, gamma, shift, np.float32(0), deleted_max,
-            visited, seen, pool,
+            data, n, links, dead, node, score, k, ef, gamma, shift, np.float32(0), far, ef_far,
+            deleted_max, visited, seen, pool,
         )  # fmt: skip
         for i in range(end):
             visited[np.int64(seen[i]) >> 6] = np.uint64(0)
@@ -153,13 +155,14 @@ def walk(
     scratch: Scratch, vectors: Floats, graph: Any, dead: npt.NDArray[np.uint8], queries: Floats,
     first: int, last: int, metric: int, k: int, ef: int, out_nodes: Ints, out_scores: Floats,
     out_counts: Ints, out_visited: Ints, out_deleted: Ints | None = None,
-    gamma: float = NO_GAMMA, shift: float = 0,
+    gamma: float = NO_GAMMA, shift: float = 0, far: float = np.inf, ef_far: int = 0,
 ) -> None:  # fmt: skip
     """Call ``walk_graph`` with the arrays of a Scratch and the fields of a graph."""
     out_deleted = np.zeros_like(out_visited) if out_deleted is None else out_deleted
     scratch.reserve(len(vectors), max(ef, k), graph.links.shape[1], len(dead) > 0)
     walk_graph(
         vectors, graph.links, graph.upper_offsets, graph.upper_links, graph.entry, graph.top_level,
-        dead, queries, first, last, metric, k, ef, gamma, shift, scratch.visited, scratch.seen,
+        dead, queries, first, last, metric, k, ef, gamma, shift, far, ef_far, scratch.visited,
+        scratch.seen,
         scratch.pool, out_nodes, out_scores, out_counts, out_visited, out_deleted,
     )  # fmt: skip

@@ -12,6 +12,7 @@ Since each unit reaches the target for its own nearest rows, so do all of them t
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -54,11 +55,15 @@ class UnitPlan(NamedTuple):
     Attributes:
         walks: whether its graph is walked; else all its rows are compared.
         ef, gamma: effort of the walk; gamma None if ef alone ends it.
+        far, ef_far: if its k-th hit is farther than far, a squared distance, a query is unlike
+            those that the effort was measured with: the walk keeps at least ef_far candidates.
     """
 
     walks: bool
     ef: int = 0
     gamma: float | None = None
+    far: float = math.inf
+    ef_far: int = 0
 
 
 class SearchPlan(NamedTuple):
@@ -138,7 +143,7 @@ def plan_search(
                 way = UnitPlan(True, checks.check_ef(wish.ef, k))
                 known = False
             elif (effort := curve.effort_for(k, wish.target)) is not None:
-                way = UnitPlan(True, effort.ef, effort.gamma)
+                way = UnitPlan(True, effort.ef, effort.gamma, effort.far, checks.check_ef(None, k))
                 deleted = 1 - unit.live_count / max(1, unit.count)
                 widened = (1 - effort.lower) * (1 + _DELETED_WIDENING * deleted)
                 recalls = (effort.expected, 1 - widened)

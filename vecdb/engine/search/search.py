@@ -212,12 +212,12 @@ class Searcher:
             if sketch is None:
                 kernels.walk(
                     scratch, unit.vectors, graph, unit.delete_bitmap, queries, first, last, metric,
-                    k, way.ef, *results, gamma, shift,
+                    k, way.ef, *results, gamma, shift, way.far, way.ef_far,
                 )  # fmt: skip
             else:
                 kernels.walk_by_sketches(
                     scratch, unit.vectors, graph.links, sketch, unit.delete_bitmap, queries, first,
-                    last, metric, k, way.ef, gamma, *results,
+                    last, metric, k, way.ef, gamma, *results, far=way.far, ef_far=way.ef_far,
                 )  # fmt: skip
 
         self._pool.run(len(queries), _WALKS_AT_FIRST, deadline, walk)

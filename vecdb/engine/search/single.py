@@ -85,12 +85,12 @@ class _Way:
         }[config.metric]
         whole = (
             *(config.dim, self.count, ef, rescored, scores, distances),
-            *(*commits_at, snapshot.counters.next_row),
+            *(*commits_at, snapshot.counters.next_row, plan.units[0].ef_far),
         )
         parts = (
             kernels.NO_GAMMA if gamma is None else gamma,
             0.0 if config.metric is Metric.EUCLIDEAN else 1.0,
-            *(slope, slack, _LEAST, _MOST),
+            *(slope, slack, plan.units[0].far, _LEAST, _MOST),
         )
         self.arguments: tuple[Any, ...] = (
             *(np.array(whole, np.int64), np.array(parts, np.float32)),

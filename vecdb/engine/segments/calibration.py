@@ -59,12 +59,14 @@ VISITED_MAX: Final = 0.3
 
 _BLOCK_NODES: Final = 65_536
 _SEED: Final = 13
+_FAR_QUANTILE: Final = 0.95
 
 
 def measured_curve(
     vectors: Floats, graph: Graph, sketch: Sketch | None, metric: Metric, ef_cap: int
-) -> tuple[Floats, int]:
-    """Return the curve, float32 (bands, efforts, 3), and the number of rows asked for."""
+) -> tuple[Floats, int, list[float]]:
+    """Return the curve, float32 (bands, efforts, 3), the number of rows asked for, and for each
+    band the squared distance of the k-th row that only one in twenty exceeded."""
     n = len(vectors)
     chosen = _chosen(graph, sketch)
     truth_k = min(BANDS[-1], n - len(chosen))
@@ -82,7 +84,12 @@ def measured_curve(
         curves.append(_curve(efforts_of(metric, k), walk, true[:count, k - 1 : k], n))
     length = max(map(len, curves))
     padded = [curve + curve[-1:] * (length - len(curve)) for curve in curves]
-    return np.array(padded, np.float32), len(chosen)
+    shift = 0 if metric is Metric.EUCLIDEAN else 1
+    far = [
+        float(np.quantile(true[:, min(band, truth_k) - 1], _FAR_QUANTILE)) + shift
+        for band in BANDS
+    ]
+    return np.array(padded, np.float32), len(chosen), far
 
 
 def efforts_of(metric: Metric, k: int) -> tuple[float, ...]:

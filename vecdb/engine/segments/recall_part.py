@@ -3,7 +3,8 @@
 recall_curve.npy   float32 (bands, efforts, 3): effort, mean recall, standard error of the mean; in
                    each band efforts ascend. Unused places at the end repeat the last effort.
 recall             in the manifest: by ("gamma" or "ef": what an effort is), queries (how many rows
-                   were asked for), measured_at (seconds since 1970), sketched (whether walks were
+                   were asked for), far (in each band the squared distance of the k-th nearest row
+                   that only one in twenty of them exceeded), measured_at (seconds since 1970), sketched (whether walks were
                    ordered by sketches: they end a little later than those over float32 rows)
 
 The curve is measured after each build (``calibration.py``): some rows are asked for as if they were
@@ -17,12 +18,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from vecdb import checks
 from vecdb.engine.segments.calibration import BANDS, measured_curve
 from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
@@ -52,11 +55,13 @@ class Effort:
     Attributes:
         ef: candidates kept.
         gamma: None if ef alone ends a walk.
+        far: queries whose k-th row is farther, by squared distance, are unlike those measured.
         expected, lower: recall as it was measured at this effort, and its lower bound.
     """
 
     ef: int
     gamma: float | None
+    far: float
     expected: float
     lower: float
 
@@ -68,6 +73,7 @@ class RecallCurve:
     values: npt.NDArray[np.float32]
     by: Literal["gamma", "ef"]
     queries: int
+    far: tuple[float, float, float]
     sketched: bool
     measured_at: float
 
@@ -82,9 +88,12 @@ class RecallCurve:
             start + share * (end - start) for start, end in zip(before, after, strict=True)
         )
         if self.by == "gamma":
-            return Effort(max(EF_CAP, 4 * k), effort, expected, lower)
-        # A walk for more rows than the last band has keeps as many more candidates.
-        return Effort(math.ceil(effort * max(1.0, k / BANDS[-1])), None, expected, lower)
+            far = self.far[low] + share * (self.far[high] - self.far[low])
+            return Effort(max(EF_CAP, 4 * k), effort, far, expected, lower)
+        # A walk for more rows than the last band has keeps as many more candidates. Inner products
+        # don't tell which queries are unlike those measured, so all keep the default at least.
+        ef = max(math.ceil(effort * max(1.0, k / BANDS[-1])), checks.check_ef(None, k))
+        return Effort(ef, None, math.inf, expected, lower)
 
 
 def _bands_around(k: int) -> tuple[int, int, float]:
@@ -134,6 +143,7 @@ class _RecallPart(PartKind[RecallCurve]):
         fields = {
             "by": value.by,
             "queries": value.queries,
+            "far": list(value.far),
             "sketched": value.sketched,
             "measured_at": value.measured_at,
         }
@@ -151,6 +161,7 @@ class _RecallPart(PartKind[RecallCurve]):
             values,
             fields["by"],
             int(fields["queries"]),
+            _three(fields["far"]),
             bool(fields["sketched"]),
             float(fields["measured_at"]),
         )
@@ -163,8 +174,15 @@ class _RecallPart(PartKind[RecallCurve]):
         by: Literal["gamma", "ef"] = "ef" if metric is Metric.DOT else "gamma"
         vectors, graph = source.parts[VECTORS], source.parts[GRAPH]
         sketch = source.parts.get(SKETCH)
-        values, queries = measured_curve(vectors, graph, sketch, metric, EF_CAP)
-        return RecallCurve(values, by, queries, sketch is not None, int(time.time()))
+        values, queries, far = measured_curve(vectors, graph, sketch, metric, EF_CAP)
+        return RecallCurve(
+            values, by, queries, _three(far), sketch is not None, int(time.time())
+        )
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    first, second, third = values
+    return float(first), float(second), float(third)
 
 
 RECALL = _RecallPart()
