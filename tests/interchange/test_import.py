@@ -233,9 +233,9 @@ def test_import_into_a_collection_dropped_during_it_is_refused(
     path = saved(tmp_path / "index", faiss_index("hnsw", vectors(100, 8)))
     take_over = import_file.take_over
 
-    def after_drop(*arguments: Any) -> Any:
+    def after_drop(*arguments: Any, **options: Any) -> Any:
         database.drop_collection("docs")
-        return take_over(*arguments)
+        return take_over(*arguments, **options)
 
     monkeypatch.setattr(import_file, "take_over", after_drop)
     with pytest.raises(NotFoundError):
@@ -250,11 +250,11 @@ def test_rows_deleted_during_the_import_are_deleted_nodes(
     path = saved(tmp_path / "index", faiss_index("hnsw", rows))
     take_over = import_file.take_over
 
-    def after_others(*arguments: Any) -> Any:
+    def after_others(*arguments: Any, **options: Any) -> Any:
         docs = database.collection("docs")
         docs.delete(["7", "8"])
         docs.upsert(["0"], vectors(1, 8, seed=9))
-        return take_over(*arguments)
+        return take_over(*arguments, **options)
 
     monkeypatch.setattr(import_file, "take_over", after_others)
     assert database.import_faiss(path, "docs").graph == "taken over"
@@ -477,9 +477,9 @@ def test_tombstone_before_the_reservation_is_kept_while_the_graph_is_written(
     gone = [str(i) for i in range(N * 15 // 100)]  # Whole blocks, so that blocks are rewritten.
     take, write = import_file.take_over, take_over.write_segment
 
-    def delete_then_take(*arguments: Any) -> Any:
+    def delete_then_take(*arguments: Any, **options: Any) -> Any:
         database.collection("docs").delete(gone)
-        return take(*arguments)
+        return take(*arguments, **options)
 
     def write_then_tidy(*arguments: Any, **named: Any) -> Any:
         entry = write(*arguments, **named)
@@ -519,9 +519,9 @@ def test_graph_with_too_many_deleted_rows_is_not_taken_over(
     take, dead = import_file.take_over, N // 10  # Too few for purging at once.
     monkeypatch.setattr(take_over, "DELETED_FRACTION_MAX", 0.05)
 
-    def delete_then_take(*arguments: Any) -> Any:
+    def delete_then_take(*arguments: Any, **options: Any) -> Any:
         database.collection("docs").delete([str(i) for i in range(dead)])
-        return take(*arguments)
+        return take(*arguments, **options)
 
     monkeypatch.setattr(import_file, "take_over", delete_then_take)
     report = database.import_faiss(path, "docs")

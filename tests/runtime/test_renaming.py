@@ -267,7 +267,8 @@ def test_every_use_of_a_collection_dropped_by_another_process_is_refused(tmp_pat
         docs.upsert(["a"], rows(1))
         docs.search(rows(1)[0])
         page = docs.scroll_page(batch=1)
-        assert not opened_of(at_rest).is_open and opened_of(docs).is_open
+        is_open = [opened_of(each).store.environment.is_open for each in (at_rest, docs)]
+        assert is_open == [False, True]
         in_another_process(tmp_path, "[db.drop_collection(n) for n in ('docs', 'at-rest')]")
         for collection in (docs, at_rest):
             for call in (

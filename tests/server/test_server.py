@@ -153,7 +153,9 @@ def test_server_info(server: Wire) -> None:
     assert info.data_format == 1
     assert info.limits.dim_max == limits.DIM.maximum
     assert info.limits.message_bytes == limits.MESSAGE_BYTES.default
-    assert list(info.features) == ["request_id", "conditions", "rename", "export", "import"]
+    assert list(info.features) == [
+        *("request_id", "conditions", "rename", "export", "import", "target_recall"),
+    ]
 
 
 NAN = np.full((3, DIM), np.nan, np.float32)

@@ -103,8 +103,8 @@ def find_links(
         data = (codes, mine, offset, weight)
         score = code_score(data, node)
         count, end, _ = best_first(
-            data, n, links, nothing, node, score, k, ef, gamma, length, np.float32(0), 0, visited,
-            seen, pool,
+            data, n, links, nothing, node, score, k, ef, gamma, length, np.float32(0),
+            np.float32(np.inf), 0, 0, visited, seen, pool,
         )  # fmt: skip
         for j in range(end):
             visited[np.int64(seen[j]) >> 6] = np.uint64(0)

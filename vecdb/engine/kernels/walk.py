@@ -90,8 +90,8 @@ best_first = make_best_first(score_row, prefetch_vector, _ROWS_AHEAD, _ROWS_AHEA
 ))  # fmt: skip
 def walk_graph(
     vectors, links, upper_offsets, upper_links, entry, top_level, dead, queries, first, last,
-    metric, k, ef, gamma, shift, far, ef_far, visited, seen, pool, out_nodes, out_scores, out_counts,
-    out_visited, out_deleted,
+    metric, k, ef, gamma, shift, far, ef_far, visited, seen, pool, out_nodes, out_scores,
+    out_counts, out_visited, out_deleted,
 ):  # fmt: skip
     """Find the k nearest live rows by a graph walk, for queries first to last - 1.
 

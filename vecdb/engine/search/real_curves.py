@@ -11,6 +11,7 @@ since one more might have missed it. So a curve is used only for targets that it
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection
 from typing import Final, Literal
@@ -75,7 +76,8 @@ class RealCurve:
         errors = np.sqrt(np.maximum(variances, shares * (1 - shares) / bands) / self.queries)
         values = np.stack([self.efforts, means, errors], axis=-1).astype(np.float32)
         # Whether there are sketches to walk by is checked with the stored curve.
-        return RecallCurve(values, self._by, int(self.queries), False, time.time())
+        everywhere = (math.inf, math.inf, math.inf)
+        return RecallCurve(values, self._by, int(self.queries), everywhere, False, time.time())
 
 
 class RealCurves:

@@ -86,8 +86,7 @@ def measured_curve(
     padded = [curve + curve[-1:] * (length - len(curve)) for curve in curves]
     shift = 0 if metric is Metric.EUCLIDEAN else 1
     far = [
-        float(np.quantile(true[:, min(band, truth_k) - 1], _FAR_QUANTILE)) + shift
-        for band in BANDS
+        float(np.quantile(true[:, min(band, truth_k) - 1], _FAR_QUANTILE)) + shift for band in BANDS
     ]
     return np.array(padded, np.float32), len(chosen), far
 

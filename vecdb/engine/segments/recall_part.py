@@ -4,8 +4,9 @@ recall_curve.npy   float32 (bands, efforts, 3): effort, mean recall, standard er
                    each band efforts ascend. Unused places at the end repeat the last effort.
 recall             in the manifest: by ("gamma" or "ef": what an effort is), queries (how many rows
                    were asked for), far (in each band the squared distance of the k-th nearest row
-                   that only one in twenty of them exceeded), measured_at (seconds since 1970), sketched (whether walks were
-                   ordered by sketches: they end a little later than those over float32 rows)
+                   that only one in twenty of them exceeded), measured_at (seconds since 1970),
+                   sketched (whether walks were ordered by sketches: they end a little later than
+                   those over float32 rows)
 
 The curve is measured after each build (``calibration.py``): some rows are asked for as if they were
 not stored, and the answers compared with the true ones. The bands are k = 1, 10 and 100.
@@ -175,9 +176,7 @@ class _RecallPart(PartKind[RecallCurve]):
         vectors, graph = source.parts[VECTORS], source.parts[GRAPH]
         sketch = source.parts.get(SKETCH)
         values, queries, far = measured_curve(vectors, graph, sketch, metric, EF_CAP)
-        return RecallCurve(
-            values, by, queries, _three(far), sketch is not None, int(time.time())
-        )
+        return RecallCurve(values, by, queries, _three(far), sketch is not None, int(time.time()))
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:
