@@ -57,7 +57,7 @@ class RowReader:
             DataLossError: RECORD_MISSING: the row has no record at that seq; or it is damaged.
         """
         with transaction.cursor(self._handles.records) as cursor:
-            return _record_at(cursor, row, seq)
+            return _records_at(cursor, [row], seq)[0]
 
     def last_versions(self, transaction: Transaction, rows: Iterable[int]) -> dict[int, int]:
         """Return row → seq of its last record, for live rows.
@@ -83,7 +83,7 @@ class RowReader:
             DataLossError: RECORD_MISSING: a row has no record at that seq; or one is damaged.
         """
         with transaction.cursor(self._handles.records) as cursor:
-            return [_record_at(cursor, row, seq) for row in rows]
+            return _records_at(cursor, rows, seq)
 
     def read_vectors(
         self, transaction: Transaction, rows: Sequence[int]
@@ -330,14 +330,17 @@ def to_last_version(cursor: Cursor, row: int) -> None:
         cursor.prev()
 
 
-def _record_at(cursor: Cursor, row: int, seq: int) -> Record:
-    after = layout.record_key(row, seq + 1)
-    found = cursor.prev() if cursor.set_range(after) else cursor.last()
-    raw = b"".join(cursor.item())
-    if not found or not raw.startswith(after[:8]):
-        raise DataLossError(f"row {row} has no record at seq {seq}", Reason.RECORD_MISSING)
-    encoded, metadata = layout.split_record(raw)
-    return Record(encoded.decode(), metadata)
+def _records_at(cursor: Cursor, rows: Iterable[int], seq: int) -> list[Record]:
+    pack, set_range, prev, item = layout.record_key, cursor.set_range, cursor.prev, cursor.item
+    raws, after_seq = [], seq + 1
+    for row in rows:
+        after = pack(row, after_seq)
+        found = prev() if set_range(after) else cursor.last()
+        raw = b"".join(item())
+        if not found or raw[:8] != after[:8]:
+            raise DataLossError(f"row {row} has no record at seq {seq}", Reason.RECORD_MISSING)
+        raws.append(raw)
+    return [Record(key.decode(), metadata) for key, metadata in layout.split_records(raws)]
 
 
 class BlockReader:
