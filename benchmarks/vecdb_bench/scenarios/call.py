@@ -115,7 +115,7 @@ def _kernel(docs: Any, queries: np.ndarray) -> Callable[[], None]:
     metric = kernels.EUCLIDEAN if docs.metric is vecdb.Metric.EUCLIDEAN else kernels.INNER
     scratch = kernels.Scratch()
     results = (np.empty((q, K), np.int64), np.empty((q, K), np.float32))
-    counts = tuple(np.zeros(q, np.int64) for _ in range(3))
+    counts = (np.zeros(q, np.int64), np.zeros(q, np.int64), np.zeros(q, np.int64))
 
     def walk() -> None:
         if sketch is None:

@@ -190,7 +190,7 @@ class RowReader:
                     return
                 if row != last:
                     last = row
-                    yield row, layout.unpack_record(key, value)[0]
+                    yield row, layout.unpack_record(b"".join((key, value)))[0]
                 else:
                     to_last_version(cursor, row)
 
@@ -214,7 +214,7 @@ class RowReader:
                     if row >= end_row:
                         return
                     last = row
-                    record = unpack_record(key, value) if version <= seq else None
+                    record = unpack_record(b"".join((key, value))) if version <= seq else None
                 else:
                     # Seek to the wanted version and past the last one: a row may have many.
                     record = self._version_at(cursor, row, seq)
@@ -227,7 +227,7 @@ class RowReader:
         found = cursor.prev() if found else cursor.last()
         if not found or layout.unpack_record_key(cursor.key())[0] != row:
             return None
-        return layout.unpack_record(cursor.key(), cursor.value())
+        return layout.unpack_record(b"".join(cursor.item()))
 
     def next_recorded(self, transaction: Transaction, row: int) -> int | None:
         """Return the first row from ``row`` on that has a record, or None."""
@@ -331,16 +331,18 @@ def to_last_version(cursor: Cursor, row: int) -> None:
 
 
 def _records_at(cursor: Cursor, rows: Iterable[int], seq: int) -> list[Record]:
-    pack, set_range, prev, item = layout.record_key, cursor.set_range, cursor.prev, cursor.item
-    raws, after_seq = [], seq + 1
+    pack, unpack, after_seq = layout.record_key, layout.unpack_record, seq + 1
+    set_range, prev, item = cursor.set_range, cursor.prev, cursor.item
+    records = []
     for row in rows:
         after = pack(row, after_seq)
         found = prev() if set_range(after) else cursor.last()
         raw = b"".join(item())
         if not found or raw[:8] != after[:8]:
             raise DataLossError(f"row {row} has no record at seq {seq}", Reason.RECORD_MISSING)
-        raws.append(raw)
-    return [Record(key.decode(), metadata) for key, metadata in layout.split_records(raws)]
+        encoded, metadata = unpack(raw)
+        records.append(Record(encoded.decode(), metadata))
+    return records
 
 
 class BlockReader:
