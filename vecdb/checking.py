@@ -62,6 +62,7 @@ KINDS: Final = {
     "SEGMENT_LEFTOVER": "files of an unknown or unfinished segment",
     "GRAPH": "the arrays of a graph contradict each other",
     "SKETCH": "sketches do not match their vectors",
+    "BYTE_CODES": "8-bit codes do not match their vectors",
     "GRAPH_UNREACHABLE": "live rows that no walk through the graph reaches",
     "NOT_FINDABLE": "self-recall is below --findable",
     # The check itself.

@@ -421,6 +421,18 @@ def check_ef(ef: object, k: int) -> int:
     return max(check_limit(limits.EF, ef), k)
 
 
+def check_target_recall(target: object) -> float:
+    """Return the recall to reach: ``target`` or the default."""
+    if target is None:
+        return limits.TARGET_RECALL
+    if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target <= 1:
+        raise InvalidArgumentError(
+            f"target_recall: expected a number above 0, up to 1, got {shown(target)}",
+            Reason.BAD_TARGET_RECALL,
+        )
+    return float(target)
+
+
 def check_condition(insert_only: object, if_seq: object) -> tuple[bool, int | None]:
     """Return the conditions of a write. Reject a combination that no batch can satisfy."""
     seq = None if if_seq is None else check_limit(limits.IF_SEQ, if_seq)

@@ -17,9 +17,10 @@ class SegmentStats:
         first_row, end_row: the interval of row numbers that it covers, end excluded.
         rows: rows in it. dead: those of them that were deleted after it was built.
         bytes: size of its files.
-        codes: which codes of its rows a walk may use, "sketch, 2 lines, 98 % explained" for
-            example; "" if there are none.
-        codes_left_out: why a graph has no codes; "" if it has some, and for flat segments.
+        codes: which codes of its rows searches may use, "sketch, 2 lines, 98 % explained; 8-bit
+            codes" for example; "" if there are none.
+        codes_left_out: why it has no codes, or which kind it lacks and why; "" if it lacks none,
+            and for small flat segments.
     """
 
     number: int

@@ -49,6 +49,9 @@ class Limit:
 
 DIM: Final = Limit("dim", 1, None, 16_384)
 K: Final = Limit("k", 1, 10, 16_384)
+TARGET_RECALL: Final = 0.95
+"""Recall that a search reaches on average if neither a target nor ef is given."""
+
 EF: Final = Limit("ef", 1, 128, 65_536)
 """Number of candidates that a graph walk keeps. A search uses at least k. If ef is not given, it
 uses the default, or twice k if that is more."""

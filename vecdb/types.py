@@ -228,13 +228,36 @@ class IngestProgress:
     elapsed_s: float
 
 
+class RecallInfo(NamedTuple):
+    """The recall@k to expect of a search: the share of the true k nearest rows that are returned.
+
+    It is the average over queries like those that it was measured with.
+
+    Attributes:
+        expected: as measured when the graphs were built; 1 if every row was compared.
+        lower: a lower bound: two standard errors below, and less for rows deleted since.
+        target: what was asked for.
+        rows: live rows that the search covered.
+        queries: queries that each graph was measured with, the fewest; 0 if none was walked.
+        measured_at: time of the oldest of these measurements, in seconds since 1970; None if none
+            was used or it is unknown.
+    """
+
+    expected: float
+    lower: float
+    target: float
+    rows: int
+    queries: int
+    measured_at: float | None
+
+
 class SearchInfo(NamedTuple):
     """How a search was executed.
 
     Attributes:
         plan: "graph", "scan" or "graph+scan": how the segments and the memtable were searched.
         exact: True if every live row was compared, so that no nearer row can have been missed.
-        ef: candidates kept by the graph walk, 0 if no graph was walked.
+        ef: most candidates kept by a graph walk, 0 if no graph was walked.
         visited: vectors compared with the query.
         matches: live rows that could have been returned (all of them, as there is no filter).
         seq: the searched state: it includes every batch up to this one and none after it.
@@ -246,6 +269,8 @@ class SearchInfo(NamedTuple):
             indexer is running: call ``Collection.optimize``, or open the folder with
             ``optimize=True``.
         deleted_visited: deleted rows that the graph walk passed through.
+        recall: what recall to expect; None if it is unknown: ef was given, or a graph was not
+            measured, being small or of an earlier version.
     """
 
     plan: str
@@ -257,6 +282,7 @@ class SearchInfo(NamedTuple):
     verified: bool
     unindexed_rows: int = 0
     deleted_visited: int = 0
+    recall: RecallInfo | None = None
 
 
 class Hit(NamedTuple):

@@ -1,4 +1,6 @@
-"""``vecdb bench own``: recall and latency by ef of a collection in production, on its own data.
+"""``vecdb bench own``: recall and latency of a collection in production, on its own data.
+
+Both are measured at targets of recall, where the answer says what to expect, and at several ef.
 
 Queries come from a file, or are stored vectors sampled while scrolling through the collection. The
 row that a sampled query was read from is excluded from its hits, since finding it is trivial. The
@@ -22,9 +24,10 @@ from vecdb.errors import FailedPreconditionError, InvalidArgumentError
 from vecdb_bench.data.truth import TIE
 from vecdb_bench.figures import percentile
 
-__all__ = ["EFFORTS", "Row", "measure", "sample"]
+__all__ = ["EFFORTS", "TARGETS", "Row", "measure", "sample"]
 
 EFFORTS = (16, 32, 64, 128, 256, 512)
+TARGETS = (0.9, 0.95, 0.98, 0.99)
 _PAGE = 1_000
 _ROWS_SEEN_MAX = 200_000
 _SEED = 7801
@@ -32,15 +35,19 @@ _SEED = 7801
 
 @dataclass(frozen=True)
 class Row:
-    """Figures at one ef.
+    """Figures at one target of recall, or at one ef.
 
     Attributes:
+        target, ef: what was asked for; the other is None.
+        expected: recall to expect as the answers say; None if it is unknown.
         recall: mean recall of all queries. worst: the least of them.
         p50_ms, p95_ms, p99_ms: latency of single queries.
         visited: mean number of vectors compared with a query.
     """
 
-    ef: int
+    target: float | None
+    ef: int | None
+    expected: float | None
     recall: float
     worst: float
     p50_ms: float
@@ -48,7 +55,7 @@ class Row:
     p99_ms: float
     visited: float
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | None]:
         """Return the figures by name, for JSON."""
         return asdict(self)
 
@@ -90,10 +97,11 @@ def measure(
     *,
     k: int = 10,
     efforts: tuple[int, ...] = EFFORTS,
+    targets: tuple[float, ...] = TARGETS,
     step: Callable[[int, int], None] = lambda done, total: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Row]:
-    """Measure recall and latency at each ef; return one row per ef.
+    """Measure recall and latency at each target and at each ef; return a row for each.
 
     Args:
         queries: float32, shape (q, dim).
@@ -109,7 +117,9 @@ def measure(
             f"expected queries of {collection.dim} dimensions, got shape {queries.shape}",
             "DIM_MISMATCH",
         )
-    total = len(queries) * (1 + len(efforts))
+    asked: list[tuple[float | None, int | None]] = [(target, None) for target in targets]
+    asked += [(None, ef) for ef in efforts]
+    total = len(queries) * (1 + len(asked))
     wanted = k + (own_ids is not None)
     names: list[str | None] = list(own_ids) if own_ids is not None else [None] * len(queries)
     limits = []
@@ -120,11 +130,12 @@ def measure(
         limits.append(_without(hits, names[at])[:k])
         step(at + 1, total)
     rows = []
-    for number, ef in enumerate(efforts, 1):
+    for number, (target, ef) in enumerate(asked, 1):
+        how: dict[str, Any] = {"target_recall": target} if ef is None else {"ef": max(ef, wanted)}
         took, shares, visited = np.empty(len(queries)), np.empty(len(queries)), 0
         for at, query in enumerate(queries):
             began = time.perf_counter()
-            hits = collection.search(query, wanted, ef=max(ef, wanted), include_metadata=False)
+            hits = collection.search(query, wanted, **how, include_metadata=False)
             took[at] = time.perf_counter() - began
             sleep(took[at])
             visited += hits.info.visited
@@ -132,7 +143,9 @@ def measure(
             step(number * len(queries) + at + 1, total)
         rows.append(
             Row(
+                target,
                 ef,
+                None if hits.info.recall is None else hits.info.recall.expected,
                 float(shares.mean()),
                 float(shares.min()),
                 1000 * percentile(took, 50),

@@ -27,6 +27,7 @@ from vecdb.types import (
     Hits,
     ImportReport,
     Metric,
+    RecallInfo,
     Records,
     ScrollPage,
     SearchInfo,
@@ -253,6 +254,18 @@ def _info_of(info: wire.SearchInfo) -> SearchInfo:
         info.seq,
         info.verified,
         unindexed_rows=info.unindexed_rows,
+        recall=_recall_of(info.recall) if info.HasField("recall") else None,
+    )
+
+
+def _recall_of(recall: wire.RecallInfo) -> RecallInfo:
+    return RecallInfo(
+        recall.expected,
+        recall.lower,
+        recall.target,
+        recall.rows,
+        recall.queries,
+        recall.measured_at if recall.HasField("measured_at") else None,
     )
 
 

@@ -367,7 +367,7 @@ class Failure(_message.Message):
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class SearchInfo(_message.Message):
-    __slots__ = ("plan", "exact", "ef", "matches", "seq", "verified", "unindexed_rows")
+    __slots__ = ("plan", "exact", "ef", "matches", "seq", "verified", "unindexed_rows", "recall")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
     EF_FIELD_NUMBER: _ClassVar[int]
@@ -375,6 +375,7 @@ class SearchInfo(_message.Message):
     SEQ_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
     UNINDEXED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
     plan: str
     exact: bool
     ef: int
@@ -382,7 +383,24 @@ class SearchInfo(_message.Message):
     seq: int
     verified: bool
     unindexed_rows: int
-    def __init__(self, plan: _Optional[str] = ..., exact: bool = ..., ef: _Optional[int] = ..., matches: _Optional[int] = ..., seq: _Optional[int] = ..., verified: bool = ..., unindexed_rows: _Optional[int] = ...) -> None: ...
+    recall: RecallInfo
+    def __init__(self, plan: _Optional[str] = ..., exact: bool = ..., ef: _Optional[int] = ..., matches: _Optional[int] = ..., seq: _Optional[int] = ..., verified: bool = ..., unindexed_rows: _Optional[int] = ..., recall: _Optional[_Union[RecallInfo, _Mapping]] = ...) -> None: ...
+
+class RecallInfo(_message.Message):
+    __slots__ = ("expected", "lower", "target", "rows", "queries", "measured_at")
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    LOWER_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_AT_FIELD_NUMBER: _ClassVar[int]
+    expected: float
+    lower: float
+    target: float
+    rows: int
+    queries: int
+    measured_at: float
+    def __init__(self, expected: _Optional[float] = ..., lower: _Optional[float] = ..., target: _Optional[float] = ..., rows: _Optional[int] = ..., queries: _Optional[int] = ..., measured_at: _Optional[float] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("all_of", "any_of", "negated", "comparison")

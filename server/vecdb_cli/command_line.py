@@ -248,7 +248,11 @@ def search(
     k: Annotated[int, typer.Option("-k", help="Number of hits.")] = 10,
     ef: Annotated[
         int | None,
-        typer.Option("--ef", help="Candidates of the graph walk; default 128, or 2k if more."),
+        typer.Option("--ef", help="Candidates of the graph walk, in place of --recall."),
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option("--recall", help="Recall to reach on average, above 0 to 1; default 0.95."),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every row.")] = False,
     as_json: Json = False,
@@ -258,7 +262,7 @@ def search(
     from vecdb_cli.commands.console import output
     from vecdb_cli.commands.target import open_target, place_of
 
-    options = answers.SearchOptions(id, vector, k, ef, exact)
+    options = answers.SearchOptions(id, vector, k, ef, recall, exact)
     with open_target(url, data) as target:
         answers.print_search(
             output(), target, collection, options, as_json=as_json, place=place_of(url, data)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Service"]
 
-_FEATURES = ("request_id", "conditions", "rename", "export", "import")
+_FEATURES = ("request_id", "conditions", "rename", "export", "import", "target_recall")
 _UNCOUNTED = MemoryBudget(sys.maxsize)
 """The memory budget of calls that are rejected since no folder is open."""
 
@@ -221,11 +221,12 @@ class Service:
 
     def search(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
         """Return the nearest rows of each query, within the caller's deadline."""
-        collection = self._collection(request, "filter", "target_recall")
+        collection = self._collection(request, "filter")
         asked = SearchRequest(
             decode_matrix(request.queries),
             request.k,
             request.ef if request.HasField("ef") else None,
+            request.target_recall if request.HasField("target_recall") else None,
             request.exact,
             request.include_metadata,
             request.include_vectors,

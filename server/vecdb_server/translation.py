@@ -359,6 +359,7 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
             seq=info.seq,
             verified=info.verified,
             unindexed_rows=info.unindexed_rows,
+            recall=None if info.recall is None else wire.RecallInfo(**info.recall._asdict()),
         )
     return response
 

@@ -383,8 +383,9 @@ def test_bad_searches_are_refused(surface: Any) -> None:
             assert word in str(caught.value)
     with pytest.raises(vecdb.UnsupportedError, match="filter"):
         docs.search(query, filter={"a": 1})
-    with pytest.raises(vecdb.UnsupportedError, match="target_recall"):
-        docs.search(query, target_recall=0.9)
+    for target in (0, -0.5, 1.01, float("nan"), "0.9", True):
+        with pytest.raises(vecdb.InvalidArgumentError, match="target_recall"):
+            docs.search(query, target_recall=target)
 
 
 @pytest.mark.parametrize(

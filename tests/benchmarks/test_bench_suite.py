@@ -375,7 +375,7 @@ def test_own_collection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         asked, ids = own.sample(docs, 20)
         assert all((vectors[int(name)] == row).all() for name, row in zip(ids, asked, strict=True))
         assert own.sample(docs, 20)[1] == ids and len(set(ids)) == 20
-        rows = own.measure(docs, asked, ids, efforts=(16, 256), sleep=lambda _: None)
+        rows = own.measure(docs, asked, ids, efforts=(16, 256), targets=(), sleep=lambda _: None)
         assert rows[1].recall > 0.99 and rows[0].recall <= rows[1].recall
         assert rows[0].visited < rows[1].visited and 0 < rows[1].p50_ms <= rows[1].p99_ms
         assert docs.stats().seq == before.seq
@@ -388,6 +388,8 @@ def test_own_collection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert command_line.run(command) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["rows"][-1]["recall"] == 1.0
+    assert [row["target"] for row in told["rows"][:4]] == list(own.TARGETS)
+    assert [row["ef"] for row in told["rows"][4:]] == list(own.EFFORTS)
 
 
 def test_the_commands(

@@ -139,7 +139,10 @@ def test_hits_are_what_was_written(docs: Any) -> None:
     assert hits.distances.dtype == np.float32
     assert np.all(np.diff(hits.distances) >= 0)
     assert np.array_equal(hits.vectors, vectors[[int(i[1:]) for i in hits.ids]])
-    assert hits.info == vecdb.SearchInfo("scan", True, 0, 20, 20, 1, True, unindexed_rows=20)
+    whole = vecdb.RecallInfo(1.0, 1.0, 0.95, 20, 0, None)
+    assert hits.info == vecdb.SearchInfo(
+        "scan", True, 0, 20, 20, 1, True, unindexed_rows=20, recall=whole
+    )
 
 
 def test_answers_may_be_written_into(docs: Any) -> None:
@@ -214,7 +217,7 @@ def test_queries_of_any_kind(docs: Any, query: Any) -> None:
         (lambda c: c.search(rows(1), ef=0), INVALID, "OUT_OF_RANGE"),
         (lambda c: c.search(rows(1), timeout_s=0), INVALID, "OUT_OF_RANGE"),
         (lambda c: c.search(rows(1), filter={}), vecdb.UnsupportedError, "RESERVED"),
-        (lambda c: c.search(rows(1), target_recall=0.9), vecdb.UnsupportedError, "RESERVED"),
+        (lambda c: c.search(rows(1), target_recall=0), INVALID, "BAD_TARGET_RECALL"),
         (lambda c: c.upsert(["a", "a"], rows(2)), INVALID, "DUPLICATE_ID"),
         (lambda c: c.upsert(["a"], rows(2)), INVALID, "COUNT_MISMATCH"),
         (lambda c: c.upsert(["a"], rows(1), [[1]]), INVALID, "BAD_METADATA"),

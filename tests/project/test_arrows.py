@@ -82,7 +82,7 @@ FOREIGN = {
 }
 KERNEL_MODULES = (
     *("byte_instructions", "compiling", "distance", "instructions", "lists", "scan"),
-    *("single", "sketch_walk", "walk"),
+    *("byte_codes", "code_scan", "single", "sketch_walk", "walk"),
 )
 CACHE_MODULES = ("cache_locator", "loading")
 HOMES = {

@@ -174,11 +174,12 @@ ListCollectionsResponse collections=1
 Matrix rows=1 dim=2 dtype=3 data=4
 OptimizeRequest collection=1 namespace=2 collection_id=3
 OptimizeResponse stats=1
+RecallInfo expected=1 lower=2 target=3 rows=4 queries=5 measured_at=6
 RenameCollectionRequest collection=1 namespace=2 new_name=3
 RenameCollectionResponse
 ScrollPageRequest collection=1 namespace=2 filter=3 token=4 batch=5 include_metadata=6 include_vectors=7 collection_id=8
 ScrollPageResponse ids=1 vectors=2 metadata=3 seq=4 next_token=5
-SearchInfo plan=1 exact=2 ef=3 matches=4 seq=5 verified=6 unindexed_rows=7
+SearchInfo plan=1 exact=2 ef=3 matches=4 seq=5 verified=6 unindexed_rows=7 recall=8
 SearchRequest collection=1 namespace=2 queries=3 k=4 ef=5 exact=6 include_metadata=7 include_vectors=8 target_recall=9 filter=10 timeout_us=11 collection_id=12
 SearchResponse counts=1 ids=2 distances=3 metadata=4 vectors=5 infos=6 visited=7 failure=8 deleted_visited=9
 SegmentStats number=1 kind=2 first_row=3 end_row=4 rows=5 dead=6 bytes=7 codes=8 codes_left_out=9

@@ -41,7 +41,7 @@ def filled(database: Any, metric: str, dim: int = DIM, name: str = "row {}") -> 
 
 def short(docs: Any, query: np.ndarray, k: int = 10, with_metadata: bool = True) -> Hits | None:
     """Return what the short way answers by itself."""
-    answer = opened_of(docs).searcher.single.answer(query, k, None, with_metadata, None)
+    answer = opened_of(docs).searcher.single.answer(query, k, None, None, with_metadata, None)
     assert answer is None or isinstance(answer, Hits)
     return answer
 
@@ -142,7 +142,7 @@ def test_commits_of_another_process_are_seen(tmp_path: Path) -> None:
 def test_a_damaged_segment_is_left_to_the_general_path(tmp_path: Path, bad: str) -> None:
     with vecdb.open(tmp_path, indexer=False) as database:
         docs, query = filled(database, "cosine"), drawn(1)[0]
-        expected = docs.search(query)
+        expected = docs.search(query, ef=ROWS)
     (segment,) = tmp_path.glob("collections/*/segments/*")
     name, value = {"row": ("rows", 2**40), "offset": ("id_offsets", -5), "text": ("id_bytes", 255)}[
         bad
@@ -154,7 +154,7 @@ def test_a_damaged_segment_is_left_to_the_general_path(tmp_path: Path, bad: str)
         docs = database.collection("docs")
         opened_of(docs).snapshots.snapshot()
         assert short(docs, query, 10, False) is None
-        assert docs.search(query).ids == expected.ids
+        assert docs.search(query, ef=ROWS).ids == expected.ids
 
 
 def test_invalid_arguments_raise_as_ever(tmp_path: Path) -> None:

@@ -111,29 +111,41 @@ DAMAGES: dict[str, Damage] = {
     "header": with_a_bad_header,
 }
 CASES = [
-    *((array, with_random_bytes) for array in SKETCH.arrays),
-    *(("sketches", damage) for damage in DAMAGES.values()),
+    *(
+        (kind.name, array, with_random_bytes)
+        for kind in parts.PART_KINDS
+        if not kind.needed
+        for array in kind.arrays
+    ),
+    *((SKETCH.name, "sketches", damage) for damage in DAMAGES.values()),
 ]
 
 
-@pytest.mark.parametrize(("array", "damage"), CASES)
-def test_damaged_sketches_never_change_what_is_true_and_are_rebuilt(
-    filled: tuple[Path, Model], array: str, damage: Damage
+@pytest.mark.parametrize(("part", "array", "damage"), CASES)
+def test_damaged_optional_parts_never_change_what_is_true_and_are_rebuilt(
+    filled: tuple[Path, Model], part: str, array: str, damage: Damage
 ) -> None:
     folder, model = filled
+    if part != SKETCH.name and not files_of(folder, array):
+        pytest.skip(f"a segment of these rows has no part {part}")
     (path,) = files_of(folder, array)
     damage(path)
     with vecdb.open(folder, indexer=False) as database:
         docs = database.collection("docs")
         check_searches(docs, model)
         verify_all(docs)
-        assert graph_stats(docs).codes == ""
-        assert graph_stats(docs).codes_left_out.startswith("damaged")
+        with_sketches = part != SKETCH.name
+        assert bool(graph_stats(docs).codes) == with_sketches
+        assert graph_stats(docs).codes_left_out.startswith("damaged") != with_sketches
+        segment = opened_of(docs).snapshots.snapshot().segments[0].segment
+        assert segment is not None and part not in segment.parts.names
         assert docs.search(QUERIES[0]).info.verified
         check_searches(docs, model)
         index_now(docs)
         verify_all(docs)
         assert graph_stats(docs).codes.startswith("sketch, 1 line, ")
+        segment = opened_of(docs).snapshots.snapshot().segments[0].segment
+        assert segment is not None and part in segment.parts.names
         check_searches(docs, model)
     assert checked(folder)[0] == []
 

@@ -263,7 +263,6 @@ RESERVED: list[tuple[str, Any]] = [
     ("Upsert", upsert(namespace="tenant")),
     ("Delete", wire.DeleteRequest(collection="docs", ids=["a"], filter=wire.Filter())),
     ("Search", search(filter=wire.Filter(comparison=COMPARISON))),
-    ("Search", search(target_recall=0.0)),
     ("Count", wire.CountRequest(collection="docs", filter=wire.Filter())),
     ("ScrollPage", wire.ScrollPageRequest(collection="docs", batch=1, filter=wire.Filter())),
     ("ListCollections", wire.ListCollectionsRequest(namespace="tenant")),

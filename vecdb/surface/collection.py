@@ -37,8 +37,9 @@ __all__ = ["CollectionSurface", "SearchFlags"]
 
 
 class SearchFlags(TypedDict):
-    """The flags of a search, checked."""
+    """The flags of a search, and its target, checked."""
 
+    target_recall: float | None
     exact: bool
     include_metadata: bool
     include_vectors: bool
@@ -205,7 +206,7 @@ class CollectionSurface(Protocol):
         ef: int | None = None,
         exact: bool = False,
         filter: None = None,
-        target_recall: None = None,
+        target_recall: float | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
         timeout_s: float | None = None,
@@ -219,7 +220,7 @@ class CollectionSurface(Protocol):
         ef: int | None = None,
         exact: bool = False,
         filter: None = None,
-        target_recall: None = None,
+        target_recall: float | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
         timeout_s: float | None = None,
@@ -233,7 +234,7 @@ class CollectionSurface(Protocol):
         ef: int | None = None,
         exact: bool = False,
         filter: None = None,
-        target_recall: None = None,
+        target_recall: float | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
         timeout_s: float | None = None,
@@ -246,7 +247,7 @@ class CollectionSurface(Protocol):
         ef: int | None = None,
         exact: bool = False,
         filter: object = None,
-        target_recall: object = None,
+        target_recall: float | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
         timeout_s: float | None = None,
@@ -257,9 +258,13 @@ class CollectionSurface(Protocol):
             query: float32, shape (dim,) for one ``Hits``, (q, dim) for a list of q; [] for [].
             k: rows per query, 1 to 16,384; q times k at most 1,000,000.
             ef: candidates that a graph walk keeps, at least k; more raises recall and latency.
-                None: 128, or 2k if that is more.
+                None: as many as ``target_recall`` takes.
             exact: compare with every live row instead of walking graphs.
-            filter, target_recall: reserved.
+            target_recall: recall@k to reach on average, above 0 to 1; None: 0.95. Each graph is
+                walked with the effort that was measured to reach it, and scanned if none does.
+                Not used with ef or exact. A graph that was not measured, as it is small or of an
+                earlier version, is walked with an ef of 128, or 2k if that is more.
+            filter: reserved.
             include_metadata, include_vectors: what hits carry beside ids and distances.
             timeout_s: seconds until DeadlineExceededError, None for no limit.
 
@@ -275,10 +280,13 @@ class CollectionSurface(Protocol):
             the client's. ResourceExhaustedError: MESSAGE_TOO_LARGE: the answer to a single query
             exceeds a message; ask for fewer rows, or without vectors or metadata.
         """
-        if filter is not None or target_recall is not None:
-            checks.check_reserved(filter=filter, target_recall=target_recall)
+        if filter is not None:
+            checks.check_reserved(filter=filter)
         queries = as_queries(query, self.dim)
+        if target_recall is not None:
+            target_recall = checks.check_target_recall(target_recall)
         flags = SearchFlags(
+            target_recall=target_recall,
             exact=checks.check_flag("exact", exact),
             include_metadata=checks.check_flag("include_metadata", include_metadata),
             include_vectors=checks.check_flag("include_vectors", include_vectors),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from rich.text import Text
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
 from vecdb.reasons import Reason
-from vecdb.types import CollectionConfig, CollectionStats, Hits, SegmentStats
+from vecdb.surface.collection import CollectionSurface
+from vecdb.types import CollectionConfig, CollectionStats, Hits, SearchInfo, SegmentStats
 from vecdb_cli.sidecars import mapped
 from vecdb_cli.vector_lines import is_number
 
@@ -47,6 +49,7 @@ class SearchOptions:
     vector: str | None
     k: int
     ef: int | None
+    recall: float | None
     exact: bool
 
 
@@ -69,7 +72,7 @@ def print_search(
     collection = target.collection(name)
     if options.vector is not None:
         query = read_vector(options.vector)
-        hits = collection.search(query, options.k, ef=options.ef, exact=options.exact)
+        hits = _searched(collection, query, options.k, options)
         chosen = list(range(len(hits)))
     else:
         assert options.id is not None
@@ -78,20 +81,17 @@ def print_search(
             raise NotFoundError(
                 f"collection {name!r} holds no id {options.id!r}", Reason.NO_SUCH_ID
             )
-        # The row is a neighbour of itself, so ask for one more; with the ef that the given k has,
-        # so that the same candidates are found.
-        k, ef = checks.check_k(options.k, 1), options.ef
-        if ef is None:
-            ef = checks.check_ef(None, k)
+        # The row is a neighbour of itself, so ask for one more.
+        k = checks.check_k(options.k, 1)
         more = min(k + 1, limits.K.maximum)
-        hits = collection.search(found.vectors[0].tolist(), more, ef=ef, exact=options.exact)
+        hits = _searched(collection, found.vectors[0].tolist(), more, options)
         chosen = [row for row, hit in enumerate(hits.ids) if hit != options.id][:k]
     if as_json:
         print_json(_search_document(name, hits, chosen))
     else:
         console.print(_search_table(hits, chosen))
         info = hits.info
-        way = "exactly" if info.exact else f"ef {info.ef}"
+        way = "exactly" if info.exact else _effort_of(info)
         passed = info.deleted_visited
         through = f"{passed:,} deleted rows visited; " if passed else ""
         _say(
@@ -100,6 +100,22 @@ def print_search(
             f"{through}seq {info.seq}",
         )
         _say_unindexed(console, place, name, info.unindexed_rows, info.matches)
+
+
+def _searched(
+    collection: CollectionSurface, query: Sequence[float], k: int, options: SearchOptions
+) -> Hits:
+    return collection.search(
+        query, k, ef=options.ef, target_recall=options.recall, exact=options.exact
+    )
+
+
+def _effort_of(info: SearchInfo) -> str:
+    """Return what the effort of graph walks rests on."""
+    recall = info.recall
+    if recall is None:
+        return f"ef {info.ef}"
+    return f"recall {recall.expected:.3f} expected, at least {recall.lower:.3f}"
 
 
 def print_unindexed(console: Console, target: Target, name: str, place: str) -> None:
@@ -225,6 +241,8 @@ def print_stats(
 
 
 def _codes_text(segment: SegmentStats) -> str:
+    if segment.codes and segment.codes_left_out:
+        return f"{segment.codes}; {segment.codes_left_out}"
     if segment.codes_left_out:
         return f"none: {segment.codes_left_out}"
     return segment.codes or "none"

@@ -190,7 +190,7 @@ def own(
     k: Annotated[int, typer.Option(min=1, help="Hits per query.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Measure recall and latency by ef of your own collection, while it is in use."""
+    """Measure recall and latency of your own collection, while it is in use."""
     import numpy as np
 
     from vecdb_bench import own as measuring
@@ -212,12 +212,21 @@ def own(
     if as_json:
         print_json({"collection": collection, "k": k, "rows": [row.as_dict() for row in rows]})
         return
-    table = Table("ef", box=None, pad_edge=False)
-    for heading in (f"recall@{k}", "worst query", "p50 ms", "p95", "p99", "vectors compared"):
+    table = Table("asked for", box=None, pad_edge=False)
+    for heading in (
+        "expected",
+        f"recall@{k}",
+        "worst query",
+        "p50 ms",
+        "p95",
+        "p99",
+        "vectors compared",
+    ):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(
-            str(row.ef),
+            f"ef {row.ef}" if row.target is None else f"recall {row.target:g}",
+            "" if row.expected is None else f"{row.expected:.4f}",
             f"{row.recall:.4f}",
             f"{row.worst:.2f}",
             f"{row.p50_ms:.2f}",

@@ -13,6 +13,7 @@ import pytest
 from tests.segments.codecs.hostile import CASES, composed
 from tests.segments.codecs.test_sketch import derived, prepared, scan, walk, walk_in_float
 from vecdb.engine.kernels import compiled as kernels
+from vecdb.engine.segments.codecs import basis
 from vecdb.engine.segments.codecs import sketch as codec
 from vecdb.engine.segments.part_kind import LeftOut
 
@@ -39,12 +40,12 @@ def check_answers(rows: Any, queries: Any, code: int, found: Any, k: int, dead: 
         assert pairs == sorted(pairs)
 
 
-def check_walks(raw: Any, metric: str, folder: Path, seed: int) -> bool:
-    """Return whether there are sketches."""
+def check_walks(raw: Any, metric: str, folder: Path, seed: int) -> int:
+    """Return how many lines the sketches have; 0 if there are none."""
     rows, graph, sketch = derived(raw, metric, folder)
     if isinstance(sketch, LeftOut):
         assert sketch.reason
-        return False
+        return 0
     n, code = len(rows), kernels.EUCLIDEAN if metric == "euclidean" else kernels.INNER
     assert len(codec.differing(rows, sketch)) == 0
     chance = np.random.default_rng(seed)
@@ -69,14 +70,13 @@ def check_walks(raw: Any, metric: str, folder: Path, seed: int) -> bool:
         bits = np.packbits(gone, bitorder="little")
         found = walk(rows, graph, sketch, queries[:20], code, 10, ef=64, dead=bits)
         check_answers(rows, queries[:20], code, found, 10, gone)
-    return True
+    return sketch.lines
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_hostile_rows_get_true_answers(tmp_path: Path, case: str) -> None:
     raw = CASES[case](np.random.default_rng(SEED), 1_001, 50)
-    with_sketches = check_walks(raw, "euclidean", tmp_path, SEED)
-    assert with_sketches or case not in WITH_SKETCHES
+    assert check_walks(raw, "euclidean", tmp_path, SEED) or case not in WITH_SKETCHES
 
 
 @pytest.mark.slow
@@ -105,3 +105,17 @@ def test_wide_rows_get_sketches(tmp_path: Path, dim: int) -> None:
     """With a full decomposition of their scatter matrix, and without."""
     raw = CASES["low_rank"](np.random.default_rng(SEED), 1_000, dim)
     assert check_walks(raw, "euclidean", tmp_path, SEED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", range(1, 9))
+def test_sketches_of_each_number_of_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int
+) -> None:
+    """Of all lines that the rows' directions fill."""
+    monkeypatch.setattr(basis, "EXPLAINED_MIN", 0.99999)
+    dim, metric = basis.heads_in(lines) - 12, ("euclidean", "cosine", "dot")[lines % 3]
+    chance = np.random.default_rng(SEED)
+    around = chance.standard_normal((8, dim))[chance.integers(0, 8, 1_100)]
+    raw = (around + chance.standard_normal((1_100, dim))).astype(np.float32)
+    assert check_walks(raw, metric, tmp_path, SEED) == lines

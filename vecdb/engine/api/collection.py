@@ -128,7 +128,9 @@ class Collection(CollectionSurface):
         searcher = self._opened.searcher
         deadline = None if timeout_s is None else Deadline(timeout_s)
         if queries.ndim == 1 and not (flags["exact"] or flags["include_vectors"]):
-            hits = searcher.single.answer(queries, k, ef, flags["include_metadata"], deadline)
+            hits = searcher.single.answer(
+                queries, k, ef, flags["target_recall"], flags["include_metadata"], deadline
+            )
             if hits is not None:
                 return [hits]
         request = SearchRequest(queries, k, ef, **flags)

@@ -138,6 +138,7 @@ class _Worker:
                 bytes_min=1,
                 rows_max=flat_rows_max(store, self._arguments.seal_bytes, rows_max),
                 joined_rows_max=rows_max,
+                codes=self._arguments.codes == "auto",
             )
             indexer = CollectionIndexer(
                 store,

@@ -20,11 +20,16 @@ from vecdb.engine.system.files import file_lock
 __all__ = ["rewrite_flat"]
 
 
-def rewrite_flat(store: Store, folder: Path, collection_id: str, snapshot: Snapshot) -> None:
+def rewrite_flat(
+    store: Store, folder: Path, collection_id: str, snapshot: Snapshot, *, codes: bool
+) -> None:
     """Rewrite each flat segment of which less than half of the rows are live.
 
     Does nothing while another process or thread holds the flush lock, and skips segments that are
     damaged or reserved.
+
+    Args:
+        codes: whether they get parts that only code rows.
 
     Raises:
         ResourceExhaustedError: the disk is full.
@@ -62,5 +67,5 @@ def rewrite_flat(store: Store, folder: Path, collection_id: str, snapshot: Snaps
                 continue
             deleted = read_deleted(store, taken.first_row, taken.end_row, taken.seq)
             live = content.without(deleted)
-            write_and_publish(store, segments, collection_id, taken, live)
+            write_and_publish(store, segments, collection_id, taken, live, codes=codes)
         collect_garbage(store, segments)

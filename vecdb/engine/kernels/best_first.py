@@ -20,6 +20,21 @@ nodes clears it. The pool is one sorted array of integers that combine score, no
 (``candidates.py``).
 
 Data read from a file are not trusted: a neighbour outside the arrays is skipped.
+
+The walk is a function of these arguments:
+
+    data                of the scoring function
+    n, links, dead      number of nodes, their neighbours on level 0, the delete bitmap
+    node, score         where it begins
+    k, ef, gamma        see above; ``NO_GAMMA`` leaves the end to ef
+    shift, slack        a score plus shift is a squared distance; slack, in squared distances, is
+                        added to gamma times the k-th: about the error of one score
+    deleted_max         deleted candidates after which it gives up, with 0 live ones
+    visited, seen, pool the arrays of a ``Scratch``
+
+It leaves the nearest live candidates in pool, ascending. Deleted candidates are in a heap behind
+them, from pool[ef + 1] on, until they are expanded, so that they never displace a live one. It
+returns the number of live candidates, of visited nodes, and of expanded deleted candidates.
 """
 # numba infers the types of compiled functions; an intrinsic is called without its first argument.
 # mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
@@ -35,16 +50,16 @@ import numpy.typing as npt
 from vecdb.engine.kernels.candidates import (
     NO_BOUND,
     add_waiting,
+    insert,
     nearest_of,
     node_of,
     pack,
-    position_of,
     remove_nearest,
     score_of,
 )
 from vecdb.engine.kernels.compiling import inlined
 from vecdb.engine.kernels.inputs import is_deleted
-from vecdb.engine.kernels.instructions import move, prefetch_row
+from vecdb.engine.kernels.instructions import prefetch_row
 
 __all__ = ["DELETED_MIN", "NO_GAMMA", "Scratch", "make_best_first"]
 
@@ -74,6 +89,33 @@ def gather(links, node, n, visited, seen, end):
     return end
 
 
+def make_peek(prefetch_node: Callable[..., Any], most: int) -> Callable[..., Any]:
+    """Return an inlined function that prefetches what is scored first if node is expanded next."""
+
+    @inlined
+    def peek(data, links, node, n, visited):
+        left = most
+        for j in range(links.shape[1]):
+            neighbour = np.int64(np.uint32(links[node, j]))
+            if neighbour >= n or left == 0:
+                break
+            if visited[neighbour >> 6] >> np.uint64(neighbour & 63) & np.uint64(1) == np.uint64(0):
+                prefetch_node(data, neighbour)
+                left -= 1
+
+    return peek
+
+
+@inlined
+def bound_of(pool, count, k, ef, gamma, shift, slack):
+    """Return the key behind which candidates are not expanded, by both rules."""
+    bound = pool[count - 1] if count >= ef else NO_BOUND
+    if count >= k and gamma < np.float32(NO_GAMMA):
+        score = gamma * (score_of(pool[k - 1]) + shift) - shift + slack
+        bound = min(bound, pack(score, _LAST_NODE))
+    return bound
+
+
 def make_best_first(
     score_node: Callable[..., Any], prefetch_node: Callable[..., Any], ahead: int, peeked: int
 ) -> Callable[..., Any]:
@@ -85,44 +127,22 @@ def make_best_first(
         ahead: nodes to ask for before they are scored.
         peeked: nodes to ask for of the candidate that is probably expanded next.
     """
-
-    @inlined
-    def peek(data, links, node, n, visited):
-        """Prefetch the first nodes to score if node is expanded next, which is usually so."""
-        left = peeked
-        for j in range(links.shape[1]):
-            neighbour = np.int64(np.uint32(links[node, j]))
-            if neighbour >= n or left == 0:
-                break
-            if visited[neighbour >> 6] >> np.uint64(neighbour & 63) & np.uint64(1) == np.uint64(0):
-                prefetch_node(data, neighbour)
-                left -= 1
+    peek = make_peek(prefetch_node, peeked)
 
     @inlined
     def best_first(
-        data, n, links, dead, node, score, k, ef, gamma, shift, deleted_max, visited, seen, pool
+        data, n, links, dead, node, score, k, ef, gamma, shift, slack, deleted_max, visited, seen,
+        pool
     ):  # fmt: skip
-        """Expand the nearest candidate, beginning with node, until a rule ends the walk.
-
-        pool[: ef + 1] holds the nearest live candidates, ascending. Deleted candidates are in a
-        heap behind them until they are expanded, so that they never displace a live one.
-
-        Args:
-            data: for ``score_node``.
-            shift: a score plus this is a squared distance, for gamma.
-
-        Return the number of live candidates in the pool, of visited nodes, and of expanded deleted
-        candidates. After deleted_max deleted candidates give up with 0 live ones.
-        """
+        # Arguments and result: see the module docstring.
         has_deleted, heap = dead.shape[0] > 0, ef + 1
+        key = pack(score, node)
         visited[node >> 6] |= np.uint64(1) << np.uint64(node & 63)
         seen[0], end = node, 1
-        key = pack(score, node)
         count = 0 if has_deleted and is_deleted(dead, node) else 1
         pool[heap if count == 0 else 0] = key
         waiting = deleted = 1 - count
         cursor = passed = 0
-        near = NO_BOUND
         bound = NO_BOUND if count < ef else key
         while key <= bound and key != NO_BOUND:
             node = node_of(key)
@@ -153,14 +173,9 @@ def make_best_first(
                     add_waiting(pool, heap, waiting, key)
                     waiting, deleted = waiting + 1, deleted + 1
                     continue
-                place = position_of(pool, count, key)
-                move(pool, place + 1, place, count - place)
-                pool[place] = key
-                cursor = min(cursor, place)
+                cursor = min(cursor, insert(pool, count, key))
                 count = min(count + 1, ef)
-                if place < k and count >= k and gamma < np.float32(NO_GAMMA):
-                    near = pack(gamma * (score_of(pool[k - 1]) + shift) - shift, _LAST_NODE)
-                bound = min(near, pool[count - 1]) if count >= ef else near
+                bound = bound_of(pool, count, k, ef, gamma, shift, slack)
             if deleted > deleted_max:
                 return 0, end, passed
             key = nearest_of(pool, cursor, count, heap, waiting)

@@ -16,7 +16,16 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["LINE", "VNNI", "dot_bytes", "dot_heads", "load_float", "load_half", "prefetch_bytes"]
+__all__ = [
+    "LINE",
+    "VNNI",
+    "dot_block",
+    "dot_bytes",
+    "dot_heads",
+    "load_float",
+    "load_half",
+    "prefetch_bytes",
+]
 
 LINE: Final = 64
 """Bytes of a cache line."""
@@ -56,6 +65,16 @@ def _multiply_add(builder, total, unsigned, signed):
             builder.module, ir.FunctionType(_LANES, [_LANES] * 3), "llvm.x86.avx512.vpdpbusd.512"
         )
         return builder.call(function, [total, unsigned, signed])
+    both = _pair_sums(builder, unsigned, signed)
+    halves = [
+        builder.shuffle_vector(both, both, ir.Constant(_LANES, list(range(first, first + 16))))
+        for first in (0, 16)
+    ]
+    return builder.add(total, builder.add(*halves))
+
+
+def _pair_sums(builder, unsigned, signed):
+    """Emit 32 sums of two products each, of 64 pairs of bytes in the order of the bytes."""
     bytes_, words, pairs = (
         ir.VectorType(_I8, 64), ir.VectorType(_I16, 64), ir.VectorType(_I32, 32)
     )  # fmt: skip
@@ -68,12 +87,7 @@ def _multiply_add(builder, total, unsigned, signed):
             builder.sext(builder.shuffle_vector(side, side, mask), pairs) for side in (left, right)
         ]
         products.append(builder.mul(*sides))
-    both = builder.add(*products)
-    halves = [
-        builder.shuffle_vector(both, both, ir.Constant(_LANES, list(range(first, first + 16))))
-        for first in (0, 16)
-    ]
-    return builder.add(total, builder.add(*halves))
+    return builder.add(*products)
 
 
 def _sum_of(builder, totals):
@@ -146,6 +160,66 @@ def dot_heads(typing_context, sketches, offset, query, lines):
         return _sum_of(builder, totals)
 
     return types.int32(sketches, types.int64, query, types.int64), generate
+
+
+@intrinsic
+def dot_block(typing_context, codes, offset, query, query_offset, groups, out):
+    """Write the products of 16 rows, whose bytes begin at offset, with a query: int32 (16,).
+
+    codes: uint8; 4 bytes of each of the 16 rows, then the next 4 of each, for so many groups, a
+    multiple of 4. query: int8, 4 bytes for each group.
+    """
+
+    def generate(context, builder, signature, arguments):
+        left, right, target = (
+            _byte_pointer(context, builder, signature.args[at], arguments[at], begin)
+            for at, begin in ((0, arguments[1]), (2, arguments[3]), (5, ir.Constant(_I64, 0)))
+        )
+        # Without VNNI, a lane for each pair of bytes; pairs are added at the end.
+        kind, count = (_LANES, 4) if VNNI else (ir.VectorType(_I32, 32), 1)
+        totals = [
+            cgutils.alloca_once_value(builder, ir.Constant(kind, [0] * kind.count))
+            for _ in range(count)
+        ]
+        for total in totals:
+            builder.store(ir.Constant(kind, [0] * kind.count), total)
+        step = ir.Constant(_I64, count)
+        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), arguments[4], step) as (
+            first,
+            _,
+        ):
+            for part, total in enumerate(totals):
+                group = builder.add(first, ir.Constant(_I64, part))
+                line = _load_lanes(builder, left, builder.mul(group, ir.Constant(_I64, LINE)))
+                place = builder.gep(
+                    right, [builder.mul(group, ir.Constant(_I64, 4))], source_etype=_I8
+                )
+                four = builder.load(place, align=1, typ=_I32)
+                lane = builder.insert_element(
+                    ir.Constant(_LANES, ir.Undefined), four, ir.Constant(_I32, 0)
+                )
+                same = builder.shuffle_vector(lane, lane, ir.Constant(_LANES, [0] * 16))
+                value = builder.load(total, typ=kind)
+                if VNNI:
+                    value = _multiply_add(builder, value, line, same)
+                else:
+                    value = builder.add(value, _pair_sums(builder, line, same))
+                builder.store(value, total)
+        sums = [builder.load(total, typ=kind) for total in totals]
+        if VNNI:
+            result = builder.add(builder.add(*sums[:2]), builder.add(*sums[2:]))
+        else:
+            even, odd = (
+                builder.shuffle_vector(
+                    sums[0], sums[0], ir.Constant(_LANES, list(range(first, 32, 2)))
+                )
+                for first in (0, 1)
+            )
+            result = builder.add(even, odd)
+        builder.store(result, builder.bitcast(target, ir.PointerType(_LANES)), align=4)
+        return context.get_dummy_value()
+
+    return types.void(codes, types.int64, query, types.int64, types.int64, out), generate
 
 
 @intrinsic

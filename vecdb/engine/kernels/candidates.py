@@ -19,10 +19,12 @@ from typing import Final
 import numpy as np
 
 from vecdb.engine.kernels.compiling import inlined
+from vecdb.engine.kernels.instructions import move
 
 __all__ = [
     "NO_BOUND",
     "add_waiting",
+    "insert",
     "nearest_of",
     "node_of",
     "pack",
@@ -67,6 +69,15 @@ def position_of(pool, count, key):
         low = low + half + 1 if below else low
         size = size - half - 1 if below else half
     return low
+
+
+@inlined
+def insert(pool, count, key):
+    """Put a key in its place among the first count entries, which ascend; return the place."""
+    place = position_of(pool, count, key)
+    move(pool, place + 1, place, count - place)
+    pool[place] = key
+    return place
 
 
 @inlined

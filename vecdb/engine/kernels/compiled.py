@@ -14,6 +14,8 @@ Importing it compiles the kernels or reads them from numba's cache. In reading o
     sketch_walk   nearest rows through a graph, ordered by sketches
     single        one query of one segment, from the vector as given to ids
     scan          exact nearest rows
+    byte_codes    lower bounds of scores by codes of 8 bits
+    code_scan     exact nearest rows, most of them ruled out by such bounds
     lists         work on whole graphs and segments
 """
 
@@ -22,6 +24,8 @@ from __future__ import annotations
 from typing import Final
 
 from vecdb.engine.kernels.best_first import NO_GAMMA, Scratch
+from vecdb.engine.kernels.byte_codes import BLOCK_ROWS, encode_rows
+from vecdb.engine.kernels.code_scan import scan_by_codes, scan_codes
 from vecdb.engine.kernels.distance import EUCLIDEAN, INNER, prepare_rows
 from vecdb.engine.kernels.instructions import LANES
 from vecdb.engine.kernels.lists import find_levels, hash_rows, relink_lists
@@ -36,6 +40,7 @@ from vecdb.engine.kernels.sketch_walk import (
 from vecdb.engine.kernels.walk import walk, walk_graph
 
 __all__ = [
+    "BLOCK_ROWS",
     "COSINE",
     "DOT",
     "EUCLIDEAN",
@@ -46,6 +51,7 @@ __all__ = [
     "SQUARED",
     "Scratch",
     "effort_by_sketches",
+    "encode_rows",
     "find_by_graph",
     "find_by_sketches",
     "find_levels",
@@ -53,6 +59,8 @@ __all__ = [
     "prepare_rows",
     "rank_by_sketch",
     "relink_lists",
+    "scan_by_codes",
+    "scan_codes",
     "scan_rows",
     "sort_heaps",
     "walk",
@@ -64,5 +72,6 @@ __all__ = [
 KERNELS: Final = (
     *(walk_graph, walk_sketches, rank_by_sketch, scan_rows, sort_heaps, prepare_rows),
     *(find_levels, hash_rows, relink_lists, find_by_graph, find_by_sketches),
+    *(encode_rows, scan_codes),
 )
 """All kernels. Each has one signature; a test checks that no call adds another."""

@@ -15,7 +15,7 @@ What stays the same for many queries is in two arrays:
 
     whole  int64: dim, k, ef, rescored, metric of the scores and of the distances, places of the two
            numbers in the store's file, rows ever added
-    parts  float32: gamma, shift, slope, least and greatest squared length of a query
+    parts  float32: gamma, shift, slope, slack, least and greatest squared length of a query
 
 The results, for k rows:
 
@@ -136,7 +136,7 @@ _GIVEN = (
 def check_given(raw, numbers, distances, whole, parts, vectors, rows, id_offsets):
     """Raise ValueError unless these arrays belong together; the walk checks the others."""
     n, k = vectors.shape[0], distances.shape[0]
-    if whole.shape[0] != 9 or parts.shape[0] != 5 or numbers.shape[0] < 2 * k + 4:
+    if whole.shape[0] != 9 or parts.shape[0] != 6 or numbers.shape[0] < 2 * k + 4:
         raise ValueError("single: numbers that don't belong together")
     if raw.shape[0] != whole[0] or raw.shape[0] > vectors.shape[1] or k != whole[1]:
         raise ValueError("single: a query or results of another size")
@@ -166,7 +166,7 @@ def find_by_graph(
     query = np.empty((1, vectors.shape[1]), np.float32)
     if not (
         unchanged(descriptor, size, commit, whole[6], whole[7])
-        and ready(raw, parts[3], parts[4], whole[5] == COSINE, query)
+        and ready(raw, parts[4], parts[5], whole[5] == COSINE, query)
     ):
         return False
     k = distances.shape[0]
@@ -201,7 +201,7 @@ def find_by_sketches(
     query = np.empty((1, vectors.shape[1]), np.float32)
     if not (
         unchanged(descriptor, size, commit, whole[6], whole[7])
-        and ready(raw, parts[3], parts[4], whole[5] == COSINE, query)
+        and ready(raw, parts[4], parts[5], whole[5] == COSINE, query)
     ):
         return False
     k = distances.shape[0]
@@ -209,8 +209,8 @@ def find_by_sketches(
     counts = np.empty(1, np.int64)
     walk_sketches(
         vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps, parts[2], dead,
-        query, 0, 1, whole[4], k, whole[2], parts[0], whole[3], visited, seen, pool, nodes, scores,
-        counts, found, numbers[1:2],
+        query, 0, 1, whole[4], k, whole[2], parts[0], parts[3], whole[3], visited, seen, pool,
+        nodes, scores, counts, found, numbers[1:2],
     )  # fmt: skip
     return counts[0] == k and gathered(
         nodes, scores, whole[5], rows, id_offsets, id_bytes, whole[8], numbers, text, distances

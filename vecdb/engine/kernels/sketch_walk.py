@@ -11,7 +11,7 @@ from numba import types
 
 from vecdb.engine.kernels.best_first import DELETED_MIN, Scratch, make_best_first
 from vecdb.engine.kernels.byte_instructions import LINE
-from vecdb.engine.kernels.candidates import node_of, pack, position_of, score_of
+from vecdb.engine.kernels.candidates import insert, node_of, pack, position_of, score_of
 from vecdb.engine.kernels.compiling import (
     BYTES,
     FLOAT,
@@ -25,7 +25,7 @@ from vecdb.engine.kernels.compiling import (
 )
 from vecdb.engine.kernels.distance import pair_score
 from vecdb.engine.kernels.inputs import check_results, check_shapes
-from vecdb.engine.kernels.instructions import move, prefetch_row
+from vecdb.engine.kernels.instructions import prefetch_row
 from vecdb.engine.kernels.sketches import (
     FACTOR_BYTES,
     HEADS_OF_LINE,
@@ -49,7 +49,7 @@ best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD, _SKETCH
 
 @inlined
 def nearest_hub(hub_data, hubs, n):
-    """Return the nearest hub by its sketch and its estimate; node -1 if there is none."""
+    """Return the nearest hub by its sketch, and its estimate; node -1 if there is none."""
     best, node = np.float32(np.inf), np.int64(-1)
     for i in range(hubs.shape[0]):
         score = estimate(hub_data, np.int64(i))
@@ -68,24 +68,21 @@ def score_again(vectors, queries, query, metric, pool, count, exact):
         if i + _ROWS_AHEAD < count:
             prefetch_row(vectors, node_of(pool[i + _ROWS_AHEAD]), _LINES_AHEAD)
         node = node_of(pool[i])
-        key = pack(pair_score(vectors, node, queries, query, metric), node)
-        place = position_of(exact, i, key)
-        move(exact, place + 1, place, i - place)
-        exact[place] = key
+        insert(exact, i, pack(pair_score(vectors, node, queries, query, metric), node))
 
 
 @kernel(types.void(
     FLOATS, INTS, read(types.uint8, 2), read(types.int32, 1), read(types.uint8, 2),
     read(types.float32, 1), read(types.uint8, 2), read(types.float32, 1), FLOAT, BYTES,
-    FLOATS, INT, INT, INT, INT, INT, FLOAT, INT,
+    FLOATS, INT, INT, INT, INT, INT, FLOAT, FLOAT, INT,
     written(types.uint64, 1), written(types.int32, 1), written(types.uint64, 1),
     written(types.int64, 2), written(types.float32, 2), written(types.int64, 1),
     written(types.int64, 1), written(types.int64, 1),
 ))  # fmt: skip
 def walk_sketches(
     vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps, slope, dead, queries,
-    first, last, metric, k, ef, gamma, rescored, visited, seen, pool, out_nodes, out_scores,
-    out_counts, out_visited, out_deleted,
+    first, last, metric, k, ef, gamma, slack, rescored, visited, seen, pool, out_nodes,
+    out_scores, out_counts, out_visited, out_deleted,
 ):  # fmt: skip
     """Find the k nearest live rows by a graph walk over sketches, for queries first to last - 1.
 
@@ -101,6 +98,7 @@ def walk_sketches(
         slope: by which estimated products are multiplied.
         gamma: the walk ends at candidates farther than gamma times the k-th, in squared distances;
             ``NO_GAMMA`` or more: only ef ends it.
+        slack: added to that distance, for the error of estimates.
         rescored: candidates that are scored again in float32; raised to k if it is smaller.
     """
     n, lines = vectors.shape[0], sketches.shape[1] >> 6
@@ -141,8 +139,8 @@ def walk_sketches(
             continue
         data = (sketches, query_heads, lines, offset, weight)
         count, end, passed = best_first(
-            data, n, links, dead, node, score, k, ef, gamma, length, deleted_max, visited, seen,
-            pool,
+            data, n, links, dead, node, score, k, ef, gamma, length, slack, deleted_max,
+            visited, seen, pool,
         )  # fmt: skip
         for i in range(end):
             visited[np.int64(seen[i]) >> 6] = np.uint64(0)
@@ -191,10 +189,7 @@ def rank_by_sketch(sketches, mean, basis, basis_steps, slope, queries, left_out,
             node = nodes[query, i]
             if node < 0 or node >= n:
                 raise ValueError("rank_by_sketch: a node outside the rows")
-            key = pack(estimate(data, node), node)
-            place = position_of(keys, i, key)
-            move(keys, place + 1, place, i - place)
-            keys[place] = key
+            insert(keys, i, pack(estimate(data, node), node))
         before[:] = 0
         for node in range(n):
             if node != left_out[query]:
@@ -226,5 +221,6 @@ def walk_by_sketches(
     walk_sketches(
         vectors, links, sketch.codes, sketch.hubs, sketch.hub_codes, sketch.query_mean,
         sketch.basis, sketch.basis_steps, np.float32(sketch.slope), dead, queries, first, last,
-        metric, k, ef, gamma, rescored, scratch.visited, scratch.seen, scratch.pool, *results,
+        metric, k, ef, gamma, sketch.slack, rescored, scratch.visited, scratch.seen,
+        scratch.pool, *results,
     )  # fmt: skip

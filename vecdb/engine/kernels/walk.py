@@ -139,8 +139,8 @@ def walk_graph(
         )
         data = (vectors, queries, query, metric)
         count, end, passed = best_first(
-            data, n, links, dead, node, score, k, ef, gamma, shift, deleted_max, visited, seen,
-            pool,
+            data, n, links, dead, node, score, k, ef, gamma, shift, np.float32(0), deleted_max,
+            visited, seen, pool,
         )  # fmt: skip
         for i in range(end):
             visited[np.int64(seen[i]) >> 6] = np.uint64(0)

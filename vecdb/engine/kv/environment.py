@@ -1,6 +1,5 @@
 """One LMDB environment. Only this module, ``lmdb_files`` and ``lmdb_errors`` import lmdb.
 
-
 **The handle lock.** A thread holds it in shared mode for the life of a transaction and of all
 buffers from it. Growing the map, following the growth by another process, closing and reopening
 take it in exclusive mode: LMDB would crash the process if a transaction were live.

@@ -131,9 +131,8 @@ class OpenCollection:
             held_bytes_max=min(host.options.fresh_bytes_max, host.options.view_bytes_max // 2),
             budget=host.snapshot_budget,
         )
-        self.searcher = Searcher(
-            self.store, self.snapshots, host.pool, codes=host.options.codes == "auto"
-        )
+        self._codes = host.options.codes == "auto"
+        self.searcher = Searcher(self.store, self.snapshots, host.pool, codes=self._codes)
         config = self.store.config
         options = host.options
         self.graph_rows_max = max(
@@ -171,6 +170,7 @@ class OpenCollection:
                 bytes_min=bytes_min or self._flush_bytes_min,
                 rows_max=self._flat_rows_max,
                 joined_rows_max=self.graph_rows_max,
+                codes=self._codes,
             )
 
     def unfinished(self) -> str | None:
@@ -215,7 +215,8 @@ class OpenCollection:
         if should_stop():
             return
         with gone_is_dropped(self.folder):
-            rewrite_flat(self.store, self.folder, self.id, self.snapshots.snapshot())
+            snapshot = self.snapshots.snapshot()
+            rewrite_flat(self.store, self.folder, self.id, snapshot, codes=self._codes)
         snapshot = self.snapshots.snapshot()
         with self.store.environment.read() as transaction:
             tombstones = transaction.stat(self.store.environment.handles.dead)["entries"]

@@ -56,8 +56,9 @@ class Options:
         group_access: create a new folder for all users of its group (folders 0770, files 0660)
             instead of for the user alone. An existing folder keeps its mode, and what is created in
             it follows that mode.
-        codes: "auto": graph segments get codes of their rows (sketches), so that a walk reads a few
-            cache lines of a row instead of the whole; the rows that it finds are scored in float32.
+        codes: "auto": segments get codes of their rows: graphs get sketches, so that a walk reads
+            a few cache lines of a row instead of the whole; all get 8-bit codes, so that a scan
+            reads a quarter of each. What is found is scored in float32.
             Where a trial shows that codes do not pay, a segment goes without. "none": segments are
             written without codes, and searched in float32 even if they have some.
         indexer: run a child process that builds graphs. Without it all results stay correct, but

@@ -2,6 +2,7 @@
 
 search             runs queries over the search units of a snapshot
 single             the short way of one query in one graph
+plan               which way a search takes through each unit, and the recall to expect
 hits               merges the units' results; adds ids, metadata and vectors
 snapshot           one committed state: segments, delete bitmaps, memtable
 snapshot_manager   creates snapshots and caches the newest

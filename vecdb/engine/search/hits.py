@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.search.lookup import read_records, read_vectors
+from vecdb.engine.search.plan import SearchPlan
 from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
 from vecdb.engine.store.store import Store
@@ -57,10 +58,9 @@ class Found(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What the hits contain (k, metadata, vectors), the ef used, and the call's memory."""
+    """What the hits contain (k, metadata, vectors), and the call's memory."""
 
     k: int
-    ef: int
     metadata: bool
     vectors: bool
     memory: CallMemory
@@ -72,6 +72,7 @@ def answers(
     parts: Sequence[Found],
     queries: int,
     wanted: Wanted,
+    plan: SearchPlan,
     deadline: Deadline,
 ) -> HitColumns:
     """Return the merged hits of all parts, with ids and, if wanted, metadata and vectors.
@@ -83,7 +84,7 @@ def answers(
     """
     visited = _summed([part.visited for part in parts], queries).tolist()
     deleted = _summed([part.deleted for part in parts], queries).tolist()
-    info = _info(snapshot, parts, wanted)
+    info = _info(snapshot, parts, plan)
     if not parts:
         vectors = np.zeros((0, store.config.dim), np.float32) if wanted.vectors else None
         no_scores = np.zeros(0, np.float32)
@@ -248,13 +249,13 @@ def _segment_ids(parts: Sequence[Found], best: _Best) -> list[str]:
     return ids
 
 
-def _info(snapshot: Snapshot, parts: Sequence[Found], wanted: Wanted) -> SearchInfo:
+def _info(snapshot: Snapshot, parts: Sequence[Found], plan: SearchPlan) -> SearchInfo:
     ways = {part.walked for part in parts}
     walked, scanned = True in ways, False in ways or not ways
-    plan = "graph+scan" if walked and scanned else "graph" if walked else "scan"
-    ef = wanted.ef if walked else 0
+    way = "graph+scan" if walked and scanned else "graph" if walked else "scan"
+    ef = max((unit.ef for unit in plan.units), default=0) if walked else 0
     return SearchInfo(
-        plan,
+        way,
         not walked,
         ef,
         0,
@@ -262,6 +263,7 @@ def _info(snapshot: Snapshot, parts: Sequence[Found], wanted: Wanted) -> SearchI
         snapshot.state.seq,
         snapshot.verified,
         unindexed_rows=snapshot.unindexed_count,
+        recall=plan.recall,
     )
 
 

@@ -20,10 +20,12 @@ from vecdb import checks
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.hits import Found, Wanted, answers
+from vecdb.engine.search.plan import Planner, UnitPlan, Wish
 from vecdb.engine.search.single import SingleSearch
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
+from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
 from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.segment import padded_width
@@ -76,6 +78,7 @@ class SearchRequest(NamedTuple):
     queries: Any
     k: int = 10
     ef: int | None = None
+    target_recall: float | None = None
     exact: bool = False
     include_metadata: bool = True
     include_vectors: bool = False
@@ -87,12 +90,13 @@ class Searcher:
     def __init__(
         self, store: Store, snapshots: SnapshotManager, pool: KernelPool, *, codes: bool = True
     ) -> None:
-        """codes: whether walks may use the codes of segments that have some."""
+        """codes: whether searches may use the codes of segments that have some."""
         self._store = store
         self._codes = codes
         self._snapshots = snapshots
         self._pool = pool
         kernels = load_kernels()
+        self._planner = Planner()
         euclidean = store.config.metric is Metric.EUCLIDEAN
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
         self.single = SingleSearch(store, snapshots, pool, codes=codes)
@@ -101,7 +105,7 @@ class Searcher:
         """Return the hits of all queries.
 
         Raises:
-            InvalidArgumentError: a query, k or ef is invalid.
+            InvalidArgumentError: a query, k, ef or target_recall is invalid.
             ResourceExhaustedError: the answer would be too large, or memory is short.
             NotFoundError: the collection was dropped.
             DataLossError: a row of the answer is damaged.
@@ -143,14 +147,18 @@ class Searcher:
         config = self._store.config
         queries = _checked_queries(request.queries, config)
         k = checks.check_k(request.k, max(1, len(queries)))
-        ef = checks.check_ef(request.ef, k)
+        wish = Wish(
+            None if request.ef is None else checks.check_ef(request.ef, k),
+            checks.check_target_recall(request.target_recall),
+            request.exact,
+        )
         kernels = load_kernels()
         prepared = np.empty((len(queries), padded_width(config.dim)), np.float32)
         kernels.prepare_rows(queries, prepared, config.metric is Metric.COSINE)
-        wanted = Wanted(k, ef, request.include_metadata, request.include_vectors, memory)
+        wanted = Wanted(k, request.include_metadata, request.include_vectors, memory)
         snapshot = self._snapshots.snapshot()
         try:
-            return self._answer(snapshot, prepared, wanted, request.exact, deadline)
+            return self._answer(snapshot, prepared, wanted, wish, deadline)
         except DataLossError as error:
             # A damaged segment whose checksums were not compared yet may be the cause.
             if error.reason in _SEGMENT_REASONS and not snapshot.verified:
@@ -166,55 +174,59 @@ class Searcher:
         with leased(self._store) as keep:
             newer = self._snapshots.snapshot()
             # The search may take longer than a lease: each check of the deadline renews it.
-            return self._answer(newer, prepared, wanted, request.exact, deadline.also(keep))
+            return self._answer(newer, prepared, wanted, wish, deadline.also(keep))
 
     def _answer(
         self,
         snapshot: Snapshot,
         queries: npt.NDArray[np.float32],
         wanted: Wanted,
-        exact: bool,
+        wish: Wish,
         deadline: Deadline,
     ) -> HitColumns:
         _take_memory(snapshot, len(queries), wanted, self._store.config.dim)
+        plan = self._planner.plan(snapshot, wanted.k, wish)
         parts: list[Found] = []
-        for unit in snapshot.units if len(queries) else ():
-            if exact or not unit.parts.has(GRAPH):
-                parts.append(self._scan(unit, queries, wanted.k, deadline))
+        for unit, way in zip(snapshot.units, plan.units, strict=True) if len(queries) else ():
+            if way.walks:
+                parts.append(self._walk(unit, way, queries, wanted.k, deadline))
             else:
-                parts.append(self._walk(unit, queries, wanted, deadline))
+                parts.append(self._scan(unit, queries, wanted.k, deadline))
         if not snapshot.holds_all and len(queries):
             parts.append(self._scan_unread(snapshot, queries, wanted.k, deadline))
-        return answers(self._store, snapshot, parts, len(queries), wanted, deadline)
+        return answers(self._store, snapshot, parts, len(queries), wanted, plan, deadline)
 
     def _walk(
         self,
         unit: SearchUnit,
+        way: UnitPlan,
         queries: npt.NDArray[np.float32],
-        wanted: Wanted,
+        wanted_k: int,
         deadline: Deadline,
     ) -> Found:
         """Walk the graph of a unit; queries for which that finds too few live rows are scanned."""
         graph, sketch = unit.parts[GRAPH], unit.parts.get(SKETCH) if self._codes else None
-        found = _empty_found(unit, len(queries), wanted.k, walked=True)
+        found = _empty_found(unit, len(queries), wanted_k, walked=True)
         k, metric = found.nodes.shape[1], self._metric_code
         kernels = load_kernels()
+        gamma = kernels.NO_GAMMA if way.gamma is None else way.gamma
+        shift = 0.0 if metric == kernels.EUCLIDEAN else 1.0
 
         def walk(scratch: object, first: int, last: int) -> None:
             results = (found.nodes, found.scores, found.counts, found.visited, found.deleted)
             if sketch is None:
                 kernels.walk(
                     scratch, unit.vectors, graph, unit.delete_bitmap, queries, first, last, metric,
-                    k, wanted.ef, *results,
+                    k, way.ef, *results, gamma, shift,
                 )  # fmt: skip
             else:
                 kernels.walk_by_sketches(
                     scratch, unit.vectors, graph.links, sketch, unit.delete_bitmap, queries, first,
-                    last, metric, k, wanted.ef, kernels.NO_GAMMA, *results,
+                    last, metric, k, way.ef, gamma, *results,
                 )  # fmt: skip
 
         self._pool.run(len(queries), _WALKS_AT_FIRST, deadline, walk)
-        expected = min(wanted.k, unit.live_count)
+        expected = min(wanted_k, unit.live_count)
         if min(found.counts.tolist()) < expected:
             self._scan_where_short(found, unit, queries, expected, deadline)
         return found
@@ -242,15 +254,22 @@ class Searcher:
         deadline: Deadline,
     ) -> None:
         """Add the nearest rows of a unit to the heaps of queries first to last - 1."""
-        k, scan_rows = found.nodes.shape[1], load_kernels().scan_rows
-        pair = unit.vectors.shape[1] + _HEAP_FLOATS * k.bit_length()
+        k, kernels = found.nodes.shape[1], load_kernels()
+        coded = unit.parts.get(BYTE_CODES) if self._codes else None
+        width = unit.vectors.shape[1] if coded is None else unit.vectors.shape[1] // 2
+        pair = width + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
+        scored = np.zeros(0 if coded is None else len(queries), np.int64)
 
         def scan_slice(_: object, start: int, stop: int) -> None:
-            scan_rows(
-                unit.vectors, unit.delete_bitmap, start, stop, queries, first, last,
-                self._metric_code, k, found.scores, found.nodes, found.counts,
+            arguments = (
+                unit.delete_bitmap, start, stop, queries, first, last, self._metric_code, k,
+                found.scores, found.nodes, found.counts,
             )  # fmt: skip
+            if coded is None:
+                kernels.scan_rows(unit.vectors, *arguments)
+            else:
+                kernels.scan_by_codes(unit.vectors, coded, *arguments, scored)
 
         for start in range(0, unit.count, step):
             self._pool.call(deadline, scan_slice, start, min(unit.count, start + step))

@@ -18,6 +18,7 @@ from vecdb import checks, limits
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.lookup import read_records
+from vecdb.engine.search.plan import SearchPlan, Wish, plan_search
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.codecs.sketch import SKETCH, Sketch
@@ -44,32 +45,37 @@ _NO_DEADLINE: Final = Deadline()
 
 
 class _Way:
-    """How one snapshot is searched with one k and ef; kept in ``Snapshot.ways``.
+    """How one snapshot is searched for one k and one wish; kept in ``Snapshot.ways``.
 
     Attributes:
         find: the kernel.
         arguments: its last arguments.
         space: arguments of ``Scratch.reserve``.
         count: hits of each query.
-        ef: as in ``SearchInfo``.
+        ef, recall: as in ``SearchInfo``.
         with_metadata: whether any row has metadata.
         verified: whether the snapshot was found to be verified.
     """
 
-    __slots__ = ("arguments", "count", "ef", "find", "space", "verified", "with_metadata")
+    __slots__ = (
+        *("arguments", "count", "ef", "find", "recall", "space", "verified"),
+        "with_metadata",
+    )
 
     def __init__(
         self, snapshot: Snapshot, sketch: Sketch | None, config: CollectionConfig,
-        commits_at: tuple[int, int], k: int, ef: int,
+        commits_at: tuple[int, int], k: int, plan: SearchPlan,
     ) -> None:  # fmt: skip
         unit, kernels = snapshot.units[0], load_kernels()
         content, graph = unit.content, unit.parts[GRAPH]
         assert content is not None
-        self.count, self.ef, rescored, slope = min(k, unit.live_count), ef, 0, 0.0
+        ef, gamma = plan.units[0].ef, plan.units[0].gamma
+        self.count, self.ef, self.recall = min(k, unit.live_count), ef, plan.recall
+        rescored, slope, slack = 0, 0.0, 0.0
         self.with_metadata, self.verified = snapshot.counters.metadata_count > 0, False
         if sketch is not None:
             ef, rescored = kernels.effort_by_sketches(sketch, self.count, ef)
-            slope = sketch.slope
+            slope, slack = sketch.slope, sketch.slack
         scores, distances = {
             Metric.EUCLIDEAN: (kernels.EUCLIDEAN, kernels.SQUARED),
             Metric.COSINE: (kernels.INNER, kernels.COSINE),
@@ -79,7 +85,11 @@ class _Way:
             *(config.dim, self.count, ef, rescored, scores, distances),
             *(*commits_at, snapshot.counters.next_row),
         )
-        parts = (kernels.NO_GAMMA, 0.0, slope, _LEAST, _MOST)
+        parts = (
+            kernels.NO_GAMMA if gamma is None else gamma,
+            0.0 if config.metric is Metric.EUCLIDEAN else 1.0,
+            *(slope, slack, _LEAST, _MOST),
+        )
         self.arguments: tuple[Any, ...] = (
             *(np.array(whole, np.int64), np.array(parts, np.float32)),
             *(unit.vectors, graph.links, unit.delete_bitmap),
@@ -111,6 +121,7 @@ class SingleSearch:
         query: npt.NDArray[np.float32],
         k: int,
         ef: int | None,
+        target: float | None,
         with_metadata: bool,
         deadline: Deadline | None,
     ) -> Hits | None:
@@ -118,7 +129,7 @@ class SingleSearch:
 
         Args:
             query: float32 (dim,), C-contiguous.
-            k, ef: as given by the caller, not checked.
+            k, ef, target: as given by the caller, not checked.
             deadline: None for no deadline.
 
         Raises:
@@ -131,9 +142,9 @@ class SingleSearch:
             return None
         # Equal keys of other types, such as True or 10.0, have not been checked.
         known = type(k) is int and (ef is None or type(ef) is int)
-        way = snapshot.ways.get((k, ef)) if known else None
+        way = snapshot.ways.get((k, ef, target)) if known else None
         if way is None:
-            way = self._new_way(snapshot, file.commits_at, k, ef)
+            way = self._new_way(snapshot, file.commits_at, k, ef, target)
             if way is None:
                 return None
         count, descriptor = way.count, file.descriptor
@@ -157,7 +168,7 @@ class SingleSearch:
             way.verified = snapshot.verified
         info = SearchInfo(
             "graph", False, way.ef, visited, snapshot.live_count, snapshot.state.seq, way.verified,
-            snapshot.unindexed_count, deleted,
+            snapshot.unindexed_count, deleted, way.recall,
         )  # fmt: skip
         if with_metadata and way.with_metadata:
             return self._with_records(rest[:count], snapshot.state.seq, distances, info)
@@ -184,17 +195,26 @@ class SingleSearch:
         return Hits([record.id for record in records], distances, raw, None, info)
 
     def _new_way(
-        self, snapshot: Snapshot, commits_at: tuple[int, int], k: int, ef: int | None
+        self,
+        snapshot: Snapshot,
+        commits_at: tuple[int, int],
+        k: int,
+        ef: int | None,
+        target: float | None,
     ) -> _Way | None:
         number = checks.check_k(k, 1)
-        effort = checks.check_ef(ef, number)
+        effort = None if ef is None else checks.check_ef(ef, number)
+        wish = Wish(effort, checks.check_target_recall(target), exact=False)
         units = snapshot.units
         if number > _K_MAX or len(units) != 1 or not snapshot.holds_all or not _is_graph(units[0]):
             return None
+        plan = plan_search(units, 0, number, wish)
+        if not plan.units[0].walks:
+            return None
         sketch = units[0].parts.get(SKETCH) if self._codes else None
-        way = _Way(snapshot, sketch, self._store.config, commits_at, number, effort)
+        way = _Way(snapshot, sketch, self._store.config, commits_at, number, plan)
         if len(snapshot.ways) < _WAYS_MAX:
-            snapshot.ways[number, None if ef is None else int(ef)] = way
+            snapshot.ways[number, None if ef is None else int(ef), target] = way
         return way
 
 

@@ -76,7 +76,7 @@ class SegmentSnapshot:
         return self.segment is None or self.segment.verified
 
     def why_without_codes(self, config: CollectionConfig) -> str:
-        """Return why a graph has no codes of its rows; "" if it has some, or is no graph."""
+        """Return why it lacks codes of its rows, see ``parts.py``."""
         if self.segment is None:
             return ""
         gone = (*self.segment.lost_parts, *self.segment.damaged_parts)
@@ -134,6 +134,7 @@ class SearchUnit:
         rows: int64, shape (at least count,), row numbers, ascending.
         content: the segment's rows, None for rows outside segments.
         parts: the segment's; empty for rows outside segments.
+        written_at: time at which the segment was written, if it is known.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -143,6 +144,7 @@ class SearchUnit:
     rows: npt.NDArray[np.int64]
     content: RowArrays | None = None
     parts: Parts = field(default_factory=Parts)
+    written_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ class Snapshot:
                 s.content.rows,
                 s.content,
                 s.parts,
+                None if s.segment is None else s.segment.written_at,
             )
             for s in self.segments
             if s.live_count and not s.unread_count
@@ -220,7 +223,7 @@ class Snapshot:
         return tuple(units)
 
     @cached_property
-    def ways(self) -> dict[tuple[int, int | None], Any]:
+    def ways(self) -> dict[tuple[int, int | None, float | None], Any]:
         """Return what ``single`` keeps with a snapshot."""
         return {}
 

@@ -131,12 +131,14 @@ def flush(
     bytes_min: int,
     rows_max: int,
     joined_rows_max: int,
+    codes: bool = True,
 ) -> bool:
     """Flush the memtable if it takes ``bytes_min`` bytes or more (1: if it has any rows).
 
     Args:
         rows_max: usual maximum of one segment; more rows become several segments.
         joined_rows_max: maximum of one segment if there would be too many segments otherwise.
+        codes: whether segments get parts that only code rows.
 
     Returns:
         False if another process is flushing, or has reserved rows: the flush is to be tried again.
@@ -162,16 +164,26 @@ def flush(
                 return False
             failpoint("seal.claimed")
             content = load_rows(store, taken.first_row, taken.end_row, taken.seq)
-            write_and_publish(store, segments, collection_id, taken, content)
-            _join_flat(store, segments, collection_id, rows_max, joined_rows_max)
+            write_and_publish(store, segments, collection_id, taken, content, codes=codes)
+            _join_flat(store, segments, collection_id, rows_max, joined_rows_max, codes)
         collect_garbage(store, segments)
     return True
 
 
 def write_and_publish(
-    store: Store, segments: Path, collection_id: str, taken: Reservation, content: RowArrays
+    store: Store,
+    segments: Path,
+    collection_id: str,
+    taken: Reservation,
+    content: RowArrays,
+    *,
+    codes: bool,
 ) -> None:
-    """Write the files of a reserved flat segment and publish it."""
+    """Write the files of a reserved flat segment and publish it.
+
+    Args:
+        codes: whether it gets parts that only code rows.
+    """
     entry = write_segment(
         segments / str(taken.number),
         number=taken.number,
@@ -181,13 +193,19 @@ def write_and_publish(
         end_row=taken.end_row,
         seq=taken.seq,
         given=content.parts,
+        codes=codes,
     )
     publish(store, taken, entry)
     failpoint("seal.published")
 
 
 def _join_flat(
-    store: Store, segments: Path, collection_id: str, rows_max: int, joined_rows_max: int
+    store: Store,
+    segments: Path,
+    collection_id: str,
+    rows_max: int,
+    joined_rows_max: int,
+    codes: bool,
 ) -> None:
     """While there are too many segments, join the smallest pair of flat neighbours."""
     while True:
@@ -218,7 +236,7 @@ def _join_flat(
             [part.without(deleted) for part in parts if part is not None],
             padded_width(store.config.dim),
         )
-        write_and_publish(store, segments, collection_id, taken, content)
+        write_and_publish(store, segments, collection_id, taken, content, codes=codes)
 
 
 def intact_rows(

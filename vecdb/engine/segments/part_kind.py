@@ -168,8 +168,8 @@ class PartKind(ABC, Generic[T]):
         derived_from: the kinds that ``derive`` needs; the part is made for every segment that has
             all of them. They come earlier in the table. Empty: whoever writes the segment gives the
             part; then it must be needed, as nothing could derive it again.
-        codes: whether the part only codes rows, for faster walks. With the option ``codes="none"``
-            such parts are neither written nor used.
+        codes: whether the part only codes rows, for faster searches. With the option
+            ``codes="none"`` such parts are neither written nor used.
 
     A segment whose manifest does not list a part was written without it, perhaps by an earlier
     version. That is no damage: it is searched without the part, and gets it when it is next merged

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from vecdb.engine.segments.array_files import ArrayRecord
+from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
 from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_check import PartCheck
 from vecdb.engine.segments.part_kind import CheckedSegment, LeftOut, PartKind, Parts, PartSource
+from vecdb.engine.segments.recall_part import RECALL
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
 from vecdb.engine.system.files import write_array
 from vecdb.types import CollectionConfig
@@ -39,7 +41,7 @@ __all__ = [
     "write_parts",
 ]
 
-PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH, SKETCH)
+PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH, SKETCH, RECALL, BYTE_CODES)
 
 NO_CODES: Final = 'written with the option codes "none"'
 """Why codes were left out, if it was not for the rows."""
@@ -120,26 +122,28 @@ def codes_of(parts: Parts) -> str:
 def why_without_codes(
     parts: Parts, left_out: Mapping[str, str], gone: Collection[str], config: CollectionConfig
 ) -> str:
-    """Return why a segment has no parts that code rows; "" if it has some, or is no graph.
+    """Return why a segment lacks parts that code rows; "" if it lacks none, or is flat and small.
 
     Args:
         parts, left_out: what it has, and what its manifest says about others.
         gone: the parts that are lost or damaged.
     """
     source, kinds = PartSource(config, parts), [kind for kind in PART_KINDS if kind.codes]
-    if not parts.has(GRAPH) or any(parts.has(kind) for kind in kinds):
-        return ""
-    reasons = []
+    reasons = {}
     for kind in kinds:
+        if parts.has(kind) or not all(map(parts.has, kind.derived_from)):
+            continue
         if kind.name in left_out:
-            reasons.append(left_out[kind.name])
+            reasons[kind.name] = left_out[kind.name]
         elif kind.name in gone:
-            reasons.append("damaged; the indexer makes them again")
+            reasons[kind.name] = "damaged; the indexer makes them again"
         elif kind.made_for(source):
-            reasons.append("written by an earlier version; optimize makes them")
-        else:
-            reasons.append("too small to need any")
-    return "; ".join(reasons)
+            reasons[kind.name] = "written by an earlier version; optimize makes them"
+    if any(parts.has(kind) for kind in kinds):
+        return "; ".join(f"no {name}: {reason}" for name, reason in reasons.items())
+    if not reasons and parts.has(GRAPH):
+        return "too small to need any"
+    return "; ".join(dict.fromkeys(reasons.values()))
 
 
 def missing_parts(

@@ -37,7 +37,7 @@ _DECOMPOSED_MAX: Final = 2_048
 _PASSES: Final = 3
 _SPARE_DIRECTIONS: Final = 32
 
-_EXPLAINED_MIN: Final = 0.94
+EXPLAINED_MIN: Final = 0.94
 """Share of the variance from which sketches are sharp; fewer lines are not tried."""
 
 _SAMPLE_ROWS: Final = 20_000
@@ -99,7 +99,7 @@ def train(vectors: Floats, lines_max: int = LINES_MAX) -> list[Basis] | LeftOut:
     for lines in range(1, lines_max + 1):
         heads = min(dim, heads_in(lines))
         explained = float(variances[:heads].sum())
-        if explained >= _EXPLAINED_MIN:
+        if explained >= EXPLAINED_MIN:
             turn = np.linalg.qr(random.standard_normal((heads, heads)))[0]
             directions = (turn @ axes[:, :heads].T).astype(np.float32)
             bases.append(Basis(mean.astype(np.float32), directions, explained, lines))

@@ -27,7 +27,8 @@ sketch_hub_codes.npy     uint8 (h, 64 * lines): their sketches
 sketch_mean.npy          float32 (width,)
 sketch_basis.npy         uint8 (heads, width to 64): direction i is step i * (byte - 128)
 sketch_basis_steps.npy   float32 (heads,)
-sketch                   in the manifest: slope, explained (share of the variance that the heads
+sketch                   in the manifest: slope, slack (standard deviation of what estimates miss,
+                         in squared distances), explained (share of the variance that the heads
                          hold), rescored (candidates to score again for k = 1, 10, 100), and
                          centred (whether the mean is subtracted from queries, too)
 
@@ -115,6 +116,7 @@ class Sketch:
     basis: Bytes
     basis_steps: Floats
     slope: float
+    slack: float
     explained: float
     rescored: tuple[int, int, int]
     centred: bool
@@ -196,9 +198,10 @@ def values_of(codes: Bytes, heads: int) -> Bytes:
     return values[:, places_of(heads, lines.shape[1])]
 
 
-def _fitted_slope(vectors: Floats, graph: Graph, basis: Basis, codes: Bytes) -> float:
-    """Return by what to multiply estimated products of rows two links apart to fit the true."""
-    told = true = 0.0
+def _fitted(vectors: Floats, graph: Graph, basis: Basis, codes: Bytes) -> tuple[float, float]:
+    """Return by what to multiply estimated products of rows two links apart to fit the true, and
+    the standard deviation of what the estimated squared distances then miss."""
+    told, true = [], []
     random = np.random.default_rng(_SEED)
     n = len(vectors)
     for node in random.choice(n, min(n, _SLOPE_NODES), replace=False):
@@ -206,11 +209,15 @@ def _fitted_slope(vectors: Floats, graph: Graph, basis: Basis, codes: Bytes) -> 
         near = np.unique(graph.links[links[(links >= 0) & (links < n)]])
         near = near[(near >= 0) & (near < n) & (near != node)]
         query = vectors[node] - basis.mean
-        estimates = decode(codes[near], len(basis.directions)) @ (basis.directions @ query)
-        products = (vectors[near] - basis.mean) @ query
-        told += float(estimates.astype(np.float64) @ estimates)
-        true += float(estimates.astype(np.float64) @ products)
-    return true / told if told > 0 and np.isfinite(true / told) and true > 0 else 1.0
+        told.append(decode(codes[near], len(basis.directions)) @ (basis.directions @ query))
+        true.append((vectors[near] - basis.mean) @ query)
+    estimates, products = (np.concatenate(part).astype(np.float64) for part in (told, true))
+    square = float(estimates @ estimates)
+    slope = float(estimates @ products) / square if square > 0 else 1.0
+    if not np.isfinite(slope) or slope <= 0:
+        slope = 1.0
+    slack = 2 * float(np.std(products - slope * estimates)) if len(products) else 0.0
+    return slope, slack if np.isfinite(slack) else 0.0
 
 
 def _hubs(graph: Graph) -> npt.NDArray[np.int32] | None:
@@ -257,6 +264,7 @@ class _SketchPart(PartKind[Sketch]):
         )
         fields = {
             "slope": value.slope,
+            "slack": value.slack,
             "explained": value.explained,
             "rescored": list(value.rescored),
             "centred": value.centred,
@@ -287,6 +295,7 @@ class _SketchPart(PartKind[Sketch]):
             basis,
             steps,
             float(fields["slope"]),
+            float(fields["slack"]),
             float(fields["explained"]),
             (int(few), int(some), int(many)),
             bool(fields["centred"]),
@@ -407,7 +416,7 @@ def _made(
         basis.mean,
         quantised,
         steps,
-        _fitted_slope(vectors, graph, basis, codes),
+        *_fitted(vectors, graph, basis, codes),
         basis.explained,
         (0, 0, 0),
         metric is not Metric.DOT,

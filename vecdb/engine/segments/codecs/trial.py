@@ -6,7 +6,8 @@ candidates a search has to score again. If it takes too many, the sketches are t
 rows: more lines are tried, or the segment does without sketches.
 
 A row with copies would find these first, whatever the sketches are like. So the middle between it
-and a row nearby is taken instead.
+and a row nearby is taken instead. If the sketches of two rows are mistaken for each other, those of
+all their copies are: the more copies there are, the more candidates are scored again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _LOST_MAX: Final = 0.000_7
 _BANDS: Final = (1, 10, 100)
 _BLUNT: Final = (40, 100, 500)
 """Candidates to score again, by band of k, from which sketches don't pay."""
+
+_COPIES_QUANTILE: Final = 0.9
 
 _SEED: Final = 11
 
@@ -78,17 +81,19 @@ def _nearest(
 
 def _trial_queries(
     vectors: npt.NDArray[np.float32], chosen: npt.NDArray[np.int64], k: int, metric: Metric
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return queries float32 (q, width), the node that each leaves out or -1, and the k rows
-    nearest to each."""
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+    """Return queries float32 (q, width), the node that each leaves out or -1, the k rows nearest
+    to each, and how often a row is stored, at least once: a high quantile."""
     queries, left_out = np.ascontiguousarray(vectors[chosen]), chosen.copy()
     nodes, _ = nearest_rows(vectors, chosen, k, metric)
-    copied = np.flatnonzero((vectors[nodes[:, 0]] == queries).all(axis=1))
+    equal = [(vectors[near] == row).all(axis=1) for near, row in zip(nodes, queries, strict=True)]
+    copies = 1 + np.array(equal).sum(axis=1)
+    copied = np.flatnonzero(copies > 1)
     if len(copied):
         queries[copied] = (queries[copied] + vectors[nodes[copied, -1]]) / 2
         left_out[copied] = -1
         nodes[copied], _ = _nearest(vectors, queries[copied], left_out[copied], k, metric)
-    return queries, left_out, nodes
+    return queries, left_out, nodes, int(np.quantile(copies, _COPIES_QUANTILE))
 
 
 def rescored_by_trial(
@@ -99,7 +104,7 @@ def rescored_by_trial(
     count = min(n, _QUERIES, max(_QUERIES_MIN, _SCORED_MAX // n))
     chosen = np.random.default_rng(_SEED).choice(n, count, replace=False).astype(np.int64)
     k = min(_BANDS[-1], n - 1)
-    queries, left_out, nodes = _trial_queries(vectors, chosen, k, metric)
+    queries, left_out, nodes, copies = _trial_queries(vectors, chosen, k, metric)
     rescored = []
     for band, blunt in zip(_BANDS, _BLUNT, strict=True):
         near = np.ascontiguousarray(nodes[:, : min(band, k)])
@@ -120,6 +125,6 @@ def rescored_by_trial(
         if needed > blunt:
             return None
         # Never fewer than a few more than k: the sample says little about single rows.
-        rescored.append(max(needed, band + 4 + band // 4))
+        rescored.append(max(needed, min(band + (4 + band // 4) * copies, blunt)))
     few, some, many = rescored
     return few, some, many

@@ -1,0 +1,127 @@
+"""Which way a search takes through each unit of a snapshot, and the recall to expect of it.
+
+A search says how good its answer has to be (``Wish``): exact, a target of recall, or an ef. A unit
+without a graph is scanned. A graph is walked with the least effort that reaches the target by the
+curve that was measured for it (``segments/recall_part.py``), and scanned if no effort does. Where
+no curve was measured, as in small graphs and those of an earlier version, the default ef is used
+and the recall is unknown.
+
+Since each unit reaches the target for its own nearest rows, so do all of them together.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from vecdb import checks
+from vecdb.engine.search.snapshot import SearchUnit, Snapshot
+from vecdb.engine.segments.graph_part import GRAPH
+from vecdb.engine.segments.recall_part import RECALL
+from vecdb.types import RecallInfo
+
+__all__ = ["Planner", "SearchPlan", "UnitPlan", "Wish", "plan_search"]
+
+_PLANS_MAX: Final = 64
+"""Plans that are kept for the latest snapshot."""
+
+_DELETED_WIDENING: Final = 0.5
+"""Part of the misses by which deleted rows lower the bound: half as many more misses if all rows
+were deleted."""
+
+
+class Wish(NamedTuple):
+    """How good an answer has to be.
+
+    Attributes:
+        ef: candidates that walks keep; None: by ``target``.
+        target: recall@k to reach, above 0 and below 1, or 1 as ``exact``.
+        exact: compare all rows.
+    """
+
+    ef: int | None
+    target: float
+    exact: bool
+
+
+class UnitPlan(NamedTuple):
+    """The way through one unit.
+
+    Attributes:
+        walks: whether its graph is walked; else all its rows are compared.
+        ef, gamma: effort of the walk; gamma None if ef alone ends it.
+    """
+
+    walks: bool
+    ef: int = 0
+    gamma: float | None = None
+
+
+class SearchPlan(NamedTuple):
+    """The ways through all units, in their order, and the recall to expect; None if unknown."""
+
+    units: tuple[UnitPlan, ...]
+    recall: RecallInfo | None
+
+
+_SCAN: Final = UnitPlan(walks=False)
+
+
+class Planner:
+    """Makes the plan of a search, once for equal wishes on one snapshot. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._made: tuple[weakref.ref[Snapshot] | None, dict[tuple[int, Wish], SearchPlan]]
+        self._made = None, {}
+
+    def plan(self, snapshot: Snapshot, k: int, wish: Wish) -> SearchPlan:
+        """Return the plan of a search on a snapshot."""
+        known, plans = self._made
+        if known is None or known() is not snapshot:
+            plans = {}
+            self._made = weakref.ref(snapshot), plans
+        plan = plans.get((k, wish))
+        if plan is None:
+            units = snapshot.units
+            outside = snapshot.live_count - sum(unit.live_count for unit in units)
+            plan = plan_search(units, outside, k, wish)
+            if len(plans) < _PLANS_MAX:
+                plans[k, wish] = plan
+        return plan
+
+
+def plan_search(units: Sequence[SearchUnit], other_rows: int, k: int, wish: Wish) -> SearchPlan:
+    """Return the plan of a search.
+
+    Args:
+        other_rows: live rows outside the units, which are compared exactly.
+    """
+    ways, expected, lower = [], float(other_rows), float(other_rows)
+    queries, oldest, live, known = 0, None, other_rows, True
+    for unit in units:
+        way, recalls = _SCAN, (1.0, 1.0)
+        if unit.parts.has(GRAPH) and not (wish.exact or wish.target >= 1):
+            curve = unit.parts.get(RECALL)
+            if wish.ef is not None or curve is None:
+                way = UnitPlan(True, checks.check_ef(wish.ef, k))
+                known = False
+            elif (effort := curve.effort_for(k, wish.target)) is not None:
+                way = UnitPlan(True, effort.ef, effort.gamma)
+                deleted = 1 - unit.live_count / max(1, unit.count)
+                widened = (1 - effort.lower) * (1 + _DELETED_WIDENING * deleted)
+                recalls = (effort.expected, 1 - widened)
+                queries = min(queries or curve.queries, curve.queries)
+                if unit.written_at is not None:
+                    oldest = min(oldest or unit.written_at, unit.written_at)
+        ways.append(way)
+        expected += unit.live_count * recalls[0]
+        lower += unit.live_count * recalls[1]
+        live += unit.live_count
+    if not known:
+        return SearchPlan(tuple(ways), None)
+    rows = max(1, live)
+    if live == 0:
+        expected = lower = 1.0
+    recall = RecallInfo(expected / rows, lower / rows, wish.target, live, queries, oldest)
+    return SearchPlan(tuple(ways), recall)
