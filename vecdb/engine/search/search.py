@@ -132,7 +132,9 @@ class Searcher:
         if query.dtype != np.float32 or request.exact or request.include_vectors:
             return None
         raw = np.ascontiguousarray(query.reshape(-1))
-        hits = self.single.answer(raw, request.k, request.ef, request.include_metadata, deadline)
+        hits = self.single.answer(
+            raw, request.k, request.ef, request.target_recall, request.include_metadata, deadline
+        )
         if hits is None:
             return None
         metadata, info = hits.raw_metadata, hits.info
