@@ -60,7 +60,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Any]:
     """An embedded database without an indexer, so that nothing runs in the background."""
-    with vecdb.open(tmp_path / "data", indexer=False) as opened:
+    with vecdb.open(tmp_path / "data", indexer=False, recall_meter=0) as opened:
         yield opened
 
 

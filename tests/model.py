@@ -76,7 +76,10 @@ def seal_now(collection: Any) -> None:
 
 
 def indexer_of(
-    collection: Any, rows_max: int = 1 << 40, should_stop: Callable[[], bool] = lambda: False
+    collection: Any,
+    rows_max: int = 1 << 40,
+    should_stop: Callable[[], bool] = lambda: False,
+    report: Callable[[dict[str, object]], None] = lambda event: None,
 ) -> CollectionIndexer:
     """An indexer for an embedded collection that works in this process."""
     opened = opened_of(collection)
@@ -86,7 +89,7 @@ def indexer_of(
         opened.id,
         threads=2,
         rows_max=rows_max,
-        report=lambda event: None,
+        report=report,
         should_stop=should_stop,
         codes=runtime_of(collection).options.codes == "auto",
     )

@@ -50,6 +50,7 @@ __all__ = [
     "check_reserved",
     "check_rows",
     "check_same_count",
+    "check_share",
     "check_timeout",
     "check_token",
     "check_vectors",
@@ -95,6 +96,15 @@ def check_flag(name: str, value: object) -> bool:
 def check_flags(**given: object) -> dict[str, bool]:
     """Return several flags by name; see ``check_flag``."""
     return {name: check_flag(name, value) for name, value in given.items()}
+
+
+def check_share(name: str, value: object) -> float:
+    """Return a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InvalidArgumentError(
+            f"{name} must be a number from 0 to 1, got {shown(value)}", Reason.OUT_OF_RANGE
+        )
+    return float(value)
 
 
 def check_timeout(timeout_s: object) -> float | None:

@@ -1,10 +1,28 @@
-"""The results of ``stats``: the state of a collection and of its segments."""
+"""The results of ``stats``: the state of a collection and of its segments, and its recall."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["CollectionStats", "SegmentStats"]
+__all__ = ["CollectionStats", "MeasuredRecall", "SegmentStats"]
+
+
+@dataclass(frozen=True)
+class MeasuredRecall:
+    """The recall of a sample of real queries, each compared with an exact search.
+
+    Attributes:
+        measured: mean over the queries of recall@k, with the k that each asked for.
+        low, high: two standard errors below and above.
+        queries: number of queries.
+        promised: mean of the recall that they asked for (``target_recall``).
+    """
+
+    measured: float
+    low: float
+    high: float
+    queries: int
+    promised: float
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,8 @@ class CollectionStats:
         oldest_reader_lag: commits since the oldest of them began; the file grows until it ends.
         backlog_bytes: size of the rows that are not in a graph, as of this process's last write.
         write_delay_s: delay of an upsert in seconds, by which the indexer can keep up.
+        recall_hour, recall_day: recall that this process measured in the last hour and day; None
+            if it measured nothing.
     """
 
     live_count: int
@@ -75,3 +95,5 @@ class CollectionStats:
     oldest_reader_lag: int = 0
     backlog_bytes: int = 0
     write_delay_s: float = 0.0
+    recall_hour: MeasuredRecall | None = None
+    recall_day: MeasuredRecall | None = None

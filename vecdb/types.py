@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.collection_stats import CollectionStats, SegmentStats
+from vecdb.collection_stats import CollectionStats, MeasuredRecall, SegmentStats
 from vecdb.json_objects import decode_metadata
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Hits",
     "ImportReport",
     "IngestProgress",
+    "MeasuredRecall",
     "Metric",
     "Receipt",
     "Records",

@@ -26,6 +26,7 @@ from vecdb.types import (
     HitColumns,
     Hits,
     ImportReport,
+    MeasuredRecall,
     Metric,
     RecallInfo,
     Records,
@@ -295,8 +296,12 @@ def page_of(response: wire.ScrollPageResponse) -> ScrollPage:
 
 def stats_of(message: wire.CollectionStats) -> CollectionStats:
     """Return the state of a collection."""
+    fields = _numbers(message, wire.CollectionStats, skipped="segments")
+    for name in ("recall_hour", "recall_day"):
+        if fields[name] is not None:
+            fields[name] = MeasuredRecall(**_numbers(fields[name], wire.MeasuredRecall))
     return CollectionStats(
-        **_numbers(message, wire.CollectionStats, skipped="segments"),
+        **fields,
         segments=[
             SegmentStats(**_numbers(segment, wire.SegmentStats)) for segment in message.segments
         ],

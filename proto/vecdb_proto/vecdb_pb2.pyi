@@ -529,7 +529,7 @@ class BackupReport(_message.Message):
     def __init__(self, path: _Optional[str] = ..., collections: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., elapsed_s: _Optional[float] = ...) -> None: ...
 
 class CollectionStats(_message.Message):
-    __slots__ = ("live_count", "seq", "generation", "next_row", "sealed_to", "fresh_rows", "unindexed_rows", "store_bytes", "segment_bytes", "indexer", "segments", "oldest_pin_seq", "oldest_pin_expires_s", "readers", "oldest_reader_lag", "backlog_bytes", "write_delay_s")
+    __slots__ = ("live_count", "seq", "generation", "next_row", "sealed_to", "fresh_rows", "unindexed_rows", "store_bytes", "segment_bytes", "indexer", "segments", "oldest_pin_seq", "oldest_pin_expires_s", "readers", "oldest_reader_lag", "backlog_bytes", "write_delay_s", "recall_hour", "recall_day")
     LIVE_COUNT_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -547,6 +547,8 @@ class CollectionStats(_message.Message):
     OLDEST_READER_LAG_FIELD_NUMBER: _ClassVar[int]
     BACKLOG_BYTES_FIELD_NUMBER: _ClassVar[int]
     WRITE_DELAY_S_FIELD_NUMBER: _ClassVar[int]
+    RECALL_HOUR_FIELD_NUMBER: _ClassVar[int]
+    RECALL_DAY_FIELD_NUMBER: _ClassVar[int]
     live_count: int
     seq: int
     generation: int
@@ -564,7 +566,23 @@ class CollectionStats(_message.Message):
     oldest_reader_lag: int
     backlog_bytes: int
     write_delay_s: float
-    def __init__(self, live_count: _Optional[int] = ..., seq: _Optional[int] = ..., generation: _Optional[int] = ..., next_row: _Optional[int] = ..., sealed_to: _Optional[int] = ..., fresh_rows: _Optional[int] = ..., unindexed_rows: _Optional[int] = ..., store_bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., indexer: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[SegmentStats, _Mapping]]] = ..., oldest_pin_seq: _Optional[int] = ..., oldest_pin_expires_s: _Optional[float] = ..., readers: _Optional[int] = ..., oldest_reader_lag: _Optional[int] = ..., backlog_bytes: _Optional[int] = ..., write_delay_s: _Optional[float] = ...) -> None: ...
+    recall_hour: MeasuredRecall
+    recall_day: MeasuredRecall
+    def __init__(self, live_count: _Optional[int] = ..., seq: _Optional[int] = ..., generation: _Optional[int] = ..., next_row: _Optional[int] = ..., sealed_to: _Optional[int] = ..., fresh_rows: _Optional[int] = ..., unindexed_rows: _Optional[int] = ..., store_bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., indexer: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[SegmentStats, _Mapping]]] = ..., oldest_pin_seq: _Optional[int] = ..., oldest_pin_expires_s: _Optional[float] = ..., readers: _Optional[int] = ..., oldest_reader_lag: _Optional[int] = ..., backlog_bytes: _Optional[int] = ..., write_delay_s: _Optional[float] = ..., recall_hour: _Optional[_Union[MeasuredRecall, _Mapping]] = ..., recall_day: _Optional[_Union[MeasuredRecall, _Mapping]] = ...) -> None: ...
+
+class MeasuredRecall(_message.Message):
+    __slots__ = ("measured", "low", "high", "queries", "promised")
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    PROMISED_FIELD_NUMBER: _ClassVar[int]
+    measured: float
+    low: float
+    high: float
+    queries: int
+    promised: float
+    def __init__(self, measured: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., queries: _Optional[int] = ..., promised: _Optional[float] = ...) -> None: ...
 
 class SegmentStats(_message.Message):
     __slots__ = ("number", "kind", "first_row", "end_row", "rows", "dead", "bytes", "codes", "codes_left_out")

@@ -133,6 +133,14 @@ def serve(
             help="none: write segments without codes; search float32.",
         ),
     ] = "auto",
+    recall_meter: Annotated[
+        float,
+        typer.Option(
+            "--recall-meter",
+            metavar="SHARE",
+            help="Share of a core for measuring recall, 0 to 1 (default 0.01); 0: off.",
+        ),
+    ] = 0.01,
     group_access: Annotated[
         bool,
         typer.Option("--group-access", help="Create a new folder with mode 0770, not 0700."),
@@ -154,6 +162,7 @@ def serve(
         message_bytes=size,
         backup_dir=backup_dir,
         codes=codes,
+        recall_meter=recall_meter,
         group_access=group_access,
     )
     raise typer.Exit(status)

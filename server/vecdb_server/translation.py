@@ -27,6 +27,7 @@ from vecdb.types import (
     ExportEnd,
     HitColumns,
     ImportReport,
+    MeasuredRecall,
     Metric,
     Receipt,
     Records,
@@ -413,7 +414,13 @@ def stats_message(stats: CollectionStats) -> wire.CollectionStats:
         oldest_pin_expires_s=stats.oldest_pin_expires_s,
         readers=stats.readers,
         oldest_reader_lag=stats.oldest_reader_lag,
+        recall_hour=_measured_recall_message(stats.recall_hour),
+        recall_day=_measured_recall_message(stats.recall_day),
     )
+
+
+def _measured_recall_message(recall: MeasuredRecall | None) -> wire.MeasuredRecall | None:
+    return None if recall is None else wire.MeasuredRecall(**dataclasses.asdict(recall))
 
 
 def report_message(report: BackupReport) -> wire.BackupReport:

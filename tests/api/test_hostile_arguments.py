@@ -190,7 +190,7 @@ OF_COLLECTION = {
             "include_metadata": "include_metadata", "include_vectors": "include_vectors",
         },
         {"query": {"empty list"}, "k": {"five"}, "ef": {"None", "five"}, "exact": FLAG,
-         "filter": {"None"}, "target_recall": {"None"}, "timeout_s": SECONDS,
+         "filter": {"None"}, "target_recall": {"None", "half"}, "timeout_s": SECONDS,
          "include_metadata": FLAG, "include_vectors": FLAG},
     ),
     "scroll": Case(
@@ -321,6 +321,7 @@ ROOT_OPTIONS = {
     "view_bytes_max": INTEGER,
     "open_collections_max": INTEGER,
     "indexer_outlives_parent": FLAG,
+    "recall_meter": {"half"},
 }
 
 

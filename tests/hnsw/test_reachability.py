@@ -11,7 +11,7 @@ import pytest
 
 import vecdb
 from tests.model import index_now, seal_now
-from vecdb.engine.hnsw import builder as hnsw
+from vecdb.engine.hnsw import finishing
 from vecdb.engine.hnsw.builder import Builder, Space
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.hnsw.graph_checks import graph_faults
@@ -62,7 +62,7 @@ def test_every_node_of_built_and_extended_graphs_is_reachable(
     for name, raw in shapes(seed).items():
         rows, half = prepared(raw, space), ROWS // 2
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(hnsw, "connect", counted)
+            patch.setattr(finishing, "connect", counted)
             builder = Builder(space, DIM, M, 4, ROWS)
             builder.add(rows[:half])
             graph = builder.graph(tmp_path)

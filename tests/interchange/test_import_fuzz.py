@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import vecdb
 from tests import index_files
 from tests.index_files import KINDS
-from tests.places import value_of
+from vecdb.engine.hnsw.finishing import check_extendable
 from vecdb.engine.hnsw.reachability import reachable_nodes
 from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.engine.interchange.untrusted_file import UntrustedFile
@@ -62,7 +62,7 @@ def check_index(index: ForeignIndex) -> None:
     assert index.rows.read(0, index.count).shape == (index.count, index.dim)
     if index.graph is not None:
         assert index.M is not None
-        value_of("check_graph")(index.graph, index.count, index.M)
+        check_extendable(index.graph, index.count, index.M)
         reachable_nodes(index.graph)
     if index.ids is not None:
         assert len(set(index.numbers(0, index.count))) == index.count

@@ -214,6 +214,22 @@ def test_rows_and_queries_too_long_for_float32_are_always_scored(code: int) -> N
     assert (every == 64).all()
 
 
+@pytest.mark.parametrize("code", [kernels.INNER, kernels.EUCLIDEAN])
+def test_useless_bounds_are_given_up(code: int) -> None:
+    """Half of the rows have bounds that rule out nothing; the deleted ones are not scored."""
+    random = np.random.default_rng(6)
+    rows = random.standard_normal((6_000, 32)).astype(np.float32)
+    queries, dead = rows[::1_000].copy(), random.random(6_000) < 0.1
+    codes, factors, mean = coded(rows, code)
+    bitmap = np.packbits(dead, bitorder="little")
+    few = scan_both(rows, (codes, factors, mean), queries, code, 10, bitmap)
+    assert (few < 600).all()
+    factors[:, 2, ::2] = np.inf
+    for step in (1 << 30, 2_999):
+        scored = scan_both(rows, (codes, factors, mean), queries, code, 10, bitmap, step)
+        assert (scored > 0.9 * np.count_nonzero(~dead)).all()
+
+
 def test_arguments_that_do_not_fit_are_refused() -> None:
     rows = np.zeros((40, 16), np.float32)
     codes, factors, mean = coded(rows, kernels.INNER)

@@ -79,7 +79,7 @@ def test_search_that_waits_for_a_permit_can_be_cancelled(
         asked = vectors[:queries]
         before = docs.search(asked, k=3, exact=exact)
         cancelled = threading.Event()
-        request = SearchRequest(asked, 3, None, exact)
+        request = SearchRequest(asked, 3, exact=exact)
         with all_permits_held(pool), ThreadPoolExecutor(2) as callers:
             late = callers.submit(docs.search, asked, k=3, exact=exact, timeout_s=0.1)
             with pytest.raises(DeadlineExceededError, match=r"0\.1 s"):

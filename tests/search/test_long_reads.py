@@ -104,7 +104,7 @@ def test_scan_checks_its_deadline_within_a_slice(
 
     monkeypatch.setattr(kernels, "scan_rows", counted_scan)
     monkeypatch.setattr(kernels, "sort_heaps", counted_sort)
-    asked = SearchRequest(vectors[:queries], k, None, True, False, False)
+    asked = SearchRequest(vectors[:queries], k, None, None, True, False, False)
     found = opened_of(docs).searcher.run(asked, checks)
     assert found.counts == [min(k, count)] * queries
     assert 0 < checks.largest <= 1

@@ -9,6 +9,7 @@ import pytest
 
 from vecdb.engine.search.plan import UnitPlan, Wish, plan_search
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit
+from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_kind import Parts
 from vecdb.engine.segments.recall_part import EF_CAP, RECALL, RecallCurve
@@ -17,18 +18,18 @@ EFFORTS = (1.0, 1.1, 1.2, 1.5)
 BANDS = ((0.5, 0.8, 0.92, 0.99), (0.7, 0.9, 0.96, 0.998), (0.9, 0.95, 0.99, 0.999))
 
 
-def curve(error: float = 0.005, by: Any = "gamma") -> RecallCurve:
+def curve(error: float = 0.005, by: Any = "gamma", *, sketched: bool = False) -> RecallCurve:
     efforts = EFFORTS if by == "gamma" else (10.0, 20.0, 40.0, 80.0)
     values = [
         [(effort, mean, error) for effort, mean in zip(efforts, band, strict=True)]
         for band in BANDS
     ]
-    return RecallCurve(np.array(values, np.float32), by, 400)
+    return RecallCurve(np.array(values, np.float32), by, 400, sketched, 50.0)
 
 
 def unit(
     live: int = 1_000, count: int | None = None, *, graph: bool = True,
-    measured: RecallCurve | None = None, written_at: float | None = None,
+    measured: RecallCurve | None = None,
 ) -> SearchUnit:  # fmt: skip
     parts = Parts()
     if graph:
@@ -38,7 +39,7 @@ def unit(
     rows = np.arange(count or live)
     return SearchUnit(
         np.zeros((len(rows), 16), np.float32), len(rows), NOTHING_DELETED, live, rows,
-        None, parts, written_at,
+        None, parts,
     )  # fmt: skip
 
 
@@ -105,8 +106,23 @@ def test_a_graph_that_was_not_measured_is_walked_with_the_default_ef() -> None:
     assert plan.recall is None
 
 
+def test_a_curve_measured_with_sketches_is_not_used_without_them() -> None:
+    for codes, sketch in ((True, True), (True, False), (False, True)):
+        one = unit(measured=curve(sketched=True))
+        if sketch:
+            one.parts.put(SKETCH, object())  # type: ignore[arg-type]
+        plan = plan_search([one], 0, 10, wish(), codes=codes)
+        assert (plan.units[0].gamma is not None) == (plan.recall is not None) == (codes and sketch)
+
+
+def test_a_damaged_curve_is_not_followed() -> None:
+    damaged = curve()
+    damaged.values[1, 2, 0] = np.nan
+    assert damaged.effort_for(10, 0.9) is None
+
+
 def test_recall_is_the_average_over_live_rows() -> None:
-    scanned, walked = unit(3_000, graph=False), unit(1_000, measured=curve(), written_at=50.0)
+    scanned, walked = unit(3_000, graph=False), unit(1_000, measured=curve())
     plan = plan_search([scanned, walked], 0, 10, wish(0.9))
     effort = curve().effort_for(10, 0.9)
     assert plan.recall is not None and effort is not None

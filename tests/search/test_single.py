@@ -65,7 +65,7 @@ def assert_same(found: Hits | None, expected: Hits) -> None:
 @METRICS
 @pytest.mark.parametrize("dim", [DIM, 7])
 def test_answers_equal_those_of_the_general_path(tmp_path: Path, metric: str, dim: int) -> None:
-    with vecdb.open(tmp_path, indexer=False) as database:
+    with vecdb.open(tmp_path, indexer=False, recall_meter=0) as database:
         docs = filled(database, metric, dim)
         general(docs, drawn(1, dim=dim)[0])
         unit = opened_of(docs).snapshots.snapshot().units[0]
@@ -84,10 +84,10 @@ def test_answers_equal_those_of_the_general_path(tmp_path: Path, metric: str, di
 
 
 def test_without_codes_the_walk_is_that_of_float32(tmp_path: Path) -> None:
-    with vecdb.open(tmp_path, indexer=False) as database:
+    with vecdb.open(tmp_path, indexer=False, recall_meter=0) as database:
         docs = filled(database, "cosine")
         by_sketches = [docs.search(query).info.visited for query in drawn(QUERIES)]
-    with vecdb.open(tmp_path, indexer=False, codes="none") as database:
+    with vecdb.open(tmp_path, indexer=False, recall_meter=0, codes="none") as database:
         docs = database.collection("docs")
         general(docs, drawn(1)[0])
         for query in drawn(QUERIES):
@@ -96,7 +96,7 @@ def test_without_codes_the_walk_is_that_of_float32(tmp_path: Path) -> None:
 
 
 def test_ids_that_are_not_ascii_are_decoded(tmp_path: Path) -> None:
-    with vecdb.open(tmp_path, indexer=False) as database:
+    with vecdb.open(tmp_path, indexer=False, recall_meter=0) as database:
         docs = filled(database, "cosine", name="Zeile {} é 行")
         general(docs, drawn(1)[0])
         for query in drawn(5):
@@ -104,7 +104,7 @@ def test_ids_that_are_not_ascii_are_decoded(tmp_path: Path) -> None:
 
 
 def test_fewer_live_rows_than_k_are_all_found(tmp_path: Path) -> None:
-    with vecdb.open(tmp_path, indexer=False) as database:
+    with vecdb.open(tmp_path, indexer=False, recall_meter=0) as database:
         docs = filled(database, "euclidean")
         docs.delete([f"row {i}" for i in range(ROWS - 4)])
         for query in drawn(5):
@@ -113,7 +113,7 @@ def test_fewer_live_rows_than_k_are_all_found(tmp_path: Path) -> None:
 
 
 def test_rows_outside_the_segment_are_left_to_the_general_path(tmp_path: Path) -> None:
-    with vecdb.open(tmp_path, indexer=False) as database:
+    with vecdb.open(tmp_path, indexer=False, recall_meter=0) as database:
         docs, query = filled(database, "cosine"), drawn(1)[0]
         docs.search(query)
         assert short(docs, query) is not None
@@ -124,7 +124,7 @@ def test_rows_outside_the_segment_are_left_to_the_general_path(tmp_path: Path) -
 
 
 def test_commits_of_another_process_are_seen(tmp_path: Path) -> None:
-    with vecdb.open(tmp_path, indexer=False) as database:
+    with vecdb.open(tmp_path, indexer=False, recall_meter=0) as database:
         docs, query = filled(database, "cosine"), drawn(1)[0]
         nearest = docs.search(query, 1).ids
         assert short(docs, query) is not None
@@ -140,7 +140,7 @@ def test_commits_of_another_process_are_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", ["row", "offset", "text"])
 def test_a_damaged_segment_is_left_to_the_general_path(tmp_path: Path, bad: str) -> None:
-    with vecdb.open(tmp_path, indexer=False) as database:
+    with vecdb.open(tmp_path, indexer=False, recall_meter=0) as database:
         docs, query = filled(database, "cosine"), drawn(1)[0]
         expected = docs.search(query, ef=ROWS)
     (segment,) = tmp_path.glob("collections/*/segments/*")
@@ -150,7 +150,7 @@ def test_a_damaged_segment_is_left_to_the_general_path(tmp_path: Path, bad: str)
     array = np.load(segment / f"{name}.npy", mmap_mode="r+")
     array[:] = value
     array.flush()
-    with vecdb.open(tmp_path, indexer=False) as database:
+    with vecdb.open(tmp_path, indexer=False, recall_meter=0) as database:
         docs = database.collection("docs")
         opened_of(docs).snapshots.snapshot()
         assert short(docs, query, 10, False) is None
@@ -158,7 +158,7 @@ def test_a_damaged_segment_is_left_to_the_general_path(tmp_path: Path, bad: str)
 
 
 def test_invalid_arguments_raise_as_ever(tmp_path: Path) -> None:
-    with vecdb.open(tmp_path, indexer=False) as database:
+    with vecdb.open(tmp_path, indexer=False, recall_meter=0) as database:
         docs, query = filled(database, "cosine"), drawn(1)[0]
         docs.search(query, 1, ef=1)
         for k, ef, reason in (
@@ -180,7 +180,7 @@ def test_invalid_arguments_raise_as_ever(tmp_path: Path) -> None:
 
 
 def test_a_truncated_store_is_noticed(tmp_path: Path) -> None:
-    with vecdb.open(tmp_path, indexer=False) as database:
+    with vecdb.open(tmp_path, indexer=False, recall_meter=0) as database:
         docs, query = filled(database, "cosine"), drawn(1)[0]
         docs.search(query)
         (file,) = tmp_path.glob("collections/*/store/data.mdb")
@@ -194,7 +194,7 @@ def test_a_truncated_store_is_noticed(tmp_path: Path) -> None:
 
 def test_large_metadata_count_against_the_memory_of_calls(tmp_path: Path) -> None:
     text = json.dumps({"text": "x" * 60_000})
-    with vecdb.open(tmp_path, indexer=False, call_bytes_max=300_000) as database:
+    with vecdb.open(tmp_path, indexer=False, recall_meter=0, call_bytes_max=300_000) as database:
         docs, query = filled(database, "cosine"), drawn(1)[0]
         nearest = docs.search(query, 5)
         vectors = docs.get(nearest.ids).vectors

@@ -230,7 +230,7 @@ def test_scan_of_rows_not_held_ends_within_a_slice(
     with opened(tmp_path / "data") as database:
         docs = database.create_collection("docs", DIM)
         docs.upsert(names(1_000), rows(1_000))
-        request = SearchRequest(rows(queries), 5, None, True, False, False)
+        request = SearchRequest(rows(queries), 5, None, None, True, False, False)
         opened_of(docs).searcher.run(request, Deadline())
         assert read[0] == -(-900 // 37)
         read[0] = 0

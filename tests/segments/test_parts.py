@@ -268,15 +268,15 @@ def test_manifest_without_new_parts_names_none(tmp_path: Path) -> None:
     for path in (tmp_path / "data").glob("collections/*/segments/*/manifest.json"):
         manifest = json.loads(path.read_bytes())
         assert "optional" not in manifest
-        assert list(manifest)[:12] == [
+        assert list(manifest)[:11] == [
             "format", "collection", "number", "kind", "metric", "first_row", "end_row", "seq",
-            "count", "width", "written_at", "arrays",
+            "count", "width", "arrays",
         ]  # fmt: skip
         flat = ["vectors", "rows", "id_offsets", "id_bytes"]
         graph = ["links", "upper_offsets", "upper_links"]
         with_graph = manifest["kind"] == "graph"
         assert list(manifest["arrays"]) == flat + graph * with_graph
-        assert list(manifest)[12:] == ["entry", "top_level"] * with_graph
+        assert list(manifest)[11:] == ["entry", "top_level", "built_by"] * with_graph
 
 
 def test_names_of_kinds_arrays_and_fields_are_unique(filled: Filled, docs: Any) -> None:

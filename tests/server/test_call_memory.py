@@ -101,7 +101,7 @@ def test_an_answer_that_fits_no_message_is_refused_before_anything_is_read(
     with vecdb.connect(address) as client:
         docs = client.collection("docs")
         assert len(docs.search(VECTORS[:2], k=ROWS, include_vectors=True)[1]) == ROWS
-        for name in ("_walk", "_scan", "_scan_unread"):
+        for name in ("walk", "scan", "scan_unread"):
             monkeypatch.setattr(Searcher, name, never)
         monkeypatch.setattr(answers, "read_vectors", never)
         monkeypatch.setattr(lookup, "read_vectors", never)

@@ -32,22 +32,26 @@ from vecdb.engine.store import layout
 from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.store.store import Store
+from vecdb.engine.system.deadline import Deadline
 from vecdb.types import CollectionConfig, Receipt
 
 PLACES: Final = {
     # Constants.
+    "batch_step_rows": "vecdb.engine.hnsw.batch_builder:_STEP_ROWS",
     "catalog_patience_s": "vecdb.engine.runtime.catalog:_PATIENCE_S",
     "check_in_progress_s": "vecdb.engine.maintenance.checking.catalog:_UNDER_WAY_S",
     "compaction_slice_bytes": "vecdb.engine.maintenance.compaction:_SLICE_BYTES",
     "compaction_slice_rows": "vecdb.engine.maintenance.compaction:_SLICE_ROWS",
     "deadline_poll_s": "vecdb.engine.kernels.pool:_DEADLINE_POLL_S",
     "dropped_poll_s": "vecdb.engine.runtime.upkeep:_DROPPED_POLL_S",
+    "extended_rows_min": "vecdb.engine.indexing.indexer:_EXTENDED_ROWS_MIN",
     "flush_pause_first_s": "vecdb.engine.runtime.upkeep:_PAUSE_FIRST_S",
     "flush_poll_s": "vecdb.engine.runtime.upkeep:_FLUSH_POLL_S",
     "flush_wait_s_max": "vecdb.engine.indexing.indexer:_FLUSH_WAIT_S_MAX",
     "import_batch_bytes": "vecdb.engine.interchange.importing.import_file:_BATCH_BYTES",
     "indexer_end_s_max": "vecdb.engine.indexing.supervisor:_END_S_MAX",
     "lookup_slice_records": "vecdb.engine.search.lookup:_SLICE_RECORDS",
+    "meter_failed_pause_s": "vecdb.engine.runtime.metering:_FAILED_PAUSE_S",
     "purge_relief_s": "vecdb.engine.store.purging:_RELIEF_S",
     "purge_step_rows": "vecdb.engine.store.purging:_STEP_ROWS",
     "reader_check_s": "vecdb.engine.kv.environment:_READER_CHECK_S",
@@ -58,6 +62,11 @@ PLACES: Final = {
     "scroll_slice_rows": "vecdb.engine.store.scroll:_SLICE_ROWS",
     "scroll_slice_rows_min": "vecdb.engine.store.scroll:_SLICE_ROWS_MIN",
     "slow_compilation_s": "vecdb.engine.kernels.loading:_SLOW_S",
+    "trial_cpu_fraction_max": "vecdb.engine.hnsw.choice:_CPU_FRACTION_MAX",
+    "trial_new_rows_min": "vecdb.engine.indexing.indexer:_TRIAL_NEW_ROWS_MIN",
+    "trial_queries": "vecdb.engine.hnsw.choice:_QUERIES",
+    "trial_rows": "vecdb.engine.hnsw.choice:TRIAL_ROWS",
+    "trial_rows_min": "vecdb.engine.indexing.indexer:_TRIAL_ROWS_MIN",
     "writer_idle_s": "vecdb.engine.store.writer:_IDLE_S",
     "yield_s_max": "vecdb.engine.kernels.pool:_YIELD_S_MAX",
     # Functions.
@@ -65,7 +74,6 @@ PLACES: Final = {
     "after_commit": "vecdb.engine.runtime.runtime:Runtime._committed",
     "begin_transaction": "vecdb.engine.kv.environment:Environment._begin",
     "build_progressed": "vecdb.engine.indexing.indexer:CollectionIndexer._progressed",
-    "check_graph": "vecdb.engine.hnsw.builder:_check",
     "commit_transaction": "vecdb.engine.kv.environment:Environment._commit",
     "copy_requests": "vecdb.engine.maintenance.compaction:_copy_requests",
     "copy_store": "vecdb.engine.maintenance.compaction:_copy",
@@ -76,6 +84,7 @@ PLACES: Final = {
     "is_lock_holder_stopped": "vecdb.engine.kernels.cache:_is_stopped",
     "lease_clock_ns": "vecdb.engine.store.leases:_now_ns",
     "list_segments": "vecdb.engine.maintenance.checking.segments:_listed",
+    "measure_samples": "vecdb.engine.search.meter:RecallMeter.step",
     "open_collection": "vecdb.engine.runtime.runtime:Runtime._open_collection",
     "read_npy_header": "vecdb.engine.segments.array_files:_read_header",
     "read_scan_slice": "vecdb.engine.search.streaming:_read_slice",
@@ -219,6 +228,22 @@ def deleted_rows_of(
         segment_gone_error, a place: the segment is no longer live.
     """
     return snapshots._deleted_rows_of(number, entry, state)
+
+
+def measure_recall(collection: Collection, queries: npt.ArrayLike, **search: Any) -> None:
+    """Search for each query, and measure the recall with it, as the recall meter does with a
+    sample. Open the database with ``recall_meter=0``, so that nothing else measures."""
+    meter = collection._opened.meter
+    for query in np.asarray(queries):
+        meter.arm()
+        collection.search(query, **search)
+        while meter.step(Deadline()):
+            pass
+
+
+def kept_queries(collection: Collection) -> list[npt.NDArray[np.float32]]:
+    """Return the queries that the recall meter keeps for new graphs, oldest first."""
+    return list(collection._opened.meter._kept)
 
 
 # -------------------------------------------------------------------------------------- indexing

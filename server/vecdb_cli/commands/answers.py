@@ -17,7 +17,14 @@ from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
 from vecdb.reasons import Reason
 from vecdb.surface.collection import CollectionSurface
-from vecdb.types import CollectionConfig, CollectionStats, Hits, SearchInfo, SegmentStats
+from vecdb.types import (
+    CollectionConfig,
+    CollectionStats,
+    Hits,
+    MeasuredRecall,
+    SearchInfo,
+    SegmentStats,
+)
 from vecdb_cli.sidecars import mapped
 from vecdb_cli.vector_lines import is_number
 
@@ -209,6 +216,8 @@ def print_stats(
             f"store {bytes_text(stats.store_bytes)}, segments {bytes_text(stats.segment_bytes)}",
         ),
         ("indexer", stats.indexer),
+        ("recall, last hour", _recall_text(stats.recall_hour)),
+        ("recall, last day", _recall_text(stats.recall_day)),
         ("oldest scroll", _lease_text(stats)),
         ("readers", _readers_text(stats)),
     ):
@@ -246,6 +255,15 @@ def _codes_text(segment: SegmentStats) -> str:
     if segment.codes_left_out:
         return f"none: {segment.codes_left_out}"
     return segment.codes or "none"
+
+
+def _recall_text(recall: MeasuredRecall | None) -> str:
+    if recall is None:
+        return "not measured"
+    return (
+        f"{recall.measured:.3f} ({recall.low:.3f} to {recall.high:.3f}), promised "
+        f"{recall.promised:.3f}, {recall.queries:,} quer{'y' if recall.queries == 1 else 'ies'}"
+    )
 
 
 def _lease_text(stats: CollectionStats) -> str:

@@ -30,11 +30,17 @@ import hnswlib
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.hnsw.build_space import BuildSpace, Space, chain_duplicates, fill_lists, scatter
+from vecdb.engine.hnsw.build_rows import BuildRows
+from vecdb.engine.hnsw.build_space import BuildSpace, Space
 from vecdb.engine.hnsw.file_format import HEADER as _HEADER
 from vecdb.engine.hnsw.file_format import record as _record
-from vecdb.engine.hnsw.graph import Graph
-from vecdb.engine.hnsw.reachability import connect, distances_of
+from vecdb.engine.hnsw.finishing import (
+    check_extendable,
+    empty_graph,
+    finish,
+    without_duplicates,
+)
+from vecdb.engine.hnsw.graph import HNSWLIB, Graph
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.errors import DataLossError
 from vecdb.reasons import Reason
@@ -42,7 +48,6 @@ from vecdb.reasons import Reason
 __all__ = ["Builder", "Space", "file_pieces"]
 
 _BLOCK_ROWS: Final = 65_536
-_PASSES_MAX: Final = 8
 _STEP_ROWS: Final = 50_000
 _STEP_BYTES: Final = 64 * 1024**2
 """Most rows, and most bytes, inserted in one step, which copies them in shuffled order."""
@@ -61,6 +66,8 @@ class Builder:
         seed: of the random levels and of the order of insertion.
     """
 
+    built_by = HNSWLIB
+
     def __init__(
         self,
         space: Space,
@@ -74,9 +81,7 @@ class Builder:
         self._space, self._width, self._M, self._ef_construction = space, width, M, ef_construction
         self._capacity, self._threads, self._seed = max(capacity, 1), threads, seed
         self._shuffle = np.random.default_rng(seed)
-        self._known = _Known(np.empty(0, np.uint64), np.empty(0, np.int64))
-        self._first_of = np.empty(0, np.int64)  # First equal row of each row, mostly itself.
-        self._blocks: list[npt.NDArray[np.float32]] = []  # The rows as given, not copied.
+        self._rows = BuildRows(width)
         self._build_space: BuildSpace | None = None
         self.index = hnswlib.Index("l2" if space == "l2" else "ip", width)
         self._by_angle = hnswlib.Index("l2", width) if space == "dot" else None
@@ -121,12 +126,12 @@ class Builder:
         n, width = vectors.shape
         if n == 0:
             return cls(space, width, M, ef_construction, capacity, threads, seed)
-        _check(graph, n, M)
+        check_extendable(graph, n, M)
         capacity = max(capacity, n)
         builder = cls(space, width, M, ef_construction, capacity, threads, seed)
-        builder._append(vectors)
-        rows = builder._firsts_from(0)
-        distinct = graph if len(rows) == n else _without_duplicates(graph, rows)
+        builder._rows.append(vectors)
+        rows = builder._rows.firsts_from(0)
+        distinct = graph if len(rows) == n else without_duplicates(graph, rows)
         options = {"M": M, "ef_construction": ef_construction, "capacity": capacity}
         chosen = builder._build_space = BuildSpace(space, [vectors])
         for which, index in enumerate(builder._indices):
@@ -141,7 +146,7 @@ class Builder:
     @property
     def count(self) -> int:
         """Return the number of rows added so far."""
-        return len(self._first_of)
+        return self._rows.count
 
     @property
     def _indices(self) -> list[hnswlib.Index]:
@@ -172,44 +177,27 @@ class Builder:
         Raises:
             ValueError: a block has another width.
         """
-        for block in blocks:
-            if block.ndim != 2 or block.shape[1] != self._width:
-                raise ValueError(
-                    f"expected blocks of shape (m, {self._width}), got shape {block.shape}"
-                )
         start = self.count
-        for block in blocks:
-            self._append(block)
+        self._rows.append(*blocks)
         if self.count == start:
             return
-        rows, chosen = self._firsts_from(start), self._build_space
+        rows, chosen = self._rows.firsts_from(start), self._build_space
         if chosen is None or not all(chosen.fits(block) for block in blocks):
             # The new rows are far longer than all before: insert all again on a new scale.
-            self._build_space = BuildSpace(self._space, self._blocks)
+            self._build_space = BuildSpace(self._space, self._rows.blocks)
             self._make_empty()
-            rows = self._firsts_from(0)
+            rows = self._rows.firsts_from(0)
         needed = self.index.get_current_count() + len(rows)
         if needed > self._capacity:
             self.resize(max(needed, self._capacity + self._capacity // 2))
         self._insert(rows, on_step)
-
-    def _append(self, block: npt.NDArray[np.float32]) -> None:
-        if len(block):
-            firsts = self._firsts(block)
-            self._first_of = np.concatenate([self._first_of, firsts])
-            self._blocks.append(block)
-
-    def _firsts_from(self, start: int) -> npt.NDArray[np.int64]:
-        """Return the rows from ``start`` on that equal no earlier row."""
-        rows = np.arange(start, self.count)
-        return np.asarray(rows[self._first_of[start:] == rows], np.int64)
 
     def _insert(self, rows: npt.NDArray[np.int64], on_step: Callable[[int], None]) -> None:
         assert self._build_space is not None
         rows, before = self._shuffle.permutation(rows), self.count - len(rows)
         for at in range(0, len(rows), self._step_rows):
             some = rows[at : at + self._step_rows]
-            built = self._build_space.of(self._gathered(some))
+            built = self._build_space.of(self._rows.gathered(some))
             self.index.add_items(built[0], some.astype(np.uint64), num_threads=self._threads)
             if self._by_angle is not None:
                 # Another order, so that this graph gets other links where both spaces agree.
@@ -217,35 +205,6 @@ class Builder:
                 labels = some[order].astype(np.uint64)
                 self._by_angle.add_items(built[1][order], labels, num_threads=self._threads)
             on_step(before + at + len(some))
-
-    def _gathered(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Return a copy of some rows as given, float32 (n, width)."""
-        starts = np.cumsum([0] + [len(block) for block in self._blocks])
-        of = np.searchsorted(starts, rows, side="right") - 1
-        out = np.empty((len(rows), self._width), np.float32)
-        for block in np.unique(of).tolist():
-            mine = np.flatnonzero(of == block)
-            out[mine] = self._blocks[block][rows[mine] - starts[block]]
-        return out
-
-    def _firsts(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """Return for each of the rows to be added next the row number of the first equal row."""
-        start = self.count
-        rows = np.arange(start, start + len(vectors))
-        hashes = np.empty(len(vectors), np.uint64)
-        bits = np.ascontiguousarray(vectors).view(np.uint32)
-        load_kernels().hash_rows(bits, hashes)
-        firsts = self._known.look_up(hashes, rows)
-        here = np.flatnonzero((firsts != rows) & (firsts >= start))
-        differ = np.any(bits[here] != bits[firsts[here] - start], axis=1)
-        firsts[here[differ]] = rows[here[differ]]
-        before = np.flatnonzero(firsts < start)
-        if len(before):
-            wanted, which = np.unique(firsts[before], return_inverse=True)
-            stored = self._gathered(wanted)
-            differ = np.any(bits[before] != stored.view(np.uint32)[which], axis=1)
-            firsts[before[differ]] = rows[before[differ]]
-        return firsts
 
     def graph(self, work_dir: str | os.PathLike[str]) -> Graph:
         """Return the current graph, which hnswlib saves to a temporary file in work_dir.
@@ -256,48 +215,20 @@ class Builder:
             DataLossError: GRAPH: the file is not the graph that was saved.
         """
         if self.count == 0:
-            return Graph(
-                np.empty((0, 2 * self._M), np.int32),
-                np.zeros(1, np.int32),
-                np.empty((0, self._M), np.int32),
-                -1,
-                -1,
-            )
-        graph = self._saved(self.index, work_dir)
-        chain_duplicates(graph.links, self._first_of)
-        if self._by_angle is not None:
-            # Connect before filling the lists, while links still follow the inner product.
-            connect(graph, _PASSES_MAX)
-            fill_lists(graph.links, self._saved(self._by_angle, work_dir).links)
-            scatter(graph.links, self._firsts_from(0), self._M, self._seed)
-        connect(graph, _PASSES_MAX, distances=self._distances)
-        return graph
+            return empty_graph(self._M)
+        by_angle = self._by_angle
+        return finish(
+            self._saved(self.index, work_dir),
+            self._rows,
+            self._space,
+            seed=self._seed,
+            by_angle=None if by_angle is None else lambda: self._saved(by_angle, work_dir).links,
+        )
 
     def _saved(self, index: hnswlib.Index, work_dir: str | os.PathLike[str]) -> Graph:
         with _temporary_file(work_dir) as path:
             index.save_index(str(path))
-            return _read(path, self._first_of, self._M, self._width)
-
-    def _distances(self, node: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        row = self._gathered(np.array([node]))[0]
-        return distances_of(row, self._gathered(others), euclidean=self._space == "l2")
-
-
-class _Known:
-    """The hashes of all rows so far, ascending, each with the first row that has it."""
-
-    def __init__(self, hashes: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64]) -> None:
-        self._hashes, self._rows = hashes, rows
-
-    def look_up(
-        self, hashes: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
-        """Return for each row the first row with the same hash, itself or earlier; add them."""
-        every = np.concatenate([self._hashes, hashes])
-        every_row = np.concatenate([self._rows, rows])
-        self._hashes, at, which = np.unique(every, return_index=True, return_inverse=True)
-        self._rows = every_row[at]
-        return self._rows[which[len(every) - len(hashes) :]]
+            return _read(path, self._rows.first_of, self._M, self._width)
 
 
 @contextlib.contextmanager
@@ -364,29 +295,6 @@ def _read_upper(
     return offsets, upper_links
 
 
-def _without_duplicates(graph: Graph, rows: npt.NDArray[np.int64]) -> Graph:
-    """Return the graph of these rows only, renumbered. The other rows must be on level 0 only."""
-    n, levels = len(graph.links), np.diff(graph.upper_offsets)
-    if np.delete(levels, rows).any() or graph.entry not in rows:
-        raise DataLossError("a duplicate row is on an upper level of the graph", Reason.GRAPH)
-    number = np.full(n + 1, -1, np.int32)  # The last one is for the padding, -1.
-    number[rows] = np.arange(len(rows))
-
-    def renumbered(lists: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        lists = number[lists]
-        order = np.argsort(lists < 0, axis=1, kind="stable")
-        return np.take_along_axis(lists, order, axis=1)
-
-    offsets = np.concatenate([[0], np.cumsum(levels[rows])]).astype(np.int32)
-    return Graph(
-        renumbered(graph.links[rows]),
-        offsets,
-        renumbered(graph.upper_links),
-        int(number[graph.entry]),
-        graph.top_level,
-    )
-
-
 def _cut_short(path: Path) -> OSError:
     return OSError(
         errno.ENOSPC, "hnswlib could not write the whole graph; the disk is full", str(path)
@@ -399,37 +307,6 @@ def _renumbered(
     """Convert lists of internal numbers to rows; -1 after the counts, where numbers are stale."""
     used = np.arange(lists.shape[1]) < counts[:, None]
     return np.where(used, row_of[np.where(used, lists, 0)], -1).astype(np.int32)
-
-
-def _check(graph: Graph, n: int, M: int) -> None:
-    """Check what hnswlib relies on: each neighbour exists on the level of the list it is in.
-
-    Raises:
-        DataLossError: GRAPH.
-    """
-    offsets, levels = graph.upper_offsets, np.diff(graph.upper_offsets)
-    if (
-        graph.links.shape != (n, 2 * M)
-        or offsets.shape != (n + 1,)
-        or offsets[0] != 0
-        or levels.min() < 0
-        or graph.upper_links.shape != (offsets[-1], M)
-        or not 0 <= graph.entry < n
-        or graph.top_level != levels[graph.entry]
-        or graph.top_level != levels.max()
-        or not -1 <= graph.links.min() <= graph.links.max() < n
-    ):
-        raise DataLossError(
-            f"the graph's arrays do not describe a graph of {n} nodes with M {M}", Reason.GRAPH
-        )
-    lists = graph.upper_links
-    if lists.size == 0:
-        return
-    owner = np.repeat(np.arange(n), levels)
-    level = np.arange(len(lists)) - offsets[owner] + 1
-    outside = (lists < -1) | (lists >= n)
-    if outside.any() or np.any((lists >= 0) & (levels[lists] < level[:, None])):
-        raise DataLossError("a neighbour is missing from the level of its list", Reason.GRAPH)
 
 
 def file_pieces(

@@ -3,8 +3,8 @@
 All graph work happens here, in the indexer's process, under ``graph.lock``. ``merge_policy.plan``
 decides what comes next; ``CollectionIndexer`` does it.
 
-To merge a group of segments, the graph of the first one is loaded into hnswlib and the rows of the
-following segments are added, so that only the new rows cost build time. During a bulk load the
+To merge a group of segments, the graph of the first one is loaded into a builder and the rows of
+the following segments are added, so that only the new rows cost build time. During a bulk load the
 graph stays in memory between publications. Each publication has at least twice the rows of the one
 before, so all of them together cost little more than the last. During slow, steady writes the
 graph is published as soon as it contains all flushed rows.
@@ -15,10 +15,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from vecdb.engine.hnsw.build_space import space_of
-from vecdb.engine.hnsw.builder import Builder
+from vecdb.engine.hnsw.choice import TRIAL_ROWS, AnyBuilder, builder_class, run_trial
+from vecdb.engine.hnsw.graph import HNSWLIB
 from vecdb.engine.indexing.merge_policy import GROUP_SEGMENTS_MAX, Pace, plan
 from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX, SegmentSnapshot, Snapshot, is_clean
@@ -61,6 +63,12 @@ _EXTENDED_ROWS_MIN = 50_000
 shuffled order: if the first rows are far from all later ones, extending makes them unreachable.
 Rebuilding at most doubles the work; for larger graphs that would cost too much."""
 
+_TRIAL_ROWS_MIN = 2 * TRIAL_ROWS
+"""Smaller groups are built with hnswlib, without a trial, which would take as long."""
+
+_TRIAL_NEW_ROWS_MIN = 5_000
+"""hnswlib's graphs are extended by fewer rows than this without a trial."""
+
 _MERGED_SEGMENTS_MAX = GROUP_SEGMENTS_MAX + 2
 """Most segments of a merge, including those flushed while it runs."""
 
@@ -77,10 +85,15 @@ _FLUSH_WAIT_S_MAX, _FLUSH_WAIT_POLL_S = 10.0, 0.01
 
 
 class _Growing:
-    """A graph in memory and the rows in it, ascending. Not thread-safe."""
+    """A graph in memory and the rows in it, ascending. Not thread-safe.
 
-    def __init__(self, builder: Builder, parts: list[RowArrays]) -> None:
+    Attributes:
+        built_by: of the graph; names the class of ``builder``, and whether a trial chose it.
+    """
+
+    def __init__(self, builder: AnyBuilder, built_by: str, parts: list[RowArrays]) -> None:
         self.builder = builder
+        self.built_by = built_by
         self.parts = parts
         self.published_rows = 0
         self.number = 0  # The number of the segment as which it was last published.
@@ -299,7 +312,14 @@ class CollectionIndexer:
             growing.add([self._live_part(segment)], self._progressed)
         self._publish(taken, growing)
         took_s = round(time.monotonic() - began, 2)
-        self._report({"event": "built", "rows": growing.rows, "seconds": took_s})
+        self._report(
+            {
+                "event": "built",
+                "rows": growing.rows,
+                "seconds": took_s,
+                "built_by": growing.built_by,
+            }
+        )
 
     def _progressed(self, rows: int) -> None:
         self._report({"event": "progress", "rows": rows})
@@ -314,17 +334,15 @@ class CollectionIndexer:
         kept, self._kept = self._kept, None
         rows, inside = sum(len(s.content.rows) for s in group), len(first.content.rows)
         overgrown = inside < _EXTENDED_ROWS_MIN and rows >= 2 * inside
-        if (
-            kept is not None
-            and not overgrown
-            and first.number == kept.number
-            and is_clean(first, self._deleted_fraction_max)
-        ):
+        extended = not overgrown and is_clean(first, self._deleted_fraction_max)
+        built_by = self._choose_builder(group, extended)
+        is_kept = kept is not None and (kept.number, kept.built_by) == (first.number, built_by)
+        if kept is not None and is_kept and extended:
             return kept, group[1:]
-        space = space_of(config.metric)
-        if not overgrown and first.parts.has(GRAPH) and is_clean(first, self._deleted_fraction_max):
+        maker, space = builder_class(built_by), space_of(config.metric)
+        if extended and first.parts.has(GRAPH):
             try:
-                builder = Builder.from_graph(
+                builder = maker.from_graph(
                     first.parts[GRAPH],
                     first.content.vectors,
                     space=space,
@@ -334,11 +352,11 @@ class CollectionIndexer:
                     threads=self._threads,
                     work_dir=self._folder,
                 )
-                return _Growing(builder, [first.content]), group[1:]
+                return _Growing(builder, built_by, [first.content]), group[1:]
             except DataLossError as damage:
                 # The graph's arrays are inconsistent; its rows are right, so build from those.
                 self._report({"event": "damaged", "detail": str(damage)})
-        builder = Builder(
+        builder = maker(
             space,
             padded_width(config.dim),
             config.M,
@@ -346,7 +364,34 @@ class CollectionIndexer:
             capacity=rows,
             threads=self._threads,
         )
-        return _Growing(builder, []), group
+        return _Growing(builder, built_by, []), group
+
+    def _choose_builder(self, group: list[SegmentSnapshot], extended: bool) -> str:
+        """Return by which builder to merge a group, as for ``Graph.built_by``.
+
+        Args:
+            extended: whether the graph of the first segment is extended, if it has one.
+        """
+        parts = [segment.content for segment in group]
+        rows = sum(len(part.rows) for part in parts)
+        graph = group[0].parts.get(GRAPH) if extended else None
+        new_rows = rows - (0 if graph is None else len(parts[0].rows))
+        if graph is not None and (graph.built_by != HNSWLIB or new_rows < _TRIAL_NEW_ROWS_MIN):
+            return graph.built_by
+        if rows < _TRIAL_ROWS_MIN:
+            return HNSWLIB
+        config, began = self._store.config, time.monotonic()
+        trial = run_trial(
+            [part.vectors for part in parts],
+            space=space_of(config.metric),
+            M=config.M,
+            ef_construction=config.ef_construction,
+            work_dir=self._folder,
+            threads=self._threads,
+        )
+        took_s = round(time.monotonic() - began, 2)
+        self._report({"event": "trial", **asdict(trial), "seconds": took_s})
+        return trial.built_by
 
     def _live_part(self, segment: SegmentSnapshot) -> RowArrays:
         with self._store.environment.read() as transaction:
@@ -387,7 +432,7 @@ class CollectionIndexer:
         return None
 
     def _publish(self, taken: Reservation, growing: _Growing) -> None:
-        graph = growing.builder.graph(self._folder)
+        graph = replace(growing.builder.graph(self._folder), built_by=growing.built_by)
         failpoint("graph.built")
         content = RowArrays.joined(growing.parts, padded_width(self._store.config.dim))
         entry = write_segment(

@@ -16,6 +16,8 @@ Importing it compiles the kernels or reads them from numba's cache. In reading o
     scan          exact nearest rows
     byte_codes    lower bounds of scores by codes of 8 bits
     code_scan     exact nearest rows, most of them ruled out by such bounds
+    build_codes   codes of 8 bits, on which graphs are built
+    build         links of a batch of rows
     lists         work on whole graphs and segments
 """
 
@@ -24,6 +26,8 @@ from __future__ import annotations
 from typing import Final
 
 from vecdb.engine.kernels.best_first import NO_GAMMA, Scratch
+from vecdb.engine.kernels.build import find_links, link_back
+from vecdb.engine.kernels.build_codes import encode_for_build
 from vecdb.engine.kernels.byte_codes import BLOCK_ROWS, encode_rows
 from vecdb.engine.kernels.code_scan import scan_by_codes, scan_codes
 from vecdb.engine.kernels.distance import EUCLIDEAN, INNER, prepare_rows
@@ -51,11 +55,14 @@ __all__ = [
     "SQUARED",
     "Scratch",
     "effort_by_sketches",
+    "encode_for_build",
     "encode_rows",
     "find_by_graph",
     "find_by_sketches",
     "find_levels",
+    "find_links",
     "hash_rows",
+    "link_back",
     "prepare_rows",
     "rank_by_sketch",
     "relink_lists",
@@ -73,5 +80,6 @@ KERNELS: Final = (
     *(walk_graph, walk_sketches, rank_by_sketch, scan_rows, sort_heaps, prepare_rows),
     *(find_levels, hash_rows, relink_lists, find_by_graph, find_by_sketches),
     *(encode_rows, scan_codes),
+    *(encode_for_build, find_links, link_back),
 )
 """All kernels. Each has one signature; a test checks that no call adds another."""

@@ -6,6 +6,7 @@ catalog           names of collections; catalog_loss: detecting a lost catalogue
 data_folder       format file and leftovers of a folder
 open_collection   one open collection; opening_checks: checks when it is opened
 stats             the result of Collection.stats
+metering          the thread that measures the recall of searches
 upkeep            the thread that flushes and purges
 """
 

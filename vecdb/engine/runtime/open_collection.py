@@ -1,8 +1,8 @@
 """One open collection of a process, shared by all handles on it.
 
-It owns the store, the snapshot manager and the searcher, and decides after commits when to flush
-and how long to delay writers. Its store may be evicted (``weighted_lru.py``); its next use reopens
-it.
+It owns the store, the snapshot manager, the searcher and its recall meter, and decides after
+commits when to flush and how long to delay writers. Its store may be evicted (``weighted_lru.py``);
+its next use reopens it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.runtime.opening_checks import check_counters
 from vecdb.engine.runtime.options import Options
+from vecdb.engine.search.meter import RecallMeter
 from vecdb.engine.search.search import Searcher
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.flushing import flat_rows_max, flush, row_bytes
@@ -30,7 +31,7 @@ from vecdb.engine.store import layout
 from vecdb.engine.store.purging import Purger, garbage_rows
 from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store, dropped_error
-from vecdb.engine.store.stored_name import write_name
+from vecdb.engine.store.stored_name import read_name, write_name
 from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.system.modes import make_folder
 from vecdb.engine.system.place import not_in_place
@@ -134,6 +135,7 @@ class OpenCollection:
         self._codes = host.options.codes == "auto"
         self.searcher = Searcher(self.store, self.snapshots, host.pool, codes=self._codes)
         config = self.store.config
+        self.meter = RecallMeter(self.searcher, self.snapshots, config.metric, self._name)
         options = host.options
         self.graph_rows_max = max(
             1, options.segment_bytes_max // graph_row_bytes(config.dim, config.M)
@@ -152,6 +154,14 @@ class OpenCollection:
                 write_name(self.store.environment, name)
 
         return note
+
+    def _name(self) -> str:
+        """Return the name for log lines; the id if the store has none."""
+        try:
+            with self.store.environment.read() as transaction:
+                return read_name(self.store.environment, transaction) or self.id
+        except VecdbError:
+            return self.id
 
     def flush(self, bytes_min: int | None = None) -> bool:
         """Flush the memtable if it takes at least ``bytes_min`` bytes.
@@ -284,9 +294,11 @@ class OpenCollection:
     def evict(self) -> bool:
         """Close files and mappings until the next use; False if the store can't be closed now."""
         self.snapshots.forget()
+        self.meter.forget_queries()
         return self.store.environment.evict()
 
     def close(self, *, dropped: bool = False) -> None:
         """Close the store and drop the snapshots."""
+        self.meter.close()
         self.snapshots.forget()
         self.store.close(dropped=dropped)

@@ -61,6 +61,9 @@ class Options:
             reads a quarter of each. What is found is scored in float32.
             Where a trial shows that codes do not pay, a segment goes without. "none": segments are
             written without codes, and searched in float32 even if they have some.
+        recall_meter: budget of CPU time for measuring recall: a sample of the real queries is also
+            answered exactly in the background, in at most this share of one core, 0 to 1. ``stats``
+            shows the result, and searches choose their effort by it. 0: measure nothing.
         indexer: run a child process that builds graphs. Without it all results stay correct, but
             searches scan the rows without a graph.
         indexer_outlives_parent: the indexer finishes its current job when this process ends (for an
@@ -84,6 +87,7 @@ class Options:
     open_collections_max: int = 128
     group_access: bool = False
     codes: str = "auto"
+    recall_meter: float = 0.01
     indexer: bool = True
     indexer_outlives_parent: bool = True
     optimize: bool = False
@@ -104,6 +108,8 @@ class Options:
             try:
                 if option.name == "codes":
                     checks.check_codes(value)
+                elif option.name == "recall_meter":
+                    checks.check_share(f"option {option.name}", value)
                 elif isinstance(option.default, bool):
                     checks.check_flag(f"option {option.name}", value)
                 else:

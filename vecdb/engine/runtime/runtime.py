@@ -37,6 +37,7 @@ from vecdb.engine.kernels.loading import warn_when_compiling
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.runtime.catalog import Catalog
 from vecdb.engine.runtime.data_folder import prepare_folder, raise_file_limit, remove_leftovers
+from vecdb.engine.runtime.metering import Metering
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.options import Options
 from vecdb.engine.runtime.stats import collection_stats
@@ -77,6 +78,7 @@ class Runtime:
         path: the folder, with symbolic links resolved. options: its options.
         catalog: names and ids. collections: the open collections, by id.
         writer: commits batches. upkeep: flushes and purges.
+        metering: measures the recall of searches.
         pool: the cores that searches share. verifier: compares segments with their checksums.
         snapshot_budget, call_memory: memory bounds of snapshots and of running calls.
     """
@@ -155,6 +157,7 @@ class Runtime:
             segment_bytes_max=options.segment_bytes_max,
             codes=options.codes,
         )
+        self.metering = Metering(options.recall_meter)
         self._supervisor = Supervisor(root, settings, on_progress=self._indexer_progressed)
         self._dropped_checked_at = self.catalog.environment.last_commit()
         wake, poll = self._supervisor.wake, self._close_dropped
@@ -282,6 +285,7 @@ class Runtime:
                 return
             self._unusable = f"the database in {self.path} is closed"
             self.writer.close()
+            self.metering.close()
             self.upkeep.close()
             self._supervisor.close([opened.unfinished for opened in self.collections.values()])
             self.verifier.close()
@@ -400,6 +404,7 @@ class Runtime:
                         opened.close()
                         self.check_usable()
                     self.collections[collection_id] = opened
+                self.metering.add(opened.meter)
                 self.reopened(opened)
                 try:
                     self._take_up_work(opened)

@@ -58,4 +58,6 @@ def collection_stats(opened: OpenCollection, indexer: str) -> CollectionStats:
         oldest_pin_expires_s=None if lease is None else (lease.expiry_ns - now_ns) / 1e9,
         readers=readers,
         oldest_reader_lag=oldest_reader_lag,
+        recall_hour=opened.meter.hour(),
+        recall_day=opened.meter.day(),
     )

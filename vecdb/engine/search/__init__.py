@@ -9,8 +9,10 @@ snapshot_manager   creates snapshots and caches the newest
 memtable           rows not yet in a segment
 streaming          reads rows that a snapshot does not hold from the store, in slices
 lookup             reads rows by id or row number
+meter              measures recall with real queries; samples: taking them from searches
+real_curves        curves measured with real queries; recall_history: recall of the last day
 """
 
 from __future__ import annotations
 
-__all__ = ["lookup", "search", "snapshot", "snapshot_manager"]
+__all__ = ["lookup", "meter", "samples", "search", "snapshot", "snapshot_manager"]

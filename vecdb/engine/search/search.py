@@ -21,6 +21,8 @@ from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.hits import Found, Wanted, answers
 from vecdb.engine.search.plan import Planner, UnitPlan, Wish
+from vecdb.engine.search.real_curves import RealCurves
+from vecdb.engine.search.samples import SampleTap
 from vecdb.engine.search.single import SingleSearch
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
@@ -42,6 +44,10 @@ __all__ = ["SCAN_SLICE_FLOATS", "SORT_SLICE_HITS", "SearchRequest", "Searcher"]
 
 SCAN_SLICE_FLOATS = 8_000_000
 """Floats that one scan slice compares: about 5 ms."""
+
+_CODED_ROWS_A_HIT = 32
+"""Rows for each of k hits from which 8-bit codes pay: of fewer, too many have to be scored to find
+the first k."""
 
 _HEAP_FLOATS = 8
 """Cost of one heap level, in floats compared: a row may sift through all levels of the heap."""
@@ -85,7 +91,12 @@ class SearchRequest(NamedTuple):
 
 
 class Searcher:
-    """Answers searches of one collection. Thread-safe."""
+    """Answers searches of one collection. Thread-safe.
+
+    Attributes:
+        tap: takes samples of queries for the recall meter.
+        real_curves: what that has measured, for plans. planner: makes the plans.
+    """
 
     def __init__(
         self, store: Store, snapshots: SnapshotManager, pool: KernelPool, *, codes: bool = True
@@ -95,11 +106,13 @@ class Searcher:
         self._codes = codes
         self._snapshots = snapshots
         self._pool = pool
+        self.tap = SampleTap()
+        self.real_curves = RealCurves(store.config.metric, self._plan_again)
         kernels = load_kernels()
-        self._planner = Planner()
+        self.planner = Planner(self.real_curves, codes=codes)
         euclidean = store.config.metric is Metric.EUCLIDEAN
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
-        self.single = SingleSearch(store, snapshots, pool, codes=codes)
+        self.single = SingleSearch(store, snapshots, pool, self.tap, self.real_curves, codes=codes)
 
     def run(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
         """Return the hits of all queries.
@@ -187,18 +200,27 @@ class Searcher:
         deadline: Deadline,
     ) -> HitColumns:
         _take_memory(snapshot, len(queries), wanted, self._store.config.dim)
-        plan = self._planner.plan(snapshot, wanted.k, wish)
+        plan = self.planner.plan(snapshot, wanted.k, wish)
+        if self.tap.armed and plan.curves and len(queries):
+            self.tap.take(queries[0], wanted.k, wish)
         parts: list[Found] = []
         for unit, way in zip(snapshot.units, plan.units, strict=True) if len(queries) else ():
             if way.walks:
-                parts.append(self._walk(unit, way, queries, wanted.k, deadline))
+                parts.append(self.walk(unit, way, queries, wanted.k, deadline))
             else:
-                parts.append(self._scan(unit, queries, wanted.k, deadline))
+                parts.append(self.scan(unit, queries, wanted.k, deadline))
         if not snapshot.holds_all and len(queries):
-            parts.append(self._scan_unread(snapshot, queries, wanted.k, deadline))
+            parts.append(self.scan_unread(snapshot, queries, wanted.k, deadline))
         return answers(self._store, snapshot, parts, len(queries), wanted, plan, deadline)
 
-    def _walk(
+    def _plan_again(self) -> None:
+        """Forget the plans: curves were published."""
+        self.planner.forget()
+        _, snapshot = self._snapshots.known
+        if snapshot is not None:
+            snapshot.ways.clear()
+
+    def walk(
         self,
         unit: SearchUnit,
         way: UnitPlan,
@@ -233,9 +255,10 @@ class Searcher:
             self._scan_where_short(found, unit, queries, expected, deadline)
         return found
 
-    def _scan(
+    def scan(
         self, unit: SearchUnit, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
     ) -> Found:
+        """Compare all rows of a unit."""
         found = _empty_found(unit, len(queries), k, walked=False)
 
         def scan(until: Deadline, first: int, last: int) -> None:
@@ -257,7 +280,8 @@ class Searcher:
     ) -> None:
         """Add the nearest rows of a unit to the heaps of queries first to last - 1."""
         k, kernels = found.nodes.shape[1], load_kernels()
-        coded = unit.parts.get(BYTE_CODES) if self._codes else None
+        of_use = self._codes and _CODED_ROWS_A_HIT * k <= unit.count
+        coded = unit.parts.get(BYTE_CODES) if of_use else None
         width = unit.vectors.shape[1] if coded is None else unit.vectors.shape[1] // 2
         pair = width + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
@@ -289,7 +313,7 @@ class Searcher:
             self._pool.call(deadline, sort_slice, start, min(last, start + step))
             self._pool.yield_to_waiters()
 
-    def _scan_unread(
+    def scan_unread(
         self, snapshot: Snapshot, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
     ) -> Found:
         """Scan all rows outside mapped segments, held by the snapshot or not, in ascending order.
@@ -354,7 +378,7 @@ class Searcher:
     ) -> None:
         """Scan the unit for the queries whose walk found fewer than ``expected`` live rows."""
         short = np.flatnonzero(found.counts < expected)
-        scanned = self._scan(unit, queries[short], found.nodes.shape[1], deadline)
+        scanned = self.scan(unit, queries[short], found.nodes.shape[1], deadline)
         found.scores[short], found.nodes[short] = scanned.scores, scanned.nodes
         found.counts[short] = scanned.counts
         found.visited[short] += scanned.visited

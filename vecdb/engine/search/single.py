@@ -19,6 +19,8 @@ from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.lookup import read_records
 from vecdb.engine.search.plan import SearchPlan, Wish, plan_search
+from vecdb.engine.search.real_curves import RealCurves
+from vecdb.engine.search.samples import SampleTap
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.codecs.sketch import SKETCH, Sketch
@@ -110,10 +112,18 @@ class SingleSearch:
     """Answers single queries of one collection, or leaves them to a ``Searcher``. Thread-safe."""
 
     def __init__(
-        self, store: Store, snapshots: SnapshotManager, pool: KernelPool, *, codes: bool = True
+        self,
+        store: Store,
+        snapshots: SnapshotManager,
+        pool: KernelPool,
+        tap: SampleTap,
+        real_curves: RealCurves,
+        *,
+        codes: bool = True,
     ) -> None:
-        """codes: as for ``Searcher``."""
+        """Arguments: as for ``Searcher``, and its own."""
         self._store, self._snapshots, self._pool, self._codes = store, snapshots, pool, codes
+        self._tap, self._real_curves = tap, real_curves
         self._environment = store.environment
 
     def answer(
@@ -142,11 +152,14 @@ class SingleSearch:
             return None
         # Equal keys of other types, such as True or 10.0, have not been checked.
         known = type(k) is int and (ef is None or type(ef) is int)
-        way = snapshot.ways.get((k, ef, target)) if known else None
+        edition = self._real_curves.edition
+        way = snapshot.ways.get((k, ef, target, edition)) if known else None
         if way is None:
-            way = self._new_way(snapshot, file.commits_at, k, ef, target)
+            way = self._new_way(snapshot, file.commits_at, k, ef, target, edition)
             if way is None:
                 return None
+        if self._tap.armed and way.recall is not None:
+            return None  # The general path leaves the sample.
         count, descriptor = way.count, file.descriptor
         numbers = np.empty(2 * count + 4, np.int64)
         text = np.empty(count * limits.ID_BYTES.maximum, np.uint8)
@@ -201,6 +214,7 @@ class SingleSearch:
         k: int,
         ef: int | None,
         target: float | None,
+        edition: int,
     ) -> _Way | None:
         units = snapshot.units
         if len(units) != 1 or not snapshot.holds_all or not _is_graph(units[0]):
@@ -210,13 +224,13 @@ class SingleSearch:
             return None
         effort = None if ef is None else checks.check_ef(ef, number)
         wish = Wish(effort, checks.check_target_recall(target), exact=False)
-        plan = plan_search(units, 0, number, wish)
+        plan = plan_search(units, 0, number, wish, self._real_curves, codes=self._codes)
         if not plan.units[0].walks:
             return None
         sketch = units[0].parts.get(SKETCH) if self._codes else None
         way = _Way(snapshot, sketch, self._store.config, commits_at, number, plan)
         if len(snapshot.ways) < _WAYS_MAX:
-            snapshot.ways[number, None if ef is None else int(ef), target] = way
+            snapshot.ways[number, None if ef is None else int(ef), target, edition] = way
         return way
 
 

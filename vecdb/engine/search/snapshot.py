@@ -134,7 +134,7 @@ class SearchUnit:
         rows: int64, shape (at least count,), row numbers, ascending.
         content: the segment's rows, None for rows outside segments.
         parts: the segment's; empty for rows outside segments.
-        written_at: time at which the segment was written, if it is known.
+        number: the segment's; None for rows outside segments.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -144,7 +144,7 @@ class SearchUnit:
     rows: npt.NDArray[np.int64]
     content: RowArrays | None = None
     parts: Parts = field(default_factory=Parts)
-    written_at: float | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Snapshot:
                 s.content.rows,
                 s.content,
                 s.parts,
-                None if s.segment is None else s.segment.written_at,
+                s.number,
             )
             for s in self.segments
             if s.live_count and not s.unread_count
@@ -223,7 +223,7 @@ class Snapshot:
         return tuple(units)
 
     @cached_property
-    def ways(self) -> dict[tuple[int, int | None, float | None], Any]:
+    def ways(self) -> dict[tuple[int, int | None, float | None, int], Any]:
         """Return what ``single`` keeps with a snapshot."""
         return {}
 

@@ -19,6 +19,7 @@ rebuilding       rewrites segments that have lost an optional part
 from __future__ import annotations
 
 __all__ = [
+    "calibration",
     "codecs",
     "flushing",
     "graph_part",

@@ -22,7 +22,7 @@ from vecdb.types import Metric
 if TYPE_CHECKING:
     from vecdb.engine.segments.codecs.sketch import Sketch
 
-__all__ = ["BANDS", "measured_curve"]
+__all__ = ["BANDS", "VISITED_MAX", "efforts_of", "measured_curve"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ _QUERIES_MIN: Final = 100
 _SCORED_MAX: Final = 2**27
 """Pairs of a query and a row that are compared exactly, unless that leaves too few queries."""
 
-_VISITED_MAX: Final = 0.3
+VISITED_MAX: Final = 0.3
 """Share of the rows visited by a walk from which a scan is not much slower."""
 
 _BLOCK_NODES: Final = 65_536
@@ -79,14 +79,16 @@ def measured_curve(
                 return asked.walk(count, k, int(effort), None)
             return asked.walk(count, k, max(ef_cap, 4 * k), effort)
 
-        efforts = GAMMAS if metric is not Metric.DOT else _efs(k)
-        curves.append(_curve(efforts, walk, true[:count, k - 1 : k], n))
+        curves.append(_curve(efforts_of(metric, k), walk, true[:count, k - 1 : k], n))
     length = max(map(len, curves))
     padded = [curve + curve[-1:] * (length - len(curve)) for curve in curves]
     return np.array(padded, np.float32), len(chosen)
 
 
-def _efs(k: int) -> tuple[float, ...]:
+def efforts_of(metric: Metric, k: int) -> tuple[float, ...]:
+    """Return the efforts to try for k rows, ascending: gammas, or efs for inner products."""
+    if metric is not Metric.DOT:
+        return GAMMAS
     return tuple(float(int(max(k, _EF_LEAST) * times)) for times in EFS)
 
 
@@ -96,7 +98,7 @@ def _chosen(graph: Graph, sketch: Sketch | None) -> Ints:
     free = np.diff(graph.upper_offsets) == 0
     free[graph.entry] = False
     if sketch is not None:
-        free[sketch.hubs] = False
+        free[sketch.hubs[(sketch.hubs >= 0) & (sketch.hubs < n)]] = False
     count = min(max(_ASKED), max(_QUERIES_MIN, _SCORED_MAX // n), n // _ASKED_PART)
     candidates = np.flatnonzero(free)
     random = np.random.default_rng(_SEED)
@@ -161,7 +163,7 @@ def _curve(
         curve.append((effort, mean, _error_of(recalls, scores.shape[1])))
         stalls = len(curve) > 3 and mean - curve[-3][1] < _GAIN_MIN
         high = mean - 2 * curve[-1][2] >= _ENOUGH
-        if stalls or high or float(visited.mean()) > _VISITED_MAX * n:
+        if stalls or high or float(visited.mean()) > VISITED_MAX * n:
             break
     return curve
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vecdb.checking import NOTE
-from vecdb.engine.hnsw.graph import Graph
+from vecdb.engine.hnsw.graph import HNSWLIB, Graph
 from vecdb.engine.hnsw.graph_checks import graph_faults, self_links
 from vecdb.engine.hnsw.reachability import reachable_nodes
 from vecdb.engine.segments.part_check import PartCheck, PartFinding, StoreRecords, is_among
@@ -54,13 +54,20 @@ class _GraphPart(PartKind[Graph]):
             "upper_offsets": value.upper_offsets,
             "upper_links": value.upper_links,
         }
-        return PartData(arrays, {"entry": value.entry, "top_level": value.top_level})
+        fields = {
+            "entry": value.entry,
+            "top_level": value.top_level,
+            "built_by": value.built_by,
+        }
+        return PartData(arrays, fields)
 
     def read(self, files: PartFiles) -> Graph:
         graph = Graph(
             **{name: files.arrays[name] for name in self.arrays},
             entry=files.manifest["entry"],
             top_level=files.manifest["top_level"],
+            # A manifest without it is of a time when every graph was hnswlib's.
+            built_by=files.manifest.get("built_by", HNSWLIB),
         )
         files.check(
             fit=len(graph.links) == files.count and graph.upper_offsets.shape == (files.count + 1,)

@@ -3,7 +3,8 @@
 recall_curve.npy   float32 (bands, efforts, 3): effort, mean recall, standard error of the mean; in
                    each band efforts ascend. Unused places at the end repeat the last effort.
 recall             in the manifest: by ("gamma" or "ef": what an effort is), queries (how many rows
-                   were asked for)
+                   were asked for), measured_at (seconds since 1970), sketched (whether walks were
+                   ordered by sketches: they end a little later than those over float32 rows)
 
 The curve is measured after each build (``calibration.py``): some rows are asked for as if they were
 not stored, and the answers compared with the true ones. The bands are k = 1, 10 and 100.
@@ -15,6 +16,7 @@ most candidates; or ef, where squared distances say nothing: for inner products.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -66,6 +68,8 @@ class RecallCurve:
     values: npt.NDArray[np.float32]
     by: Literal["gamma", "ef"]
     queries: int
+    sketched: bool
+    measured_at: float
 
     def effort_for(self, k: int, target: float) -> Effort | None:
         """Return the least effort at which recall@k is above the target with the sample's
@@ -98,6 +102,8 @@ def _least(curve: npt.NDArray[np.float32], target: float) -> tuple[float, float,
 
     Between two efforts the logarithm of the misses is linear in the effort.
     """
+    if not np.isfinite(curve).all():
+        return None  # The file is damaged, and not compared with its checksum yet.
     efforts, means, errors = curve.astype(np.float64).T
     lower = np.maximum.accumulate(means - _DEVIATIONS * errors)
     expected = np.maximum.accumulate(means)
@@ -125,7 +131,12 @@ class _RecallPart(PartKind[RecallCurve]):
     derived_from = (VECTORS, GRAPH)
 
     def write(self, value: RecallCurve) -> PartData:
-        fields = {"by": value.by, "queries": value.queries}
+        fields = {
+            "by": value.by,
+            "queries": value.queries,
+            "sketched": value.sketched,
+            "measured_at": value.measured_at,
+        }
         return PartData({"recall_curve": value.values}, {"recall": fields})
 
     def read(self, files: PartFiles) -> RecallCurve:
@@ -136,7 +147,13 @@ class _RecallPart(PartKind[RecallCurve]):
             and values.shape[1] > 0
             and values.shape[2] == 3
         )
-        return RecallCurve(values, fields["by"], int(fields["queries"]))
+        return RecallCurve(
+            values,
+            fields["by"],
+            int(fields["queries"]),
+            bool(fields["sketched"]),
+            float(fields["measured_at"]),
+        )
 
     def made_for(self, source: PartSource) -> bool:
         return super().made_for(source) and len(source.parts[VECTORS]) >= ROWS_MIN
@@ -145,8 +162,9 @@ class _RecallPart(PartKind[RecallCurve]):
         metric = source.config.metric
         by: Literal["gamma", "ef"] = "ef" if metric is Metric.DOT else "gamma"
         vectors, graph = source.parts[VECTORS], source.parts[GRAPH]
-        values, queries = measured_curve(vectors, graph, source.parts.get(SKETCH), metric, EF_CAP)
-        return RecallCurve(values, by, queries)
+        sketch = source.parts.get(SKETCH)
+        values, queries = measured_curve(vectors, graph, sketch, metric, EF_CAP)
+        return RecallCurve(values, by, queries, sketch is not None, int(time.time()))
 
 
 RECALL = _RecallPart()

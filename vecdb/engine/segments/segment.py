@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -71,7 +70,6 @@ class Segment:
         parts: the mapped parts of known kinds; a damaged optional one is dropped.
         content: RowArrays over the mapped files.
         file_bytes: size of its files, as they were written.
-        written_at: seconds since 1970, None in segments of an earlier version.
         left_out: why optional parts were not written, by name.
         lost_parts: optional parts that the store knows to be lost; they are not mapped.
         damaged_parts: optional parts found missing or damaged here, and why; they are dropped.
@@ -108,7 +106,6 @@ class Segment:
         self.count: int = manifest["count"]
         self.width: int = manifest["width"]
         self.file_bytes: int = len(raw) + sum(a["bytes"] for a in manifest["arrays"].values())
-        self.written_at: float | None = manifest.get("written_at")
         self.verified = False
         self._signatures: dict[str, tuple[int, ...]] = {}
         self.parts = Parts()
@@ -216,7 +213,6 @@ def write_segment(
         "seq": seq,
         "count": count,
         "width": width,
-        "written_at": int(time.time()),
         **write_parts(folder, *with_derived(given, config, codes=codes)),
     }
     failpoint("segment.arrays")

@@ -70,7 +70,7 @@ _TRIAL_QUERIES: Final = 16
 _TRIAL_ROWS: Final = 8_192
 _TRIAL_K: Final = 10
 
-_MEAN_ROWS: Final = 2_048
+_MEAN_ROWS: Final = 256
 _CUT: Final = 2.0
 """Rows longer than so many times the median are cut to it: a few huge ones would move the mean away
 from all others."""
