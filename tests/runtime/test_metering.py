@@ -181,3 +181,20 @@ def test_a_budget_that_is_no_share_is_refused(tmp_path: Path, share: Any) -> Non
     with pytest.raises(vecdb.InvalidArgumentError, match="option recall_meter") as caught:
         vecdb.open(tmp_path / "data", recall_meter=share)
     assert caught.value.reason == "BAD_OPTION" and not (tmp_path / "data").exists()
+
+
+def test_a_damaged_graph_does_not_end_the_thread(measured: Any) -> None:
+    docs, other = filled(measured, "docs"), filled(measured, "other")
+    search_until_measured(docs, 1)
+    (segment,) = opened_of(docs).snapshots.snapshot().segments
+    assert segment.segment is not None
+    links = segment.segment.folder / "links.npy"
+    size = links.stat().st_size
+    with links.open("r+b") as file:  # In place: the mapped bytes change.
+        file.seek(128)
+        file.write(np.random.default_rng(3).bytes(size - 128))
+    search_until_measured(docs, 4)
+    search_until_measured(other, 1)
+    hour = docs.stats().recall_hour
+    assert 0 <= hour.low <= hour.measured <= hour.high <= 1
+    assert all(thread.is_alive() for thread in meter_threads())
