@@ -69,7 +69,7 @@ def parts(cache: Path) -> list[dict[str, Any]]:
     return measured(
         cache,
         "parts.jsonl",
-        replace(suite.TINY, targets=("vecdb",), scenarios=("opening", "walk")),
+        replace(suite.TINY, targets=("vecdb",), scenarios=("opening", "walk", "call")),
         replace(suite.TINY, targets=("vecdb-served",), scenarios=("wire", "exchange")),
         replace(suite.TINY, targets=("vecdb-served", "hnswlib"), scenarios=("beside",)),
         replace(suite.TINY, targets=("lmdb", "vecdb"), scenarios=("full_store",)),
@@ -173,6 +173,12 @@ def test_vecdb_beside_its_parts(parts: list[dict[str, Any]]) -> None:
     )
     assert ours[0]["recall_10"] == pytest.approx(theirs[0]["recall_10"], abs=0.01)
     assert min(each[0]["queries_per_s"]["min"] for each in (ours, theirs)) > 0
+    for with_metadata in (False, True):
+        (call,) = figures(parts, scenario="call", metadata=with_metadata)
+        assert call["recall_10"] > 0.8 and call["python_calls"] > 0 < call["kernel_us"]["min"]
+        assert call["outside_us"]["min"] > 0
+    (threads,) = figures(parts, scenario="call", threads=4)
+    assert threads["times_one"]["min"] > 0
     for rows in (200, 400):
         assert figures(parts, scenario="opening", rows=rows)[0]["open_s"]["min"] > 0
     assert figures(parts, scenario="opening", what="snapshot")[0]["check_us"]["min"] > 0

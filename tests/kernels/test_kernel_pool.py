@@ -70,7 +70,7 @@ def check_all_permits_are_back(pool: KernelPool) -> None:
 def test_search_that_waits_for_a_permit_can_be_cancelled(
     tmp_path: Path, exact: bool, queries: int, threads: int
 ) -> None:
-    with vecdb.open(tmp_path / "data", indexer=False, threads=threads) as database:
+    with vecdb.open(tmp_path / "data", indexer=False, threads=threads, recall_meter=0) as database:
         docs, pool = database.create_collection("docs", 8), runtime_of(database).pool
         vectors = rows(100)
         docs.upsert(names(100), vectors)
@@ -107,7 +107,7 @@ def test_walk_gets_a_permit_between_slices_of_a_scan(
     scan, walk = kernels.scan_rows, kernels.find_by_graph
     scanned, walked_after = [0], []
     with (
-        vecdb.open(tmp_path / "data", indexer=False, threads=1) as database,
+        vecdb.open(tmp_path / "data", indexer=False, threads=1, recall_meter=0) as database,
         ThreadPoolExecutor(1) as caller,
     ):
         docs, pool = database.create_collection("docs", 8), runtime_of(database).pool
@@ -153,7 +153,7 @@ def test_concurrent_sliced_scans_give_the_same_results(
         with lock:
             at_once[0] -= 1
 
-    with vecdb.open(tmp_path / "data", indexer=False, threads=threads) as database:
+    with vecdb.open(tmp_path / "data", indexer=False, threads=threads, recall_meter=0) as database:
         docs = database.create_collection("docs", 8)
         vectors = rows(3_000)
         docs.upsert(names(3_000), vectors)

@@ -48,7 +48,7 @@ def short(docs: Any, query: np.ndarray, k: int = 10, with_metadata: bool = True)
 
 def general(docs: Any, query: np.ndarray, k: int = 10, with_metadata: bool = True) -> Hits:
     request = SearchRequest(query, k, None, include_metadata=with_metadata)
-    (hits,) = opened_of(docs).searcher.run(request, Deadline()).hits()
+    (hits,) = opened_of(docs).searcher.run_general(request, Deadline()).hits()
     return hits
 
 
@@ -73,6 +73,9 @@ def test_answers_equal_those_of_the_general_path(tmp_path: Path, metric: str, di
         for query in drawn(QUERIES, dim=dim):
             for k in (1, 10, 100):
                 assert_same(short(docs, query, k), general(docs, query, k))
+                request = SearchRequest(query[None], k)
+                (hits,) = opened_of(docs).searcher.run(request, Deadline()).hits()
+                assert_same(hits, general(docs, query, k))
             assert_same(short(docs, query, 5, False), general(docs, query, 5, False))
         docs.delete([f"row {i}" for i in range(0, ROWS, 5)])
         general(docs, drawn(1, dim=dim)[0])

@@ -78,7 +78,7 @@ def check_search(answer: Any, model: Model, query: np.ndarray, k: int, exact: bo
 
 def ids_of_rows(folder: Path) -> dict[int, str]:
     return {
-        layout.unpack_record_key(key)[0]: layout.unpack_record(key, value)[0].decode()
+        layout.unpack_record_key(key)[0]: layout.unpack_record(b"".join((key, value)))[0].decode()
         for name, key, value in values_of(folder / "store", layout.DATABASES)
         if name == b"records"
     }

@@ -34,6 +34,9 @@ __all__ = ["TITLE", "run"]
 TITLE = "Export to and import from a FAISS file"
 TARGET = "vecdb-served"
 K = 10
+EFFORT = 128
+"""That of the exported file, so that both walk alike."""
+
 _QUERIES = 200
 _SAMPLE_EVERY_S = 0.1
 
@@ -117,7 +120,7 @@ def _same_answers(context: Context, file: Path, queries: Any, hits: list[Any]) -
 
 
 def _ids(docs: Any, queries: Any) -> list[Any]:
-    return [hits.ids for hits in docs.search(queries, K)]
+    return [hits.ids for hits in docs.search(queries, K, ef=EFFORT)]
 
 
 def _wait_until_verified(docs: Any, query: Any) -> None:

@@ -134,7 +134,7 @@ class Collection(CollectionSurface):
             if hits is not None:
                 return [hits]
         request = SearchRequest(queries, k, ef, **flags)
-        return searcher.run(request, deadline or Deadline()).hits()
+        return searcher.run_general(request, deadline or Deadline()).hits()
 
     def scroll(
         self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True

@@ -34,7 +34,7 @@ import lmdb
 
 from vecdb.engine.kv.lmdb_errors import disk_full, in_doubt, located, translated, translation
 from vecdb.engine.kv.lmdb_files import copy_compacted, open_files
-from vecdb.engine.kv.lmdb_pages import check_whole, commits_at
+from vecdb.engine.kv.lmdb_pages import check_whole
 from vecdb.engine.kv.reader_writer_lock import ReaderWriterLock
 from vecdb.engine.kv.reading import Reading
 from vecdb.engine.kv.store_back_off import StoreBackOff
@@ -132,7 +132,6 @@ class Environment:
             handle.close()
             opened.close()
             raise not_in_place(self.folder)
-        opened.commits_at = commits_at(opened.descriptor)
         self.handles.replace(databases)
         self._lmdb, self._file = handle, opened
 

@@ -16,6 +16,7 @@ from typing import Any
 import lmdb
 
 from vecdb.engine.kv.lmdb_errors import translated, translation
+from vecdb.engine.kv.lmdb_pages import commits_at
 from vecdb.engine.kv.transaction import DatabaseHandle, Transaction
 from vecdb.engine.system.modes import creating, set_file_mode
 from vecdb.engine.system.place import OpenedFile
@@ -102,6 +103,7 @@ def open_files(
         if file is None:
             set_file_mode(path)
             file = undo.enter_context(_opened(path))
+        file.commits_at = commits_at(file.descriptor)
         undo.pop_all()
         return handle, databases, file
 

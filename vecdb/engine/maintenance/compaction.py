@@ -283,7 +283,7 @@ def _copy_records(store: Store, target: Environment, deleted: npt.NDArray[np.int
     while True:
         with store.environment.read() as reading:
             kept, next_row = _some_records(store, reading, next_row, deleted)
-        with_metadata += sum(bool(layout.unpack_record(key, value)[1]) for key, value in kept)
+        with_metadata += sum(bool(layout.unpack_record(b"".join(each))[1]) for each in kept)
         if kept:
             _append(target, b"records", kept)
         if next_row < 0:

@@ -127,7 +127,36 @@ class Searcher:
                 written that protects them.
         """
         with self._store.call_memory.of_call() as memory:
+            found = self._short(request, deadline, memory)
+            return self._run(request, deadline, memory) if found is None else found
+
+    def run_general(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
+        """Do ``run`` without trying the short way of ``single``."""
+        with self._store.call_memory.of_call() as memory:
             return self._run(request, deadline, memory)
+
+    def _short(
+        self, request: SearchRequest, deadline: Deadline, memory: CallMemory
+    ) -> HitColumns | None:
+        """Return the hits of one query, if ``single`` can answer it."""
+        query, dim = request.queries, self._store.config.dim
+        if type(query) is not np.ndarray or query.shape not in ((1, dim), (dim,)):
+            return None
+        if query.dtype != np.float32 or request.exact or request.include_vectors:
+            return None
+        raw = np.ascontiguousarray(query.reshape(-1))
+        hits = self.single.answer(
+            raw, request.k, request.ef, request.target_recall, request.include_metadata, deadline
+        )
+        if hits is None:
+            return None
+        metadata, info = hits.raw_metadata, hits.info
+        memory.answer(len(hits) * _HIT_BYTES_MIN + sum(map(len, metadata or ())))
+        memory.take(len(hits) * (_FOUND_BYTES + _RECORD_BYTES))
+        visited, deleted = [info.visited], [info.deleted_visited]
+        return HitColumns(
+            [len(hits)], hits.ids, hits.distances, metadata, None, info, visited, deleted
+        )
 
     def _run(self, request: SearchRequest, deadline: Deadline, memory: CallMemory) -> HitColumns:
         config = self._store.config

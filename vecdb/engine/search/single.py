@@ -143,7 +143,7 @@ class SingleSearch:
             deadline: None for no deadline.
 
         Raises:
-            InvalidArgumentError: k or ef is invalid.
+            InvalidArgumentError: k, ef or target is invalid.
             DeadlineExceededError, CancelledError: before the kernel begins.
         """
         commit, snapshot = self._snapshots.known
@@ -216,12 +216,14 @@ class SingleSearch:
         target: float | None,
         edition: int,
     ) -> _Way | None:
+        units = snapshot.units
+        if len(units) != 1 or not snapshot.holds_all or not _is_graph(units[0]):
+            return None
         number = checks.check_k(k, 1)
+        if number > _K_MAX:
+            return None
         effort = None if ef is None else checks.check_ef(ef, number)
         wish = Wish(effort, checks.check_target_recall(target), exact=False)
-        units = snapshot.units
-        if number > _K_MAX or len(units) != 1 or not snapshot.holds_all or not _is_graph(units[0]):
-            return None
         plan = plan_search(units, 0, number, wish, self._real_curves, codes=self._codes)
         if not plan.units[0].walks:
             return None

@@ -57,7 +57,7 @@ class RowReader:
             DataLossError: RECORD_MISSING: the row has no record at that seq; or it is damaged.
         """
         with transaction.cursor(self._handles.records) as cursor:
-            return _record_at(cursor, row, seq)
+            return _records_at(cursor, [row], seq)[0]
 
     def last_versions(self, transaction: Transaction, rows: Iterable[int]) -> dict[int, int]:
         """Return row → seq of its last record, for live rows.
@@ -83,7 +83,7 @@ class RowReader:
             DataLossError: RECORD_MISSING: a row has no record at that seq; or one is damaged.
         """
         with transaction.cursor(self._handles.records) as cursor:
-            return [_record_at(cursor, row, seq) for row in rows]
+            return _records_at(cursor, rows, seq)
 
     def read_vectors(
         self, transaction: Transaction, rows: Sequence[int]
@@ -190,7 +190,7 @@ class RowReader:
                     return
                 if row != last:
                     last = row
-                    yield row, layout.unpack_record(key, value)[0]
+                    yield row, layout.unpack_record(b"".join((key, value)))[0]
                 else:
                     to_last_version(cursor, row)
 
@@ -214,7 +214,7 @@ class RowReader:
                     if row >= end_row:
                         return
                     last = row
-                    record = unpack_record(key, value) if version <= seq else None
+                    record = unpack_record(b"".join((key, value))) if version <= seq else None
                 else:
                     # Seek to the wanted version and past the last one: a row may have many.
                     record = self._version_at(cursor, row, seq)
@@ -227,7 +227,7 @@ class RowReader:
         found = cursor.prev() if found else cursor.last()
         if not found or layout.unpack_record_key(cursor.key())[0] != row:
             return None
-        return layout.unpack_record(cursor.key(), cursor.value())
+        return layout.unpack_record(b"".join(cursor.item()))
 
     def next_recorded(self, transaction: Transaction, row: int) -> int | None:
         """Return the first row from ``row`` on that has a record, or None."""
@@ -330,14 +330,19 @@ def to_last_version(cursor: Cursor, row: int) -> None:
         cursor.prev()
 
 
-def _record_at(cursor: Cursor, row: int, seq: int) -> Record:
-    after = layout.record_key(row, seq + 1)
-    found = cursor.prev() if cursor.set_range(after) else cursor.last()
-    raw = b"".join(cursor.item())
-    if not found or not raw.startswith(after[:8]):
-        raise DataLossError(f"row {row} has no record at seq {seq}", Reason.RECORD_MISSING)
-    encoded, metadata = layout.split_record(raw)
-    return Record(encoded.decode(), metadata)
+def _records_at(cursor: Cursor, rows: Iterable[int], seq: int) -> list[Record]:
+    pack, unpack, after_seq = layout.record_key, layout.unpack_record, seq + 1
+    set_range, prev, item = cursor.set_range, cursor.prev, cursor.item
+    records = []
+    for row in rows:
+        after = pack(row, after_seq)
+        found = prev() if set_range(after) else cursor.last()
+        raw = b"".join(item())
+        if not found or raw[:8] != after[:8]:
+            raise DataLossError(f"row {row} has no record at seq {seq}", Reason.RECORD_MISSING)
+        encoded, metadata = unpack(raw)
+        records.append(Record(encoded.decode(), metadata))
+    return records
 
 
 class BlockReader:
