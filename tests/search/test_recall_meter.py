@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import shutil
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from vecdb.engine.search.real_curves import QUERIES_MANY, QUERIES_MAX, QUERIES_M
 from vecdb.engine.search.recall_history import DAY_S, HOUR_S, RecallHistory
 from vecdb.engine.search.samples import SAMPLES_MAX
 from vecdb.engine.segments.calibration import BANDS, efforts_of
+from vecdb.engine.segments.recall_part import Effort, RecallCurve
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import kept_queries, measure_recall, opened_of
 from vecdb.types import Metric
@@ -99,8 +102,20 @@ def test_queries_like_the_rows_have_the_recall_that_is_expected(
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_queries_unlike_the_rows_reach_the_target_after_the_sample(
-    unmeasured: Any, rare: np.ndarray, caplog: pytest.LogCaptureFixture, metric: str
+    unmeasured: Any,
+    rare: np.ndarray,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    metric: str,
 ) -> None:
+    """Without the rule for far queries, which spares these most of the misses."""
+    effort_for = RecallCurve.effort_for
+
+    def near_rule_only(curve: RecallCurve, k: int, target: float) -> Effort | None:
+        effort = effort_for(curve, k, target)
+        return effort and replace(effort, far=math.inf)
+
+    monkeypatch.setattr(RecallCurve, "effort_for", near_rule_only)
     words = unmeasured.collection(metric)
     sample, others = rare[:100], rare[100:]
     before = words.search(others[0], target_recall=0.9).info.recall
@@ -116,6 +131,15 @@ def test_queries_unlike_the_rows_reach_the_target_after_the_sample(
     hour = words.stats().recall_hour
     assert f"collection {metric}" in line and "promised 0.900" in line and "recalibrated" in line
     assert hour.queries == len(sample) and hour.promised == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_queries_far_from_all_rows_reach_the_target_at_once(
+    unmeasured: Any, rare: np.ndarray, metric: str
+) -> None:
+    words = unmeasured.collection(metric)
+    for target in (0.9, 0.95):
+        assert measured_recall(words, rare[100:], target_recall=target) >= target - NOISE
 
 
 def test_few_queries_change_no_plan(words: Any, rare: np.ndarray) -> None:

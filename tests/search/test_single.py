@@ -52,6 +52,15 @@ def general(docs: Any, query: np.ndarray, k: int = 10, with_metadata: bool = Tru
     return hits
 
 
+def short_again(docs: Any, query: np.ndarray, k: int = 10, with_metadata: bool = True) -> Any:
+    """As ``short``, again if a commit in the background, of a purge, left it to the general path."""
+    found = short(docs, query, k, with_metadata)
+    if found is None:
+        general(docs, query, k, with_metadata)
+        found = short(docs, query, k, with_metadata)
+    return found
+
+
 def assert_same(found: Hits | None, expected: Hits) -> None:
     assert found is not None
     assert found.ids == expected.ids
@@ -72,15 +81,15 @@ def test_answers_equal_those_of_the_general_path(tmp_path: Path, metric: str, di
         assert unit.parts.has(SKETCH) == (dim == DIM)  # Both kernels.
         for query in drawn(QUERIES, dim=dim):
             for k in (1, 10, 100):
-                assert_same(short(docs, query, k), general(docs, query, k))
+                assert_same(short_again(docs, query, k), general(docs, query, k))
                 request = SearchRequest(query[None], k)
                 (hits,) = opened_of(docs).searcher.run(request, Deadline()).hits()
                 assert_same(hits, general(docs, query, k))
-            assert_same(short(docs, query, 5, False), general(docs, query, 5, False))
+            assert_same(short_again(docs, query, 5, False), general(docs, query, 5, False))
         docs.delete([f"row {i}" for i in range(0, ROWS, 5)])
         general(docs, drawn(1, dim=dim)[0])
         for query in drawn(QUERIES, 6, dim):
-            assert_same(short(docs, query), general(docs, query))
+            assert_same(short_again(docs, query), general(docs, query))
 
 
 def test_without_codes_the_walk_is_that_of_float32(tmp_path: Path) -> None:

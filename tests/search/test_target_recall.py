@@ -51,7 +51,7 @@ def change(words: Any, vectors: np.ndarray, state: str) -> None:
 
 @pytest.fixture(params=METRICS)
 def words(request: pytest.FixtureRequest, tmp_path: Path, glove: np.ndarray) -> Iterator[Any]:
-    with vecdb.open(tmp_path / "data", indexer=False) as database:
+    with vecdb.open(tmp_path / "data", indexer=False, recall_meter=0) as database:
         yield filled(database, request.param, rows_and_queries(glove, ROWS, QUERIES)[0])
 
 
@@ -69,7 +69,7 @@ def test_the_target_is_reached(words: Any, queries: np.ndarray) -> None:
             assert measured >= target - NOISE
             assert info.recall is not None and info.recall.target == target
             assert info.recall.lower >= target - 1e-9 and info.recall.rows == ROWS
-            assert abs(measured - info.recall.expected) < 0.05
+            assert measured >= info.recall.expected - 0.03
             assert (info.recall.queries > 0) == (info.plan == "graph") == (not info.exact)
             visited.append(np.mean([hits.info.visited for hits in found]))
         assert visited == sorted(visited)
@@ -111,7 +111,7 @@ def test_the_target_is_reached_after_changes(
 ) -> None:
     vectors, queries = rows_and_queries(glove, 30_000, 1_000)
     missed = []
-    with vecdb.open(tmp_path / "data", indexer=False) as database:
+    with vecdb.open(tmp_path / "data", indexer=False, recall_meter=0) as database:
         words = filled(database, metric, vectors)
         change(words, vectors, state)
         for k in (1, 10, 100):

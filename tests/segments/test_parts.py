@@ -276,7 +276,7 @@ def test_manifest_without_new_parts_names_none(tmp_path: Path) -> None:
         graph = ["links", "upper_offsets", "upper_links"]
         with_graph = manifest["kind"] == "graph"
         assert list(manifest["arrays"]) == flat + graph * with_graph
-        assert list(manifest)[11:] == ["entry", "top_level", "built_by"] * with_graph
+        assert list(manifest)[11:] == ["entry", "top_level"] * with_graph
 
 
 def test_names_of_kinds_arrays_and_fields_are_unique(filled: Filled, docs: Any) -> None:

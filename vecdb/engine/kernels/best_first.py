@@ -32,7 +32,7 @@ The walk is a function of these arguments:
     k, ef, gamma        see above; ``NO_GAMMA`` leaves the end to ef
     shift, slack        a score plus shift is a squared distance; slack, in squared distances, is
                         added to gamma times the k-th: about the error of one score
-    far, ef_far         see above; far is a squared distance, inf for no such rule
+    far, ef_far         see above; far is compared with a score plus shift; inf for no such rule
     deleted_max         deleted candidates after which it gives up, with 0 live ones
     visited, seen, pool the arrays of a ``Scratch``
 

@@ -110,8 +110,8 @@ def walk_graph(
             distances; ``NO_GAMMA`` or more leaves that to ef.
         shift: a score plus this is a squared distance: 0 under Euclidean; 1 for inner products of
             unit vectors, of which the score plus 1 is half of it.
-        far, ef_far: for a query whose k-th candidate is farther than far, a squared distance, at
-            least ef_far candidates must be nearer than the one at which the walk ends.
+        far, ef_far: for a query whose k-th candidate has a score plus shift above far, at least
+            ef_far candidates must be nearer than the one at which the walk ends.
         visited, seen, pool: the arrays of a ``Scratch`` reserved for these arguments.
         out_nodes, out_scores: int64 and float32 (q, k), ascending by (score, node).
         out_counts: int64 (q,), number of rows found; the rest of a row is not written. 0 also if

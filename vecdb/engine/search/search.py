@@ -234,14 +234,16 @@ class Searcher:
         k, metric = found.nodes.shape[1], self._metric_code
         kernels = load_kernels()
         gamma = kernels.NO_GAMMA if way.gamma is None else way.gamma
-        shift = 0.0 if metric == kernels.EUCLIDEAN else 1.0
+        # Of unit vectors, score plus 1 is half the squared distance.
+        shift, half = (0.0, 1.0) if metric == kernels.EUCLIDEAN else (1.0, 0.5)
 
         def walk(scratch: object, first: int, last: int) -> None:
             results = (found.nodes, found.scores, found.counts, found.visited, found.deleted)
             if sketch is None:
                 kernels.walk(
                     scratch, unit.vectors, graph, unit.delete_bitmap, queries, first, last, metric,
-                    k, way.ef, *results, gamma, shift, way.far, way.ef_far,
+                    k, way.ef, *results, gamma, shift,
+                    half * way.far, way.ef_far,
                 )  # fmt: skip
             else:
                 kernels.walk_by_sketches(

@@ -87,10 +87,13 @@ class _Way:
             *(config.dim, self.count, ef, rescored, scores, distances),
             *(*commits_at, snapshot.counters.next_row, plan.units[0].ef_far),
         )
+        far = plan.units[0].far
+        if sketch is None and config.metric is not Metric.EUCLIDEAN:
+            far /= 2  # Of unit vectors, score plus 1 is half the squared distance.
         parts = (
             kernels.NO_GAMMA if gamma is None else gamma,
             0.0 if config.metric is Metric.EUCLIDEAN else 1.0,
-            *(slope, slack, plan.units[0].far, _LEAST, _MOST),
+            *(slope, slack, far, _LEAST, _MOST),
         )
         self.arguments: tuple[Any, ...] = (
             *(np.array(whole, np.int64), np.array(parts, np.float32)),

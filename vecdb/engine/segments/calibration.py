@@ -84,10 +84,9 @@ def measured_curve(
         curves.append(_curve(efforts_of(metric, k), walk, true[:count, k - 1 : k], n))
     length = max(map(len, curves))
     padded = [curve + curve[-1:] * (length - len(curve)) for curve in curves]
-    shift = 0 if metric is Metric.EUCLIDEAN else 1
-    far = [
-        float(np.quantile(true[:, min(band, truth_k) - 1], _FAR_QUANTILE)) + shift for band in BANDS
-    ]
+    # Of unit vectors the score is the negated product, and twice 1 + score the squared distance.
+    squares = true if metric is Metric.EUCLIDEAN else 2 * (1 + true)
+    far = [float(np.quantile(squares[:, min(band, truth_k) - 1], _FAR_QUANTILE)) for band in BANDS]
     return np.array(padded, np.float32), len(chosen), far
 
 

@@ -54,11 +54,9 @@ class _GraphPart(PartKind[Graph]):
             "upper_offsets": value.upper_offsets,
             "upper_links": value.upper_links,
         }
-        fields = {
-            "entry": value.entry,
-            "top_level": value.top_level,
-            "built_by": value.built_by,
-        }
+        fields: dict[str, int | str] = {"entry": value.entry, "top_level": value.top_level}
+        if value.built_by != HNSWLIB:
+            fields["built_by"] = value.built_by
         return PartData(arrays, fields)
 
     def read(self, files: PartFiles) -> Graph:
@@ -66,7 +64,6 @@ class _GraphPart(PartKind[Graph]):
             **{name: files.arrays[name] for name in self.arrays},
             entry=files.manifest["entry"],
             top_level=files.manifest["top_level"],
-            # A manifest without it is of a time when every graph was hnswlib's.
             built_by=files.manifest.get("built_by", HNSWLIB),
         )
         files.check(
