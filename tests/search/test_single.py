@@ -53,7 +53,7 @@ def general(docs: Any, query: np.ndarray, k: int = 10, with_metadata: bool = Tru
 
 
 def short_again(docs: Any, query: np.ndarray, k: int = 10, with_metadata: bool = True) -> Any:
-    """As ``short``, again if a commit in the background, of a purge, left it to the general path."""
+    """As ``short``, again if a commit in the background left it to the general path."""
     found = short(docs, query, k, with_metadata)
     if found is None:
         general(docs, query, k, with_metadata)
