@@ -63,7 +63,7 @@ def index(docs: Any) -> list[dict[str, object]]:
 
 def built_by(docs: Any) -> list[str]:
     manifests = sorted(Path(opened_of(docs).folder).glob("segments/*/manifest.json"))
-    return [json.loads(path.read_bytes())["built_by"] for path in manifests]
+    return [json.loads(path.read_bytes()).get("built_by", HNSWLIB) for path in manifests]
 
 
 def near(docs: Any, n: int) -> float:

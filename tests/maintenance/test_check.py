@@ -582,7 +582,7 @@ def test_sparse_graph_is_reachable_as_built(tmp_path: Path) -> None:
     builder = Builder("l2", 16, 4, 4, 2_000, threads=1)
     builder.add(vectors_of(0, 2_000, 16))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vecdb.engine.hnsw.builder.connect", lambda *_, **__: 0)
+        patch.setattr("vecdb.engine.hnsw.finishing.connect", lambda *_, **__: 0)
         bare = builder.graph(tmp_path)
     lost = np.count_nonzero(~reachable_nodes(bare))
     graph = builder.graph(tmp_path)
