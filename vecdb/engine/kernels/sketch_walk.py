@@ -96,10 +96,8 @@ def walk_sketches(
         basis, basis_steps: uint8 (heads, width) and float32 (heads,), directions of the heads:
             basis_steps[i] * (basis[i] - 128).
         slope: by which estimated products are multiplied.
-        gamma: the walk ends at candidates farther than gamma times the k-th, in squared distances;
-            ``NO_GAMMA`` or more: only ef ends it.
-        slack: added to that distance, for the error of estimates.
-        far, ef_far: as for ``walk_graph``.
+        gamma, far, ef_far: as for ``walk_graph``, in squared distances.
+        slack: added to the distance at which gamma ends a walk, for the error of estimates.
         rescored: candidates that are scored again in float32; raised to k if it is smaller.
     """
     n, lines = vectors.shape[0], sketches.shape[1] >> 6
