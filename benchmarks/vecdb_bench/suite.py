@@ -75,7 +75,7 @@ GROWTH = Plan(("glove-50",), FULL.targets, ("size",), scale=FULL.scale)
 PARTS = Plan(
     ("glove-50",),
     ("vecdb", "vecdb-served", "hnswlib", "lmdb"),
-    ("walk", "call", "wire", "full_store", "ingest", "opening", "beside", "exchange"),
+    ("walk", "contract", "call", "wire", "full_store", "ingest", "opening", "beside", "exchange"),
     scale=Scale(
         latency_seconds=30.0,
         efforts=(10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024),

@@ -69,7 +69,7 @@ def parts(cache: Path) -> list[dict[str, Any]]:
     return measured(
         cache,
         "parts.jsonl",
-        replace(suite.TINY, targets=("vecdb",), scenarios=("opening", "walk", "call")),
+        replace(suite.TINY, targets=("vecdb",), scenarios=("opening", "walk", "contract", "call")),
         replace(suite.TINY, targets=("vecdb-served",), scenarios=("wire", "exchange")),
         replace(suite.TINY, targets=("vecdb-served", "hnswlib"), scenarios=("beside",)),
         replace(suite.TINY, targets=("lmdb", "vecdb"), scenarios=("full_store",)),

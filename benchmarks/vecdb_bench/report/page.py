@@ -410,6 +410,7 @@ _PARTS = (
     _size,
     _facts("opening", "From opening to the first answer, 15 % of the rows deleted"),
     _walk,
+    _facts("contract", "Recall asked for and measured, beside hnswlib"),
     _facts("call", "What an embedded call costs outside the kernel"),
     _facts("wire", "The wire"),
     _facts("exchange", "Export to and import from a FAISS file"),

@@ -18,6 +18,7 @@ Of vecdb alone, beside what it is made of:
 
     opening     time from opening a folder to the first answer, by number of rows
     walk        the compiled graph search and hnswlib's own, on one graph
+    contract    recall asked for, expected and measured, and the time it takes, beside hnswlib
     call        what an embedded call costs outside the kernel; one and four threads
     wire        cost of the transport: encoding, an empty call, a query in process and over gRPC
     exchange    export to and import from a FAISS file, and the time in which FAISS builds it
@@ -39,6 +40,7 @@ SCENARIOS = (
     "size",
     "opening",
     "walk",
+    "contract",
     "call",
     "wire",
     "exchange",
