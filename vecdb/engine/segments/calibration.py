@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from vecdb.engine.hnsw.graph import Graph
 from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.segments.codecs.trial import scanned
 from vecdb.types import Metric
 
 if TYPE_CHECKING:
@@ -112,16 +113,8 @@ def _chosen(graph: Graph, sketch: Sketch | None) -> Ints:
 
 def _true_scores(vectors: Floats, chosen: Ints, k: int, metric: Metric) -> Floats:
     """Return the scores of the k rows nearest to each chosen one, none of which counts."""
-    kernels = load_kernels()
-    code = kernels.EUCLIDEAN if metric is Metric.EUCLIDEAN else kernels.INNER
-    queries, count = np.ascontiguousarray(vectors[chosen]), len(chosen)
-    scores, nodes = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
-    found, gone = np.zeros(count, np.int64), _bitmap(len(vectors), chosen)
-    kernels.scan_rows(
-        vectors, gone, 0, len(vectors), queries, 0, count, code, k, scores, nodes, found
-    )
-    kernels.sort_heaps(scores, nodes, found, 0, count)
-    return scores
+    queries = np.ascontiguousarray(vectors[chosen])
+    return scanned(vectors, queries, k, metric, _bitmap(len(vectors), chosen))[1]
 
 
 def _bitmap(n: int, nodes: Ints) -> npt.NDArray[np.uint8]:

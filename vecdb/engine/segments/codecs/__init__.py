@@ -8,4 +8,4 @@ byte_codes   8 bits for each component, with bounds that make scans of them exac
 
 from __future__ import annotations
 
-__all__ = ["byte_codes", "sketch"]
+__all__ = ["byte_codes", "sketch", "trial"]

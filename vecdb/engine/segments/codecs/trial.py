@@ -23,7 +23,7 @@ from vecdb.types import Metric
 if TYPE_CHECKING:
     from vecdb.engine.segments.codecs.sketch import Sketch
 
-__all__ = ["nearest_rows", "rescored_by_trial"]
+__all__ = ["nearest_rows", "rescored_by_trial", "scanned"]
 
 _QUERIES: Final = 150
 _SCORED_MAX: Final = 2**25
@@ -40,6 +40,29 @@ _BLUNT: Final = (40, 100, 500)
 _COPIES_QUANTILE: Final = 0.9
 
 _SEED: Final = 11
+
+
+def scanned(
+    vectors: npt.NDArray[np.float32],
+    queries: npt.NDArray[np.float32],
+    k: int,
+    metric: Metric,
+    delete_bitmap: npt.NDArray[np.uint8],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return nodes and scores of the k rows nearest to each query, by comparing all that are live.
+
+    Returns:
+        int64 and float32 (q, k), ascending by score.
+    """
+    kernels = load_kernels()
+    code = kernels.EUCLIDEAN if metric is Metric.EUCLIDEAN else kernels.INNER
+    count, found = len(queries), np.zeros(len(queries), np.int64)
+    scores, nodes = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
+    kernels.scan_rows(
+        vectors, delete_bitmap, 0, len(vectors), queries, 0, count, code, k, scores, nodes, found
+    )
+    kernels.sort_heaps(scores, nodes, found, 0, count)
+    return nodes, scores
 
 
 def nearest_rows(
@@ -64,16 +87,8 @@ def _nearest(
     metric: Metric,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Return nodes and scores of the k rows nearest to each query, but one node; -1 for none."""
-    kernels = load_kernels()
-    code = kernels.EUCLIDEAN if metric is Metric.EUCLIDEAN else kernels.INNER
     count = len(queries)
-    scores, nodes = np.empty((count, k + 1), np.float32), np.empty((count, k + 1), np.int64)
-    found = np.zeros(count, np.int64)
-    nothing = np.zeros(0, np.uint8)
-    kernels.scan_rows(
-        vectors, nothing, 0, len(vectors), queries, 0, count, code, k + 1, scores, nodes, found
-    )
-    kernels.sort_heaps(scores, nodes, found, 0, count)
+    nodes, scores = scanned(vectors, queries, k + 1, metric, np.zeros(0, np.uint8))
     own = nodes == left_out[:, None]
     own[~own.any(axis=1), -1] = True  # Behind k + 1 equal or nearer rows: drop the last instead.
     return nodes[~own].reshape(count, k), scores[~own].reshape(count, k)
