@@ -26,6 +26,7 @@ from tests.places import override, value_of
 from tests.serving import free_port, running_server, running_server_at, wait_until_ready
 from tests.waiting import HANG_S, eventually
 from vecdb.engine.api.database import Database
+from vecdb.engine.kv import environment as kv_environment
 from vecdb.engine.testing import (
     close_dropped,
     opened_of,
@@ -387,6 +388,33 @@ def test_collection_dropped_between_find_and_open_is_not_found(
                 assert all_ids(database.collection("docs")) == ["new"]
             else:
                 assert reason_of(lambda: database.collection("docs")) == "NO_COLLECTION"
+            monkeypatch.undo()
+
+
+def test_collection_dropped_while_its_files_are_opened_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may move the folder before LMDB opens its files, or after."""
+    real = kv_environment.open_files
+    for before in (True, False):
+        with vecdb.open(tmp_path, indexer=False) as database:
+            database.create_collection("docs", DIM).upsert(["old"], rows(1))
+        with vecdb.open(tmp_path, indexer=False) as database:
+            runtime_of(database).catalog.ids()  # The catalogue is open now.
+
+            def late(folder: Path, *args: Any, before: bool = before, **options: Any) -> Any:
+                def drop() -> None:
+                    in_another_process(tmp_path, "db.drop_collection('docs')")
+
+                if before:
+                    drop()
+                result = real(folder, *args, **options)
+                if not before:
+                    drop()
+                return result
+
+            monkeypatch.setattr(kv_environment, "open_files", late)
+            assert reason_of(lambda: database.collection("docs")) == "NO_COLLECTION"
             monkeypatch.undo()
 
 

@@ -15,9 +15,8 @@ failed to write a meta page. Then reads work at once. Writes work only after an 
 reached the disk, which also makes durable what an earlier commit left in the page cache. While the
 disk keeps failing, retries become less frequent (``store_back_off.py``).
 
-**Opening waits for LMDB's write lock**, since named databases are opened in a write transaction:
-py-lmdb resets read transactions instead of committing them, and then drops the handles. The wait
-has a limit, in case the process that holds the lock is stopped (``write_lock.py``).
+**Opening waits for LMDB's write lock** (not without a limit: ``write_lock.py``), since named
+databases need a write transaction: py-lmdb drops handles that were opened in a read transaction.
 """
 
 from __future__ import annotations
@@ -83,13 +82,11 @@ class Environment:
         self.folder = folder
         self.used = True
         """Set at each use; ``WeightedLru`` clears it to find unused stores."""
-
         self.handles = Handles()
         """The databases by name; they change when the environment is reopened."""
 
         self.on_reopen: Callable[[], None] | None = None
         """Called after a reopening, outside of transactions."""
-
         self.missing_error: Callable[[], VecdbError] | None = None
         """Returns the error to raise if the file has disappeared."""
 
@@ -109,11 +106,14 @@ class Environment:
 
     def _open(self, *, create: bool) -> None:
         file = self.folder / "data.mdb"
-        if not create and not file.is_file():
-            raise self._missing()
-        held = file.stat().st_size if file.is_file() else 0
-        if held or not create:
-            check_whole(file)
+        try:
+            held = file.stat().st_size
+            if held or not create:
+                check_whole(file)
+        except FileNotFoundError:
+            if not create:
+                raise self._missing() from None
+            held = 0
         map_bytes = self._map_bytes
         while map_bytes < 2 * held:
             map_bytes *= 2
@@ -131,7 +131,8 @@ class Environment:
         if not (opened.is_in_place() and (self._file is None or self._file.is_in_place())):
             handle.close()
             opened.close()
-            raise not_in_place(self.folder)
+            # A collection can be dropped while it is being opened.
+            raise not_in_place(self.folder) if file.exists() else self._missing()
         self.handles.replace(databases)
         self._lmdb, self._file = handle, opened
 
