@@ -443,17 +443,36 @@ def check_target_recall(target: object) -> float:
     return float(target)
 
 
-def check_condition(insert_only: object, if_seq: object) -> tuple[bool, int | None]:
-    """Return the conditions of a write. Reject a combination that no batch can satisfy."""
+_ON_EXISTING: Final = ("replace", "refuse", "skip")
+
+
+def check_condition(
+    insert_only: object, if_seq: object, on_existing: object = "replace"
+) -> tuple[str, int | None]:
+    """Return the conditions of a write: "replace", "refuse" or "skip", and a seq. Reject a
+    combination that no batch can satisfy."""
     seq = None if if_seq is None else check_limit(limits.IF_SEQ, if_seq)
     must_be_new = check_flag("insert_only", insert_only)
+    if not isinstance(on_existing, str) or on_existing not in _ON_EXISTING:
+        raise InvalidArgumentError(
+            f"on_existing must be one of {', '.join(_ON_EXISTING)}, got {shown(on_existing)}",
+            Reason.BAD_MODE,
+        )
+    existing = str.__str__(on_existing)
+    if existing == "skip" and (must_be_new or seq is not None):
+        raise InvalidArgumentError(
+            "on_existing 'skip' leaves ids that exist as they are; insert_only and if_seq refuse "
+            "the batch because of them: give only one",
+            Reason.BAD_CONDITION,
+        )
+    must_be_new = must_be_new or existing == "refuse"
     if must_be_new and seq:
         raise InvalidArgumentError(
             f"insert_only needs ids that do not exist, if_seq {seq} needs ids that exist: "
             "give only one of them",
             Reason.BAD_CONDITION,
         )
-    return must_be_new, seq
+    return "refuse" if must_be_new else existing, seq
 
 
 def check_request_id(request_id: object, limit: Limit = limits.REQUEST_ID_BYTES) -> str | None:
