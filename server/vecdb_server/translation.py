@@ -29,7 +29,6 @@ from vecdb.types import (
     ImportReport,
     MeasuredRecall,
     Metric,
-    Receipt,
     Records,
     ScrollPage,
 )
@@ -42,8 +41,6 @@ __all__ = [
     "STATUS_OF_ERROR",
     "Status",
     "collection_config",
-    "delete_options",
-    "delete_response",
     "export_request",
     "export_response",
     "failure_answer",
@@ -56,8 +53,6 @@ __all__ = [
     "report_message",
     "search_response",
     "status_of",
-    "upsert_options",
-    "upsert_response",
 ]
 
 REASON_KEY: Final = "vecdb-reason"
@@ -130,28 +125,6 @@ def refuse_reserved(request: _Reserving, *fields: str) -> None:
             raise _reserved(field)
     if isinstance(request, wire.SearchRequest) and request.filters:
         raise _reserved("filters")
-
-
-def upsert_options(request: wire.UpsertRequest) -> tuple[bool, int | None, str | None]:
-    """Return insert_only, if_seq and request_id of an upsert."""
-    condition = request.condition
-    if_seq = condition.if_seq if condition.HasField("if_seq") else None
-    return condition.insert_only, if_seq, request.request_id or None
-
-
-def delete_options(request: wire.DeleteRequest) -> tuple[bool, int | None, str | None]:
-    """Return insert_only, if_seq and request_id of a delete.
-
-    Raises:
-        InvalidArgumentError: BAD_CONDITION: insert_only, which does not apply to deletes.
-    """
-    condition = request.condition
-    if condition.insert_only:
-        raise InvalidArgumentError(
-            "insert_only applies to upserts only; use if_seq for a delete", Reason.BAD_CONDITION
-        )
-    if_seq = condition.if_seq if condition.HasField("if_seq") else None
-    return False, if_seq, request.request_id or None
 
 
 def _reserved(field: str) -> UnsupportedError:
@@ -300,20 +273,6 @@ def descriptions_message(
     """Return descriptions of collections, in the order given."""
     return wire.ListCollectionsResponse(
         collections=[description_message(each.name, each.config) for each in collections]
-    )
-
-
-def upsert_response(receipt: Receipt) -> wire.UpsertResponse:
-    """Return the receipt of an upsert."""
-    return wire.UpsertResponse(
-        seq=receipt.seq, count=receipt.count, repeated_request=receipt.repeated
-    )
-
-
-def delete_response(receipt: Receipt) -> wire.DeleteResponse:
-    """Return the receipt of a delete."""
-    return wire.DeleteResponse(
-        seq=receipt.seq, count=receipt.count, repeated_request=receipt.repeated
     )
 
 

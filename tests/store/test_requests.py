@@ -23,6 +23,7 @@ from vecdb import limits
 from vecdb.engine.store import clock as store_clock
 from vecdb.engine.store import layout, requests
 from vecdb.engine.store.batch import make_batch, make_write_options
+from vecdb.engine.store.digest import batch_digest
 from vecdb.engine.system import failpoints
 from vecdb.engine.testing import opened_of
 from vecdb_client import Client

@@ -316,9 +316,7 @@ class Runtime:
             status += f"; writers are not delayed: no progress for {NO_PROGRESS_S:.0f} s"
         return status
 
-    def submit_delayed(
-        self, opened: OpenCollection, batch: Batch
-    ) -> Future[Receipt]:
+    def submit_delayed(self, opened: OpenCollection, batch: Batch) -> Future[Receipt]:
         """Queue a checked batch; upserts first wait for the delay of back-pressure."""
         pressure = opened.backpressure
         if pressure.delay_s > 0 and isinstance(batch, UpsertBatch):

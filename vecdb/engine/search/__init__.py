@@ -7,6 +7,7 @@ hits               merges the units' results; adds ids, metadata and vectors
 snapshot           one committed state: segments, delete bitmaps, memtable
 snapshot_manager   creates snapshots and caches the newest
 memtable           rows not yet in a segment
+matched_rows       the live rows that match a filter
 streaming          reads rows that a snapshot does not hold from the store, in slices
 lookup             reads rows by id or row number
 meter              measures recall with real queries; samples: taking them from searches
@@ -15,4 +16,4 @@ real_curves        curves measured with real queries; recall_history: recall of 
 
 from __future__ import annotations
 
-__all__ = ["lookup", "meter", "samples", "search", "snapshot", "snapshot_manager"]
+__all__ = ["lookup", "matched_rows", "meter", "samples", "search", "snapshot", "snapshot_manager"]

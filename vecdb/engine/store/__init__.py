@@ -8,7 +8,7 @@ tombstones      reads deleted rows in short transactions
 batch           a validated write and its options
 digest          what makes a batch the same as an earlier one
 changes         which rows a delete or patch changes, and to what
-selection       rows that match a filter, brought up to date in a write
+filtered_rows   rows that match a filter, brought up to date in a write
 conditions      checks insert_only and if_seq
 writer          commits batches in groups, one thread per collection
 requests        request ids and their receipts (idempotent writes)
@@ -25,6 +25,7 @@ __all__ = [
     "batch",
     "changes",
     "digest",
+    "filtered_rows",
     "layout",
     "leases",
     "purging",
@@ -33,7 +34,6 @@ __all__ = [
     "scroll",
     "scroll_token",
     "segment_table",
-    "selection",
     "store",
     "stored_name",
     "tombstones",

@@ -1,7 +1,7 @@
 """Write batches, prepared in the caller's thread: validated, encoded and sorted by id.
 
 ``Store.apply`` applies them. A batch with a request id or a condition carries ``WriteOptions``. A
-batch that deletes or patches the rows of a filter carries a ``Selection`` instead of ids.
+batch that deletes or patches the rows of a filter carries ``FilteredRows`` instead of ids.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vecdb import checks
 from vecdb.engine.store.digest import batch_digest
-from vecdb.engine.store.selection import Selection
+from vecdb.engine.store.filtered_rows import FilteredRows
 from vecdb.filters import Filter
 from vecdb.metadata_patches import MetadataMode, Patcher, patcher
 
@@ -29,7 +29,7 @@ __all__ = [
     "make_delete",
     "make_patch",
     "make_write_options",
-    "of_selection",
+    "of_rows",
 ]
 
 _REPLACE, _REFUSE, _SKIP = 0, 1, 2
@@ -93,22 +93,22 @@ class UpsertBatch:
 
 @dataclass(frozen=True)
 class DeleteBatch:
-    """Rows to delete: by id, or those of a selection.
+    """Rows to delete: by id, or those of a filter.
 
     Attributes:
-        ids: UTF-8, ascending, distinct; empty with a selection.
+        ids: UTF-8, ascending, distinct; empty with ``matched``.
         write_options: as in ``UpsertBatch``.
-        selection: the rows of a filter.
+        matched: the rows of a filter.
     """
 
     ids: list[bytes]
     write_options: WriteOptions | None = None
-    selection: Selection | None = None
+    matched: FilteredRows | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write, so that the batch gets no seq."""
-        return not self.ids and self.selection is None
+        return not self.ids and self.matched is None
 
     @property
     def order(self) -> range:
@@ -118,22 +118,22 @@ class DeleteBatch:
     @property
     def nbytes(self) -> int:
         """Return the approximate memory size of the batch in bytes."""
-        return 64 * len(self.ids) + (0 if self.selection is None else self.selection.nbytes)
+        return 64 * len(self.ids) + (0 if self.matched is None else self.matched.nbytes)
 
 
 @dataclass(frozen=True)
 class PatchBatch:
-    """A change of metadata: of rows by id, or of those of a selection.
+    """A change of metadata: of rows by id, or of those of a filter.
 
     Attributes:
-        ids: UTF-8, n of them, distinct; empty with a selection.
+        ids: UTF-8, n of them, distinct; empty with ``matched``.
         order: positions of the ids in ascending order.
         patchers: one for all rows, or one for each id.
         mode: with REPLACE, a damaged record is replaced like any other.
         bytes_max: most bytes of a row's metadata afterwards.
         given: size of the patches in bytes.
         write_options: as in ``UpsertBatch``.
-        selection: the rows of a filter.
+        matched: the rows of a filter.
     """
 
     ids: list[bytes]
@@ -143,17 +143,17 @@ class PatchBatch:
     bytes_max: int
     given: int
     write_options: WriteOptions | None = None
-    selection: Selection | None = None
+    matched: FilteredRows | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write, so that the batch gets no seq."""
-        return not self.ids and self.selection is None
+        return not self.ids and self.matched is None
 
     @property
     def nbytes(self) -> int:
         """Return the approximate memory size of the batch in bytes."""
-        selected = 0 if self.selection is None else self.selection.nbytes
+        selected = 0 if self.matched is None else self.matched.nbytes
         return self.given + 64 * len(self.ids) + selected
 
     def patcher_of(self, position: int) -> Patcher:
@@ -205,7 +205,7 @@ def make_delete(
     limit: int | None = None,
 ) -> DeleteBatch:
     """Return a batch that deletes validated ids (duplicates are dropped), or the rows of a filter,
-    to which ``of_selection`` adds the selection."""
+    to which ``of_rows`` adds them."""
     if filter is not None:
         named = [filter.key, _limit_text(limit)]
         return DeleteBatch([], _digested(write_options, b"delwhe", named, None, None))
@@ -224,7 +224,7 @@ def make_patch(
     limit: int | None = None,
 ) -> PatchBatch:
     """Return a batch that patches the metadata of validated ids, or of the rows of a filter, to
-    which ``of_selection`` adds the selection.
+    which ``of_rows`` adds them.
 
     Args:
         patches: of ``check_patches``.
@@ -242,11 +242,9 @@ def make_patch(
     return PatchBatch(encoded, order, patchers, mode, bytes_max, given, write_options)
 
 
-def of_selection(
-    batch: DeleteBatch | PatchBatch, selection: Selection
-) -> DeleteBatch | PatchBatch:
+def of_rows(batch: DeleteBatch | PatchBatch, matched: FilteredRows) -> DeleteBatch | PatchBatch:
     """Return the batch for these rows."""
-    return replace(batch, selection=selection)
+    return replace(batch, matched=matched)
 
 
 def _limit_text(limit: int | None) -> bytes:

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store.batch import DeleteBatch, PatchBatch
+from vecdb.engine.store.filtered_rows import FilteredRows, Prepared, advance
 from vecdb.engine.store.rows import RowReader
-from vecdb.engine.store.selection import Prepared, Selection, advance
 from vecdb.errors import DataLossError, InvalidArgumentError
 from vecdb.metadata_patches import MetadataMode
 from vecdb.reasons import Reason
@@ -19,7 +19,7 @@ from vecdb.row_names import shown
 __all__ = ["Changes", "changes_of", "prepare", "selected"]
 
 _EVALUATED_ROWS_MAX: Final = 20_000
-"""Rows that a write transaction evaluates to bring a selection up to date, about 80 ms."""
+"""Rows that a write transaction evaluates to bring matched rows up to date, about 80 ms."""
 
 
 class Changes(NamedTuple):
@@ -44,13 +44,13 @@ def changes_of(
     """Return the changes of a batch at ``seq``, the latest of the transaction.
 
     Raises:
-        FailedPreconditionError: OVERTAKEN: the selection can't be brought up to date.
+        FailedPreconditionError: OVERTAKEN: the matched rows can't be brought up to date.
         InvalidArgumentError: METADATA_TOO_LARGE: of a row after the change.
         DataLossError: a record is damaged.
     """
-    if batch.selection is not None:
-        selection = advance(rows, transaction, batch.selection, seq, _EVALUATED_ROWS_MAX)
-        return selected(rows, transaction, batch, selection)
+    if batch.matched is not None:
+        matched = advance(rows, transaction, batch.matched, seq, _EVALUATED_ROWS_MAX)
+        return selected(rows, transaction, batch, matched)
     row_of = rows.find(transaction, [batch.ids[i] for i in batch.order])
     if isinstance(batch, DeleteBatch):
         pairs = sorted((row, key) for key, row in row_of.items())
@@ -89,21 +89,21 @@ def selected(
     rows: RowReader,
     transaction: Transaction,
     batch: DeleteBatch | PatchBatch,
-    selection: Selection,
+    matched: FilteredRows,
 ) -> Changes:
-    """Return the changes of a selection that is up to date in the transaction. Raises as
+    """Return the changes of matched rows that are up to date in the transaction. Raises as
     ``changes_of``."""
-    most = len(selection.rows) if selection.limit is None else selection.limit
+    most = len(matched.rows) if matched.limit is None else matched.limit
     changed: list[int] = []
     ids: list[bytes] = []
     metadata: list[bytes] = []
     patches = isinstance(batch, PatchBatch)
-    for row in selection.rows.tolist():
+    for row in matched.rows.tolist():
         if len(changed) == most:
             break
-        found = selection.prepared.get(row)
+        found = matched.prepared.get(row)
         if found is None:
-            found = prepare(rows, transaction, batch, [row], selection.seq)[row]
+            found = prepare(rows, transaction, batch, [row], matched.seq)[row]
         if patches:
             if found.metadata is None:
                 continue

@@ -1,7 +1,7 @@
 """The digest of a batch: what makes a write the same as an earlier one under its request id.
 
-It is the SHA-256 of these fields in this order; numbers little-endian. Never change it: requests are
-stored with their digests.
+It is the SHA-256 of these fields in this order; numbers little-endian. Never change it: requests
+are stored with their digests.
 
     head       6 bytes kind, u8 on_existing (0 replace, 1 refuse, 2 skip), u8 1 if if_seq is set,
                u64 if_seq (else 0), u32 number of ids, u8 1 if any of them has metadata

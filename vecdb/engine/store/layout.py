@@ -39,7 +39,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -458,7 +458,8 @@ def unpack_request(key: bytes | memoryview, value: bytes | memoryview) -> Reques
 def parse_request(payload: bytes | memoryview) -> Request:
     """Return ``unpack_request`` of a payload whose checksum was compared; as ``parse_block``."""
     skipped = struct.iter_unpack("<I", payload[_REQUEST.size :])
-    return Request(*_REQUEST.unpack_from(payload), tuple(position for (position,) in skipped))
+    seq, time_ns, digest, rows = _REQUEST.unpack_from(payload)
+    return Request(seq, time_ns, digest, rows, tuple(position for (position,) in skipped))
 
 
 def request_age_key(seq: int) -> bytes:

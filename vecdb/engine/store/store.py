@@ -268,7 +268,7 @@ class Store:
         self, transaction: Transaction, batch: DeleteBatch | PatchBatch, seq: int
     ) -> Changes:
         """Return what a batch changes, if its conditions hold."""
-        if batch.selection is None:
+        if batch.matched is None:
             self._check_condition(transaction, batch.ids, batch.order, batch.write_options, seq)
             return changes_of(self.rows, transaction, batch, seq)
         changes = changes_of(self.rows, transaction, batch, seq)

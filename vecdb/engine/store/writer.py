@@ -282,9 +282,7 @@ class Writer:
             _log.warning("could not request a flush of %s: %s", store.environment.folder, error)
 
 
-def _applied(
-    store: Store, transaction: Transaction, batch: Batch
-) -> Receipt | VecdbError:
+def _applied(store: Store, transaction: Transaction, batch: Batch) -> Receipt | VecdbError:
     """Apply a batch; return its receipt, or the error that refuses it."""
     try:
         return store.apply(transaction, batch)

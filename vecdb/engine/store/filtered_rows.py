@@ -2,18 +2,18 @@
 another.
 
 They are found before the write, in short read transactions, and so is what they change to. The
-transaction of the write then brings the selection up to its own seq (``advance``): by the log it
+transaction of the write then brings them up to its own seq (``advance``): by the log it
 takes away what was deleted since, and evaluates anew what was added or changed. So the write
 changes exactly the rows that match when it is applied, as if it had found them itself. If too much
 was written since for a short transaction, or the log is purged, the write is refused with OVERTAKEN
-before it has changed anything, and its caller brings the selection up to date and tries again.
+before it has changed anything, and its caller brings them up to date and tries again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,7 @@ from vecdb.errors import FailedPreconditionError
 from vecdb.filters import Filter
 from vecdb.reasons import Reason
 
-__all__ = ["Prepared", "Selection", "advance", "overtaken"]
-
-_ROW_BYTES: Final = 250
-"""Memory of a row's entry in ``prepared``, without its metadata."""
+__all__ = ["FilteredRows", "Prepared", "advance", "overtaken"]
 
 
 class Prepared(NamedTuple):
@@ -43,7 +40,7 @@ class Prepared(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Selection:
+class FilteredRows:
     """The rows that match a filter at a seq.
 
     Attributes:
@@ -56,6 +53,9 @@ class Selection:
         prepared_bytes: size of the new metadata.
     """
 
+    ROW_BYTES: ClassVar[int] = 250
+    """Memory of a row's entry in ``prepared``, without its metadata."""
+
     filter: Filter
     limit: int | None
     seq: int
@@ -66,11 +66,11 @@ class Selection:
     @property
     def nbytes(self) -> int:
         """Return the approximate memory size in bytes."""
-        return self.rows.nbytes + _ROW_BYTES * len(self.prepared) + self.prepared_bytes
+        return self.rows.nbytes + self.ROW_BYTES * len(self.prepared) + self.prepared_bytes
 
 
 def overtaken(why: str) -> FailedPreconditionError:
-    """Return the error for a selection that can't be brought up to date in a write."""
+    """Return the error for rows that can't be brought up to date in a write."""
     return FailedPreconditionError(
         f"other writes changed too much while the rows of the filter were found: {why}; nothing "
         "was written, retry later",
@@ -81,11 +81,11 @@ def overtaken(why: str) -> FailedPreconditionError:
 def advance(
     rows: RowReader,
     transaction: Transaction,
-    selection: Selection,
+    matched: FilteredRows,
     seq: int,
     rows_max: int | None = None,
-) -> Selection:
-    """Return the selection at ``seq``, the latest of the transaction.
+) -> FilteredRows:
+    """Return the matched rows at ``seq``, the latest of the transaction.
 
     Args:
         rows_max: most rows to evaluate; None for no limit.
@@ -93,9 +93,9 @@ def advance(
     Raises:
         FailedPreconditionError: OVERTAKEN: more rows were written since, or the log was purged.
     """
-    if seq == selection.seq:
-        return selection
-    entries = rows.read_log(transaction, selection.seq, seq)
+    if seq == matched.seq:
+        return matched
+    entries = rows.read_log(transaction, matched.seq, seq)
     if entries is None:
         raise overtaken("the log of these writes is purged")
     deleted = _joined(entry.deleted for entry in entries)
@@ -107,19 +107,19 @@ def advance(
     doubtful = np.setdiff1d(np.concatenate([changed, added]), deleted)
     if rows_max is not None and len(doubtful) > rows_max:
         raise overtaken(f"{len(doubtful)} rows")
-    matches, found = selection.filter.matches_json, []
+    matches, found = matched.filter.matches_json, []
     numbers = doubtful.tolist()
     for row, record in zip(numbers, rows.read_records(transaction, numbers, seq), strict=True):
         if matches(record.id, record.metadata):
             found.append(row)
     touched = np.concatenate([deleted, changed])
-    kept = selection.rows[~np.isin(selection.rows, touched)]
-    prepared = selection.prepared
+    kept = matched.rows[~np.isin(matched.rows, touched)]
+    prepared = matched.prepared
     if prepared and len(touched):
         gone = set(touched.tolist())
         prepared = {row: each for row, each in prepared.items() if row not in gone}
     return replace(
-        selection,
+        matched,
         seq=seq,
         rows=np.union1d(kept, np.array(found, np.int64)),
         prepared=prepared,
