@@ -176,6 +176,10 @@ class Matcher:
         self, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
     ) -> Selection:
         """Return which live nodes of a unit match. Raises as ``matches_of``."""
+        if unit.content is None and unit.rows is not snapshot.memtable.rows:
+            # Rows that were read for this search only.
+            matches = matches_of(self._store, snapshot, unit, filter, deadline)
+            return Selection.of(unit, matches)
         self.used = True
         key, seq = (id(unit.rows), filter.key), snapshot.state.seq
         with self._lock:
@@ -186,9 +190,8 @@ class Matcher:
             known = None
         if known is not None and known.seq == seq and known.fits(unit):
             return known.selection
-        matches = None if known is None else self._updated(known, seq, unit, filter, deadline)
-        if matches is None:
-            matches = matches_of(self._store, snapshot, unit, filter, deadline)
+        found = None if known is None else self._updated(known, seq, unit, filter, deadline)
+        matches = found or matches_of(self._store, snapshot, unit, filter, deadline)
         if known is not None and matches is known.selection.matches and known.fits(unit):
             selection = known.selection
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,8 @@ __all__ = ["Matches"]
 _NODE_BITS = 32
 
 
-class Matches(NamedTuple):
+@dataclass(frozen=True)
+class Matches:
     """The matching nodes of some; deleted ones may be included. Immutable.
 
     Exactly one of nodes and bitmap is given, whichever is smaller.
@@ -57,9 +58,9 @@ class Matches(NamedTuple):
     def bits(self, n: int) -> npt.NDArray[np.uint8]:
         """Return the bitmap of the first n nodes, uint8 ((n + 7) // 8,), no other bit set."""
         held = self.bitmap
-        if held is not None and len(held) == (n + 7) // 8:
-            if n % 8 == 0 or not held[-1] >> n % 8:
-                return held
+        fits = held is not None and len(held) == (n + 7) // 8
+        if held is not None and fits and not (n % 8 and held[-1] >> n % 8):
+            return held
         return np.packbits(self.marks(n), bitorder="little")
 
     @property
