@@ -29,7 +29,7 @@ from vecdb.row_names import UNNAMED, RowNames, shown
 from vecdb.scalar_checks import check_flag, check_flags, check_limit
 from vecdb.types import CollectionConfig, Metric
 from vecdb.vector_arrays import as_rows, plain
-from vecdb.write_checks import Target, check_condition, check_request_id, check_target
+from vecdb.write_checks import Target, check_condition, check_filter, check_request_id, check_target
 
 __all__ = [
     "Target",
@@ -37,6 +37,7 @@ __all__ = [
     "check_condition",
     "check_config",
     "check_ef",
+    "check_filter",
     "check_flag",
     "check_flags",
     "check_ids",

@@ -15,7 +15,7 @@ from vecdb.reasons import Reason
 from vecdb.row_names import shown
 from vecdb.scalar_checks import check_flag, check_limit
 
-__all__ = ["Target", "check_condition", "check_request_id", "check_target"]
+__all__ = ["Target", "check_condition", "check_filter", "check_request_id", "check_target"]
 
 _ON_EXISTING: Final = ("replace", "refuse", "skip")
 
@@ -85,6 +85,15 @@ class Target(NamedTuple):
     dry_run: bool
 
 
+def check_filter(filter: object) -> Filter | None:
+    """Return the filter of a call, or None.
+
+    Raises:
+        InvalidArgumentError: BAD_FILTER.
+    """
+    return None if filter is None else parse_filter(filter)
+
+
 def check_target(ids: object, filter: object, limit: object, dry_run: object) -> Target:
     """Check that rows are named either by ids, which are not looked at, or by a filter.
 
@@ -102,7 +111,7 @@ def check_target(ids: object, filter: object, limit: object, dry_run: object) ->
             "limit goes with a filter; ids name the rows themselves", Reason.BAD_TARGET
         )
     return Target(
-        None if filter is None else parse_filter(filter),
+        check_filter(filter),
         None if limit is None else check_limit(limits.CHANGED_ROWS, limit, "limit"),
         check_flag("dry_run", dry_run),
     )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from vecdb import checks, limits
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
+from vecdb.filters import Filter
 from vecdb.metadata_patches import check_mode, check_patches
 from vecdb.row_names import RowNames
 from vecdb.scrolling import Scroll
@@ -37,6 +38,7 @@ from vecdb.types import (
 )
 from vecdb_client import cutting, translation
 from vecdb_client.exports import export_stream
+from vecdb_client.filters import filter_to_wire
 from vecdb_client.ingest import ingest, upsert_request
 from vecdb_client.searching import search
 from vecdb_client.translation import SearchFields, Target, WriteFields, wire_write_options
@@ -183,8 +185,10 @@ class Collection(CollectionSurface):
         size = cutting.rows_bytes_max(texts, 0, None) + sum(map(len, patches)) + 6 * len(patches)
         return cutting.write(self._calls, "SetMetadata", build, texts, size, write_options)
 
-    def count(self) -> int:
-        request = wire.CountRequest(**self._target)
+    def count(self, filter: FilterLike | None = None) -> int:
+        checked = checks.check_filter(filter)
+        message = None if checked is None else filter_to_wire(checked)
+        request = wire.CountRequest(**self._target, filter=message)
         count: int = self._calls.read("Count", request).count
         return count
 
@@ -193,6 +197,7 @@ class Collection(CollectionSurface):
         queries: npt.NDArray[np.float32],
         k: int,
         ef: int | None,
+        filters: Filter | list[Filter] | None,
         flags: SearchFlags,
         timeout_s: float | None,
     ) -> list[Hits]:
@@ -204,7 +209,7 @@ class Collection(CollectionSurface):
             "ef": None if ef is None else checks.check_limit(limits.EF, ef),
             **flags,
         }
-        return search(self._calls, wanted, queries, self._get, timeout_s)
+        return search(self._calls, wanted, queries, filters, self._get, timeout_s)
 
     def scroll(
         self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True

@@ -212,7 +212,7 @@ class VecdbServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Count(self, request, context):
-        """Returns the number of live rows.
+        """Returns the number of live rows, or of those that match a filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,6 +43,7 @@ from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_matrix
 from vecdb_server import translation, write_translation
 from vecdb_server.backup_folder import BackupFolder, no_backup_folder
+from vecdb_server.filters import filter_of, filters_of
 
 if TYPE_CHECKING:
     from vecdb.engine.runtime.open_collection import OpenCollection
@@ -51,15 +52,8 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Service"]
 
 _FEATURES = (
-    "request_id",
-    "conditions",
-    "rename",
-    "export",
-    "import",
-    "target_recall",
-    "on_existing",
-    "set_metadata",
-    "dry_run",
+    *("request_id", "conditions", "rename", "export", "import", "target_recall", "filter"),
+    *("on_existing", "set_metadata", "dry_run"),
 )
 _UNCOUNTED = MemoryBudget(sys.maxsize)
 """The memory budget of calls that are rejected since no folder is open."""
@@ -256,12 +250,13 @@ class Service:
         return wire.EndScrollResponse()
 
     def count(self, request: wire.CountRequest, call: Call) -> wire.CountResponse:
-        """Return the number of live rows."""
-        return wire.CountResponse(count=self._collection(request, "filter").count())
+        """Return the number of live rows, or of those that match a filter."""
+        collection, filter = self._collection(request), filter_of(request)
+        return wire.CountResponse(count=collection.count(filter, _deadline(call)))
 
     def search(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
         """Return the nearest rows of each query, within the caller's deadline."""
-        collection = self._collection(request, "filter")
+        collection = self._collection(request)
         asked = SearchRequest(
             decode_matrix(request.queries),
             request.k,
@@ -270,6 +265,7 @@ class Service:
             request.exact,
             request.include_metadata,
             request.include_vectors,
+            filters_of(request),
         )
         return translation.search_response(collection.searcher.run(asked, _deadline(call)))
 

@@ -149,7 +149,7 @@ class WritingSurface(Protocol):
                 BAD_FILTER.
             ResourceExhaustedError: TOO_MANY_MATCHES: more than 500,000 rows match, and there is no
                 limit; nothing was written.
-            FailedPreconditionError: OVERTAKEN: other writes changed too many rows all the time;
+            UnavailableError: OVERTAKEN: other writes changed too many rows all the time;
                 nothing was written, retry later.
             VecdbError: as for ``upsert``.
 

@@ -15,13 +15,12 @@ import numpy as np
 
 from vecdb import limits
 from vecdb.checks import Target
-from vecdb.engine.search.matched_rows import matched_rows
 from vecdb.engine.store.batch import DeleteBatch, PatchBatch, of_rows
 from vecdb.engine.store.changes import prepare
-from vecdb.engine.store.filtered_rows import FilteredRows, Prepared, advance
+from vecdb.engine.store.filtered_rows import FilteredRows, OvertakenError, Prepared, advance
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.engine.system.deadline import Deadline
-from vecdb.errors import DataLossError, FailedPreconditionError, ResourceExhaustedError
+from vecdb.errors import DataLossError, ResourceExhaustedError
 from vecdb.filters import Filter
 from vecdb.reasons import Reason
 from vecdb.types import Receipt
@@ -51,7 +50,7 @@ def change_rows(
 
     Raises:
         ResourceExhaustedError: TOO_MANY_MATCHES: more rows would change than one batch may change.
-        FailedPreconditionError: OVERTAKEN: other writes changed too much, again and again.
+        OvertakenError: other writes changed too much, again and again.
         VecdbError: as for every write.
     """
     if target.filter is None:
@@ -70,8 +69,8 @@ def change_rows(
                 if target.dry_run:
                     return _rehearsed(runtime, opened, ready)
                 return runtime.write(opened, ready)
-            except FailedPreconditionError as error:
-                if error.reason != Reason.OVERTAKEN or attempt == _ATTEMPTS:
+            except OvertakenError:
+                if attempt == _ATTEMPTS:
                     raise
     raise AssertionError
 
@@ -99,10 +98,9 @@ def _found(
             seq = store.read_state(transaction).seq
             try:
                 return advance(store.rows, transaction, known, seq)
-            except FailedPreconditionError:
+            except OvertakenError:
                 pass  # The log was purged: find them again.
-    seq, rows = matched_rows(store, filter, deadline)
-    return FilteredRows(filter, limit, seq, rows)
+    return replace(opened.matched.rows(filter, deadline), limit=limit)
 
 
 def _prepared(

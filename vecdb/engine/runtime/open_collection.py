@@ -22,6 +22,7 @@ from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.runtime.opening_checks import check_counters
 from vecdb.engine.runtime.options import Options
+from vecdb.engine.search.matched_rows import MatchedRows
 from vecdb.engine.search.meter import RecallMeter
 from vecdb.engine.search.search import Searcher
 from vecdb.engine.search.snapshot_manager import SnapshotManager
@@ -33,10 +34,12 @@ from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store, dropped_error
 from vecdb.engine.store.stored_name import read_name, write_name
 from vecdb.engine.system.call_memory import MemoryBudget
+from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.modes import make_folder
 from vecdb.engine.system.place import not_in_place
 from vecdb.engine.system.weighted_lru import WeightedLru
 from vecdb.errors import VecdbError
+from vecdb.filters import Filter
 
 __all__ = ["OpenCollection", "gone_is_dropped"]
 
@@ -133,8 +136,15 @@ class OpenCollection:
             budget=host.snapshot_budget,
         )
         self._codes = host.options.codes == "auto"
-        self.searcher = Searcher(self.store, self.snapshots, host.pool, codes=self._codes)
+        self.searcher = Searcher(
+            self.store,
+            self.snapshots,
+            host.pool,
+            codes=self._codes,
+            budget=host.snapshot_budget,
+        )
         config = self.store.config
+        self.matched = MatchedRows(self.store, self.snapshots, self.searcher.matcher)
         self.meter = RecallMeter(self.searcher, self.snapshots, config.metric, self._name)
         options = host.options
         self.graph_rows_max = max(
@@ -193,8 +203,10 @@ class OpenCollection:
         work = plan(snapshot.segments, self.graph_rows_max, pace="optimizing")
         return self.id if snapshot.memtable_live_count > 0 or work is not None else None
 
-    def count(self) -> int:
-        """Return the number of live rows."""
+    def count(self, filter: Filter | None = None, deadline: Deadline | None = None) -> int:
+        """Return the number of live rows, or of those that match a filter."""
+        if filter is not None:
+            return self.matched.count(filter, deadline or Deadline())
         with self.store.environment.read() as transaction:
             self.store.check_not_dropped(transaction)
             return self.store.read_counters(transaction).live_count
@@ -294,6 +306,7 @@ class OpenCollection:
     def evict(self) -> bool:
         """Close files and mappings until the next use; False if the store can't be closed now."""
         self.snapshots.forget()
+        self.searcher.matcher.forget()
         self.meter.forget_queries()
         return self.store.environment.evict()
 
@@ -301,4 +314,5 @@ class OpenCollection:
         """Close the store and drop the snapshots."""
         self.meter.close()
         self.snapshots.forget()
+        self.searcher.matcher.forget()
         self.store.close(dropped=dropped)

@@ -44,7 +44,7 @@ def changes_of(
     """Return the changes of a batch at ``seq``, the latest of the transaction.
 
     Raises:
-        FailedPreconditionError: OVERTAKEN: the matched rows can't be brought up to date.
+        OvertakenError: the matched rows can't be brought up to date.
         InvalidArgumentError: METADATA_TOO_LARGE: of a row after the change.
         DataLossError: a record is damaged.
     """

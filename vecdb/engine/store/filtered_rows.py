@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store.rows import RowReader
-from vecdb.errors import FailedPreconditionError
+from vecdb.errors import UnavailableError
 from vecdb.filters import Filter
 from vecdb.reasons import Reason
 
-__all__ = ["FilteredRows", "Prepared", "advance", "overtaken"]
+__all__ = ["FilteredRows", "OvertakenError", "Prepared", "advance"]
 
 
 class Prepared(NamedTuple):
@@ -69,13 +69,15 @@ class FilteredRows:
         return self.rows.nbytes + self.ROW_BYTES * len(self.prepared) + self.prepared_bytes
 
 
-def overtaken(why: str) -> FailedPreconditionError:
-    """Return the error for rows that can't be brought up to date in a write."""
-    return FailedPreconditionError(
-        f"other writes changed too much while the rows of the filter were found: {why}; nothing "
-        "was written, retry later",
-        Reason.OVERTAKEN,
-    )
+class OvertakenError(UnavailableError):
+    """Matched rows can't be brought up to date: too much was written since. Nothing was changed."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"other writes changed too much while the rows of the filter were found: {why}; "
+            "nothing was written, retry later",
+            Reason.OVERTAKEN,
+        )
 
 
 def advance(
@@ -91,13 +93,13 @@ def advance(
         rows_max: most rows to evaluate; None for no limit.
 
     Raises:
-        FailedPreconditionError: OVERTAKEN: more rows were written since, or the log was purged.
+        OvertakenError: more rows were written since, or the log was purged.
     """
     if seq == matched.seq:
         return matched
     entries = rows.read_log(transaction, matched.seq, seq)
     if entries is None:
-        raise overtaken("the log of these writes is purged")
+        raise OvertakenError("the log of these writes is purged")
     deleted = _joined(entry.deleted for entry in entries)
     changed = _joined(entry.changed for entry in entries)
     added = _joined(
@@ -106,7 +108,7 @@ def advance(
     )
     doubtful = np.setdiff1d(np.concatenate([changed, added]), deleted)
     if rows_max is not None and len(doubtful) > rows_max:
-        raise overtaken(f"{len(doubtful)} rows")
+        raise OvertakenError(f"{len(doubtful)} rows")
     matches, found = matched.filter.matches_json, []
     numbers = doubtful.tolist()
     for row, record in zip(numbers, rows.read_records(transaction, numbers, seq), strict=True):

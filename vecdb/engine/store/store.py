@@ -215,9 +215,9 @@ class Store:
         and the stored receipt is returned.
 
         Raises:
-            ConditionFailedError, FailedPreconditionError, InvalidArgumentError: the batch is
-                refused. It has changed nothing in the transaction, so the transaction may continue
-                with other batches.
+            ConditionFailedError, FailedPreconditionError, InvalidArgumentError, OvertakenError: the
+                batch is refused. It has changed nothing in the transaction, so the transaction may
+                continue with other batches.
             NotFoundError: the collection was dropped.
             DataLossError: a value that the batch depends on is damaged; abort the transaction.
         """

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.kv.write_lock import POLL_S, Reservation, start_thread
 from vecdb.engine.store.batch import Batch
+from vecdb.engine.store.filtered_rows import OvertakenError
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import out_of_memory
 from vecdb.errors import (
@@ -282,11 +283,19 @@ class Writer:
             _log.warning("could not request a flush of %s: %s", store.environment.folder, error)
 
 
+_REFUSALS = (
+    ConditionFailedError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    OvertakenError,
+)
+
+
 def _applied(store: Store, transaction: Transaction, batch: Batch) -> Receipt | VecdbError:
     """Apply a batch; return its receipt, or the error that refuses it."""
     try:
         return store.apply(transaction, batch)
-    except (ConditionFailedError, FailedPreconditionError, InvalidArgumentError) as refusal:
+    except _REFUSALS as refusal:
         # The traceback would keep the transaction's cursors and buffers alive.
         return refusal.with_traceback(None)
 
