@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from vecdb import checks, limits
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
+from vecdb.filters import Filter
 from vecdb.scrolling import Scroll
 from vecdb.surface import CollectionSurface
 from vecdb.surface.arguments import Ids, Metadata, MetadataEntry, StrPath, Vector, Vectors
@@ -134,6 +135,7 @@ class Collection(CollectionSurface):
         queries: npt.NDArray[np.float32],
         k: int,
         ef: int | None,
+        filters: Filter | list[Filter] | None,
         flags: SearchFlags,
         timeout_s: float | None,
     ) -> list[Hits]:
@@ -145,7 +147,7 @@ class Collection(CollectionSurface):
             "ef": None if ef is None else checks.check_limit(limits.EF, ef),
             **flags,
         }
-        return search(self._calls, wanted, queries, self._get, timeout_s)
+        return search(self._calls, wanted, queries, filters, self._get, timeout_s)
 
     def scroll(
         self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True
