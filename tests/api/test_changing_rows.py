@@ -298,7 +298,7 @@ def test_refuse_is_insert_only(surface: Any) -> None:
 
 def test_upsert_many_skips_or_refuses_existing_rows(surface: Any) -> None:
     docs = filled(surface, 10)
-    names = [f"r{i}" for i in range(25)] + ["r24"]
+    names = [*(f"r{i}" for i in range(25)), "r20"]
     done = docs.upsert_many(names, rows(26), batch_rows=6, on_existing="skip")
     assert (done.rows, done.skipped, docs.count()) == (26, 11, 25)
     assert docs.get(["r3"]).metadata[0]["n"] == 3

@@ -206,7 +206,8 @@ OF_COLLECTION = {
             "include_metadata": "include_metadata", "include_vectors": "include_vectors",
         },
         {"query": {"empty list"}, "k": {"five"}, "ef": {"None", "five"}, "exact": FLAG,
-         "filter": {"None"}, "target_recall": {"None", "half"}, "timeout_s": SECONDS,
+         "filter": {"None", "empty dict", "dict", "list of None"},
+         "target_recall": {"None", "half"}, "timeout_s": SECONDS,
          "include_metadata": FLAG, "include_vectors": FLAG},
     ),
     "scroll": Case(
