@@ -35,14 +35,14 @@ Get = Callable[[list[str], float | None], list[Records]]
 
 
 def search(
-    calls: Calls, wanted: SearchFields, queries: Vectors, get: Get, timeout_s: float | None
+    calls: Calls, wanted: SearchFields, queries: Vectors | None, get: Get, timeout_s: float | None
 ) -> list[Hits]:
     """Return the hits of each query.
 
     Args:
         calls: the client's calls.
         wanted: checked fields of the request except for the queries.
-        queries: float32 (q, dim).
+        queries: float32 (q, dim); None for one query by examples.
         get: returns rows by id, within a number of seconds.
         timeout_s: timeout of the whole search; None for the client's.
 
@@ -52,9 +52,11 @@ def search(
     """
     limit_s = calls.limit_of(timeout_s)
     pending = _Search(calls, wanted, queries, get, limit_s)
+    if queries is None:
+        return pending.some(slice(0, 1))
     dim = queries.shape[1]
     hit_bytes = 8 + (4 * dim if wanted["include_vectors"] else 0)
-    entry_bytes = max(4 * dim, wanted["k"] * hit_bytes)
+    entry_bytes = max(4 * dim, (wanted["k"] or limits.K.maximum) * hit_bytes)
     parts = in_pieces(calls, len(queries), entry_bytes, pending.some, limit_s)
     return [hits for part in parts for hits in part]
 
@@ -66,7 +68,7 @@ class _Search:
         self,
         calls: Calls,
         wanted: SearchFields,
-        queries: Vectors,
+        queries: Vectors | None,
         get: Get,
         limit_s: float | None,
     ) -> None:
@@ -75,29 +77,33 @@ class _Search:
 
     def some(self, rows: slice) -> list[Hits]:
         """Return the hits of some of the queries."""
-        queries, wanted = self._queries[rows], self._wanted
+        queries = None if self._queries is None else self._queries[rows]
+        wanted = self._wanted
         try:
             return self._ask(queries, wanted)
         except ResourceExhaustedError as error:
             divisible = wanted["include_metadata"] or wanted["include_vectors"]
-            if error.reason != Reason.MESSAGE_TOO_LARGE or len(queries) > 1 or not divisible:
+            single = queries is None or len(queries) == 1
+            if error.reason != Reason.MESSAGE_TOO_LARGE or not (single and divisible):
                 raise
             return [self._completed(queries, error)]
 
     def _left_s(self) -> float | None:
         return None if self._ends is None else max(1e-3, self._ends - time.monotonic())
 
-    def _ask(self, queries: Vectors, wanted: SearchFields) -> list[Hits]:
-        request = wire.SearchRequest(**wanted, queries=encode_matrix(queries))
+    def _ask(self, queries: Vectors | None, wanted: SearchFields) -> list[Hits]:
+        matrix = None if queries is None else encode_matrix(queries)
+        request = wire.SearchRequest(**wanted, queries=matrix)
         response = self._calls.search(request, self._left_s())
+        translation.check_variant_known(response, wanted)
         return translation.hits_of(
             response,
-            len(queries),
+            1 if queries is None else len(queries),
             with_metadata=wanted["include_metadata"],
             with_vectors=wanted["include_vectors"],
         )
 
-    def _completed(self, query: Vectors, too_large: ResourceExhaustedError) -> Hits:
+    def _completed(self, query: Vectors | None, too_large: ResourceExhaustedError) -> Hits:
         bare: SearchFields = {**self._wanted, "include_metadata": False, "include_vectors": False}
         size = limits.BATCH_ROWS.maximum
         for _ in range(_ATTEMPTS):

@@ -28,6 +28,9 @@ _ATTEMPTS: Final = 10
 
 _MISSING_SHOWN: Final = 5
 
+_CANCELLED: Final = 1e-7
+"""Length of a mean of unit vectors in float32 below which its direction is that of rounding."""
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -95,7 +98,8 @@ def _derived(vectors: Floats, near: list[int], away: list[int], metric: Metric) 
     near, away: positions in ``vectors``.
     """
     if metric is not Metric.COSINE and len(near) == 1 and not away:
-        return vectors[near]
+        single: Floats = vectors[near]
+        return single
     given = vectors.astype(np.float64)
     if metric is Metric.COSINE:
         given /= np.linalg.norm(given, axis=1, keepdims=True)
@@ -107,11 +111,8 @@ def _derived(vectors: Floats, near: list[int], away: list[int], metric: Metric) 
             "the vectors in near and away cancel out, so the query has no direction",
             Reason.ZERO_VECTOR,
         )
-    return query.astype(np.float32)
-
-
-_CANCELLED: Final = 1e-7
-"""Length of a mean of unit vectors in float32 below which its direction is that of rounding."""
+    derived: Floats = query.astype(np.float32)
+    return derived
 
 
 def _unknown(missing: list[str]) -> NotFoundError:

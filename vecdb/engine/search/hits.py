@@ -25,7 +25,17 @@ from vecdb.engine.system.deadline import Deadline
 from vecdb.reasons import Reason
 from vecdb.types import HitColumns, Metric, SearchInfo
 
-__all__ = ["Best", "Found", "Wanted", "answers", "columns_of", "distances_of", "merged", "rows_of"]
+__all__ = [
+    "Best",
+    "Found",
+    "Results",
+    "Wanted",
+    "answers",
+    "columns_of",
+    "distances_of",
+    "merged",
+    "rows_of",
+]
 
 _NO_ROW = np.int64(2**63 - 1)
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -57,6 +67,19 @@ class Found(NamedTuple):
     content: RowArrays | None
 
 
+class Results(NamedTuple):
+    """The results of all parts.
+
+    Attributes:
+        parts: as found. plan: how.
+        matching: number of rows that match the filter, None without one.
+    """
+
+    parts: list[Found]
+    plan: SearchPlan
+    matching: int | None = None
+
+
 class Wanted(NamedTuple):
     """What the hits contain (k, metadata, vectors), and the call's memory."""
 
@@ -69,10 +92,9 @@ class Wanted(NamedTuple):
 def answers(
     store: Store,
     snapshot: Snapshot,
-    parts: Sequence[Found],
+    results: Results,
     queries: int,
     wanted: Wanted,
-    plan: SearchPlan,
     deadline: Deadline,
 ) -> HitColumns:
     """Return the merged hits of all parts, with ids and, if wanted, metadata and vectors.
@@ -82,33 +104,35 @@ def answers(
         DataLossError: a value is damaged, or was purged since the snapshot was created.
         DeadlineExceededError, CancelledError: between two slices of rows.
     """
-    best = merged(parts, wanted.k) if parts else None
-    return columns_of(store, snapshot, parts, best, queries, wanted, plan, deadline)
+    best = merged(results.parts, wanted.k) if results.parts else None
+    return columns_of(store, snapshot, results, best, queries, wanted, deadline)
 
 
 def columns_of(
     store: Store,
     snapshot: Snapshot,
-    parts: Sequence[Found],
+    results: Results,
     best: Best | None,
     queries: int,
     wanted: Wanted,
-    plan: SearchPlan,
     deadline: Deadline,
 ) -> HitColumns:
-    """Return hits with ids and, if wanted, metadata and vectors; ``best``: None without parts.
-    Raises as ``answers``."""
+    """Return chosen hits as ``answers`` does; ``best``: None without parts."""
+    parts = results.parts
     visited = _summed([part.visited for part in parts], queries).tolist()
     deleted = _summed([part.deleted for part in parts], queries).tolist()
-    info = _info(snapshot, parts, plan)
+    info = _info(snapshot, parts, results.plan)
+    gated: list[int] = []
+    if results.matching is not None:
+        info, gated, deleted = info._replace(matches=results.matching), deleted, [0] * queries
     if best is None:
         vectors = np.zeros((0, store.config.dim), np.float32) if wanted.vectors else None
-        no_scores = np.zeros(0, np.float32)
-        return HitColumns([0] * queries, [], no_scores, None, vectors, info, visited, deleted)
+        no_scores, nothing = np.zeros(0, np.float32), [0] * queries
+        return HitColumns(nothing, [], no_scores, None, vectors, info, visited, deleted, gated)
     ids, raw, vectors = _named(store, snapshot, parts, best, wanted, deadline)
     distances = distances_of(best.scores, store.config.metric)
     counts = best.counts.tolist()
-    return HitColumns(counts, ids, distances, raw, vectors, info, visited, deleted)
+    return HitColumns(counts, ids, distances, raw, vectors, info, visited, deleted, gated)
 
 
 def _summed(counts: Sequence[npt.NDArray[np.int64]], queries: int) -> npt.NDArray[np.int64]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from vecdb.filters import Filter
 from vecdb.search_variants import PLAIN, Variant
 
 __all__ = ["SearchRequest"]
@@ -14,6 +16,7 @@ class SearchRequest(NamedTuple):
 
     queries: anything that converts to float32 of shape (q, dim); None for a query by examples.
     k: None for all rows within ``variant.max_distance``.
+    filter: one for all queries, or a list with one for each.
     """
 
     queries: Any
@@ -23,4 +26,5 @@ class SearchRequest(NamedTuple):
     exact: bool = False
     include_metadata: bool = True
     include_vectors: bool = False
+    filter: Filter | Sequence[Filter] | None = None
     variant: Variant = PLAIN

@@ -5,6 +5,8 @@ exactly k hits unless the collection has fewer than k live rows: if a walk finds
 because it met too many deleted ones, that segment is scanned instead. Rows that the snapshot does
 not hold are read from the store and scanned in slices.
 
+With a filter, rows that do not match are treated as deleted ones (``matching``).
+
 One query runs on its caller's thread, a batch of queries on several (``kernels/pool.py``).
 """
 
@@ -19,10 +21,12 @@ from vecdb import checks
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.call_bytes import take_hits_memory, take_search_memory
-from vecdb.engine.search.hits import Found, Wanted, answers
-from vecdb.engine.search.plan import Planner, SearchPlan, UnitPlan, Wish
-from vecdb.engine.search.request import SearchRequest
+from vecdb.engine.search.filtered import by_filter, groups_of, select, select_unit
+from vecdb.engine.search.hits import Found, Results, Wanted, answers
+from vecdb.engine.search.matching import Matcher
+from vecdb.engine.search.plan import Planner, UnitPlan, Wish, plan_filtered
 from vecdb.engine.search.real_curves import RealCurves
+from vecdb.engine.search.request import SearchRequest
 from vecdb.engine.search.samples import SampleTap
 from vecdb.engine.search.single import SingleSearch
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
@@ -37,7 +41,9 @@ from vecdb.engine.store.leases import leased
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.system.weighted_lru import WeightedLru
 from vecdb.errors import DataLossError
+from vecdb.filters import Filter
 from vecdb.reasons import Reason
 from vecdb.search_variants import PLAIN
 from vecdb.types import HitColumns, Metric
@@ -76,18 +82,27 @@ class Searcher:
 
     Attributes:
         tap: takes samples of queries for the recall meter.
+        matcher: finds which rows match a filter.
         real_curves: what that has measured, for plans. planner: makes the plans.
     """
 
     def __init__(
-        self, store: Store, snapshots: SnapshotManager, pool: KernelPool, *, codes: bool = True
+        self,
+        store: Store,
+        snapshots: SnapshotManager,
+        pool: KernelPool,
+        *,
+        codes: bool = True,
+        budget: WeightedLru | None = None,
     ) -> None:
-        """codes: whether searches may use the codes of segments that have some."""
+        """codes: whether searches may use the codes of segments that have some.
+        budget: as for ``Matcher``."""
         self._store = store
         self._codes = codes
         self._snapshots = snapshots
         self._pool = pool
         self.tap = SampleTap()
+        self.matcher = Matcher(store, budget)
         self.real_curves = RealCurves(store.config.metric, self._plan_again)
         kernels = load_kernels()
         self.planner = Planner(self.real_curves, codes=codes)
@@ -126,6 +141,8 @@ class Searcher:
             return None
         if query.dtype != np.float32 or request.exact or request.include_vectors:
             return None
+        if request.filter is not None or request.variant != PLAIN or request.k is None:
+            return None
         raw = np.ascontiguousarray(query.reshape(-1))
         hits = self.single.answer(
             raw, request.k, request.ef, request.target_recall, request.include_metadata, deadline
@@ -151,9 +168,16 @@ class Searcher:
         )
         prepared = self.prepared(queries)
         wanted = Wanted(k, request.include_metadata, request.include_vectors, memory)
+        filters = groups_of(request.filter, len(queries))
 
         def answer(snapshot: Snapshot, until: Deadline) -> HitColumns:
-            return self._answer(snapshot, prepared, wanted, wish, until)
+            take_search_memory(snapshot, len(prepared), wanted, self._store.config.dim)
+
+            def some(queries: npt.NDArray[np.float32], filter: Filter | None) -> HitColumns:
+                results = self.find(snapshot, queries, k, wish, until, filter)
+                return answers(self._store, snapshot, results, len(queries), wanted, until)
+
+            return by_filter(prepared, filters, some)
 
         return self.attempt(answer, deadline, memory)
 
@@ -205,18 +229,6 @@ class Searcher:
             # The search may take longer than a lease: each check of the deadline renews it.
             return answer(newer, deadline.also(keep))
 
-    def _answer(
-        self,
-        snapshot: Snapshot,
-        queries: npt.NDArray[np.float32],
-        wanted: Wanted,
-        wish: Wish,
-        deadline: Deadline,
-    ) -> HitColumns:
-        take_search_memory(snapshot, len(queries), wanted, self._store.config.dim)
-        parts, plan = self.find(snapshot, queries, wanted.k, wish, deadline)
-        return answers(self._store, snapshot, parts, len(queries), wanted, plan, deadline)
-
     def find(
         self,
         snapshot: Snapshot,
@@ -224,8 +236,12 @@ class Searcher:
         k: int,
         wish: Wish,
         deadline: Deadline,
-    ) -> tuple[list[Found], SearchPlan]:
-        """Return the k nearest rows of each part of a snapshot, and the plan that ran."""
+        filter: Filter | None = None,
+    ) -> Results:
+        """Return the k nearest rows of each part of a snapshot, all or those that match."""
+        if filter is not None:
+            return self._find_matching(snapshot, queries, k, wish, deadline, filter)
+
         plan = self.planner.plan(snapshot, k, wish)
         if self.tap.armed and plan.curves and len(queries):
             self.tap.take(queries[0], k, wish)
@@ -236,8 +252,31 @@ class Searcher:
             else:
                 parts.append(self.scan(unit, queries, k, deadline))
         if not snapshot.holds_all and len(queries):
-            parts.append(self.scan_unread(snapshot, queries, k, deadline))
-        return parts, plan
+            parts.append(self.scan_unread(snapshot, queries, k, deadline)[0])
+        return Results(parts, plan)
+
+    def _find_matching(
+        self,
+        snapshot: Snapshot,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        wish: Wish,
+        deadline: Deadline,
+        filter: Filter,
+    ) -> Results:
+        selected = select(self.matcher, snapshot, filter, deadline)
+        plan = plan_filtered(selected, k, wish)
+        parts: list[Found] = []
+        for one, way in zip(selected, plan.units, strict=True):
+            if way.walks:
+                parts.append(self.walk(one.unit, way, queries, k, deadline))
+            else:
+                parts.append(self.scan(one.unit, queries, k, deadline))
+        matching = sum(one.unit.live_count for one in selected)
+        if not snapshot.holds_all:
+            found, count = self.scan_unread(snapshot, queries, k, deadline, filter)
+            parts, matching = [*parts, found], matching + count
+        return Results(parts, plan, matching)
 
     def _plan_again(self) -> None:
         """Forget the plans: curves were published."""
@@ -342,9 +381,15 @@ class Searcher:
             self._pool.yield_to_waiters()
 
     def scan_unread(
-        self, snapshot: Snapshot, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
-    ) -> Found:
+        self,
+        snapshot: Snapshot,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        deadline: Deadline,
+        filter: Filter | None = None,
+    ) -> tuple[Found, int]:
         """Scan all rows outside mapped segments, held by the snapshot or not, in ascending order.
+        Return the result, and how many rows could have been found.
 
         The nodes of the result are row numbers. The same heaps are used for all slices. Between two
         slices they hold row numbers. During a slice they hold the slice's nodes, and earlier row
@@ -363,9 +408,12 @@ class Searcher:
             None,
             None,
         )
-        nodes = found.nodes
+        nodes, count = found.nodes, 0
         for unit in self._units_outside_segments(snapshot, deadline):
+            if filter is not None:
+                unit = select_unit(self.matcher, snapshot, unit, filter, deadline).unit
             nodes -= _ROW_OFFSET
+            count += unit.live_count
 
             def scan(until: Deadline, first: int, last: int, unit: SearchUnit = unit) -> None:
                 self._scan_unit(unit, found, queries, first, last, until)
@@ -381,7 +429,7 @@ class Searcher:
             deadline,
             lambda until, first, last: self._sort(found, first, last, until),
         )
-        return found
+        return found, count
 
     def _units_outside_segments(
         self, snapshot: Snapshot, deadline: Deadline

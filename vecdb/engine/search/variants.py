@@ -21,13 +21,26 @@ import numpy.typing as npt
 from vecdb import checks, limits
 from vecdb.engine.search.call_bytes import candidates_bytes, take_answer_memory
 from vecdb.engine.search.examples import query_by_examples
-from vecdb.engine.search.hits import Best, Found, Wanted, columns_of, distances_of, merged, rows_of
-from vecdb.engine.search.plan import SearchPlan, Wish
+from vecdb.engine.search.filtered import by_filter, groups_of, in_order
+from vecdb.engine.search.hits import (
+    Best,
+    Results,
+    Wanted,
+    columns_of,
+    distances_of,
+    merged,
+    rows_of,
+)
+from vecdb.engine.search.lookup import read_records
+from vecdb.engine.search.plan import Wish
 from vecdb.engine.search.request import SearchRequest
 from vecdb.engine.search.snapshot import Snapshot
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.engine.system.deadline import Deadline
+from vecdb.errors import InvalidArgumentError
+from vecdb.filters import Filter
+from vecdb.reasons import Reason
 from vecdb.types import HitColumns
 
 __all__ = ["VariantSearch"]
@@ -56,8 +69,14 @@ class PlainSearch(Protocol):
     def newest(self) -> Snapshot: ...
 
     def find(
-        self, snapshot: Snapshot, queries: Queries, k: int, wish: Wish, deadline: Deadline
-    ) -> tuple[list[Found], SearchPlan]: ...
+        self,
+        snapshot: Snapshot,
+        queries: Queries,
+        k: int,
+        wish: Wish,
+        deadline: Deadline,
+        filter: Filter | None = None,
+    ) -> Results: ...
 
     def attempt(
         self,
@@ -85,8 +104,9 @@ class VariantSearch:
             checks.check_target_recall(request.target_recall),
             request.exact,
         )
-        most = min(limits.K.maximum, max(1, limits.RESULTS_PER_CALL_MAX // count))
-        wanted = Wanted(k or most, request.include_metadata, request.include_vectors, memory)
+        wanted = Wanted(
+            k or limits.K.maximum, request.include_metadata, request.include_vectors, memory
+        )
 
         def answer(snapshot: Snapshot, until: Deadline) -> HitColumns:
             queries, own_rows = given, np.zeros(0, np.int64)
@@ -95,9 +115,15 @@ class VariantSearch:
                     self._store, snapshot, self._plain.newest, variant.near, variant.away
                 )
                 queries = self._plain.checked(derived)
-            prepared = self._plain.prepared(queries)
-            search = _Call(self._store, self._plain, snapshot, prepared, wanted, wish, until)
-            return search.within(own_rows, variant.max_distance, first=k)
+            filters = groups_of(request.filter, len(queries))
+
+            def some(prepared: Queries, filter: Filter | None) -> HitColumns:
+                search = _Call(
+                    self._store, self._plain, snapshot, prepared, wanted, wish, filter, until
+                )
+                return search.within(own_rows, variant.max_distance, first=k)
+
+            return by_filter(self._plain.prepared(queries), filters, some)
 
         return self._plain.attempt(answer, deadline, memory)
 
@@ -106,13 +132,12 @@ class _Candidates(NamedTuple):
     """The nearest rows of some queries.
 
     Attributes:
-        parts, plan: as found.
+        results: as found.
         best: merged. rows, owners: int64 (m,), row number and query of each.
         distances: float64 (m,).
     """
 
-    parts: list[Found]
-    plan: SearchPlan
+    results: Results
     best: Best
     rows: Places
     owners: Places
@@ -128,11 +153,10 @@ class _Call(NamedTuple):
     queries: Queries
     wanted: Wanted
     wish: Wish
+    filter: Filter | None
     deadline: Deadline
 
-    def within(
-        self, own_rows: Places, max_distance: float | None, first: int | None
-    ) -> HitColumns:
+    def within(self, own_rows: Places, max_distance: float | None, first: int | None) -> HitColumns:
         """Return the hits of each query that are within a distance.
 
         Args:
@@ -140,38 +164,49 @@ class _Call(NamedTuple):
             max_distance: None for no bound.
             first: how many, the nearest; None for all, up to ``wanted.k``.
         """
-        pending = np.arange(len(self.queries))
-        visited, deleted = np.zeros_like(pending), np.zeros_like(pending)
-        answered: list[tuple[Places, HitColumns]] = []
+        everything = np.arange(len(self.queries))
+        visited, passed = np.zeros_like(everything), np.zeros_like(everything)
+        answered: list[HitColumns] = []
+        done: list[Places] = []
+        own_matching = self._matching(own_rows)
         most = self.wanted.k + len(own_rows)
-        size = most if first is not None else min(most, self._first_size())
-        while True:
+        to_do = [(everything, most if first is not None else min(most, self._first_size()))]
+        while to_do:
+            pending, size = to_do.pop()
+            at_once = max(1, limits.RESULTS_PER_CALL_MAX // size)
+            if len(pending) > at_once:
+                to_do.append((pending[at_once:], size))
+                pending = pending[:at_once]
             scans = first is None and self._scans(size)
             candidates = self._candidates(pending, size, scans)
             if candidates is None:
                 return self._nothing()
-            last_round = first is not None or size >= min(most, self.snapshot.live_count)
-            is_done = _is_done(candidates, len(pending), size, max_distance)
-            is_done |= last_round
-            kept = ~np.isin(candidates.rows, own_rows) & is_done[candidates.owners]
-            if max_distance is not None:
-                kept &= candidates.distances <= max_distance
-            columns = self._columns(candidates, np.flatnonzero(is_done), np.flatnonzero(kept))
-            done = pending[is_done]
-            for part in candidates.parts:
+            is_last = first is not None or size >= min(most, self.snapshot.live_count)
+            is_done = _is_done(candidates, len(pending), size, max_distance) | is_last
+            for part in candidates.results.parts:
                 visited[pending] += part.visited
-                deleted[pending] += part.deleted
-            info = columns.info._replace(matches=columns.info.matches - len(own_rows))
-            columns = columns._replace(
-                info=info,
-                visited=visited[done].tolist(),
-                deleted_visited=deleted[done].tolist(),
-            )
-            answered.append((done, columns))
-            pending = pending[~is_done]
-            if not len(pending):
-                return _in_order(answered)
-            size = min(most, most if scans else size * _GROWTH)
+                passed[pending] += part.deleted
+            if is_done.any():
+                kept = ~np.isin(candidates.rows, own_rows) & is_done[candidates.owners]
+                if max_distance is not None:
+                    kept &= candidates.distances <= max_distance
+                columns = self._columns(candidates, np.flatnonzero(is_done), np.flatnonzero(kept))
+                places = pending[is_done]
+                counted = visited[places].tolist(), passed[places].tolist()
+                answered.append(_with_counts(columns, *counted, own_matching))
+                done.append(places)
+            if not is_done.all():
+                to_do.append((pending[~is_done], most if scans else min(most, size * _GROWTH)))
+            self.wanted.memory.release(candidates_bytes(self.snapshot, len(pending), size))
+        _check_results(answered)
+        return in_order(answered, done)
+
+    def _matching(self, rows: Places) -> int:
+        """Return how many of some rows match the filter."""
+        if self.filter is None or not len(rows):
+            return len(rows)
+        records = read_records(self.store, rows.tolist(), self.snapshot.state.seq)
+        return sum(self.filter.matches_json(each.id, each.metadata) for each in records)
 
     def _first_size(self) -> int:
         return _FIRST_SCANNED if self._scans(_FIRST) else _FIRST
@@ -191,13 +226,14 @@ class _Call(NamedTuple):
         snapshot, queries, memory = self.snapshot, self.queries[pending], self.wanted.memory
         memory.take(candidates_bytes(snapshot, len(queries), size))
         wish = self.wish._replace(exact=True) if scans else self.wish
-        parts, plan = self.plain.find(snapshot, queries, size, wish, self.deadline)
+        results = self.plain.find(snapshot, queries, size, wish, self.deadline, self.filter)
+        parts = results.parts
         if not parts:
             return None
         best = merged(parts, size)
         distances = distances_of(best.scores, self.store.config.metric).astype(np.float64)
         owners = np.repeat(np.arange(len(pending)), best.counts)
-        return _Candidates(parts, plan, best, rows_of(parts, best), owners, distances)
+        return _Candidates(results, best, rows_of(parts, best), owners, distances)
 
     def _columns(self, candidates: _Candidates, done: Places, places: Places) -> HitColumns:
         """Return the first hits of some of the queries.
@@ -221,21 +257,42 @@ class _Call(NamedTuple):
         return columns_of(
             self.store,
             self.snapshot,
-            candidates.parts,
+            candidates.results,
             chosen,
             len(done),
             self.wanted,
-            candidates.plan,
             self.deadline,
         )
 
     def _nothing(self) -> HitColumns:
         """Return the answer of a collection without rows."""
-        plan = self.plain.find(self.snapshot, self.queries[:0], 1, self.wish, self.deadline)[1]
-        count = len(self.queries)
+        none = self.queries[:0]
+        results = self.plain.find(self.snapshot, none, 1, self.wish, self.deadline, self.filter)
         return columns_of(
-            self.store, self.snapshot, [], None, count, self.wanted, plan, self.deadline
+            *(self.store, self.snapshot, results._replace(parts=[]), None, len(self.queries)),
+            *(self.wanted, self.deadline),
         )
+
+
+def _check_results(answered: list[HitColumns]) -> None:
+    total = sum(len(columns.ids) for columns in answered)
+    if total > limits.RESULTS_PER_CALL_MAX:
+        raise InvalidArgumentError(
+            f"the hits of all queries must be at most {limits.RESULTS_PER_CALL_MAX}, got {total}; "
+            "search with fewer queries at once, or a smaller max_distance",
+            Reason.TOO_MANY_RESULTS,
+        )
+
+
+def _with_counts(
+    columns: HitColumns, visited: list[int], passed: list[int], own_matching: int
+) -> HitColumns:
+    """Return the answer with its counts over all rounds; ``own_matching``: examples that match."""
+    info = columns.info._replace(matches=columns.info.matches - own_matching)
+    columns = columns._replace(info=info, visited=visited)
+    if columns.gated:
+        return columns._replace(gated=passed)
+    return columns._replace(deleted_visited=passed)
 
 
 def _is_done(
@@ -249,10 +306,3 @@ def _is_done(
         last = candidates.distances[ends[~is_done] - 1]
         is_done[~is_done] = last > max_distance
     return is_done
-
-
-def _in_order(answered: list[tuple[Places, HitColumns]]) -> HitColumns:
-    """Return the answers of several rounds as one, in the order of the queries."""
-    if len(answered) == 1:
-        return answered[0][1]
-    raise NotImplementedError
