@@ -119,9 +119,9 @@ def same(one: Any, other: Any) -> bool:
 
 def value_at(metadata: Any, path: str) -> Any:
     value = metadata
-    # Escaped dots are set aside while the path is split at the others.
-    for key in path.replace("\\.", "\1").split("."):
-        key = key.replace("\1", ".").replace("\\$", "$")
+    # What is escaped is set aside while the path is split at the other dots.
+    for key in path.replace("\\\\", "\2").replace("\\.", "\1").split("."):
+        key = key.replace("\1", ".").replace("\\$", "$").replace("\2", "\\")
         if not isinstance(value, dict) or key not in value:
             return MISSING
         value = value[key]
