@@ -142,7 +142,6 @@ class Collection(CollectionSurface):
         timeout_s: float | None,
     ) -> list[Hits]:
         # The engine validates the values, with the same messages as here.
-        checks.check_reserved(filter=filters)
         if queries is not None and queries.ndim == 1:
             queries = queries.reshape(1, -1)
         count = 1 if queries is None else max(1, len(queries))
@@ -153,7 +152,7 @@ class Collection(CollectionSurface):
             **flags,
             **translation.variant_fields(variant),
         }
-        return search(self._calls, wanted, queries, self._get, timeout_s)
+        return search(self._calls, wanted, queries, filters, self._get, timeout_s)
 
     def scroll(
         self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True

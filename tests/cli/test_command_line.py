@@ -113,7 +113,7 @@ def test_load_an_npy_with_metadata_and_a_limit(
     [
         (["search", "none", "--id", "a"], "none"),
         (["search", "X", "--id", "nobody"], "holds no id 'nobody'"),
-        (["search", "X"], "give either --id or --vector"),
+        (["search", "X"], "give one of --id, --vector and --near"),
         (["search", "X", "--vector", "1,x"], "a vector is"),
         (["search", "X", "--vector", "1_0,2,3"], "a vector is"),
         (["search", "X", "--vector", "\u0663,2,3"], "a vector is"),
