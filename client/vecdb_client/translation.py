@@ -17,7 +17,8 @@ from vecdb.errors import InternalError, VecdbError
 from vecdb.metadata_patches import MetadataMode
 from vecdb.one_line import one_line
 from vecdb.reasons import Reason
-from vecdb.surface.collection import SearchFlags
+from vecdb.search_variants import Variant
+from vecdb.surface.searching import SearchFlags
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -211,11 +212,28 @@ class ChangeFields(TypedDict, total=False):
     dry_run: bool
 
 
-class SearchFields(Target, SearchFlags):
-    """Fields of a search but for the queries."""
+class VariantFields(TypedDict):
+    """Fields of a search for its variant."""
+
+    near: tuple[str, ...]
+    away: tuple[str, ...]
+    max_distance: float | None
+
+
+class SearchFields(Target, SearchFlags, VariantFields):
+    """Fields of a search but for the queries. k: 0 for all within ``max_distance``."""
 
     k: int
     ef: int | None
+
+
+def variant_fields(variant: Variant) -> VariantFields:
+    """Return the fields of a variant."""
+    return {
+        "near": variant.near,
+        "away": variant.away,
+        "max_distance": variant.max_distance,
+    }
 
 
 def wire_write_options(
@@ -251,6 +269,17 @@ MODES: Final[dict[MetadataMode, wire.MetadataMode]] = {
     MetadataMode.REPLACE: wire.METADATA_MODE_REPLACE,
     MetadataMode.DELETE_KEYS: wire.METADATA_MODE_DELETE_KEYS,
 }
+
+
+def check_variant_known(response: wire.SearchResponse, wanted: VariantFields) -> None:
+    """Check that the server knew ``max_distance``; one without it ignores the field.
+
+    Raises:
+        UnsupportedError: the server is too old.
+    """
+    bound = wanted["max_distance"]
+    if bound is not None and (decode_floats(response.distances).astype(float) > bound).any():
+        raise errors.UnsupportedError("the server is too old for max_distance")
 
 
 def hits_of(

@@ -19,6 +19,7 @@ from vecdb.engine.interchange.importing.incoming import Announced, Chunk, Transf
 from vecdb.engine.system.call_memory import out_of_memory
 from vecdb.errors import InternalError, InvalidArgumentError, UnsupportedError, VecdbError
 from vecdb.reasons import Reason
+from vecdb.search_variants import PLAIN, Variant, check_variant
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "report_message",
     "search_response",
     "status_of",
+    "variant_of",
 ]
 
 REASON_KEY: Final = "vecdb-reason"
@@ -123,6 +125,20 @@ def refuse_reserved(request: _Reserving, *fields: str) -> None:
     for field in fields:
         if request.HasField(field):
             raise _reserved(field)
+
+
+def variant_of(request: wire.SearchRequest, metric: Metric) -> Variant:
+    """Return the variant of a search.
+
+    Raises:
+        InvalidArgumentError: as ``check_variant``.
+    """
+    bound = request.max_distance if request.HasField("max_distance") else None
+    if bound is None and not request.near and not request.away:
+        return PLAIN
+    query = request.queries if request.HasField("queries") else None
+    near, away = list(request.near) or None, list(request.away) or None
+    return check_variant(query, request.k or None, near, away, bound, metric)
 
 
 def _reserved(field: str) -> UnsupportedError:
