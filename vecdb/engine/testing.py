@@ -74,6 +74,7 @@ PLACES: Final = {
     "after_commit": "vecdb.engine.runtime.runtime:Runtime._committed",
     "begin_transaction": "vecdb.engine.kv.environment:Environment._begin",
     "build_progressed": "vecdb.engine.indexing.indexer:CollectionIndexer._progressed",
+    "changed_nodes": "vecdb.engine.search.matching:Matcher._changed",
     "commit_transaction": "vecdb.engine.kv.environment:Environment._commit",
     "copy_requests": "vecdb.engine.maintenance.compaction:_copy_requests",
     "copy_store": "vecdb.engine.maintenance.compaction:_copy",
