@@ -20,6 +20,7 @@ row_names         names of rows and short forms of values in messages; one_line:
 os_errors         translation of OSError
 batching          splits an input into batches, for upsert_many
 scrolling         the iterator of scroll
+search_variants   queries by example, hits within a distance
 export_files      the file and the sidecar of an export; sidecar_header: the sidecar's header
 import_files      the file and the sidecar of an import
 checking          the report of a check of a data folder
@@ -53,6 +54,7 @@ from vecdb.errors import (
     UnsupportedError,
     VecdbError,
 )
+from vecdb.filters import Filter, parse_filter
 from vecdb.reasons import Reason
 from vecdb.scrolling import Scroll
 from vecdb.types import (
@@ -96,6 +98,7 @@ __all__ = [
     "DeadlineExceededError",
     "ExportReport",
     "FailedPreconditionError",
+    "Filter",
     "Hit",
     "Hits",
     "ImportReport",
@@ -125,6 +128,7 @@ __all__ = [
     "compact",
     "connect",
     "open",
+    "parse_filter",
     "restore",
 ]
 

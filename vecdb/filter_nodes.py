@@ -188,15 +188,17 @@ class Budget:
         if depth > limits.FILTER_DEPTH_MAX:
             raise bad_filter(place, f"nests deeper than {limits.FILTER_DEPTH_MAX} levels")
 
-    def term(self, place: str) -> None:
-        """Count a condition, or an empty object or list."""
+    def term(self, place: str, path: Path = ()) -> None:
+        """Count a condition on the field at a path, or an empty object or list."""
+        for key in path:
+            self.text(key, place)
         self._terms -= 1
         if self._terms < 0:
             raise bad_filter(place, f"the filter has more than {limits.FILTER_TERMS_MAX} terms")
 
     def operands(self, count: int, place: str) -> None:
-        """Count the operands in a list."""
-        self._operands -= count
+        """Count the operands in a list; a single one is not counted as a list."""
+        self._operands -= count if count > 1 else 0
         if self._operands < 0:
             most = limits.FILTER_OPERANDS_MAX
             raise bad_filter(place, f"the lists of the filter have more than {most} values")

@@ -172,7 +172,7 @@ def _entry(key: object, value: object, place: str, depth: int, budget: Budget) -
     if not isinstance(key, str):
         raise bad_filter(place, f"expected keys that are strings, got {shown(key)}")
     inner = _below(place, key)
-    name = budget.text(key, inner)
+    name = str.__str__(key)
     if not name.startswith("$"):
         path = split_path(name, inner)
         return _conditions(value, inner, depth, budget, _ON_FIELD, path)
@@ -212,7 +212,7 @@ def _conditions(
 ) -> Node:
     """Return the node of what stands beside a field or ``$id``: a value, or operators."""
     if not isinstance(given, Mapping):
-        budget.term(place)
+        budget.term(place, path)
         if isinstance(given, list | tuple | set | frozenset | np.ndarray):
             budget.scalar(given, place, "; for one of several values use $in")
         return known["$eq"](path, given, place, budget)
@@ -224,7 +224,7 @@ def _conditions(
         operator = known.get(key)
         if operator is not None:
             at = f"{place}.{key}"
-            budget.term(at)
+            budget.term(at, path)
             terms.append(operator(path, value, at, budget))
         elif key == "$not":
             terms.append(Not(_conditions(value, f"{place}.$not", depth + 1, budget, known, path)))

@@ -307,7 +307,7 @@ class CountResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id")
+    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id", "filters", "near", "away", "max_distance")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
@@ -320,6 +320,10 @@ class SearchRequest(_message.Message):
     FILTER_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
     COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    NEAR_FIELD_NUMBER: _ClassVar[int]
+    AWAY_FIELD_NUMBER: _ClassVar[int]
+    MAX_DISTANCE_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     queries: Matrix
@@ -332,10 +336,14 @@ class SearchRequest(_message.Message):
     filter: Filter
     timeout_us: int
     collection_id: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ...) -> None: ...
+    filters: _containers.RepeatedCompositeFieldContainer[Filter]
+    near: _containers.RepeatedScalarFieldContainer[str]
+    away: _containers.RepeatedScalarFieldContainer[str]
+    max_distance: float
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., near: _Optional[_Iterable[str]] = ..., away: _Optional[_Iterable[str]] = ..., max_distance: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure", "deleted_visited")
+    __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure", "deleted_visited", "gated")
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     DISTANCES_FIELD_NUMBER: _ClassVar[int]
@@ -345,6 +353,7 @@ class SearchResponse(_message.Message):
     VISITED_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     DELETED_VISITED_FIELD_NUMBER: _ClassVar[int]
+    GATED_FIELD_NUMBER: _ClassVar[int]
     counts: _containers.RepeatedScalarFieldContainer[int]
     ids: _containers.RepeatedScalarFieldContainer[str]
     distances: bytes
@@ -354,7 +363,8 @@ class SearchResponse(_message.Message):
     visited: _containers.RepeatedScalarFieldContainer[int]
     failure: Failure
     deleted_visited: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[str]] = ..., distances: _Optional[bytes] = ..., metadata: _Optional[_Iterable[bytes]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., infos: _Optional[_Iterable[_Union[SearchInfo, _Mapping]]] = ..., visited: _Optional[_Iterable[int]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., deleted_visited: _Optional[_Iterable[int]] = ...) -> None: ...
+    gated: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[str]] = ..., distances: _Optional[bytes] = ..., metadata: _Optional[_Iterable[bytes]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., infos: _Optional[_Iterable[_Union[SearchInfo, _Mapping]]] = ..., visited: _Optional[_Iterable[int]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., deleted_visited: _Optional[_Iterable[int]] = ..., gated: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "reason", "message")
@@ -403,16 +413,20 @@ class RecallInfo(_message.Message):
     def __init__(self, expected: _Optional[float] = ..., lower: _Optional[float] = ..., target: _Optional[float] = ..., rows: _Optional[int] = ..., queries: _Optional[int] = ..., measured_at: _Optional[float] = ...) -> None: ...
 
 class Filter(_message.Message):
-    __slots__ = ("all_of", "any_of", "negated", "comparison")
+    __slots__ = ("all_of", "any_of", "negated", "comparison", "id_in", "id_prefix")
     ALL_OF_FIELD_NUMBER: _ClassVar[int]
     ANY_OF_FIELD_NUMBER: _ClassVar[int]
     NEGATED_FIELD_NUMBER: _ClassVar[int]
     COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    ID_IN_FIELD_NUMBER: _ClassVar[int]
+    ID_PREFIX_FIELD_NUMBER: _ClassVar[int]
     all_of: FilterList
     any_of: FilterList
     negated: Filter
     comparison: Comparison
-    def __init__(self, all_of: _Optional[_Union[FilterList, _Mapping]] = ..., any_of: _Optional[_Union[FilterList, _Mapping]] = ..., negated: _Optional[_Union[Filter, _Mapping]] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ...) -> None: ...
+    id_in: IdList
+    id_prefix: str
+    def __init__(self, all_of: _Optional[_Union[FilterList, _Mapping]] = ..., any_of: _Optional[_Union[FilterList, _Mapping]] = ..., negated: _Optional[_Union[Filter, _Mapping]] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., id_in: _Optional[_Union[IdList, _Mapping]] = ..., id_prefix: _Optional[str] = ...) -> None: ...
 
 class FilterList(_message.Message):
     __slots__ = ("filters",)
@@ -420,32 +434,42 @@ class FilterList(_message.Message):
     filters: _containers.RepeatedCompositeFieldContainer[Filter]
     def __init__(self, filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
 
+class IdList(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Comparison(_message.Message):
     __slots__ = ("path", "operator", "values")
     class Operator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         OPERATOR_UNSPECIFIED: _ClassVar[Comparison.Operator]
-        EQUAL: _ClassVar[Comparison.Operator]
-        NOT_EQUAL: _ClassVar[Comparison.Operator]
-        LESS: _ClassVar[Comparison.Operator]
-        LESS_OR_EQUAL: _ClassVar[Comparison.Operator]
-        GREATER: _ClassVar[Comparison.Operator]
-        GREATER_OR_EQUAL: _ClassVar[Comparison.Operator]
-        IN: _ClassVar[Comparison.Operator]
-        NOT_IN: _ClassVar[Comparison.Operator]
-        EXISTS: _ClassVar[Comparison.Operator]
-        CONTAINS: _ClassVar[Comparison.Operator]
+        OPERATOR_EQUAL: _ClassVar[Comparison.Operator]
+        OPERATOR_NOT_EQUAL: _ClassVar[Comparison.Operator]
+        OPERATOR_LESS: _ClassVar[Comparison.Operator]
+        OPERATOR_LESS_OR_EQUAL: _ClassVar[Comparison.Operator]
+        OPERATOR_GREATER: _ClassVar[Comparison.Operator]
+        OPERATOR_GREATER_OR_EQUAL: _ClassVar[Comparison.Operator]
+        OPERATOR_IN: _ClassVar[Comparison.Operator]
+        OPERATOR_NOT_IN: _ClassVar[Comparison.Operator]
+        OPERATOR_EXISTS: _ClassVar[Comparison.Operator]
+        OPERATOR_CONTAINS: _ClassVar[Comparison.Operator]
+        OPERATOR_CONTAINS_ALL: _ClassVar[Comparison.Operator]
+        OPERATOR_PREFIX: _ClassVar[Comparison.Operator]
     OPERATOR_UNSPECIFIED: Comparison.Operator
-    EQUAL: Comparison.Operator
-    NOT_EQUAL: Comparison.Operator
-    LESS: Comparison.Operator
-    LESS_OR_EQUAL: Comparison.Operator
-    GREATER: Comparison.Operator
-    GREATER_OR_EQUAL: Comparison.Operator
-    IN: Comparison.Operator
-    NOT_IN: Comparison.Operator
-    EXISTS: Comparison.Operator
-    CONTAINS: Comparison.Operator
+    OPERATOR_EQUAL: Comparison.Operator
+    OPERATOR_NOT_EQUAL: Comparison.Operator
+    OPERATOR_LESS: Comparison.Operator
+    OPERATOR_LESS_OR_EQUAL: Comparison.Operator
+    OPERATOR_GREATER: Comparison.Operator
+    OPERATOR_GREATER_OR_EQUAL: Comparison.Operator
+    OPERATOR_IN: Comparison.Operator
+    OPERATOR_NOT_IN: Comparison.Operator
+    OPERATOR_EXISTS: Comparison.Operator
+    OPERATOR_CONTAINS: Comparison.Operator
+    OPERATOR_CONTAINS_ALL: Comparison.Operator
+    OPERATOR_PREFIX: Comparison.Operator
     PATH_FIELD_NUMBER: _ClassVar[int]
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
@@ -741,7 +765,7 @@ class ServerInfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., data_format: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("dim_max", "k_max", "ef_max", "results_per_call_max", "batch_rows_max", "id_bytes_max", "metadata_bytes_max", "metadata_depth_max", "message_bytes")
+    __slots__ = ("dim_max", "k_max", "ef_max", "results_per_call_max", "batch_rows_max", "id_bytes_max", "metadata_bytes_max", "metadata_depth_max", "message_bytes", "filter_depth_max", "filter_terms_max", "filter_operands_max", "filter_bytes_max")
     DIM_MAX_FIELD_NUMBER: _ClassVar[int]
     K_MAX_FIELD_NUMBER: _ClassVar[int]
     EF_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -751,6 +775,10 @@ class Limits(_message.Message):
     METADATA_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     METADATA_DEPTH_MAX_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FILTER_DEPTH_MAX_FIELD_NUMBER: _ClassVar[int]
+    FILTER_TERMS_MAX_FIELD_NUMBER: _ClassVar[int]
+    FILTER_OPERANDS_MAX_FIELD_NUMBER: _ClassVar[int]
+    FILTER_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     dim_max: int
     k_max: int
     ef_max: int
@@ -760,4 +788,8 @@ class Limits(_message.Message):
     metadata_bytes_max: int
     metadata_depth_max: int
     message_bytes: int
-    def __init__(self, dim_max: _Optional[int] = ..., k_max: _Optional[int] = ..., ef_max: _Optional[int] = ..., results_per_call_max: _Optional[int] = ..., batch_rows_max: _Optional[int] = ..., id_bytes_max: _Optional[int] = ..., metadata_bytes_max: _Optional[int] = ..., metadata_depth_max: _Optional[int] = ..., message_bytes: _Optional[int] = ...) -> None: ...
+    filter_depth_max: int
+    filter_terms_max: int
+    filter_operands_max: int
+    filter_bytes_max: int
+    def __init__(self, dim_max: _Optional[int] = ..., k_max: _Optional[int] = ..., ef_max: _Optional[int] = ..., results_per_call_max: _Optional[int] = ..., batch_rows_max: _Optional[int] = ..., id_bytes_max: _Optional[int] = ..., metadata_bytes_max: _Optional[int] = ..., metadata_depth_max: _Optional[int] = ..., message_bytes: _Optional[int] = ..., filter_depth_max: _Optional[int] = ..., filter_terms_max: _Optional[int] = ..., filter_operands_max: _Optional[int] = ..., filter_bytes_max: _Optional[int] = ...) -> None: ...

@@ -255,7 +255,7 @@ def test_terms_and_operands_have_limits() -> None:
     with pytest.raises(InvalidArgumentError, match=f"more than {operands} values"):
         parse_filter({"a": 1, "$id": {"$nin": [*ids, "x"]}})
     with pytest.raises(InvalidArgumentError, match=rf"filter.\$or\[1\].*{operands} values"):
-        parse_filter({"$or": [{"$id": {"$in": ids}}, {"a": {"$in": [1]}}]})
+        parse_filter({"$or": [{"$id": {"$in": ids}}, {"a": {"$in": [1, 2]}}]})
 
 
 def test_strings_have_a_limit_in_bytes() -> None:

@@ -1,9 +1,13 @@
 """How is a query executed?
 
 search             runs queries over the search units of a snapshot
+filtered           units and answers of searches with filters
+matching           which rows match a filter
 single             the short way of one query in one graph
 plan               which way a search takes through each unit, and the recall to expect
 hits               merges the units' results; adds ids, metadata and vectors
+variants           queries by example (examples), hits within a distance
+request            the arguments of a search; call_bytes: the memory that it reserves
 snapshot           one committed state: segments, delete bitmaps, memtable
 snapshot_manager   creates snapshots and caches the newest
 memtable           rows not yet in a segment
@@ -15,4 +19,4 @@ real_curves        curves measured with real queries; recall_history: recall of 
 
 from __future__ import annotations
 
-__all__ = ["lookup", "meter", "samples", "search", "snapshot", "snapshot_manager"]
+__all__ = ["lookup", "matching", "meter", "samples", "search", "snapshot", "snapshot_manager"]
