@@ -252,7 +252,9 @@ class Service:
     def count(self, request: wire.CountRequest, call: Call) -> wire.CountResponse:
         """Return the number of live rows, or of those that match a filter."""
         collection, filter = self._collection(request), filter_of(request)
-        return wire.CountResponse(count=collection.count(filter, _deadline(call)))
+        if filter is None:
+            return wire.CountResponse(count=collection.count())
+        return wire.CountResponse(count=collection.matched.count(filter, _deadline(call)))
 
     def search(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
         """Return the nearest rows of each query, within the caller's deadline."""

@@ -168,7 +168,10 @@ class Collection(CollectionSurface):
 
     def count(self, filter: FilterLike | None = None) -> int:
         self._runtime.check_usable()
-        return self._opened.count(checks.check_filter(filter), Deadline())
+        checked = checks.check_filter(filter)
+        if checked is None:
+            return self._opened.count()
+        return self._opened.matched.count(checked, Deadline())
 
     def _search(
         self,

@@ -34,12 +34,10 @@ from vecdb.engine.store.segment_table import in_place
 from vecdb.engine.store.store import Store, dropped_error
 from vecdb.engine.store.stored_name import read_name, write_name
 from vecdb.engine.system.call_memory import MemoryBudget
-from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.modes import make_folder
 from vecdb.engine.system.place import not_in_place
 from vecdb.engine.system.weighted_lru import WeightedLru
 from vecdb.errors import VecdbError
-from vecdb.filters import Filter
 
 __all__ = ["OpenCollection", "gone_is_dropped"]
 
@@ -203,10 +201,8 @@ class OpenCollection:
         work = plan(snapshot.segments, self.graph_rows_max, pace="optimizing")
         return self.id if snapshot.memtable_live_count > 0 or work is not None else None
 
-    def count(self, filter: Filter | None = None, deadline: Deadline | None = None) -> int:
-        """Return the number of live rows, or of those that match a filter."""
-        if filter is not None:
-            return self.matched.count(filter, deadline or Deadline())
+    def count(self) -> int:
+        """Return the number of live rows."""
         with self.store.environment.read() as transaction:
             self.store.check_not_dropped(transaction)
             return self.store.read_counters(transaction).live_count
