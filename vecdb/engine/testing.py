@@ -21,7 +21,7 @@ from vecdb.engine.indexing.supervisor import Supervisor
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.transaction import Transaction
-from vecdb.engine.runtime.catalog import new_entry
+from vecdb.engine.runtime.catalog_entry import new_entry
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.search.snapshot import SegmentSnapshot, Snapshot
