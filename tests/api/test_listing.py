@@ -1,4 +1,4 @@
-"""Reads by what rows say: list_ids, scroll and count by filter, facet, fields; embedded and remote."""
+"""Reads by what rows say: lists, scrolls, counts and facets by filter; embedded and remote."""
 
 from __future__ import annotations
 
