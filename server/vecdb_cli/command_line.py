@@ -34,6 +34,7 @@ from vecdb_cli.commands.options import (
     SERVING,
     TRYING,
     Data,
+    FilterText,
     Json,
     Name,
     NewData,
@@ -270,6 +271,7 @@ def search(
         str | None, typer.Option(help="Group hits by this field; -k is the number of groups.")
     ] = None,
     group_size: Annotated[int | None, typer.Option(help="Most hits of a group; default 1.")] = None,
+    filter: FilterText = None,
     ef: Annotated[
         int | None,
         typer.Option("--ef", help="Candidates of the graph walk, in place of --recall."),
@@ -284,10 +286,12 @@ def search(
     """Find the rows nearest to a stored row, a vector, or the mean of stored rows."""
     from vecdb_cli.commands import answers
     from vecdb_cli.commands.console import output
+    from vecdb_cli.commands.filters import read_filter
     from vecdb_cli.commands.target import open_target, place_of
 
+    condition = read_filter(filter)
     options = answers.SearchOptions(
-        id, vector, k, ef, recall, exact, near or None, away or None, max_distance,
+        id, vector, k, ef, recall, exact, near or None, away or None, max_distance, condition,
         group_by, group_size,
     )  # fmt: skip
     with open_target(url, data) as target:
