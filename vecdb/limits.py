@@ -15,6 +15,7 @@ __all__ = [
     "DIM",
     "EF",
     "EF_CONSTRUCTION",
+    "EXAMPLES",
     "FILTER_BYTES_MAX",
     "FILTER_DEPTH_MAX",
     "FILTER_OPERANDS_MAX",
@@ -64,6 +65,7 @@ M: Final = Limit("M", 2, 16, 256)
 """Links per node on the upper levels of the graph; the lowest level has twice as many (Malkov &
 Yashunin 2018, section 4)."""
 
+EXAMPLES: Final = Limit("number of ids in near and away", 1, None, 1_000)
 EF_CONSTRUCTION: Final = Limit("ef_construction", 4, 128, 4_096)
 ID_BYTES: Final = Limit("id length in bytes", 1, None, 500)
 METADATA_BYTES: Final = Limit("metadata size in bytes", 0, None, 64 * 1024)

@@ -12,9 +12,10 @@ from vecdb import checks, limits
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
 from vecdb.filters import Filter
 from vecdb.scrolling import Scroll
+from vecdb.search_variants import Variant
 from vecdb.surface import CollectionSurface
 from vecdb.surface.arguments import Ids, Metadata, MetadataEntry, StrPath, Vector, Vectors
-from vecdb.surface.collection import SearchFlags
+from vecdb.surface.searching import SearchFlags
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
@@ -132,20 +133,24 @@ class Collection(CollectionSurface):
 
     def _search(
         self,
-        queries: npt.NDArray[np.float32],
-        k: int,
+        queries: npt.NDArray[np.float32] | None,
+        k: int | None,
         ef: int | None,
         filters: Filter | list[Filter] | None,
+        variant: Variant,
         flags: SearchFlags,
         timeout_s: float | None,
     ) -> list[Hits]:
         # The engine validates the values, with the same messages as here.
-        queries = queries if queries.ndim == 2 else queries.reshape(1, -1)
+        if queries is not None and queries.ndim == 1:
+            queries = queries.reshape(1, -1)
+        count = 1 if queries is None else max(1, len(queries))
         wanted: SearchFields = {
             **self._target,
-            "k": checks.check_k(k, max(1, len(queries))),
+            "k": 0 if k is None else checks.check_k(k, count),
             "ef": None if ef is None else checks.check_limit(limits.EF, ef),
             **flags,
+            **translation.variant_fields(variant),
         }
         return search(self._calls, wanted, queries, filters, self._get, timeout_s)
 

@@ -16,7 +16,8 @@ from vecdb import checks, errors, limits
 from vecdb.errors import InternalError, VecdbError
 from vecdb.one_line import one_line
 from vecdb.reasons import Reason
-from vecdb.surface.collection import SearchFlags
+from vecdb.search_variants import Variant
+from vecdb.surface.searching import SearchFlags
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -199,11 +200,28 @@ class WriteFields(TypedDict, total=False):
     request_id: str
 
 
-class SearchFields(Target, SearchFlags):
-    """Fields of a search but for the queries."""
+class VariantFields(TypedDict):
+    """Fields of a search for its variant."""
+
+    near: tuple[str, ...]
+    away: tuple[str, ...]
+    max_distance: float | None
+
+
+class SearchFields(Target, SearchFlags, VariantFields):
+    """Fields of a search but for the queries. k: 0 for all within ``max_distance``."""
 
     k: int
     ef: int | None
+
+
+def variant_fields(variant: Variant) -> VariantFields:
+    """Return the fields of a variant."""
+    return {
+        "near": variant.near,
+        "away": variant.away,
+        "max_distance": variant.max_distance,
+    }
 
 
 def wire_write_options(insert_only: object, if_seq: object, request_id: object) -> WriteFields:
@@ -216,6 +234,17 @@ def wire_write_options(insert_only: object, if_seq: object, request_id: object) 
     if name is not None:
         write_options["request_id"] = name
     return write_options
+
+
+def check_variant_known(response: wire.SearchResponse, wanted: VariantFields) -> None:
+    """Check that the server knew ``max_distance``; one without it ignores the field.
+
+    Raises:
+        UnsupportedError: the server is too old.
+    """
+    bound = wanted["max_distance"]
+    if bound is not None and (decode_floats(response.distances).astype(float) > bound).any():
+        raise errors.UnsupportedError("the server is too old for max_distance")
 
 
 def hits_of(

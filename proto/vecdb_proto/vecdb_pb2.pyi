@@ -307,7 +307,7 @@ class CountResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id", "filters")
+    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id", "filters", "near", "away", "max_distance")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
@@ -321,6 +321,9 @@ class SearchRequest(_message.Message):
     TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
     COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     FILTERS_FIELD_NUMBER: _ClassVar[int]
+    NEAR_FIELD_NUMBER: _ClassVar[int]
+    AWAY_FIELD_NUMBER: _ClassVar[int]
+    MAX_DISTANCE_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     queries: Matrix
@@ -334,7 +337,10 @@ class SearchRequest(_message.Message):
     timeout_us: int
     collection_id: str
     filters: _containers.RepeatedCompositeFieldContainer[Filter]
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+    near: _containers.RepeatedScalarFieldContainer[str]
+    away: _containers.RepeatedScalarFieldContainer[str]
+    max_distance: float
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., near: _Optional[_Iterable[str]] = ..., away: _Optional[_Iterable[str]] = ..., max_distance: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure", "deleted_visited", "gated")
@@ -759,7 +765,7 @@ class ServerInfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., data_format: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("dim_max", "k_max", "ef_max", "results_per_call_max", "batch_rows_max", "id_bytes_max", "metadata_bytes_max", "metadata_depth_max", "message_bytes")
+    __slots__ = ("dim_max", "k_max", "ef_max", "results_per_call_max", "batch_rows_max", "id_bytes_max", "metadata_bytes_max", "metadata_depth_max", "message_bytes", "filter_depth_max", "filter_terms_max", "filter_operands_max", "filter_bytes_max")
     DIM_MAX_FIELD_NUMBER: _ClassVar[int]
     K_MAX_FIELD_NUMBER: _ClassVar[int]
     EF_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -769,6 +775,10 @@ class Limits(_message.Message):
     METADATA_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     METADATA_DEPTH_MAX_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FILTER_DEPTH_MAX_FIELD_NUMBER: _ClassVar[int]
+    FILTER_TERMS_MAX_FIELD_NUMBER: _ClassVar[int]
+    FILTER_OPERANDS_MAX_FIELD_NUMBER: _ClassVar[int]
+    FILTER_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     dim_max: int
     k_max: int
     ef_max: int
@@ -778,4 +788,8 @@ class Limits(_message.Message):
     metadata_bytes_max: int
     metadata_depth_max: int
     message_bytes: int
-    def __init__(self, dim_max: _Optional[int] = ..., k_max: _Optional[int] = ..., ef_max: _Optional[int] = ..., results_per_call_max: _Optional[int] = ..., batch_rows_max: _Optional[int] = ..., id_bytes_max: _Optional[int] = ..., metadata_bytes_max: _Optional[int] = ..., metadata_depth_max: _Optional[int] = ..., message_bytes: _Optional[int] = ...) -> None: ...
+    filter_depth_max: int
+    filter_terms_max: int
+    filter_operands_max: int
+    filter_bytes_max: int
+    def __init__(self, dim_max: _Optional[int] = ..., k_max: _Optional[int] = ..., ef_max: _Optional[int] = ..., results_per_call_max: _Optional[int] = ..., batch_rows_max: _Optional[int] = ..., id_bytes_max: _Optional[int] = ..., metadata_bytes_max: _Optional[int] = ..., metadata_depth_max: _Optional[int] = ..., message_bytes: _Optional[int] = ..., filter_depth_max: _Optional[int] = ..., filter_terms_max: _Optional[int] = ..., filter_operands_max: _Optional[int] = ..., filter_bytes_max: _Optional[int] = ...) -> None: ...

@@ -254,7 +254,18 @@ def search(
     vector: Annotated[
         str | None, typer.Option("--vector", help='Numbers, "0.1,0.2,...", or an .npy file.')
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="Number of hits.")] = 10,
+    near: Annotated[
+        list[str] | None,
+        typer.Option(help="Search with the mean of these stored rows; repeatable."),
+    ] = None,
+    away: Annotated[
+        list[str] | None,
+        typer.Option(help="With --near: away from these stored rows; repeatable."),
+    ] = None,
+    k: Annotated[
+        int, typer.Option("-k", help="Number of hits; 0 with --max-distance: all within.")
+    ] = 10,
+    max_distance: Annotated[float | None, typer.Option(help="Leave out what is farther.")] = None,
     ef: Annotated[
         int | None,
         typer.Option("--ef", help="Candidates of the graph walk, in place of --recall."),
@@ -266,12 +277,14 @@ def search(
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every row.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find the rows nearest to a stored row or a vector."""
+    """Find the rows nearest to a stored row, a vector, or the mean of stored rows."""
     from vecdb_cli.commands import answers
     from vecdb_cli.commands.console import output
     from vecdb_cli.commands.target import open_target, place_of
 
-    options = answers.SearchOptions(id, vector, k, ef, recall, exact)
+    options = answers.SearchOptions(
+        id, vector, k, ef, recall, exact, near or None, away or None, max_distance
+    )
     with open_target(url, data) as target:
         answers.print_search(
             output(), target, collection, options, as_json=as_json, place=place_of(url, data)

@@ -225,15 +225,17 @@ class Service:
     def search(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
         """Return the nearest rows of each query, within the caller's deadline."""
         collection = self._collection(request)
+        variant = translation.variant_of(request, collection.store.config.metric)
         asked = SearchRequest(
-            decode_matrix(request.queries),
-            request.k,
+            None if variant.near else decode_matrix(request.queries),
+            request.k or (request.k if variant.max_distance is None else None),
             request.ef if request.HasField("ef") else None,
             request.target_recall if request.HasField("target_recall") else None,
             request.exact,
             request.include_metadata,
             request.include_vectors,
             filters_of(request),
+            variant,
         )
         return translation.search_response(collection.searcher.run(asked, _deadline(call)))
 

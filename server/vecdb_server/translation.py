@@ -19,6 +19,7 @@ from vecdb.engine.interchange.importing.incoming import Announced, Chunk, Transf
 from vecdb.engine.system.call_memory import out_of_memory
 from vecdb.errors import InternalError, InvalidArgumentError, UnsupportedError, VecdbError
 from vecdb.reasons import Reason
+from vecdb.search_variants import PLAIN, Variant, check_variant
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "status_of",
     "upsert_options",
     "upsert_response",
+    "variant_of",
 ]
 
 REASON_KEY: Final = "vecdb-reason"
@@ -135,6 +137,20 @@ def upsert_options(request: wire.UpsertRequest) -> tuple[bool, int | None, str |
     condition = request.condition
     if_seq = condition.if_seq if condition.HasField("if_seq") else None
     return condition.insert_only, if_seq, request.request_id or None
+
+
+def variant_of(request: wire.SearchRequest, metric: Metric) -> Variant:
+    """Return the variant of a search.
+
+    Raises:
+        InvalidArgumentError: as ``check_variant``.
+    """
+    bound = request.max_distance if request.HasField("max_distance") else None
+    if bound is None and not request.near and not request.away:
+        return PLAIN
+    query = request.queries if request.HasField("queries") else None
+    near, away = list(request.near) or None, list(request.away) or None
+    return check_variant(query, request.k or None, near, away, bound, metric)
 
 
 def delete_options(request: wire.DeleteRequest) -> tuple[bool, int | None, str | None]:
@@ -459,4 +475,8 @@ def limits_message(message_bytes: int) -> wire.Limits:
         metadata_bytes_max=limits.METADATA_BYTES.maximum,
         metadata_depth_max=limits.METADATA_DEPTH.maximum,
         message_bytes=message_bytes,
+        filter_depth_max=limits.FILTER_DEPTH_MAX,
+        filter_terms_max=limits.FILTER_TERMS_MAX,
+        filter_operands_max=limits.FILTER_OPERANDS_MAX,
+        filter_bytes_max=limits.FILTER_BYTES_MAX,
     )

@@ -187,10 +187,13 @@ OF_COLLECTION = {
         {
             "query": "query", "k": r"\bk\b", "ef": r"\bef\b", "exact": "exact",
             "filter": "filter", "target_recall": "target_recall", "timeout_s": "timeout_s",
+            "near": "near|ids", "away": "away|ids", "max_distance": "max_distance",
             "include_metadata": "include_metadata", "include_vectors": "include_vectors",
         },
         {"query": {"empty list"}, "k": {"five"}, "ef": {"None", "five"}, "exact": FLAG,
-         "filter": {"None"}, "target_recall": {"None", "half"}, "timeout_s": SECONDS,
+         "filter": {"None", "dict", "empty dict", "list of None"},
+         "target_recall": {"None", "half"}, "timeout_s": SECONDS, "near": {"None"},
+         "away": {"None"}, "max_distance": {"None", "half", "five", "2**70"},
          "include_metadata": FLAG, "include_vectors": FLAG},
     ),
     "scroll": Case(

@@ -8,6 +8,7 @@ DeadlineExceededError.
 arguments    the types of arguments
 collection   methods of a collection
 database     methods of a database
+searching    the method ``search`` of a collection
 """
 
 from __future__ import annotations

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypedDict, overload
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from vecdb import checks
-from vecdb.errors import InvalidArgumentError
-from vecdb.filters import Filter, parse_filter
-from vecdb.reasons import Reason
 from vecdb.scrolling import Scroll
 from vecdb.surface.arguments import (
-    Array,
-    Column,
-    FilterLike,
     Ids,
     Metadata,
     MetadataEntry,
@@ -24,32 +14,20 @@ from vecdb.surface.arguments import (
     Vector,
     Vectors,
 )
+from vecdb.surface.searching import SearchSurface
 from vecdb.types import (
-    CollectionConfig,
     CollectionStats,
     ExportReport,
-    Hits,
     IngestProgress,
-    Metric,
     Receipt,
     Records,
     ScrollPage,
 )
-from vecdb.vector_arrays import as_queries
 
-__all__ = ["CollectionSurface", "SearchFlags"]
-
-
-class SearchFlags(TypedDict):
-    """The flags of a search, and its target, checked."""
-
-    target_recall: float | None
-    exact: bool
-    include_metadata: bool
-    include_vectors: bool
+__all__ = ["CollectionSurface"]
 
 
-class CollectionSurface(Protocol):
+class CollectionSurface(SearchSurface, Protocol):
     """A handle on a collection. Safe to use from many threads.
 
     The handle is bound to the collection that had the name when the handle was created. It keeps
@@ -60,20 +38,6 @@ class CollectionSurface(Protocol):
     @property
     def name(self) -> str:
         """The name by which the handle was opened."""
-
-    @property
-    def config(self) -> CollectionConfig:
-        """The settings that were fixed when the collection was created."""
-
-    @property
-    def dim(self) -> int:
-        """Components of each vector."""
-        return self.config.dim
-
-    @property
-    def metric(self) -> Metric:
-        """The distance between two vectors."""
-        return self.config.metric
 
     def upsert(
         self,
@@ -201,117 +165,6 @@ class CollectionSurface(Protocol):
     def count(self) -> int:
         """Return the number of live rows."""
 
-    @overload
-    def search(
-        self,
-        query: Sequence[float],
-        k: int = 10,
-        *,
-        ef: int | None = None,
-        exact: bool = False,
-        filter: FilterLike | Sequence[FilterLike] | None = None,
-        target_recall: float | None = None,
-        include_metadata: bool = True,
-        include_vectors: bool = False,
-        timeout_s: float | None = None,
-    ) -> Hits: ...
-    @overload
-    def search(
-        self,
-        query: Sequence[Sequence[float]] | Sequence[Array],
-        k: int = 10,
-        *,
-        ef: int | None = None,
-        exact: bool = False,
-        filter: FilterLike | Sequence[FilterLike] | None = None,
-        target_recall: float | None = None,
-        include_metadata: bool = True,
-        include_vectors: bool = False,
-        timeout_s: float | None = None,
-    ) -> list[Hits]: ...
-    @overload
-    def search(
-        self,
-        query: Array | Column,
-        k: int = 10,
-        *,
-        ef: int | None = None,
-        exact: bool = False,
-        filter: FilterLike | Sequence[FilterLike] | None = None,
-        target_recall: float | None = None,
-        include_metadata: bool = True,
-        include_vectors: bool = False,
-        timeout_s: float | None = None,
-    ) -> Hits | list[Hits]: ...
-    def search(
-        self,
-        query: object,
-        k: int = 10,
-        *,
-        ef: int | None = None,
-        exact: bool = False,
-        filter: object = None,
-        target_recall: float | None = None,
-        include_metadata: bool = True,
-        include_vectors: bool = False,
-        timeout_s: float | None = None,
-    ) -> Hits | list[Hits]:
-        """Return the k nearest live rows of one query or of many; fewer only if fewer are live.
-
-        Args:
-            query: float32, shape (dim,) for one ``Hits``, (q, dim) for a list of q; [] for [].
-            k: rows per query, 1 to 16,384; q times k at most 1,000,000.
-            ef: candidates that a graph walk keeps, at least k; more raises recall and latency.
-                None: as many as ``target_recall`` takes.
-            exact: compare with every live row instead of walking graphs.
-            target_recall: recall@k to reach on average, above 0 to 1; None: 0.95. Each graph is
-                walked with the effort that was measured to reach it, and scanned if none does.
-                Not used with ef or exact. A graph that was not measured, as it is small or of an
-                earlier version, is walked with an ef of 128, or 2k if that is more.
-            filter: a dict such as ``{"year": {"$gte": 2020}}``, or a ``Filter``: return only rows
-                whose metadata match; a list with one for each query.
-            include_metadata, include_vectors: what hits carry beside ids and distances.
-            timeout_s: seconds until DeadlineExceededError, None for no limit.
-
-        Returns:
-            ``Hits`` or list of ``Hits``; their ``info`` says how they were found. Type checkers
-            know which if the query is a list; the type of an array does not have its axes.
-
-        Raises:
-            InvalidArgumentError, UnsupportedError, NotFoundError, DeadlineExceededError.
-
-        Remote: many queries are one call, or a few if queries or answers exceed a message; each
-            call sees one committed state, whose seq is in ``info``. ``timeout_s`` None stands for
-            the client's. ResourceExhaustedError: MESSAGE_TOO_LARGE: the answer to a single query
-            exceeds a message; ask for fewer rows, or without vectors or metadata.
-        """
-        queries = as_queries(query, self.dim)
-        if target_recall is not None:
-            target_recall = checks.check_target_recall(target_recall)
-        flags = SearchFlags(
-            target_recall=target_recall,
-            exact=checks.check_flag("exact", exact),
-            include_metadata=checks.check_flag("include_metadata", include_metadata),
-            include_vectors=checks.check_flag("include_vectors", include_vectors),
-        )
-        filters = _filters_of(filter, 1 if queries.ndim == 1 else len(queries))
-        answers = self._search(queries, k, ef, filters, flags, timeout_s)
-        return answers[0] if queries.ndim == 1 else answers
-
-    def _search(
-        self,
-        queries: npt.NDArray[np.float32],
-        k: int,
-        ef: int | None,
-        filters: Filter | list[Filter] | None,
-        flags: SearchFlags,
-        timeout_s: float | None,
-    ) -> list[Hits]:
-        """Search with queries of shape (dim,) or (q, dim); k, ef and timeout_s are unchecked.
-
-        filters: one for all queries, or one for each.
-        """
-
     def scroll(
         self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True
     ) -> Scroll:
@@ -438,16 +291,3 @@ class CollectionSurface(Protocol):
         The space is "cosine", "l2" or "ip" (for dot). Labels are the FAISS ids of ``export_faiss``;
         sidecar, arguments and errors are as there.
         """
-
-
-def _filters_of(given: object, queries: int) -> Filter | list[Filter] | None:
-    if given is None:
-        return None
-    if not isinstance(given, list | tuple):
-        return parse_filter(given)
-    if len(given) != queries:
-        raise InvalidArgumentError(
-            f"expected one filter for each of {queries} queries, got {len(given)} filters",
-            Reason.BAD_FILTER,
-        )
-    return [parse_filter({} if each is None else each) for each in given]

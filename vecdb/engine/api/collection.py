@@ -25,9 +25,10 @@ from vecdb.engine.system.deadline import Deadline
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
 from vecdb.filters import Filter
 from vecdb.scrolling import Scroll
+from vecdb.search_variants import PLAIN, Variant
 from vecdb.surface import CollectionSurface
 from vecdb.surface.arguments import Ids, Metadata, MetadataEntry, StrPath, Vector, Vectors
-from vecdb.surface.collection import SearchFlags
+from vecdb.surface.searching import SearchFlags
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
@@ -119,10 +120,11 @@ class Collection(CollectionSurface):
 
     def _search(
         self,
-        queries: npt.NDArray[np.float32],
-        k: int,
+        queries: npt.NDArray[np.float32] | None,
+        k: int | None,
         ef: int | None,
         filters: Filter | list[Filter] | None,
+        variant: Variant,
         flags: SearchFlags,
         timeout_s: float | None,
     ) -> list[Hits]:
@@ -130,13 +132,14 @@ class Collection(CollectionSurface):
         searcher = self._opened.searcher
         deadline = None if timeout_s is None else Deadline(timeout_s)
         unusual = flags["exact"] or flags["include_vectors"] or filters is not None
-        if queries.ndim == 1 and not unusual:
+        is_plain = variant is PLAIN and queries is not None and k is not None and not unusual
+        if is_plain and queries is not None and k is not None and queries.ndim == 1:
             hits = searcher.single.answer(
                 queries, k, ef, flags["target_recall"], flags["include_metadata"], deadline
             )
             if hits is not None:
                 return [hits]
-        request = SearchRequest(queries, k, ef, **flags, filter=filters)
+        request = SearchRequest(queries, k, ef, **flags, filter=filters, variant=variant)
         return searcher.run_general(request, deadline or Deadline()).hits()
 
     def scroll(
