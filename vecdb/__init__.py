@@ -14,7 +14,9 @@ surface           the public interface as typed protocols, with the docstrings
 types             arguments and results; collection_stats: those of stats
 errors, reasons   the errors, and their reasons for programs
 limits            each limit with minimum, default and maximum
-checks            validation of arguments; also vector_arrays, metadata_checks, json_objects
+checks            validation of arguments; also scalar_checks, write_checks, vector_arrays,
+                  metadata_checks, json_objects
+metadata_patches  changes of metadata: checking and applying them
 filters           conditions on metadata; also filter_nodes, filter_predicates
 row_names         names of rows and short forms of values in messages; one_line: escaping
 os_errors         translation of OSError

@@ -30,7 +30,6 @@ from vecdb.types import (
     ImportReport,
     MeasuredRecall,
     Metric,
-    Receipt,
     Records,
     ScrollPage,
 )
@@ -43,8 +42,6 @@ __all__ = [
     "STATUS_OF_ERROR",
     "Status",
     "collection_config",
-    "delete_options",
-    "delete_response",
     "export_request",
     "export_response",
     "failure_answer",
@@ -57,8 +54,6 @@ __all__ = [
     "report_message",
     "search_response",
     "status_of",
-    "upsert_options",
-    "upsert_response",
     "variant_of",
 ]
 
@@ -132,13 +127,6 @@ def refuse_reserved(request: _Reserving, *fields: str) -> None:
             raise _reserved(field)
 
 
-def upsert_options(request: wire.UpsertRequest) -> tuple[bool, int | None, str | None]:
-    """Return insert_only, if_seq and request_id of an upsert."""
-    condition = request.condition
-    if_seq = condition.if_seq if condition.HasField("if_seq") else None
-    return condition.insert_only, if_seq, request.request_id or None
-
-
 def variant_of(request: wire.SearchRequest, metric: Metric) -> Variant:
     """Return the variant of a search.
 
@@ -151,21 +139,6 @@ def variant_of(request: wire.SearchRequest, metric: Metric) -> Variant:
     query = request.queries if request.HasField("queries") else None
     near, away = list(request.near) or None, list(request.away) or None
     return check_variant(query, request.k or None, near, away, bound, metric)
-
-
-def delete_options(request: wire.DeleteRequest) -> tuple[bool, int | None, str | None]:
-    """Return insert_only, if_seq and request_id of a delete.
-
-    Raises:
-        InvalidArgumentError: BAD_CONDITION: insert_only, which does not apply to deletes.
-    """
-    condition = request.condition
-    if condition.insert_only:
-        raise InvalidArgumentError(
-            "insert_only applies to upserts only; use if_seq for a delete", Reason.BAD_CONDITION
-        )
-    if_seq = condition.if_seq if condition.HasField("if_seq") else None
-    return False, if_seq, request.request_id or None
 
 
 def _reserved(field: str) -> UnsupportedError:
@@ -314,20 +287,6 @@ def descriptions_message(
     """Return descriptions of collections, in the order given."""
     return wire.ListCollectionsResponse(
         collections=[description_message(each.name, each.config) for each in collections]
-    )
-
-
-def upsert_response(receipt: Receipt) -> wire.UpsertResponse:
-    """Return the receipt of an upsert."""
-    return wire.UpsertResponse(
-        seq=receipt.seq, count=receipt.count, repeated_request=receipt.repeated
-    )
-
-
-def delete_response(receipt: Receipt) -> wire.DeleteResponse:
-    """Return the receipt of a delete."""
-    return wire.DeleteResponse(
-        seq=receipt.seq, count=receipt.count, repeated_request=receipt.repeated
     )
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
+from vecdb.filters import Filter
 from vecdb.reasons import Reason
 from vecdb.surface.collection import CollectionSurface
 from vecdb.types import (
@@ -62,6 +63,7 @@ class SearchOptions:
     near: list[str] | None = None
     away: list[str] | None = None
     max_distance: float | None = None
+    filter: Filter | None = None
 
 
 def print_search(
@@ -105,12 +107,12 @@ def print_search(
         way = "exactly" if info.exact else _effort_of(info)
         passed = info.deleted_visited
         through = f"{passed:,} deleted rows visited; " if passed else ""
-        _say(
-            console,
-            f"{info.plan}, {way}; {info.visited:,} of {info.matches:,} vectors compared; "
-            f"{through}seq {info.seq}",
-        )
-        _say_unindexed(console, place, name, info.unindexed_rows, info.matches)
+        compared = f"{info.visited:,} of {info.matches:,} vectors compared"
+        if options.filter is not None:
+            compared = f"{info.visited:,} vectors compared; {counted(info.matches, 'matching row')}"
+        _say(console, f"{info.plan}, {way}; {compared}; {through}seq {info.seq}")
+        if options.filter is None:
+            _say_unindexed(console, place, name, info.unindexed_rows, info.matches)
 
 
 def _searched(
@@ -126,6 +128,7 @@ def _searched(
         "near": options.near,
         "away": options.away,
         "max_distance": options.max_distance,
+        "filter": options.filter,
     }
     hits: Hits = collection.search(**arguments)
     return hits

@@ -11,6 +11,7 @@ request            the arguments of a search; call_bytes: the memory that it res
 snapshot           one committed state: segments, delete bitmaps, memtable
 snapshot_manager   creates snapshots and caches the newest
 memtable           rows not yet in a segment
+matched_rows       the live rows that match a filter
 streaming          reads rows that a snapshot does not hold from the store, in slices
 lookup             reads rows by id or row number
 meter              measures recall with real queries; samples: taking them from searches
@@ -19,4 +20,13 @@ real_curves        curves measured with real queries; recall_history: recall of 
 
 from __future__ import annotations
 
-__all__ = ["lookup", "matching", "meter", "samples", "search", "snapshot", "snapshot_manager"]
+__all__ = [
+    "lookup",
+    "matched_rows",
+    "matching",
+    "meter",
+    "samples",
+    "search",
+    "snapshot",
+    "snapshot_manager",
+]

@@ -242,8 +242,9 @@ def _named(
 ) -> tuple[list[str], list[bytes] | None, npt.NDArray[np.float32] | None]:
     """Return ids, metadata and vectors of the hits, reading the store in short transactions."""
     with_metadata = wanted.metadata and snapshot.counters.metadata_count > 0
-    memtable = parts[-1].content is None
-    if not (with_metadata or wanted.vectors or memtable):
+    # The last parts are outside segments: chunks of the memtable, or rows read from the store.
+    inside = sum(part.content is not None for part in parts)
+    if not (with_metadata or wanted.vectors or inside < len(parts)):
         return _segment_ids(parts, best), None, None
     seq, rows = snapshot.state.seq, _rows(snapshot, parts, best)
     vectors = read_vectors(store, rows, deadline) if wanted.vectors else None
@@ -251,10 +252,10 @@ def _named(
         records = read_records(store, rows, seq, deadline, wanted.memory)
         return [r.id for r in records], [r.metadata for r in records], vectors
     ids = _segment_ids(parts, best)
-    if memtable:
+    if inside < len(parts):
         at = list(range(len(rows)))
         if best.origins is not None:
-            at = best.of_part(len(parts) - 1).tolist()
+            at = (best.origins >= inside).nonzero()[0].tolist()
         late = read_records(store, [rows[i] for i in at], seq, deadline)
         for i, record in zip(at, late, strict=True):
             ids[i] = record.id

@@ -438,8 +438,7 @@ class Searcher:
         seq = snapshot.state.seq
         for rows, vectors in read_slices(self._store, snapshot.lost, seq, deadline):
             yield SearchUnit(vectors, len(rows), NOTHING_DELETED, len(rows), rows)
-        if snapshot.memtable.live_count:
-            yield snapshot.memtable_unit
+        yield from snapshot.memtable_units
         if snapshot.rest is not None:
             for rows, vectors in read_slices(self._store, (snapshot.rest,), seq, deadline):
                 yield SearchUnit(vectors, len(rows), NOTHING_DELETED, len(rows), rows)
