@@ -118,9 +118,13 @@ def _check_path(group_by: object) -> Path:
             Reason.BAD_GROUP_BY,
         )
     try:
+        group_by.encode()
         return split_path(group_by, "group_by")
+    except UnicodeEncodeError as error:
+        why = f"group_by: {shown(group_by)} is not valid Unicode: {error.reason}"
     except InvalidArgumentError as error:
-        raise InvalidArgumentError(error.message, Reason.BAD_GROUP_BY) from None
+        why = error.message
+    raise InvalidArgumentError(why, Reason.BAD_GROUP_BY)
 
 
 def _check_distance(distance: object, metric: Metric) -> float | None:

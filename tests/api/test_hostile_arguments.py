@@ -211,7 +211,7 @@ OF_COLLECTION = {
          "filter": {"None", "dict", "empty dict", "list of None"},
          "target_recall": {"None", "half"}, "timeout_s": SECONDS, "near": {"None"},
          "away": {"None"}, "max_distance": {"None", "half", "five", "2**70"},
-         "group_by": {"None"}, "group_size": {"None"},
+         "group_by": {"None", "text", "empty text", "zero byte"}, "group_size": {"None"},
          "include_metadata": FLAG, "include_vectors": FLAG},
     ),
     "scroll": Case(

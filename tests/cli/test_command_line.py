@@ -359,11 +359,11 @@ def test_search_in_groups(where: list[str], capsys: pytest.CaptureFixture[str]) 
         *(("doc 1", "7"), ("doc 1", "8")),
         *(("doc 2", "10"), ("doc 2", "11")),
     ]
-    assert command_line.run([*search, "--id", "7", *where]) == 0
+    assert command_line.run([*search, "--id", "8", *where]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].split() == ["group", "id", "distance", "metadata"]
     assert [line.split()[1].rstrip('"') for line in shown[1:5]] == ["1", "1", "2", "2"]
-    assert [line.split()[2] for line in shown[1:5]] == ["6", "8", "10", "11"]
+    assert [line.split()[2] for line in shown[1:5]] == ["7", "9", "10", "11"]
 
 
 def test_create_rename_get_and_drop(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
