@@ -9,6 +9,7 @@ graph_part       the part of graph segments: the HNSW graph
 recall_part      the part that tells which effort reaches which recall in a graph
 calibration      measures that on some rows of the graph
 codecs           parts of coded rows, which a search reads in place of vectors
+columns          the part that finds rows by their metadata
 array_files      maps .npy files and compares them with their checksums
 lifecycle        reserve, publish, retire, garbage-collect; quarantine
 flushing         writes the memtable to a flat segment
@@ -21,6 +22,7 @@ from __future__ import annotations
 __all__ = [
     "calibration",
     "codecs",
+    "columns",
     "flushing",
     "graph_part",
     "lifecycle",
