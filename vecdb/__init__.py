@@ -15,6 +15,7 @@ types             arguments and results; collection_stats: those of stats
 errors, reasons   the errors, and their reasons for programs
 limits            each limit with minimum, default and maximum
 checks            validation of arguments; also vector_arrays, metadata_checks, json_objects
+filters           conditions on metadata; also filter_nodes, filter_predicates
 row_names         names of rows and short forms of values in messages; one_line: escaping
 os_errors         translation of OSError
 batching          splits an input into batches, for upsert_many

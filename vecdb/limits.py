@@ -15,6 +15,10 @@ __all__ = [
     "DIM",
     "EF",
     "EF_CONSTRUCTION",
+    "FILTER_BYTES_MAX",
+    "FILTER_DEPTH_MAX",
+    "FILTER_OPERANDS_MAX",
+    "FILTER_TERMS_MAX",
     "ID_BYTES",
     "IF_SEQ",
     "LEASES_MAX",
@@ -68,6 +72,19 @@ BATCH_ROWS: Final = Limit("rows in a batch", 1, 1_000, 10_000)
 MESSAGE_BYTES: Final = Limit("message size in bytes", 64 * 1024, 16 * 1024**2, 64 * 1024**2)
 RESULTS_PER_CALL_MAX: Final = 1_000_000
 """Maximum of queries times k in one search call."""
+
+FILTER_DEPTH_MAX: Final = 32
+"""Maximum levels of a filter: each operator, $and, $or, $not, negated operator, and each object
+with several conditions is a level above the conditions in it."""
+
+FILTER_TERMS_MAX: Final = 1_024
+"""Maximum of conditions in a filter."""
+
+FILTER_OPERANDS_MAX: Final = 100_000
+"""Maximum of values in all lists of a filter, such as the ids of ``$id``."""
+
+FILTER_BYTES_MAX: Final = 8 * 1024**2
+"""Maximum size in bytes of all strings of a filter: names of fields, operands and ids."""
 
 IF_SEQ: Final = Limit("if_seq", 0, None, 2**63 - 1)
 REQUEST_ID_BYTES: Final = Limit("request_id", 1, None, 64)

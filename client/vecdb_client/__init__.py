@@ -18,6 +18,7 @@ connection    a channel with its stub and streams; translates gRPC's errors
 streams       calls that stay open, for searches
 interrupts    recovering from KeyboardInterrupt inside gRPC
 translation   messages to types of the vocabulary, and gRPC's errors to vecdb's
+filters       filters to messages
 testing       access for tests to internals
 """
 

@@ -307,7 +307,7 @@ class CountResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id")
+    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id", "filters")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
@@ -320,6 +320,7 @@ class SearchRequest(_message.Message):
     FILTER_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
     COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     queries: Matrix
@@ -332,7 +333,8 @@ class SearchRequest(_message.Message):
     filter: Filter
     timeout_us: int
     collection_id: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ...) -> None: ...
+    filters: _containers.RepeatedCompositeFieldContainer[Filter]
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure", "deleted_visited")
@@ -403,16 +405,20 @@ class RecallInfo(_message.Message):
     def __init__(self, expected: _Optional[float] = ..., lower: _Optional[float] = ..., target: _Optional[float] = ..., rows: _Optional[int] = ..., queries: _Optional[int] = ..., measured_at: _Optional[float] = ...) -> None: ...
 
 class Filter(_message.Message):
-    __slots__ = ("all_of", "any_of", "negated", "comparison")
+    __slots__ = ("all_of", "any_of", "negated", "comparison", "id_in", "id_prefix")
     ALL_OF_FIELD_NUMBER: _ClassVar[int]
     ANY_OF_FIELD_NUMBER: _ClassVar[int]
     NEGATED_FIELD_NUMBER: _ClassVar[int]
     COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    ID_IN_FIELD_NUMBER: _ClassVar[int]
+    ID_PREFIX_FIELD_NUMBER: _ClassVar[int]
     all_of: FilterList
     any_of: FilterList
     negated: Filter
     comparison: Comparison
-    def __init__(self, all_of: _Optional[_Union[FilterList, _Mapping]] = ..., any_of: _Optional[_Union[FilterList, _Mapping]] = ..., negated: _Optional[_Union[Filter, _Mapping]] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ...) -> None: ...
+    id_in: IdList
+    id_prefix: str
+    def __init__(self, all_of: _Optional[_Union[FilterList, _Mapping]] = ..., any_of: _Optional[_Union[FilterList, _Mapping]] = ..., negated: _Optional[_Union[Filter, _Mapping]] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., id_in: _Optional[_Union[IdList, _Mapping]] = ..., id_prefix: _Optional[str] = ...) -> None: ...
 
 class FilterList(_message.Message):
     __slots__ = ("filters",)
@@ -420,32 +426,42 @@ class FilterList(_message.Message):
     filters: _containers.RepeatedCompositeFieldContainer[Filter]
     def __init__(self, filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
 
+class IdList(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Comparison(_message.Message):
     __slots__ = ("path", "operator", "values")
     class Operator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         OPERATOR_UNSPECIFIED: _ClassVar[Comparison.Operator]
-        EQUAL: _ClassVar[Comparison.Operator]
-        NOT_EQUAL: _ClassVar[Comparison.Operator]
-        LESS: _ClassVar[Comparison.Operator]
-        LESS_OR_EQUAL: _ClassVar[Comparison.Operator]
-        GREATER: _ClassVar[Comparison.Operator]
-        GREATER_OR_EQUAL: _ClassVar[Comparison.Operator]
-        IN: _ClassVar[Comparison.Operator]
-        NOT_IN: _ClassVar[Comparison.Operator]
-        EXISTS: _ClassVar[Comparison.Operator]
-        CONTAINS: _ClassVar[Comparison.Operator]
+        OPERATOR_EQUAL: _ClassVar[Comparison.Operator]
+        OPERATOR_NOT_EQUAL: _ClassVar[Comparison.Operator]
+        OPERATOR_LESS: _ClassVar[Comparison.Operator]
+        OPERATOR_LESS_OR_EQUAL: _ClassVar[Comparison.Operator]
+        OPERATOR_GREATER: _ClassVar[Comparison.Operator]
+        OPERATOR_GREATER_OR_EQUAL: _ClassVar[Comparison.Operator]
+        OPERATOR_IN: _ClassVar[Comparison.Operator]
+        OPERATOR_NOT_IN: _ClassVar[Comparison.Operator]
+        OPERATOR_EXISTS: _ClassVar[Comparison.Operator]
+        OPERATOR_CONTAINS: _ClassVar[Comparison.Operator]
+        OPERATOR_CONTAINS_ALL: _ClassVar[Comparison.Operator]
+        OPERATOR_PREFIX: _ClassVar[Comparison.Operator]
     OPERATOR_UNSPECIFIED: Comparison.Operator
-    EQUAL: Comparison.Operator
-    NOT_EQUAL: Comparison.Operator
-    LESS: Comparison.Operator
-    LESS_OR_EQUAL: Comparison.Operator
-    GREATER: Comparison.Operator
-    GREATER_OR_EQUAL: Comparison.Operator
-    IN: Comparison.Operator
-    NOT_IN: Comparison.Operator
-    EXISTS: Comparison.Operator
-    CONTAINS: Comparison.Operator
+    OPERATOR_EQUAL: Comparison.Operator
+    OPERATOR_NOT_EQUAL: Comparison.Operator
+    OPERATOR_LESS: Comparison.Operator
+    OPERATOR_LESS_OR_EQUAL: Comparison.Operator
+    OPERATOR_GREATER: Comparison.Operator
+    OPERATOR_GREATER_OR_EQUAL: Comparison.Operator
+    OPERATOR_IN: Comparison.Operator
+    OPERATOR_NOT_IN: Comparison.Operator
+    OPERATOR_EXISTS: Comparison.Operator
+    OPERATOR_CONTAINS: Comparison.Operator
+    OPERATOR_CONTAINS_ALL: Comparison.Operator
+    OPERATOR_PREFIX: Comparison.Operator
     PATH_FIELD_NUMBER: _ClassVar[int]
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]

@@ -128,6 +128,8 @@ def refuse_reserved(request: _Reserving, *fields: str) -> None:
     for field in fields:
         if request.HasField(field):
             raise _reserved(field)
+    if isinstance(request, wire.SearchRequest) and request.filters:
+        raise _reserved("filters")
 
 
 def upsert_options(request: wire.UpsertRequest) -> tuple[bool, int | None, str | None]:

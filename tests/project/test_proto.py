@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 import vecdb_proto
 from tests.waiting import HANG_S
-from vecdb import checks, metadata_checks, types, vector_arrays
+from vecdb import checks, filter_nodes, metadata_checks, types, vector_arrays
 from vecdb.errors import InvalidArgumentError
 from vecdb_proto import codec
 from vecdb_proto import vecdb_pb2 as wire
@@ -157,12 +157,13 @@ ExportEnd rows=1 seq=2 bytes=3 sha256=4 work=5 work_s=6 numbered=7 token=8 confi
 ExportRequest collection=1 namespace=2 format=3 normalize_queries=4 collection_id=5
 ExportResponse chunk=1 end=2
 Failure code=1 reason=2 message=3
-Filter all_of=1 any_of=2 negated=3 comparison=4
+Filter all_of=1 any_of=2 negated=3 comparison=4 id_in=5 id_prefix=6
 FilterList filters=1
 GetCollectionRequest collection=1 namespace=2
 GetCollectionResponse collection=1
 GetRequest collection=1 namespace=2 ids=3 collection_id=4
 GetResponse ids=1 vectors=2 metadata=3 missing=4 seq=5
+IdList ids=1
 ImportBegin collection=1 namespace=2 kind=3 metric=4 dim=5 bytes=6 side_bytes=7 file_name=8 side_name=9
 ImportEnd sha256=1 side_sha256=2
 ImportReport collection=1 made=2 kind=3 rows=4 skipped=5 graph=6 connected=7 seq=8 elapsed_s=9 assumed=10
@@ -181,7 +182,7 @@ RenameCollectionResponse
 ScrollPageRequest collection=1 namespace=2 filter=3 token=4 batch=5 include_metadata=6 include_vectors=7 collection_id=8
 ScrollPageResponse ids=1 vectors=2 metadata=3 seq=4 next_token=5
 SearchInfo plan=1 exact=2 ef=3 matches=4 seq=5 verified=6 unindexed_rows=7 recall=8
-SearchRequest collection=1 namespace=2 queries=3 k=4 ef=5 exact=6 include_metadata=7 include_vectors=8 target_recall=9 filter=10 timeout_us=11 collection_id=12
+SearchRequest collection=1 namespace=2 queries=3 k=4 ef=5 exact=6 include_metadata=7 include_vectors=8 target_recall=9 filter=10 timeout_us=11 collection_id=12 filters=13
 SearchResponse counts=1 ids=2 distances=3 metadata=4 vectors=5 infos=6 visited=7 failure=8 deleted_visited=9
 SegmentStats number=1 kind=2 first_row=3 end_row=4 rows=5 dead=6 bytes=7 codes=8 codes_left_out=9
 ServerInfoRequest
@@ -211,7 +212,7 @@ def test_field_numbers_are_for_ever() -> None:
 
 def test_every_reason_of_a_refused_argument_is_in_the_contract() -> None:
     contract = (PACKAGE / "vecdb.proto").read_text()
-    modules = (checks, metadata_checks, vector_arrays, codec)
+    modules = (checks, filter_nodes, metadata_checks, vector_arrays, codec)
     sources = [Path(str(module.__file__)) for module in modules]
     raised = {
         reason

@@ -260,7 +260,7 @@ def test_refused_search_has_a_reason(server: Wire, case: str) -> None:
     assert words in message
 
 
-COMPARISON = wire.Comparison(path=["year"], operator=wire.Comparison.GREATER)
+COMPARISON = wire.Comparison(path=["year"], operator=wire.Comparison.OPERATOR_GREATER)
 RESERVED: list[tuple[str, Any]] = [
     ("Upsert", upsert(namespace="tenant")),
     ("Delete", wire.DeleteRequest(collection="docs", ids=["a"], filter=wire.Filter())),
