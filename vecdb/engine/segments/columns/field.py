@@ -109,8 +109,9 @@ class Holders:
         if self.nodes is None:
             places, owners = nodes, None
         else:
-            at = np.minimum(np.searchsorted(self.nodes, nodes), len(self.nodes) - 1)
-            owners = np.flatnonzero(self.nodes[at] == nodes)
+            at = np.searchsorted(self.nodes, nodes)
+            owners = np.flatnonzero(at < len(self.nodes))
+            owners = owners[self.nodes[at[owners]] == nodes[owners]]
             places = at[owners]
         if self.offsets is None:
             return self.codes[places], owners
