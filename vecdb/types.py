@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import repeat
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -260,7 +261,7 @@ class SearchInfo(NamedTuple):
         exact: True if every live row was compared, so that no nearer row can have been missed.
         ef: most candidates kept by a graph walk, 0 if no graph was walked.
         visited: vectors compared with the query.
-        matches: live rows that could have been returned (all of them, as there is no filter).
+        matches: live rows that could have been returned: all, or those that match the filter.
         seq: the searched state: it includes every batch up to this one and none after it.
         verified: True if the bytes of all segments used were compared with their checksums since
             this process opened their files, or were written since it opened the collection. False
@@ -272,6 +273,8 @@ class SearchInfo(NamedTuple):
         deleted_visited: deleted rows that the graph walk passed through.
         recall: what recall to expect; None if it is unknown: ef was given, or a graph was not
             measured, being small or of an earlier version.
+        gated: rows that the graph walk passed through and could not return, as they do not match
+            the filter or are deleted; 0 without a filter.
     """
 
     plan: str
@@ -284,6 +287,7 @@ class SearchInfo(NamedTuple):
     unindexed_rows: int = 0
     deleted_visited: int = 0
     recall: RecallInfo | None = None
+    gated: int = 0
 
 
 class Hit(NamedTuple):
@@ -370,6 +374,8 @@ class HitColumns(NamedTuple):
         info: SearchInfo of all queries, except for ``visited`` and ``deleted_visited``.
         visited: list of int, vectors compared with each query.
         deleted_visited: list of int, deleted rows that each query's walk passed through.
+        gated: the same of ``SearchInfo.gated``; empty if there is no filter.
+        infos: SearchInfo of each query if they differ, as each has a filter of its own; else empty.
     """
 
     counts: list[int]
@@ -380,14 +386,23 @@ class HitColumns(NamedTuple):
     info: SearchInfo
     visited: list[int]
     deleted_visited: list[int]
+    gated: Sequence[int] = ()
+    infos: Sequence[SearchInfo] = ()
 
     def hits(self) -> list[Hits]:
         """Return one ``Hits`` per query; its arrays are views, not copies."""
         ids, distances, raw, vectors = self.ids, self.distances, self.raw_metadata, self.vectors
         answers = []
         start = 0
-        columns = zip(self.counts, self.visited, self.deleted_visited, strict=True)
-        for count, visited, deleted in columns:
+        columns = zip(
+            self.counts,
+            self.visited,
+            self.deleted_visited,
+            self.gated or repeat(0),
+            self.infos or repeat(self.info),
+            strict=False,
+        )
+        for count, visited, deleted, gated, info in columns:
             end = start + count
             answers.append(
                 Hits(
@@ -395,7 +410,7 @@ class HitColumns(NamedTuple):
                     distances[start:end],
                     None if raw is None else raw[start:end],
                     None if vectors is None else vectors[start:end],
-                    self.info._replace(visited=visited, deleted_visited=deleted),
+                    info._replace(visited=visited, deleted_visited=deleted, gated=gated),
                 )
             )
             start = end

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from vecdb import checks, limits
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
+from vecdb.filters import Filter
 from vecdb.scrolling import Scroll
 from vecdb.surface import CollectionSurface
 from vecdb.surface.arguments import Ids, Metadata, MetadataEntry, StrPath, Vector, Vectors
@@ -134,10 +135,12 @@ class Collection(CollectionSurface):
         queries: npt.NDArray[np.float32],
         k: int,
         ef: int | None,
+        filters: Filter | list[Filter] | None,
         flags: SearchFlags,
         timeout_s: float | None,
     ) -> list[Hits]:
         # The engine validates the values, with the same messages as here.
+        checks.check_reserved(filter=filters)
         queries = queries if queries.ndim == 2 else queries.reshape(1, -1)
         wanted: SearchFields = {
             **self._target,

@@ -9,7 +9,19 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "Column", "Ids", "Metadata", "MetadataEntry", "StrPath", "Vector", "Vectors"]
+from vecdb.filters import Filter
+
+__all__ = [
+    "Array",
+    "Column",
+    "FilterLike",
+    "Ids",
+    "Metadata",
+    "MetadataEntry",
+    "StrPath",
+    "Vector",
+    "Vectors",
+]
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
@@ -27,3 +39,4 @@ Vector: TypeAlias = Sequence[float] | Array
 Vectors: TypeAlias = Vector | Sequence[Sequence[float]] | Sequence[Array] | Column
 MetadataEntry: TypeAlias = Mapping[str, object] | None
 Metadata: TypeAlias = Sequence[MetadataEntry]
+FilterLike: TypeAlias = Mapping[str, object] | Filter

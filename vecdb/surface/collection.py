@@ -9,10 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb import checks
+from vecdb.errors import InvalidArgumentError
+from vecdb.filters import Filter, parse_filter
+from vecdb.reasons import Reason
 from vecdb.scrolling import Scroll
 from vecdb.surface.arguments import (
     Array,
     Column,
+    FilterLike,
     Ids,
     Metadata,
     MetadataEntry,
@@ -205,7 +209,7 @@ class CollectionSurface(Protocol):
         *,
         ef: int | None = None,
         exact: bool = False,
-        filter: None = None,
+        filter: FilterLike | Sequence[FilterLike] | None = None,
         target_recall: float | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
@@ -219,7 +223,7 @@ class CollectionSurface(Protocol):
         *,
         ef: int | None = None,
         exact: bool = False,
-        filter: None = None,
+        filter: FilterLike | Sequence[FilterLike] | None = None,
         target_recall: float | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
@@ -233,7 +237,7 @@ class CollectionSurface(Protocol):
         *,
         ef: int | None = None,
         exact: bool = False,
-        filter: None = None,
+        filter: FilterLike | Sequence[FilterLike] | None = None,
         target_recall: float | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
@@ -264,7 +268,8 @@ class CollectionSurface(Protocol):
                 walked with the effort that was measured to reach it, and scanned if none does.
                 Not used with ef or exact. A graph that was not measured, as it is small or of an
                 earlier version, is walked with an ef of 128, or 2k if that is more.
-            filter: reserved.
+            filter: a dict such as ``{"year": {"$gte": 2020}}``, or a ``Filter``: return only rows
+                whose metadata match; a list with one for each query.
             include_metadata, include_vectors: what hits carry beside ids and distances.
             timeout_s: seconds until DeadlineExceededError, None for no limit.
 
@@ -280,8 +285,6 @@ class CollectionSurface(Protocol):
             the client's. ResourceExhaustedError: MESSAGE_TOO_LARGE: the answer to a single query
             exceeds a message; ask for fewer rows, or without vectors or metadata.
         """
-        if filter is not None:
-            checks.check_reserved(filter=filter)
         queries = as_queries(query, self.dim)
         if target_recall is not None:
             target_recall = checks.check_target_recall(target_recall)
@@ -291,7 +294,8 @@ class CollectionSurface(Protocol):
             include_metadata=checks.check_flag("include_metadata", include_metadata),
             include_vectors=checks.check_flag("include_vectors", include_vectors),
         )
-        answers = self._search(queries, k, ef, flags, timeout_s)
+        filters = _filters_of(filter, 1 if queries.ndim == 1 else len(queries))
+        answers = self._search(queries, k, ef, filters, flags, timeout_s)
         return answers[0] if queries.ndim == 1 else answers
 
     def _search(
@@ -299,10 +303,14 @@ class CollectionSurface(Protocol):
         queries: npt.NDArray[np.float32],
         k: int,
         ef: int | None,
+        filters: Filter | list[Filter] | None,
         flags: SearchFlags,
         timeout_s: float | None,
     ) -> list[Hits]:
-        """Search with queries of shape (dim,) or (q, dim); k, ef and timeout_s are unchecked."""
+        """Search with queries of shape (dim,) or (q, dim); k, ef and timeout_s are unchecked.
+
+        filters: one for all queries, or one for each.
+        """
 
     def scroll(
         self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True
@@ -430,3 +438,16 @@ class CollectionSurface(Protocol):
         The space is "cosine", "l2" or "ip" (for dot). Labels are the FAISS ids of ``export_faiss``;
         sidecar, arguments and errors are as there.
         """
+
+
+def _filters_of(given: object, queries: int) -> Filter | list[Filter] | None:
+    if given is None:
+        return None
+    if not isinstance(given, list | tuple):
+        return parse_filter(given)
+    if len(given) != queries:
+        raise InvalidArgumentError(
+            f"expected one filter for each of {queries} queries, got {len(given)} filters",
+            Reason.BAD_FILTER,
+        )
+    return [parse_filter({} if each is None else each) for each in given]

@@ -23,6 +23,7 @@ from vecdb.engine.store.batch import make_batch, make_delete, make_write_options
 from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.system.deadline import Deadline
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
+from vecdb.filters import Filter
 from vecdb.scrolling import Scroll
 from vecdb.surface import CollectionSurface
 from vecdb.surface.arguments import Ids, Metadata, MetadataEntry, StrPath, Vector, Vectors
@@ -121,19 +122,21 @@ class Collection(CollectionSurface):
         queries: npt.NDArray[np.float32],
         k: int,
         ef: int | None,
+        filters: Filter | list[Filter] | None,
         flags: SearchFlags,
         timeout_s: float | None,
     ) -> list[Hits]:
         self._runtime.check_usable()
         searcher = self._opened.searcher
         deadline = None if timeout_s is None else Deadline(timeout_s)
-        if queries.ndim == 1 and not (flags["exact"] or flags["include_vectors"]):
+        unusual = flags["exact"] or flags["include_vectors"] or filters is not None
+        if queries.ndim == 1 and not unusual:
             hits = searcher.single.answer(
                 queries, k, ef, flags["target_recall"], flags["include_metadata"], deadline
             )
             if hits is not None:
                 return [hits]
-        request = SearchRequest(queries, k, ef, **flags)
+        request = SearchRequest(queries, k, ef, **flags, filter=filters)
         return searcher.run_general(request, deadline or Deadline()).hits()
 
     def scroll(

@@ -133,7 +133,13 @@ class OpenCollection:
             budget=host.snapshot_budget,
         )
         self._codes = host.options.codes == "auto"
-        self.searcher = Searcher(self.store, self.snapshots, host.pool, codes=self._codes)
+        self.searcher = Searcher(
+            self.store,
+            self.snapshots,
+            host.pool,
+            codes=self._codes,
+            budget=host.snapshot_budget,
+        )
         config = self.store.config
         self.meter = RecallMeter(self.searcher, self.snapshots, config.metric, self._name)
         options = host.options
@@ -294,6 +300,7 @@ class OpenCollection:
     def evict(self) -> bool:
         """Close files and mappings until the next use; False if the store can't be closed now."""
         self.snapshots.forget()
+        self.searcher.matcher.forget()
         self.meter.forget_queries()
         return self.store.environment.evict()
 
@@ -301,4 +308,5 @@ class OpenCollection:
         """Close the store and drop the snapshots."""
         self.meter.close()
         self.snapshots.forget()
+        self.searcher.matcher.forget()
         self.store.close(dropped=dropped)

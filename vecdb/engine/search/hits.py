@@ -74,8 +74,11 @@ def answers(
     wanted: Wanted,
     plan: SearchPlan,
     deadline: Deadline,
+    matching: int | None = None,
 ) -> HitColumns:
     """Return the merged hits of all parts, with ids and, if wanted, metadata and vectors.
+
+    matching: number of rows that match the filter, None without one.
 
     Raises:
         ResourceExhaustedError: the answer would be too large, or memory is short.
@@ -85,15 +88,18 @@ def answers(
     visited = _summed([part.visited for part in parts], queries).tolist()
     deleted = _summed([part.deleted for part in parts], queries).tolist()
     info = _info(snapshot, parts, plan)
+    gated: list[int] = []
+    if matching is not None:
+        info, gated, deleted = info._replace(matches=matching), deleted, [0] * queries
     if not parts:
         vectors = np.zeros((0, store.config.dim), np.float32) if wanted.vectors else None
-        no_scores = np.zeros(0, np.float32)
-        return HitColumns([0] * queries, [], no_scores, None, vectors, info, visited, deleted)
+        no_scores, nothing = np.zeros(0, np.float32), [0] * queries
+        return HitColumns(nothing, [], no_scores, None, vectors, info, visited, deleted, gated)
     best = _merged(parts, wanted.k)
     ids, raw, vectors = _named(store, snapshot, parts, best, wanted, deadline)
     distances = _distances(best.scores, store.config.metric)
     counts = best.counts.tolist()
-    return HitColumns(counts, ids, distances, raw, vectors, info, visited, deleted)
+    return HitColumns(counts, ids, distances, raw, vectors, info, visited, deleted, gated)
 
 
 def _summed(counts: Sequence[npt.NDArray[np.int64]], queries: int) -> npt.NDArray[np.int64]:

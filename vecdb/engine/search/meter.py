@@ -177,7 +177,7 @@ class RecallMeter:
         exact = [self._searcher.scan(unit, queries, k, deadline) for unit in snapshot.units]
         outside = []
         if not snapshot.holds_all:
-            outside.append(self._searcher.scan_unread(snapshot, queries, k, deadline))
+            outside.append(self._searcher.scan_unread(snapshot, queries, k, deadline)[0])
         for place, sample in enumerate(samples):
             self._compare(snapshot, sample, place, exact, outside, deadline)
         for unit, found in zip(snapshot.units, exact, strict=True):

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from vecdb import checks
+from vecdb.engine.search.filtered import Selected
 from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.segments.codecs.sketch import SKETCH
@@ -25,7 +26,7 @@ from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.recall_part import RECALL, RecallCurve
 from vecdb.types import RecallInfo
 
-__all__ = ["Planner", "SearchPlan", "UnitPlan", "Wish", "plan_search"]
+__all__ = ["Planner", "SearchPlan", "UnitPlan", "Wish", "plan_filtered", "plan_search"]
 
 _PLANS_MAX: Final = 64
 """Plans that are kept for the latest snapshot."""
@@ -160,6 +161,22 @@ def plan_search(
         expected = lower = 1.0
     recall = RecallInfo(expected / rows, lower / rows, wish.target, live, queries, oldest)
     return SearchPlan(tuple(ways), recall, curves)
+
+
+def plan_filtered(units: Sequence[Selected], k: int, wish: Wish) -> SearchPlan:
+    """Return the plan of a search with a filter."""
+    is_exact = wish.exact or wish.target >= 1
+    ways = [
+        _SCAN
+        if is_exact or not one.unit.parts.has(GRAPH)
+        else UnitPlan(True, checks.check_ef(wish.ef, k))
+        for one in units
+    ]
+    recall = None
+    if not any(way.walks for way in ways):
+        rows = sum(one.unit.live_count for one in units)
+        recall = RecallInfo(1.0, 1.0, wish.target, rows, 0, None)
+    return SearchPlan(tuple(ways), recall, 0)
 
 
 def _curve_of(

@@ -5,12 +5,14 @@ exactly k hits unless the collection has fewer than k live rows: if a walk finds
 because it met too many deleted ones, that segment is scanned instead. Rows that the snapshot does
 not hold are read from the store and scanned in slices.
 
+With a filter, rows that do not match are treated as deleted ones (``matching``).
+
 One query runs on its caller's thread, a batch of queries on several (``kernels/pool.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +21,10 @@ import numpy.typing as npt
 from vecdb import checks
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
+from vecdb.engine.search.filtered import Group, groups_of, in_order, select, select_unit
 from vecdb.engine.search.hits import Found, Wanted, answers
-from vecdb.engine.search.plan import Planner, UnitPlan, Wish
+from vecdb.engine.search.matching import Matcher
+from vecdb.engine.search.plan import Planner, UnitPlan, Wish, plan_filtered
 from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.samples import SampleTap
 from vecdb.engine.search.single import SingleSearch
@@ -35,7 +39,9 @@ from vecdb.engine.store.leases import leased
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.system.weighted_lru import WeightedLru
 from vecdb.errors import DataLossError
+from vecdb.filters import Filter
 from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, HitColumns, Metric
 from vecdb.vector_arrays import as_queries
@@ -79,6 +85,7 @@ class SearchRequest(NamedTuple):
     """The arguments of one call of ``search``, not validated yet: ``Searcher.run`` does that.
 
     queries: anything that converts to float32 of shape (q, dim).
+    filter: one for all queries, or a list with one for each.
     """
 
     queries: Any
@@ -88,6 +95,7 @@ class SearchRequest(NamedTuple):
     exact: bool = False
     include_metadata: bool = True
     include_vectors: bool = False
+    filter: Filter | Sequence[Filter] | None = None
 
 
 class Searcher:
@@ -95,18 +103,27 @@ class Searcher:
 
     Attributes:
         tap: takes samples of queries for the recall meter.
+        matcher: finds which rows match a filter.
         real_curves: what that has measured, for plans. planner: makes the plans.
     """
 
     def __init__(
-        self, store: Store, snapshots: SnapshotManager, pool: KernelPool, *, codes: bool = True
+        self,
+        store: Store,
+        snapshots: SnapshotManager,
+        pool: KernelPool,
+        *,
+        codes: bool = True,
+        budget: WeightedLru | None = None,
     ) -> None:
-        """codes: whether searches may use the codes of segments that have some."""
+        """codes: whether searches may use the codes of segments that have some.
+        budget: as for ``Matcher``."""
         self._store = store
         self._codes = codes
         self._snapshots = snapshots
         self._pool = pool
         self.tap = SampleTap()
+        self.matcher = Matcher(store, budget)
         self.real_curves = RealCurves(store.config.metric, self._plan_again)
         kernels = load_kernels()
         self.planner = Planner(self.real_curves, codes=codes)
@@ -144,6 +161,8 @@ class Searcher:
             return None
         if query.dtype != np.float32 or request.exact or request.include_vectors:
             return None
+        if request.filter is not None:
+            return None
         raw = np.ascontiguousarray(query.reshape(-1))
         hits = self.single.answer(
             raw, request.k, request.ef, request.target_recall, request.include_metadata, deadline
@@ -171,9 +190,10 @@ class Searcher:
         prepared = np.empty((len(queries), padded_width(config.dim)), np.float32)
         kernels.prepare_rows(queries, prepared, config.metric is Metric.COSINE)
         wanted = Wanted(k, request.include_metadata, request.include_vectors, memory)
+        filters = groups_of(request.filter, len(queries))
         snapshot = self._snapshots.snapshot()
         try:
-            return self._answer(snapshot, prepared, wanted, wish, deadline)
+            return self._answer_all(snapshot, prepared, filters, wanted, wish, deadline)
         except DataLossError as error:
             # A damaged segment whose checksums were not compared yet may be the cause.
             if error.reason in _SEGMENT_REASONS and not snapshot.verified:
@@ -189,7 +209,49 @@ class Searcher:
         with leased(self._store) as keep:
             newer = self._snapshots.snapshot()
             # The search may take longer than a lease: each check of the deadline renews it.
-            return self._answer(newer, prepared, wanted, wish, deadline.also(keep))
+            return self._answer_all(newer, prepared, filters, wanted, wish, deadline.also(keep))
+
+    def _answer_all(
+        self,
+        snapshot: Snapshot,
+        queries: npt.NDArray[np.float32],
+        filters: Sequence[Group],
+        wanted: Wanted,
+        wish: Wish,
+        deadline: Deadline,
+    ) -> HitColumns:
+        _take_memory(snapshot, len(queries), wanted, self._store.config.dim)
+        if not filters:
+            return self._answer(snapshot, queries, wanted, wish, deadline)
+        answered = []
+        for filter, places in filters:
+            some = queries if len(places) == len(queries) else queries[places]
+            answered.append(self._filtered(snapshot, some, filter, wanted, wish, deadline))
+        return in_order(answered, filters)
+
+    def _filtered(
+        self,
+        snapshot: Snapshot,
+        queries: npt.NDArray[np.float32],
+        filter: Filter,
+        wanted: Wanted,
+        wish: Wish,
+        deadline: Deadline,
+    ) -> HitColumns:
+        """Answer queries that have the same filter."""
+        selected = select(self.matcher, snapshot, filter, deadline)
+        plan = plan_filtered(selected, wanted.k, wish)
+        parts: list[Found] = []
+        for one, way in zip(selected, plan.units, strict=True):
+            if way.walks:
+                parts.append(self.walk(one.unit, way, queries, wanted.k, deadline))
+            else:
+                parts.append(self.scan(one.unit, queries, wanted.k, deadline))
+        matching = sum(one.unit.live_count for one in selected)
+        if not snapshot.holds_all:
+            found, count = self.scan_unread(snapshot, queries, wanted.k, deadline, filter)
+            parts, matching = [*parts, found], matching + count
+        return answers(self._store, snapshot, parts, len(queries), wanted, plan, deadline, matching)
 
     def _answer(
         self,
@@ -199,7 +261,6 @@ class Searcher:
         wish: Wish,
         deadline: Deadline,
     ) -> HitColumns:
-        _take_memory(snapshot, len(queries), wanted, self._store.config.dim)
         plan = self.planner.plan(snapshot, wanted.k, wish)
         if self.tap.armed and plan.curves and len(queries):
             self.tap.take(queries[0], wanted.k, wish)
@@ -210,7 +271,7 @@ class Searcher:
             else:
                 parts.append(self.scan(unit, queries, wanted.k, deadline))
         if not snapshot.holds_all and len(queries):
-            parts.append(self.scan_unread(snapshot, queries, wanted.k, deadline))
+            parts.append(self.scan_unread(snapshot, queries, wanted.k, deadline)[0])
         return answers(self._store, snapshot, parts, len(queries), wanted, plan, deadline)
 
     def _plan_again(self) -> None:
@@ -316,9 +377,15 @@ class Searcher:
             self._pool.yield_to_waiters()
 
     def scan_unread(
-        self, snapshot: Snapshot, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
-    ) -> Found:
+        self,
+        snapshot: Snapshot,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        deadline: Deadline,
+        filter: Filter | None = None,
+    ) -> tuple[Found, int]:
         """Scan all rows outside mapped segments, held by the snapshot or not, in ascending order.
+        Return the result, and how many rows could have been found.
 
         The nodes of the result are row numbers. The same heaps are used for all slices. Between two
         slices they hold row numbers. During a slice they hold the slice's nodes, and earlier row
@@ -337,9 +404,12 @@ class Searcher:
             None,
             None,
         )
-        nodes = found.nodes
+        nodes, count = found.nodes, 0
         for unit in self._units_outside_segments(snapshot, deadline):
+            if filter is not None:
+                unit = select_unit(self.matcher, snapshot, unit, filter, deadline).unit
             nodes -= _ROW_OFFSET
+            count += unit.live_count
 
             def scan(until: Deadline, first: int, last: int, unit: SearchUnit = unit) -> None:
                 self._scan_unit(unit, found, queries, first, last, until)
@@ -355,7 +425,7 @@ class Searcher:
             deadline,
             lambda until, first, last: self._sort(found, first, last, until),
         )
-        return found
+        return found, count
 
     def _units_outside_segments(
         self, snapshot: Snapshot, deadline: Deadline

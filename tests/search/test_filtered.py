@@ -1,0 +1,147 @@
+"""Searches with filters: exact in meaning, and k hits whenever k rows match."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecdb
+from tests.model import index_now, seal_now
+from vecdb.types import Hits
+
+ROWS, DIM = 1_800, 12
+METRICS = pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+Row = dict[str, Any]
+
+FILTERS: list[tuple[dict[str, Any], Callable[[str, Row], bool]]] = [
+    ({}, lambda _, row: True),
+    ({"n": {"$lt": 0}}, lambda _, row: False),
+    ({"n": 77}, lambda _, row: row.get("n") == 77),
+    ({"n": {"$gte": 400, "$lt": 900}}, lambda _, row: 400 <= row.get("n", -1) < 900),
+    ({"lang": {"$in": ["de", "fr"]}}, lambda _, row: row.get("lang") in ("de", "fr")),
+    ({"lang": {"$ne": "en"}}, lambda _, row: row.get("lang") != "en"),
+    ({"late": True, "lang": "en"}, lambda _, row: row.get("late") is True and row["lang"] == "en"),
+    ({"$id": {"$prefix": "r1"}}, lambda name, _: name.startswith("r1")),
+    ({"$id": {"$in": ["r5", "r1790", "gone"]}}, lambda name, _: name in ("r5", "r1790", "gone")),
+    (
+        {"$or": [{"n": {"$lt": 40}}, {"lang": {"$exists": False}}]},
+        lambda _, row: row.get("n", 99) < 40 or "lang" not in row,
+    ),
+]
+
+
+class Filled:
+    """A collection of two graphs, a flat segment and a memtable, with deleted rows in all of them
+    and rows whose metadata changed since; and what it holds."""
+
+    def __init__(self, docs: Any) -> None:
+        rng = np.random.default_rng(11)
+        self.docs, self.rng = docs, rng
+        self.vectors = rng.standard_normal((ROWS, DIM), dtype=np.float32)
+        self.metadata: dict[str, Row] = {}
+        for first, last, state in (
+            (0, 600, 2),
+            (600, 1_200, 2),
+            (1_200, 1_500, 1),
+            (1_500, ROWS, 0),
+        ):
+            self._write(range(first, last))
+            if state:
+                seal_now(docs)
+            if state == 2:
+                index_now(docs, 700)
+        kinds = sorted(segment.kind for segment in docs.stats().segments)
+        assert kinds == ["flat", "graph", "graph"]
+        gone = [f"r{i}" for i in rng.choice(ROWS, 150, replace=False)]
+        docs.delete(gone)
+        for name in gone:
+            del self.metadata[name]
+        self.change(rng.choice(ROWS, 200, replace=False))
+
+    def _row(self, i: int) -> Row:
+        return {"n": i, "lang": ("en", "de", "fr")[i % 3], "x": i / 3} if i % 10 else {"n": i}
+
+    def _write(self, numbers: range) -> None:
+        names = [f"r{i}" for i in numbers]
+        some = [self._row(i) for i in numbers]
+        self.docs.upsert(names, self.vectors[numbers.start : numbers.stop], some)
+        self.metadata.update(zip(names, some, strict=True))
+
+    def change(self, numbers: np.ndarray) -> None:
+        """Give rows other metadata, with the same vectors."""
+        kept = [i for i in numbers.tolist() if f"r{i}" in self.metadata]
+        some = [{"n": i + 100, "lang": "en", "late": True} for i in kept]
+        names = [f"r{i}" for i in kept]
+        self.docs.upsert(names, self.vectors[kept], some)
+        self.metadata.update(zip(names, some, strict=True))
+
+    def nearest(self, query: np.ndarray, matches: Callable[[str, Row], bool], k: int) -> Any:
+        """Return ids and distances of the true nearest rows, from all rows in order."""
+        everything: Hits = self.docs.search(query, k=ROWS, exact=True)
+        places = [i for i, name in enumerate(everything.ids) if matches(name, self.metadata[name])]
+        return [everything.ids[i] for i in places[:k]], everything.distances[places[:k]]
+
+
+@pytest.fixture(params=["cosine", "euclidean", "dot"])
+def filled(request: Any, tmp_path: Path) -> Iterator[Filled]:
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        yield Filled(database.create_collection("docs", DIM, request.param))
+
+
+def check_exact(filled: Filled, filter: Any, matches: Callable[[str, Row], bool], k: int) -> None:
+    query = filled.rng.standard_normal(DIM, dtype=np.float32)
+    ids, distances = filled.nearest(query, matches, k)
+    hits = filled.docs.search(query, k=k, filter=filter, exact=True)
+    assert hits.ids == ids
+    assert hits.distances.tobytes() == distances.tobytes()
+    assert hits.info.exact
+    assert hits.info.matches == sum(matches(*row) for row in filled.metadata.items())
+    assert hits.metadata == [filled.metadata[name] for name in ids]
+    near = filled.docs.search(query, k=k, filter=filter)
+    assert len(near) == len(ids)
+    assert all(matches(name, filled.metadata[name]) for name in near.ids)
+    assert near.info.matches == hits.info.matches
+
+
+def test_a_filter_is_exact_in_meaning(filled: Filled) -> None:
+    for filter, matches in FILTERS:
+        for k in (1, 10, 700):
+            check_exact(filled, filter, matches, k)
+
+
+def test_writes_are_seen_at_once(filled: Filled) -> None:
+    for filter, matches in FILTERS:
+        check_exact(filled, filter, matches, 10)
+    live = [int(name[1:]) for name in filled.metadata]
+    for _ in range(3):
+        filled.change(filled.rng.choice(live, 40, replace=False))
+        name = f"r{filled.rng.choice(live)}"
+        filled.docs.delete([name])
+        filled.metadata.pop(name, None)
+        for filter, matches in FILTERS:
+            check_exact(filled, filter, matches, 10)
+
+
+def test_a_filter_for_each_query(filled: Filled) -> None:
+    queries = filled.rng.standard_normal((2 * len(FILTERS), DIM), dtype=np.float32)
+    filters = [filter for filter, _ in FILTERS] * 2
+    got = filled.docs.search(queries, k=20, filter=filters, exact=True, include_vectors=True)
+    for query, filter, hits in zip(queries, filters, got, strict=True):
+        alone = filled.docs.search(query, k=20, filter=filter, exact=True, include_vectors=True)
+        assert hits.ids == alone.ids
+        assert hits.distances.tobytes() == alone.distances.tobytes()
+        assert hits.metadata == alone.metadata
+        assert hits.vectors.tobytes() == alone.vectors.tobytes()
+        assert hits.info == alone.info
+    none = filled.docs.search(queries[:1], k=20, filter=[None])
+    assert none[0].info.matches == len(filled.metadata)
+
+
+def test_too_few_filters(filled: Filled) -> None:
+    with pytest.raises(vecdb.InvalidArgumentError, match="one filter for each of 2 queries") as got:
+        filled.docs.search(np.ones((2, DIM)), filter=[{}])
+    assert got.value.reason == "BAD_FILTER"

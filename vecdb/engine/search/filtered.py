@@ -1,0 +1,129 @@
+"""Searches with filters: the units as they see them, and answers to queries of several filters.
+
+A unit is searched with the nodes that do not match marked as deleted. So whatever a search does
+beside deleted rows, it does beside those as well: walks lead through them, and k hits are returned
+if there are k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vecdb.engine.search.matching import Matcher, Selection
+from vecdb.engine.search.snapshot import SearchUnit, Snapshot
+from vecdb.engine.system.deadline import Deadline
+from vecdb.errors import InvalidArgumentError
+from vecdb.filters import Filter
+from vecdb.reasons import Reason
+from vecdb.types import HitColumns, SearchInfo
+
+__all__ = ["Group", "Selected", "groups_of", "in_order", "select", "select_unit"]
+
+
+class Selected(NamedTuple):
+    """A unit as a search with a filter sees it.
+
+    Attributes:
+        unit: its delete bitmap also marks the nodes that do not match; its live ones all match.
+        selection: what matches.
+    """
+
+    unit: SearchUnit
+    selection: Selection
+
+
+def select(
+    matcher: Matcher, snapshot: Snapshot, filter: Filter, deadline: Deadline
+) -> list[Selected]:
+    """Return the units of a snapshot of which some live rows match. Raises as ``matches_of``."""
+    units = [select_unit(matcher, snapshot, u, filter, deadline) for u in snapshot.units]
+    return [one for one in units if one.unit.live_count]
+
+
+def select_unit(
+    matcher: Matcher, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
+) -> Selected:
+    """Return a unit as a search with a filter sees it."""
+    selection = matcher.selection_of(snapshot, unit, filter, deadline)
+    return Selected(
+        replace(unit, delete_bitmap=selection.mask, live_count=selection.count), selection
+    )
+
+
+class Group(NamedTuple):
+    """Queries of a call that have the same filter; places: int64, ascending, which queries."""
+
+    filter: Filter
+    places: npt.NDArray[np.int64]
+
+
+def groups_of(given: Filter | Sequence[Filter] | None, queries: int) -> list[Group]:
+    """Return the queries of a call by their filters; nothing without a filter.
+
+    Args:
+        given: a filter for all queries, or a list with one for each.
+
+    Raises:
+        InvalidArgumentError: BAD_FILTER: not one for each.
+    """
+    if given is None:
+        return []
+    if isinstance(given, Filter):
+        return [Group(given, np.arange(queries))]
+    if len(given) != queries:
+        raise InvalidArgumentError(
+            f"expected one filter for each of {queries} queries, got {len(given)} filters",
+            Reason.BAD_FILTER,
+        )
+    places: dict[Filter, list[int]] = {}
+    for place, filter in enumerate(given):
+        places.setdefault(filter, []).append(place)
+    return [Group(filter, np.array(some, np.int64)) for filter, some in places.items()]
+
+
+def in_order(answered: Sequence[HitColumns], groups: Sequence[Group]) -> HitColumns:
+    """Return the answers of all groups, one at least, in the order of the queries."""
+    if len(answered) == 1:
+        return answered[0]
+    counts: dict[int, int] = {}
+    spans: dict[int, tuple[int, int]] = {}
+    infos: dict[int, SearchInfo] = {}
+    numbers: dict[int, tuple[int, int, int]] = {}
+    before = 0
+    for columns, group in zip(answered, groups, strict=True):
+        each = zip(
+            group.places.tolist(),
+            columns.counts,
+            columns.visited,
+            columns.deleted_visited,
+            columns.gated,
+            strict=True,
+        )
+        for place, count, *others in each:
+            counts[place], infos[place] = count, columns.info
+            spans[place], before = (before, before + count), before + count
+            visited, deleted, gated = others
+            numbers[place] = visited, deleted, gated
+    order = [at for place in range(len(spans)) for at in range(*spans[place])]
+    ids = [id for columns in answered for id in columns.ids]
+    raw = [
+        text for columns in answered for text in columns.raw_metadata or [b""] * len(columns.ids)
+    ]
+    vectors = [columns.vectors for columns in answered if columns.vectors is not None]
+    return HitColumns(
+        [counts[place] for place in range(len(counts))],
+        [ids[at] for at in order],
+        np.concatenate([columns.distances for columns in answered])[order],
+        [raw[at] for at in order] if any(raw) else None,
+        np.concatenate(vectors)[order] if vectors else None,
+        answered[0].info,
+        [numbers[place][0] for place in range(len(numbers))],
+        [numbers[place][1] for place in range(len(numbers))],
+        [numbers[place][2] for place in range(len(numbers))],
+        [infos[place] for place in range(len(infos))],
+    )
