@@ -136,7 +136,7 @@ def random_metadata(draw: random.Random, depth: int = 3) -> dict[str, Any]:
 
     def value(depth: int) -> Any:
         kind = draw.random()
-        if kind < 0.7 or depth == 0:
+        if kind < 0.7 or depth <= 0:
             return draw.choice(SCALARS if draw.random() < 0.9 else STORED_ONLY)
         if kind < 0.9:
             return [value(depth - 1) for _ in range(draw.randrange(4))]

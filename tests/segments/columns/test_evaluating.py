@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from tests.filter_model import IDS, random_filter, random_metadata
-from vecdb.engine.segments.columns import building, collecting
 from vecdb.engine.segments.columns.columns import Columns, made_columns
 from vecdb.engine.segments.columns.evaluating import term_of
 from vecdb.engine.segments.row_arrays import RowIds

@@ -27,7 +27,16 @@ from vecdb.engine.segments.part_check import PartCheck
 from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig
 
-__all__ = ["CheckedSegment", "LeftOut", "MetadataReader", "PartData", "PartFiles", "PartKind", "PartSource", "Parts"]
+__all__ = [
+    "CheckedSegment",
+    "LeftOut",
+    "MetadataReader",
+    "PartData",
+    "PartFiles",
+    "PartKind",
+    "PartSource",
+    "Parts",
+]
 
 T = TypeVar("T")
 

@@ -49,7 +49,15 @@ __all__ = [
     "write_parts",
 ]
 
-PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH, SKETCH, RECALL, BYTE_CODES, COLUMNS)
+PART_KINDS: tuple[PartKind[Any], ...] = (
+    VECTORS,
+    ROW_IDS,
+    GRAPH,
+    SKETCH,
+    RECALL,
+    BYTE_CODES,
+    COLUMNS,
+)
 
 NO_CODES: Final = 'written with the option codes "none"'
 """Why codes were left out, if it was not for the rows."""

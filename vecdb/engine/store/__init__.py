@@ -5,6 +5,8 @@ store           one collection's store: state, counters, applying batches
 rows            reads ids, records, vectors, tombstones and the log
 segment_table   reads the table of segments
 tombstones      reads deleted rows in short transactions
+metadata_rows   reads the metadata of many rows, in short transactions
+changed_rows    which rows have got other metadata since a seq
 batch           a validated write and its options
 conditions      checks insert_only and if_seq
 writer          commits batches in groups, one thread per collection
@@ -22,6 +24,7 @@ __all__ = [
     "batch",
     "layout",
     "leases",
+    "metadata_rows",
     "purging",
     "requests",
     "rows",

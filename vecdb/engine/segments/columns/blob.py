@@ -100,8 +100,8 @@ def sections_fit(sections: Mapping[str, Section], size: int) -> bool:
     return all(
         dtype in _DTYPES
         and at % ALIGNMENT == 0
-        and 0 <= at
-        and 0 <= length
+        and at >= 0
+        and length >= 0
         and at + length * np.dtype(dtype).itemsize <= size
         for dtype, at, length in sections.values()
     )

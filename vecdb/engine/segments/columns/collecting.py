@@ -115,9 +115,9 @@ class FieldValues:
         elif only is float:
             self.doubles.append((nodes, np.array(values, np.float64)))
         elif only is bool:
-            chosen = np.array(values, np.bool_)
-            self.trues.append(nodes[chosen])
-            self.falses.append(nodes[~chosen])
+            is_true = np.array(values, np.bool_)
+            self.trues.append(nodes[is_true])
+            self.falses.append(nodes[~is_true])
         else:
             self.nulls.append(nodes)
 
@@ -179,7 +179,7 @@ class Collector:
 
     def _add_objects(self, path: Path, nodes: Numbers, entries: list[dict[str, Any]]) -> None:
         keys = entries[0].keys()
-        if all([entry.keys() == keys for entry in entries]):
+        if all(entry.keys() == keys for entry in entries):
             for key in keys:
                 self._add_values((*path, key), nodes, [entry[key] for entry in entries])
             return
@@ -233,5 +233,3 @@ class Collector:
             types -= {dict, list}
         if elements:
             field.add_scalars(owners, elements, types)
-
-

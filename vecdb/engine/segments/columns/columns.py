@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,7 @@ from vecdb.engine.segments.columns.blob import BlobWriter, field_in, section_of,
 from vecdb.engine.segments.columns.building import made_fields
 from vecdb.engine.segments.columns.collecting import Collector, Path
 from vecdb.engine.segments.columns.field import Field
-from vecdb.engine.segments.columns.node_sets import NodeSet, Nodes
+from vecdb.engine.segments.columns.node_sets import Nodes, NodeSet
 from vecdb.engine.segments.row_arrays import RowIds
 
 __all__ = ["Columns", "made_columns", "slice_rows"]
@@ -68,7 +69,7 @@ class Columns:
         if self._crc is None:
             return True
         with self._comparing:
-            if self._crc is not None and zlib.crc32(self.blob) == self._crc:
+            if self._crc is not None and zlib.crc32(memoryview(self.blob)) == self._crc:
                 self._crc = None
         return self._crc is None
 
@@ -147,7 +148,7 @@ def _position(ids: RowIds, order: Nodes, wanted: bytes) -> int:
 
 def _all_ids(ids: RowIds) -> Iterator[bytes]:
     whole, edges = ids.id_bytes.tobytes(), ids.id_offsets.tolist()
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         yield whole[start:end]
 
 

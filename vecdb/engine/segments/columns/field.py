@@ -18,12 +18,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.segments.columns.node_sets import Mask, NodeSet, Nodes
+from vecdb.engine.segments.columns.node_sets import Mask, Nodes, NodeSet
 from vecdb.engine.segments.columns.numbers import number_at, position_of
 
 __all__ = ["FIRST_NUMBER", "CodeRange", "Field", "Holders", "Scalar", "Texts"]
@@ -77,7 +78,7 @@ class Texts:
     def decoded(self) -> Iterator[str]:
         """Yield all strings, in their order."""
         whole, edges = self.raw.tobytes(), self.offsets.tolist()
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in pairwise(edges):
             yield whole[start:end].decode()
 
 
@@ -264,7 +265,8 @@ class Field:
     @cached_property
     def value_counts(self) -> npt.NDArray[np.int64]:
         """The number of nodes that have each value, int64 (codes,)."""
-        return np.diff(self.starts.astype(np.int64))
+        starts = self.starts.astype(np.int64)
+        return starts[1:] - starts[:-1]
 
     def counts_among(self, nodes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """Return how many of some nodes have each value, int64 (codes,)."""

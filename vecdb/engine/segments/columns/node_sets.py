@@ -6,32 +6,20 @@ are 0. Sets are immutable, and so are their arrays, which may be shared and mapp
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Bits", "Matches", "NodeSet", "Nodes", "packed"]
+from vecdb.engine.segments.matches import Matches
+
+__all__ = ["Bits", "Mask", "NodeSet", "Nodes", "packed"]
 
 Nodes = npt.NDArray[np.int32]
 Bits = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 _NO_NODES: Nodes = np.zeros(0, np.int32)
-
-
-class Matches(NamedTuple):
-    """Nodes of one segment that match; exactly one of the arrays is given, whichever is smaller.
-
-    Attributes:
-        count: number of nodes.
-        nodes: int32 (count,), ascending.
-        bitmap: uint8 ((nodes of the segment + 7) // 8,), bit i & 7 of byte i >> 3.
-    """
-
-    count: int
-    nodes: Nodes | None
-    bitmap: Bits | None
 
 
 def packed(mask: Mask) -> Bits:
@@ -124,7 +112,8 @@ class NodeSet:
             found: Mask = self._nodes[at] == nodes
             return found
         set_bits = (self.bits[nodes >> 3] >> (nodes & 7).astype(np.uint8)) & 1
-        return set_bits.view(np.bool_)
+        inside: Mask = set_bits.view(np.bool_)
+        return inside
 
     def inverted(self) -> NodeSet:
         """Return the set of all other nodes."""
@@ -167,6 +156,6 @@ class NodeSet:
 
     def matches(self) -> Matches:
         """Return the set in the form that searches take."""
-        if 4 * self.count <= (self.size + 7) // 8:
+        if 32 * self.count < self.size:
             return Matches(self.count, self.nodes, None)
         return Matches(self.count, None, self.bits)

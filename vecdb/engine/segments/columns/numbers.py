@@ -61,9 +61,7 @@ def number_at(whole: Whole, fraction: Fraction | None, at: int) -> int | float:
     return part if abs(part) >= 1 else float(whole[at]) + part
 
 
-def position_of(
-    whole: Whole, fraction: Fraction | None, value: int | float, *, after: bool
-) -> int:
+def position_of(whole: Whole, fraction: Fraction | None, value: int | float, *, after: bool) -> int:
     """Return how many of the numbers are less than ``value``; with ``after``, or equal to it.
 
     Args:
