@@ -119,9 +119,9 @@ def same(one: Any, other: Any) -> bool:
 
 def value_at(metadata: Any, path: str) -> Any:
     value = metadata
-    # Escaped dots are set aside while the path is split at the others.
-    for key in path.replace("\\.", "\1").split("."):
-        key = key.replace("\1", ".").replace("\\$", "$")
+    # What is escaped is set aside while the path is split at the other dots.
+    for key in path.replace("\\\\", "\2").replace("\\.", "\1").split("."):
+        key = key.replace("\1", ".").replace("\\$", "$").replace("\2", "\\")
         if not isinstance(value, dict) or key not in value:
             return MISSING
         value = value[key]
@@ -131,46 +131,58 @@ def value_at(metadata: Any, path: str) -> Any:
 # ------------------------------------------------------------------------------------ random draws
 
 
-def random_metadata(draw: random.Random, depth: int = 3) -> dict[str, Any]:
+def random_scalars(draw: random.Random) -> list[Any]:
+    """A few values, so that operands and metadata are often equal."""
+    return draw.sample(SCALARS, 8)
+
+
+def random_metadata(
+    draw: random.Random, scalars: list[Any] = SCALARS, depth: int = 3
+) -> dict[str, Any]:
     """Metadata of a row: scalars, lists and objects, with at most ``depth`` levels."""
 
     def value(depth: int) -> Any:
         kind = draw.random()
-        if kind < 0.7 or depth <= 0:
-            return draw.choice(SCALARS if draw.random() < 0.9 else STORED_ONLY)
+        if kind < 0.7 or depth == 0:
+            return draw.choice(scalars if draw.random() < 0.9 else STORED_ONLY)
         if kind < 0.9:
             return [value(depth - 1) for _ in range(draw.randrange(4))]
-        return random_metadata(draw, depth - 1)
+        return random_metadata(draw, scalars, depth - 1)
 
     keys = draw.sample(KEYS, draw.randrange(len(KEYS)))
     return {key: value(depth - 1) for key in keys}
 
 
-def random_filter(draw: random.Random, depth: int = 3) -> dict[str, Any]:
+def random_filter(
+    draw: random.Random, scalars: list[Any] = SCALARS, depth: int = 3
+) -> dict[str, Any]:
     """A valid filter in Python's form, with at most ``depth`` of $and, $or and $not nested."""
     kind = draw.random()
     if depth and kind < 0.4:
         name = draw.choice(["$and", "$or", "$not"])
         if name == "$not":
-            return {"$not": random_filter(draw, depth - 1)}
-        return {name: [random_filter(draw, depth - 1) for _ in range(draw.randrange(4))]}
+            return {"$not": random_filter(draw, scalars, depth - 1)}
+        return {name: [random_filter(draw, scalars, depth - 1) for _ in range(draw.randrange(4))]}
     if kind < 0.5:
         some = draw.sample(IDS, draw.randrange(4))
         return {"$id": draw.choice([{"$in": some}, {"$nin": some}, {"$prefix": draw.choice(IDS)}])}
-    return {path: _random_condition(draw) for path in draw.sample(PATHS, draw.choice([1, 1, 2]))}
+    return {
+        path: _random_condition(draw, scalars)
+        for path in draw.sample(PATHS, draw.choice([1, 1, 2]))
+    }
 
 
-def _random_condition(draw: random.Random) -> Any:
-    scalar = draw.choice(SCALARS)
+def _random_condition(draw: random.Random, scalars: list[Any]) -> Any:
+    scalar = draw.choice(scalars)
     name = draw.choice([*ON_SCALARS, *ORDERS, *ON_LISTS, "$exists", "$prefix", "$not", ""])
     if not name:
         return scalar
     if name == "$not":
-        return {"$not": _random_condition(draw)}
+        return {"$not": _random_condition(draw, scalars)}
     if name in ORDERS and class_of(scalar) not in ("number", "string"):
         scalar = 1
     if name == "$prefix" and not isinstance(scalar, str):
         scalar = "a"
     if name in ON_LISTS:
-        return {name: draw.sample(SCALARS, draw.randrange(5))}
+        return {name: draw.sample(scalars, draw.randrange(5))}
     return {name: draw.random() < 0.5 if name == "$exists" else scalar}

@@ -66,15 +66,89 @@ def compiled(node: Node) -> Predicate:
 
 
 def compiled_for_json(node: Node, predicate: Predicate) -> RawPredicate:
-    """Return the predicate for stored metadata: JSON of an object, or ``b""`` for none."""
+    """Return the predicate for stored metadata: JSON of an object, or ``b""`` for none.
+
+    Decoding takes most of the time. So a row is ruled out first, if it can be, by bytes that the
+    text of every matching row contains.
+    """
     if not needs_metadata(node):
         return lambda id, raw: predicate(id, _EMPTY)
-    loads = json.loads
+    clauses = _clauses(node)
+    if not clauses:
+        return lambda id, raw: predicate(id, _decoded(raw) if raw else _EMPTY)
+    [first, *others] = clauses
+    if len(first) == 1 and not others:
+        [needle] = first
+        # With a backslash in it, a text may hold any string in another form.
+        return lambda id, raw: (
+            (needle in raw or b"\\" in raw) and predicate(id, _decoded(raw) if raw else _EMPTY)
+        )
 
     def matches(id: str, raw: bytes) -> bool:
-        return predicate(id, loads(raw) if raw else _EMPTY)
+        for needles in clauses:
+            for needle in needles:
+                if needle in raw:
+                    break
+            else:
+                if b"\\" not in raw:
+                    return False
+                break
+        return predicate(id, _decoded(raw) if raw else _EMPTY)
 
     return matches
+
+
+_DECODE: Final = json.JSONDecoder().raw_decode
+
+
+def _decoded(raw: bytes) -> Any:
+    # Half the time of json.loads, which guesses the encoding and looks for whitespace.
+    try:
+        return _DECODE(raw.decode())[0]
+    except json.JSONDecodeError:
+        return json.loads(raw)
+
+
+_NEEDLES_MAX: Final = 8
+"""Maximum of alternatives to look for: beyond it, decoding is as fast."""
+
+Clauses: TypeAlias = tuple[tuple[bytes, ...], ...]
+
+
+def _clauses(node: Node) -> Clauses:
+    """Return bytes that are in the JSON of matching rows: of each clause, one alternative is.
+
+    This holds for texts without a backslash. An integer may be written in many forms, so only
+    strings and constants of JSON are looked for.
+    """
+    if isinstance(node, And):
+        return tuple({clause: None for term in node.terms for clause in _clauses(term)})
+    if isinstance(node, Or):
+        of_terms = [_clauses(term) for term in node.terms]
+        joined = tuple({each: None for found in of_terms for each in (found or [()])[0]})
+        return (joined,) if all(of_terms) and 0 < len(joined) <= _NEEDLES_MAX else ()
+    if isinstance(node, Compare) and node.op is Order.EQ:
+        return _any_text_of((node.value,))
+    if isinstance(node, In):
+        return _any_text_of(node.values)
+    if isinstance(node, Contains):
+        if node.all:
+            return tuple(clause for each in node.values for clause in _any_text_of((each,)))
+        return _any_text_of(node.values)
+    if isinstance(node, Prefix):
+        return (((b'"' + node.prefix.encode()),),)
+    return ()
+
+
+def _any_text_of(values: tuple[Scalar, ...]) -> Clauses:
+    texts = tuple(_text_of(each) for each in values if type(each) not in (int, float))
+    return (texts,) if len(texts) == len(values) <= _NEEDLES_MAX and texts else ()
+
+
+def _text_of(value: Scalar) -> bytes:
+    if type(value) is str:
+        return b'"%b"' % value.encode()
+    return b"null" if value is None else b"true" if value else b"false"
 
 
 def _cheap_first(terms: tuple[Node, ...]) -> list[Node]:
@@ -127,7 +201,7 @@ def _at(path: Path, test: Test) -> Predicate:
         for key in outer:
             found = found.get(key)
             if type(found) is not dict:
-                return test(_MISSING)
+                return False  # As every test of a field that is absent.
         return test(found.get(last, _MISSING))
 
     return matches

@@ -140,7 +140,6 @@ class Collection(CollectionSurface):
         timeout_s: float | None,
     ) -> list[Hits]:
         # The engine validates the values, with the same messages as here.
-        checks.check_reserved(filter=filters)
         queries = queries if queries.ndim == 2 else queries.reshape(1, -1)
         wanted: SearchFields = {
             **self._target,
@@ -148,7 +147,7 @@ class Collection(CollectionSurface):
             "ef": None if ef is None else checks.check_limit(limits.EF, ef),
             **flags,
         }
-        return search(self._calls, wanted, queries, self._get, timeout_s)
+        return search(self._calls, wanted, queries, filters, self._get, timeout_s)
 
     def scroll(
         self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True

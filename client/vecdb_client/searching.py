@@ -14,11 +14,13 @@ import numpy as np
 
 from vecdb import limits
 from vecdb.checks import Vectors
-from vecdb.errors import ResourceExhaustedError
+from vecdb.errors import ResourceExhaustedError, UnsupportedError
+from vecdb.filters import Filter
 from vecdb.reasons import Reason
 from vecdb.types import Hits, Records
 from vecdb_client import translation
 from vecdb_client.cutting import in_pieces
+from vecdb_client.filters import filter_to_wire
 from vecdb_client.translation import SearchFields
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
@@ -35,7 +37,12 @@ Get = Callable[[list[str], float | None], list[Records]]
 
 
 def search(
-    calls: Calls, wanted: SearchFields, queries: Vectors, get: Get, timeout_s: float | None
+    calls: Calls,
+    wanted: SearchFields,
+    queries: Vectors,
+    filters: Filter | list[Filter] | None,
+    get: Get,
+    timeout_s: float | None,
 ) -> list[Hits]:
     """Return the hits of each query.
 
@@ -43,6 +50,7 @@ def search(
         calls: the client's calls.
         wanted: checked fields of the request except for the queries.
         queries: float32 (q, dim).
+        filters: one for all queries, or q.
         get: returns rows by id, within a number of seconds.
         timeout_s: timeout of the whole search; None for the client's.
 
@@ -51,45 +59,58 @@ def search(
             its rows do, and concurrent writes prevented that they were read at the search's seq.
     """
     limit_s = calls.limit_of(timeout_s)
-    pending = _Search(calls, wanted, queries, get, limit_s)
+    pending = _Search(calls, wanted, queries, filters, get, limit_s)
     dim = queries.shape[1]
     hit_bytes = 8 + (4 * dim if wanted["include_vectors"] else 0)
-    entry_bytes = max(4 * dim, wanted["k"] * hit_bytes)
+    query_bytes = 4 * dim + max([each.ByteSize() for each in pending.filters], default=0)
+    entry_bytes = max(query_bytes, wanted["k"] * hit_bytes)
     parts = in_pieces(calls, len(queries), entry_bytes, pending.some, limit_s)
     return [hits for part in parts for hits in part]
 
 
 class _Search:
-    """One call of ``search``."""
+    """One call of ``search``. filters: one for each query, or none."""
 
     def __init__(
         self,
         calls: Calls,
         wanted: SearchFields,
         queries: Vectors,
+        filters: Filter | list[Filter] | None,
         get: Get,
         limit_s: float | None,
     ) -> None:
+        self._of_all = filter_to_wire(filters) if isinstance(filters, Filter) else None
+        of_each = filters if isinstance(filters, list) else []
+        self.filters = [filter_to_wire(each) for each in of_each]
         self._calls, self._wanted, self._queries, self._get = calls, wanted, queries, get
         self._ends = None if limit_s is None else time.monotonic() + limit_s
 
     def some(self, rows: slice) -> list[Hits]:
         """Return the hits of some of the queries."""
-        queries, wanted = self._queries[rows], self._wanted
+        queries, filters, wanted = self._queries[rows], self.filters[rows], self._wanted
         try:
-            return self._ask(queries, wanted)
+            return self._ask(queries, filters, wanted)
         except ResourceExhaustedError as error:
             divisible = wanted["include_metadata"] or wanted["include_vectors"]
             if error.reason != Reason.MESSAGE_TOO_LARGE or len(queries) > 1 or not divisible:
                 raise
-            return [self._completed(queries, error)]
+            return [self._completed(queries, filters, error)]
 
     def _left_s(self) -> float | None:
         return None if self._ends is None else max(1e-3, self._ends - time.monotonic())
 
-    def _ask(self, queries: Vectors, wanted: SearchFields) -> list[Hits]:
-        request = wire.SearchRequest(**wanted, queries=encode_matrix(queries))
+    def _ask(
+        self, queries: Vectors, filters: list[wire.Filter], wanted: SearchFields
+    ) -> list[Hits]:
+        request = wire.SearchRequest(
+            **wanted, queries=encode_matrix(queries), filter=self._of_all, filters=filters
+        )
         response = self._calls.search(request, self._left_s())
+        if filters and not response.gated:
+            raise UnsupportedError(
+                "the server does not know filters per query; it is too old", Reason.RESERVED
+            )
         return translation.hits_of(
             response,
             len(queries),
@@ -97,11 +118,13 @@ class _Search:
             with_vectors=wanted["include_vectors"],
         )
 
-    def _completed(self, query: Vectors, too_large: ResourceExhaustedError) -> Hits:
+    def _completed(
+        self, query: Vectors, filters: list[wire.Filter], too_large: ResourceExhaustedError
+    ) -> Hits:
         bare: SearchFields = {**self._wanted, "include_metadata": False, "include_vectors": False}
         size = limits.BATCH_ROWS.maximum
         for _ in range(_ATTEMPTS):
-            (hits,) = self._ask(query, bare)
+            (hits,) = self._ask(query, filters, bare)
             parts = [
                 part
                 for start in range(0, len(hits), size)

@@ -235,13 +235,10 @@ def hits_of(
         _info_of(response.infos[0]),
         list(response.visited),
         list(response.deleted_visited) or [0] * query_count,
+        list(response.gated),
+        [_info_of(info) for info in response.infos] if len(response.infos) > 1 else (),
     )
-    answers = columns.hits()
-    if len(response.infos) > 1:
-        for hits, info in zip(answers, response.infos, strict=True):
-            visited, deleted = hits.info.visited, hits.info.deleted_visited
-            hits.info = _info_of(info)._replace(visited=visited, deleted_visited=deleted)
-    return answers
+    return columns.hits()
 
 
 def _info_of(info: wire.SearchInfo) -> SearchInfo:

@@ -6,7 +6,8 @@ from vecdb_proto import vecdb_pb2 as vecdb__proto_dot_vecdb__pb2
 
 
 class VecdbStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """A database: collections of vectors with metadata.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -112,7 +113,8 @@ class VecdbStub(object):
 
 
 class VecdbServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """A database: collections of vectors with metadata.
+    """
 
     def ServerInfo(self, request, context):
         """Returns the server's version, limits and features, also while the server starts.
@@ -372,7 +374,8 @@ def add_VecdbServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Vecdb(object):
-    """Missing associated documentation comment in .proto file."""
+    """A database: collections of vectors with metadata.
+    """
 
     @staticmethod
     def ServerInfo(request,

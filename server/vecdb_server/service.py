@@ -40,6 +40,7 @@ from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_matrix
 from vecdb_server import translation
 from vecdb_server.backup_folder import BackupFolder, no_backup_folder
+from vecdb_server.filters import filters_of
 
 if TYPE_CHECKING:
     from vecdb.engine.runtime.open_collection import OpenCollection
@@ -47,7 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Service"]
 
-_FEATURES = ("request_id", "conditions", "rename", "export", "import", "target_recall")
+_FEATURES = (
+    *("request_id", "conditions", "rename", "export", "import", "target_recall", "filter"),
+)
 _UNCOUNTED = MemoryBudget(sys.maxsize)
 """The memory budget of calls that are rejected since no folder is open."""
 
@@ -221,7 +224,7 @@ class Service:
 
     def search(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
         """Return the nearest rows of each query, within the caller's deadline."""
-        collection = self._collection(request, "filter")
+        collection = self._collection(request)
         asked = SearchRequest(
             decode_matrix(request.queries),
             request.k,
@@ -230,6 +233,7 @@ class Service:
             request.exact,
             request.include_metadata,
             request.include_vectors,
+            filters_of(request),
         )
         return translation.search_response(collection.searcher.run(asked, _deadline(call)))
 

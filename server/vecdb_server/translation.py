@@ -128,8 +128,6 @@ def refuse_reserved(request: _Reserving, *fields: str) -> None:
     for field in fields:
         if request.HasField(field):
             raise _reserved(field)
-    if isinstance(request, wire.SearchRequest) and request.filters:
-        raise _reserved("filters")
 
 
 def upsert_options(request: wire.UpsertRequest) -> tuple[bool, int | None, str | None]:
@@ -342,7 +340,6 @@ def page_response(page: ScrollPage) -> wire.ScrollPageResponse:
 
 def search_response(found: HitColumns) -> wire.SearchResponse:
     """Return the results of all queries in columns."""
-    info = found.info
     response = wire.SearchResponse(
         counts=found.counts,
         ids=found.ids,
@@ -350,10 +347,11 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
         metadata=_metadata_column(found.raw_metadata),
         visited=found.visited,
         deleted_visited=found.deleted_visited if any(found.deleted_visited) else None,
+        gated=found.gated,
     )
     if found.vectors is not None:
         response.vectors.CopyFrom(encode_matrix(found.vectors))
-    if found.counts:
+    for info in found.infos or ([found.info] if found.counts else []):
         response.infos.add(
             plan=info.plan,
             exact=info.exact,

@@ -381,8 +381,8 @@ def test_bad_searches_are_refused(surface: Any) -> None:
             docs.search(**arguments)
         for word in words:
             assert word in str(caught.value)
-    with pytest.raises(vecdb.UnsupportedError, match="filter"):
-        docs.search(query, filter={"a": 1})
+    with pytest.raises(vecdb.InvalidArgumentError, match=r"filter\.a\.\$near"):
+        docs.search(query, filter={"a": {"$near": 1}})
     for target in (0, -0.5, 1.01, float("nan"), "0.9", True):
         with pytest.raises(vecdb.InvalidArgumentError, match="target_recall"):
             docs.search(query, target_recall=target)
@@ -484,6 +484,9 @@ def test_package_exports_its_all_list() -> None:
         "engine",
         "errors",
         "export_files",
+        "filter_nodes",
+        "filter_predicates",
+        "filters",
         "import_files",
         "indexer",
         "json_objects",

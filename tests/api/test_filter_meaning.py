@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.filter_model import IDS, holds, random_filter, random_metadata
+from tests.filter_model import IDS, holds, random_filter, random_metadata, random_scalars
 from vecdb.filters import Filter, parse_filter
 from vecdb_client.filters import filter_to_wire
 from vecdb_proto import vecdb_pb2 as wire
@@ -29,10 +29,11 @@ def test_random_filters_match_what_the_plain_evaluator_matches() -> None:
     draw = random.Random(SEED)
     matched, looked = 0, 0
     for _ in range(40):
-        rows = [(draw.choice(IDS), random_metadata(draw)) for _ in range(20)]
+        scalars = random_scalars(draw)
+        rows = [(draw.choice(IDS), random_metadata(draw, scalars)) for _ in range(20)]
         rows.append(("a", {}))
         for _ in range(25):
-            condition = random_filter(draw)
+            condition = random_filter(draw, scalars)
             found = parse_filter(condition)
             for id, metadata in rows:
                 expected = holds(condition, id, metadata)
@@ -75,7 +76,7 @@ def test_random_filters_with_one_key_match_the_same_rows() -> None:
     by_key: dict[bytes, list[bool]] = {}
     again = 0
     for _ in range(1_500):
-        found = parse_filter(random_filter(draw, 1))
+        found = parse_filter(random_filter(draw, depth=1))
         answers = [found.matches(id, metadata) for id, metadata in rows]
         again += found.key in by_key
         assert by_key.setdefault(found.key, answers) == answers, (SEED, found)
@@ -106,3 +107,41 @@ def test_numbers_booleans_and_code_points(
     raw = json.dumps(metadata).encode()
     assert found.matches_json("x", raw) is expected
     assert over_the_wire(found).matches_json("x", raw) is expected
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"a": "x/\\"y"}',
+        b'{"a":"x\\/\\u0022y"}',
+        b'{"\\u0061":"\\u0078/\\"y"}',
+        b' \t\n{"a" : "x\\u002F\\"y"} ',
+        b'{"a":["z","x/\\"y"]}',
+    ],
+)
+def test_the_same_text_in_any_form_of_json_matches(raw: bytes) -> None:
+    text = 'x/"y'
+    yes: list[dict[str, Any]] = [
+        {"a": text},
+        {"a": {"$in": [text, "q"]}},
+        {"a": {"$prefix": 'x/"'}},
+    ]
+    yes += [{"$or": [{"a": text}, {"b": "q"}]}, {"a": text, "b": {"$ne": "q"}}]
+    for condition in yes:
+        assert parse_filter(condition).matches_json("x", raw), condition
+    for condition in ({"a": "x/"}, {"b": text}, {"a": {"$prefix": "y"}}, {"a": {"$ne": text}}):
+        assert not parse_filter(condition).matches_json("x", raw), condition
+
+
+@pytest.mark.parametrize("text", ["2", "2.0", "2e0", "0.2e1", "200E-2", "2.00"])
+def test_the_same_number_in_any_form_of_json_matches(text: str) -> None:
+    raw = f'{{"a":{text},"b":[{text}]}}'.encode()
+    for condition in ({"a": 2}, {"b": 2.0}, {"b": {"$contains_all": [2]}}, {"a": {"$in": [1, 2]}}):
+        assert parse_filter(condition).matches_json("x", raw), condition
+    assert not parse_filter({"a": {"$ne": 2}}).matches_json("x", raw)
+
+
+def test_a_stored_text_that_is_not_json_is_an_error() -> None:
+    for raw in (b'{"a": ', b'{"a": "\xff"}', b"a"):
+        with pytest.raises(ValueError):
+            parse_filter({"a": {"$gt": 1}}).matches_json("x", raw)

@@ -329,6 +329,11 @@ def test_limits_of_requests_are_documented() -> None:
         "M, ef_construction": {*bounds(limits.M), *bounds(limits.EF_CONSTRUCTION)},
         "rows of a batch": {limits.BATCH_ROWS.maximum},
         "metadata of a row": {limits.METADATA_BYTES.maximum / 1024, limits.METADATA_DEPTH.maximum},
+        "filter": {
+            limits.FILTER_DEPTH_MAX,
+            limits.FILTER_TERMS_MAX,
+            limits.FILTER_OPERANDS_MAX,
+        },
         "request id": {
             limits.REQUEST_ID_BYTES.maximum,
             limits.REQUEST_PREFIX_BYTES.maximum,

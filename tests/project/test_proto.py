@@ -124,7 +124,7 @@ def test_half_a_number_is_refused() -> None:
         (wire.SegmentStats, types.SegmentStats, set()),
         (wire.ExportEnd, types.ExportEnd, set()),
         (wire.ImportReport, types.ImportReport, set()),
-        (wire.SearchInfo, types.SearchInfo, {"visited", "deleted_visited"}),  # columns
+        (wire.SearchInfo, types.SearchInfo, {"visited", "deleted_visited", "gated"}),  # columns
     ],
 )
 def test_fields_are_called_as_in_the_vocabulary(

@@ -11,10 +11,10 @@ import pytest
 
 import vecdb
 from tests.model import index_now, seal_now
+from tests.serving import running_server
 from vecdb.types import Hits
 
 ROWS, DIM = 1_800, 12
-METRICS = pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 Row = dict[str, Any]
 
 FILTERS: list[tuple[dict[str, Any], Callable[[str, Row], bool]]] = [
@@ -139,6 +139,34 @@ def test_a_filter_for_each_query(filled: Filled) -> None:
         assert hits.info == alone.info
     none = filled.docs.search(queries[:1], k=20, filter=[None])
     assert none[0].info.matches == len(filled.metadata)
+
+
+def test_remote_is_embedded(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        filled = Filled(database.create_collection("docs", DIM, "cosine"))
+    with (
+        running_server(tmp_path / "data", indexer=False) as address,
+        vecdb.connect(address) as client,
+    ):
+        filled.docs = client.collection("docs")
+        for filter, matches in FILTERS:
+            check_exact(filled, filter, matches, 10)
+        queries = filled.rng.standard_normal((len(FILTERS), DIM), dtype=np.float32)
+        filters = [filter for filter, _ in FILTERS]
+        together = filled.docs.search(queries, k=20, filter=filters)
+        for query, filter, hits in zip(queries, filters, together, strict=True):
+            alone = filled.docs.search(query, k=20, filter=filter)
+            assert (hits.ids, hits.info) == (alone.ids, alone.info)
+            assert hits.distances.tobytes() == alone.distances.tobytes()
+
+
+def test_rows_that_are_read_from_the_store(tmp_path: Path) -> None:
+    # The memtable may hold less than the rows in no segment.
+    with vecdb.open(tmp_path / "data", indexer=False, fresh_bytes_max=20_000) as database:
+        filled = Filled(database.create_collection("docs", DIM, "euclidean"))
+        assert filled.docs.search(filled.vectors[0]).info.plan == "graph+scan"
+        for filter, matches in FILTERS:
+            check_exact(filled, filter, matches, 10)
 
 
 def test_too_few_filters(filled: Filled) -> None:

@@ -154,7 +154,7 @@ def test_server_info(server: Wire) -> None:
     assert info.limits.dim_max == limits.DIM.maximum
     assert info.limits.message_bytes == limits.MESSAGE_BYTES.default
     assert list(info.features) == [
-        *("request_id", "conditions", "rename", "export", "import", "target_recall"),
+        *("request_id", "conditions", "rename", "export", "import", "target_recall", "filter"),
     ]
 
 
@@ -260,11 +260,9 @@ def test_refused_search_has_a_reason(server: Wire, case: str) -> None:
     assert words in message
 
 
-COMPARISON = wire.Comparison(path=["year"], operator=wire.Comparison.OPERATOR_GREATER)
 RESERVED: list[tuple[str, Any]] = [
     ("Upsert", upsert(namespace="tenant")),
     ("Delete", wire.DeleteRequest(collection="docs", ids=["a"], filter=wire.Filter())),
-    ("Search", search(filter=wire.Filter(comparison=COMPARISON))),
     ("Count", wire.CountRequest(collection="docs", filter=wire.Filter())),
     ("ScrollPage", wire.ScrollPageRequest(collection="docs", batch=1, filter=wire.Filter())),
     ("ListCollections", wire.ListCollectionsRequest(namespace="tenant")),

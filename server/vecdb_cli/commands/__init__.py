@@ -10,6 +10,7 @@ checking      vecdb check: the problems found
 bench         vecdb bench: options, progress and tables
 
 options       arguments and options that several commands share
+filters       the filter of a command, as JSON text
 target        opens a server or a folder; all commands treat both alike
 console       the console for results
 progress      the line of progress of long commands

@@ -15,6 +15,7 @@ __all__ = [
     "SERVING",
     "TRYING",
     "Data",
+    "FilterText",
     "Json",
     "Name",
     "NewData",
@@ -48,3 +49,11 @@ NewData = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+FilterText = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        metavar="JSON",
+        help='Only rows that match, as in \'{"year": {"$gte": 2020}}\'; docs/filters.md.',
+    ),
+]

@@ -1,6 +1,8 @@
 """How is a query executed?
 
 search             runs queries over the search units of a snapshot
+filtered           units and answers of searches with filters
+matching           which rows match a filter
 single             the short way of one query in one graph
 plan               which way a search takes through each unit, and the recall to expect
 hits               merges the units' results; adds ids, metadata and vectors
@@ -15,4 +17,4 @@ real_curves        curves measured with real queries; recall_history: recall of 
 
 from __future__ import annotations
 
-__all__ = ["lookup", "meter", "samples", "search", "snapshot", "snapshot_manager"]
+__all__ = ["lookup", "matching", "meter", "samples", "search", "snapshot", "snapshot_manager"]

@@ -8,6 +8,7 @@ row_arrays       the parts of every segment: vectors; row numbers and ids
 graph_part       the part of graph segments: the HNSW graph
 recall_part      the part that tells which effort reaches which recall in a graph
 calibration      measures that on some rows of the graph
+matches          which nodes of a segment match a filter
 codecs           parts of coded rows, which a search reads in place of vectors
 columns          the part that finds rows by their metadata
 array_files      maps .npy files and compares them with their checksums
@@ -26,6 +27,7 @@ __all__ = [
     "flushing",
     "graph_part",
     "lifecycle",
+    "matches",
     "part_check",
     "part_kind",
     "parts",
