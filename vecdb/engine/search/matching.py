@@ -28,7 +28,6 @@ from vecdb.engine.segments.columns.column_part import COLUMNS
 from vecdb.engine.segments.columns.evaluating import term_of
 from vecdb.engine.segments.columns.node_sets import NodeSet
 from vecdb.engine.segments.matches import Matches
-from vecdb.engine.segments.row_arrays import ROW_IDS
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.weighted_lru import Evictable, WeightedLru
@@ -100,7 +99,7 @@ def matches_of(
         DeadlineExceededError, CancelledError: between two slices of rows.
     """
     rows, seq = unit.rows[: unit.count], snapshot.state.seq
-    columns, ids = unit.parts.get(COLUMNS), unit.parts.get(ROW_IDS)
+    columns, ids = unit.parts.get(COLUMNS), unit.content
     if columns is None or ids is None or columns.seq > seq or not columns.is_intact():
         return Matches.of_marks(_evaluated(store, rows, seq, filter, deadline))
     certain, possible = term_of(columns, ids, filter.root).bounds

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.segments.columns.field import Field, Holders, Texts
-from vecdb.engine.segments.columns.node_sets import NodeSet
+from vecdb.engine.segments.columns.node_sets import Array, NodeSet
 
 __all__ = ["BlobWriter", "field_in", "sections_fit"]
 
@@ -40,6 +40,7 @@ _SETS: Final = ("present", "lists", "odd")
 
 Blob = npt.NDArray[np.uint8]
 Section = list[Any]
+Entry = Mapping[str, Any]
 
 
 class BlobWriter:
@@ -49,7 +50,7 @@ class BlobWriter:
         self._parts: list[bytes] = []
         self._length = 0
 
-    def section(self, array: npt.NDArray[Any]) -> Section:
+    def section(self, array: Array) -> Section:
         """Add an array of one dimension; return its section."""
         raw = np.ascontiguousarray(array).tobytes()
         at = self._length
@@ -58,9 +59,9 @@ class BlobWriter:
         self._length += len(raw) + padding
         return [array.dtype.newbyteorder("<").str, at, len(array)]
 
-    def field(self, path: tuple[str, ...], field: Field) -> dict[str, Any]:
+    def field(self, path: tuple[str, ...], field: Field) -> Entry:
         """Add the sections of a field; return its entry in the directory."""
-        arrays: dict[str, npt.NDArray[Any] | None] = {
+        arrays: dict[str, Array | None] = {
             "whole": field.whole,
             "fraction": field.fraction,
             "text_offsets": field.texts.offsets,
@@ -88,10 +89,10 @@ class BlobWriter:
         return np.frombuffer(b"".join(self._parts), np.uint8)
 
 
-def section_of(blob: Blob, section: Section) -> npt.NDArray[Any]:
+def section_of(blob: Blob, section: Section) -> Array:
     """Return the array of a section."""
     dtype, at, length = np.dtype(section[0]), section[1], section[2]
-    found: npt.NDArray[Any] = blob[at : at + length * dtype.itemsize].view(dtype)
+    found: Array = blob[at : at + length * dtype.itemsize].view(dtype)
     return found
 
 
@@ -107,7 +108,7 @@ def sections_fit(sections: Mapping[str, Section], size: int) -> bool:
     )
 
 
-def field_in(blob: Blob, entry: Mapping[str, Any], size: int) -> Field:
+def field_in(blob: Blob, entry: Entry, size: int) -> Field:
     """Return the field of an entry of the directory. size: nodes of the segment."""
     arrays = {name: section_of(blob, section) for name, section in entry["sections"].items()}
     return Field(
@@ -123,7 +124,7 @@ def field_in(blob: Blob, entry: Mapping[str, Any], size: int) -> Field:
     )
 
 
-def _set_in(arrays: Mapping[str, npt.NDArray[Any]], name: str, form: str, size: int) -> NodeSet:
+def _set_in(arrays: Mapping[str, Array], name: str, form: str, size: int) -> NodeSet:
     if form == "all":
         return NodeSet.all_of(size)
     if form == "none":

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from vecdb.engine.segments.columns import numbers
 from vecdb.engine.segments.columns.collecting import Collector, FieldValues, Path
 from vecdb.engine.segments.columns.field import FIRST_NUMBER, Field, Holders, Texts
-from vecdb.engine.segments.columns.node_sets import NodeSet
+from vecdb.engine.segments.columns.node_sets import Array, NodeSet
 
 __all__ = ["FIELDS_MAX", "made_fields"]
 
@@ -77,11 +77,11 @@ def _made_field(values: FieldValues, size: int) -> Field:
     )
 
 
-def _joined(parts: Sequence[npt.NDArray[Any]], dtype: Any = np.int32) -> npt.NDArray[Any]:
+def _joined(parts: Sequence[Array], dtype: npt.DTypeLike = np.int32) -> Array:
     return np.concatenate([np.zeros(0, dtype), *parts])
 
 
-def _numbered(values: FieldValues) -> tuple[Ints, npt.NDArray[np.float64] | None, Any, Ints]:
+def _numbered(values: FieldValues) -> tuple[Ints, npt.NDArray[np.float64] | None, Array, Ints]:
     """Return the distinct numbers in their order, nodes with a number, and its position."""
     nodes = _joined([each for each, _ in (*values.integers, *values.doubles)])
     whole = _joined([each for _, each in values.integers], np.int64)
@@ -114,7 +114,7 @@ def _sorted_texts(values: FieldValues) -> tuple[Texts, Ints]:
     return Texts(offsets, raw), rank[_joined(values.text_numbers)]
 
 
-def _node_set(parts: list[npt.NDArray[Any]], size: int) -> NodeSet:
+def _node_set(parts: list[Array], size: int) -> NodeSet:
     """Return the set of nodes in several lists, in which a node may be more than once."""
     nodes = _joined(parts)
     if len(parts) > 1 or len(nodes) > 1:
@@ -146,7 +146,7 @@ def _held(nodes: Ints, codes: Ints, code_count: int, size: int) -> Holders:
     return Holders(codes, chosen, offsets)
 
 
-def _code_dtype(code_count: int) -> Any:
+def _code_dtype(code_count: int) -> npt.DTypeLike:
     for dtype in (np.int8, np.int16):
         if code_count <= np.iinfo(dtype).max:
             return dtype
@@ -156,7 +156,7 @@ def _code_dtype(code_count: int) -> Any:
 def _types_of(values: FieldValues) -> dict[str, int]:
     """Return the number of values by type, without types that no value has."""
 
-    def total(parts: Sequence[Any]) -> int:
+    def total(parts: Sequence[Array]) -> int:
         return sum(map(len, parts))
 
     counts = {

@@ -36,6 +36,8 @@ DISTINCT_TEXTS_MAX: Final = 4_000_000
 """Most distinct strings of a field."""
 
 Numbers = npt.NDArray[Any]
+Values = Sequence[Any]
+"""As ``json.loads`` returns them."""
 
 
 class FieldValues:
@@ -95,7 +97,7 @@ class FieldValues:
         self.__init__()  # type: ignore[misc]
         self.present, self.left_out = present, reason
 
-    def add_scalars(self, nodes: Numbers, values: Sequence[Any], types: set[type]) -> None:
+    def add_scalars(self, nodes: Numbers, values: Values, types: set[type]) -> None:
         """Add null, booleans, numbers and strings, one for each node.
 
         nodes: int32, with duplicates if they are elements of lists.
@@ -177,7 +179,7 @@ class Collector:
         self.count += len(entries)
         self._add_objects((), nodes, entries)
 
-    def _add_objects(self, path: Path, nodes: Numbers, entries: list[dict[str, Any]]) -> None:
+    def _add_objects(self, path: Path, nodes: Numbers, entries: Values) -> None:
         keys = entries[0].keys()
         if all(entry.keys() == keys for entry in entries):
             for key in keys:
@@ -192,7 +194,7 @@ class Collector:
         for key, chosen in places.items():
             self._add_values((*path, key), nodes[chosen], values[key])
 
-    def _add_values(self, path: Path, nodes: Numbers, values: list[Any]) -> None:
+    def _add_values(self, path: Path, nodes: Numbers, values: Values) -> None:
         field = self.fields.get(path)
         if field is None:
             if len(self.fields) >= PATHS_MAX:
@@ -213,15 +215,11 @@ class Collector:
             chosen = [at for at, value in enumerate(values) if type(value) in types]
             field.add_scalars(nodes[chosen], [values[at] for at in chosen], types)
 
-    def _add_inner(
-        self, path: Path, field: FieldValues, nodes: Numbers, values: list[dict[str, Any]]
-    ) -> None:
+    def _add_inner(self, path: Path, field: FieldValues, nodes: Numbers, values: Values) -> None:
         field.objects.append(nodes)
         self._add_objects(path, nodes, values)
 
-    def _add_lists(
-        self, path: Path, field: FieldValues, nodes: Numbers, values: list[list[Any]]
-    ) -> None:
+    def _add_lists(self, path: Path, field: FieldValues, nodes: Numbers, values: Values) -> None:
         field.lists.append(nodes)
         counts = np.fromiter(map(len, values), np.int64, len(values))
         elements = [element for value in values for element in value]

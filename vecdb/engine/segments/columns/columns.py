@@ -6,17 +6,17 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.segments.columns.blob import BlobWriter, field_in, section_of, sections_fit
+from vecdb.engine.segments.columns.blob import BlobWriter, Entry, field_in, section_of, sections_fit
 from vecdb.engine.segments.columns.building import made_fields
 from vecdb.engine.segments.columns.collecting import Collector, Path
 from vecdb.engine.segments.columns.field import Field
 from vecdb.engine.segments.columns.node_sets import Nodes, NodeSet
-from vecdb.engine.segments.row_arrays import RowIds
+from vecdb.engine.segments.row_arrays import RowArrays, RowIds
 
 __all__ = ["Columns", "made_columns", "slice_rows"]
 
@@ -39,7 +39,7 @@ class Columns:
     """
 
     def __init__(
-        self, blob: npt.NDArray[np.uint8], directory: Mapping[str, Any], size: int, crc: int | None
+        self, blob: npt.NDArray[np.uint8], directory: Entry, size: int, crc: int | None
     ) -> None:
         """Create columns over a blob, which may be mapped.
 
@@ -69,7 +69,7 @@ class Columns:
         if self._crc is None:
             return True
         with self._comparing:
-            if self._crc is not None and zlib.crc32(memoryview(self.blob)) == self._crc:
+            if self._crc is not None and zlib.crc32(self.blob.data) == self._crc:
                 self._crc = None
         return self._crc is None
 
@@ -99,7 +99,7 @@ class Columns:
         """All nodes, ascending by the bytes of their ids; int32."""
         return section_of(self.blob, self.directory["ids"])
 
-    def nodes_with_ids(self, ids: RowIds, wanted: Sequence[str]) -> NodeSet:
+    def nodes_with_ids(self, ids: RowIds | RowArrays, wanted: Sequence[str]) -> NodeSet:
         """Return the nodes that have one of some ids.
 
         ids: of the segment. wanted: distinct.
@@ -116,12 +116,12 @@ class Columns:
                 found.append(int(order[at]))
         return NodeSet.of_nodes(self.size, np.sort(np.array(found, np.int32)))
 
-    def nodes_with_prefix(self, ids: RowIds, prefix: str) -> NodeSet:
+    def nodes_with_prefix(self, ids: RowIds | RowArrays, prefix: str) -> NodeSet:
         """Return the nodes whose ids begin with a prefix, which is not empty."""
         low, high = self.range_of_prefix(ids, prefix)
         return NodeSet.of_nodes(self.size, np.sort(self.by_id[low:high]))
 
-    def range_of_prefix(self, ids: RowIds, prefix: str) -> tuple[int, int]:
+    def range_of_prefix(self, ids: RowIds | RowArrays, prefix: str) -> tuple[int, int]:
         """Return where in ``by_id`` the nodes are whose ids begin with a prefix, not empty."""
         encoded = prefix.encode()
         order = self.by_id
@@ -130,11 +130,11 @@ class Columns:
         return low, _position(ids, order, encoded[:-1] + bytes([encoded[-1] + 1]))
 
 
-def _id_of(ids: RowIds, node: int) -> bytes:
+def _id_of(ids: RowIds | RowArrays, node: int) -> bytes:
     return ids.id_bytes[int(ids.id_offsets[node]) : int(ids.id_offsets[node + 1])].tobytes()
 
 
-def _position(ids: RowIds, order: Nodes, wanted: bytes) -> int:
+def _position(ids: RowIds | RowArrays, order: Nodes, wanted: bytes) -> int:
     """Return how many ids are less than ``wanted``."""
     low, high = 0, len(order)
     while low < high:
@@ -146,7 +146,7 @@ def _position(ids: RowIds, order: Nodes, wanted: bytes) -> int:
     return low
 
 
-def _all_ids(ids: RowIds) -> Iterator[bytes]:
+def _all_ids(ids: RowIds | RowArrays) -> Iterator[bytes]:
     whole, edges = ids.id_bytes.tobytes(), ids.id_offsets.tolist()
     for start, end in pairwise(edges):
         yield whole[start:end]
@@ -158,7 +158,7 @@ def slice_rows(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
         yield rows[start : start + SLICE_ROWS]
 
 
-def made_columns(ids: RowIds, metadata: Iterable[Sequence[bytes]], seq: int) -> Columns:
+def made_columns(ids: RowIds | RowArrays, metadata: Iterable[Sequence[bytes]], seq: int) -> Columns:
     """Return the columns of a segment.
 
     Args:

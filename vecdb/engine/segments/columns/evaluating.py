@@ -15,17 +15,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from vecdb import filters
 from vecdb.engine.segments.columns.collecting import STRING_BYTES_MAX
 from vecdb.engine.segments.columns.columns import Columns
 from vecdb.engine.segments.columns.field import CodeRange, Field, Scalar
-from vecdb.engine.segments.columns.node_sets import Mask, NodeSet
-from vecdb.engine.segments.row_arrays import RowIds
+from vecdb.engine.segments.columns.node_sets import Array, Mask, NodeSet
+from vecdb.engine.segments.row_arrays import RowArrays, RowIds
 
 __all__ = ["Bounds", "Term", "term_of"]
 
@@ -71,7 +70,7 @@ class Term(ABC):
     def bounds(self) -> Bounds:
         """The nodes that match, and those that may."""
 
-    def among(self, nodes: npt.NDArray[Any]) -> tuple[Mask, Mask]:
+    def among(self, nodes: Array) -> tuple[Mask, Mask]:
         """Return which of some nodes match for certain, and which may; bool (len(nodes),)."""
         certain, possible = self.bounds
         found = certain.has(nodes)
@@ -98,7 +97,9 @@ class _Known(Term):
 class _Ids(Term):
     """Ids, which are looked up when the nodes are asked for."""
 
-    def __init__(self, columns: Columns, ids: RowIds, node: filters.IdIn | filters.IdPrefix):
+    def __init__(
+        self, columns: Columns, ids: RowIds | RowArrays, node: filters.IdIn | filters.IdPrefix
+    ):
         self._columns, self._ids, self._node = columns, ids, node
         if isinstance(node, filters.IdIn):
             self.count_max = min(len(node.ids), columns.size)
@@ -158,7 +159,7 @@ class _Values(Term):
             possible = found if same else possible & within
         return Bounds(found, possible)
 
-    def among(self, nodes: npt.NDArray[Any]) -> tuple[Mask, Mask]:
+    def among(self, nodes: Array) -> tuple[Mask, Mask]:
         found = self._field.holds(nodes, self._ranges)
         if self._within is not None:
             found &= self._within.has(nodes)
@@ -187,7 +188,7 @@ class _Not(Term):
         inverted = possible.inverted()
         return Bounds(inverted, inverted if certain is possible else certain.inverted())
 
-    def among(self, nodes: npt.NDArray[Any]) -> tuple[Mask, Mask]:
+    def among(self, nodes: Array) -> tuple[Mask, Mask]:
         certain, possible = self._term.among(nodes)
         return ~possible, ~certain
 
@@ -222,7 +223,7 @@ class _And(Term):
             possible = certain if same else possible & more_possible
         return Bounds(certain, possible)
 
-    def among(self, nodes: npt.NDArray[Any]) -> tuple[Mask, Mask]:
+    def among(self, nodes: Array) -> tuple[Mask, Mask]:
         certain = possible = np.ones(len(nodes), np.bool_)
         for term in self._terms:
             more_certain, more_possible = term.among(nodes)
@@ -262,7 +263,7 @@ class _Or(Term):
             possible = certain if same else possible | more_possible
         return Bounds(certain, possible)
 
-    def among(self, nodes: npt.NDArray[Any]) -> tuple[Mask, Mask]:
+    def among(self, nodes: Array) -> tuple[Mask, Mask]:
         certain = possible = np.zeros(len(nodes), np.bool_)
         for term in self._terms:
             more_certain, more_possible = term.among(nodes)
@@ -270,7 +271,7 @@ class _Or(Term):
         return certain, possible
 
 
-def term_of(columns: Columns, ids: RowIds, node: filters.Node) -> Term:
+def term_of(columns: Columns, ids: RowIds | RowArrays, node: filters.Node) -> Term:
     """Return the term of a filter's node over the columns of a segment.
 
     ids: of the segment.

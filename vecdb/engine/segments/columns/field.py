@@ -19,12 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.segments.columns.node_sets import Mask, Nodes, NodeSet
+from vecdb.engine.segments.columns.node_sets import Array, Mask, Nodes, NodeSet
 from vecdb.engine.segments.columns.numbers import number_at, position_of
 
 __all__ = ["FIRST_NUMBER", "CodeRange", "Field", "Holders", "Scalar", "Texts"]
@@ -48,7 +48,7 @@ class Texts:
     """Distinct strings, ascending by their UTF-8 bytes; string i is
     ``raw[offsets[i]:offsets[i + 1]]``. offsets: int64 or uint32 (n + 1,). raw: uint8."""
 
-    offsets: npt.NDArray[Any]
+    offsets: Array
     raw: npt.NDArray[np.uint8]
 
     def __len__(self) -> int:
@@ -101,11 +101,11 @@ class Holders:
         offsets: uint32 (nodes + 1,); None if no node has more than one value.
     """
 
-    codes: npt.NDArray[Any]
+    codes: Array
     nodes: Nodes | None = None
     offsets: npt.NDArray[np.uint32] | None = None
 
-    def of(self, nodes: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    def of(self, nodes: Array) -> tuple[Array, Array | None]:
         """Return the codes of some nodes, and to which of them each belongs; None: one each."""
         if self.nodes is None:
             places, owners = nodes, None
@@ -236,7 +236,7 @@ class Field:
             nodes = nodes[np.diff(nodes, prepend=-1) > 0]
         return NodeSet.of_nodes(self.size, nodes)
 
-    def holds(self, nodes: npt.NDArray[Any], ranges: Sequence[CodeRange]) -> Mask:
+    def holds(self, nodes: Array, ranges: Sequence[CodeRange]) -> Mask:
         """Return which of some nodes have a value in ranges of codes, bool (len(nodes),)."""
         codes, owners = self.holders.of(nodes)
         if len(ranges) <= _RANGES_ONE_BY_ONE:
@@ -268,7 +268,7 @@ class Field:
         starts = self.starts.astype(np.int64)
         return starts[1:] - starts[:-1]
 
-    def counts_among(self, nodes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    def counts_among(self, nodes: Array) -> npt.NDArray[np.int64]:
         """Return how many of some nodes have each value, int64 (codes,)."""
         codes, _ = self.holders.of(nodes)
         codes = codes[codes >= 0]

@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from vecdb.engine.segments.matches import Matches
 
-__all__ = ["Bits", "Mask", "NodeSet", "Nodes", "packed"]
+__all__ = ["Array", "Bits", "Mask", "NodeSet", "Nodes", "packed"]
 
 Nodes = npt.NDArray[np.int32]
 Bits = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+Array = npt.NDArray[Any]
+"""Of integers, of whatever size they are stored in."""
 
 _NO_NODES: Nodes = np.zeros(0, np.int32)
 
@@ -52,7 +54,7 @@ class NodeSet:
         return NodeSet(size, _NO_NODES, count=0)
 
     @staticmethod
-    def of_nodes(size: int, nodes: npt.NDArray[Any]) -> NodeSet:
+    def of_nodes(size: int, nodes: Array) -> NodeSet:
         """Return a set of ascending, distinct nodes."""
         return NodeSet(size, nodes.astype(np.int32, copy=False), count=len(nodes))
 
@@ -101,7 +103,7 @@ class NodeSet:
             self._bits = packed(mask)
         return self._bits
 
-    def has(self, nodes: npt.NDArray[Any]) -> Mask:
+    def has(self, nodes: Array) -> Mask:
         """Return which of some nodes are in the set, bool (len(nodes),)."""
         if self.count == 0:
             return np.zeros(len(nodes), np.bool_)
