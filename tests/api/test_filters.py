@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.api.test_hostile_arguments import VALUES
 from vecdb import limits
 from vecdb.errors import InvalidArgumentError
 from vecdb.filters import (
@@ -32,6 +33,10 @@ from vecdb.filters import (
 )
 
 YEAR = ("year",)
+OPERATORS = (
+    *("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists", "$prefix"),
+    *("$contains", "$not_contains", "$contains_any", "$contains_all"),
+)
 
 
 def equal(path: str, value: Any) -> Compare:
@@ -312,3 +317,38 @@ def test_stored_json_is_read_as_metadata_are() -> None:
     assert not found.matches_json("x", b"")
     assert parse_filter({"a": {"$exists": False}}).matches_json("x", b"")
     assert parse_filter({"ä": "ß"}).matches_json("x", json.dumps({"ä": "ß"}).encode())
+
+
+FORMS: list[Any] = [
+    lambda value: value,
+    lambda value: {"a": value},
+    *(lambda value, name=name: {"a": {name: value}} for name in (*OPERATORS, "$not", "$odd")),
+    *(lambda value, name=name: {"$id": {name: value}} for name in (*OPERATORS, "$not")),
+    *(lambda value, name=name: {name: value} for name in ("$id", "$and", "$or", "$not", "$eq")),
+    *(lambda value, name=name: {"a": {name: [value, 1]}} for name in ("$in", "$contains_all")),
+    lambda value: {"$and": [{}, value]},
+    lambda value: {"$id": {"$in": ["a", value]}},
+    lambda value: {value: 1},
+    lambda value: {"a": {value: 1}},
+]
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_kind_of_value_at_every_place_is_taken_or_refused(name: str) -> None:
+    refused: list[InvalidArgumentError] = []
+    for form in FORMS:
+        try:
+            given = form(VALUES[name]())
+        except TypeError:
+            continue  # As a key: it is not hashable.
+        try:
+            found = parse_filter(given)
+        except InvalidArgumentError as error:
+            refused.append(error)
+        else:
+            assert found.matches("x", {"a": [1, "x"]}) in (True, False)
+            assert Filter(found.root).key == found.key
+    assert len(refused) > 5
+    for error in refused:
+        assert error.reason == "BAD_FILTER" and error.message.startswith("filter")
+        assert len(error.message) < 500 and "\n" not in error.message

@@ -152,9 +152,12 @@ def test_server_info(server: Wire) -> None:
     assert info.version == vecdb.__version__
     assert info.data_format == 1
     assert info.limits.dim_max == limits.DIM.maximum
+    assert info.limits.filter_terms_max == limits.FILTER_TERMS_MAX
+    assert info.limits.filter_bytes_max == limits.FILTER_BYTES_MAX
     assert info.limits.message_bytes == limits.MESSAGE_BYTES.default
     assert list(info.features) == [
         *("request_id", "conditions", "rename", "export", "import", "target_recall", "filter"),
+        *("on_existing", "set_metadata", "dry_run"),
     ]
 
 
@@ -262,16 +265,14 @@ def test_refused_search_has_a_reason(server: Wire, case: str) -> None:
 
 RESERVED: list[tuple[str, Any]] = [
     ("Upsert", upsert(namespace="tenant")),
-    ("Delete", wire.DeleteRequest(collection="docs", ids=["a"], filter=wire.Filter())),
-    ("Count", wire.CountRequest(collection="docs", filter=wire.Filter())),
     ("ScrollPage", wire.ScrollPageRequest(collection="docs", batch=1, filter=wire.Filter())),
     ("ListCollections", wire.ListCollectionsRequest(namespace="tenant")),
     ("CreateCollection", wire.CreateCollectionRequest(collection="n", namespace="tenant")),
     *(
         (method, getattr(wire, f"{method}Request")(collection="docs", namespace="tenant"))
         for method in (
-            "GetCollection", "RenameCollection", "DropCollection", "Delete", "Get", "Count",
-            "Search", "Stats", "Optimize", "ScrollPage", "EndScroll",
+            "GetCollection", "RenameCollection", "DropCollection", "Delete", "SetMetadata", "Get",
+            "Count", "Search", "Stats", "Optimize", "ScrollPage", "EndScroll",
         )
     ),
 ]  # fmt: skip

@@ -8,6 +8,9 @@ tombstones      reads deleted rows in short transactions
 metadata_rows   reads the metadata of many rows, in short transactions
 changed_rows    which rows have got other metadata since a seq
 batch           a validated write and its options
+digest          what makes a batch the same as an earlier one
+changes         which rows a delete or patch changes, and to what
+filtered_rows   rows that match a filter, brought up to date in a write
 conditions      checks insert_only and if_seq
 writer          commits batches in groups, one thread per collection
 requests        request ids and their receipts (idempotent writes)
@@ -22,6 +25,9 @@ from __future__ import annotations
 
 __all__ = [
     "batch",
+    "changes",
+    "digest",
+    "filtered_rows",
     "layout",
     "leases",
     "metadata_rows",
