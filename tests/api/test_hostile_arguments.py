@@ -113,7 +113,7 @@ CONFIG = {
     "metric": "metric",
     "M": r"\bM\b",
     "ef_construction": "ef_construction",
-    "metadata": "metadata",
+    "metadata": "metadata|exists already",
 }
 IMPORTED = {
     "path": "path|file|folder",
@@ -132,7 +132,7 @@ OF_DATABASE = {
             "dim": INTEGER,
             "M": INTEGER,
             "ef_construction": INTEGER,
-            "metadata": {"None", "empty dict", "dict"},
+            "metadata": {"None"},
         },
     ),
     "get_or_create_collection": Case(
