@@ -126,6 +126,12 @@ def serve(
         int | None,
         typer.Option("--message-mb", help="Maximum message size in MiB (1–64, default 16)."),
     ] = None,
+    metadata_kb: Annotated[
+        int,
+        typer.Option(
+            "--metadata-kb", help="Maximum size of a row's metadata in KiB (1–1024, default 64)."
+        ),
+    ] = 64,
     codes: Annotated[
         str,
         typer.Option(
@@ -162,6 +168,7 @@ def serve(
         listen,
         message_bytes=size,
         backup_dir=backup_dir,
+        metadata_bytes_max=1024 * metadata_kb,
         codes=codes,
         recall_meter=recall_meter,
         group_access=group_access,
