@@ -7,6 +7,8 @@ write may have been applied (``error_of``).
 
 from __future__ import annotations
 
+import json
+from itertools import islice
 from typing import Any, Final, TypedDict
 
 import grpc
@@ -14,6 +16,7 @@ from google.protobuf.message import Message
 
 from vecdb import checks, errors, limits
 from vecdb.errors import InternalError, VecdbError
+from vecdb.metadata_patches import MetadataMode
 from vecdb.one_line import one_line
 from vecdb.reasons import Reason
 from vecdb.search_variants import Variant
@@ -24,6 +27,7 @@ from vecdb.types import (
     CollectionDescription,
     CollectionStats,
     ExportEnd,
+    GroupValue,
     HitColumns,
     Hits,
     ImportReport,
@@ -35,10 +39,13 @@ from vecdb.types import (
     SearchInfo,
     SegmentStats,
 )
+from vecdb_client.filters import filter_to_wire
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_floats, decode_matrix
 
 __all__ = [
+    "MODES",
+    "change_fields",
     "config_message",
     "description_of",
     "error_of",
@@ -200,12 +207,22 @@ class WriteFields(TypedDict, total=False):
     request_id: str
 
 
+class ChangeFields(TypedDict, total=False):
+    """Fields of a delete or a change of metadata for its filter."""
+
+    filter: wire.Filter
+    limit: int
+    dry_run: bool
+
+
 class VariantFields(TypedDict):
     """Fields of a search for its variant."""
 
     near: tuple[str, ...]
     away: tuple[str, ...]
     max_distance: float | None
+    group_by: tuple[str, ...] | None
+    group_size: int
 
 
 class SearchFields(Target, SearchFlags, VariantFields):
@@ -221,13 +238,18 @@ def variant_fields(variant: Variant) -> VariantFields:
         "near": variant.near,
         "away": variant.away,
         "max_distance": variant.max_distance,
+        "group_by": variant.group_by,
+        "group_size": 0 if variant.group_by is None else variant.group_size,
     }
 
 
-def wire_write_options(insert_only: object, if_seq: object, request_id: object) -> WriteFields:
+def wire_write_options(
+    insert_only: object, if_seq: object, request_id: object, on_existing: object = "replace"
+) -> WriteFields:
     """Check the conditions and the request id of a write; return their fields of the request."""
-    must_be_new, seq = checks.check_condition(insert_only, if_seq)
+    existing, seq = checks.check_condition(insert_only, if_seq, on_existing)
     write_options: WriteFields = {}
+    must_be_new = existing == "refuse"
     if must_be_new or seq is not None:
         write_options["condition"] = wire.WriteCondition(insert_only=must_be_new, if_seq=seq)
     name = checks.check_request_id(request_id)
@@ -236,8 +258,28 @@ def wire_write_options(insert_only: object, if_seq: object, request_id: object) 
     return write_options
 
 
+def change_fields(target: checks.Target) -> ChangeFields:
+    """Return the fields of a delete or a change of metadata that say which rows it is for, but for
+    ids."""
+    fields: ChangeFields = {}
+    if target.filter is not None:
+        fields["filter"] = filter_to_wire(target.filter)
+    if target.limit is not None:
+        fields["limit"] = target.limit
+    if target.dry_run:
+        fields["dry_run"] = True
+    return fields
+
+
+MODES: Final[dict[MetadataMode, wire.MetadataMode]] = {
+    MetadataMode.MERGE: wire.METADATA_MODE_MERGE,
+    MetadataMode.REPLACE: wire.METADATA_MODE_REPLACE,
+    MetadataMode.DELETE_KEYS: wire.METADATA_MODE_DELETE_KEYS,
+}
+
+
 def check_variant_known(response: wire.SearchResponse, wanted: VariantFields) -> None:
-    """Check that the server knew ``max_distance``; one without it ignores the field.
+    """Check that the server knew the variant; one of an earlier version ignores its fields.
 
     Raises:
         UnsupportedError: the server is too old.
@@ -245,6 +287,8 @@ def check_variant_known(response: wire.SearchResponse, wanted: VariantFields) ->
     bound = wanted["max_distance"]
     if bound is not None and (decode_floats(response.distances).astype(float) > bound).any():
         raise errors.UnsupportedError("the server is too old for max_distance")
+    if wanted["group_by"] and len(response.group_counts) != len(response.counts):
+        raise errors.UnsupportedError("the server is too old for group_by")
 
 
 def hits_of(
@@ -266,8 +310,16 @@ def hits_of(
         list(response.deleted_visited) or [0] * query_count,
         list(response.gated),
         [_info_of(info) for info in response.infos] if len(response.infos) > 1 else (),
+        _groups_of(response),
     )
     return columns.hits()
+
+
+def _groups_of(response: wire.SearchResponse) -> list[list[tuple[GroupValue, int]]]:
+    """Return value and number of hits of the groups of each query; empty without groups."""
+    values = map(json.loads, response.group_values)
+    groups = iter(list(zip(values, response.group_sizes, strict=True)))
+    return [list(islice(groups, count)) for count in response.group_counts]
 
 
 def _info_of(info: wire.SearchInfo) -> SearchInfo:

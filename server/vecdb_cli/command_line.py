@@ -34,6 +34,7 @@ from vecdb_cli.commands.options import (
     SERVING,
     TRYING,
     Data,
+    FilterText,
     Json,
     Name,
     NewData,
@@ -266,6 +267,11 @@ def search(
         int, typer.Option("-k", help="Number of hits; 0 with --max-distance: all within.")
     ] = 10,
     max_distance: Annotated[float | None, typer.Option(help="Leave out what is farther.")] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Group hits by this field; -k is the number of groups.")
+    ] = None,
+    group_size: Annotated[int | None, typer.Option(help="Most hits of a group; default 1.")] = None,
+    filter: FilterText = None,
     ef: Annotated[
         int | None,
         typer.Option("--ef", help="Candidates of the graph walk, in place of --recall."),
@@ -280,11 +286,14 @@ def search(
     """Find the rows nearest to a stored row, a vector, or the mean of stored rows."""
     from vecdb_cli.commands import answers
     from vecdb_cli.commands.console import output
+    from vecdb_cli.commands.filters import read_filter
     from vecdb_cli.commands.target import open_target, place_of
 
+    condition = read_filter(filter)
     options = answers.SearchOptions(
-        id, vector, k, ef, recall, exact, near or None, away or None, max_distance
-    )
+        id, vector, k, ef, recall, exact, near or None, away or None, max_distance, condition,
+        group_by, group_size,
+    )  # fmt: skip
     with open_target(url, data) as target:
         answers.print_search(
             output(), target, collection, options, as_json=as_json, place=place_of(url, data)

@@ -7,6 +7,7 @@ built here, so that ``service`` reads like the contract.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -26,11 +27,11 @@ from vecdb.types import (
     CollectionDescription,
     CollectionStats,
     ExportEnd,
+    GroupValue,
     HitColumns,
     ImportReport,
     MeasuredRecall,
     Metric,
-    Receipt,
     Records,
     ScrollPage,
 )
@@ -43,8 +44,6 @@ __all__ = [
     "STATUS_OF_ERROR",
     "Status",
     "collection_config",
-    "delete_options",
-    "delete_response",
     "export_request",
     "export_response",
     "failure_answer",
@@ -57,8 +56,6 @@ __all__ = [
     "report_message",
     "search_response",
     "status_of",
-    "upsert_options",
-    "upsert_response",
     "variant_of",
 ]
 
@@ -132,13 +129,6 @@ def refuse_reserved(request: _Reserving, *fields: str) -> None:
             raise _reserved(field)
 
 
-def upsert_options(request: wire.UpsertRequest) -> tuple[bool, int | None, str | None]:
-    """Return insert_only, if_seq and request_id of an upsert."""
-    condition = request.condition
-    if_seq = condition.if_seq if condition.HasField("if_seq") else None
-    return condition.insert_only, if_seq, request.request_id or None
-
-
 def variant_of(request: wire.SearchRequest, metric: Metric) -> Variant:
     """Return the variant of a search.
 
@@ -146,26 +136,20 @@ def variant_of(request: wire.SearchRequest, metric: Metric) -> Variant:
         InvalidArgumentError: as ``check_variant``.
     """
     bound = request.max_distance if request.HasField("max_distance") else None
-    if bound is None and not request.near and not request.away:
+    grouped = request.group_by or request.group_size
+    if bound is None and not (request.near or request.away or grouped):
         return PLAIN
     query = request.queries if request.HasField("queries") else None
-    near, away = list(request.near) or None, list(request.away) or None
-    return check_variant(query, request.k or None, near, away, bound, metric)
-
-
-def delete_options(request: wire.DeleteRequest) -> tuple[bool, int | None, str | None]:
-    """Return insert_only, if_seq and request_id of a delete.
-
-    Raises:
-        InvalidArgumentError: BAD_CONDITION: insert_only, which does not apply to deletes.
-    """
-    condition = request.condition
-    if condition.insert_only:
-        raise InvalidArgumentError(
-            "insert_only applies to upserts only; use if_seq for a delete", Reason.BAD_CONDITION
-        )
-    if_seq = condition.if_seq if condition.HasField("if_seq") else None
-    return False, if_seq, request.request_id or None
+    return check_variant(
+        query,
+        request.k or (None if bound is not None else 0),
+        metric,
+        near=list(request.near) or None,
+        away=list(request.away) or None,
+        max_distance=bound,
+        group_by=tuple(request.group_by) or None,
+        group_size=request.group_size or None,
+    )
 
 
 def _reserved(field: str) -> UnsupportedError:
@@ -317,20 +301,6 @@ def descriptions_message(
     )
 
 
-def upsert_response(receipt: Receipt) -> wire.UpsertResponse:
-    """Return the receipt of an upsert."""
-    return wire.UpsertResponse(
-        seq=receipt.seq, count=receipt.count, repeated_request=receipt.repeated
-    )
-
-
-def delete_response(receipt: Receipt) -> wire.DeleteResponse:
-    """Return the receipt of a delete."""
-    return wire.DeleteResponse(
-        seq=receipt.seq, count=receipt.count, repeated_request=receipt.repeated
-    )
-
-
 def records_response(records: Records) -> wire.GetResponse:
     """Return records in columns."""
     return wire.GetResponse(
@@ -364,6 +334,9 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
         visited=found.visited,
         deleted_visited=found.deleted_visited if any(found.deleted_visited) else None,
         gated=found.gated,
+        group_counts=[len(groups) for groups in found.groups],
+        group_sizes=[size for groups in found.groups for _, size in groups],
+        group_values=[_json(value) for groups in found.groups for value, _ in groups],
     )
     if found.vectors is not None:
         response.vectors.CopyFrom(encode_matrix(found.vectors))
@@ -379,6 +352,10 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
             recall=None if info.recall is None else wire.RecallInfo(**info.recall._asdict()),
         )
     return response
+
+
+def _json(value: GroupValue) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def failure_answer(status: Status) -> wire.SearchResponse:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from vecdb.scrolling import Scroll
 from vecdb.surface.arguments import (
+    FilterLike,
     Ids,
-    Metadata,
-    MetadataEntry,
     StrPath,
-    Vector,
-    Vectors,
 )
 from vecdb.surface.searching import SearchSurface
+from vecdb.surface.writing import WritingSurface
 from vecdb.types import (
     CollectionStats,
     ExportReport,
-    IngestProgress,
-    Receipt,
     Records,
     ScrollPage,
 )
@@ -27,7 +22,7 @@ from vecdb.types import (
 __all__ = ["CollectionSurface"]
 
 
-class CollectionSurface(SearchSurface, Protocol):
+class CollectionSurface(WritingSurface, SearchSurface, Protocol):
     """A handle on a collection. Safe to use from many threads.
 
     The handle is bound to the collection that had the name when the handle was created. It keeps
@@ -38,96 +33,6 @@ class CollectionSurface(SearchSurface, Protocol):
     @property
     def name(self) -> str:
         """The name by which the handle was opened."""
-
-    def upsert(
-        self,
-        ids: Ids,
-        vectors: Vectors | None = None,
-        metadata: Metadata | None = None,
-        *,
-        insert_only: bool = False,
-        if_seq: int | None = None,
-        request_id: str | None = None,
-    ) -> Receipt:
-        """Write one batch atomically: add new ids, replace known ones.
-
-        An entry replaces everything stored under its id. If its vector equals the stored one bit
-        for bit, only the metadata is written.
-
-        Args:
-            ids: list of n str (or integers, which become their decimal text), without duplicates.
-            vectors: float32, shape (n, dim); n is at most 10,000. Without ids nothing is written,
-                and the receipt has the seq of the last batch.
-            metadata: list of n dict or None; None for no metadata at all.
-            insert_only: refuse the batch if any of its ids is live.
-            if_seq: refuse the batch unless every id is live and unchanged since this seq, at which
-                it was read (``Records.seq``, ``info.seq``). 0: refuse it if any of them is live. A
-                batch that writes the same row again is not a change; deleting an id and writing it
-                again is.
-            request_id: identifies this write, 1 to 64 bytes of UTF-8. Repeated within 24 hours with
-                the same arguments, the write takes effect once. A repetition returns the first
-                receipt with ``repeated`` set and does not evaluate the conditions again. A refused
-                write may be tried again under its id.
-
-        Returns:
-            Receipt: the batch is fsynced, and every later read in any process sees it.
-
-        Raises:
-            InvalidArgumentError: nothing was written.
-            ResourceExhaustedError, UnavailableError: nothing was written; retry later.
-            ConditionFailedError: CONDITION_EXISTS, CONDITION_CHANGED: ``insert_only`` or ``if_seq``
-                does not hold; nothing was written.
-            FailedPreconditionError: REQUEST_ID_REUSED: another write had this id; nothing was
-                written.
-            OutcomeUnknownError: the batch was written whole or not at all; with a request id,
-                repeat the call to find out.
-            NotFoundError: the collection was dropped.
-
-        Remote: rows that exceed one message (16 MiB, unless the server was started with another
-            limit) are sent as several batches in order. Each batch is atomic, the call is not. The
-            receipt has the seq of the last batch. If one fails, the error's ``progress`` says how
-            many rows were written before it, a prefix of the input; otherwise it is None. With a
-            condition such rows are refused (ResourceExhaustedError: MESSAGE_TOO_LARGE), as is a
-            single row that exceeds a message. A write with a request id is sent again within the
-            timeout if the connection breaks. Several batches get "<request_id>/1" and so on (then
-            at most 48 bytes), and repeating the call takes effect once as long as the server has
-            the same limit. After DeadlineExceededError the batch may still be applied.
-        """
-
-    def upsert_many(
-        self,
-        ids: Ids,
-        vectors: Vectors | Iterable[Vector],
-        metadata: Iterable[MetadataEntry] | None = None,
-        *,
-        batch_rows: int = 1000,
-        progress: Callable[[IngestProgress], None] | None = None,
-        request_id: str | None = None,
-    ) -> IngestProgress:
-        """Write any number of rows in batches, in the order of the input.
-
-        If an id occurs twice, the later row wins.
-
-        Args:
-            ids, vectors, metadata: as for ``upsert``, of any length, or iterables of rows.
-            batch_rows: rows of a batch, 1 to 10,000.
-            progress: called in this thread after each acknowledged batch.
-            request_id: at most 48 bytes; the batches get "<request_id>/1", "<request_id>/2" and so
-                on. The call takes effect once, however often it is repeated within 24 hours with
-                the same rows in the same order and the same ``batch_rows``. Split differently, it
-                is refused with REQUEST_ID_REUSED.
-
-        Returns:
-            IngestProgress: all rows.
-
-        Raises:
-            VecdbError: as for ``upsert``; its ``progress`` says how many rows were acknowledged, a
-                prefix of the input.
-
-        Remote: two batches are in flight at a time; one that exceeds a message is split again.
-            A request id also needs a server with the same limit on messages. After an error, the
-            batch behind the acknowledged prefix may have been applied.
-        """
 
     def get(self, ids: Ids) -> Records:
         """Return rows by id: vectors bit for bit as given, metadata, and the missing ids.
@@ -143,27 +48,13 @@ class CollectionSurface(SearchSurface, Protocol):
             ResourceExhaustedError: MESSAGE_TOO_LARGE: a single row exceeds a message.
         """
 
-    def delete(
-        self, ids: Ids, *, if_seq: int | None = None, request_id: str | None = None
-    ) -> Receipt:
-        """Delete rows by id, as one atomic batch; ignore ids that are missing.
-
-        Args:
-            ids: list of at most 10,000 str or integers.
-            if_seq, request_id: as for ``upsert``; with an ``if_seq`` above 0, a missing id refuses
-                the batch.
-
-        Returns:
-            Receipt: ``count`` is the number of rows deleted.
+    def count(self, filter: FilterLike | None = None) -> int:
+        """Return the number of live rows, or of those that match a filter.
 
         Raises:
-            VecdbError: as for ``upsert``.
-
-        Remote: ids that exceed one message are sent as several batches, as by ``upsert``.
+            InvalidArgumentError: BAD_FILTER.
+            NotFoundError.
         """
-
-    def count(self) -> int:
-        """Return the number of live rows."""
 
     def scroll(
         self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True
