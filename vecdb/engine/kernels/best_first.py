@@ -34,6 +34,9 @@ The walk is a function of these arguments:
                         added to gamma times the k-th: about the error of one score
     far, ef_far         see above; far is compared with a score plus shift; inf for no such rule
     deleted_max         deleted candidates after which it gives up, with 0 live ones
+    probe, share, end_max
+                        it also gives up after end_max visited nodes, or after probe of them, if
+                        for each deleted candidate there are fewer live ones than share
     visited, seen, pool the arrays of a ``Scratch``
 
 It leaves the nearest live candidates in pool, ascending. Deleted candidates are in a heap behind
@@ -65,10 +68,13 @@ from vecdb.engine.kernels.compiling import inlined
 from vecdb.engine.kernels.inputs import is_deleted
 from vecdb.engine.kernels.instructions import prefetch_row
 
-__all__ = ["DELETED_MIN", "NO_GAMMA", "Scratch", "make_best_first"]
+__all__ = ["DELETED_MIN", "NO_GAMMA", "NO_LIMITS", "Scratch", "make_best_first"]
 
 NO_GAMMA: Final = 1e30
 """A gamma that never ends a walk, as every larger one."""
+
+NO_LIMITS: Final = (-1, 0.0, -1)
+"""Limits of a walk that has none but those beside deleted nodes; see ``walk_graph``."""
 
 DELETED_MIN: Final = 500
 """Deleted nodes that a walk may meet in any graph before it gives up."""
@@ -140,7 +146,7 @@ def make_best_first(
     @inlined
     def best_first(
         data, n, links, dead, node, score, k, ef, gamma, shift, slack, far, ef_far, deleted_max,
-        visited, seen, pool
+        probe, share, end_max, visited, seen, pool
     ):  # fmt: skip
         # Arguments and result: see the module docstring.
         has_deleted, heap = dead.shape[0] > 0, ef + 1
@@ -184,8 +190,12 @@ def make_best_first(
                 cursor = min(cursor, insert(pool, count, key))
                 count = min(count + 1, ef)
                 bound = bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far)
-            if deleted > deleted_max:
+            if deleted > deleted_max or end > end_max:
                 return 0, end, passed
+            if end > probe:
+                if np.float32(count) < share * np.float32(deleted):
+                    return 0, end, passed
+                probe = end_max
             key = nearest_of(pool, cursor, count, heap, waiting)
         return count, end, passed
 
