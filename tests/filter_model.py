@@ -143,7 +143,7 @@ def random_metadata(
 
     def value(depth: int) -> Any:
         kind = draw.random()
-        if kind < 0.7 or depth == 0:
+        if kind < 0.7 or depth <= 0:
             return draw.choice(scalars if draw.random() < 0.9 else STORED_ONLY)
         if kind < 0.9:
             return [value(depth - 1) for _ in range(draw.randrange(4))]

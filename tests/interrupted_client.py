@@ -34,7 +34,7 @@ _LATEST_S = 0.02
 _TWICE_S = 0.001
 _AGAIN_S = 3.0
 """Python drops what is raised in a ``__del__``; who sees nothing happen presses Ctrl-C again."""
-_ROUND_S_MAX = 40.0
+_ROUND_S_MAX = 200.0
 _BESIDE_TIMEOUT_S = 10.0
 _BESIDE_S_MAX = 2.5 * _BESIDE_TIMEOUT_S
 

@@ -26,8 +26,6 @@ from vecdb.engine.testing import opened_of
 
 __all__ = ["Hand", "SecondProcess"]
 
-_ANSWER_S_MAX = 60.0
-
 
 class Hand:
     """A database and one of its collections, by names that go over a pipe."""
@@ -101,7 +99,7 @@ class SecondProcess:
 
     def _ask(self, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         self._pipe.send((name, arguments, options))
-        assert self._pipe.poll(_ANSWER_S_MAX), f"the second process does not answer to {name}"
+        assert self._pipe.poll(HANG_S), f"the second process does not answer to {name}"
         error, value = self._pipe.recv()
         if error is not None:
             error.add_note(f"in the second process:\n{value}")

@@ -53,6 +53,7 @@ from vecdb.errors import (
     UnsupportedError,
     VecdbError,
 )
+from vecdb.filters import Filter, parse_filter
 from vecdb.reasons import Reason
 from vecdb.scrolling import Scroll
 from vecdb.types import (
@@ -96,6 +97,7 @@ __all__ = [
     "DeadlineExceededError",
     "ExportReport",
     "FailedPreconditionError",
+    "Filter",
     "Hit",
     "Hits",
     "ImportReport",
@@ -125,6 +127,7 @@ __all__ = [
     "compact",
     "connect",
     "open",
+    "parse_filter",
     "restore",
 ]
 

@@ -35,6 +35,8 @@ __all__ = ["Begun", "Connection"]
 _GRPC_MAY_BE_LATE_S: Final = 1.0
 
 _PING_AFTER_S, _PING_ANSWER_S = 10.0, 10.0
+_CONNECT_S: Final = 10.0
+"""Maximum time of an attempt to connect: a server on a busy machine may be slow to answer."""
 _MAIN_THREAD: Final = main_thread().ident
 """The thread in which signal handlers run."""
 
@@ -231,7 +233,8 @@ def _new_channel(address: str) -> grpc.Channel:
             ("grpc.enable_http_proxy", 0),
             *_keepalive(),
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            # The time that an attempt to connect may take, despite its name.
+            ("grpc.min_reconnect_backoff_ms", int(1e3 * _CONNECT_S)),
             ("grpc.max_reconnect_backoff_ms", 2_000),
             ("grpc.primary_user_agent", f"vecdb-client/{__version__}"),
         ),

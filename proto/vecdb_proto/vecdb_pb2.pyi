@@ -759,7 +759,7 @@ class ServerInfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., data_format: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("dim_max", "k_max", "ef_max", "results_per_call_max", "batch_rows_max", "id_bytes_max", "metadata_bytes_max", "metadata_depth_max", "message_bytes")
+    __slots__ = ("dim_max", "k_max", "ef_max", "results_per_call_max", "batch_rows_max", "id_bytes_max", "metadata_bytes_max", "metadata_depth_max", "message_bytes", "filter_depth_max", "filter_terms_max", "filter_operands_max", "filter_bytes_max")
     DIM_MAX_FIELD_NUMBER: _ClassVar[int]
     K_MAX_FIELD_NUMBER: _ClassVar[int]
     EF_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -769,6 +769,10 @@ class Limits(_message.Message):
     METADATA_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     METADATA_DEPTH_MAX_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FILTER_DEPTH_MAX_FIELD_NUMBER: _ClassVar[int]
+    FILTER_TERMS_MAX_FIELD_NUMBER: _ClassVar[int]
+    FILTER_OPERANDS_MAX_FIELD_NUMBER: _ClassVar[int]
+    FILTER_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     dim_max: int
     k_max: int
     ef_max: int
@@ -778,4 +782,8 @@ class Limits(_message.Message):
     metadata_bytes_max: int
     metadata_depth_max: int
     message_bytes: int
-    def __init__(self, dim_max: _Optional[int] = ..., k_max: _Optional[int] = ..., ef_max: _Optional[int] = ..., results_per_call_max: _Optional[int] = ..., batch_rows_max: _Optional[int] = ..., id_bytes_max: _Optional[int] = ..., metadata_bytes_max: _Optional[int] = ..., metadata_depth_max: _Optional[int] = ..., message_bytes: _Optional[int] = ...) -> None: ...
+    filter_depth_max: int
+    filter_terms_max: int
+    filter_operands_max: int
+    filter_bytes_max: int
+    def __init__(self, dim_max: _Optional[int] = ..., k_max: _Optional[int] = ..., ef_max: _Optional[int] = ..., results_per_call_max: _Optional[int] = ..., batch_rows_max: _Optional[int] = ..., id_bytes_max: _Optional[int] = ..., metadata_bytes_max: _Optional[int] = ..., metadata_depth_max: _Optional[int] = ..., message_bytes: _Optional[int] = ..., filter_depth_max: _Optional[int] = ..., filter_terms_max: _Optional[int] = ..., filter_operands_max: _Optional[int] = ..., filter_bytes_max: _Optional[int] = ...) -> None: ...

@@ -459,4 +459,8 @@ def limits_message(message_bytes: int) -> wire.Limits:
         metadata_bytes_max=limits.METADATA_BYTES.maximum,
         metadata_depth_max=limits.METADATA_DEPTH.maximum,
         message_bytes=message_bytes,
+        filter_depth_max=limits.FILTER_DEPTH_MAX,
+        filter_terms_max=limits.FILTER_TERMS_MAX,
+        filter_operands_max=limits.FILTER_OPERANDS_MAX,
+        filter_bytes_max=limits.FILTER_BYTES_MAX,
     )

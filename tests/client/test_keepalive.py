@@ -21,10 +21,13 @@ from vecdb_server.process import Server
 
 
 class Proxy:
-    """Forwards connections to a port, until ``drop``: then it takes everything and says nothing."""
+    """Forwards connections to a port, until ``drop``: then it takes everything and says nothing.
 
-    def __init__(self, port: int) -> None:
-        self._port, self._dropping = port, False
+    delay_s: pause before each connection is forwarded, as by a server that is busy.
+    """
+
+    def __init__(self, port: int, delay_s: float = 0.0) -> None:
+        self._port, self._dropping, self._delay_s = port, False, delay_s
         self.passed = 0
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -44,8 +47,13 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._port))
-            self._sockets += [client, server]
+            self._sockets.append(client)
+            time.sleep(self._delay_s)
+            try:
+                server = socket.create_connection(("127.0.0.1", self._port))
+            except OSError:
+                return
+            self._sockets.append(server)
             for source, target in ((client, server), (server, client)):
                 threading.Thread(target=self._forward, args=(source, target), daemon=True).start()
 
@@ -93,6 +101,17 @@ def dropped(
         stack.callback(proxy.close)
         client = stack.enter_context(vecdb.connect(proxy.address))
         yield proxy, client, waiting
+
+
+def test_client_waits_for_a_server_that_is_slow_to_accept(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server = Server(tmp_path / "data", "127.0.0.1:0", indexer=False)
+        server.start()
+        stack.callback(server.drain, 1.0)
+        proxy = Proxy(int(server.address.rpartition(":")[2]), delay_s=0.5)
+        stack.callback(proxy.close)
+        client = stack.enter_context(vecdb.connect(proxy.address))
+        assert client.list_collections() == []
 
 
 def scale(monkeypatch: pytest.MonkeyPatch, side: str, after_s: float, answer_s: float) -> None:

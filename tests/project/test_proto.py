@@ -169,7 +169,7 @@ ImportEnd sha256=1 side_sha256=2
 ImportReport collection=1 made=2 kind=3 rows=4 skipped=5 graph=6 connected=7 seq=8 elapsed_s=9 assumed=10
 ImportRequest begin=1 chunk=2 side_chunk=3 end=4
 ImportResponse report=1
-Limits dim_max=1 k_max=2 ef_max=3 results_per_call_max=4 batch_rows_max=5 id_bytes_max=6 metadata_bytes_max=7 metadata_depth_max=8 message_bytes=9
+Limits dim_max=1 k_max=2 ef_max=3 results_per_call_max=4 batch_rows_max=5 id_bytes_max=6 metadata_bytes_max=7 metadata_depth_max=8 message_bytes=9 filter_depth_max=10 filter_terms_max=11 filter_operands_max=12 filter_bytes_max=13
 ListCollectionsRequest namespace=2
 ListCollectionsResponse collections=1
 Matrix rows=1 dim=2 dtype=3 data=4

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
+import grpc
+import numpy as np
 import pytest
 
+import vecdb
+from tests.serving import running_server
+from tests.waiting import HANG_S
 from vecdb import limits
 from vecdb.errors import InvalidArgumentError
 from vecdb.filters import parse_filter
 from vecdb_client.filters import filter_to_wire
 from vecdb_proto import vecdb_pb2 as wire
+from vecdb_proto.codec import encode_matrix
 from vecdb_server.filters import filter_from_wire, filters_of
 
 Op = wire.Comparison
@@ -185,3 +192,49 @@ def test_filters_of_a_search() -> None:
         filters_of(request)
     del request.filters[:]
     assert filters_of(request) == parse_filter({"a": 1})
+
+
+def nested_bytes(levels: int) -> bytes:
+    """A search whose filter nests as deep as bytes allow: no message library would write it."""
+    inner = b""
+    for _ in range(levels):
+        inner = b"\x1a" + _varint(len(inner)) + inner  # Filter.negated
+    queries = encode_matrix(np.ones((1, 2), np.float32))
+    head = wire.SearchRequest(collection="docs", k=1, queries=queries).SerializeToString()
+    return head + b"\x52" + _varint(len(inner)) + inner  # SearchRequest.filter
+
+
+def _varint(number: int) -> bytes:
+    found = b""
+    while number > 127:
+        found += bytes([number & 127 | 128])
+        number >>= 7
+    return found + bytes([number])
+
+
+@pytest.mark.parametrize(
+    ("levels", "reason", "words"),
+    [
+        (40, "BAD_FILTER", "filter.negated.negated"),
+        (200, "BAD_MESSAGE", ""),
+        (20_000, "BAD_MESSAGE", ""),
+    ],
+)
+def test_a_server_refuses_what_is_nested_too_deep_and_goes_on(
+    tmp_path: Path, levels: int, reason: str, words: str
+) -> None:
+    with (
+        running_server(tmp_path / "data", indexer=False) as address,
+        grpc.insecure_channel(address) as channel,
+        vecdb.connect(address) as client,
+    ):
+        docs = client.create_collection("docs", 2)
+        docs.upsert(["a"], [[1, 0]], [{"a": 1}])
+        search = channel.unary_unary("/vecdb.v1.Vecdb/Search")
+        with pytest.raises(grpc.RpcError) as caught:
+            search(nested_bytes(levels), timeout=HANG_S)
+        error: Any = caught.value
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert dict(error.trailing_metadata())["vecdb-reason"] == reason
+        assert words in error.details()
+        assert docs.search([1, 0], filter={"a": 1}).ids == ["a"]

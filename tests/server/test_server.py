@@ -152,6 +152,8 @@ def test_server_info(server: Wire) -> None:
     assert info.version == vecdb.__version__
     assert info.data_format == 1
     assert info.limits.dim_max == limits.DIM.maximum
+    assert info.limits.filter_terms_max == limits.FILTER_TERMS_MAX
+    assert info.limits.filter_bytes_max == limits.FILTER_BYTES_MAX
     assert info.limits.message_bytes == limits.MESSAGE_BYTES.default
     assert list(info.features) == [
         *("request_id", "conditions", "rename", "export", "import", "target_recall", "filter"),

@@ -29,6 +29,7 @@ import numpy as np
 import vecdb
 from tests.model import index_now, seal_now
 from tests.torture import workload
+from tests.waiting import HANG_S
 
 __all__ = [
     "CALLS",
@@ -59,7 +60,7 @@ _ESSENTIAL = {
     "own": {"write", "pwrite64", "ftruncate", "fsync", "fdatasync"},
     "writer": {"pwrite64", "fdatasync"},
 }
-RUN_S_MAX = 60.0
+RUN_S_MAX = HANG_S
 _REFUSALS = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNKNOWN", "OSError"}
 """The codes that an I/O error or a full disk may lead to: OSError only in maintenance, UNKNOWN for
 an unknown outcome.
