@@ -34,7 +34,13 @@ from vecdb.engine.kernels.code_scan import scan_by_codes, scan_codes
 from vecdb.engine.kernels.distance import EUCLIDEAN, INNER, prepare_rows
 from vecdb.engine.kernels.instructions import LANES
 from vecdb.engine.kernels.lists import find_levels, hash_rows, relink_lists
-from vecdb.engine.kernels.node_scan import scan_nodes, scan_nodes_by_sketches, scan_sketches
+from vecdb.engine.kernels.node_scan import (
+    list_live,
+    mask_others,
+    scan_nodes,
+    scan_nodes_by_sketches,
+    scan_sketches,
+)
 from vecdb.engine.kernels.scan import scan_rows, sort_heaps
 from vecdb.engine.kernels.single import COSINE, DOT, SQUARED, find_by_graph, find_by_sketches
 from vecdb.engine.kernels.sketch_walk import (
@@ -65,6 +71,8 @@ __all__ = [
     "find_links",
     "hash_rows",
     "link_back",
+    "list_live",
+    "mask_others",
     "prepare_rows",
     "rank_by_sketch",
     "relink_lists",
@@ -84,7 +92,7 @@ __all__ = [
 KERNELS: Final = (
     *(walk_graph, walk_sketches, rank_by_sketch, scan_rows, sort_heaps, prepare_rows),
     *(find_levels, hash_rows, relink_lists, find_by_graph, find_by_sketches),
-    *(encode_rows, scan_codes, scan_nodes, scan_sketches),
+    *(encode_rows, scan_codes, scan_nodes, scan_sketches, list_live, mask_others),
     *(encode_for_build, find_links, link_back),
 )
 """All kernels. Each has one signature; a test checks that no call adds another."""

@@ -2,6 +2,8 @@
 
     scan_nodes       exactly: all rows are scored in float32
     scan_sketches    ordered by sketches; the best are scored again in float32
+    mask_others      the delete bitmap that leaves matching nodes only
+    list_live        the nodes that a delete bitmap leaves
 
 A row takes one memory access of some cache lines, so as many as possible are asked for ahead.
 """
@@ -32,11 +34,14 @@ from vecdb.engine.kernels.sketches import (
     prepare_query,
 )
 
-__all__ = ["scan_nodes", "scan_nodes_by_sketches", "scan_sketches"]
+__all__ = ["list_live", "mask_others", "scan_nodes", "scan_nodes_by_sketches", "scan_sketches"]
 
 _ROWS_AHEAD: Final = 8
 _LINES_AHEAD: Final = 16
 _SKETCHES_AHEAD: Final = 24
+
+_BIT_OF: Final = np.array([0, 0, 1, 0, 2, 4, 0, 7, 3, 6, 5], np.int64)
+"""The bit of a power of two below 256, by its remainder modulo 11."""
 
 NODES: Final = read(types.int32, 1)
 
@@ -146,6 +151,55 @@ def scan_sketches(
         for i in range(min(count, k)):
             out_nodes[query, i], out_scores[query, i] = node_of(exact[i]), score_of(exact[i])
         out_counts[query] = min(count, k)
+
+
+@kernel(types.int64(BYTES, BYTES, INT, written(types.uint8, 1)))
+def mask_others(matching, dead, n, out):
+    """Write a delete bitmap: of the nodes that a delete bitmap marks, and of those that do not
+    match. Return how many of n nodes it leaves.
+
+    Args:
+        matching: uint8 ((n + 7) // 8,), the bits of nodes that match.
+        dead: the delete bitmap, (0,) if no node is deleted.
+        out: uint8 ((n + 7) // 8,), written; bits past the last node are set.
+    """
+    size = (n + 7) >> 3
+    if matching.shape[0] != size or out.shape[0] != size or 0 < dead.shape[0] < size:
+        raise ValueError("mask_others: bitmaps that don't belong together")
+    has_deleted, live = dead.shape[0] > 0, np.int64(0)
+    for at in range(size):
+        left = matching[at] & ~dead[at] if has_deleted else matching[at]
+        if at == size - 1 and n & 7:
+            left &= np.uint8((1 << (n & 7)) - 1)
+        out[at] = ~left
+        pairs = left - ((left >> np.uint8(1)) & np.uint8(0x55))
+        fours = (pairs & np.uint8(0x33)) + ((pairs >> np.uint8(2)) & np.uint8(0x33))
+        live += np.int64((fours + (fours >> np.uint8(4))) & np.uint8(0x0F))
+    return live
+
+
+@kernel(types.int64(BYTES, INT, written(types.int32, 1)))
+def list_live(dead, n, out):
+    """Write the nodes below n that a delete bitmap does not mark, ascending; return their number.
+
+    Args:
+        dead: uint8 ((n + 7) // 8,) at least.
+        out: int32, at most as many as it has room for are written.
+    """
+    if n < 0 or n >= 1 << 31 or dead.shape[0] < (n + 7) >> 3:
+        raise ValueError("list_live: a bitmap that is too short")
+    count, room = 0, out.shape[0]
+    for at in range((n + 7) >> 3):
+        live = np.int64(~dead[at]) & np.int64(0xFF)
+        while live != 0 and count < room:
+            low = live & -live
+            # 2**b modulo 11 differs for b = 0 to 7.
+            node = 8 * at + _BIT_OF[low % 11]
+            if node < n:
+                out[count] = node
+                count += 1
+            live ^= low
+    return count
 
 
 def scan_nodes_by_sketches(

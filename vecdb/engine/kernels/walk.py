@@ -181,5 +181,6 @@ def walk(
     walk_graph(
         vectors, graph.links, graph.upper_offsets, graph.upper_links, graph.entry, graph.top_level,
         dead, queries, first, last, metric, k, ef, gamma, shift, far, ef_far, *limits,
-        scratch.visited, scratch.seen, scratch.pool, out_nodes, out_scores, out_counts, out_visited, out_deleted,
+        scratch.visited, scratch.seen, scratch.pool, out_nodes, out_scores, out_counts,
+        out_visited, out_deleted,
     )  # fmt: skip
