@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import vecdb
+from tests.filter_model import holds
 from tests.model import Model
 
 Content = dict[str, tuple[bytes, dict[str, Any]]]
@@ -67,6 +68,14 @@ class StateModel(Model):
     def content(self) -> Content:
         """The rows as they are now, for comparing later."""
         return {name: (vector.tobytes(), entry) for name, (vector, entry) in self.rows.items()}
+
+    def matching(self, condition: dict[str, Any]) -> Model:
+        """The rows that match a filter."""
+        found = Model(self.dim, self.metric)
+        found.rows = {
+            name: row for name, row in self.rows.items() if holds(condition, name, row[1])
+        }
+        return found
 
     def write(self, batch: Batch) -> vecdb.Receipt | str:
         """Apply a batch; the receipt that it must get, or the reason why it must be refused."""

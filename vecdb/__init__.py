@@ -14,12 +14,15 @@ surface           the public interface as typed protocols, with the docstrings
 types             arguments and results; collection_stats: those of stats
 errors, reasons   the errors, and their reasons for programs
 limits            each limit with minimum, default and maximum
-checks            validation of arguments; also vector_arrays, metadata_checks, json_objects
+checks            validation of arguments; also scalar_checks, write_checks, vector_arrays,
+                  metadata_checks, json_objects
+metadata_patches  changes of metadata: checking and applying them
 filters           conditions on metadata; also filter_nodes, filter_predicates
 row_names         names of rows and short forms of values in messages; one_line: escaping
 os_errors         translation of OSError
 batching          splits an input into batches, for upsert_many
 scrolling         the iterator of scroll
+search_variants   queries by example, hits within a distance
 export_files      the file and the sidecar of an export; sidecar_header: the sidecar's header
 import_files      the file and the sidecar of an import
 checking          the report of a check of a data folder

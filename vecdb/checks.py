@@ -26,14 +26,18 @@ from vecdb.metadata_checks import check_metadata, check_raw_metadata, check_same
 from vecdb.os_errors import os_errors_translated
 from vecdb.reasons import Reason
 from vecdb.row_names import UNNAMED, RowNames, shown
+from vecdb.scalar_checks import check_flag, check_flags, check_limit
 from vecdb.types import CollectionConfig, Metric
 from vecdb.vector_arrays import as_rows, plain
+from vecdb.write_checks import Target, check_condition, check_filter, check_request_id, check_target
 
 __all__ = [
+    "Target",
     "check_callable",
     "check_condition",
     "check_config",
     "check_ef",
+    "check_filter",
     "check_flag",
     "check_flags",
     "check_ids",
@@ -51,6 +55,7 @@ __all__ = [
     "check_rows",
     "check_same_count",
     "check_share",
+    "check_target",
     "check_timeout",
     "check_token",
     "check_vectors",
@@ -60,42 +65,6 @@ Vectors = npt.NDArray[np.float32]
 
 _TIMEOUT_S_MAX: Final = 1e9
 """About thirty years. A longer timeout is treated as none."""
-
-
-def check_limit(limit: Limit, value: object, name: str | None = None) -> int:
-    """Return an integer within the limit. ``name`` is the argument's name if the limit has
-    another."""
-    if type(value) is int and limit.minimum <= value <= limit.maximum:
-        return value
-    name = name or limit.name
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InvalidArgumentError(
-            f"{name} must be an integer, got {shown(value)} ({type(value).__name__})",
-            Reason.NOT_AN_INTEGER,
-        )
-    number = int(value)
-    if not limit.minimum <= number <= limit.maximum:
-        raise InvalidArgumentError(
-            f"{name} must be {limit.minimum} to {limit.maximum}, got {shown(number)}",
-            Reason.OUT_OF_RANGE,
-        )
-    return number
-
-
-def check_flag(name: str, value: object) -> bool:
-    """Return a flag given as True, False, 1 or 0."""
-    if value is True or value is False:
-        return value
-    if isinstance(value, np.bool_) or (type(value) is int and value in (0, 1)):
-        return bool(value)
-    raise InvalidArgumentError(
-        f"{name} must be True or False, got {shown(value)}", Reason.NOT_A_FLAG
-    )
-
-
-def check_flags(**given: object) -> dict[str, bool]:
-    """Return several flags by name; see ``check_flag``."""
-    return {name: check_flag(name, value) for name, value in given.items()}
 
 
 def check_share(name: str, value: object) -> float:
@@ -441,41 +410,6 @@ def check_target_recall(target: object) -> float:
             Reason.BAD_TARGET_RECALL,
         )
     return float(target)
-
-
-def check_condition(insert_only: object, if_seq: object) -> tuple[bool, int | None]:
-    """Return the conditions of a write. Reject a combination that no batch can satisfy."""
-    seq = None if if_seq is None else check_limit(limits.IF_SEQ, if_seq)
-    must_be_new = check_flag("insert_only", insert_only)
-    if must_be_new and seq:
-        raise InvalidArgumentError(
-            f"insert_only needs ids that do not exist, if_seq {seq} needs ids that exist: "
-            "give only one of them",
-            Reason.BAD_CONDITION,
-        )
-    return must_be_new, seq
-
-
-def check_request_id(request_id: object, limit: Limit = limits.REQUEST_ID_BYTES) -> str | None:
-    """Return the request id of a write, or None."""
-    if request_id is None:
-        return None
-    try:
-        if not isinstance(request_id, str):
-            raise TypeError
-        size = len(request_id.encode())
-    except (TypeError, UnicodeError):
-        raise InvalidArgumentError(
-            f"a request_id must be a str of valid Unicode, got {shown(request_id)}",
-            Reason.BAD_REQUEST_ID,
-        ) from None
-    if not limit.minimum <= size <= limit.maximum:
-        raise InvalidArgumentError(
-            f"{limit.name} must have at least {limit.minimum} and at most {limit.maximum} bytes, "
-            f"got {size}",
-            Reason.OUT_OF_RANGE,
-        )
-    return request_id
 
 
 def check_reserved(**given: object) -> None:

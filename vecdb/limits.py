@@ -12,9 +12,11 @@ from typing import Final
 
 __all__ = [
     "BATCH_ROWS",
+    "CHANGED_ROWS",
     "DIM",
     "EF",
     "EF_CONSTRUCTION",
+    "EXAMPLES",
     "FILTER_BYTES_MAX",
     "FILTER_DEPTH_MAX",
     "FILTER_OPERANDS_MAX",
@@ -64,11 +66,16 @@ M: Final = Limit("M", 2, 16, 256)
 """Links per node on the upper levels of the graph; the lowest level has twice as many (Malkov &
 Yashunin 2018, section 4)."""
 
+EXAMPLES: Final = Limit("number of ids in near and away", 1, None, 1_000)
 EF_CONSTRUCTION: Final = Limit("ef_construction", 4, 128, 4_096)
 ID_BYTES: Final = Limit("id length in bytes", 1, None, 500)
 METADATA_BYTES: Final = Limit("metadata size in bytes", 0, None, 64 * 1024)
 METADATA_DEPTH: Final = Limit("metadata depth", 0, None, 8)
 BATCH_ROWS: Final = Limit("rows in a batch", 1, 1_000, 10_000)
+CHANGED_ROWS: Final = Limit("rows that one call deletes or patches", 1, None, 500_000)
+"""Rows that match a filter, or ids of ``set_metadata``: they are changed in one transaction, which
+keeps other writes of the collection waiting for about two seconds at most."""
+
 MESSAGE_BYTES: Final = Limit("message size in bytes", 64 * 1024, 16 * 1024**2, 64 * 1024**2)
 RESULTS_PER_CALL_MAX: Final = 1_000_000
 """Maximum of queries times k in one search call."""

@@ -84,14 +84,18 @@ class Receipt:
 
     Attributes:
         seq: the number of the batch in its collection; searches report the seq that they saw.
-        count: rows upserted, or live ids deleted.
+        count: rows upserted, live ids deleted, or rows whose metadata changed. Of a dry run: how
+            many rows the write would change.
         repeated: True if this is the stored result of an earlier write with the same request id;
             this call wrote nothing.
+        skipped: ids of the batch that were left as they are: those that exist, of an upsert with
+            ``on_existing="skip"``; those that do not exist, of ``set_metadata``.
     """
 
     seq: int
     count: int
     repeated: bool = False
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,12 +226,14 @@ class IngestProgress:
         total: rows of the input, None if its length is not known.
         seq: seq of the last acknowledged batch, 0 before the first.
         elapsed_s: seconds since the call began.
+        skipped: how many of ``rows`` were left as they are, with ``on_existing="skip"``.
     """
 
     rows: int
     total: int | None
     seq: int
     elapsed_s: float
+    skipped: int = 0
 
 
 class RecallInfo(NamedTuple):

@@ -23,6 +23,7 @@ from vecdb.errors import (
     OutcomeUnknownError,
     ResourceExhaustedError,
     UnavailableError,
+    UnsupportedError,
     VecdbError,
 )
 from vecdb.reasons import Reason
@@ -56,6 +57,7 @@ class Calls:
         self._pid = os.getpid()
         self._unusable: str | None = None
         self._message_bytes: int | None = None
+        self._features: frozenset[str] | None = None
         self._changing = threading.Lock()
         self._left: list[Connection] = []
         self._connection = self._new_connection()
@@ -158,6 +160,20 @@ class Calls:
             response = self.read("ServerInfo", wire.ServerInfoRequest(), timeout_s)
             self._message_bytes = min(response.limits.message_bytes, limits.MESSAGE_BYTES.maximum)
         return self._message_bytes
+
+    def require(self, feature: str) -> None:
+        """Check that the server supports a field, which one of an earlier version would ignore.
+
+        Raises:
+            UnsupportedError: it does not.
+        """
+        if self._features is None or feature not in self._features:
+            response = self.read("ServerInfo", wire.ServerInfoRequest())
+            self._features = frozenset(response.features)
+        if feature not in self._features:
+            raise UnsupportedError(
+                f"the server at {self._address} is too old for {feature}", Reason.RESERVED
+            )
 
     def _note_limit(self, error: VecdbError) -> None:
         """Forget the cached limit after MESSAGE_TOO_LARGE: the server may have been restarted with

@@ -11,10 +11,22 @@ import numpy.typing as npt
 from vecdb import checks, limits
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
 from vecdb.filters import Filter
+from vecdb.metadata_patches import check_mode, check_patches
+from vecdb.row_names import RowNames
 from vecdb.scrolling import Scroll
+from vecdb.search_variants import Variant
 from vecdb.surface import CollectionSurface
-from vecdb.surface.arguments import Ids, Metadata, MetadataEntry, StrPath, Vector, Vectors
-from vecdb.surface.collection import SearchFlags
+from vecdb.surface.arguments import (
+    FilterLike,
+    Ids,
+    Metadata,
+    MetadataEntry,
+    Patch,
+    StrPath,
+    Vector,
+    Vectors,
+)
+from vecdb.surface.searching import SearchFlags
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
@@ -27,6 +39,7 @@ from vecdb.types import (
 )
 from vecdb_client import cutting, translation
 from vecdb_client.exports import export_stream
+from vecdb_client.filters import filter_to_wire
 from vecdb_client.ingest import ingest, upsert_request
 from vecdb_client.searching import search
 from vecdb_client.translation import SearchFields, Target, WriteFields, wire_write_options
@@ -73,15 +86,19 @@ class Collection(CollectionSurface):
         metadata: Metadata | None = None,
         *,
         insert_only: bool = False,
+        on_existing: str = "replace",
         if_seq: int | None = None,
         request_id: str | None = None,
     ) -> Receipt:
-        write_options = wire_write_options(insert_only, if_seq, request_id)
+        write_options = wire_write_options(insert_only, if_seq, request_id, on_existing)
         texts, array, raw = checks.check_rows(ids, vectors, metadata, self.config)
+        if skips := on_existing == "skip":
+            self._calls.require("on_existing")
 
         def build(rows: slice, write_options: WriteFields) -> wire.UpsertRequest:
             some = None if raw is None else raw[rows]
-            return upsert_request(self._target, texts[rows], array[rows], some, write_options)
+            columns = texts[rows], array[rows], some
+            return upsert_request(self._target, *columns, write_options, skips)
 
         size = cutting.rows_bytes_max(texts, self.dim, raw)
         return cutting.write(self._calls, "Upsert", build, texts, size, write_options)
@@ -93,12 +110,13 @@ class Collection(CollectionSurface):
         metadata: Iterable[MetadataEntry] | None = None,
         *,
         batch_rows: int = 1000,
+        on_existing: str = "replace",
         progress: Callable[[IngestProgress], None] | None = None,
         request_id: str | None = None,
     ) -> IngestProgress:
-        source = ids, vectors, metadata
+        source, target = (ids, vectors, metadata), self._target
         return ingest(
-            self._calls, self._target, self._config, source, batch_rows, progress, request_id
+            self._calls, target, self._config, source, batch_rows, progress, request_id, on_existing
         )
 
     def get(self, ids: Ids) -> Records:
@@ -114,38 +132,87 @@ class Collection(CollectionSurface):
         return cutting.in_pieces(self._calls, len(texts), entry_bytes, ask, timeout_s)
 
     def delete(
-        self, ids: Ids, *, if_seq: int | None = None, request_id: str | None = None
+        self,
+        ids: Ids | None = None,
+        *,
+        filter: FilterLike | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+        if_seq: int | None = None,
+        request_id: str | None = None,
     ) -> Receipt:
         write_options = wire_write_options(False, if_seq, request_id)
-        texts = checks.check_ids(ids, unique=False)
+        fields = translation.change_fields(checks.check_target(ids, filter, limit, dry_run))
+        texts = [] if ids is None else checks.check_ids(ids, unique=False)
+        if "dry_run" in fields:
+            self._calls.require("dry_run")
 
         def build(rows: slice, write_options: WriteFields) -> wire.DeleteRequest:
-            return wire.DeleteRequest(**self._target, ids=texts[rows], **write_options)
+            return wire.DeleteRequest(**self._target, ids=texts[rows], **fields, **write_options)
 
         size = cutting.rows_bytes_max(texts, 0, None)
         return cutting.write(self._calls, "Delete", build, texts, size, write_options)
 
-    def count(self) -> int:
-        request = wire.CountRequest(**self._target)
+    def set_metadata(
+        self,
+        ids: Ids | None = None,
+        patch: Patch | None = None,
+        mode: str = "merge",
+        *,
+        filter: FilterLike | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+        if_seq: int | None = None,
+        request_id: str | None = None,
+    ) -> Receipt:
+        write_options = wire_write_options(False, if_seq, request_id)
+        fields = translation.change_fields(checks.check_target(ids, filter, limit, dry_run))
+        how, texts = check_mode(mode), list[str]()
+        if ids is not None:
+            texts = checks.check_ids(ids, unique=True, limit=limits.CHANGED_ROWS)
+        count = None if ids is None else len(texts)
+        patches = check_patches(patch, how, count, RowNames(0, texts))
+
+        def build(rows: slice, write_options: WriteFields) -> wire.SetMetadataRequest:
+            return wire.SetMetadataRequest(
+                **self._target,
+                ids=texts[rows],
+                patches=patches if len(patches) == 1 else patches[rows],
+                mode=translation.MODES[how],
+                **fields,
+                **write_options,
+            )
+
+        size = cutting.rows_bytes_max(texts, 0, None) + sum(map(len, patches)) + 6 * len(patches)
+        return cutting.write(self._calls, "SetMetadata", build, texts, size, write_options)
+
+    def count(self, filter: FilterLike | None = None) -> int:
+        checked = checks.check_filter(filter)
+        message = None if checked is None else filter_to_wire(checked)
+        request = wire.CountRequest(**self._target, filter=message)
         count: int = self._calls.read("Count", request).count
         return count
 
     def _search(
         self,
-        queries: npt.NDArray[np.float32],
-        k: int,
+        queries: npt.NDArray[np.float32] | None,
+        k: int | None,
         ef: int | None,
         filters: Filter | list[Filter] | None,
+        variant: Variant,
         flags: SearchFlags,
         timeout_s: float | None,
     ) -> list[Hits]:
         # The engine validates the values, with the same messages as here.
-        queries = queries if queries.ndim == 2 else queries.reshape(1, -1)
+        if queries is not None and queries.ndim == 1:
+            queries = queries.reshape(1, -1)
+        count = 1 if queries is None else max(1, len(queries))
         wanted: SearchFields = {
             **self._target,
-            "k": checks.check_k(k, max(1, len(queries))),
+            "k": 0 if k is None else checks.check_k(k, count),
             "ef": None if ef is None else checks.check_limit(limits.EF, ef),
             **flags,
+            **translation.variant_fields(variant),
         }
         return search(self._calls, wanted, queries, filters, self._get, timeout_s)
 

@@ -30,7 +30,7 @@ from vecdb_client.translation import WriteFields
 if TYPE_CHECKING:
     from vecdb_client.calls import Calls
 
-__all__ = ["fitting", "in_pieces", "joined_records", "rows_bytes_max", "write"]
+__all__ = ["fitting", "in_pieces", "joined_records", "receipt_of", "rows_bytes_max", "write"]
 
 _OVERHEAD_BYTES: Final = 1_024
 """Upper bound of the bytes of a message beside its rows."""
@@ -100,7 +100,7 @@ def write(
     """
     everything = slice(0, len(ids))
     if bytes_max <= limits.MESSAGE_BYTES.minimum or bytes_max <= calls.server_message_bytes():
-        return _receipt(calls.write(method, build(everything, write_options)))
+        return receipt_of(calls.write(method, build(everything, write_options)), ids)
     prefix = write_options.get("request_id")
 
     def part_options(number: int) -> WriteFields:
@@ -113,7 +113,7 @@ def write(
     pieces = fitting(lambda rows: build(rows, part_options(len(ids))), everything, limit, names)
     parts = [rows for _, rows in pieces]
     if len(parts) == 1:
-        return _receipt(calls.write(method, build(everything, write_options)))
+        return receipt_of(calls.write(method, build(everything, write_options)), ids)
     if "condition" in write_options:
         raise ResourceExhaustedError(
             f"a write with insert_only or if_seq must fit one message, and these {len(ids)} rows "
@@ -121,32 +121,39 @@ def write(
             Reason.MESSAGE_TOO_LARGE,
         )
     checks.check_request_id(prefix, limits.REQUEST_PREFIX_BYTES)
-    return _write_parts(calls, method, build, parts, part_options)
+    return _write_parts(calls, method, build, ids, parts, part_options)
 
 
 def _write_parts(
     calls: Calls,
     method: str,
     build: BuildWrite,
+    ids: list[str],
     parts: list[slice],
     part_options: Callable[[int], WriteFields],
 ) -> Receipt:
     began, count, repeated = time.monotonic(), 0, True
+    skipped: list[str] = []
     done = IngestProgress(0, parts[-1].stop, 0, 0.0)
     try:
         for number, rows in enumerate(parts, 1):
-            receipt = _receipt(calls.write(method, build(rows, part_options(number))))
+            answer = calls.write(method, build(rows, part_options(number)))
+            receipt = receipt_of(answer, ids[rows])
+            skipped += receipt.skipped
             count, repeated = count + receipt.count, repeated and receipt.repeated
             seq = max(done.seq, receipt.seq)
             done = replace(done, rows=rows.stop, seq=seq, elapsed_s=time.monotonic() - began)
     except BaseException as error:
         attach_progress(error, done, method.lower())
         raise
-    return Receipt(done.seq, count, repeated)
+    return Receipt(done.seq, count, repeated, tuple(skipped))
 
 
-def _receipt(response: Message) -> Receipt:
-    return Receipt(response.seq, response.count, response.repeated_request)
+def receipt_of(response: Message, ids: Sequence[str]) -> Receipt:
+    """Return the receipt of a write of these ids."""
+    places = getattr(response, "skipped", ())  # A delete skips none.
+    skipped = tuple(ids[place] for place in places)
+    return Receipt(response.seq, response.count, response.repeated_request, skipped)
 
 
 def in_pieces(

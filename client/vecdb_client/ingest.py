@@ -23,7 +23,7 @@ from vecdb.errors import VecdbError
 from vecdb.row_names import RowNames
 from vecdb.types import CollectionConfig, IngestProgress
 from vecdb_client.cutting import fitting
-from vecdb_client.translation import Target, WriteFields
+from vecdb_client.translation import Target, WriteFields, wire_write_options
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import encode_matrix
 
@@ -44,6 +44,7 @@ def upsert_request(
     vectors: npt.NDArray[np.float32],
     metadata: list[bytes] | None,
     write_options: WriteFields,
+    skip_existing: bool = False,
 ) -> wire.UpsertRequest:
     """Return the request for a checked batch.
 
@@ -51,9 +52,17 @@ def upsert_request(
         target: fields that address the collection.
         ids, vectors, metadata: as returned by ``checks.check_rows``.
         write_options: fields of ``translation.wire_write_options``.
+        skip_existing: leave rows that exist as they are.
     """
+    existing = wire.ON_EXISTING_SKIP if skip_existing else wire.ON_EXISTING_UNSPECIFIED
+    matrix = encode_matrix(vectors)
     return wire.UpsertRequest(
-        **target, ids=ids, vectors=encode_matrix(vectors), metadata=metadata, **write_options
+        **target,
+        ids=ids,
+        vectors=matrix,
+        metadata=metadata,
+        on_existing=existing,
+        **write_options,
     )
 
 
@@ -65,6 +74,7 @@ def ingest(
     batch_rows: int,
     progress: Progress | None,
     request_id: str | None,
+    on_existing: str = "replace",
 ) -> IngestProgress:
     """Run ``Collection.upsert_many``.
 
@@ -74,6 +84,10 @@ def ingest(
     """
     job = _Ingest(calls, target, config, progress)
     try:
+        job.write_options = wire_write_options(False, None, None, on_existing)
+        if on_existing == "skip":
+            job.skip_existing = True
+            calls.require("on_existing")
         checks.check_callable("progress", progress)
         job.request_prefix = checks.check_request_id(request_id, limits.REQUEST_PREFIX_BYTES)
         checks.check_limit(limits.BATCH_ROWS, batch_rows, "batch_rows")
@@ -122,6 +136,8 @@ class _Ingest:
         self._pieces = self._first = 0
         self.message_bytes = 0
         self.request_prefix: str | None = None
+        self.write_options: WriteFields = {}
+        self.skip_existing = False
         self.done = IngestProgress(0, None, 0, 0.0)
 
     def begin(self, total: int | None) -> None:
@@ -148,9 +164,12 @@ class _Ingest:
             # Numbered in the order of sending, so that the same input, divided in the same way,
             # gets the same request ids.
             request_id = request_id_of_part(self.request_prefix, self._pieces + 1)
-            write_options: WriteFields = {} if request_id is None else {"request_id": request_id}
+            write_options = self.write_options
+            if request_id is not None:
+                write_options = {**write_options, "request_id": request_id}
             raw = None if metadata is None else metadata[rows]
-            return upsert_request(self._target, ids[rows], vectors[rows], raw, write_options)
+            some = self._target, ids[rows], vectors[rows], raw, write_options
+            return upsert_request(*some, self.skip_existing)
 
         names = RowNames(self._first, ids)
         for request, rows in fitting(build, slice(0, len(ids)), self.message_bytes, names):
@@ -176,6 +195,7 @@ class _Ingest:
             self.done.total,
             max(self.done.seq, response.seq),
             time.monotonic() - self._began,
+            self.done.skipped + len(response.skipped),
         )
 
     def let_finish(self) -> None:

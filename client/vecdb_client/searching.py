@@ -39,7 +39,7 @@ Get = Callable[[list[str], float | None], list[Records]]
 def search(
     calls: Calls,
     wanted: SearchFields,
-    queries: Vectors,
+    queries: Vectors | None,
     filters: Filter | list[Filter] | None,
     get: Get,
     timeout_s: float | None,
@@ -49,7 +49,7 @@ def search(
     Args:
         calls: the client's calls.
         wanted: checked fields of the request except for the queries.
-        queries: float32 (q, dim).
+        queries: float32 (q, dim); None for one query by examples.
         filters: one for all queries, or q.
         get: returns rows by id, within a number of seconds.
         timeout_s: timeout of the whole search; None for the client's.
@@ -60,10 +60,12 @@ def search(
     """
     limit_s = calls.limit_of(timeout_s)
     pending = _Search(calls, wanted, queries, filters, get, limit_s)
+    if queries is None:
+        return pending.some(slice(0, 1))
     dim = queries.shape[1]
     hit_bytes = 8 + (4 * dim if wanted["include_vectors"] else 0)
     query_bytes = 4 * dim + max([each.ByteSize() for each in pending.filters], default=0)
-    entry_bytes = max(query_bytes, wanted["k"] * hit_bytes)
+    entry_bytes = max(query_bytes, (wanted["k"] or limits.K.maximum) * hit_bytes)
     parts = in_pieces(calls, len(queries), entry_bytes, pending.some, limit_s)
     return [hits for part in parts for hits in part]
 
@@ -75,7 +77,7 @@ class _Search:
         self,
         calls: Calls,
         wanted: SearchFields,
-        queries: Vectors,
+        queries: Vectors | None,
         filters: Filter | list[Filter] | None,
         get: Get,
         limit_s: float | None,
@@ -88,12 +90,14 @@ class _Search:
 
     def some(self, rows: slice) -> list[Hits]:
         """Return the hits of some of the queries."""
-        queries, filters, wanted = self._queries[rows], self.filters[rows], self._wanted
+        queries = None if self._queries is None else self._queries[rows]
+        filters, wanted = self.filters[rows], self._wanted
         try:
             return self._ask(queries, filters, wanted)
         except ResourceExhaustedError as error:
             divisible = wanted["include_metadata"] or wanted["include_vectors"]
-            if error.reason != Reason.MESSAGE_TOO_LARGE or len(queries) > 1 or not divisible:
+            single = queries is None or len(queries) == 1
+            if error.reason != Reason.MESSAGE_TOO_LARGE or not (single and divisible):
                 raise
             return [self._completed(queries, filters, error)]
 
@@ -101,25 +105,25 @@ class _Search:
         return None if self._ends is None else max(1e-3, self._ends - time.monotonic())
 
     def _ask(
-        self, queries: Vectors, filters: list[wire.Filter], wanted: SearchFields
+        self, queries: Vectors | None, filters: list[wire.Filter], wanted: SearchFields
     ) -> list[Hits]:
-        request = wire.SearchRequest(
-            **wanted, queries=encode_matrix(queries), filter=self._of_all, filters=filters
-        )
+        matrix = None if queries is None else encode_matrix(queries)
+        request = wire.SearchRequest(**wanted, queries=matrix, filter=self._of_all, filters=filters)
         response = self._calls.search(request, self._left_s())
+        translation.check_variant_known(response, wanted)
         if filters and not response.gated:
             raise UnsupportedError(
                 "the server does not know filters per query; it is too old", Reason.RESERVED
             )
         return translation.hits_of(
             response,
-            len(queries),
+            1 if queries is None else len(queries),
             with_metadata=wanted["include_metadata"],
             with_vectors=wanted["include_vectors"],
         )
 
     def _completed(
-        self, query: Vectors, filters: list[wire.Filter], too_large: ResourceExhaustedError
+        self, query: Vectors | None, filters: list[wire.Filter], too_large: ResourceExhaustedError
     ) -> Hits:
         bare: SearchFields = {**self._wanted, "include_metadata": False, "include_vectors": False}
         size = limits.BATCH_ROWS.maximum

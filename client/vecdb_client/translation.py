@@ -14,9 +14,11 @@ from google.protobuf.message import Message
 
 from vecdb import checks, errors, limits
 from vecdb.errors import InternalError, VecdbError
+from vecdb.metadata_patches import MetadataMode
 from vecdb.one_line import one_line
 from vecdb.reasons import Reason
-from vecdb.surface.collection import SearchFlags
+from vecdb.search_variants import Variant
+from vecdb.surface.searching import SearchFlags
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -34,10 +36,13 @@ from vecdb.types import (
     SearchInfo,
     SegmentStats,
 )
+from vecdb_client.filters import filter_to_wire
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_floats, decode_matrix
 
 __all__ = [
+    "MODES",
+    "change_fields",
     "config_message",
     "description_of",
     "error_of",
@@ -199,23 +204,82 @@ class WriteFields(TypedDict, total=False):
     request_id: str
 
 
-class SearchFields(Target, SearchFlags):
-    """Fields of a search but for the queries."""
+class ChangeFields(TypedDict, total=False):
+    """Fields of a delete or a change of metadata for its filter."""
+
+    filter: wire.Filter
+    limit: int
+    dry_run: bool
+
+
+class VariantFields(TypedDict):
+    """Fields of a search for its variant."""
+
+    near: tuple[str, ...]
+    away: tuple[str, ...]
+    max_distance: float | None
+
+
+class SearchFields(Target, SearchFlags, VariantFields):
+    """Fields of a search but for the queries. k: 0 for all within ``max_distance``."""
 
     k: int
     ef: int | None
 
 
-def wire_write_options(insert_only: object, if_seq: object, request_id: object) -> WriteFields:
+def variant_fields(variant: Variant) -> VariantFields:
+    """Return the fields of a variant."""
+    return {
+        "near": variant.near,
+        "away": variant.away,
+        "max_distance": variant.max_distance,
+    }
+
+
+def wire_write_options(
+    insert_only: object, if_seq: object, request_id: object, on_existing: object = "replace"
+) -> WriteFields:
     """Check the conditions and the request id of a write; return their fields of the request."""
-    must_be_new, seq = checks.check_condition(insert_only, if_seq)
+    existing, seq = checks.check_condition(insert_only, if_seq, on_existing)
     write_options: WriteFields = {}
+    must_be_new = existing == "refuse"
     if must_be_new or seq is not None:
         write_options["condition"] = wire.WriteCondition(insert_only=must_be_new, if_seq=seq)
     name = checks.check_request_id(request_id)
     if name is not None:
         write_options["request_id"] = name
     return write_options
+
+
+def change_fields(target: checks.Target) -> ChangeFields:
+    """Return the fields of a delete or a change of metadata that say which rows it is for, but for
+    ids."""
+    fields: ChangeFields = {}
+    if target.filter is not None:
+        fields["filter"] = filter_to_wire(target.filter)
+    if target.limit is not None:
+        fields["limit"] = target.limit
+    if target.dry_run:
+        fields["dry_run"] = True
+    return fields
+
+
+MODES: Final[dict[MetadataMode, wire.MetadataMode]] = {
+    MetadataMode.MERGE: wire.METADATA_MODE_MERGE,
+    MetadataMode.REPLACE: wire.METADATA_MODE_REPLACE,
+    MetadataMode.DELETE_KEYS: wire.METADATA_MODE_DELETE_KEYS,
+}
+
+
+def check_variant_known(response: wire.SearchResponse, wanted: VariantFields) -> None:
+    """Check that the server knew ``max_distance``; one without it ignores the field.
+
+    Raises:
+        UnsupportedError: the server is too old.
+    """
+    bound = wanted["max_distance"]
+    if bound is not None and (decode_floats(response.distances).astype(float) > bound).any():
+        raise errors.UnsupportedError("the server is too old for max_distance")
 
 
 def hits_of(

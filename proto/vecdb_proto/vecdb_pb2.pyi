@@ -18,6 +18,20 @@ class Metric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     METRIC_EUCLIDEAN: _ClassVar[Metric]
     METRIC_DOT: _ClassVar[Metric]
 
+class OnExisting(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ON_EXISTING_UNSPECIFIED: _ClassVar[OnExisting]
+    ON_EXISTING_REPLACE: _ClassVar[OnExisting]
+    ON_EXISTING_REFUSE: _ClassVar[OnExisting]
+    ON_EXISTING_SKIP: _ClassVar[OnExisting]
+
+class MetadataMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    METADATA_MODE_UNSPECIFIED: _ClassVar[MetadataMode]
+    METADATA_MODE_MERGE: _ClassVar[MetadataMode]
+    METADATA_MODE_REPLACE: _ClassVar[MetadataMode]
+    METADATA_MODE_DELETE_KEYS: _ClassVar[MetadataMode]
+
 class ExportFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     EXPORT_FORMAT_UNSPECIFIED: _ClassVar[ExportFormat]
@@ -36,6 +50,14 @@ METRIC_UNSPECIFIED: Metric
 METRIC_COSINE: Metric
 METRIC_EUCLIDEAN: Metric
 METRIC_DOT: Metric
+ON_EXISTING_UNSPECIFIED: OnExisting
+ON_EXISTING_REPLACE: OnExisting
+ON_EXISTING_REFUSE: OnExisting
+ON_EXISTING_SKIP: OnExisting
+METADATA_MODE_UNSPECIFIED: MetadataMode
+METADATA_MODE_MERGE: MetadataMode
+METADATA_MODE_REPLACE: MetadataMode
+METADATA_MODE_DELETE_KEYS: MetadataMode
 EXPORT_FORMAT_UNSPECIFIED: ExportFormat
 EXPORT_FORMAT_FAISS: ExportFormat
 EXPORT_FORMAT_FAISS_FLAT: ExportFormat
@@ -155,7 +177,7 @@ class WriteCondition(_message.Message):
     def __init__(self, insert_only: bool = ..., if_seq: _Optional[int] = ...) -> None: ...
 
 class UpsertRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "ids", "vectors", "metadata", "condition", "request_id", "collection_id")
+    __slots__ = ("collection", "namespace", "ids", "vectors", "metadata", "condition", "request_id", "collection_id", "on_existing")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +186,7 @@ class UpsertRequest(_message.Message):
     CONDITION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    ON_EXISTING_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     ids: _containers.RepeatedScalarFieldContainer[str]
@@ -172,20 +195,23 @@ class UpsertRequest(_message.Message):
     condition: WriteCondition
     request_id: str
     collection_id: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., condition: _Optional[_Union[WriteCondition, _Mapping]] = ..., request_id: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
+    on_existing: OnExisting
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., condition: _Optional[_Union[WriteCondition, _Mapping]] = ..., request_id: _Optional[str] = ..., collection_id: _Optional[str] = ..., on_existing: _Optional[_Union[OnExisting, str]] = ...) -> None: ...
 
 class UpsertResponse(_message.Message):
-    __slots__ = ("seq", "count", "repeated_request")
+    __slots__ = ("seq", "count", "repeated_request", "skipped")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     REPEATED_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
     seq: int
     count: int
     repeated_request: bool
-    def __init__(self, seq: _Optional[int] = ..., count: _Optional[int] = ..., repeated_request: bool = ...) -> None: ...
+    skipped: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, seq: _Optional[int] = ..., count: _Optional[int] = ..., repeated_request: bool = ..., skipped: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "ids", "filter", "condition", "request_id", "collection_id")
+    __slots__ = ("collection", "namespace", "ids", "filter", "condition", "request_id", "collection_id", "limit", "dry_run")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +219,8 @@ class DeleteRequest(_message.Message):
     CONDITION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     ids: _containers.RepeatedScalarFieldContainer[str]
@@ -200,7 +228,9 @@ class DeleteRequest(_message.Message):
     condition: WriteCondition
     request_id: str
     collection_id: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., condition: _Optional[_Union[WriteCondition, _Mapping]] = ..., request_id: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
+    limit: int
+    dry_run: bool
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., condition: _Optional[_Union[WriteCondition, _Mapping]] = ..., request_id: _Optional[str] = ..., collection_id: _Optional[str] = ..., limit: _Optional[int] = ..., dry_run: bool = ...) -> None: ...
 
 class DeleteResponse(_message.Message):
     __slots__ = ("seq", "count", "repeated_request")
@@ -211,6 +241,44 @@ class DeleteResponse(_message.Message):
     count: int
     repeated_request: bool
     def __init__(self, seq: _Optional[int] = ..., count: _Optional[int] = ..., repeated_request: bool = ...) -> None: ...
+
+class SetMetadataRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "ids", "filter", "patches", "mode", "condition", "request_id", "collection_id", "limit", "dry_run")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    PATCHES_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    filter: Filter
+    patches: _containers.RepeatedScalarFieldContainer[bytes]
+    mode: MetadataMode
+    condition: WriteCondition
+    request_id: str
+    collection_id: str
+    limit: int
+    dry_run: bool
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., patches: _Optional[_Iterable[bytes]] = ..., mode: _Optional[_Union[MetadataMode, str]] = ..., condition: _Optional[_Union[WriteCondition, _Mapping]] = ..., request_id: _Optional[str] = ..., collection_id: _Optional[str] = ..., limit: _Optional[int] = ..., dry_run: bool = ...) -> None: ...
+
+class SetMetadataResponse(_message.Message):
+    __slots__ = ("seq", "count", "repeated_request", "skipped")
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    seq: int
+    count: int
+    repeated_request: bool
+    skipped: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, seq: _Optional[int] = ..., count: _Optional[int] = ..., repeated_request: bool = ..., skipped: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("collection", "namespace", "ids", "collection_id")
@@ -307,7 +375,7 @@ class CountResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id", "filters")
+    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id", "filters", "near", "away", "max_distance")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
@@ -321,6 +389,9 @@ class SearchRequest(_message.Message):
     TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
     COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     FILTERS_FIELD_NUMBER: _ClassVar[int]
+    NEAR_FIELD_NUMBER: _ClassVar[int]
+    AWAY_FIELD_NUMBER: _ClassVar[int]
+    MAX_DISTANCE_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     queries: Matrix
@@ -334,7 +405,10 @@ class SearchRequest(_message.Message):
     timeout_us: int
     collection_id: str
     filters: _containers.RepeatedCompositeFieldContainer[Filter]
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+    near: _containers.RepeatedScalarFieldContainer[str]
+    away: _containers.RepeatedScalarFieldContainer[str]
+    max_distance: float
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., near: _Optional[_Iterable[str]] = ..., away: _Optional[_Iterable[str]] = ..., max_distance: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure", "deleted_visited", "gated")

@@ -55,6 +55,11 @@ class VecdbStub(object):
                 request_serializer=vecdb__proto_dot_vecdb__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=vecdb__proto_dot_vecdb__pb2.DeleteResponse.FromString,
                 )
+        self.SetMetadata = channel.unary_unary(
+                '/vecdb.v1.Vecdb/SetMetadata',
+                request_serializer=vecdb__proto_dot_vecdb__pb2.SetMetadataRequest.SerializeToString,
+                response_deserializer=vecdb__proto_dot_vecdb__pb2.SetMetadataResponse.FromString,
+                )
         self.Get = channel.unary_unary(
                 '/vecdb.v1.Vecdb/Get',
                 request_serializer=vecdb__proto_dot_vecdb__pb2.GetRequest.SerializeToString,
@@ -168,7 +173,16 @@ class VecdbServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Deletes ids in one batch, all or nothing; an id that does not exist is not an error.
+        """Deletes ids, or the rows that match a filter, in one batch, all or nothing; an id that does not
+        exist is not an error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetMetadata(self, request, context):
+        """Changes the metadata of rows by id, or of those that match a filter, in one batch, all or
+        nothing. Vectors and graphs stay as they are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,7 +212,7 @@ class VecdbServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Count(self, request, context):
-        """Returns the number of live rows.
+        """Returns the number of live rows, or of those that match a filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -310,6 +324,11 @@ def add_VecdbServicer_to_server(servicer, server):
                     servicer.Delete,
                     request_deserializer=vecdb__proto_dot_vecdb__pb2.DeleteRequest.FromString,
                     response_serializer=vecdb__proto_dot_vecdb__pb2.DeleteResponse.SerializeToString,
+            ),
+            'SetMetadata': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetMetadata,
+                    request_deserializer=vecdb__proto_dot_vecdb__pb2.SetMetadataRequest.FromString,
+                    response_serializer=vecdb__proto_dot_vecdb__pb2.SetMetadataResponse.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
@@ -510,6 +529,23 @@ class Vecdb(object):
         return grpc.experimental.unary_unary(request, target, '/vecdb.v1.Vecdb/Delete',
             vecdb__proto_dot_vecdb__pb2.DeleteRequest.SerializeToString,
             vecdb__proto_dot_vecdb__pb2.DeleteResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SetMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/vecdb.v1.Vecdb/SetMetadata',
+            vecdb__proto_dot_vecdb__pb2.SetMetadataRequest.SerializeToString,
+            vecdb__proto_dot_vecdb__pb2.SetMetadataResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

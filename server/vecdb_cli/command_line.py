@@ -34,6 +34,7 @@ from vecdb_cli.commands.options import (
     SERVING,
     TRYING,
     Data,
+    FilterText,
     Json,
     Name,
     NewData,
@@ -254,7 +255,19 @@ def search(
     vector: Annotated[
         str | None, typer.Option("--vector", help='Numbers, "0.1,0.2,...", or an .npy file.')
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="Number of hits.")] = 10,
+    near: Annotated[
+        list[str] | None,
+        typer.Option(help="Search with the mean of these stored rows; repeatable."),
+    ] = None,
+    away: Annotated[
+        list[str] | None,
+        typer.Option(help="With --near: away from these stored rows; repeatable."),
+    ] = None,
+    k: Annotated[
+        int, typer.Option("-k", help="Number of hits; 0 with --max-distance: all within.")
+    ] = 10,
+    max_distance: Annotated[float | None, typer.Option(help="Leave out what is farther.")] = None,
+    filter: FilterText = None,
     ef: Annotated[
         int | None,
         typer.Option("--ef", help="Candidates of the graph walk, in place of --recall."),
@@ -266,12 +279,16 @@ def search(
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every row.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find the rows nearest to a stored row or a vector."""
+    """Find the rows nearest to a stored row, a vector, or the mean of stored rows."""
     from vecdb_cli.commands import answers
     from vecdb_cli.commands.console import output
+    from vecdb_cli.commands.filters import read_filter
     from vecdb_cli.commands.target import open_target, place_of
 
-    options = answers.SearchOptions(id, vector, k, ef, recall, exact)
+    condition = read_filter(filter)
+    options = answers.SearchOptions(
+        id, vector, k, ef, recall, exact, near or None, away or None, max_distance, condition
+    )
     with open_target(url, data) as target:
         answers.print_search(
             output(), target, collection, options, as_json=as_json, place=place_of(url, data)

@@ -3,6 +3,7 @@
 service        the rpcs, one method each: messages in, messages out, independent of gRPC
 translation    messages to types of the vocabulary and back, and the only table of errors
 filters        filters in messages to filters of the vocabulary
+write_translation  options and receipts of writes
 transport      gRPC around the service: bytes, limits, errors to statuses
 process        the lifecycle of a server: bind, open, compile, ready, drain, stop
 admission      limits of open calls, slow messages, workers and slots

@@ -62,8 +62,9 @@ def filters_of(request: wire.SearchRequest) -> Filter | list[Filter] | None:
         return filter_of(request)
     if request.HasField("filter"):
         raise bad_filter("filters", "expected filter or filters, got both")
-    if len(request.filters) != request.queries.rows:
-        what = f"expected one per query ({request.queries.rows}), got {len(request.filters)}"
+    count = 1 if request.near else request.queries.rows
+    if len(request.filters) != count:
+        what = f"expected one per query ({count}), got {len(request.filters)}"
         raise bad_filter("filters", what)
     return [
         filter_from_wire(each, f"filters[{position}]")

@@ -20,13 +20,14 @@ from vecdb import checks, limits
 from vecdb.engine.interchange.export.export import CHUNK_BYTES, export
 from vecdb.engine.interchange.importing.incoming import receive_import
 from vecdb.engine.maintenance.backup.process import back_up
+from vecdb.engine.runtime.changing import change_rows
 from vecdb.engine.search.lookup import get_records
 from vecdb.engine.search.search import SearchRequest
 from vecdb.engine.store.batch import (
-    DeleteBatch,
     UpsertBatch,
     make_batch,
     make_delete,
+    make_patch,
     make_write_options,
 )
 from vecdb.engine.store.layout import FORMAT_NUMBER
@@ -34,13 +35,15 @@ from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.system.call_memory import CallMemory, MemoryBudget
 from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import CancelledError, DeadlineExceededError, UnavailableError
+from vecdb.metadata_patches import check_raw_patches
 from vecdb.reasons import Reason
+from vecdb.row_names import RowNames
 from vecdb.types import Receipt
 from vecdb_proto import vecdb_pb2 as wire
 from vecdb_proto.codec import decode_matrix
-from vecdb_server import translation
+from vecdb_server import translation, write_translation
 from vecdb_server.backup_folder import BackupFolder, no_backup_folder
-from vecdb_server.filters import filters_of
+from vecdb_server.filters import filter_of, filters_of
 
 if TYPE_CHECKING:
     from vecdb.engine.runtime.open_collection import OpenCollection
@@ -50,6 +53,7 @@ __all__ = ["Call", "Service"]
 
 _FEATURES = (
     *("request_id", "conditions", "rename", "export", "import", "target_recall", "filter"),
+    *("on_existing", "set_metadata", "dry_run"),
 )
 _UNCOUNTED = MemoryBudget(sys.maxsize)
 """The memory budget of calls that are rejected since no folder is open."""
@@ -177,21 +181,48 @@ class Service:
         collection = self._collection(request)
         _check_still_wanted(call)
         vectors = decode_matrix(request.vectors)
-        write_options = make_write_options(*translation.upsert_options(request))
+        write_options = make_write_options(*write_translation.upsert_options(request))
         rows = checks.check_raw_rows(
             request.ids, vectors, request.metadata, collection.store.config
         )
         receipt = self._write(collection, make_batch(*rows, write_options))
-        return translation.upsert_response(receipt)
+        return write_translation.upsert_response(receipt, request.ids)
 
     def delete(self, request: wire.DeleteRequest, call: Call) -> wire.DeleteResponse:
-        """Delete one batch of ids; it is on disk when this returns."""
-        collection = self._collection(request, "filter")
-        _check_still_wanted(call)
-        write_options = make_write_options(*translation.delete_options(request))
-        batch = make_delete(checks.check_ids(request.ids, unique=False), write_options)
-        receipt = self._write(collection, batch)
-        return translation.delete_response(receipt)
+        """Delete one batch of ids, or the rows of a filter; it is on disk when this returns."""
+        collection, deadline = self._collection(request), _deadline(call)
+        write_options = make_write_options(*write_translation.change_options(request))
+        target = write_translation.target_of(request)
+        ids = checks.check_ids(request.ids, unique=False)
+        batch = make_delete(ids, write_options, filter=target.filter, limit=target.limit)
+        receipt = change_rows(self.check_ready(), collection, batch, target, deadline)
+        return write_translation.delete_response(receipt)
+
+    def set_metadata(
+        self, request: wire.SetMetadataRequest, call: Call
+    ) -> wire.SetMetadataResponse:
+        """Change the metadata of one batch of ids, or of the rows of a filter; it is on disk when
+        this returns."""
+        collection, deadline = self._collection(request), _deadline(call)
+        write_options = make_write_options(*write_translation.change_options(request))
+        target, mode = (
+            write_translation.target_of(request),
+            write_translation.metadata_mode(request),
+        )
+        ids = checks.check_ids(request.ids, unique=True, limit=limits.CHANGED_ROWS)
+        count = len(ids) if target.filter is None else None
+        patches = check_raw_patches(request.patches, mode, count, RowNames(0, ids))
+        batch = make_patch(
+            ids,
+            patches,
+            mode,
+            limits.METADATA_BYTES.maximum,
+            write_options,
+            filter=target.filter,
+            limit=target.limit,
+        )
+        receipt = change_rows(self.check_ready(), collection, batch, target, deadline)
+        return write_translation.set_metadata_response(receipt, request.ids)
 
     def get(self, request: wire.GetRequest, call: Call) -> wire.GetResponse:
         """Return rows by id."""
@@ -219,21 +250,26 @@ class Service:
         return wire.EndScrollResponse()
 
     def count(self, request: wire.CountRequest, call: Call) -> wire.CountResponse:
-        """Return the number of live rows."""
-        return wire.CountResponse(count=self._collection(request, "filter").count())
+        """Return the number of live rows, or of those that match a filter."""
+        collection, filter = self._collection(request), filter_of(request)
+        if filter is None:
+            return wire.CountResponse(count=collection.count())
+        return wire.CountResponse(count=collection.matched.count(filter, _deadline(call)))
 
     def search(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
         """Return the nearest rows of each query, within the caller's deadline."""
         collection = self._collection(request)
+        variant = translation.variant_of(request, collection.store.config.metric)
         asked = SearchRequest(
-            decode_matrix(request.queries),
-            request.k,
+            None if variant.near else decode_matrix(request.queries),
+            request.k or (request.k if variant.max_distance is None else None),
             request.ef if request.HasField("ef") else None,
             request.target_recall if request.HasField("target_recall") else None,
             request.exact,
             request.include_metadata,
             request.include_vectors,
             filters_of(request),
+            variant,
         )
         return translation.search_response(collection.searcher.run(asked, _deadline(call)))
 
@@ -316,7 +352,7 @@ class Service:
             return runtime.collection_of_id(collection_id)
         return runtime.collection(request.collection)
 
-    def _write(self, collection: OpenCollection, batch: UpsertBatch | DeleteBatch) -> Receipt:
+    def _write(self, collection: OpenCollection, batch: UpsertBatch) -> Receipt:
         return self.check_ready().write(collection, batch)
 
 

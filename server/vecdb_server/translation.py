@@ -19,6 +19,7 @@ from vecdb.engine.interchange.importing.incoming import Announced, Chunk, Transf
 from vecdb.engine.system.call_memory import out_of_memory
 from vecdb.errors import InternalError, InvalidArgumentError, UnsupportedError, VecdbError
 from vecdb.reasons import Reason
+from vecdb.search_variants import PLAIN, Variant, check_variant
 from vecdb.types import (
     BackupReport,
     CollectionConfig,
@@ -29,7 +30,6 @@ from vecdb.types import (
     ImportReport,
     MeasuredRecall,
     Metric,
-    Receipt,
     Records,
     ScrollPage,
 )
@@ -42,8 +42,6 @@ __all__ = [
     "STATUS_OF_ERROR",
     "Status",
     "collection_config",
-    "delete_options",
-    "delete_response",
     "export_request",
     "export_response",
     "failure_answer",
@@ -56,8 +54,7 @@ __all__ = [
     "report_message",
     "search_response",
     "status_of",
-    "upsert_options",
-    "upsert_response",
+    "variant_of",
 ]
 
 REASON_KEY: Final = "vecdb-reason"
@@ -130,26 +127,18 @@ def refuse_reserved(request: _Reserving, *fields: str) -> None:
             raise _reserved(field)
 
 
-def upsert_options(request: wire.UpsertRequest) -> tuple[bool, int | None, str | None]:
-    """Return insert_only, if_seq and request_id of an upsert."""
-    condition = request.condition
-    if_seq = condition.if_seq if condition.HasField("if_seq") else None
-    return condition.insert_only, if_seq, request.request_id or None
-
-
-def delete_options(request: wire.DeleteRequest) -> tuple[bool, int | None, str | None]:
-    """Return insert_only, if_seq and request_id of a delete.
+def variant_of(request: wire.SearchRequest, metric: Metric) -> Variant:
+    """Return the variant of a search.
 
     Raises:
-        InvalidArgumentError: BAD_CONDITION: insert_only, which does not apply to deletes.
+        InvalidArgumentError: as ``check_variant``.
     """
-    condition = request.condition
-    if condition.insert_only:
-        raise InvalidArgumentError(
-            "insert_only applies to upserts only; use if_seq for a delete", Reason.BAD_CONDITION
-        )
-    if_seq = condition.if_seq if condition.HasField("if_seq") else None
-    return False, if_seq, request.request_id or None
+    bound = request.max_distance if request.HasField("max_distance") else None
+    if bound is None and not request.near and not request.away:
+        return PLAIN
+    query = request.queries if request.HasField("queries") else None
+    near, away = list(request.near) or None, list(request.away) or None
+    return check_variant(query, request.k or None, near, away, bound, metric)
 
 
 def _reserved(field: str) -> UnsupportedError:
@@ -298,20 +287,6 @@ def descriptions_message(
     """Return descriptions of collections, in the order given."""
     return wire.ListCollectionsResponse(
         collections=[description_message(each.name, each.config) for each in collections]
-    )
-
-
-def upsert_response(receipt: Receipt) -> wire.UpsertResponse:
-    """Return the receipt of an upsert."""
-    return wire.UpsertResponse(
-        seq=receipt.seq, count=receipt.count, repeated_request=receipt.repeated
-    )
-
-
-def delete_response(receipt: Receipt) -> wire.DeleteResponse:
-    """Return the receipt of a delete."""
-    return wire.DeleteResponse(
-        seq=receipt.seq, count=receipt.count, repeated_request=receipt.repeated
     )
 
 

@@ -118,6 +118,7 @@ def service_handler(
         "DropCollection": (wire.DropCollectionRequest, service.drop_collection, writes),
         "Upsert": (wire.UpsertRequest, service.upsert, writes),
         "Delete": (wire.DeleteRequest, service.delete, writes),
+        "SetMetadata": (wire.SetMetadataRequest, service.set_metadata, writes),
         "Get": (wire.GetRequest, service.get, None),
         "ScrollPage": (wire.ScrollPageRequest, service.scroll_page, None),
         "EndScroll": (wire.EndScrollRequest, service.end_scroll, None),

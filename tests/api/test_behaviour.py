@@ -497,6 +497,7 @@ def test_package_exports_its_all_list() -> None:
         "reasons",
         "row_names",
         "scrolling",
+        "search_variants",
         "sidecar_header",
         "surface",
         "types",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.api.test_hostile_arguments import VALUES
 from vecdb import limits
 from vecdb.errors import InvalidArgumentError
 from vecdb.filters import (
@@ -32,6 +33,10 @@ from vecdb.filters import (
 )
 
 YEAR = ("year",)
+OPERATORS = (
+    *("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists", "$prefix"),
+    *("$contains", "$not_contains", "$contains_any", "$contains_all"),
+)
 
 
 def equal(path: str, value: Any) -> Compare:
@@ -105,6 +110,12 @@ def test_what_a_filter_means(given: dict[str, Any], node: Any) -> None:
         ({"a": {"$eq": -0.0}}, {"a": 0}),
         ({"a": {"$not": {"$exists": False}}}, {"a": {"$exists": True}}),
         ({"a": {"$contains": 1}}, {"a": {"$contains_all": [1]}}),
+        (
+            {"$or": [{"a": 1}, {"a": {"$in": [2, "x"]}}, {"b": 3}]},
+            {"$or": [{"b": 3}, {"a": {"$in": [1, 2, "x"]}}]},
+        ),
+        ({"$or": [{"a": 1}, {"a": 2}]}, {"a": {"$in": [1, 2]}}),
+        ({"$or": [{"$id": "a"}, {"$id": {"$in": ["b", "a"]}}]}, {"$id": {"$in": ["a", "b"]}}),
         ({"a": np.int64(3)}, {"a": np.float32(3)}),
         ({"a": {"$in": np.array([1, 2])}}, {"a": {"$in": (2, 1)}}),
         ({"a": np.bool_(True)}, {"a": True}),
@@ -243,15 +254,19 @@ def test_a_filter_that_repeats_one_object_has_too_many_terms() -> None:
 
 def test_terms_and_operands_have_limits() -> None:
     terms = limits.FILTER_TERMS_MAX
+    given = [{"a": number, "b": {"$exists": number % 2 == 0}} for number in range(terms // 2)]
+    assert parse_filter({"$or": given})
     assert parse_filter({"$or": [{"a": number} for number in range(terms)]})
     for each in ({"a": {"$gt": 1}}, {}):
         with pytest.raises(InvalidArgumentError, match=rf"filter.\$or\[{terms}\].*terms"):
             parse_filter({"$or": [each] * (terms + 1)})
     with pytest.raises(InvalidArgumentError, match="filter: has 1025 terms, at most 1024"):
-        Filter(Or(tuple(equal("a", number) for number in range(terms + 1))))
+        Filter(Or(tuple(equal(f"{number}", 1) for number in range(terms + 1))))
     operands = limits.FILTER_OPERANDS_MAX
     ids = [f"{number}" for number in range(operands)]
     assert parse_filter({"$id": {"$in": ids}}).matches("99999", {})
+    with pytest.raises(InvalidArgumentError, match="filter: its lists have 100001 values"):
+        parse_filter({"$or": [{"$id": {"$in": ids}}, {"$id": "x"}]})
     with pytest.raises(InvalidArgumentError, match=f"more than {operands} values"):
         parse_filter({"a": 1, "$id": {"$nin": [*ids, "x"]}})
     with pytest.raises(InvalidArgumentError, match=rf"filter.\$or\[1\].*{operands} values"):
@@ -312,3 +327,38 @@ def test_stored_json_is_read_as_metadata_are() -> None:
     assert not found.matches_json("x", b"")
     assert parse_filter({"a": {"$exists": False}}).matches_json("x", b"")
     assert parse_filter({"ä": "ß"}).matches_json("x", json.dumps({"ä": "ß"}).encode())
+
+
+FORMS: list[Any] = [
+    lambda value: value,
+    lambda value: {"a": value},
+    *(lambda value, name=name: {"a": {name: value}} for name in (*OPERATORS, "$not", "$odd")),
+    *(lambda value, name=name: {"$id": {name: value}} for name in (*OPERATORS, "$not")),
+    *(lambda value, name=name: {name: value} for name in ("$id", "$and", "$or", "$not", "$eq")),
+    *(lambda value, name=name: {"a": {name: [value, 1]}} for name in ("$in", "$contains_all")),
+    lambda value: {"$and": [{}, value]},
+    lambda value: {"$id": {"$in": ["a", value]}},
+    lambda value: {value: 1},
+    lambda value: {"a": {value: 1}},
+]
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_kind_of_value_at_every_place_is_taken_or_refused(name: str) -> None:
+    refused: list[InvalidArgumentError] = []
+    for form in FORMS:
+        try:
+            given = form(VALUES[name]())
+        except TypeError:
+            continue  # As a key: it is not hashable.
+        try:
+            found = parse_filter(given)
+        except InvalidArgumentError as error:
+            refused.append(error)
+        else:
+            assert found.matches("x", {"a": [1, "x"]}) in (True, False)
+            assert Filter(found.root).key == found.key
+    assert len(refused) > 5
+    for error in refused:
+        assert error.reason == "BAD_FILTER" and error.message.startswith("filter")
+        assert len(error.message) < 500 and "\n" not in error.message

@@ -158,7 +158,8 @@ OF_COLLECTION = {
         {"ids": ["a"], "vectors": ROW},
         {
             "ids": r"\bids?\b", "vectors": "vectors", "metadata": "metadata",
-            "insert_only": "insert_only", "if_seq": "if_seq", "request_id": "request_id",
+            "insert_only": "insert_only", "on_existing": "on_existing", "if_seq": "if_seq",
+            "request_id": "request_id",
         },
         {"ids": {"list of text"}, "metadata": {"None", "list of None"}, "insert_only": FLAG,
          "if_seq": {"None"},
@@ -168,7 +169,8 @@ OF_COLLECTION = {
         {"ids": ["a"], "vectors": ROW},
         {
             "ids": r"\bids?\b", "vectors": "vectors", "metadata": "metadata",
-            "batch_rows": "batch_rows", "progress": "progress", "request_id": "request_id",
+            "batch_rows": "batch_rows", "on_existing": "on_existing", "progress": "progress",
+            "request_id": "request_id",
         },
         {"ids": {"list of text"}, "metadata": {"None", "list of None"}, "batch_rows": {"five"},
          "progress": {"None", "function", "type"}, "request_id": {"None", "text", "zero byte"}},
@@ -176,10 +178,24 @@ OF_COLLECTION = {
     "get": Case(
         {"ids": ["a"]}, {"ids": r"\bids?\b"}, {"ids": {"list of text", "empty list", "set"}}
     ),
+    "count": Case({}, {"filter": "filter"}, {"filter": {"None", "empty dict", "dict"}}),
     "delete": Case(
         {"ids": ["a"]},
-        {"ids": r"\bids?\b", "if_seq": "if_seq", "request_id": "request_id"},
-        {"ids": {"list of text", "empty list", "set"}, "if_seq": {"None"},
+        {
+            "ids": r"\bids?\b", "filter": "filter", "limit": "limit", "dry_run": "dry_run",
+            "if_seq": "if_seq", "request_id": "request_id",
+        },
+        {"ids": {"list of text", "empty list", "set"}, "filter": {"None"}, "limit": {"None"},
+         "dry_run": FLAG, "if_seq": {"None"}, "request_id": {"None", "text", "zero byte"}},
+    ),
+    "set_metadata": Case(
+        {"ids": ["a"], "patch": {}},
+        {
+            "ids": r"\bids?\b", "patch": "patch|metadata", "mode": "mode", "filter": "filter",
+            "limit": "limit", "dry_run": "dry_run", "if_seq": "if_seq", "request_id": "request_id",
+        },
+        {"ids": {"list of text", "empty list"}, "patch": {"empty dict", "dict", "list of None"},
+         "filter": {"None"}, "limit": {"None"}, "dry_run": FLAG, "if_seq": {"None"},
          "request_id": {"None", "text", "zero byte"}},
     ),
     "search": Case(
@@ -187,10 +203,13 @@ OF_COLLECTION = {
         {
             "query": "query", "k": r"\bk\b", "ef": r"\bef\b", "exact": "exact",
             "filter": "filter", "target_recall": "target_recall", "timeout_s": "timeout_s",
+            "near": "near|ids", "away": "away|ids", "max_distance": "max_distance",
             "include_metadata": "include_metadata", "include_vectors": "include_vectors",
         },
         {"query": {"empty list"}, "k": {"five"}, "ef": {"None", "five"}, "exact": FLAG,
-         "filter": {"None"}, "target_recall": {"None", "half"}, "timeout_s": SECONDS,
+         "filter": {"None", "dict", "empty dict", "list of None"},
+         "target_recall": {"None", "half"}, "timeout_s": SECONDS, "near": {"None"},
+         "away": {"None"}, "max_distance": {"None", "half", "five", "2**70"},
          "include_metadata": FLAG, "include_vectors": FLAG},
     ),
     "scroll": Case(

@@ -113,7 +113,7 @@ def test_load_an_npy_with_metadata_and_a_limit(
     [
         (["search", "none", "--id", "a"], "none"),
         (["search", "X", "--id", "nobody"], "holds no id 'nobody'"),
-        (["search", "X"], "give either --id or --vector"),
+        (["search", "X"], "give one of --id, --vector and --near"),
         (["search", "X", "--vector", "1,x"], "a vector is"),
         (["search", "X", "--vector", "1_0,2,3"], "a vector is"),
         (["search", "X", "--vector", "\u0663,2,3"], "a vector is"),
@@ -323,6 +323,28 @@ def test_search_by_id_keeps_candidates_for_one_row_more(
     for k, ef in ((10, 128), (63, 128), (100, 202)):
         assert command_line.run(["search", "X", "--id", "3", "-k", str(k), "--json", *where]) == 0
         assert json.loads(capsys.readouterr().out)["info"]["ef"] == ef
+
+
+def test_search_by_examples_and_within_a_distance(
+    where: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(where) as database:
+        collection = database.create_collection("X", dim=1, metric="euclidean")
+        collection.upsert(list(range(20)), [[float(i)] for i in range(20)])
+
+    def ids(*options: str) -> list[str]:
+        assert command_line.run(["search", "X", "--json", *options, *where]) == 0
+        return [hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]]
+
+    assert set(ids("--near", "4", "--near", "6", "-k", "3")) == {"5", "3", "7"}
+    assert ids("--near", "4", "--away", "3", "-k", "1") == ["5"]
+    assert set(ids("--vector", "7", "--max-distance", "2.5", "-k", "0")) == {*"56789"}
+    assert set(ids("--id", "7", "--max-distance", "2.5", "-k", "0")) == {*"5689"}
+    assert set(ids("--id", "7", "--max-distance", "1", "-k", "1")) <= {"6", "8"}
+    assert command_line.run(["search", "X", "--near", "4", "--id", "3", *where]) == 1
+    assert "give one of --id, --vector and --near" in capsys.readouterr().err
+    assert command_line.run(["search", "X", "--near", "no", *where]) == 1
+    assert "there is no 'no'" in capsys.readouterr().err
 
 
 def test_create_rename_get_and_drop(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import vecdb
+from tests.serving import running_server
 from vecdb.errors import InvalidArgumentError
 from vecdb.filters import parse_filter
+from vecdb_cli import command_line
 from vecdb_cli.commands.filters import read_filter
 
 
@@ -39,3 +46,31 @@ def test_a_bad_filter_is_refused(text: str, message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=re.escape(message)) as caught:
         read_filter(text)
     assert caught.value.reason == "BAD_FILTER"
+
+
+@pytest.fixture(params=["--data", "--url"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]]:
+    """The options that name a database of three rows."""
+    with vecdb.open(tmp_path / "data", indexer=False) as database:
+        docs = database.create_collection("docs", 2)
+        years = [{"year": year} for year in (2019, 2020, 2021)]
+        docs.upsert(["a", "b", "c"], np.eye(3, 2) + 1, years)
+    if request.param == "--data":
+        yield ["--data", str(tmp_path / "data")]
+        return
+    with running_server(tmp_path / "data", indexer=False) as address:
+        yield ["--url", address]
+
+
+def test_a_search_takes_a_filter(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    search = ["search", "docs", "--id", "a", *where, "--filter"]
+    assert command_line.run([*search, '{"year": {"$gte": 2020}}', "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sorted(hit["id"] for hit in found["hits"]) == ["b", "c"]
+    assert found["info"]["matches"] == 2
+    assert command_line.run([*search, '{"$id": "c"}']) == 0
+    said = capsys.readouterr().out
+    assert "2021" in said and "2019" not in said and "1 matching row" in said
+    assert command_line.run([*search, '{"year": {"$gt": null}}']) == 1
+    said = capsys.readouterr().err
+    assert said == "vecdb: filter.year.$gt: expected a number or a string, got null\n"

@@ -147,7 +147,7 @@ CountRequest collection=1 namespace=2 filter=3 collection_id=4
 CountResponse count=1
 CreateCollectionRequest collection=1 namespace=2 config=3
 CreateCollectionResponse collection=1
-DeleteRequest collection=1 namespace=2 ids=3 filter=4 condition=6 request_id=7 collection_id=8
+DeleteRequest collection=1 namespace=2 ids=3 filter=4 condition=6 request_id=7 collection_id=8 limit=9 dry_run=10
 DeleteResponse seq=1 count=2 repeated_request=3
 DropCollectionRequest collection=1 namespace=2
 DropCollectionResponse
@@ -187,10 +187,12 @@ SearchResponse counts=1 ids=2 distances=3 metadata=4 vectors=5 infos=6 visited=7
 SegmentStats number=1 kind=2 first_row=3 end_row=4 rows=5 dead=6 bytes=7 codes=8 codes_left_out=9
 ServerInfoRequest
 ServerInfoResponse version=1 data_format=2 limits=3 features=4
+SetMetadataRequest collection=1 namespace=2 ids=3 filter=4 patches=5 mode=6 condition=7 request_id=8 collection_id=9 limit=10 dry_run=11
+SetMetadataResponse seq=1 count=2 repeated_request=3 skipped=4
 StatsRequest collection=1 namespace=2 collection_id=3
 StatsResponse stats=1
-UpsertRequest collection=1 namespace=2 ids=3 vectors=4 metadata=5 condition=6 request_id=7 collection_id=8
-UpsertResponse seq=1 count=2 repeated_request=3
+UpsertRequest collection=1 namespace=2 ids=3 vectors=4 metadata=5 condition=6 request_id=7 collection_id=8 on_existing=9
+UpsertResponse seq=1 count=2 repeated_request=3 skipped=4
 Value null_value=1 bool_value=2 int_value=3 double_value=4 string_value=5
 WriteCondition insert_only=1 if_seq=2
 """  # noqa: E501
@@ -229,5 +231,5 @@ def test_every_reason_of_a_refused_argument_is_in_the_contract() -> None:
 def test_reserved_fields_are_marked() -> None:
     contract = (PACKAGE / "vecdb.proto").read_text().splitlines()
     reserved = [line for line in contract if "namespace = 2" in line]
-    assert len(reserved) == 16  # every call but ServerInfo and Backup
+    assert len(reserved) == 17  # every call but ServerInfo and Backup
     assert all("[reserved]" in line for line in reserved)

@@ -1,14 +1,16 @@
 """Random operations by two processes that have the folder open, compared with a model.
 
 Each rule is run by this process or by the second one: batches with conditions and request ids,
-searches, scrolls that stay open during all other operations, flushes, graph builds, purging,
-compaction, reopening, renaming, dropping and creating again. Results must agree with the model,
-whichever process wrote the rows; checks during and after the run must find nothing.
+searches, also with random filters, scrolls that stay open during all other operations, flushes,
+graph builds, purging, compaction, reopening, renaming, dropping and creating again. Results must
+agree with the model, whichever process wrote the rows; checks during and after the run must find
+nothing.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -31,6 +33,7 @@ from hypothesis.stateful import (
 )
 
 import vecdb
+from tests.filter_model import SCALARS, random_filter, random_metadata
 from tests.places import override
 from tests.second_process import Hand, SecondProcess
 from tests.state_model import Batch, OpenScroll, StateModel
@@ -42,8 +45,12 @@ DIM = 5
 HERE, THERE = False, True
 SIDES = st.booleans()
 NAMES = st.integers(0, 40).map(lambda i: f"id-{i}")
-METADATA = st.none() | st.fixed_dictionaries({"n": st.integers(-(2**63), 2**63)})
 SEEDS = st.integers(0, 2**32 - 1)
+METADATA = (
+    st.none()
+    | st.fixed_dictionaries({"n": st.integers(-(2**63), 2**63)})
+    | SEEDS.map(lambda seed: random_metadata(random.Random(seed), SCALARS[:12]))
+)
 CONDITIONS = st.sampled_from(["insert_only", "absent"]) | st.integers(-1, 9)
 """A number says how many seqs ago the ids were read; -1 is a read that has not been."""
 
@@ -256,6 +263,33 @@ class CollectionMachine(RuleBasedStateMachine):
             assert hits.info.seq == self.model.seq
             assert hits.info.matches == len(self.model.rows)
 
+    @rule(which=st.integers(0, 3), seed=SEEDS, k=st.sampled_from([1, 5, 60]), side=SIDES)
+    def search_with_filters(self, which: int, seed: int, k: int, side: bool) -> None:
+        """A filter for each query, from a few, so that the same is asked again after changes."""
+        draw, exact = random.Random(which), seed % 2 == 0
+        filters = [random_filter(draw, SCALARS[:12], depth=1) for _ in range(3)]
+        queries = np.random.default_rng(seed).normal(size=(3, DIM)).astype(np.float32)
+        found = self.hand(side).call("search", queries, k=k, exact=exact, filter=filters)
+        for hits, query, condition in zip(found, queries, filters, strict=True):
+            matching = self.model.matching(condition)
+            matching.check_hits(hits, query, k, exact=exact or hits.info.exact)
+            assert hits.info.seq == self.model.seq
+            assert hits.info.matches == len(matching.rows)
+
+    @rule(names=st.lists(NAMES, min_size=1, max_size=10), seed=SEEDS, writes=SIDES, side=SIDES)
+    def change_metadata_between_searches(
+        self, names: list[str], seed: int, writes: bool, side: bool
+    ) -> None:
+        """What was found for a filter holds no longer, whichever process changed the metadata."""
+        draw = random.Random(seed)
+        known = sorted({n for n in names if n in self.model.rows})
+        if known:
+            self.search_with_filters(seed % 4, seed, 60, side)
+            vectors = np.stack([self.model.rows[n][0] for n in known])
+            given = [random_metadata(draw, SCALARS[:12]) for _ in known]
+            self._write(writes, Batch(known, vectors, given))
+            self.search_with_filters(seed % 4, seed, 60, side)
+
     @rule(name=NAMES, side=SIDES)
     def find_itself(self, name: str, side: bool) -> None:
         """A row is found by its own vector, whatever has happened to the graph."""
@@ -446,6 +480,10 @@ def plant_a_condition_on_the_first_id_alone(patch: pytest.MonkeyPatch) -> None:
 def plant_requests_without_age(patch: pytest.MonkeyPatch) -> None:
     """Only a check detects these requests: they would never expire."""
     patch.setattr(layout, "request_age_key", lambda seq: layout.REQUEST_AGES + layout.row_key(0))
+
+
+def plant_matches_of_a_filter_that_stay(patch: pytest.MonkeyPatch) -> None:
+    override(patch, "changed_nodes", lambda *_: np.zeros(0, np.int64))
 
 
 PLANTS = [each for name, each in list(globals().items()) if name.startswith("plant_")]

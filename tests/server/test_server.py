@@ -157,6 +157,7 @@ def test_server_info(server: Wire) -> None:
     assert info.limits.message_bytes == limits.MESSAGE_BYTES.default
     assert list(info.features) == [
         *("request_id", "conditions", "rename", "export", "import", "target_recall", "filter"),
+        *("on_existing", "set_metadata", "dry_run"),
     ]
 
 
@@ -264,16 +265,14 @@ def test_refused_search_has_a_reason(server: Wire, case: str) -> None:
 
 RESERVED: list[tuple[str, Any]] = [
     ("Upsert", upsert(namespace="tenant")),
-    ("Delete", wire.DeleteRequest(collection="docs", ids=["a"], filter=wire.Filter())),
-    ("Count", wire.CountRequest(collection="docs", filter=wire.Filter())),
     ("ScrollPage", wire.ScrollPageRequest(collection="docs", batch=1, filter=wire.Filter())),
     ("ListCollections", wire.ListCollectionsRequest(namespace="tenant")),
     ("CreateCollection", wire.CreateCollectionRequest(collection="n", namespace="tenant")),
     *(
         (method, getattr(wire, f"{method}Request")(collection="docs", namespace="tenant"))
         for method in (
-            "GetCollection", "RenameCollection", "DropCollection", "Delete", "Get", "Count",
-            "Search", "Stats", "Optimize", "ScrollPage", "EndScroll",
+            "GetCollection", "RenameCollection", "DropCollection", "Delete", "SetMetadata", "Get",
+            "Count", "Search", "Stats", "Optimize", "ScrollPage", "EndScroll",
         )
     ),
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from vecdb import limits
 from vecdb.engine.store import clock as store_clock
 from vecdb.engine.store import layout, requests
 from vecdb.engine.store.batch import make_batch, make_write_options
+from vecdb.engine.store.digest import batch_digest
 from vecdb.engine.system import failpoints
 from vecdb.engine.testing import opened_of
 from vecdb_client import Client
@@ -336,13 +337,13 @@ def test_batch_digest_matches_its_documented_format() -> None:
         *(vectors.astype("<f4").tobytes(), struct.pack("<II", 7, 0), b'{"n":1}'),
     )
     digest = hashlib.sha256(b"".join(upsert)).digest()
-    assert layout.batch_digest(b"upsert", ids, vectors, metadata, True, 7) == digest
+    assert batch_digest(b"upsert", ids, vectors, metadata, True, 7) == digest
     delete = (b"delete", bytes([0, 0]), struct.pack("<QI", 0, 2), bytes([0]), texts)
     digest = hashlib.sha256(b"".join(delete)).digest()
-    assert layout.batch_digest(b"delete", ids, None, None, False, None) == digest
-    plain = layout.batch_digest(b"upsert", ids, vectors, None, False, None)
-    assert plain == layout.batch_digest(b"upsert", ids, vectors, [b"", b""], False, None)
-    assert plain != layout.batch_digest(b"upsert", [b"a\xc5", b"\xbe"], vectors, None, False, None)
+    assert batch_digest(b"delete", ids, None, None, False, None) == digest
+    plain = batch_digest(b"upsert", ids, vectors, None, False, None)
+    assert plain == batch_digest(b"upsert", ids, vectors, [b"", b""], False, None)
+    assert plain != batch_digest(b"upsert", [b"a\xc5", b"\xbe"], vectors, None, False, None)
 
 
 # ------------------------------------------------------------------------------------ over the wire

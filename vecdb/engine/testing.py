@@ -29,7 +29,7 @@ from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.segments.lifecycle import Reservation
 from vecdb.engine.segments.segment import Segment
 from vecdb.engine.store import layout
-from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
+from vecdb.engine.store.batch import Batch
 from vecdb.engine.store.segment_table import SegmentEntry
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
@@ -56,6 +56,7 @@ PLACES: Final = {
     "purge_step_rows": "vecdb.engine.store.purging:_STEP_ROWS",
     "reader_check_s": "vecdb.engine.kv.environment:_READER_CHECK_S",
     "scan_counted_rows": "vecdb.engine.search.streaming:_COUNTED_ROWS",
+    "memtable_chunk_bytes": "vecdb.engine.search.memtable:_CHUNK_BYTES",
     "scan_slice_bytes": "vecdb.engine.search.streaming:_SLICE_BYTES",
     "scan_slice_tombstones": "vecdb.engine.search.streaming:_SLICE_TOMBSTONES",
     "scroll_idle_s": "vecdb.engine.store.scroll_uses:_IDLE_S",
@@ -74,6 +75,7 @@ PLACES: Final = {
     "after_commit": "vecdb.engine.runtime.runtime:Runtime._committed",
     "begin_transaction": "vecdb.engine.kv.environment:Environment._begin",
     "build_progressed": "vecdb.engine.indexing.indexer:CollectionIndexer._progressed",
+    "changed_nodes": "vecdb.engine.search.matching:Matcher._changed",
     "commit_transaction": "vecdb.engine.kv.environment:Environment._commit",
     "copy_requests": "vecdb.engine.maintenance.compaction:_copy_requests",
     "copy_store": "vecdb.engine.maintenance.compaction:_copy",
@@ -115,7 +117,7 @@ def opened_of(collection: Collection) -> OpenCollection:
     return collection._opened
 
 
-def submit(collection: Collection, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
+def submit(collection: Collection, batch: Batch) -> Future[Receipt]:
     """Queue a checked batch as ``upsert`` does, without waiting for it."""
     return collection._runtime.submit_delayed(collection._opened, batch)
 

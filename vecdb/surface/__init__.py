@@ -7,7 +7,9 @@ DeadlineExceededError.
 
 arguments    the types of arguments
 collection   methods of a collection
+writing      methods of a collection that write rows
 database     methods of a database
+searching    the method ``search`` of a collection
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ __all__ = [
     "Ids",
     "Metadata",
     "MetadataEntry",
+    "Patch",
     "StrPath",
     "Vector",
     "Vectors",
@@ -40,3 +41,4 @@ Vectors: TypeAlias = Vector | Sequence[Sequence[float]] | Sequence[Array] | Colu
 MetadataEntry: TypeAlias = Mapping[str, object] | None
 Metadata: TypeAlias = Sequence[MetadataEntry]
 FilterLike: TypeAlias = Mapping[str, object] | Filter
+Patch: TypeAlias = Mapping[str, object] | Sequence[MetadataEntry] | Sequence[str | Sequence[str]]

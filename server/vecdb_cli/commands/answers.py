@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError, NotFoundError
+from vecdb.filters import Filter
 from vecdb.reasons import Reason
 from vecdb.surface.collection import CollectionSurface
 from vecdb.types import (
@@ -50,7 +51,8 @@ _UNINDEXED_ROWS_SAID = 4_000
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-    """The options of a search: for the neighbours of a stored row (``id``) or of a ``vector``."""
+    """The options of a search: for the neighbours of a stored row (``id``), of a ``vector``, or of
+    several stored rows (``near``). k: 0 for all within ``max_distance``."""
 
     id: str | None
     vector: str | None
@@ -58,6 +60,10 @@ class SearchOptions:
     ef: int | None
     recall: float | None
     exact: bool
+    near: list[str] | None = None
+    away: list[str] | None = None
+    max_distance: float | None = None
+    filter: Filter | None = None
 
 
 def print_search(
@@ -74,23 +80,23 @@ def print_search(
     Args:
         place: the option that names the target, as ``place_of`` gives it.
     """
-    if (options.id is None) == (options.vector is None):
-        raise InvalidArgumentError("give either --id or --vector")
+    if [options.id, options.vector, options.near].count(None) != 2:
+        raise InvalidArgumentError("give one of --id, --vector and --near")
     collection = target.collection(name)
-    if options.vector is not None:
-        query = read_vector(options.vector)
+    if options.id is None:
+        query = None if options.vector is None else read_vector(options.vector)
         hits = _searched(collection, query, options.k, options)
         chosen = list(range(len(hits)))
     else:
-        assert options.id is not None
         found = collection.get([options.id])
         if found.missing:
             raise NotFoundError(
                 f"collection {name!r} holds no id {options.id!r}", Reason.NO_SUCH_ID
             )
         # The row is a neighbour of itself, so ask for one more.
-        k = checks.check_k(options.k, 1)
-        more = min(k + 1, limits.K.maximum)
+        everything = options.k == 0 and options.max_distance is not None
+        k = limits.K.maximum if everything else checks.check_k(options.k, 1)
+        more = 0 if everything else min(k + 1, limits.K.maximum)
         hits = _searched(collection, found.vectors[0].tolist(), more, options)
         chosen = [row for row, hit in enumerate(hits.ids) if hit != options.id][:k]
     if as_json:
@@ -101,20 +107,31 @@ def print_search(
         way = "exactly" if info.exact else _effort_of(info)
         passed = info.deleted_visited
         through = f"{passed:,} deleted rows visited; " if passed else ""
-        _say(
-            console,
-            f"{info.plan}, {way}; {info.visited:,} of {info.matches:,} vectors compared; "
-            f"{through}seq {info.seq}",
-        )
-        _say_unindexed(console, place, name, info.unindexed_rows, info.matches)
+        compared = f"{info.visited:,} of {info.matches:,} vectors compared"
+        if options.filter is not None:
+            compared = f"{info.visited:,} vectors compared; {counted(info.matches, 'matching row')}"
+        _say(console, f"{info.plan}, {way}; {compared}; {through}seq {info.seq}")
+        if options.filter is None:
+            _say_unindexed(console, place, name, info.unindexed_rows, info.matches)
 
 
 def _searched(
-    collection: CollectionSurface, query: Sequence[float], k: int, options: SearchOptions
+    collection: CollectionSurface, query: Sequence[float] | None, k: int, options: SearchOptions
 ) -> Hits:
-    return collection.search(
-        query, k, ef=options.ef, target_recall=options.recall, exact=options.exact
-    )
+    everything = k == 0 and options.max_distance is not None
+    arguments: dict[str, Any] = {
+        "query": query,
+        "k": None if everything else k,
+        "ef": options.ef,
+        "target_recall": options.recall,
+        "exact": options.exact,
+        "near": options.near,
+        "away": options.away,
+        "max_distance": options.max_distance,
+        "filter": options.filter,
+    }
+    hits: Hits = collection.search(**arguments)
+    return hits
 
 
 def _effort_of(info: SearchInfo) -> str:

@@ -15,19 +15,32 @@ import numpy.typing as npt
 from vecdb import checks, limits
 from vecdb.engine.api.ingest import ingest
 from vecdb.engine.interchange.export.export import ExportRequest, export
+from vecdb.engine.runtime.changing import change_rows
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.search.lookup import get_records
 from vecdb.engine.search.search import SearchRequest
-from vecdb.engine.store.batch import make_batch, make_delete, make_write_options
+from vecdb.engine.store.batch import make_batch, make_delete, make_patch, make_write_options
 from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.system.deadline import Deadline
 from vecdb.export_files import SIDE_PAGE_ROWS, save_export
 from vecdb.filters import Filter
+from vecdb.metadata_patches import check_mode, check_patches
+from vecdb.row_names import RowNames
 from vecdb.scrolling import Scroll
+from vecdb.search_variants import PLAIN, Variant
 from vecdb.surface import CollectionSurface
-from vecdb.surface.arguments import Ids, Metadata, MetadataEntry, StrPath, Vector, Vectors
-from vecdb.surface.collection import SearchFlags
+from vecdb.surface.arguments import (
+    FilterLike,
+    Ids,
+    Metadata,
+    MetadataEntry,
+    Patch,
+    StrPath,
+    Vector,
+    Vectors,
+)
+from vecdb.surface.searching import SearchFlags
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
@@ -80,10 +93,11 @@ class Collection(CollectionSurface):
         metadata: Metadata | None = None,
         *,
         insert_only: bool = False,
+        on_existing: str = "replace",
         if_seq: int | None = None,
         request_id: str | None = None,
     ) -> Receipt:
-        write_options = make_write_options(insert_only, if_seq, request_id)
+        write_options = make_write_options(insert_only, if_seq, request_id, on_existing)
         rows = checks.check_rows(ids, vectors, metadata, self.config)
         return self._runtime.write(self._opened, make_batch(*rows, write_options))
 
@@ -94,12 +108,13 @@ class Collection(CollectionSurface):
         metadata: Iterable[MetadataEntry] | None = None,
         *,
         batch_rows: int = 1000,
+        on_existing: str = "replace",
         progress: Callable[[IngestProgress], None] | None = None,
         request_id: str | None = None,
     ) -> IngestProgress:
         self._check()
         rows, submit = (ids, vectors, metadata), partial(self._runtime.submit_delayed, self._opened)
-        return ingest(submit, self.config, rows, batch_rows, progress, request_id)
+        return ingest(submit, self.config, rows, batch_rows, progress, request_id, on_existing)
 
     def get(self, ids: Ids) -> Records:
         self._runtime.check_usable()
@@ -107,22 +122,64 @@ class Collection(CollectionSurface):
         return get_records(self._opened.store, texts)
 
     def delete(
-        self, ids: Ids, *, if_seq: int | None = None, request_id: str | None = None
+        self,
+        ids: Ids | None = None,
+        *,
+        filter: FilterLike | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+        if_seq: int | None = None,
+        request_id: str | None = None,
     ) -> Receipt:
         write_options = make_write_options(False, if_seq, request_id)
-        batch = make_delete(checks.check_ids(ids, unique=False), write_options)
-        return self._runtime.write(self._opened, batch)
+        target = checks.check_target(ids, filter, limit, dry_run)
+        texts = None if ids is None else checks.check_ids(ids, unique=False)
+        batch = make_delete(texts, write_options, filter=target.filter, limit=target.limit)
+        return change_rows(self._runtime, self._opened, batch, target, Deadline())
 
-    def count(self) -> int:
+    def set_metadata(
+        self,
+        ids: Ids | None = None,
+        patch: Patch | None = None,
+        mode: str = "merge",
+        *,
+        filter: FilterLike | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+        if_seq: int | None = None,
+        request_id: str | None = None,
+    ) -> Receipt:
+        write_options = make_write_options(False, if_seq, request_id)
+        target, how = checks.check_target(ids, filter, limit, dry_run), check_mode(mode)
+        texts = None
+        if ids is not None:
+            texts = checks.check_ids(ids, unique=True, limit=limits.CHANGED_ROWS)
+        count = None if texts is None else len(texts)
+        batch = make_patch(
+            texts,
+            check_patches(patch, how, count, RowNames(0, texts or ())),
+            how,
+            limits.METADATA_BYTES.maximum,
+            write_options,
+            filter=target.filter,
+            limit=target.limit,
+        )
+        return change_rows(self._runtime, self._opened, batch, target, Deadline())
+
+    def count(self, filter: FilterLike | None = None) -> int:
         self._runtime.check_usable()
-        return self._opened.count()
+        checked = checks.check_filter(filter)
+        if checked is None:
+            return self._opened.count()
+        return self._opened.matched.count(checked, Deadline())
 
     def _search(
         self,
-        queries: npt.NDArray[np.float32],
-        k: int,
+        queries: npt.NDArray[np.float32] | None,
+        k: int | None,
         ef: int | None,
         filters: Filter | list[Filter] | None,
+        variant: Variant,
         flags: SearchFlags,
         timeout_s: float | None,
     ) -> list[Hits]:
@@ -130,13 +187,14 @@ class Collection(CollectionSurface):
         searcher = self._opened.searcher
         deadline = None if timeout_s is None else Deadline(timeout_s)
         unusual = flags["exact"] or flags["include_vectors"] or filters is not None
-        if queries.ndim == 1 and not unusual:
+        is_plain = variant is PLAIN and queries is not None and k is not None and not unusual
+        if is_plain and queries is not None and k is not None and queries.ndim == 1:
             hits = searcher.single.answer(
                 queries, k, ef, flags["target_recall"], flags["include_metadata"], deadline
             )
             if hits is not None:
                 return [hits]
-        request = SearchRequest(queries, k, ef, **flags, filter=filters)
+        request = SearchRequest(queries, k, ef, **flags, filter=filters, variant=variant)
         return searcher.run_general(request, deadline or Deadline()).hits()
 
     def scroll(

@@ -30,6 +30,7 @@ def ingest(
     batch_rows: int,
     progress: Callable[[IngestProgress], None] | None,
     request_id: str | None,
+    on_existing: str = "replace",
 ) -> IngestProgress:
     """Upsert an input of any size; see ``Collection.upsert_many``.
 
@@ -41,6 +42,7 @@ def ingest(
     checks.check_callable("progress", progress)
     parts = batches(*source, config.dim, batch_rows)
     done = IngestProgress(0, parts.total, 0, 0.0)
+    checks.check_condition(False, None, on_existing)
     waiting: deque[Future[Receipt]] = deque()
     # After a failed batch later receipts are not counted: progress is a prefix of the input.
     failed = False
@@ -54,14 +56,17 @@ def ingest(
             if failed:
                 continue
             # A repeated batch has the seq of its first execution, which may be lower.
-            rows, seq = done.rows + receipt.count, max(done.seq, receipt.seq)
-            done = IngestProgress(rows, parts.total, seq, time.monotonic() - began)
+            rows = done.rows + receipt.count + len(receipt.skipped)
+            seq, skipped = max(done.seq, receipt.seq), done.skipped + len(receipt.skipped)
+            done = IngestProgress(rows, parts.total, seq, time.monotonic() - began, skipped)
             if progress is not None:
                 progress(done)
 
     try:
         for number, part in enumerate(parts, 1):
-            write_options = make_write_options(False, None, request_id_of_part(prefix, number))
+            write_options = make_write_options(
+                False, None, request_id_of_part(prefix, number), on_existing
+            )
             batch = make_batch(*checks.check_rows(*part[:3], config, part.first), write_options)
             try:
                 waiting.append(submit(batch))

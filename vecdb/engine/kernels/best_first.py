@@ -18,7 +18,9 @@ far visits more nodes than one with few near neighbours, for the same recall.
 
 The speed of a walk is limited by memory latency. So it first gathers a node's unvisited neighbours,
 then scores them while it prefetches what is scored next, and what is scored first if the next
-candidate is expanded. The visited marks are a bitmap that fits into the cache; the list of visited
+candidate is expanded. Where nodes are small, as sketches are, it expands the two nearest candidates
+together and asks for all their neighbours at once: few of the second ones are expanded in vain. The
+visited marks are a bitmap that fits into the cache; the list of visited
 nodes clears it. The pool is one sorted array of integers that combine score, node and "expanded"
 (``candidates.py``).
 
@@ -38,6 +40,8 @@ The walk is a function of these arguments:
                         it also gives up after end_max visited nodes, or after probe of them, if
                         for each deleted candidate there are fewer live ones than share
     visited, seen, pool the arrays of a ``Scratch``
+
+The last entries of the pool hold the keys of neighbours that are scored before they are put in.
 
 It leaves the nearest live candidates in pool, ascending. Deleted candidates are in a heap behind
 them, from pool[ef + 1] on, until they are expanded, so that they never displace a live one. It
@@ -68,7 +72,7 @@ from vecdb.engine.kernels.compiling import inlined
 from vecdb.engine.kernels.inputs import is_deleted
 from vecdb.engine.kernels.instructions import prefetch_row
 
-__all__ = ["DELETED_MIN", "NO_GAMMA", "NO_LIMITS", "Scratch", "make_best_first"]
+__all__ = ["DELETED_MIN", "LISTS", "NO_GAMMA", "NO_LIMITS", "Scratch", "make_best_first"]
 
 NO_GAMMA: Final = 1e30
 """A gamma that never ends a walk, as every larger one."""
@@ -78,6 +82,10 @@ NO_LIMITS: Final = (-1, 0.0, -1)
 
 DELETED_MIN: Final = 500
 """Deleted nodes that a walk may meet in any graph before it gives up."""
+
+LISTS: Final = 4
+"""Lists of neighbours for which a pool has room besides its candidates: twice those that are
+expanded together, since deleted ones may all wait, too."""
 
 _LINKS_LINES: Final = 8  # Cache lines of a list of neighbours to prefetch.
 _PEEK_BEFORE_END: Final = 2  # Nodes left to score when the next candidate's are prefetched.
@@ -131,7 +139,11 @@ def bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far):
 
 
 def make_best_first(
-    score_node: Callable[..., Any], prefetch_node: Callable[..., Any], ahead: int, peeked: int
+    score_node: Callable[..., Any],
+    prefetch_node: Callable[..., Any],
+    ahead: int,
+    peeked: int,
+    together: int,
 ) -> Callable[..., Any]:
     """Return the walk as an inlined function.
 
@@ -139,9 +151,11 @@ def make_best_first(
         score_node: inlined (data, node) -> float32, the score of a node.
         prefetch_node: inlined (data, node), asks for the memory that ``score_node`` reads.
         ahead: nodes to ask for before they are scored.
-        peeked: nodes to ask for of the candidate that is probably expanded next.
+        peeked: nodes to ask for of the candidate that is probably expanded next; 0 to score all
+            neighbours before the first is put into the pool.
+        together: candidates whose neighbours are scored together.
     """
-    peek = make_peek(prefetch_node, peeked)
+    peek, scores_first = make_peek(prefetch_node, peeked), peeked == 0
 
     @inlined
     def best_first(
@@ -150,6 +164,8 @@ def make_best_first(
     ):  # fmt: skip
         # Arguments and result: see the module docstring.
         has_deleted, heap = dead.shape[0] > 0, ef + 1
+        keys = pool.shape[0] - together * links.shape[1]
+        bounding = max(k, ef_far)  # The first so many candidates decide where a walk by gamma ends.
         key = pack(score, node)
         visited[node >> 6] |= np.uint64(1) << np.uint64(node & 63)
         seen[0], end = node, 1
@@ -159,37 +175,48 @@ def make_best_first(
         cursor = passed = 0
         bound = NO_BOUND if count < ef else key
         while key <= bound and key != NO_BOUND:
-            node = node_of(key)
-            if cursor < count and key == pool[cursor]:
-                pool[cursor] = key | np.uint64(1)
-            else:
-                remove_nearest(pool, heap, waiting)
-                waiting, passed = waiting - 1, passed + 1
-            while cursor < count and pool[cursor] & np.uint64(1):
-                cursor += 1
-            key = nearest_of(pool, cursor, count, heap, waiting)
-            if key != NO_BOUND:
-                prefetch_row(links, node_of(key), _LINKS_LINES)
             unscored = end
-            end = gather(links, node, n, visited, seen, end)
+            for _ in range(together):
+                node = node_of(key)
+                if cursor < count and key == pool[cursor]:
+                    pool[cursor] = key | np.uint64(1)
+                else:
+                    remove_nearest(pool, heap, waiting)
+                    waiting, passed = waiting - 1, passed + 1
+                while cursor < count and pool[cursor] & np.uint64(1):
+                    cursor += 1
+                key = nearest_of(pool, cursor, count, heap, waiting)
+                if key != NO_BOUND:
+                    prefetch_row(links, node_of(key), _LINKS_LINES)
+                end = gather(links, node, n, visited, seen, end)
+                if key > bound or key == NO_BOUND:
+                    break
             for i in range(unscored, min(unscored + ahead, end)):
                 prefetch_node(data, np.int64(seen[i]))
+            if scores_first:
+                for i in range(unscored, end):
+                    node = np.int64(seen[i])
+                    pool[keys + i - unscored] = pack(score_node(data, node), node)
             for i in range(unscored, end):
-                if i + ahead < end:
-                    prefetch_node(data, np.int64(seen[i + ahead]))
-                if i + _PEEK_BEFORE_END == end and cursor < count:
-                    peek(data, links, node_of(pool[cursor]), n, visited)
                 node = np.int64(seen[i])
-                key = pack(score_node(data, node), node)
+                if scores_first:
+                    key = pool[keys + i - unscored]
+                else:
+                    if i + ahead < end:
+                        prefetch_node(data, np.int64(seen[i + ahead]))
+                    if i + _PEEK_BEFORE_END == end and cursor < count:
+                        peek(data, links, node_of(pool[cursor]), n, visited)
+                    key = pack(score_node(data, node), node)
                 if key >= bound:
                     continue
                 if has_deleted and is_deleted(dead, node):
                     add_waiting(pool, heap, waiting, key)
                     waiting, deleted = waiting + 1, deleted + 1
                     continue
-                cursor = min(cursor, insert(pool, count, key))
-                count = min(count + 1, ef)
-                bound = bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far)
+                place = insert(pool, count, key)
+                cursor, count = min(cursor, place), min(count + 1, ef)
+                if place < bounding or count >= ef:
+                    bound = bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far)
             if deleted > deleted_max or end > end_max:
                 return 0, end, passed
             if end > probe:
@@ -223,7 +250,7 @@ class Scratch:
         if self.seen.size <= n:
             self.visited = np.zeros((n + 63) // 64, np.uint64)
             self.seen = np.empty(n + 1, np.int32)
-        entries = min(ef, n) + slots + 1
+        entries = min(ef, n) + LISTS * slots + 1
         if has_deleted:
             entries += (n >> 2) + DELETED_MIN
         if self.pool.size < entries:

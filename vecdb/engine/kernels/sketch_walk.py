@@ -9,7 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from vecdb.engine.kernels.best_first import DELETED_MIN, NO_LIMITS, Scratch, make_best_first
+from vecdb.engine.kernels.best_first import (
+    DELETED_MIN,
+    LISTS,
+    NO_LIMITS,
+    Scratch,
+    make_best_first,
+)
 from vecdb.engine.kernels.byte_instructions import LINE
 from vecdb.engine.kernels.candidates import insert, node_of, pack, position_of, score_of
 from vecdb.engine.kernels.compiling import (
@@ -39,12 +45,12 @@ __all__ = ["effort_by_sketches", "rank_by_sketch", "walk_by_sketches", "walk_ske
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-_SKETCHES_AHEAD = 32
-_SKETCHES_PEEKED = 8
+_SKETCHES_AHEAD = 64
+_EXPANDED_TOGETHER = 2
 _ROWS_AHEAD, _LINES_AHEAD = 4, 16
 
 
-best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD, _SKETCHES_PEEKED)
+best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD, 0, _EXPANDED_TOGETHER)
 
 
 @inlined
@@ -120,7 +126,7 @@ def walk_sketches(
         or heads > lines * HEADS_OF_LINE - 2 * FACTOR_BYTES or basis_steps.shape[0] != heads
     ):  # fmt: skip
         raise ValueError("walk_sketches: arrays that don't belong together")
-    pool_size = ef + 1 + deleted_max + links.shape[1]
+    pool_size = ef + 1 + deleted_max + LISTS * links.shape[1]
     if visited.shape[0] << 6 < n or seen.shape[0] <= n or pool.shape[0] < pool_size:
         raise ValueError("walk_sketches: too little scratch memory")
     check_results(first, last, k, queries, out_scores, out_nodes, out_counts)

@@ -21,6 +21,7 @@ from numba import types
 
 from vecdb.engine.kernels.best_first import (
     DELETED_MIN,
+    LISTS,
     NO_GAMMA,
     NO_LIMITS,
     Scratch,
@@ -85,7 +86,7 @@ def prefetch_vector(data, node):
     prefetch_row(data[0], node, _LINES_AHEAD)
 
 
-best_first = make_best_first(score_row, prefetch_vector, _ROWS_AHEAD, _ROWS_AHEAD)
+best_first = make_best_first(score_row, prefetch_vector, _ROWS_AHEAD, _ROWS_AHEAD, 1)
 
 
 @kernel(types.void(
@@ -140,7 +141,7 @@ def walk_graph(
     check_shapes(vectors, n, dead, queries)
     if links.shape[0] != n or upper_offsets.shape[0] != n + 1:
         raise ValueError("walk_graph: arrays that don't belong together")
-    pool_size = ef + 1 + deleted_max + links.shape[1]
+    pool_size = ef + 1 + deleted_max + LISTS * links.shape[1]
     if visited.shape[0] << 6 < n or seen.shape[0] <= n or pool.shape[0] < pool_size:
         raise ValueError("walk_graph: too little scratch memory")
     check_results(first, last, k, queries, out_scores, out_nodes, out_counts)

@@ -5,6 +5,7 @@ options           the options of ``vecdb.open``
 catalog           names of collections; catalog_loss: detecting a lost catalogue
 data_folder       format file and leftovers of a folder
 open_collection   one open collection; opening_checks: checks when it is opened
+changing          deletes and patches rows by id or filter
 stats             the result of Collection.stats
 metering          the thread that measures the recall of searches
 upkeep            the thread that flushes and purges
@@ -12,4 +13,12 @@ upkeep            the thread that flushes and purges
 
 from __future__ import annotations
 
-__all__ = ["catalog", "catalog_loss", "data_folder", "open_collection", "options", "runtime"]
+__all__ = [
+    "catalog",
+    "catalog_loss",
+    "changing",
+    "data_folder",
+    "open_collection",
+    "options",
+    "runtime",
+]

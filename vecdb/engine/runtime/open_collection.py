@@ -22,6 +22,7 @@ from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.runtime.opening_checks import check_counters
 from vecdb.engine.runtime.options import Options
+from vecdb.engine.search.matched_rows import MatchedRows
 from vecdb.engine.search.meter import RecallMeter
 from vecdb.engine.search.search import Searcher
 from vecdb.engine.search.snapshot_manager import SnapshotManager
@@ -141,6 +142,7 @@ class OpenCollection:
             budget=host.snapshot_budget,
         )
         config = self.store.config
+        self.matched = MatchedRows(self.store, self.snapshots, self.searcher.matcher)
         self.meter = RecallMeter(self.searcher, self.snapshots, config.metric, self._name)
         options = host.options
         self.graph_rows_max = max(

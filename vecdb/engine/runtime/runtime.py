@@ -43,7 +43,7 @@ from vecdb.engine.runtime.options import Options
 from vecdb.engine.runtime.stats import collection_stats
 from vecdb.engine.runtime.upkeep import Upkeep
 from vecdb.engine.segments.verifying import Verifier
-from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
+from vecdb.engine.store.batch import Batch, UpsertBatch
 from vecdb.engine.store.writer import Writer
 from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.system.deadline import Deadline
@@ -303,7 +303,7 @@ class Runtime:
     def __repr__(self) -> str:
         return f"Runtime({str(self.path)!r})"
 
-    def submit(self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch) -> Future[Receipt]:
+    def submit(self, opened: OpenCollection, batch: Batch) -> Future[Receipt]:
         """Queue a checked batch without the delay of back-pressure."""
         self.check_usable()
         return self.writer.submit(opened.store, batch, lambda: self._committed(opened))
@@ -316,9 +316,7 @@ class Runtime:
             status += f"; writers are not delayed: no progress for {NO_PROGRESS_S:.0f} s"
         return status
 
-    def submit_delayed(
-        self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch
-    ) -> Future[Receipt]:
+    def submit_delayed(self, opened: OpenCollection, batch: Batch) -> Future[Receipt]:
         """Queue a checked batch; upserts first wait for the delay of back-pressure."""
         pressure = opened.backpressure
         if pressure.delay_s > 0 and isinstance(batch, UpsertBatch):
@@ -326,9 +324,9 @@ class Runtime:
             time.sleep(pressure.delay_s)
         return self.submit(opened, batch)
 
-    def write(self, opened: OpenCollection, batch: UpsertBatch | DeleteBatch) -> Receipt:
+    def write(self, opened: OpenCollection, batch: Batch) -> Receipt:
         """Write a checked batch and wait until it is on disk; an empty batch writes nothing."""
-        if batch.ids:
+        if not batch.is_empty:
             return self.submit_delayed(opened, batch).result()
         self.check_usable()
         return Receipt(opened.current_seq(), 0)

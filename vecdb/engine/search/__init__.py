@@ -6,9 +6,12 @@ matching           which rows match a filter
 single             the short way of one query in one graph
 plan               which way a search takes through each unit, and the recall to expect
 hits               merges the units' results; adds ids, metadata and vectors
+variants           queries by example (examples), hits within a distance
+request            the arguments of a search; call_bytes: the memory that it reserves
 snapshot           one committed state: segments, delete bitmaps, memtable
 snapshot_manager   creates snapshots and caches the newest
 memtable           rows not yet in a segment
+matched_rows       the live rows that match a filter
 streaming          reads rows that a snapshot does not hold from the store, in slices
 lookup             reads rows by id or row number
 meter              measures recall with real queries; samples: taking them from searches
@@ -17,4 +20,13 @@ real_curves        curves measured with real queries; recall_history: recall of 
 
 from __future__ import annotations
 
-__all__ = ["lookup", "matching", "meter", "samples", "search", "snapshot", "snapshot_manager"]
+__all__ = [
+    "lookup",
+    "matched_rows",
+    "matching",
+    "meter",
+    "samples",
+    "search",
+    "snapshot",
+    "snapshot_manager",
+]

@@ -7,8 +7,9 @@ if there are k.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from vecdb.filters import Filter
 from vecdb.reasons import Reason
 from vecdb.types import HitColumns, SearchInfo
 
-__all__ = ["Group", "Selected", "groups_of", "in_order", "select", "select_unit"]
+__all__ = ["Group", "Selected", "by_filter", "groups_of", "in_order", "select", "select_unit"]
 
 
 class Selected(NamedTuple):
@@ -86,8 +87,26 @@ def groups_of(given: Filter | Sequence[Filter] | None, queries: int) -> list[Gro
     return [Group(filter, np.array(some, np.int64)) for filter, some in places.items()]
 
 
-def in_order(answered: Sequence[HitColumns], groups: Sequence[Group]) -> HitColumns:
-    """Return the answers of all groups, one at least, in the order of the queries."""
+def by_filter(
+    queries: npt.NDArray[np.float32],
+    groups: Sequence[Group],
+    answer: Callable[[npt.NDArray[np.float32], Filter | None], HitColumns],
+) -> HitColumns:
+    """Return the answers to all queries; ``answer`` gets those of each group with their filter."""
+    if not groups:
+        return answer(queries, None)
+    answered = []
+    for filter, places in groups:
+        some = queries if len(places) == len(queries) else queries[places]
+        answered.append(answer(some, filter))
+    return in_order(answered, [group.places for group in groups])
+
+
+def in_order(answered: Sequence[HitColumns], places: Sequence[npt.NDArray[np.int64]]) -> HitColumns:
+    """Return several answers, one at least, as one, in the order of the queries.
+
+    places: for each answer int64, ascending, which queries it is for.
+    """
     if len(answered) == 1:
         return answered[0]
     counts: dict[int, int] = {}
@@ -95,19 +114,19 @@ def in_order(answered: Sequence[HitColumns], groups: Sequence[Group]) -> HitColu
     infos: dict[int, SearchInfo] = {}
     numbers: dict[int, tuple[int, int, int]] = {}
     before = 0
-    for columns, group in zip(answered, groups, strict=True):
+    for columns, some in zip(answered, places, strict=True):
         each = zip(
-            group.places.tolist(),
+            some.tolist(),
             columns.counts,
             columns.visited,
             columns.deleted_visited,
-            columns.gated,
-            strict=True,
+            columns.gated or repeat(0),
+            columns.infos or repeat(columns.info),
+            strict=False,
         )
-        for place, count, *others in each:
-            counts[place], infos[place] = count, columns.info
+        for place, count, visited, deleted, gated, info in each:
+            counts[place], infos[place] = count, info
             spans[place], before = (before, before + count), before + count
-            visited, deleted, gated = others
             numbers[place] = visited, deleted, gated
     order = [at for place in range(len(spans)) for at in range(*spans[place])]
     ids = [id for columns in answered for id in columns.ids]

@@ -25,7 +25,17 @@ from vecdb.engine.system.deadline import Deadline
 from vecdb.reasons import Reason
 from vecdb.types import HitColumns, Metric, SearchInfo
 
-__all__ = ["Found", "Wanted", "answers"]
+__all__ = [
+    "Best",
+    "Found",
+    "Results",
+    "Wanted",
+    "answers",
+    "columns_of",
+    "distances_of",
+    "merged",
+    "rows_of",
+]
 
 _NO_ROW = np.int64(2**63 - 1)
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -73,6 +83,19 @@ class Found(NamedTuple):
         )
 
 
+class Results(NamedTuple):
+    """The results of all parts.
+
+    Attributes:
+        parts: as found. plan: how.
+        matching: number of rows that match the filter, None without one.
+    """
+
+    parts: list[Found]
+    plan: SearchPlan
+    matching: int | None = None
+
+
 class Wanted(NamedTuple):
     """What the hits contain (k, metadata, vectors), and the call's memory."""
 
@@ -85,35 +108,45 @@ class Wanted(NamedTuple):
 def answers(
     store: Store,
     snapshot: Snapshot,
-    parts: Sequence[Found],
+    results: Results,
     queries: int,
     wanted: Wanted,
-    plan: SearchPlan,
     deadline: Deadline,
-    matching: int | None = None,
 ) -> HitColumns:
     """Return the merged hits of all parts, with ids and, if wanted, metadata and vectors.
-
-    matching: number of rows that match the filter, None without one.
 
     Raises:
         ResourceExhaustedError: the answer would be too large, or memory is short.
         DataLossError: a value is damaged, or was purged since the snapshot was created.
         DeadlineExceededError, CancelledError: between two slices of rows.
     """
+    best = merged(results.parts, wanted.k) if results.parts else None
+    return columns_of(store, snapshot, results, best, queries, wanted, deadline)
+
+
+def columns_of(
+    store: Store,
+    snapshot: Snapshot,
+    results: Results,
+    best: Best | None,
+    queries: int,
+    wanted: Wanted,
+    deadline: Deadline,
+) -> HitColumns:
+    """Return chosen hits as ``answers`` does; ``best``: None without parts."""
+    parts = results.parts
     visited = _summed([part.visited for part in parts], queries).tolist()
     deleted = _summed([part.deleted for part in parts], queries).tolist()
-    info = _info(snapshot, parts, plan)
+    info = _info(snapshot, parts, results.plan)
     gated: list[int] = []
-    if matching is not None:
-        info, gated, deleted = info._replace(matches=matching), deleted, [0] * queries
-    if not parts:
+    if results.matching is not None:
+        info, gated, deleted = info._replace(matches=results.matching), deleted, [0] * queries
+    if best is None:
         vectors = np.zeros((0, store.config.dim), np.float32) if wanted.vectors else None
         no_scores, nothing = np.zeros(0, np.float32), [0] * queries
         return HitColumns(nothing, [], no_scores, None, vectors, info, visited, deleted, gated)
-    best = _merged(parts, wanted.k)
     ids, raw, vectors = _named(store, snapshot, parts, best, wanted, deadline)
-    distances = _distances(best.scores, store.config.metric)
+    distances = distances_of(best.scores, store.config.metric)
     counts = best.counts.tolist()
     return HitColumns(counts, ids, distances, raw, vectors, info, visited, deleted, gated)
 
@@ -126,7 +159,7 @@ def _summed(counts: Sequence[npt.NDArray[np.int64]], queries: int) -> npt.NDArra
     return total
 
 
-class _Best(NamedTuple):
+class Best(NamedTuple):
     """The hits of all queries, concatenated.
 
     scores: float32 (m,). nodes: int64 (m,). origins, rows: int64 (m,), index of the part, and row
@@ -153,7 +186,12 @@ def _rows_of(part: Found, nodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]
     return rows
 
 
-def _merged(parts: Sequence[Found], k: int) -> _Best:
+def rows_of(parts: Sequence[Found], best: Best) -> npt.NDArray[np.int64]:
+    """Return the row numbers of hits, int64 (m,)."""
+    return _rows_of(parts[0], best.nodes) if best.rows is None else best.rows
+
+
+def merged(parts: Sequence[Found], k: int) -> Best:
     """Return the k nearest of all parts by (score, row), the order that each part already has."""
     if len(parts) == 1:
         part = parts[0]
@@ -162,7 +200,7 @@ def _merged(parts: Sequence[Found], k: int) -> _Best:
         else:
             used = np.arange(part.nodes.shape[1]) < part.counts[:, None]
             scores, nodes = part.scores[used], part.nodes[used]
-        return _Best(scores, nodes, None, None, part.counts)
+        return Best(scores, nodes, None, None, part.counts)
     if len(parts[0].counts) == 1 and sum(part.nodes.shape[1] for part in parts) <= _FEW_HITS:
         return _merged_few(parts, k)
     scores_by_part, rows_by_part, nodes_by_part = [], [], []
@@ -178,7 +216,7 @@ def _merged(parts: Sequence[Found], k: int) -> _Best:
     order = np.lexsort((rows, scores), axis=-1)[:, :k]
     rows = np.take_along_axis(rows, order, axis=1)
     used = rows != _NO_ROW
-    return _Best(
+    return Best(
         np.take_along_axis(scores, order, axis=1)[used],
         np.take_along_axis(nodes, order, axis=1)[used],
         origins[order][used],
@@ -187,8 +225,8 @@ def _merged(parts: Sequence[Found], k: int) -> _Best:
     )
 
 
-def _merged_few(parts: Sequence[Found], k: int) -> _Best:
-    """Do ``_merged`` for one query with few hits."""
+def _merged_few(parts: Sequence[Found], k: int) -> Best:
+    """Do ``merged`` for one query with few hits."""
     hits: list[tuple[float, int, int, int]] = []
     for number, part in enumerate(parts):
         count = int(part.counts[0])
@@ -201,7 +239,7 @@ def _merged_few(parts: Sequence[Found], k: int) -> _Best:
             strict=False,
         )
     best = sorted(hits)[:k]
-    return _Best(
+    return Best(
         np.array([hit[0] for hit in best], np.float32),
         np.array([hit[3] for hit in best], np.int64),
         np.array([hit[2] for hit in best], np.int64),
@@ -214,14 +252,15 @@ def _named(
     store: Store,
     snapshot: Snapshot,
     parts: Sequence[Found],
-    best: _Best,
+    best: Best,
     wanted: Wanted,
     deadline: Deadline,
 ) -> tuple[list[str], list[bytes] | None, npt.NDArray[np.float32] | None]:
     """Return ids, metadata and vectors of the hits, reading the store in short transactions."""
     with_metadata = wanted.metadata and snapshot.counters.metadata_count > 0
-    memtable = parts[-1].content is None
-    if not (with_metadata or wanted.vectors or memtable):
+    # The last parts are outside segments: chunks of the memtable, or rows read from the store.
+    inside = sum(part.content is not None for part in parts)
+    if not (with_metadata or wanted.vectors or inside < len(parts)):
         return _segment_ids(parts, best), None, None
     seq, rows = snapshot.state.seq, _rows(snapshot, parts, best)
     vectors = read_vectors(store, rows, deadline) if wanted.vectors else None
@@ -229,23 +268,23 @@ def _named(
         records = read_records(store, rows, seq, deadline, wanted.memory)
         return [r.id for r in records], [r.metadata for r in records], vectors
     ids = _segment_ids(parts, best)
-    if memtable:
+    if inside < len(parts):
         at = list(range(len(rows)))
         if best.origins is not None:
-            at = best.of_part(len(parts) - 1).tolist()
+            at = (best.origins >= inside).nonzero()[0].tolist()
         late = read_records(store, [rows[i] for i in at], seq, deadline)
         for i, record in zip(at, late, strict=True):
             ids[i] = record.id
     return ids, None, vectors
 
 
-def _rows(snapshot: Snapshot, parts: Sequence[Found], best: _Best) -> list[int]:
+def _rows(snapshot: Snapshot, parts: Sequence[Found], best: Best) -> list[int]:
     """Return the row numbers of the hits.
 
     Raises:
         SegmentDamagedError: a row number is out of range.
     """
-    rows = _rows_of(parts[0], best.nodes) if best.rows is None else best.rows
+    rows = rows_of(parts, best)
     numbers: list[int] = rows.tolist()
     if numbers and not 0 <= min(numbers) <= max(numbers) < snapshot.counters.next_row:
         raise SegmentDamagedError(
@@ -256,7 +295,7 @@ def _rows(snapshot: Snapshot, parts: Sequence[Found], best: _Best) -> list[int]:
     return numbers
 
 
-def _segment_ids(parts: Sequence[Found], best: _Best) -> list[str]:
+def _segment_ids(parts: Sequence[Found], best: Best) -> list[str]:
     """Return the ids of hits in segments; "" for the other hits."""
     ids = [""] * len(best.nodes)
     if best.origins is None:
@@ -289,7 +328,7 @@ def _info(snapshot: Snapshot, parts: Sequence[Found], plan: SearchPlan) -> Searc
     )
 
 
-def _distances(scores: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float32]:
+def distances_of(scores: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float32]:
     """Convert kernel scores (squared distance or negated product) to distances as ``Metric``."""
     if metric is Metric.EUCLIDEAN:
         distances: npt.NDArray[np.float32] = np.sqrt(np.maximum(scores, _ZERO))

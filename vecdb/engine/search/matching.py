@@ -199,7 +199,8 @@ class Matcher:
         self, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
     ) -> Selection:
         """Return which live nodes of a unit match. Raises as ``matches_of``."""
-        if unit.content is None and unit.rows is not snapshot.memtable.rows:
+        chunks = snapshot.memtable.chunks
+        if unit.content is None and all(unit.rows is not chunk.rows for chunk in chunks):
             # Rows that were read for this search only.
             matches = matches_of(self._store, snapshot, unit, filter, deadline)
             return Selection.of(unit, matches)

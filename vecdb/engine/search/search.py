@@ -12,9 +12,8 @@ One query runs on its caller's thread, a batch of queries on several (``kernels/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,17 +21,20 @@ import numpy.typing as npt
 from vecdb import checks
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
-from vecdb.engine.search.filtered import Group, Selected, groups_of, in_order, select, select_unit
-from vecdb.engine.search.hits import Found, Wanted, answers
+from vecdb.engine.search.call_bytes import take_hits_memory, take_search_memory
+from vecdb.engine.search.filtered import Selected, by_filter, groups_of, select, select_unit
+from vecdb.engine.search.hits import Found, Results, Wanted, answers
 from vecdb.engine.search.matching import Matcher
 from vecdb.engine.search.node_scans import NodeScans
 from vecdb.engine.search.plan import CODED_ROWS_A_HIT, Planner, Scan, UnitPlan, Wish
 from vecdb.engine.search.real_curves import RealCurves
+from vecdb.engine.search.request import SearchRequest
 from vecdb.engine.search.samples import SampleTap
 from vecdb.engine.search.single import SingleSearch
 from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
+from vecdb.engine.search.variants import VariantSearch
 from vecdb.engine.search.walk_shapes import WalkShapes
 from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
 from vecdb.engine.segments.codecs.sketch import SKETCH
@@ -46,7 +48,8 @@ from vecdb.engine.system.weighted_lru import WeightedLru
 from vecdb.errors import DataLossError
 from vecdb.filters import Filter
 from vecdb.reasons import Reason
-from vecdb.types import CollectionConfig, HitColumns, Metric
+from vecdb.search_variants import PLAIN
+from vecdb.types import HitColumns, Metric
 from vecdb.vector_arrays import as_queries
 
 __all__ = ["SCAN_SLICE_FLOATS", "SORT_SLICE_HITS", "SearchRequest", "Searcher"]
@@ -60,13 +63,6 @@ _HEAP_FLOATS = 8
 SORT_SLICE_HITS = 250_000
 """Hits that are sorted between two checks of the deadline: about 20 ms."""
 
-_HIT_BYTES_MIN = 7
-"""A hit in an answer has at least a distance, and an id of one byte with its length."""
-
-_FOUND_BYTES, _MERGED_BYTES, _NAMED_BYTES, _RECORD_BYTES = 12, 56, 260, 500
-"""Bytes of memory for: a hit of one unit; merging it with those of other units; the Python objects
-of a returned hit with its id; and those of one with its record (without the metadata's bytes)."""
-
 _SEGMENT_REASONS = (Reason.SEGMENT, Reason.RECORD_MISSING, Reason.VECTOR_MISSING)
 """Reasons of a DataLossError that wrong row numbers in a damaged segment can cause."""
 
@@ -78,23 +74,6 @@ _WALKS_AT_FIRST = 4
 
 _SCANNED_TOGETHER = 16
 """Queries that are compared with each block of rows while it is in the CPU cache."""
-
-
-class SearchRequest(NamedTuple):
-    """The arguments of one call of ``search``, not validated yet: ``Searcher.run`` does that.
-
-    queries: anything that converts to float32 of shape (q, dim).
-    filter: one for all queries, or a list with one for each.
-    """
-
-    queries: Any
-    k: int = 10
-    ef: int | None = None
-    target_recall: float | None = None
-    exact: bool = False
-    include_metadata: bool = True
-    include_vectors: bool = False
-    filter: Filter | Sequence[Filter] | None = None
 
 
 class Searcher:
@@ -130,6 +109,7 @@ class Searcher:
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
         self._node_scans = NodeScans(pool, self._metric_code)
         self._walk_shapes = WalkShapes(self.walk)
+        self._variants = VariantSearch(store, self)
         self.single = SingleSearch(store, snapshots, pool, self.tap, self.real_curves, codes=codes)
 
     def run(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
@@ -162,7 +142,7 @@ class Searcher:
             return None
         if query.dtype != np.float32 or request.exact or request.include_vectors:
             return None
-        if request.filter is not None:
+        if request.filter is not None or request.variant != PLAIN or request.k is None:
             return None
         raw = np.ascontiguousarray(query.reshape(-1))
         hits = self.single.answer(
@@ -171,30 +151,68 @@ class Searcher:
         if hits is None:
             return None
         metadata, info = hits.raw_metadata, hits.info
-        memory.answer(len(hits) * _HIT_BYTES_MIN + sum(map(len, metadata or ())))
-        memory.take(len(hits) * (_FOUND_BYTES + _RECORD_BYTES))
+        take_hits_memory(memory, len(hits), sum(map(len, metadata or ())))
         visited, deleted = [info.visited], [info.deleted_visited]
         return HitColumns(
             [len(hits)], hits.ids, hits.distances, metadata, None, info, visited, deleted
         )
 
     def _run(self, request: SearchRequest, deadline: Deadline, memory: CallMemory) -> HitColumns:
-        config = self._store.config
-        queries = _checked_queries(request.queries, config)
+        if request.variant != PLAIN:
+            return self._variants.run(request, deadline, memory)
+        queries = self.checked(request.queries)
         k = checks.check_k(request.k, max(1, len(queries)))
         wish = Wish(
             None if request.ef is None else checks.check_ef(request.ef, k),
             checks.check_target_recall(request.target_recall),
             request.exact,
         )
-        kernels = load_kernels()
-        prepared = np.empty((len(queries), padded_width(config.dim)), np.float32)
-        kernels.prepare_rows(queries, prepared, config.metric is Metric.COSINE)
+        prepared = self.prepared(queries)
         wanted = Wanted(k, request.include_metadata, request.include_vectors, memory)
         filters = groups_of(request.filter, len(queries))
+
+        def answer(snapshot: Snapshot, until: Deadline) -> HitColumns:
+            take_search_memory(snapshot, len(prepared), wanted, self._store.config.dim)
+
+            def some(queries: npt.NDArray[np.float32], filter: Filter | None) -> HitColumns:
+                results = self.find(snapshot, queries, k, wish, until, filter)
+                return answers(self._store, snapshot, results, len(queries), wanted, until)
+
+            return by_filter(prepared, filters, some)
+
+        return self.attempt(answer, deadline, memory)
+
+    def checked(self, queries: object) -> npt.NDArray[np.float32]:
+        """Return valid queries, float32 (q, dim).
+
+        Raises:
+            InvalidArgumentError: as ``checks.check_vectors``.
+        """
+        config = self._store.config
+        given = as_queries(queries, config.dim)
+        return checks.check_vectors(given, config.dim, config.metric, "query")
+
+    def prepared(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return valid queries in the form of the kernels."""
+        config = self._store.config
+        prepared = np.empty((len(queries), padded_width(config.dim)), np.float32)
+        load_kernels().prepare_rows(queries, prepared, config.metric is Metric.COSINE)
+        return prepared
+
+    def newest(self) -> Snapshot:
+        """Return the newest snapshot."""
+        return self._snapshots.snapshot()
+
+    def attempt(
+        self,
+        answer: Callable[[Snapshot, Deadline], HitColumns],
+        deadline: Deadline,
+        memory: CallMemory,
+    ) -> HitColumns:
+        """Call ``answer`` with the newest snapshot; once more if rows were purged meanwhile."""
         snapshot = self._snapshots.snapshot()
         try:
-            return self._answer_all(snapshot, prepared, filters, wanted, wish, deadline)
+            return answer(snapshot, deadline)
         except DataLossError as error:
             # A damaged segment whose checksums were not compared yet may be the cause.
             if error.reason in _SEGMENT_REASONS and not snapshot.verified:
@@ -210,50 +228,57 @@ class Searcher:
         with leased(self._store) as keep:
             newer = self._snapshots.snapshot()
             # The search may take longer than a lease: each check of the deadline renews it.
-            return self._answer_all(newer, prepared, filters, wanted, wish, deadline.also(keep))
+            return answer(newer, deadline.also(keep))
 
-    def _answer_all(
+    def find(
         self,
         snapshot: Snapshot,
         queries: npt.NDArray[np.float32],
-        filters: Sequence[Group],
-        wanted: Wanted,
+        k: int,
         wish: Wish,
         deadline: Deadline,
-    ) -> HitColumns:
-        _take_memory(snapshot, len(queries), wanted, self._store.config.dim)
-        if not filters:
-            return self._answer(snapshot, queries, wanted, wish, deadline)
-        answered = []
-        for filter, places in filters:
-            some = queries if len(places) == len(queries) else queries[places]
-            answered.append(self._filtered(snapshot, some, filter, wanted, wish, deadline))
-        return in_order(answered, filters)
+        filter: Filter | None = None,
+    ) -> Results:
+        """Return the k nearest rows of each part of a snapshot, all or those that match."""
+        if filter is not None:
+            return self._find_matching(snapshot, queries, k, wish, deadline, filter)
 
-    def _filtered(
+        plan = self.planner.plan(snapshot, k, wish)
+        if self.tap.armed and plan.curves and len(queries):
+            self.tap.take(queries[0], k, wish)
+        parts: list[Found] = []
+        for unit, way in zip(snapshot.units, plan.units, strict=True) if len(queries) else ():
+            if way.walks:
+                parts.append(self.walk(unit, way, queries, k, deadline))
+            else:
+                parts.append(self.scan(unit, queries, k, deadline))
+        if not snapshot.holds_all and len(queries):
+            parts.append(self.scan_unread(snapshot, queries, k, deadline)[0])
+        return Results(parts, plan)
+
+    def _find_matching(
         self,
         snapshot: Snapshot,
         queries: npt.NDArray[np.float32],
+        k: int,
+        wish: Wish,
+        deadline: Deadline,
         filter: Filter,
-        wanted: Wanted,
-        wish: Wish,
-        deadline: Deadline,
-    ) -> HitColumns:
-        """Answer queries that have the same filter."""
+    ) -> Results:
         selected = select(self.matcher, snapshot, filter, deadline)
-        plan = self.planner.plan_filtered(selected, wanted.k, wish, self._walk_shapes)
+        plan = self.planner.plan_filtered(selected, k, wish, self._walk_shapes)
         parts: list[Found] = []
         for one, way in zip(selected, plan.units, strict=True):
             if way.walks:
                 scan = partial(self._scan_selected, one, way.scan)
-                parts.append(self.walk(one.unit, way, queries, wanted.k, deadline, scan))
+                parts.append(self.walk(one.unit, way, queries, k, deadline, scan))
             else:
-                parts.append(self._scan_selected(one, way.scan, queries, wanted.k, deadline))
+                parts.append(self._scan_selected(one, way.scan, queries, k, deadline))
         matching = sum(one.unit.live_count for one in selected)
         if not snapshot.holds_all:
-            found, count = self.scan_unread(snapshot, queries, wanted.k, deadline, filter)
+            found, count = self.scan_unread(snapshot, queries, k, deadline, filter)
             parts, matching = [*parts, found], matching + count
-        return answers(self._store, snapshot, parts, len(queries), wanted, plan, deadline, matching)
+        return Results(parts, plan, matching)
 
     def _scan_selected(
         self,
@@ -266,27 +291,6 @@ class Searcher:
         if scan == "rows":
             return self.scan(one.unit, queries, k, deadline)
         return self._node_scans.scan(one, queries, k, deadline, by_sketches=scan == "sketches")
-
-    def _answer(
-        self,
-        snapshot: Snapshot,
-        queries: npt.NDArray[np.float32],
-        wanted: Wanted,
-        wish: Wish,
-        deadline: Deadline,
-    ) -> HitColumns:
-        plan = self.planner.plan(snapshot, wanted.k, wish)
-        if self.tap.armed and plan.curves and len(queries):
-            self.tap.take(queries[0], wanted.k, wish)
-        parts: list[Found] = []
-        for unit, way in zip(snapshot.units, plan.units, strict=True) if len(queries) else ():
-            if way.walks:
-                parts.append(self.walk(unit, way, queries, wanted.k, deadline))
-            else:
-                parts.append(self.scan(unit, queries, wanted.k, deadline))
-        if not snapshot.holds_all and len(queries):
-            parts.append(self.scan_unread(snapshot, queries, wanted.k, deadline)[0])
-        return answers(self._store, snapshot, parts, len(queries), wanted, plan, deadline)
 
     def _plan_again(self) -> None:
         """Forget the plans: curves were published."""
@@ -458,30 +462,7 @@ class Searcher:
         seq = snapshot.state.seq
         for rows, vectors in read_slices(self._store, snapshot.lost, seq, deadline):
             yield SearchUnit(vectors, len(rows), NOTHING_DELETED, len(rows), rows)
-        if snapshot.memtable.live_count:
-            yield snapshot.memtable_unit
+        yield from snapshot.memtable_units
         if snapshot.rest is not None:
             for rows, vectors in read_slices(self._store, (snapshot.rest,), seq, deadline):
                 yield SearchUnit(vectors, len(rows), NOTHING_DELETED, len(rows), rows)
-
-
-def _take_memory(snapshot: Snapshot, queries: int, wanted: Wanted, dim: int) -> None:
-    """Reserve memory for the search, and check the minimum size of its answer.
-
-    Raises:
-        ResourceExhaustedError: the answer would be too large, or memory is short.
-    """
-    hits = queries * min(wanted.k, snapshot.live_count)
-    wanted.memory.answer(hits * (_HIT_BYTES_MIN + (4 * dim if wanted.vectors else 0)))
-    counts = [unit.count for unit in snapshot.units]
-    if not snapshot.holds_all:
-        counts.append(snapshot.counters.next_row)
-    found = queries * sum(min(wanted.k, count) for count in counts)
-    merging = _MERGED_BYTES if len(counts) > 1 else 0
-    with_records = wanted.metadata and snapshot.counters.metadata_count > 0
-    naming = _RECORD_BYTES if with_records else _NAMED_BYTES
-    wanted.memory.take(found * (_FOUND_BYTES + merging) + hits * naming)
-
-
-def _checked_queries(queries: object, config: CollectionConfig) -> npt.NDArray[np.float32]:
-    return checks.check_vectors(as_queries(queries, config.dim), config.dim, config.metric, "query")

@@ -124,7 +124,8 @@ class SegmentSnapshot:
 
 @dataclass(frozen=True)
 class SearchUnit:
-    """Arrays that kernels search in one call: a segment, the memtable, or a slice of the store.
+    """Arrays that kernels search in one call: of a segment, a chunk of the memtable, or a slice of
+    the store.
 
     Attributes:
         vectors: float32, shape (at least count, width).
@@ -199,7 +200,7 @@ class Snapshot:
 
     @cached_property
     def units(self) -> tuple[SearchUnit, ...]:
-        """Return the units of a search: segments with live rows, then the memtable if it has any.
+        """Return the units of a search: segments with live rows, then those of the memtable.
 
         If the snapshot does not hold all rows, the memtable is left out: the search then scans all
         rows outside mapped segments in one ascending pass.
@@ -219,7 +220,7 @@ class Snapshot:
             if s.live_count and not s.unread_count
         ]
         if self.memtable.live_count and self.holds_all:
-            units.append(self.memtable_unit)
+            units += self.memtable_units
         return tuple(units)
 
     @cached_property
@@ -227,13 +228,19 @@ class Snapshot:
         """Return what ``single`` keeps with a snapshot."""
         return {}
 
-    @property
-    def memtable_unit(self) -> SearchUnit:
-        """Return the memtable as a search unit."""
-        memtable = self.memtable
-        delete_bitmap = memtable.delete_bitmap if memtable.deleted_count else NOTHING_DELETED
-        return SearchUnit(
-            memtable.buffer, memtable.count, delete_bitmap, memtable.live_count, memtable.rows
+    @cached_property
+    def memtable_units(self) -> tuple[SearchUnit, ...]:
+        """Return the memtable as search units, ascending; those without live rows are left out."""
+        return tuple(
+            SearchUnit(
+                chunk.buffer,
+                chunk.count,
+                chunk.delete_bitmap if chunk.deleted_count else NOTHING_DELETED,
+                chunk.live_count,
+                chunk.rows,
+            )
+            for chunk in self.memtable.chunks
+            if chunk.live_count
         )
 
     @cached_property

@@ -6,6 +6,9 @@ rows            reads ids, records, vectors, tombstones and the log
 segment_table   reads the table of segments
 tombstones      reads deleted rows in short transactions
 batch           a validated write and its options
+digest          what makes a batch the same as an earlier one
+changes         which rows a delete or patch changes, and to what
+filtered_rows   rows that match a filter, brought up to date in a write
 conditions      checks insert_only and if_seq
 writer          commits batches in groups, one thread per collection
 requests        request ids and their receipts (idempotent writes)
@@ -20,6 +23,9 @@ from __future__ import annotations
 
 __all__ = [
     "batch",
+    "changes",
+    "digest",
+    "filtered_rows",
     "layout",
     "leases",
     "purging",

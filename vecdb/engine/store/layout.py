@@ -21,7 +21,8 @@ Format 1. Never change this format; a change needs a new number in FORMAT.
     segments   u64 number          JSON: state, lock, first_row, end_row, seq, kind, count, bytes,
                                    manifest_crc, verified
     pins       16 bytes            a lease: u64 seq, u64 next_row, u64 expiry (ns, store's clock)
-    requests   request id, UTF-8   u64 seq, u64 time_ns, 32 bytes SHA-256 of the batch, u32 rows
+    requests   request id, UTF-8   u64 seq, u64 time_ns, 32 bytes SHA-256 of the batch, u32 rows,
+                                   [u32 position of each id of the batch that was skipped]
                0xFF, u64 seq       request id (index by age: no UTF-8 text begins with this byte)
 
 Integers in keys are big-endian, so that LMDB sorts keys by number; in values little-endian. The
@@ -31,23 +32,14 @@ key is detected too. Values in LMDB are not aligned: copy vectors before a kerne
 A record has one version for each change of its metadata. A reader at seq S sees the last version
 with a seq of at most S. ``metadata_count`` counts the versions ever written with metadata; if it is
 zero, searches skip the look-up of metadata.
-
-The SHA-256 of a batch covers these fields in this order; numbers little-endian:
-
-    head       6 bytes "upsert" or "delete", u8 insert_only, u8 1 if if_seq is set, u64 if_seq
-               (else 0), u32 number of ids, u8 1 if any of them has metadata
-    ids        u32 length of each, then all ids; of a delete, distinct and ascending
-    vectors    float32, as given (none for a delete)
-    metadata   if any: u32 length of each, then all metadata
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -68,7 +60,6 @@ __all__ = [
     "LogEntry",
     "Request",
     "State",
-    "batch_digest",
     "block_rows",
     "block_rows_max",
     "config_entry",
@@ -131,7 +122,6 @@ _BLOCK_TAIL = struct.Struct("<II")
 _LOG_HEAD = struct.Struct("<QQIII")
 _LEASE = struct.Struct("<QQQ")
 _REQUEST = struct.Struct("<QQ32sI")
-_DIGEST_HEAD = struct.Struct("<6sBBQIB")
 
 row_key = _KEY.pack
 record_key = _RECORD_KEY.pack
@@ -203,13 +193,14 @@ class Lease(NamedTuple):
 
 
 class Request(NamedTuple):
-    """The entry of a request id: its batch's seq and digest. time_ns: by the store's clock. rows:
-    ``count`` of the receipt."""
+    """The entry of a request id: its batch's seq and digest (``digest.py``). time_ns: by the
+    store's clock. rows: ``count`` of the receipt. skipped: positions of ids in the batch."""
 
     seq: int
     time_ns: int
     digest: bytes
     rows: int
+    skipped: tuple[int, ...] = ()
 
 
 def seal_value(key: bytes, payload: bytes) -> bytes:
@@ -455,7 +446,8 @@ def parse_lease(key: bytes, payload: bytes | memoryview) -> Lease:
 
 def pack_request(key: bytes, request: Request) -> bytes:
     """Return a request with checksum; its key is its id."""
-    return seal_value(key, _REQUEST.pack(*request))
+    skipped = np.array(request.skipped, "<u4").tobytes()
+    return seal_value(key, _REQUEST.pack(*request[:4]) + skipped)
 
 
 def unpack_request(key: bytes | memoryview, value: bytes | memoryview) -> Request:
@@ -465,36 +457,11 @@ def unpack_request(key: bytes | memoryview, value: bytes | memoryview) -> Reques
 
 def parse_request(payload: bytes | memoryview) -> Request:
     """Return ``unpack_request`` of a payload whose checksum was compared; as ``parse_block``."""
-    return Request(*_REQUEST.unpack(payload))
+    skipped = struct.iter_unpack("<I", payload[_REQUEST.size :])
+    seq, time_ns, digest, rows = _REQUEST.unpack_from(payload)
+    return Request(seq, time_ns, digest, rows, tuple(position for (position,) in skipped))
 
 
 def request_age_key(seq: int) -> bytes:
     """Return the key of the index by age that leads to the request of this seq; oldest first."""
     return REQUEST_AGES + row_key(seq)
-
-
-def batch_digest(
-    kind: bytes,
-    ids: Sequence[bytes],
-    vectors: npt.NDArray[np.float32] | None,
-    metadata: Sequence[bytes] | None,
-    insert_only: bool,
-    if_seq: int | None,
-) -> bytes:
-    """Return the SHA-256 of a batch: equal batches have equal digests, embedded or remote."""
-    has_metadata = metadata is not None and any(metadata)
-    head = _DIGEST_HEAD.pack(
-        kind, insert_only, if_seq is not None, if_seq or 0, len(ids), has_metadata
-    )
-    digest = hashlib.sha256(head)
-    _digest_texts(digest, ids)
-    if vectors is not None:
-        digest.update(np.ascontiguousarray(vectors, "<f4").reshape(-1).data)
-    if metadata is not None and has_metadata:
-        _digest_texts(digest, metadata)
-    return digest.digest()
-
-
-def _digest_texts(digest: hashlib._Hash, texts: Sequence[bytes]) -> None:
-    digest.update(np.fromiter(map(len, texts), "<u4", len(texts)).data)
-    digest.update(b"".join(texts))

@@ -1,7 +1,7 @@
 """Request ids: a write that is repeated with the same request id is applied once.
 
 The transaction that applies a batch also stores its request id with the receipt and a digest of the
-whole batch (``layout.batch_digest``). If the same batch comes again under the same id within the
+whole batch (``digest.py``). If the same batch comes again under the same id within the
 window, any process returns the stored receipt. A different batch under the id is refused. A batch
 that was refused stores nothing, so its id may be used again.
 
@@ -19,6 +19,7 @@ batch may have been applied already. The entry is removed when the next younger 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from vecdb import limits
 from vecdb.engine.kv.environment import Environment
@@ -48,8 +49,8 @@ class Requests:
 
     def answered(
         self, transaction: Transaction, request_id: bytes, digest: bytes, now_ns: int
-    ) -> Receipt | None:
-        """Return the receipt of the batch that was applied under this id, or None.
+    ) -> Request | None:
+        """Return the entry of the batch that was applied under this id, or None.
 
         Writes the entry again unchanged. So the answer waits for a sync of its own: the process
         that wrote the batch may have been killed before its sync completed.
@@ -69,7 +70,7 @@ class Requests:
                 Reason.REQUEST_ID_REUSED,
             )
         self._put(transaction, request_id, known)
-        return Receipt(known.seq, known.rows, repeated=True)
+        return known
 
     def remember(
         self,
@@ -78,13 +79,15 @@ class Requests:
         digest: bytes,
         receipt: Receipt,
         now_ns: int,
+        skipped: Sequence[int] = (),
     ) -> None:
-        """Store the receipt of a batch, and remove some expired requests."""
+        """Store the receipt of a batch, and remove some expired requests. skipped: positions of
+        the receipt's ``skipped`` in the batch."""
         self._forget_expired(transaction, now_ns)
         known = self._known(transaction, request_id)
         if known is not None:  # Expired, or ``answered`` would have returned its receipt.
             transaction.delete(layout.request_age_key(known.seq), db=self._handles.requests)
-        request = Request(receipt.seq, now_ns, digest, receipt.count)
+        request = Request(receipt.seq, now_ns, digest, receipt.count, tuple(skipped))
         self._put(transaction, request_id, request)
         key = layout.request_age_key(receipt.seq)
         transaction.put(key, layout.seal_value(key, request_id), db=self._handles.requests)

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout
-from vecdb.engine.store.batch import DeleteBatch, UpsertBatch, WriteOptions
+from vecdb.engine.store.batch import Batch, DeleteBatch, PatchBatch, UpsertBatch, WriteOptions
+from vecdb.engine.store.changes import Changes, changes_of
 from vecdb.engine.store.clock import StoreClock
 from vecdb.engine.store.conditions import check_condition
 from vecdb.engine.store.requests import Requests
@@ -207,83 +208,106 @@ class Store:
 
     # Writing batches.
 
-    def apply(self, transaction: Transaction, batch: UpsertBatch | DeleteBatch) -> Receipt:
+    def apply(self, transaction: Transaction, batch: Batch) -> Receipt:
         """Apply one batch and return its receipt.
 
         The batch gets the next seq, unless its request id was applied before: then nothing changes
         and the stored receipt is returned.
 
         Raises:
-            ConditionFailedError, FailedPreconditionError: the batch is refused. It has changed
-                nothing in the transaction, so the transaction may continue with other batches.
+            ConditionFailedError, FailedPreconditionError, InvalidArgumentError, OvertakenError: the
+                batch is refused. It has changed nothing in the transaction, so the transaction may
+                continue with other batches.
             NotFoundError: the collection was dropped.
             DataLossError: a value that the batch depends on is damaged; abort the transaction.
         """
         self.check_not_dropped(transaction)
         state, counters = self.read_state(transaction), self.read_counters(transaction)
         write_options, now_ns = batch.write_options, self.clock.read(transaction)
-        if write_options is not None:
-            receipt = self._check_options(transaction, batch, write_options, state.seq, now_ns)
-            if receipt is not None:
-                return receipt
+        if write_options is not None and write_options.request_id:
+            # Before the conditions: they fail once the first attempt was applied.
+            known = self.requests.answered(
+                transaction, write_options.request_id, write_options.digest, now_ns
+            )
+            if known is not None:
+                names = _texts(batch, known.skipped)
+                return Receipt(known.seq, known.rows, repeated=True, skipped=names)
         seq = state.seq + 1
         first_row = counters.next_row
         if isinstance(batch, UpsertBatch):
-            deleted, changed = self._upsert(transaction, batch, seq, counters)
-            count = len(batch.ids)
+            self._check_condition(transaction, batch.ids, batch.order, write_options, state.seq)
+            deleted, changed, skipped = self._upsert(transaction, batch, seq, counters)
+            count = len(batch.ids) - len(skipped)
         else:
-            deleted, changed = self._delete(transaction, batch, counters), _NO_ROWS
-            count = len(deleted)
+            changes = self._changes(transaction, batch, state.seq)
+            deleted, changed = self._write_changes(transaction, changes, seq, counters)
+            count, skipped = len(changes.rows), changes.skipped
         self._add_tombstones(transaction, deleted, seq)
         key, now_ns = layout.row_key(seq), self.clock.advance(transaction)
         entry = layout.LogEntry(now_ns, first_row, counters.next_row - first_row, deleted, changed)
         transaction.put(key, layout.pack_log(key, entry), db=self._handles.log, append=True)
         self.write_counters(transaction, counters)
         self.write_state(transaction, layout.State(seq, state.generation))
-        receipt = Receipt(seq, count)
+        receipt = Receipt(seq, count, skipped=_texts(batch, skipped))
         if write_options is not None and write_options.request_id:
-            self.requests.remember(
-                transaction, write_options.request_id, write_options.digest, receipt, now_ns
-            )
+            name, digest = write_options.request_id, write_options.digest
+            self.requests.remember(transaction, name, digest, receipt, now_ns, skipped)
         return receipt
 
-    def _check_options(
+    def rehearse(self, transaction: Transaction, batch: DeleteBatch | PatchBatch) -> Receipt:
+        """Return the receipt that ``apply`` would return, with the latest seq; write nothing.
+
+        Raises as ``apply``, but for the request id, which is not looked up.
+        """
+        self.check_not_dropped(transaction)
+        seq = self.read_state(transaction).seq
+        changes = self._changes(transaction, batch, seq)
+        return Receipt(seq, len(changes.rows), skipped=_texts(batch, changes.skipped))
+
+    def _changes(
+        self, transaction: Transaction, batch: DeleteBatch | PatchBatch, seq: int
+    ) -> Changes:
+        """Return what a batch changes, if its conditions hold."""
+        if batch.matched is None:
+            self._check_condition(transaction, batch.ids, batch.order, batch.write_options, seq)
+            return changes_of(self.rows, transaction, batch, seq)
+        changes = changes_of(self.rows, transaction, batch, seq)
+        order = sorted(range(len(changes.ids)), key=changes.ids.__getitem__)
+        self._check_condition(transaction, changes.ids, order, batch.write_options, seq)
+        return changes
+
+    def _check_condition(
         self,
         transaction: Transaction,
-        batch: UpsertBatch | DeleteBatch,
-        write_options: WriteOptions,
+        ids: Sequence[bytes],
+        order: Sequence[int],
+        write_options: WriteOptions | None,
         seq: int,
-        now_ns: int,
-    ) -> Receipt | None:
-        """Return the stored receipt of a repeated batch, or None if its conditions hold.
-
-        The request id is checked first: after the first attempt was applied, its own conditions
-        (such as insert_only) would fail.
-        """
-        if write_options.request_id:
-            receipt = self.requests.answered(
-                transaction, write_options.request_id, write_options.digest, now_ns
-            )
-            if receipt is not None:
-                return receipt
+    ) -> None:
+        if write_options is None:
+            return
         if write_options.insert_only or write_options.if_seq is not None:
             check_condition(
                 self.rows,
                 transaction,
-                batch.ids,
-                batch.order,
+                ids,
+                order,
                 seq,
                 insert_only=write_options.insert_only,
                 if_seq=write_options.if_seq,
             )
-        return None
 
     def _upsert(
         self, transaction: Transaction, batch: UpsertBatch, seq: int, counters: layout.Counters
-    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-        """Write new rows and record versions; return the rows deleted and the rows changed."""
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], list[int]]:
+        """Write new rows and record versions; return the rows deleted, the rows changed, and the
+        positions of the rows skipped."""
+        old_rows = self.rows.find(transaction, [batch.ids[i] for i in batch.order])
+        skipped: list[int] = []
+        if old_rows and batch.write_options is not None and batch.write_options.skip_existing:
+            skipped = [i for i, key in enumerate(batch.ids) if key in old_rows]
+            batch, old_rows = batch.without(skipped), {}
         ids, order = batch.ids, batch.order
-        old_rows = self.rows.find(transaction, [ids[i] for i in order])
         same = self._positions_unchanged(transaction, batch, old_rows) if old_rows else {}
         positions = [i for i in range(len(ids)) if i not in same]
         first_row = counters.next_row
@@ -312,7 +336,8 @@ class Store:
         if same:
             kept = set(same.values())
             deleted = [row for row in deleted if row not in kept]
-        return np.array(sorted(deleted), np.uint64), np.array(sorted(changed), np.uint64)
+        rows_deleted, rows_changed = np.array(sorted(deleted), np.uint64), sorted(changed)
+        return rows_deleted, np.array(rows_changed, np.uint64), skipped
 
     def _append_blocks(
         self, transaction: Transaction, first_row: int, vectors: npt.NDArray[np.float32]
@@ -360,14 +385,24 @@ class Store:
             changed.append(row)
         return changed
 
-    def _delete(
-        self, transaction: Transaction, batch: DeleteBatch, counters: layout.Counters
-    ) -> npt.NDArray[np.uint64]:
-        found = self.rows.find(transaction, batch.ids)
-        for key in found:
-            transaction.delete(key, db=self._handles.ids)
-        counters.live_count -= len(found)
-        return np.array(sorted(found.values()), np.uint64)
+    def _write_changes(
+        self, transaction: Transaction, changes: Changes, seq: int, counters: layout.Counters
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Delete rows or write record versions; return the rows deleted and the rows changed."""
+        rows = np.array(changes.rows, np.uint64)
+        if changes.metadata is None:
+            for key in sorted(changes.ids):
+                transaction.delete(key, db=self._handles.ids)
+            counters.live_count -= len(rows)
+            return rows, _NO_ROWS
+        record_key, pack_record, records = layout.record_key, layout.pack_record, []
+        for row, name, metadata in zip(changes.rows, changes.ids, changes.metadata, strict=True):
+            key = record_key(row, seq)
+            records.append((key, pack_record(key, name, metadata)))
+        with transaction.cursor(self._handles.records) as cursor:
+            cursor.putmulti(records)
+        counters.metadata_count += sum(1 for metadata in changes.metadata if metadata)
+        return _NO_ROWS, rows
 
     def _add_tombstones(
         self, transaction: Transaction, rows: npt.NDArray[np.uint64], seq: int
@@ -411,6 +446,11 @@ class Store:
     def close(self, *, dropped: bool = False) -> None:
         """Close the environment; later calls raise "dropped" or "closed"."""
         self.environment.close(dropped_error() if dropped else None)
+
+
+def _texts(batch: Batch, positions: Sequence[int]) -> tuple[str, ...]:
+    """Return the ids of a batch at these positions."""
+    return tuple(batch.ids[i].decode() for i in positions)
 
 
 def _check_appended(done: tuple[int, int], what: str) -> None:

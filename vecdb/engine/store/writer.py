@@ -29,13 +29,15 @@ from dataclasses import dataclass
 
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.kv.write_lock import POLL_S, Reservation, start_thread
-from vecdb.engine.store.batch import DeleteBatch, UpsertBatch
+from vecdb.engine.store.batch import Batch
+from vecdb.engine.store.filtered_rows import OvertakenError
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import out_of_memory
 from vecdb.errors import (
     ConditionFailedError,
     FailedPreconditionError,
     InternalError,
+    InvalidArgumentError,
     NotFoundError,
     OutcomeUnknownError,
     ResourceExhaustedError,
@@ -94,7 +96,7 @@ class _Answer(Future[Receipt]):
 @dataclass(frozen=True, eq=False)
 class _Job:
     store: Store
-    batch: UpsertBatch | DeleteBatch
+    batch: Batch
     nbytes: int
     after_commit: Callable[[], None]
     answer: _Answer
@@ -122,7 +124,7 @@ class Writer:
         self._closed = False
 
     def submit(
-        self, store: Store, batch: UpsertBatch | DeleteBatch, after_commit: Callable[[], None]
+        self, store: Store, batch: Batch, after_commit: Callable[[], None]
     ) -> Future[Receipt]:
         """Queue a validated batch; the future returns its receipt once it is on disk.
 
@@ -281,13 +283,19 @@ class Writer:
             _log.warning("could not request a flush of %s: %s", store.environment.folder, error)
 
 
-def _applied(
-    store: Store, transaction: Transaction, batch: UpsertBatch | DeleteBatch
-) -> Receipt | VecdbError:
+_REFUSALS = (
+    ConditionFailedError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    OvertakenError,
+)
+
+
+def _applied(store: Store, transaction: Transaction, batch: Batch) -> Receipt | VecdbError:
     """Apply a batch; return its receipt, or the error that refuses it."""
     try:
         return store.apply(transaction, batch)
-    except (ConditionFailedError, FailedPreconditionError) as refusal:
+    except _REFUSALS as refusal:
         # The traceback would keep the transaction's cursors and buffers alive.
         return refusal.with_traceback(None)
 

@@ -154,6 +154,10 @@ class CallMemory:
         self.take(count * self._answer_copies)
         self._answer = answer
 
+    def release(self, count: int) -> None:
+        """Release bytes that were reserved by ``take``."""
+        self.shrink(max(0, self._taken - count))
+
     def begin_again(self) -> None:
         """Release all but the memory of the request, since the work is repeated."""
         self.shrink(self._request)

@@ -1,0 +1,96 @@
+"""Variants of a search: queries by example, a bound of the distance, and hits in groups.
+
+``check_variant`` validates the arguments of ``search`` that select one; engine and client use it
+alike. docs/searching.md defines what each of them means.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from vecdb import checks, limits
+from vecdb.errors import InvalidArgumentError
+from vecdb.reasons import Reason
+from vecdb.row_names import shown
+from vecdb.types import Metric
+
+__all__ = ["PLAIN", "Variant", "check_variant"]
+
+
+class Variant(NamedTuple):
+    """How a search differs from "the k nearest rows of given vectors".
+
+    Attributes:
+        near, away: ids of the rows that the query is derived from; empty if vectors are given.
+        max_distance: no hit is farther; None for no bound.
+    """
+
+    near: tuple[str, ...] = ()
+    away: tuple[str, ...] = ()
+    max_distance: float | None = None
+
+
+PLAIN: Final = Variant()
+
+
+def check_variant(
+    query: object, k: object, near: object, away: object, max_distance: object, metric: Metric
+) -> Variant:
+    """Return the variant that the arguments of a search select.
+
+    Args:
+        query: as given; only whether it is None counts.
+        k: as given; only whether it is None counts.
+
+    Raises:
+        InvalidArgumentError: BAD_QUERY: the arguments contradict each other, or the query is
+            missing. NOT_FINITE, OUT_OF_RANGE: a bound that no distance can have. BAD_ID,
+            NOT_A_LIST: invalid examples.
+    """
+    if near is None and away is not None:
+        raise _bad_query("away needs near: without it there is nothing to search for")
+    if (query is None) == (near is None):
+        given = "both" if near is not None else "neither"
+        raise _bad_query(f"give a query or near (ids of stored rows), got {given}")
+    if k is None and max_distance is None:
+        raise _bad_query("k may be None only with max_distance")
+    examples: list[tuple[str, ...]] = []
+    for ids in (near, away):
+        examples.append(() if ids is None else tuple(checks.check_ids(ids, unique=False)))
+    if near is not None:
+        if not examples[0]:
+            raise _bad_query("near must have at least one id, got none")
+        checks.check_limit(limits.EXAMPLES, len(examples[0]) + len(examples[1]))
+    return Variant(examples[0], examples[1], _check_distance(max_distance, metric))
+
+
+def _check_distance(distance: object, metric: Metric) -> float | None:
+    if distance is None:
+        return None
+    numbers = int | float | np.integer | np.floating
+    if isinstance(distance, bool) or not isinstance(distance, numbers):
+        raise InvalidArgumentError(
+            f"max_distance must be a number, got {shown(distance)}", Reason.OUT_OF_RANGE
+        )
+    try:
+        number = float(distance)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidArgumentError(
+            f"max_distance must be finite, got {shown(distance)}", Reason.NOT_FINITE
+        )
+    if number < 0 and metric is not Metric.DOT:
+        raise InvalidArgumentError(
+            f"max_distance must be at least 0, as {metric} distances are, got {number}; only "
+            "under dot they may be negative",
+            Reason.OUT_OF_RANGE,
+        )
+    return number
+
+
+def _bad_query(why: str) -> InvalidArgumentError:
+    return InvalidArgumentError(why, Reason.BAD_QUERY)
