@@ -2,6 +2,9 @@
 
 search             runs queries over the search units of a snapshot
 filtered           units and answers of searches with filters
+filter_plan        which way a search with a filter takes through a unit
+walk_shapes        how many nodes walks visit in a graph
+node_scans         scans of the nodes that match
 matching           which rows match a filter
 single             the short way of one query in one graph
 plan               which way a search takes through each unit, and the recall to expect
