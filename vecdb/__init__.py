@@ -22,7 +22,7 @@ row_names         names of rows and short forms of values in messages; one_line:
 os_errors         translation of OSError
 batching          splits an input into batches, for upsert_many
 scrolling         the iterator of scroll
-search_variants   queries by example, hits within a distance
+search_types      results of searches; search_variants: queries by example, hits in groups
 export_files      the file and the sidecar of an export; sidecar_header: the sidecar's header
 import_files      the file and the sidecar of an import
 checking          the report of a check of a data folder
@@ -67,6 +67,7 @@ from vecdb.types import (
     CompactionReport,
     ExportReport,
     Hit,
+    HitGroup,
     Hits,
     ImportReport,
     IngestProgress,
@@ -102,6 +103,7 @@ __all__ = [
     "FailedPreconditionError",
     "Filter",
     "Hit",
+    "HitGroup",
     "Hits",
     "ImportReport",
     "IngestProgress",

@@ -7,6 +7,8 @@ write may have been applied (``error_of``).
 
 from __future__ import annotations
 
+import json
+from itertools import islice
 from typing import Any, Final, TypedDict
 
 import grpc
@@ -25,6 +27,7 @@ from vecdb.types import (
     CollectionDescription,
     CollectionStats,
     ExportEnd,
+    GroupValue,
     HitColumns,
     Hits,
     ImportReport,
@@ -218,6 +221,8 @@ class VariantFields(TypedDict):
     near: tuple[str, ...]
     away: tuple[str, ...]
     max_distance: float | None
+    group_by: tuple[str, ...] | None
+    group_size: int
 
 
 class SearchFields(Target, SearchFlags, VariantFields):
@@ -233,6 +238,8 @@ def variant_fields(variant: Variant) -> VariantFields:
         "near": variant.near,
         "away": variant.away,
         "max_distance": variant.max_distance,
+        "group_by": variant.group_by,
+        "group_size": 0 if variant.group_by is None else variant.group_size,
     }
 
 
@@ -272,7 +279,7 @@ MODES: Final[dict[MetadataMode, wire.MetadataMode]] = {
 
 
 def check_variant_known(response: wire.SearchResponse, wanted: VariantFields) -> None:
-    """Check that the server knew ``max_distance``; one without it ignores the field.
+    """Check that the server knew the variant; one of an earlier version ignores its fields.
 
     Raises:
         UnsupportedError: the server is too old.
@@ -280,6 +287,8 @@ def check_variant_known(response: wire.SearchResponse, wanted: VariantFields) ->
     bound = wanted["max_distance"]
     if bound is not None and (decode_floats(response.distances).astype(float) > bound).any():
         raise errors.UnsupportedError("the server is too old for max_distance")
+    if wanted["group_by"] and len(response.group_counts) != len(response.counts):
+        raise errors.UnsupportedError("the server is too old for group_by")
 
 
 def hits_of(
@@ -301,8 +310,16 @@ def hits_of(
         list(response.deleted_visited) or [0] * query_count,
         list(response.gated),
         [_info_of(info) for info in response.infos] if len(response.infos) > 1 else (),
+        _groups_of(response),
     )
     return columns.hits()
+
+
+def _groups_of(response: wire.SearchResponse) -> list[list[tuple[GroupValue, int]]]:
+    """Return value and number of hits of the groups of each query; empty without groups."""
+    values = map(json.loads, response.group_values)
+    groups = iter(list(zip(values, response.group_sizes, strict=True)))
+    return [list(islice(groups, count)) for count in response.group_counts]
 
 
 def _info_of(info: wire.SearchInfo) -> SearchInfo:

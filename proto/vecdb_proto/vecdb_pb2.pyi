@@ -375,7 +375,7 @@ class CountResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id", "filters", "near", "away", "max_distance")
+    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id", "filters", "near", "away", "max_distance", "group_by", "group_size")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
@@ -392,6 +392,8 @@ class SearchRequest(_message.Message):
     NEAR_FIELD_NUMBER: _ClassVar[int]
     AWAY_FIELD_NUMBER: _ClassVar[int]
     MAX_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_BY_FIELD_NUMBER: _ClassVar[int]
+    GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     queries: Matrix
@@ -408,10 +410,12 @@ class SearchRequest(_message.Message):
     near: _containers.RepeatedScalarFieldContainer[str]
     away: _containers.RepeatedScalarFieldContainer[str]
     max_distance: float
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., near: _Optional[_Iterable[str]] = ..., away: _Optional[_Iterable[str]] = ..., max_distance: _Optional[float] = ...) -> None: ...
+    group_by: _containers.RepeatedScalarFieldContainer[str]
+    group_size: int
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., near: _Optional[_Iterable[str]] = ..., away: _Optional[_Iterable[str]] = ..., max_distance: _Optional[float] = ..., group_by: _Optional[_Iterable[str]] = ..., group_size: _Optional[int] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure", "deleted_visited", "gated")
+    __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure", "deleted_visited", "gated", "group_counts", "group_sizes", "group_values")
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     DISTANCES_FIELD_NUMBER: _ClassVar[int]
@@ -422,6 +426,9 @@ class SearchResponse(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     DELETED_VISITED_FIELD_NUMBER: _ClassVar[int]
     GATED_FIELD_NUMBER: _ClassVar[int]
+    GROUP_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    GROUP_SIZES_FIELD_NUMBER: _ClassVar[int]
+    GROUP_VALUES_FIELD_NUMBER: _ClassVar[int]
     counts: _containers.RepeatedScalarFieldContainer[int]
     ids: _containers.RepeatedScalarFieldContainer[str]
     distances: bytes
@@ -432,7 +439,10 @@ class SearchResponse(_message.Message):
     failure: Failure
     deleted_visited: _containers.RepeatedScalarFieldContainer[int]
     gated: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[str]] = ..., distances: _Optional[bytes] = ..., metadata: _Optional[_Iterable[bytes]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., infos: _Optional[_Iterable[_Union[SearchInfo, _Mapping]]] = ..., visited: _Optional[_Iterable[int]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., deleted_visited: _Optional[_Iterable[int]] = ..., gated: _Optional[_Iterable[int]] = ...) -> None: ...
+    group_counts: _containers.RepeatedScalarFieldContainer[int]
+    group_sizes: _containers.RepeatedScalarFieldContainer[int]
+    group_values: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[str]] = ..., distances: _Optional[bytes] = ..., metadata: _Optional[_Iterable[bytes]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., infos: _Optional[_Iterable[_Union[SearchInfo, _Mapping]]] = ..., visited: _Optional[_Iterable[int]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., deleted_visited: _Optional[_Iterable[int]] = ..., gated: _Optional[_Iterable[int]] = ..., group_counts: _Optional[_Iterable[int]] = ..., group_sizes: _Optional[_Iterable[int]] = ..., group_values: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "reason", "message")

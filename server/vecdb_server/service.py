@@ -262,7 +262,7 @@ class Service:
         variant = translation.variant_of(request, collection.store.config.metric)
         asked = SearchRequest(
             None if variant.near else decode_matrix(request.queries),
-            request.k or (request.k if variant.max_distance is None else None),
+            request.k or (0 if variant.max_distance is None else None),
             request.ef if request.HasField("ef") else None,
             request.target_recall if request.HasField("target_recall") else None,
             request.exact,

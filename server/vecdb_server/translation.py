@@ -7,6 +7,7 @@ built here, so that ``service`` reads like the contract.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -26,6 +27,7 @@ from vecdb.types import (
     CollectionDescription,
     CollectionStats,
     ExportEnd,
+    GroupValue,
     HitColumns,
     ImportReport,
     MeasuredRecall,
@@ -134,11 +136,20 @@ def variant_of(request: wire.SearchRequest, metric: Metric) -> Variant:
         InvalidArgumentError: as ``check_variant``.
     """
     bound = request.max_distance if request.HasField("max_distance") else None
-    if bound is None and not request.near and not request.away:
+    grouped = request.group_by or request.group_size
+    if bound is None and not (request.near or request.away or grouped):
         return PLAIN
     query = request.queries if request.HasField("queries") else None
-    near, away = list(request.near) or None, list(request.away) or None
-    return check_variant(query, request.k or None, near, away, bound, metric)
+    return check_variant(
+        query,
+        request.k or (None if bound is not None else 0),
+        metric,
+        near=list(request.near) or None,
+        away=list(request.away) or None,
+        max_distance=bound,
+        group_by=tuple(request.group_by) or None,
+        group_size=request.group_size or None,
+    )
 
 
 def _reserved(field: str) -> UnsupportedError:
@@ -323,6 +334,9 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
         visited=found.visited,
         deleted_visited=found.deleted_visited if any(found.deleted_visited) else None,
         gated=found.gated,
+        group_counts=[len(groups) for groups in found.groups],
+        group_sizes=[size for groups in found.groups for _, size in groups],
+        group_values=[_json(value) for groups in found.groups for value, _ in groups],
     )
     if found.vectors is not None:
         response.vectors.CopyFrom(encode_matrix(found.vectors))
@@ -338,6 +352,10 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
             recall=None if info.recall is None else wire.RecallInfo(**info.recall._asdict()),
         )
     return response
+
+
+def _json(value: GroupValue) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def failure_answer(status: Status) -> wire.SearchResponse:

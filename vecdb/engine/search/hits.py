@@ -33,6 +33,7 @@ __all__ = [
     "answers",
     "columns_of",
     "distances_of",
+    "info_of",
     "merged",
     "rows_of",
 ]
@@ -121,7 +122,7 @@ def columns_of(
     parts = results.parts
     visited = _summed([part.visited for part in parts], queries).tolist()
     deleted = _summed([part.deleted for part in parts], queries).tolist()
-    info = _info(snapshot, parts, results.plan)
+    info = info_of(snapshot, parts, results.plan)
     gated: list[int] = []
     if results.matching is not None:
         info, gated, deleted = info._replace(matches=results.matching), deleted, [0] * queries
@@ -294,7 +295,8 @@ def _segment_ids(parts: Sequence[Found], best: Best) -> list[str]:
     return ids
 
 
-def _info(snapshot: Snapshot, parts: Sequence[Found], plan: SearchPlan) -> SearchInfo:
+def info_of(snapshot: Snapshot, parts: Sequence[Found], plan: SearchPlan) -> SearchInfo:
+    """Return how parts were searched, without the counts of queries and filters."""
     ways = {part.walked for part in parts}
     walked, scanned = True in ways, False in ways or not ways
     way = "graph+scan" if walked and scanned else "graph" if walked else "scan"
