@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from vecdb.engine.search.lookup import read_records, read_vectors
 from vecdb.engine.search.plan import SearchPlan
-from vecdb.engine.search.snapshot import Snapshot
+from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
@@ -66,6 +66,22 @@ class Found(NamedTuple):
     walked: bool
     rows: npt.NDArray[np.int64] | None
     content: RowArrays | None
+
+    @staticmethod
+    def empty(unit: SearchUnit, queries: int, k: int, *, walked: bool) -> Found:
+        """Return empty arrays for the results of all queries in a unit."""
+        shape = (queries, min(k, unit.count))
+        # Counts must begin at 0: a scan adds to the heaps that they describe.
+        return Found(
+            np.empty(shape, np.float32),
+            np.empty(shape, np.int64),
+            np.zeros(queries, np.int64),
+            np.zeros(queries, np.int64),
+            np.zeros(queries, np.int64),
+            walked,
+            unit.rows,
+            unit.content,
+        )
 
 
 class Results(NamedTuple):
