@@ -85,8 +85,7 @@ class Store:
         self.clock = StoreClock(environment)
         self.call_memory = MemoryBudget(sys.maxsize)
         """Unlimited until the database that opens the store sets its own."""
-        self.metadata_bytes_max = DEFAULT_BYTES
-        """Most bytes of a row's metadata; the database sets its own."""
+        self.metadata_bytes_max = DEFAULT_BYTES  # The database sets its own.
 
     @staticmethod
     def create(

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecdb import checks, json_objects
+from vecdb import checks, json_objects, limits
 from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.errors import InvalidArgumentError
 from vecdb.import_files import Sidecar
