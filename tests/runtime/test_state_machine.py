@@ -53,7 +53,7 @@ METADATA = (
     | st.fixed_dictionaries({"n": st.integers(-(2**63), 2**63)})
     | SEEDS.map(lambda seed: random_metadata(random.Random(seed), SCALARS[:12]))
 )
-FILTERS = st.sampled_from(
+MATCHING = st.sampled_from(
     [{"n": {"$lt": 0}}, {"n": {"$gte": 2}}, {"again": {"$exists": True}}, {"n": {"$in": [1, 2, 3]}}]
 ) | st.integers(0, 4).map(lambda i: {"$id": {"$prefix": f"id-{i}"}, "n": {"$exists": False}})
 PATCHES = st.tuples(st.sampled_from(["merge", "replace"]), METADATA.map(lambda m: m or {})) | (
@@ -223,7 +223,7 @@ class CollectionMachine(RuleBasedStateMachine):
 
     @rule(
         names=st.none() | st.lists(NAMES, min_size=1, max_size=20, unique=True),
-        filter=FILTERS,
+        filter=MATCHING,
         patch=PATCHES,
         number=st.none() | st.integers(5, 7),
         condition=st.none() | CONDITIONS,
@@ -251,12 +251,12 @@ class CollectionMachine(RuleBasedStateMachine):
         self._write(side, batch)
         assert self.hand(side).call("stats").next_row == rows
 
-    @rule(filter=FILTERS, number=st.none() | st.integers(5, 7), side=SIDES)
+    @rule(filter=MATCHING, number=st.none() | st.integers(5, 7), side=SIDES)
     def delete_by_filter(self, filter: dict[str, Any], number: int | None, side: bool) -> None:
         request_id = None if number is None else f"request-{number}"
         self._write(side, Batch(None, filter=filter, request_id=request_id))
 
-    @rule(filter=FILTERS, side=SIDES)
+    @rule(filter=MATCHING, side=SIDES)
     def list_by_filter(self, filter: dict[str, Any], side: bool) -> None:
         """Every way of listing sees the same rows, those that match now."""
         matching, call = sorted(self.model.ids_matching(filter)), self.hand(side).call

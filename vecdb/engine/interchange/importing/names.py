@@ -26,6 +26,7 @@ from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.errors import InvalidArgumentError
 from vecdb.import_files import Sidecar
 from vecdb.json_objects import NotJsonError
+from vecdb.metadata_checks import DEFAULT_BYTES
 from vecdb.reasons import Reason
 from vecdb.row_names import RowNames
 from vecdb.sidecar_header import KEY, SidecarHeader
