@@ -55,7 +55,12 @@ class Names:
         NotFoundError: the sidecar does not exist.
     """
 
-    def __init__(self, index: ForeignIndex, meta: Sidecar | None, metadata_bytes_max: int) -> None:
+    def __init__(
+        self,
+        index: ForeignIndex,
+        meta: Sidecar | None,
+        metadata_bytes_max: int = DEFAULT_BYTES,
+    ) -> None:
         self._index = index
         self._meta = meta
         self._metadata_bytes_max = metadata_bytes_max
