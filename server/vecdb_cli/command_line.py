@@ -5,6 +5,7 @@
     vecdb create   a collection                   vecdb stats    collections, rows, segments
     vecdb rename   a collection                   vecdb optimize all rows into graphs, now
     vecdb drop     a collection                   vecdb warm     compile the kernels
+    vecdb count, list, facet, fields       vecdb set, delete, metadata
     vecdb backup   a folder while it is in use    vecdb restore  a backup into a new folder
     vecdb check    verify a folder                vecdb compact  a folder that is not in use
     vecdb export   to a file for FAISS …          vecdb import   another library's index
@@ -25,7 +26,7 @@ import typer
 import vecdb
 from vecdb.errors import VecdbError
 from vecdb.one_line import one_line
-from vecdb_cli.commands import bench, export, importing, managing
+from vecdb_cli.commands import bench, changing, export, importing, managing
 from vecdb_cli.commands.options import (
     COLLECTIONS,
     FILES,
@@ -248,6 +249,7 @@ def load(
 
 app.add_typer(importing.app, name="import", rich_help_panel=FILES)
 app.add_typer(managing.app)
+app.add_typer(changing.app)
 
 
 @app.command(rich_help_panel=ROWS)

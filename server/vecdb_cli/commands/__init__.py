@@ -1,6 +1,7 @@
 """What the commands of ``vecdb_cli.command_line`` do, each imported when its command runs.
 
 managing      vecdb create, drop, get and optimize
+changing      vecdb count, list, facet, fields, set, delete, metadata: rows by what they say
 loading       vecdb load: a file into a collection
 answers       vecdb search and stats: tables for people, JSON for programs
 export        vecdb export; plain_files: Parquet and .npy
