@@ -9,8 +9,8 @@ matching           which rows match a filter
 single             the short way of one query in one graph
 plan               which way a search takes through each unit, and the recall to expect
 hits               merges the units' results; adds ids, metadata and vectors
-variants           queries by example (examples), within_distance, and in groups (grouping), from
-                   more candidates than a plain search asks for
+variants           queries by example (examples), within_distance, and in groups (grouping, by
+                   group_values), from more candidates than a plain search asks for
 request            the arguments of a search; call_bytes: the memory that it reserves
 snapshot           one committed state: segments, delete bitmaps, memtable
 snapshot_manager   creates snapshots and caches the newest
