@@ -11,7 +11,7 @@ This package holds the vocabulary that engine and client share (numpy only) and,
 ``vecdb.engine``, the database itself. Importing it loads no engine and no gRPC.
 
 surface           the public interface as typed protocols, with the docstrings
-types             arguments and results; collection_stats: those of stats
+types             arguments and results; collection_stats, facet_types: some of them
 errors, reasons   the errors, and their reasons for programs
 limits            each limit with minimum, default and maximum
 checks            validation of arguments; also scalar_checks, write_checks, vector_arrays,
@@ -66,6 +66,9 @@ from vecdb.types import (
     CollectionStats,
     CompactionReport,
     ExportReport,
+    Facet,
+    FacetValue,
+    FieldInfo,
     Hit,
     HitGroup,
     Hits,
@@ -100,7 +103,10 @@ __all__ = [
     "DataLossError",
     "DeadlineExceededError",
     "ExportReport",
+    "Facet",
+    "FacetValue",
     "FailedPreconditionError",
+    "FieldInfo",
     "Filter",
     "Hit",
     "HitGroup",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.collection_stats import CollectionStats, MeasuredRecall, SegmentStats
+from vecdb.facet_types import Facet, FacetValue, FieldInfo
 from vecdb.json_objects import decode_metadata
 from vecdb.search_types import (
     GroupValue,
@@ -30,6 +31,9 @@ __all__ = [
     "CompactionReport",
     "ExportEnd",
     "ExportReport",
+    "Facet",
+    "FacetValue",
+    "FieldInfo",
     "GroupValue",
     "Hit",
     "HitColumns",
@@ -83,10 +87,17 @@ class CollectionConfig:
 
 @dataclass(frozen=True)
 class CollectionDescription:
-    """A collection as returned by ``list_collections``."""
+    """A collection as returned by ``list_collections``.
+
+    Attributes:
+        name: its current name.
+        config: its settings.
+        metadata: JSON for the caller's use; empty if there is none.
+    """
 
     name: str
     config: CollectionConfig
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ from vecdb.types import (
     CollectionDescription,
     CollectionStats,
     ExportEnd,
+    Facet,
+    FacetValue,
+    FieldInfo,
     GroupValue,
     HitColumns,
     Hits,
@@ -51,6 +54,8 @@ __all__ = [
     "error_of",
     "error_of_failure",
     "export_end_of",
+    "facet_of",
+    "fields_of",
     "hits_of",
     "import_begin",
     "import_report_of",
@@ -177,7 +182,8 @@ def description_of(message: wire.CollectionDescription) -> CollectionDescription
     Raises:
         UnsupportedError: a metric that this client is too old to know.
     """
-    return CollectionDescription(message.name, _config_of(message.name, message.config))
+    metadata = json.loads(message.metadata) if message.metadata else {}
+    return CollectionDescription(message.name, _config_of(message.name, message.config), metadata)
 
 
 def _config_of(name: str, config: wire.CollectionConfig) -> CollectionConfig:
@@ -370,6 +376,27 @@ def page_of(response: wire.ScrollPageResponse) -> ScrollPage:
     return ScrollPage(
         Records(ids, vectors, metadata, [], response.seq), response.next_token or None
     )
+
+
+def facet_of(response: wire.FacetResponse) -> Facet:
+    """Return the values of a field."""
+    values = [json.loads(raw) for raw in response.values]
+    counted = map(FacetValue, values, response.counts)
+    return Facet(list(counted), response.distinct, response.rows, response.seq)
+
+
+def fields_of(response: wire.FieldsResponse) -> list[FieldInfo]:
+    """Return the fields of the metadata."""
+    order = ("null", "boolean", "integer", "double", "string", "list", "object")
+    return [
+        FieldInfo(
+            each.name,
+            each.rows,
+            {kind: each.types[kind] for kind in order if kind in each.types},
+            each.distinct if each.HasField("distinct") else None,
+        )
+        for each in response.fields
+    ]
 
 
 def stats_of(message: wire.CollectionStats) -> CollectionStats:

@@ -91,24 +91,28 @@ class CollectionConfig(_message.Message):
     def __init__(self, dim: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., m: _Optional[int] = ..., ef_construction: _Optional[int] = ...) -> None: ...
 
 class CollectionDescription(_message.Message):
-    __slots__ = ("name", "config", "id")
+    __slots__ = ("name", "config", "id", "metadata")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
     name: str
     config: CollectionConfig
     id: str
-    def __init__(self, name: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., id: _Optional[str] = ...) -> None: ...
+    metadata: bytes
+    def __init__(self, name: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., id: _Optional[str] = ..., metadata: _Optional[bytes] = ...) -> None: ...
 
 class CreateCollectionRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "config")
+    __slots__ = ("collection", "namespace", "config", "metadata")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     config: CollectionConfig
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ...) -> None: ...
+    metadata: bytes
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., metadata: _Optional[bytes] = ...) -> None: ...
 
 class CreateCollectionResponse(_message.Message):
     __slots__ = ("collection",)
@@ -117,12 +121,14 @@ class CreateCollectionResponse(_message.Message):
     def __init__(self, collection: _Optional[_Union[CollectionDescription, _Mapping]] = ...) -> None: ...
 
 class GetCollectionRequest(_message.Message):
-    __slots__ = ("collection", "namespace")
+    __slots__ = ("collection", "namespace", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class GetCollectionResponse(_message.Message):
     __slots__ = ("collection",)
@@ -141,6 +147,22 @@ class ListCollectionsResponse(_message.Message):
     COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
     collections: _containers.RepeatedCompositeFieldContainer[CollectionDescription]
     def __init__(self, collections: _Optional[_Iterable[_Union[CollectionDescription, _Mapping]]] = ...) -> None: ...
+
+class SetCollectionMetadataRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "metadata", "collection_id")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    metadata: bytes
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., metadata: _Optional[bytes] = ..., collection_id: _Optional[str] = ...) -> None: ...
+
+class SetCollectionMetadataResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class RenameCollectionRequest(_message.Message):
     __slots__ = ("collection", "namespace", "new_name")
@@ -355,6 +377,95 @@ class EndScrollRequest(_message.Message):
 class EndScrollResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ListIdsRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "filter", "prefix", "limit", "after", "collection_id")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    filter: Filter
+    prefix: str
+    limit: int
+    after: str
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., prefix: _Optional[str] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
+
+class ListIdsResponse(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class FacetRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "filter", "field", "limit", "collection_id")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    filter: Filter
+    field: str
+    limit: int
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., field: _Optional[str] = ..., limit: _Optional[int] = ..., collection_id: _Optional[str] = ...) -> None: ...
+
+class FacetResponse(_message.Message):
+    __slots__ = ("values", "counts", "distinct", "rows", "seq")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    DISTINCT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    distinct: int
+    rows: int
+    seq: int
+    def __init__(self, values: _Optional[_Iterable[bytes]] = ..., counts: _Optional[_Iterable[int]] = ..., distinct: _Optional[int] = ..., rows: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
+
+class FieldsRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "collection_id")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
+
+class FieldsResponse(_message.Message):
+    __slots__ = ("fields",)
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    fields: _containers.RepeatedCompositeFieldContainer[FieldInfo]
+    def __init__(self, fields: _Optional[_Iterable[_Union[FieldInfo, _Mapping]]] = ...) -> None: ...
+
+class FieldInfo(_message.Message):
+    __slots__ = ("name", "rows", "types", "distinct")
+    class TypesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    TYPES_FIELD_NUMBER: _ClassVar[int]
+    DISTINCT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    rows: int
+    types: _containers.ScalarMap[str, int]
+    distinct: int
+    def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., types: _Optional[_Mapping[str, int]] = ..., distinct: _Optional[int] = ...) -> None: ...
 
 class CountRequest(_message.Message):
     __slots__ = ("collection", "namespace", "filter", "collection_id")

@@ -27,6 +27,8 @@ from vecdb.types import (
     CollectionDescription,
     CollectionStats,
     ExportEnd,
+    Facet,
+    FieldInfo,
     GroupValue,
     HitColumns,
     ImportReport,
@@ -46,7 +48,9 @@ __all__ = [
     "collection_config",
     "export_request",
     "export_response",
+    "facet_response",
     "failure_answer",
+    "fields_response",
     "import_begin",
     "import_parts",
     "import_report_message",
@@ -277,10 +281,15 @@ def import_parts(messages: Iterator[wire.ImportRequest]) -> Iterator[Chunk | Tra
 
 
 def description_message(
-    name: str, config: CollectionConfig, collection_id: str = ""
+    described: CollectionDescription, collection_id: str = ""
 ) -> wire.CollectionDescription:
-    """Return a collection with its configuration."""
-    return wire.CollectionDescription(name=name, id=collection_id, config=_config_message(config))
+    """Return a collection with its configuration and metadata."""
+    return wire.CollectionDescription(
+        name=described.name,
+        id=collection_id,
+        config=_config_message(described.config),
+        metadata=checks.check_collection_metadata(described.metadata),
+    )
 
 
 def _config_message(config: CollectionConfig) -> wire.CollectionConfig:
@@ -297,7 +306,7 @@ def descriptions_message(
 ) -> wire.ListCollectionsResponse:
     """Return descriptions of collections, in the order given."""
     return wire.ListCollectionsResponse(
-        collections=[description_message(each.name, each.config) for each in collections]
+        collections=[description_message(each) for each in collections]
     )
 
 
@@ -322,6 +331,22 @@ def page_response(page: ScrollPage) -> wire.ScrollPageResponse:
         seq=records.seq,
         next_token=page.next_token or "",
     )
+
+
+def facet_response(found: Facet) -> wire.FacetResponse:
+    """Return the values of a field, each as JSON."""
+    return wire.FacetResponse(
+        values=[json.dumps(each.value, ensure_ascii=False).encode() for each in found.values],
+        counts=[each.rows for each in found.values],
+        distinct=found.distinct,
+        rows=found.rows,
+        seq=found.seq,
+    )
+
+
+def fields_response(found: Sequence[FieldInfo]) -> wire.FieldsResponse:
+    """Return the fields of the metadata."""
+    return wire.FieldsResponse(fields=[wire.FieldInfo(**each._asdict()) for each in found])
 
 
 def search_response(found: HitColumns) -> wire.SearchResponse:

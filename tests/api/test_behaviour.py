@@ -484,6 +484,7 @@ def test_package_exports_its_all_list() -> None:
         "engine",
         "errors",
         "export_files",
+        "facet_types",
         "filter_nodes",
         "filter_predicates",
         "filters",

@@ -72,7 +72,15 @@ from vecdb.engine.kernels.compiling import inlined
 from vecdb.engine.kernels.inputs import is_deleted
 from vecdb.engine.kernels.instructions import prefetch_row
 
-__all__ = ["DELETED_MIN", "LISTS", "NO_GAMMA", "NO_LIMITS", "Scratch", "make_best_first"]
+__all__ = [
+    "DELETED_MIN",
+    "LISTS",
+    "NO_GAMMA",
+    "NO_LIMITS",
+    "Scratch",
+    "make_best_first",
+    "walk_limits",
+]
 
 NO_GAMMA: Final = 1e30
 """A gamma that never ends a walk, as every larger one."""
@@ -136,6 +144,21 @@ def bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far):
             near = max(near, pool[least - 1]) if count >= least else NO_BOUND
         bound = min(bound, near)
     return bound
+
+
+@inlined
+def walk_limits(n, dead, scan_max, probe, end_max):
+    """Return deleted_max, probe and end_max of a walk; scan_max: deleted nodes from which a scan of
+    all rows costs less. end_max below 0: no other limit than that."""
+    if dead.shape[0] > 0 and end_max >= 0:
+        return DELETED_MIN + (n >> 2), probe, end_max
+    return (scan_max if dead.shape[0] > 0 else 0), n + 1, n + 1
+
+
+@inlined
+def meets_too_few(count, deleted, share):
+    """Return whether there are fewer live candidates for each deleted one than share."""
+    return np.float32(count) < share * np.float32(deleted)
 
 
 def make_best_first(
@@ -219,10 +242,9 @@ def make_best_first(
                     bound = bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far)
             if deleted > deleted_max or end > end_max:
                 return 0, end, passed
-            if end > probe:
-                if np.float32(count) < share * np.float32(deleted):
-                    return 0, end, passed
-                probe = end_max
+            if end > probe and meets_too_few(count, deleted, share):
+                return 0, end, passed
+            probe = end_max if end > probe else probe
             key = nearest_of(pool, cursor, count, heap, waiting)
         return count, end, passed
 

@@ -26,6 +26,9 @@ from __future__ import annotations
 
 from typing import Final
 
+# numba imports it when a kernel first gets a read-only array, in the middle of a call.
+import numpy.ma  # noqa: F401
+
 from vecdb.engine.kernels.best_first import NO_GAMMA, Scratch
 from vecdb.engine.kernels.build import find_links, link_back
 from vecdb.engine.kernels.build_codes import encode_for_build

@@ -15,6 +15,7 @@ from vecdb.engine.kernels.best_first import (
     NO_LIMITS,
     Scratch,
     make_best_first,
+    walk_limits,
 )
 from vecdb.engine.kernels.byte_instructions import LINE
 from vecdb.engine.kernels.candidates import insert, node_of, pack, position_of, score_of
@@ -109,13 +110,8 @@ def walk_sketches(
     """
     n, lines = vectors.shape[0], sketches.shape[1] >> 6
     ef = min(max(ef, k), n)
-    deleted_max = 0
-    if dead.shape[0] > 0:
-        deleted_max = DELETED_MIN + min(n >> 2, 2 * n * vectors.shape[1] // (1800 + 144 * lines))
-    if end_max >= 0 and dead.shape[0] > 0:
-        deleted_max = DELETED_MIN + (n >> 2)
-    else:
-        probe = end_max = n + 1
+    scan_max = DELETED_MIN + min(n >> 2, 2 * n * vectors.shape[1] // (1800 + 144 * lines))
+    deleted_max, probe, end_max = walk_limits(n, dead, scan_max, probe, end_max)
     check_shapes(vectors, n, dead, queries)
     heads, width = basis.shape
     if (

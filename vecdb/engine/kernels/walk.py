@@ -26,6 +26,7 @@ from vecdb.engine.kernels.best_first import (
     NO_LIMITS,
     Scratch,
     make_best_first,
+    walk_limits,
 )
 from vecdb.engine.kernels.candidates import node_of, score_of
 from vecdb.engine.kernels.compiling import (
@@ -133,11 +134,8 @@ def walk_graph(
     n, width = vectors.shape
     ef = min(max(ef, k), n)
     # The cost of a walk per deleted node and of a scan per row, measured at widths 16, 96 and 768.
-    deleted_max = 0 if dead.shape[0] == 0 else DELETED_MIN + 2 * n * width // (1800 + 9 * width)
-    if end_max >= 0 and dead.shape[0] > 0:
-        deleted_max = DELETED_MIN + (n >> 2)
-    else:
-        probe = end_max = n + 1
+    scan_max = DELETED_MIN + 2 * n * width // (1800 + 9 * width)
+    deleted_max, probe, end_max = walk_limits(n, dead, scan_max, probe, end_max)
     check_shapes(vectors, n, dead, queries)
     if links.shape[0] != n or upper_offsets.shape[0] != n + 1:
         raise ValueError("walk_graph: arrays that don't belong together")

@@ -15,6 +15,8 @@ request            the arguments of a search; call_bytes: the memory that it res
 snapshot           one committed state: segments, delete bitmaps, memtable
 snapshot_manager   creates snapshots and caches the newest
 memtable           rows not yet in a segment
+facets             values of a field and their counts; the fields
+listing            ids in order, page by page
 matched_rows       the live rows that match a filter
 streaming          reads rows that a snapshot does not hold from the store, in slices
 lookup             reads rows by id or row number
@@ -25,6 +27,8 @@ real_curves        curves measured with real queries; recall_history: recall of 
 from __future__ import annotations
 
 __all__ = [
+    "facets",
+    "listing",
     "lookup",
     "matched_rows",
     "matching",
