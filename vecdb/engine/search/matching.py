@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.search.id_rows import ids_in, rows_with_ids
 from vecdb.engine.search.memtable import nodes_of
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.streaming import check_not_too_old
@@ -34,7 +35,7 @@ from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.weighted_lru import Evictable, WeightedLru
 from vecdb.errors import DataLossError
-from vecdb.filters import Filter
+from vecdb.filters import Filter, IdIn
 
 __all__ = ["Matcher", "Selection", "matches_of"]
 
@@ -52,6 +53,9 @@ _BYTES_MAX: Final = 64 * 1024**2
 """Entries kept for a collection, and their bytes. They count in the budget of snapshots, too."""
 
 _ENTRY_BYTES: Final = 500
+
+_NODES_AN_ID: Final = 8
+"""Of more ids, it takes less time to compare all ids of a segment than to look them up."""
 
 _LISTED_PART: Final = 0.1
 """Above this share of matches, nodes are hardly ever listed."""
@@ -122,6 +126,11 @@ def matches_of(
     """
     rows, seq = unit.rows[: unit.count], snapshot.state.seq
     columns, ids = unit.parts.get(COLUMNS), unit.content
+    wanted = ids_in(filter.root)
+    if wanted is not None and (columns is None or len(wanted.ids) * _NODES_AN_ID <= unit.count):
+        with_ids = rows_with_ids(store, snapshot, wanted, deadline)
+        if with_ids.is_complete:
+            return _among(store, rows, with_ids.rows, seq, filter, deadline)
     if columns is None or ids is None or columns.seq > seq or not columns.is_intact():
         return Matches.of_marks(_evaluated(store, rows, seq, filter, deadline))
     certain, possible = term_of(columns, ids, filter.root).bounds
@@ -137,6 +146,21 @@ def matches_of(
     nodes = undecided.nodes
     found = nodes[_evaluated(store, rows[nodes], seq, filter, deadline)]
     return (certain | NodeSet.of_nodes(len(rows), found)).matches()
+
+
+def _among(
+    store: Store,
+    rows: npt.NDArray[np.int64],
+    some: npt.NDArray[np.int64],
+    seq: int,
+    filter: Filter,
+    deadline: Deadline,
+) -> Matches:
+    """Return which nodes match, none of them but those of some rows. Both int64, ascending."""
+    nodes = nodes_of(rows, some)
+    if not isinstance(filter.root, IdIn):
+        nodes = nodes[_evaluated(store, rows[nodes], seq, filter, deadline)]
+    return NodeSet.of_nodes(len(rows), nodes.astype(np.int32)).matches()
 
 
 def _evaluated(

@@ -142,7 +142,8 @@ class Searcher:
             return None
         if query.dtype != np.float32 or request.exact or request.include_vectors:
             return None
-        if request.filter is not None or request.variant != PLAIN or request.k is None:
+        variant = request.variant
+        if request.filter is not None or request.k is None or not variant.is_bound_only:
             return None
         raw = np.ascontiguousarray(query.reshape(-1))
         hits = self.single.answer(
@@ -150,6 +151,7 @@ class Searcher:
         )
         if hits is None:
             return None
+        hits = variant.cut(hits)
         metadata, info = hits.raw_metadata, hits.info
         take_hits_memory(memory, len(hits), sum(map(len, metadata or ())))
         visited, deleted = [info.visited], [info.deleted_visited]
