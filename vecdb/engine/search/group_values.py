@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vecdb.engine.search.candidates import Candidates, CandidateSearch, Places
+from vecdb.engine.search.column_matches import usable_columns
 from vecdb.engine.search.lookup import read_records
 from vecdb.engine.search.memtable import nodes_of
 from vecdb.engine.search.snapshot import SearchUnit
-from vecdb.engine.segments.columns.column_part import COLUMNS
 from vecdb.engine.segments.columns.field import Field
 from vecdb.filters import Path
 from vecdb.types import GroupValue
@@ -170,8 +170,9 @@ class GroupValues:
         return self._columns[key]
 
     def _new_column(self, unit: SearchUnit) -> _Column | None:
-        columns, seq = unit.parts.get(COLUMNS), self._search.snapshot.state.seq
-        if columns is None or columns.seq > seq or not unit.count or not columns.is_intact():
+        seq = self._search.snapshot.state.seq
+        columns = usable_columns(unit, seq)
+        if columns is None or not unit.count:
             return None
         field = columns.field(self.path)
         if field is None and not columns.is_absent(self.path):

@@ -21,7 +21,7 @@ import numpy as np
 from vecdb.engine.search.call_bytes import candidates_bytes, take_answer_memory
 from vecdb.engine.search.candidates import CandidateSearch, Places
 from vecdb.engine.search.group_values import GroupValues, Key
-from vecdb.engine.search.hits import info_of
+from vecdb.engine.search.hits import explained, info_of
 from vecdb.engine.search.lookup import read_records, read_vectors
 from vecdb.errors import InvalidArgumentError
 from vecdb.filters import And, Contains, Exists, Filter, In, Node, Not, Path, distinct
@@ -129,6 +129,8 @@ class _Grouping:
         self.visited += sum(int(part.visited[0]) for part in results.parts)
         self.passed += sum(int(part.deleted[0]) for part in results.parts)
         info = info_of(search.snapshot, results.parts, results.plan)
+        if search.wanted.explain:
+            info = info._replace(explain=explained(results))
         if results.matching is not None and filter is None:
             info = info._replace(matches=results.matching)
         self.infos.append(info)

@@ -143,7 +143,9 @@ class Searcher:
         if query.dtype != np.float32 or request.exact or request.include_vectors:
             return None
         variant = request.variant
-        if request.filter is not None or request.k is None or not variant.is_bound_only:
+        if request.explain or request.filter is not None:
+            return None
+        if request.k is None or not variant.is_bound_only:
             return None
         raw = np.ascontiguousarray(query.reshape(-1))
         hits = self.single.answer(
@@ -170,7 +172,8 @@ class Searcher:
             request.exact,
         )
         prepared = self.prepared(queries)
-        wanted = Wanted(k, request.include_metadata, request.include_vectors, memory)
+        flags = request.include_metadata, request.include_vectors
+        wanted = Wanted(k, *flags, memory, request.explain)
         filters = groups_of(request.filter, len(queries))
 
         def answer(snapshot: Snapshot, until: Deadline) -> HitColumns:
@@ -256,7 +259,7 @@ class Searcher:
                 parts.append(self.scan(unit, queries, k, deadline))
         if not snapshot.holds_all and len(queries):
             parts.append(self.scan_unread(snapshot, queries, k, deadline)[0])
-        return Results(parts, plan)
+        return Results(parts, plan, snapshot.units)
 
     def _find_matching(
         self,
@@ -280,7 +283,7 @@ class Searcher:
         if not snapshot.holds_all:
             found, count = self.scan_unread(snapshot, queries, k, deadline, filter)
             parts, matching = [*parts, found], matching + count
-        return Results(parts, plan, matching)
+        return Results(parts, plan, [one.unit for one in selected], matching)
 
     def _scan_selected(
         self,
