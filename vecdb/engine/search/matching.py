@@ -14,10 +14,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,11 @@ class Selection:
     mask: npt.NDArray[np.uint8]
     count: int
     rows: int
+
+    @cached_property
+    def ways(self) -> dict[Hashable, Any]:
+        """What ``plan`` keeps with a selection."""
+        return {}
 
     @cached_property
     def nodes(self) -> npt.NDArray[np.int32]:
@@ -249,7 +254,7 @@ class Matcher:
             selection = known.selection
         else:
             selection = Selection.of(unit, matches)
-        if known is None or known.seq < seq:
+        if known is None or known.seq <= seq:
             rows = weakref.ref(unit.rows)
             self._keep(key, _Entry(rows, seq, unit.count, unit.delete_bitmap, selection))
         return selection
