@@ -50,6 +50,9 @@ _ENTRIES_MAX: Final = 512
 _BYTES_MAX: Final = 64 * 1024**2
 """Entries kept for a collection, and their bytes. They count in the budget of snapshots, too."""
 
+_COUNTED_MAX: Final = 32
+"""Rows that a count evaluates each time; what is found for more is kept."""
+
 _ENTRY_BYTES: Final = 500
 
 _LISTED_PART: Final = 0.1
@@ -218,7 +221,7 @@ class Matcher:
         """Return how many live nodes of a unit match, by columns alone where they know it without
         reading nodes. Raises as ``matches_of``."""
         found = counted(self._store, unit, snapshot.state.seq, filter)
-        if found is None:
+        if found is None or found.undecided.count > _COUNTED_MAX:
             return self.selection_of(snapshot, unit, filter, deadline).count
         rows = unit.rows[found.undecided.nodes]
         if not len(rows):
