@@ -44,22 +44,11 @@ def test_rows_are_listed_and_changed_by_what_they_say(
     assert said("list", "docs", *late, "--limit", "2") == "r7\nr8\n"
     assert said("list", "docs", "--after", "r8") == "r9\n"
     assert json.loads(said("list", "docs", "--prefix", "r1", "--json"))["ids"] == ["r1"]
-    facet = json.loads(said("facet", "docs", "lang", "--json"))
-    assert facet["values"] == [{"value": "de", "rows": 6}, {"value": "en", "rows": 4}]
-    assert '"de"' in said("facet", "docs", "lang")
-    assert [each["name"] for each in json.loads(said("fields", "docs", "--json"))["fields"]] == [
-        "lang",
-        "n",
-    ]
-    assert "integer 10" in said("fields", "docs")
     assert said("set", "docs", "r1", "r2", "--patch", '{"seen": true}') == "2 rows changed\n"
     keys = ["--mode", "delete_keys", "--patch", '["lang"]']
     assert said("set", "docs", *late, *keys, "--dry-run") == "3 rows would be changed\n"
     assert said("set", "docs", *late, *keys) == "3 rows changed\n"
-    assert said("delete", "docs", *late, "--limit", "2") == "2 rows deleted\n"
-    assert said("delete", "docs", "r0") == "1 row deleted\n"
-    assert said("count", "docs") == "7\n"
     assert "--patch is not JSON" in said("set", "docs", "r1", "--patch", "{", status=1)
-    assert "expected ids or a filter" in said("delete", "docs", status=1)
+    assert "expected ids or a filter" in said("set", "docs", "--patch", "{}", status=1)
     assert said("metadata", "docs") == '{"model": "minilm"}\n'
     assert said("metadata", "docs", "--set", '{"a": 1}') == '{"a": 1}\n'

@@ -1,10 +1,9 @@
-"""``vecdb count``, ``list``, ``facet``, ``fields``, ``set``, ``delete`` and ``metadata``: rows by
-what they say."""
+"""``vecdb list``, ``set`` and ``metadata``: ids, and changes of metadata."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,8 +20,6 @@ __all__ = ["app"]
 
 app = typer.Typer()
 
-_COUNT_SHOWN: Final = "{:,}".format
-
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids; or none, with --filter.")]
 Limit = Annotated[
     int | None, typer.Option("--limit", help="With --filter: change at most so many rows.")
@@ -30,17 +27,6 @@ Limit = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Change nothing; say how many rows would change.")
 ]
-
-
-@app.command(rich_help_panel=ROWS)
-def count(collection: Name, filter: FilterText = None, url: Url = None, data: Data = None) -> None:
-    """Print the number of rows, or of those that match a filter."""
-    from vecdb_cli.commands.filters import read_filter
-    from vecdb_cli.commands.target import open_target
-
-    wanted = read_filter(filter)
-    with open_target(url, data) as target:
-        typer.echo(target.collection(collection).count(wanted))
 
 
 @app.command("list", rich_help_panel=ROWS)
@@ -73,61 +59,6 @@ def list_ids(
             typer.echo(each)
 
 
-@app.command(rich_help_panel=ROWS)
-def facet(
-    collection: Name,
-    field: Annotated[str, typer.Argument(help='A field, as in filters: "author.name".')],
-    filter: FilterText = None,
-    limit: Annotated[int, typer.Option("--limit", help="Most values, 1 to 10,000.")] = 20,
-    url: Url = None,
-    data: Data = None,
-    as_json: Json = False,
-) -> None:
-    """Print the most frequent values of a field, with their numbers of rows."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from vecdb_cli.commands.answers import print_json
-    from vecdb_cli.commands.console import output
-    from vecdb_cli.commands.filters import read_filter
-    from vecdb_cli.commands.target import open_target
-
-    wanted = read_filter(filter)
-    with open_target(url, data) as target:
-        found = target.collection(collection).facet(field, wanted, limit=limit)
-    if as_json:
-        values = [each._asdict() for each in found.values]
-        print_json({**found._asdict(), "values": values, "field": field})
-        return
-    table = Table("value", "rows", box=None, pad_edge=False)
-    for each in found.values:
-        table.add_row(Text(json.dumps(each.value, ensure_ascii=False)), _COUNT_SHOWN(each.rows))
-    output().print(table)
-
-
-@app.command(rich_help_panel=COLLECTIONS)
-def fields(collection: Name, url: Url = None, data: Data = None, as_json: Json = False) -> None:
-    """Print the fields of the metadata, with their types and numbers of values."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from vecdb_cli.commands.answers import print_json
-    from vecdb_cli.commands.console import output
-    from vecdb_cli.commands.target import open_target
-
-    with open_target(url, data) as target:
-        found = target.collection(collection).fields()
-    if as_json:
-        print_json({"collection": collection, "fields": [each._asdict() for each in found]})
-        return
-    table = Table("field", "rows", "values", "types", box=None, pad_edge=False)
-    for each in found:
-        different = "many" if each.distinct is None else _COUNT_SHOWN(each.distinct)
-        types = ", ".join(f"{kind} {_COUNT_SHOWN(number)}" for kind, number in each.types.items())
-        table.add_row(Text(each.name), _COUNT_SHOWN(each.rows), different, types)
-    output().print(table)
-
-
 @app.command("set", rich_help_panel=ROWS)
 def set_metadata(
     collection: Name,
@@ -153,29 +84,7 @@ def set_metadata(
         receipt = target.collection(collection).set_metadata(
             ids or None, given, mode, filter=wanted, limit=limit, dry_run=dry_run
         )
-    _report("changed", receipt, dry_run)
-
-
-@app.command(rich_help_panel=ROWS)
-def delete(
-    collection: Name,
-    ids: Ids = None,
-    filter: FilterText = None,
-    limit: Limit = None,
-    dry_run: DryRun = False,
-    url: Url = None,
-    data: Data = None,
-) -> None:
-    """Delete rows by id, or those that match a filter; there is no undo."""
-    from vecdb_cli.commands.filters import read_filter
-    from vecdb_cli.commands.target import open_target
-
-    wanted = read_filter(filter)
-    with open_target(url, data) as target:
-        receipt = target.collection(collection).delete(
-            ids or None, filter=wanted, limit=limit, dry_run=dry_run
-        )
-    _report("deleted", receipt, dry_run)
+    _report(receipt, dry_run)
 
 
 @app.command(rich_help_panel=COLLECTIONS)
@@ -208,10 +117,10 @@ def _read_json(option: str, text: str) -> Any:
         ) from None
 
 
-def _report(verb: str, receipt: Receipt, dry_run: bool) -> None:
+def _report(receipt: Receipt, dry_run: bool) -> None:
     from vecdb_cli.commands.answers import counted
 
-    would = f"would be {verb}" if dry_run else verb
-    typer.echo(f"{counted(receipt.count, 'row')} {would}")
+    done = "would be changed" if dry_run else "changed"
+    typer.echo(f"{counted(receipt.count, 'row')} {done}")
     for each in receipt.skipped:
         typer.echo(f"vecdb: there is no row {each!r}", err=True)
