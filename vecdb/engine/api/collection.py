@@ -203,13 +203,13 @@ class Collection(CollectionSurface):
         deadline = None if timeout_s is None else Deadline(timeout_s)
         unusual = flags["exact"] or flags["include_vectors"] or flags["explain"]
         unusual = unusual or filters is not None
-        is_plain = variant is PLAIN and queries is not None and k is not None and not unusual
+        is_plain = (variant is PLAIN or variant.is_bound_only) and not unusual
         if is_plain and queries is not None and k is not None and queries.ndim == 1:
             hits = searcher.single.answer(
                 queries, k, ef, flags["target_recall"], flags["include_metadata"], deadline
             )
             if hits is not None:
-                return [hits]
+                return [hits if variant is PLAIN else variant.cut(hits)]
         request = SearchRequest(queries, k, ef, **flags, filter=filters, variant=variant)
         return searcher.run_general(request, deadline or Deadline()).hits()
 
