@@ -426,6 +426,8 @@ def stats_message(stats: CollectionStats) -> wire.CollectionStats:
                 bytes=segment.bytes,
                 codes=segment.codes,
                 codes_left_out=segment.codes_left_out,
+                columns=segment.columns,
+                columns_left_out=segment.columns_left_out,
             )
             for segment in stats.segments
         ],
