@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -25,8 +26,11 @@ class Adapter(Target):
             self._index = faiss.read_index(str(self._file))
             return
         product = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
-        self._index = faiss.IndexHNSWFlat(dim, settings.M, product)
+        self._index = self._created(dim, settings.M, product)
         self._index.hnsw.efConstruction = settings.ef_construction
+
+    def _created(self, dim: int, links: int, product: int) -> Any:
+        return faiss.IndexHNSWFlat(dim, links, product)
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         if ids[0] != self._index.ntotal or (np.diff(ids) != 1).any():
