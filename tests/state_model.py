@@ -7,6 +7,7 @@ with the rows that were there when it began.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,8 +17,8 @@ import vecdb
 from tests.filter_model import holds
 from tests.model import Model
 
-Content = dict[str, tuple[bytes, dict[str, Any]]]
-"""Id → vector's bytes and metadata."""
+Content = dict[str, tuple[bytes, str]]
+"""Id → vector's bytes and the JSON of the metadata: as values, 1, 1.0 and True are equal."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ class StateModel(Model):
 
     def content(self) -> Content:
         """The rows as they are now, for comparing later."""
-        return {name: (vector.tobytes(), entry) for name, (vector, entry) in self.rows.items()}
+        return {
+            name: (vector.tobytes(), json.dumps(entry))
+            for name, (vector, entry) in self.rows.items()
+        }
 
     def matching(self, condition: dict[str, Any]) -> Model:
         """The rows that match a filter."""
@@ -76,6 +80,23 @@ class StateModel(Model):
             name: row for name, row in self.rows.items() if holds(condition, name, row[1])
         }
         return found
+
+    def change(
+        self, condition: dict[str, Any], metadata: dict[str, Any] | None, dry_run: bool
+    ) -> vecdb.Receipt:
+        """Give the rows that match other metadata, or delete them; the receipt."""
+        before, names = self.content(), list(self.matching(condition).rows)
+        if metadata is not None:
+            names = [name for name in names if before[name][1] != json.dumps(metadata)]
+        if not dry_run:
+            self.seq += 1
+            for name in names:
+                if metadata is None:
+                    del self.rows[name], self.version[name]
+                else:
+                    self.rows[name] = (self.rows[name][0], metadata)
+                    self.version[name] = self.seq
+        return vecdb.Receipt(self.seq, len(names))
 
     def write(self, batch: Batch) -> vecdb.Receipt | str:
         """Apply a batch; the receipt that it must get, or the reason why it must be refused."""
@@ -132,7 +153,7 @@ class OpenScroll:
         assert len(records) <= self.batch
         for name, vector, entry in zip(records.ids, records.vectors, records.metadata, strict=True):
             assert name not in self.seen
-            self.seen[name] = (vector.tobytes(), entry)
+            self.seen[name] = (vector.tobytes(), json.dumps(entry))
             assert self.seen[name] == self.rows[name]
         self.token = page.next_token
         if self.token is None:

@@ -13,7 +13,8 @@ Part of ``vecdb.filters``, which re-exports the nodes; the rest of vecdb imports
 A path is a tuple of keys, from the outermost object inwards. Operands are None, bool, int of 64
 bits, finite float, or str without surrogates; a float that equals an int of 64 bits is that int.
 In the canonical form, values and terms are sorted and distinct, And and Or have two terms or more
-(or none), no And is directly in an And, nor Or in Or, nor Not in Not.
+(or none), no And is directly in an And, nor Or in Or, nor Not in Not; and an Or has at most one
+term that compares a field, or the id, for equality (Compare or In).
 
 Compare the keys of filters, not nodes: in Python, True == 1.
 """
@@ -25,7 +26,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -388,11 +389,37 @@ def _joined(
             found.update((canonical(each)[1], each) for each in inner.terms)
         else:
             found[key] = inner
+    if kind is Or and len(found) > 1:
+        found = _united(found)
     if len(found) == 1:
         [(key, only)] = found.items()
         return only, key
     keys = sorted(found)
     return kind(tuple(found[key] for key in keys)), f"[{','.join([_JSON(name), *keys])}]"
+
+
+def _united(terms: dict[str, Node]) -> dict[str, Node]:
+    """Join the terms of an Or that compare one field, or the id, for equality: to an In."""
+    groups: dict[Path | None, list[str]] = {}
+    for key, term in terms.items():
+        if isinstance(term, In) or (isinstance(term, Compare) and term.op is Order.EQ):
+            groups.setdefault(term.path, []).append(key)
+        elif isinstance(term, IdIn):
+            groups.setdefault(None, []).append(key)
+    if all(len(keys) == 1 for keys in groups.values()):
+        return terms
+    found = dict(terms)
+    for path, keys in groups.items():
+        values: list[Any] = []
+        for key in keys:
+            term = found.pop(key)
+            if isinstance(term, Compare):
+                values.append(term.value)
+            else:
+                values += term.values if isinstance(term, In) else term.ids  # type: ignore[union-attr]
+        joined, key = _leaf(IdIn(tuple(values)) if path is None else In(path, tuple(values)))
+        found[key] = joined
+    return found
 
 
 def _leaf(node: Leaf) -> tuple[Node, str]:

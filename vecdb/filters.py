@@ -82,7 +82,7 @@ class Filter:
             with the same meaning have equal keys.
 
     Raises:
-        InvalidArgumentError: BAD_FILTER; the tree exceeds a limit on depth or terms.
+        InvalidArgumentError: BAD_FILTER; the tree exceeds a limit on depth, terms or operands.
     """
 
     root: Node
@@ -136,7 +136,15 @@ _SMALL_KEY: Final = len('["or"]') * limits.FILTER_DEPTH_MAX
 def _check_size(root: Node) -> None:
     if (depth := depth_of(root)) > limits.FILTER_DEPTH_MAX:
         raise bad_filter("filter", f"has {depth} levels, at most {limits.FILTER_DEPTH_MAX}")
-    terms = sum(1 for _ in leaves_of(root))
+    terms, operands = 0, 0
+    for leaf in leaves_of(root):
+        terms += 1
+        if isinstance(leaf, In | Contains | IdIn):
+            count = len(leaf.ids if isinstance(leaf, IdIn) else leaf.values)
+            operands += count if count > 1 else 0
+    if operands > limits.FILTER_OPERANDS_MAX:
+        most = limits.FILTER_OPERANDS_MAX
+        raise bad_filter("filter", f"its lists have {operands} values, at most {most}")
     if terms > limits.FILTER_TERMS_MAX:
         raise bad_filter("filter", f"has {terms} terms, at most {limits.FILTER_TERMS_MAX}")
 

@@ -110,6 +110,12 @@ def test_what_a_filter_means(given: dict[str, Any], node: Any) -> None:
         ({"a": {"$eq": -0.0}}, {"a": 0}),
         ({"a": {"$not": {"$exists": False}}}, {"a": {"$exists": True}}),
         ({"a": {"$contains": 1}}, {"a": {"$contains_all": [1]}}),
+        (
+            {"$or": [{"a": 1}, {"a": {"$in": [2, "x"]}}, {"b": 3}]},
+            {"$or": [{"b": 3}, {"a": {"$in": [1, 2, "x"]}}]},
+        ),
+        ({"$or": [{"a": 1}, {"a": 2}]}, {"a": {"$in": [1, 2]}}),
+        ({"$or": [{"$id": "a"}, {"$id": {"$in": ["b", "a"]}}]}, {"$id": {"$in": ["a", "b"]}}),
         ({"a": np.int64(3)}, {"a": np.float32(3)}),
         ({"a": {"$in": np.array([1, 2])}}, {"a": {"$in": (2, 1)}}),
         ({"a": np.bool_(True)}, {"a": True}),
@@ -248,15 +254,19 @@ def test_a_filter_that_repeats_one_object_has_too_many_terms() -> None:
 
 def test_terms_and_operands_have_limits() -> None:
     terms = limits.FILTER_TERMS_MAX
+    given = [{"a": number, "b": {"$exists": number % 2 == 0}} for number in range(terms // 2)]
+    assert parse_filter({"$or": given})
     assert parse_filter({"$or": [{"a": number} for number in range(terms)]})
     for each in ({"a": {"$gt": 1}}, {}):
         with pytest.raises(InvalidArgumentError, match=rf"filter.\$or\[{terms}\].*terms"):
             parse_filter({"$or": [each] * (terms + 1)})
     with pytest.raises(InvalidArgumentError, match="filter: has 1025 terms, at most 1024"):
-        Filter(Or(tuple(equal("a", number) for number in range(terms + 1))))
+        Filter(Or(tuple(equal(f"{number}", 1) for number in range(terms + 1))))
     operands = limits.FILTER_OPERANDS_MAX
     ids = [f"{number}" for number in range(operands)]
     assert parse_filter({"$id": {"$in": ids}}).matches("99999", {})
+    with pytest.raises(InvalidArgumentError, match="filter: its lists have 100001 values"):
+        parse_filter({"$or": [{"$id": {"$in": ids}}, {"$id": "x"}]})
     with pytest.raises(InvalidArgumentError, match=f"more than {operands} values"):
         parse_filter({"a": 1, "$id": {"$nin": [*ids, "x"]}})
     with pytest.raises(InvalidArgumentError, match=rf"filter.\$or\[1\].*{operands} values"):

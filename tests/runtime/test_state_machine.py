@@ -290,6 +290,21 @@ class CollectionMachine(RuleBasedStateMachine):
             self._write(writes, Batch(known, vectors, given))
             self.search_with_filters(seed % 4, seed, 60, side)
 
+    @rule(seed=SEEDS, deletes=st.booleans(), dry_run=st.booleans(), side=SIDES)
+    def change_by_filter(self, seed: int, deletes: bool, dry_run: bool, side: bool) -> None:
+        """Change or delete what a filter matches, in one batch."""
+        draw = random.Random(seed)
+        condition = random_filter(draw, SCALARS[:12], depth=1)
+        hand, metadata = self.hand(side), None
+        if deletes:
+            receipt = hand.call("delete", filter=condition, dry_run=dry_run)
+        else:
+            metadata = random_metadata(draw, SCALARS[:12])
+            terms = {"mode": "replace", "filter": condition, "dry_run": dry_run}
+            receipt = hand.call("set_metadata", patch=metadata, **terms)
+        assert receipt == self.model.change(condition, metadata, dry_run)
+        assert hand.call("count", filter=condition) == len(self.model.matching(condition).rows)
+
     @rule(name=NAMES, side=SIDES)
     def find_itself(self, name: str, side: bool) -> None:
         """A row is found by its own vector, whatever has happened to the graph."""

@@ -73,6 +73,8 @@ class Rows:
                 hits = docs.search(query, k=ROWS, filter=condition, exact=exact)
                 assert set(hits.ids) == expected, note
                 assert len(hits) == len(expected) == hits.info.matches, note
+            assert docs.count(filter=condition) == len(expected), note
+            assert docs.delete(filter=condition, dry_run=True).count == len(expected), note
             few = docs.search(query, k=3, filter=condition)
             assert len(few) == min(3, len(expected)) and set(few.ids) <= expected, note
 

@@ -252,7 +252,7 @@ def test_part_is_written_with_every_segment_and_mapped(filled: Filled, docs: Any
     filled.check(docs)
     for segment in segments_of(docs):
         manifest = json.loads((segment.folder / "manifest.json").read_bytes())
-        assert manifest["optional"] == {"norms": ["norm_values"]}
+        assert manifest["optional"]["norms"] == ["norm_values"]
         assert manifest["norms_max"] == float(segment.parts[NORMS].max())
         named = {"manifest.json", *(f"{name}.npy" for name in manifest["arrays"])}
         assert {path.name for path in segment.folder.iterdir()} == named
@@ -267,7 +267,7 @@ def test_manifest_without_new_parts_names_none(tmp_path: Path) -> None:
     Filled(tmp_path / "data")
     for path in (tmp_path / "data").glob("collections/*/segments/*/manifest.json"):
         manifest = json.loads(path.read_bytes())
-        assert "optional" not in manifest
+        assert "norms" not in manifest.get("optional", {})
         assert list(manifest)[:11] == [
             "format", "collection", "number", "kind", "metric", "first_row", "end_row", "seq",
             "count", "width", "arrays",
@@ -275,8 +275,8 @@ def test_manifest_without_new_parts_names_none(tmp_path: Path) -> None:
         flat = ["vectors", "rows", "id_offsets", "id_bytes"]
         graph = ["links", "upper_offsets", "upper_links"]
         with_graph = manifest["kind"] == "graph"
-        assert list(manifest["arrays"]) == flat + graph * with_graph
-        assert list(manifest)[11:] == ["entry", "top_level"] * with_graph
+        assert list(manifest["arrays"]) == flat + [*graph, "columns"] * with_graph
+        assert list(manifest)[11:] == ["entry", "top_level", "columns", "optional"] * with_graph
 
 
 def test_names_of_kinds_arrays_and_fields_are_unique(filled: Filled, docs: Any) -> None:
@@ -442,7 +442,7 @@ def test_needed_part_damaged_quarantines_the_segment_until_it_is_rebuilt(
     register(monkeypatch, NEEDED)
     filled = Filled(tmp_path / "data")
     manifest = files_of(filled.folder)[0].parent / "manifest.json"
-    assert "optional" not in json.loads(manifest.read_bytes())
+    assert "norms" not in json.loads(manifest.read_bytes())["optional"]
     DAMAGES[how](files_of(filled.folder)[0])
     with vecdb.open(filled.folder, indexer=False) as database:
         docs = database.collection("docs")

@@ -45,6 +45,7 @@ from vecdb.engine.segments.segment import (
     padded_width,
     write_segment,
 )
+from vecdb.engine.store.metadata_rows import metadata_reader
 from vecdb.engine.store.purging import purge_all
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.failpoints import failpoint
@@ -445,6 +446,7 @@ class CollectionIndexer:
             seq=taken.seq,
             given=content.parts.with_part(GRAPH, graph),
             codes=self._codes,
+            metadata=metadata_reader(self._store),
         )
         if publish(self._store, taken, entry):
             growing.published_rows, growing.number = growing.rows, taken.number

@@ -24,6 +24,9 @@ import numpy.typing as npt
 from vecdb.engine.search.memtable import nodes_of
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.streaming import check_not_too_old
+from vecdb.engine.segments.columns.column_part import COLUMNS
+from vecdb.engine.segments.columns.evaluating import term_of
+from vecdb.engine.segments.columns.node_sets import NodeSet
 from vecdb.engine.segments.matches import Matches
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
@@ -83,17 +86,35 @@ class Selection:
 def matches_of(
     store: Store, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
 ) -> Matches:
-    """Return which nodes of a unit match, by their records at the snapshot's seq.
+    """Return which nodes of a unit match, by the columns of its segment and by records at the
+    snapshot's seq.
 
-    Nodes that the unit's delete bitmap marks may be included or not.
+    Records decide for all rows outside of segments with columns; for rows whose metadata changed
+    since these were made; and where columns do not decide. Nodes that the unit's delete bitmap
+    marks may be included or not.
 
     Raises:
         SnapshotTooOldError: some of the rows may have been purged.
         DataLossError: a record is damaged.
         DeadlineExceededError, CancelledError: between two slices of rows.
     """
-    rows = unit.rows[: unit.count]
-    return Matches.of_marks(_evaluated(store, rows, snapshot.state.seq, filter, deadline))
+    rows, seq = unit.rows[: unit.count], snapshot.state.seq
+    columns, ids = unit.parts.get(COLUMNS), unit.content
+    if columns is None or ids is None or columns.seq > seq or not columns.is_intact():
+        return Matches.of_marks(_evaluated(store, rows, seq, filter, deadline))
+    certain, possible = term_of(columns, ids, filter.root).bounds
+    undecided = possible.minus(certain)
+    if filter.needs_metadata and len(rows):
+        changed = store.changed_rows.since(columns.seq, seq, int(rows[0]), int(rows[-1]) + 1)
+        stale = NodeSet.of_nodes(len(rows), nodes_of(rows, changed))
+        certain, undecided = certain.minus(stale), undecided | stale
+    if not undecided.count:
+        return certain.matches()
+    if unit.delete_bitmap.any():
+        undecided = undecided.minus(NodeSet.of_bits(len(rows), unit.delete_bitmap))
+    nodes = undecided.nodes
+    found = nodes[_evaluated(store, rows[nodes], seq, filter, deadline)]
+    return (certain | NodeSet.of_nodes(len(rows), found)).matches()
 
 
 def _evaluated(

@@ -10,6 +10,7 @@ recall_part      the part that tells which effort reaches which recall in a grap
 calibration      measures that on some rows of the graph
 matches          which nodes of a segment match a filter
 codecs           parts of coded rows, which a search reads in place of vectors
+columns          the part that finds rows by their metadata
 array_files      maps .npy files and compares them with their checksums
 lifecycle        reserve, publish, retire, garbage-collect; quarantine
 flushing         writes the memtable to a flat segment
@@ -22,6 +23,7 @@ from __future__ import annotations
 __all__ = [
     "calibration",
     "codecs",
+    "columns",
     "flushing",
     "graph_part",
     "lifecycle",

@@ -14,11 +14,12 @@ To add a kind: subclass ``PartKind`` in a file of its own, and add an instance t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.segments.array_files import ArrayRecord, SegmentDamagedError, verify_array
@@ -26,9 +27,25 @@ from vecdb.engine.segments.part_check import PartCheck
 from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig
 
-__all__ = ["CheckedSegment", "LeftOut", "PartData", "PartFiles", "PartKind", "PartSource", "Parts"]
+__all__ = [
+    "CheckedSegment",
+    "LeftOut",
+    "MetadataReader",
+    "PartData",
+    "PartFiles",
+    "PartKind",
+    "PartSource",
+    "Parts",
+]
 
 T = TypeVar("T")
+
+MetadataReader = Callable[
+    [npt.NDArray[np.int64]], tuple[int, Iterator[Sequence[bytes]]]
+]  # fmt: skip
+"""Reads the metadata of rows (int64, ascending): returns the seq that they are of, and slices that
+together hold the JSON of each row, b"" for none. ``store.metadata_rows`` has it for a store. A row
+that was deleted or changed since that seq may have none."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +149,14 @@ class PartSource:
     """What a part is derived from: the parts that come earlier in the table.
 
     A node has the same position in all of them, and its row number is in ``ROW_IDS``.
+
+    Attributes:
+        metadata: reads metadata from the store; None where there is no store, as in exports.
     """
 
     config: CollectionConfig
     parts: Parts
+    metadata: MetadataReader | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +189,8 @@ class PartKind(ABC, Generic[T]):
         derived_from: the kinds that ``derive`` needs; the part is made for every segment that has
             all of them. They come earlier in the table. Empty: whoever writes the segment gives the
             part; then it must be needed, as nothing could derive it again.
+        from_metadata: whether it is derived from the store's metadata too; without a store the
+            segment is written without the part.
         codes: whether the part only codes rows, for faster searches. With the option
             ``codes="none"`` such parts are neither written nor used.
 
@@ -180,6 +203,7 @@ class PartKind(ABC, Generic[T]):
     arrays: ClassVar[tuple[str, ...]]
     needed: ClassVar[bool] = True
     derived_from: ClassVar[tuple[PartKind[Any], ...]] = ()
+    from_metadata: ClassVar[bool] = False
     codes: ClassVar[bool] = False
 
     @abstractmethod

@@ -19,9 +19,17 @@ from typing import Any, Final
 from vecdb.engine.segments.array_files import ArrayRecord
 from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
 from vecdb.engine.segments.codecs.sketch import SKETCH
+from vecdb.engine.segments.columns.column_part import COLUMNS
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_check import PartCheck
-from vecdb.engine.segments.part_kind import CheckedSegment, LeftOut, PartKind, Parts, PartSource
+from vecdb.engine.segments.part_kind import (
+    CheckedSegment,
+    LeftOut,
+    MetadataReader,
+    PartKind,
+    Parts,
+    PartSource,
+)
 from vecdb.engine.segments.recall_part import RECALL
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
 from vecdb.engine.system.files import write_array
@@ -41,7 +49,15 @@ __all__ = [
     "write_parts",
 ]
 
-PART_KINDS: tuple[PartKind[Any], ...] = (VECTORS, ROW_IDS, GRAPH, SKETCH, RECALL, BYTE_CODES)
+PART_KINDS: tuple[PartKind[Any], ...] = (
+    VECTORS,
+    ROW_IDS,
+    GRAPH,
+    SKETCH,
+    RECALL,
+    BYTE_CODES,
+    COLUMNS,
+)
 
 NO_CODES: Final = 'written with the option codes "none"'
 """Why codes were left out, if it was not for the rows."""
@@ -88,17 +104,22 @@ def given_parts(parts: Parts) -> Parts:
 
 
 def with_derived(
-    given: Parts, config: CollectionConfig, *, codes: bool
+    given: Parts,
+    config: CollectionConfig,
+    *,
+    codes: bool,
+    metadata: MetadataReader | None = None,
 ) -> tuple[Parts, dict[str, str]]:
     """Return the parts of a segment for which these are given, and why others are left out.
 
     Args:
         codes: whether it gets parts that only code rows.
+        metadata: reads the metadata of its rows; None: no part is derived from them.
     """
     whole, left_out = given_parts(given), {}
     for kind in PART_KINDS:
-        source = PartSource(config, whole)
-        if not kind.made_for(source):
+        source = PartSource(config, whole, metadata)
+        if not kind.made_for(source) or (kind.from_metadata and metadata is None):
             continue
         value = kind.derive(source) if codes or not kind.codes else LeftOut(NO_CODES)
         if isinstance(value, LeftOut):

@@ -17,6 +17,7 @@ from vecdb.engine.segments.flushing import intact_segment
 from vecdb.engine.segments.lifecycle import GRAPH_LOCK, publish, reserve
 from vecdb.engine.segments.parts import derivable, given_parts
 from vecdb.engine.segments.segment import write_segment
+from vecdb.engine.store.metadata_rows import metadata_reader
 from vecdb.engine.store.segment_table import SegmentEntry, in_place
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.failpoints import failpoint
@@ -90,5 +91,6 @@ def _rebuild(
         seq=segment.seq,
         given=given_parts(segment.parts),
         codes=codes,
+        metadata=metadata_reader(store),
     )
     return publish(store, taken, new)

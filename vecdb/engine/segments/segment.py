@@ -32,7 +32,7 @@ from typing import Any, Final
 
 from vecdb.engine.segments.array_files import SegmentDamagedError, map_array, verify_array
 from vecdb.engine.segments.graph_part import GRAPH
-from vecdb.engine.segments.part_kind import PartFiles, Parts
+from vecdb.engine.segments.part_kind import MetadataReader, PartFiles, Parts
 from vecdb.engine.segments.parts import RecordedPart, recorded_parts, with_derived, write_parts
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS, RowArrays
 from vecdb.engine.store.segment_table import FLAT_KIND, GRAPH_KIND, PUBLISHED, SegmentEntry
@@ -182,6 +182,7 @@ def write_segment(
     seq: int,
     given: Parts,
     codes: bool = True,
+    metadata: MetadataReader | None = None,
 ) -> SegmentEntry:
     """Write the files of a segment, all fsynced and read back when this returns.
 
@@ -189,6 +190,7 @@ def write_segment(
         given: its rows (``RowArrays.parts``) and perhaps a graph. Parts that are derived from these
             are written too.
         codes: whether the parts that only code rows, for faster searches, are among them.
+        metadata: reads the metadata of rows, for parts that are derived from them; None: none is.
 
     Returns:
         The entry for the store's table, published and verified.
@@ -213,7 +215,7 @@ def write_segment(
         "seq": seq,
         "count": count,
         "width": width,
-        **write_parts(folder, *with_derived(given, config, codes=codes)),
+        **write_parts(folder, *with_derived(given, config, codes=codes, metadata=metadata)),
     }
     failpoint("segment.arrays")
     raw = json.dumps(manifest, indent=1).encode()

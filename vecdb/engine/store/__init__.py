@@ -5,6 +5,8 @@ store           one collection's store: state, counters, applying batches
 rows            reads ids, records, vectors, tombstones and the log
 segment_table   reads the table of segments
 tombstones      reads deleted rows in short transactions
+metadata_rows   reads the metadata of many rows, in short transactions
+changed_rows    which rows have got other metadata since a seq
 batch           a validated write and its options
 digest          what makes a batch the same as an earlier one
 changes         which rows a delete or patch changes, and to what
@@ -28,6 +30,7 @@ __all__ = [
     "filtered_rows",
     "layout",
     "leases",
+    "metadata_rows",
     "purging",
     "requests",
     "rows",

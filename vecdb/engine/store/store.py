@@ -21,6 +21,7 @@ from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout
 from vecdb.engine.store.batch import Batch, DeleteBatch, PatchBatch, UpsertBatch, WriteOptions
+from vecdb.engine.store.changed_rows import ChangedRows
 from vecdb.engine.store.changes import Changes, changes_of
 from vecdb.engine.store.clock import StoreClock
 from vecdb.engine.store.conditions import check_condition
@@ -79,6 +80,7 @@ class Store:
         self.rows = RowReader(environment, self.config.dim)
         self.requests = Requests(environment)
         self.scroll_uses = ScrollUses()
+        self.changed_rows = ChangedRows(environment, self.rows)
         self.clock = StoreClock(environment)
         self.call_memory = MemoryBudget(sys.maxsize)
         """Unlimited until the database that opens the store sets its own."""
