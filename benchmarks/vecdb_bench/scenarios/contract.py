@@ -171,7 +171,7 @@ def _growth(context: Context) -> None:
     """Measure what a target of recall costs by the number of rows."""
     sizes = [rows for rows in context.scale.sizes if rows <= len(context.dataset.base)]
     for rows in sizes:
-        point = {"rows": rows, "asked": GROWTH_TARGET}
+        point: Point = {"rows": rows, "asked": GROWTH_TARGET}
         if context.known(TARGET, **point) is None:
             context.say(f"{TARGET}: {rows:,} rows")
             with context.attempt(TARGET, **point), Bench(context) as bench:
@@ -180,14 +180,14 @@ def _growth(context: Context) -> None:
                 context.record(TARGET, point, figures)
     lines = [context.known(TARGET, rows=rows, asked=GROWTH_TARGET) for rows in sizes]
     found = [line["figures"] for line in lines if line and line["status"] == "measured"]
-    point = {"what": "exponents", "sizes": sizes}
-    if len(found) > 1 and context.known(TARGET, **point) is None:
+    fitted: Point = {"what": "exponents", "sizes": sizes}
+    if len(found) > 1 and context.known(TARGET, **fitted) is None:
         measured = [each["rows"] for each in found]
         costs = {
             "mean_us": slope(measured, [each["mean_us"]["median"] for each in found]),
             "visited": slope(measured, [each["visited"] for each in found]),
         }
-        context.record(TARGET, point, costs)
+        context.record(TARGET, fitted, costs)
 
 
 def _grown(context: Context, docs: Any, rows: int) -> Point:

@@ -33,7 +33,7 @@ TARGET = "vecdb"
 PART = 4
 """The limit is the size of the segment's files, divided by this."""
 
-LEAST_BYTES = 160 * 1024**2
+LEAST_BYTES = 128 * 1024**2
 """Below this limit, Python and its libraries would not leave much."""
 
 K = 10
@@ -43,7 +43,9 @@ _TIMEOUT_S = 600.0
 
 def run(context: Context) -> None:
     """Measure with and without codes, with and without a limit, unless the results have that."""
-    points = [{"codes": codes, "limited": limited} for limited in (True, False) for codes in _CODES]
+    points: list[dict[str, Any]] = [
+        {"codes": codes, "limited": limited} for limited in (True, False) for codes in _CODES
+    ]
     if TARGET not in context.targets or all(context.known(TARGET, **at) for at in points):
         return
     with context.attempt(TARGET, **points[0]), Bench(context) as bench:
@@ -107,7 +109,7 @@ def _least_ef(context: Context, folder: Path) -> int:
     """Return the least ef at which float32 reaches the recall, since its curve is not stored."""
     queries = np.asarray(context.dataset.queries)
     with vecdb.open(folder, codes="none", recall_meter=0) as database:
-        docs = database.collection(NAME)
+        docs: Any = database.collection(NAME)
         for ef in context.scale.efforts:
             found = docs.search(queries, K, ef=max(ef, K), include_metadata=False)
             rows = np.array([[int(name) for name in hits.ids] for hits in found])

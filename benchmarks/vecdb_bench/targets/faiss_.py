@@ -16,6 +16,8 @@ __all__ = ["Adapter"]
 class Adapter(Target):
     """FAISS numbers rows itself, so that rows must be added in order. The index has the effort."""
 
+    _index: Any
+
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "index.faiss"
@@ -46,7 +48,7 @@ class Adapter(Target):
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
         if effort != self._effort:  # Passing parameters per call is slower.
             self._effort = effort
-            self._index.hnsw.efSearch = max(effort, k)  # type: ignore[attr-defined]
+            self._index.hnsw.efSearch = max(effort, k)
         rows: np.ndarray = self._index.search(self._prepared(queries), k)[1]
         return rows.astype(np.int64)
 

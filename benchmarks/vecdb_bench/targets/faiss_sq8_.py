@@ -16,9 +16,10 @@ class Adapter(faiss_.Adapter):
     """The first batch trains the ranges of components: it should be all rows, or many."""
 
     def _created(self, dim: int, links: int, product: int) -> Any:
-        return faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_8bit, links, product)
+        made: Any = faiss.IndexHNSWSQ
+        return made(dim, faiss.ScalarQuantizer.QT_8bit, links, product)
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         if not self._index.is_trained:
-            self._index.train(self._prepared(vectors))  # type: ignore[attr-defined]
+            self._index.train(self._prepared(vectors))
         super().upsert(ids, vectors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import svs
@@ -16,10 +17,11 @@ __all__ = ["Adapter"]
 class Adapter(Target):
     """One level with 2M links per node, built of one batch, which has all rows; never saved."""
 
+    _index: Any = None
+
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._settings, self._metric = settings, metric
-        self._index = None
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         if self._index is not None or (ids != np.arange(len(ids))).any():
