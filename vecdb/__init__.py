@@ -11,7 +11,7 @@ This package holds the vocabulary that engine and client share (numpy only) and,
 ``vecdb.engine``, the database itself. Importing it loads no engine and no gRPC.
 
 surface           the public interface as typed protocols, with the docstrings
-types             arguments and results; collection_stats: those of stats
+types             arguments and results; collection_stats, facet_types: some of them
 errors, reasons   the errors, and their reasons for programs
 limits            each limit with minimum, default and maximum
 checks            validation of arguments; also scalar_checks, write_checks, vector_arrays,
@@ -22,7 +22,7 @@ row_names         names of rows and short forms of values in messages; one_line:
 os_errors         translation of OSError
 batching          splits an input into batches, for upsert_many
 scrolling         the iterator of scroll
-search_variants   queries by example, hits within a distance
+search_types      results of searches; search_variants: queries by example, hits in groups
 export_files      the file and the sidecar of an export; sidecar_header: the sidecar's header
 import_files      the file and the sidecar of an import
 checking          the report of a check of a data folder
@@ -66,7 +66,11 @@ from vecdb.types import (
     CollectionStats,
     CompactionReport,
     ExportReport,
+    Facet,
+    FacetValue,
+    FieldInfo,
     Hit,
+    HitGroup,
     Hits,
     ImportReport,
     IngestProgress,
@@ -99,9 +103,13 @@ __all__ = [
     "DataLossError",
     "DeadlineExceededError",
     "ExportReport",
+    "Facet",
+    "FacetValue",
     "FailedPreconditionError",
+    "FieldInfo",
     "Filter",
     "Hit",
+    "HitGroup",
     "Hits",
     "ImportReport",
     "IngestProgress",

@@ -22,24 +22,41 @@ import numpy.typing as npt
 from vecdb import limits
 from vecdb.errors import InvalidArgumentError, UnsupportedError
 from vecdb.limits import Limit
-from vecdb.metadata_checks import check_metadata, check_raw_metadata, check_same_count
+from vecdb.metadata_checks import (
+    check_collection_metadata,
+    check_metadata,
+    check_raw_collection_metadata,
+    check_raw_metadata,
+    check_same_count,
+)
 from vecdb.os_errors import os_errors_translated
 from vecdb.reasons import Reason
 from vecdb.row_names import UNNAMED, RowNames, shown
 from vecdb.scalar_checks import check_flag, check_flags, check_limit
 from vecdb.types import CollectionConfig, Metric
 from vecdb.vector_arrays import as_rows, plain
-from vecdb.write_checks import Target, check_condition, check_filter, check_request_id, check_target
+from vecdb.write_checks import (
+    Target,
+    check_condition,
+    check_field,
+    check_filter,
+    check_id_text,
+    check_request_id,
+    check_target,
+)
 
 __all__ = [
     "Target",
     "check_callable",
+    "check_collection_metadata",
     "check_condition",
     "check_config",
     "check_ef",
+    "check_field",
     "check_filter",
     "check_flag",
     "check_flags",
+    "check_id_text",
     "check_ids",
     "check_k",
     "check_limit",
@@ -48,6 +65,7 @@ __all__ = [
     "check_name",
     "check_options",
     "check_path",
+    "check_raw_collection_metadata",
     "check_raw_metadata",
     "check_raw_rows",
     "check_request_id",

@@ -21,6 +21,7 @@ __all__ = [
     "FILTER_DEPTH_MAX",
     "FILTER_OPERANDS_MAX",
     "FILTER_TERMS_MAX",
+    "GROUP_SIZE",
     "ID_BYTES",
     "IF_SEQ",
     "LEASES_MAX",
@@ -67,6 +68,7 @@ M: Final = Limit("M", 2, 16, 256)
 Yashunin 2018, section 4)."""
 
 EXAMPLES: Final = Limit("number of ids in near and away", 1, None, 1_000)
+GROUP_SIZE: Final = Limit("group_size", 1, 1, 1_000)
 EF_CONSTRUCTION: Final = Limit("ef_construction", 4, 128, 4_096)
 ID_BYTES: Final = Limit("id length in bytes", 1, None, 500)
 METADATA_BYTES: Final = Limit("metadata size in bytes", 0, None, 64 * 1024)

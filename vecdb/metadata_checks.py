@@ -14,7 +14,15 @@ from vecdb.json_objects import NotJsonError
 from vecdb.reasons import Reason
 from vecdb.row_names import UNNAMED, RowNames
 
-__all__ = ["check_metadata", "check_raw_metadata", "check_same_count"]
+__all__ = [
+    "check_collection_metadata",
+    "check_metadata",
+    "check_raw_collection_metadata",
+    "check_raw_metadata",
+    "check_same_count",
+]
+
+_COLLECTION = RowNames(0, ())
 
 
 def check_metadata(metadata: object, count: int, names: RowNames = UNNAMED) -> list[bytes] | None:
@@ -28,6 +36,18 @@ def check_metadata(metadata: object, count: int, names: RowNames = UNNAMED) -> l
         )
     check_same_count("metadata", len(metadata), count)
     return [_encoded(entry, row, names) for row, entry in enumerate(metadata)]
+
+
+def check_collection_metadata(metadata: object) -> bytes:
+    """Return the metadata of a collection as UTF-8 JSON, empty for none."""
+    if metadata is not None and not isinstance(metadata, dict):
+        raise _not_object(metadata, "that of a collection")
+    return _encoded(metadata, 0, _COLLECTION)
+
+
+def check_raw_collection_metadata(raw: bytes) -> bytes:
+    """Do the same for metadata given as JSON text."""
+    return (check_raw_metadata([raw], 1, _COLLECTION) or [b""])[0]
 
 
 def _encoded(entry: object, row: int, names: RowNames) -> bytes:

@@ -28,6 +28,7 @@ class Reason(str, Enum):
     BAD_FILE = "BAD_FILE"
     BAD_FILTER = "BAD_FILTER"
     BAD_FORMAT = "BAD_FORMAT"
+    BAD_GROUP_BY = "BAD_GROUP_BY"
     BAD_ID = "BAD_ID"
     BAD_MESSAGE = "BAD_MESSAGE"
     BAD_META = "BAD_META"

@@ -13,11 +13,12 @@ import numpy as np
 
 from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError
+from vecdb.filters import Path, path_text, split_path
 from vecdb.reasons import Reason
 from vecdb.row_names import shown
 from vecdb.types import Metric
 
-__all__ = ["PLAIN", "Variant", "check_variant"]
+__all__ = ["PLAIN", "Variant", "check_group_count", "check_variant"]
 
 
 class Variant(NamedTuple):
@@ -26,29 +27,42 @@ class Variant(NamedTuple):
     Attributes:
         near, away: ids of the rows that the query is derived from; empty if vectors are given.
         max_distance: no hit is farther; None for no bound.
+        group_by: path of the field by whose values hits are grouped; None for no groups.
+        group_size: most hits of a group.
     """
 
     near: tuple[str, ...] = ()
     away: tuple[str, ...] = ()
     max_distance: float | None = None
+    group_by: Path | None = None
+    group_size: int = 1
 
 
 PLAIN: Final = Variant()
 
 
 def check_variant(
-    query: object, k: object, near: object, away: object, max_distance: object, metric: Metric
+    query: object,
+    k: object,
+    metric: Metric,
+    *,
+    near: object = None,
+    away: object = None,
+    max_distance: object = None,
+    group_by: object = None,
+    group_size: object = None,
 ) -> Variant:
     """Return the variant that the arguments of a search select.
 
     Args:
         query: as given; only whether it is None counts.
         k: as given; only whether it is None counts.
+        group_by: a dotted path, or a tuple of keys.
 
     Raises:
         InvalidArgumentError: BAD_QUERY: the arguments contradict each other, or the query is
             missing. NOT_FINITE, OUT_OF_RANGE: a bound that no distance can have. BAD_ID,
-            NOT_A_LIST: invalid examples.
+            NOT_A_LIST: invalid examples. BAD_GROUP_BY: no path.
     """
     if near is None and away is not None:
         raise _bad_query("away needs near: without it there is nothing to search for")
@@ -64,7 +78,53 @@ def check_variant(
         if not examples[0]:
             raise _bad_query("near must have at least one id, got none")
         checks.check_limit(limits.EXAMPLES, len(examples[0]) + len(examples[1]))
-    return Variant(examples[0], examples[1], _check_distance(max_distance, metric))
+    if group_by is None and group_size is not None:
+        raise _bad_query("group_size needs group_by")
+    if group_by is not None and k is None:
+        raise _bad_query("with group_by, k must be the number of groups, got None")
+    return Variant(
+        examples[0],
+        examples[1],
+        _check_distance(max_distance, metric),
+        None if group_by is None else _check_path(group_by),
+        1 if group_size is None else checks.check_limit(limits.GROUP_SIZE, group_size),
+    )
+
+
+def check_group_count(k: int | None, variant: Variant, query_count: int) -> None:
+    """Check that the hits of all groups of a call are not too many.
+
+    Raises:
+        InvalidArgumentError: TOO_MANY_RESULTS.
+    """
+    hits = (k or 0) * variant.group_size
+    if variant.group_by is not None and (
+        hits > limits.K.maximum or hits * query_count > limits.RESULTS_PER_CALL_MAX
+    ):
+        raise InvalidArgumentError(
+            f"k times group_size must be at most {limits.K.maximum}, and times the queries "
+            f"{limits.RESULTS_PER_CALL_MAX}, got {k} x {variant.group_size} = {hits}, for "
+            f"{query_count} queries",
+            Reason.TOO_MANY_RESULTS,
+        )
+
+
+def _check_path(group_by: object) -> Path:
+    if isinstance(group_by, tuple) and group_by and all(isinstance(key, str) for key in group_by):
+        group_by = path_text(group_by)
+    if not isinstance(group_by, str):
+        raise InvalidArgumentError(
+            f"group_by must be the path of a field, such as 'author.name', got {shown(group_by)}",
+            Reason.BAD_GROUP_BY,
+        )
+    try:
+        group_by.encode()
+        return split_path(group_by, "group_by")
+    except UnicodeEncodeError as error:
+        why = f"group_by: {shown(group_by)} is not valid Unicode: {error.reason}"
+    except InvalidArgumentError as error:
+        why = error.message
+    raise InvalidArgumentError(why, Reason.BAD_GROUP_BY)
 
 
 def _check_distance(distance: object, metric: Metric) -> float | None:

@@ -1,4 +1,5 @@
-"""Validation of the options of writes: conditions, request ids, and which rows are meant.
+"""Validation of the options of writes: conditions, request ids, and which rows are meant; also of
+lists.
 
 Part of ``vecdb.checks``, which re-exports these functions; the rest of vecdb imports them there.
 """
@@ -9,13 +10,21 @@ from typing import Final, NamedTuple
 
 from vecdb import limits
 from vecdb.errors import InvalidArgumentError
-from vecdb.filters import Filter, parse_filter
+from vecdb.filters import Filter, Path, bad_filter, parse_filter, split_path
 from vecdb.limits import Limit
 from vecdb.reasons import Reason
 from vecdb.row_names import shown
 from vecdb.scalar_checks import check_flag, check_limit
 
-__all__ = ["Target", "check_condition", "check_filter", "check_request_id", "check_target"]
+__all__ = [
+    "Target",
+    "check_condition",
+    "check_field",
+    "check_filter",
+    "check_id_text",
+    "check_request_id",
+    "check_target",
+]
 
 _ON_EXISTING: Final = ("replace", "refuse", "skip")
 
@@ -115,3 +124,39 @@ def check_target(ids: object, filter: object, limit: object, dry_run: object) ->
         None if limit is None else check_limit(limits.CHANGED_ROWS, limit, "limit"),
         check_flag("dry_run", dry_run),
     )
+
+
+def check_id_text(name: str, value: object) -> str:
+    """Return a prefix of ids, or an id to go on after: text that may be empty.
+
+    Raises:
+        InvalidArgumentError: BAD_ID.
+    """
+    try:
+        if not isinstance(value, str):
+            raise TypeError
+        size = len(value.encode())
+    except (TypeError, UnicodeError):
+        raise InvalidArgumentError(
+            f"{name} must be a str of valid Unicode, got {shown(value)}", Reason.BAD_ID
+        ) from None
+    if size > limits.ID_BYTES.maximum:
+        raise InvalidArgumentError(
+            f"{name} must have at most {limits.ID_BYTES.maximum} bytes, got {size}", Reason.BAD_ID
+        )
+    return str.__str__(value)
+
+
+def check_field(field: object) -> Path:
+    """Return the path of a field of the metadata, given as in filters.
+
+    Raises:
+        InvalidArgumentError: BAD_FILTER.
+    """
+    if not isinstance(field, str):
+        raise bad_filter("field", f"expected a str such as 'author.name', got {shown(field)}")
+    try:
+        field.encode()
+    except UnicodeEncodeError:
+        raise bad_filter("field", "a lone surrogate") from None
+    return split_path(str.__str__(field), "field")

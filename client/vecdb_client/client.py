@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vecdb import checks
 from vecdb.surface import DatabaseSurface
-from vecdb.surface.arguments import StrPath
+from vecdb.surface.arguments import MetadataEntry, StrPath
 from vecdb.types import BackupReport, CollectionDescription, ImportReport
 from vecdb_client import translation
 from vecdb_client.address import check_address
@@ -47,10 +47,16 @@ class Client(DatabaseSurface[Collection]):
         *,
         M: int = 16,
         ef_construction: int = 128,
+        metadata: MetadataEntry = None,
     ) -> Collection:
         config = checks.check_config(dim, metric, M, ef_construction)
+        raw = checks.check_collection_metadata(metadata)
+        if raw:
+            self._calls.require("collection_metadata")
         request = wire.CreateCollectionRequest(
-            collection=checks.check_name(name), config=translation.config_message(config)
+            collection=checks.check_name(name),
+            config=translation.config_message(config),
+            metadata=raw,
         )
         created = self._calls.write("CreateCollection", request).collection
         return self._handle(created)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ from vecdb.types import (
     CollectionConfig,
     CollectionStats,
     ExportReport,
+    Facet,
+    FieldInfo,
     Hits,
     IngestProgress,
     Receipt,
@@ -39,7 +41,7 @@ from vecdb.types import (
 )
 from vecdb_client import cutting, translation
 from vecdb_client.exports import export_stream
-from vecdb_client.filters import filter_to_wire
+from vecdb_client.filters import optional_filter
 from vecdb_client.ingest import ingest, upsert_request
 from vecdb_client.searching import search
 from vecdb_client.translation import SearchFields, Target, WriteFields, wire_write_options
@@ -78,6 +80,17 @@ class Collection(CollectionSurface):
     @property
     def config(self) -> CollectionConfig:
         return self._config
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        request = wire.GetCollectionRequest(**self._target)
+        found = self._calls.read("GetCollection", request).collection
+        return translation.description_of(found).metadata
+
+    def set_collection_metadata(self, metadata: MetadataEntry) -> None:
+        raw = checks.check_collection_metadata(metadata)
+        request = wire.SetCollectionMetadataRequest(**self._target, metadata=raw)
+        self._calls.write("SetCollectionMetadata", request)
 
     def upsert(
         self,
@@ -187,9 +200,7 @@ class Collection(CollectionSurface):
         return cutting.write(self._calls, "SetMetadata", build, texts, size, write_options)
 
     def count(self, filter: FilterLike | None = None) -> int:
-        checked = checks.check_filter(filter)
-        message = None if checked is None else filter_to_wire(checked)
-        request = wire.CountRequest(**self._target, filter=message)
+        request = wire.CountRequest(**self._target, filter=optional_filter(filter))
         count: int = self._calls.read("Count", request).count
         return count
 
@@ -216,13 +227,49 @@ class Collection(CollectionSurface):
         }
         return search(self._calls, wanted, queries, filters, self._get, timeout_s)
 
+    def list_ids(
+        self,
+        prefix: str = "",
+        *,
+        filter: FilterLike | None = None,
+        limit: int = 1000,
+        after: str | None = None,
+    ) -> list[str]:
+        request = wire.ListIdsRequest(
+            **self._target,
+            prefix=checks.check_id_text("prefix", prefix),
+            filter=optional_filter(filter),
+            limit=checks.check_limit(limits.BATCH_ROWS, limit, "limit"),
+            after=checks.check_id_text("after", "" if after is None else after),
+        )
+        return list(self._calls.read("ListIds", request).ids)
+
+    def facet(self, field: str, filter: FilterLike | None = None, *, limit: int = 100) -> Facet:
+        checks.check_field(field)
+        request = wire.FacetRequest(
+            **self._target,
+            field=field,
+            filter=optional_filter(filter),
+            limit=checks.check_limit(limits.BATCH_ROWS, limit, "limit"),
+        )
+        return translation.facet_of(self._calls.read("Facet", request))
+
+    def fields(self) -> list[FieldInfo]:
+        request = wire.FieldsRequest(**self._target)
+        return translation.fields_of(self._calls.read("Fields", request))
+
     def scroll(
-        self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True
+        self,
+        batch: int = 1000,
+        *,
+        filter: FilterLike | None = None,
+        include_metadata: bool = True,
+        include_vectors: bool = True,
     ) -> Scroll:
-        self._page_request(None, batch, include_metadata, include_vectors)
+        self._page_request(None, batch, filter, include_metadata, include_vectors)
 
         def fetch(token: str | None) -> Callable[[], ScrollPage]:
-            request = self._page_request(token, batch, include_metadata, include_vectors)
+            request = self._page_request(token, batch, filter, include_metadata, include_vectors)
             answer = self._calls.start_read("ScrollPage", request)
             return lambda: translation.page_of(answer())
 
@@ -233,10 +280,11 @@ class Collection(CollectionSurface):
         token: str | None = None,
         batch: int = 1000,
         *,
+        filter: FilterLike | None = None,
         include_metadata: bool = True,
         include_vectors: bool = True,
     ) -> ScrollPage:
-        request = self._page_request(token, batch, include_metadata, include_vectors)
+        request = self._page_request(token, batch, filter, include_metadata, include_vectors)
         return translation.page_of(self._calls.read("ScrollPage", request))
 
     def end_scroll(self, token: str) -> None:
@@ -244,12 +292,18 @@ class Collection(CollectionSurface):
         self._calls.read("EndScroll", request)
 
     def _page_request(
-        self, token: str | None, batch: object, include_metadata: object, include_vectors: object
+        self,
+        token: str | None,
+        batch: object,
+        filter: object,
+        include_metadata: object,
+        include_vectors: object,
     ) -> wire.ScrollPageRequest:
         return wire.ScrollPageRequest(
             **self._target,
             token=None if token is None else checks.check_token(token),
             batch=checks.check_limit(limits.BATCH_ROWS, batch, "batch"),
+            filter=optional_filter(filter),
             include_metadata=checks.check_flag("include_metadata", include_metadata),
             include_vectors=checks.check_flag("include_vectors", include_vectors),
         )

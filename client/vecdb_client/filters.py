@@ -20,15 +20,25 @@ from vecdb.filters import (
     Order,
     Prefix,
     Scalar,
+    parse_filter,
 )
 from vecdb_proto import vecdb_pb2 as wire
 
-__all__ = ["filter_to_wire"]
+__all__ = ["filter_to_wire", "optional_filter"]
 
 
 def filter_to_wire(filter: Filter) -> wire.Filter:
     """Return the message of a filter."""
     return _message(filter.root)
+
+
+def optional_filter(filter: object) -> wire.Filter | None:
+    """Return the message of the filter of a call, None without one.
+
+    Raises:
+        InvalidArgumentError: BAD_FILTER.
+    """
+    return None if filter is None else filter_to_wire(parse_filter(filter))
 
 
 def _message(node: Node) -> wire.Filter:

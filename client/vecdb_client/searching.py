@@ -144,4 +144,4 @@ class _Search:
             raw = [text for part in parts for text in part.raw_metadata]
         if self._wanted["include_vectors"]:
             vectors = np.concatenate([part.vectors for part in parts])
-        return Hits(hits.ids, hits.distances, raw, vectors, hits.info)
+        return Hits(hits.ids, hits.distances, raw, vectors, hits.info, hits.group_sizes)

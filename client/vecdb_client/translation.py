@@ -7,6 +7,8 @@ write may have been applied (``error_of``).
 
 from __future__ import annotations
 
+import json
+from itertools import islice
 from typing import Any, Final, TypedDict
 
 import grpc
@@ -25,6 +27,10 @@ from vecdb.types import (
     CollectionDescription,
     CollectionStats,
     ExportEnd,
+    Facet,
+    FacetValue,
+    FieldInfo,
+    GroupValue,
     HitColumns,
     Hits,
     ImportReport,
@@ -48,6 +54,8 @@ __all__ = [
     "error_of",
     "error_of_failure",
     "export_end_of",
+    "facet_of",
+    "fields_of",
     "hits_of",
     "import_begin",
     "import_report_of",
@@ -174,7 +182,8 @@ def description_of(message: wire.CollectionDescription) -> CollectionDescription
     Raises:
         UnsupportedError: a metric that this client is too old to know.
     """
-    return CollectionDescription(message.name, _config_of(message.name, message.config))
+    metadata = json.loads(message.metadata) if message.metadata else {}
+    return CollectionDescription(message.name, _config_of(message.name, message.config), metadata)
 
 
 def _config_of(name: str, config: wire.CollectionConfig) -> CollectionConfig:
@@ -218,6 +227,8 @@ class VariantFields(TypedDict):
     near: tuple[str, ...]
     away: tuple[str, ...]
     max_distance: float | None
+    group_by: tuple[str, ...] | None
+    group_size: int
 
 
 class SearchFields(Target, SearchFlags, VariantFields):
@@ -233,6 +244,8 @@ def variant_fields(variant: Variant) -> VariantFields:
         "near": variant.near,
         "away": variant.away,
         "max_distance": variant.max_distance,
+        "group_by": variant.group_by,
+        "group_size": 0 if variant.group_by is None else variant.group_size,
     }
 
 
@@ -272,7 +285,7 @@ MODES: Final[dict[MetadataMode, wire.MetadataMode]] = {
 
 
 def check_variant_known(response: wire.SearchResponse, wanted: VariantFields) -> None:
-    """Check that the server knew ``max_distance``; one without it ignores the field.
+    """Check that the server knew the variant; one of an earlier version ignores its fields.
 
     Raises:
         UnsupportedError: the server is too old.
@@ -280,6 +293,8 @@ def check_variant_known(response: wire.SearchResponse, wanted: VariantFields) ->
     bound = wanted["max_distance"]
     if bound is not None and (decode_floats(response.distances).astype(float) > bound).any():
         raise errors.UnsupportedError("the server is too old for max_distance")
+    if wanted["group_by"] and len(response.group_counts) != len(response.counts):
+        raise errors.UnsupportedError("the server is too old for group_by")
 
 
 def hits_of(
@@ -301,8 +316,16 @@ def hits_of(
         list(response.deleted_visited) or [0] * query_count,
         list(response.gated),
         [_info_of(info) for info in response.infos] if len(response.infos) > 1 else (),
+        _groups_of(response),
     )
     return columns.hits()
+
+
+def _groups_of(response: wire.SearchResponse) -> list[list[tuple[GroupValue, int]]]:
+    """Return value and number of hits of the groups of each query; empty without groups."""
+    values = map(json.loads, response.group_values)
+    groups = iter(list(zip(values, response.group_sizes, strict=True)))
+    return [list(islice(groups, count)) for count in response.group_counts]
 
 
 def _info_of(info: wire.SearchInfo) -> SearchInfo:
@@ -353,6 +376,27 @@ def page_of(response: wire.ScrollPageResponse) -> ScrollPage:
     return ScrollPage(
         Records(ids, vectors, metadata, [], response.seq), response.next_token or None
     )
+
+
+def facet_of(response: wire.FacetResponse) -> Facet:
+    """Return the values of a field."""
+    values = [json.loads(raw) for raw in response.values]
+    counted = map(FacetValue, values, response.counts)
+    return Facet(list(counted), response.distinct, response.rows, response.seq)
+
+
+def fields_of(response: wire.FieldsResponse) -> list[FieldInfo]:
+    """Return the fields of the metadata."""
+    order = ("null", "boolean", "integer", "double", "string", "list", "object")
+    return [
+        FieldInfo(
+            each.name,
+            each.rows,
+            {kind: each.types[kind] for kind in order if kind in each.types},
+            each.distinct if each.HasField("distinct") else None,
+        )
+        for each in response.fields
+    ]
 
 
 def stats_of(message: wire.CollectionStats) -> CollectionStats:

@@ -91,24 +91,28 @@ class CollectionConfig(_message.Message):
     def __init__(self, dim: _Optional[int] = ..., metric: _Optional[_Union[Metric, str]] = ..., m: _Optional[int] = ..., ef_construction: _Optional[int] = ...) -> None: ...
 
 class CollectionDescription(_message.Message):
-    __slots__ = ("name", "config", "id")
+    __slots__ = ("name", "config", "id", "metadata")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
     name: str
     config: CollectionConfig
     id: str
-    def __init__(self, name: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., id: _Optional[str] = ...) -> None: ...
+    metadata: bytes
+    def __init__(self, name: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., id: _Optional[str] = ..., metadata: _Optional[bytes] = ...) -> None: ...
 
 class CreateCollectionRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "config")
+    __slots__ = ("collection", "namespace", "config", "metadata")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     config: CollectionConfig
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ...) -> None: ...
+    metadata: bytes
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., metadata: _Optional[bytes] = ...) -> None: ...
 
 class CreateCollectionResponse(_message.Message):
     __slots__ = ("collection",)
@@ -117,12 +121,14 @@ class CreateCollectionResponse(_message.Message):
     def __init__(self, collection: _Optional[_Union[CollectionDescription, _Mapping]] = ...) -> None: ...
 
 class GetCollectionRequest(_message.Message):
-    __slots__ = ("collection", "namespace")
+    __slots__ = ("collection", "namespace", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
 
 class GetCollectionResponse(_message.Message):
     __slots__ = ("collection",)
@@ -141,6 +147,22 @@ class ListCollectionsResponse(_message.Message):
     COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
     collections: _containers.RepeatedCompositeFieldContainer[CollectionDescription]
     def __init__(self, collections: _Optional[_Iterable[_Union[CollectionDescription, _Mapping]]] = ...) -> None: ...
+
+class SetCollectionMetadataRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "metadata", "collection_id")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    metadata: bytes
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., metadata: _Optional[bytes] = ..., collection_id: _Optional[str] = ...) -> None: ...
+
+class SetCollectionMetadataResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class RenameCollectionRequest(_message.Message):
     __slots__ = ("collection", "namespace", "new_name")
@@ -356,6 +378,95 @@ class EndScrollResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ListIdsRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "filter", "prefix", "limit", "after", "collection_id")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    filter: Filter
+    prefix: str
+    limit: int
+    after: str
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., prefix: _Optional[str] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
+
+class ListIdsResponse(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class FacetRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "filter", "field", "limit", "collection_id")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    filter: Filter
+    field: str
+    limit: int
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., field: _Optional[str] = ..., limit: _Optional[int] = ..., collection_id: _Optional[str] = ...) -> None: ...
+
+class FacetResponse(_message.Message):
+    __slots__ = ("values", "counts", "distinct", "rows", "seq")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    DISTINCT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    distinct: int
+    rows: int
+    seq: int
+    def __init__(self, values: _Optional[_Iterable[bytes]] = ..., counts: _Optional[_Iterable[int]] = ..., distinct: _Optional[int] = ..., rows: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
+
+class FieldsRequest(_message.Message):
+    __slots__ = ("collection", "namespace", "collection_id")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    namespace: str
+    collection_id: str
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., collection_id: _Optional[str] = ...) -> None: ...
+
+class FieldsResponse(_message.Message):
+    __slots__ = ("fields",)
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    fields: _containers.RepeatedCompositeFieldContainer[FieldInfo]
+    def __init__(self, fields: _Optional[_Iterable[_Union[FieldInfo, _Mapping]]] = ...) -> None: ...
+
+class FieldInfo(_message.Message):
+    __slots__ = ("name", "rows", "types", "distinct")
+    class TypesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    TYPES_FIELD_NUMBER: _ClassVar[int]
+    DISTINCT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    rows: int
+    types: _containers.ScalarMap[str, int]
+    distinct: int
+    def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., types: _Optional[_Mapping[str, int]] = ..., distinct: _Optional[int] = ...) -> None: ...
+
 class CountRequest(_message.Message):
     __slots__ = ("collection", "namespace", "filter", "collection_id")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
@@ -375,7 +486,7 @@ class CountResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id", "filters", "near", "away", "max_distance")
+    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id", "filters", "near", "away", "max_distance", "group_by", "group_size")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
@@ -392,6 +503,8 @@ class SearchRequest(_message.Message):
     NEAR_FIELD_NUMBER: _ClassVar[int]
     AWAY_FIELD_NUMBER: _ClassVar[int]
     MAX_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_BY_FIELD_NUMBER: _ClassVar[int]
+    GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     queries: Matrix
@@ -408,10 +521,12 @@ class SearchRequest(_message.Message):
     near: _containers.RepeatedScalarFieldContainer[str]
     away: _containers.RepeatedScalarFieldContainer[str]
     max_distance: float
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., near: _Optional[_Iterable[str]] = ..., away: _Optional[_Iterable[str]] = ..., max_distance: _Optional[float] = ...) -> None: ...
+    group_by: _containers.RepeatedScalarFieldContainer[str]
+    group_size: int
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., near: _Optional[_Iterable[str]] = ..., away: _Optional[_Iterable[str]] = ..., max_distance: _Optional[float] = ..., group_by: _Optional[_Iterable[str]] = ..., group_size: _Optional[int] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure", "deleted_visited", "gated")
+    __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure", "deleted_visited", "gated", "group_counts", "group_sizes", "group_values")
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     DISTANCES_FIELD_NUMBER: _ClassVar[int]
@@ -422,6 +537,9 @@ class SearchResponse(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     DELETED_VISITED_FIELD_NUMBER: _ClassVar[int]
     GATED_FIELD_NUMBER: _ClassVar[int]
+    GROUP_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    GROUP_SIZES_FIELD_NUMBER: _ClassVar[int]
+    GROUP_VALUES_FIELD_NUMBER: _ClassVar[int]
     counts: _containers.RepeatedScalarFieldContainer[int]
     ids: _containers.RepeatedScalarFieldContainer[str]
     distances: bytes
@@ -432,7 +550,10 @@ class SearchResponse(_message.Message):
     failure: Failure
     deleted_visited: _containers.RepeatedScalarFieldContainer[int]
     gated: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[str]] = ..., distances: _Optional[bytes] = ..., metadata: _Optional[_Iterable[bytes]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., infos: _Optional[_Iterable[_Union[SearchInfo, _Mapping]]] = ..., visited: _Optional[_Iterable[int]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., deleted_visited: _Optional[_Iterable[int]] = ..., gated: _Optional[_Iterable[int]] = ...) -> None: ...
+    group_counts: _containers.RepeatedScalarFieldContainer[int]
+    group_sizes: _containers.RepeatedScalarFieldContainer[int]
+    group_values: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Iterable[str]] = ..., distances: _Optional[bytes] = ..., metadata: _Optional[_Iterable[bytes]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., infos: _Optional[_Iterable[_Union[SearchInfo, _Mapping]]] = ..., visited: _Optional[_Iterable[int]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., deleted_visited: _Optional[_Iterable[int]] = ..., gated: _Optional[_Iterable[int]] = ..., group_counts: _Optional[_Iterable[int]] = ..., group_sizes: _Optional[_Iterable[int]] = ..., group_values: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "reason", "message")

@@ -35,6 +35,11 @@ class VecdbStub(object):
                 request_serializer=vecdb__proto_dot_vecdb__pb2.ListCollectionsRequest.SerializeToString,
                 response_deserializer=vecdb__proto_dot_vecdb__pb2.ListCollectionsResponse.FromString,
                 )
+        self.SetCollectionMetadata = channel.unary_unary(
+                '/vecdb.v1.Vecdb/SetCollectionMetadata',
+                request_serializer=vecdb__proto_dot_vecdb__pb2.SetCollectionMetadataRequest.SerializeToString,
+                response_deserializer=vecdb__proto_dot_vecdb__pb2.SetCollectionMetadataResponse.FromString,
+                )
         self.RenameCollection = channel.unary_unary(
                 '/vecdb.v1.Vecdb/RenameCollection',
                 request_serializer=vecdb__proto_dot_vecdb__pb2.RenameCollectionRequest.SerializeToString,
@@ -79,6 +84,21 @@ class VecdbStub(object):
                 '/vecdb.v1.Vecdb/Count',
                 request_serializer=vecdb__proto_dot_vecdb__pb2.CountRequest.SerializeToString,
                 response_deserializer=vecdb__proto_dot_vecdb__pb2.CountResponse.FromString,
+                )
+        self.ListIds = channel.unary_unary(
+                '/vecdb.v1.Vecdb/ListIds',
+                request_serializer=vecdb__proto_dot_vecdb__pb2.ListIdsRequest.SerializeToString,
+                response_deserializer=vecdb__proto_dot_vecdb__pb2.ListIdsResponse.FromString,
+                )
+        self.Facet = channel.unary_unary(
+                '/vecdb.v1.Vecdb/Facet',
+                request_serializer=vecdb__proto_dot_vecdb__pb2.FacetRequest.SerializeToString,
+                response_deserializer=vecdb__proto_dot_vecdb__pb2.FacetResponse.FromString,
+                )
+        self.Fields = channel.unary_unary(
+                '/vecdb.v1.Vecdb/Fields',
+                request_serializer=vecdb__proto_dot_vecdb__pb2.FieldsRequest.SerializeToString,
+                response_deserializer=vecdb__proto_dot_vecdb__pb2.FieldsResponse.FromString,
                 )
         self.Search = channel.unary_unary(
                 '/vecdb.v1.Vecdb/Search',
@@ -150,6 +170,13 @@ class VecdbServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetCollectionMetadata(self, request, context):
+        """Replaces the metadata of a collection, which are JSON for the caller's use. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RenameCollection(self, request, context):
         """Renames a collection atomically. NOT_FOUND; ALREADY_EXISTS if the new name is taken.
         """
@@ -213,6 +240,27 @@ class VecdbServicer(object):
 
     def Count(self, request, context):
         """Returns the number of live rows, or of those that match a filter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIds(self, request, context):
+        """Returns ids in ascending order, page by page; see ListIdsRequest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Facet(self, request, context):
+        """Returns the most frequent values of a field of the metadata, and how many rows have each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fields(self, request, context):
+        """Returns the fields of the metadata, with their types and numbers of values.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -305,6 +353,11 @@ def add_VecdbServicer_to_server(servicer, server):
                     request_deserializer=vecdb__proto_dot_vecdb__pb2.ListCollectionsRequest.FromString,
                     response_serializer=vecdb__proto_dot_vecdb__pb2.ListCollectionsResponse.SerializeToString,
             ),
+            'SetCollectionMetadata': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCollectionMetadata,
+                    request_deserializer=vecdb__proto_dot_vecdb__pb2.SetCollectionMetadataRequest.FromString,
+                    response_serializer=vecdb__proto_dot_vecdb__pb2.SetCollectionMetadataResponse.SerializeToString,
+            ),
             'RenameCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.RenameCollection,
                     request_deserializer=vecdb__proto_dot_vecdb__pb2.RenameCollectionRequest.FromString,
@@ -349,6 +402,21 @@ def add_VecdbServicer_to_server(servicer, server):
                     servicer.Count,
                     request_deserializer=vecdb__proto_dot_vecdb__pb2.CountRequest.FromString,
                     response_serializer=vecdb__proto_dot_vecdb__pb2.CountResponse.SerializeToString,
+            ),
+            'ListIds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIds,
+                    request_deserializer=vecdb__proto_dot_vecdb__pb2.ListIdsRequest.FromString,
+                    response_serializer=vecdb__proto_dot_vecdb__pb2.ListIdsResponse.SerializeToString,
+            ),
+            'Facet': grpc.unary_unary_rpc_method_handler(
+                    servicer.Facet,
+                    request_deserializer=vecdb__proto_dot_vecdb__pb2.FacetRequest.FromString,
+                    response_serializer=vecdb__proto_dot_vecdb__pb2.FacetResponse.SerializeToString,
+            ),
+            'Fields': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fields,
+                    request_deserializer=vecdb__proto_dot_vecdb__pb2.FieldsRequest.FromString,
+                    response_serializer=vecdb__proto_dot_vecdb__pb2.FieldsResponse.SerializeToString,
             ),
             'Search': grpc.unary_unary_rpc_method_handler(
                     servicer.Search,
@@ -461,6 +529,23 @@ class Vecdb(object):
         return grpc.experimental.unary_unary(request, target, '/vecdb.v1.Vecdb/ListCollections',
             vecdb__proto_dot_vecdb__pb2.ListCollectionsRequest.SerializeToString,
             vecdb__proto_dot_vecdb__pb2.ListCollectionsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SetCollectionMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/vecdb.v1.Vecdb/SetCollectionMetadata',
+            vecdb__proto_dot_vecdb__pb2.SetCollectionMetadataRequest.SerializeToString,
+            vecdb__proto_dot_vecdb__pb2.SetCollectionMetadataResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -614,6 +699,57 @@ class Vecdb(object):
         return grpc.experimental.unary_unary(request, target, '/vecdb.v1.Vecdb/Count',
             vecdb__proto_dot_vecdb__pb2.CountRequest.SerializeToString,
             vecdb__proto_dot_vecdb__pb2.CountResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListIds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/vecdb.v1.Vecdb/ListIds',
+            vecdb__proto_dot_vecdb__pb2.ListIdsRequest.SerializeToString,
+            vecdb__proto_dot_vecdb__pb2.ListIdsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Facet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/vecdb.v1.Vecdb/Facet',
+            vecdb__proto_dot_vecdb__pb2.FacetRequest.SerializeToString,
+            vecdb__proto_dot_vecdb__pb2.FacetResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Fields(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/vecdb.v1.Vecdb/Fields',
+            vecdb__proto_dot_vecdb__pb2.FieldsRequest.SerializeToString,
+            vecdb__proto_dot_vecdb__pb2.FieldsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

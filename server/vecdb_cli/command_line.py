@@ -267,6 +267,10 @@ def search(
         int, typer.Option("-k", help="Number of hits; 0 with --max-distance: all within.")
     ] = 10,
     max_distance: Annotated[float | None, typer.Option(help="Leave out what is farther.")] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Group hits by this field; -k is the number of groups.")
+    ] = None,
+    group_size: Annotated[int | None, typer.Option(help="Most hits of a group; default 1.")] = None,
     filter: FilterText = None,
     ef: Annotated[
         int | None,
@@ -287,8 +291,9 @@ def search(
 
     condition = read_filter(filter)
     options = answers.SearchOptions(
-        id, vector, k, ef, recall, exact, near or None, away or None, max_distance, condition
-    )
+        id, vector, k, ef, recall, exact, near or None, away or None, max_distance, condition,
+        group_by, group_size,
+    )  # fmt: skip
     with open_target(url, data) as target:
         answers.print_search(
             output(), target, collection, options, as_json=as_json, place=place_of(url, data)

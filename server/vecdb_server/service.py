@@ -21,6 +21,8 @@ from vecdb.engine.interchange.export.export import CHUNK_BYTES, export
 from vecdb.engine.interchange.importing.incoming import receive_import
 from vecdb.engine.maintenance.backup.process import back_up
 from vecdb.engine.runtime.changing import change_rows
+from vecdb.engine.search.facets import facet, fields
+from vecdb.engine.search.listing import list_ids
 from vecdb.engine.search.lookup import get_records
 from vecdb.engine.search.search import SearchRequest
 from vecdb.engine.store.batch import (
@@ -53,7 +55,7 @@ __all__ = ["Call", "Service"]
 
 _FEATURES = (
     *("request_id", "conditions", "rename", "export", "import", "target_recall", "filter"),
-    *("on_existing", "set_metadata", "dry_run"),
+    *("on_existing", "set_metadata", "dry_run", "listing", "collection_metadata"),
 )
 _UNCOUNTED = MemoryBudget(sys.maxsize)
 """The memory budget of calls that are rejected since no folder is open."""
@@ -134,9 +136,11 @@ class Service:
         runtime = self.check_ready()
         translation.refuse_reserved(request)
         config = translation.collection_config(request.config)
-        created = runtime.create_collection(checks.check_name(request.collection), config)
+        raw, name = checks.check_raw_collection_metadata(request.metadata), request.collection
+        created = runtime.create_collection(checks.check_name(name), config, raw)
+        described = runtime.catalog.describe(created.id)
         return wire.CreateCollectionResponse(
-            collection=translation.description_message(request.collection, config, created.id)
+            collection=translation.description_message(described, created.id)
         )
 
     def get_collection(
@@ -144,11 +148,19 @@ class Service:
     ) -> wire.GetCollectionResponse:
         """Return the configuration of a collection."""
         collection = self._collection(request)
+        described = self.check_ready().catalog.describe(collection.id)
         return wire.GetCollectionResponse(
-            collection=translation.description_message(
-                request.collection, collection.store.config, collection.id
-            )
+            collection=translation.description_message(described, collection.id)
         )
+
+    def set_collection_metadata(
+        self, request: wire.SetCollectionMetadataRequest, call: Call
+    ) -> wire.SetCollectionMetadataResponse:
+        """Replace the metadata of a collection."""
+        collection = self._collection(request)
+        raw = checks.check_raw_collection_metadata(request.metadata)
+        self.check_ready().set_collection_metadata(collection, raw)
+        return wire.SetCollectionMetadataResponse()
 
     def list_collections(
         self, request: wire.ListCollectionsRequest, call: Call
@@ -232,12 +244,13 @@ class Service:
 
     def scroll_page(self, request: wire.ScrollPageRequest, call: Call) -> wire.ScrollPageResponse:
         """Return a page: as many rows as requested, or fewer if more would not fit a message."""
-        collection = self._collection(request, "filter")
+        collection = self._collection(request)
         asked = PageRequest(
             checks.check_limit(limits.BATCH_ROWS, request.batch),
             request.include_metadata,
             request.include_vectors,
             min(limits.SCROLL_PAGE_BYTES_MAX, self._message_bytes - _PAGE_MARGIN_BYTES),
+            filter_of(request),
         )
         token, deadline = request.token or None, _deadline(call)
         page = read_page(collection.store, collection.id, token, asked, deadline)
@@ -256,13 +269,46 @@ class Service:
             return wire.CountResponse(count=collection.count())
         return wire.CountResponse(count=collection.matched.count(filter, _deadline(call)))
 
+    def list_ids(self, request: wire.ListIdsRequest, call: Call) -> wire.ListIdsResponse:
+        """Return a page of ids."""
+        collection = self._collection(request)
+        ids = list_ids(
+            collection.store,
+            collection.matched,
+            checks.check_id_text("prefix", request.prefix).encode(),
+            filter_of(request),
+            checks.check_limit(limits.BATCH_ROWS, request.limit, "limit"),
+            checks.check_id_text("after", request.after).encode(),
+            _deadline(call),
+        )
+        return wire.ListIdsResponse(ids=ids)
+
+    def facet(self, request: wire.FacetRequest, call: Call) -> wire.FacetResponse:
+        """Return the values of a field with their numbers of rows."""
+        collection = self._collection(request)
+        found = facet(
+            collection.store,
+            collection.matched,
+            checks.check_field(request.field),
+            filter_of(request),
+            checks.check_limit(limits.BATCH_ROWS, request.limit, "limit"),
+            _deadline(call),
+        )
+        return translation.facet_response(found)
+
+    def fields(self, request: wire.FieldsRequest, call: Call) -> wire.FieldsResponse:
+        """Return the fields of the metadata."""
+        collection = self._collection(request)
+        found = fields(collection.store, collection.matched, _deadline(call))
+        return translation.fields_response(found)
+
     def search(self, request: wire.SearchRequest, call: Call) -> wire.SearchResponse:
         """Return the nearest rows of each query, within the caller's deadline."""
         collection = self._collection(request)
         variant = translation.variant_of(request, collection.store.config.metric)
         asked = SearchRequest(
             None if variant.near else decode_matrix(request.queries),
-            request.k or (request.k if variant.max_distance is None else None),
+            request.k or (0 if variant.max_distance is None else None),
             request.ef if request.HasField("ef") else None,
             request.target_recall if request.HasField("target_recall") else None,
             request.exact,

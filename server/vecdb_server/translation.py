@@ -7,6 +7,7 @@ built here, so that ``service`` reads like the contract.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -26,6 +27,9 @@ from vecdb.types import (
     CollectionDescription,
     CollectionStats,
     ExportEnd,
+    Facet,
+    FieldInfo,
+    GroupValue,
     HitColumns,
     ImportReport,
     MeasuredRecall,
@@ -44,7 +48,9 @@ __all__ = [
     "collection_config",
     "export_request",
     "export_response",
+    "facet_response",
     "failure_answer",
+    "fields_response",
     "import_begin",
     "import_parts",
     "import_report_message",
@@ -134,11 +140,20 @@ def variant_of(request: wire.SearchRequest, metric: Metric) -> Variant:
         InvalidArgumentError: as ``check_variant``.
     """
     bound = request.max_distance if request.HasField("max_distance") else None
-    if bound is None and not request.near and not request.away:
+    grouped = request.group_by or request.group_size
+    if bound is None and not (request.near or request.away or grouped):
         return PLAIN
     query = request.queries if request.HasField("queries") else None
-    near, away = list(request.near) or None, list(request.away) or None
-    return check_variant(query, request.k or None, near, away, bound, metric)
+    return check_variant(
+        query,
+        request.k or (None if bound is not None else 0),
+        metric,
+        near=list(request.near) or None,
+        away=list(request.away) or None,
+        max_distance=bound,
+        group_by=tuple(request.group_by) or None,
+        group_size=request.group_size or None,
+    )
 
 
 def _reserved(field: str) -> UnsupportedError:
@@ -266,10 +281,15 @@ def import_parts(messages: Iterator[wire.ImportRequest]) -> Iterator[Chunk | Tra
 
 
 def description_message(
-    name: str, config: CollectionConfig, collection_id: str = ""
+    described: CollectionDescription, collection_id: str = ""
 ) -> wire.CollectionDescription:
-    """Return a collection with its configuration."""
-    return wire.CollectionDescription(name=name, id=collection_id, config=_config_message(config))
+    """Return a collection with its configuration and metadata."""
+    return wire.CollectionDescription(
+        name=described.name,
+        id=collection_id,
+        config=_config_message(described.config),
+        metadata=checks.check_collection_metadata(described.metadata),
+    )
 
 
 def _config_message(config: CollectionConfig) -> wire.CollectionConfig:
@@ -286,7 +306,7 @@ def descriptions_message(
 ) -> wire.ListCollectionsResponse:
     """Return descriptions of collections, in the order given."""
     return wire.ListCollectionsResponse(
-        collections=[description_message(each.name, each.config) for each in collections]
+        collections=[description_message(each) for each in collections]
     )
 
 
@@ -313,6 +333,22 @@ def page_response(page: ScrollPage) -> wire.ScrollPageResponse:
     )
 
 
+def facet_response(found: Facet) -> wire.FacetResponse:
+    """Return the values of a field, each as JSON."""
+    return wire.FacetResponse(
+        values=[json.dumps(each.value, ensure_ascii=False).encode() for each in found.values],
+        counts=[each.rows for each in found.values],
+        distinct=found.distinct,
+        rows=found.rows,
+        seq=found.seq,
+    )
+
+
+def fields_response(found: Sequence[FieldInfo]) -> wire.FieldsResponse:
+    """Return the fields of the metadata."""
+    return wire.FieldsResponse(fields=[wire.FieldInfo(**each._asdict()) for each in found])
+
+
 def search_response(found: HitColumns) -> wire.SearchResponse:
     """Return the results of all queries in columns."""
     response = wire.SearchResponse(
@@ -323,6 +359,9 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
         visited=found.visited,
         deleted_visited=found.deleted_visited if any(found.deleted_visited) else None,
         gated=found.gated,
+        group_counts=[len(groups) for groups in found.groups],
+        group_sizes=[size for groups in found.groups for _, size in groups],
+        group_values=[_json(value) for groups in found.groups for value, _ in groups],
     )
     if found.vectors is not None:
         response.vectors.CopyFrom(encode_matrix(found.vectors))
@@ -338,6 +377,10 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
             recall=None if info.recall is None else wire.RecallInfo(**info.recall._asdict()),
         )
     return response
+
+
+def _json(value: GroupValue) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def failure_answer(status: Status) -> wire.SearchResponse:

@@ -484,6 +484,7 @@ def test_package_exports_its_all_list() -> None:
         "engine",
         "errors",
         "export_files",
+        "facet_types",
         "filter_nodes",
         "filter_predicates",
         "filters",
@@ -492,16 +493,20 @@ def test_package_exports_its_all_list() -> None:
         "json_objects",
         "limits",
         "metadata_checks",
+        "metadata_patches",
         "one_line",
         "os_errors",
         "reasons",
         "row_names",
+        "scalar_checks",
         "scrolling",
+        "search_types",
         "search_variants",
         "sidecar_header",
         "surface",
         "types",
         "vector_arrays",
+        "write_checks",
     }
     assert public_names - modules - submodules == set(vecdb.__all__) - {"__version__"}
 

@@ -113,6 +113,7 @@ CONFIG = {
     "metric": "metric",
     "M": r"\bM\b",
     "ef_construction": "ef_construction",
+    "metadata": "metadata|exists already",
 }
 IMPORTED = {
     "path": "path|file|folder",
@@ -126,12 +127,23 @@ OF_DATABASE = {
     "create_collection": Case(
         {"name": "docs", "dim": DIM},
         CONFIG,
-        {"name": {"text"}, "dim": INTEGER, "M": INTEGER, "ef_construction": INTEGER},
+        {
+            "name": {"text"},
+            "dim": INTEGER,
+            "M": INTEGER,
+            "ef_construction": INTEGER,
+            "metadata": {"None"},
+        },
     ),
     "get_or_create_collection": Case(
         {"name": "docs", "dim": DIM},
         CONFIG,
-        {"name": {"text"}, "M": {"None"}, "ef_construction": {"None"}},
+        {
+            "name": {"text"},
+            "M": {"None"},
+            "ef_construction": {"None"},
+            "metadata": {"None", "empty dict", "dict"},
+        },
     ),
     "collection": Case({"name": "docs"}, {"name": "name|collection"}),
     "rename_collection": Case(
@@ -204,29 +216,50 @@ OF_COLLECTION = {
             "query": "query", "k": r"\bk\b", "ef": r"\bef\b", "exact": "exact",
             "filter": "filter", "target_recall": "target_recall", "timeout_s": "timeout_s",
             "near": "near|ids", "away": "away|ids", "max_distance": "max_distance",
+            "group_by": "group_by", "group_size": "group_size",
             "include_metadata": "include_metadata", "include_vectors": "include_vectors",
         },
         {"query": {"empty list"}, "k": {"five"}, "ef": {"None", "five"}, "exact": FLAG,
          "filter": {"None", "dict", "empty dict", "list of None"},
          "target_recall": {"None", "half"}, "timeout_s": SECONDS, "near": {"None"},
          "away": {"None"}, "max_distance": {"None", "half", "five", "2**70"},
+         "group_by": {"None", "text", "empty text", "zero byte"}, "group_size": {"None"},
          "include_metadata": FLAG, "include_vectors": FLAG},
+    ),
+    "set_collection_metadata": Case(
+        {"metadata": {}}, {"metadata": "metadata"}, {"metadata": {"None", "empty dict", "dict"}}
+    ),
+    "list_ids": Case(
+        {},
+        {"prefix": "prefix", "filter": "filter", "limit": "limit", "after": "after"},
+        {"prefix": {"text", "empty text", "zero byte"},
+         "filter": {"None", "empty dict", "dict"}, "limit": {"five"},
+         "after": {"None", "text", "empty text", "zero byte"}},
+    ),
+    "facet": Case(
+        {"field": "a"},
+        {"field": "field", "filter": "filter", "limit": "limit"},
+        {"field": {"text", "empty text", "zero byte"}, "filter": {"None", "empty dict", "dict"},
+         "limit": {"five"}},
     ),
     "scroll": Case(
         {},
         {
-            "batch": "batch", "include_metadata": "include_metadata",
+            "batch": "batch", "filter": "filter", "include_metadata": "include_metadata",
             "include_vectors": "include_vectors",
         },
-        {"batch": {"five"}, "include_metadata": FLAG, "include_vectors": FLAG},
+        {"batch": {"five"}, "filter": {"None", "empty dict", "dict"}, "include_metadata": FLAG,
+         "include_vectors": FLAG},
     ),
     "scroll_page": Case(
         {},
         {
-            "token": "token", "batch": "batch", "include_metadata": "include_metadata",
+            "token": "token", "batch": "batch", "filter": "filter",
+            "include_metadata": "include_metadata",
             "include_vectors": "include_vectors",
         },
-        {"token": {"None"}, "batch": {"five"}, "include_metadata": FLAG,
+        {"token": {"None"}, "batch": {"five"}, "filter": {"None", "empty dict", "dict"},
+         "include_metadata": FLAG,
          "include_vectors": FLAG},
     ),
     "end_scroll": Case({"token": "x"}, {"token": "token"}),

@@ -52,10 +52,10 @@ def wrong(docs: CollectionSurface) -> None:
     docs.upsert(["a"], many, [3])  # refused
 """
 REVEALED = [
-    "vecdb.types.Hits",
-    "list[vecdb.types.Hits]",
-    "list[vecdb.types.Hits]",
-    "vecdb.types.Hits | list[vecdb.types.Hits]",
+    "vecdb.search_types.Hits",
+    "list[vecdb.search_types.Hits]",
+    "list[vecdb.search_types.Hits]",
+    "vecdb.search_types.Hits | list[vecdb.search_types.Hits]",
     "float",
     "int",
 ]

@@ -347,6 +347,25 @@ def test_search_by_examples_and_within_a_distance(
     assert "there is no 'no'" in capsys.readouterr().err
 
 
+def test_search_in_groups(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with opened(where) as database:
+        collection = database.create_collection("X", dim=1, metric="euclidean")
+        metadata = [{"of": f"doc {i // 5}"} for i in range(20)]
+        collection.upsert(list(range(20)), [[float(i)] for i in range(20)], metadata)
+    search = ["search", "X", "--group-by", "of", "--group-size", "2", "-k", "2"]
+    assert command_line.run([*search, "--vector", "7.4", "--json", *where]) == 0
+    found = json.loads(capsys.readouterr().out)["hits"]
+    assert [(hit["group"], hit["id"]) for hit in found] == [
+        *(("doc 1", "7"), ("doc 1", "8")),
+        *(("doc 2", "10"), ("doc 2", "11")),
+    ]
+    assert command_line.run([*search, "--id", "8", *where]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split() == ["group", "id", "distance", "metadata"]
+    assert [line.split()[1].rstrip('"') for line in shown[1:5]] == ["1", "1", "2", "2"]
+    assert [line.split()[2] for line in shown[1:5]] == ["7", "9", "10", "11"]
+
+
 def test_create_rename_get_and_drop(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     run = command_line.run
     assert run(["create", "A", "--dim", "2", "--metric", "dot", "--M", "8", *where]) == 0

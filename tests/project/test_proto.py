@@ -140,12 +140,12 @@ BackupReport path=1 collections=2 rows=3 bytes=4 elapsed_s=5
 BackupRequest path=1 include_segments=2
 BackupResponse report=1
 CollectionConfig dim=1 metric=2 m=3 ef_construction=4
-CollectionDescription name=1 config=2 id=3
+CollectionDescription name=1 config=2 id=3 metadata=4
 CollectionStats live_count=1 seq=2 generation=3 next_row=4 sealed_to=5 fresh_rows=6 unindexed_rows=7 store_bytes=8 segment_bytes=9 indexer=10 segments=11 oldest_pin_seq=12 oldest_pin_expires_s=13 readers=14 oldest_reader_lag=15 backlog_bytes=20 write_delay_s=21 recall_hour=22 recall_day=23
 Comparison path=1 operator=2 values=3
 CountRequest collection=1 namespace=2 filter=3 collection_id=4
 CountResponse count=1
-CreateCollectionRequest collection=1 namespace=2 config=3
+CreateCollectionRequest collection=1 namespace=2 config=3 metadata=4
 CreateCollectionResponse collection=1
 DeleteRequest collection=1 namespace=2 ids=3 filter=4 condition=6 request_id=7 collection_id=8 limit=9 dry_run=10
 DeleteResponse seq=1 count=2 repeated_request=3
@@ -156,10 +156,15 @@ EndScrollResponse
 ExportEnd rows=1 seq=2 bytes=3 sha256=4 work=5 work_s=6 numbered=7 token=8 config=9 normalized=10
 ExportRequest collection=1 namespace=2 format=3 normalize_queries=4 collection_id=5
 ExportResponse chunk=1 end=2
+FacetRequest collection=1 namespace=2 filter=3 field=4 limit=5 collection_id=6
+FacetResponse values=1 counts=2 distinct=3 rows=4 seq=5
 Failure code=1 reason=2 message=3
+FieldInfo name=1 rows=2 types=3 distinct=4
+FieldsRequest collection=1 namespace=2 collection_id=3
+FieldsResponse fields=1
 Filter all_of=1 any_of=2 negated=3 comparison=4 id_in=5 id_prefix=6
 FilterList filters=1
-GetCollectionRequest collection=1 namespace=2
+GetCollectionRequest collection=1 namespace=2 collection_id=3
 GetCollectionResponse collection=1
 GetRequest collection=1 namespace=2 ids=3 collection_id=4
 GetResponse ids=1 vectors=2 metadata=3 missing=4 seq=5
@@ -170,6 +175,8 @@ ImportReport collection=1 made=2 kind=3 rows=4 skipped=5 graph=6 connected=7 seq
 ImportRequest begin=1 chunk=2 side_chunk=3 end=4
 ImportResponse report=1
 Limits dim_max=1 k_max=2 ef_max=3 results_per_call_max=4 batch_rows_max=5 id_bytes_max=6 metadata_bytes_max=7 metadata_depth_max=8 message_bytes=9 filter_depth_max=10 filter_terms_max=11 filter_operands_max=12 filter_bytes_max=13
+ListIdsRequest collection=1 namespace=2 filter=3 prefix=4 limit=5 after=6 collection_id=7
+ListIdsResponse ids=1
 ListCollectionsRequest namespace=2
 ListCollectionsResponse collections=1
 Matrix rows=1 dim=2 dtype=3 data=4
@@ -187,6 +194,8 @@ SearchResponse counts=1 ids=2 distances=3 metadata=4 vectors=5 infos=6 visited=7
 SegmentStats number=1 kind=2 first_row=3 end_row=4 rows=5 dead=6 bytes=7 codes=8 codes_left_out=9
 ServerInfoRequest
 ServerInfoResponse version=1 data_format=2 limits=3 features=4
+SetCollectionMetadataRequest collection=1 namespace=2 metadata=3 collection_id=4
+SetCollectionMetadataResponse
 SetMetadataRequest collection=1 namespace=2 ids=3 filter=4 patches=5 mode=6 condition=7 request_id=8 collection_id=9 limit=10 dry_run=11
 SetMetadataResponse seq=1 count=2 repeated_request=3 skipped=4
 StatsRequest collection=1 namespace=2 collection_id=3
@@ -231,5 +240,5 @@ def test_every_reason_of_a_refused_argument_is_in_the_contract() -> None:
 def test_reserved_fields_are_marked() -> None:
     contract = (PACKAGE / "vecdb.proto").read_text().splitlines()
     reserved = [line for line in contract if "namespace = 2" in line]
-    assert len(reserved) == 17  # every call but ServerInfo and Backup
+    assert len(reserved) == 21  # every call but ServerInfo and Backup
     assert all("[reserved]" in line for line in reserved)

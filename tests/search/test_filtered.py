@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import index_now, recall, seal_now
 from tests.serving import running_server
 from vecdb.types import Hits
 
@@ -173,3 +173,56 @@ def test_too_few_filters(filled: Filled) -> None:
     with pytest.raises(vecdb.InvalidArgumentError, match="one filter for each of 2 queries") as got:
         filled.docs.search(np.ones((2, DIM)), filter=[{}])
     assert got.value.reason == "BAD_FILTER"
+
+
+RATES = (0.9, 0.5, 0.2, 0.1, 0.05, 0.01, 0.001)
+
+
+def clustered(count: int, dim: int, rng: np.random.Generator) -> np.ndarray:
+    """Return rows that lie around some centres, as real ones do."""
+    centres = rng.standard_normal((40, dim), dtype=np.float32)
+    spread = rng.standard_normal((count, dim), dtype=np.float32)
+    return np.asarray(centres[rng.integers(0, 40, count)] + spread * np.float32(0.7))
+
+
+@pytest.fixture(scope="module", params=["cosine", "euclidean", "dot"])
+def large(request: Any, tmp_path_factory: Any) -> Iterator[tuple[Any, np.ndarray]]:
+    """A graph with sketches, codes and a curve; one of float rows; and rows in the memtable.
+
+    ``u`` is uniform and independent of the vectors, ``s`` is uniform, by the direction in which a
+    row lies.
+    """
+    rng = np.random.default_rng(3)
+    rows, dim = 12_000, 56
+    vectors = clustered(rows + 60, dim, rng)
+    direction = rng.standard_normal(dim, dtype=np.float32)
+    along = (vectors[:rows] @ direction).argsort().argsort() / rows
+    metadata = [
+        {"u": u, "s": s} for u, s in zip(rng.random(rows).tolist(), along.tolist(), strict=True)
+    ]
+    names = [f"r{i}" for i in range(rows)]
+    with vecdb.open(tmp_path_factory.mktemp("large") / "data", indexer=False) as database:
+        docs = database.create_collection("docs", dim, request.param)
+        for first, last in ((0, 10_000), (10_000, 11_500), (11_500, rows)):
+            for start in range(first, last, 1_000):
+                some = slice(start, min(last, start + 1_000))
+                docs.upsert(names[some], vectors[some], metadata[some])
+            if last < rows:
+                seal_now(docs)
+                index_now(docs, 10_500)
+        assert [segment.kind for segment in docs.stats().segments] == ["graph", "graph"]
+        docs.delete(names[::9])
+        yield docs, vectors[rows:]
+
+
+@pytest.mark.parametrize("kind", ["u", "s"])
+def test_recall_is_that_of_an_unfiltered_search(large: tuple[Any, np.ndarray], kind: str) -> None:
+    docs, queries = large
+    for rate in RATES:
+        for filter in ({kind: {"$lt": rate}}, {kind: {"$gte": 1 - rate}}):
+            found = docs.search(queries, k=10, filter=filter)
+            exact = docs.search(queries, k=10, filter=filter, exact=True)
+            assert [len(hits) for hits in found] == [len(hits) for hits in exact]
+            assert len(exact[0]) == min(10, exact[0].info.matches)
+            share = recall(found, exact)
+            assert share >= 0.95, (rate, filter, share, found[0].info)

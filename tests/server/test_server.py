@@ -157,7 +157,7 @@ def test_server_info(server: Wire) -> None:
     assert info.limits.message_bytes == limits.MESSAGE_BYTES.default
     assert list(info.features) == [
         *("request_id", "conditions", "rename", "export", "import", "target_recall", "filter"),
-        *("on_existing", "set_metadata", "dry_run"),
+        *("on_existing", "set_metadata", "dry_run", "listing", "collection_metadata"),
     ]
 
 
@@ -265,13 +265,13 @@ def test_refused_search_has_a_reason(server: Wire, case: str) -> None:
 
 RESERVED: list[tuple[str, Any]] = [
     ("Upsert", upsert(namespace="tenant")),
-    ("ScrollPage", wire.ScrollPageRequest(collection="docs", batch=1, filter=wire.Filter())),
     ("ListCollections", wire.ListCollectionsRequest(namespace="tenant")),
     ("CreateCollection", wire.CreateCollectionRequest(collection="n", namespace="tenant")),
     *(
         (method, getattr(wire, f"{method}Request")(collection="docs", namespace="tenant"))
         for method in (
             "GetCollection", "RenameCollection", "DropCollection", "Delete", "SetMetadata", "Get",
+            "SetCollectionMetadata", "ListIds", "Facet", "Fields",
             "Count", "Search", "Stats", "Optimize", "ScrollPage", "EndScroll",
         )
     ),

@@ -21,7 +21,7 @@ from vecdb.engine.indexing.supervisor import Supervisor
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.transaction import Transaction
-from vecdb.engine.runtime.catalog import new_entry
+from vecdb.engine.runtime.catalog_entry import new_entry
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.search.snapshot import SegmentSnapshot, Snapshot
@@ -38,6 +38,8 @@ from vecdb.types import CollectionConfig, Receipt
 PLACES: Final = {
     # Constants.
     "batch_step_rows": "vecdb.engine.hnsw.batch_builder:_STEP_ROWS",
+    "listed_rows_few": "vecdb.engine.search.listing:_FEW_ROWS",
+    "scroll_passed_rows_max": "vecdb.engine.store.scroll:_PASSED_ROWS_MAX",
     "catalog_patience_s": "vecdb.engine.runtime.catalog:_PATIENCE_S",
     "check_in_progress_s": "vecdb.engine.maintenance.checking.catalog:_UNDER_WAY_S",
     "compaction_slice_bytes": "vecdb.engine.maintenance.compaction:_SLICE_BYTES",

@@ -7,6 +7,7 @@ DeadlineExceededError.
 
 arguments    the types of arguments
 collection   methods of a collection
+listing      methods of a collection that list and count rows
 writing      methods of a collection that write rows
 database     methods of a database
 searching    the method ``search`` of a collection

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from vecdb.scrolling import Scroll
 from vecdb.surface.arguments import (
-    FilterLike,
     Ids,
+    MetadataEntry,
     StrPath,
 )
+from vecdb.surface.listing import ListingSurface
 from vecdb.surface.searching import SearchSurface
 from vecdb.surface.writing import WritingSurface
 from vecdb.types import (
     CollectionStats,
     ExportReport,
     Records,
-    ScrollPage,
 )
 
 __all__ = ["CollectionSurface"]
 
 
-class CollectionSurface(WritingSurface, SearchSurface, Protocol):
+class CollectionSurface(WritingSurface, ListingSurface, SearchSurface, Protocol):
     """A handle on a collection. Safe to use from many threads.
 
     The handle is bound to the collection that had the name when the handle was created. It keeps
@@ -33,6 +32,27 @@ class CollectionSurface(WritingSurface, SearchSurface, Protocol):
     @property
     def name(self) -> str:
         """The name by which the handle was opened."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The JSON of the collection itself, as it is now; {} if there is none.
+
+        Raises:
+            NotFoundError.
+        """
+
+    def set_collection_metadata(self, metadata: MetadataEntry) -> None:
+        """Replace the JSON of the collection itself, which is for the caller's use.
+
+        All processes see it at once: ``metadata`` and ``list_collections`` return it.
+
+        Args:
+            metadata: a dict of at most 64 KiB as JSON; None or {} for none.
+
+        Raises:
+            InvalidArgumentError: BAD_METADATA, METADATA_TOO_LARGE, METADATA_TOO_DEEP.
+            NotFoundError.
+        """
 
     def get(self, ids: Ids) -> Records:
         """Return rows by id: vectors bit for bit as given, metadata, and the missing ids.
@@ -46,73 +66,6 @@ class CollectionSurface(WritingSurface, SearchSurface, Protocol):
         Remote: a response that exceeds one message is fetched in pieces, each of one committed
             state. ``seq`` is their minimum, so ``if_seq`` may refuse more than necessary.
             ResourceExhaustedError: MESSAGE_TOO_LARGE: a single row exceeds a message.
-        """
-
-    def count(self, filter: FilterLike | None = None) -> int:
-        """Return the number of live rows, or of those that match a filter.
-
-        Raises:
-            InvalidArgumentError: BAD_FILTER.
-            NotFoundError.
-        """
-
-    def scroll(
-        self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True
-    ) -> Scroll:
-        """Return an iterator over all live rows as of the first page, whatever is written later.
-
-        Every row comes once, in the order in which rows were added. To leave it early, use
-        ``close`` or a with-statement. Each page must be asked for within 60 s of the one before.
-
-        Args:
-            batch: rows of a page, 1 to 10,000; fewer if they would exceed 8 MiB.
-            include_metadata, include_vectors: what pages carry beside ids.
-
-        Returns:
-            An iterator of ``Records``, all of one seq.
-
-        Raises:
-            FailedPreconditionError: from the iterator: PIN_EXPIRED, after a pause of more than
-                60 s.
-            InvalidArgumentError, NotFoundError.
-            ResourceExhaustedError: too many scrolls are open.
-
-        Remote: the next page is fetched while the caller works on the current one. A page never
-            exceeds a message.
-        """
-
-    def scroll_page(
-        self,
-        token: str | None = None,
-        batch: int = 1000,
-        *,
-        include_metadata: bool = True,
-        include_vectors: bool = True,
-    ) -> ScrollPage:
-        """Return one page of a scroll, for callers that can't hold an iterator.
-
-        Args:
-            token: ``next_token`` of the page before, None for the first. It is valid for 60 s from
-                that page on, and may be used again.
-            batch, include_metadata, include_vectors: as for ``scroll``.
-
-        Returns:
-            ScrollPage: ``next_token`` is None after the last page.
-
-        Raises:
-            FailedPreconditionError: PIN_EXPIRED: too late, or the scroll has ended.
-            InvalidArgumentError: BAD_TOKEN: of another collection, or no token.
-            ResourceExhaustedError, NotFoundError.
-        """
-
-    def end_scroll(self, token: str) -> None:
-        """End a scroll before its last page, so that the rows it holds can be purged.
-
-        Args:
-            token: ``next_token`` of the last page read. Ending a scroll twice has no effect.
-
-        Raises:
-            InvalidArgumentError: BAD_TOKEN.
         """
 
     def stats(self) -> CollectionStats:

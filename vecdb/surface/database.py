@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from vecdb import checks, limits
 from vecdb.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 from vecdb.reasons import Reason
-from vecdb.surface.arguments import StrPath
+from vecdb.surface.arguments import MetadataEntry, StrPath
 from vecdb.surface.collection import CollectionSurface
 from vecdb.types import BackupReport, CollectionConfig, CollectionDescription, ImportReport
 
@@ -34,6 +34,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
         *,
         M: int = 16,
         ef_construction: int = 128,
+        metadata: MetadataEntry = None,
     ) -> CollectionT_co:
         """Create a collection; it is on disk when this returns.
 
@@ -42,6 +43,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
             dim: components of each vector, 1 to 16,384.
             metric: "cosine", "euclidean" or "dot".
             M, ef_construction: of the graph; see ``CollectionConfig``.
+            metadata: JSON of the collection itself, see ``set_collection_metadata``.
 
         Raises:
             AlreadyExistsError: the name is taken.
@@ -63,6 +65,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
         *,
         M: int | None = None,
         ef_construction: int | None = None,
+        metadata: MetadataEntry = None,
     ) -> CollectionT_co:
         """Return the collection with this name, created if there is none.
 
@@ -72,6 +75,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
             name, dim, metric: as for ``create_collection``.
             M, ef_construction: as for ``create_collection``. None: those of the existing
                 collection, or the defaults for a new one.
+            metadata: of a new collection; an existing one keeps its own.
 
         Raises:
             InvalidArgumentError: CONFIG_MISMATCH: the collection has another dim or metric, or
@@ -83,6 +87,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
         defaults = {"M": limits.M.default, "ef_construction": limits.EF_CONSTRUCTION.default}
         wanted = checks.check_config(dim, metric, **{**defaults, **graph})
         checks.check_name(name)
+        checks.check_collection_metadata(metadata)
         attempt = 1
         while True:
             try:
@@ -91,7 +96,7 @@ class DatabaseSurface(Protocol[CollectionT_co]):
             except NotFoundError:
                 pass
             try:
-                return self.create_collection(name, dim, metric, **graph)
+                return self.create_collection(name, dim, metric, **graph, metadata=metadata)
             except AlreadyExistsError:
                 if attempt == _ATTEMPTS:
                     raise

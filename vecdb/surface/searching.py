@@ -57,6 +57,8 @@ class SearchSurface(Protocol):
         filter: FilterLike | Sequence[FilterLike] | None = None,
         target_recall: float | None = None,
         max_distance: float | None = None,
+        group_by: str | None = None,
+        group_size: int | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
         timeout_s: float | None = None,
@@ -72,6 +74,8 @@ class SearchSurface(Protocol):
         filter: FilterLike | Sequence[FilterLike] | None = None,
         target_recall: float | None = None,
         max_distance: float | None = None,
+        group_by: str | None = None,
+        group_size: int | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
         timeout_s: float | None = None,
@@ -87,6 +91,8 @@ class SearchSurface(Protocol):
         filter: FilterLike | Sequence[FilterLike] | None = None,
         target_recall: float | None = None,
         max_distance: float | None = None,
+        group_by: str | None = None,
+        group_size: int | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
         timeout_s: float | None = None,
@@ -104,6 +110,8 @@ class SearchSurface(Protocol):
         near: Ids,
         away: Ids | None = None,
         max_distance: float | None = None,
+        group_by: str | None = None,
+        group_size: int | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
         timeout_s: float | None = None,
@@ -120,6 +128,8 @@ class SearchSurface(Protocol):
         near: Ids | None = None,
         away: Ids | None = None,
         max_distance: float | None = None,
+        group_by: str | None = None,
+        group_size: int | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
         timeout_s: float | None = None,
@@ -144,6 +154,10 @@ class SearchSurface(Protocol):
             away: ids of stored rows; with m the mean of near, search with m + (m - mean(away)).
                 In near and away at most 1,000 ids together.
             max_distance: leave out what is farther; a finite number, at least 0 but under dot.
+            group_by: path of a field of the metadata, such as "author.name": return the k nearest
+                groups of rows with the same value there (``Hits.groups``), in place of k rows.
+            group_size: most hits of a group, 1 to 1,000; None: 1. k times group_size is at most
+                16,384, and times q 1,000,000.
             include_metadata, include_vectors: what hits carry beside ids and distances.
             timeout_s: seconds until DeadlineExceededError, None for no limit.
 
@@ -161,10 +175,20 @@ class SearchSurface(Protocol):
             exceeds a message; ask for fewer rows, or without vectors or metadata.
         """
         is_plain = near is None and away is None and max_distance is None
+        is_plain = is_plain and group_by is None and group_size is None
         if is_plain and k is not None and query is not None:
             variant = PLAIN
         else:
-            variant = check_variant(query, k, near, away, max_distance, self.metric)
+            variant = check_variant(
+                query,
+                k,
+                self.metric,
+                near=near,
+                away=away,
+                max_distance=max_distance,
+                group_by=group_by,
+                group_size=group_size,
+            )
         queries = None if variant.near else as_queries(query, self.dim)
         if target_recall is not None:
             target_recall = checks.check_target_recall(target_recall)

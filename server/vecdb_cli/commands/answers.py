@@ -21,6 +21,7 @@ from vecdb.surface.collection import CollectionSurface
 from vecdb.types import (
     CollectionConfig,
     CollectionStats,
+    GroupValue,
     Hits,
     MeasuredRecall,
     SearchInfo,
@@ -64,6 +65,8 @@ class SearchOptions:
     away: list[str] | None = None
     max_distance: float | None = None
     filter: Filter | None = None
+    group_by: str | None = None
+    group_size: int | None = None
 
 
 def print_search(
@@ -83,6 +86,8 @@ def print_search(
     if [options.id, options.vector, options.near].count(None) != 2:
         raise InvalidArgumentError("give one of --id, --vector and --near")
     collection = target.collection(name)
+    if options.id is not None and options.group_by is not None:
+        options = dataclasses.replace(options, id=None, near=[options.id])
     if options.id is None:
         query = None if options.vector is None else read_vector(options.vector)
         hits = _searched(collection, query, options.k, options)
@@ -128,6 +133,8 @@ def _searched(
         "near": options.near,
         "away": options.away,
         "max_distance": options.max_distance,
+        "group_by": options.group_by,
+        "group_size": options.group_size,
         "filter": options.filter,
     }
     hits: Hits = collection.search(**arguments)
@@ -180,24 +187,33 @@ def read_vector(text: str) -> list[float]:
 
 def _search_table(hits: Hits, chosen: list[int]) -> Table:
     metadata = hits.metadata
-    table = Table("id", box=None, pad_edge=False)
+    groups = _group_of_each(hits)
+    table = Table(*(["group"] if groups else []), "id", box=None, pad_edge=False)
     table.add_column("distance", justify="right")
-    if any(metadata[row] for row in chosen):
+    with_metadata = any(metadata[row] for row in chosen)
+    if with_metadata:
         table.add_column("metadata", overflow="fold")
     for row in chosen:
-        cells: list[str | Text] = [_literal(hits.ids[row]), f"{hits.distances[row]:.6f}"]
-        if len(table.columns) == 3:
+        cells: list[str | Text] = [_literal(json.dumps(groups[row]))] if groups else []
+        cells += [_literal(hits.ids[row]), f"{hits.distances[row]:.6f}"]
+        if with_metadata:
             cells.append(_literal(json.dumps(metadata[row], ensure_ascii=False)))
         table.add_row(*cells)
     return table
 
 
+def _group_of_each(hits: Hits) -> list[GroupValue]:
+    """Return the value of the group of each hit; empty if hits are not grouped."""
+    return [value for value, size in hits.group_sizes or () for _ in range(size)]
+
+
 def _search_document(name: str, hits: Hits, chosen: list[int]) -> dict[str, object]:
-    metadata = hits.metadata
+    metadata, groups = hits.metadata, _group_of_each(hits)
     return {
         "collection": name,
         "hits": [
             {
+                **({"group": groups[row]} if groups else {}),
                 "id": hits.ids[row],
                 "distance": float(hits.distances[row]),
                 "metadata": metadata[row],

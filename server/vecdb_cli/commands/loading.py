@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -259,7 +259,7 @@ def _create(
     target: Target, name: str, file: VectorFile, options: LoadOptions
 ) -> tuple[CollectionSurface, bool]:
     chosen = {"M": options.M, "ef_construction": options.ef_construction}
-    given = {key: value for key, value in chosen.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
     try:
         metric = options.metric or Metric.COSINE.value
         return target.create_collection(name, file.dim, metric, **given), True

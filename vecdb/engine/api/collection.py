@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from vecdb.engine.interchange.export.export import ExportRequest, export
 from vecdb.engine.runtime.changing import change_rows
 from vecdb.engine.runtime.open_collection import OpenCollection
 from vecdb.engine.runtime.runtime import Runtime
+from vecdb.engine.search.facets import facet, fields
+from vecdb.engine.search.listing import list_ids
 from vecdb.engine.search.lookup import get_records
 from vecdb.engine.search.search import SearchRequest
 from vecdb.engine.store.batch import make_batch, make_delete, make_patch, make_write_options
@@ -45,6 +48,8 @@ from vecdb.types import (
     CollectionConfig,
     CollectionStats,
     ExportReport,
+    Facet,
+    FieldInfo,
     Hits,
     IngestProgress,
     Receipt,
@@ -85,6 +90,16 @@ class Collection(CollectionSurface):
     @property
     def config(self) -> CollectionConfig:
         return self._opened.store.config
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        self._check()
+        return self._runtime.catalog.describe(self._opened.id).metadata
+
+    def set_collection_metadata(self, metadata: MetadataEntry) -> None:
+        raw = checks.check_collection_metadata(metadata)
+        self._check()
+        self._runtime.set_collection_metadata(self._opened, raw)
 
     def upsert(
         self,
@@ -197,10 +212,49 @@ class Collection(CollectionSurface):
         request = SearchRequest(queries, k, ef, **flags, filter=filters, variant=variant)
         return searcher.run_general(request, deadline or Deadline()).hits()
 
+    def list_ids(
+        self,
+        prefix: str = "",
+        *,
+        filter: FilterLike | None = None,
+        limit: int = 1000,
+        after: str | None = None,
+    ) -> list[str]:
+        self._runtime.check_usable()
+        return list_ids(
+            self._opened.store,
+            self._opened.matched,
+            checks.check_id_text("prefix", prefix).encode(),
+            checks.check_filter(filter),
+            checks.check_limit(limits.BATCH_ROWS, limit, "limit"),
+            checks.check_id_text("after", "" if after is None else after).encode(),
+            Deadline(),
+        )
+
+    def facet(self, field: str, filter: FilterLike | None = None, *, limit: int = 100) -> Facet:
+        self._runtime.check_usable()
+        return facet(
+            self._opened.store,
+            self._opened.matched,
+            checks.check_field(field),
+            checks.check_filter(filter),
+            checks.check_limit(limits.BATCH_ROWS, limit, "limit"),
+            Deadline(),
+        )
+
+    def fields(self) -> list[FieldInfo]:
+        self._runtime.check_usable()
+        return fields(self._opened.store, self._opened.matched, Deadline())
+
     def scroll(
-        self, batch: int = 1000, *, include_metadata: bool = True, include_vectors: bool = True
+        self,
+        batch: int = 1000,
+        *,
+        filter: FilterLike | None = None,
+        include_metadata: bool = True,
+        include_vectors: bool = True,
     ) -> Scroll:
-        asked = self._page_request(batch, include_metadata, include_vectors)
+        asked = self._page_request(batch, include_metadata, include_vectors, filter)
 
         def fetch(token: str | None) -> Callable[[], ScrollPage]:
             return lambda: self._read_page(token, asked, Deadline())
@@ -212,10 +266,11 @@ class Collection(CollectionSurface):
         token: str | None = None,
         batch: int = 1000,
         *,
+        filter: FilterLike | None = None,
         include_metadata: bool = True,
         include_vectors: bool = True,
     ) -> ScrollPage:
-        asked = self._page_request(batch, include_metadata, include_vectors)
+        asked = self._page_request(batch, include_metadata, include_vectors, filter)
         return self._read_page(token, asked, Deadline())
 
     def end_scroll(self, token: str) -> None:
@@ -224,13 +279,14 @@ class Collection(CollectionSurface):
 
     @staticmethod
     def _page_request(
-        batch: object, include_metadata: object, include_vectors: object
+        batch: object, include_metadata: object, include_vectors: object, filter: object = None
     ) -> PageRequest:
-        rows = checks.check_limit(limits.BATCH_ROWS, batch, "batch")
-        flags = checks.check_flags(
-            include_metadata=include_metadata, include_vectors=include_vectors
+        return PageRequest(
+            checks.check_limit(limits.BATCH_ROWS, batch, "batch"),
+            checks.check_flag("include_metadata", include_metadata),
+            checks.check_flag("include_vectors", include_vectors),
+            filter=checks.check_filter(filter),
         )
-        return PageRequest(rows, **flags)
 
     def stats(self) -> CollectionStats:
         return self._runtime.stats(self._opened)

@@ -13,7 +13,7 @@ from vecdb.engine.runtime.options import Options
 from vecdb.engine.runtime.runtime import Runtime
 from vecdb.engine.system.deadline import Deadline
 from vecdb.surface import DatabaseSurface
-from vecdb.surface.arguments import StrPath
+from vecdb.surface.arguments import MetadataEntry, StrPath
 from vecdb.types import BackupReport, CollectionDescription, ImportReport
 
 __all__ = ["Database"]
@@ -60,10 +60,12 @@ class Database(DatabaseSurface[Collection]):
         *,
         M: int = 16,
         ef_construction: int = 128,
+        metadata: MetadataEntry = None,
     ) -> Collection:
         self.check_usable()
         config = checks.check_config(dim, metric, M, ef_construction)
-        opened = self._runtime.create_collection(checks.check_name(name), config)
+        raw = checks.check_collection_metadata(metadata)
+        opened = self._runtime.create_collection(checks.check_name(name), config, raw)
         return Collection(self._runtime, name, opened)
 
     def collection(self, name: str) -> Collection:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -164,11 +165,15 @@ class BatchBuilder:
         before = self.count - len(rows)
         plans = [self._planned(rows, which) for which in range(len(self._layers))]
         for at in range(0, len(rows), self._step_rows):
+            size = min(self._step_rows, len(rows) - at)
+
+            def inserted(done: int, which: int, at: int = at, size: int = size) -> None:
+                on_step(before + at + (which * size + done) // len(plans))
+
             for which, (order, levels) in enumerate(plans):
-                some = slice(at, at + self._step_rows)
+                some = slice(at, at + size)
                 built = self._build_space.of(self._rows.gathered(order[some]))[which]
-                self._layers[which].insert(built, levels[some])
-            on_step(min(before + at + self._step_rows, self.count))
+                self._layers[which].insert(built, levels[some], partial(inserted, which=which))
 
     def _planned(
         self, rows: npt.NDArray[np.int64], which: int

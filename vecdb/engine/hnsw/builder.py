@@ -52,6 +52,9 @@ _STEP_ROWS: Final = 50_000
 _STEP_BYTES: Final = 64 * 1024**2
 """Most rows, and most bytes, inserted in one step, which copies them in shuffled order."""
 
+_REPORTED_ROWS: Final = 5_000
+"""Rows inserted between two reports of progress."""
+
 
 class Builder:
     """A graph under construction. Not thread-safe; ``add`` uses ``threads`` threads of its own.
@@ -198,7 +201,12 @@ class Builder:
         for at in range(0, len(rows), self._step_rows):
             some = rows[at : at + self._step_rows]
             built = self._build_space.of(self._rows.gathered(some))
-            self.index.add_items(built[0], some.astype(np.uint64), num_threads=self._threads)
+            parts = 1 if self._by_angle is None else 2
+            for start in range(0, len(some), _REPORTED_ROWS):
+                few = slice(start, start + _REPORTED_ROWS)
+                labels = some[few].astype(np.uint64)
+                self.index.add_items(built[0][few], labels, num_threads=self._threads)
+                on_step(before + at + min(start + _REPORTED_ROWS, len(some)) // parts)
             if self._by_angle is not None:
                 # Another order, so that this graph gets other links where both spaces agree.
                 order = self._shuffle.permutation(len(some))

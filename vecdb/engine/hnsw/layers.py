@@ -125,8 +125,16 @@ class Layers:
         """Grow for that many rows."""
         self._layers[0].reserve(capacity)
 
-    def insert(self, rows: npt.NDArray[np.float32], levels: npt.NDArray[np.int64]) -> None:
-        """Insert rows, float32 (m, dim), in this order, on levels that descend."""
+    def insert(
+        self,
+        rows: npt.NDArray[np.float32],
+        levels: npt.NDArray[np.int64],
+        on_batch: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Insert rows, float32 (m, dim), in this order, on levels that descend.
+
+        on_batch: called with the number of rows inserted so far.
+        """
         base = self._encode(rows)
         self._reserve_memory()
         pool: AbstractContextManager[Executor | None] = nullcontext()
@@ -138,6 +146,7 @@ class Layers:
                 size = min(self._batch_rows(int(levels[at])), len(rows) - at)
                 self._insert_batch(base + at, levels[at : at + size], executor)
                 at += size
+                on_batch(at)
 
     def load(self, graph: Graph, blocks: Iterable[npt.NDArray[np.float32]]) -> None:
         """Take over a finished graph of the rows in these blocks; this must be empty."""

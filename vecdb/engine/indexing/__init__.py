@@ -4,6 +4,7 @@ merge_policy   decides which segments to merge next
 indexer        builds and merges the graphs of one collection
 process        main program of the indexer's child process
 supervisor     starts the child process, sends it work, ends it
+progress       what the child process does, and how long it will take
 backpressure   delays writers while indexing is behind
 rewriting      rewrites flat segments without deleted rows
 trimming       removes tombstones that nothing needs

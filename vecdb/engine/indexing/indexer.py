@@ -13,6 +13,7 @@ graph is published as soon as it contains all flushed rows.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -80,6 +81,8 @@ than were just added: writes are slow then, and searches have to scan the unpubl
 _BULK_FRACTION = 1 / 16
 """Growth since the indexer last had nothing to do, as a fraction of all rows, from which it counts
 as a bulk load."""
+
+_PROGRESS_S = 0.5
 
 _FLUSH_WAIT_S_MAX, _FLUSH_WAIT_POLL_S = 10.0, 0.01
 """Longest wait for a flush in progress, and the interval at which its lock is tried."""
@@ -152,6 +155,7 @@ class CollectionIndexer:
         self._codes = codes
         self._snapshots = SnapshotManager(store, folder, collection_id, with_memtable=False)
         self._kept: _Growing | None = None
+        self._total, self._progressed_at = 0, -math.inf
         self.settled_rows = settled_rows
 
     def run(self, pace: Pace) -> bool:
@@ -288,9 +292,10 @@ class CollectionIndexer:
 
     def _merge(self, group: list[SegmentSnapshot], taken: Reservation) -> None:
         """Merge neighbouring segments, and those flushed after them in the meantime, to a graph."""
-        began = time.monotonic()
-        self._report({"event": "building", "rows": sum(s.live_count for s in group)})
+        began, self._total = time.monotonic(), sum(s.live_count for s in group)
+        self._report({"event": "building", "rows": self._total})
         growing, remaining = self._begin(group)
+        self._progressed(growing.rows)
         growing.add([self._live_part(segment) for segment in remaining], self._progressed)
         # Bounded, since a flush cannot join segments that a merge has reserved.
         for _ in range(_MERGED_SEGMENTS_MAX - len(group)):
@@ -310,6 +315,7 @@ class CollectionIndexer:
             if wider is None:
                 break
             taken = wider
+            self._total += segment.live_count
             growing.add([self._live_part(segment)], self._progressed)
         self._publish(taken, growing)
         took_s = round(time.monotonic() - began, 2)
@@ -323,7 +329,13 @@ class CollectionIndexer:
         )
 
     def _progressed(self, rows: int) -> None:
-        self._report({"event": "progress", "rows": rows})
+        """Report how many rows are in the graph, at most every ``_PROGRESS_S``."""
+        now = time.monotonic()
+        if now - self._progressed_at >= _PROGRESS_S or rows >= self._total:
+            self._progressed_at = now
+            cpu_s = round(time.process_time(), 2)
+            event = {"event": "progress", "rows": rows, "of": self._total, "cpu_s": cpu_s}
+            self._report(event)
 
     def _begin(self, group: list[SegmentSnapshot]) -> tuple[_Growing, list[SegmentSnapshot]]:
         """Return the graph to extend and the segments to add to it.
@@ -433,6 +445,7 @@ class CollectionIndexer:
         return None
 
     def _publish(self, taken: Reservation, growing: _Growing) -> None:
+        self._report({"event": "finishing", "rows": growing.rows})
         graph = replace(growing.builder.graph(self._folder), built_by=growing.built_by)
         failpoint("graph.built")
         content = RowArrays.joined(growing.parts, padded_width(self._store.config.dim))

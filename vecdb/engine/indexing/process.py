@@ -32,10 +32,10 @@ from vecdb.engine.kv.environment import Environment
 from vecdb.engine.segments.flushing import flat_rows_max, flush
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
-from vecdb.engine.system.child_process import lower_priority
 from vecdb.engine.system.files import file_lock
 from vecdb.engine.system.folder_use import FolderUse
 from vecdb.engine.system.garbage import freeze_loaded_objects
+from vecdb.engine.system.priority import RisingPriority
 from vecdb.errors import NotFoundError
 
 __all__ = ["main"]
@@ -58,7 +58,8 @@ def _emit(event: Mapping[str, object]) -> None:
 class _Worker:
     """Works on one collection after another until the input ends."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, priority: RisingPriority) -> None:
+        self._priority = priority
         self._root = Path(arguments.folder)
         self._arguments = arguments
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -110,7 +111,9 @@ class _Worker:
         folder = self._root / "collections" / collection_id
         self._leftover.discard(collection_id)
         try:
-            if self._index(folder, collection_id, pace):
+            with self._priority.of_work():
+                left = self._index(folder, collection_id, pace)
+            if left:
                 self._leftover.add(collection_id)
         except Exception as error:
             # Not a failure if the collection was dropped: its folder is moved during the work.
@@ -172,13 +175,13 @@ def main() -> None:
     parser.add_argument("--seal-bytes", type=int, default=8 * 1024**2)
     parser.add_argument("--finish", nargs="+", metavar="ID", default=[])
     arguments = parser.parse_args()
-    lower_priority()
+    priority = RisingPriority()
     try:
         use = FolderUse(Path(arguments.folder))
     except FileNotFoundError:
         return  # The folder was deleted.
     with use:
-        worker = _Worker(arguments)
+        worker = _Worker(arguments, priority)
         if arguments.finish:
             load_kernels()
             worker.finish(arguments.finish)

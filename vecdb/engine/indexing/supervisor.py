@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vecdb.engine.indexing.progress import BuildProgress
 from vecdb.engine.system.back_off import BackOff
 from vecdb.engine.system.child_process import start_child, start_detached
 from vecdb.engine.system.folder_use import FolderUse
@@ -93,7 +94,7 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._sent = self._answered = self._left = 0
-        self._current: dict[str, Any] = {}
+        self._current: BuildProgress | None = None
         self._output_tail: deque[str] = deque(maxlen=20)
 
     def wake(self, collection_id: str, *, urgent: bool = False) -> None:
@@ -119,8 +120,8 @@ class Supervisor:
             failure = self._back_off.failure(collection_id)
             if failure is not None:
                 return f"waiting after a crash ({failure.count} in a row): {failure.why}"
-            if self._current.get("collection") == collection_id:
-                return f"building ({self._current.get('rows', 0)} rows)"
+            if self._current is not None and self._current.collection == collection_id:
+                return self._current.text()
             if collection_id in self._wanted:
                 return "waiting for its turn"
             return "idle"
@@ -226,13 +227,13 @@ class Supervisor:
         """Request the work of a crashed child again, with a backoff for the collection that it was
         working on."""
         with self._changed:
-            failing = self._current.get("collection")
+            failing = None if self._current is None else self._current.collection
             detail = self._output_tail[-1] if self._output_tail else "it was killed"
             for collection_id, urgent in given.items():
                 self._want(collection_id, urgent)
                 if failing in (None, collection_id):
                     self._back_off.failed(collection_id, detail)
-            self._current = {}
+            self._current = None
 
     def _feed(self, child: subprocess.Popen[str], given: dict[str, bool]) -> None:
         """Send due work until the child has been idle for ``_LINGER_S``, or has ended."""
@@ -301,9 +302,11 @@ class Supervisor:
         if kind in ("done", "paused"):
             self._answered += kind == "done"
             self._left = event["left"]
-            self._current = {}
-        elif kind in ("building", "progress"):
-            self._current = event
+            self._current = None
+        elif kind in ("building", "progress", "finishing"):
+            if self._current is None:
+                self._current = BuildProgress()
+            self._current.note(event)
             if self._on_progress is not None:
                 self._on_progress(event["collection"])
         elif kind == "worked":

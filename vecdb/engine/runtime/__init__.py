@@ -2,7 +2,8 @@
 
 runtime           the open folder, from open to close
 options           the options of ``vecdb.open``
-catalog           names of collections; catalog_loss: detecting a lost catalogue
+catalog           names of collections; catalog_entry: one of them
+catalog_loss      detecting a lost catalogue
 data_folder       format file and leftovers of a folder
 open_collection   one open collection; opening_checks: checks when it is opened
 changing          deletes and patches rows by id or filter
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 __all__ = [
     "catalog",
+    "catalog_entry",
     "catalog_loss",
     "changing",
     "data_folder",

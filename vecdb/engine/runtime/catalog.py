@@ -1,6 +1,7 @@
 """The catalogue: the names and ids of a folder's collections.
 
-    catalog/    LMDB: database "names", name → JSON {id, dim, metric, M, ef_construction, state}
+    catalog/    LMDB: database "names", name → JSON {id, dim, metric, M, ef_construction, state,
+                      metadata (text, optional)}
                       database "aliases", reserved
 
 Collections are created and dropped in steps; any process can continue after each of them:
@@ -26,11 +27,16 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypedDict, cast
 
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.lmdb_files import fill_cut_file
 from vecdb.engine.kv.transaction import Transaction
+from vecdb.engine.runtime.catalog_entry import (
+    CatalogEntry,
+    description_of,
+    new_entry,
+    unpacked_entry,
+)
 from vecdb.engine.runtime.catalog_loss import catalog_fault, catalog_lost, stores_on_disk
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store, dropped_error, mark_dropped
@@ -51,28 +57,15 @@ from vecdb.types import CollectionConfig, CollectionDescription
 
 __all__ = [
     "Catalog",
-    "CatalogEntry",
     "catalog_environment",
     "copy_catalog",
     "new_catalog",
-    "new_entry",
 ]
 
 _DATABASES = (b"names", b"aliases")
 _MAP_BYTES = 1024**3
 _PATIENCE_S = 8.0
 _log = logging.getLogger("vecdb.engine")
-
-
-class CatalogEntry(TypedDict):
-    """The JSON object of a collection; state: "creating", "ready" or "dropping"."""
-
-    id: str
-    dim: int
-    metric: str
-    M: int
-    ef_construction: int
-    state: str
 
 
 class Catalog:
@@ -124,7 +117,7 @@ class Catalog:
         with self.environment.read() as transaction:
             entries = self._entries(transaction)
         return [
-            CollectionDescription(name, layout.config_of(entry))
+            description_of(name, entry)
             for name, entry in sorted(entries.items())
             if entry["state"] == "ready"
         ]
@@ -150,8 +143,11 @@ class Catalog:
         found[name] = (str(entry["id"]), layout.config_of(entry))
         return found[name]
 
-    def create(self, name: str, config: CollectionConfig) -> str:
+    def create(self, name: str, config: CollectionConfig, metadata: bytes = b"") -> str:
         """Create a collection and return its id; it is on disk when this returns.
+
+        Args:
+            metadata: JSON of an object, or empty.
 
         Raises:
             AlreadyExistsError: the name is taken.
@@ -165,11 +161,11 @@ class Catalog:
             elif taken is not None:
                 raise AlreadyExistsError(f"collection {name!r} exists already", Reason.NAME_TAKEN)
             collection_id = uuid.uuid4().hex[:16]
-            entry = new_entry(collection_id, config, "creating")
+            entry = new_entry(collection_id, config, "creating", metadata)
             self._put(name, entry)
             failpoint("create.entered")
             try:
-                self._make_store(collection_id, name, config)
+                self._make_store(collection_id, name, config, metadata)
                 failpoint("create.made")
                 self._put(name, {**entry, "state": "ready"})
                 failpoint("create.ready")
@@ -210,6 +206,46 @@ class Catalog:
                     note(collection_id)
             except VecdbError as error:
                 _log.warning("could not note the new name %r in the store: %s", new, error)
+
+    def describe(self, collection_id: str) -> CollectionDescription:
+        """Return the collection of an id, with its current name.
+
+        Raises:
+            NotFoundError: DROPPED.
+        """
+        with self.environment.read() as transaction:
+            name, entry = self._ready(transaction, collection_id)
+        return description_of(name, entry)
+
+    def set_metadata(self, collection_id: str, metadata: bytes, note: Callable[[], None]) -> None:
+        """Replace the metadata of a collection; JSON of an object, or empty.
+
+        Args:
+            note: called while the lock is held, to note them in the store; the change holds even if
+                that fails.
+
+        Raises:
+            NotFoundError: DROPPED.
+        """
+
+        def write(transaction: Transaction) -> None:
+            name, entry = self._ready(transaction, collection_id)
+            changed = new_entry(collection_id, layout.config_of(entry), "ready", metadata)
+            key = name.encode()
+            transaction.put(key, layout.pack_json(key, changed), db=self._handles.names)
+
+        with self._locked():
+            self.environment.transact(write)
+            try:
+                note()
+            except VecdbError as error:
+                _log.warning("could not note new metadata in the store: %s", error)
+
+    def _ready(self, transaction: Transaction, collection_id: str) -> tuple[str, CatalogEntry]:
+        for name, entry in self._entries(transaction).items():
+            if (entry["id"], entry["state"]) == (collection_id, "ready"):
+                return name, entry
+        raise dropped_error()
 
     def ids(self) -> set[str]:
         """Return the ids of all collections, in any state."""
@@ -299,10 +335,13 @@ class Catalog:
         self.environment.check_in_place()
         return patient_lock(self._root / "catalog.lock", _PATIENCE_S)
 
-    def _make_store(self, collection_id: str, name: str, config: CollectionConfig) -> None:
+    def _make_store(
+        self, collection_id: str, name: str, config: CollectionConfig, metadata: bytes
+    ) -> None:
         folder = self.folder(collection_id)
         make_folders(folder / "segments")
-        Store.create(folder / "store", collection_id, config, self._store_map_bytes, name)
+        map_bytes = self._store_map_bytes
+        Store.create(folder / "store", collection_id, config, map_bytes, name, metadata)
         fsync_folder(folder)
         fsync_folder(folder.parent)
 
@@ -373,14 +412,14 @@ class Catalog:
     def _entry(self, transaction: Transaction, name: str) -> CatalogEntry | None:
         key = name.encode()
         value = transaction.get(key, db=self._handles.names)
-        return None if value is None else _unpacked(key, value)
+        return None if value is None else unpacked_entry(key, value)
 
     def _entries(self, transaction: Transaction) -> dict[str, CatalogEntry]:
         with transaction.cursor(self._handles.names) as cursor:
             entries = {}
             for key, value in cursor.iternext(keys=True, values=True):
                 try:
-                    entries[bytes(key).decode()] = _unpacked(key, value)
+                    entries[bytes(key).decode()] = unpacked_entry(key, value)
                 except DataLossError as damage:
                     # Looking up this name raises the error; the other entries stay usable.
                     _log.warning("%s (%s)", damage, self.environment.folder)
@@ -416,16 +455,6 @@ def catalog_environment(root: Path) -> Environment:
     return Environment(root / "catalog", _DATABASES, create=False, map_bytes=_MAP_BYTES)
 
 
-def new_entry(collection_id: str, config: CollectionConfig, state: str) -> CatalogEntry:
-    """Return the entry of a collection."""
-    entry = {**layout.config_entry(collection_id, config), "state": state}
-    return cast("CatalogEntry", entry)
-
-
-def _unpacked(key: bytes | memoryview, value: memoryview) -> CatalogEntry:
-    return cast("CatalogEntry", layout.unpack_json(key, value, "catalogue entry"))
-
-
 def copy_catalog(root: Path, folder: Path) -> dict[str, str]:
     """Copy the catalogue of the data folder ``root`` into ``folder``, ready collections only.
 
@@ -445,7 +474,7 @@ def copy_catalog(root: Path, folder: Path) -> dict[str, str]:
     def keep_ready(transaction: Transaction) -> dict[str, str]:
         with transaction.cursor(names) as cursor:
             entries = {
-                bytes(key): _unpacked(key, value)
+                bytes(key): unpacked_entry(key, value)
                 for key, value in cursor.iternext(keys=True, values=True)
             }
         for key, entry in entries.items():

@@ -44,6 +44,7 @@ from vecdb.engine.runtime.stats import collection_stats
 from vecdb.engine.runtime.upkeep import Upkeep
 from vecdb.engine.segments.verifying import Verifier
 from vecdb.engine.store.batch import Batch, UpsertBatch
+from vecdb.engine.store.stored_name import write_metadata
 from vecdb.engine.store.writer import Writer
 from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.system.deadline import Deadline
@@ -177,18 +178,20 @@ class Runtime:
         if self._unusable is not None:
             raise FailedPreconditionError(self._unusable, Reason.CLOSED)
 
-    def create_collection(self, name: str, config: CollectionConfig) -> OpenCollection:
+    def create_collection(
+        self, name: str, config: CollectionConfig, metadata: bytes = b""
+    ) -> OpenCollection:
         """Create a collection; it is on disk when this returns.
 
         Args:
-            name, config: already checked.
+            name, config, metadata: already checked.
 
         Raises:
             AlreadyExistsError: the name is taken.
         """
         self.check_usable()
         with os_errors_translated(str(self.path)):
-            return self._open_collection(self.catalog.create(name, config))
+            return self._open_collection(self.catalog.create(name, config, metadata))
 
     def collection(self, name: str) -> OpenCollection:
         """Return the collection that currently has the name.
@@ -243,6 +246,15 @@ class Runtime:
             note = self.collection(old).note_name(new)
         with os_errors_translated(str(self.path)):
             self.catalog.rename(old, new, note)
+
+    def set_collection_metadata(self, opened: OpenCollection, metadata: bytes) -> None:
+        """Replace the metadata of a collection; already checked, JSON or empty."""
+        self.check_usable()
+        environment = opened.store.environment
+        with os_errors_translated(str(self.path)):
+            self.catalog.set_metadata(
+                opened.id, metadata, lambda: write_metadata(environment, metadata)
+            )
 
     def drop_collection(self, name: str) -> None:
         """Drop a collection and its data, for every process that has it open.

@@ -2,15 +2,21 @@
 
 search             runs queries over the search units of a snapshot
 filtered           units and answers of searches with filters
+filter_plan        which way a search with a filter takes through a unit
+walk_shapes        how many nodes walks visit in a graph
+node_scans         scans of the nodes that match
 matching           which rows match a filter
 single             the short way of one query in one graph
 plan               which way a search takes through each unit, and the recall to expect
 hits               merges the units' results; adds ids, metadata and vectors
-variants           queries by example (examples), hits within a distance
+variants           queries by example (examples), within_distance, and in groups (grouping), from
+                   more candidates than a plain search asks for
 request            the arguments of a search; call_bytes: the memory that it reserves
 snapshot           one committed state: segments, delete bitmaps, memtable
 snapshot_manager   creates snapshots and caches the newest
 memtable           rows not yet in a segment
+facets             values of a field and their counts; the fields
+listing            ids in order, page by page
 matched_rows       the live rows that match a filter
 streaming          reads rows that a snapshot does not hold from the store, in slices
 lookup             reads rows by id or row number
@@ -21,6 +27,8 @@ real_curves        curves measured with real queries; recall_history: recall of 
 from __future__ import annotations
 
 __all__ = [
+    "facets",
+    "listing",
     "lookup",
     "matched_rows",
     "matching",

@@ -21,7 +21,7 @@ from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import InvalidArgumentError
 from vecdb.filters import Filter
 from vecdb.reasons import Reason
-from vecdb.types import HitColumns, SearchInfo
+from vecdb.types import GroupValue, HitColumns, SearchInfo
 
 __all__ = ["Group", "Selected", "by_filter", "groups_of", "in_order", "select", "select_unit"]
 
@@ -111,6 +111,7 @@ def in_order(answered: Sequence[HitColumns], places: Sequence[npt.NDArray[np.int
         return answered[0]
     counts: dict[int, int] = {}
     spans: dict[int, tuple[int, int]] = {}
+    groups: dict[int, Sequence[tuple[GroupValue, int]]] = {}
     infos: dict[int, SearchInfo] = {}
     numbers: dict[int, tuple[int, int, int]] = {}
     before = 0
@@ -122,10 +123,11 @@ def in_order(answered: Sequence[HitColumns], places: Sequence[npt.NDArray[np.int
             columns.deleted_visited,
             columns.gated or repeat(0),
             columns.infos or repeat(columns.info),
+            columns.groups or repeat(()),
             strict=False,
         )
-        for place, count, visited, deleted, gated, info in each:
-            counts[place], infos[place] = count, info
+        for place, count, visited, deleted, gated, info, grouped in each:
+            counts[place], infos[place], groups[place] = count, info, grouped
             spans[place], before = (before, before + count), before + count
             numbers[place] = visited, deleted, gated
     order = [at for place in range(len(spans)) for at in range(*spans[place])]
@@ -145,4 +147,5 @@ def in_order(answered: Sequence[HitColumns], places: Sequence[npt.NDArray[np.int
         [numbers[place][1] for place in range(len(numbers))],
         [numbers[place][2] for place in range(len(numbers))],
         [infos[place] for place in range(len(infos))],
+        [groups[place] for place in range(len(groups))] if answered[0].groups else (),
     )

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from vecdb.engine.search.lookup import read_records, read_vectors
 from vecdb.engine.search.plan import SearchPlan
-from vecdb.engine.search.snapshot import Snapshot
+from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
@@ -33,6 +33,7 @@ __all__ = [
     "answers",
     "columns_of",
     "distances_of",
+    "info_of",
     "merged",
     "rows_of",
 ]
@@ -65,6 +66,22 @@ class Found(NamedTuple):
     walked: bool
     rows: npt.NDArray[np.int64] | None
     content: RowArrays | None
+
+    @staticmethod
+    def empty(unit: SearchUnit, queries: int, k: int, *, walked: bool) -> Found:
+        """Return empty arrays for the results of all queries in a unit."""
+        shape = (queries, min(k, unit.count))
+        # Counts must begin at 0: a scan adds to the heaps that they describe.
+        return Found(
+            np.empty(shape, np.float32),
+            np.empty(shape, np.int64),
+            np.zeros(queries, np.int64),
+            np.zeros(queries, np.int64),
+            np.zeros(queries, np.int64),
+            walked,
+            unit.rows,
+            unit.content,
+        )
 
 
 class Results(NamedTuple):
@@ -121,7 +138,7 @@ def columns_of(
     parts = results.parts
     visited = _summed([part.visited for part in parts], queries).tolist()
     deleted = _summed([part.deleted for part in parts], queries).tolist()
-    info = _info(snapshot, parts, results.plan)
+    info = info_of(snapshot, parts, results.plan)
     gated: list[int] = []
     if results.matching is not None:
         info, gated, deleted = info._replace(matches=results.matching), deleted, [0] * queries
@@ -294,7 +311,8 @@ def _segment_ids(parts: Sequence[Found], best: Best) -> list[str]:
     return ids
 
 
-def _info(snapshot: Snapshot, parts: Sequence[Found], plan: SearchPlan) -> SearchInfo:
+def info_of(snapshot: Snapshot, parts: Sequence[Found], plan: SearchPlan) -> SearchInfo:
+    """Return how parts were searched, without the counts of queries and filters."""
     ways = {part.walked for part in parts}
     walked, scanned = True in ways, False in ways or not ways
     way = "graph+scan" if walked and scanned else "graph" if walked else "scan"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+import contextlib
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +13,27 @@ from vecdb.engine.search.matching import Matcher
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError
-from vecdb.engine.store.filtered_rows import FilteredRows, OvertakenError, advance
+from vecdb.engine.store.filtered_rows import FilteredRows
+from vecdb.engine.store.leases import leased
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
-from vecdb.filters import Filter
+from vecdb.filters import Filter, parse_filter
 
-__all__ = ["MatchedRows"]
+__all__ = ["MatchedRows", "RowsAtSeq"]
 
 _SLICE_ROWS: Final = 5_000
 """Rows that one transaction evaluates: about 20 ms."""
 
-_ATTEMPTS: Final = 8
+_ALL: Final = parse_filter({})
+
+
+class RowsAtSeq(NamedTuple):
+    """Rows, int64, ascending, of the state at ``seq``. deadline: renews the lease, too; check it
+    between slices of work."""
+
+    seq: int
+    rows: npt.NDArray[np.int64]
+    deadline: Deadline
 
 
 class MatchedRows:
@@ -39,6 +51,8 @@ class MatchedRows:
             DeadlineExceededError, CancelledError.
         """
         snapshot = self._snapshots.snapshot()
+        if filter == _ALL:
+            return snapshot.live_count
         if snapshot.holds_all:
             try:
                 count = 0
@@ -47,23 +61,20 @@ class MatchedRows:
                 return count
             except SnapshotTooOldError:
                 pass
-        return len(self.at_one_seq(filter, deadline).rows)
+        with self.at_one_seq(filter, deadline) as found:
+            return len(found.rows)
 
-    def at_one_seq(self, filter: Filter, deadline: Deadline) -> FilteredRows:
-        """Return all rows that match in one committed state. Raises as ``count``."""
-        found: FilteredRows | None = None
-        for attempt in range(1, _ATTEMPTS + 1):
-            found = self.rows(filter, deadline) if found is None else found
-            with self._store.environment.read() as transaction:
-                self._store.check_not_dropped(transaction)
-                seq = self._store.read_state(transaction).seq
-                try:
-                    return advance(self._store.rows, transaction, found, seq)
-                except OvertakenError:
-                    if attempt == _ATTEMPTS:
-                        raise
-            found = None  # The log was purged in the meantime.
-        raise AssertionError
+    @contextlib.contextmanager
+    def at_one_seq(self, filter: Filter | None, deadline: Deadline) -> Iterator[RowsAtSeq]:
+        """Find the rows that match in one committed state, or all live rows; their records at that
+        state stay until the context ends. Must not be called inside a transaction. Raises as
+        ``count``."""
+        with leased(self._store) as keep:
+            deadline = deadline.also(keep)
+            snapshot = self._snapshots.snapshot()
+            seq = snapshot.state.seq
+            rows = self._of_snapshot(snapshot, filter or _ALL, deadline, seq)
+            yield RowsAtSeq(seq, rows, deadline)
 
     def rows(self, filter: Filter, deadline: Deadline) -> FilteredRows:
         """Return the rows that match, for ``advance``: those whose records did not change since
@@ -71,22 +82,29 @@ class MatchedRows:
         ``count``."""
         snapshot = self._snapshots.snapshot()
         try:
-            parts = [self._of_unit(snapshot, unit, filter, deadline) for unit in snapshot.units]
-            if not snapshot.holds_all:
-                parts += [
-                    self._evaluated(first, end, filter, deadline)
-                    for first, end in _intervals_not_held(snapshot)
-                ]
+            rows = self._of_snapshot(snapshot, filter, deadline, None)
         except SnapshotTooOldError:
             # Rows were purged in the meantime. The latest records are still there.
-            parts = [self._evaluated(0, snapshot.counters.next_row, filter, deadline)]
-        rows = np.sort(np.concatenate([np.zeros(0, np.int64), *parts]))
+            rows = self._evaluated(0, snapshot.counters.next_row, filter, deadline, None)
         return FilteredRows(filter, None, snapshot.state.seq, rows)
+
+    def _of_snapshot(
+        self, snapshot: Snapshot, filter: Filter, deadline: Deadline, seq: int | None
+    ) -> npt.NDArray[np.int64]:
+        """Return the rows that match. seq: the state in which rows are evaluated that the snapshot
+        does not hold; None for the latest."""
+        parts = [self._of_unit(snapshot, unit, filter, deadline) for unit in snapshot.units]
+        if not snapshot.holds_all:
+            for first, end in _intervals_not_held(snapshot):
+                parts.append(self._evaluated(first, end, filter, deadline, seq))
+        return np.sort(np.concatenate([np.zeros(0, np.int64), *parts]))
 
     def _of_unit(
         self, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
     ) -> npt.NDArray[np.int64]:
-        mask = self._matcher.selection_of(snapshot, unit, filter, deadline).mask
+        mask = unit.delete_bitmap
+        if filter != _ALL:
+            mask = self._matcher.selection_of(snapshot, unit, filter, deadline).mask
         if len(mask) == 0:
             return unit.rows[: unit.count]
         hidden = np.unpackbits(mask, count=unit.count, bitorder="little").view(bool)
@@ -94,9 +112,9 @@ class MatchedRows:
         return rows
 
     def _evaluated(
-        self, row: int, end_row: int, filter: Filter, deadline: Deadline
+        self, row: int, end_row: int, filter: Filter, deadline: Deadline, at: int | None
     ) -> npt.NDArray[np.int64]:
-        """Return the rows of an interval that match, by the latest records of each."""
+        """Return the rows of an interval that match, at a seq, or by the latest records of each."""
         store, matches, found = self._store, filter.matches_json, []
         while row < end_row:
             deadline.check()
@@ -104,12 +122,14 @@ class MatchedRows:
                 first = store.rows.next_recorded(transaction, row)
                 if first is None or first >= end_row:
                     break
-                row, seq = min(first + _SLICE_ROWS, end_row), store.read_state(transaction).seq
+                row = min(first + _SLICE_ROWS, end_row)
+                seq = store.read_state(transaction).seq if at is None else at
                 deleted = set(store.rows.read_deleted(transaction, first, row, seq).tolist())
+                records = store.rows.iterate_records(transaction, first, row, seq)
                 found += [
-                    at
-                    for at, encoded, raw in store.rows.iterate_records(transaction, first, row, seq)
-                    if at not in deleted and matches(encoded.decode(), raw)
+                    each
+                    for each, encoded, raw in records
+                    if each not in deleted and matches(encoded.decode(), raw)
                 ]
         return np.array(found, np.int64)
 

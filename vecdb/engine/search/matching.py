@@ -16,11 +16,13 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.search.memtable import nodes_of
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.streaming import check_not_too_old
@@ -51,7 +53,8 @@ _BYTES_MAX: Final = 64 * 1024**2
 
 _ENTRY_BYTES: Final = 500
 
-_BITS: Final = np.array([bin(value).count("1") for value in range(256)], np.uint8)
+_LISTED_PART: Final = 0.1
+"""Above this share of matches, nodes are hardly ever listed."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +66,43 @@ class Selection:
         mask: the delete bitmap that a search uses: bits of deleted nodes, and of those that do not
             match; empty if all nodes may be returned.
         count: live nodes that match.
+        rows: all nodes.
     """
 
     matches: Matches
     mask: npt.NDArray[np.uint8]
     count: int
+    rows: int
+
+    @cached_property
+    def nodes(self) -> npt.NDArray[np.int32]:
+        """The live nodes that match, int32 (count,), ascending."""
+        nodes = np.empty(self.count, np.int32)
+        if len(self.mask):
+            load_kernels().list_live(self.mask, self.rows, nodes)
+        else:
+            nodes[:] = np.arange(self.count)
+        return nodes
+
+    @cached_property
+    def blocks(self) -> int:
+        """The number of blocks of 16 nodes with one that is live and matches."""
+        whole = len(self.mask) // 2 * 2
+        if not len(self.mask):
+            return -(-self.count // 16)
+        return (
+            int(np.count_nonzero(self.mask[:whole].view(np.uint16) != 0xFFFF)) + len(self.mask) % 2
+        )
 
     @staticmethod
     def of(unit: SearchUnit, matches: Matches) -> Selection:
         """Return the live matches of a unit."""
         n = unit.count
         if matches.count == n:
-            return Selection(matches, unit.delete_bitmap, unit.live_count)
-        mask = ~matches.bits(n)
-        if len(unit.delete_bitmap):
-            mask |= unit.delete_bitmap[: len(mask)]
-        if n % 8:
-            mask[-1] |= np.uint8(0xFF << n % 8 & 0xFF)
-        return Selection(matches, mask, 8 * len(mask) - int(_BITS[mask].sum(dtype=np.int64)))
+            return Selection(matches, unit.delete_bitmap, unit.live_count, n)
+        mask = np.empty((n + 7) // 8, np.uint8)
+        count = load_kernels().mask_others(matches.bits(n), unit.delete_bitmap, n, mask)
+        return Selection(matches, mask, count, n)
 
 
 def matches_of(
@@ -166,7 +188,8 @@ class _Entry:
     @property
     def nbytes(self) -> int:
         selection = self.selection
-        return _ENTRY_BYTES + selection.matches.nbytes + 2 * selection.mask.nbytes
+        nodes = 4 * selection.count if selection.count < _LISTED_PART * selection.rows else 0
+        return _ENTRY_BYTES + selection.matches.nbytes + 2 * selection.mask.nbytes + nodes
 
     def fits(self, unit: SearchUnit) -> bool:
         return self.count == unit.count and self.delete_bitmap is unit.delete_bitmap

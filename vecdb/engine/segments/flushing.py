@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.segments.lifecycle import (
@@ -53,6 +54,9 @@ __all__ = [
 _SLICE_ROWS, _SLICE_BYTES = 4_000, 64 * 1024**2
 """Read in one transaction: about 250 MB if each row has 64 KiB of metadata."""
 
+_LOADED_BYTES = 128 * 1024**2
+"""Memory for the vectors of an interval that is taken at once; more as they turn out to be live."""
+
 SEGMENTS_BEFORE_JOINING = 12
 """Flat segments are joined while there are more segments than this."""
 
@@ -85,23 +89,48 @@ def load_rows(store: Store, first_row: int, end_row: int, seq: int) -> RowArrays
     Raises:
         DataLossError: RECORD_MISSING, a live row has no record; or a checksum differs.
     """
+    count, width = max(0, end_row - first_row), padded_width(store.config.dim)
+    # Each row goes straight to its place: first use of memory may take longer than copying.
+    vectors = np.empty((min(count, _LOADED_BYTES // (4 * width) + 1), width), np.float32)
     step = max(1, min(_SLICE_ROWS, _SLICE_BYTES // (4 * store.config.dim)))
-    parts = [
-        _load_slice(store, start, min(start + step, end_row), seq)
-        for start in range(first_row, end_row, step)
-    ]
-    return RowArrays.joined(parts, padded_width(store.config.dim))
+    rows, ids, filled = [np.zeros(0, np.int64)], [], 0
+    for start in range(first_row, end_row, step):
+        stop = min(start + step, end_row)
+        if filled + stop - start > len(vectors):  # Of many row numbers few may be live.
+            larger = np.empty((min(count, 2 * len(vectors) + step), width), np.float32)
+            larger[:filled] = vectors[:filled]
+            vectors = larger
+        held, names = _load_slice(store, start, stop, seq, vectors[filled : filled + stop - start])
+        rows.append(held)
+        ids += names
+        filled += len(held)
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    id_bytes = np.frombuffer(b"".join(ids), np.uint8)
+    return RowArrays(vectors[:filled], np.concatenate(rows), offsets, id_bytes)
 
 
-def _load_slice(store: Store, first_row: int, end_row: int, seq: int) -> RowArrays:
-    dim, width = store.config.dim, padded_width(store.config.dim)
-    raw = np.empty((end_row - first_row, dim), np.float32)
+def _load_slice(
+    store: Store, first_row: int, end_row: int, seq: int, out: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], list[bytes]]:
+    """Write the live rows of an interval to the beginning of ``out``; return their numbers and
+    ids."""
+    prepare, is_cosine = load_kernels().prepare_rows, store.config.metric is Metric.COSINE
     present = np.zeros(end_row - first_row, bool)
+    stored, filled, next_row = [np.zeros(0, np.int64)], 0, first_row
     ids: list[bytes] = []
     with store.environment.read() as transaction:
         for rows, vectors in store.rows.iterate_blocks(transaction, first_row, end_row):
-            raw[rows - first_row] = vectors
+            if rows[0] < next_row:  # Blocks overlap only if the store is damaged.
+                rows, vectors = rows[rows >= next_row], vectors[rows >= next_row]
+                if len(rows) == 0:
+                    continue
+            next_row = int(rows[-1]) + 1
+            raw = vectors if vectors.flags.aligned else vectors.copy()
+            prepare(np.ascontiguousarray(raw), out[filled : filled + len(rows)], is_cosine)
             present[rows - first_row] = True
+            stored.append(rows)
+            filled += len(rows)
         present[store.rows.read_deleted(transaction, first_row, end_row, seq) - first_row] = False
         recorded = np.zeros(len(present), bool)
         for row, encoded in store.rows.iterate_ids(transaction, first_row, end_row):
@@ -113,14 +142,12 @@ def _load_slice(store: Store, first_row: int, end_row: int, seq: int) -> RowArra
             raise DataLossError(f"row {row} has no record", Reason.RECORD_MISSING)
         # If the store was purged past this seq, a row without a record was deleted since.
         present &= recorded
-    kept = np.flatnonzero(present)
-    if len(kept) < len(raw):
-        raw = raw[kept]
-    vectors = np.empty((len(raw), width), np.float32)
-    load_kernels().prepare_rows(raw, vectors, store.config.metric is Metric.COSINE)
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return RowArrays(vectors, kept + first_row, offsets, np.frombuffer(b"".join(ids), np.uint8))
+    held = np.concatenate(stored)
+    kept = present[held - first_row]
+    if not kept.all():
+        held = held[kept]
+        out[: len(held)] = out[:filled][kept]
+    return held, ids
 
 
 def flush(

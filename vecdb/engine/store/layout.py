@@ -8,6 +8,8 @@ Format 1. Never change this format; a change needs a new number in FORMAT.
                b"state"            u64 seq, u64 generation
                b"counters"         u64 next_row, live_count, next_segment, sealed_to, metadata_count
                b"name"             UTF-8 name, last written (optional; the catalogue's name counts)
+               b"metadata"         JSON of the collection's metadata, last written (optional; the
+                                   catalogue's count)
                b"clock"            the store's clock, format in ``clock.py`` (optional)
                b"dropped"          (empty; present only once the collection is dropped)
                b"purging"          u64 seq: up to there a purge is in progress (else absent)

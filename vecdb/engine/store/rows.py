@@ -52,6 +52,16 @@ class RowReader:
             found = cursor.getmulti(ids)
         return {bytes(key): layout.unpack_u64(key, value, "id") for key, value in found}
 
+    def read_ids(
+        self, transaction: Transaction, begin: bytes, count: int
+    ) -> list[tuple[bytes, int]]:
+        """Return ids and rows of at most ``count`` live rows, from the id ``begin`` on, by id."""
+        with transaction.cursor(self._handles.ids) as cursor:
+            if not (cursor.set_range(begin) if begin else cursor.first()):
+                return []
+            entries = itertools.islice(cursor.iternext(keys=True, values=True), count)
+            return [(bytes(key), layout.unpack_u64(key, value, "id")) for key, value in entries]
+
     def read_record(self, transaction: Transaction, row: int, seq: int) -> Record:
         """Return the record of a row as a reader at ``seq`` sees it.
 

@@ -36,6 +36,7 @@ from vecdb.errors import (
     UnavailableError,
     VecdbError,
 )
+from vecdb.filters import Filter
 from vecdb.reasons import Reason
 from vecdb.types import Records, ScrollPage
 
@@ -45,6 +46,9 @@ _SLICE_ROWS, _SLICE_ROWS_MIN = 16_384, 512
 _SLICE_BYTES = 32 * 1024**2
 """A transaction reads about this much at most, which takes about 30 ms."""
 
+_PASSED_ROWS_MAX = 200_000
+"""Rows that a page with a filter reads at most, and one slice: about a second."""
+
 _ROW_OVERHEAD = 16
 """Bytes per row that a message takes beyond id, vector and metadata."""
 
@@ -52,12 +56,13 @@ _ROW_OVERHEAD = 16
 @dataclass(frozen=True)
 class PageRequest:
     """Validated options of a page. ``batch``: most rows. ``bytes_max``: of ids, vectors and
-    metadata together."""
+    metadata together. ``filter``: only rows that match; None for all."""
 
     batch: int
     include_metadata: bool = True
     include_vectors: bool = True
     bytes_max: int = limits.SCROLL_PAGE_BYTES_MAX
+    filter: Filter | None = None
 
 
 @dataclass
@@ -66,6 +71,7 @@ class _Rows:
 
     nbytes: int = 0
     full: bool = False
+    passed: int = 0
     ids: list[str] = field(default_factory=list)
     metadata: list[bytes] = field(default_factory=list)
     vectors: list[npt.NDArray[np.float32]] = field(default_factory=list)
@@ -167,6 +173,8 @@ def _filled_page(
             row = _read_slice(store, transaction, lease, row, request, got)
         if got.full or len(got.ids) == request.batch or row >= lease.next_row:
             break
+        if got.passed > _PASSED_ROWS_MAX:
+            break  # Few rows match. The caller gets those, and the next page goes on.
     token = None
     if row < lease.next_row:
         leases.keep_lease(store, lease)
@@ -190,6 +198,8 @@ def _read_slice(
     vector_bytes = 4 * store.config.dim if request.include_vectors else 0
     # More rows than wanted, as some may be deleted, but no more than a slice may read.
     window = max(_SLICE_ROWS_MIN, 2 * (request.batch - len(got.ids)))
+    if request.filter is not None:
+        window = _SLICE_ROWS
     window = min(window, _SLICE_ROWS, _SLICE_BYTES // max(1, vector_bytes))
     end = min(begin + window, lease.next_row)
     deleted = store.rows.read_deleted(transaction, begin, end, lease.seq)
@@ -198,9 +208,10 @@ def _read_slice(
     append_row, append_id, append_metadata = rows.append, got.ids.append, got.metadata.append
     room, wanted = request.bytes_max - got.nbytes, request.batch - len(got.ids)
     first_of_page = not got.ids
+    matches = None if request.filter is None else request.filter.matches_json
     for at, encoded, metadata in store.rows.iterate_records(transaction, begin, end, lease.seq):
         read_bytes += len(metadata)
-        if at not in deleted_set:
+        if at not in deleted_set and (matches is None or matches(encoded.decode(), metadata)):
             size = vector_bytes + len(encoded) + _ROW_OVERHEAD
             if request.include_metadata:
                 size += len(metadata)
@@ -215,7 +226,10 @@ def _read_slice(
             end = at + 1
             break
     got.nbytes = request.bytes_max - room
-    if request.include_vectors:
+    got.passed += 0 if matches is None else end - begin
+    if request.include_vectors and matches is not None:
+        got.vectors.append(store.rows.read_vectors(transaction, rows))
+    elif request.include_vectors:
         kept = np.array(rows, np.int64)
         got.vectors.append(_vectors(store, transaction, begin, end, kept, deleted))
     return end

@@ -29,7 +29,7 @@ from vecdb.engine.store.requests import Requests
 from vecdb.engine.store.rows import RowReader
 from vecdb.engine.store.scroll_uses import ScrollUses
 from vecdb.engine.store.segment_table import SegmentEntry
-from vecdb.engine.store.stored_name import NAME_KEY
+from vecdb.engine.store.stored_name import METADATA_KEY, NAME_KEY
 from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.system.files import fsync_folder
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
@@ -87,12 +87,18 @@ class Store:
 
     @staticmethod
     def create(
-        folder: Path, collection_id: str, config: CollectionConfig, map_bytes: int, name: str
+        folder: Path,
+        collection_id: str,
+        config: CollectionConfig,
+        map_bytes: int,
+        name: str,
+        metadata: bytes = b"",
     ) -> None:
         """Create the store of a new collection; on return it is synced, with its folder entries.
 
         Args:
             map_bytes: size of LMDB's map in bytes.
+            metadata: of the collection, JSON or empty.
         """
         environment = Environment(folder, layout.DATABASES, create=True, map_bytes=map_bytes)
         entry = layout.config_entry(collection_id, config)
@@ -106,6 +112,7 @@ class Store:
                 (_STATE, layout.seal_value(_STATE, layout.State(0, 0).pack())),
                 (_COUNTERS, layout.seal_value(_COUNTERS, layout.Counters().pack())),
                 (NAME_KEY, layout.seal_value(NAME_KEY, name.encode())),
+                (METADATA_KEY, layout.seal_value(METADATA_KEY, metadata)),
             ):
                 transaction.put(key, value, db=meta)
 

@@ -1,7 +1,7 @@
-"""A copy of the collection's name in its own store, used to rebuild a lost catalogue.
+"""A copy of the collection's name and metadata in its own store, used to rebuild a lost catalogue.
 
-The catalogue's name is authoritative. The copy is missing in stores of earlier versions, and out of
-date if the store could not be written during a rename.
+What the catalogue has is authoritative. The copy is missing in stores of earlier versions, and out
+of date if the store could not be written during a change.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store import layout
 from vecdb.errors import DataLossError
 
-__all__ = ["NAME_KEY", "read_name", "write_name"]
+__all__ = [
+    "METADATA_KEY",
+    "NAME_KEY",
+    "read_metadata",
+    "read_name",
+    "write_metadata",
+    "write_name",
+]
 
 NAME_KEY: Final = b"name"
+METADATA_KEY: Final = b"metadata"
 
 
 def write_name(environment: Environment, name: str) -> None:
@@ -35,3 +43,22 @@ def read_name(environment: Environment, transaction: Transaction) -> str | None:
         return bytes(layout.open_value(NAME_KEY, memoryview(value), "meta")).decode()
     except (DataLossError, UnicodeDecodeError):
         return None
+
+
+def write_metadata(environment: Environment, metadata: bytes) -> None:
+    """Store the metadata of the collection, in a transaction of its own."""
+    value = layout.seal_value(METADATA_KEY, metadata)
+    environment.transact(
+        lambda transaction: transaction.put(METADATA_KEY, value, db=environment.handles.meta)
+    )
+
+
+def read_metadata(environment: Environment, transaction: Transaction) -> bytes:
+    """Return the stored metadata of the collection; empty if there are none or they are damaged."""
+    value = transaction.get(METADATA_KEY, db=environment.handles.meta)
+    if value is None:
+        return b""
+    try:
+        return bytes(layout.open_value(METADATA_KEY, memoryview(value), "meta"))
+    except DataLossError:
+        return b""

@@ -13,6 +13,7 @@ garbage         settings of Python's garbage collector
 modes           permissions of files and folders
 named_locks     locks by name, for threads
 place           detection of files that were moved or truncated while open
+priority        the priority of background work, which rises while the work starves
 weighted_lru    which entries of a cache to evict
 
 **The locks of the engine.** A thread that needs several acquires them in this order; a lock further
@@ -66,5 +67,6 @@ __all__ = [
     "modes",
     "named_locks",
     "place",
+    "priority",
     "weighted_lru",
 ]

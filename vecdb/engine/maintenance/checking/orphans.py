@@ -16,11 +16,11 @@ from typing import Final
 from vecdb import limits
 from vecdb.engine.kv.environment import Environment
 from vecdb.engine.kv.transaction import Transaction
-from vecdb.engine.runtime.catalog import CatalogEntry, new_entry
+from vecdb.engine.runtime.catalog_entry import CatalogEntry, new_entry
 from vecdb.engine.runtime.catalog_loss import stores_on_disk
 from vecdb.engine.store import layout
 from vecdb.engine.store.store import Store
-from vecdb.engine.store.stored_name import read_name
+from vecdb.engine.store.stored_name import read_metadata, read_name
 from vecdb.engine.system.files import fsync_folder
 from vecdb.engine.system.modes import make_folder
 from vecdb.errors import NotFoundError, VecdbError
@@ -89,9 +89,10 @@ def _noted(folder: Path, collection_id: str) -> tuple[str | None, CatalogEntry]:
         with environment.read() as transaction:
             store.check_not_dropped(transaction)
             name = read_name(environment, transaction)
+            metadata = read_metadata(environment, transaction)
     finally:
         environment.close()
-    return name, new_entry(collection_id, store.config, "ready")
+    return name, new_entry(collection_id, store.config, "ready", metadata)
 
 
 def _free_name(wanted: str | None, collection_id: str, taken: set[str]) -> str:
