@@ -44,6 +44,7 @@ from vecdb.engine.store.leases import leased
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.system.mapped_pages import read_in_order
 from vecdb.engine.system.weighted_lru import WeightedLru
 from vecdb.errors import DataLossError
 from vecdb.filters import Filter
@@ -374,6 +375,8 @@ class Searcher:
         of_use = self._codes and CODED_ROWS_A_HIT * k <= unit.count
         coded = unit.parts.get(BYTE_CODES) if of_use else None
         width = unit.vectors.shape[1] if coded is None else unit.vectors.shape[1] // 2
+        if coded is None and unit.parts.has(GRAPH):
+            read_in_order(unit.vectors)  # A walk may have changed that.
         pair = width + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
         scored = np.zeros(0 if coded is None else len(queries), np.int64)

@@ -18,7 +18,7 @@ from vecdb import checks, limits
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.lookup import read_records
-from vecdb.engine.search.plan import SearchPlan, Wish, plan_search
+from vecdb.engine.search.plan import SearchPlan, Wish, expect_pages, plan_search
 from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.samples import SampleTap
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
@@ -230,6 +230,7 @@ class SingleSearch:
         plan = plan_search(units, 0, number, wish, self._real_curves, codes=self._codes)
         if not plan.units[0].walks:
             return None
+        expect_pages(units, plan)
         sketch = units[0].parts.get(SKETCH) if self._codes else None
         way = _Way(snapshot, sketch, self._store.config, commits_at, number, plan)
         if len(snapshot.ways) < _WAYS_MAX:

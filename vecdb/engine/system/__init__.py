@@ -64,6 +64,7 @@ __all__ = [
     "files",
     "folder_use",
     "garbage",
+    "mapped_pages",
     "modes",
     "named_locks",
     "place",
