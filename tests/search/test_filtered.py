@@ -158,6 +158,9 @@ def test_remote_is_embedded(tmp_path: Path) -> None:
             alone = filled.docs.search(query, k=20, filter=filter)
             assert (hits.ids, hits.info) == (alone.ids, alone.info)
             assert hits.distances.tobytes() == alone.distances.tobytes()
+        explained = filled.docs.search(queries[0], filter=filters[3], explain=True).info.explain
+        assert {plan.way for plan in explained} <= {"rows", "matches"}
+        assert sum(plan.matches for plan in explained) == together[3].info.matches
 
 
 def test_rows_that_are_read_from_the_store(tmp_path: Path) -> None:
@@ -226,3 +229,31 @@ def test_recall_is_that_of_an_unfiltered_search(large: tuple[Any, np.ndarray], k
             assert len(exact[0]) == min(10, exact[0].info.matches)
             share = recall(found, exact)
             assert share >= 0.95, (rate, filter, share, found[0].info)
+
+
+def test_explain_says_how_each_segment_was_searched(large: tuple[Any, np.ndarray]) -> None:
+    docs, queries = large
+    ways = {}
+    for rate in (0.95, 0.02):
+        hits = docs.search(queries[0], filter={"u": {"$lt": rate}}, explain=True)
+        plans = hits.info.explain
+        assert [plan.segment is None for plan in plans] == [False, False, True]
+        assert [plan.rows for plan in plans] == [10_000, 1_500, 500]
+        assert sum(plan.matches for plan in plans) == hits.info.matches
+        for plan in plans:
+            taken = plan.costs_us[plan.way]
+            assert all(taken <= cost for cost in plan.costs_us.values())
+        ways[rate] = plans[0].way
+        assert (hits.info.gated > 0) == (plans[0].way == "graph")
+    # Under dot a walk keeps so many candidates that scanning 10,000 rows costs less.
+    assert ways == {0.95: "rows" if docs.metric.value == "dot" else "graph", 0.02: "sketches"}
+    exact = docs.search(queries[0], filter={"u": {"$lt": 0.02}}, exact=True, explain=True).info
+    assert {plan.way for plan in exact.explain} <= {"matches", "rows"}
+    assert exact.recall is not None and exact.recall.expected == 1
+    assert docs.search(queries[0], filter={"u": 2}).info.explain == ()
+    plain = docs.search(queries[0], explain=True).info.explain
+    assert [(plan.way, plan.costs_us) for plan in plain] == [
+        ("graph", {}),
+        ("graph", {}),
+        ("rows", {}),
+    ]

@@ -14,6 +14,7 @@ variants           queries by example (examples), within_distance, and in groups
                    more candidates than a plain search asks for
 request            the arguments of a search; call_bytes: the memory that it reserves
 snapshot           one committed state: segments, delete bitmaps, memtable
+column_matches     what the columns of a segment say about a filter
 snapshot_manager   creates snapshots and caches the newest
 memtable           rows not yet in a segment
 facets             values of a field and their counts; the fields

@@ -101,6 +101,11 @@ class Costs(NamedTuple):
         """Return the cost of the cheapest scan."""
         return min(self.sketches, self.matches, self.rows)
 
+    def in_microseconds(self) -> dict[str, float]:
+        """Return the costs of those that are possible, by name."""
+        named = zip(("graph", "sketches", "matches", "rows"), self, strict=True)
+        return {name: cost / 1000 for name, cost in named if cost < _NEVER}
+
 
 class FilteredWay(NamedTuple):
     """The way that is taken: ``then`` is the scan for queries whose walk gives up."""
@@ -110,17 +115,17 @@ class FilteredWay(NamedTuple):
     costs: Costs
 
 
-def cheapest(shape: UnitShape, walk: WalkShape | None, *, exact: bool) -> FilteredWay:
+def cheapest(shape: UnitShape, walk: WalkShape | None, *, sketched: bool) -> FilteredWay:
     """Return the way with the least cost.
 
     Args:
         walk: None if the graph can't be walked, or there is none.
-        exact: only exact ways may be taken.
+        sketched: whether a scan may go by sketches.
     """
     share = shape.matching / max(1, shape.rows)
     costs = Costs(
-        _NEVER if exact or walk is None else walk.at(share) * visit_ns(shape),
-        _NEVER if exact or not shape.lines else shape.matching * (6 + 4 * shape.lines),
+        _NEVER if walk is None else walk.at(share) * visit_ns(shape),
+        _NEVER if not (sketched and shape.lines) else shape.matching * (6 + 4 * shape.lines),
         shape.matching * _row_ns(shape),
         _all_rows_ns(shape),
     )

@@ -14,20 +14,19 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.search.column_matches import counted, decided
 from vecdb.engine.search.memtable import nodes_of
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.streaming import check_not_too_old
-from vecdb.engine.segments.columns.column_part import COLUMNS
-from vecdb.engine.segments.columns.evaluating import term_of
 from vecdb.engine.segments.columns.node_sets import NodeSet
 from vecdb.engine.segments.matches import Matches
 from vecdb.engine.store.store import Store
@@ -73,6 +72,11 @@ class Selection:
     mask: npt.NDArray[np.uint8]
     count: int
     rows: int
+
+    @cached_property
+    def ways(self) -> dict[Hashable, Any]:
+        """What ``plan`` keeps with a selection."""
+        return {}
 
     @cached_property
     def nodes(self) -> npt.NDArray[np.int32]:
@@ -121,22 +125,14 @@ def matches_of(
         DeadlineExceededError, CancelledError: between two slices of rows.
     """
     rows, seq = unit.rows[: unit.count], snapshot.state.seq
-    columns, ids = unit.parts.get(COLUMNS), unit.content
-    if columns is None or ids is None or columns.seq > seq or not columns.is_intact():
+    found = decided(store, unit, seq, filter)
+    if found is None:
         return Matches.of_marks(_evaluated(store, rows, seq, filter, deadline))
-    certain, possible = term_of(columns, ids, filter.root).bounds
-    undecided = possible.minus(certain)
-    if filter.needs_metadata and len(rows):
-        changed = store.changed_rows.since(columns.seq, seq, int(rows[0]), int(rows[-1]) + 1)
-        stale = NodeSet.of_nodes(len(rows), nodes_of(rows, changed))
-        certain, undecided = certain.minus(stale), undecided | stale
-    if not undecided.count:
-        return certain.matches()
-    if unit.delete_bitmap.any():
-        undecided = undecided.minus(NodeSet.of_bits(len(rows), unit.delete_bitmap))
-    nodes = undecided.nodes
-    found = nodes[_evaluated(store, rows[nodes], seq, filter, deadline)]
-    return (certain | NodeSet.of_nodes(len(rows), found)).matches()
+    if not found.undecided.count:
+        return found.certain.matches()
+    nodes = found.undecided.nodes
+    more = nodes[_evaluated(store, rows[nodes], seq, filter, deadline)]
+    return (found.certain | NodeSet.of_nodes(len(rows), more)).matches()
 
 
 def _evaluated(
@@ -216,6 +212,20 @@ class Matcher:
         """Return which nodes of a unit match; see the function of this name."""
         return self.selection_of(snapshot, unit, filter, deadline).matches
 
+    def count_of(
+        self, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
+    ) -> int:
+        """Return how many live nodes of a unit match, by columns alone where they know it without
+        reading nodes. Raises as ``matches_of``."""
+        found = counted(self._store, unit, snapshot.state.seq, filter)
+        if found is None:
+            return self.selection_of(snapshot, unit, filter, deadline).count
+        rows = unit.rows[found.undecided.nodes]
+        if not len(rows):
+            return found.certain_count
+        marks = _evaluated(self._store, rows, snapshot.state.seq, filter, deadline)
+        return found.certain_count + int(np.count_nonzero(marks))
+
     def selection_of(
         self, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
     ) -> Selection:
@@ -241,7 +251,7 @@ class Matcher:
             selection = known.selection
         else:
             selection = Selection.of(unit, matches)
-        if known is None or known.seq < seq:
+        if known is None or known.seq <= seq:
             rows = weakref.ref(unit.rows)
             self._keep(key, _Entry(rows, seq, unit.count, unit.delete_bitmap, selection))
         return selection

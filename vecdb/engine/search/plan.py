@@ -165,6 +165,13 @@ class Planner:
         return SearchPlan(tuple(ways), recall, 0)
 
     def _filtered_way(self, one: Selected, k: int, wish: Wish, shapes: Shapes) -> UnitPlan:
+        ways, key = one.selection.ways, (k, wish, self._real_curves.edition)
+        way = ways.get(key)
+        if way is None:
+            way = ways[key] = self._new_filtered_way(one, k, wish, shapes)
+        return way
+
+    def _new_filtered_way(self, one: Selected, k: int, wish: Wish, shapes: Shapes) -> UnitPlan:
         unit, selection = one
         sketch = unit.parts.get(SKETCH) if self._codes else None
         shape = UnitShape(
@@ -175,18 +182,17 @@ class Planner:
             0 if sketch is None else sketch.lines,
             self._codes and unit.parts.has(BYTE_CODES) and k * CODED_ROWS_A_HIT <= unit.count,
         )
-        is_exact, walk, walked = wish.exact or wish.target > _SKETCHED_TARGET_MAX, None, None
-        may_walk = unit.parts.has(GRAPH) and not (wish.exact or wish.target >= 1)
-        if may_walk and unit.number is not None:
+        walk = walked = None
+        if unit.parts.has(GRAPH) and not (wish.exact or wish.target >= 1):
             walk = self._effort(unit, k, wish, selection.count / unit.count)
             full, more = self._effort(unit, k, wish, 1.0), self._effort(unit, 10 * k, wish, 1.0)
             if walk is not None and full is not None and more is not None:
                 walked = shapes.of(unit, k, full, more)
-        scans = cheapest(shape, None, exact=is_exact)
-        way = cheapest(shape, walked, exact=False) if walked is not None else scans
+        sketched = not (wish.exact or wish.target > _SKETCHED_TARGET_MAX)
+        way = cheapest(shape, walked, sketched=sketched)
         if way.way != "walk" or walk is None:
-            return UnitPlan(False, scan=scans.then, costs=way.costs)
-        return walk._replace(scan=scans.then, limits=limits_of(shape, way.costs), costs=way.costs)
+            return UnitPlan(False, scan=way.then, costs=way.costs)
+        return walk._replace(scan=way.then, limits=limits_of(shape, way.costs), costs=way.costs)
 
     def _effort(self, unit: SearchUnit, k: int, wish: Wish, share: float) -> UnitPlan | None:
         """Return ``effort_of``, for at most a fifth more rows than necessary, and keep it."""

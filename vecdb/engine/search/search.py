@@ -147,6 +147,8 @@ class Searcher:
             return None
         if query.dtype != np.float32 or request.exact or request.include_vectors:
             return None
+        if request.explain:
+            return None
         if request.filter is not None or request.variant != PLAIN or request.k is None:
             return None
         raw = np.ascontiguousarray(query.reshape(-1))
@@ -173,7 +175,8 @@ class Searcher:
             request.exact,
         )
         prepared = self.prepared(queries)
-        wanted = Wanted(k, request.include_metadata, request.include_vectors, memory)
+        flags = request.include_metadata, request.include_vectors
+        wanted = Wanted(k, *flags, memory, request.explain)
         filters = groups_of(request.filter, len(queries))
 
         def answer(snapshot: Snapshot, until: Deadline) -> HitColumns:
@@ -259,7 +262,7 @@ class Searcher:
                 parts.append(self.scan(unit, queries, k, deadline))
         if not snapshot.holds_all and len(queries):
             parts.append(self.scan_unread(snapshot, queries, k, deadline)[0])
-        return Results(parts, plan)
+        return Results(parts, plan, snapshot.units)
 
     def _find_matching(
         self,
@@ -283,7 +286,7 @@ class Searcher:
         if not snapshot.holds_all:
             found, count = self.scan_unread(snapshot, queries, k, deadline, filter)
             parts, matching = [*parts, found], matching + count
-        return Results(parts, plan, matching)
+        return Results(parts, plan, [one.unit for one in selected], matching)
 
     def _scan_selected(
         self,
