@@ -1,5 +1,5 @@
 """The graph walk that is ordered by sketches; the best rows found are scored again in float32."""
-# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
+# mypy: disable-error-code="no-untyped-def, call-arg, arg-type, call-overload"
 
 from __future__ import annotations
 
