@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.checking import checked
 from tests.metadata_world import SEED, World
-from tests.model import index_now, seal_now
+from tests.model import index_now, indexer_of, seal_now
+from tests.places import override
 from tests.second_process import SecondProcess
 from vecdb.engine.segments.columns.column_part import COLUMNS
 from vecdb.engine.testing import opened_of
@@ -89,3 +91,33 @@ def test_lost_or_damaged_columns_are_done_without_and_rebuilt(world: World, how:
     world.check(10)
     index_now(world.docs)
     world.check(10)
+
+
+def test_columns_are_made_again_once_many_rows_have_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    override(monkeypatch, "changed_rows_min", 30)
+    world.index()
+    before = opened_of(world.docs).snapshots.snapshot().segments[0].segment
+    assert before is not None
+    inode = (before.folder / "vectors.npy").stat().st_ino
+    world.change(10)
+    indexer_of(world.docs).run("pausing")
+    assert opened_of(world.docs).snapshots.snapshot().segments[0].number == before.number
+    world.change(60)
+    world.check(5)
+    indexer_of(world.docs).run("pausing")
+    after = opened_of(world.docs).snapshots.snapshot().segments[0].segment
+    assert after is not None and after.number > before.number
+    columns = after.parts.get(COLUMNS)
+    assert columns is not None and columns.seq == world.docs.stats().seq
+    # All other files are the same ones, under a second name.
+    assert (after.folder / "vectors.npy").stat().st_ino == inode
+    assert not before.folder.exists()
+    world.check(10)
+    world.change(5)
+    world.reopen()
+    world.check(5)
+    world.database.close()
+    assert checked(world.folder)[0] == []
+    world.reopen()
