@@ -588,7 +588,7 @@ def plant_matches_of_a_filter_that_stay(patch: pytest.MonkeyPatch) -> None:
 
 
 def plant_columns_that_stay(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ChangedRows, "since", lambda *_: np.zeros(0, np.int64))
+    patch.setattr(ChangedRows, "since", lambda *_, **__: np.zeros(0, np.int64))
 
 
 PLANTS = [each for name, each in list(globals().items()) if name.startswith("plant_")]
