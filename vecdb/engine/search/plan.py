@@ -202,18 +202,18 @@ class Planner:
         """Return ``effort_of``, for at most a fifth more rows than necessary, and keep it."""
         step = math.ceil(-4 * math.log2(share) - 1e-9)
         key = unit.number, k, wish, step
-        if key not in self._efforts:
-            if len(self._efforts) >= _EFFORTS_MAX:
-                self._efforts.clear()
-            self._efforts[key] = effort_of(
+        efforts = self._efforts  # Another thread may replace them.
+        if key not in efforts:
+            if len(efforts) >= _EFFORTS_MAX:
+                self._efforts = efforts = {}
+            efforts[key] = effort_of(
                 unit, k, wish, 2 ** (-step / 4), self._real_curves, codes=self._codes
             )
-        return self._efforts[key]
+        return efforts[key]
 
     def forget(self) -> None:
         """Forget the plans, when curves were published."""
-        self._made = None, {}
-        self._efforts.clear()
+        self._made, self._efforts = (None, {}), {}
 
 
 def expect_pages(units: Sequence[SearchUnit], plan: SearchPlan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +21,9 @@ __all__ = ["WalkShapes"]
 
 _QUERIES: Final = 8
 _KEPT_MAX: Final = 256
+_MEASURED_K_MAX: Final = 100
+"""Walks for more hits are taken to visit in proportion: measuring them would take longer than the
+search that asks."""
 
 Walk = Callable[[SearchUnit, UnitPlan, npt.NDArray[np.float32], int, Deadline], Found]
 
@@ -34,6 +38,11 @@ class WalkShapes:
 
     def of(self, unit: SearchUnit, k: int, way: UnitPlan, more: UnitPlan) -> WalkShape:
         """Return the visited nodes of a graph segment; see ``plan.Shapes``."""
+        if k > _MEASURED_K_MAX:
+            times = k / _MEASURED_K_MAX
+            fewer, fewer_more = (w._replace(ef=math.ceil(w.ef / times)) for w in (way, more))
+            shape = self.of(unit, _MEASURED_K_MAX, fewer, fewer_more)
+            return WalkShape(*(min(unit.count, times * visited) for visited in shape))
         if way.gamma is None and more.ef <= 2 * way.ef:
             # The same ef is kept, of rows that match.
             more = way._replace(ef=10 * way.ef)
