@@ -109,33 +109,7 @@ def service_handler(
     """
     share = max(1, threads // 4)
     writes, optimizes = _writes(share), _optimizes(share)
-    table: dict[str, tuple[type[Message], Callable[..., Message], Slots | None]] = {
-        "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
-        "CreateCollection": (wire.CreateCollectionRequest, service.create_collection, writes),
-        "GetCollection": (wire.GetCollectionRequest, service.get_collection, None),
-        "ListCollections": (wire.ListCollectionsRequest, service.list_collections, None),
-        "RenameCollection": (wire.RenameCollectionRequest, service.rename_collection, writes),
-        "DropCollection": (wire.DropCollectionRequest, service.drop_collection, writes),
-        "Upsert": (wire.UpsertRequest, service.upsert, writes),
-        "Delete": (wire.DeleteRequest, service.delete, writes),
-        "SetMetadata": (wire.SetMetadataRequest, service.set_metadata, writes),
-        "Get": (wire.GetRequest, service.get, None),
-        "ScrollPage": (wire.ScrollPageRequest, service.scroll_page, None),
-        "EndScroll": (wire.EndScrollRequest, service.end_scroll, None),
-        "Count": (wire.CountRequest, service.count, None),
-        "ListIds": (wire.ListIdsRequest, service.list_ids, None),
-        "Facet": (wire.FacetRequest, service.facet, None),
-        "Fields": (wire.FieldsRequest, service.fields, None),
-        "SetCollectionMetadata": (
-            wire.SetCollectionMetadataRequest,
-            service.set_collection_metadata,
-            writes,
-        ),
-        "Search": (wire.SearchRequest, service.search, None),
-        "Stats": (wire.StatsRequest, service.stats, None),
-        "Optimize": (wire.OptimizeRequest, service.optimize, optimizes),
-        "Backup": (wire.BackupRequest, service.backup, optimizes),
-    }
+    table = _unary_calls(service, writes, optimizes)
     workers = Workers(threads)
     intake = _Intake(service, open_calls)
 
@@ -171,6 +145,39 @@ def service_handler(
         _import_handler(imports, intake, optimizes)
     )
     return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+
+
+def _unary_calls(
+    service: Service, writes: Slots, optimizes: Slots
+) -> dict[str, tuple[type[Message], Callable[..., Message], Slots | None]]:
+    """Return the type of the request, the method and the limit of each unary rpc."""
+    return {
+        "ServerInfo": (wire.ServerInfoRequest, service.server_info, None),
+        "CreateCollection": (wire.CreateCollectionRequest, service.create_collection, writes),
+        "GetCollection": (wire.GetCollectionRequest, service.get_collection, None),
+        "ListCollections": (wire.ListCollectionsRequest, service.list_collections, None),
+        "RenameCollection": (wire.RenameCollectionRequest, service.rename_collection, writes),
+        "DropCollection": (wire.DropCollectionRequest, service.drop_collection, writes),
+        "Upsert": (wire.UpsertRequest, service.upsert, writes),
+        "Delete": (wire.DeleteRequest, service.delete, writes),
+        "SetMetadata": (wire.SetMetadataRequest, service.set_metadata, writes),
+        "Get": (wire.GetRequest, service.get, None),
+        "ScrollPage": (wire.ScrollPageRequest, service.scroll_page, None),
+        "EndScroll": (wire.EndScrollRequest, service.end_scroll, None),
+        "Count": (wire.CountRequest, service.count, None),
+        "ListIds": (wire.ListIdsRequest, service.list_ids, None),
+        "Facet": (wire.FacetRequest, service.facet, None),
+        "Fields": (wire.FieldsRequest, service.fields, None),
+        "SetCollectionMetadata": (
+            wire.SetCollectionMetadataRequest,
+            service.set_collection_metadata,
+            writes,
+        ),
+        "Search": (wire.SearchRequest, service.search, None),
+        "Stats": (wire.StatsRequest, service.stats, None),
+        "Optimize": (wire.OptimizeRequest, service.optimize, optimizes),
+        "Backup": (wire.BackupRequest, service.backup, optimizes),
+    }
 
 
 def _writes(count: int) -> Slots:

@@ -161,31 +161,67 @@ def meets_too_few(count, deleted, share):
     return np.float32(count) < share * np.float32(deleted)
 
 
+def make_expand(together: int) -> Callable[..., Any]:
+    """Return a function that lists the unvisited neighbours of the nearest candidates."""
+
+    @inlined
+    def expand(
+        links, n, visited, seen, end, pool, key, bound, cursor, count, heap, waiting, passed
+    ):
+        # key: of the nearest candidate. Returns the new cursor, waiting, passed and end.
+        for _ in range(together):
+            node = node_of(key)
+            if cursor < count and key == pool[cursor]:
+                pool[cursor] = key | np.uint64(1)
+            else:
+                remove_nearest(pool, heap, waiting)
+                waiting, passed = waiting - 1, passed + 1
+            while cursor < count and pool[cursor] & np.uint64(1):
+                cursor += 1
+            key = nearest_of(pool, cursor, count, heap, waiting)
+            if key != NO_BOUND:
+                prefetch_row(links, node_of(key), _LINKS_LINES)
+            end = gather(links, node, n, visited, seen, end)
+            if key > bound or key == NO_BOUND:
+                break
+        return cursor, waiting, passed, end
+
+    return expand
+
+
+def make_score_all(score_node: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that writes the keys of unscored nodes to the end of the pool."""
+
+    @inlined
+    def score_all(data, seen, unscored, end, pool, keys):
+        for i in range(unscored, end):
+            node = np.int64(seen[i])
+            pool[keys + i - unscored] = pack(score_node(data, node), node)
+
+    return score_all
+
+
 def make_best_first(
-    score_node: Callable[..., Any],
-    prefetch_node: Callable[..., Any],
-    ahead: int,
-    peeked: int,
+    score_node: Callable[..., Any], prefetch_node: Callable[..., Any], ahead: int, peeked: int,
     together: int,
-) -> Callable[..., Any]:
-    """Return the walk as an inlined function.
+) -> Callable[..., Any]:  # fmt: skip
+    """Return the walk as an inlined function; the module docstring has its arguments and result.
 
     Args:
-        score_node: inlined (data, node) -> float32, the score of a node.
-        prefetch_node: inlined (data, node), asks for the memory that ``score_node`` reads.
-        ahead: nodes to ask for before they are scored.
-        peeked: nodes to ask for of the candidate that is probably expanded next; 0 to score all
-            neighbours before the first is put into the pool.
+        score_node, prefetch_node: inlined (data, node): returns the score of a node, float32; asks
+            for the memory that this reads.
+        ahead, peeked: nodes to ask for before they are scored, and of the candidate that is
+            probably expanded next; peeked 0: all neighbours are scored before they are inserted.
         together: candidates whose neighbours are scored together.
     """
     peek, scores_first = make_peek(prefetch_node, peeked), peeked == 0
+    expand, score_all = make_expand(together), make_score_all(score_node)
 
     @inlined
     def best_first(
         data, n, links, dead, node, score, k, ef, gamma, shift, slack, far, ef_far, deleted_max,
         probe, share, end_max, visited, seen, pool
     ):  # fmt: skip
-        # Arguments and result: see the module docstring.
         has_deleted, heap = dead.shape[0] > 0, ef + 1
         keys = pool.shape[0] - together * links.shape[1]
         bounding = max(k, ef_far)  # The first so many candidates decide where a walk by gamma ends.
@@ -194,32 +230,17 @@ def make_best_first(
         seen[0], end = node, 1
         count = 0 if has_deleted and is_deleted(dead, node) else 1
         pool[heap if count == 0 else 0] = key
-        waiting = deleted = 1 - count
-        cursor = passed = 0
+        cursor, passed, waiting, deleted = 0, 0, 1 - count, 1 - count
         bound = NO_BOUND if count < ef else key
         while key <= bound and key != NO_BOUND:
             unscored = end
-            for _ in range(together):
-                node = node_of(key)
-                if cursor < count and key == pool[cursor]:
-                    pool[cursor] = key | np.uint64(1)
-                else:
-                    remove_nearest(pool, heap, waiting)
-                    waiting, passed = waiting - 1, passed + 1
-                while cursor < count and pool[cursor] & np.uint64(1):
-                    cursor += 1
-                key = nearest_of(pool, cursor, count, heap, waiting)
-                if key != NO_BOUND:
-                    prefetch_row(links, node_of(key), _LINKS_LINES)
-                end = gather(links, node, n, visited, seen, end)
-                if key > bound or key == NO_BOUND:
-                    break
+            cursor, waiting, passed, end = expand(
+                links, n, visited, seen, end, pool, key, bound, cursor, count, heap, waiting, passed
+            )
             for i in range(unscored, min(unscored + ahead, end)):
                 prefetch_node(data, np.int64(seen[i]))
             if scores_first:
-                for i in range(unscored, end):
-                    node = np.int64(seen[i])
-                    pool[keys + i - unscored] = pack(score_node(data, node), node)
+                score_all(data, seen, unscored, end, pool, keys)
             for i in range(unscored, end):
                 node = np.int64(seen[i])
                 if scores_first:
@@ -242,9 +263,10 @@ def make_best_first(
                     bound = bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far)
             if deleted > deleted_max or end > end_max:
                 return 0, end, passed
-            if end > probe and meets_too_few(count, deleted, share):
-                return 0, end, passed
-            probe = end_max if end > probe else probe
+            if end > probe:
+                if meets_too_few(count, deleted, share):
+                    return 0, end, passed
+                probe = end_max
             key = nearest_of(pool, cursor, count, heap, waiting)
         return count, end, passed
 

@@ -118,11 +118,10 @@ def walk_sketches(
         basis, basis_steps: uint8 (heads, width) and float32 (heads,), directions of the heads:
             basis_steps[i] * (basis[i] - 128).
         slope: by which estimated products are multiplied.
-        gamma, far, ef_far: as for ``walk_graph``, in squared distances.
+        gamma, far, ef_far, probe, share, end_max: as for ``walk_graph``, in squared distances.
         slack: added to the distance at which gamma ends a walk, for the error of estimates.
         rescored: candidates that are scored again in float32; raised to k if they are fewer.
             Negative: as many, and the system is asked for all their rows first.
-        probe, share, end_max: as for ``walk_graph``.
     """
     n, lines = vectors.shape[0], sketches.shape[1] >> 6
     ef = min(max(ef, k), n)
@@ -155,8 +154,7 @@ def walk_sketches(
             queries, query, mean, basis, basis_steps, lines, slope, floats, query_bytes,
             head_bytes, query_heads,
         )  # fmt: skip
-        hub_data = (hub_sketches, query_heads, lines, offset, weight)
-        node, score = nearest_hub(hub_data, hubs, n)
+        node, score = nearest_hub((hub_sketches, query_heads, lines, offset, weight), hubs, n)
         if node < 0 or k < 1:
             continue
         data = (sketches, query_heads, lines, offset, weight)

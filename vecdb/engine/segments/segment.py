@@ -223,11 +223,7 @@ def write_segment(
     Raises:
         SegmentDamagedError: what is read back differs from what was written.
     """
-    if folder.exists():
-        shutil.rmtree(folder)
-    # Not its parents: a data folder that was deleted must not be created again.
-    make_folder(folder)
-    failpoint("segment.folder")
+    _make_empty(folder)
     count, width = len(given[ROW_IDS].rows), given[VECTORS].shape[1]
     names: Collection[str] = ()
     if kept is not None:
@@ -265,11 +261,22 @@ def write_segment(
         file_bytes=len(raw) + sum(a["bytes"] for a in manifest["arrays"].values()),
         manifest_crc=crc,
     )
-    written = Segment(folder, number, collection_id, entry)
-    written.verify()
-    if written.damaged_parts:
-        raise SegmentDamagedError("; ".join(written.damaged_parts.values()), Reason.SEGMENT)
+    _check_written(Segment(folder, number, collection_id, entry))
     return replace(entry, verified=True)
+
+
+def _make_empty(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    # Not its parents: a data folder that was deleted must not be created again.
+    make_folder(folder)
+    failpoint("segment.folder")
+
+
+def _check_written(segment: Segment) -> None:
+    segment.verify()
+    if segment.damaged_parts:
+        raise SegmentDamagedError("; ".join(segment.damaged_parts.values()), Reason.SEGMENT)
 
 
 def remove_segment_folder(folder: Path) -> bool:
