@@ -19,6 +19,7 @@ from vecdb.engine.maintenance.checking.catalog import check_catalog
 from vecdb.engine.maintenance.checking.check import CollectionCheck
 from vecdb.engine.runtime.catalog import catalog_environment
 from vecdb.engine.segments.graph_part import GRAPH
+from vecdb.engine.segments.part_kind import MetadataReader
 from vecdb.engine.segments.segment import RowArrays, Segment, write_segment
 from vecdb.engine.store import layout
 from vecdb.engine.store import leases as pins
@@ -177,8 +178,12 @@ def rewrite_segment(
     number: int,
     content: Callable[[RowArrays], RowArrays] = lambda content: content,
     graph: Callable[[Graph], Graph] = lambda graph: graph,
+    metadata: MetadataReader | None = None,
 ) -> None:
-    """Write a segment again with other arrays, and the checksums and entry that belong to them."""
+    """Write a segment again with other arrays, and the checksums and entry that belong to them.
+
+    metadata: what its columns say.
+    """
     place = collection_folder(folder)
     with opened_store(folder) as store:
         with store.environment.read() as transaction:
@@ -196,6 +201,7 @@ def rewrite_segment(
             end_row=segment.end_row,
             seq=segment.seq,
             given=given,
+            metadata=metadata,
         )
         store.environment.transact(
             lambda transaction: store.write_segment(transaction, number, new)

@@ -81,6 +81,7 @@ from vecdb.types import (
     Records,
     ScrollPage,
     SearchInfo,
+    SegmentPlan,
     SegmentStats,
 )
 
@@ -129,6 +130,7 @@ __all__ = [
     "Scroll",
     "ScrollPage",
     "SearchInfo",
+    "SegmentPlan",
     "SegmentStats",
     "UnavailableError",
     "UnsupportedError",

@@ -63,6 +63,7 @@ KINDS: Final = {
     "GRAPH": "the arrays of a graph contradict each other",
     "SKETCH": "sketches do not match their vectors",
     "BYTE_CODES": "8-bit codes do not match their vectors",
+    "COLUMNS": "the metadata index does not match the records",
     "GRAPH_UNREACHABLE": "live rows that no walk through the graph reaches",
     "NOT_FINDABLE": "self-recall is below --findable",
     # The check itself.

@@ -204,6 +204,20 @@ class Budget:
             most = limits.FILTER_OPERANDS_MAX
             raise bad_filter(place, f"the lists of the filter have more than {most} values")
 
+    def each(
+        self, read: Callable[[Any, str], Any], values: Iterable[object], place: str
+    ) -> tuple[Any, ...]:
+        """Return the operands in a list at a place, as ``scalar`` or ``id`` reads each."""
+        found: list[Any] = []
+        try:
+            for value in values:
+                found.append(read(value, place))
+        except InvalidArgumentError as error:
+            # The place of each is not written unless it is needed, since lists may be long.
+            text = f"{place}[{len(found)}]{error.message[len(place) :]}"
+            raise InvalidArgumentError(text, error.reason) from None
+        return tuple(found)
+
     def text(self, value: str, place: str) -> str:
         """Return a string as str, and count its bytes."""
         text = value if type(value) is str else str.__str__(value)
@@ -251,11 +265,13 @@ class Budget:
 
     def id(self, value: object, place: str) -> str:
         """Return an id; an integer becomes its decimal text."""
-        if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        if isinstance(value, str):
+            text = self.text(value, place)
+        elif isinstance(value, int | np.integer) and not isinstance(value, bool):
             text = str(int(value)) if abs(int(value)) < _INTEGER_ID_END else ""
         else:
             text = self.prefix(value, place)
-        size = len(text.encode())
+        size = len(text) if text.isascii() else len(text.encode())
         least, most = limits.ID_BYTES.minimum, limits.ID_BYTES.maximum
         if not least <= size <= most:
             raise bad_filter(place, f"{limits.ID_BYTES.name} must be {least} to {most}, got {size}")

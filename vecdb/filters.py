@@ -277,17 +277,11 @@ def _values(given: object, place: str, budget: Budget) -> list[Any]:
 
 
 def _scalars(given: object, place: str, budget: Budget) -> tuple[Scalar, ...]:
-    return tuple(
-        budget.scalar(each, f"{place}[{position}]")
-        for position, each in enumerate(_values(given, place, budget))
-    )
+    return budget.each(budget.scalar, _values(given, place, budget), place)
 
 
 def _ids(given: object, place: str, budget: Budget) -> tuple[str, ...]:
-    return tuple(
-        budget.id(each, f"{place}[{position}]")
-        for position, each in enumerate(_values(given, place, budget))
-    )
+    return budget.each(budget.id, _values(given, place, budget), place)
 
 
 # --------------------------------------------------------------------------------------- operators

@@ -11,7 +11,16 @@ import numpy.typing as npt
 
 from vecdb.json_objects import decode_metadata
 
-__all__ = ["GroupValue", "Hit", "HitColumns", "HitGroup", "Hits", "RecallInfo", "SearchInfo"]
+__all__ = [
+    "GroupValue",
+    "Hit",
+    "HitColumns",
+    "HitGroup",
+    "Hits",
+    "RecallInfo",
+    "SearchInfo",
+    "SegmentPlan",
+]
 
 
 class RecallInfo(NamedTuple):
@@ -59,6 +68,7 @@ class SearchInfo(NamedTuple):
             measured, being small or of an earlier version.
         gated: rows that the graph walk passed through and could not return, as they do not match
             the filter or are deleted; 0 without a filter.
+        explain: how each segment was searched, if that was asked for; else empty.
     """
 
     plan: str
@@ -72,6 +82,28 @@ class SearchInfo(NamedTuple):
     deleted_visited: int = 0
     recall: RecallInfo | None = None
     gated: int = 0
+    explain: tuple[SegmentPlan, ...] = ()
+
+
+class SegmentPlan(NamedTuple):
+    """How a search went through one segment, or through rows that are in none.
+
+    Attributes:
+        segment: its number; None for rows in no segment.
+        way: "graph": its graph was walked; "sketches": its matching rows were compared by their
+            sketches, and the nearest scored exactly; "matches": its matching rows were compared;
+            "rows": all its rows were.
+        rows: how many it holds, deleted ones included.
+        matches: live rows that could have been returned.
+        costs_us: estimated microseconds for a query, of all ways that were possible; empty without
+            a filter.
+    """
+
+    segment: int | None
+    way: str
+    rows: int
+    matches: int
+    costs_us: dict[str, float]
 
 
 GroupValue: TypeAlias = bool | int | float | str

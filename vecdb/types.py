@@ -21,6 +21,7 @@ from vecdb.search_types import (
     Hits,
     RecallInfo,
     SearchInfo,
+    SegmentPlan,
 )
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Records",
     "ScrollPage",
     "SearchInfo",
+    "SegmentPlan",
     "SegmentStats",
 ]
 

@@ -40,6 +40,7 @@ from vecdb.types import (
     Records,
     ScrollPage,
     SearchInfo,
+    SegmentPlan,
     SegmentStats,
 )
 from vecdb_client.filters import filter_to_wire
@@ -340,7 +341,13 @@ def _info_of(info: wire.SearchInfo) -> SearchInfo:
         info.verified,
         unindexed_rows=info.unindexed_rows,
         recall=_recall_of(info.recall) if info.HasField("recall") else None,
+        explain=tuple(map(_segment_plan_of, info.explain)),
     )
+
+
+def _segment_plan_of(plan: wire.SegmentPlan) -> SegmentPlan:
+    number = plan.segment if plan.HasField("segment") else None
+    return SegmentPlan(number, plan.way, plan.rows, plan.matches, dict(plan.costs_us))
 
 
 def _recall_of(recall: wire.RecallInfo) -> RecallInfo:

@@ -486,7 +486,7 @@ class CountResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id", "filters", "near", "away", "max_distance", "group_by", "group_size")
+    __slots__ = ("collection", "namespace", "queries", "k", "ef", "exact", "include_metadata", "include_vectors", "target_recall", "filter", "timeout_us", "collection_id", "filters", "near", "away", "max_distance", "group_by", "group_size", "explain")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
@@ -505,6 +505,7 @@ class SearchRequest(_message.Message):
     MAX_DISTANCE_FIELD_NUMBER: _ClassVar[int]
     GROUP_BY_FIELD_NUMBER: _ClassVar[int]
     GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     collection: str
     namespace: str
     queries: Matrix
@@ -523,7 +524,8 @@ class SearchRequest(_message.Message):
     max_distance: float
     group_by: _containers.RepeatedScalarFieldContainer[str]
     group_size: int
-    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., near: _Optional[_Iterable[str]] = ..., away: _Optional[_Iterable[str]] = ..., max_distance: _Optional[float] = ..., group_by: _Optional[_Iterable[str]] = ..., group_size: _Optional[int] = ...) -> None: ...
+    explain: bool
+    def __init__(self, collection: _Optional[str] = ..., namespace: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., ef: _Optional[int] = ..., exact: bool = ..., include_metadata: bool = ..., include_vectors: bool = ..., target_recall: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., timeout_us: _Optional[int] = ..., collection_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., near: _Optional[_Iterable[str]] = ..., away: _Optional[_Iterable[str]] = ..., max_distance: _Optional[float] = ..., group_by: _Optional[_Iterable[str]] = ..., group_size: _Optional[int] = ..., explain: bool = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("counts", "ids", "distances", "metadata", "vectors", "infos", "visited", "failure", "deleted_visited", "gated", "group_counts", "group_sizes", "group_values")
@@ -566,7 +568,7 @@ class Failure(_message.Message):
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class SearchInfo(_message.Message):
-    __slots__ = ("plan", "exact", "ef", "matches", "seq", "verified", "unindexed_rows", "recall")
+    __slots__ = ("plan", "exact", "ef", "matches", "seq", "verified", "unindexed_rows", "recall", "explain")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
     EF_FIELD_NUMBER: _ClassVar[int]
@@ -575,6 +577,7 @@ class SearchInfo(_message.Message):
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
     UNINDEXED_ROWS_FIELD_NUMBER: _ClassVar[int]
     RECALL_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     plan: str
     exact: bool
     ef: int
@@ -583,7 +586,29 @@ class SearchInfo(_message.Message):
     verified: bool
     unindexed_rows: int
     recall: RecallInfo
-    def __init__(self, plan: _Optional[str] = ..., exact: bool = ..., ef: _Optional[int] = ..., matches: _Optional[int] = ..., seq: _Optional[int] = ..., verified: bool = ..., unindexed_rows: _Optional[int] = ..., recall: _Optional[_Union[RecallInfo, _Mapping]] = ...) -> None: ...
+    explain: _containers.RepeatedCompositeFieldContainer[SegmentPlan]
+    def __init__(self, plan: _Optional[str] = ..., exact: bool = ..., ef: _Optional[int] = ..., matches: _Optional[int] = ..., seq: _Optional[int] = ..., verified: bool = ..., unindexed_rows: _Optional[int] = ..., recall: _Optional[_Union[RecallInfo, _Mapping]] = ..., explain: _Optional[_Iterable[_Union[SegmentPlan, _Mapping]]] = ...) -> None: ...
+
+class SegmentPlan(_message.Message):
+    __slots__ = ("segment", "way", "rows", "matches", "costs_us")
+    class CostsUsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    WAY_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    MATCHES_FIELD_NUMBER: _ClassVar[int]
+    COSTS_US_FIELD_NUMBER: _ClassVar[int]
+    segment: int
+    way: str
+    rows: int
+    matches: int
+    costs_us: _containers.ScalarMap[str, float]
+    def __init__(self, segment: _Optional[int] = ..., way: _Optional[str] = ..., rows: _Optional[int] = ..., matches: _Optional[int] = ..., costs_us: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class RecallInfo(_message.Message):
     __slots__ = ("expected", "lower", "target", "rows", "queries", "measured_at")

@@ -2,6 +2,8 @@
 
     vecdb serve    a folder over gRPC             vecdb search   neighbours of an id or a vector
     vecdb load     a file into a collection       vecdb get      rows by their ids
+    vecdb count    rows that match a filter       vecdb delete   by id or filter
+    vecdb facet    values of a metadata field     vecdb fields   of the metadata
     vecdb create   a collection                   vecdb stats    collections, rows, segments
     vecdb rename   a collection                   vecdb optimize all rows into graphs, now
     vecdb drop     a collection                   vecdb warm     compile the kernels
@@ -25,7 +27,7 @@ import typer
 import vecdb
 from vecdb.errors import VecdbError
 from vecdb.one_line import one_line
-from vecdb_cli.commands import bench, export, importing, managing
+from vecdb_cli.commands import bench, export, importing, managing, selecting
 from vecdb_cli.commands.options import (
     COLLECTIONS,
     FILES,
@@ -241,6 +243,7 @@ def load(
 
 app.add_typer(importing.app, name="import", rich_help_panel=FILES)
 app.add_typer(managing.app)
+app.add_typer(selecting.app)
 
 
 @app.command(rich_help_panel=ROWS)

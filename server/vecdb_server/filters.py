@@ -7,7 +7,8 @@ in Python, and the messages of errors begin with the place in the message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from vecdb import limits
@@ -88,7 +89,7 @@ def _node(message: wire.Filter, place: str, depth: int, budget: Budget) -> Node:
         place = f"{place}.id_in.ids"
         given = message.id_in.ids
         budget.operands(len(given), place)
-        return IdIn(tuple(budget.id(each, f"{place}[{i}]") for i, each in enumerate(given)))
+        return IdIn(budget.each(budget.id, given, place))
     if kind == "id_prefix":
         return IdPrefix(budget.prefix(message.id_prefix, f"{place}.id_prefix"))
     raise bad_filter(place, "node is not set, or of a type that this server does not know")
@@ -113,20 +114,21 @@ def _comparison(message: wire.Comparison, place: str, budget: Budget) -> Node:
     one, several = _OF_ONE_VALUE.get(operator), _OF_VALUES.get(operator)
     count = len(message.values)
     if several is not None:
-        budget.operands(count, f"{place}.values")
-        return several(path, [_value(message, i, place, budget) for i in range(count)])
+        at = f"{place}.values"
+        budget.operands(count, at)
+        read = partial(_value, budget)
+        return several(path, budget.each(read, message.values, at))
     if one is None:
         known = ", ".join(f"{number} ({name})" for name, number in _OPERATORS.items() if number)
         raise bad_filter(f"{place}.operator", f"expected one of {known}, got {operator}")
     if count != 1:
         raise bad_filter(f"{place}.values", f"expected one value, got {count}")
-    return one(path, _value(message, 0, place, budget), f"{place}.values[0]", budget)
+    at = f"{place}.values[0]"
+    return one(path, _value(budget, message.values[0], at), at, budget)
 
 
-def _value(message: wire.Comparison, position: int, place: str, budget: Budget) -> Any:
-    value = message.values[position]
+def _value(budget: Budget, value: wire.Value, at: str) -> Any:
     kind = value.WhichOneof("kind")
-    at = f"{place}.values[{position}]"
     if kind is None:
         raise bad_filter(at, "kind is not set, or of a type that this server does not know")
     if kind == "null_value":
@@ -165,13 +167,9 @@ _OF_ONE_VALUE: Final[dict[int, Callable[[Path, Any, str, Budget], Node]]] = {
     ),
 }
 
-_OF_VALUES: Final[dict[int, Callable[[Path, Sequence[Any]], Node]]] = {
-    int(wire.Comparison.OPERATOR_IN): lambda path, values: In(path, tuple(values)),
-    int(wire.Comparison.OPERATOR_NOT_IN): lambda path, values: Not(In(path, tuple(values))),
-    int(wire.Comparison.OPERATOR_CONTAINS): lambda path, values: Contains(
-        path, tuple(values), False
-    ),
-    int(wire.Comparison.OPERATOR_CONTAINS_ALL): lambda path, values: Contains(
-        path, tuple(values), True
-    ),
+_OF_VALUES: Final[dict[int, Callable[[Path, tuple[Any, ...]], Node]]] = {
+    int(wire.Comparison.OPERATOR_IN): In,
+    int(wire.Comparison.OPERATOR_NOT_IN): lambda path, values: Not(In(path, values)),
+    int(wire.Comparison.OPERATOR_CONTAINS): lambda path, values: Contains(path, values, False),
+    int(wire.Comparison.OPERATOR_CONTAINS_ALL): lambda path, values: Contains(path, values, True),
 }

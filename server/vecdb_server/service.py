@@ -314,6 +314,7 @@ class Service:
             request.exact,
             request.include_metadata,
             request.include_vectors,
+            request.explain,
             filters_of(request),
             variant,
         )

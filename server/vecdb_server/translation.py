@@ -375,6 +375,7 @@ def search_response(found: HitColumns) -> wire.SearchResponse:
             verified=info.verified,
             unindexed_rows=info.unindexed_rows,
             recall=None if info.recall is None else wire.RecallInfo(**info.recall._asdict()),
+            explain=[wire.SegmentPlan(**plan._asdict()) for plan in info.explain],
         )
     return response
 

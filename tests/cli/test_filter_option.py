@@ -74,3 +74,38 @@ def test_a_search_takes_a_filter(where: list[str], capsys: pytest.CaptureFixture
     assert command_line.run([*search, '{"year": {"$gt": null}}']) == 1
     said = capsys.readouterr().err
     assert said == "vecdb: filter.year.$gt: expected a number or a string, got null\n"
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The output of a command that succeeds."""
+    assert command_line.run(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_rows_are_counted_and_deleted(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    recent = ["--filter", '{"year": {"$gte": 2020}}']
+    assert said(capsys, "count", "docs", *where) == "3\n"
+    assert said(capsys, "count", "docs", *where, *recent) == "2\n"
+    found = said(capsys, "count", "docs", *where, *recent, "--json")
+    assert json.loads(found) == {"collection": "docs", "count": 2}
+    delete = ["delete", "docs", *where]
+    assert said(capsys, *delete, *recent, "--dry-run") == "2 rows would be deleted\n"
+    assert said(capsys, *delete, *recent, "--limit", "1") == "1 row deleted, seq 2\n"
+    assert json.loads(said(capsys, *delete, "a", "nobody", "--json"))["count"] == 1
+    assert said(capsys, "count", "docs", *where) == "1\n"
+    for wrong in ([], ["a", *recent]):
+        assert command_line.run([*delete, *wrong]) == 1
+        assert capsys.readouterr().err == "vecdb: give either ids or --filter\n"
+
+
+def test_values_and_fields_are_listed(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    facet = ["facet", "docs", "year", *where]
+    table = said(capsys, *facet, "--filter", '{"year": {"$ne": 2019}}').splitlines()
+    assert [line.split() for line in table[:3]] == [["value", "rows"], ["2020", "1"], ["2021", "1"]]
+    assert table[3] == "2 values in 2 rows"
+    found = json.loads(said(capsys, *facet, "--limit", "1", "--json"))
+    assert found["values"] == [{"value": 2019, "rows": 1}] and found["distinct"] == 3
+    table = said(capsys, "fields", "docs", *where).splitlines()
+    assert table[1].split() == ["year", "3", "3", "integer", "3"]
+    found = json.loads(said(capsys, "fields", "docs", *where, "--json"))
+    assert [each["name"] for each in found["fields"]] == ["year"]

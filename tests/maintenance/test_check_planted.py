@@ -420,6 +420,7 @@ def test_every_problem_kind_has_a_planted_fault() -> None:
         *("STORE_CRASHED", "STORE_DAMAGED", "CHECK_FAILED", "NOT_FINDABLE"),
         "SKETCH",  # In segments/test_sketch_files.py.
         "BYTE_CODES",  # In segments/codecs/test_byte_codes.py.
+        "COLUMNS",  # In segments/columns/test_check.py.
     }
     assert planted | elsewhere == set(KINDS)
 

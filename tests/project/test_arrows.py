@@ -82,6 +82,7 @@ FOREIGN = {
 }
 KERNEL_MODULES = (
     *("build", "build_codes", "byte_codes", "byte_instructions", "code_scan", "compiling"),
+    "node_scan",
     *("distance", "instructions", "lists", "scan", "single", "sketch_walk", "walk"),
 )
 CACHE_MODULES = ("cache_locator", "loading")

@@ -39,6 +39,7 @@ from tests.second_process import Hand, SecondProcess
 from tests.state_model import Batch, OpenScroll, StateModel
 from vecdb.engine.store import conditions, layout, leases
 from vecdb.engine.store import store as store_module
+from vecdb.engine.store.changed_rows import ChangedRows
 from vecdb.engine.store.requests import Requests
 
 DIM = 5
@@ -53,6 +54,14 @@ METADATA = (
 )
 CONDITIONS = st.sampled_from(["insert_only", "absent"]) | st.integers(-1, 9)
 """A number says how many seqs ago the ids were read; -1 is a read that has not been."""
+
+FILTERS: list[dict[str, Any]] = [
+    {"a": {"$exists": True}},
+    {"b": {"$exists": False}, "c": {"$exists": False}},
+    {"n": {"$gte": 0}},
+    {"$or": [{"b": {"$not": {"$lte": 1}}}, {"a.b": {"$exists": True}}]},
+]
+"""Most rows begin or cease to match one of these when they get other metadata."""
 
 SCROLLS_MAX = 4
 CHECKED_EVERY = 40
@@ -263,11 +272,17 @@ class CollectionMachine(RuleBasedStateMachine):
             assert hits.info.seq == self.model.seq
             assert hits.info.matches == len(self.model.rows)
 
-    @rule(which=st.integers(0, 3), seed=SEEDS, k=st.sampled_from([1, 5, 60]), side=SIDES)
+    @rule(
+        which=st.integers(0, len(FILTERS) - 1),
+        seed=SEEDS,
+        k=st.sampled_from([1, 5, 60]),
+        side=SIDES,
+    )
     def search_with_filters(self, which: int, seed: int, k: int, side: bool) -> None:
         """A filter for each query, from a few, so that the same is asked again after changes."""
         draw, exact = random.Random(which), seed % 2 == 0
-        filters = [random_filter(draw, SCALARS[:12], depth=1) for _ in range(3)]
+        filters = [random_filter(draw, SCALARS[:12], depth=1) for _ in range(2)]
+        filters.append(FILTERS[which])
         queries = np.random.default_rng(seed).normal(size=(3, DIM)).astype(np.float32)
         found = self.hand(side).call("search", queries, k=k, exact=exact, filter=filters)
         for hits, query, condition in zip(found, queries, filters, strict=True):
@@ -276,19 +291,24 @@ class CollectionMachine(RuleBasedStateMachine):
             assert hits.info.seq == self.model.seq
             assert hits.info.matches == len(matching.rows)
 
-    @rule(names=st.lists(NAMES, min_size=1, max_size=10), seed=SEEDS, writes=SIDES, side=SIDES)
+    @rule(names=st.lists(NAMES, min_size=5, max_size=20), seed=SEEDS, writes=SIDES, side=SIDES)
     def change_metadata_between_searches(
         self, names: list[str], seed: int, writes: bool, side: bool
     ) -> None:
-        """What was found for a filter holds no longer, whichever process changed the metadata."""
+        """What was found for a filter holds no longer, nor what a segment says of metadata,
+        whichever process changed them.
+        """
         draw = random.Random(seed)
         known = sorted({n for n in names if n in self.model.rows})
         if known:
-            self.search_with_filters(seed % 4, seed, 60, side)
+            if seed % 3:
+                self.hand(side).flush()
+            self.search_with_filters(seed % len(FILTERS), seed, 60, side)
             vectors = np.stack([self.model.rows[n][0] for n in known])
             given = [random_metadata(draw, SCALARS[:12]) for _ in known]
             self._write(writes, Batch(known, vectors, given))
-            self.search_with_filters(seed % 4, seed, 60, side)
+            for which in range(len(FILTERS)):  # The one that was asked, and others.
+                self.search_with_filters(which, seed, 60, side)
 
     @rule(seed=SEEDS, deletes=st.booleans(), dry_run=st.booleans(), side=SIDES)
     def change_by_filter(self, seed: int, deletes: bool, dry_run: bool, side: bool) -> None:
@@ -499,6 +519,10 @@ def plant_requests_without_age(patch: pytest.MonkeyPatch) -> None:
 
 def plant_matches_of_a_filter_that_stay(patch: pytest.MonkeyPatch) -> None:
     override(patch, "changed_nodes", lambda *_: np.zeros(0, np.int64))
+
+
+def plant_columns_that_stay(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ChangedRows, "since", lambda *_: np.zeros(0, np.int64))
 
 
 PLANTS = [each for name, each in list(globals().items()) if name.startswith("plant_")]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vecdb
-from tests.model import index_now, seal_now
+from tests.model import index_now, recall, seal_now
 from tests.serving import running_server
 from vecdb.types import Hits
 
@@ -158,6 +158,9 @@ def test_remote_is_embedded(tmp_path: Path) -> None:
             alone = filled.docs.search(query, k=20, filter=filter)
             assert (hits.ids, hits.info) == (alone.ids, alone.info)
             assert hits.distances.tobytes() == alone.distances.tobytes()
+        explained = filled.docs.search(queries[0], filter=filters[3], explain=True).info.explain
+        assert {plan.way for plan in explained} <= {"rows", "matches"}
+        assert sum(plan.matches for plan in explained) == together[3].info.matches
 
 
 def test_rows_that_are_read_from_the_store(tmp_path: Path) -> None:
@@ -173,3 +176,84 @@ def test_too_few_filters(filled: Filled) -> None:
     with pytest.raises(vecdb.InvalidArgumentError, match="one filter for each of 2 queries") as got:
         filled.docs.search(np.ones((2, DIM)), filter=[{}])
     assert got.value.reason == "BAD_FILTER"
+
+
+RATES = (0.9, 0.5, 0.2, 0.1, 0.05, 0.01, 0.001)
+
+
+def clustered(count: int, dim: int, rng: np.random.Generator) -> np.ndarray:
+    """Return rows that lie around some centres, as real ones do."""
+    centres = rng.standard_normal((40, dim), dtype=np.float32)
+    spread = rng.standard_normal((count, dim), dtype=np.float32)
+    return np.asarray(centres[rng.integers(0, 40, count)] + spread * np.float32(0.7))
+
+
+@pytest.fixture(scope="module", params=["cosine", "euclidean", "dot"])
+def large(request: Any, tmp_path_factory: Any) -> Iterator[tuple[Any, np.ndarray]]:
+    """A graph with sketches, codes and a curve; one of float rows; and rows in the memtable.
+
+    ``u`` is uniform and independent of the vectors, ``s`` is uniform, by the direction in which a
+    row lies.
+    """
+    rng = np.random.default_rng(3)
+    rows, dim = 12_000, 56
+    vectors = clustered(rows + 60, dim, rng)
+    direction = rng.standard_normal(dim, dtype=np.float32)
+    along = (vectors[:rows] @ direction).argsort().argsort() / rows
+    metadata = [
+        {"u": u, "s": s} for u, s in zip(rng.random(rows).tolist(), along.tolist(), strict=True)
+    ]
+    names = [f"r{i}" for i in range(rows)]
+    with vecdb.open(tmp_path_factory.mktemp("large") / "data", indexer=False) as database:
+        docs = database.create_collection("docs", dim, request.param)
+        for first, last in ((0, 10_000), (10_000, 11_500), (11_500, rows)):
+            for start in range(first, last, 1_000):
+                some = slice(start, min(last, start + 1_000))
+                docs.upsert(names[some], vectors[some], metadata[some])
+            if last < rows:
+                seal_now(docs)
+                index_now(docs, 10_500)
+        assert [segment.kind for segment in docs.stats().segments] == ["graph", "graph"]
+        docs.delete(names[::9])
+        yield docs, vectors[rows:]
+
+
+@pytest.mark.parametrize("kind", ["u", "s"])
+def test_recall_is_that_of_an_unfiltered_search(large: tuple[Any, np.ndarray], kind: str) -> None:
+    docs, queries = large
+    for rate in RATES:
+        for filter in ({kind: {"$lt": rate}}, {kind: {"$gte": 1 - rate}}):
+            found = docs.search(queries, k=10, filter=filter)
+            exact = docs.search(queries, k=10, filter=filter, exact=True)
+            assert [len(hits) for hits in found] == [len(hits) for hits in exact]
+            assert len(exact[0]) == min(10, exact[0].info.matches)
+            share = recall(found, exact)
+            assert share >= 0.95, (rate, filter, share, found[0].info)
+
+
+def test_explain_says_how_each_segment_was_searched(large: tuple[Any, np.ndarray]) -> None:
+    docs, queries = large
+    ways = {}
+    for rate in (0.95, 0.02):
+        hits = docs.search(queries[0], filter={"u": {"$lt": rate}}, explain=True)
+        plans = hits.info.explain
+        assert [plan.segment is None for plan in plans] == [False, False, True]
+        assert [plan.rows for plan in plans] == [10_000, 1_500, 500]
+        assert sum(plan.matches for plan in plans) == hits.info.matches
+        for plan in plans:
+            taken = plan.costs_us[plan.way]
+            assert all(taken <= cost for cost in plan.costs_us.values())
+        ways[rate] = plans[0].way
+        assert (hits.info.gated > 0) == (plans[0].way == "graph")
+    # Under dot a walk keeps so many candidates that scanning 10,000 rows costs less.
+    assert ways == {0.95: "rows" if docs.metric.value == "dot" else "graph", 0.02: "sketches"}
+    exact = docs.search(queries[0], filter={"u": {"$lt": 0.02}}, exact=True, explain=True).info
+    assert {plan.way for plan in exact.explain} <= {"matches", "rows"}
+    assert exact.recall is not None and exact.recall.expected == 1
+    assert docs.search(queries[0], filter={"u": 2}).info.explain == ()
+    plain = docs.search(queries[0], explain=True).info.explain
+    assert [(plan.way, plan.costs_us) for plan in plain] == [
+        ("graph", {}),
+        ("graph", {}),
+        ("rows", {}),
+    ]

@@ -41,6 +41,7 @@ PLACES: Final = {
     "listed_rows_few": "vecdb.engine.search.listing:_FEW_ROWS",
     "scroll_passed_rows_max": "vecdb.engine.store.scroll:_PASSED_ROWS_MAX",
     "catalog_patience_s": "vecdb.engine.runtime.catalog:_PATIENCE_S",
+    "changed_rows_min": "vecdb.engine.indexing.outdated:CHANGED_ROWS_MIN",
     "check_in_progress_s": "vecdb.engine.maintenance.checking.catalog:_UNDER_WAY_S",
     "compaction_slice_bytes": "vecdb.engine.maintenance.compaction:_SLICE_BYTES",
     "compaction_slice_rows": "vecdb.engine.maintenance.compaction:_SLICE_ROWS",

@@ -27,6 +27,7 @@ class SearchFlags(TypedDict):
     exact: bool
     include_metadata: bool
     include_vectors: bool
+    explain: bool
 
 
 class SearchSurface(Protocol):
@@ -61,6 +62,7 @@ class SearchSurface(Protocol):
         group_size: int | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
+        explain: bool = False,
         timeout_s: float | None = None,
     ) -> Hits: ...
     @overload
@@ -78,6 +80,7 @@ class SearchSurface(Protocol):
         group_size: int | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
+        explain: bool = False,
         timeout_s: float | None = None,
     ) -> list[Hits]: ...
     @overload
@@ -95,6 +98,7 @@ class SearchSurface(Protocol):
         group_size: int | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
+        explain: bool = False,
         timeout_s: float | None = None,
     ) -> Hits | list[Hits]: ...
     @overload
@@ -114,6 +118,7 @@ class SearchSurface(Protocol):
         group_size: int | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
+        explain: bool = False,
         timeout_s: float | None = None,
     ) -> Hits: ...
     def search(
@@ -132,6 +137,7 @@ class SearchSurface(Protocol):
         group_size: int | None = None,
         include_metadata: bool = True,
         include_vectors: bool = False,
+        explain: bool = False,
         timeout_s: float | None = None,
     ) -> Hits | list[Hits]:
         """Return the k nearest live rows of one query or of many; fewer only if fewer are live.
@@ -159,6 +165,8 @@ class SearchSurface(Protocol):
             group_size: most hits of a group, 1 to 1,000; None: 1. k times group_size is at most
                 16,384, and times q 1,000,000.
             include_metadata, include_vectors: what hits carry beside ids and distances.
+            explain: let ``info.explain`` say how each segment was searched, and what the other
+                ways would have cost.
             timeout_s: seconds until DeadlineExceededError, None for no limit.
 
         Returns:
@@ -197,6 +205,7 @@ class SearchSurface(Protocol):
             exact=checks.check_flag("exact", exact),
             include_metadata=checks.check_flag("include_metadata", include_metadata),
             include_vectors=checks.check_flag("include_vectors", include_vectors),
+            explain=checks.check_flag("explain", explain),
         )
         single = queries is None or queries.ndim == 1
         filters = _filters_of(filter, 1 if queries is None or single else len(queries))

@@ -2,6 +2,7 @@
 
 managing      vecdb create, drop, get and optimize
 loading       vecdb load: a file into a collection
+selecting     vecdb count, delete, facet and fields: rows by what their metadata say
 answers       vecdb search and stats: tables for people, JSON for programs
 export        vecdb export; plain_files: Parquet and .npy
 importing     vecdb import: index files of FAISS and hnswlib

@@ -201,7 +201,8 @@ class Collection(CollectionSurface):
         self._runtime.check_usable()
         searcher = self._opened.searcher
         deadline = None if timeout_s is None else Deadline(timeout_s)
-        unusual = flags["exact"] or flags["include_vectors"] or filters is not None
+        unusual = flags["exact"] or flags["include_vectors"] or flags["explain"]
+        unusual = unusual or filters is not None
         is_plain = variant is PLAIN and queries is not None and k is not None and not unusual
         if is_plain and queries is not None and k is not None and queries.ndim == 1:
             hits = searcher.single.answer(

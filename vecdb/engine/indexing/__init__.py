@@ -6,6 +6,7 @@ process        main program of the indexer's child process
 supervisor     starts the child process, sends it work, ends it
 progress       what the child process does, and how long it will take
 backpressure   delays writers while indexing is behind
+outdated       when columns are to be made again
 rewriting      rewrites flat segments without deleted rows
 trimming       removes tombstones that nothing needs
 """

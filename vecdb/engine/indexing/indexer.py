@@ -23,9 +23,11 @@ from vecdb.engine.hnsw.build_space import space_of
 from vecdb.engine.hnsw.choice import TRIAL_ROWS, AnyBuilder, builder_class, run_trial
 from vecdb.engine.hnsw.graph import HNSWLIB
 from vecdb.engine.indexing.merge_policy import EARLY_ROWS, GROUP_SEGMENTS_MAX, Pace, plan
+from vecdb.engine.indexing.outdated import is_outdated
 from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX, SegmentSnapshot, Snapshot, is_clean
 from vecdb.engine.search.snapshot_manager import SnapshotManager
+from vecdb.engine.segments.columns.column_part import COLUMNS
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.lifecycle import (
     FLUSH_LOCK,
@@ -197,10 +199,20 @@ class CollectionIndexer:
             return left
 
     def _rebuild_parts(self, *, also_missing: bool) -> bool:
-        """Write segments again that have lost parts, or lack some; return whether all were."""
+        """Write segments again that have lost parts, or lack some, or whose columns are out of
+        date; return whether all were."""
         config, codes = self._store.config, self._codes
-        segments = self._snapshots.snapshot().segments if also_missing else ()
-        lacking = [s.number for s in segments if s.missing_parts(config, codes=codes)]
+        snapshot = self._snapshots.snapshot()
+        segments = snapshot.segments if also_missing else ()
+        missing = {s.number: s.missing_parts(config, codes=codes) for s in segments}
+        lacking = [n for n, names in missing.items() if set(names) - {COLUMNS.name}]
+        outdated = {n for n, names in missing.items() if names == [COLUMNS.name]}
+        seq = snapshot.state.seq
+        outdated |= {
+            s.number
+            for s in snapshot.segments
+            if is_outdated(self._store, s, seq, thorough=also_missing)
+        }
         return rebuild_parts(
             self._store,
             self._segments,
@@ -208,6 +220,7 @@ class CollectionIndexer:
             self._should_stop,
             codes=codes,
             lacking=lacking,
+            outdated=outdated,
         )
 
     def _pace_of_a_pause(self, snapshot: Snapshot) -> Pace:
@@ -396,6 +409,7 @@ class CollectionIndexer:
             return graph.built_by
         if rows < _TRIAL_ROWS_MIN:
             return HNSWLIB
+        self._report({"event": "choosing", "rows": rows})
         config, began = self._store.config, time.monotonic()
         trial = run_trial(
             [part.vectors for part in parts],

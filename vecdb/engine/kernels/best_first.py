@@ -36,6 +36,9 @@ The walk is a function of these arguments:
                         added to gamma times the k-th: about the error of one score
     far, ef_far         see above; far is compared with a score plus shift; inf for no such rule
     deleted_max         deleted candidates after which it gives up, with 0 live ones
+    probe, share, end_max
+                        it also gives up after end_max visited nodes, or after probe of them, if
+                        for each deleted candidate there are fewer live ones than share
     visited, seen, pool the arrays of a ``Scratch``
 
 The last entries of the pool hold the keys of neighbours that are scored before they are put in.
@@ -69,10 +72,21 @@ from vecdb.engine.kernels.compiling import inlined
 from vecdb.engine.kernels.inputs import is_deleted
 from vecdb.engine.kernels.instructions import prefetch_row
 
-__all__ = ["DELETED_MIN", "LISTS", "NO_GAMMA", "Scratch", "make_best_first"]
+__all__ = [
+    "DELETED_MIN",
+    "LISTS",
+    "NO_GAMMA",
+    "NO_LIMITS",
+    "Scratch",
+    "make_best_first",
+    "walk_limits",
+]
 
 NO_GAMMA: Final = 1e30
 """A gamma that never ends a walk, as every larger one."""
+
+NO_LIMITS: Final = (-1, 0.0, -1)
+"""Limits of a walk that has none but those beside deleted nodes; see ``walk_graph``."""
 
 DELETED_MIN: Final = 500
 """Deleted nodes that a walk may meet in any graph before it gives up."""
@@ -132,6 +146,21 @@ def bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far):
     return bound
 
 
+@inlined
+def walk_limits(n, dead, scan_max, probe, end_max):
+    """Return deleted_max, probe and end_max of a walk; scan_max: deleted nodes from which a scan of
+    all rows costs less. end_max below 0: no other limit than that."""
+    if dead.shape[0] > 0 and end_max >= 0:
+        return DELETED_MIN + (n >> 2), probe, end_max
+    return (scan_max if dead.shape[0] > 0 else 0), n + 1, n + 1
+
+
+@inlined
+def meets_too_few(count, deleted, share):
+    """Return whether there are fewer live candidates for each deleted one than share."""
+    return np.float32(count) < share * np.float32(deleted)
+
+
 def make_best_first(
     score_node: Callable[..., Any],
     prefetch_node: Callable[..., Any],
@@ -154,7 +183,7 @@ def make_best_first(
     @inlined
     def best_first(
         data, n, links, dead, node, score, k, ef, gamma, shift, slack, far, ef_far, deleted_max,
-        visited, seen, pool
+        probe, share, end_max, visited, seen, pool
     ):  # fmt: skip
         # Arguments and result: see the module docstring.
         has_deleted, heap = dead.shape[0] > 0, ef + 1
@@ -211,8 +240,11 @@ def make_best_first(
                 cursor, count = min(cursor, place), min(count + 1, ef)
                 if place < bounding or count >= ef:
                     bound = bound_of(pool, count, k, ef, gamma, shift, slack, far, ef_far)
-            if deleted > deleted_max:
+            if deleted > deleted_max or end > end_max:
                 return 0, end, passed
+            if end > probe and meets_too_few(count, deleted, share):
+                return 0, end, passed
+            probe = end_max if end > probe else probe
             key = nearest_of(pool, cursor, count, heap, waiting)
         return count, end, passed
 

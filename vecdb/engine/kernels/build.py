@@ -104,7 +104,8 @@ def find_links(
         score = code_score(data, node)
         count, end, _ = best_first(
             data, n, links, nothing, node, score, k, ef, gamma, length, np.float32(0),
-            np.float32(np.inf), 0, 0, visited, seen, pool,
+            np.float32(np.inf), 0, 0, visited.shape[0] << 6, np.float32(0), visited.shape[0] << 6,
+            visited, seen, pool,
         )  # fmt: skip
         for j in range(end):
             visited[np.int64(seen[j]) >> 6] = np.uint64(0)

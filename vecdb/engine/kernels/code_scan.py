@@ -46,6 +46,15 @@ def needs_score(bounds, lane, limit, node, start, stop, dead):
 
 
 @inlined
+def block_is_deleted(dead, block):
+    """Return whether all 16 rows of a block are deleted; False for the last one if it is cut."""
+    at = block * (BLOCK_ROWS >> 3)
+    if at + 1 >= dead.shape[0]:
+        return False
+    return dead[at] & dead[at + 1] == np.uint8(0xFF)
+
+
+@inlined
 def rule_out_too_few(scored, seen, k):
     """Return whether bounds cost more than they spare: a query unlike the rows, for example.
 
@@ -131,6 +140,8 @@ def scan_codes(
             query_numbers = numbers_of(numbers, place)
             useless = rule_out_too_few(scored[place], begin * BLOCK_ROWS - start, k)
             for block in range(begin, min(begin + tile, end)):
+                if block_is_deleted(dead, block):
+                    continue
                 if useless:
                     bounds[:] = -np.inf
                 elif bound_by_high_bytes(

@@ -16,6 +16,7 @@ Importing it compiles the kernels or reads them from numba's cache. In reading o
     scan          exact nearest rows
     byte_codes    lower bounds of scores by codes of 8 bits
     code_scan     exact nearest rows, most of them ruled out by such bounds
+    node_scan     nearest rows of some nodes
     build_codes   codes of 8 bits, on which graphs are built
     build         links of a batch of rows
     lists         work on whole graphs and segments
@@ -36,6 +37,13 @@ from vecdb.engine.kernels.code_scan import scan_by_codes, scan_codes
 from vecdb.engine.kernels.distance import EUCLIDEAN, INNER, prepare_rows
 from vecdb.engine.kernels.instructions import LANES
 from vecdb.engine.kernels.lists import find_levels, hash_rows, relink_lists
+from vecdb.engine.kernels.node_scan import (
+    list_live,
+    mask_others,
+    scan_nodes,
+    scan_nodes_by_sketches,
+    scan_sketches,
+)
 from vecdb.engine.kernels.scan import scan_rows, sort_heaps
 from vecdb.engine.kernels.single import COSINE, DOT, SQUARED, find_by_graph, find_by_sketches
 from vecdb.engine.kernels.sketch_walk import (
@@ -66,12 +74,17 @@ __all__ = [
     "find_links",
     "hash_rows",
     "link_back",
+    "list_live",
+    "mask_others",
     "prepare_rows",
     "rank_by_sketch",
     "relink_lists",
     "scan_by_codes",
     "scan_codes",
+    "scan_nodes",
+    "scan_nodes_by_sketches",
     "scan_rows",
+    "scan_sketches",
     "sort_heaps",
     "walk",
     "walk_by_sketches",
@@ -82,7 +95,7 @@ __all__ = [
 KERNELS: Final = (
     *(walk_graph, walk_sketches, rank_by_sketch, scan_rows, sort_heaps, prepare_rows),
     *(find_levels, hash_rows, relink_lists, find_by_graph, find_by_sketches),
-    *(encode_rows, scan_codes),
+    *(encode_rows, scan_codes, scan_nodes, scan_sketches, list_live, mask_others),
     *(encode_for_build, find_links, link_back),
 )
 """All kernels. Each has one signature; a test checks that no call adds another."""

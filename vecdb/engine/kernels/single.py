@@ -174,8 +174,8 @@ def find_by_graph(
     counts = np.empty(1, np.int64)
     walk_graph(
         vectors, links, upper_offsets, upper_links, entry, top_level, dead, query, 0, 1, whole[4],
-        k, whole[2], parts[0], parts[1], parts[4], whole[9], visited, seen, pool, nodes, scores,
-        counts, found, numbers[1:2],
+        k, whole[2], parts[0], parts[1], parts[4], whole[9], -1, np.float32(0), -1, visited, seen,
+        pool, nodes, scores, counts, found, numbers[1:2],
     )  # fmt: skip
     return counts[0] == k and gathered(
         nodes, scores, whole[5], rows, id_offsets, id_bytes, whole[8], numbers, text, distances
@@ -210,7 +210,7 @@ def find_by_sketches(
     walk_sketches(
         vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps, parts[2], dead,
         query, 0, 1, whole[4], k, whole[2], parts[0], parts[3], parts[4], whole[9], whole[3],
-        visited, seen, pool, nodes, scores, counts, found, numbers[1:2],
+        -1, np.float32(0), -1, visited, seen, pool, nodes, scores, counts, found, numbers[1:2],
     )  # fmt: skip
     return counts[0] == k and gathered(
         nodes, scores, whole[5], rows, id_offsets, id_bytes, whole[8], numbers, text, distances

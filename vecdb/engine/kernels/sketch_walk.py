@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from vecdb.engine.kernels.best_first import DELETED_MIN, LISTS, Scratch, make_best_first
+from vecdb.engine.kernels.best_first import (
+    DELETED_MIN,
+    LISTS,
+    NO_LIMITS,
+    Scratch,
+    make_best_first,
+    walk_limits,
+)
 from vecdb.engine.kernels.byte_instructions import LINE
 from vecdb.engine.kernels.candidates import insert, node_of, pack, position_of, score_of
 from vecdb.engine.kernels.compiling import (
@@ -74,15 +81,15 @@ def score_again(vectors, queries, query, metric, pool, count, exact):
 @kernel(types.void(
     FLOATS, INTS, read(types.uint8, 2), read(types.int32, 1), read(types.uint8, 2),
     read(types.float32, 1), read(types.uint8, 2), read(types.float32, 1), FLOAT, BYTES,
-    FLOATS, INT, INT, INT, INT, INT, FLOAT, FLOAT, FLOAT, INT, INT,
+    FLOATS, INT, INT, INT, INT, INT, FLOAT, FLOAT, FLOAT, INT, INT, INT, FLOAT, INT,
     written(types.uint64, 1), written(types.int32, 1), written(types.uint64, 1),
     written(types.int64, 2), written(types.float32, 2), written(types.int64, 1),
     written(types.int64, 1), written(types.int64, 1),
 ))  # fmt: skip
 def walk_sketches(
     vectors, links, sketches, hubs, hub_sketches, mean, basis, basis_steps, slope, dead, queries,
-    first, last, metric, k, ef, gamma, slack, far, ef_far, rescored, visited, seen, pool, out_nodes,
-    out_scores, out_counts, out_visited, out_deleted,
+    first, last, metric, k, ef, gamma, slack, far, ef_far, rescored, probe, share, end_max,
+    visited, seen, pool, out_nodes, out_scores, out_counts, out_visited, out_deleted,
 ):  # fmt: skip
     """Find the k nearest live rows by a graph walk over sketches, for queries first to last - 1.
 
@@ -99,12 +106,12 @@ def walk_sketches(
         gamma, far, ef_far: as for ``walk_graph``, in squared distances.
         slack: added to the distance at which gamma ends a walk, for the error of estimates.
         rescored: candidates that are scored again in float32; raised to k if it is smaller.
+        probe, share, end_max: as for ``walk_graph``.
     """
     n, lines = vectors.shape[0], sketches.shape[1] >> 6
     ef = min(max(ef, k), n)
-    deleted_max = 0
-    if dead.shape[0] > 0:
-        deleted_max = DELETED_MIN + min(n >> 2, 2 * n * vectors.shape[1] // (1800 + 144 * lines))
+    scan_max = DELETED_MIN + min(n >> 2, 2 * n * vectors.shape[1] // (1800 + 144 * lines))
+    deleted_max, probe, end_max = walk_limits(n, dead, scan_max, probe, end_max)
     check_shapes(vectors, n, dead, queries)
     heads, width = basis.shape
     if (
@@ -139,7 +146,7 @@ def walk_sketches(
         data = (sketches, query_heads, lines, offset, weight)
         count, end, passed = best_first(
             data, n, links, dead, node, score, k, ef, gamma, length, slack, far, ef_far,
-            deleted_max, visited, seen, pool,
+            deleted_max, probe, share, end_max, visited, seen, pool,
         )  # fmt: skip
         for i in range(end):
             visited[np.int64(seen[i]) >> 6] = np.uint64(0)
@@ -213,6 +220,7 @@ def walk_by_sketches(
     scratch: Scratch, vectors: Floats, links: npt.NDArray[np.int32], sketch: Any,
     dead: npt.NDArray[np.uint8], queries: Floats, first: int, last: int, metric: int, k: int,
     ef: int, gamma: float, *results: Ints | Floats, far: float = np.inf, ef_far: int = 0,
+    limits: tuple[int, float, int] = NO_LIMITS,
 ) -> None:  # fmt: skip
     """Call ``walk_sketches`` with the arrays of a Scratch and of a ``segments.codecs.Sketch``."""
     ef, rescored = effort_by_sketches(sketch, k, ef)
@@ -220,6 +228,6 @@ def walk_by_sketches(
     walk_sketches(
         vectors, links, sketch.codes, sketch.hubs, sketch.hub_codes, sketch.query_mean,
         sketch.basis, sketch.basis_steps, np.float32(sketch.slope), dead, queries, first, last,
-        metric, k, ef, gamma, sketch.slack, far, ef_far, rescored, scratch.visited, scratch.seen,
-        scratch.pool, *results,
+        metric, k, ef, gamma, sketch.slack, far, ef_far, rescored, *limits, scratch.visited,
+        scratch.seen, scratch.pool, *results,
     )  # fmt: skip

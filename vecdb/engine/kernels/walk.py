@@ -23,8 +23,10 @@ from vecdb.engine.kernels.best_first import (
     DELETED_MIN,
     LISTS,
     NO_GAMMA,
+    NO_LIMITS,
     Scratch,
     make_best_first,
+    walk_limits,
 )
 from vecdb.engine.kernels.candidates import node_of, score_of
 from vecdb.engine.kernels.compiling import (
@@ -90,14 +92,15 @@ best_first = make_best_first(score_row, prefetch_vector, _ROWS_AHEAD, _ROWS_AHEA
 
 @kernel(types.void(
     FLOATS, INTS, read(types.int32, 1), INTS, INT, INT, BYTES, FLOATS, INT, INT, INT,
-    INT, INT, FLOAT, FLOAT, FLOAT, INT, written(types.uint64, 1), written(types.int32, 1),
+    INT, INT, FLOAT, FLOAT, FLOAT, INT, INT, FLOAT, INT,
+    written(types.uint64, 1), written(types.int32, 1),
     written(types.uint64, 1), written(types.int64, 2), written(types.float32, 2),
     written(types.int64, 1), written(types.int64, 1), written(types.int64, 1),
 ))  # fmt: skip
 def walk_graph(
     vectors, links, upper_offsets, upper_links, entry, top_level, dead, queries, first, last,
-    metric, k, ef, gamma, shift, far, ef_far, visited, seen, pool, out_nodes, out_scores,
-    out_counts, out_visited, out_deleted,
+    metric, k, ef, gamma, shift, far, ef_far, probe, share, end_max, visited, seen, pool, out_nodes,
+    out_scores, out_counts, out_visited, out_deleted,
 ):  # fmt: skip
     """Find the k nearest live rows by a graph walk, for queries first to last - 1.
 
@@ -118,6 +121,9 @@ def walk_graph(
             unit vectors, of which the score plus 1 is half of it.
         far, ef_far: for a query whose k-th candidate has a score plus shift above far, at least
             ef_far candidates must be nearer than the one at which the walk ends.
+        probe, share, end_max: beside many nodes that do not match: the walk also gives up after
+            end_max visited nodes; or after probe of them, if for each deleted candidate there were
+            fewer live ones than share. end_max below 0: no such limits.
         visited, seen, pool: the arrays of a ``Scratch`` reserved for these arguments.
         out_nodes, out_scores: int64 and float32 (q, k), ascending by (score, node).
         out_counts: int64 (q,), number of rows found; the rest of a row is not written. 0 also if
@@ -128,7 +134,8 @@ def walk_graph(
     n, width = vectors.shape
     ef = min(max(ef, k), n)
     # The cost of a walk per deleted node and of a scan per row, measured at widths 16, 96 and 768.
-    deleted_max = 0 if dead.shape[0] == 0 else DELETED_MIN + 2 * n * width // (1800 + 9 * width)
+    scan_max = DELETED_MIN + 2 * n * width // (1800 + 9 * width)
+    deleted_max, probe, end_max = walk_limits(n, dead, scan_max, probe, end_max)
     check_shapes(vectors, n, dead, queries)
     if links.shape[0] != n or upper_offsets.shape[0] != n + 1:
         raise ValueError("walk_graph: arrays that don't belong together")
@@ -148,7 +155,7 @@ def walk_graph(
         data = (vectors, queries, query, metric)
         count, end, passed = best_first(
             data, n, links, dead, node, score, k, ef, gamma, shift, np.float32(0), far, ef_far,
-            deleted_max, visited, seen, pool,
+            deleted_max, probe, share, end_max, visited, seen, pool,
         )  # fmt: skip
         for i in range(end):
             visited[np.int64(seen[i]) >> 6] = np.uint64(0)
@@ -162,13 +169,17 @@ def walk(
     first: int, last: int, metric: int, k: int, ef: int, out_nodes: Ints, out_scores: Floats,
     out_counts: Ints, out_visited: Ints, out_deleted: Ints | None = None,
     gamma: float = NO_GAMMA, shift: float = 0, far: float = np.inf, ef_far: int = 0,
+    limits: tuple[int, float, int] = NO_LIMITS,
 ) -> None:  # fmt: skip
-    """Call ``walk_graph`` with the arrays of a Scratch and the fields of a graph."""
+    """Call ``walk_graph`` with the arrays of a Scratch and the fields of a graph.
+
+    limits: its probe, share and end_max.
+    """
     out_deleted = np.zeros_like(out_visited) if out_deleted is None else out_deleted
     scratch.reserve(len(vectors), max(ef, k), graph.links.shape[1], len(dead) > 0)
     walk_graph(
         vectors, graph.links, graph.upper_offsets, graph.upper_links, graph.entry, graph.top_level,
-        dead, queries, first, last, metric, k, ef, gamma, shift, far, ef_far, scratch.visited,
-        scratch.seen,
-        scratch.pool, out_nodes, out_scores, out_counts, out_visited, out_deleted,
+        dead, queries, first, last, metric, k, ef, gamma, shift, far, ef_far, *limits,
+        scratch.visited, scratch.seen, scratch.pool, out_nodes, out_scores, out_counts,
+        out_visited, out_deleted,
     )  # fmt: skip

@@ -2,6 +2,9 @@
 
 search             runs queries over the search units of a snapshot
 filtered           units and answers of searches with filters
+filter_plan        which way a search with a filter takes through a unit
+walk_shapes        how many nodes walks visit in a graph
+node_scans         scans of the nodes that match
 matching           which rows match a filter
 single             the short way of one query in one graph
 plan               which way a search takes through each unit, and the recall to expect
@@ -10,6 +13,7 @@ variants           queries by example (examples), within_distance, and in groups
                    more candidates than a plain search asks for
 request            the arguments of a search; call_bytes: the memory that it reserves
 snapshot           one committed state: segments, delete bitmaps, memtable
+column_matches     what the columns of a segment say about a filter
 snapshot_manager   creates snapshots and caches the newest
 memtable           rows not yet in a segment
 facets             values of a field and their counts; the fields

@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from vecdb.engine.search.lookup import read_records, read_vectors
 from vecdb.engine.search.plan import SearchPlan
-from vecdb.engine.search.snapshot import Snapshot
+from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.segments.segment import RowArrays, SegmentDamagedError
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.engine.system.deadline import Deadline
 from vecdb.reasons import Reason
-from vecdb.types import HitColumns, Metric, SearchInfo
+from vecdb.types import HitColumns, Metric, SearchInfo, SegmentPlan
 
 __all__ = [
     "Best",
@@ -67,27 +67,47 @@ class Found(NamedTuple):
     rows: npt.NDArray[np.int64] | None
     content: RowArrays | None
 
+    @staticmethod
+    def empty(unit: SearchUnit, queries: int, k: int, *, walked: bool) -> Found:
+        """Return empty arrays for the results of all queries in a unit."""
+        shape = (queries, min(k, unit.count))
+        # Counts must begin at 0: a scan adds to the heaps that they describe.
+        return Found(
+            np.empty(shape, np.float32),
+            np.empty(shape, np.int64),
+            np.zeros(queries, np.int64),
+            np.zeros(queries, np.int64),
+            np.zeros(queries, np.int64),
+            walked,
+            unit.rows,
+            unit.content,
+        )
+
 
 class Results(NamedTuple):
     """The results of all parts.
 
     Attributes:
         parts: as found. plan: how.
+        units: of the plan.
         matching: number of rows that match the filter, None without one.
     """
 
     parts: list[Found]
     plan: SearchPlan
+    units: Sequence[SearchUnit]
     matching: int | None = None
 
 
 class Wanted(NamedTuple):
-    """What the hits contain (k, metadata, vectors), and the call's memory."""
+    """What the hits contain (k, metadata, vectors), the call's memory, and whether ``info`` says
+    how each segment was searched."""
 
     k: int
     metadata: bool
     vectors: bool
     memory: CallMemory
+    explain: bool = False
 
 
 def answers(
@@ -123,6 +143,8 @@ def columns_of(
     visited = _summed([part.visited for part in parts], queries).tolist()
     deleted = _summed([part.deleted for part in parts], queries).tolist()
     info = info_of(snapshot, parts, results.plan)
+    if wanted.explain:
+        info = info._replace(explain=_explained(results))
     gated: list[int] = []
     if results.matching is not None:
         info, gated, deleted = info._replace(matches=results.matching), deleted, [0] * queries
@@ -312,6 +334,16 @@ def info_of(snapshot: Snapshot, parts: Sequence[Found], plan: SearchPlan) -> Sea
         unindexed_rows=snapshot.unindexed_count,
         recall=plan.recall,
     )
+
+
+def _explained(results: Results) -> tuple[SegmentPlan, ...]:
+    """Return how each unit was searched."""
+    plans = []
+    for unit, way in zip(results.units, results.plan.units, strict=True):
+        costs = {} if way.costs is None else way.costs.in_microseconds()
+        name = "graph" if way.walks else way.scan
+        plans.append(SegmentPlan(unit.number, name, unit.count, unit.live_count, costs))
+    return tuple(plans)
 
 
 def distances_of(scores: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float32]:

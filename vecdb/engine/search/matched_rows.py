@@ -57,7 +57,7 @@ class MatchedRows:
             try:
                 count = 0
                 for unit in snapshot.units:
-                    count += self._matcher.selection_of(snapshot, unit, filter, deadline).count
+                    count += self._matcher.count_of(snapshot, unit, filter, deadline)
                 return count
             except SnapshotTooOldError:
                 pass

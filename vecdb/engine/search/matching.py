@@ -14,18 +14,19 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from functools import cached_property
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.kernels.loading import load_kernels
+from vecdb.engine.search.column_matches import counted, decided
 from vecdb.engine.search.memtable import nodes_of
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.streaming import check_not_too_old
-from vecdb.engine.segments.columns.column_part import COLUMNS
-from vecdb.engine.segments.columns.evaluating import term_of
 from vecdb.engine.segments.columns.node_sets import NodeSet
 from vecdb.engine.segments.matches import Matches
 from vecdb.engine.store.store import Store
@@ -49,9 +50,13 @@ _ENTRIES_MAX: Final = 512
 _BYTES_MAX: Final = 64 * 1024**2
 """Entries kept for a collection, and their bytes. They count in the budget of snapshots, too."""
 
+_COUNTED_MAX: Final = 32
+"""Rows that a count evaluates each time; what is found for more is kept."""
+
 _ENTRY_BYTES: Final = 500
 
-_BITS: Final = np.array([bin(value).count("1") for value in range(256)], np.uint8)
+_LISTED_PART: Final = 0.1
+"""Above this share of matches, nodes are hardly ever listed."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +68,48 @@ class Selection:
         mask: the delete bitmap that a search uses: bits of deleted nodes, and of those that do not
             match; empty if all nodes may be returned.
         count: live nodes that match.
+        rows: all nodes.
     """
 
     matches: Matches
     mask: npt.NDArray[np.uint8]
     count: int
+    rows: int
+
+    @cached_property
+    def ways(self) -> dict[Hashable, Any]:
+        """What ``plan`` keeps with a selection."""
+        return {}
+
+    @cached_property
+    def nodes(self) -> npt.NDArray[np.int32]:
+        """The live nodes that match, int32 (count,), ascending."""
+        nodes = np.empty(self.count, np.int32)
+        if len(self.mask):
+            load_kernels().list_live(self.mask, self.rows, nodes)
+        else:
+            nodes[:] = np.arange(self.count)
+        return nodes
+
+    @cached_property
+    def blocks(self) -> int:
+        """The number of blocks of 16 nodes with one that is live and matches."""
+        whole = len(self.mask) // 2 * 2
+        if not len(self.mask):
+            return -(-self.count // 16)
+        return (
+            int(np.count_nonzero(self.mask[:whole].view(np.uint16) != 0xFFFF)) + len(self.mask) % 2
+        )
 
     @staticmethod
     def of(unit: SearchUnit, matches: Matches) -> Selection:
         """Return the live matches of a unit."""
         n = unit.count
         if matches.count == n:
-            return Selection(matches, unit.delete_bitmap, unit.live_count)
-        mask = ~matches.bits(n)
-        if len(unit.delete_bitmap):
-            mask |= unit.delete_bitmap[: len(mask)]
-        if n % 8:
-            mask[-1] |= np.uint8(0xFF << n % 8 & 0xFF)
-        return Selection(matches, mask, 8 * len(mask) - int(_BITS[mask].sum(dtype=np.int64)))
+            return Selection(matches, unit.delete_bitmap, unit.live_count, n)
+        mask = np.empty((n + 7) // 8, np.uint8)
+        count = load_kernels().mask_others(matches.bits(n), unit.delete_bitmap, n, mask)
+        return Selection(matches, mask, count, n)
 
 
 def matches_of(
@@ -99,22 +128,14 @@ def matches_of(
         DeadlineExceededError, CancelledError: between two slices of rows.
     """
     rows, seq = unit.rows[: unit.count], snapshot.state.seq
-    columns, ids = unit.parts.get(COLUMNS), unit.content
-    if columns is None or ids is None or columns.seq > seq or not columns.is_intact():
+    found = decided(store, unit, seq, filter)
+    if found is None:
         return Matches.of_marks(_evaluated(store, rows, seq, filter, deadline))
-    certain, possible = term_of(columns, ids, filter.root).bounds
-    undecided = possible.minus(certain)
-    if filter.needs_metadata and len(rows):
-        changed = store.changed_rows.since(columns.seq, seq, int(rows[0]), int(rows[-1]) + 1)
-        stale = NodeSet.of_nodes(len(rows), nodes_of(rows, changed))
-        certain, undecided = certain.minus(stale), undecided | stale
-    if not undecided.count:
-        return certain.matches()
-    if unit.delete_bitmap.any():
-        undecided = undecided.minus(NodeSet.of_bits(len(rows), unit.delete_bitmap))
-    nodes = undecided.nodes
-    found = nodes[_evaluated(store, rows[nodes], seq, filter, deadline)]
-    return (certain | NodeSet.of_nodes(len(rows), found)).matches()
+    if not found.undecided.count:
+        return found.certain.matches()
+    nodes = found.undecided.nodes
+    more = nodes[_evaluated(store, rows[nodes], seq, filter, deadline)]
+    return (found.certain | NodeSet.of_nodes(len(rows), more)).matches()
 
 
 def _evaluated(
@@ -166,7 +187,8 @@ class _Entry:
     @property
     def nbytes(self) -> int:
         selection = self.selection
-        return _ENTRY_BYTES + selection.matches.nbytes + 2 * selection.mask.nbytes
+        nodes = 4 * selection.count if selection.count < _LISTED_PART * selection.rows else 0
+        return _ENTRY_BYTES + selection.matches.nbytes + 2 * selection.mask.nbytes + nodes
 
     def fits(self, unit: SearchUnit) -> bool:
         return self.count == unit.count and self.delete_bitmap is unit.delete_bitmap
@@ -193,6 +215,20 @@ class Matcher:
         """Return which nodes of a unit match; see the function of this name."""
         return self.selection_of(snapshot, unit, filter, deadline).matches
 
+    def count_of(
+        self, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
+    ) -> int:
+        """Return how many live nodes of a unit match, by columns alone where they know it without
+        reading nodes. Raises as ``matches_of``."""
+        found = counted(self._store, unit, snapshot.state.seq, filter)
+        if found is None or found.undecided.count > _COUNTED_MAX:
+            return self.selection_of(snapshot, unit, filter, deadline).count
+        rows = unit.rows[found.undecided.nodes]
+        if not len(rows):
+            return found.certain_count
+        marks = _evaluated(self._store, rows, snapshot.state.seq, filter, deadline)
+        return found.certain_count + int(np.count_nonzero(marks))
+
     def selection_of(
         self, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
     ) -> Selection:
@@ -218,7 +254,7 @@ class Matcher:
             selection = known.selection
         else:
             selection = Selection.of(unit, matches)
-        if known is None or known.seq < seq:
+        if known is None or known.seq <= seq:
             rows = weakref.ref(unit.rows)
             self._keep(key, _Entry(rows, seq, unit.count, unit.delete_bitmap, selection))
         return selection

@@ -15,18 +15,30 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from vecdb import checks
+from vecdb.engine.search.filter_plan import Costs, Scan, UnitShape, WalkShape, cheapest, limits_of
 from vecdb.engine.search.filtered import Selected
 from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
+from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
 from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
-from vecdb.engine.segments.recall_part import RECALL, RecallCurve
+from vecdb.engine.segments.recall_part import EF_CAP, RECALL, RecallCurve
 from vecdb.types import RecallInfo
 
-__all__ = ["Planner", "SearchPlan", "UnitPlan", "Wish", "plan_filtered", "plan_search"]
+__all__ = ["CODED_ROWS_A_HIT", "Planner", "Scan", "SearchPlan", "UnitPlan", "Wish", "plan_search"]
+
+CODED_ROWS_A_HIT: Final = 32
+"""Rows for each of k hits from which 8-bit codes pay: of fewer, too many have to be scored to find
+the first k."""
+
+_SKETCHED_TARGET_MAX: Final = 0.99
+"""Greatest target of recall for which rows that match are compared by their sketches."""
+
+_EFFORTS_MAX: Final = 1_000
+"""Efforts of walks that are kept."""
 
 _PLANS_MAX: Final = 64
 """Plans that are kept for the latest snapshot."""
@@ -58,6 +70,9 @@ class UnitPlan(NamedTuple):
         ef, gamma: effort of the walk; gamma None if ef alone ends it.
         far, ef_far: if its k-th hit is farther than far, a squared distance, a query is unlike
             those that the effort was measured with: the walk keeps at least ef_far candidates.
+        scan: how it is scanned, if it is not walked or the walk gives up (``filter_plan``).
+        limits: when a walk beside rows that do not match gives up; see ``walk_graph``.
+        costs: of all ways, with a filter.
     """
 
     walks: bool
@@ -65,6 +80,9 @@ class UnitPlan(NamedTuple):
     gamma: float | None = None
     far: float = math.inf
     ef_far: int = 0
+    scan: Scan = "rows"
+    limits: tuple[int, float, int] = (-1, 0.0, -1)
+    costs: Costs | None = None
 
 
 class SearchPlan(NamedTuple):
@@ -85,6 +103,17 @@ class SearchPlan(NamedTuple):
 _SCAN: Final = UnitPlan(walks=False)
 
 
+class Shapes(Protocol):
+    """Tells how many nodes walks visit; implemented by ``WalkShapes``."""
+
+    def of(self, unit: SearchUnit, k: int, way: UnitPlan, more: UnitPlan) -> WalkShape:
+        """Return the visited nodes of a graph.
+
+        way, more: how k rows, and ten times as many, are searched for; if both are the same but
+            for k, as many candidates are kept for each of them.
+        """
+
+
 class Planner:
     """Makes the plan of a search, once for equal wishes on one snapshot. Thread-safe.
 
@@ -94,6 +123,7 @@ class Planner:
 
     def __init__(self, real_curves: RealCurves, *, codes: bool) -> None:
         self._real_curves, self._codes = real_curves, codes
+        self._efforts: dict[tuple[int | None, int, Wish, int], UnitPlan | None] = {}
         self._made: tuple[weakref.ref[Snapshot] | None, dict[tuple[int, Wish], SearchPlan]]
         self._made = None, {}
 
@@ -112,9 +142,63 @@ class Planner:
                 plans[k, wish] = plan
         return plan
 
+    def plan_filtered(
+        self, units: Sequence[Selected], k: int, wish: Wish, shapes: Shapes
+    ) -> SearchPlan:
+        """Return the plan of a search with a filter, for units of which some rows match."""
+        ways = [self._filtered_way(one, k, wish, shapes) for one in units]
+        recall = None
+        if all(not way.walks and way.scan != "sketches" for way in ways):
+            rows = sum(one.selection.count for one in units)
+            recall = RecallInfo(1.0, 1.0, wish.target, rows, 0, None)
+        return SearchPlan(tuple(ways), recall, 0)
+
+    def _filtered_way(self, one: Selected, k: int, wish: Wish, shapes: Shapes) -> UnitPlan:
+        ways, key = one.selection.ways, (k, wish, self._real_curves.edition)
+        way = ways.get(key)
+        if way is None:
+            way = ways[key] = self._new_filtered_way(one, k, wish, shapes)
+        return way
+
+    def _new_filtered_way(self, one: Selected, k: int, wish: Wish, shapes: Shapes) -> UnitPlan:
+        unit, selection = one
+        sketch = unit.parts.get(SKETCH) if self._codes else None
+        shape = UnitShape(
+            unit.count,
+            selection.count,
+            selection.blocks,
+            unit.vectors.shape[1],
+            0 if sketch is None else sketch.lines,
+            self._codes and unit.parts.has(BYTE_CODES) and k * CODED_ROWS_A_HIT <= unit.count,
+        )
+        walk = walked = None
+        if unit.parts.has(GRAPH) and not (wish.exact or wish.target >= 1):
+            walk = self._effort(unit, k, wish, selection.count / unit.count)
+            full, more = self._effort(unit, k, wish, 1.0), self._effort(unit, 10 * k, wish, 1.0)
+            if walk is not None and full is not None and more is not None:
+                walked = shapes.of(unit, k, full, more)
+        sketched = not (wish.exact or wish.target > _SKETCHED_TARGET_MAX)
+        way = cheapest(shape, walked, sketched=sketched)
+        if way.way != "walk" or walk is None:
+            return UnitPlan(False, scan=way.then, costs=way.costs)
+        return walk._replace(scan=way.then, limits=limits_of(shape, way.costs), costs=way.costs)
+
+    def _effort(self, unit: SearchUnit, k: int, wish: Wish, share: float) -> UnitPlan | None:
+        """Return ``effort_of``, for at most a fifth more rows than necessary, and keep it."""
+        step = math.ceil(-4 * math.log2(share) - 1e-9)
+        key = unit.number, k, wish, step
+        if key not in self._efforts:
+            if len(self._efforts) >= _EFFORTS_MAX:
+                self._efforts.clear()
+            self._efforts[key] = effort_of(
+                unit, k, wish, 2 ** (-step / 4), self._real_curves, codes=self._codes
+            )
+        return self._efforts[key]
+
     def forget(self) -> None:
         """Forget the plans, when curves were published."""
         self._made = None, {}
+        self._efforts.clear()
 
 
 def plan_search(
@@ -163,20 +247,22 @@ def plan_search(
     return SearchPlan(tuple(ways), recall, curves)
 
 
-def plan_filtered(units: Sequence[Selected], k: int, wish: Wish) -> SearchPlan:
-    """Return the plan of a search with a filter."""
-    is_exact = wish.exact or wish.target >= 1
-    ways = [
-        _SCAN
-        if is_exact or not one.unit.parts.has(GRAPH)
-        else UnitPlan(True, checks.check_ef(wish.ef, k))
-        for one in units
-    ]
-    recall = None
-    if not any(way.walks for way in ways):
-        rows = sum(one.unit.live_count for one in units)
-        recall = RecallInfo(1.0, 1.0, wish.target, rows, 0, None)
-    return SearchPlan(tuple(ways), recall, 0)
+def effort_of(
+    unit: SearchUnit, k: int, wish: Wish, share: float, real_curves: RealCurves, *, codes: bool
+) -> UnitPlan | None:
+    """Return how a graph is walked for the k nearest of a share of its rows; None if no effort is
+    enough. ``filter_plan`` says why."""
+    more = math.ceil(k / share)
+    curve = None if wish.ef is not None else _curve_of(unit, more, wish, real_curves, codes=codes)
+    if curve is None:
+        return UnitPlan(True, checks.check_ef(wish.ef, k))
+    effort = curve.effort_for(more, wish.target)
+    if effort is None:
+        return None
+    far = max(k, math.ceil(share * checks.check_ef(None, more)))
+    if effort.gamma is None:
+        return UnitPlan(True, max(far, math.ceil(share * effort.ef)))
+    return UnitPlan(True, max(EF_CAP, 4 * k), effort.gamma, effort.far, far)
 
 
 def _curve_of(

@@ -26,5 +26,6 @@ class SearchRequest(NamedTuple):
     exact: bool = False
     include_metadata: bool = True
     include_vectors: bool = False
+    explain: bool = False
     filter: Filter | Sequence[Filter] | None = None
     variant: Variant = PLAIN

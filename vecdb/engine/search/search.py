@@ -13,6 +13,7 @@ One query runs on its caller's thread, a batch of queries on several (``kernels/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +22,11 @@ from vecdb import checks
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.call_bytes import take_hits_memory, take_search_memory
-from vecdb.engine.search.filtered import by_filter, groups_of, select, select_unit
+from vecdb.engine.search.filtered import Selected, by_filter, groups_of, select, select_unit
 from vecdb.engine.search.hits import Found, Results, Wanted, answers
 from vecdb.engine.search.matching import Matcher
-from vecdb.engine.search.plan import Planner, UnitPlan, Wish, plan_filtered
+from vecdb.engine.search.node_scans import NodeScans
+from vecdb.engine.search.plan import CODED_ROWS_A_HIT, Planner, Scan, UnitPlan, Wish
 from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.request import SearchRequest
 from vecdb.engine.search.samples import SampleTap
@@ -33,6 +35,7 @@ from vecdb.engine.search.snapshot import NOTHING_DELETED, SearchUnit, Snapshot
 from vecdb.engine.search.snapshot_manager import SnapshotManager
 from vecdb.engine.search.streaming import SnapshotTooOldError, read_slices
 from vecdb.engine.search.variants import VariantSearch
+from vecdb.engine.search.walk_shapes import WalkShapes
 from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
 from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
@@ -53,10 +56,6 @@ __all__ = ["SCAN_SLICE_FLOATS", "SORT_SLICE_HITS", "SearchRequest", "Searcher"]
 
 SCAN_SLICE_FLOATS = 8_000_000
 """Floats that one scan slice compares: about 5 ms."""
-
-_CODED_ROWS_A_HIT = 32
-"""Rows for each of k hits from which 8-bit codes pay: of fewer, too many have to be scored to find
-the first k."""
 
 _HEAP_FLOATS = 8
 """Cost of one heap level, in floats compared: a row may sift through all levels of the heap."""
@@ -108,6 +107,8 @@ class Searcher:
         self.planner = Planner(self.real_curves, codes=codes)
         euclidean = store.config.metric is Metric.EUCLIDEAN
         self._metric_code: int = kernels.EUCLIDEAN if euclidean else kernels.INNER
+        self._node_scans = NodeScans(pool, self._metric_code)
+        self._walk_shapes = WalkShapes(self.walk)
         self._variants = VariantSearch(store, self)
         self.single = SingleSearch(store, snapshots, pool, self.tap, self.real_curves, codes=codes)
 
@@ -141,6 +142,8 @@ class Searcher:
             return None
         if query.dtype != np.float32 or request.exact or request.include_vectors:
             return None
+        if request.explain:
+            return None
         if request.filter is not None or request.variant != PLAIN or request.k is None:
             return None
         raw = np.ascontiguousarray(query.reshape(-1))
@@ -167,7 +170,8 @@ class Searcher:
             request.exact,
         )
         prepared = self.prepared(queries)
-        wanted = Wanted(k, request.include_metadata, request.include_vectors, memory)
+        flags = request.include_metadata, request.include_vectors
+        wanted = Wanted(k, *flags, memory, request.explain)
         filters = groups_of(request.filter, len(queries))
 
         def answer(snapshot: Snapshot, until: Deadline) -> HitColumns:
@@ -253,7 +257,7 @@ class Searcher:
                 parts.append(self.scan(unit, queries, k, deadline))
         if not snapshot.holds_all and len(queries):
             parts.append(self.scan_unread(snapshot, queries, k, deadline)[0])
-        return Results(parts, plan)
+        return Results(parts, plan, snapshot.units)
 
     def _find_matching(
         self,
@@ -265,18 +269,31 @@ class Searcher:
         filter: Filter,
     ) -> Results:
         selected = select(self.matcher, snapshot, filter, deadline)
-        plan = plan_filtered(selected, k, wish)
+        plan = self.planner.plan_filtered(selected, k, wish, self._walk_shapes)
         parts: list[Found] = []
         for one, way in zip(selected, plan.units, strict=True):
             if way.walks:
-                parts.append(self.walk(one.unit, way, queries, k, deadline))
+                scan = partial(self._scan_selected, one, way.scan)
+                parts.append(self.walk(one.unit, way, queries, k, deadline, scan))
             else:
-                parts.append(self.scan(one.unit, queries, k, deadline))
+                parts.append(self._scan_selected(one, way.scan, queries, k, deadline))
         matching = sum(one.unit.live_count for one in selected)
         if not snapshot.holds_all:
             found, count = self.scan_unread(snapshot, queries, k, deadline, filter)
             parts, matching = [*parts, found], matching + count
-        return Results(parts, plan, matching)
+        return Results(parts, plan, [one.unit for one in selected], matching)
+
+    def _scan_selected(
+        self,
+        one: Selected,
+        scan: Scan,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        deadline: Deadline,
+    ) -> Found:
+        if scan == "rows":
+            return self.scan(one.unit, queries, k, deadline)
+        return self._node_scans.scan(one, queries, k, deadline, by_sketches=scan == "sketches")
 
     def _plan_again(self) -> None:
         """Forget the plans: curves were published."""
@@ -292,10 +309,14 @@ class Searcher:
         queries: npt.NDArray[np.float32],
         wanted_k: int,
         deadline: Deadline,
+        scan: Callable[[npt.NDArray[np.float32], int, Deadline], Found] | None = None,
     ) -> Found:
-        """Walk the graph of a unit; queries for which that finds too few live rows are scanned."""
+        """Walk the graph of a unit; queries for which that finds too few live rows are scanned.
+
+        scan: default: of all rows.
+        """
         graph, sketch = unit.parts[GRAPH], unit.parts.get(SKETCH) if self._codes else None
-        found = _empty_found(unit, len(queries), wanted_k, walked=True)
+        found = Found.empty(unit, len(queries), wanted_k, walked=True)
         k, metric = found.nodes.shape[1], self._metric_code
         kernels = load_kernels()
         gamma = kernels.NO_GAMMA if way.gamma is None else way.gamma
@@ -308,25 +329,31 @@ class Searcher:
                 kernels.walk(
                     scratch, unit.vectors, graph, unit.delete_bitmap, queries, first, last, metric,
                     k, way.ef, *results, gamma, shift,
-                    half * way.far, way.ef_far,
+                    half * way.far, way.ef_far, way.limits,
                 )  # fmt: skip
             else:
                 kernels.walk_by_sketches(
                     scratch, unit.vectors, graph.links, sketch, unit.delete_bitmap, queries, first,
                     last, metric, k, way.ef, gamma, *results, far=way.far, ef_far=way.ef_far,
+                    limits=way.limits,
                 )  # fmt: skip
 
         self._pool.run(len(queries), _WALKS_AT_FIRST, deadline, walk)
         expected = min(wanted_k, unit.live_count)
         if min(found.counts.tolist()) < expected:
-            self._scan_where_short(found, unit, queries, expected, deadline)
+            short = np.flatnonzero(found.counts < expected)
+            scan = scan or partial(self.scan, unit)
+            scanned = scan(queries[short], k, deadline)
+            found.scores[short], found.nodes[short] = scanned.scores, scanned.nodes
+            found.counts[short] = scanned.counts
+            found.visited[short] += scanned.visited
         return found
 
     def scan(
         self, unit: SearchUnit, queries: npt.NDArray[np.float32], k: int, deadline: Deadline
     ) -> Found:
         """Compare all rows of a unit."""
-        found = _empty_found(unit, len(queries), k, walked=False)
+        found = Found.empty(unit, len(queries), k, walked=False)
 
         def scan(until: Deadline, first: int, last: int) -> None:
             self._scan_unit(unit, found, queries, first, last, until)
@@ -347,7 +374,7 @@ class Searcher:
     ) -> None:
         """Add the nearest rows of a unit to the heaps of queries first to last - 1."""
         k, kernels = found.nodes.shape[1], load_kernels()
-        of_use = self._codes and _CODED_ROWS_A_HIT * k <= unit.count
+        of_use = self._codes and CODED_ROWS_A_HIT * k <= unit.count
         coded = unit.parts.get(BYTE_CODES) if of_use else None
         width = unit.vectors.shape[1] if coded is None else unit.vectors.shape[1] // 2
         pair = width + _HEAP_FLOATS * k.bit_length()
@@ -442,34 +469,3 @@ class Searcher:
         if snapshot.rest is not None:
             for rows, vectors in read_slices(self._store, (snapshot.rest,), seq, deadline):
                 yield SearchUnit(vectors, len(rows), NOTHING_DELETED, len(rows), rows)
-
-    def _scan_where_short(
-        self,
-        found: Found,
-        unit: SearchUnit,
-        queries: npt.NDArray[np.float32],
-        expected: int,
-        deadline: Deadline,
-    ) -> None:
-        """Scan the unit for the queries whose walk found fewer than ``expected`` live rows."""
-        short = np.flatnonzero(found.counts < expected)
-        scanned = self.scan(unit, queries[short], found.nodes.shape[1], deadline)
-        found.scores[short], found.nodes[short] = scanned.scores, scanned.nodes
-        found.counts[short] = scanned.counts
-        found.visited[short] += scanned.visited
-
-
-def _empty_found(unit: SearchUnit, queries: int, k: int, *, walked: bool) -> Found:
-    """Return empty arrays for the results of all queries."""
-    shape = (queries, min(k, unit.count))
-    # Counts must begin at 0: a scan adds to the heaps that they describe.
-    return Found(
-        np.empty(shape, np.float32),
-        np.empty(shape, np.int64),
-        np.zeros(queries, np.int64),
-        np.zeros(queries, np.int64),
-        np.zeros(queries, np.int64),
-        walked,
-        unit.rows,
-        unit.content,
-    )

@@ -147,6 +147,14 @@ class SearchUnit:
     parts: Parts = field(default_factory=Parts)
     number: int | None = None
 
+    @cached_property
+    def deleted_nodes(self) -> npt.NDArray[np.int64]:
+        """The nodes that its delete bitmap marks, ascending."""
+        bits = self.delete_bitmap
+        return np.flatnonzero(
+            np.unpackbits(bits, count=min(self.count, 8 * len(bits)), bitorder="little")
+        )
+
 
 @dataclass(frozen=True)
 class Snapshot:

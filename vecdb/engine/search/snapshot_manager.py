@@ -49,6 +49,9 @@ _TOO_OLD_MAX = 2
 
 _BATCHES_AT_ONCE = 1_000
 _ANY_NUMBER = 2**62
+_CHANGED_MIN, _CHANGED_FRACTION = 1_000, 0.05
+"""Rows whose metadata changed, also as a fraction of the live ones, from which the indexer is told,
+so that it makes their columns again."""
 _SLICE_ROWS, _SLICE_BYTES = 100_000, 32 * 1024**2
 """One transaction reads at most this many batches of the log, and rows (or bytes) of vectors."""
 
@@ -92,6 +95,8 @@ class SnapshotManager:
         self._store = store
         self._on_work = on_work
         self._notified_generation = -1
+        self._changed_rows = 0
+        """Changes of metadata since the indexer was last told."""
         self._unreadable: set[int] = set()
         """Segments that are damaged but could not be marked so in the store."""
         self._verified = VerifiedSegments(
@@ -235,8 +240,14 @@ class SnapshotManager:
 
     def _notify_work(self, snapshot: Snapshot) -> None:
         """Call ``on_work`` once per generation if a segment is quarantined or has many deleted
-        rows. Flat segments need no call: flushing notifies the indexer."""
-        if self._on_work is None or self._notified_generation == snapshot.state.generation:
+        rows, and whenever the metadata of many rows have changed. Flat segments need no call:
+        flushing notifies the indexer."""
+        if self._on_work is None:
+            return
+        if self._changed_rows >= max(_CHANGED_MIN, _CHANGED_FRACTION * snapshot.live_count):
+            self._changed_rows = 0
+            self._on_work()
+        if self._notified_generation == snapshot.state.generation:
             return
         if any(
             s.segment is None or s.segment.lost_parts or (s.parts.has(GRAPH) and not is_clean(s))
@@ -281,6 +292,7 @@ class SnapshotManager:
                     transaction, memtable.end_row, counters.next_row, state.seq
                 )
                 memtable = self._filled(transaction, memtable, counters.next_row, of_added)
+        self._changed_rows += sum(len(entry.changed) for entry in entries)
         deleted = _deleted_rows(entries)
         segments = last.segments
         if len(deleted):

@@ -54,9 +54,8 @@ class VariantSearch:
             checks.check_target_recall(request.target_recall),
             request.exact,
         )
-        wanted = Wanted(
-            k or limits.K.maximum, request.include_metadata, request.include_vectors, memory
-        )
+        flags = request.include_metadata, request.include_vectors
+        wanted = Wanted(k or limits.K.maximum, *flags, memory, request.explain)
 
         def answer(snapshot: Snapshot, until: Deadline) -> HitColumns:
             queries, own_rows = given, np.zeros(0, np.int64)

@@ -14,7 +14,7 @@ that come from a part have to be checked before they are used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,9 @@ class StoreRecords:
         bad_record_rows: rows with an unreadable record.
         complete: False if records or tombstones could not be read to their end, so that rows may
             be missing from these arrays.
+        read: yields row and metadata of the rows of an interval (first row, end row) as of a seq,
+            ascending, without damaged ones; to be called in ``compare_records`` only. None if the
+            records can't be read.
     """
 
     live_rows: Rows
@@ -56,6 +59,7 @@ class StoreRecords:
     record_hashes: Rows
     bad_record_rows: Rows
     complete: bool
+    read: Callable[[int, int, int], Iterator[tuple[int, bytes]]] | None = None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from vecdb.engine.segments.part_kind import (
 )
 from vecdb.engine.segments.recall_part import RECALL
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS
-from vecdb.engine.system.files import write_array
+from vecdb.engine.system.files import link_or_copy, write_array
 from vecdb.types import CollectionConfig
 
 __all__ = [
@@ -109,15 +109,20 @@ def with_derived(
     *,
     codes: bool,
     metadata: MetadataReader | None = None,
+    kept: Collection[str] = (),
 ) -> tuple[Parts, dict[str, str]]:
     """Return the parts of a segment for which these are given, and why others are left out.
 
     Args:
         codes: whether it gets parts that only code rows.
         metadata: reads the metadata of its rows; None: no part is derived from them.
+        kept: names of derived parts that are given and taken as they are.
     """
     whole, left_out = given_parts(given), {}
     for kind in PART_KINDS:
+        if kind.name in kept and given.has(kind):
+            whole.put(kind, given[kind])
+            continue
         source = PartSource(config, whole, metadata)
         if not kind.made_for(source) or (kind.from_metadata and metadata is None):
             continue
@@ -196,11 +201,17 @@ def part_checks(segment: CheckedSegment) -> dict[str, PartCheck]:
     return {kind.name: kind.check(parts[kind], segment) for kind in PART_KINDS if parts.has(kind)}
 
 
-def write_parts(folder: Path, parts: Parts, left_out: Mapping[str, str]) -> dict[str, Any]:
+def write_parts(
+    folder: Path,
+    parts: Parts,
+    left_out: Mapping[str, str],
+    linked: Mapping[str, tuple[Path, ArrayRecord]],
+) -> dict[str, Any]:
     """Write the files of parts, fsynced; the folder is the caller's to sync.
 
     Args:
         left_out: why parts were left out, by name.
+        linked: files that have the arrays of these names already, and what is recorded of them.
 
     Returns:
         What the manifest lists of them: "arrays", the fields of each part, and, if there are any,
@@ -214,7 +225,12 @@ def write_parts(folder: Path, parts: Parts, left_out: Mapping[str, str]) -> dict
             continue
         data = kind.write(parts[kind])
         for name in kind.arrays:
-            arrays[name] = write_array(folder / f"{name}.npy", data.arrays[name])
+            path = folder / f"{name}.npy"
+            if name in linked:
+                source, arrays[name] = linked[name]
+                link_or_copy(source, path)
+            else:
+                arrays[name] = write_array(path, data.arrays[name])
         fields |= data.fields
         if not kind.needed:
             optional[kind.name] = list(kind.arrays)

@@ -33,6 +33,7 @@ def rebuild_parts(
     *,
     codes: bool = True,
     lacking: Collection[int] = (),
+    outdated: Collection[int] = (),
 ) -> bool:
     """Write the published segments again that have lost parts; ``graph.lock`` must be held.
 
@@ -40,6 +41,8 @@ def rebuild_parts(
         should_stop: asked before each segment.
         codes: whether parts that only code rows count, and are written.
         lacking: numbers of further segments to write, since they never had some part.
+        outdated: numbers of further ones of which only the parts that are derived from metadata are
+            to be derived again; their other files are used again.
 
     Returns:
         False if some were left: a flush has reserved their rows, or it was to stop.
@@ -49,10 +52,11 @@ def rebuild_parts(
     complete = True
     for number, entry in in_place(entries):
         # A part of a kind that this version does not know stays lost.
-        due = number in lacking or derivable(entry.lost_parts, codes=codes)
+        whole = number in lacking or derivable(entry.lost_parts, codes=codes)
+        due = whole or number in outdated
         if entry.is_published and due:
             done = not should_stop() and _rebuild(
-                store, segments, collection_id, number, entry, codes=codes
+                store, segments, collection_id, number, entry, codes=codes, whole=whole
             )
             complete = complete and done
     return complete
@@ -66,6 +70,7 @@ def _rebuild(
     entry: SegmentEntry,
     *,
     codes: bool,
+    whole: bool,
 ) -> bool:
     segment = intact_segment(store, segments, collection_id, number, entry)
     if segment is None:
@@ -92,5 +97,6 @@ def _rebuild(
         given=given_parts(segment.parts),
         codes=codes,
         metadata=metadata_reader(store),
+        kept=None if whole or segment.damaged_parts else segment,
     )
     return publish(store, taken, new)

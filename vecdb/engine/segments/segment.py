@@ -24,16 +24,28 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from vecdb.engine.segments.array_files import SegmentDamagedError, map_array, verify_array
+from vecdb.engine.segments.array_files import (
+    ArrayRecord,
+    SegmentDamagedError,
+    array_path,
+    map_array,
+    verify_array,
+)
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.part_kind import MetadataReader, PartFiles, Parts
-from vecdb.engine.segments.parts import RecordedPart, recorded_parts, with_derived, write_parts
+from vecdb.engine.segments.parts import (
+    PART_KINDS,
+    RecordedPart,
+    recorded_parts,
+    with_derived,
+    write_parts,
+)
 from vecdb.engine.segments.row_arrays import ROW_IDS, VECTORS, RowArrays
 from vecdb.engine.store.segment_table import FLAT_KIND, GRAPH_KIND, PUBLISHED, SegmentEntry
 from vecdb.engine.system.failpoints import failpoint
@@ -127,6 +139,16 @@ class Segment:
         used = (s for name, s in self._signatures.items() if name not in self.damaged_parts)
         return tuple(chain.from_iterable(used))
 
+    def files_of(self, names: Collection[str]) -> dict[str, tuple[Path, ArrayRecord]]:
+        """Return the files of the parts of these names that it has, and what is recorded of them,
+        by the names of their arrays."""
+        return {
+            name: (array_path(self.folder, name), record)
+            for part in self._recorded
+            if part.name in names and part.name in self.parts.names
+            for name, record in part.records.items()
+        }
+
     def verify(self, check: Callable[[], None] | None = None) -> None:
         """Compare all files with their checksums; reads all bytes. Drops damaged optional parts.
 
@@ -183,6 +205,7 @@ def write_segment(
     given: Parts,
     codes: bool = True,
     metadata: MetadataReader | None = None,
+    kept: Segment | None = None,
 ) -> SegmentEntry:
     """Write the files of a segment, all fsynced and read back when this returns.
 
@@ -191,6 +214,8 @@ def write_segment(
             are written too.
         codes: whether the parts that only code rows, for faster searches, are among them.
         metadata: reads the metadata of rows, for parts that are derived from them; None: none is.
+        kept: a verified segment of the same rows and graph, whose files are used again for all
+            parts that do not depend on metadata.
 
     Returns:
         The entry for the store's table, published and verified.
@@ -204,6 +229,12 @@ def write_segment(
     make_folder(folder)
     failpoint("segment.folder")
     count, width = len(given[ROW_IDS].rows), given[VECTORS].shape[1]
+    names: Collection[str] = ()
+    if kept is not None:
+        names = [kind.name for kind in PART_KINDS if not kind.from_metadata]
+        given = kept.parts
+    parts, left_out = with_derived(given, config, codes=codes, metadata=metadata, kept=names)
+    linked = {} if kept is None else kept.files_of(names)
     manifest: dict[str, Any] = {
         "format": MANIFEST_FORMAT,
         "collection": collection_id,
@@ -215,7 +246,7 @@ def write_segment(
         "seq": seq,
         "count": count,
         "width": width,
-        **write_parts(folder, *with_derived(given, config, codes=codes, metadata=metadata)),
+        **write_parts(folder, parts, left_out, linked),
     }
     failpoint("segment.arrays")
     raw = json.dumps(manifest, indent=1).encode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Final
+from typing import Final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -46,18 +46,33 @@ class ChangedRows:
         self._log_from = self._log_to = 0
         self._log: list[tuple[int, Rows]] = []
 
-    def since(self, seq: int, to: int, first_row: int, end_row: int) -> Rows:
+    @overload
+    def since(self, seq: int, to: int, first_row: int, end_row: int) -> Rows: ...
+
+    @overload
+    def since(
+        self, seq: int, to: int, first_row: int, end_row: int, *, by_records: bool
+    ) -> Rows | None: ...
+
+    def since(
+        self, seq: int, to: int, first_row: int, end_row: int, *, by_records: bool = True
+    ) -> Rows | None:
         """Return the rows of an interval that the batches ``seq + 1`` to ``to`` gave other
         metadata, int64, ascending. Rows that changed after ``to`` may be among them, and rows that
         are deleted may not.
 
-        to: the seq of a committed state.
+        Args:
+            to: the seq of a committed state.
+            by_records: whether to read the keys of records if the log is purged. False: return None
+                then.
         """
         key = (seq, first_row, end_row)
         with self._lock:
             known_to, rows = self._known.get(key, (seq, _NO_ROWS))
             if known_to < to:
                 new = self._by_log(known_to, to, first_row, end_row)
+                if new is None and not by_records:
+                    return None
                 if new is None:
                     new = self._by_records(known_to, first_row, end_row)
                 rows = np.union1d(rows, new) if len(new) else rows

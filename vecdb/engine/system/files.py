@@ -29,6 +29,7 @@ __all__ = [
     "fsync_file",
     "fsync_folder",
     "is_full",
+    "link_or_copy",
     "names_in",
     "os_errors_translated",
     "patient_lock",
@@ -128,6 +129,18 @@ def is_full(folder: Path, file_bytes: int) -> bool:
     except OSError as error:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return False
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make another name for a file that never changes, or a synced copy where the file system has
+    no links. The folder is the caller's to sync."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        with open(source, "rb") as file:
+            copy_file(file, target)
 
 
 def write_array(path: Path, array: npt.NDArray[np.generic]) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class CollectionCheck:
         parts = PartChecks(segments, config, findings)
         blocks = BlockWalk(walk, facts, config, parts)
         blocks.run()
-        parts.compare_records(facts)
+        parts.compare_records(facts, walk)
         check_log(walk, facts, blocks.rows, findings)
         return segments, parts
 

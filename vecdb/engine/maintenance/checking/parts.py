@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vecdb.engine.maintenance.checking.findings import Findings
-from vecdb.engine.maintenance.checking.walk import Facts, Rows
+from vecdb.engine.maintenance.checking.walk import Facts, Rows, Walk
 from vecdb.engine.segments.part_check import PartCheck, PartFinding, is_among
 from vecdb.engine.segments.part_kind import CheckedSegment, PartKind
 from vecdb.engine.segments.parts import part_checks
 from vecdb.engine.segments.segment import Segment
+from vecdb.engine.store.rows import RowReader
+from vecdb.errors import DataLossError
 from vecdb.types import CollectionConfig
 
 __all__ = ["PartChecks"]
@@ -31,6 +36,7 @@ class PartChecks:
         self, segments: list[Segment], config: CollectionConfig, findings: Findings
     ) -> None:
         self._findings = findings
+        self._dim = config.dim
         self._checks: list[tuple[Segment, dict[str, PartCheck]]] = [
             (segment, _checks_of(segment, config)) for segment in segments
         ]
@@ -59,9 +65,9 @@ class PartChecks:
             for check in checks.values():
                 check.compare_vectors(chosen, nodes, of_chosen)
 
-    def compare_records(self, facts: Facts) -> None:
-        """Compare with the store's records."""
-        records = facts.records()
+    def compare_records(self, facts: Facts, walk: Walk) -> None:
+        """Compare with the store's records, in the transaction of the walk."""
+        records = replace(facts.records(), read=partial(_metadata, walk, self._dim))
         for segment, checks in self._checks:
             for name, check in checks.items():
                 self._report(segment, name, check.compare_records(records))
@@ -87,6 +93,26 @@ class PartChecks:
                 self._findings.many(
                     each.kind, each.text, each.rows, each.severity, segment=segment.number
                 )
+
+
+def _metadata(
+    walk: Walk, dim: int, first_row: int, end_row: int, seq: int
+) -> Iterator[tuple[int, bytes]]:
+    """Yield row and metadata of an interval as of a seq; rows with a damaged record are left out.
+    The walk has reported these."""
+    reader = RowReader(walk.environment, dim)
+    if "records" in walk.incomplete:
+        return
+    while first_row < end_row:
+        row = first_row - 1
+        with contextlib.suppress(DataLossError):
+            for row, _, metadata in reader.iterate_records(
+                walk.transaction, first_row, end_row, seq
+            ):
+                yield row, metadata
+            return
+        # The record of one of the next rows is damaged.
+        first_row = row + 2
 
 
 def _checks_of(segment: Segment, config: CollectionConfig) -> dict[str, PartCheck]:

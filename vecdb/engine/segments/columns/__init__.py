@@ -8,7 +8,8 @@ field        the column of a field and its order: what equals, lies between, or 
 blob         how fields are stored: sections of one array, and their directory
 columns      the columns of a segment, and finding fields and ids in them
 evaluating   which nodes match a filter, for certain or perhaps
-column_part  the part of a segment that holds columns, and its deep check
+comparing    the deep check of columns
+column_part  the part of a segment that holds columns
 """
 
 from __future__ import annotations

@@ -9,8 +9,17 @@ from __future__ import annotations
 from typing import Final
 
 from vecdb.engine.segments.columns.columns import Columns, made_columns
+from vecdb.engine.segments.columns.comparing import ColumnsCheck
 from vecdb.engine.segments.graph_part import GRAPH
-from vecdb.engine.segments.part_kind import LeftOut, PartData, PartFiles, PartKind, PartSource
+from vecdb.engine.segments.part_check import PartCheck
+from vecdb.engine.segments.part_kind import (
+    CheckedSegment,
+    LeftOut,
+    PartData,
+    PartFiles,
+    PartKind,
+    PartSource,
+)
 from vecdb.engine.segments.row_arrays import ROW_IDS
 
 __all__ = ["COLUMNS"]
@@ -40,6 +49,9 @@ class _ColumnsPart(PartKind[Columns]):
         ids = source.parts[ROW_IDS]
         seq, slices = source.metadata(ids.rows)
         return made_columns(ids, slices, seq)
+
+    def check(self, value: Columns, segment: CheckedSegment) -> PartCheck:
+        return ColumnsCheck(value, segment)
 
 
 COLUMNS: Final = _ColumnsPart()

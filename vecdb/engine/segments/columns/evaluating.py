@@ -29,7 +29,11 @@ from vecdb.engine.segments.row_arrays import RowArrays, RowIds
 __all__ = ["Bounds", "Term", "term_of"]
 
 _NARROWED_FROM = 4
-"""A term is only asked about the nodes found so far if it would read so many times as many."""
+"""A term is only asked about the nodes found so far if it would read so many times as many, and"""
+
+_NARROWED_TO = 32
+"""if those are fewer than one in so many nodes: asking about a node takes as long as comparing the
+codes of so many in a row."""
 
 
 class Bounds(NamedTuple):
@@ -214,7 +218,8 @@ class _And(Term):
         for term in self._terms[1:]:
             if possible.count == 0:
                 break
-            if possible.count * _NARROWED_FROM < term.count_max:
+            few = min(term.count_max // _NARROWED_FROM, self._size // _NARROWED_TO)
+            if possible.count <= few:
                 certain, possible = _narrowed(certain, possible, term)
                 continue
             more_certain, more_possible = term.bounds

@@ -24,7 +24,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from vecdb.engine.segments.columns.node_sets import Array, Mask, Nodes, NodeSet
+from vecdb.engine.segments.columns.node_sets import Array, Mask, Nodes, NodeSet, packed
 from vecdb.engine.segments.columns.numbers import number_at, position_of
 
 __all__ = ["FIRST_NUMBER", "CodeRange", "Field", "Holders", "Scalar", "Texts"]
@@ -41,6 +41,10 @@ FIRST_NUMBER: Final = 3
 
 _RANGES_ONE_BY_ONE: Final = 4
 """Nodes are compared with more ranges than this by a table of all codes."""
+
+_DENSE: Final = 16
+"""From one value in so many nodes on, comparing the codes of all nodes takes less time than marking
+the nodes in a slice of the order: 0.2 ns a node against 3 ns."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,12 @@ class Field:
         slices = [each for each in slices if len(each)]
         if not slices:
             return NodeSet.none_of(self.size)
+        is_dense = self.is_single and self.holders.nodes is None
+        if is_dense and len(ranges) <= _RANGES_ONE_BY_ONE:
+            total = sum(map(len, slices))
+            if total * _DENSE > self.size:
+                inside = self._inside(self.holders.codes, ranges)
+                return NodeSet.of_bits(self.size, packed(inside), total)
         if len(slices) == 1 and len(ranges) == 1 and ranges[0][1] - ranges[0][0] == 1:
             return NodeSet.of_nodes(self.size, slices[0])
         total = sum(map(len, slices))
@@ -229,8 +239,7 @@ class Field:
             mask = np.zeros(self.size, np.bool_)
             for each in slices:
                 mask[each] = True
-            bits = np.packbits(mask, bitorder="little")
-            return NodeSet.of_bits(self.size, bits, total if self.is_single else -1)
+            return NodeSet.of_bits(self.size, packed(mask), total if self.is_single else -1)
         nodes = np.sort(slices[0] if len(slices) == 1 else np.concatenate(slices))
         if not self.is_single and len(nodes):
             nodes = nodes[np.diff(nodes, prepend=-1) > 0]
@@ -239,20 +248,28 @@ class Field:
     def holds(self, nodes: Array, ranges: Sequence[CodeRange]) -> Mask:
         """Return which of some nodes have a value in ranges of codes, bool (len(nodes),)."""
         codes, owners = self.holders.of(nodes)
-        if len(ranges) <= _RANGES_ONE_BY_ONE:
-            inside = np.zeros(len(codes), np.bool_)
-            for low, high in ranges:
-                inside |= (codes >= low) & (codes < high)
-        else:
-            table = np.zeros(self.code_count + 1, np.bool_)  # The last is that of code -1.
-            for low, high in ranges:
-                table[low:high] = True
-            inside = table[codes]
+        inside = self._inside(codes, ranges)
         if owners is None:
             return inside
         found = np.zeros(len(nodes), np.bool_)
         found[owners[inside]] = True
         return found
+
+    def _inside(self, codes: Array, ranges: Sequence[CodeRange]) -> Mask:
+        """Return which codes are in ranges."""
+        if len(ranges) > _RANGES_ONE_BY_ONE:
+            table = np.zeros(self.code_count + 1, np.bool_)  # The last is that of code -1.
+            for low, high in ranges:
+                table[low:high] = True
+            found: Mask = table[codes]
+            return found
+        inside = np.zeros(len(codes), np.bool_)
+        for place, (low, high) in enumerate(ranges):
+            some = codes >= low
+            if high < self.code_count:
+                some &= codes < high
+            inside = inside | some if place else some
+        return inside
 
     def value_of(self, code: int) -> Scalar:
         """Return the value of a code."""

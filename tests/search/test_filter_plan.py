@@ -1,0 +1,79 @@
+"""Which way a filtered search takes, from numbers alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from vecdb.engine.search.filter_plan import Costs, UnitShape, WalkShape, cheapest, limits_of
+
+WALK = WalkShape(visited=1_700, visited_tenth=4_100)
+
+
+def shape(share: float, rows: int = 400_000, lines: int = 1, coded: bool = True) -> UnitShape:
+    blocks = round(rows / 16 * (1 - (1 - share) ** 16))
+    return UnitShape(rows, round(share * rows), blocks, 64, lines, coded)
+
+
+def test_walks_where_many_rows_match_and_scans_where_few_do() -> None:
+    ways = [
+        cheapest(shape(share), WALK, sketched=True).way
+        for share in (1, 0.9, 0.5, 0.2, 0.1, 0.03, 0.01, 0.001)
+    ]
+    assert ways == ["walk"] * 5 + ["sketches"] * 3
+
+
+@pytest.mark.parametrize("share", [1, 0.5, 0.1, 0.01, 0.001])
+def test_the_way_is_the_cheapest(share: float) -> None:
+    for sketched in (True, False):
+        for walk in (None, WALK):
+            for coded in (True, False):
+                chosen = cheapest(shape(share, coded=coded), walk, sketched=sketched)
+                costs = chosen.costs
+                if chosen.way == "walk":
+                    assert costs.walk == min(costs)
+                else:
+                    assert chosen.way == chosen.then
+                    assert costs.walk >= 0.9 * costs.scan
+                assert getattr(costs, chosen.then) == costs.scan
+                assert (costs.walk == math.inf) == (walk is None)
+                assert (costs.sketches == math.inf) == (not sketched)
+
+
+def test_exact_scans_compare_all_rows_where_most_match() -> None:
+    ways = [cheapest(shape(p), None, sketched=False).way for p in (1, 0.5, 0.05, 0.001)]
+    assert ways == ["rows", "rows", "matches", "matches"]
+
+
+def test_matches_that_lie_together_cost_few_blocks() -> None:
+    together = shape(0.3)._replace(blocks=round(0.3 * 400_000 / 16))
+    assert cheapest(together, None, sketched=False).way == "rows"
+    assert (
+        cheapest(together, None, sketched=False).costs.rows
+        < 0.5 * cheapest(shape(0.3), None, sketched=False).costs.rows
+    )
+
+
+def test_walks_visit_more_the_fewer_rows_match() -> None:
+    visited = [WALK.at(share) for share in (1, 0.5, 0.1, 0.05, 0.01, 0.001)]
+    assert visited == sorted(visited)
+    assert visited[0] == pytest.approx(1_700)
+    assert visited[2] == pytest.approx(4_100)
+
+
+def test_a_walk_gives_up_at_the_cost_of_a_scan() -> None:
+    for share in (0.9, 0.5, 0.1):
+        costs = cheapest(shape(share), WALK, sketched=True).costs
+        probe, live, end = limits_of(shape(share), costs)
+        assert 0 < probe < end
+        assert probe <= 0.25 * costs.scan / 40
+        assert end >= WALK.at(share)
+        assert live == pytest.approx(share / 2 / (1 - share / 2), rel=0.01)
+
+
+def test_costs_in_microseconds_leave_out_what_is_not_possible() -> None:
+    assert Costs(math.inf, 1_000.0, 2_000.0, math.inf).in_microseconds() == {
+        "sketches": 1.0,
+        "matches": 2.0,
+    }
