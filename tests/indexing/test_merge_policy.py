@@ -91,7 +91,7 @@ def test_many_waiting_rows_get_small_graphs_before_the_merge() -> None:
     assert planned(("graph", 20_000), small, flat, flat, flat, flat) == [2, 3]
     assert planned(("graph", 20_000), ("flat", 3 * EARLY_ROWS)) == [1]
     # Few rows wait, and all are merged.
-    assert planned(("graph", 20_000), small, flat) == [0, 1, 2]
+    assert planned(("graph", 20_000), small, flat, flat, flat) == [0, 1, 2, 3, 4]
     assert planned(flat, flat, flat) == [0, 1, 2]
 
 

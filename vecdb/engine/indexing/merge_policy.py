@@ -97,8 +97,7 @@ def _early(group: list[SegmentSnapshot]) -> list[SegmentSnapshot] | None:
     small = [s for s in group if s.parts.has(GRAPH) and s.live_count < 2 * EARLY_ROWS]
     if len(group) > _EARLY_SEGMENTS_MAX or len(small) >= _EARLY_GRAPHS_MAX:
         return None
-    least = 2 * EARLY_ROWS if len(flat) == len(group) else EARLY_ROWS
-    if sum(s.live_count for s in flat) < least:
+    if sum(s.live_count for s in flat) < 2 * EARLY_ROWS:
         return None
     begin = group.index(flat[0])
     end, rows = begin, 0
