@@ -16,6 +16,7 @@ import numpy as np
 import vecdb
 from tests.filter_model import holds
 from tests.model import Model
+from vecdb.filters import parse_filter
 
 Content = dict[str, tuple[bytes, str]]
 """Id → vector's bytes and the JSON of the metadata: as values, 1, 1.0 and True are equal."""
@@ -23,32 +24,46 @@ Content = dict[str, tuple[bytes, str]]
 
 @dataclass(frozen=True)
 class Batch:
-    """A write with all of its terms; without vectors it is a delete."""
+    """A write with all of its terms: an upsert; a change of metadata, if it has a patch; or a
+    delete. Without ids it is for the rows that match the filter."""
 
-    ids: list[str]
+    ids: list[str] | None
     vectors: np.ndarray | None = None
     metadata: list[Any] | None = None
     insert_only: bool = False
     if_seq: int | None = None
     request_id: str | None = None
+    skips: bool = False
+    patch: Any = None
+    mode: str = "merge"
+    filter: dict[str, Any] | None = None
 
     def send(self, hand: Any) -> vecdb.Receipt:
         """Write it by way of a hand of ``second_process``."""
         receipt: vecdb.Receipt
         terms: dict[str, Any] = {"if_seq": self.if_seq, "request_id": self.request_id}
-        if self.vectors is None:
-            receipt = hand.call("delete", self.ids, **terms)
+        if self.patch is not None:
+            terms["filter"] = self.filter
+            receipt = hand.call("set_metadata", self.ids, self.patch, self.mode, **terms)
+        elif self.vectors is None:
+            receipt = hand.call("delete", self.ids, filter=self.filter, **terms)
         else:
             terms["insert_only"] = self.insert_only
+            terms["on_existing"] = "skip" if self.skips else "replace"
             receipt = hand.call("upsert", self.ids, self.vectors, self.metadata, **terms)
         return receipt
 
     def asked(self) -> tuple[Any, ...]:
         """What makes it the same batch as another one."""
+        if self.patch is not None:
+            return "patch", self.ids, self.filter, self.patch, self.mode, self.if_seq
         if self.vectors is None:
-            return "delete", sorted(set(self.ids)), self.if_seq
+            ids = None if self.ids is None else sorted(set(self.ids))
+            return "delete", ids, self.filter, self.if_seq
+        assert self.ids is not None
         entries = [m or {} for m in self.metadata or [None] * len(self.ids)]
-        return "upsert", self.ids, self.vectors.tobytes(), entries, self.insert_only, self.if_seq
+        terms = self.insert_only, self.if_seq, self.skips
+        return "upsert", self.ids, self.vectors.tobytes(), entries, *terms
 
 
 class StateModel(Model):
@@ -105,15 +120,32 @@ class StateModel(Model):
             if known.asked() != batch.asked():
                 return "REQUEST_ID_REUSED"
             return replace(receipt, repeated=True)
-        if batch.insert_only and self.version.keys() & set(batch.ids):
+        ids = self.ids_matching(batch.filter) if batch.ids is None else batch.ids
+        if batch.insert_only and self.version.keys() & set(ids):
             return "CONDITION_EXISTS"
-        if batch.if_seq is not None and not self._is_as_read(batch.ids, batch.if_seq):
+        if batch.if_seq is not None and not self._is_as_read(ids, batch.if_seq):
             return "CONDITION_CHANGED"
         self.seq += 1
-        receipt = vecdb.Receipt(self.seq, self._apply(batch))
+        skipped: list[str] = []
+        if batch.patch is not None:
+            skipped = [name for name in ids if name not in self.rows]
+            count = self._patch([name for name in ids if name in self.rows], batch)
+        elif batch.vectors is None:
+            for name in ids:
+                self.version.pop(name, None)
+            count = self.delete(ids)
+        else:
+            skipped = [name for name in ids if batch.skips and name in self.rows]
+            count = self._upsert(ids, batch, skipped)
+        receipt = vecdb.Receipt(self.seq, count, skipped=tuple(skipped))
         if batch.request_id is not None:
             self.requests[batch.request_id] = (batch, receipt)
         return receipt
+
+    def ids_matching(self, filter: dict[str, Any] | None) -> list[str]:
+        """The ids of the rows that match."""
+        predicate = parse_filter(filter).matches
+        return [name for name, (_, entry) in self.rows.items() if predicate(name, entry)]
 
     def _is_as_read(self, ids: list[str], seq: int) -> bool:
         if seq > self.seq:
@@ -122,18 +154,33 @@ class StateModel(Model):
             return not self.version.keys() & set(ids)
         return all(self.version.get(name, seq + 1) <= seq for name in ids)
 
-    def _apply(self, batch: Batch) -> int:
-        if batch.vectors is None:
-            for name in batch.ids:
-                self.version.pop(name, None)
-            return self.delete(batch.ids)
+    def _patch(self, ids: list[str], batch: Batch) -> int:
+        """Change metadata; count the rows whose metadata differ afterwards."""
+        count = 0
+        for name in ids:
+            vector, before = self.rows[name]
+            if batch.mode == "delete_keys":
+                entry = {key: value for key, value in before.items() if key not in batch.patch}
+            else:
+                entry = {**before, **batch.patch} if batch.mode == "merge" else batch.patch
+            if json.dumps(entry) != json.dumps(before):
+                self.rows[name] = (vector, entry)
+                self.version[name] = self.seq
+                count += 1
+        return count
+
+    def _upsert(self, ids: list[str], batch: Batch, skipped: list[str]) -> int:
+        assert batch.vectors is not None
         before = self.content()
-        self.upsert(batch.ids, batch.vectors, batch.metadata)
+        places = [place for place, name in enumerate(ids) if name not in skipped]
+        names = [ids[place] for place in places]
+        metadata = batch.metadata and [batch.metadata[place] for place in places]
+        self.upsert(names, batch.vectors[places], metadata)
         after = self.content()
         # What repeats the stored row, bit for bit, is no new version of it.
-        changed = [name for name in batch.ids if before.get(name) != after[name]]
+        changed = [name for name in names if before.get(name) != after[name]]
         self.version.update(dict.fromkeys(changed, self.seq))
-        return len(batch.ids)
+        return len(names)
 
 
 @dataclass

@@ -23,6 +23,8 @@ from vecdb import limits
 from vecdb.errors import InvalidArgumentError, UnsupportedError
 from vecdb.limits import Limit
 from vecdb.metadata_checks import (
+    DEFAULT_BYTES,
+    BytesMax,
     check_collection_metadata,
     check_metadata,
     check_raw_collection_metadata,
@@ -265,28 +267,38 @@ _INTEGER_ID_END = 10**limits.ID_BYTES.maximum
 
 
 def check_rows(
-    ids: object, vectors: object, metadata: object, config: CollectionConfig, first: int = 0
+    ids: object,
+    vectors: object,
+    metadata: object,
+    config: CollectionConfig,
+    first: int = 0,
+    bytes_max: BytesMax = DEFAULT_BYTES,
 ) -> tuple[list[str], Vectors, list[bytes] | None]:
     """Return one batch to write: ids, vectors, and metadata as JSON or None.
 
     Args:
         first: position of the batch's first row in the whole input, for the names of rows in
             errors.
+        bytes_max: most bytes of a row's metadata.
     """
     texts = check_ids(ids, unique=True, first=first)
     names = RowNames(first, texts)
     array = _vectors_of(vectors, texts, config, names)
-    return texts, array, check_metadata(metadata, len(texts), names)
+    return texts, array, check_metadata(metadata, len(texts), names, bytes_max)
 
 
 def check_raw_rows(
-    ids: object, vectors: object, metadata: Sequence[bytes], config: CollectionConfig
+    ids: object,
+    vectors: object,
+    metadata: Sequence[bytes],
+    config: CollectionConfig,
+    bytes_max: BytesMax = DEFAULT_BYTES,
 ) -> tuple[list[str], Vectors, list[bytes] | None]:
     """Do what ``check_rows`` does, for metadata given as JSON."""
     texts = check_ids(ids, unique=True)
     names = RowNames(0, texts)
     array = _vectors_of(vectors, texts, config, names)
-    return texts, array, check_raw_metadata(metadata, len(texts), names)
+    return texts, array, check_raw_metadata(metadata, len(texts), names, bytes_max)
 
 
 def _vectors_of(

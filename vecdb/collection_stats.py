@@ -39,6 +39,10 @@ class SegmentStats:
             codes" for example; "" if there are none.
         codes_left_out: why it has no codes, or which kind it lacks and why; "" if it lacks none,
             and for small flat segments.
+        columns: which fields of its metadata are indexed, "2 fields: lang, year" for example; "" if
+            it has no columns, so that filters read the records of its rows.
+        columns_left_out: which fields are not indexed and why, or why it has no columns; "" if all
+            are.
     """
 
     number: int
@@ -50,6 +54,8 @@ class SegmentStats:
     bytes: int
     codes: str = ""
     codes_left_out: str = ""
+    columns: str = ""
+    columns_left_out: str = ""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,9 @@ EXAMPLES: Final = Limit("number of ids in near and away", 1, None, 1_000)
 GROUP_SIZE: Final = Limit("group_size", 1, 1, 1_000)
 EF_CONSTRUCTION: Final = Limit("ef_construction", 4, 128, 4_096)
 ID_BYTES: Final = Limit("id length in bytes", 1, None, 500)
-METADATA_BYTES: Final = Limit("metadata size in bytes", 0, None, 64 * 1024)
+METADATA_BYTES: Final = Limit("metadata_bytes_max", 1024, 64 * 1024, 1024**2)
+"""The size of a row's metadata as JSON, which is an option of a database."""
+
 METADATA_DEPTH: Final = Limit("metadata depth", 0, None, 8)
 BATCH_ROWS: Final = Limit("rows in a batch", 1, 1_000, 10_000)
 CHANGED_ROWS: Final = Limit("rows that one call deletes or patches", 1, None, 500_000)

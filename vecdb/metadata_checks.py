@@ -5,8 +5,8 @@ Part of ``vecdb.checks``, which re-exports these functions; the rest of vecdb im
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 from vecdb import json_objects, limits
 from vecdb.errors import InvalidArgumentError
@@ -15,6 +15,8 @@ from vecdb.reasons import Reason
 from vecdb.row_names import UNNAMED, RowNames
 
 __all__ = [
+    "DEFAULT_BYTES",
+    "BytesMax",
     "check_collection_metadata",
     "check_metadata",
     "check_raw_collection_metadata",
@@ -25,7 +27,16 @@ __all__ = [
 _COLLECTION = RowNames(0, ())
 
 
-def check_metadata(metadata: object, count: int, names: RowNames = UNNAMED) -> list[bytes] | None:
+BytesMax: TypeAlias = int | Callable[[], int]
+"""Most bytes of a row's metadata, or a function that returns it, called only if a row has more than
+``DEFAULT_BYTES``."""
+
+DEFAULT_BYTES: Final = limits.METADATA_BYTES.default or 0
+
+
+def check_metadata(
+    metadata: object, count: int, names: RowNames = UNNAMED, bytes_max: BytesMax = DEFAULT_BYTES
+) -> list[bytes] | None:
     """Return metadata as UTF-8 JSON, one per row, empty for none; None if no row has any."""
     if metadata is None:
         return None
@@ -35,7 +46,7 @@ def check_metadata(metadata: object, count: int, names: RowNames = UNNAMED) -> l
             Reason.BAD_METADATA,
         )
     check_same_count("metadata", len(metadata), count)
-    return [_encoded(entry, row, names) for row, entry in enumerate(metadata)]
+    return [_encoded(entry, row, names, bytes_max) for row, entry in enumerate(metadata)]
 
 
 def check_collection_metadata(metadata: object) -> bytes:
@@ -50,14 +61,16 @@ def check_raw_collection_metadata(raw: bytes) -> bytes:
     return (check_raw_metadata([raw], 1, _COLLECTION) or [b""])[0]
 
 
-def _encoded(entry: object, row: int, names: RowNames) -> bytes:
+def _encoded(
+    entry: object, row: int, names: RowNames, bytes_max: BytesMax = DEFAULT_BYTES
+) -> bytes:
     if entry is None or (isinstance(entry, dict) and not entry):
         return b""
     if not isinstance(entry, dict):
         raise _not_object(entry, names.of(row))
     try:
         raw = json_objects.encode(entry)
-        _check_metadata_size(raw, row, names)
+        _check_metadata_size(raw, row, names, bytes_max)
         _check_brackets(raw, entry, row, names)
         json_objects.check_comes_back(entry)
     except RecursionError:
@@ -77,7 +90,10 @@ def _not_object(entry: object, where: str) -> InvalidArgumentError:
 
 
 def check_raw_metadata(
-    raw: Sequence[bytes], count: int, names: RowNames = UNNAMED
+    raw: Sequence[bytes],
+    count: int,
+    names: RowNames = UNNAMED,
+    bytes_max: BytesMax = DEFAULT_BYTES,
 ) -> list[bytes] | None:
     """Check metadata given as JSON text: each an object within the limits, or empty for none.
 
@@ -91,7 +107,7 @@ def check_raw_metadata(
         if text in (b"", b"{}"):
             out.append(b"")
             continue
-        _check_metadata_size(text, row, names)
+        _check_metadata_size(text, row, names, bytes_max)
         try:
             entry = json_objects.decode(text)
         except (NotJsonError, RecursionError) as error:
@@ -111,11 +127,14 @@ def _check_brackets(raw: bytes, entry: object, row: int, names: RowNames) -> Non
         _check_depth(entry, row, names)
 
 
-def _check_metadata_size(raw: bytes, row: int, names: RowNames) -> None:
-    if len(raw) > limits.METADATA_BYTES.maximum:
+def _check_metadata_size(raw: bytes, row: int, names: RowNames, bytes_max: BytesMax) -> None:
+    if len(raw) <= DEFAULT_BYTES and not isinstance(bytes_max, int):
+        return
+    most = bytes_max if isinstance(bytes_max, int) else bytes_max()
+    if len(raw) > most:
         raise InvalidArgumentError(
-            f"metadata: {names.of(row)} has {len(raw)} bytes, "
-            f"at most {limits.METADATA_BYTES.maximum}",
+            f"metadata: {names.of(row)} has {len(raw)} bytes, at most {most} (the option "
+            f"metadata_bytes_max, up to {limits.METADATA_BYTES.maximum})",
             Reason.METADATA_TOO_LARGE,
         )
 

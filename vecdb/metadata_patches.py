@@ -20,11 +20,17 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final, TypeAlias
 
-from vecdb import json_objects, limits
+from vecdb import json_objects
 from vecdb.errors import InvalidArgumentError
 from vecdb.filter_nodes import Path, split_path
 from vecdb.json_objects import NotJsonError
-from vecdb.metadata_checks import check_metadata, check_raw_metadata, check_same_count
+from vecdb.metadata_checks import (
+    DEFAULT_BYTES,
+    BytesMax,
+    check_metadata,
+    check_raw_metadata,
+    check_same_count,
+)
 from vecdb.reasons import Reason
 from vecdb.row_names import UNNAMED, RowNames, shown
 
@@ -62,7 +68,11 @@ def check_mode(mode: object) -> MetadataMode:
 
 
 def check_patches(
-    patch: object, mode: MetadataMode, count: int | None, names: RowNames = UNNAMED
+    patch: object,
+    mode: MetadataMode,
+    count: int | None,
+    names: RowNames = UNNAMED,
+    bytes_max: BytesMax = DEFAULT_BYTES,
 ) -> list[bytes]:
     """Return patches as JSON text: one for all rows, or one for each of ``count`` ids.
 
@@ -75,12 +85,12 @@ def check_patches(
     if mode is MetadataMode.DELETE_KEYS:
         return _check_path_lists(patch, count, names)
     if isinstance(patch, dict):
-        return [(check_metadata([patch], 1) or [b""])[0]]
+        return [(check_metadata([patch], 1, UNNAMED, bytes_max) or [b""])[0]]
     if not isinstance(patch, Sequence) or isinstance(patch, str | bytes):
         wanted = "a dict" if count is None else "a dict, or a list with a dict for each id"
         raise _bad_patch(f"patch must be {wanted}, got {shown(patch)} ({type(patch).__name__})")
     check_same_count("patch", len(patch), _count_of_list(count))
-    return check_metadata(patch, len(patch), names) or []
+    return check_metadata(patch, len(patch), names, bytes_max) or []
 
 
 def _check_path_lists(patch: object, count: int | None, names: RowNames) -> list[bytes]:
@@ -111,7 +121,11 @@ def _encoded_paths(paths: Any, where: str, wanted: str) -> bytes:
 
 
 def check_raw_patches(
-    raw: Sequence[bytes], mode: MetadataMode, count: int | None, names: RowNames = UNNAMED
+    raw: Sequence[bytes],
+    mode: MetadataMode,
+    count: int | None,
+    names: RowNames = UNNAMED,
+    bytes_max: BytesMax = DEFAULT_BYTES,
 ) -> list[bytes]:
     """Do what ``check_patches`` does, for patches given as JSON text: an object each, or for
     delete_keys a list of strings each."""
@@ -121,7 +135,8 @@ def check_raw_patches(
         for row, each in enumerate(raw):
             _paths_of(each, names.of(row))
         return list(raw)
-    return check_raw_metadata(raw, len(raw), names if len(raw) != 1 else UNNAMED) or []
+    named = names if len(raw) != 1 else UNNAMED
+    return check_raw_metadata(raw, len(raw), named, bytes_max) or []
 
 
 def _count_of_list(count: int | None) -> int:
@@ -136,7 +151,7 @@ def _paths_of(raw: bytes, where: str = "patch") -> list[Path]:
     Raises:
         InvalidArgumentError: BAD_PATCH.
     """
-    if len(raw) > limits.METADATA_BYTES.maximum:
+    if len(raw) > DEFAULT_BYTES:
         raise _bad_patch(f"patch: {where} has {len(raw)} bytes, too many")
     try:
         texts = json_objects.decode(raw)

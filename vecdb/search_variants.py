@@ -16,7 +16,7 @@ from vecdb.errors import InvalidArgumentError
 from vecdb.filters import Path, path_text, split_path
 from vecdb.reasons import Reason
 from vecdb.row_names import shown
-from vecdb.types import Metric
+from vecdb.types import Hits, Metric
 
 __all__ = ["PLAIN", "Variant", "check_group_count", "check_variant"]
 
@@ -36,6 +36,20 @@ class Variant(NamedTuple):
     max_distance: float | None = None
     group_by: Path | None = None
     group_size: int = 1
+
+    @property
+    def is_bound_only(self) -> bool:
+        """Whether it leaves hits out and changes nothing else."""
+        return self._replace(max_distance=None) == PLAIN
+
+    def cut(self, hits: Hits) -> Hits:
+        """Return the hits of a plain search that are within ``max_distance``."""
+        if self.max_distance is None or not len(hits):
+            return hits
+        count = int((hits.distances.astype(np.float64) <= self.max_distance).sum())
+        raw = None if hits.raw_metadata is None else hits.raw_metadata[:count]
+        vectors = None if hits.vectors is None else hits.vectors[:count]
+        return Hits(hits.ids[:count], hits.distances[:count], raw, vectors, hits.info)
 
 
 PLAIN: Final = Variant()

@@ -161,6 +161,12 @@ class Calls:
             self._message_bytes = min(response.limits.message_bytes, limits.MESSAGE_BYTES.maximum)
         return self._message_bytes
 
+    def metadata_bytes_max(self) -> int:
+        """Return the server's maximum size of a row's metadata; requested for large ones only."""
+        response = self.read("ServerInfo", wire.ServerInfoRequest())
+        most: int = response.limits.metadata_bytes_max
+        return most
+
     def require(self, feature: str) -> None:
         """Check that the server supports a field, which one of an earlier version would ignore.
 

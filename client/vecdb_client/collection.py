@@ -104,7 +104,9 @@ class Collection(CollectionSurface):
         request_id: str | None = None,
     ) -> Receipt:
         write_options = wire_write_options(insert_only, if_seq, request_id, on_existing)
-        texts, array, raw = checks.check_rows(ids, vectors, metadata, self.config)
+        texts, array, raw = checks.check_rows(
+            ids, vectors, metadata, self.config, 0, self._calls.metadata_bytes_max
+        )
         if skips := on_existing == "skip":
             self._calls.require("on_existing")
 
@@ -184,7 +186,9 @@ class Collection(CollectionSurface):
         if ids is not None:
             texts = checks.check_ids(ids, unique=True, limit=limits.CHANGED_ROWS)
         count = None if ids is None else len(texts)
-        patches = check_patches(patch, how, count, RowNames(0, texts))
+        patches = check_patches(
+            patch, how, count, RowNames(0, texts), self._calls.metadata_bytes_max
+        )
 
         def build(rows: slice, write_options: WriteFields) -> wire.SetMetadataRequest:
             return wire.SetMetadataRequest(

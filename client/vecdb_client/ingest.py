@@ -146,7 +146,9 @@ class _Ingest:
 
     def send(self, part: Batch) -> None:
         """Check a batch, and send it as soon as fewer than two are in flight."""
-        rows = checks.check_rows(*part[:3], self._config, part.first)
+        rows = checks.check_rows(
+            *part[:3], self._config, part.first, self._calls.metadata_bytes_max
+        )
         self._first = part.first
         for request, sent_ids in self._fitting(*rows):
             self.settle(at_most=_IN_FLIGHT_MAX - 1)

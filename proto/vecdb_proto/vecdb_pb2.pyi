@@ -823,7 +823,7 @@ class MeasuredRecall(_message.Message):
     def __init__(self, measured: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., queries: _Optional[int] = ..., promised: _Optional[float] = ...) -> None: ...
 
 class SegmentStats(_message.Message):
-    __slots__ = ("number", "kind", "first_row", "end_row", "rows", "dead", "bytes", "codes", "codes_left_out")
+    __slots__ = ("number", "kind", "first_row", "end_row", "rows", "dead", "bytes", "codes", "codes_left_out", "columns", "columns_left_out")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
@@ -833,6 +833,8 @@ class SegmentStats(_message.Message):
     BYTES_FIELD_NUMBER: _ClassVar[int]
     CODES_FIELD_NUMBER: _ClassVar[int]
     CODES_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     number: int
     kind: str
     first_row: int
@@ -842,7 +844,9 @@ class SegmentStats(_message.Message):
     bytes: int
     codes: str
     codes_left_out: str
-    def __init__(self, number: _Optional[int] = ..., kind: _Optional[str] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., rows: _Optional[int] = ..., dead: _Optional[int] = ..., bytes: _Optional[int] = ..., codes: _Optional[str] = ..., codes_left_out: _Optional[str] = ...) -> None: ...
+    columns: str
+    columns_left_out: str
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[str] = ..., first_row: _Optional[int] = ..., end_row: _Optional[int] = ..., rows: _Optional[int] = ..., dead: _Optional[int] = ..., bytes: _Optional[int] = ..., codes: _Optional[str] = ..., codes_left_out: _Optional[str] = ..., columns: _Optional[str] = ..., columns_left_out: _Optional[str] = ...) -> None: ...
 
 class ExportRequest(_message.Message):
     __slots__ = ("collection", "namespace", "format", "normalize_queries", "collection_id")

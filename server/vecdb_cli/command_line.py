@@ -7,6 +7,8 @@
     vecdb create   a collection                   vecdb stats    collections, rows, segments
     vecdb rename   a collection                   vecdb optimize all rows into graphs, now
     vecdb drop     a collection                   vecdb warm     compile the kernels
+    vecdb list     ids in order                   vecdb set      metadata of rows
+    vecdb metadata of a collection itself
     vecdb backup   a folder while it is in use    vecdb restore  a backup into a new folder
     vecdb check    verify a folder                vecdb compact  a folder that is not in use
     vecdb export   to a file for FAISS …          vecdb import   another library's index
@@ -27,7 +29,7 @@ import typer
 import vecdb
 from vecdb.errors import VecdbError
 from vecdb.one_line import one_line
-from vecdb_cli.commands import bench, export, importing, managing, selecting
+from vecdb_cli.commands import bench, changing, export, importing, managing, selecting
 from vecdb_cli.commands.options import (
     COLLECTIONS,
     FILES,
@@ -128,6 +130,12 @@ def serve(
         int | None,
         typer.Option("--message-mb", help="Maximum message size in MiB (1–64, default 16)."),
     ] = None,
+    metadata_kb: Annotated[
+        int,
+        typer.Option(
+            "--metadata-kb", help="Maximum size of a row's metadata in KiB (1–1024, default 64)."
+        ),
+    ] = 64,
     codes: Annotated[
         str,
         typer.Option(
@@ -164,6 +172,7 @@ def serve(
         listen,
         message_bytes=size,
         backup_dir=backup_dir,
+        metadata_bytes_max=1024 * metadata_kb,
         codes=codes,
         recall_meter=recall_meter,
         group_access=group_access,
@@ -243,6 +252,7 @@ def load(
 
 app.add_typer(importing.app, name="import", rich_help_panel=FILES)
 app.add_typer(managing.app)
+app.add_typer(changing.app)
 app.add_typer(selecting.app)
 
 

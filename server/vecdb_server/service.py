@@ -37,6 +37,7 @@ from vecdb.engine.store.scroll import PageRequest, end_scroll, read_page
 from vecdb.engine.system.call_memory import CallMemory, MemoryBudget
 from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import CancelledError, DeadlineExceededError, UnavailableError
+from vecdb.metadata_checks import DEFAULT_BYTES
 from vecdb.metadata_patches import check_raw_patches
 from vecdb.reasons import Reason
 from vecdb.row_names import RowNames
@@ -122,10 +123,14 @@ class Service:
 
     def server_info(self, request: wire.ServerInfoRequest, call: Call) -> wire.ServerInfoResponse:
         """Return version and limits, in every state of the server."""
+        runtime = self.runtime
+        metadata_bytes_max = (
+            DEFAULT_BYTES if runtime is None else runtime.options.metadata_bytes_max
+        )
         return wire.ServerInfoResponse(
             version=vecdb.__version__,
             data_format=FORMAT_NUMBER,
-            limits=translation.limits_message(self._message_bytes),
+            limits=translation.limits_message(self._message_bytes, metadata_bytes_max),
             features=_FEATURES,
         )
 
@@ -195,7 +200,11 @@ class Service:
         vectors = decode_matrix(request.vectors)
         write_options = make_write_options(*write_translation.upsert_options(request))
         rows = checks.check_raw_rows(
-            request.ids, vectors, request.metadata, collection.store.config
+            request.ids,
+            vectors,
+            request.metadata,
+            collection.store.config,
+            collection.store.metadata_bytes_max,
         )
         receipt = self._write(collection, make_batch(*rows, write_options))
         return write_translation.upsert_response(receipt, request.ids)
@@ -223,12 +232,13 @@ class Service:
         )
         ids = checks.check_ids(request.ids, unique=True, limit=limits.CHANGED_ROWS)
         count = len(ids) if target.filter is None else None
-        patches = check_raw_patches(request.patches, mode, count, RowNames(0, ids))
+        most = collection.store.metadata_bytes_max
+        patches = check_raw_patches(request.patches, mode, count, RowNames(0, ids), most)
         batch = make_patch(
             ids,
             patches,
             mode,
-            limits.METADATA_BYTES.maximum,
+            most,
             write_options,
             filter=target.filter,
             limit=target.limit,

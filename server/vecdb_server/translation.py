@@ -426,6 +426,8 @@ def stats_message(stats: CollectionStats) -> wire.CollectionStats:
                 bytes=segment.bytes,
                 codes=segment.codes,
                 codes_left_out=segment.codes_left_out,
+                columns=segment.columns,
+                columns_left_out=segment.columns_left_out,
             )
             for segment in stats.segments
         ],
@@ -466,7 +468,7 @@ def import_report_message(report: ImportReport) -> wire.ImportReport:
     return wire.ImportReport(**dataclasses.asdict(report))
 
 
-def limits_message(message_bytes: int) -> wire.Limits:
+def limits_message(message_bytes: int, metadata_bytes_max: int) -> wire.Limits:
     """Return the limits of requests, for a server with this maximum message size."""
     return wire.Limits(
         dim_max=limits.DIM.maximum,
@@ -475,7 +477,7 @@ def limits_message(message_bytes: int) -> wire.Limits:
         results_per_call_max=limits.RESULTS_PER_CALL_MAX,
         batch_rows_max=limits.BATCH_ROWS.maximum,
         id_bytes_max=limits.ID_BYTES.maximum,
-        metadata_bytes_max=limits.METADATA_BYTES.maximum,
+        metadata_bytes_max=metadata_bytes_max,
         metadata_depth_max=limits.METADATA_DEPTH.maximum,
         message_bytes=message_bytes,
         filter_depth_max=limits.FILTER_DEPTH_MAX,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import vecdb
-from vecdb import limits
+from tests.serving import running_server
 from vecdb.filters import parse_filter
+from vecdb.metadata_checks import DEFAULT_BYTES
 
 RNG = np.random.default_rng(5)
 
@@ -96,7 +99,7 @@ def test_numbers_that_are_not_touched_keep_their_digits(surface: Any) -> None:
 
 def test_metadata_too_large_after_a_merge_change_nothing(surface: Any) -> None:
     docs = filled(surface)
-    half = "x" * (limits.METADATA_BYTES.maximum * 2 // 3)
+    half = "x" * (DEFAULT_BYTES * 2 // 3)
     docs.set_metadata(["r1"], {"a": half})
     assert refusal(docs.set_metadata, ["r2", "r1"], {"b": half}) == "METADATA_TOO_LARGE"
     assert refusal(docs.set_metadata, filter={}, patch={"b": half}) == "METADATA_TOO_LARGE"
@@ -307,3 +310,62 @@ def test_upsert_many_skips_or_refuses_existing_rows(surface: Any) -> None:
             ["n0", "n1", "n2", "r1", "n3"], rows(5), batch_rows=2, on_existing="refuse"
         )
     assert (caught.value.reason, caught.value.progress.rows) == ("CONDITION_EXISTS", 2)
+
+
+# ------------------------------------------------------------------------------ size of metadata
+
+
+@pytest.fixture(params=["embedded", "remote"])
+def roomy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """A database whose rows may have metadata of 1 MiB."""
+    option = {"metadata_bytes_max": 1024**2}
+    if request.param == "embedded":
+        with vecdb.open(tmp_path / "data", indexer=False, **option) as opened:
+            yield opened
+        return
+    served = running_server(tmp_path / "data", indexer=False, **option)
+    with served as address, vecdb.connect(address) as client:
+        yield client
+
+
+def test_metadata_of_a_mebibyte_are_stored_if_the_option_says_so(roomy: Any) -> None:
+    docs = roomy.create_collection("docs", 4)
+    text = "x" * (1024**2 - 100)
+    vectors = rows(6)
+    docs.upsert(["a", "b"], vectors[:2], [{"text": text}, None])
+    docs.upsert_many(["c", "d"], vectors[2:4], [{"text": text}, {"n": 1}])
+    docs.set_metadata(["b"], {"text": text})
+    assert docs.set_metadata(filter={"text": text}, patch={"n": 1}).count == 3
+    assert docs.count({"text": text}) == 3
+    hits = docs.search(vectors[0], k=4)
+    assert sorted(len(entry.get("text", "")) for entry in hits.metadata) == [0] + [len(text)] * 3
+    assert docs.get(["a"]).metadata == [{"text": text, "n": 1}]
+    assert [len(page) for page in docs.scroll(batch=4)] == [4]
+    large = {"text": "x" * 1024**2}
+    for call in (
+        lambda: docs.upsert(["e"], vectors[:1], [large]),
+        lambda: docs.upsert_many(["e"], vectors[:1], [large]),
+        lambda: docs.set_metadata(["a"], large),
+        lambda: docs.set_metadata(["a"], {"more": "x" * 1000}),
+    ):
+        assert refusal(call) == "METADATA_TOO_LARGE"
+    assert docs.count() == 4
+
+
+def test_metadata_have_64_kib_by_default(surface: Any) -> None:
+    docs = surface.create_collection("docs", 4)
+    docs.upsert(["a"], rows(1), [{"t": "x" * (64 * 1024 - 8)}])
+    assert refusal(docs.upsert, ["a"], rows(1), [{"t": "x" * (64 * 1024 - 7)}]) == (
+        "METADATA_TOO_LARGE"
+    )
+    assert len(docs.get(["a"]).raw_metadata[0]) == 64 * 1024
+
+
+def test_rows_stay_readable_with_a_smaller_limit(tmp_path: Path) -> None:
+    with vecdb.open(tmp_path / "data", indexer=False, metadata_bytes_max=200_000) as database:
+        database.create_collection("docs", 4).upsert(["a"], rows(1), [{"t": "x" * 150_000}])
+    with vecdb.open(tmp_path / "data", indexer=False, metadata_bytes_max=1024) as database:
+        docs = database.collection("docs")
+        assert len(docs.get(["a"]).metadata[0]["t"]) == 150_000
+        assert refusal(docs.set_metadata, ["a"], {"n": 1}) == "METADATA_TOO_LARGE"
+        assert docs.set_metadata(["a"], ["t"], "delete_keys").count == 1

@@ -373,6 +373,7 @@ ROOT_OPTIONS = {
     "view_bytes_max": INTEGER,
     "open_collections_max": INTEGER,
     "indexer_outlives_parent": FLAG,
+    "metadata_bytes_max": set(),
     "recall_meter": {"half"},
 }
 

@@ -24,6 +24,7 @@ from tests.places import value_of
 from vecdb import checking, errors, limits
 from vecdb.engine.api.collection import Collection
 from vecdb.engine.api.database import Database
+from vecdb.metadata_checks import DEFAULT_BYTES
 from vecdb_cli.command_line import app
 from vecdb_server import process
 
@@ -328,7 +329,11 @@ def test_limits_of_requests_are_documented() -> None:
         "ef": {*bounds(limits.EF)},
         "M, ef_construction": {*bounds(limits.M), *bounds(limits.EF_CONSTRUCTION)},
         "rows of a batch": {limits.BATCH_ROWS.maximum},
-        "metadata of a row": {limits.METADATA_BYTES.maximum / 1024, limits.METADATA_DEPTH.maximum},
+        "metadata of a row": {
+            DEFAULT_BYTES / 1024,
+            limits.METADATA_BYTES.maximum / mebibyte,
+            limits.METADATA_DEPTH.maximum,
+        },
         "filter": {
             limits.FILTER_DEPTH_MAX,
             limits.FILTER_TERMS_MAX,

@@ -192,7 +192,7 @@ SearchInfo plan=1 exact=2 ef=3 matches=4 seq=5 verified=6 unindexed_rows=7 recal
 SearchRequest collection=1 namespace=2 queries=3 k=4 ef=5 exact=6 include_metadata=7 include_vectors=8 target_recall=9 filter=10 timeout_us=11 collection_id=12 filters=13 explain=25
 SearchResponse counts=1 ids=2 distances=3 metadata=4 vectors=5 infos=6 visited=7 failure=8 deleted_visited=9
 SegmentPlan segment=1 way=2 rows=3 matches=4 costs_us=5
-SegmentStats number=1 kind=2 first_row=3 end_row=4 rows=5 dead=6 bytes=7 codes=8 codes_left_out=9
+SegmentStats number=1 kind=2 first_row=3 end_row=4 rows=5 dead=6 bytes=7 codes=8 codes_left_out=9 columns=10 columns_left_out=11
 ServerInfoRequest
 ServerInfoResponse version=1 data_format=2 limits=3 features=4
 SetCollectionMetadataRequest collection=1 namespace=2 metadata=3 collection_id=4

@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,6 +52,12 @@ METADATA = (
     st.none()
     | st.fixed_dictionaries({"n": st.integers(-(2**63), 2**63)})
     | SEEDS.map(lambda seed: random_metadata(random.Random(seed), SCALARS[:12]))
+)
+MATCHING = st.sampled_from(
+    [{"n": {"$lt": 0}}, {"n": {"$gte": 2}}, {"again": {"$exists": True}}, {"n": {"$in": [1, 2, 3]}}]
+) | st.integers(0, 4).map(lambda i: {"$id": {"$prefix": f"id-{i}"}, "n": {"$exists": False}})
+PATCHES = st.tuples(st.sampled_from(["merge", "replace"]), METADATA.map(lambda m: m or {})) | (
+    st.just(("delete_keys", ["n"])) | st.just(("merge", {"again": 1}))
 )
 CONDITIONS = st.sampled_from(["insert_only", "absent"]) | st.integers(-1, 9)
 """A number says how many seqs ago the ids were read; -1 is a read that has not been."""
@@ -200,6 +207,64 @@ class CollectionMachine(RuleBasedStateMachine):
         self._write(side, Batch(known, vectors, given))
         assert self.hand(side).call("stats").next_row == rows
 
+    @rule(
+        names=st.lists(NAMES, min_size=1, max_size=20, unique=True),
+        seed=SEEDS,
+        number=st.none() | st.integers(5, 7),
+        side=SIDES,
+    )
+    def upsert_new_ids(self, names: list[str], seed: int, number: int | None, side: bool) -> None:
+        """Ids that exist are left as they are."""
+        request_id = None if number is None else f"request-{number}"
+        vectors = self._vectors(seed, len(names), False)
+        given = [{"n": seed % 5}] * len(names)
+        batch = Batch(names, vectors, given, request_id=request_id, skips=True)
+        self._write(side, batch)
+
+    @rule(
+        names=st.none() | st.lists(NAMES, min_size=1, max_size=20, unique=True),
+        filter=MATCHING,
+        patch=PATCHES,
+        number=st.none() | st.integers(5, 7),
+        condition=st.none() | CONDITIONS,
+        side=SIDES,
+    )
+    def set_metadata(
+        self,
+        names: list[str] | None,
+        filter: dict[str, Any],
+        patch: tuple[str, Any],
+        number: int | None,
+        condition: Any,
+        side: bool,
+    ) -> None:
+        """By ids, or without ids by filter: no row is added."""
+        rows = self.hand(side).call("stats").next_row
+        request_id = None if number is None else f"request-{number}"
+        terms = {} if names is None else self._terms(condition)
+        terms.pop("insert_only", None)
+        mode, given = patch
+        by_filter = filter if names is None else None
+        batch = Batch(
+            names, patch=given, mode=mode, filter=by_filter, request_id=request_id, **terms
+        )
+        self._write(side, batch)
+        assert self.hand(side).call("stats").next_row == rows
+
+    @rule(filter=MATCHING, number=st.none() | st.integers(5, 7), side=SIDES)
+    def delete_by_filter(self, filter: dict[str, Any], number: int | None, side: bool) -> None:
+        request_id = None if number is None else f"request-{number}"
+        self._write(side, Batch(None, filter=filter, request_id=request_id))
+
+    @rule(filter=MATCHING, side=SIDES)
+    def list_by_filter(self, filter: dict[str, Any], side: bool) -> None:
+        """Every way of listing sees the same rows, those that match now."""
+        matching, call = sorted(self.model.ids_matching(filter)), self.hand(side).call
+        assert call("count", filter) == len(matching)
+        assert call("list_ids", filter=filter) == matching
+        assert call("facet", "n", filter).rows == len(matching)
+        assert call("delete", filter=filter, dry_run=True).count == len(matching)
+
     @rule(names=st.lists(NAMES, min_size=1, max_size=20), side=SIDES)
     def delete(self, names: list[str], side: bool) -> None:
         self._write(side, Batch(names))
@@ -252,8 +317,9 @@ class CollectionMachine(RuleBasedStateMachine):
         """Send a batch again that was applied under a request id, whatever has happened since."""
         known = list(self.model.requests.values())
         batch, receipt = known[which % len(known)]
-        assert self.model.write(batch) == vecdb.Receipt(receipt.seq, receipt.count, True)
-        assert batch.send(self.hand(side)) == vecdb.Receipt(receipt.seq, receipt.count, True)
+        repeated = replace(receipt, repeated=True)
+        assert self.model.write(batch) == repeated
+        assert batch.send(self.hand(side)) == repeated
 
     # Reading.
 
@@ -522,7 +588,7 @@ def plant_matches_of_a_filter_that_stay(patch: pytest.MonkeyPatch) -> None:
 
 
 def plant_columns_that_stay(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ChangedRows, "since", lambda *_: np.zeros(0, np.int64))
+    patch.setattr(ChangedRows, "since", lambda *_, **__: np.zeros(0, np.int64))
 
 
 PLANTS = [each for name, each in list(globals().items()) if name.startswith("plant_")]

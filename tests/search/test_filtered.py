@@ -257,3 +257,16 @@ def test_explain_says_how_each_segment_was_searched(large: tuple[Any, np.ndarray
         ("graph", {}),
         ("rows", {}),
     ]
+
+
+def test_ranges_of_one_field_together(large: tuple[Any, np.ndarray]) -> None:
+    docs, queries = large
+
+    def matching(condition: dict[str, Any]) -> int:
+        return int(docs.search(queries[0], k=1, filter={"u": condition}).info.matches)
+
+    below = {bound: matching({"$lt": bound}) for bound in (0.2, 0.21, 0.7)}
+    assert matching({"$gte": 0.2, "$lt": 0.21}) == below[0.21] - below[0.2] > 0
+    assert matching({"$gte": 0.2, "$lt": 0.7}) == below[0.7] - below[0.2] > 0
+    assert matching({"$gte": 0.7, "$lt": 0.2}) == 0
+    assert matching({"$lt": 0.7, "$ne": 2, "$lte": 0.2}) == below[0.2]

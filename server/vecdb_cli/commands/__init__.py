@@ -1,6 +1,7 @@
 """What the commands of ``vecdb_cli.command_line`` do, each imported when its command runs.
 
 managing      vecdb create, drop, get and optimize
+changing      vecdb list, set and metadata: ids, and changes of metadata
 loading       vecdb load: a file into a collection
 selecting     vecdb count, delete, facet and fields: rows by what their metadata say
 answers       vecdb search and stats: tables for people, JSON for programs

@@ -345,7 +345,9 @@ def _refusal(block: Block, rows: range, metric: Metric) -> InvalidArgumentError 
         vectors = block.vectors[rows.start : rows.stop]
         checks.check_vectors(vectors, vectors.shape[1], metric)
         if block.metadata is not None:
-            checks.check_metadata(block.metadata[rows.start : rows.stop], len(rows))
+            # The database may allow less; then it refuses the batch.
+            most = limits.METADATA_BYTES.maximum
+            checks.check_metadata(block.metadata[rows.start : rows.stop], len(rows), bytes_max=most)
     except InvalidArgumentError as error:
         return error
     return None

@@ -73,6 +73,7 @@ class Collection(CollectionSurface):
         self._name = name
         self._opened = opened
         self._dim = opened.store.config.dim
+        self._metadata_bytes_max = runtime.options.metadata_bytes_max
 
     @property
     def dim(self) -> int:
@@ -113,7 +114,7 @@ class Collection(CollectionSurface):
         request_id: str | None = None,
     ) -> Receipt:
         write_options = make_write_options(insert_only, if_seq, request_id, on_existing)
-        rows = checks.check_rows(ids, vectors, metadata, self.config)
+        rows = checks.check_rows(ids, vectors, metadata, self.config, 0, self._metadata_bytes_max)
         return self._runtime.write(self._opened, make_batch(*rows, write_options))
 
     def upsert_many(
@@ -129,7 +130,10 @@ class Collection(CollectionSurface):
     ) -> IngestProgress:
         self._check()
         rows, submit = (ids, vectors, metadata), partial(self._runtime.submit_delayed, self._opened)
-        return ingest(submit, self.config, rows, batch_rows, progress, request_id, on_existing)
+        most = self._metadata_bytes_max
+        return ingest(
+            submit, self.config, rows, batch_rows, progress, request_id, on_existing, most
+        )
 
     def get(self, ids: Ids) -> Records:
         self._runtime.check_usable()
@@ -172,9 +176,9 @@ class Collection(CollectionSurface):
         count = None if texts is None else len(texts)
         batch = make_patch(
             texts,
-            check_patches(patch, how, count, RowNames(0, texts or ())),
+            check_patches(patch, how, count, RowNames(0, texts or ()), self._metadata_bytes_max),
             how,
-            limits.METADATA_BYTES.maximum,
+            self._metadata_bytes_max,
             write_options,
             filter=target.filter,
             limit=target.limit,
@@ -203,13 +207,13 @@ class Collection(CollectionSurface):
         deadline = None if timeout_s is None else Deadline(timeout_s)
         unusual = flags["exact"] or flags["include_vectors"] or flags["explain"]
         unusual = unusual or filters is not None
-        is_plain = variant is PLAIN and queries is not None and k is not None and not unusual
+        is_plain = (variant is PLAIN or variant.is_bound_only) and not unusual
         if is_plain and queries is not None and k is not None and queries.ndim == 1:
             hits = searcher.single.answer(
                 queries, k, ef, flags["target_recall"], flags["include_metadata"], deadline
             )
             if hits is not None:
-                return [hits]
+                return [hits if variant is PLAIN else variant.cut(hits)]
         request = SearchRequest(queries, k, ef, **flags, filter=filters, variant=variant)
         return searcher.run_general(request, deadline or Deadline()).hits()
 

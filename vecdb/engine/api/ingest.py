@@ -30,7 +30,8 @@ def ingest(
     batch_rows: int,
     progress: Callable[[IngestProgress], None] | None,
     request_id: str | None,
-    on_existing: str = "replace",
+    on_existing: str,
+    metadata_bytes_max: int,
 ) -> IngestProgress:
     """Upsert an input of any size; see ``Collection.upsert_many``.
 
@@ -67,7 +68,9 @@ def ingest(
             write_options = make_write_options(
                 False, None, request_id_of_part(prefix, number), on_existing
             )
-            batch = make_batch(*checks.check_rows(*part[:3], config, part.first), write_options)
+            batch = make_batch(
+                *checks.check_rows(*part[:3], config, part.first, metadata_bytes_max), write_options
+            )
             try:
                 waiting.append(submit(batch))
             except ResourceExhaustedError:

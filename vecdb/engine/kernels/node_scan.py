@@ -22,7 +22,7 @@ from vecdb.engine.kernels.byte_instructions import LINE
 from vecdb.engine.kernels.candidates import NO_BOUND, insert, node_of, pack, score_of
 from vecdb.engine.kernels.compiling import BYTES, FLOAT, FLOATS, INT, kernel, read, written
 from vecdb.engine.kernels.distance import pair_score
-from vecdb.engine.kernels.inputs import check_results, check_shapes
+from vecdb.engine.kernels.inputs import check_results, check_shapes, is_deleted
 from vecdb.engine.kernels.instructions import prefetch_row
 from vecdb.engine.kernels.scan import comes_after, sift_down, sift_up
 from vecdb.engine.kernels.sketch_walk import score_again
@@ -40,8 +40,14 @@ _ROWS_AHEAD: Final = 8
 _LINES_AHEAD: Final = 16
 _SKETCHES_AHEAD: Final = 24
 
-_BIT_OF: Final = np.array([0, 0, 1, 0, 2, 4, 0, 7, 3, 6, 5], np.int64)
-"""The bit of a power of two below 256, by its remainder modulo 11."""
+_DE_BRUIJN: Final = np.uint64(0x03F7_9D71_B4CB_0A89)
+_BIT_OF: Final = np.array([
+    0, 1, 48, 2, 57, 49, 28, 3, 61, 58, 50, 42, 38, 29, 17, 4,
+    62, 55, 59, 36, 53, 51, 43, 22, 45, 39, 33, 30, 24, 18, 12, 5,
+    63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21, 44, 32, 23, 11,
+    46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9, 13, 8, 7, 6,
+], np.int64)  # fmt: skip
+"""The bit of a power of two: the top six bits of its product with ``_DE_BRUIJN`` tell it."""
 
 NODES: Final = read(types.int32, 1)
 
@@ -188,17 +194,19 @@ def list_live(dead, n, out):
     """
     if n < 0 or n >= 1 << 31 or dead.shape[0] < (n + 7) >> 3:
         raise ValueError("list_live: a bitmap that is too short")
-    count, room = 0, out.shape[0]
-    for at in range((n + 7) >> 3):
-        live = np.int64(~dead[at]) & np.int64(0xFF)
-        while live != 0 and count < room:
-            low = live & -live
-            # 2**b modulo 11 differs for b = 0 to 7.
-            node = 8 * at + _BIT_OF[low % 11]
-            if node < n:
-                out[count] = node
-                count += 1
+    count, room, whole = 0, out.shape[0], n >> 6
+    words = dead[: whole << 3].view(np.uint64)
+    for at in range(whole):
+        live = ~words[at]
+        while live != np.uint64(0) and count < room:
+            low = live & (np.uint64(0) - live)
+            out[count] = np.int32((at << 6) + _BIT_OF[(low * _DE_BRUIJN) >> np.uint64(58)])
+            count += 1
             live ^= low
+    for node in range(whole << 6, n):
+        if count < room and not is_deleted(dead, node):
+            out[count] = np.int32(node)
+            count += 1
     return count
 
 

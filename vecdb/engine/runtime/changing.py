@@ -15,6 +15,7 @@ import numpy as np
 
 from vecdb import limits
 from vecdb.checks import Target
+from vecdb.engine.search.lookup import records_at_once
 from vecdb.engine.store.batch import DeleteBatch, PatchBatch, of_rows
 from vecdb.engine.store.changes import prepare
 from vecdb.engine.store.filtered_rows import FilteredRows, OvertakenError, Prepared, advance
@@ -115,9 +116,10 @@ def _prepared(
     patches = isinstance(batch, PatchBatch)
     made, nbytes, changed = dict(found.prepared), found.prepared_bytes, 0
     rows = found.rows.tolist()
-    for start in range(0, len(rows), _SLICE_ROWS):
+    step = records_at_once(store, _SLICE_ROWS)
+    for start in range(0, len(rows), step):
         deadline.check()
-        some = rows[start : start + _SLICE_ROWS]
+        some = rows[start : start + step]
         lacking = [row for row in some if row not in made]
         if lacking:
             more = _slice(store, batch, lacking)

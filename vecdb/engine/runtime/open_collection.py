@@ -102,6 +102,7 @@ class OpenCollection:
         try:
             self.store = Store(environment, collection_id)
             self.store.call_memory = host.call_memory
+            self.store.metadata_bytes_max = host.options.metadata_bytes_max
             with gone_is_dropped(folder):
                 make_folder(folder / "segments", exist_ok=True)
             with environment.read() as transaction:

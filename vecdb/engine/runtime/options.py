@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from vecdb import checks
+from vecdb import checks, limits
 from vecdb.errors import InvalidArgumentError
 from vecdb.limits import Limit
+from vecdb.metadata_checks import DEFAULT_BYTES
 from vecdb.reasons import Reason
 
 __all__ = ["Options"]
@@ -56,6 +57,8 @@ class Options:
         group_access: create a new folder for all users of its group (folders 0770, files 0660)
             instead of for the user alone. An existing folder keeps its mode, and what is created in
             it follows that mode.
+        metadata_bytes_max: maximum size of a row's metadata as JSON, 1 KiB to 1 MiB, so that a text
+            can be stored with its vector. Rows that are stored stay readable under any value.
         codes: "auto": segments get codes of their rows: graphs get sketches, so that a walk reads
             a few cache lines of a row instead of the whole; all get 8-bit codes, so that a scan
             reads a quarter of each. What is found is scored in float32.
@@ -86,6 +89,7 @@ class Options:
     map_bytes: int = 16 * 1024 * MEBIBYTE
     open_collections_max: int = 128
     group_access: bool = False
+    metadata_bytes_max: int = DEFAULT_BYTES
     codes: str = "auto"
     recall_meter: float = 0.01
     indexer: bool = True
@@ -110,6 +114,8 @@ class Options:
                     checks.check_codes(value)
                 elif option.name == "recall_meter":
                     checks.check_share(f"option {option.name}", value)
+                elif option.name == "metadata_bytes_max":
+                    checks.check_limit(limits.METADATA_BYTES, value, f"option {option.name}")
                 elif isinstance(option.default, bool):
                     checks.check_flag(f"option {option.name}", value)
                 else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vecdb.engine.runtime.open_collection import OpenCollection
+from vecdb.engine.segments.columns.column_part import columns_left_out_text, columns_text
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.parts import codes_of
 from vecdb.engine.store.leases import oldest_lease
@@ -37,6 +38,8 @@ def collection_stats(opened: OpenCollection, indexer: str) -> CollectionStats:
             bytes=size.get(s.number, 0),
             codes=codes_of(s.parts),
             codes_left_out=s.why_without_codes(store.config),
+            columns=columns_text(s.parts),
+            columns_left_out=columns_left_out_text(s.parts),
         )
         for s in snapshot.segments
     ]

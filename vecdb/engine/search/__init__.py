@@ -5,12 +5,12 @@ filtered           units and answers of searches with filters
 filter_plan        which way a search with a filter takes through a unit
 walk_shapes        how many nodes walks visit in a graph
 node_scans         scans of the nodes that match
-matching           which rows match a filter
+matching           which rows match a filter; id_rows: the rows of a set of ids
 single             the short way of one query in one graph
 plan               which way a search takes through each unit, and the recall to expect
 hits               merges the units' results; adds ids, metadata and vectors
-variants           queries by example (examples), within_distance, and in groups (grouping), from
-                   more candidates than a plain search asks for
+variants           queries by example (examples), within_distance, and in groups (grouping, by
+                   group_values), from more candidates than a plain search asks for
 request            the arguments of a search; call_bytes: the memory that it reserves
 snapshot           one committed state: segments, delete bitmaps, memtable
 column_matches     what the columns of a segment say about a filter

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from vecdb.engine.search.lookup import records_at_once
 from vecdb.engine.search.matched_rows import MatchedRows, RowsAtSeq
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
@@ -144,10 +145,11 @@ def _add_fields(known: dict[Path, _Field], entry: dict[str, Any], above: Path) -
 def _slices(store: Store, found: RowsAtSeq) -> Iterator[list[dict[str, Any]]]:
     """Yield the metadata of the rows, those that have some."""
     rows = found.rows.tolist()
-    for start in range(0, len(rows), _SLICE_ROWS):
+    step = records_at_once(store, _SLICE_ROWS)
+    for start in range(0, len(rows), step):
         found.deadline.check()
         with store.environment.read() as transaction:
-            some = rows[start : start + _SLICE_ROWS]
+            some = rows[start : start + step]
             records = store.rows.read_records(transaction, some, found.seq)
         texts = [record.metadata for record in records if record.metadata]
         yield json.loads(b"[%b]" % b",".join(texts))

@@ -13,15 +13,15 @@ it can be.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from vecdb.engine.search.call_bytes import candidates_bytes, take_answer_memory
 from vecdb.engine.search.candidates import CandidateSearch, Places
-from vecdb.engine.search.hits import info_of
+from vecdb.engine.search.group_values import GroupValues, Key
+from vecdb.engine.search.hits import explained, info_of
 from vecdb.engine.search.lookup import read_records, read_vectors
 from vecdb.errors import InvalidArgumentError
 from vecdb.filters import And, Contains, Exists, Filter, In, Node, Not, Path, distinct
@@ -35,13 +35,10 @@ _FIRST_FACTOR, _FIRST_LEAST = 2, 32
 _GROWTH: Final = 4
 """Factor by which the number of candidates grows."""
 
-_WIDENED_FACTOR, _WIDENED_LEAST = 16, 1_024
-"""Candidates from which on filters are used: by how many hits are wanted, and at least."""
+_WIDEST_FACTOR, _WIDEST_LEAST = 8, 256
+"""Most candidates before filters are used: by how many hits are wanted, and at least."""
 
 _INT64_END: Final = 2**63
-
-Key: TypeAlias = tuple[int, GroupValue]
-"""Class (boolean, number, string) and value: 1 and 1.0 are one group, 1 and true are two."""
 
 Place: TypeAlias = tuple[float, int]
 """Score and row: the order of hits."""
@@ -62,7 +59,7 @@ def grouped_hits(
         path: of the field.
         group_size: most hits of a group.
     """
-    values = _Values(search, path)
+    values = GroupValues(search, path)
     queries = range(len(search.queries))
     found = [
         _Grouping(search, query, own_rows, max_distance, values, group_size) for query in queries
@@ -70,47 +67,6 @@ def grouped_hits(
     for each in found:
         each.run()
     return _columns(search, found, search.matching(own_rows))
-
-
-class _Values:
-    """The values of a field in rows of one snapshot, read once."""
-
-    def __init__(self, search: CandidateSearch, path: Path) -> None:
-        self.path = path
-        self._search = search
-        self._known: dict[int, tuple[Key, ...]] = {}
-
-    def of_rows(self, rows: Sequence[int]) -> list[tuple[Key, ...]]:
-        """Return the keys of the groups that each row belongs to."""
-        new = [row for row in rows if row not in self._known]
-        search = self._search
-        records = read_records(search.store, new, search.snapshot.state.seq, search.deadline)
-        for row, record in zip(new, records, strict=True):
-            self._known[row] = _keys(record.metadata, self.path)
-        return [self._known[row] for row in rows]
-
-
-def _keys(raw: bytes, path: Path) -> tuple[Key, ...]:
-    value: Any = json.loads(raw) if raw else None
-    for key in path:
-        if not isinstance(value, dict):
-            return ()
-        value = value.get(key)
-    if isinstance(value, list):
-        return tuple(dict.fromkeys(_key(each) for each in value if _is_scalar(each)))
-    return (_key(value),) if _is_scalar(value) else ()
-
-
-def _is_scalar(value: object) -> bool:
-    return isinstance(value, bool | int | float | str)
-
-
-def _key(value: GroupValue) -> Key:
-    if isinstance(value, bool):
-        return 0, value
-    if isinstance(value, float) and value.is_integer() and abs(value) < _INT64_END:
-        return 1, int(value)
-    return (2 if isinstance(value, str) else 1), value
 
 
 class _Grouping:
@@ -128,7 +84,7 @@ class _Grouping:
         query: int,
         own_rows: Places,
         max_distance: float | None,
-        values: _Values,
+        values: GroupValues,
         group_size: int,
     ) -> None:
         self._search, self._query, self._values = search, np.array([query]), values
@@ -143,11 +99,11 @@ class _Grouping:
         """Find the groups."""
         hits = self._k * self._size
         size = max(_FIRST_LEAST, _FIRST_FACTOR * hits) + self._by_rows
-        widest = max(_WIDENED_LEAST, _WIDENED_FACTOR * hits)
+        widest = max(_WIDEST_LEAST, _WIDEST_FACTOR * hits) + self._by_rows
         while not self._add(size) and not self._are_full():
-            if size >= widest and self._by_filters(size):
-                return
             size *= _GROWTH
+            if size > widest and self._by_filters(size):
+                return
 
     def best(self) -> list[tuple[GroupValue, list[tuple[Place, float]]]]:
         """Return the nearest groups with their nearest hits."""
@@ -173,6 +129,8 @@ class _Grouping:
         self.visited += sum(int(part.visited[0]) for part in results.parts)
         self.passed += sum(int(part.deleted[0]) for part in results.parts)
         info = info_of(search.snapshot, results.parts, results.plan)
+        if search.wanted.explain:
+            info = info._replace(explain=explained(results))
         if results.matching is not None and filter is None:
             info = info._replace(matches=results.matching)
         self.infos.append(info)
@@ -182,7 +140,7 @@ class _Grouping:
         rows, scores = found.rows[:count].tolist(), found.best.scores[:count].tolist()
         distances = found.distances[:count].tolist()
         for row, score, distance, keys in zip(
-            rows, scores, distances, self._values.of_rows(rows), strict=True
+            rows, scores, distances, self._values.of(found, count), strict=True
         ):
             if row not in self._own_rows:
                 for key in keys:
@@ -195,7 +153,13 @@ class _Grouping:
         can't express that."""
         while len(self.groups) < self._k:
             known = len(self.groups)
-            others = self._filter(self._others(list(self.groups)))
+            all_keys = self._values.all_keys()
+            if all_keys is None:
+                others = self._filter(self._others(list(self.groups)), self.groups)
+            elif rest := [key for key in all_keys if key not in self.groups]:
+                others = self._filter(In(self._values.path, _operands(rest)), rest)
+            else:
+                break
             if others is None:
                 return False
             if self._add(size, others):
@@ -206,7 +170,7 @@ class _Grouping:
             short = [key for key in self._nearest() if len(self.groups[key]) < self._size]
             if not short:
                 return True
-            more = self._filter(In(self._values.path, _operands(short)))
+            more = self._filter(In(self._values.path, _operands(short)), short)
             if more is None:
                 return False
             if self._add(size, more):
@@ -220,11 +184,11 @@ class _Grouping:
         of_these_alone = And((In(path, values), Not(Contains(path, values, False))))
         return And((Exists(path), Not(of_these_alone)))
 
-    def _filter(self, node: Node) -> Filter | None:
-        """Return the condition together with the search's filter; None if that is impossible."""
+    def _filter(self, node: Node, keys: Iterable[Key]) -> Filter | None:
+        """Return a condition on the values of some keys, together with the search's filter; None if
+        that is impossible."""
         given = self._search.filter
-        values = [key[1] for key in self.groups]
-        if any(type(value) is int and abs(value) >= _INT64_END for value in values):
+        if any(type(value) is int and abs(value) >= _INT64_END for _, value in keys):
             return None
         try:
             return Filter(node if given is None else And((given.root, node)))

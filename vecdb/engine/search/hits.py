@@ -33,6 +33,7 @@ __all__ = [
     "answers",
     "columns_of",
     "distances_of",
+    "explained",
     "info_of",
     "merged",
     "rows_of",
@@ -144,7 +145,7 @@ def columns_of(
     deleted = _summed([part.deleted for part in parts], queries).tolist()
     info = info_of(snapshot, parts, results.plan)
     if wanted.explain:
-        info = info._replace(explain=_explained(results))
+        info = info._replace(explain=explained(results))
     gated: list[int] = []
     if results.matching is not None:
         info, gated, deleted = info._replace(matches=results.matching), deleted, [0] * queries
@@ -336,7 +337,7 @@ def info_of(snapshot: Snapshot, parts: Sequence[Found], plan: SearchPlan) -> Sea
     )
 
 
-def _explained(results: Results) -> tuple[SegmentPlan, ...]:
+def explained(results: Results) -> tuple[SegmentPlan, ...]:
     """Return how each unit was searched."""
     plans = []
     for unit, way in zip(results.units, results.plan.units, strict=True):

@@ -21,9 +21,10 @@ from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.engine.system.deadline import Deadline
 from vecdb.errors import DataLossError
+from vecdb.metadata_checks import DEFAULT_BYTES
 from vecdb.types import Records
 
-__all__ = ["get_records", "read_records", "read_vectors"]
+__all__ = ["get_records", "read_records", "read_vectors", "records_at_once"]
 
 _SLICE_ROWS = 2_000
 """Rows per transaction. Each may need a block or a record of 64 KiB, so about 60 ms at most."""
@@ -108,7 +109,7 @@ def read_records(
         DeadlineExceededError, CancelledError: between two slices.
     """
     read = store.rows.read_records
-    slice_rows = _SLICE_ROWS if memory is None else min(_SLICE_ROWS, _SLICE_RECORDS)
+    slice_rows = records_at_once(store, _SLICE_ROWS if memory is None else _SLICE_RECORDS)
     if len(rows) <= slice_rows:
         with store.environment.read() as transaction:
             records = read(transaction, rows, seq)
@@ -124,6 +125,11 @@ def read_records(
 
     _in_slices(store, rows, deadline, fill, slice_rows)
     return filled
+
+
+def records_at_once(store: Store, count: int) -> int:
+    """Return how many records to read in one piece: ``count``, or fewer if they may be large."""
+    return max(16, count * DEFAULT_BYTES // max(DEFAULT_BYTES, store.metadata_bytes_max))
 
 
 def _count(records: list[Record], memory: CallMemory | None) -> None:

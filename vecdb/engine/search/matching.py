@@ -24,16 +24,18 @@ import numpy.typing as npt
 
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.search.column_matches import counted, decided
+from vecdb.engine.search.id_rows import ids_in, rows_with_ids
 from vecdb.engine.search.memtable import nodes_of
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.search.streaming import check_not_too_old
+from vecdb.engine.segments.columns.column_part import COLUMNS
 from vecdb.engine.segments.columns.node_sets import NodeSet
 from vecdb.engine.segments.matches import Matches
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.system.weighted_lru import Evictable, WeightedLru
 from vecdb.errors import DataLossError
-from vecdb.filters import Filter
+from vecdb.filters import Filter, IdIn
 
 __all__ = ["Matcher", "Selection", "matches_of"]
 
@@ -54,6 +56,9 @@ _COUNTED_MAX: Final = 32
 """Rows that a count evaluates each time; what is found for more is kept."""
 
 _ENTRY_BYTES: Final = 500
+
+_NODES_AN_ID: Final = 8
+"""Of more ids, it takes less time to compare all ids of a segment than to look them up."""
 
 _LISTED_PART: Final = 0.1
 """Above this share of matches, nodes are hardly ever listed."""
@@ -128,6 +133,11 @@ def matches_of(
         DeadlineExceededError, CancelledError: between two slices of rows.
     """
     rows, seq = unit.rows[: unit.count], snapshot.state.seq
+    wanted, columns = ids_in(filter.root), unit.parts.get(COLUMNS)
+    if wanted is not None and (columns is None or len(wanted.ids) * _NODES_AN_ID <= unit.count):
+        with_ids = rows_with_ids(store, snapshot, wanted, deadline)
+        if with_ids.is_complete:
+            return _among(store, rows, with_ids.rows, seq, filter, deadline)
     found = decided(store, unit, seq, filter)
     if found is None:
         return Matches.of_marks(_evaluated(store, rows, seq, filter, deadline))
@@ -136,6 +146,21 @@ def matches_of(
     nodes = found.undecided.nodes
     more = nodes[_evaluated(store, rows[nodes], seq, filter, deadline)]
     return (found.certain | NodeSet.of_nodes(len(rows), more)).matches()
+
+
+def _among(
+    store: Store,
+    rows: npt.NDArray[np.int64],
+    some: npt.NDArray[np.int64],
+    seq: int,
+    filter: Filter,
+    deadline: Deadline,
+) -> Matches:
+    """Return which nodes match, none of them but those of some rows. Both int64, ascending."""
+    nodes = nodes_of(rows, some)
+    if not isinstance(filter.root, IdIn):
+        nodes = nodes[_evaluated(store, rows[nodes], seq, filter, deadline)]
+    return NodeSet.of_nodes(len(rows), nodes.astype(np.int32)).matches()
 
 
 def _evaluated(

@@ -37,6 +37,10 @@ the first k."""
 _SKETCHED_TARGET_MAX: Final = 0.99
 """Greatest target of recall for which rows that match are compared by their sketches."""
 
+_FILTERED_MARGIN: Final = 0.25
+"""Part of the misses by which walks beside rows that do not match aim higher: no recall meter
+corrects them."""
+
 _EFFORTS_MAX: Final = 1_000
 """Efforts of walks that are kept."""
 
@@ -256,7 +260,7 @@ def effort_of(
     curve = None if wish.ef is not None else _curve_of(unit, more, wish, real_curves, codes=codes)
     if curve is None:
         return UnitPlan(True, checks.check_ef(wish.ef, k))
-    effort = curve.effort_for(more, wish.target)
+    effort = curve.effort_for(more, wish.target + _FILTERED_MARGIN * (1 - wish.target))
     if effort is None:
         return None
     far = max(k, math.ceil(share * checks.check_ef(None, more)))

@@ -142,9 +142,10 @@ class Searcher:
             return None
         if query.dtype != np.float32 or request.exact or request.include_vectors:
             return None
-        if request.explain:
+        variant = request.variant
+        if request.explain or request.filter is not None:
             return None
-        if request.filter is not None or request.variant != PLAIN or request.k is None:
+        if request.k is None or not variant.is_bound_only:
             return None
         raw = np.ascontiguousarray(query.reshape(-1))
         hits = self.single.answer(
@@ -152,6 +153,7 @@ class Searcher:
         )
         if hits is None:
             return None
+        hits = variant.cut(hits)
         metadata, info = hits.raw_metadata, hits.info
         take_hits_memory(memory, len(hits), sum(map(len, metadata or ())))
         visited, deleted = [info.visited], [info.deleted_visited]

@@ -252,6 +252,11 @@ class Snapshot:
         )
 
     @cached_property
+    def id_rows(self) -> dict[Any, Any]:
+        """Return what ``id_rows`` keeps with a snapshot."""
+        return {}
+
+    @cached_property
     def lost(self) -> tuple[Unread, ...]:
         """Return the intervals of quarantined segments that are not held, ascending."""
         return tuple(

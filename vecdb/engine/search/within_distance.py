@@ -22,12 +22,12 @@ from vecdb.types import HitColumns
 
 __all__ = ["hits_within"]
 
-_FIRST: Final = 256
+_FIRST: Final = 64
 _GROWTH: Final = 4
 """Candidates of the first round if all within a distance are wanted, and how they grow."""
 
 _FIRST_SCANNED: Final = 1_024
-"""The same for scans, whose second round asks for as many as there may be."""
+"""The same for scans, and the least number once graphs are scanned."""
 
 
 def hits_within(
@@ -72,7 +72,8 @@ def hits_within(
             answered.append(_with_counts(columns, *counted, own_matching))
             done.append(places)
         if not is_done.all():
-            to_do.append((pending[~is_done], most if scans else min(most, size * _GROWTH)))
+            larger = max(size * _GROWTH, _FIRST_SCANNED if search.scans(size * _GROWTH) else 0)
+            to_do.append((pending[~is_done], min(most, larger)))
         search.wanted.memory.release(candidates_bytes(search.snapshot, len(pending), size))
     _check_results(answered)
     return in_order(answered, done)

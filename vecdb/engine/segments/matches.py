@@ -16,7 +16,7 @@ _NODE_BITS = 32
 class Matches:
     """The matching nodes of some; deleted ones may be included. Immutable.
 
-    Exactly one of nodes and bitmap is given, whichever is smaller.
+    Exactly one of nodes and bitmap is given.
 
     Attributes:
         count: number of matching nodes.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,10 @@ from vecdb.filters import Filter
 from vecdb.reasons import Reason
 
 __all__ = ["FilteredRows", "OvertakenError", "Prepared", "advance"]
+
+
+_SLICE_ROWS: Final = 256
+"""Records that are in memory at once."""
 
 
 class Prepared(NamedTuple):
@@ -111,9 +115,11 @@ def advance(
         raise OvertakenError(f"{len(doubtful)} rows")
     matches, found = matched.filter.matches_json, []
     numbers = doubtful.tolist()
-    for row, record in zip(numbers, rows.read_records(transaction, numbers, seq), strict=True):
-        if matches(record.id, record.metadata):
-            found.append(row)
+    for start in range(0, len(numbers), _SLICE_ROWS):
+        some = numbers[start : start + _SLICE_ROWS]
+        for row, record in zip(some, rows.read_records(transaction, some, seq), strict=True):
+            if matches(record.id, record.metadata):
+                found.append(row)
     touched = np.concatenate([deleted, changed])
     kept = matched.rows[~np.isin(matched.rows, touched)]
     prepared = matched.prepared

@@ -151,7 +151,7 @@ def _page(
     if request.include_vectors:
         row_bytes += 4 * store.config.dim
     if request.include_metadata:
-        row_bytes += limits.METADATA_BYTES.maximum
+        row_bytes += store.metadata_bytes_max
     with store.call_memory.of_call() as memory:
         memory.answer(min(request.bytes_max, request.batch * row_bytes))
         return _filled_page(store, place, request, deadline, ends)

@@ -33,6 +33,7 @@ from vecdb.engine.store.stored_name import METADATA_KEY, NAME_KEY
 from vecdb.engine.system.call_memory import MemoryBudget
 from vecdb.engine.system.files import fsync_folder
 from vecdb.errors import DataLossError, FailedPreconditionError, NotFoundError
+from vecdb.metadata_checks import DEFAULT_BYTES
 from vecdb.reasons import Reason
 from vecdb.types import CollectionConfig, Receipt
 
@@ -84,6 +85,7 @@ class Store:
         self.clock = StoreClock(environment)
         self.call_memory = MemoryBudget(sys.maxsize)
         """Unlimited until the database that opens the store sets its own."""
+        self.metadata_bytes_max = DEFAULT_BYTES  # The database sets its own.
 
     @staticmethod
     def create(

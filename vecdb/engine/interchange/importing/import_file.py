@@ -123,13 +123,14 @@ class _Import:
         self._runtime, self._name, self._index = runtime, request.collection, index
         self._wanted: Metric | None = request.metric
         self._side, self._deadline = side, deadline
+        self._metadata_bytes_max = runtime.options.metadata_bytes_max
         self._connected = 0
 
     def run(self) -> ImportReport:
         """Check the file, write the rows, take over the graph."""
         index = self._index
         existing = self._find()
-        names = Names(index, self._side)
+        names = Names(index, self._side, self._metadata_bytes_max)
         settings = Settings(
             index,
             self._name,
@@ -213,7 +214,9 @@ class _Import:
         for first, end, ids, raw in names.pieces(rows):
             self._deadline.check()
             vectors = index.rows.read(first, end)
-            batch = make_batch(*checks.check_raw_rows(ids, vectors, raw, config))
+            batch = make_batch(
+                *checks.check_raw_rows(ids, vectors, raw, config, self._metadata_bytes_max)
+            )
             if delayed:
                 receipt = self._runtime.write(opened, batch)
             else:

@@ -21,11 +21,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vecdb import checks, json_objects
+from vecdb import checks, json_objects, limits
 from vecdb.engine.interchange.importing.foreign_index import ForeignIndex
 from vecdb.errors import InvalidArgumentError
 from vecdb.import_files import Sidecar
 from vecdb.json_objects import NotJsonError
+from vecdb.metadata_checks import DEFAULT_BYTES
 from vecdb.reasons import Reason
 from vecdb.row_names import RowNames
 from vecdb.sidecar_header import KEY, SidecarHeader
@@ -44,6 +45,7 @@ class Names:
 
     Args:
         meta: the sidecar, or None.
+        metadata_bytes_max: most bytes of a row's metadata.
 
     Attributes:
         header: the sidecar's header, with the collection's settings; empty without one.
@@ -53,9 +55,15 @@ class Names:
         NotFoundError: the sidecar does not exist.
     """
 
-    def __init__(self, index: ForeignIndex, meta: Sidecar | None) -> None:
+    def __init__(
+        self,
+        index: ForeignIndex,
+        meta: Sidecar | None,
+        metadata_bytes_max: int = DEFAULT_BYTES,
+    ) -> None:
         self._index = index
         self._meta = meta
+        self._metadata_bytes_max = metadata_bytes_max
         self._has_entry: npt.NDArray[np.bool_] | None = None
         self._in_index: npt.NDArray[np.bool_] | None = None
         self.header = SidecarHeader()
@@ -106,7 +114,8 @@ class Names:
             try:
                 checks.check_ids(texts, unique=False, first=first)
                 names = RowNames(first, texts)
-                checks.check_raw_metadata([entry[2] for entry in piece], len(piece), names)
+                raw, most = [entry[2] for entry in piece], self._metadata_bytes_max
+                checks.check_raw_metadata(raw, len(piece), names, most)
             except InvalidArgumentError as error:
                 raise _wrong(meta, f"in the lines from {first + 1}", error.message) from None
         self.header = headers[0] if headers else self.header
@@ -188,7 +197,7 @@ def _entry(meta: Sidecar, number: int, found: dict[str, object]) -> Entry:
         # Can't fail: the decoder refuses lines with lone surrogates.
         return faiss_id, text, metadata.encode()
     try:
-        raw = checks.check_metadata([metadata], 1)
+        raw = checks.check_metadata([metadata], 1, bytes_max=limits.METADATA_BYTES.maximum)
     except InvalidArgumentError as error:
         raise _wrong(meta, place, error.message) from None
     return faiss_id, text, raw[0] if raw else b""

@@ -6,6 +6,7 @@ indexer, and live long. Rows of flat segments are decided by their records.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from vecdb.engine.segments.columns.columns import Columns, made_columns
@@ -18,13 +19,18 @@ from vecdb.engine.segments.part_kind import (
     PartData,
     PartFiles,
     PartKind,
+    Parts,
     PartSource,
 )
 from vecdb.engine.segments.row_arrays import ROW_IDS
+from vecdb.filters import path_text
 
-__all__ = ["COLUMNS"]
+__all__ = ["COLUMNS", "columns_left_out_text", "columns_text"]
 
 _ARRAY: Final = "columns"
+
+_NAMED_MAX: Final = 10
+"""Fields that ``stats`` names."""
 
 
 class _ColumnsPart(PartKind[Columns]):
@@ -55,3 +61,29 @@ class _ColumnsPart(PartKind[Columns]):
 
 
 COLUMNS: Final = _ColumnsPart()
+
+
+def columns_text(parts: Parts) -> str:
+    """Return which fields of a segment are indexed, as ``stats`` says it."""
+    columns = parts.get(COLUMNS)
+    if columns is None:
+        return ""
+    names = sorted(path_text(path) for path in columns.paths)
+    return f"{len(names)} fields" + (f": {_some(names, ', ')}" if names else "")
+
+
+def columns_left_out_text(parts: Parts) -> str:
+    """Return which fields of a segment are not indexed and why, as ``stats`` says it."""
+    columns = parts.get(COLUMNS)
+    if columns is None:
+        return "in no graph yet" if not parts.has(GRAPH) else "written without, or damaged"
+    reasons = [f"{path_text(path)}: {reason}" for path, reason in columns.left_out.items()]
+    if columns.has_unlisted:
+        reasons.append("further fields: too many to name")
+    return _some(reasons, "; ")
+
+
+def _some(texts: Iterable[str], separator: str) -> str:
+    named = list(texts)
+    more = [f"{len(named) - _NAMED_MAX} more"] if len(named) > _NAMED_MAX else []
+    return separator.join([*named[:_NAMED_MAX], *more])

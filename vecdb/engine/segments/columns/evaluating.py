@@ -146,6 +146,25 @@ class _Values(Term):
         self.count_max = min(pairs + extra, limit)
 
     @property
+    def field(self) -> Field:
+        """The field."""
+        return self._field
+
+    @property
+    def is_ranges(self) -> bool:
+        """Whether a node is in the set if its one value is in the ranges, and only then."""
+        return self._field.is_single and self._within is None and self._odd is None
+
+    def intersected(self, other: _Values) -> _Values:
+        """Return the term that both are true; of the same field, and ``is_ranges`` both."""
+        ranges = [
+            (max(low, other_low), min(high, other_high))
+            for low, high in self._ranges
+            for other_low, other_high in other._ranges
+        ]
+        return _Values(self._field, ranges, odd=False, in_lists=False)
+
+    @property
     def count(self) -> int | None:
         if self._within is not None or self._odd is not None:
             return 0 if self.count_max == 0 else None
@@ -199,7 +218,7 @@ class _Not(Term):
 
 class _And(Term):
     def __init__(self, terms: list[Term], size: int) -> None:
-        self._terms = sorted(terms, key=lambda term: term.count_max)
+        self._terms = sorted(_intersected(terms), key=lambda term: term.count_max)
         self._size = size
         self.count_max = self._terms[0].count_max if terms else size
 
@@ -207,6 +226,8 @@ class _And(Term):
     def count(self) -> int | None:
         if not self._terms:
             return self._size
+        if len(self._terms) == 1:
+            return self._terms[0].count
         return 0 if self.count_max == 0 else None
 
     @cached_property
@@ -234,6 +255,24 @@ class _And(Term):
             more_certain, more_possible = term.among(nodes)
             certain, possible = certain & more_certain, possible & more_possible
         return certain, possible
+
+
+def _intersected(terms: list[Term]) -> list[Term]:
+    """Return terms with one in place of several that are ranges of the same field, such as from a
+    year to another: none of them then reads more nodes than match all."""
+    kept: list[Term] = []
+    places: dict[int, int] = {}
+    for term in terms:
+        if not isinstance(term, _Values) or not term.is_ranges:
+            kept.append(term)
+        elif (place := places.get(id(term.field))) is None:
+            places[id(term.field)] = len(kept)
+            kept.append(term)
+        else:
+            other = kept[place]
+            assert isinstance(other, _Values)
+            kept[place] = term.intersected(other)
+    return kept
 
 
 def _narrowed(certain: NodeSet, possible: NodeSet, term: Term) -> Bounds:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.segments.matches import Matches
 
 __all__ = ["Array", "Bits", "Mask", "NodeSet", "Nodes", "packed"]
@@ -87,8 +88,9 @@ class NodeSet:
         if self._nodes is None:
             if self._bits is None:
                 return np.arange(self.size, dtype=np.int32)
-            mask = np.unpackbits(self._bits, count=self.size, bitorder="little")
-            self._nodes = np.flatnonzero(mask).astype(np.int32)
+            nodes = np.empty(self.count, np.int32)
+            load_kernels().list_live(~self._bits, self.size, nodes)
+            self._nodes = nodes
         return self._nodes
 
     @property
@@ -158,6 +160,6 @@ class NodeSet:
 
     def matches(self) -> Matches:
         """Return the set in the form that searches take."""
-        if 32 * self.count < self.size:
+        if self._bits is None and 32 * self.count < self.size:
             return Matches(self.count, self.nodes, None)
         return Matches(self.count, None, self.bits)
