@@ -1,8 +1,8 @@
 """Runs scenarios over data sets and targets into a file of results; defines the plans.
 
 ``run`` executes a plan and skips what the file already has. The standard plan takes minutes, growth
-an hour, parts (vecdb beside what it is made of) an hour per data set, that of all peers an
-afternoon and the full plan a night.
+an hour, parts (vecdb beside what it is made of) an hour per data set, that of all peers and
+contract (recall asked for, beside other libraries) an afternoon, and the full plan a night.
 """
 
 from __future__ import annotations
@@ -19,9 +19,20 @@ from vecdb_bench.results import Results
 from vecdb_bench.scenarios import SCENARIOS
 from vecdb_bench.scenarios.context import Context, Scale
 from vecdb_bench.targets.base import Settings
-from vecdb_bench.targets.registry import BASELINES, TARGETS, describe
+from vecdb_bench.targets.registry import BASELINES, COMPRESSED, TARGETS, describe
 
-__all__ = ["FULL", "GROWTH", "PARTS", "PEERS", "PLANS", "STANDARD", "TINY", "Plan", "run"]
+__all__ = [
+    "CONTRACT",
+    "FULL",
+    "GROWTH",
+    "PARTS",
+    "PEERS",
+    "PLANS",
+    "STANDARD",
+    "TINY",
+    "Plan",
+    "run",
+]
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ STANDARD = Plan(
 )
 FULL = Plan(
     ("glove-50", "text-256", "sift-128"),
-    tuple(name for name in TARGETS if name not in BASELINES),
+    tuple(name for name in TARGETS if name not in (*BASELINES, *COMPRESSED)),
     scale=Scale(sizes=(10_000, 30_000, 100_000, 300_000), ingest_rows=100_000),
 )
 PEERS = Plan(
@@ -75,13 +86,25 @@ GROWTH = Plan(("glove-50",), FULL.targets, ("size",), scale=FULL.scale)
 PARTS = Plan(
     ("glove-50",),
     ("vecdb", "vecdb-served", "hnswlib", "lmdb"),
-    ("walk", "contract", "call", "wire", "full_store", "ingest", "opening", "beside", "exchange"),
+    (
+        *("walk", "contract", "call", "memory", "wire", "full_store", "ingest", "opening"),
+        *("beside", "exchange"),
+    ),
     scale=Scale(
         latency_seconds=30.0,
         efforts=(10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024),
         batches=(1_000,),
         sizes=(10_000, 399_000),
         ingest_rows=400_000,
+    ),
+)
+CONTRACT = Plan(
+    ("glove-50", "text-256", "sift-128", "glove-1536:100000"),
+    ("vecdb", *COMPRESSED),
+    ("contract",),
+    scale=Scale(
+        efforts=(10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024),
+        sizes=(10_000, 30_000, 100_000, 340_000),
     ),
 )
 TINY = Plan(
@@ -104,6 +127,7 @@ PLANS = {
     "parts": PARTS,
     "peers": PEERS,
     "growth": GROWTH,
+    "contract": CONTRACT,
     "full": FULL,
     "tiny": TINY,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 import vecdb
+from tests.places import override, value_of
 from tests.serving import running_server
+from vecdb.engine.store.purging import purge_all
+from vecdb.engine.testing import opened_of
 from vecdb.filters import parse_filter
 from vecdb.metadata_checks import DEFAULT_BYTES
 
@@ -251,6 +254,85 @@ def test_random_writes_by_filter_agree_with_a_plain_predicate(surface: Any) -> N
         assert docs.count(wanted) == sum(wanted.matches(name, model[name]) for name in model)
         found = docs.get(sorted(model)) if model else None
         assert found is None or found.metadata == [model[name] for name in sorted(model)]
+
+
+def interfere(patch: pytest.MonkeyPatch, *writes: Callable[[], object]) -> list[int]:
+    """Make other writes, one after each time that the rows of a filter were found; count them."""
+    prepared, done = value_of("prepare_changes"), list[int]()
+
+    def prepare_and_write(*arguments: Any) -> Any:
+        found = prepared(*arguments)
+        if len(done) < len(writes):
+            done.append(len(done))
+            writes[len(done) - 1]()
+        return found
+
+    override(patch, "prepare_changes", prepare_and_write)
+    return done
+
+
+def test_writes_by_filter_see_what_was_written_while_rows_were_found(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = filled(database)
+
+    def others() -> None:
+        docs.delete(["r1"])
+        docs.set_metadata(["r3", "r4"], [{"even": True}, {"even": False}])
+        docs.upsert(["r5", "new"], rows(2), [{"even": True}, {"even": False, "n": 99}])
+        docs.set_metadata(["r7"], {"other": 1})
+
+    done = interfere(monkeypatch, others)
+    receipt = docs.set_metadata(filter={"even": False}, patch={"seen": 1})
+    assert done == [0]
+    seen = {f"r{i}" for i in range(1, 20, 2)} - {"r1", "r3", "r5"} | {"r4", "new"}
+    assert receipt == vecdb.Receipt(6, len(seen))
+    assert set(docs.list_ids(filter={"seen": 1})) == seen
+    # Nothing that another write has changed is lost.
+    assert docs.get(["r7"]).metadata[0]["other"] == docs.get(["r7"]).metadata[0]["seen"] == 1
+
+
+def test_a_delete_by_filter_with_a_limit_deletes_the_first_that_match_then(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = filled(database)
+    interfere(
+        monkeypatch, lambda: docs.set_metadata(["r0", "r1"], [{"even": False}, {"even": True}])
+    )
+    assert docs.delete(filter={"even": True}, limit=3).count == 3
+    assert docs.get([f"r{i}" for i in range(7)]).missing == ["r1", "r2", "r4"]
+
+
+def test_a_write_by_filter_is_tried_again_if_too_much_was_written(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    override(monkeypatch, "evaluated_rows_max", 5)
+    docs = filled(database)
+    more = [{"even": False, "n": 99}] * 6
+    names = [[f"{letter}{i}" for i in range(6)] for letter in "abcdefgh"]
+    done = interfere(monkeypatch, lambda: docs.upsert(names[0], rows(6), more))
+    assert docs.delete(filter={"even": False}).count == 16
+    assert len(done) == 1
+    # It gives up if that happens again and again, and has changed nothing.
+    docs.upsert(["odd"], rows(1), more[:1])
+    writes = [lambda each=each: docs.upsert(each, rows(6), more) for each in names]
+    interfere(monkeypatch, *writes)
+    assert refusal(docs.delete, filter={"even": False}) == "OVERTAKEN"
+    assert docs.count({"even": False}) == 49
+
+
+def test_a_write_by_filter_finds_rows_again_if_the_log_was_purged(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = filled(database)
+
+    def purge() -> None:
+        docs.delete(["r1", "r3"])
+        purge_all(opened_of(docs).store, grace_s=0.0)
+
+    interfere(monkeypatch, purge)
+    assert docs.set_metadata(filter={"even": False}, patch={"seen": 1}).count == 8
+    assert docs.count({"seen": 1}) == 8
 
 
 # ----------------------------------------------------------------------------------- on_existing

@@ -70,6 +70,7 @@ def parts(cache: Path) -> list[dict[str, Any]]:
         cache,
         "parts.jsonl",
         replace(suite.TINY, targets=("vecdb",), scenarios=("opening", "walk", "contract", "call")),
+        replace(suite.TINY, targets=("vecdb",), scenarios=("memory",)),
         replace(suite.TINY, targets=("vecdb-served",), scenarios=("wire", "exchange")),
         replace(suite.TINY, targets=("vecdb-served", "hnswlib"), scenarios=("beside",)),
         replace(suite.TINY, targets=("lmdb", "vecdb"), scenarios=("full_store",)),
@@ -165,6 +166,31 @@ def test_searches_beside_writes_and_writes_into_a_full_store(parts: list[dict[st
     for target in ("lmdb", "vecdb"):
         (written,) = figures(parts, scenario="full_store", target=target, rows_before=300)
         assert written["rows_per_s"]["min"] > 0
+
+
+def test_recall_asked_for_beside_hnswlib_and_by_rows(parts: list[dict[str, Any]]) -> None:
+    (ours,) = figures(parts, scenario="contract", target="vecdb", asked=0.95, rows=None)
+    assert ours["recall_10"] > 0.9 and ours["expected"] >= 0.95
+    assert min(ours[name]["min"] for name in ("mean_us", "batch_us")) > 0
+    (theirs,) = figures(parts, scenario="contract", target="hnswlib", effort=100)
+    assert theirs["recall_10"] > 0.9 and theirs["batch_us"]["min"] > 0
+    for rows in (200, 400):
+        (grown,) = figures(parts, scenario="contract", rows=rows)
+        assert grown["recall_10"] > 0.9 and grown["visited"] > 0
+    (fitted,) = figures(parts, scenario="contract", what="exponents")
+    assert set(fitted) == {"mean_us", "visited"}
+
+
+def test_memory_is_limited_to_a_quarter_or_the_reason_is_given(
+    parts: list[dict[str, Any]],
+) -> None:
+    """The tiny collection is too small for a limit; without one both ways are measured."""
+    for codes in ("auto", "none"):
+        (free,) = figures(parts, scenario="memory", codes=codes, limited=False)
+        assert free["recall_10"] > 0.9 and free["queries_per_s"]["min"] > 0
+    refused = [x for x in parts if x["scenario"] == "memory" and x["point"]["limited"]]
+    assert [x["status"] for x in refused] == ["cannot", "cannot"]
+    assert all("less than" in x["error"] for x in refused)
 
 
 def test_vecdb_beside_its_parts(parts: list[dict[str, Any]]) -> None:

@@ -193,7 +193,7 @@ STORE_PLANTS: dict[str, tuple[set[str], Plant]] = {
         {"RECORDS"},
         lambda f: change_record(f, 30, 99, b"id-30", b""),
     ),
-    "record renamed": ({"RECORDS"}, lambda f: change_record(f, 30, 1, b"id-x", b"")),
+    "record renamed": ({"RECORDS", "COLUMNS"}, lambda f: change_record(f, 30, 1, b"id-x", b"")),
     "record gone": (
         {"IDS", "VECTORS"},
         lambda f: put(f, "records", layout.record_key(320, 4), None),

@@ -216,6 +216,23 @@ def test_folder_without_format_and_catalog_is_repaired_from_its_stores(folder: P
     assert counts(folder) == WHOLE
 
 
+def test_metadata_of_a_collection_survive_copies_and_a_lost_catalog(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with vecdb.open(folder, indexer=False) as database:
+        docs = database.create_collection("docs", 4, metadata={"model": "a"})
+        database.create_collection("more", 4, metadata={"model": "b"})
+        docs.set_collection_metadata({"model": "c"})
+        database.backup(tmp_path / "backup")
+    vecdb.compact(folder)
+    vecdb.restore(tmp_path / "backup", tmp_path / "restored")
+    shutil.rmtree(folder / "catalog")
+    assert vecdb.check(folder, repair=True).content
+    for copy in (folder, tmp_path / "restored"):
+        with vecdb.open(copy, indexer=False) as database:
+            found = {each.name: each.metadata for each in database.list_collections()}
+            assert found == {"docs": {"model": "c"}, "more": {"model": "b"}}
+
+
 def set_name(folder: Path, collection_id: str, name: bytes | None) -> None:
     environment = Environment(
         folder / "collections" / collection_id / "store",

@@ -78,3 +78,10 @@ def test_a_snapshot_keeps_its_rows_while_ids_are_written(docs: Any) -> None:
             got |= set(unit.rows[: unit.count][marks].tolist())
         assert got == rows
     assert rows_with_ids(opened.store, newest, wanted, Deadline()).is_complete
+    # What was found for the newest state is not taken for that of an older one.
+    for some, count in ((newest, len(expected)), (snapshot, len(expected))):
+        counts = [
+            opened.searcher.matcher.selection_of(some, unit, filter, Deadline()).count
+            for unit in some.units
+        ]
+        assert sum(counts) == count

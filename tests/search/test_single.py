@@ -19,7 +19,7 @@ from vecdb.engine.system.deadline import Deadline
 from vecdb.engine.testing import opened_of
 from vecdb.types import Hits
 
-ROWS, DIM, QUERIES = 1_500, 64, 30
+ROWS, DIM, QUERIES = 3_000, 64, 30
 METRICS = pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 
 

@@ -20,20 +20,37 @@ POSSIBLE_MAX = 64
 
 @dataclass(frozen=True)
 class Batch:
-    """An upsert, or a delete if ``vectors`` is None."""
+    """An upsert, or a delete if ``vectors`` is None; with a prefix of ids, a change of the metadata
+    of the rows that match, or their delete without a patch.
+    """
 
     ids: list[str]
     vectors: np.ndarray | None = None
     metadata: list[Any] | None = None
+    prefix: str | None = None
+    patch: dict[str, Any] | None = None
 
     def send(self, collection: Any) -> Any:
         """Write the batch; return the receipt."""
+        if self.prefix is not None:
+            condition = {"$id": {"$prefix": self.prefix}}
+            if self.patch is None:
+                return collection.delete(filter=condition)
+            return collection.set_metadata(filter=condition, patch=self.patch)
         if self.vectors is None:
             return collection.delete(self.ids)
         return collection.upsert(self.ids, self.vectors, self.metadata)
 
     def apply(self, model: Model) -> None:
-        if self.vectors is None:
+        if self.prefix is not None:
+            names = [name for name in model.rows if name.startswith(self.prefix)]
+            if self.patch is None:
+                model.delete(names)
+                return
+            for name in names:
+                vector, entry = model.rows[name]
+                model.rows[name] = (vector, {**entry, **self.patch})
+        elif self.vectors is None:
             model.delete(self.ids)
         else:
             model.upsert(self.ids, self.vectors, self.metadata)

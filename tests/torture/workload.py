@@ -76,13 +76,16 @@ BATCHES = (
     _upsert(8, _names("d", 0, 40)),
     Batch(list(_names("d", 0, 10))),
     _upsert(10, _names("e", 0, 40)),
+    Batch([], prefix="a", patch={"seen": 1}),  # In segments and in the memtable.
+    Batch([], prefix="c1"),
 )
 STEPS: tuple[tuple[str, int], ...] = (
     *(("create", 0), ("batch", 0), ("batch", 1), ("flush", 0)),
     *(("batch", 2), ("batch", 3), ("flush", 1), ("index", 0)),
     *(("batch", 4), ("batch", 5), ("batch", 6), ("flush", 2), ("index", 1)),
     *(("batch", 7), ("create_other", 0), ("fill_other", 0), ("drop_other", 0)),
-    *(("batch", 8), ("batch", 9), ("flush", 3), ("index", 2), ("batch", 10)),
+    *(("batch", 8), ("batch", 11), ("batch", 9), ("flush", 3), ("index", 2), ("batch", 10)),
+    ("batch", 12),
 )
 """The steps, in order; the number distinguishes those of a kind."""
 

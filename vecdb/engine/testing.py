@@ -38,6 +38,8 @@ from vecdb.types import CollectionConfig, Receipt
 PLACES: Final = {
     # Constants.
     "batch_step_rows": "vecdb.engine.hnsw.batch_builder:_STEP_ROWS",
+    "prepare_changes": "vecdb.engine.runtime.changing:_prepared",
+    "evaluated_rows_max": "vecdb.engine.store.changes:_EVALUATED_ROWS_MAX",
     "listed_rows_few": "vecdb.engine.search.listing:_FEW_ROWS",
     "scroll_passed_rows_max": "vecdb.engine.store.scroll:_PASSED_ROWS_MAX",
     "catalog_patience_s": "vecdb.engine.runtime.catalog:_PATIENCE_S",

@@ -412,6 +412,7 @@ _PARTS = (
     _walk,
     _facts("contract", "Recall asked for and measured, beside hnswlib"),
     _facts("call", "What an embedded call costs outside the kernel"),
+    _facts("memory", "A collection four times the size of memory"),
     _facts("wire", "The wire"),
     _facts("exchange", "Export to and import from a FAISS file"),
 )

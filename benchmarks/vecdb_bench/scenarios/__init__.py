@@ -20,6 +20,7 @@ Of vecdb alone, beside what it is made of:
     walk        the compiled graph search and hnswlib's own, on one graph
     contract    recall asked for, expected and measured, and the time it takes, beside hnswlib
     call        what an embedded call costs outside the kernel; one and four threads
+    memory      searches of a collection four times the size of the memory there is
     wire        cost of the transport: encoding, an empty call, a query in process and over gRPC
     exchange    export to and import from a FAISS file, and the time in which FAISS builds it
 
@@ -42,6 +43,7 @@ SCENARIOS = (
     "walk",
     "contract",
     "call",
+    "memory",
     "wire",
     "exchange",
 )

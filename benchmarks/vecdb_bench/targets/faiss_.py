@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -15,6 +16,8 @@ __all__ = ["Adapter"]
 class Adapter(Target):
     """FAISS numbers rows itself, so that rows must be added in order. The index has the effort."""
 
+    _index: Any
+
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "index.faiss"
@@ -25,8 +28,11 @@ class Adapter(Target):
             self._index = faiss.read_index(str(self._file))
             return
         product = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
-        self._index = faiss.IndexHNSWFlat(dim, settings.M, product)
+        self._index = self._created(dim, settings.M, product)
         self._index.hnsw.efConstruction = settings.ef_construction
+
+    def _created(self, dim: int, links: int, product: int) -> Any:
+        return faiss.IndexHNSWFlat(dim, links, product)
 
     def upsert(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         if ids[0] != self._index.ntotal or (np.diff(ids) != 1).any():
@@ -42,7 +48,7 @@ class Adapter(Target):
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
         if effort != self._effort:  # Passing parameters per call is slower.
             self._effort = effort
-            self._index.hnsw.efSearch = max(effort, k)  # type: ignore[attr-defined]
+            self._index.hnsw.efSearch = max(effort, k)
         rows: np.ndarray = self._index.search(self._prepared(queries), k)[1]
         return rows.astype(np.int64)
 

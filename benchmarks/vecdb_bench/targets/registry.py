@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vecdb.errors import InvalidArgumentError
 
-__all__ = ["BASELINES", "TARGETS", "Description", "describe"]
+__all__ = ["BASELINES", "COMPRESSED", "TARGETS", "Description", "describe"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,25 @@ TARGETS = {
     "scalable-vs": Description(
         "SVS (Vamana)", "svs_", "", ("scalable-vs==0.5.0", _NUMPY), "library", _NOTHING
     ),
+    "faiss-sq8": Description(
+        "FAISS HNSW, 8 bits",
+        "faiss_sq8_",
+        "faiss",
+        ("faiss-cpu==1.15.1", _NUMPY),
+        "library",
+        _NOTHING,
+    ),
+    "usearch-i8": Description(
+        "USearch, 8 bits",
+        "usearch_i8_",
+        "usearch",
+        ("usearch==2.26.6", _NUMPY),
+        "library",
+        _NOTHING,
+    ),
+    "scalable-vs-f16": Description(
+        "SVS (Vamana), 16 bits", "svs_f16_", "", ("scalable-vs==0.5.0", _NUMPY), "library", _NOTHING
+    ),
     "echo": Description(
         "bare grpcio echo", "grpc_echo", "grpc", (), "served", "nothing: sends back what it gets"
     ),
@@ -116,6 +135,9 @@ TARGETS = {
         "bare LMDB loop", "lmdb_", "lmdb", (), "embedded", "fsynced, each batch; no search"
     ),
 }
+COMPRESSED = ("faiss-sq8", "usearch-i8", "scalable-vs-f16")
+"""Targets whose rows have fewer bits than float32 has, as vecdb's codes do; for ``contract``."""
+
 BASELINES = ("echo", "lmdb")
 """Targets that answer no search: lower bounds for a part of a database."""
 

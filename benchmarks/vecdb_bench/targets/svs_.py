@@ -14,9 +14,9 @@ import svs
 
 from vecdb_bench.targets.base import Settings, Target, unit
 
-__all__ = ["Adapter"]
+__all__ = ["DISTANCES", "Adapter"]
 
-_DISTANCES = {
+DISTANCES = {
     # Over unit vectors, since an index built with SVS's own cosine can't be loaded again.
     "cosine": svs.DistanceType.MIP,
     "euclidean": svs.DistanceType.L2,
@@ -36,7 +36,7 @@ class Adapter(Target):
 
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         self._folder, self._settings = folder, settings
-        self._distance, self._threads = _DISTANCES[metric], settings.threads
+        self._distance, self._threads = DISTANCES[metric], settings.threads
         self._normalised = metric == "cosine"
         if (folder / "data").exists():
             config, graph, data = (str(folder / part) for part in _PARTS)

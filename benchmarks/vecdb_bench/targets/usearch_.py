@@ -18,6 +18,8 @@ _METRICS = {"cosine": "cos", "euclidean": "l2sq", "dot": "ip"}
 class Adapter(Target):
     """To replace a row, it is removed first. The effort is a property of the index."""
 
+    dtype = "f32"
+
     def open(self, folder: Path, dim: int, metric: str, settings: Settings) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "index.usearch"
@@ -25,7 +27,7 @@ class Adapter(Target):
         self._index = Index(
             ndim=dim,
             metric=_METRICS[metric],
-            dtype="f32",
+            dtype=self.dtype,
             connectivity=settings.M,
             expansion_add=settings.ef_construction,
         )

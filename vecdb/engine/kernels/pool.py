@@ -213,7 +213,7 @@ class _Pieces:
             if self._stopped or self._next >= self._count:
                 return None
             # Pieces get smaller towards the end, so that no thread is left with a long one.
-            fair = (self._count - self._next) // (2 * self.workers)
+            fair = (self._count - self._next) // (2 * self.workers if self.workers > 1 else 1)
             first = self._next
             self._next = min(self._count, first + max(1, min(self._size, fair)))
             return first, self._next

@@ -1,8 +1,9 @@
 """The graph walk that is ordered by sketches; the best rows found are scored again in float32."""
-# mypy: disable-error-code="no-untyped-def, call-arg, arg-type"
+# mypy: disable-error-code="no-untyped-def, call-arg, arg-type, call-overload"
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,10 @@ _SKETCHES_AHEAD = 64
 _EXPANDED_TOGETHER = 2
 _ROWS_AHEAD, _LINES_AHEAD = 4, 16
 
+_PAGE_BYTES = mmap.PAGESIZE
+_WILL_NEED = int(mmap.MADV_WILLNEED)
+_madvise = types.ExternalFunction("madvise", types.int32(types.int64, types.int64, types.int32))
+
 
 best_first = make_best_first(estimate, prefetch_sketch, _SKETCHES_AHEAD, 0, _EXPANDED_TOGETHER)
 
@@ -64,6 +69,16 @@ def nearest_hub(hub_data, hubs, n):
         if (score < best or node < 0) and hub < n:
             best, node = score, hub
     return node, best
+
+
+@inlined
+def ask_for_rows(vectors, pool, count):
+    """Ask the system to read the rows of the first nodes of the pool, all at the same time."""
+    bytes_of_row = vectors.shape[1] * 4
+    for i in range(count):
+        begin = np.int64(vectors.ctypes.data) + node_of(pool[i]) * bytes_of_row
+        page = begin & ~np.int64(_PAGE_BYTES - 1)
+        _madvise(page, begin + bytes_of_row - page, _WILL_NEED)
 
 
 @inlined
@@ -105,7 +120,8 @@ def walk_sketches(
         slope: by which estimated products are multiplied.
         gamma, far, ef_far: as for ``walk_graph``, in squared distances.
         slack: added to the distance at which gamma ends a walk, for the error of estimates.
-        rescored: candidates that are scored again in float32; raised to k if it is smaller.
+        rescored: candidates that are scored again in float32; raised to k if they are fewer.
+            Negative: as many, and the system is asked for all their rows first.
         probe, share, end_max: as for ``walk_graph``.
     """
     n, lines = vectors.shape[0], sketches.shape[1] >> 6
@@ -131,7 +147,7 @@ def walk_sketches(
     floats = np.zeros(max(width, heads), np.float32)
     query_bytes, head_bytes = np.zeros(width, np.int8), np.zeros(heads + 1, np.int8)
     query_heads = np.zeros(lines * HEADS_OF_LINE, np.int8)
-    rescored = min(max(rescored, k), ef)
+    asks, rescored = rescored < 0, min(max(abs(rescored), k), ef)
     exact = np.empty(rescored + 1, np.uint64)
     for query in range(first, last):
         out_counts[query] = out_visited[query] = out_deleted[query] = 0
@@ -151,6 +167,8 @@ def walk_sketches(
         for i in range(end):
             visited[np.int64(seen[i]) >> 6] = np.uint64(0)
         count = min(count, rescored)
+        if asks:
+            ask_for_rows(vectors, pool, count)
         score_again(vectors, queries, query, metric, pool, count, exact)
         for i in range(min(count, k)):
             out_nodes[query, i], out_scores[query, i] = node_of(exact[i]), score_of(exact[i])
@@ -220,10 +238,14 @@ def walk_by_sketches(
     scratch: Scratch, vectors: Floats, links: npt.NDArray[np.int32], sketch: Any,
     dead: npt.NDArray[np.uint8], queries: Floats, first: int, last: int, metric: int, k: int,
     ef: int, gamma: float, *results: Ints | Floats, far: float = np.inf, ef_far: int = 0,
-    limits: tuple[int, float, int] = NO_LIMITS,
+    limits: tuple[int, float, int] = NO_LIMITS, asks: bool = False,
 ) -> None:  # fmt: skip
-    """Call ``walk_sketches`` with the arrays of a Scratch and of a ``segments.codecs.Sketch``."""
+    """Call ``walk_sketches`` with the arrays of a Scratch and of a ``segments.codecs.Sketch``.
+
+    asks: ask the system for the rows to score again first, since they are not in memory.
+    """
     ef, rescored = effort_by_sketches(sketch, k, ef)
+    rescored = -rescored if asks else rescored
     scratch.reserve(len(vectors), ef, links.shape[1], len(dead) > 0)
     walk_sketches(
         vectors, links, sketch.codes, sketch.hubs, sketch.hub_codes, sketch.query_mean,

@@ -8,6 +8,7 @@ node_scans         scans of the nodes that match
 matching           which rows match a filter; id_rows: the rows of a set of ids
 single             the short way of one query in one graph
 plan               which way a search takes through each unit, and the recall to expect
+disk_reads         whether searches wait for the disk
 hits               merges the units' results; adds ids, metadata and vectors
 variants           queries by example (examples), within_distance, and in groups (grouping, by
                    group_values), from more candidates than a plain search asks for

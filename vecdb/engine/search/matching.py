@@ -271,6 +271,8 @@ class Matcher:
                 self._entries.move_to_end(key)
         if known is not None and known.rows() is not unit.rows:
             known = None
+        if known is not None and seq < known.seq and ids_in(filter.root) is not None:
+            known = None  # Rows under these ids that were deleted since may be missing.
         if known is not None and known.seq == seq and known.fits(unit):
             return known.selection
         found = None if known is None else self._updated(known, seq, unit, filter, deadline)

@@ -26,9 +26,19 @@ from vecdb.engine.segments.codecs.byte_codes import BYTE_CODES
 from vecdb.engine.segments.codecs.sketch import SKETCH
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.recall_part import EF_CAP, RECALL, RecallCurve
+from vecdb.engine.system.mapped_pages import read_at_random
 from vecdb.types import RecallInfo
 
-__all__ = ["CODED_ROWS_A_HIT", "Planner", "Scan", "SearchPlan", "UnitPlan", "Wish", "plan_search"]
+__all__ = [
+    "CODED_ROWS_A_HIT",
+    "Planner",
+    "Scan",
+    "SearchPlan",
+    "UnitPlan",
+    "Wish",
+    "expect_pages",
+    "plan_search",
+]
 
 CODED_ROWS_A_HIT: Final = 32
 """Rows for each of k hits from which 8-bit codes pay: of fewer, too many have to be scored to find
@@ -142,6 +152,7 @@ class Planner:
             units = snapshot.units
             outside = snapshot.live_count - sum(unit.live_count for unit in units)
             plan = plan_search(units, outside, k, wish, self._real_curves, codes=self._codes)
+            expect_pages(units, plan)
             if len(plans) < _PLANS_MAX:
                 plans[k, wish] = plan
         return plan
@@ -203,6 +214,13 @@ class Planner:
         """Forget the plans, when curves were published."""
         self._made = None, {}
         self._efforts.clear()
+
+
+def expect_pages(units: Sequence[SearchUnit], plan: SearchPlan) -> None:
+    """Let the rows of graphs that are walked be read from the disk without those around them."""
+    for unit, way in zip(units, plan.units, strict=True):
+        if way.walks:
+            read_at_random(unit.vectors)
 
 
 def plan_search(

@@ -22,6 +22,7 @@ from vecdb import checks
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
 from vecdb.engine.search.call_bytes import take_hits_memory, take_search_memory
+from vecdb.engine.search.disk_reads import DiskReads
 from vecdb.engine.search.filtered import Selected, by_filter, groups_of, select, select_unit
 from vecdb.engine.search.hits import Found, Results, Wanted, answers
 from vecdb.engine.search.matching import Matcher
@@ -44,6 +45,7 @@ from vecdb.engine.store.leases import leased
 from vecdb.engine.store.store import Store
 from vecdb.engine.system.call_memory import CallMemory
 from vecdb.engine.system.deadline import Deadline
+from vecdb.engine.system.mapped_pages import read_in_order
 from vecdb.engine.system.weighted_lru import WeightedLru
 from vecdb.errors import DataLossError
 from vecdb.filters import Filter
@@ -110,7 +112,10 @@ class Searcher:
         self._node_scans = NodeScans(pool, self._metric_code)
         self._walk_shapes = WalkShapes(self.walk)
         self._variants = VariantSearch(store, self)
-        self.single = SingleSearch(store, snapshots, pool, self.tap, self.real_curves, codes=codes)
+        self._disk_reads = DiskReads()
+        self.single = SingleSearch(
+            store, snapshots, pool, self.tap, self.real_curves, self._disk_reads, codes=codes
+        )
 
     def run(self, request: SearchRequest, deadline: Deadline) -> HitColumns:
         """Return the hits of all queries.
@@ -325,6 +330,8 @@ class Searcher:
         # Of unit vectors, score plus 1 is half the squared distance.
         shift, half = (0.0, 1.0) if metric == kernels.EUCLIDEAN else (1.0, 0.5)
 
+        asks = self._disk_reads.wait_for(len(queries))
+
         def walk(scratch: object, first: int, last: int) -> None:
             results = (found.nodes, found.scores, found.counts, found.visited, found.deleted)
             if sketch is None:
@@ -337,7 +344,7 @@ class Searcher:
                 kernels.walk_by_sketches(
                     scratch, unit.vectors, graph.links, sketch, unit.delete_bitmap, queries, first,
                     last, metric, k, way.ef, gamma, *results, far=way.far, ef_far=way.ef_far,
-                    limits=way.limits,
+                    limits=way.limits, asks=asks,
                 )  # fmt: skip
 
         self._pool.run(len(queries), _WALKS_AT_FIRST, deadline, walk)
@@ -379,6 +386,8 @@ class Searcher:
         of_use = self._codes and CODED_ROWS_A_HIT * k <= unit.count
         coded = unit.parts.get(BYTE_CODES) if of_use else None
         width = unit.vectors.shape[1] if coded is None else unit.vectors.shape[1] // 2
+        if coded is None and unit.parts.has(GRAPH):
+            read_in_order(unit.vectors)  # A walk may have changed that.
         pair = width + _HEAP_FLOATS * k.bit_length()
         step = max(1, SCAN_SLICE_FLOATS // (pair * (last - first)))
         scored = np.zeros(0 if coded is None else len(queries), np.int64)

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from vecdb import checks, limits
 from vecdb.engine.kernels.loading import load_kernels
 from vecdb.engine.kernels.pool import KernelPool
+from vecdb.engine.search.disk_reads import DiskReads
 from vecdb.engine.search.lookup import read_records
-from vecdb.engine.search.plan import SearchPlan, Wish, plan_search
+from vecdb.engine.search.plan import SearchPlan, Wish, expect_pages, plan_search
 from vecdb.engine.search.real_curves import RealCurves
 from vecdb.engine.search.samples import SampleTap
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
@@ -43,6 +44,9 @@ _WAYS_MAX: Final = 64
 _LEAST, _MOST = 4 * limits.SQUARED_NORM_MIN, limits.SQUARED_NORM_MAX / 2
 """Squared lengths that ``check_vectors`` accepts, however they are rounded."""
 
+_RESCORED: Final = 3
+"""Place of that number among the whole ones that kernels take."""
+
 _NO_DEADLINE: Final = Deadline()
 
 
@@ -52,6 +56,7 @@ class _Way:
     Attributes:
         find: the kernel.
         arguments: its last arguments.
+        asks: whether it asks the system for the rows to score again.
         space: arguments of ``Scratch.reserve``.
         count: hits of each query.
         ef, recall: as in ``SearchInfo``.
@@ -60,7 +65,7 @@ class _Way:
     """
 
     __slots__ = (
-        *("arguments", "count", "ef", "find", "recall", "space", "verified"),
+        *("arguments", "asks", "count", "ef", "find", "recall", "space", "verified"),
         "with_metadata",
     )
 
@@ -72,6 +77,7 @@ class _Way:
         content, graph = unit.content, unit.parts[GRAPH]
         assert content is not None
         ef, gamma = plan.units[0].ef, plan.units[0].gamma
+        self.asks = False
         self.count, self.ef, self.recall = min(k, unit.live_count), ef, plan.recall
         rescored, slope, slack = 0, 0.0, 0.0
         self.with_metadata, self.verified = snapshot.counters.metadata_count > 0, False
@@ -110,6 +116,12 @@ class _Way:
         has_deleted = len(unit.delete_bitmap) > 0
         self.space = (len(unit.vectors), max(ef, self.count), graph.links.shape[1], has_deleted)
 
+    def ask(self, asks: bool) -> None:
+        """Ask the system for the rows to score again from now on, or no longer."""
+        rescored = abs(int(self.arguments[0][_RESCORED]))
+        self.arguments[0][_RESCORED] = -rescored if asks else rescored
+        self.asks = asks
+
 
 class SingleSearch:
     """Answers single queries of one collection, or leaves them to a ``Searcher``. Thread-safe."""
@@ -121,12 +133,13 @@ class SingleSearch:
         pool: KernelPool,
         tap: SampleTap,
         real_curves: RealCurves,
+        disk_reads: DiskReads,
         *,
         codes: bool = True,
     ) -> None:
         """Arguments: as for ``Searcher``, and its own."""
         self._store, self._snapshots, self._pool, self._codes = store, snapshots, pool, codes
-        self._tap, self._real_curves = tap, real_curves
+        self._tap, self._real_curves, self._disk_reads = tap, real_curves, disk_reads
         self._environment = store.environment
 
     def answer(
@@ -163,6 +176,8 @@ class SingleSearch:
                 return None
         if self._tap.armed and way.recall is not None:
             return None  # The general path leaves the sample.
+        if (asks := self._disk_reads.wait_for(1)) is not way.asks:
+            way.ask(asks)
         count, descriptor = way.count, file.descriptor
         numbers = np.empty(2 * count + 4, np.int64)
         text = np.empty(count * limits.ID_BYTES.maximum, np.uint8)
@@ -230,6 +245,7 @@ class SingleSearch:
         plan = plan_search(units, 0, number, wish, self._real_curves, codes=self._codes)
         if not plan.units[0].walks:
             return None
+        expect_pages(units, plan)
         sketch = units[0].parts.get(SKETCH) if self._codes else None
         way = _Way(snapshot, sketch, self._store.config, commits_at, number, plan)
         if len(snapshot.ways) < _WAYS_MAX:

@@ -10,6 +10,7 @@ failpoints      places where tests kill the process or make an operation fail
 files           durable writes, checksums, file locks
 folder_use      the lock on the use of a data folder
 garbage         settings of Python's garbage collector
+mapped_pages    how pages of mapped files are read
 modes           permissions of files and folders
 named_locks     locks by name, for threads
 place           detection of files that were moved or truncated while open
@@ -64,6 +65,7 @@ __all__ = [
     "files",
     "folder_use",
     "garbage",
+    "mapped_pages",
     "modes",
     "named_locks",
     "place",

@@ -42,7 +42,7 @@ class ColumnsCheck(PartCheck):
         if records.read is None or not self._columns.is_intact():
             return
         ids = self._segment.parts[ROW_IDS]
-        raw, known = _metadata_of(ids.rows, self._columns.seq, records.read)
+        raw, known = _metadata_of(ids.rows, self._columns.seq, records)
         slices = [raw[at : at + _SLICE_ROWS] for at in range(0, len(raw), _SLICE_ROWS)]
         expected = made_columns(ids, slices, self._columns.seq)
         yield from self._found(lambda: self._differing(expected, known))
@@ -99,14 +99,13 @@ class ColumnsCheck(PartCheck):
             yield f"a column {'.'.join(path)!r} that contradicts its order", np.unique(wrong)
 
 
-def _metadata_of(
-    rows: Nodes, seq: int, read: Callable[[int, int, int], Iterator[tuple[int, bytes]]]
-) -> tuple[list[bytes], Mask]:
+def _metadata_of(rows: Nodes, seq: int, records: StoreRecords) -> tuple[list[bytes], Mask]:
     """Return the metadata of ascending rows as of a seq, and of which rows it is known."""
     raw, known = [b""] * len(rows), np.zeros(len(rows), np.bool_)
-    if len(rows):
-        place = {row: at for at, row in enumerate(rows.tolist())}
-        for row, metadata in read(int(rows[0]), int(rows[-1]) + 1, seq):
+    if len(rows) and records.read is not None:
+        bad = set(records.bad_record_rows.tolist())
+        place = {row: at for at, row in enumerate(rows.tolist()) if row not in bad}
+        for row, metadata in records.read(int(rows[0]), int(rows[-1]) + 1, seq):
             at = place.get(row)
             if at is not None:
                 raw[at], known[at] = metadata, True
