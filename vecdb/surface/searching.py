@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypedDict, overload
+from typing import Any, Protocol, TypedDict, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from vecdb import checks
+from vecdb.checks import check_flag, check_target_recall
 from vecdb.errors import InvalidArgumentError
 from vecdb.filters import Filter, parse_filter
 from vecdb.reasons import Reason
@@ -165,8 +165,7 @@ class SearchSurface(Protocol):
             group_size: most hits of a group, 1 to 1,000; None: 1. k times group_size is at most
                 16,384, and times q 1,000,000.
             include_metadata, include_vectors: what hits carry beside ids and distances.
-            explain: let ``info.explain`` say how each segment was searched, and what the other
-                ways would have cost.
+            explain: ``info.explain`` says how each segment was searched, and the other ways' cost.
             timeout_s: seconds until DeadlineExceededError, None for no limit.
 
         Returns:
@@ -182,31 +181,11 @@ class SearchSurface(Protocol):
             the client's. ResourceExhaustedError: MESSAGE_TOO_LARGE: the answer to a single query
             exceeds a message; ask for fewer rows, or without vectors or metadata.
         """
-        is_plain = near is None and away is None and max_distance is None
-        is_plain = is_plain and group_by is None and group_size is None
-        if is_plain and k is not None and query is not None:
-            variant = PLAIN
-        else:
-            variant = check_variant(
-                query,
-                k,
-                self.metric,
-                near=near,
-                away=away,
-                max_distance=max_distance,
-                group_by=group_by,
-                group_size=group_size,
-            )
+        examples = {"near": near, "away": away}
+        shape = {"max_distance": max_distance, "group_by": group_by, "group_size": group_size}
+        variant = _variant_of(query, k, self.metric, {**examples, **shape})
         queries = None if variant.near else as_queries(query, self.dim)
-        if target_recall is not None:
-            target_recall = checks.check_target_recall(target_recall)
-        flags = SearchFlags(
-            target_recall=target_recall,
-            exact=checks.check_flag("exact", exact),
-            include_metadata=checks.check_flag("include_metadata", include_metadata),
-            include_vectors=checks.check_flag("include_vectors", include_vectors),
-            explain=checks.check_flag("explain", explain),
-        )
+        flags = _flags_of(target_recall, exact, include_metadata, include_vectors, explain)
         single = queries is None or queries.ndim == 1
         filters = _filters_of(filter, 1 if queries is None or single else len(queries))
         answers = self._search(queries, k, ef, filters, variant, flags, timeout_s)
@@ -227,6 +206,30 @@ class SearchSurface(Protocol):
 
         filters: one for all queries, or one for each.
         """
+
+
+def _flags_of(
+    target_recall: object,
+    exact: object,
+    include_metadata: object,
+    include_vectors: object,
+    explain: object,
+) -> SearchFlags:
+    return SearchFlags(
+        target_recall=None if target_recall is None else check_target_recall(target_recall),
+        exact=check_flag("exact", exact),
+        include_metadata=check_flag("include_metadata", include_metadata),
+        include_vectors=check_flag("include_vectors", include_vectors),
+        explain=check_flag("explain", explain),
+    )
+
+
+def _variant_of(query: object, k: object, metric: Metric, given: dict[str, Any]) -> Variant:
+    """Return the variant of a search; ``given``: the arguments that select one."""
+    is_plain = all(value is None for value in given.values())
+    if is_plain and k is not None and query is not None:
+        return PLAIN
+    return check_variant(query, k, metric, **given)
 
 
 def _filters_of(given: object, queries: int) -> Filter | list[Filter] | None:
