@@ -21,6 +21,7 @@ import queue
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -76,6 +77,11 @@ partly received message."""
 
 _CALLS_LEAVING: Final = 128
 """Threads for calls that were ended to make room for others, until they have returned."""
+
+_SWITCH_S: Final = 0.001
+"""Python's switch interval in a server. A search gives the interpreter up for each kernel and each
+read of the store; to get it back from a thread that parses or writes a large batch it waits for
+this long, each time. Python's own value is 5 ms."""
 
 _THREADS_MAX: Final = _CALLS_MAX + HEALTH_CALLS_MAX + _CALLS_LEAVING
 
@@ -272,6 +278,7 @@ def serve(
         loopback), 1 if the server could not start (port in use, folder of a newer version).
     """
     log.configure()
+    sys.setswitchinterval(min(_SWITCH_S, sys.getswitchinterval()))
     stopping = _Stopping()
     try:
         server = Server(

@@ -33,6 +33,8 @@ def test_time_left_follows_from_the_rate() -> None:
     build = Build()
     build.event("building", rows=10_000)
     assert build.progress.text() == "building (10,000 rows)"
+    build.event("choosing", rows=10_000)
+    assert build.progress.text() == "building (10,000 rows: comparing ways to build on a sample)"
     build.inserted(0, 10_000, cpu_s=3.0)
     assert build.progress.text() == "building (0 of 10,000 rows)"
     build.now_s += 10

@@ -23,6 +23,12 @@ _BUSY_AFTER_S: Final = 5.0
 """Over shorter times the share of a core says little."""
 
 
+_PHASES: Final = {
+    "choosing": "comparing ways to build on a sample",
+    "finishing": "measuring recall and writing files",
+}
+
+
 class _Mark(NamedTuple):
     at: float
     rows: int
@@ -46,7 +52,8 @@ class BuildProgress:
         self._marks: deque[_Mark] = deque()
 
     def note(self, event: Mapping[str, Any]) -> None:
-        """Record an event ("building", "progress" or "finishing") of ``CollectionIndexer``."""
+        """Record an event of ``CollectionIndexer``: "building", "choosing", "progress" or
+        "finishing"."""
         if event["event"] == "building" or event["collection"] != self.collection:
             self._marks.clear()
         self.collection = event["collection"]
@@ -81,8 +88,8 @@ class BuildProgress:
     def text(self) -> str:
         """Return it as one line."""
         total = f"{self._total:,} row{'s' if self._total != 1 else ''}"
-        if self._phase == "finishing":
-            return f"building ({total}: measuring recall and writing files)"
+        if self._phase in _PHASES:
+            return f"building ({total}: {_PHASES[self._phase]})"
         if self._phase != "progress":
             return f"building ({total})"
         parts = [f"{self._marks[-1].rows:,} of {total}"]

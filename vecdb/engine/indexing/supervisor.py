@@ -303,7 +303,7 @@ class Supervisor:
             self._answered += kind == "done"
             self._left = event["left"]
             self._current = None
-        elif kind in ("building", "progress", "finishing"):
+        elif kind in ("building", "choosing", "progress", "finishing"):
             if self._current is None:
                 self._current = BuildProgress()
             self._current.note(event)
