@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from vecdb import checks
 from vecdb.surface import DatabaseSurface
 from vecdb.surface.arguments import MetadataEntry, StrPath
@@ -14,6 +16,8 @@ from vecdb_client.imports import send_import
 from vecdb_proto import vecdb_pb2 as wire
 
 __all__ = ["Client"]
+
+_COLLECTIONS_AT_ONCE: Final = 1_000
 
 
 class Client(DatabaseSurface[Collection]):
@@ -66,8 +70,14 @@ class Client(DatabaseSurface[Collection]):
         return self._handle(self._calls.read("GetCollection", request).collection)
 
     def list_collections(self) -> list[CollectionDescription]:
-        response = self._calls.read("ListCollections", wire.ListCollectionsRequest())
-        return [translation.description_of(each) for each in response.collections]
+        found, after, has_more = [], "", True
+        while has_more:
+            asked = wire.ListCollectionsRequest(page_size=_COLLECTIONS_AT_ONCE, after=after)
+            response = self._calls.read("ListCollections", asked)
+            found += [translation.description_of(each) for each in response.collections]
+            after = response.next
+            has_more = bool(after)
+        return found
 
     def rename_collection(self, old: str, new: str) -> None:
         request = wire.RenameCollectionRequest(

@@ -137,16 +137,22 @@ class GetCollectionResponse(_message.Message):
     def __init__(self, collection: _Optional[_Union[CollectionDescription, _Mapping]] = ...) -> None: ...
 
 class ListCollectionsRequest(_message.Message):
-    __slots__ = ("namespace",)
+    __slots__ = ("namespace", "page_size", "after")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
     namespace: str
-    def __init__(self, namespace: _Optional[str] = ...) -> None: ...
+    page_size: int
+    after: str
+    def __init__(self, namespace: _Optional[str] = ..., page_size: _Optional[int] = ..., after: _Optional[str] = ...) -> None: ...
 
 class ListCollectionsResponse(_message.Message):
-    __slots__ = ("collections",)
+    __slots__ = ("collections", "next")
     COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     collections: _containers.RepeatedCompositeFieldContainer[CollectionDescription]
-    def __init__(self, collections: _Optional[_Iterable[_Union[CollectionDescription, _Mapping]]] = ...) -> None: ...
+    next: str
+    def __init__(self, collections: _Optional[_Iterable[_Union[CollectionDescription, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
 
 class SetCollectionMetadataRequest(_message.Message):
     __slots__ = ("collection", "namespace", "metadata", "collection_id")

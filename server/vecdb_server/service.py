@@ -170,10 +170,11 @@ class Service:
     def list_collections(
         self, request: wire.ListCollectionsRequest, call: Call
     ) -> wire.ListCollectionsResponse:
-        """Return all collections."""
+        """Return all collections, or a page of them."""
         runtime = self.check_ready()
         translation.refuse_reserved(request)
-        return translation.descriptions_message(runtime.list_collections())
+        found = runtime.list_collections()
+        return translation.descriptions_message(found, request.page_size, request.after)
 
     def rename_collection(
         self, request: wire.RenameCollectionRequest, call: Call

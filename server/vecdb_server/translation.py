@@ -95,6 +95,10 @@ class Status(NamedTuple):
     message: str
 
 
+_PAGE_BYTES: Final = 500_000
+"""Descriptions of collections in a page: fewer than fit into the smallest message."""
+
+
 def status_of(error: BaseException) -> Status:
     """Return the status of any exception. The status of an unexpected one has no details."""
     if isinstance(error, MemoryError):
@@ -302,12 +306,20 @@ def _config_message(config: CollectionConfig) -> wire.CollectionConfig:
 
 
 def descriptions_message(
-    collections: Iterable[CollectionDescription],
+    collections: Iterable[CollectionDescription], page_size: int, after: str
 ) -> wire.ListCollectionsResponse:
-    """Return descriptions of collections, in the order given."""
-    return wire.ListCollectionsResponse(
-        collections=[description_message(each) for each in collections]
-    )
+    """Return the descriptions of collections, sorted by name, or a page of them."""
+    answer, nbytes = wire.ListCollectionsResponse(), 0
+    for each in collections:
+        if each.name > after:
+            message = description_message(each)
+            nbytes += message.ByteSize()
+            count = len(answer.collections)
+            if page_size and count and (count == page_size or nbytes > _PAGE_BYTES):
+                answer.next = answer.collections[-1].name
+                break
+            answer.collections.append(message)
+    return answer
 
 
 def records_response(records: Records) -> wire.GetResponse:

@@ -110,6 +110,19 @@ def test_metadata_too_large_after_a_merge_change_nothing(surface: Any) -> None:
     assert docs.stats().seq == 2
 
 
+def test_a_row_beyond_the_limit_does_not_refuse_the_others(surface: Any) -> None:
+    docs = surface.create_collection("docs", 4)
+    docs.upsert(["a", "b"], rows(2), [{"t": "x"}, {"t": "x" * 60_000}])
+    long = {"p": "y" * 10_000}
+    assert docs.set_metadata(filter={}, patch=long, limit=1, dry_run=True).count == 1
+    assert docs.set_metadata(filter={}, patch=long, limit=1).count == 1
+    assert refusal(docs.set_metadata, filter={}, patch=long, limit=1) == "METADATA_TOO_LARGE"
+    assert refusal(docs.set_metadata, filter={"p": {"$exists": False}}, patch=long) == (
+        "METADATA_TOO_LARGE"
+    )
+    assert docs.get(["a", "b"]).metadata == [{"t": "x", **long}, {"t": "x" * 60_000}]
+
+
 def test_wrong_modes_and_patches_are_refused(surface: Any) -> None:
     docs = filled(surface)
     assert refusal(docs.set_metadata, ["r1"], {"a": 1}, "update") == "BAD_MODE"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -205,6 +206,16 @@ def test_a_facet_agrees_with_counts_by_filter(surface: Any) -> None:
 # ---------------------------------------------------------------------------- where rows are held
 
 
+def test_texts_of_a_facet_count_against_the_memory_of_calls(tmp_path: Path) -> None:
+    texts = [{"s": f"{i}" + "x" * 60_000} for i in range(40)]
+    with vecdb.open(tmp_path, call_bytes_max=2 << 20, indexer=False) as database:
+        docs = filled(database, texts)
+        assert refusal(docs.facet, "s") == "CALL_MEMORY"
+        assert docs.facet("s", {"s": {"$prefix": "7x"}}).values[0].value == texts[7]["s"]
+        # Long texts are told apart without keeping them.
+        assert [each.distinct for each in docs.fields()] == [40]
+
+
 def test_reads_and_writes_by_filter_do_not_depend_on_where_rows_are(database: Any) -> None:
     """In segments, in the memtable, or beyond its limit, with old versions and deleted rows."""
     docs = database.create_collection("docs", 4)
@@ -268,6 +279,17 @@ def test_a_collection_has_metadata_of_its_own(surface: Any) -> None:
     surface.drop_collection("texts")
     assert refusal(lambda: docs.metadata) == "DROPPED"
     assert refusal(docs.set_collection_metadata, {}) == "DROPPED"
+
+
+def test_collections_are_listed_with_any_metadata(surface: Any) -> None:
+    """Over gRPC in pages, by number and by size; more would not fit into a message."""
+    names = sorted(f"c{i}" for i in range(20))
+    for name in names:
+        surface.create_collection(name, 2, metadata={"a": name * 20_000})
+    found = surface.list_collections()
+    assert [(each.name, each.metadata["a"][:3]) for each in found] == [
+        (name, (name * 3)[:3]) for name in names
+    ]
 
 
 def test_wrong_metadata_of_a_collection_are_refused(surface: Any) -> None:

@@ -270,3 +270,12 @@ def test_ranges_of_one_field_together(large: tuple[Any, np.ndarray]) -> None:
     assert matching({"$gte": 0.2, "$lt": 0.7}) == below[0.7] - below[0.2] > 0
     assert matching({"$gte": 0.7, "$lt": 0.2}) == 0
     assert matching({"$lt": 0.7, "$ne": 2, "$lte": 0.2}) == below[0.2]
+
+
+def test_no_queries_have_no_hits(surface: Any) -> None:
+    docs = surface.create_collection("docs", 2, metric="euclidean")
+    docs.upsert(["a"], [[1, 1]], [{"t": "x"}])
+    nothing = np.zeros((0, 2), np.float32)
+    for options in ({}, {"exact": True}, {"max_distance": 1.0}, {"group_by": "t"}):
+        for wanted in (None, {"t": "x"}, {"t": "no"}):
+            assert docs.search(nothing, k=3, filter=wanted, **options) == []

@@ -129,7 +129,8 @@ def _prepared(
             nbytes += size
         for row in some:
             each = made.get(row)
-            changed += each is not None and (each.metadata is not None or not patches)
+            if each is not None:
+                changed += each.metadata is not None or each.refusal is not None or not patches
         if found.limit is not None and changed >= most:
             break
         if changed > most:

@@ -122,7 +122,8 @@ class CandidateSearch(NamedTuple):
     def candidates(
         self, pending: Places, size: int, *, scans: bool, filter: Filter | None = None
     ) -> Candidates | None:
-        """Return the nearest rows of pending queries; None if there are no rows at all.
+        """Return the nearest rows of pending queries; None if there are no rows or no
+        queries at all.
 
         scans: whether graphs are scanned, whatever the plan.
         filter: in place of that of the search.
@@ -136,7 +137,7 @@ class CandidateSearch(NamedTuple):
             snapshot, queries, size, wish, self.deadline, filter or self.filter
         )
         parts = results.parts
-        if not parts:
+        if not parts or not len(pending):
             return None
         best = merged(parts, size)
         distances = distances_of(best.scores, self.store.config.metric).astype(np.float64)

@@ -6,6 +6,7 @@ and 1.0 are one value, true and 1 are two.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -40,6 +41,9 @@ _CLASSES: Final[dict[type, int]] = {type(None): 0, bool: 1, int: 2, float: 2, st
 _VALUE_BYTES: Final = 200
 """Memory of a distinct value, without the text of a string."""
 
+_TEXT_MAX: Final = 100
+"""Characters up to which ``fields`` keeps a text to tell it apart; of longer ones a hash."""
+
 
 def facet(
     store: Store,
@@ -63,13 +67,16 @@ def facet(
         store.call_memory.of_call() as memory,
     ):
         for entries in _slices(store, found):
-            before = len(counts)
+            nbytes = 0
             for entry in entries:
                 for each in _values_at(entry, path):
-                    counts[each] = counts.get(each, 0) + 1
+                    count = counts.get(each, 0)
+                    counts[each] = count + 1
+                    if count == 0:
+                        nbytes += _bytes_of(each[1])
                     if type(each[1]) is int:
                         integers.add(each[1])
-            memory.take((len(counts) - before) * _VALUE_BYTES)
+            memory.take(nbytes)
         best = sorted(counts.items(), key=lambda item: (-item[1], *item[0][:1], _order(item[0][1])))
         values = [
             # Of 1.0 and 1 the integer is shown, whichever came first.
@@ -92,10 +99,11 @@ def fields(store: Store, matched: MatchedRows, deadline: Deadline) -> list[Field
         store.call_memory.of_call() as memory,
     ):
         for entries in _slices(store, found):
-            before = len(known)
+            before = len(known), sum(len(each.distinct) for each in known.values())
             for entry in entries:
                 _add_fields(known, entry, ())
-            memory.take((len(known) - before) * (_VALUE_BYTES + _DISTINCT_MAX))
+            after = len(known), sum(len(each.distinct) for each in known.values())
+            memory.take(sum(_VALUE_BYTES * (b - a) for a, b in zip(before, after, strict=True)))
     named = sorted((path_text(path), each) for path, each in known.items())
     return [
         FieldInfo(
@@ -116,7 +124,7 @@ class _Field:
     def __init__(self) -> None:
         self.rows = 0
         self.types: dict[str, int] = {}
-        self.distinct: set[tuple[int, Scalar]] = set()
+        self.distinct: set[tuple[int, Scalar | bytes]] = set()
 
     def __lt__(self, other: object) -> bool:
         return False  # Names are distinct.
@@ -128,7 +136,18 @@ class _Field:
             kind = _TYPES[type(each)]
             types[kind] = types.get(kind, 0) + 1
         if len(self.distinct) <= _DISTINCT_MAX:
-            self.distinct.update(_scalars(value))
+            for kind, scalar in _scalars(value):
+                self.distinct.add((kind, _told_apart_by(scalar)))
+
+
+def _bytes_of(value: Scalar) -> int:
+    return _VALUE_BYTES + (4 * len(value) if type(value) is str else 0)
+
+
+def _told_apart_by(value: Scalar) -> Scalar | bytes:
+    if type(value) is not str or len(value) <= _TEXT_MAX:
+        return value
+    return hashlib.blake2b(value.encode(), digest_size=16).digest()
 
 
 def _add_fields(known: dict[Path, _Field], entry: dict[str, Any], above: Path) -> None:

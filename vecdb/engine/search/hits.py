@@ -203,10 +203,11 @@ def merged(parts: Sequence[Found], k: int) -> Best:
     """Return the k nearest of all parts by (score, row), the order that each part already has."""
     if len(parts) == 1:
         part = parts[0]
-        if min(part.counts.tolist()) == part.nodes.shape[1]:
+        width = part.nodes.shape[1]
+        if min(part.counts.tolist(), default=width) == width:
             scores, nodes = part.scores.ravel(), part.nodes.ravel()
         else:
-            used = np.arange(part.nodes.shape[1]) < part.counts[:, None]
+            used = np.arange(width) < part.counts[:, None]
             scores, nodes = part.scores[used], part.nodes[used]
         return Best(scores, nodes, None, None, part.counts)
     if len(parts[0].counts) == 1 and sum(part.nodes.shape[1] for part in parts) <= _FEW_HITS:

@@ -104,6 +104,8 @@ def selected(
         found = matched.prepared.get(row)
         if found is None:
             found = prepare(rows, transaction, batch, [row], matched.seq)[row]
+        if found.refusal is not None:
+            raise found.refusal
         if patches:
             if found.metadata is None:
                 continue
@@ -123,13 +125,15 @@ def prepare(
     """Return what the batch makes of some rows, as of ``seq``, the latest of the transaction.
 
     Raises:
-        InvalidArgumentError: METADATA_TOO_LARGE: of a row after the change.
         DataLossError: a record is damaged, or is missing since the row was purged.
     """
     made = {}
     for row, record in zip(some, rows.read_records(transaction, some, seq), strict=True):
-        key, new = record.id.encode(), None
+        key, new, refusal = record.id.encode(), None, None
         if isinstance(batch, PatchBatch):
-            new = _patched(batch, 0, key, record.metadata)
-        made[row] = Prepared(key, new)
+            try:
+                new = _patched(batch, 0, key, record.metadata)
+            except InvalidArgumentError as error:
+                refusal = error
+        made[row] = Prepared(key, new, refusal)
     return made

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from vecdb.engine.kv.transaction import Transaction
 from vecdb.engine.store.rows import RowReader
-from vecdb.errors import UnavailableError
+from vecdb.errors import InvalidArgumentError, UnavailableError
 from vecdb.filters import Filter
 from vecdb.reasons import Reason
 
@@ -37,10 +37,12 @@ class Prepared(NamedTuple):
     Attributes:
         id: UTF-8.
         metadata: the new metadata; None if they do not change (or the row is deleted).
+        refusal: why the row can't be changed. It counts only if the write takes the row.
     """
 
     id: bytes
     metadata: bytes | None
+    refusal: InvalidArgumentError | None = None
 
 
 @dataclass(frozen=True)
