@@ -136,8 +136,8 @@ class _Field:
             kind = _TYPES[type(each)]
             types[kind] = types.get(kind, 0) + 1
         if len(self.distinct) <= _DISTINCT_MAX:
-            for kind, scalar in _scalars(value):
-                self.distinct.add((kind, _told_apart_by(scalar)))
+            for number, scalar in _scalars(value):
+                self.distinct.add((number, _told_apart_by(scalar)))
 
 
 def _bytes_of(value: Scalar) -> int:
