@@ -18,8 +18,8 @@ def test_flipped_byte_in_a_backup_is_refused(tmp_path: Path) -> None:
     with database:
         database.backup(tmp_path / "backup")
     files = [path for path in (tmp_path / "backup").rglob("*") if path.is_file()]
-    # Store, catalogue and manifest, a flat segment and a graph.
-    assert len(files) == 2 + 1 + (5 + 8)
+    # Store, catalogue and manifest, a flat segment and a graph with columns.
+    assert len(files) == 2 + 1 + (5 + 9)
     seed = random.randrange(1 << 32)
     print("seed", seed)
     random.seed(seed)

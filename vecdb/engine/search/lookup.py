@@ -109,7 +109,8 @@ def read_records(
         DeadlineExceededError, CancelledError: between two slices.
     """
     read = store.rows.read_records
-    slice_rows = records_at_once(store, _SLICE_ROWS if memory is None else _SLICE_RECORDS)
+    most = _SLICE_ROWS if memory is None else min(_SLICE_ROWS, _SLICE_RECORDS)
+    slice_rows = records_at_once(store, most)
     if len(rows) <= slice_rows:
         with store.environment.read() as transaction:
             records = read(transaction, rows, seq)
@@ -129,7 +130,8 @@ def read_records(
 
 def records_at_once(store: Store, count: int) -> int:
     """Return how many records to read in one piece: ``count``, or fewer if they may be large."""
-    return max(16, count * DEFAULT_BYTES // max(DEFAULT_BYTES, store.metadata_bytes_max))
+    fewer = count * DEFAULT_BYTES // max(DEFAULT_BYTES, store.metadata_bytes_max)
+    return max(min(16, count), fewer)
 
 
 def _count(records: list[Record], memory: CallMemory | None) -> None:
