@@ -391,6 +391,7 @@ def _facts(scenario: str, title: str) -> Callable[[Lines], str]:
             ]
             for line in of(lines, scenario=scenario)
             for name, figure in line["figures"].items()
+            if figure is not None
         ]
         return _section(
             title, _table(["target", "point", "figure", "median", "least", "greatest"], rows)
