@@ -181,8 +181,8 @@ def test_changed_value_is_named_or_harmless(
         both = list(damages(chance, len(value)))
         for what, damage in both if EVERYTHING else [both[number % 2]]:
             cases += 1
-            # The notes of name and metadata are read by a repair alone; a store's clock goes on from
-            # the last stamp, and is written again with each batch.
+            # The notes of name and metadata are read by a repair alone; a store's clock goes on
+            # from the last stamp, and is written again with each batch.
             unread += name == "meta" and key in (b"name", b"metadata", CLOCK_KEY)
             folder = tmp_path / f"{number}-{what[:3]}"
             shutil.copytree(source, folder)
