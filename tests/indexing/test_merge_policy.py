@@ -10,13 +10,7 @@ import pytest
 
 import vecdb
 from tests.waiting import eventually
-from vecdb.engine.indexing.merge_policy import (
-    EARLY_ROWS,
-    FLAT_SEGMENTS_MAX,
-    GROUP_SEGMENTS_MAX,
-    Pace,
-    plan,
-)
+from vecdb.engine.indexing.merge_policy import FLAT_SEGMENTS_MAX, GROUP_SEGMENTS_MAX, Pace, plan
 from vecdb.engine.search.snapshot import SegmentSnapshot
 from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.segment import RowArrays
@@ -79,27 +73,6 @@ def test_less_than_an_eighth_of_new_rows_gets_its_own_graph() -> None:
     assert planned(("graph", 80_000), ("flat", few), pace="optimizing") == [0, 1]
     assert planned(("graph", 80_000), ("flat", few), ("flat", 1)) == [1, 2]
     assert planned(("graph", 80_000), ("graph", TIER_ROWS)) is None
-
-
-def test_many_waiting_rows_get_small_graphs_before_the_merge() -> None:
-    """While writes go on; a pause and ``optimize`` merge all at once."""
-    flat, small = ("flat", EARLY_ROWS // 2), ("graph", EARLY_ROWS)
-    waiting = [("graph", 20_000), *[flat] * 5]
-    assert planned(*waiting) == [1, 2]
-    assert planned(*waiting, pace="optimizing") == [0, 1, 2, 3, 4, 5]
-    assert planned(*[flat] * 5) == [0, 1]
-    assert planned(("graph", 20_000), small, flat, flat, flat, flat) == [2, 3]
-    assert planned(("graph", 20_000), ("flat", 3 * EARLY_ROWS)) == [1]
-    # Few rows wait, and all are merged.
-    assert planned(("graph", 20_000), small, flat, flat, flat) == [0, 1, 2, 3, 4]
-    assert planned(flat, flat, flat) == [0, 1, 2]
-
-
-def test_small_graphs_are_merged_once_there_are_enough() -> None:
-    small, flat = ("graph", EARLY_ROWS), ("flat", EARLY_ROWS)
-    waiting = [("graph", 30_000), *[small] * 4, flat, flat]
-    assert planned(*waiting) == [0, 1, 2, 3, 4, 5, 6]
-    assert planned(("graph", 30_000), *[("flat", EARLY_ROWS)] * 8) == list(range(9))
 
 
 def test_pause_indexes_all_rows_without_rewriting_large_graphs() -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from vecdb.engine.hnsw.build_space import space_of
 from vecdb.engine.hnsw.choice import TRIAL_ROWS, AnyBuilder, builder_class, run_trial
 from vecdb.engine.hnsw.graph import HNSWLIB
-from vecdb.engine.indexing.merge_policy import EARLY_ROWS, GROUP_SEGMENTS_MAX, Pace, plan
+from vecdb.engine.indexing.merge_policy import GROUP_SEGMENTS_MAX, Pace, plan
 from vecdb.engine.indexing.outdated import is_outdated
 from vecdb.engine.indexing.trimming import trim_tombstones
 from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX, SegmentSnapshot, Snapshot, is_clean
@@ -310,14 +310,11 @@ class CollectionIndexer:
         growing, remaining = self._begin(group)
         self._progressed(growing.rows)
         growing.add([self._live_part(segment) for segment in remaining], self._progressed)
-        # The first graph of these rows is small: until it is published, searches scan them.
-        only_new = not any(segment.parts.has(GRAPH) for segment in group)
-        first_rows = EARLY_ROWS if only_new else FIRST_PUBLICATION_ROWS
         # Bounded, since a flush cannot join segments that a merge has reserved.
         for _ in range(_MERGED_SEGMENTS_MAX - len(group)):
             if self._should_stop():
                 break
-            more = self._next_flushed(taken, growing, first_rows)
+            more = self._next_flushed(taken, growing)
             if more is None:
                 break
             segment, snapshot = more
@@ -432,20 +429,17 @@ class CollectionIndexer:
         return segment.content.without(deleted)
 
     def _next_flushed(
-        self, taken: Reservation, growing: _Growing, first_rows: int
+        self, taken: Reservation, growing: _Growing
     ) -> tuple[SegmentSnapshot, Snapshot] | None:
         """Return the flat segment just after the reservation if it should join the merge, and the
         snapshot that has it.
-
-        Args:
-            first_rows: rows with which the graph is published first.
 
         Returns:
             None if there is none, if it does not fit, if the graph should be published now, or if
             a merge that begins with an earlier segment pays.
         """
         unpublished = growing.rows - growing.published_rows
-        if unpublished >= max(growing.published_rows, first_rows):
+        if unpublished >= max(growing.published_rows, FIRST_PUBLICATION_ROWS):
             return None
         snapshot = self._snapshots.snapshot()
         waiting = sum(s.live_count for s in snapshot.segments if s.first_row >= taken.end_row)

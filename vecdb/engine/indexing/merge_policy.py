@@ -3,8 +3,7 @@
 After ``optimize`` or a bulk load there is one graph for the whole collection, or as few as the
 limit on a segment's size allows, none with many deleted nodes. Otherwise a large graph may be
 followed by smaller ones of newer rows, each a fraction of the size of the one before. Rewriting the
-large graph for every few rows would multiply the bytes written to disk. When many rows wait, some
-small graphs come first, so that searches need not scan them until the large one is done.
+large graph for every few rows would multiply the bytes written to disk.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from __future__ import annotations
 from typing import Literal
 
 from vecdb.engine.search.snapshot import DELETED_FRACTION_MAX, SegmentSnapshot, is_clean
-from vecdb.engine.segments.graph_part import GRAPH
 from vecdb.engine.segments.segment import padded_width
 
-__all__ = ["EARLY_ROWS", "GROUP_SEGMENTS_MAX", "Pace", "graph_row_bytes", "plan"]
+__all__ = ["GROUP_SEGMENTS_MAX", "Pace", "graph_row_bytes", "plan"]
 
 Pace = Literal["writing", "pausing", "optimizing"]
 """Which work to do: what pays during writes, what pays in a pause between writes, or all of it."""
@@ -31,20 +29,6 @@ that. Walking a graph costs about as much as scanning 2,500 rows."""
 GROUP_SEGMENTS_MAX = 10
 """Most segments merged at a time. A flush cannot join segments that a merge has reserved, so this
 limit leaves room for segments flushed during a merge (``segments/flushing.py``)."""
-
-EARLY_ROWS = 12_000
-"""Rows that wait beside a larger merge get a graph of about this many rows first, which takes a
-second or two: a search walks it in the time in which it scans a fifth of them."""
-
-_EARLY_ROWS_MAX = 4 * EARLY_ROWS
-"""A graph of a segment with more rows than this would take too long to be early."""
-
-_EARLY_GRAPHS_MAX = 4
-"""With as many graphs of few rows, all are merged: so each row is inserted twice at most before it
-is in a large graph."""
-
-_EARLY_SEGMENTS_MAX = 8
-"""With more segments than this in a group there is no time for small graphs."""
 
 FLAT_SEGMENTS_MAX = 6
 """With more segments than this beside the graphs they are merged early."""
@@ -83,28 +67,8 @@ def plan(
             continue
         paying = group if pace == "optimizing" else _paying(group, *_MERGE_THRESHOLDS[pace])
         if paying:
-            return (_early(paying) if pace == "writing" else None) or paying
+            return paying
     return None
-
-
-def _early(group: list[SegmentSnapshot]) -> list[SegmentSnapshot] | None:
-    """Return the flat segments of a group to build a small graph from, before all of it is merged;
-    None if few rows wait, or if there are enough small graphs.
-
-    Until a merge ends, searches scan all rows that it inserts. After a bulk load that is long.
-    """
-    flat = [s for s in group if not s.parts.has(GRAPH)]
-    small = [s for s in group if s.parts.has(GRAPH) and s.live_count < 2 * EARLY_ROWS]
-    if len(group) > _EARLY_SEGMENTS_MAX or len(small) >= _EARLY_GRAPHS_MAX:
-        return None
-    if sum(s.live_count for s in flat) < 2 * EARLY_ROWS:
-        return None
-    begin = group.index(flat[0])
-    end, rows = begin, 0
-    while end < len(group) and not group[end].parts.has(GRAPH) and rows < EARLY_ROWS:
-        rows += group[end].live_count
-        end += 1
-    return group[begin:end] if rows <= _EARLY_ROWS_MAX else None
 
 
 def _paying(group: list[SegmentSnapshot], fraction: float, tier_rows: int) -> list[SegmentSnapshot]:
