@@ -86,7 +86,7 @@ def test_script_that_ends_at_once_gets_its_graph(tmp_path: Path) -> None:
     eventually(lambda: is_left_alone(data))
     eventually(lambda: indexers_of(data) == [])
     with vecdb.open(data, indexer=False) as database:
-        hits = database.collection("X").search([1, 2, 3, 4], 5)
+        hits = database.collection("X").search([1, 2, 3, 4], 5, ef=64)
         assert (hits.info.plan, hits.info.unindexed_rows) == ("graph", 0)
     log = (data / "indexer.log").read_text()
     assert '"finished"' in log and "Traceback" not in log
