@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb import limits
-from vecdb.errors import InvalidArgumentError, UnsupportedError
+from vecdb.errors import InvalidArgumentError
 from vecdb.limits import Limit
 from vecdb.metadata_checks import (
     DEFAULT_BYTES,
@@ -71,7 +71,6 @@ __all__ = [
     "check_raw_metadata",
     "check_raw_rows",
     "check_request_id",
-    "check_reserved",
     "check_rows",
     "check_same_count",
     "check_share",
@@ -440,10 +439,3 @@ def check_target_recall(target: object) -> float:
             Reason.BAD_TARGET_RECALL,
         )
     return float(target)
-
-
-def check_reserved(**given: object) -> None:
-    """Reject arguments that are reserved in the interface but not implemented yet."""
-    for name, value in given.items():
-        if value is not None:
-            raise UnsupportedError(f"{name} is reserved and not supported yet", Reason.RESERVED)

@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from vecdb import limits
+from vecdb.errors import InvalidArgumentError
 from vecdb.filter_nodes import (
     And,
     Budget,
@@ -45,6 +46,7 @@ from vecdb.filter_nodes import (
 )
 from vecdb.filter_predicates import Predicate, RawPredicate, compiled, compiled_for_json
 from vecdb.filter_predicates import needs_metadata as _needs_metadata
+from vecdb.reasons import Reason
 from vecdb.row_names import shown
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "Prefix",
     "Scalar",
     "bad_filter",
+    "check_filter_count",
     "distinct",
     "leaves_of",
     "parse_filter",
@@ -159,6 +162,19 @@ def parse_filter(given: object) -> Filter:
     if isinstance(given, Filter):
         return given
     return Filter(_object(given, "filter", 1, Budget()))
+
+
+def check_filter_count(filters: int, queries: int) -> None:
+    """Check that a list of filters has one for each query.
+
+    Raises:
+        InvalidArgumentError: BAD_FILTER.
+    """
+    if filters != queries:
+        raise InvalidArgumentError(
+            f"expected one filter for each of {queries} queries, got {filters} filters",
+            Reason.BAD_FILTER,
+        )
 
 
 # ----------------------------------------------------------------------------------------- parsing

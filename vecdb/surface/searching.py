@@ -9,9 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecdb.checks import check_flag, check_target_recall
-from vecdb.errors import InvalidArgumentError
-from vecdb.filters import Filter, parse_filter
-from vecdb.reasons import Reason
+from vecdb.filters import Filter, check_filter_count, parse_filter
 from vecdb.search_variants import PLAIN, Variant, check_variant
 from vecdb.surface.arguments import Array, Column, FilterLike, Ids
 from vecdb.types import CollectionConfig, Hits, Metric
@@ -242,9 +240,5 @@ def _filters_of(given: object, queries: int) -> Filter | list[Filter] | None:
         return None
     if not isinstance(given, list | tuple):
         return parse_filter(given)
-    if len(given) != queries:
-        raise InvalidArgumentError(
-            f"expected one filter for each of {queries} queries, got {len(given)} filters",
-            Reason.BAD_FILTER,
-        )
+    check_filter_count(len(given), queries)
     return [parse_filter({} if each is None else each) for each in given]

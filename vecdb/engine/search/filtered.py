@@ -18,9 +18,7 @@ import numpy.typing as npt
 from vecdb.engine.search.matching import Matcher, Selection
 from vecdb.engine.search.snapshot import SearchUnit, Snapshot
 from vecdb.engine.system.deadline import Deadline
-from vecdb.errors import InvalidArgumentError
-from vecdb.filters import Filter
-from vecdb.reasons import Reason
+from vecdb.filters import Filter, check_filter_count
 from vecdb.types import GroupValue, HitColumns, SearchInfo
 
 __all__ = ["Group", "Selected", "by_filter", "groups_of", "in_order", "select", "select_unit"]
@@ -76,11 +74,7 @@ def groups_of(given: Filter | Sequence[Filter] | None, queries: int) -> list[Gro
         return []
     if isinstance(given, Filter):
         return [Group(given, np.arange(queries))]
-    if len(given) != queries:
-        raise InvalidArgumentError(
-            f"expected one filter for each of {queries} queries, got {len(given)} filters",
-            Reason.BAD_FILTER,
-        )
+    check_filter_count(len(given), queries)
     places: dict[Filter, list[int]] = {}
     for place, filter in enumerate(given):
         places.setdefault(filter, []).append(place)

@@ -234,12 +234,6 @@ class Matcher:
         self.used = True
         """Set at each use, see ``WeightedLru``."""
 
-    def matches_of(
-        self, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
-    ) -> Matches:
-        """Return which nodes of a unit match; see the function of this name."""
-        return self.selection_of(snapshot, unit, filter, deadline).matches
-
     def count_of(
         self, snapshot: Snapshot, unit: SearchUnit, filter: Filter, deadline: Deadline
     ) -> int:

@@ -46,11 +46,6 @@ class Bounds(NamedTuple):
     possible: NodeSet
 
     @property
-    def are_exact(self) -> bool:
-        """Whether columns decide for all nodes."""
-        return self.certain is self.possible or self.certain.count == self.possible.count
-
-    @property
     def undecided(self) -> NodeSet:
         """The nodes for which columns do not decide."""
         if self.certain is self.possible:

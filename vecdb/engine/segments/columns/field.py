@@ -284,9 +284,3 @@ class Field:
         """The number of nodes that have each value, int64 (codes,)."""
         starts = self.starts.astype(np.int64)
         return starts[1:] - starts[:-1]
-
-    def counts_among(self, nodes: Array) -> npt.NDArray[np.int64]:
-        """Return how many of some nodes have each value, int64 (codes,)."""
-        codes, _ = self.holders.of(nodes)
-        codes = codes[codes >= 0]
-        return np.bincount(codes, minlength=self.code_count).astype(np.int64)
