@@ -46,5 +46,5 @@ def description_of(name: str, entry: CatalogEntry) -> CollectionDescription:
 
 
 def unpacked_entry(key: bytes | memoryview, value: memoryview) -> CatalogEntry:
-    """Return the entry of a stored value. Raises as ``layout.open_value``."""
+    """Return the entry of a stored value. Raises as ``layout.unpack_value``."""
     return cast("CatalogEntry", layout.unpack_json(key, value, "catalogue entry"))
